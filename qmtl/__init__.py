@@ -1,0 +1,2 @@
+from qmtl.circuit import *
+from qmtl.tasks import Task

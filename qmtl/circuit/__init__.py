@@ -1,0 +1,38 @@
+"""What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
+
+from qmtl.circuit.ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
+from qmtl.circuit.encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
+from qmtl.circuit.entanglers import ENTANGLERS, entangler_edges, entangler_gates
+from qmtl.circuit.gates import Angle, Gate, PauliString
+from qmtl.circuit.head_circuit import HeadCircuit, ParameterCount, Register, default_readout
+from qmtl.circuit.light_cone import LightCone, backward_cone
+from qmtl.circuit.readout import READOUTS, ExpectationZ, PauliStrings, Probabilities, Readout
+
+__all__ = [
+    "ANSATZE",
+    "ENCODINGS",
+    "ENTANGLERS",
+    "READOUTS",
+    "Angle",
+    "AngleEncoding",
+    "Ansatz",
+    "Encoding",
+    "ExpectationZ",
+    "Gate",
+    "HeadCircuit",
+    "IQPEncoding",
+    "IdentityAnsatz",
+    "LightCone",
+    "ParameterCount",
+    "PauliString",
+    "PauliStrings",
+    "Probabilities",
+    "Readout",
+    "RealAmplitudes",
+    "Register",
+    "RotationAnsatz",
+    "backward_cone",
+    "default_readout",
+    "entangler_edges",
+    "entangler_gates",
+]

@@ -1,0 +1,364 @@
+"""HeadCircuit: tasks, layout, encoding, task blocks and readouts as one circuit description."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from qmtl.circuit.ansatz import Ansatz, RotationAnsatz
+from qmtl.circuit.encodings import AngleEncoding, Encoding
+from qmtl.circuit.gates import Gate
+from qmtl.circuit.light_cone import LightCone, backward_cone, gates_by_wire
+from qmtl.circuit.readout import ExpectationZ, Probabilities, Readout
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task, check_tasks
+
+__all__ = ["HeadCircuit", "Layout", "ParameterCount", "Register", "default_readout"]
+
+Layout = Literal["partitioned", "shared"]
+
+
+@dataclass(frozen=True)
+class Register:
+    """The wires of one task, first wire most significant, and what is read on them."""
+
+    task: Task
+    wires: tuple[int, ...]
+    readout: Readout
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Trainable numbers of a head: the encoding's, each task's circuit weights, and the scales."""
+
+    encoding: int
+    tasks: dict[str, int]
+    scales: int
+
+    @property
+    def circuit(self) -> int:
+        """Circuit weights: the encoding's and all blocks'."""
+        return self.encoding + sum(self.tasks.values())
+
+    @property
+    def total(self) -> int:
+        """Circuit weights and one scale per task."""
+        return self.circuit + self.scales
+
+
+def default_readout(task: Task) -> Readout:
+    """Z on one wire per output; basis-state probabilities for a multiclass task.
+
+    Example:
+        >>> default_readout(Task.multiclass("emotion", 9))
+        Probabilities(n=9)
+    """
+    if task.kind == "multiclass":
+        return Probabilities(task.n_outputs)
+    return ExpectationZ(task.n_outputs)
+
+
+def _default_wires(task: Task, readout: Readout) -> int:
+    if task.kind == "regression":
+        return max(2 * task.n_outputs, readout.min_wires)
+    return max(2, readout.min_wires)
+
+
+class HeadCircuit:
+    """The circuit of a quantum multi-task head: shared encoding, task blocks, readouts.
+
+    In the ``partitioned`` layout every task owns a register of wires, in the order of `tasks`
+    (neighbours share light cones, so the order is part of the circuit), and one circuit serves all
+    tasks. In the ``shared`` layout every task's block acts on all wires after the encoding, which
+    makes one circuit per task.
+
+    Args:
+        tasks: the tasks, with distinct names.
+        encoding: the shared encoding.
+        ansatz: the task block, or one per task name.
+        layout: ``"partitioned"`` or ``"shared"``.
+        wires_per_task: (partitioned) wires of every register, or of those named; None for the
+            defaults (binary 2, regression 2 per target, multiclass ``max(2, ⌈log2 C⌉)``,
+            multilabel one per label and at least 2).
+        n_wires: (shared) wires of the one register; None for the most that any task needs.
+        readouts: readouts of the tasks named; the others get `default_readout`.
+
+    Raises:
+        InvalidInputError: if a register is too small for its readout, a readout has another
+            number of outputs than its task, or a name is unknown.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("cola"), Task.multiclass("emotion", 9)])
+        >>> circuit.n_wires, circuit.light_cone("cola").wires
+        (6, (0, 1, 2, 3, 4, 5))
+        >>> circuit.count_parameters().tasks
+        {'cola': 6, 'emotion': 16}
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        encoding: Encoding | None = None,
+        ansatz: Ansatz | Mapping[str, Ansatz] | None = None,
+        *,
+        layout: Layout = "partitioned",
+        wires_per_task: int | Mapping[str, int] | None = None,
+        n_wires: int | None = None,
+        readouts: Mapping[str, Readout] | None = None,
+    ) -> None:
+        self.tasks = check_tasks(tasks)
+        self.encoding: Encoding = AngleEncoding() if encoding is None else encoding
+        if not isinstance(self.encoding, Encoding):
+            raise InvalidInputError(
+                f"encoding must have gates, n_features and n_weights, got {encoding!r}"
+            )
+        if layout not in ("partitioned", "shared"):
+            raise unknown_name("layout", layout, ["partitioned", "shared"])
+        self.layout: Layout = layout
+        names = [task.name for task in self.tasks]
+        chosen = dict(readouts or {})
+        _check_names("readouts", chosen, names)
+        reads = {task.name: chosen.get(task.name, default_readout(task)) for task in self.tasks}
+        sizes = self._register_sizes(reads, wires_per_task, n_wires)
+        self._ansatz = self._blocks(ansatz, names)
+        self.registers = self._make_registers(reads, sizes)
+        self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
+        self.n_features = self.encoding.n_features(self.n_wires)
+
+    def _register_sizes(
+        self,
+        readouts: Mapping[str, Readout],
+        wires_per_task: int | Mapping[str, int] | None,
+        n_wires: int | None,
+    ) -> dict[str, int]:
+        defaults = {task.name: _default_wires(task, readouts[task.name]) for task in self.tasks}
+        if self.layout == "shared":
+            if wires_per_task is not None:
+                raise InvalidInputError("wires_per_task is for the partitioned layout; use n_wires")
+            sizes = dict.fromkeys(defaults, max(defaults.values()) if n_wires is None else n_wires)
+        else:
+            if n_wires is not None:
+                raise InvalidInputError("n_wires is for the shared layout; use wires_per_task")
+            if isinstance(wires_per_task, Mapping):
+                _check_names("wires_per_task", wires_per_task, list(defaults))
+                sizes = defaults | dict(wires_per_task)
+            else:
+                sizes = defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
+        for name, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InvalidInputError(f"task {name!r}: wires must be an integer >= 1, got {size!r}")
+            if size < readouts[name].min_wires:
+                raise InvalidInputError(
+                    f"task {name!r}: the readout {readouts[name]} needs at least "
+                    f"{readouts[name].min_wires} wires, its register has {size}"
+                )
+        return sizes
+
+    def _blocks(
+        self, ansatz: Ansatz | Mapping[str, Ansatz] | None, names: list[str]
+    ) -> dict[str, Ansatz]:
+        if isinstance(ansatz, Mapping):
+            _check_names("ansatz", ansatz, names)
+            blocks = {name: ansatz.get(name, RotationAnsatz()) for name in names}
+        else:
+            blocks = dict.fromkeys(names, RotationAnsatz() if ansatz is None else ansatz)
+        for name, block in blocks.items():
+            if not isinstance(block, Ansatz):
+                raise InvalidInputError(
+                    f"task {name!r}: an ansatz must have gates and n_weights, got {block!r}"
+                )
+        return blocks
+
+    def _make_registers(
+        self, readouts: Mapping[str, Readout], sizes: Mapping[str, int]
+    ) -> dict[str, Register]:
+        registers = {}
+        start = 0
+        for task in self.tasks:
+            readout = readouts[task.name]
+            if readout.n_outputs != task.n_outputs:
+                raise InvalidInputError(
+                    f"task {task.name!r} has {task.n_outputs} outputs, its readout {readout} has "
+                    f"{readout.n_outputs}"
+                )
+            size = sizes[task.name]
+            registers[task.name] = Register(task, tuple(range(start, start + size)), readout)
+            start += size if self.layout == "partitioned" else 0
+        return registers
+
+    def task(self, name: str) -> Task:
+        """The task of that name; an unknown name is an error that suggests the nearest."""
+        return self.register(name).task
+
+    def register(self, name: str) -> Register:
+        """The register of the task of that name."""
+        if name not in self.registers:
+            raise unknown_name("task", name, self.registers)
+        return self.registers[name]
+
+    def ansatz(self, name: str) -> Ansatz:
+        """The block of the task of that name."""
+        self.register(name)
+        return self._ansatz[name]
+
+    @cached_property
+    def encoding_gates(self) -> tuple[Gate, ...]:
+        """Gates of the shared encoding, in the order of application."""
+        return tuple(gate.owned_by("encoding") for gate in self.encoding.gates(self.n_wires))
+
+    @cached_property
+    def _encoding_by_wire(self) -> dict[int, list[int]]:
+        return gates_by_wire(self.encoding_gates)
+
+    def block_gates(self, name: str) -> tuple[Gate, ...]:
+        """Gates of one task's block, on the circuit's wires."""
+        register = self.register(name)
+        read = register.readout.read_wires(len(register.wires))
+        gates = self._ansatz[name].gates(len(register.wires), read)
+        return tuple(
+            Gate(g.name, tuple(register.wires[w] for w in g.wires), g.angle).owned_by(name)
+            for g in gates
+        )
+
+    def gates(self, task: str | None = None) -> tuple[Gate, ...]:
+        """The circuit, in the order of application.
+
+        Args:
+            task: with a name, the encoding and that task's block; None for the whole circuit
+                (partitioned layout only: the shared layout has one circuit per task).
+        """
+        if task is not None:
+            return self.encoding_gates + self.block_gates(task)
+        if self.layout == "shared" and len(self.tasks) > 1:
+            raise InvalidInputError(
+                f"the shared layout has one circuit per task; name one of {list(self.registers)}"
+            )
+        blocks = tuple(gate for name in self.registers for gate in self.block_gates(name))
+        return self.encoding_gates + blocks
+
+    def light_cone(self, task: str) -> LightCone:
+        """Gates and wires that a task's outputs depend on."""
+        register = self.register(task)
+        read = register.readout.read_wires(len(register.wires))
+        return backward_cone(
+            self.encoding_gates,
+            self.block_gates(task),
+            [register.wires[i] for i in read],
+            encoding_by_wire=self._encoding_by_wire,
+        )
+
+    @property
+    def n_encoding_weights(self) -> int:
+        """Number of trainable weights of the encoding."""
+        return self.encoding.n_weights(self.n_wires)
+
+    def n_weights(self, task: str) -> int:
+        """Number of trainable weights of one task's block."""
+        register = self.register(task)
+        read = register.readout.read_wires(len(register.wires))
+        return self._ansatz[task].n_weights(len(register.wires), read)
+
+    def count_parameters(self) -> ParameterCount:
+        """Number of encoding weights, of each task's weights, and of scales (one per task)."""
+        tasks = {name: self.n_weights(name) for name in self.registers}
+        return ParameterCount(self.n_encoding_weights, tasks, scales=len(tasks))
+
+    @cached_property
+    def depth(self) -> int:
+        """Number of layers of gates on disjoint wires (the deepest task in the shared layout)."""
+        return self._depth(two_qubit_only=False)
+
+    @cached_property
+    def two_qubit_depth(self) -> int:
+        """The same, counting two-qubit gates only."""
+        return self._depth(two_qubit_only=True)
+
+    @cached_property
+    def two_qubit_gates(self) -> int:
+        """Number of two-qubit gates (of the largest task circuit in the shared layout)."""
+        return max(sum(len(g.wires) == 2 for g in gates) for gates in self._circuits())
+
+    def _circuits(self) -> list[tuple[Gate, ...]]:
+        if self.layout == "partitioned":
+            return [self.gates()]
+        return [self.gates(name) for name in self.registers]
+
+    def _depth(self, *, two_qubit_only: bool) -> int:
+        deepest = 0
+        for gates in self._circuits():
+            level = [0] * self.n_wires
+            for gate in gates:
+                step = 1 if len(gate.wires) == 2 or not two_qubit_only else 0
+                top = max(level[w] for w in gate.wires) + step
+                for w in gate.wires:
+                    level[w] = top
+            deepest = max(deepest, *level)
+        return deepest
+
+    def with_tasks(self, tasks: Sequence[Task]) -> "HeadCircuit":
+        """The same design for other tasks (default register sizes, readouts and order of theirs)."""
+        shared = self.n_wires if self.layout == "shared" else None
+        blocks = set(self._ansatz.values())
+        if len(blocks) > 1:
+            raise InvalidInputError("a circuit with different blocks per task has no one design")
+        return HeadCircuit(tasks, self.encoding, blocks.pop(), layout=self.layout, n_wires=shared)
+
+    def draw(self, task: str | None = None, *, max_wires: int = 16) -> str:
+        """A text drawing; `task` picks one circuit of the shared layout (default: the first).
+
+        Example:
+            >>> print(HeadCircuit([Task.binary("a")], AngleEncoding(n_layers=1)).draw())
+            a 0: ─RY(x[0])─●─RZ(a[0])─RY(a[2])─●─RZ(a[4])─RY(a[5])─⟨Z⟩
+            a 1: ─RY(x[1])─●─RZ(a[1])─RY(a[3])─●───────────────────────
+        """
+        from qmtl.circuit.drawing import draw_text
+
+        return draw_text(self, task, max_wires=max_wires)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; `qmtl.circuit.catalogue.circuit_from_dict` reads it."""
+        from qmtl.circuit.catalogue import circuit_to_dict
+
+        return circuit_to_dict(self)
+
+    @classmethod
+    def load(cls, name_or_path: str, tasks: Sequence[Task]) -> "HeadCircuit":
+        """A catalogue design by name (``"cz-ring"``), or a design file by path, for `tasks`."""
+        from qmtl.circuit.catalogue import load_design
+
+        return load_design(name_or_path).circuit(tasks)
+
+    def _key(self) -> tuple[object, ...]:
+        return (
+            self.layout,
+            self.encoding,
+            tuple(self.registers.values()),
+            tuple(self._ansatz.values()),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, HeadCircuit) and self._key() == other._key()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key())
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        count = self.count_parameters()
+        cone = max(len(self.light_cone(name).wires) for name in list(self.registers)[:8])
+        return (
+            f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
+            f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
+        )
+
+
+def _check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
+    for name in given:
+        if name not in names:
+            raise unknown_name(f"task in {what}", name, names)
+

@@ -1,0 +1,222 @@
+"""Seeded splits: stratified by the labels, or with every group of rows on one side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import MISSING, Task
+
+__all__ = ["SPLITS", "explicit_indices", "label_codes", "split_indices"]
+
+SPLITS = ("train", "validation", "test")
+
+Indices = tuple[Tensor, Tensor, Tensor]
+
+
+def label_codes(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Tensor | None:
+    """The classification labels as int64 (N, columns), one column per task or label.
+
+    A missing label is a class of its own (-100), so that disjoint data is stratified by task.
+    None if no task is a classification.
+
+    Example:
+        >>> label_codes([Task.binary("a")], {"a": torch.tensor([1.0, float("nan")])})
+        tensor([[   1],
+                [-100]])
+    """
+    columns = []
+    for task in tasks:
+        if task.is_classification:
+            labels = targets[task.name].reshape(len(targets[task.name]), -1)
+            if labels.is_floating_point():
+                labels = labels.nan_to_num(nan=MISSING).long()
+            columns.append(labels)
+    return torch.cat(columns, dim=1) if columns else None
+
+
+def split_indices(
+    n: int,
+    fractions: Sequence[float],
+    seed: int,
+    stratify: Tensor | None = None,
+    groups: Any = None,
+) -> Indices:
+    """Row numbers of the training, validation and test split.
+
+    Args:
+        n: number of rows.
+        fractions: three shares that sum to 1, (train, validation, test).
+        seed: the same seed gives the same split.
+        stratify: int64 codes (N,) or (N, columns). The combination of all columns is stratified
+            when each occurs often enough, else the column with the rarest class that allows it,
+            else no column.
+        groups: one hashable value per row; rows of one group stay together. The shares are then
+            shares of groups, and `stratify` is not used.
+
+    Returns:
+        Three sorted int64 tensors without common rows.
+
+    Raises:
+        InvalidInputError: the fractions or groups do not fit, or a split would be empty.
+
+    Example:
+        >>> train, validation, test = split_indices(8, (0.5, 0.25, 0.25), seed=0)
+        >>> len(train), len(validation), len(test)
+        (4, 2, 2)
+    """
+    _check_seed(seed)
+    if groups is not None:
+        members = _group_numbers(groups, n)
+        sizes = _sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
+        parts = _split_groups(members, sizes, seed)
+    else:
+        sizes = _sizes(n, fractions, "rows")
+        parts = _split_rows(n, sizes, seed, stratify)
+    train, validation, test = (torch.from_numpy(np.sort(part).astype(np.int64)) for part in parts)
+    return train, validation, test
+
+
+def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
+    """Row numbers that the caller chose: checked, in the caller's order.
+
+    Raises:
+        InvalidInputError: a split is missing, empty or unknown, or a row is out of range or in
+            more than one place.
+
+    Example:
+        >>> explicit_indices(3, {"train": [2], "validation": [0], "test": [1]})[0]
+        tensor([2])
+    """
+    for name in given:
+        if name not in SPLITS:
+            raise unknown_name("split", name, SPLITS)
+    seen: dict[int, str] = {}
+    parts = []
+    for name in SPLITS:
+        rows = np.asarray(given[name] if name in given else [])
+        if rows.dtype == bool and rows.shape == (n,):
+            rows = np.flatnonzero(rows)
+        if rows.size == 0:
+            raise InvalidInputError(f"splits: the {name} split is empty; give it some row numbers")
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise InvalidInputError(
+                f"splits: the {name} split needs whole row numbers (N,), got {rows.dtype} "
+                f"{rows.shape}"
+            )
+        for row in rows.tolist():
+            if not 0 <= row < n:
+                raise InvalidInputError(
+                    f"splits: the {name} split names row {row}, but rows are 0..{n - 1}"
+                )
+            if row in seen:
+                raise InvalidInputError(
+                    f"splits: row {row} is named twice, in {seen[row]} and in {name}"
+                )
+            seen[row] = name
+        parts.append(torch.from_numpy(rows.astype(np.int64)))
+    return parts[0], parts[1], parts[2]
+
+
+def _check_seed(seed: object) -> None:
+    is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not is_int or not 0 <= int(seed) < 2**32:  # type: ignore[call-overload]
+        raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
+
+
+def _sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
+    try:
+        shares = [float(share) for share in fractions]
+    except (TypeError, ValueError):
+        shares = []
+    valid = len(shares) == 3 and all(0 <= share <= 1 for share in shares)
+    if not valid or abs(sum(shares) - 1) > 1e-6:
+        raise InvalidInputError(
+            f"splits: expected three fractions (train, validation, test) of at least 0 that sum "
+            f"to 1, got {fractions!r}"
+        )
+    validation, test = round(n * shares[1]), round(n * shares[2])
+    sizes = (n - validation - test, validation, test)
+    for name, size in zip(SPLITS, sizes, strict=True):
+        if size < 1:
+            raise InvalidInputError(
+                f"splits: the {name} split would be empty: {n} {what} with fractions "
+                f"{tuple(shares)} give {sizes[0]} train, {validation} validation, {test} test"
+            )
+    return sizes
+
+
+def _group_numbers(groups: Any, n: int) -> np.ndarray:
+    values = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(values) != n:
+        raise InvalidInputError(f"groups: expected one per row, {n}, got {len(values)}")
+    numbers: dict[Any, int] = {}
+    try:
+        return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+    except TypeError as error:
+        raise InvalidInputError(
+            "groups: expected one number or text per row, got rows of several values"
+        ) from error
+
+
+def _split_groups(members: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
+    from sklearn.model_selection import GroupShuffleSplit
+
+    rows = np.arange(len(members))
+    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0] + sizes[1], test_size=sizes[2],
+                            random_state=seed)  # fmt: skip
+    rest, test = next(cut.split(rows, groups=members))
+    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0], test_size=sizes[1],
+                            random_state=seed)  # fmt: skip
+    train, validation = next(cut.split(rest, groups=members[rest]))
+    return [rest[train], rest[validation], test]
+
+
+def _split_rows(
+    n: int, sizes: tuple[int, int, int], seed: int, stratify: Tensor | None
+) -> list[np.ndarray]:
+    for strata in _strata(n, stratify):
+        try:
+            return _split_strata(strata, sizes, seed)
+        except ValueError:  # a stratum is too small for one of the cuts: try the next
+            continue
+    order = np.random.default_rng(seed).permutation(n)
+    return np.split(order, [sizes[0], sizes[0] + sizes[1]])
+
+
+def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
+    """Ways to stratify, the most wanted first."""
+    if stratify is None or stratify.numel() == 0:
+        return
+    codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
+    if len(codes) != n:
+        raise InvalidInputError(f"stratify: expected one row per row of data, {n}, got {len(codes)}")
+    together = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+    columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in codes.T]
+    columns = [column for column in columns if column.max() > 0]  # one class tells nothing
+    columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
+    # Three members are the least with which a stratum can be on every side.
+    yield from (c for c in (together, *columns) if np.bincount(c).min() >= 3)
+    for column in columns:  # some class is too rare: count it to the commonest one
+        counts = np.bincount(column)
+        yield np.where(counts[column] >= 3, column, counts.argmax())
+
+
+def _split_strata(
+    strata: np.ndarray, sizes: tuple[int, int, int], seed: int
+) -> list[np.ndarray]:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    def cut(rows: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+        splitter = StratifiedShuffleSplit(
+            n_splits=1, train_size=first, test_size=second, random_state=seed
+        )
+        one, two = next(splitter.split(rows, strata[rows]))
+        return rows[one], rows[two]
+
+    rest, test = cut(np.arange(len(strata)), sizes[0] + sizes[1], sizes[2])
+    train, validation = cut(rest, sizes[0], sizes[1])
+    return [train, validation, test]

@@ -1,0 +1,59 @@
+"""The exceptions a user may catch: every error that qmtl raises on purpose is a `QmtlError`."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "CircuitTooLargeError",
+    "InvalidInputError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "QmtlError",
+    "RecipeError",
+    "RunDirectoryError",
+    "unknown_name",
+]
+
+
+class QmtlError(Exception):
+    """Any error that qmtl raises on purpose. The command line prints it on one line and exits 2."""
+
+
+class InvalidInputError(QmtlError, ValueError):
+    """An argument, a file or a label does not fit what was asked for."""
+
+
+class CircuitTooLargeError(InvalidInputError):
+    """A circuit cannot be simulated within the memory limit; the message names the cause."""
+
+
+class RecipeError(InvalidInputError):
+    """A recipe has an unknown key or a value that does not fit."""
+
+
+class ModelFileError(InvalidInputError):
+    """A model or checkpoint is damaged, incomplete, or of a version that cannot be read."""
+
+
+class RunDirectoryError(InvalidInputError):
+    """A run directory exists already, or is not one."""
+
+
+class MissingDependencyError(QmtlError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:
+    """An error for a name that is not among `choices`, with the nearest valid ones.
+
+    Example:
+        >>> str(unknown_name("entangler", "cz_rng", ["cz_ring", "cz_line"]))
+        "unknown entangler 'cz_rng'; did you mean 'cz_ring' or 'cz_line'? Known: cz_ring, cz_line"
+    """
+    known = list(choices)
+    close = difflib.get_close_matches(str(name), known, n=2)
+    if not close:
+        lowered = {choice.lower(): choice for choice in known}
+        close = [lowered[c] for c in difflib.get_close_matches(str(name).lower(), lowered, n=2)]
+    hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
+    return InvalidInputError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")

@@ -1,0 +1,154 @@
+"""Any PennyLane device as a simulator of head circuits: the reference, and other people's engines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmtl.circuit.gates import Angle, Gate
+from qmtl.circuit.head_circuit import HeadCircuit, Register
+from qmtl.errors import InvalidInputError
+from qmtl.simulators.simulator import check_inputs
+
+__all__ = ["PennyLaneSimulator", "to_qnode"]
+
+
+class PennyLaneSimulator:
+    """Evaluates head circuits gate by gate on a PennyLane device, as torch QNodes.
+
+    All wires are simulated. The outputs of every readout are linear in expectation values of
+    Z-strings, which all PennyLane devices and differentiation methods offer.
+
+    Args:
+        device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
+        diff_method: PennyLane's differentiation method.
+        options: keyword arguments for ``qml.device``.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> weights = {"encoding": torch.zeros(2), "a": torch.zeros(6)}
+        >>> PennyLaneSimulator().expectation_values(circuit, torch.zeros(2, 2), weights)["a"].shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self, device: str = "default.qubit", *, diff_method: str = "best", **options: Any
+    ) -> None:
+        self.device = device
+        self.diff_method = diff_method
+        self.options = options
+
+    def expectation_values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
+        chosen = check_inputs(circuit, angles, weights, tasks)
+        if circuit.layout == "partitioned":
+            return self._run(circuit, angles, weights, chosen)
+        values: dict[str, Tensor] = {}
+        for name in chosen:
+            values |= self._run(circuit, angles, weights, (name,))
+        return values
+
+    def _run(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        qnode = to_qnode(circuit, tasks, self.device, diff_method=self.diff_method, **self.options)
+        keys = ["encoding", *tasks]
+        measured = torch.stack(tuple(qnode(angles, *[weights[key] for key in keys])), dim=-1)
+        # A circuit without features in the cone, or a batch of one, may come back unbatched.
+        measured = measured.reshape(-1, measured.shape[-1]).expand(angles.shape[0], -1)
+        measured = measured.to(angles.dtype)
+        values, start = {}, 0
+        for name in tasks:
+            mixing, constant = _z_string_mixing(circuit.register(name))[1:]
+            mixing, constant = mixing.to(angles), constant.to(angles)
+            part = measured[:, start : start + mixing.shape[1]]
+            values[name] = part @ mixing.T + constant
+            start += mixing.shape[1]
+        return values
+
+    def __repr__(self) -> str:
+        return f"PennyLaneSimulator({self.device!r}, diff_method={self.diff_method!r})"
+
+
+def to_qnode(
+    circuit: HeadCircuit,
+    tasks: Sequence[str],
+    device: str = "default.qubit",
+    *,
+    diff_method: str = "best",
+    **options: Any,
+) -> Any:
+    """A torch QNode of the circuit: ``qnode(angles, encoding_weights, *task_weights)``.
+
+    It returns the expectation values of the Z-strings that the readouts of `tasks` are made of.
+    `angles` may have a batch dimension; weights are flat vectors in gate order.
+
+    Raises:
+        InvalidInputError: for a device that PennyLane does not know.
+    """
+    import pennylane as qml
+
+    try:
+        target = qml.device(device, wires=circuit.n_wires, **options)
+    except qml.exceptions.DeviceError as error:
+        raise InvalidInputError(f"simulator: PennyLane has no device {device!r} ({error})") from None
+    gates = [*circuit.encoding_gates, *(g for name in tasks for g in circuit.block_gates(name))]
+    strings = [
+        [register.wires[i] for i in string]
+        for register in map(circuit.register, tasks)
+        for string in _z_string_mixing(register)[0]
+    ]
+
+    @qml.qnode(target, interface="torch", diff_method=diff_method)
+    def qnode(angles: Tensor, encoding: Tensor, *own: Tensor) -> list[Any]:
+        weights = {"encoding": encoding, **dict(zip(tasks, own, strict=True))}
+        for gate in gates:
+            _apply(gate, angles, weights)
+        return [qml.expval(qml.prod(*map(qml.Z, wires))) for wires in strings]
+
+    return qnode
+
+
+def _apply(gate: Gate, angles: Tensor, weights: Mapping[str, Tensor]) -> None:
+    import pennylane as qml
+
+    operation = getattr(qml, gate.name)
+    if gate.angle is None:
+        operation(wires=gate.wires)
+    else:
+        operation(_angle(gate.angle, angles, weights), wires=gate.wires)
+
+
+def _angle(angle: Angle, angles: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    value = angles.new_tensor(angle.constant)
+    for feature in angle.features:
+        value = value * angles[..., feature]
+    return value if angle.weight is None else value * weights[angle.owner][angle.weight]
+
+
+def _z_string_mixing(register: Register) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+    """The Z-strings that a readout needs, and outputs as ``mixing @ values + constant``.
+
+    A function f of the basis state is Σ_S f̂(S) ⟨Z_S⟩, with f̂ its Walsh-Hadamard transform.
+    """
+    n = len(register.wires)
+    matrix = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
+    states = torch.arange(2**n)
+    overlaps = states[:, None] & states[None, :]
+    parity = sum((overlaps >> i) & 1 for i in range(n)) % 2
+    spectrum = matrix @ (1 - 2 * parity).double() / 2**n
+    used = [s for s in range(1, 2**n) if bool((spectrum[:, s].abs() > 1e-12).any())]
+    strings = [tuple(i for i in range(n) if s >> (n - 1 - i) & 1) for s in used]
+    return strings, spectrum[:, used], spectrum[:, 0]

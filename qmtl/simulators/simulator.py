@@ -1,0 +1,81 @@
+"""The contract of a simulator, and the checks that all of them share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["Simulator", "check_inputs"]
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A way to evaluate head circuits.
+
+    Implementations are differentiable by torch in angles and weights, compute in the angles'
+    precision, accept any batch size, and are deterministic unless they sample shots.
+    """
+
+    def expectation_values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Each task's outputs, shape (batch, n_outputs): Z values or probabilities.
+
+        Args:
+            circuit: the head circuit.
+            angles: encoding angles in radians, shape (batch, n_features).
+            weights: ``"encoding"`` and the tasks' names to flat vectors, in gate order.
+            tasks: the tasks to evaluate; None for all.
+
+        Raises:
+            InvalidInputError: for angles or weights of another shape or type, or unknown tasks.
+        """
+
+
+def check_inputs(
+    circuit: HeadCircuit,
+    angles: Tensor,
+    weights: Mapping[str, Tensor],
+    tasks: Sequence[str] | None,
+) -> tuple[str, ...]:
+    """The tasks to evaluate, after checking shapes and types."""
+    if not isinstance(angles, Tensor) or not angles.dtype.is_floating_point:
+        kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
+        raise InvalidInputError(f"angles must be a floating-point tensor, got {kind}")
+    if angles.dtype not in (torch.float32, torch.float64):
+        raise InvalidInputError(f"angles must be float32 or float64, got {angles.dtype}")
+    if angles.ndim != 2 or angles.shape[1] != circuit.n_features:
+        raise InvalidInputError(
+            f"angles must have shape (batch, {circuit.n_features}), got {tuple(angles.shape)}"
+        )
+    chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
+    if isinstance(tasks, str):
+        raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
+    for name in chosen:
+        if name not in circuit.registers:
+            raise unknown_name("task", name, circuit.registers)
+    if len(set(chosen)) < len(chosen):
+        raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
+    expected = {"encoding": circuit.n_encoding_weights}
+    expected |= {name: circuit.n_weights(name) for name in chosen}
+    for name, size in expected.items():
+        if name not in weights:
+            raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
+        if tuple(weights[name].shape) != (size,):
+            raise InvalidInputError(
+                f"weights[{name!r}] must have shape ({size},), got {tuple(weights[name].shape)}"
+            )
+        if weights[name].dtype != angles.dtype:
+            raise InvalidInputError(
+                f"weights[{name!r}] must be {angles.dtype} as the angles are, "
+                f"got {weights[name].dtype}"
+            )
+    return chosen
