@@ -74,7 +74,7 @@ class Task:
     class_weights: tuple[float, ...] | None = None
     metric_names: tuple[str, ...] | None = None
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _check_name(self.name)
         if self.kind not in _METRICS:
             raise unknown_name(f"kind of task '{self.name}':", self.kind, _METRICS)
@@ -382,7 +382,9 @@ class Task:
             {'accuracy': 1.0, 'f1': 1.0, 'auroc': 1.0}
         """
         labels = torch.from_numpy(_read_labels(self, targets, 0))
-        given = torch.as_tensor(predictions).detach().to("cpu", torch.float64)
+        if not isinstance(predictions, Tensor):
+            predictions = torch.tensor(np.asarray(predictions, dtype=np.float64))
+        given = predictions.detach().to("cpu", torch.float64)
         expected = (len(labels), self.n_outputs)
         shapes = [expected, expected[:1]] if self.n_outputs == 1 else [expected]
         if tuple(given.shape) not in shapes:
@@ -658,8 +660,7 @@ def _as_number(task: Task, value: Any, codes: dict[str, int], row: int) -> float
         return float(value)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"labels of {task.kind} task '{task.name}': row {row} has {value!r}; "
-            f"expected a number"
+            f"labels of {task.kind} task '{task.name}': row {row} has {value!r}; expected a number"
         ) from error
 
 
@@ -668,7 +669,7 @@ def _as_number(task: Task, value: Any, codes: dict[str, int], row: int) -> float
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """torchmetrics warns where we answer NaN."""
+    """Torchmetrics warns where we answer NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=UserWarning)
         yield
@@ -697,7 +698,7 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
         if name == "accuracy":
             return hard(tmc.MultilabelAccuracy(n, average="micro"))
         if name in averages:
-            return hard(tmc.MultilabelF1Score(n, average=averages[name]))  # type: ignore[arg-type]
+            return hard(tmc.MultilabelF1Score(n, average=averages[name]))
         ranked = {"auroc": tmc.MultilabelAUROC, "average_precision": tmc.MultilabelAveragePrecision}
         return ranked[name](n)
     if kind == "multiclass" or name in ("balanced_accuracy", "macro_f1", "weighted_f1"):
@@ -711,7 +712,7 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
             "ece": lambda: tmc.MulticlassCalibrationError(n_classes),
         }
         if name in averages:
-            built[name] = lambda: tmc.MulticlassF1Score(n_classes, average=averages[name])  # type: ignore[arg-type]
+            built[name] = lambda: tmc.MulticlassF1Score(n_classes, average=averages[name])
         if kind == "multilabel" and name != "balanced_accuracy":
             return hard(tmc.BinaryF1Score())
         return built[name]() if kind == "multiclass" else hard(built[name]())

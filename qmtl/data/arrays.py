@@ -18,7 +18,7 @@ __all__ = ["choose_rows", "from_arrays", "scale_of"]
 
 
 def from_arrays(
-    X: Any,  # noqa: N803 - scikit-learn's name
+    X: Any,
     targets: Mapping[str, Any],
     *,
     tasks: Sequence[Task] | None = None,
@@ -46,9 +46,9 @@ def from_arrays(
 
     Example:
         >>> X = [[float(i), 1.0] for i in range(20)]
-        >>> from_arrays(X, {"odd": [i % 2 for i in range(20)], "half": [i / 2 for i in range(20)]})
-        MultiTaskData('arrays', inputs=(2,), train=14, validation=3, test=3, tasks: odd (binary), \
-half (regression)
+        >>> data = from_arrays(X, {"odd": [i % 2 for i in range(20)]})
+        >>> data
+        MultiTaskData('arrays', inputs=(2,), train=14, validation=3, test=3, tasks: odd (binary))
     """
     inputs = _as_inputs(X)
     if not isinstance(targets, Mapping) or not targets:
@@ -96,8 +96,8 @@ def scale_of(values: np.ndarray) -> tuple[float, float]:
     """Mean and std (1 for a constant) of numbers (N,), NaN left out; (0, 1) without numbers.
 
     Example:
-        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([0.1] * 3))
-        ((2.0, 1.0), (0.1, 1.0))
+        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
+        ((2.0, 1.0), (4.0, 1.0))
     """
     values = values[~np.isnan(values)]
     if not len(values):
@@ -111,7 +111,7 @@ def _as_inputs(values: Any) -> Tensor:
     """Inputs as float64 (N, ...): scaling comes before the loss of digits."""
     try:
         array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
-        inputs = torch.as_tensor(np.asarray(array, dtype=np.float64))
+        inputs = torch.tensor(np.asarray(array, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"X: expected numbers of shape (N, ...), got {type(values).__name__} that is not "
@@ -127,9 +127,7 @@ def _as_inputs(values: Any) -> Tensor:
     return inputs
 
 
-def _as_targets(
-    tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int
-) -> dict[str, Tensor]:
+def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> dict[str, Tensor]:
     names = [task.name for task in tasks]
     for key in targets:
         if key not in names:
@@ -153,6 +151,4 @@ def _columns_of(inputs: Tensor, train: Tensor) -> TableColumns:
         )
     rows = inputs[train].numpy()
     finite = np.where(np.isfinite(rows), rows, np.nan)  # the data set itself names the bad rows
-    return TableColumns(
-        tuple((f"x{i}", *scale_of(column)) for i, column in enumerate(finite.T))
-    )
+    return TableColumns(tuple((f"x{i}", *scale_of(column)) for i, column in enumerate(finite.T)))

@@ -62,7 +62,7 @@ class TableColumns:
     categorical: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scale: str = "standard"
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if self.scale != "standard":
             raise unknown_name("scale of table columns", self.scale, ["standard"])
         try:
@@ -94,7 +94,8 @@ class TableColumns:
             >>> TableColumns((("age", 40.0, 10.0),), (("smoker", ("no", "yes")),)).names
             ('age', 'smoker')
         """
-        return tuple(entry[0] for entry in (*self.numeric, *self.categorical))
+        numeric = tuple(name for name, _, _ in self.numeric)
+        return numeric + tuple(name for name, _ in self.categorical)
 
     @property
     def n_inputs(self) -> int:
@@ -122,9 +123,8 @@ class TableColumns:
                 column and text are named).
 
         Example:
-            >>> TableColumns((("age", 40.0, 10.0),)).encode([{"age": "30"}, {"age": ""}])
-            tensor([[-1.],
-                    [0.]])
+            >>> TableColumns((("age", 40.0, 10.0),)).encode([{"age": "30"}, {"age": ""}]).tolist()
+            [[-1.0], [0.0]]
         """
         for number, row in enumerate(rows, start=first_row):
             for name in self.names:

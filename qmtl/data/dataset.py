@@ -32,7 +32,7 @@ class Split:
     targets: dict[str, Tensor]
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if not self.index.numel():
             object.__setattr__(self, "index", torch.arange(len(self.inputs)))
 
@@ -86,7 +86,7 @@ class MultiTaskData:
     columns: TableColumns | None = None
     split_seed: int | None = None
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
         for name, split in self.splits.items():
             _check_split(name, split, self.tasks)
@@ -96,7 +96,8 @@ class MultiTaskData:
         for task in self.tasks:
             if not task.labelled(self.train.targets[task.name]).any():
                 raise InvalidInputError(
-                    f"data: task '{task.name}' has no label in the train split; it cannot be learned"
+                    f"data: task '{task.name}' has no label in the train split, so that it cannot "
+                    f"be learned"
                 )
 
     @property

@@ -37,9 +37,9 @@ def digits(
         InvalidInputError: a task is unknown, or the splits do not fit.
 
     Example:
-        >>> digits(tasks=["digit", "ink"])
-        MultiTaskData('digits', inputs=(64,), train=1079, validation=359, test=359, \
-tasks: digit (multiclass), ink (regression))
+        >>> data = digits(tasks=["digit", "ink"])
+        >>> len(data.train), [task.kind for task in data.tasks]
+        (1079, ['multiclass', 'regression'])
     """
     from sklearn.datasets import load_digits
 

@@ -97,7 +97,7 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
     seen: dict[int, str] = {}
     parts = []
     for name in SPLITS:
-        rows = np.asarray(given[name] if name in given else [])
+        rows = np.asarray(given.get(name, ()))
         if rows.dtype == bool and rows.shape == (n,):
             rows = np.flatnonzero(rows)
         if rows.size == 0:
@@ -139,6 +139,8 @@ def _sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int
             f"to 1, got {fractions!r}"
         )
     validation, test = round(n * shares[1]), round(n * shares[2])
+    if shares[0] == 0:  # rounding must not leave a row that nobody asked for
+        test = n - validation
     sizes = (n - validation - test, validation, test)
     for name, size in zip(SPLITS, sizes, strict=True):
         if size < 1:
@@ -193,7 +195,7 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
         return
     codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
     if len(codes) != n:
-        raise InvalidInputError(f"stratify: expected one row per row of data, {n}, got {len(codes)}")
+        raise InvalidInputError(f"stratify: expected {n} rows of codes, got {len(codes)}")
     together = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
     columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in codes.T]
     columns = [column for column in columns if column.max() > 0]  # one class tells nothing
@@ -205,9 +207,7 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
         yield np.where(counts[column] >= 3, column, counts.argmax())
 
 
-def _split_strata(
-    strata: np.ndarray, sizes: tuple[int, int, int], seed: int
-) -> list[np.ndarray]:
+def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
     from sklearn.model_selection import StratifiedShuffleSplit
 
     def cut(rows: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:

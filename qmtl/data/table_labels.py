@@ -62,7 +62,7 @@ def label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
         ('a', 'b')
     """
     several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
-    columns = (task.name,)
+    columns: tuple[str, ...] = (task.name,)
     if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
         columns = task.class_names
     elif several:

@@ -26,7 +26,7 @@ _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation
 
 
 def read_table(path: str | PathLike[str], delimiter: str = ",") -> tuple[list[str], Rows]:
-    """The header and the rows of a text table, as texts without surrounding blanks.
+    r"""The header and the rows of a text table, as texts without surrounding blanks.
 
     Args:
         path: file in UTF-8, with a header; trailing empty lines are ignored.
@@ -43,7 +43,7 @@ def read_table(path: str | PathLike[str], delimiter: str = ",") -> tuple[list[st
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> _ = path.write_text("x,y\\n1, 2\\n")
+        >>> _ = path.write_text("x,y\n1, 2\n")
         >>> read_table(path)
         (['x', 'y'], [{'x': '1', 'y': '2'}])
     """
@@ -96,7 +96,7 @@ def from_csv(
     delimiter: str = ",",
     group_column: str | None = None,
 ) -> MultiTaskData:
-    """A data set from a table in a file. Blank, NA and nan cells are missing values.
+    r"""A data set from a table in a file. Blank, NA and nan cells are missing values.
 
     Args:
         path: see `read_table`.
@@ -118,8 +118,8 @@ def from_csv(
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> rows = [f"{i},{'red' if i % 3 else 'blue'},{'yes' if i % 2 else 'no'}" for i in range(20)]
-        >>> _ = path.write_text("\\n".join(["size,colour,sold", *rows]))
+        >>> rows = ["1,red,yes", "2,blue,no"] * 10
+        >>> _ = path.write_text("\n".join(["size,colour,sold", *rows]))
         >>> data = from_csv(path, targets=["sold"])
         >>> data.n_inputs, data.task("sold").class_names, data.columns.names
         (3, ('no', 'yes'), ('size', 'colour'))

@@ -1,0 +1,351 @@
+"""Head circuits and designs as files: JSON for one circuit, TOML for a design of any tasks.
+
+Only encodings, blocks and readouts that are named in `ENCODINGS`, `ANSATZE` and `READOUTS`, or
+passed in `custom`, are built: reading a file executes no code of the file's.
+"""
+
+import json
+import math
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from qmtl.circuit.ansatz import ANSATZE, Ansatz
+from qmtl.circuit.encodings import ENCODINGS, Encoding
+from qmtl.circuit.head_circuit import HeadCircuit, Layout
+from qmtl.circuit.readout import READOUTS
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task
+
+__all__ = [
+    "Design",
+    "circuit_from_dict",
+    "circuit_to_dict",
+    "design_from_toml",
+    "list_designs",
+    "load_design",
+    "to_toml",
+]
+
+VERSION = 1
+Classes = Mapping[str, type]
+NO_CLASSES: Classes = types.MappingProxyType({})
+BUILT_IN: dict[str, Any] = {**ENCODINGS, **ANSATZE, **READOUTS}
+
+
+def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
+    """A JSON-able description of a circuit; `circuit_from_dict` reads it.
+
+    A user's encoding, ansatz or readout is written by its class name and its dataclass fields.
+    The ansatz is written once when all tasks have the same, else under ``ansatz_per_task``.
+
+    Raises:
+        InvalidInputError: if a part is no dataclass, or a field holds what JSON cannot.
+
+    Example:
+        >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))
+        >>> description["ansatz"], description["wires_per_task"]
+        ({'type': 'RotationAnsatz', 'n_layers': 2, 'entangler': 'cz_ring'}, {'a': 2})
+    """
+    names = list(circuit.registers)
+    blocks = {name: circuit.ansatz(name) for name in names}
+    data: dict[str, Any] = {
+        "version": VERSION,
+        "layout": circuit.layout,
+        "tasks": [task.to_dict() for task in circuit.tasks],
+        "encoding": _part_to_dict(circuit.encoding),
+    }
+    if all(block == blocks[names[0]] for block in blocks.values()):
+        data["ansatz"] = _part_to_dict(blocks[names[0]])
+    else:
+        data["ansatz_per_task"] = {name: _part_to_dict(block) for name, block in blocks.items()}
+    registers = circuit.registers.items()
+    data["readouts"] = {name: _part_to_dict(register.readout) for name, register in registers}
+    if circuit.layout == "shared":
+        data["n_wires"] = circuit.n_wires
+    else:
+        data["wires_per_task"] = {name: len(register.wires) for name, register in registers}
+    return data
+
+
+def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) -> HeadCircuit:
+    """The circuit that `circuit_to_dict` described.
+
+    Args:
+        data: the description.
+        custom: class names to classes, for encodings, blocks or readouts that are not qmtl's.
+
+    Raises:
+        InvalidInputError: for a missing or unknown key, type or field, or a value that does not fit.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> circuit_from_dict(circuit_to_dict(circuit)) == circuit
+        True
+    """
+    size = "n_wires" if isinstance(data, Mapping) and "n_wires" in data else "wires_per_task"
+    block = "ansatz" if isinstance(data, Mapping) and "ansatz" in data else "ansatz_per_task"
+    required = ["version", "layout", "tasks", "encoding", block, "readouts", size]
+    _check_keys("circuit", data, required, required)
+    if data["version"] != VERSION:
+        raise InvalidInputError(f"circuit: version {data['version']!r} came, {VERSION} is read")
+    if not isinstance(data["tasks"], Sequence) or isinstance(data["tasks"], str):
+        raise InvalidInputError(f"circuit: tasks must be a list, got {data['tasks']!r}")
+    tasks = [Task.from_dict(task) for task in data["tasks"]]
+    names = [task.name for task in tasks]
+    sizes: dict[str, Any] = {size: data[size]}
+    if size == "wires_per_task":
+        _check_keys("circuit: wires_per_task", data[size], names, names)
+    elif data["layout"] == "shared" and not _fits(data[size], int):
+        raise InvalidInputError(f"circuit: n_wires must be an integer, got {data[size]!r}")
+    ansatz: Any
+    if block == "ansatz":
+        ansatz = _build("ansatz", data[block], ANSATZE, custom)
+    else:
+        ansatz = _build_each("ansatz_per_task", data[block], names, ANSATZE, custom)
+    encoding: Any = _build("encoding", data["encoding"], ENCODINGS, custom)
+    readouts: Any = _build_each("readouts", data["readouts"], names, READOUTS, custom)
+    return HeadCircuit(
+        tasks, encoding, ansatz, layout=data["layout"], readouts=readouts, **sizes
+    )
+
+
+@dataclass(frozen=True)
+class Design:
+    """A head circuit but for its tasks: what a catalogue file holds.
+
+    Args:
+        name: short, such as ``"cz-ring"``.
+        description: one or two sentences.
+        layout: ``"partitioned"`` or ``"shared"``.
+        encoding: the shared encoding.
+        ansatz: the block of every task.
+        wires_per_task: (partitioned) wires of every register; None for `HeadCircuit`'s defaults.
+        n_wires: (shared) wires of the one register; None for the most that any task needs.
+
+    Example:
+        >>> load_design("cz-ring").circuit([Task.binary("a"), Task.binary("b")]).n_wires
+        4
+    """
+
+    name: str
+    description: str
+    layout: Layout
+    encoding: Encoding
+    ansatz: Ansatz
+    wires_per_task: int | None = None
+    n_wires: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(f"design {self.name!r}", type(self), vars(self))
+        if self.layout == "shared" and self.wires_per_task is not None:
+            raise InvalidInputError(f"design {self.name!r}: the shared layout takes n_wires only")
+        if self.layout == "partitioned" and self.n_wires is not None:
+            raise InvalidInputError(f"design {self.name!r}: n_wires is for the shared layout only")
+
+    def circuit(self, tasks: Sequence[Task]) -> HeadCircuit:
+        """The design's circuit for these tasks."""
+        return HeadCircuit(
+            tasks,
+            self.encoding,
+            self.ansatz,
+            layout=self.layout,
+            wires_per_task=self.wires_per_task,
+            n_wires=self.n_wires,
+        )
+
+
+def _folder() -> Traversable:
+    installed = files("qmtl") / "circuits"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
+
+
+def list_designs() -> list[str]:
+    """Names of the catalogue's designs, sorted.
+
+    Example:
+        >>> "cz-ring" in list_designs()
+        True
+    """
+    folder = _folder()
+    entries = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))
+
+
+def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
+    """A design of the catalogue by name, or one from a file (ends in .toml, or has a separator).
+
+    Raises:
+        InvalidInputError: for an unknown name, or a file that cannot be read or does not fit.
+
+    Example:
+        >>> load_design("cz-ring").encoding.n_layers
+        2
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
+        return design_from_toml(Path(name_or_path), custom=custom)
+    known = list_designs()
+    if text not in known:
+        raise unknown_name("circuit", text, known)
+    source = (_folder() / f"{text}.toml").read_text(encoding="utf-8")
+    return _read(source, f"circuit {text!r}", custom)
+
+
+def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
+    """A design from TOML: the text itself (a `str`), or a file (a `Path`).
+
+    Raises:
+        InvalidInputError: if it cannot be read, or a key, type or value does not fit.
+
+    Example:
+        >>> design_from_toml(to_toml(load_design("iqp"))) == load_design("iqp")
+        True
+    """
+    if isinstance(source, str):
+        return _read(source, "design", custom)
+    try:
+        return _read(source.read_text(encoding="utf-8"), str(source), custom)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{source}: cannot be read as a design ({error})") from None
+
+
+def _read(text: str, where: str, custom: Classes) -> Design:
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInputError(f"{where}: not valid TOML: {error}") from None
+    known = [field.name for field in fields(Design)]
+    _check_keys(where, data, known, known[:5])
+    data["encoding"] = _build(f"{where}: encoding", data["encoding"], ENCODINGS, custom)
+    data["ansatz"] = _build(f"{where}: ansatz", data["ansatz"], ANSATZE, custom)
+    return Design(**data)
+
+
+def to_toml(design: Design) -> str:
+    """The design as TOML; the same design gives the same text.
+
+    Example:
+        >>> print(to_toml(load_design("iqp")).split("[ansatz]")[1].strip())
+        type = "RotationAnsatz"
+        n_layers = 2
+        entangler = "cz_ring"
+    """
+    top = {f.name: getattr(design, f.name) for f in fields(design)}
+    parts = {key: _part_to_dict(top.pop(key)) for key in ("encoding", "ansatz")}
+    sections = [top, *parts.values()]
+    titles = ["", *(f"\n[{key}]\n" for key in parts)]
+    return "".join(
+        title + "".join(f"{k} = {_toml(v)}\n" for k, v in section.items() if v is not None)
+        for title, section in zip(titles, sections, strict=True)
+    )
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if value is None:
+        raise InvalidInputError("TOML holds no None within a list")
+    # JSON's strings, numbers and booleans are TOML's, but for the control character DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _part_to_dict(part: Any) -> dict[str, Any]:
+    kind = type(part).__name__
+    if not is_dataclass(part):
+        raise InvalidInputError(f"{kind} cannot be written: it must be a (frozen) dataclass")
+    if BUILT_IN.get(kind, type(part)) is not type(part):
+        raise InvalidInputError(f"{kind} cannot be written: qmtl has a class of that name")
+    plain = {f.name: _plain(f"{kind}.{f.name}", getattr(part, f.name)) for f in fields(part) if f.init}
+    return {"type": kind, **plain}
+
+
+def _plain(where: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(where, item) for item in value]
+    finite = type(value) is float and math.isfinite(value)
+    if value is None or finite or type(value) in (bool, int, str):
+        return value
+    raise InvalidInputError(
+        f"{where} cannot be written: expected numbers, text, booleans or tuples of them, got {value!r}"
+    )
+
+
+def _build(where: str, data: Any, known: Mapping[str, type], custom: Classes) -> Any:
+    """The object that a dict of ``type`` and fields describes, if its class is among those given."""
+    for name in custom:
+        if name in BUILT_IN:
+            raise InvalidInputError(f"custom: qmtl has a class named {name!r}; rename yours")
+    _check_keys(where, data, None, ["type"])
+    classes = {**known, **custom}
+    if data["type"] not in list(classes):
+        raise unknown_name(f"{where} type", data["type"], classes)
+    cls = classes[data["type"]]
+    if not is_dataclass(cls):
+        raise InvalidInputError(f"{where}: {data['type']} must be a dataclass, got {cls!r}")
+    given = {key: _as_tuples(value) for key, value in data.items() if key != "type"}
+    _check_keys(f"{where} ({data['type']})", given, [f.name for f in fields(cls) if f.init], [])
+    _check_types(f"{where} ({data['type']})", cls, given)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+
+
+def _build_each(
+    where: str, data: Any, names: list[str], known: Mapping[str, type], custom: Classes
+) -> dict[str, Any]:
+    _check_keys(f"circuit: {where}", data, names, names)
+    return {name: _build(f"{where} of {name!r}", data[name], known, custom) for name in names}
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _check_keys(where: str, data: Any, known: list[str] | None, required: list[str]) -> None:
+    if not isinstance(data, Mapping):
+        raise InvalidInputError(f"{where}: expected a table of keys and values, got {data!r}")
+    for key in data:
+        if known is not None and key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+    for key in required:
+        if key not in data:
+            raise InvalidInputError(f"{where}: the key {key!r} is missing; got {list(data)}")
+
+
+def _check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
+    try:
+        hints = get_type_hints(cls)
+    except (NameError, TypeError):  # a user's class with annotations that cannot be resolved
+        return
+    for key, value in values.items():
+        if key in hints and not _fits(value, hints[key]):
+            expected = getattr(hints[key], "__name__", None) or str(hints[key])
+            if get_args(hints[key]):
+                expected = str(hints[key]).replace("typing.", "")
+            raise InvalidInputError(f"{where}: {key} must be {expected}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from a file may stand where `hint` is asked for; unsure means yes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple)
+    if hint in (int, float):
+        number = isinstance(value, (int, float) if hint is float else int)
+        return number and not isinstance(value, bool)
+    if hint in (str, bool, types.NoneType):
+        return isinstance(value, hint)
+    return True

@@ -1,0 +1,42 @@
+"""What all heads share: the check of their input, and keys for parameters named after tasks."""
+
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+
+__all__ = ["check_features", "task_key"]
+
+
+def task_key(name: str) -> str:
+    """Key of a task's parameters in a ``ParameterDict`` or ``ModuleDict``.
+
+    The prefix keeps a task called ``keys`` or ``train`` off the names that torch's own methods
+    take.
+    """
+    return f"task_{name}"
+
+
+def check_features(features: Tensor, width: int) -> None:
+    """Raise if features are not (batch, width) floats, or not finite.
+
+    Raises:
+        InvalidInputError: naming what came and what was expected.
+    """
+    if not isinstance(features, Tensor) or not features.dtype.is_floating_point:
+        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise InvalidInputError(f"features must be a floating-point tensor, got {kind}")
+    if features.ndim != 2 or features.shape[1] != width:
+        raise InvalidInputError(
+            f"features must have shape (batch, {width}), got {tuple(features.shape)}"
+        )
+    # Under vmap and jacrev a tensor has no one value to look at.
+    if torch._C._functorch.is_functorch_wrapped_tensor(features):
+        return
+    finite = torch.isfinite(features)
+    if not bool(finite.all()):
+        bad = (~finite.all(dim=1)).nonzero().flatten()
+        raise InvalidInputError(
+            f"features must be finite; {len(bad)} of {len(features)} samples have NaN or infinite "
+            f"values, the first at index {int(bad[0])}"
+        )

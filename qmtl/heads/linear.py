@@ -1,0 +1,171 @@
+"""Linear heads: the classical rivals of the quantum head."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.circuit.gates import Gate
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads.features import check_features, task_key
+from qmtl.tasks import Task, check_tasks
+
+__all__ = ["LinearHead", "LocalLinearHead"]
+
+
+class LocalLinearHead(nn.Module):
+    """Each task linear on features of its own only: a classical head with O(T) parameters, too.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation.
+        columns: each task's features, as indices.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Raises:
+        InvalidInputError: for a task without features, or an index outside the representation.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(5)])
+        >>> head = LocalLinearHead.on_cones(circuit)
+        >>> head.columns["t1"], sum(p.numel() for p in head.parameters())
+        ((0, 1, 2, 3, 4, 5), 35)
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        n_features: int,
+        columns: Mapping[str, Sequence[int]],
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+            raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+        self.tasks = check_tasks(tasks)
+        self.n_features = n_features
+        self.columns: dict[str, tuple[int, ...]] = {}
+        for task in self.tasks:
+            own = tuple(sorted(columns.get(task.name, ())))
+            if not own or own[0] < 0 or own[-1] >= n_features:
+                raise InvalidInputError(
+                    f"columns of task {task.name!r} must be one or more of 0 to "
+                    f"{n_features - 1}, got {own}"
+                )
+            self.columns[task.name] = own
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.layers = nn.ModuleDict(
+                {
+                    task_key(task.name): nn.Linear(len(self.columns[task.name]), task.n_outputs)
+                    for task in self.tasks
+                }
+            )
+
+    @classmethod
+    def on_registers(
+        cls, circuit: HeadCircuit, *, seed: int | None = None
+    ) -> "LocalLinearHead":
+        """Each task linear on the features that are loaded on its own register."""
+        columns = {}
+        for name, register in circuit.registers.items():
+            wires = set(register.wires)
+            loaded = [g for g in circuit.encoding_gates if wires.issuperset(g.wires)]
+            columns[name] = _features_of(loaded)
+        return LocalLinearHead(circuit.tasks, circuit.n_features, columns, seed=seed)
+
+    @classmethod
+    def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> "LocalLinearHead":
+        """Each task linear on the features in its light cone: what the quantum head can see."""
+        columns = {
+            name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers
+        }
+        return LocalLinearHead(circuit.tasks, circuit.n_features, columns, seed=seed)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """None: every parameter belongs to one task."""
+        return []
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Weight and bias of one task."""
+        return list(self.layers[task_key(self._names([task])[0])].parameters())
+
+    def forward(
+        self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
+        check_features(features, self.n_features)
+        logits = {}
+        for name in self._names(tasks):
+            columns = self.columns[name]
+            seen = features if len(columns) == self.n_features else features[:, list(columns)]
+            logits[name] = self.layers[task_key(name)](seen)
+        return logits
+
+    def _names(self, tasks: Sequence[str] | None) -> list[str]:
+        for name in tasks or ():
+            if name not in self.columns:
+                raise unknown_name("task", name, self.columns)
+        return list(self.columns) if tasks is None else list(tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters."""
+        return {
+            "type": type(self).__name__,
+            "tasks": [task.to_dict() for task in self.tasks],
+            "n_features": self.n_features,
+            "columns": {name: list(columns) for name, columns in self.columns.items()},
+        }
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters."""
+        tasks = [Task.from_dict(task) for task in description["tasks"]]
+        return cls(tasks, description["n_features"], description["columns"], seed=0)
+
+
+class LinearHead(LocalLinearHead):
+    """Dense linear heads on a shared representation: hard parameter sharing.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation; every task sees all of it.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Example:
+        >>> head = LinearHead([Task.binary("a"), Task.multiclass("b", 3)], n_features=6, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(2, 6)).items()}
+        {'a': (2, 1), 'b': (2, 3)}
+
+    References:
+        Caruana, Multitask Learning, Machine Learning 28 (1997).
+    """
+
+    def __init__(self, tasks: Sequence[Task], n_features: int, *, seed: int | None = None) -> None:
+        everything = {task.name: range(n_features) for task in check_tasks(tasks)}
+        super().__init__(tasks, n_features, everything, seed=seed)
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters."""
+        tasks = [Task.from_dict(task) for task in description["tasks"]]
+        return cls(tasks, description["n_features"], seed=0)
+
+
+def _features_of(gates: Sequence[Gate]) -> list[int]:
+    return sorted({f for gate in gates if gate.angle is not None for f in gate.angle.features})

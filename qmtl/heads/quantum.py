@@ -1,0 +1,187 @@
+"""QuantumHead: a head circuit as a torch module."""
+
+import copy
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads.features import check_features, task_key
+from qmtl.simulators import Explanation, LightConeSimulator, Simulator, simulator_for
+from qmtl.tasks import Task
+
+__all__ = ["ANGLE_MAPS", "QuantumHead"]
+
+# How features become angles. "tanh" keeps them within a period whatever the encoder gives.
+ANGLE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda features: math.pi * torch.tanh(features / 2),
+    "identity": lambda features: features,
+}
+PROBABILITY_FLOOR = 1e-6
+INITIAL_SCALE = {False: 5.0, True: 1.0}
+INITIAL_STD = {"encoding": 0.1, "block": 0.5}
+
+
+class QuantumHead(nn.Module):
+    r"""A fully quantum multi-task head: features in, each task's logits out.
+
+    Features become angles ``π·tanh(features / 2)``; the circuit's shared encoding loads them; a
+    task's logits are what is measured on its register, times one trainable scale: ``s·⟨Z⟩`` (s
+    starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
+    layer follows.
+
+    Args:
+        circuit: what runs on the wires.
+        simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
+            `Simulator`.
+        angle_map: ``"tanh"``, or ``"identity"`` if the features are angles in radians already.
+        seed: of the initial weights (encoding N(0, 0.1²), blocks N(0, 0.5²)); every task draws
+            from a generator of its own, so that adding a task leaves the others' weights alone.
+            None draws the seed from torch's global generator.
+
+    Shape:
+        features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Raises:
+        InvalidInputError: on a call, for features of another width or with NaN, or unknown tasks.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("cola"), Task.multiclass("emotion", 9)])
+        >>> head = QuantumHead(circuit, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(3, 6)).items()}
+        {'cola': (3, 1), 'emotion': (3, 9)}
+
+    References:
+        Cowlessur, Thapa, Alpcan and Camtepe, arXiv:2604.13560.
+    """
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        simulator: str | Simulator = "lightcone",
+        *,
+        angle_map: str = "tanh",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if angle_map not in ANGLE_MAPS:
+            raise unknown_name("angle_map", angle_map, ANGLE_MAPS)
+        self.circuit = circuit
+        self.simulator = simulator_for(simulator)
+        self.angle_map = angle_map
+        if seed is None:
+            seed = int(torch.randint(2**31, ()))
+        self.encoding = nn.Parameter(
+            _normal(seed, "encoding", circuit.n_encoding_weights, INITIAL_STD["encoding"])
+        )
+        self.blocks = nn.ParameterDict()
+        self.scales = nn.ParameterDict()
+        for name, register in circuit.registers.items():
+            weights = _normal(seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"])
+            scale = torch.tensor(INITIAL_SCALE[register.readout.is_probability])
+            self.blocks[task_key(name)] = nn.Parameter(weights)
+            self.scales[task_key(name)] = nn.Parameter(scale)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the circuit's order."""
+        return self.circuit.tasks
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features."""
+        return self.circuit.n_features
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trainable circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
+        return {"encoding": self.encoding} | {
+            name: self.blocks[task_key(name)] for name in self.circuit.registers
+        }
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Parameters that several tasks depend on: the encoding weights."""
+        return [self.encoding] if self.encoding.numel() else []
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """Parameters of one task alone: its block's weights and its scale."""
+        key = task_key(self.circuit.register(task).task.name)
+        own = [self.blocks[key]] if self.blocks[key].numel() else []
+        return [*own, self.scales[key]]
+
+    def forward(
+        self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
+        check_features(features, self.n_features)
+        values = self.expectation_values(ANGLE_MAPS[self.angle_map](features), tasks)
+        logits = {}
+        for name, value in values.items():
+            if self.circuit.registers[name].readout.is_probability:
+                # Shot noise and rounding may take an estimated probability below zero.
+                value = torch.log(value.clamp(min=0) + PROBABILITY_FLOOR)
+            logits[name] = self.scales[task_key(name)] * value
+        return logits
+
+    def expectation_values(
+        self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What is measured at these encoding angles (radians): no angle map and no scale.
+
+        Returns:
+            Task names to ``(batch, n_outputs)``: Z values in [-1, 1], or probabilities in [0, 1].
+        """
+        return self.simulator.expectation_values(self.circuit, angles, self.weights(), tasks)
+
+    def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
+        """The same head, sharing its parameters, evaluated by another simulator."""
+        twin = copy.copy(self)
+        twin.simulator = simulator_for(simulator)
+        return twin
+
+    def explain(self, batch_size: int = 32) -> Explanation:
+        """How the light-cone simulator runs this head, and what a training step takes."""
+        simulator = self.simulator
+        if not isinstance(simulator, LightConeSimulator):
+            simulator = LightConeSimulator()
+        return simulator.explain(self.circuit, batch_size, self.encoding.dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters."""
+        name = getattr(self.simulator, "device", "lightcone")
+        return {
+            "type": "QuantumHead",
+            "circuit": self.circuit.to_dict(),
+            "angle_map": self.angle_map,
+            "simulator": name,
+        }
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> "QuantumHead":
+        """The head that `to_dict` described, with fresh parameters."""
+        from qmtl.circuit.catalogue import circuit_from_dict
+
+        circuit = circuit_from_dict(description["circuit"], custom=custom or {})
+        return cls(
+            circuit, description["simulator"], angle_map=description["angle_map"], seed=0
+        )
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(head)``."""
+        return f"{self.circuit!r}, simulator={self.simulator!r}"
+
+
+def _normal(seed: int, name: str, size: int, std: float) -> Tensor:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
+    # crc32 is the same on every machine and in every process; hash() is not.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    return torch.randn(size, generator=generator) * std

@@ -1,0 +1,242 @@
+"""MultiTaskData, from_arrays and digits."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from qmtl.data import MultiTaskData, Split, digits, from_arrays
+from qmtl.data.infer import infer_task
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+NAN = float("nan")
+A, B = Task.binary("a"), Task.regression("b")
+
+
+def rows(n=4, **targets):
+    return Split(torch.zeros(n, 2), {"a": torch.ones(n), **targets})
+
+
+def disjoint(n=40):
+    X = np.random.default_rng(0).normal(size=(n, 3))
+    a = [i % 2 if i < n // 2 else None for i in range(n)]
+    m = [None if i < n // 2 else i % 3 for i in range(n)]
+    return from_arrays(X, {"a": a, "m": m}, tasks=[A, Task.multiclass("m", 3)])
+
+
+class TestMultiTaskData:
+    def test_facts(self):
+        data = digits()
+        assert data.n_inputs == 64
+        assert not data.is_disjoint
+        assert list(data.splits) == ["train", "validation", "test"]
+        assert "train=1079" in repr(data)
+        assert repr(data.train).startswith("Split(inputs=(1079, 64)")
+        assert not digits(tasks=["parity"]).is_disjoint
+
+    def test_images_keep_their_shape(self):
+        data = from_arrays(np.zeros((20, 1, 4, 4)), {"a": [0, 1] * 10})
+        assert data.n_inputs == (1, 4, 4)
+
+    def test_disjoint_and_subset(self):
+        data = disjoint()
+        assert data.is_disjoint
+        part = data.subset(["m"])
+        assert [len(split) for split in part.splits.values()] == [14, 3, 3]
+        assert all((split.index >= 20).all() for split in part.splits.values())
+        assert (part.train.targets["m"] >= 0).all()
+        both = data.subset(["m", "a"])
+        assert [task.name for task in both.tasks] == ["m", "a"]
+        assert len(both.train) == len(data.train)
+        with pytest.raises(InvalidInputError, match="unknown task 'mm'; did you mean 'm'"):
+            data.subset(["mm"])
+        with pytest.raises(InvalidInputError, match="at least one Task"):
+            data.subset([])
+
+    @pytest.mark.parametrize(
+        ("train", "message"),
+        [
+            (rows(0), "the train split is empty"),
+            (rows(4, a=torch.full((4,), NAN)), "task 'a' has no label in the train split"),
+            (rows(4, a=torch.ones(3)), "train has 4 rows of inputs but 3 targets of task 'a'"),
+            (rows(4, aa=torch.ones(4)), "unknown target in the train split: 'aa'; did you mean"),
+            (Split(torch.zeros(4, 2), {}), "the train split has no target for task 'a'"),
+            (rows(4, a=torch.ones(4).long()), "must come from Task.to_targets: expected torch.flo"),
+            (rows(4, a=torch.full((4,), 2.0)), "row 0 has 2"),
+            (Split(torch.zeros(4), {"a": torch.ones(4)}), "must be float32 of shape (N, ...)"),
+            (Split(torch.zeros(4, 2).double(), {"a": torch.ones(4)}), "got torch.float64 (4, 2)"),
+            (Split(torch.zeros(4, 3), {"a": torch.ones(4)}), "different input shapes"),
+            (Split(torch.zeros(4, 2), {"a": torch.ones(4)}, torch.arange(3)), "3 row numbers"),
+            (
+                Split(torch.tensor([[0.0], [NAN], [torch.inf]]), {"a": torch.ones(3)},
+                      torch.tensor([4, 17, 2])),
+                "train inputs must be finite, but 2 of 3 rows hold NaN or infinity; the first is "
+                "row 17",
+            ),
+        ],
+    )  # fmt: skip
+    def test_errors(self, train, message):
+        with pytest.raises(InvalidInputError) as caught:
+            MultiTaskData("d", (A,), train, rows(), rows())
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_an_empty_test_split_is_named(self):
+        with pytest.raises(InvalidInputError, match="the test split is empty"):
+            MultiTaskData("d", (A,), rows(), rows(), rows(0))
+
+
+class TestFromArrays:
+    def test_kinds_of_arrays(self):
+        pd = pytest.importorskip("pandas")
+        X = np.arange(40.0).reshape(20, 2)
+        y = [0, 1] * 10
+        first = from_arrays(X, {"a": y})
+        for same in (X.tolist(), torch.from_numpy(X), pd.DataFrame(X), X.astype(np.int64)):
+            data = from_arrays(same, {"a": y})
+            assert torch.equal(data.train.inputs, first.train.inputs)
+            assert data.train.inputs.dtype == torch.float32
+        assert first.split_seed == 0
+        assert torch.equal(first.test.inputs[:, 0], 2.0 * first.test.index)
+
+    def test_standardise_with_the_train_split_only(self):
+        X = np.random.default_rng(0).normal(3, 5, (100, 3))
+        X[:, 2] = 0.1
+        data = from_arrays(X, {"a": [0, 1] * 50}, standardise=True)
+        train = X[data.train.index]
+        assert data.columns.names == ("x0", "x1", "x2")
+        np.testing.assert_allclose(
+            data.columns.numeric[0][1:], (train[:, 0].mean(), train[:, 0].std())
+        )
+        assert data.train.inputs[:, 0].std(unbiased=False) == pytest.approx(1, abs=1e-5)
+        assert data.test.inputs[:, 2].abs().max() < 1e-6
+        raw = [{f"x{i}": str(v) for i, v in enumerate(row)} for row in X[data.test.index]]
+        torch.testing.assert_close(data.columns.encode(raw), data.test.inputs)
+
+    def test_given_splits_groups_and_texts(self):
+        X = np.zeros((6, 1))
+        splits = {"train": [5, 0], "validation": [1, 2], "test": [3, 4]}
+        data = from_arrays(X, {"a": ["n", "y"] * 3}, splits=splits)
+        assert data.train.index.tolist() == [5, 0]
+        assert data.split_seed is None
+        assert data.task("a").class_names == ("n", "y")
+        grouped = from_arrays(np.zeros((30, 1)), {"a": [0, 1] * 15}, groups=np.arange(30) // 3)
+        sides = [set((s.index // 3).tolist()) for s in grouped.splits.values()]
+        assert sum(len(side) for side in sides) == 10
+
+    @pytest.mark.parametrize(
+        ("X", "targets", "options", "message"),
+        [
+            ([1.0, 2.0], {"a": [0, 1]}, {}, "at least 2 dimensions (rows, inputs), got shape (2,)"),
+            ([["x"]], {"a": [0]}, {}, "X: expected numbers of shape"),
+            ([[1], [2, 3]], {"a": [0, 1]}, {}, "X: expected numbers of shape"),
+            (np.zeros((0, 2)), {"a": []}, {}, "expected rows and inputs, got shape (0, 2)"),
+            ([[1.0]] * 9, {}, {}, "targets: expected a dict"),
+            ([[1.0]] * 9, [0] * 9, {}, "targets: expected a dict of task name → labels, got list"),
+            ([[1.0]] * 9, {"aa": [0] * 9}, {"tasks": [A]}, "'aa'; did you mean 'a'"),
+            ([[1.0]] * 9, {"a": [0] * 9}, {"tasks": [A, B]}, "no labels for task 'b'"),
+            ([[1.0]] * 9, {"a": [0] * 8}, {"tasks": [A]}, "task 'a' has 8 labels for 9 rows"),
+            (np.zeros((9, 2, 2)), {"a": [0, 1, 0] * 3},
+             {"standardise": True, "splits": (0.4, 0.3, 0.3)}, "standardise: expected inputs"),
+            ([[1.0]] * 9, {"a": [0, 1, 0] * 3},
+             {"splits": {"train": [0]}, "groups": [0] * 9}, "groups: expected None"),
+            ([[NAN]] * 9, {"a": [0, 1, 0] * 3},
+             {"standardise": True, "splits": (0.4, 0.3, 0.3)}, "inputs must be finite"),
+        ],
+    )  # fmt: skip
+    def test_errors(self, X, targets, options, message):
+        with pytest.raises(InvalidInputError) as caught:
+            from_arrays(X, targets, **options)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class TestInfer:
+    @pytest.mark.parametrize(
+        ("values", "kind", "n_outputs"),
+        [
+            ([0, 1, None], "binary", 1),
+            ([True, False], "binary", 1),
+            ([[0.0], [1.0]], "binary", 1),
+            ([2, 0, 1, -100], "multiclass", 3),
+            ([2.0, 0.0, 1.0, NAN], "multiclass", 3),
+            ([0.5, 1.5, 2.5, NAN], "regression", 1),
+            (["b", "a", "c", None], "multiclass", 3),
+            (np.array(["b", "a"]), "binary", 1),
+            ([[0, 1], [1, NAN]], "multilabel", 2),
+            (np.random.default_rng(0).normal(size=(5, 3)), "regression", 3),
+            (torch.tensor([0, 1]), "binary", 1),
+        ],
+    )
+    def test_kinds(self, values, kind, n_outputs):
+        task = infer_task("a", values)
+        assert (task.kind, task.n_outputs) == (kind, n_outputs)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ([18, 44, 90], "cannot tell the kind of task from 3 different values (18, 44, 90); "
+             "pass a Task, for example Task.regression('a')"),
+            ([0.0, 0.5, 1.0], "cannot tell"),
+            ([None, NAN], "all are missing"),
+            (["x", "x"], "only one class, 'x'"),
+            (["x", 3], "texts need one column"),
+            ([[0], [1, 2]], "different lengths"),
+            (np.zeros((2, 2, 2)), "expected shape (N,) or (N, labels)"),
+        ],
+    )  # fmt: skip
+    def test_errors(self, values, message):
+        with pytest.raises(InvalidInputError) as caught:
+            infer_task("a", values)
+        assert message in str(caught.value)
+
+
+class TestDigits:
+    def test_labels(self):
+        data = digits()
+        assert [t.name for t in data.tasks] == [
+            "digit",
+            "parity",
+            "five_or_more",
+            "has_loop",
+            "ink",
+        ]
+        for split in data.splits.values():
+            digit = split.targets["digit"]
+            assert torch.equal(split.targets["parity"], (digit % 2).float())
+            assert torch.equal(split.targets["five_or_more"], (digit > 4).float())
+            loops = torch.tensor([d in (0, 6, 8, 9) for d in digit.tolist()]).float()
+            assert torch.equal(split.targets["has_loop"], loops)
+            torch.testing.assert_close(split.targets["ink"], split.inputs.mean(dim=1))
+            assert (torch.bincount(digit) / len(digit) - 0.1).abs().max() < 0.01
+
+    def test_splits_do_not_depend_on_the_tasks(self):
+        one, all_ = digits(seed=3, tasks=["ink", "digit"]), digits(seed=3)
+        assert torch.equal(one.test.index, all_.test.index)
+        assert not torch.equal(one.test.index, digits(seed=4).test.index)
+        assert [task.name for task in one.tasks] == ["ink", "digit"]
+
+    def test_columns_read_raw_pixels(self):
+        data = digits()
+        cells = [{f"pixel_{i}": str(int(v * 16)) for i, v in enumerate(data.test.inputs[0])}]
+        assert torch.equal(data.columns.encode(cells), data.test.inputs[:1])
+
+    def test_errors(self):
+        with pytest.raises(InvalidInputError, match="unknown digits task 'digt'; did you mean"):
+            digits(tasks=["digt"])
+        with pytest.raises(InvalidInputError, match="got the text 'digit'"):
+            digits(tasks="digit")
+        with pytest.raises(InvalidInputError, match="at least one Task"):
+            digits(tasks=[])
+
+
+def test_import_is_light():
+    code = (
+        "import sys, qmtl.data; "
+        "print([m for m in ('sklearn', 'torchmetrics', 'pandas', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,242 @@
+"""CSV files: nasty cells, kinds of targets, splits, and the messages."""
+
+import json
+
+import pytest
+import torch
+
+from qmtl.data import TableColumns, from_csv
+from qmtl.data.tables import read_table
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, encoding="utf-8"):
+        path = tmp_path / "table.csv"
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write
+
+
+def table(n=20, header="size,colour,sold", row="{i},{c},{s}"):
+    colours, sold = ["red", "blue"], ["yes", "no"]
+    lines = [row.format(i=i, c=colours[i % 2], s=sold[i // 2 % 2]) for i in range(n)]
+    return "\n".join([header, *lines]) + "\n"
+
+
+class TestReadTable:
+    def test_nasty_but_fine(self, write):
+        text = '\ufeffa, b ,c\r\n1,"x, ""y""\nz", é \r\n ,,NA\r\n\r\n\r\n'
+        header, rows = read_table(write(text))
+        assert header == ["a", "b", "c"]
+        assert rows == [{"a": "1", "b": 'x, "y"\nz', "c": "é"}, {"a": "", "b": "", "c": "NA"}]
+        assert read_table(write("a\tb\n1\t2\n"), "\t")[1] == [{"a": "1", "b": "2"}]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "the file is empty"),
+            ("\n\n", "the file is empty"),
+            ("a,b\n", "there is a header but no row under it"),
+            ("a,b,a\n1,2,3\n", "the column name 'a' appears twice"),
+            ("a,b\n1,2\n3\n", "row 3 has 1 cells, but the header has 2"),
+            ("a,b\n1,2,3\n", "row 2 has 3 cells"),
+            ("a,b\n\n1,2\n", "row 2 has 0 cells"),
+            ('a,b\n1,"2\n', "cannot be read as a table"),
+        ],
+    )
+    def test_errors(self, write, text, message):
+        with pytest.raises(InvalidInputError) as caught:
+            read_table(write(text))
+        assert message in str(caught.value)
+        assert "table.csv" in str(caught.value)
+
+    def test_no_such_file(self, tmp_path, write):
+        with pytest.raises(InvalidInputError, match=r"no\.csv: there is no such file"):
+            read_table(tmp_path / "no.csv")
+        with pytest.raises(InvalidInputError, match="is a directory"):
+            read_table(tmp_path)
+        with pytest.raises(InvalidInputError, match="expected UTF-8"):
+            read_table(write("a\né\n", "latin-1"))
+        with pytest.raises(InvalidInputError, match="delimiter: expected one character"):
+            read_table(write("a\n1\n"), ";;")
+
+
+class TestTableColumns:
+    COLUMNS = TableColumns((("age", 40, 10.0), ("flat", 5.0, 0.0)), (("smoker", ("no", "yes")),))
+
+    def test_encode(self):
+        rows = [
+            {"age": "60", "flat": "5", "smoker": "yes", "other": "?"},
+            {"age": " nan", "flat": "7", "smoker": "never"},
+            {"age": "1e1", "flat": "NA", "smoker": ""},
+        ]
+        assert self.COLUMNS.n_inputs == 4
+        assert self.COLUMNS.encode(rows).tolist() == [[2, 0, 0, 1], [0, 2, 0, 0], [-3, 0, 0, 0]]
+        assert self.COLUMNS.encode([]).shape == (0, 4)
+
+    def test_round_trip(self):
+        again = TableColumns.from_dict(json.loads(json.dumps(self.COLUMNS.to_dict())))
+        assert again == self.COLUMNS
+        with pytest.raises(InvalidInputError, match="unknown table columns key 'numerc'"):
+            TableColumns.from_dict({"numerc": []})
+
+    @pytest.mark.parametrize("cell", ["inf", "-inf", "1e999", "x", "1_0"])
+    def test_bad_cells(self, cell):
+        good = {"age": "1", "flat": "1", "smoker": "no"}
+        with pytest.raises(InvalidInputError) as caught:
+            self.COLUMNS.encode([good, {**good, "age": cell}])
+        assert f"row 3, column 'age': expected a finite number, got {cell!r}" in str(caught.value)
+
+    def test_errors(self):
+        with pytest.raises(
+            InvalidInputError, match="row 2 has no column 'age'; did you mean 'ages'"
+        ):
+            self.COLUMNS.encode([{"ages": "1", "flat": "1", "smoker": ""}])
+        with pytest.raises(InvalidInputError, match="appears twice"):
+            TableColumns((("a", 0.0, 1.0),), (("a", ("x",)),))
+        with pytest.raises(InvalidInputError, match="positive std"):
+            TableColumns((("a", 0.0, -1.0),))
+        with pytest.raises(InvalidInputError, match="unknown scale"):
+            TableColumns(scale="minmax")
+        with pytest.raises(InvalidInputError, match="expected"):
+            TableColumns((("a", 0.0),))
+
+
+class TestFromCsv:
+    def test_inferred(self, write):
+        data = from_csv(write(table()), targets=["sold"], splits=(0.6, 0.2, 0.2), seed=1)
+        assert data.name == "table"
+        assert data.task("sold") == Task.binary("sold", class_names=("no", "yes"))
+        assert data.columns.names == ("size", "colour")
+        assert data.split_seed == 1
+        index = data.train.index
+        name, mean, std = data.columns.numeric[0]
+        assert (name, mean) == ("size", pytest.approx(index.float().mean()))
+        assert data.columns.categorical == (("colour", ("blue", "red")),)
+        test = data.test
+        sizes = (test.index.float() - mean) / std
+        torch.testing.assert_close(test.inputs[:, 0], sizes)
+        assert torch.equal(test.inputs[:, 2], (test.index % 2 == 0).float())
+        assert torch.equal(test.targets["sold"], (test.index // 2 % 2 == 0).float())
+
+    def test_every_kind_of_target(self, write):
+        lines = ["x,b,m,r,e,f,g", *(
+            f"{i},{i % 2},{'abc'[i % 3]},{i / 7},{i % 2},{'' if i % 4 else 1},{i % 3 + 1}"
+            for i in range(30)
+        ), "30,,NA,nan,,,"]  # fmt: skip
+        targets = {
+            "b": "binary", "m": "multiclass", "r": "regression", "g": "multiclass",
+            "finding": Task.multilabel("finding", 2, class_names=("e", "f")),
+        }  # fmt: skip
+        data = from_csv(write("\n".join(lines)), targets=targets, splits=(0.6, 0.2, 0.2))
+        assert data.columns.names == ("x",)
+        kinds = ["binary", "multiclass", "regression", "multiclass", "multilabel"]
+        assert [task.kind for task in data.tasks] == kinds
+        assert data.task("g").class_names == ("1", "2", "3")
+        for split in data.splits.values():
+            i = split.index
+            full = i < 30
+            i = i[full]
+            assert torch.equal(split.targets["m"][full], i % 3)
+            assert torch.equal(split.targets["g"][full], i % 3)
+            torch.testing.assert_close(split.targets["r"][full], i / 7)
+            assert torch.equal(split.targets["finding"][full, 1].isnan(), i % 4 != 0)
+            for task in data.tasks:
+                assert not task.labelled(split.targets[task.name])[~full].any()
+
+    def test_split_column_and_groups(self, write):
+        words = ["train"] * 4 + ["val", "TEST"]
+        lines = [f"{i},{i % 2},{words[i]}" for i in range(6)]
+        text = "\n".join(["x,y,part", *lines])
+        data = from_csv(write(text), targets=["y"], split_column="part")
+        assert [split.index.tolist() for split in data.splits.values()] == [[0, 1, 2, 3], [4], [5]]
+        assert data.columns.names == ("x",)
+        text = "\n".join(["x,y,who", *(f"{i},{i % 2},p{i // 4}" for i in range(40))])
+        data = from_csv(write(text), targets=["y"], group_column="who")
+        sides = [set((split.index // 4).tolist()) for split in data.splits.values()]
+        assert sum(map(len, sides)) == 10
+        assert data.columns.names == ("x",)
+
+    def test_scale_and_categories_come_from_train(self, write):
+        lines = ["1,a,0,train", "3,b,1,train", "100,c,0,validation", ",,1,test"]
+        text = "\n".join(["x,k,y,part", *lines])
+        data = from_csv(write(text), targets=["y"], split_column="part")
+        assert data.columns.numeric == (("x", 2.0, 1.0),)
+        assert data.columns.categorical == (("k", ("a", "b")),)
+        assert data.validation.inputs.tolist() == [[98, 0, 0]]
+        assert data.test.inputs.tolist() == [[0, 0, 0]]
+
+    def test_inputs_and_ignore(self, write):
+        path = write(table(header="size,colour,sold"))
+        assert from_csv(path, targets=["sold"], inputs=["size"]).n_inputs == 1
+        assert from_csv(path, targets=["sold"], ignore=["size"]).columns.names == ("colour",)
+        unnamed = write(table(header=",colour,sold"))
+        assert from_csv(unnamed, targets=["sold"], ignore=[""]).columns.names == ("colour",)
+        with pytest.raises(InvalidInputError, match="column 1 has no name"):
+            from_csv(unnamed, targets=["sold"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"targets": ["slod"]}, "unknown target column 'slod'; did you mean 'sold'"),
+            ({"targets": "sold"}, "targets: expected tasks"),
+            ({"targets": []}, "at least one Task"),
+            ({"targets": ["sold", "sold"]}, "used twice"),
+            (
+                {"targets": {"sold": "binry"}},
+                "unknown kind of target 'sold': 'binry'; did you mean",
+            ),
+            ({"targets": {"sold": "multilabel"}}, "does not say which columns"),
+            ({"targets": {"sold": Task.binary("a")}}, "holds a task named 'a'"),
+            ({"targets": {"sold": "regression"}}, "row 2, column 'sold': expected a finite number"),
+            ({"targets": {"size": "binary"}}, "as binary: expected 2 classes, got 20 (0, 1, 2, 3,"),
+            ({"targets": [Task.binary("sold")]}, "row 2 has the text 'yes'"),
+            ({"targets": [Task.binary("sold", class_names=("no", "maybe"))]}, "row 2 has the text"),
+            ({"targets": [Task.multilabel("l", 2)]}, "name their columns in its class_names"),
+            ({"targets": [Task.multilabel("l", 2, class_names=("sold", "x"))]}, "column 'x'"),
+            ({"targets": ["sold"], "inputs": ["siz"]}, "unknown column in inputs: 'siz'; did you"),
+            ({"targets": ["sold"], "inputs": ["sold"]}, "inputs: 'sold' is the target 'sold'"),
+            ({"targets": ["sold"], "inputs": "size"}, "expected a sequence of columns, got 'size'"),
+            ({"targets": ["sold"], "ignore": ["x"]}, "unknown column in ignore"),
+            ({"targets": ["sold"], "ignore": ["size", "colour"]}, "no column is left"),
+            ({"targets": ["sold"], "split_column": "part"}, "unknown split_column: 'part'"),
+            (
+                {"targets": ["sold"], "split_column": "colour"},
+                "row 2, column 'colour': expected tr",
+            ),
+            ({"targets": ["sold"], "group_column": "sold"}, "group_column: 'sold' is the target"),
+            ({"targets": ["sold"], "splits": (1, 0, 0)}, "validation split would be empty"),
+        ],
+    )
+    def test_errors(self, write, options, message):
+        with pytest.raises(InvalidInputError) as caught:
+            from_csv(write(table()), **options)
+        assert message in str(caught.value)
+        assert "table.csv: " in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("cell", "message"),
+        [
+            ("inf", "row 22, column 'size': expected a finite number, got 'inf'"),
+            ("12O", "row 22, column 'size': expected a number as in the other rows, got '12O'"),
+        ],
+    )
+    def test_slips_in_a_numeric_column(self, write, cell, message):
+        with pytest.raises(InvalidInputError) as caught:
+            from_csv(write(table() + f"{cell},red,yes\n"), targets=["sold"])
+        assert message in str(caught.value)
+
+    def test_mixed_cells_are_categories(self, write):
+        text = "\n".join(["k,y", *(f"{['1', '2', 'more'][i % 3]},{i % 2}" for i in range(30))])
+        data = from_csv(write(text), targets=["y"])
+        assert data.columns.categorical == (("k", ("1", "2", "more")),)
+
+    def test_blank_column(self, write):
+        text = table(header="size,none,colour,sold", row="{i},,{c},{s}")
+        with pytest.raises(InvalidInputError, match="column 'none' is blank in every row"):
+            from_csv(write(text), targets=["sold"])
