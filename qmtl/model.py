@@ -147,7 +147,7 @@ class MultiTaskModel(nn.Module):
         """
         from safetensors.torch import save
 
-        import qmtl
+        from qmtl.version import __version__
 
         for part, module in (("encoder", self.encoder), ("head", self.head)):
             if not hasattr(module, "to_dict"):
@@ -162,7 +162,7 @@ class MultiTaskModel(nn.Module):
         description = {
             "format": FORMAT,
             "version": VERSION,
-            "qmtl": qmtl.__version__,
+            "qmtl": __version__,
             "encoder": self.encoder.to_dict(),
             "head": self.head.to_dict(),
         }

@@ -20,7 +20,7 @@ from qmtl.circuit.encodings import ENCODINGS, Encoding
 from qmtl.circuit.head_circuit import HeadCircuit, Layout
 from qmtl.circuit.readout import READOUTS
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, check_tasks
 
 __all__ = [
     "Design",
@@ -81,7 +81,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
         custom: class names to classes, for encodings, blocks or readouts that are not qmtl's.
 
     Raises:
-        InvalidInputError: for a missing or unknown key, type or field, or a value that does not fit.
+        InvalidInputError: for a missing or unknown key, type or field, or a value of another kind.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a")])
@@ -96,7 +96,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
         raise InvalidInputError(f"circuit: version {data['version']!r} came, {VERSION} is read")
     if not isinstance(data["tasks"], Sequence) or isinstance(data["tasks"], str):
         raise InvalidInputError(f"circuit: tasks must be a list, got {data['tasks']!r}")
-    tasks = [Task.from_dict(task) for task in data["tasks"]]
+    tasks = check_tasks([Task.from_dict(task) for task in data["tasks"]])
     names = [task.name for task in tasks]
     sizes: dict[str, Any] = {size: data[size]}
     if size == "wires_per_task":
@@ -110,9 +110,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
         ansatz = _build_each("ansatz_per_task", data[block], names, ANSATZE, custom)
     encoding: Any = _build("encoding", data["encoding"], ENCODINGS, custom)
     readouts: Any = _build_each("readouts", data["readouts"], names, READOUTS, custom)
-    return HeadCircuit(
-        tasks, encoding, ansatz, layout=data["layout"], readouts=readouts, **sizes
-    )
+    return HeadCircuit(tasks, encoding, ansatz, layout=data["layout"], readouts=readouts, **sizes)
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,9 @@ def _part_to_dict(part: Any) -> dict[str, Any]:
         raise InvalidInputError(f"{kind} cannot be written: it must be a (frozen) dataclass")
     if BUILT_IN.get(kind, type(part)) is not type(part):
         raise InvalidInputError(f"{kind} cannot be written: qmtl has a class of that name")
-    plain = {f.name: _plain(f"{kind}.{f.name}", getattr(part, f.name)) for f in fields(part) if f.init}
+    plain = {
+        f.name: _plain(f"{kind}.{f.name}", getattr(part, f.name)) for f in fields(part) if f.init
+    }
     return {"type": kind, **plain}
 
 
@@ -272,12 +272,13 @@ def _plain(where: str, value: Any) -> Any:
     if value is None or finite or type(value) in (bool, int, str):
         return value
     raise InvalidInputError(
-        f"{where} cannot be written: expected numbers, text, booleans or tuples of them, got {value!r}"
+        f"{where} cannot be written: expected numbers, text, booleans or tuples of them, "
+        f"got {value!r}"
     )
 
 
 def _build(where: str, data: Any, known: Mapping[str, type], custom: Classes) -> Any:
-    """The object that a dict of ``type`` and fields describes, if its class is among those given."""
+    """The object that ``type`` and fields describe, if its class is among those given."""
     for name in custom:
         if name in BUILT_IN:
             raise InvalidInputError(f"custom: qmtl has a class named {name!r}; rename yours")

@@ -1,5 +1,6 @@
 """Drawings of head circuits, as text and as SVG, from one placement of gates in columns."""
 
+from dataclasses import dataclass
 from html import escape
 
 from qmtl.circuit.gates import Gate
@@ -9,21 +10,33 @@ __all__ = ["draw_svg", "draw_text"]
 
 # Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-Column = list[Gate]
+ENCODING_COLOUR = "#777"
+INK = "#222"
+ROW = 34  # pixels from wire to wire
+CHARACTER = 7  # pixels that a character takes
 
 
-def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[Column], str | None]:
+@dataclass(frozen=True)
+class _Column:
+    """Gates on disjoint wires, and which of them belong to a task's block."""
+
+    gates: list[Gate]
+    in_block: list[bool]
+
+
+def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str | None]:
     if circuit.layout == "shared" and task is None:
         task = circuit.tasks[0].name
     level = [0] * circuit.n_wires
-    columns: list[Column] = []
-    for gate in circuit.gates(task):
+    columns: list[_Column] = []
+    for position, gate in enumerate(circuit.gates(task)):
         # A two-wire gate takes the whole span between its wires, so that lines never cross it.
         span = range(min(gate.wires), max(gate.wires) + 1)
         place = max(level[w] for w in span)
         if place == len(columns):
-            columns.append([])
-        columns[place].append(gate)
+            columns.append(_Column([], []))
+        columns[place].gates.append(gate)
+        columns[place].in_block.append(position >= len(circuit.encoding_gates))
         for w in span:
             level[w] = place + 1
     return columns, task
@@ -61,12 +74,19 @@ def _labels(circuit: HeadCircuit, task: str | None) -> list[str]:
 
 
 def draw_text(circuit: HeadCircuit, task: str | None = None, *, max_wires: int = 16) -> str:
-    """One line per wire; at most `max_wires` lines, then how many more there are."""
+    """One line per wire; at most `max_wires` lines, then how many more there are.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> print(draw_text(HeadCircuit([Task.binary("a"), Task.binary("b")]), max_wires=1)[-22:])
+        ⟨Z⟩
+        … and 3 more wires
+    """
     columns, task = _columns(circuit, task)
     lines = [f"{label}: ─" for label in _labels(circuit, task)]
     for column in columns:
-        marks = {wire: mark for gate in column for wire, mark in _marks(gate).items()}
-        for gate in column:
+        marks = {wire: mark for gate in column.gates for wire, mark in _marks(gate).items()}
+        for gate in column.gates:
             for wire in range(min(gate.wires) + 1, max(gate.wires)):
                 marks.setdefault(wire, "│")
         width = max(map(len, marks.values())) + 1
@@ -79,64 +99,81 @@ def draw_text(circuit: HeadCircuit, task: str | None = None, *, max_wires: int =
 
 
 def draw_svg(circuit: HeadCircuit, task: str | None = None) -> str:
-    """A drawing in SVG: grey gates encode, coloured gates belong to a task's block."""
+    """A drawing in SVG: grey gates encode, coloured gates belong to a task's block.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> draw_svg(HeadCircuit([Task.binary("a")])).startswith("<svg ")
+        True
+    """
     columns, task = _columns(circuit, task)
-    colour = {
-        name: COLOURS[i % len(COLOURS)]
-        for i, name in enumerate(circuit.registers)
-        if task is None or name == task
-    }
-    n_encoding = len(circuit.encoding_gates)
-    block = {id(gate) for gate in circuit.gates(task)[n_encoding:]}
-    wire_colour = {
-        w: colour[name]
-        for name, register in circuit.registers.items()
-        if name in colour
-        for w in register.wires
-    }
     labels = _labels(circuit, task)
-    left = 12 + 7 * max(map(len, labels))
-    cell, row = 84, 34
-    width, height = left + cell * len(columns) + 60, row * circuit.n_wires + 20
-    y = [20 + row * w for w in range(circuit.n_wires)]
+    colours = _wire_colours(circuit, task)
+    widths = [_column_width(column) for column in columns]
+    left = 12 + CHARACTER * max(map(len, labels))
+    right = left + sum(widths) + 10
+    width, height = right + 34, ROW * circuit.n_wires + 6
+    y = [20 + ROW * w for w in range(circuit.n_wires)]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="monospace" font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for w, label in enumerate(labels):
-        parts.append(f'<text x="6" y="{y[w] + 4}" fill="{wire_colour[w]}">{escape(label)}</text>')
-        parts.append(f'<path d="M{left} {y[w]}H{width - 50}" stroke="#999"/>')
-    for i, column in enumerate(columns):
-        for gate in column:
-            fill = wire_colour[gate.wires[0]] if id(gate) in block else "#555"
-            parts += _svg_gate(gate, left + cell * i + cell // 2, y, fill)
+        colour = colours.get(w, ENCODING_COLOUR)
+        parts.append(f'<text x="6" y="{y[w] + 4}" fill="{colour}">{escape(label)}</text>')
+        parts.append(f'<path d="M{left} {y[w]}H{right}" stroke="#999"/>')
+    x = left
+    for column, column_width in zip(columns, widths, strict=True):
+        for gate, in_block in zip(column.gates, column.in_block, strict=True):
+            colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
+            parts += _svg_gate(gate, x + column_width // 2, y, colour)
+        x += column_width
     for w, mark in _readouts(circuit, task).items():
-        parts.append(f'<text x="{width - 44}" y="{y[w] + 4}" fill="#222">{mark}</text>')
+        parts.append(f'<text x="{right + 6}" y="{y[w] + 4}" fill="{INK}">{mark}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _svg_gate(gate: Gate, x: int, y: list[int], fill: str) -> list[str]:
+def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
+    return {
+        w: COLOURS[i % len(COLOURS)]
+        for i, (name, register) in enumerate(circuit.registers.items())
+        if task is None or name == task
+        for w in register.wires
+    }
+
+
+def _box_width(mark: str) -> int:
+    return max(30, CHARACTER * len(mark) + 10)
+
+
+def _column_width(column: _Column) -> int:
+    marks = [mark for gate in column.gates for mark in _marks(gate).values()]
+    return max(24 if mark in "●⊕" else _box_width(mark) + 8 for mark in marks)
+
+
+def _svg_gate(gate: Gate, x: int, y: list[int], colour: str) -> list[str]:
     parts = []
     if len(gate.wires) == 2:
         a, b = (y[w] for w in gate.wires)
-        parts.append(f'<path d="M{x} {a}V{b}" stroke="{fill}" stroke-width="1.5"/>')
+        parts.append(f'<path d="M{x} {a}V{b}" stroke="{colour}" stroke-width="1.5"/>')
     for wire, mark in _marks(gate).items():
-        if mark in "●⊕":
-            hollow = f' stroke="{fill}" stroke-width="1.5"' if mark == "⊕" else ""
-            inside = "white" if mark == "⊕" else fill
-            radius = 8 if mark == "⊕" else 4
-            parts.append(f'<circle cx="{x}" cy="{y[wire]}" r="{radius}" fill="{inside}"{hollow}/>')
-            if mark == "⊕":
-                cross = f"M{x - 8} {y[wire]}h16M{x} {y[wire] - 8}v16"
-                parts.append(f'<path d="{cross}" stroke="{fill}" stroke-width="1.5"/>')
-        else:
-            parts.append(
-                f'<rect x="{x - 38}" y="{y[wire] - 11}" width="76" height="22" rx="3" '
-                f'fill="white" stroke="{fill}"/>'
-            )
-            parts.append(
-                f'<text x="{x}" y="{y[wire] + 4}" fill="{fill}" '
-                f'text-anchor="middle">{escape(mark)}</text>'
-            )
+        parts += _svg_mark(mark, x, y[wire], colour)
     return parts
+
+
+def _svg_mark(mark: str, x: int, y: int, colour: str) -> list[str]:
+    if mark == "●":
+        return [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>']
+    if mark == "⊕":
+        stroke = f'stroke="{colour}" stroke-width="1.5"'
+        return [
+            f'<circle cx="{x}" cy="{y}" r="8" fill="white" {stroke}/>',
+            f'<path d="M{x - 8} {y}h16M{x} {y - 8}v16" {stroke}/>',
+        ]
+    width = _box_width(mark)
+    return [
+        f'<rect x="{x - width // 2}" y="{y - 11}" width="{width}" height="22" rx="3" '
+        f'fill="white" stroke="{colour}"/>',
+        f'<text x="{x}" y="{y + 4}" fill="{INK}" text-anchor="middle">{escape(mark)}</text>',
+    ]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators.plan import Group, Plan
+from qmtl.simulators.plan import Group, Plan, cause_of_size
 
 __all__ = ["Explanation", "GroupCost", "check_memory"]
 
@@ -38,13 +38,13 @@ class GroupCost:
     sizes: tuple[int, ...]
 
 
+def _group_bytes(group: Group, batch_size: int, itemsize: int) -> int:
+    # Each step keeps about two states for the backward pass (measured; see scripts/bench_step.py).
+    return 2 * itemsize * group.amplitudes * batch_size * (2 * group.steps + 4)
+
+
 def _group_cost(circuit: HeadCircuit, group: Group, batch_size: int, itemsize: int) -> GroupCost:
     amplitudes = group.amplitudes * batch_size
-    steps = 0
-    for layer in (*group.encoding[1:], *group.block):
-        steps += 1 if layer.diagonal else len({op.wires[0] for op in layer.ops})
-    # Each step keeps about two states for the backward pass (measured; see scripts/bench_step.py).
-    kept = 2 * itemsize * amplitudes * (2 * steps + 4)
     growth = circuit.light_cone(group.tasks[0]).growth
     return GroupCost(
         tasks=group.tasks,
@@ -52,8 +52,8 @@ def _group_cost(circuit: HeadCircuit, group: Group, batch_size: int, itemsize: i
         cone_wires=group.n_wires,
         block_wires=group.n_inner,
         amplitudes=amplitudes,
-        bytes=kept,
-        operations=amplitudes * (steps + 2) * 14 * 3,
+        bytes=_group_bytes(group, batch_size, itemsize),
+        operations=amplitudes * (group.steps + 2) * 14 * 3,
         sizes=tuple(size for _, size in growth),
     )
 
@@ -142,42 +142,18 @@ def check_memory(
     """Raise `CircuitTooLargeError`, naming the cause, if a step would not fit."""
     limit = memory_limit(angles.device, max_memory)
     itemsize, batch = angles.dtype.itemsize, angles.shape[0]
-    # A cheap bound first: this runs before every step.
-    if sum(64 * group.amplitudes for group in plan.groups) * 2 * itemsize * batch <= limit:
-        return
-    costs = [_group_cost(circuit, group, batch, itemsize) for group in plan.groups]
-    total = sum(cost.bytes for cost in costs)
+    # This runs before every step: no costs are made unless they are needed.
+    total = sum(_group_bytes(group, batch, itemsize) for group in plan.groups)
     if total <= limit:
         return
+    costs = [_group_cost(circuit, group, batch, itemsize) for group in plan.groups]
     worst = max(costs, key=lambda cost: cost.bytes)
     raise CircuitTooLargeError(
         f"task {worst.tasks[0]!r}: its light cone has {worst.cone_wires} of {circuit.n_wires} "
         f"wires; a step of batch {batch} would take about {_bytes(total)}, the limit is "
-        f"{_bytes(limit)}. {_cause(circuit, worst)}"
+        f"{_bytes(limit)}. "
+        f"{cause_of_size(circuit, worst.tasks[0], worst.cone_wires, worst.block_wires)}"
     )
-
-
-def _cause(circuit: HeadCircuit, cost: GroupCost) -> str:
-    encoding = circuit.encoding
-    if cost.cone_wires <= 12:
-        return "The cones are small: use a smaller batch, or fewer tasks at a time."
-    if cost.block_wires >= cost.cone_wires - 2:
-        return f"The task's register has {cost.block_wires} wires: use fewer wires."
-    pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)
-    layers = getattr(encoding, "n_layers", None)
-    if pattern in ("cnot_ring", "cnot_line", "all_to_all"):
-        why = "joins every pair of wires" if pattern == "all_to_all" else "is one chain of CNOTs"
-        return (
-            f"The cause is the encoding's entangler {pattern!r}, which {why}; 'cz_ring' widens a "
-            f"cone by 2 wires per layer only."
-        )
-    if pattern is not None and layers is not None:
-        return (
-            f"The cause is {layers} encoding layers of {pattern!r}, each of which widens the cone "
-            f"by 2 wires: use fewer layers."
-        )
-    gate, size = circuit.light_cone(cost.tasks[0]).growth[-1]
-    return f"The cone reaches {size} wires at the encoding's gate {gate}."
 
 
 def _bytes(number: float) -> str:

@@ -127,7 +127,8 @@ def _group_values(group: Group, columns: Tensor, weights: Mapping[str, Tensor]) 
     state = state.expand(group.n_cones, -1, -1, samples)
     block = _slot_angles(group.block_slots, columns, own)
     state = _apply_block(group, state, block)
-    inner = state.square().reshape(state.shape[0], 2**group.n_inner, -1, samples).sum(2)
+    rest = 2 ** (group.n_wires - group.n_inner) * state.shape[2]
+    inner = state.square().reshape(state.shape[0], 2**group.n_inner, rest, samples).sum(2)
     readout = torch.from_numpy(group.readout).to(columns)
     return (readout @ inner).expand(n_tasks, -1, -1)
 
@@ -152,7 +153,7 @@ def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tenso
     cones, _, parts, _ = state.shape
     columns = state.reshape(cones, dim, rest * parts * samples)
     real = torch.matmul(unitary[:, :, 0], columns)
-    shape = (-1, dim * rest, parts, samples)
+    shape = (n_tasks, dim * rest, parts, samples)
     if unitary.shape[2] == 1:
         return real.reshape(shape)
     imaginary = torch.matmul(unitary[:, :, 1], columns)

@@ -64,6 +64,8 @@ class PennyLaneSimulator:
         tasks: tuple[str, ...],
     ) -> dict[str, Tensor]:
         qnode = to_qnode(circuit, tasks, self.device, diff_method=self.diff_method, **self.options)
+        if not tasks or not len(angles):  # PennyLane refuses both
+            return {n: angles.new_zeros(0, circuit.task(n).n_outputs) for n in tasks}
         keys = ["encoding", *tasks]
         measured = torch.stack(tuple(qnode(angles, *[weights[key] for key in keys])), dim=-1)
         # A circuit without features in the cone, or a batch of one, may come back unbatched.
@@ -118,7 +120,10 @@ def to_qnode(
             _apply(gate, angles, weights)
         return [qml.expval(qml.prod(*map(qml.Z, wires))) for wires in strings]
 
-    return qnode
+    # Shift rules do not take batches; backprop and adjoint, which "best" picks without shots, do.
+    if diff_method in ("best", "backprop", "adjoint") and not options.get("shots"):
+        return qnode
+    return qml.transforms.broadcast_expand(qnode)
 
 
 def _apply(gate: Gate, angles: Tensor, weights: Mapping[str, Tensor]) -> None:
@@ -144,11 +149,10 @@ def _z_string_mixing(register: Register) -> tuple[list[tuple[int, ...]], Tensor,
     A function f of the basis state is Σ_S f̂(S) ⟨Z_S⟩, with f̂ its Walsh-Hadamard transform.
     """
     n = len(register.wires)
-    matrix = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
-    states = torch.arange(2**n)
-    overlaps = states[:, None] & states[None, :]
-    parity = sum((overlaps >> i) & 1 for i in range(n)) % 2
-    spectrum = matrix @ (1 - 2 * parity).double() / 2**n
+    spectrum = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
+    for i in range(n):  # one wire at a time: n 2^n operations, not 4^n
+        zero, one = spectrum.reshape(-1, 2**i, 2, 2 ** (n - 1 - i)).unbind(2)
+        spectrum = torch.stack([zero + one, zero - one], 2).reshape(-1, 2**n) / 2
     used = [s for s in range(1, 2**n) if bool((spectrum[:, s].abs() > 1e-12).any())]
     strings = [tuple(i for i in range(n) if s >> (n - 1 - i) & 1) for s in used]
     return strings, spectrum[:, used], spectrum[:, 0]

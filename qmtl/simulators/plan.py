@@ -8,6 +8,7 @@ two Hadamards), so that a layer of diagonal gates becomes one vector of phases.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import LightCone, backward_cone
 from qmtl.errors import CircuitTooLargeError
 
-__all__ = ["Group", "Layer", "Op", "Plan", "SlotTable", "build_plan"]
+__all__ = ["Group", "Layer", "Op", "Plan", "SlotTable", "build_plan", "cause_of_size"]
 
 IntArray = NDArray[np.int64]
 
@@ -104,6 +105,12 @@ class Group:
     def amplitudes(self) -> int:
         """Complex amplitudes per sample over all tasks of the group, at the widest point."""
         return max(self.n_cones, len(self.tasks) if self.n_cones == 1 else 0) * 2**self.n_wires
+
+    @cached_property
+    def steps(self) -> int:
+        """Operations on whole states: one per diagonal layer, one per wire of the other layers."""
+        layers = (*self.encoding[1:], *self.block)
+        return sum(1 if lay.diagonal else len({op.wires[0] for op in lay.ops}) for lay in layers)
 
 
 @dataclass(frozen=True)
@@ -215,18 +222,32 @@ def _inner_readout(circuit: HeadCircuit, task: str, inner: Sequence[int]) -> lis
     A wire of the register that is not inner is not read: its bit does not change the outputs.
     """
     register = circuit.register(task)
-    matrix = register.readout.matrix(len(register.wires))
-    k = len(register.wires)
+    readout, k = register.readout, len(register.wires)
+    # A matrix over a wide register is huge: leave its last wires out if the readout does.
+    read = readout.read_wires(k)
+    least = max(readout.min_wires, max(read) + 1)
+    if least < k and tuple(readout.read_wires(least)) == tuple(read):
+        k = least
+    if k > MAX_READOUT_WIRES:
+        raise CircuitTooLargeError(
+            f"task {task!r}: its readout {readout} spans {k} wires of the register, at most "
+            f"{MAX_READOUT_WIRES} can be simulated: use fewer wires for this task"
+        )
+    matrix = readout.matrix(k)
     columns = []
     for state in range(2 ** len(inner)):
         bits = {wire: state >> (len(inner) - 1 - i) & 1 for i, wire in enumerate(inner)}
-        column = sum(bits.get(wire, 0) << (k - 1 - i) for i, wire in enumerate(register.wires))
+        column = sum(bits.get(wire, 0) << (k - 1 - i) for i, wire in enumerate(register.wires[:k]))
         columns.append(column)
     return [[row[column] for column in columns] for row in matrix]
 
 
-# The readout is kept as a matrix over the basis states of the inner wires.
+# The readout is kept as a matrix over the basis states of the inner wires, and is first written
+# over those of the register.
 MAX_INNER_WIRES = 16
+MAX_READOUT_WIRES = 20
+# More amplitudes than any memory has; a plan for such cones would take minutes to build.
+MAX_CONE_WIRES = 64
 
 
 def _inner_wires(circuit: HeadCircuit, task: str, cone: LightCone) -> list[int]:
@@ -243,9 +264,46 @@ def _inner_wires(circuit: HeadCircuit, task: str, cone: LightCone) -> list[int]:
     return inner
 
 
+def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
+    """Why a task's light cone is as large as it is, and what to use instead."""
+    encoding = circuit.encoding
+    if cone_wires <= 12:
+        return "The cones are small: use a smaller batch, or fewer tasks at a time."
+    if block_wires >= cone_wires - 2:
+        return f"The task's register has {block_wires} wires: use fewer wires."
+    pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)
+    layers = getattr(encoding, "n_layers", None)
+    if pattern in ("cnot_ring", "cnot_line", "all_to_all"):
+        why = "joins every pair of wires" if pattern == "all_to_all" else "is one chain of CNOTs"
+        return (
+            f"The cause is the encoding's entangler {pattern!r}, which {why}; 'cz_ring' widens a "
+            f"cone by 2 wires per layer only."
+        )
+    if pattern is not None and layers is not None:
+        return (
+            f"The cause is {layers} encoding layers of {pattern!r}, each of which widens the cone "
+            f"by 2 wires: use fewer layers."
+        )
+    gate, size = circuit.light_cone(task).growth[-1]
+    return f"The cone reaches {size} wires at the encoding's gate {gate}."
+
+
+def _checked_cone(circuit: HeadCircuit, task: str) -> tuple[LightCone, list[int]]:
+    cone = circuit.light_cone(task)
+    inner = _inner_wires(circuit, task, cone)
+    if len(cone.wires) > MAX_CONE_WIRES:
+        raise CircuitTooLargeError(
+            f"task {task!r}: its light cone has {len(cone.wires)} of {circuit.n_wires} wires, "
+            f"more than the {MAX_CONE_WIRES} that any memory could hold. "
+            f"{cause_of_size(circuit, task, len(cone.wires), len(inner))}"
+        )
+    return cone, inner
+
+
 def _cones(circuit: HeadCircuit, tasks: Sequence[str]) -> list[_Cone]:
-    cones = {task: circuit.light_cone(task) for task in tasks}
-    inner = {task: _inner_wires(circuit, task, cone) for task, cone in cones.items()}
+    cones, inner = {}, {}
+    for task in tasks:
+        cones[task], inner[task] = _checked_cone(circuit, task)
     if circuit.layout == "shared":
         # One encoded state for all tasks: the cone of everything that any of them looks at.
         union = sorted(set().union(*inner.values()))

@@ -1,0 +1,11 @@
+"""`Task`: its name, kind and number of outputs; its labels, loss, activation and metrics.
+
+Missing labels are NaN in float targets and -100 in integer targets. They never reach a loss, a
+gradient or a metric.
+"""
+
+from qmtl.tasks.kinds import MISSING, Kind
+from qmtl.tasks.sequence import check_tasks
+from qmtl.tasks.task import Task
+
+__all__ = ["MISSING", "Kind", "Task", "check_tasks"]

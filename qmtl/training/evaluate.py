@@ -1,0 +1,78 @@
+"""Losses and metrics of a model, and of constant predictions, on a split."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qmtl.data import MultiTaskData, Split
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+
+__all__ = ["baseline_metrics", "evaluate", "score"]
+
+Metrics = dict[str, dict[str, float]]
+
+
+def score(
+    model: MultiTaskModel, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+) -> Metrics:
+    """Loss and metrics of every task, from logits of whole splits.
+
+    A task without labels has the loss NaN.
+    """
+    result = {}
+    predictions = model.predictions(logits)
+    for task in model.tasks:
+        if task.name not in logits:
+            continue
+        target = targets[task.name]
+        total, count = task.loss_terms(logits[task.name], model.standardise(task, target))
+        result[task.name] = {
+            "loss": float(total / count) if count else float("nan"),
+            **task.evaluate(predictions[task.name], target),
+        }
+    return result
+
+
+@torch.no_grad()
+def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> Metrics:
+    """Loss and metrics of every task on a split, in evaluation mode.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits(tasks=["parity"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+        >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> list(evaluate(model, data.test)["parity"])
+        ['loss', 'accuracy', 'f1', 'auroc']
+    """
+    was_training = model.training
+    model.eval()
+    reference = next(model.parameters())
+    try:
+        parts = [model(chunk.to(reference)) for chunk in split.inputs.split(batch_size)]
+    finally:
+        model.train(was_training)
+    logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    targets = {name: value.to(reference.device) for name, value in split.targets.items()}
+    return score(model, logits, targets)
+
+
+def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
+    """Metrics of the best constant prediction: class frequencies, or the mean, of training.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits()
+        >>> round(baseline_metrics(data, data.test)["digit"]["accuracy"], 1)
+        0.1
+    """
+    return {task.name: _constant(task, data.train, split) for task in data.tasks}
+
+
+def _constant(task: Task, train: Split, split: Split) -> dict[str, float]:
+    prediction = task.baseline(train.targets[task.name])
+    rows = prediction.expand(len(split), *prediction.shape)
+    return task.evaluate(rows, split.targets[task.name])

@@ -1,0 +1,261 @@
+"""The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
+from qmtl.model import MultiTaskModel
+from qmtl.training.batches import Batch
+from qmtl.training.combine import fixed_size, make_aggregator, make_scalarizer
+from qmtl.training.evaluate import score
+from qmtl.training.parallel import sum_over_processes
+from qmtl.training.settings import TrainingSettings
+from qmtl.training.state import combiner_state, load_combiner_state
+
+__all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
+
+CHECKPOINT_VERSION = 1
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+Row = dict[str, Any]
+
+
+class MultiTaskModule(pl.LightningModule):
+    """Trains a `MultiTaskModel` on `qmtl.training.Batch`es.
+
+    Gradients are taken by ``torch.autograd.grad`` for exactly the parameters that the batch's
+    tasks have, so a task without labels keeps its weights and optimiser state bit for bit, in one
+    process and in several.
+
+    Args:
+        model: what to train.
+        settings: how.
+    """
+
+    def __init__(self, model: MultiTaskModel, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.settings = settings
+        n_tasks = len(model.tasks)
+        self.uses_jacobian = settings.aggregator is not None
+        self.combiner: nn.Module = (
+            make_aggregator(settings.aggregator, n_tasks, settings.options)
+            if settings.aggregator is not None
+            else make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options)
+        )
+        self.own = {task.name: model.task_parameters(task.name) for task in model.tasks}
+        owned = {id(p) for parameters in self.own.values() for p in parameters}
+        self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
+        self.history: list[Row] = []
+        # Absent tasks keep their last loss, for scalarizers with one weight per task.
+        self.register_buffer("last_losses", torch.ones(n_tasks))
+        self._epoch_sums = torch.zeros(2, n_tasks)
+        self._validation: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser; the encoder's parameters, the head's, and the scalarizer's own."""
+        settings = self.settings
+        head = settings.head_learning_rate or settings.learning_rate
+        groups = [
+            {"params": list(self.model.encoder.parameters()), "weight_decay": settings.weight_decay},
+            {"params": list(self.model.head.parameters()), "lr": head},
+            {"params": [p for p in self.combiner.parameters() if not _steps_itself(self.combiner)]},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = OPTIMIZERS[settings.optimizer](
+            groups, lr=settings.learning_rate, weight_decay=0.0
+        )
+        if settings.schedule == "constant":
+            return optimizer
+        schedulers = torch.optim.lr_scheduler
+        schedule: Any = (
+            schedulers.CosineAnnealingLR(optimizer, settings.max_epochs)
+            if settings.schedule == "cosine"
+            else schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_epoch_start(self) -> None:
+        """Seed everything random from the run's seed and the epoch, so that runs resume."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
+        self._epoch_sums = torch.zeros_like(self._epoch_sums, device=self.device)
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One optimiser step on one batch."""
+        present, losses = self._losses(batch)
+        if not present:
+            raise InvalidInputError(f"the batch {batch_index} has no label of any task")
+        for parameter in self.parameters():
+            parameter.grad = None
+        if self.uses_jacobian:
+            self._aggregate(present, losses)
+        else:
+            self._scalarize(present, losses)
+        if self.settings.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        if hasattr(self.combiner, "update"):
+            # FAMO measures how the step changed the losses of the same batch.
+            with torch.no_grad():
+                self.combiner.update(self._all_losses(present, self._losses(batch)[1]))
+
+    def _losses(self, batch: Batch) -> tuple[list[int], Tensor]:
+        """Tasks with labels in the step, and their losses, shape (present,).
+
+        A loss is this process's share of the mean over all processes' labels: values are global,
+        gradients local, so that the processes' gradients add up to the gradient of the mean.
+        """
+        tasks = self.model.tasks
+        counts = torch.stack(
+            [task.labelled(batch.targets[task.name]).any() for task in tasks]
+        ).to(self.device, torch.float32)
+        present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
+        names = [tasks[i].name for i in present]
+        logits = self.model(batch.inputs, tasks=names)
+        terms = []
+        for i in present:
+            target = self.model.standardise(tasks[i], batch.targets[tasks[i].name])
+            terms.append(torch.stack(tasks[i].loss_terms(logits[tasks[i].name], target)))
+        local = torch.stack(terms)
+        total = sum_over_processes(local.detach())
+        losses = local[:, 0] / total[:, 1]
+        losses = losses + (total[:, 0] / total[:, 1] - losses).detach()
+        self._check_finite(names, losses)
+        if torch.is_grad_enabled():
+            self.last_losses[present] = losses.detach().to(self.last_losses.dtype)
+            self._epoch_sums[:, present] += total.T.to(self._epoch_sums.dtype)
+        return present, losses
+
+    def _check_finite(self, names: Sequence[str], losses: Tensor) -> None:
+        for name, loss in zip(names, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise QmtlError(
+                    f"the loss of task {name!r} is {loss} in epoch {self.current_epoch}, step "
+                    f"{self.global_step}; try a smaller learning rate or gradient_clip"
+                )
+
+    def _all_losses(self, present: Sequence[int], losses: Tensor) -> Tensor:
+        """Losses as the scalarizer takes them: of all tasks if it keeps one weight for each."""
+        if not fixed_size(self.combiner):
+            return losses
+        values = self.last_losses.to(losses.dtype).clone()
+        return values.index_put((torch.tensor(present, device=losses.device),), losses)
+
+    def _scalarize(self, present: Sequence[int], losses: Tensor) -> None:
+        own = [p for i in present for p in self.own[self.model.tasks[i].name]]
+        weights = [] if _steps_itself(self.combiner) else list(self.combiner.parameters())
+        parameters = [*self.shared, *own]
+        total = self.combiner(self._all_losses(present, losses))
+        gradients = torch.autograd.grad(total, [*parameters, *weights], allow_unused=True)
+        self._set_gradients(parameters, gradients[: len(parameters)])
+        # The scalarizer saw the global losses: its own gradient is whole already.
+        for weight, gradient in zip(weights, gradients[len(parameters) :], strict=True):
+            weight.grad = gradient
+
+    def _aggregate(self, present: Sequence[int], losses: Tensor) -> None:
+        from torchjd.autojac import backward, jac_to_grad
+
+        if len(present) < len(self.model.tasks) and fixed_size(self.combiner):
+            absent = [t.name for i, t in enumerate(self.model.tasks) if i not in present]
+            raise InvalidInputError(
+                f"aggregator {self.settings.aggregator!r} keeps state per task and needs labels "
+                f"of all tasks in each step; {absent[0]!r} has none in step {self.global_step}. "
+                f"Use larger batches, or an aggregator without state such as 'upgrad'"
+            )
+        own = [p for i in present for p in self.own[self.model.tasks[i].name]]
+        gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)
+        self._set_gradients(own, gradients)
+        if not self.shared:
+            return
+        backward(
+            list(losses.unbind()),
+            inputs=self.shared,
+            parallel_chunk_size=self.settings.jacobian_chunk,
+        )
+        jacobians: Any = [p for p in self.shared if getattr(p, "jac", None) is not None]
+        for parameter in jacobians:
+            parameter.jac = sum_over_processes(parameter.jac)
+        try:
+            jac_to_grad(jacobians, self.combiner)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InvalidInputError(
+                f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
+            ) from None
+
+    def _set_gradients(
+        self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]
+    ) -> None:
+        found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        if not found:
+            return
+        whole = sum_over_processes(torch.cat([g.flatten() for _, g in found]))
+        parts = whole.split([p.numel() for p, _ in found])
+        for (parameter, _), part in zip(found, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def on_train_epoch_end(self) -> None:
+        """Record the epoch's training losses, and step what steps once per epoch."""
+        sums, counts = self._epoch_sums.tolist()
+        for task, total, count in zip(self.model.tasks, sums, counts, strict=True):
+            if count:
+                self._record("train", task.name, "loss", total / count)
+        if hasattr(self.combiner, "step"):
+            self.combiner.step()
+        schedule: Any = self.lr_schedulers()
+        if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            schedule.step(self.trainer.callback_metrics["validation_loss"])
+        elif schedule is not None:
+            schedule.step()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep logits and targets; metrics are of the whole split."""
+        self._validation.append((self.model(batch.inputs), batch.targets))
+
+    def on_validation_epoch_end(self) -> None:
+        """Losses and metrics of the validation split."""
+        parts, self._validation = self._validation, []
+        names = [task.name for task in self.model.tasks]
+        logits = {name: torch.cat([part[0][name] for part in parts]) for name in names}
+        targets = {name: torch.cat([part[1][name] for part in parts]) for name in names}
+        scores = score(self.model, logits, targets)
+        losses = [values["loss"] for values in scores.values() if not math.isnan(values["loss"])]
+        mean = sum(losses) / len(losses) if losses else math.nan
+        self.log("validation_loss", mean, prog_bar=True, batch_size=1)
+        for name, values in scores.items():
+            for metric, value in values.items():
+                self._record("validation", name, metric, value)
+
+    def _record(self, split: str, task: str, metric: str, value: float) -> None:
+        epoch = self.current_epoch
+        self.history.append(
+            {"epoch": epoch, "split": split, "task": task, "metric": metric, "value": value}
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the combiner's state and the history."""
+        checkpoint["qmtl"] = {
+            "version": CHECKPOINT_VERSION,
+            "combiner": combiner_state(self.combiner),
+            "history": [dict(row) for row in self.history],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what `on_save_checkpoint` added."""
+        extra = checkpoint.get("qmtl", {})
+        if extra.get("version") != CHECKPOINT_VERSION:
+            raise ModelFileError(
+                f"the checkpoint has version {extra.get('version')}, expected {CHECKPOINT_VERSION}"
+            )
+        load_combiner_state(self.combiner, extra["combiner"])
+        self.history = [dict(row) for row in extra["history"]]
+
+
+def _steps_itself(combiner: nn.Module) -> bool:
+    # FAMO owns an optimiser for its logits and must be alone in stepping them.
+    return hasattr(combiner, "update")

@@ -1,0 +1,76 @@
+"""Result: what a training run gives back, as plain tables."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmtl.model import MultiTaskModel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Result"]
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model with its history and metrics.
+
+    Attributes:
+        model: the trained model.
+        metrics: split → task → metric → value; metrics of the kept weights.
+        baselines: the same for the best constant prediction.
+        history: one row per epoch, split, task and metric, with keys ``epoch``, ``split``,
+            ``task``, ``metric`` and ``value``; epochs count from 0.
+        epochs: epochs trained.
+        best_epoch: the epoch whose weights were kept.
+        seconds: time spent training.
+        checkpoints: folder of the checkpoints, if they were kept.
+    """
+
+    model: MultiTaskModel
+    metrics: Metrics
+    baselines: Metrics
+    history: list[dict[str, Any]] = field(repr=False)
+    epochs: int
+    best_epoch: int
+    seconds: float
+    checkpoints: Path | None = None
+
+    def table(self, split: str = "test") -> list[dict[str, Any]]:
+        """One row per task and metric: the model's value and the constant prediction's."""
+        rows = []
+        for name, values in self.metrics[split].items():
+            for metric, value in values.items():
+                if metric != "loss":
+                    baseline = self.baselines[split][name].get(metric)
+                    row = {"task": name, "metric": metric, "value": value, "baseline": baseline}
+                    rows.append(row)
+        return rows
+
+    def plot(self, metric: str = "loss", ax: "Axes | None" = None) -> "Axes":
+        """Validation curves of a metric, one line per task that has it.
+
+        Args:
+            metric: ``"loss"`` or a metric's name.
+            ax: where to draw; None makes a new figure.
+        """
+        from matplotlib import pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        for name in self.metrics["validation"]:
+            rows = [
+                row
+                for row in self.history
+                if (row["split"], row["task"], row["metric"]) == ("validation", name, metric)
+            ]
+            if rows:
+                ax.plot([r["epoch"] + 1 for r in rows], [r["value"] for r in rows], label=name)
+        ax.axvline(self.best_epoch + 1, color="0.6", linestyle=":", label="kept")
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(f"validation {metric}")
+        ax.legend(frameon=False)
+        return ax

@@ -1,0 +1,67 @@
+"""TrainingSettings: how a model is trained, as one frozen object that a recipe can hold."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["TrainingSettings"]
+
+
+class TrainingSettings(BaseModel):
+    """How to train.
+
+    Attributes:
+        max_epochs: epochs at the most.
+        batch_size: rows per step over all processes (disjoint data: per task and step).
+        learning_rate: of all parameters.
+        head_learning_rate: of the head's parameters, if it differs.
+        optimizer: ``adam``, ``adamw`` or ``sgd``.
+        weight_decay: of the encoder's parameters; circuit angles are periodic and have none.
+        schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
+            after 5 epochs without a better validation loss).
+        scalarizer: TorchJD scalarizer of the task losses (the default is their mean).
+        aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`.
+        options: arguments of the aggregator or scalarizer.
+        gradient_clip: largest norm of the gradient of all parameters.
+        patience: stop after so many epochs without a better validation loss; None never stops.
+        restore_best: keep the weights of the epoch with the best validation loss.
+        temperature: disjoint data: tasks are drawn in proportion to ``size ** temperature``.
+        tasks_per_step: disjoint data with an aggregator: tasks in each step; None for all.
+        jacobian_chunk: rows of the Jacobian differentiated at once; None for all.
+        seed: of the order of rows and of everything random in training.
+        accelerator: Lightning's: ``cpu``, ``gpu`` or ``auto``.
+        devices: number of processes or GPUs.
+        num_workers: processes that load data; the data sets here are in memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_epochs: int = Field(30, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(0.01, gt=0)
+    head_learning_rate: float | None = Field(None, gt=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    scalarizer: str | None = None
+    aggregator: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    gradient_clip: float | None = Field(None, gt=0)
+    patience: int | None = Field(None, ge=1)
+    restore_best: bool = True
+    temperature: float = Field(1.0, ge=0)
+    tasks_per_step: int | None = Field(None, ge=1)
+    jacobian_chunk: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+    accelerator: Literal["cpu", "gpu", "auto"] = "auto"
+    devices: int = Field(1, ge=1)
+    num_workers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_combiner(self) -> "TrainingSettings":
+        if self.scalarizer is not None and self.aggregator is not None:
+            raise ValueError(
+                f"give a scalarizer or an aggregator, not both: got {self.scalarizer!r} and "
+                f"{self.aggregator!r}"
+            )
+        return self

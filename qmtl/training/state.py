@@ -1,0 +1,66 @@
+"""State of aggregators and scalarizers, for checkpoints.
+
+Random generators need none: they are seeded anew from the run's seed and the epoch. Everything is packed into tensors and plain containers, so that checkpoints can be read with
+``torch.load(weights_only=True)``, which runs no code.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["combiner_state", "load_combiner_state"]
+
+# What torch.nn.Module itself keeps in its __dict__.
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"kind": "array", "value": torch.from_numpy(value.copy())}
+    if isinstance(value, torch.optim.Optimizer):
+        return {"kind": type(value).__name__, "value": value.state_dict()}
+    return {"kind": "plain", "value": value}
+
+
+def _is_state(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_state(item) for item in value)
+    plain = (bool, int, float, str, Tensor, np.ndarray, torch.optim.Optimizer)
+    return value is None or isinstance(value, plain)
+
+
+def combiner_state(combiner: nn.Module) -> dict[str, Any]:
+    """All state of a TorchJD aggregator or scalarizer, plain attributes included.
+
+    TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
+    """
+    attributes = {
+        path: {
+            key: _pack(value)
+            for key, value in vars(module).items()
+            if key not in MODULE_ATTRIBUTES and _is_state(value)
+        }
+        for path, module in combiner.named_modules()
+    }
+    return {"state_dict": combiner.state_dict(), "attributes": attributes}
+
+
+def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what `combiner_state` saved."""
+    combiner.load_state_dict(state["state_dict"])
+    for path, module in combiner.named_modules():
+        for key, packed in state["attributes"].get(path, {}).items():
+            setattr(module, key, _unpack(packed, module))
+
+
+def _unpack(packed: Mapping[str, Any], module: nn.Module) -> Any:
+    if packed["kind"] == "plain":
+        return packed["value"]
+    if packed["kind"] == "array":
+        return packed["value"].numpy()
+    optimiser = getattr(torch.optim, packed["kind"])(list(module.parameters()))
+    optimiser.load_state_dict(packed["value"])
+    return optimiser

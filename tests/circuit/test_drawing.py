@@ -1,0 +1,91 @@
+"""Drawings: text by heart for a small circuit, SVG by what it must contain."""
+
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import pytest
+
+from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RealAmplitudes
+from qmtl.circuit.drawing import COLOURS, draw_svg, draw_text
+from qmtl.tasks import Task
+
+SVG = "{http://www.w3.org/2000/svg}"
+TASKS = [Task.binary("a"), Task.multiclass("long & <odd> name", 3)]
+
+CIRCUITS = {
+    "default": (HeadCircuit(TASKS), None),
+    "shared": (HeadCircuit(TASKS, layout="shared", n_wires=3), "long & <odd> name"),
+    "cnot": (HeadCircuit(TASKS, AngleEncoding(1, entangler="cnot_ring"), RealAmplitudes()), None),
+    "iqp": (HeadCircuit(TASKS, IQPEncoding(1)), None),
+    "one wire": (HeadCircuit([TASKS[0]], wires_per_task=1), None),
+}
+
+
+def test_text():
+    tasks = [Task.binary("a"), Task.multiclass("bc", 3)]
+    circuit = HeadCircuit(tasks, AngleEncoding(n_layers=1, trainable=""))
+    assert draw_text(circuit).splitlines() == [
+        "a  0: ─RY(x[0])─●───●─RZ(a[0])──RY(a[2])──●─RZ(a[4])──RY(a[5])──⟨Z⟩",
+        "a  1: ─RY(x[1])─●─●─│─RZ(a[1])──RY(a[3])──●────────────────────────",
+        "bc 2: ─RY(x[2])─●─●─│─RZ(bc[0])─RY(bc[2])─●─RZ(bc[4])─RY(bc[6])─P",
+        "bc 3: ─RY(x[3])─●───●─RZ(bc[1])─RY(bc[3])─●─RZ(bc[5])─RY(bc[7])─P",
+    ]
+
+
+def test_text_of_one_circuit_of_the_shared_layout():
+    circuit = CIRCUITS["shared"][0]
+    assert draw_text(circuit) == draw_text(circuit, "a")
+    assert draw_text(circuit, "a").startswith("a 0: ")
+
+
+@pytest.mark.parametrize("max_wires", [1, 5, 15])
+def test_text_is_cut(max_wires):
+    circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
+    whole = draw_text(circuit).splitlines()
+    assert len(whole) == 16
+    cut = draw_text(circuit, max_wires=max_wires).splitlines()
+    assert cut == [*whole[:max_wires], f"… and {16 - max_wires} more wires"]
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_svg(name):
+    circuit, task = CIRCUITS[name]
+    root = ElementTree.fromstring(draw_svg(circuit, task))
+    gates = circuit.gates(task)
+    boxes = [r for r in root.iter(f"{SVG}rect") if r.get("rx")]
+    one_wire = sum(len(gate.wires) == 1 for gate in gates)
+    assert len(boxes) == one_wire + 2 * sum(gate.name == "IsingZZ" for gate in gates)
+    dots = list(root.iter(f"{SVG}circle"))
+    assert len(dots) == 2 * sum(gate.name in ("CZ", "CNOT") for gate in gates)
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_svg_boxes_do_not_overlap_and_hold_their_text(name):
+    root = ElementTree.fromstring(draw_svg(*CIRCUITS[name]))
+    width, height = float(root.get("width")), float(root.get("height"))
+    boxes = [r for r in root.iter(f"{SVG}rect") if r.get("rx")]
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for box in boxes:
+        x, y, w = (float(box.get(key)) for key in ("x", "y", "width"))
+        assert x >= 0
+        assert x + w <= width
+        assert y + 22 <= height
+        spans.setdefault(box.get("y"), []).append((x, x + w))
+    for row in spans.values():
+        row.sort()
+        assert all(end <= start for (_, end), (start, _) in pairwise(row))
+    centred = [t for t in root.iter(f"{SVG}text") if t.get("text-anchor") == "middle"]
+    for box, text in zip(boxes, centred, strict=True):
+        assert float(box.get("width")) >= 6.7 * len(text.text)
+
+
+def test_svg_colours_blocks_by_task():
+    root = ElementTree.fromstring(draw_svg(HeadCircuit(TASKS)))
+    strokes = [r.get("stroke") for r in root.iter(f"{SVG}rect") if r.get("rx")]
+    assert strokes.count(COLOURS[0]) == 6
+    assert strokes.count(COLOURS[1]) == 8
+    assert len(strokes) == 6 + 8 + 4 * 3
+
+
+def test_drawing_is_deterministic():
+    assert draw_svg(HeadCircuit(TASKS)) == draw_svg(HeadCircuit(TASKS))
