@@ -1,30 +1,31 @@
 """qmtl: quantum heads for multi-task learning.
 
-The public names. Training is imported when it is first used, so that ``import qmtl`` costs little
-more than torch.
+The public names. Each is imported when it is first used, so that ``qmtl --help`` answers at once
+and a program that only builds circuits does not wait for torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qmtl import data, encoders, errors, simulators
-from qmtl.circuit import (
-    AngleEncoding,
-    ExpectationZ,
-    HeadCircuit,
-    IdentityAnsatz,
-    IQPEncoding,
-    PauliStrings,
-    Probabilities,
-    RealAmplitudes,
-    RotationAnsatz,
-)
-from qmtl.heads import LinearHead, LocalLinearHead, QuantumHead
-from qmtl.model import MultiTaskModel, load
-from qmtl.tasks import Task
 from qmtl.version import __version__
 
 if TYPE_CHECKING:
-    from qmtl.training import Result, fit
+    from qmtl import circuit, data, encoders, errors, heads, simulators, training
+    from qmtl.circuit import (
+        AngleEncoding,
+        ExpectationZ,
+        HeadCircuit,
+        IdentityAnsatz,
+        IQPEncoding,
+        PauliStrings,
+        Probabilities,
+        RealAmplitudes,
+        RotationAnsatz,
+    )
+    from qmtl.heads import LinearHead, LocalLinearHead, QuantumHead
+    from qmtl.model import MultiTaskModel, load
+    from qmtl.tasks import Task
+    from qmtl.training import Result, TrainingSettings, fit
 
 __all__ = [
     "AngleEncoding",
@@ -42,19 +43,49 @@ __all__ = [
     "Result",
     "RotationAnsatz",
     "Task",
+    "TrainingSettings",
     "__version__",
+    "circuit",
     "data",
     "encoders",
     "errors",
     "fit",
+    "heads",
     "load",
     "simulators",
+    "training",
 ]
+
+_MODULES = ("circuit", "data", "encoders", "errors", "heads", "simulators", "training")
+_HOMES = {
+    "qmtl.tasks": ("Task",),
+    "qmtl.heads": ("LinearHead", "LocalLinearHead", "QuantumHead"),
+    "qmtl.model": ("MultiTaskModel", "load"),
+    "qmtl.training": ("Result", "TrainingSettings", "fit"),
+    "qmtl.circuit": (
+        "AngleEncoding",
+        "ExpectationZ",
+        "HeadCircuit",
+        "IQPEncoding",
+        "IdentityAnsatz",
+        "PauliStrings",
+        "Probabilities",
+        "RealAmplitudes",
+        "RotationAnsatz",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("fit", "Result"):
-        from qmtl import training
+    if name in _MODULES:
+        return import_module(f"qmtl.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'qmtl' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
 
-        return getattr(training, name)
-    raise AttributeError(f"module 'qmtl' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

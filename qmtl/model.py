@@ -1,5 +1,6 @@
 """MultiTaskModel: a classical encoder and a head; prediction, saving and loading."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.encoders import ENCODERS
-from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
 from qmtl.files import write_bytes, write_json
 from qmtl.heads import HEADS, Head
 from qmtl.tasks import Task
@@ -41,14 +42,16 @@ class MultiTaskModel(nn.Module):
 
     def __init__(self, encoder: nn.Module, head: Head) -> None:
         super().__init__()
+        for part, module in (("encoder", encoder), ("head", head)):
+            if not isinstance(module, nn.Module):
+                kind = type(module).__name__
+                raise InvalidInputError(f"the {part} must be a torch module, got {kind}")
         width = getattr(encoder, "out_features", head.n_features)
         if width != head.n_features:
             raise InvalidInputError(
                 f"the encoder gives {width} features, the head takes {head.n_features}"
             )
-        if not isinstance(head, nn.Module):
-            raise InvalidInputError(f"head must be a torch module, got {type(head).__name__}")
-        self.encoder = encoder
+        self.encoder: Any = encoder
         self.head: Any = head
         for task in head.tasks:
             if task.kind == "regression":
@@ -127,16 +130,18 @@ class MultiTaskModel(nn.Module):
                 f"inputs must have samples in the first dimension and at least 2 dimensions, got "
                 f"shape {tuple(samples.shape)}"
             )
-        was_training = self.training
+        if not len(samples):
+            raise InvalidInputError("inputs must have at least one sample, got none")
+        if batch_size < 1:
+            raise InvalidInputError(f"batch_size must be >= 1, got {batch_size}")
+        # Module by module: a frozen encoder may be in evaluation mode while the head trains.
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            parts = [
-                self.predictions(self(chunk, tasks)) for chunk in samples.split(batch_size)
-            ]
+            parts = [self.predictions(self(chunk, tasks)) for chunk in samples.split(batch_size)]
         finally:
-            self.train(was_training)
-        if not parts:
-            raise InvalidInputError("inputs must have at least one sample, got none")
+            for module, training in modes:
+                module.training = training
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def save(self, path: str | Path) -> None:
@@ -157,14 +162,18 @@ class MultiTaskModel(nn.Module):
                 )
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.contiguous() for name, value in self.state_dict().items()}
-        write_bytes(folder / "model.safetensors", save(state))
+        # Copies, since safetensors refuses parameters that share memory (tied weights).
+        state: dict[str, Tensor] = self.state_dict()
+        weights = save({name: value.cpu().contiguous().clone() for name, value in state.items()})
+        write_bytes(folder / "model.safetensors", weights)
         description = {
             "format": FORMAT,
             "version": VERSION,
             "qmtl": __version__,
             "encoder": self.encoder.to_dict(),
             "head": self.head.to_dict(),
+            # Tells weights that are damaged, or of another save than this description.
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         write_json(folder / "model.json", description)
 
@@ -179,7 +188,7 @@ def load(
 
     Args:
         path: the folder.
-        encoder: the encoder to load weights into, if it is not one of qmtl's.
+        encoder: the encoder to load weights into (in place), if it is not one of qmtl's.
         custom: classes of your own encodings, ansätze and readouts, by class name.
 
     Raises:
@@ -197,35 +206,43 @@ def load(
     """
     folder = Path(path)
     description = _read_description(folder / "model.json")
-    state = _read_state(folder / "model.safetensors")
+    state = _read_state(folder / "model.safetensors", description.get("weights_sha256"))
+    where = folder / "model.json"
     try:
         if encoder is None:
-            kind = description["encoder"]["type"]
-            if kind not in ENCODERS:
-                raise unknown_name("encoder", kind, ENCODERS)
-            encoder = ENCODERS[kind].from_dict(description["encoder"])
-        kind = description["head"]["type"]
-        if kind not in HEADS:
-            raise unknown_name("head", kind, HEADS)
-        model = MultiTaskModel(encoder, HEADS[kind].from_dict(description["head"], custom))
-    except (KeyError, TypeError) as error:
-        raise ModelFileError(f"{folder / 'model.json'}: a part is missing or wrong ({error!r})") from None
+            encoder = _class("encoder", description, ENCODERS).from_dict(description["encoder"])
+        head = _class("head", description, HEADS).from_dict(description["head"], custom)
+        model = MultiTaskModel(encoder, head)
+    except QmtlError as error:
+        raise ModelFileError(f"{where}: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(repr(error).split())
+        raise ModelFileError(f"{where}: a part is missing or wrong ({reason})") from None
     try:
-        model.load_state_dict(state, assign=True)
+        # In place, so that tied parameters stay tied and frozen ones frozen.
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in state:
+                tensor.data = tensor.data.to(state[name].dtype)
+        model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     return model
+
+
+def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
+    kind = description[part]["type"]
+    if kind not in known:
+        raise unknown_name(part, kind, known)
+    return known[kind]
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} is not a saved model: it has no model.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a qmtl model")
@@ -237,14 +254,17 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path, digest: object) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load as load_tensors
 
     try:
-        tensors: dict[str, Tensor] = load_tensors(path.read_bytes())
+        content = path.read_bytes()
+        tensors: dict[str, Tensor] = load_tensors(content)
     except FileNotFoundError:
         raise ModelFileError(f"{path.parent} is not a saved model: no model.safetensors") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or cut short: {error}") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ModelFileError(f"{path} is damaged, or was not saved together with model.json")
     return tensors

@@ -129,6 +129,10 @@ def jacobian(simulator, circuit, angles, weights):
 # --- laws --------------------------------------------------------------------------------------
 
 
+def _named(name):
+    return lambda message: f"{name}: {message}"
+
+
 def assert_same_values_and_gradients(first, second, case, *, tasks=None, atol=1e-10):
     """Two simulators agree in every output and in every gradient."""
     angles, weights = case.angles(), case.weights()
@@ -138,10 +142,10 @@ def assert_same_values_and_gradients(first, second, case, *, tasks=None, atol=1e
     for name in expected:
         outputs = case.circuit.task(name).n_outputs
         assert values[name].shape == expected[name].shape == (case.batch, outputs)
-        torch.testing.assert_close(values[name], expected[name], rtol=0, atol=atol, msg=name)
+        torch.testing.assert_close(values[name], expected[name], rtol=0, atol=atol, msg=_named(name))
     for name in expected_grads:
         torch.testing.assert_close(
-            grads[name], expected_grads[name], rtol=0, atol=atol, msg=f"gradient of {name}"
+            grads[name], expected_grads[name], rtol=0, atol=atol, msg=_named(f"gradient of {name}")
         )
 
 
@@ -233,4 +237,4 @@ def assert_no_dead_gate(simulator, case, *, least=1e-6):
 def assert_permuted(values, permuted, names, order, *, atol=1e-12):
     """Task `i` of the permuted circuit is task ``order[i]`` of the first."""
     for i, name in enumerate(names):
-        torch.testing.assert_close(permuted[names[i]], values[names[order[i]]], rtol=0, atol=atol, msg=name)
+        torch.testing.assert_close(permuted[names[i]], values[names[order[i]]], rtol=0, atol=atol, msg=_named(name))

@@ -46,22 +46,34 @@ class ParameterCount:
         return self.circuit + self.scales
 
 
-def default_readout(task: Task) -> Readout:
+def default_readout(task: Task, n_wires: int | None = None) -> Readout:
     """Z on one wire per output; basis-state probabilities for a multiclass task.
+
+    The wires read are spread over the register: read side by side, three targets on six wires
+    would leave a weight of the opposite wire without effect.
+
+    Args:
+        task: the task.
+        n_wires: wires of its register; None for the default number.
 
     Example:
         >>> default_readout(Task.multiclass("emotion", 9))
         Probabilities(n=9)
+        >>> default_readout(Task.regression("pose", 3))
+        ExpectationZ(n=3, step=2)
     """
     if task.kind == "multiclass":
         return Probabilities(task.n_outputs)
-    return ExpectationZ(task.n_outputs)
+    size = _default_wires(task) if n_wires is None else n_wires
+    if task.n_outputs == 1:
+        return ExpectationZ(1)
+    return ExpectationZ(task.n_outputs, step=max(1, size // task.n_outputs))
 
 
-def _default_wires(task: Task, readout: Readout) -> int:
-    if task.kind == "regression":
-        return max(2 * task.n_outputs, readout.min_wires)
-    return max(2, readout.min_wires)
+def _default_wires(task: Task) -> int:
+    if task.kind == "multiclass":
+        return max(2, Probabilities(task.n_outputs).min_wires)
+    return max(2, 2 * task.n_outputs if task.kind == "regression" else task.n_outputs)
 
 
 class HeadCircuit:
@@ -118,8 +130,12 @@ class HeadCircuit:
         names = [task.name for task in self.tasks]
         chosen = dict(readouts or {})
         _check_names("readouts", chosen, names)
-        reads = {task.name: chosen.get(task.name, default_readout(task)) for task in self.tasks}
-        sizes = self._register_sizes(reads, wires_per_task, n_wires)
+        sizes = self._register_sizes(chosen, wires_per_task, n_wires)
+        reads = {
+            task.name: chosen.get(task.name, default_readout(task, sizes[task.name]))
+            for task in self.tasks
+        }
+        _check_sizes(sizes, reads)
         self._ansatz = self._blocks(ansatz, names)
         self.registers = self._make_registers(reads, sizes)
         self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
@@ -131,7 +147,12 @@ class HeadCircuit:
         wires_per_task: int | Mapping[str, int] | None,
         n_wires: int | None,
     ) -> dict[str, int]:
-        defaults = {task.name: _default_wires(task, readouts[task.name]) for task in self.tasks}
+        defaults = {
+            task.name: max(_default_wires(task), readouts[task.name].min_wires)
+            if task.name in readouts
+            else _default_wires(task)
+            for task in self.tasks
+        }
         if self.layout == "shared":
             if wires_per_task is not None:
                 raise InvalidInputError("wires_per_task is for the partitioned layout; use n_wires")
@@ -146,11 +167,8 @@ class HeadCircuit:
                 sizes = defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
         for name, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InvalidInputError(f"task {name!r}: wires must be an integer >= 1, got {size!r}")
-            if size < readouts[name].min_wires:
                 raise InvalidInputError(
-                    f"task {name!r}: the readout {readouts[name]} needs at least "
-                    f"{readouts[name].min_wires} wires, its register has {size}"
+                    f"task {name!r}: wires must be an integer >= 1, got {size!r}"
                 )
         return sizes
 
@@ -355,6 +373,15 @@ class HeadCircuit:
             f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
             f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
         )
+
+
+def _check_sizes(sizes: Mapping[str, int], readouts: Mapping[str, Readout]) -> None:
+    for name, size in sizes.items():
+        if size < readouts[name].min_wires:
+            raise InvalidInputError(
+                f"task {name!r}: the readout {readouts[name]} needs at least "
+                f"{readouts[name].min_wires} wires, its register has {size}"
+            )
 
 
 def _check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:

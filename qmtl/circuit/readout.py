@@ -37,18 +37,26 @@ class Readout(Protocol):
 
 @dataclass(frozen=True)
 class ExpectationZ:
-    """⟨Z⟩ on the first `n` wires of the register, one output each.
+    """⟨Z⟩ on `n` wires of the register, one output each.
+
+    Args:
+        n: number of outputs.
+        step: the wires read are ``0, step, 2·step, …``; with step 2 every read wire has another
+            one beside it.
 
     Example:
-        >>> ExpectationZ(1).matrix(2)
-        [[1, 1, -1, -1]]
+        >>> ExpectationZ(1).matrix(2), ExpectationZ(2, step=2).read_wires(4)
+        ([[1, 1, -1, -1]], (0, 2))
     """
 
     n: int = 1
+    step: int = 1
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InvalidInputError(f"ExpectationZ needs n >= 1, got {self.n}")
+        if self.n < 1 or self.step < 1:
+            raise InvalidInputError(
+                f"ExpectationZ needs n >= 1 and step >= 1, got {self.n} and {self.step}"
+            )
 
     @property
     def n_outputs(self) -> int:
@@ -57,8 +65,8 @@ class ExpectationZ:
 
     @property
     def min_wires(self) -> int:
-        """As many wires as outputs."""
-        return self.n
+        """Enough wires to reach the last one read."""
+        return (self.n - 1) * self.step + 1
 
     @property
     def is_probability(self) -> bool:
@@ -66,12 +74,14 @@ class ExpectationZ:
         return False
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        """The first `n` wires."""
-        return tuple(range(self.n))
+        """Every `step`-th wire."""
+        return tuple(range(0, self.n * self.step, self.step))
 
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Signs of each Z over the basis states."""
-        strings = [PauliString("I" * i + "Z" + "I" * (n_wires - 1 - i)) for i in range(self.n)]
+        strings = [
+            PauliString("I" * i + "Z" + "I" * (n_wires - 1 - i)) for i in self.read_wires(n_wires)
+        ]
         return [list(string.signs()) for string in strings]
 
 

@@ -1,0 +1,52 @@
+"""The command line: one file per command, each of which imports what it needs when it runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from qmtl.cli import circuits, evaluate, explain, predict, train
+from qmtl.errors import QmtlError
+from qmtl.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="qmtl",
+    help="Quantum heads for multi-task learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
+app.add_typer(circuits.app, name="circuits")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qmtl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on standard error and exit status 2."""
+    try:
+        app()
+    except QmtlError as error:
+        print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("qmtl: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -21,8 +21,8 @@ class Identity(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        if n_features < 1:
-            raise InvalidInputError(f"n_features must be >= 1, got {n_features}")
+        if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+            raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
         self.in_features = self.out_features = n_features
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """MLP: a multi-layer perceptron as classical encoder."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -61,7 +62,7 @@ class MLP(nn.Module):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            for width, following in zip(widths[:-1], widths[1:], strict=True):
+            for width, following in pairwise(widths):
                 layers.append(nn.Linear(width, following))
                 layers.append(ACTIVATIONS[activation]())
                 layers.append(nn.Dropout(dropout))

@@ -30,8 +30,8 @@ def check_features(features: Tensor, width: int) -> None:
         raise InvalidInputError(
             f"features must have shape (batch, {width}), got {tuple(features.shape)}"
         )
-    # Under vmap and jacrev a tensor has no one value to look at.
-    if torch._C._functorch.is_functorch_wrapped_tensor(features):
+    # Under vmap and jacrev a tensor has no one value to look at, and on "meta" none at all.
+    if features.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(features):
         return
     finite = torch.isfinite(features)
     if not bool(finite.all()):

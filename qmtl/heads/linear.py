@@ -1,5 +1,6 @@
 """Linear heads: the classical rivals of the quantum head."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -47,19 +48,14 @@ class LocalLinearHead(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-            raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+        _check_width(n_features)
         self.tasks = check_tasks(tasks)
         self.n_features = n_features
-        self.columns: dict[str, tuple[int, ...]] = {}
-        for task in self.tasks:
-            own = tuple(sorted(columns.get(task.name, ())))
-            if not own or own[0] < 0 or own[-1] >= n_features:
-                raise InvalidInputError(
-                    f"columns of task {task.name!r} must be one or more of 0 to "
-                    f"{n_features - 1}, got {own}"
-                )
-            self.columns[task.name] = own
+        names = [task.name for task in self.tasks]
+        for name in columns:
+            if name not in names:
+                raise unknown_name("task in columns", name, names)
+        self.columns = {name: _indices(name, columns.get(name, ()), n_features) for name in names}
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -71,9 +67,7 @@ class LocalLinearHead(nn.Module):
             )
 
     @classmethod
-    def on_registers(
-        cls, circuit: HeadCircuit, *, seed: int | None = None
-    ) -> "LocalLinearHead":
+    def on_registers(cls, circuit: HeadCircuit, *, seed: int | None = None) -> "LocalLinearHead":
         """Each task linear on the features that are loaded on its own register."""
         columns = {}
         for name, register in circuit.registers.items():
@@ -85,9 +79,7 @@ class LocalLinearHead(nn.Module):
     @classmethod
     def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> "LocalLinearHead":
         """Each task linear on the features in its light cone: what the quantum head can see."""
-        columns = {
-            name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers
-        }
+        columns = {name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers}
         return LocalLinearHead(circuit.tasks, circuit.n_features, columns, seed=seed)
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -111,6 +103,8 @@ class LocalLinearHead(nn.Module):
         return logits
 
     def _names(self, tasks: Sequence[str] | None) -> list[str]:
+        if isinstance(tasks, str):
+            raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
         for name in tasks or ():
             if name not in self.columns:
                 raise unknown_name("task", name, self.columns)
@@ -155,8 +149,16 @@ class LinearHead(LocalLinearHead):
     """
 
     def __init__(self, tasks: Sequence[Task], n_features: int, *, seed: int | None = None) -> None:
-        everything = {task.name: range(n_features) for task in check_tasks(tasks)}
+        tasks = check_tasks(tasks)
+        _check_width(n_features)
+        everything = {task.name: range(n_features) for task in tasks}
         super().__init__(tasks, n_features, everything, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters."""
+        description = super().to_dict()
+        del description["columns"]
+        return description
 
     @classmethod
     def from_dict(
@@ -165,6 +167,25 @@ class LinearHead(LocalLinearHead):
         """The head that `to_dict` described, with fresh parameters."""
         tasks = [Task.from_dict(task) for task in description["tasks"]]
         return cls(tasks, description["n_features"], seed=0)
+
+
+def _check_width(n_features: int) -> None:
+    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+        raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+
+
+def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:
+    """A task's columns, ascending and as plain ints (JSON knows no others)."""
+    try:
+        own = tuple(sorted(operator.index(column) for column in columns))
+    except TypeError:
+        own = ()
+    if not own or own[0] < 0 or own[-1] >= width or len(set(own)) < len(own):
+        raise InvalidInputError(
+            f"columns of task {task!r} must be one or more different integers of 0 to "
+            f"{width - 1}, got {columns!r}"
+        )
+    return own
 
 
 def _features_of(gates: Sequence[Gate]) -> list[int]:

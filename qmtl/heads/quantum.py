@@ -170,9 +170,7 @@ class QuantumHead(nn.Module):
         from qmtl.circuit.catalogue import circuit_from_dict
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})
-        return cls(
-            circuit, description["simulator"], angle_map=description["angle_map"], seed=0
-        )
+        return cls(circuit, description["simulator"], angle_map=description["angle_map"], seed=0)
 
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""

@@ -12,12 +12,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pydantic import ValidationError
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
 from qmtl.model import MultiTaskModel
+from qmtl.training.checkpoints import (
+    BEST,
+    LAST,
+    best_checkpoint,
+    is_finished,
+    last_checkpoint,
+    read_checkpoint,
+)
 from qmtl.training.datamodule import MultiTaskDataModule
 from qmtl.training.evaluate import baseline_metrics, evaluate
 from qmtl.training.module import MultiTaskModule
@@ -25,9 +33,7 @@ from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings
 
-__all__ = ["LAST_CHECKPOINT", "fit", "read_checkpoint", "settings_from"]
-
-LAST_CHECKPOINT = "last.ckpt"
+__all__ = ["fit", "settings_from"]
 
 
 def fit(
@@ -74,25 +80,22 @@ def fit(
     _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
-        last = folder / LAST_CHECKPOINT
-        if resume:
-            read_checkpoint(last)
+        saved = read_checkpoint(folder / LAST) if resume else None
         module = MultiTaskModule(model, settings)
-        trainer, best = _trainer(settings, folder, progress, callbacks or [])
         started = time.perf_counter()
-        # Training draws random numbers; the caller's stream must not notice.
-        with _quiet_lightning(), torch.random.fork_rng(devices=[]):
-            trainer.fit(
-                module,
-                datamodule=MultiTaskDataModule(data, settings),
-                ckpt_path=str(last) if resume else None,
-                weights_only=True,
-            )
+        if saved is not None and is_finished(saved, settings):
+            module.on_load_checkpoint(saved)
+            _load_weights(module, saved)
+            epochs = int(saved["epoch"]) + 1
+        else:
+            checkpoint = folder / LAST if resume else None
+            epochs = _train(module, data, folder, checkpoint, progress, callbacks or [])
         seconds = time.perf_counter() - started
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        epochs = trainer.current_epoch
-        best_epoch = _restore_best(module, best, epochs, settings)
+        best_epoch = epochs - 1
+        if settings.restore_best and (folder / BEST).is_file():
+            best = read_checkpoint(folder / BEST)
+            _load_weights(module, best)
+            best_epoch = int(best["epoch"])
     model.to("cpu").eval()
     splits = data.splits
     return Result(
@@ -127,25 +130,6 @@ def settings_from(
         ) from None
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, or an error that says what is wrong with the file.
-
-    Raises:
-        ModelFileError: if it is missing, cut short, or not a checkpoint.
-    """
-    if not path.is_file():
-        raise ModelFileError(f"there is no checkpoint {path} to resume from")
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load has no error of its own for a damaged file.
-        reason = " ".join(str(error).split())[:160]
-        raise ModelFileError(f"checkpoint {path} is damaged or cut short: {reason}") from None
-    if not isinstance(content, dict) or "qmtl" not in content:
-        raise ModelFileError(f"{path} is not a checkpoint of qmtl")
-    return content
-
-
 def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
     expected = [(task.name, task.kind, task.n_outputs) for task in model.tasks]
     given = [(task.name, task.kind, task.n_outputs) for task in data.tasks]
@@ -167,57 +151,73 @@ def _set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
             model.set_target_scale(task.name, mean, torch.where(std > 0, std, 1.0))
 
 
+def _train(
+    module: MultiTaskModule,
+    data: MultiTaskData,
+    folder: Path,
+    checkpoint: Path | None,
+    progress: bool,
+    callbacks: list[Callback],
+) -> int:
+    """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
+    settings = module.settings
+    if checkpoint is None:
+        (folder / BEST).unlink(missing_ok=True)
+    # Training draws random numbers; the caller's stream must not notice.
+    with _quiet_lightning(), torch.random.fork_rng(devices=[]):
+        trainer = _trainer(settings, folder, progress, callbacks)
+        trainer.fit(
+            module,
+            datamodule=MultiTaskDataModule(data, settings),
+            ckpt_path=None if checkpoint is None else str(checkpoint),
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return int(trainer.current_epoch)
+
+
 def _trainer(
     settings: TrainingSettings, folder: Path, progress: bool, callbacks: list[Callback]
-) -> tuple[pl.Trainer, ModelCheckpoint]:
-    common: dict[str, Any] = {
-        "dirpath": folder,
-        "enable_version_counter": False,
-        "save_on_train_epoch_end": True,
-    }
-    best = ModelCheckpoint(filename="best", monitor="validation_loss", mode="min", **common)
-    last = ModelCheckpoint(filename=LAST_CHECKPOINT.removesuffix(".ckpt"), **common)
-    used: list[Callback] = [*callbacks, best]
+) -> pl.Trainer:
+    used: list[Callback] = [*callbacks, best_checkpoint(folder)]
     if settings.patience is not None:
         used.append(EarlyStopping("validation_loss", patience=settings.patience, mode="min"))
     if progress:
         used.append(progress_callback())
     # Last of all, so that it holds the state of the callbacks above after this epoch.
-    used.append(last)
+    used.append(last_checkpoint(folder))
     strategy: Any = "auto"
     if settings.devices > 1:
         gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()
         strategy = DDPStrategy(process_group_backend="gloo" if gloo else None)
-    trainer = pl.Trainer(
+    return pl.Trainer(
         max_epochs=settings.max_epochs,
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=strategy,
         callbacks=used,
         logger=False,
-        enable_progress_bar=progress,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-    return trainer, best
 
 
-def _restore_best(
-    module: MultiTaskModule, best: ModelCheckpoint, epochs: int, settings: TrainingSettings
-) -> int:
-    if not settings.restore_best or not best.best_model_path:
-        return epochs - 1
-    content = read_checkpoint(Path(best.best_model_path))
+def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
     prefix = "model."
     state = {
         key.removeprefix(prefix): value
         for key, value in content["state_dict"].items()
         if key.startswith(prefix)
     }
-    module.model.load_state_dict(state)
-    return int(content["epoch"])
+    try:
+        module.model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"the checkpoint does not fit the model: {reason}") from None
 
 
 @contextmanager

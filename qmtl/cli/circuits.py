@@ -1,0 +1,115 @@
+"""``qmtl circuits``: the catalogue of head designs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
+FORMATS = ("text", "svg", "qasm")
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="NAME:KIND[:N]",
+        help="A task, such as a:binary or b:multiclass:3; repeatable. [a:binary b:multiclass:3]",
+    ),
+]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the catalogue's designs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from qmtl.circuit.catalogue import list_designs, load_design
+
+    table = Table("design", "layout", "description", box=None, padding=(0, 2, 0, 0))
+    for name in list_designs():
+        design = load_design(name)
+        table.add_row(name, design.layout, design.description)
+    Console().print(table)
+
+
+@app.command()
+def show(design: str, task: TaskOption = None) -> None:
+    """Draw a design for some tasks, with its counts.
+
+    Example: qmtl circuits show cz-ring --task a:binary --task b:multiclass:3
+    """
+    circuit = _circuit(design, task)
+    count = circuit.count_parameters()
+    print(circuit.draw())
+    print(
+        f"\n{circuit.n_wires} wires, depth {circuit.depth}, {circuit.two_qubit_gates} two-qubit "
+        f"gates (depth {circuit.two_qubit_depth})\n{count.encoding} encoding weights, "
+        + ", ".join(f"{n} of {name}" for name, n in count.tasks.items())
+    )
+    for name in circuit.registers:
+        print(f"light cone of {name}: wires {list(circuit.light_cone(name).wires)}")
+
+
+@app.command()
+def export(
+    design: str,
+    task: TaskOption = None,
+    format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
+    out: Annotated[Path | None, typer.Option(help="File; standard output by default.")] = None,
+) -> None:
+    """Export a design as OpenQASM 3 with symbolic inputs, as SVG, or as text.
+
+    Example: qmtl circuits export cz-ring --format svg --out cz-ring.svg
+    """
+    from qmtl.errors import InvalidInputError, unknown_name
+    from qmtl.files import write_text
+
+    if format_ not in FORMATS:
+        raise unknown_name("format", format_, FORMATS)
+    circuit = _circuit(design, task)
+    if format_ == "qasm":
+        from qmtl.hardware.qiskit import to_qasm3
+
+        content = to_qasm3(circuit)
+    elif format_ == "svg":
+        from qmtl.circuit.drawing import draw_svg
+
+        content = draw_svg(circuit)
+    else:
+        content = circuit.draw(max_wires=circuit.n_wires) + "\n"
+    if out is None:
+        print(content, end="")
+        return
+    if not out.parent.is_dir():
+        raise InvalidInputError(f"--out: there is no folder {out.parent}")
+    write_text(out, content)
+
+
+def _circuit(design: str, tasks: list[str] | None):  # type: ignore[no-untyped-def]
+    from qmtl.circuit import HeadCircuit
+
+    parsed = [_task(text) for text in tasks or ["a:binary", "b:multiclass:3"]]
+    return HeadCircuit.load(design, parsed)
+
+
+def _task(text: str):  # type: ignore[no-untyped-def]
+    from qmtl.errors import InvalidInputError, unknown_name
+    from qmtl.tasks import Task
+
+    name, _, rest = text.partition(":")
+    kind, _, number = rest.partition(":")
+    makers = {"multiclass": Task.multiclass, "multilabel": Task.multilabel}
+    try:
+        if kind == "binary" and not number:
+            return Task.binary(name)
+        if kind == "regression":
+            return Task.regression(name, int(number or 1))
+        if kind in makers:
+            return makers[kind](name, int(number))
+    except ValueError:
+        raise InvalidInputError(
+            f"--task {text!r}: expected NAME:KIND or NAME:KIND:N with N a whole number"
+        ) from None
+    raise unknown_name(f"kind in --task {text!r}:", kind, ["binary", "regression", *makers])

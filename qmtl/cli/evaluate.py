@@ -1,0 +1,37 @@
+"""``qmtl evaluate``: metrics of a finished run, computed again from its model and data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Evaluate a run's model on a split of its data.
+
+    Example: qmtl evaluate runs/seed1 --split validation
+    """
+    from qmtl.cli.tables import show_metrics
+    from qmtl.errors import unknown_name
+    from qmtl.model import load
+    from qmtl.training.build import build_data
+    from qmtl.training.evaluate import baseline_metrics
+    from qmtl.training.evaluate import evaluate as metrics_of
+    from qmtl.training.run import Run
+
+    opened = Run.read(run)
+    data = build_data(opened.recipe)
+    if split not in data.splits:
+        raise unknown_name("split", split, data.splits)
+    model = load(opened.path / "model")
+    rows = data.splits[split]
+    show_metrics(
+        f"{opened.path}: {split}, {len(rows)} rows",
+        metrics_of(model, rows),
+        {"baseline": baseline_metrics(data, rows)},
+    )

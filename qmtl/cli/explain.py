@@ -1,0 +1,40 @@
+"""``qmtl explain``: what a recipe will simulate, before it runs."""
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["explain"]
+
+
+def explain(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe, a .toml file, or a run.")],
+    batch_size: Annotated[int | None, typer.Option(min=1, help="[the recipe's]")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    ] = None,
+) -> None:
+    """Show the circuit, its light cones, and the memory and work of a training step.
+
+    Example: qmtl explain digits --batch-size 256
+    """
+    from pathlib import Path
+
+    from qmtl.simulators import LightConeSimulator
+    from qmtl.training.build import build_circuit, build_data
+    from qmtl.training.recipe import read_recipe
+
+    path = Path(recipe)
+    chosen = read_recipe(path / "recipe.toml" if path.is_dir() else recipe, set_ or [])
+    circuit = build_circuit(chosen, build_data(chosen).tasks)
+    count = circuit.count_parameters()
+    print(circuit.draw())
+    print(
+        f"\n{circuit.n_wires} wires, {circuit.n_features} features, depth {circuit.depth}, "
+        f"{circuit.two_qubit_gates} two-qubit gates (depth {circuit.two_qubit_depth}); "
+        f"{count.encoding} encoding weights, {sum(count.tasks.values())} task weights, "
+        f"{count.scales} scales"
+    )
+    size = batch_size or chosen.training.batch_size
+    print(LightConeSimulator().explain(circuit, size))

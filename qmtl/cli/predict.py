@@ -1,0 +1,47 @@
+"""``qmtl predict``: a table in, predictions out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    table: Annotated[Path, typer.Argument(help="CSV with the run's input columns.")],
+    out: Annotated[
+        Path | None, typer.Option(help="CSV to write; standard output by default.")
+    ] = None,
+    delimiter: Annotated[str, typer.Option(help="Between cells of the table.")] = ",",
+) -> None:
+    """Predict every task for the rows of a CSV file.
+
+    Example: qmtl predict runs/seed1 new.csv --out predictions.csv
+    """
+    import json
+
+    from qmtl.data import TableColumns
+    from qmtl.data.tables import read_table
+    from qmtl.errors import InvalidInputError
+    from qmtl.files import write_text
+    from qmtl.model import load
+    from qmtl.training.predictions import prediction_rows
+    from qmtl.training.run import Run, as_csv
+
+    opened = Run.read(run)
+    columns_file = opened.path / "inputs.json"
+    if not columns_file.is_file():
+        raise InvalidInputError(f"the run {run} was not trained on a table: it has no inputs.json")
+    columns = TableColumns.from_dict(json.loads(columns_file.read_text()))
+    rows = read_table(table, delimiter)[1]
+    model = load(opened.path / "model")
+    predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))
+    if out is None:
+        sys.stdout.write(as_csv(predictions))
+    else:
+        if not out.parent.is_dir():
+            raise InvalidInputError(f"--out: there is no folder {out.parent}")
+        write_text(out, as_csv(predictions))

@@ -1,0 +1,56 @@
+"""Tables on the terminal."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from qmtl.training.run import Run
+
+__all__ = ["show_metrics", "show_run"]
+
+Metrics = Mapping[str, Mapping[str, float]]
+HIGHER_IS_WORSE = ("mse", "mae", "ece")
+
+
+def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:
+    """One row per task and metric: the model's value, then those of `others` by column."""
+    # Wide enough for pipes and logs, where rich would otherwise assume 80 columns.
+    console = Console()
+    table = Table(title=title, title_justify="left")
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("model", *others):
+        table.add_column(name, justify="right")
+    for task, values in metrics.items():
+        for metric, value in values.items():
+            if metric == "loss":
+                continue
+            arrow = " ↓" if metric in HIGHER_IS_WORSE else ""
+            cells = [_number(other[task].get(metric)) for other in others.values()]
+            table.add_row(task, metric + arrow, _number(value), *cells)
+        table.add_section()
+    console.print(table)
+
+
+def show_run(run: "Run") -> None:
+    """A finished run: its test metrics beside the constant prediction and other heads."""
+    results = run.results
+    others = {"baseline": results["baselines"]["test"]}
+    others |= {head: metrics["test"] for head, metrics in results["rivals"].items()}
+    show_metrics("test split", results["metrics"]["test"], others)
+    counts = results["parameters"]
+    parts = [f"{counts['encoder']} encoder parameters, {counts['head']} head parameters"]
+    parts += [f"{value} in the {name}" for name, value in counts.items() if name.endswith(" head")]
+    print(", ".join(parts))
+    print(
+        f"{results['epochs']} epochs in {results['seconds']:.1f} s; kept epoch "
+        f"{results['best_epoch'] + 1}, the best on validation"
+    )
+    print(f"run directory: {run.path}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"

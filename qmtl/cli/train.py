@@ -1,0 +1,58 @@
+"""``qmtl train``: train a recipe into a run directory."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A built-in recipe (digits), or a path to a .toml file.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory; it must not exist. [runs/NAME-TIME]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HEAD", help="Also train this head: linear, local-register, …"),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")
+    ] = None,
+) -> None:
+    """Train a recipe and show the result per task.
+
+    Examples:
+
+    qmtl train digits
+
+    qmtl train digits --set training.seed=1 --compare linear --out runs/seed1
+
+    qmtl train --resume runs/seed1
+    """
+    from qmtl.cli.tables import show_run
+    from qmtl.errors import InvalidInputError
+    from qmtl.training.recipe import read_recipe
+    from qmtl.training.run import is_first_process, resume_run, start_run
+
+    if (recipe is None) == (resume is None):
+        raise InvalidInputError("give a recipe, or --resume DIR, and not both")
+    if resume is not None:
+        if set_ or compare or out:
+            raise InvalidInputError("--resume takes its recipe from the run; it excludes the rest")
+        run = resume_run(resume)
+    else:
+        assert recipe is not None
+        overrides = list(set_ or [])
+        if compare:
+            overrides.append(f"compare={compare!r}")
+        run = start_run(read_recipe(recipe, overrides), out)
+    if is_first_process():
+        show_run(run)

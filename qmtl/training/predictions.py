@@ -1,0 +1,79 @@
+"""Predictions as rows of a table, the form in which they are written to CSV."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+
+__all__ = ["prediction_rows"]
+
+
+def prediction_rows(
+    model: MultiTaskModel,
+    inputs: Tensor,
+    index: Tensor | Sequence[int],
+    targets: Mapping[str, Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per sample: its number, and each task's decision, probabilities and target.
+
+    Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value);
+    ``TASK:CLASS`` (probabilities); ``TASK:target`` when targets are given (blank if missing).
+    """
+    predictions = model.predict(inputs)
+    rows: list[dict[str, Any]] = [{"row": int(i)} for i in index]
+    for task in model.tasks:
+        columns = _columns(task, predictions[task.name])
+        if targets is not None:
+            columns |= _targets(task, targets[task.name])
+        for name, values in columns.items():
+            for row, value in zip(rows, values, strict=True):
+                row[name] = value
+    return rows
+
+
+def _classes(task: Task) -> list[str]:
+    names = task.class_names
+    count = 2 if task.kind == "binary" else task.n_outputs
+    return list(names) if names else [str(i) for i in range(count)]
+
+
+def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
+    name, classes = task.name, _classes(task)
+    decided = task.decision(prediction)
+    if task.kind == "regression":
+        return _per_output(task, prediction, "")
+    if task.kind == "multilabel":
+        hard = {f"{name}:{c}": decided[:, i].tolist() for i, c in enumerate(classes)}
+        soft = {f"{name}:{c}:p": prediction[:, i].tolist() for i, c in enumerate(classes)}
+        return hard | soft
+    columns: dict[str, list[Any]] = {name: [classes[i] for i in decided.tolist()]}
+    if task.kind == "binary":
+        return columns | {f"{name}:{classes[1]}": prediction.tolist()}
+    return columns | {f"{name}:{c}": prediction[:, i].tolist() for i, c in enumerate(classes)}
+
+
+def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]:
+    if values.ndim == 1:
+        return {f"{task.name}{suffix}": [_blank(v) for v in values.tolist()]}
+    labels = _classes(task)
+    return {
+        f"{task.name}:{label}{suffix}": [_blank(v) for v in values[:, i].tolist()]
+        for i, label in enumerate(labels)
+    }
+
+
+def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
+    if task.kind in ("regression", "multilabel"):
+        return _per_output(task, targets, ":target")
+    classes = _classes(task)
+    names = [
+        "" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()
+    ]
+    return {f"{task.name}:target": names}
+
+
+def _blank(value: float) -> Any:
+    return "" if value != value else value

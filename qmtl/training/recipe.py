@@ -1,0 +1,210 @@
+"""Recipes: one TOML file that says everything about a run (data, encoder, circuit, training)."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qmtl.errors import RecipeError, unknown_name
+from qmtl.training.settings import TrainingSettings
+
+__all__ = ["Recipe", "built_in_recipes", "read_recipe", "recipe_from"]
+
+Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+HeadType = Literal["quantum", "linear", "local-register", "local-cone"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSection(_Section):
+    """Where the data come from.
+
+    Attributes:
+        source: ``digits`` (scikit-learn's), or ``csv``.
+        path: (csv) the file, relative to the recipe.
+        targets: (csv) column to kind, or None with a list of `tasks` to infer the kinds.
+        inputs: (csv) input columns; None for all others.
+        ignore: (csv) columns to leave out.
+        delimiter: (csv) between cells.
+        split_column: (csv) column with train, validation or test.
+        group_column: (csv) column whose equal values stay in one split.
+        tasks: names of the tasks to keep, in this order; None for all.
+        splits: fractions of train, validation and test; None for the source's default.
+        seed: of the splits.
+    """
+
+    source: Literal["digits", "csv"]
+    path: str | None = None
+    targets: dict[str, str] | None = None
+    inputs: list[str] | None = None
+    ignore: list[str] = Field(default_factory=list)
+    delimiter: str = ","
+    split_column: str | None = None
+    group_column: str | None = None
+    tasks: list[str] | None = None
+    splits: Fractions | None = None
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _csv_needs_a_path(self) -> "DataSection":
+        if self.source == "csv" and (self.path is None or not (self.targets or self.tasks)):
+            raise ValueError("source 'csv' needs path, and targets (or tasks)")
+        return self
+
+
+class EncoderSection(_Section):
+    """The classical encoder: ``MLP`` with `hidden` widths, or ``Identity``."""
+
+    type: Literal["MLP", "Identity"] = "MLP"
+    hidden: list[int] = Field(default_factory=lambda: [64])
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+
+
+class HeadSection(_Section):
+    """The head: quantum, or a linear rival on the same features; `simulator` for the quantum one."""
+
+    type: HeadType = "quantum"
+    simulator: str = "lightcone"
+    angle_map: Literal["tanh", "identity"] = "tanh"
+    seed: int = 0
+
+
+class CircuitSection(_Section):
+    """The head circuit: a catalogue design by name or path; register sizes may be set."""
+
+    design: str = "cz-ring"
+    wires_per_task: int | dict[str, int] | None = None
+
+
+class Recipe(_Section):
+    """A whole run.
+
+    Attributes:
+        name: of the run; part of the default run directory.
+        data: where the data come from.
+        encoder: the classical encoder.
+        head: quantum, or a rival.
+        circuit: the head circuit (its width sets the encoder's, also for linear heads).
+        training: see `TrainingSettings`.
+        compare: further heads to train on the same encoder, splits and seeds, for the table.
+    """
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataSection
+    encoder: EncoderSection = EncoderSection()
+    head: HeadSection = HeadSection()
+    circuit: CircuitSection = CircuitSection()
+    training: TrainingSettings = TrainingSettings()
+    compare: list[HeadType] = Field(default_factory=list)
+
+    def as_toml(self) -> str:
+        """The resolved recipe, defaults included; reading it back gives an equal recipe."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def built_in_recipes() -> list[str]:
+    """Names of the recipes that come with the package.
+
+    Example:
+        >>> "digits" in built_in_recipes()
+        True
+    """
+    folder = resources.files("qmtl.training") / "recipes"
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by built-in name or by path.
+
+    Args:
+        name_or_path: such as ``"digits"`` or ``"my.toml"``.
+        overrides: ``"section.key=value"`` with a TOML value (quotes around text may be left out).
+
+    Raises:
+        RecipeError: for a file that is missing or not TOML, an unknown key (the nearest valid
+            one is named), or a value that does not fit.
+
+    Example:
+        >>> read_recipe("digits", ["training.seed=3"]).training.seed
+        3
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    elif str(name_or_path) in built_in_recipes():
+        text = (resources.files("qmtl.training") / "recipes" / f"{name_or_path}.toml").read_text()
+    else:
+        raise unknown_name("recipe (or path to a .toml file)", str(name_or_path), built_in_recipes())
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name_or_path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _override(content, override)
+    recipe = recipe_from(content, str(name_or_path))
+    if recipe.data.path is None:
+        return recipe
+    # Paths are relative to the recipe, so that a run directory works from anywhere.
+    absolute = (path.parent / recipe.data.path).resolve()
+    data = recipe.data.model_copy(update={"path": str(absolute)})
+    return recipe.model_copy(update={"data": data})
+
+
+def recipe_from(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from plain tables, with one-line errors."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise RecipeError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = _fields(path[:-1])
+        close = get_close_matches(path[-1], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"missing key {where!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}, got {problem['input']!r}"
+
+
+def _fields(path: Sequence[str]) -> list[str]:
+    model: Any = Recipe
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set needs KEY=VALUE, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, last = key.strip().split(".")
+    table = content
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override!r}: {section!r} is not a table")
+    table[last] = value

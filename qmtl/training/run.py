@@ -1,0 +1,212 @@
+"""Run directories: a recipe trained to files that every later command reads.
+
+A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per epoch),
+``checkpoints/``, and when training is done ``model/``, ``inputs.json`` (for table data),
+``predictions.csv`` and ``results.json``, which is written last.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from qmtl.data import MultiTaskData
+from qmtl.errors import RunDirectoryError
+from qmtl.files import write_json, write_text
+from qmtl.model import MultiTaskModel
+from qmtl.training.build import build_data, build_model
+from qmtl.training.checkpoints import LAST
+from qmtl.training.fit import fit
+from qmtl.training.predictions import prediction_rows
+from qmtl.training.recipe import Recipe, read_recipe
+from qmtl.training.result import Result
+
+__all__ = ["Run", "is_first_process", "resume_run", "start_run"]
+
+PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and what ``results.json`` says."""
+
+    path: Path
+    recipe: Recipe
+    results: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Run":
+        """Read a run directory.
+
+        Raises:
+            RunDirectoryError: if it is none, or the run has not finished.
+        """
+        folder = Path(path)
+        if not (folder / "recipe.toml").is_file():
+            raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+        recipe = read_recipe(folder / "recipe.toml")
+        try:
+            results = json.loads((folder / "results.json").read_text())
+        except FileNotFoundError:
+            raise RunDirectoryError(
+                f"the run {folder} has not finished; continue it with: qmtl train --resume {folder}"
+            ) from None
+        except ValueError as error:
+            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
+        return cls(folder, recipe, results)
+
+
+def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:
+    """Train a recipe in a new run directory.
+
+    Args:
+        recipe: what to run.
+        path: the directory, which must not exist; None for ``runs/<name>-<time>``.
+        progress: whether to show it.
+
+    Raises:
+        RunDirectoryError: if the directory exists.
+    """
+    data = build_data(recipe)
+    model = build_model(recipe, data)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)
+    if is_first_process():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise RunDirectoryError(f"the run directory {folder} exists already") from None
+        write_text(folder / "recipe.toml", recipe.as_toml())
+        write_json(folder / "environment.json", environment(recipe))
+    return _train(folder, recipe, data, model, resume=False, progress=progress)
+
+
+def resume_run(path: str | Path, *, progress: bool = True) -> Run:
+    """Continue a run from its last checkpoint; a finished run is only read.
+
+    The result is bit for bit that of a run that was not interrupted (on one kind of CPU).
+    """
+    folder = Path(path)
+    if not (folder / "recipe.toml").is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+    if (folder / "results.json").is_file():
+        return Run.read(folder)
+    recipe = read_recipe(folder / "recipe.toml")
+    data = build_data(recipe)
+    # A run that was killed in its first epoch has no checkpoint yet and starts anew.
+    started = (folder / "checkpoints" / LAST).is_file()
+    model = build_model(recipe, data)
+    return _train(folder, recipe, data, model, resume=started, progress=progress)
+
+
+class _MetricsFile(Callback):
+    """Writes ``metrics.csv`` after every epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            write_text(self.path, as_csv(pl_module.history))
+
+
+def _train(
+    folder: Path,
+    recipe: Recipe,
+    data: MultiTaskData,
+    model: MultiTaskModel,
+    *,
+    resume: bool,
+    progress: bool,
+) -> Run:
+    result = fit(
+        model,
+        data,
+        recipe.training,
+        checkpoints=folder / "checkpoints",
+        resume=resume,
+        progress=progress,
+        callbacks=[_MetricsFile(folder / "metrics.csv")],
+    )
+    rivals = {
+        head: fit(build_model(recipe, data, head), data, recipe.training, progress=False)
+        for head in recipe.compare
+    }
+    results = _results(result, rivals)
+    if is_first_process():
+        write_text(folder / "metrics.csv", as_csv(result.history))
+        result.model.save(folder / "model")
+        if data.columns is not None:
+            write_json(folder / "inputs.json", data.columns.to_dict())
+        rows = prediction_rows(result.model, data.test.inputs, data.test.index, data.test.targets)
+        write_text(folder / "predictions.csv", as_csv(rows))
+        write_json(folder / "results.json", results)
+    return Run(folder, recipe, results)
+
+
+def _results(result: Result, rivals: Mapping[str, Result]) -> dict[str, Any]:
+    return {
+        "metrics": result.metrics,
+        "baselines": result.baselines,
+        "rivals": {head: rival.metrics for head, rival in rivals.items()},
+        "parameters": _parameters(result.model)
+        | {f"{head} head": _parameters(rival.model)["head"] for head, rival in rivals.items()},
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+    }
+
+
+def _parameters(model: MultiTaskModel) -> dict[str, int]:
+    return {
+        "encoder": sum(p.numel() for p in model.encoder.parameters()),
+        "head": sum(p.numel() for p in model.head.parameters()),
+    }
+
+
+def is_first_process() -> bool:
+    """Whether this process writes files and shows results (true unless the run is distributed)."""
+    # Lightning starts the other processes of a run with the same command line.
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def environment(recipe: Recipe) -> dict[str, Any]:
+    """Versions, seeds, machine and threads."""
+    return {
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "seeds": {
+            "split": recipe.data.seed,
+            "encoder": recipe.encoder.seed,
+            "head": recipe.head.seed,
+            "training": recipe.training.seed,
+        },
+    }
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header."""
+    text = io.StringIO()
+    writer: Any = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue()
