@@ -81,7 +81,9 @@ def reduced_density_matrix(state, wires):
 def dense_outputs(circuit: HeadCircuit, task, row, weights, gates=None):
     """A task's outputs for one sample, from all wires and all gates of the circuit."""
     register = circuit.register(task)
-    state = dense_state(circuit.gates(task) if gates is None else gates, circuit.n_wires, row, weights)
+    state = dense_state(
+        circuit.gates(task) if gates is None else gates, circuit.n_wires, row, weights
+    )
     matrix = np.array(register.readout.matrix(len(register.wires)), dtype=float)
     return matrix @ marginal(state, register.wires)
 
@@ -142,7 +144,9 @@ def assert_same_values_and_gradients(first, second, case, *, tasks=None, atol=1e
     for name in expected:
         outputs = case.circuit.task(name).n_outputs
         assert values[name].shape == expected[name].shape == (case.batch, outputs)
-        torch.testing.assert_close(values[name], expected[name], rtol=0, atol=atol, msg=_named(name))
+        torch.testing.assert_close(
+            values[name], expected[name], rtol=0, atol=atol, msg=_named(name)
+        )
     for name in expected_grads:
         torch.testing.assert_close(
             grads[name], expected_grads[name], rtol=0, atol=atol, msg=_named(f"gradient of {name}")
@@ -219,7 +223,9 @@ def assert_closed_form_counts(circuit):
                 owned[name].append(gate.angle.weight)
     count = circuit.count_parameters()
     assert used == set(range(circuit.n_features))
-    assert owned["encoding"] == list(range(circuit.n_encoding_weights)) == list(range(count.encoding))
+    assert (
+        owned["encoding"] == list(range(circuit.n_encoding_weights)) == list(range(count.encoding))
+    )
     for name in circuit.registers:
         assert owned[name] == list(range(circuit.n_weights(name)))
         assert count.tasks[name] == len(owned[name])
@@ -237,4 +243,6 @@ def assert_no_dead_gate(simulator, case, *, least=1e-6):
 def assert_permuted(values, permuted, names, order, *, atol=1e-12):
     """Task `i` of the permuted circuit is task ``order[i]`` of the first."""
     for i, name in enumerate(names):
-        torch.testing.assert_close(permuted[names[i]], values[names[order[i]]], rtol=0, atol=atol, msg=_named(name))
+        torch.testing.assert_close(
+            permuted[names[i]], values[names[order[i]]], rtol=0, atol=atol, msg=_named(name)
+        )

@@ -327,7 +327,7 @@ class HeadCircuit:
         Example:
             >>> print(HeadCircuit([Task.binary("a")], AngleEncoding(n_layers=1)).draw())
             a 0: ─RY(x[0])─●─RZ(a[0])─RY(a[2])─●─RZ(a[4])─RY(a[5])─⟨Z⟩
-            a 1: ─RY(x[1])─●─RZ(a[1])─RY(a[3])─●───────────────────────
+            a 1: ─RY(x[1])─●─RZ(a[1])─RY(a[3])─●──────────────────────
         """
         from qmtl.circuit.drawing import draw_text
 

@@ -78,15 +78,15 @@ class QuantumHead(nn.Module):
         self.angle_map = angle_map
         if seed is None:
             seed = int(torch.randint(2**31, ()))
-        self.encoding = nn.Parameter(
-            _normal(seed, "encoding", circuit.n_encoding_weights, INITIAL_STD["encoding"])
+        self.encoding = _weights(
+            seed, "encoding", circuit.n_encoding_weights, INITIAL_STD["encoding"]
         )
         self.blocks = nn.ParameterDict()
         self.scales = nn.ParameterDict()
         for name, register in circuit.registers.items():
-            weights = _normal(seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"])
+            weights = _weights(seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"])
             scale = torch.tensor(INITIAL_SCALE[register.readout.is_probability])
-            self.blocks[task_key(name)] = nn.Parameter(weights)
+            self.blocks[task_key(name)] = weights
             self.scales[task_key(name)] = nn.Parameter(scale)
 
     @property
@@ -177,9 +177,11 @@ class QuantumHead(nn.Module):
         return f"{self.circuit!r}, simulator={self.simulator!r}"
 
 
-def _normal(seed: int, name: str, size: int, std: float) -> Tensor:
+def _weights(seed: int, name: str, size: int, std: float) -> nn.Parameter:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
     # crc32 is the same on every machine and in every process; hash() is not.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    return torch.randn(size, generator=generator) * std
+    weights = torch.randn(size, generator=generator) * std
+    # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
+    return nn.Parameter(weights, requires_grad=size > 0)

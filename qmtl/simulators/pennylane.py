@@ -1,6 +1,7 @@
 """Any PennyLane device as a simulator of head circuits: the reference, and other people's engines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ class PennyLaneSimulator:
         if not tasks or not len(angles):  # PennyLane refuses both
             return {n: angles.new_zeros(0, circuit.task(n).n_outputs) for n in tasks}
         keys = ["encoding", *tasks]
-        measured = torch.stack(tuple(qnode(angles, *[weights[key] for key in keys])), dim=-1)
+        with _default_dtype(torch.float64):
+            measured = torch.stack(tuple(qnode(angles, *[weights[key] for key in keys])), dim=-1)
         # A circuit without features in the cone, or a batch of one, may come back unbatched.
         measured = measured.reshape(-1, measured.shape[-1]).expand(angles.shape[0], -1)
         measured = measured.to(angles.dtype)
@@ -82,6 +84,21 @@ class PennyLaneSimulator:
 
     def __repr__(self) -> str:
         return f"PennyLaneSimulator({self.device!r}, diff_method={self.diff_method!r})"
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch's default type for a while.
+
+    PennyLane makes a device's numbers (NumPy scalars, as lightning's) tensors of the default type:
+    with float32 they would lose half of their digits, and so would the gradients.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def to_qnode(

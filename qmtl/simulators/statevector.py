@@ -77,7 +77,7 @@ def to_complex(state: Tensor) -> Tensor:
 
 
 def _rotate_quarter(state: Tensor, parts: int) -> Tensor:
-    """i times the state; `parts` is the position of the parts' axis."""
+    """I times the state; `parts` is the position of the parts' axis."""
     real, imaginary = state.unbind(parts)
     return torch.stack([-imaginary, real], parts)
 

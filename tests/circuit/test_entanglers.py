@@ -73,5 +73,7 @@ def test_none_has_no_gates():
 
 
 def test_unknown_name():
-    with pytest.raises(InvalidInputError, match="unknown entangler 'cz_rng'; did you mean 'cz_ring'"):
+    with pytest.raises(
+        InvalidInputError, match="unknown entangler 'cz_rng'; did you mean 'cz_ring'"
+    ):
         entangler_edges("cz_rng", 3)

@@ -18,6 +18,7 @@ from qmtl.circuit import (
 from tests.laws import dense_outputs, dense_state, features_of, marginal, reduced_density_matrix
 from tests.strategies import binary_tasks, cases, gate_lists
 
+
 def H(w):  # noqa: N802
     return Gate("Hadamard", (w,))
 
@@ -56,7 +57,10 @@ def changed(gate):
     return [gate, Gate(gate.name, gate.wires, Angle(constant=1.234))]
 
 
-@given(st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), gate_lists(n, max_gates=16))), st.data())
+@given(
+    st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), gate_lists(n, max_gates=16))),
+    st.data(),
+)
 def test_gates_outside_the_cone_of_any_circuit_change_nothing(drawn, data):
     n, gates = drawn
     gates = [replace(gate) for gate in gates]  # distinct objects: equal gates are told apart by id

@@ -15,6 +15,13 @@ def test_expectation_z_rows_are_signs_of_one_wire(k):
     assert readout.read_wires(k + 1) == tuple(range(k))
 
 
+def test_expectation_z_may_skip_wires():
+    readout = ExpectationZ(3, step=2)
+    assert (readout.n_outputs, readout.min_wires) == (3, 5)
+    assert readout.read_wires(6) == (0, 2, 4)
+    assert readout.matrix(5) == PauliStrings(("ZIIII", "IIZII", "IIIIZ")).matrix(5)
+
+
 def test_pauli_strings():
     readout = PauliStrings(["ZI", "ZZ"])
     assert readout == PauliStrings(("ZI", "ZZ"))
@@ -37,7 +44,8 @@ def test_probabilities(n, least):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ExpectationZ(0), "n >= 1, got 0"),
+        (lambda: ExpectationZ(0), "n >= 1 .*got 0"),
+        (lambda: ExpectationZ(2, step=0), "step >= 1, got 2 and 0"),
         (lambda: Probabilities(1), "n >= 2, got 1"),
         (lambda: PauliStrings(()), "at least one string"),
         (lambda: PauliStrings(("Z", "ZI")), "must have one length"),

@@ -1,0 +1,88 @@
+"""MLP: its layers, seeds, description and errors."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from qmtl.encoders import MLP
+from qmtl.errors import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("relu", torch.relu),
+        ("gelu", nn.functional.gelu),
+        ("silu", nn.functional.silu),
+        ("tanh", torch.tanh),
+    ],
+)
+def test_by_hand(activation, function):
+    encoder = MLP(4, 8, 6, out_features=3, activation=activation, dropout=0.5, seed=0).eval()
+    x = torch.randn(5, 4)
+    linear = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(4, 8), (8, 6), (6, 3)]
+    expected = x
+    for i, layer in enumerate(linear):
+        expected = expected @ layer.weight.T + layer.bias
+        expected = function(expected) if i < 2 else expected
+    torch.testing.assert_close(encoder(x), expected)
+
+
+def test_no_hidden_layer_is_linear():
+    encoder = MLP(4, out_features=3, dropout=0.9, seed=0)
+    x = torch.randn(5, 4)
+    assert [type(layer) for layer in encoder.layers] == [nn.Linear]
+    assert torch.equal(encoder(x), encoder.layers[0](x))
+
+
+def test_dropout_acts_in_training_only_and_not_on_features():
+    encoder = MLP(4, 64, out_features=3, dropout=0.5, seed=0)
+    x = torch.randn(1, 4)
+    assert not torch.equal(encoder(x), encoder(x))
+    assert (encoder(x) != 0).all()
+    assert torch.equal(encoder.eval()(x), encoder(x))
+
+
+def test_seed():
+    before = torch.get_rng_state()
+    first, second = (MLP(4, 8, out_features=3, seed=1).state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(1)
+    drawn = MLP(4, 8, out_features=3).state_dict()
+    assert all(torch.equal(first[key], drawn[key]) for key in first)
+
+
+def test_description():
+    encoder = MLP(4, 8, 6, out_features=3, activation="silu", dropout=0.25, seed=0)
+    again = MLP.from_dict(json.loads(json.dumps(encoder.to_dict())))
+    assert again.to_dict() == encoder.to_dict()
+    again.load_state_dict(encoder.state_dict())
+    x = torch.randn(5, 4)
+    assert torch.equal(again.eval()(x), encoder.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MLP(0, out_features=1), r"widths must be integers >= 1, got \(0, 1\)"),
+        (lambda: MLP(2, 3.0, out_features=1), r"got \(2, 3.0, 1\)"),
+        (lambda: MLP(2, True, out_features=1), r"got \(2, True, 1\)"),
+        (lambda: MLP(2, out_features=-1), r"got \(2, -1\)"),
+        (
+            lambda: MLP(2, out_features=1, activation="rlu"),
+            "unknown activation 'rlu'; did you mean",
+        ),
+        (lambda: MLP(2, out_features=1, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
+        (lambda: MLP(2, out_features=1, dropout=-0.1), "got -0.1"),
+        (lambda: MLP(2, out_features=1)(torch.zeros(3, 4)), r"shape \(batch, 2\), got \(3, 4\)"),
+        (lambda: MLP(2, out_features=1)(torch.zeros(2)), r"shape \(batch, 2\), got \(2,\)"),
+    ],
+)
+def test_errors(build, message):
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)

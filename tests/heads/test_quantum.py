@@ -1,0 +1,434 @@
+"""QuantumHead: weights, logits, errors, and how it behaves as a torch module."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev, vmap
+
+from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes
+from qmtl.errors import InvalidInputError
+from qmtl.heads import QuantumHead
+from qmtl.simulators import Explanation, LightConeSimulator
+from qmtl.tasks import Task
+
+TASKS = [
+    Task.binary("cola"),
+    Task.multiclass("emotion", 3),
+    Task.regression("stsb"),
+    Task.multilabel("finding", 2),
+]
+CIRCUIT = HeadCircuit(TASKS)
+# Names that torch's own containers and methods take, and names that are no identifiers.
+AWKWARD = ["keys", "train", "float", "STS-B", "items", "weight", "to", "two words", "größe", "0"]
+
+
+def features(circuit=CIRCUIT, batch=5, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, circuit.n_features, generator=generator).to(dtype)
+
+
+def assert_equal(left, right):
+    assert list(left) == list(right)
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+class TestWeights:
+    def test_scales(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        scales = {name: head.scales[f"task_{name}"].item() for name in CIRCUIT.registers}
+        assert scales == {"cola": 5, "emotion": 1, "stsb": 5, "finding": 5}
+
+    def test_spread(self):
+        head = QuantumHead(HeadCircuit([Task.binary(f"t{i}") for i in range(200)]), seed=0)
+        blocks = torch.cat([head.weights()[f"t{i}"] for i in range(200)])
+        for weights, std in [(head.encoding.detach(), 0.1), (blocks.detach(), 0.5)]:
+            assert float(weights.std()) == pytest.approx(std, rel=0.05)
+            assert abs(float(weights.mean())) < 5 * std / math.sqrt(len(weights))
+
+    def test_keys_and_order(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        weights = head.weights()
+        assert list(weights) == ["encoding", "cola", "emotion", "stsb", "finding"]
+        assert {name: w.numel() for name, w in weights.items()} == {
+            "encoding": CIRCUIT.n_encoding_weights,
+            **CIRCUIT.count_parameters().tasks,
+        }
+        assert weights["encoding"] is head.encoding
+        assert all(isinstance(w, nn.Parameter) and w.ndim == 1 for w in weights.values())
+
+    def test_seed(self):
+        heads = [QuantumHead(CIRCUIT, seed=seed) for seed in (3, 3, 4)]
+        assert_equal(heads[0].state_dict(), heads[1].state_dict())
+        for name, weights in heads[0].weights().items():
+            assert (weights != heads[2].weights()[name]).all()
+
+    def test_no_seed_draws_from_the_global_generator(self):
+        torch.manual_seed(7)
+        first, second = QuantumHead(CIRCUIT), QuantumHead(CIRCUIT)
+        torch.manual_seed(7)
+        assert_equal(first.state_dict(), QuantumHead(CIRCUIT).state_dict())
+        assert not torch.equal(first.encoding, second.encoding)
+
+    def test_a_seed_leaves_the_global_generator_alone(self):
+        before = torch.get_rng_state()
+        QuantumHead(CIRCUIT, seed=0)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_tasks_draw_apart(self):
+        head = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+        assert (head.weights()["a"] != head.weights()["b"]).all()
+
+    def test_appending_a_task_leaves_the_others_alone(self):
+        fewer = QuantumHead(CIRCUIT, seed=1)
+        more = QuantumHead(HeadCircuit([*TASKS, Task.binary("new")]), seed=1)
+        old, new = fewer.state_dict(), more.state_dict()
+        assert set(new) - set(old) == {"blocks.task_new", "scales.task_new"}
+        assert set(old) <= set(new)
+        for key in set(old) - {"encoding"}:
+            assert torch.equal(old[key], new[key]), key
+
+    @pytest.mark.parametrize("seed", [1.0, "1", True])
+    def test_bad_seed(self, seed):
+        with pytest.raises(InvalidInputError, match="seed must be an integer or None, got"):
+            QuantumHead(CIRCUIT, seed=seed)
+
+    def test_awkward_names(self):
+        circuit = HeadCircuit([Task.binary(name) for name in AWKWARD])
+        head = QuantumHead(circuit, seed=0)
+        logits = head(features(circuit))
+        assert list(logits) == AWKWARD
+        assert list(head.weights()) == ["encoding", *AWKWARD]
+        again = QuantumHead(circuit, seed=1)
+        again.load_state_dict(head.state_dict())
+        assert_equal(again(features(circuit)), logits)
+        for name in AWKWARD:
+            assert len(head.task_parameters(name)) == 2
+
+
+class TestCounts:
+    @pytest.mark.parametrize("n_tasks", [1, 2, 5, 16, 64])
+    @pytest.mark.parametrize("layout", ["partitioned", "shared"])
+    @pytest.mark.parametrize(
+        ("encoding", "ansatz"),
+        [
+            (AngleEncoding(), None),
+            (AngleEncoding(3, axes="XY", trainable="YZ"), RealAmplitudes()),
+            (IQPEncoding(), None),
+            (IQPEncoding(), IdentityAnsatz()),
+        ],
+    )
+    def test_closed_form_and_partition(self, n_tasks, layout, encoding, ansatz):
+        kinds = [Task.binary, lambda n: Task.multiclass(n, 5), lambda n: Task.regression(n, 2)]
+        tasks = [kinds[i % 3](f"t{i}") for i in range(n_tasks)]
+        circuit = HeadCircuit(tasks, encoding, ansatz, layout=layout)
+        head = QuantumHead(circuit, seed=0)
+        count = circuit.count_parameters()
+        assert count.total == sum(p.numel() for p in head.parameters())
+        assert count.encoding == head.encoding.numel()
+        parts = list(head.shared_parameters())
+        for name, n_weights in count.tasks.items():
+            own = head.task_parameters(name)
+            assert sum(p.numel() for p in own) == n_weights + 1
+            parts += own
+        assert len({id(p) for p in parts}) == len(parts)
+        assert {id(p) for p in parts} == {id(p) for p in head.parameters() if p.numel()}
+
+    @pytest.mark.parametrize("n_tasks", [2, 5, 16, 64])
+    def test_default_binary_is_8_per_task_and_a_scale(self, n_tasks):
+        circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(n_tasks)])
+        assert circuit.count_parameters().circuit == 8 * n_tasks
+        assert circuit.count_parameters().total == 9 * n_tasks
+
+    def test_unknown_task(self):
+        with pytest.raises(InvalidInputError, match="unknown task 'colla'; did you mean 'cola'"):
+            QuantumHead(CIRCUIT, seed=0).task_parameters("colla")
+
+
+class TestLogits:
+    @pytest.mark.parametrize("angle_map", ["tanh", "identity"])
+    def test_by_hand(self, angle_map):
+        head = QuantumHead(CIRCUIT, angle_map=angle_map, seed=0)
+        with torch.no_grad():
+            for i, scale in enumerate(head.scales.values()):
+                scale.fill_(1.5 + i)
+        x = features()
+        angles = math.pi * torch.tanh(x / 2) if angle_map == "tanh" else x
+        values = head.expectation_values(angles)
+        logits = head(x)
+        for i, task in enumerate(TASKS):
+            value = values[task.name]
+            assert value.shape == (5, task.n_outputs)
+            if task.kind == "multiclass":
+                assert ((value >= 0) & (value <= 1)).all()
+                expected = (1.5 + i) * torch.log(value + 1e-6)
+            else:
+                assert (value.abs() <= 1 + 1e-6).all()
+                expected = (1.5 + i) * value
+            torch.testing.assert_close(logits[task.name], expected)
+
+    def test_a_probability_of_zero_is_finite(self):
+        head = QuantumHead(HeadCircuit([Task.multiclass("a", 4)]), seed=0)
+        with torch.no_grad():
+            head.encoding.zero_()
+            head.weights()["a"].zero_()
+        logits = head(torch.zeros(1, 2))["a"]
+        expected = torch.log(torch.tensor([[1 + 1e-6, 1e-6, 1e-6, 1e-6]]))
+        torch.testing.assert_close(logits, expected)
+
+    def test_estimated_probabilities_below_zero(self):
+        class Rounding:
+            def expectation_values(self, circuit, angles, weights, tasks=None):
+                return {"a": torch.tensor([[-1e-3, 0.5, 0.501]])}
+
+        head = QuantumHead(HeadCircuit([Task.multiclass("a", 3)]), Rounding(), seed=0)
+        assert float(head(torch.zeros(1, 2))["a"][0, 0]) == pytest.approx(math.log(1e-6))
+
+    def test_a_period_whatever_the_features(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        huge = torch.full((1, CIRCUIT.n_features), 1e30)
+        assert_equal(head(huge), head(100 * torch.ones_like(huge)))
+
+    def test_subset(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        everything = head(features())
+        some = head(features(), tasks=["stsb", "cola"])
+        assert list(some) == ["stsb", "cola"]
+        for name, logits in some.items():
+            torch.testing.assert_close(logits, everything[name])
+        assert head(features(), tasks=[]) == {}
+
+    def test_batches(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        everything = head(features())
+        assert {n: v.shape[0] for n, v in head(features()[:0]).items()} == dict.fromkeys(
+            everything, 0
+        )
+        for i in range(5):
+            for name, logits in head(features()[i : i + 1]).items():
+                torch.testing.assert_close(logits[0], everything[name][i])
+
+    def test_every_parameter_gets_a_gradient(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        sum(logits.square().sum() for logits in head(features()).values()).backward()
+        for name, parameter in head.named_parameters():
+            assert (parameter.grad != 0).all(), name
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("x", "message"),
+        [
+            (torch.zeros(2, 3), f"must have shape (batch, {CIRCUIT.n_features}), got (2, 3)"),
+            (torch.zeros(CIRCUIT.n_features), "features must have shape"),
+            (torch.zeros(2, CIRCUIT.n_features).long(), "floating-point tensor, got torch.int64"),
+            ([[0.0] * CIRCUIT.n_features], "floating-point tensor, got list"),
+            (torch.zeros(2, CIRCUIT.n_features).half(), "float32 or float64, got torch.float16"),
+            (torch.zeros(2, CIRCUIT.n_features).double(), "must be torch.float64 as the angles"),
+        ],
+    )  # fmt: skip
+    def test_features(self, x, message):
+        with pytest.raises(InvalidInputError) as caught:
+            QuantumHead(CIRCUIT, seed=0)(x)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_not_finite(self, value):
+        x = features()
+        x[2, 0] = x[4, 1] = x[4, 2] = value
+        with pytest.raises(InvalidInputError) as caught:
+            QuantumHead(CIRCUIT, seed=0)(x)
+        assert "2 of 5 samples have NaN or infinite values, the first at index 2" in str(
+            caught.value
+        )
+
+    @pytest.mark.parametrize(
+        ("tasks", "message"),
+        [
+            (["colla"], "unknown task 'colla'; did you mean 'cola'"),
+            ("cola", "a sequence of names, got the string 'cola'"),
+            (["cola", "cola"], "tasks must be distinct"),
+        ],
+    )
+    def test_tasks(self, tasks, message):
+        with pytest.raises(InvalidInputError, match=message):
+            QuantumHead(CIRCUIT, seed=0)(features(), tasks=tasks)
+
+    def test_angle_map(self):
+        with pytest.raises(InvalidInputError, match="unknown angle_map 'tan'; did you mean 'tanh'"):
+            QuantumHead(CIRCUIT, angle_map="tan")
+
+
+class TestTorch:
+    def test_state_dict_round_trip(self):
+        head, other = QuantumHead(CIRCUIT, seed=0), QuantumHead(CIRCUIT, seed=1)
+        other.load_state_dict(head.state_dict())
+        assert_equal(head(features()), other(features()))
+
+    @pytest.mark.parametrize(
+        "duplicate", [copy.deepcopy, lambda head: pickle.loads(pickle.dumps(head))]
+    )
+    def test_copies(self, duplicate):
+        head = QuantumHead(CIRCUIT, seed=0)
+        before = head(features())
+        other = duplicate(head)
+        assert_equal(other(features()), before)
+        with torch.no_grad():
+            other.encoding.add_(1)
+        assert_equal(head(features()), before)
+
+    def test_float64(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        single = head(features())
+        double = copy.deepcopy(head).to(torch.float64)(features(dtype=torch.float64))
+        for name, logits in double.items():
+            assert logits.dtype == torch.float64
+            torch.testing.assert_close(logits.float(), single[name], rtol=1e-3, atol=1e-4)
+
+    def test_meta(self):
+        logits = QuantumHead(CIRCUIT, seed=0).to("meta")(features().to("meta"))
+        assert all(v.is_meta for v in logits.values())
+        assert [tuple(v.shape) for v in logits.values()] == [(5, 1), (5, 3), (5, 1), (5, 2)]
+
+    def test_sequential(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        linear = nn.Linear(7, CIRCUIT.n_features)
+        x = torch.randn(3, 7)
+        assert_equal(nn.Sequential(linear, head)(x), head(linear(x)))
+
+    def test_vmap(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        rows = vmap(lambda row: head(row[None]))(features())
+        for name, logits in head(features()).items():
+            torch.testing.assert_close(rows[name][:, 0], logits)
+
+    def test_jacrev_over_parameters_and_features(self):
+        head = QuantumHead(CIRCUIT, seed=0).double()
+        x = features(dtype=torch.float64).requires_grad_()
+        parameters = dict(head.named_parameters())
+        jacobians = jacrev(lambda p, x: functional_call(head, p, (x,)), argnums=(0, 1))(
+            parameters, x
+        )
+        for name, logits in head(x).items():
+            of_parameters, of_x = jacobians[name]
+            assert list(of_parameters) == list(parameters)
+            for index in ((0, 0), (4, -1)):
+                expected = torch.autograd.grad(
+                    logits[index], [*parameters.values(), x], retain_graph=True, allow_unused=True
+                )
+                got = [*of_parameters.values(), of_x]
+                for want, jacobian in zip(expected, got, strict=True):
+                    want = torch.zeros_like(jacobian[index]) if want is None else want
+                    torch.testing.assert_close(jacobian[index], want, rtol=1e-9, atol=1e-12)
+
+    def test_gradients_per_sample(self):
+        head = QuantumHead(CIRCUIT, seed=0).double()
+        x = features(dtype=torch.float64)
+        parameters = {name: p.detach() for name, p in head.named_parameters()}
+
+        def loss(parameters, row):
+            logits = functional_call(head, parameters, (row[None],))
+            return sum(value.square().sum() for value in logits.values())
+
+        rows = vmap(jacrev(loss), in_dims=(None, 0))(parameters, x)
+        sum(value.square().sum() for value in head(x).values()).backward()
+        for name, parameter in head.named_parameters():
+            torch.testing.assert_close(rows[name].sum(0), parameter.grad, rtol=1e-9, atol=1e-12)
+
+    def test_ensembles(self):
+        heads = [QuantumHead(CIRCUIT, seed=seed) for seed in (0, 1)]
+        stacked, _ = torch.func.stack_module_state(heads)
+        x = features()
+        logits = vmap(lambda p: functional_call(heads[0], p, (x,)))(stacked)
+        for i, head in enumerate(heads):
+            for name, value in head(x).items():
+                torch.testing.assert_close(logits[name][i], value)
+
+    def test_optimiser_state_of_the_others_survives_a_new_task(self):
+        fewer, more = (
+            QuantumHead(HeadCircuit(tasks), seed=0) for tasks in (TASKS, [*TASKS, Task.binary("n")])
+        )
+        missing, unexpected = more.load_state_dict(
+            {k: v for k, v in fewer.state_dict().items() if k != "encoding"}, strict=False
+        )
+        assert set(missing) == {"encoding", "blocks.task_n", "scales.task_n"}
+        assert not unexpected
+
+
+class TestSimulators:
+    def test_shares_parameters(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        twin = head.with_simulator("default.qubit")
+        assert isinstance(head.simulator, LightConeSimulator)
+        for mine, other in zip(head.parameters(), twin.parameters(), strict=True):
+            assert mine is other
+        for _ in range(2):
+            for name, logits in twin(features()).items():
+                torch.testing.assert_close(logits, head(features())[name], rtol=1e-3, atol=1e-4)
+            with torch.no_grad():
+                head.encoding.add_(0.3)
+        twin(features())["cola"].sum().backward()
+        assert head.encoding.grad is not None
+
+    def test_explain(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        assert isinstance(head.explain(batch_size=8), Explanation)
+        assert isinstance(head.with_simulator("default.qubit").explain(), Explanation)
+
+    def test_repr(self):
+        assert "LightConeSimulator" in repr(QuantumHead(CIRCUIT, seed=0))
+
+    @pytest.mark.parametrize("simulator", ["lightcone", "default.qubit"])
+    def test_description(self, simulator):
+        head = QuantumHead(CIRCUIT, simulator, angle_map="identity", seed=0)
+        again = QuantumHead.from_dict(head.to_dict())
+        assert again.circuit == head.circuit
+        assert again.to_dict() == head.to_dict()
+        assert repr(again.simulator) == repr(head.simulator)
+
+
+def _distributed_gradients(rank, folder, encoding, results):
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    circuit = HeadCircuit(TASKS, encoding)
+    model = nn.Sequential(
+        nn.Linear(6, circuit.n_features), QuantumHead(circuit, seed=rank)
+    ).double()
+    if rank == 0:  # the ranks begin apart: the first one's parameters must win
+        model.load_state_dict(torch.load(f"{folder}/start.pt"))
+    parallel = DistributedDataParallel(model)
+    x = torch.load(f"{folder}/x.pt")[rank::2]
+    for _ in range(2):  # the second step fails if a parameter was left out of the first
+        parallel.zero_grad()
+        sum(v.square().mean() for v in parallel(x).values()).backward()
+    if rank == 0:
+        torch.save({n: p.grad for n, p in model.named_parameters()}, results)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", [AngleEncoding(), IQPEncoding()])
+def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path, encoding):
+    circuit = HeadCircuit(TASKS, encoding)
+    model = nn.Sequential(nn.Linear(6, circuit.n_features), QuantumHead(circuit, seed=0)).double()
+    x = torch.randn(8, 6, dtype=torch.float64)
+    torch.save(model.state_dict(), tmp_path / "start.pt")
+    torch.save(x, tmp_path / "x.pt")
+    torch.multiprocessing.spawn(
+        _distributed_gradients, (str(tmp_path), encoding, str(tmp_path / "grads.pt")), nprocs=2
+    )
+    sum(v.square().mean() for v in model(x).values()).backward()
+    gradients = torch.load(tmp_path / "grads.pt")
+    for name, parameter in model.named_parameters():
+        if parameter.numel():
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)

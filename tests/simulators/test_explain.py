@@ -1,0 +1,138 @@
+import pytest
+import torch
+
+from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RotationAnsatz
+from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.simulators import LightConeSimulator
+from qmtl.simulators.explain import _bytes
+from qmtl.tasks import Task
+from tests.laws import vjp
+from tests.strategies import binary_tasks, random_angles, random_weights
+
+
+def explain(circuit, batch=32, **options):
+    return LightConeSimulator(**options).explain(circuit, batch)
+
+
+def test_512_tasks_are_one_group_of_six_wires():
+    explanation = explain(HeadCircuit(binary_tasks(512)))
+    (group,) = explanation.groups
+    assert (len(group.tasks), group.n_cones, group.cone_wires, group.block_wires) == (
+        512,
+        512,
+        6,
+        2,
+    )
+    assert group.sizes == (2, 3, 4, 5, 6)
+    assert explanation.amplitudes == group.amplitudes == 512 * 64 * 32
+    assert explanation.fits
+    text = str(explanation)
+    assert "512 tasks on 1024 wires, batch 32, float32: 1 group of equal cones" in text
+    assert "cone 6 wires, block 2, 512 states of 2^6 amplitudes per sample" in text
+    assert "2 → 3 → 4 → 5 → 6 wires" in text
+
+
+def test_sizes_are_linear_in_tasks_and_batch():
+    small, large = (explain(HeadCircuit(binary_tasks(n))) for n in (8, 512))
+    double = explain(HeadCircuit(binary_tasks(8)), batch=64)
+    for name in ("amplitudes", "bytes", "operations"):
+        assert getattr(large, name) == 64 * getattr(small, name)
+        assert getattr(double, name) == 2 * getattr(small, name)
+
+
+def test_a_training_step_of_512_tasks_runs():
+    circuit = HeadCircuit(binary_tasks(512))
+    angles = random_angles(circuit, 4, torch.float32)
+    weights = random_weights(circuit, torch.float32)
+    values, grads = vjp(LightConeSimulator(), circuit, angles, weights)
+    assert len(values) == 512
+    assert all(g.isfinite().all() for g in grads.values())
+    assert (grads["angles"] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("circuit", "message"),
+    [
+        (
+            HeadCircuit(binary_tasks(12), AngleEncoding(entangler="cnot_ring")),
+            "'t0': its light cone has 24 of 24 wires.*entangler 'cnot_ring'.*chain.*'cz_ring'",
+        ),
+        (
+            HeadCircuit(binary_tasks(12), AngleEncoding(entangler="all_to_all")),
+            "24 of 24 wires.*entangler 'all_to_all', which joins every pair",
+        ),
+        (
+            HeadCircuit(binary_tasks(12), IQPEncoding(pattern="all_to_all")),
+            "24 of 24 wires.*entangler 'all_to_all'",
+        ),
+        (
+            HeadCircuit(binary_tasks(20), AngleEncoding(n_layers=11)),
+            "24 of 40 wires.*11 encoding layers of 'cz_ring'.*use fewer layers",
+        ),
+        (
+            HeadCircuit([Task.multilabel("m", 16)], AngleEncoding(n_layers=1)),
+            "'m': its light cone has 16 of 16 wires.*register has 16 wires: use fewer wires",
+        ),
+    ],
+)
+def test_errors_name_the_cause(circuit, message):
+    simulator = LightConeSimulator(max_memory=10**9)
+    with pytest.raises(CircuitTooLargeError, match=message) as caught:
+        simulator.expectation_values(circuit, random_angles(circuit, 64), random_weights(circuit))
+    assert "the limit is 1 GB" in str(caught.value)
+    assert "batch 64" in str(caught.value)
+    assert not simulator.explain(circuit, 64, torch.float64).fits
+    assert "does not fit" in str(simulator.explain(circuit, 64, torch.float64))
+
+
+def test_too_large_register_names_the_task():
+    circuit = HeadCircuit([Task.binary("a"), Task.multilabel("big", 20)])
+    message = "'big': its block acts on 20 wires, at most 16.*fewer wires for this task"
+    with pytest.raises(InvalidInputError, match=message):
+        LightConeSimulator().explain(circuit, 1)
+    values = LightConeSimulator().expectation_values(
+        HeadCircuit([Task.binary("a")]),
+        torch.zeros(1, 2),
+        {"encoding": torch.zeros(2), "a": torch.zeros(6)},
+    )
+    assert values["a"].item() == pytest.approx(1)
+
+
+def test_many_small_cones_ask_for_a_smaller_batch():
+    circuit = HeadCircuit(binary_tasks(8))
+    with pytest.raises(CircuitTooLargeError, match="use a smaller batch, or fewer tasks"):
+        LightConeSimulator(max_memory=10**5).expectation_values(
+            circuit, random_angles(circuit, 64), random_weights(circuit)
+        )
+
+
+@pytest.mark.parametrize(
+    "circuit",
+    [
+        HeadCircuit(binary_tasks(3)),
+        HeadCircuit(binary_tasks(2), layout="shared", n_wires=4),
+        # Many steps per amplitude.
+        HeadCircuit(binary_tasks(4), AngleEncoding(n_layers=6), RotationAnsatz(6)),
+        HeadCircuit(
+            [Task.multiclass("c", 5), Task.binary("b")], AngleEncoding(entangler="cnot_ring")
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_max_memory_is_honoured_to_the_byte(circuit, dtype):
+    need = LightConeSimulator().explain(circuit, 3, dtype).bytes
+    angles, weights = random_angles(circuit, 3, dtype), random_weights(circuit, dtype)
+    enough, scarce = LightConeSimulator(max_memory=need), LightConeSimulator(max_memory=need - 1)
+    assert enough.explain(circuit, 3, dtype).fits
+    enough.expectation_values(circuit, angles, weights)
+    assert not scarce.explain(circuit, 3, dtype).fits
+    with pytest.raises(CircuitTooLargeError, match="the limit is"):
+        scarce.expectation_values(circuit, angles, weights)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2 * 10**9, "2 GB"), (10**18, "1 EB")],
+)
+def test_bytes(number, text):
+    assert _bytes(number) == text

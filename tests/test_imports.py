@@ -1,0 +1,258 @@
+"""Who may import whom: the table of the design, held over every import in the package.
+
+Imports inside functions and under TYPE_CHECKING count, too. A unit is a module or a package
+directly under ``qmtl``.
+"""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import qmtl
+
+ROOT = Path(qmtl.__file__).parent
+
+BASE = {"errors", "files", "tasks", "version"}
+MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders", "model"}
+TRAINING = MODEL | {"data", "training"}
+ANALYSIS = TRAINING | {"analysis"}
+MAY_IMPORT = {
+    "errors": set(),
+    "version": set(),
+    "files": {"errors"},
+    "tasks": {"errors"},
+    "data": BASE,
+    "circuit": BASE,
+    "noise": BASE | {"circuit"},
+    "simulators": BASE | {"circuit", "noise"},
+    "heads": BASE | {"circuit", "simulators"},
+    "encoders": BASE,
+    "model": MODEL,
+    "training": TRAINING,
+    "analysis": ANALYSIS,
+    "hardware": MODEL | {"hardware"},
+    "sklearn": TRAINING,
+    "cli": ANALYSIS | {"hardware", "sklearn"},
+}
+
+# Library: where it may be imported.
+LIBRARIES = {
+    "pennylane": {"simulators/pennylane.py"},
+    "qiskit": {"hardware/", "noise.py", "noise/"},
+    "qiskit_aer": {"hardware/", "noise.py", "noise/"},
+    "qiskit_ibm_runtime": {"hardware/", "noise.py", "noise/"},
+    "pytorch_lightning": {"training/"},
+    "lightning": {"training/"},
+    "torchjd": {"training/"},
+}
+HEAVY = [
+    "matplotlib", "pandas", "pennylane", "pytorch_lightning", "qiskit", "sklearn", "torchjd",
+    "torchmetrics",
+]  # fmt: skip
+
+# Imports against the grain, inside functions: (from, to): why.
+EXCEPTIONS = {
+    ("qmtl.circuit.head_circuit", "qmtl.circuit.drawing"): "HeadCircuit.draw",
+    ("qmtl.circuit.head_circuit", "qmtl.circuit.catalogue"): "HeadCircuit.load and to_dict",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and how: "module", "function" or "typing"."""
+
+    source: str
+    target: str
+    how: str
+    where: str
+
+
+def module_name(path: Path) -> str:
+    parts = ["qmtl", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+MODULES = {module_name(path) for path in FILES}
+
+
+class Reader(ast.NodeVisitor):
+    def __init__(self, source: str, where: str, modules: set[str]) -> None:
+        self.source, self.where, self.modules = source, where, modules
+        self.how = "module"
+        self.found: list[Import] = []
+
+    def _add(self, target: str, line: int) -> None:
+        self.found.append(Import(self.source, target, self.how, f"{self.where}:{line}"))
+
+    def _within(self, how: str, nodes: list[ast.stmt]) -> None:
+        outer, self.how = self.how, how
+        for node in nodes:
+            self.visit(node)
+        self.how = outer
+
+    def visit_FunctionDef(self, node):  # noqa: N802
+        self._within("function", node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_If(self, node):  # noqa: N802
+        typing = "TYPE_CHECKING" in ast.unparse(node.test)
+        self._within("typing" if typing else self.how, node.body)
+        self._within(self.how, node.orelse)
+
+    def visit_Import(self, node):  # noqa: N802
+        for alias in node.names:
+            self._add(alias.name, node.lineno)
+
+    def visit_ImportFrom(self, node):  # noqa: N802
+        assert node.level == 0, f"{self.where}:{node.lineno}: relative imports hide the direction"
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            self._add(whole if whole in self.modules else node.module, node.lineno)
+
+
+def read(source: str, text: str, where: str = "", modules: set[str] = MODULES) -> list[Import]:
+    reader = Reader(source, where, modules)
+    reader.visit(ast.parse(text))
+    return reader.found
+
+
+IMPORTS = [
+    found
+    for path in FILES
+    for found in read(module_name(path), path.read_text(), str(path.relative_to(ROOT)))
+]
+
+
+def unit(module: str) -> str:
+    return module.split(".")[1]
+
+
+def cycle(edges: set[tuple[str, str]]) -> list[str] | None:
+    graph: dict[str, set[str]] = {}
+    for source, target in edges:
+        graph.setdefault(source, set()).add(target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return None
+
+
+def edges(*hows: str) -> set[tuple[str, str]]:
+    """Imports between modules; a package stands for its ``__init__``."""
+    return {(i.source, i.target) for i in IMPORTS if i.how in hows and i.target in MODULES}
+
+
+def test_every_unit_is_in_the_table():
+    units = {unit(module) for module in MODULES - {"qmtl"}}
+    assert units <= set(MAY_IMPORT), "say in MAY_IMPORT and in the design what it may import"
+
+
+def test_the_table_is_downwards():
+    assert cycle({(a, b) for a, below in MAY_IMPORT.items() for b in below if a != b}) is None
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_units_import_downwards(name):
+    wrong = []
+    for found in IMPORTS:
+        inside = found.source != "qmtl" and found.target.split(".")[0] == "qmtl"
+        if not inside or unit(found.source) != name:
+            continue
+        if found.target == "qmtl":
+            wrong.append(f"{found.where} imports the public names; import the module they are in")
+        elif unit(found.target) not in MAY_IMPORT[name] | {name}:
+            wrong.append(f"{found.where} imports {found.target}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_libraries_stay_in_their_place(library):
+    allowed = tuple(LIBRARIES[library])
+    wrong = [
+        f"{found.where} imports {found.target}"
+        for found in IMPORTS
+        if found.target.split(".")[0] == library and not found.where.startswith(allowed)
+    ]
+    assert not wrong
+
+
+def test_no_cycles():
+    assert cycle(edges("module")) is None
+    assert cycle(edges("module", "function") - set(EXCEPTIONS)) is None
+
+
+def test_exceptions_are_needed():
+    for exception in EXCEPTIONS:
+        assert exception in edges("function"), f"{exception} is no longer there"
+        assert exception not in edges("module")
+        rest = set(EXCEPTIONS) - {exception}
+        assert cycle(edges("module", "function") - rest) is not None
+
+
+def test_nothing_heavy_is_imported_at_the_top():
+    """Lightning and torchjd are the business of training, which is itself imported late."""
+    wrong = [
+        f"{found.where} imports {found.target}"
+        for found in IMPORTS
+        if found.how == "module"
+        and found.target.split(".")[0] in HEAVY
+        and unit(f"{found.source}.") != "training"
+    ]
+    assert not wrong
+
+
+def test_importing_qmtl_imports_nothing_heavy():
+    code = f"import sys, qmtl; print([name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_reader():
+    """Every form of import is seen, or the tests above hold nothing."""
+    text = """
+import os
+import qmtl.a
+from qmtl import b, Task
+from qmtl.c import d
+if TYPE_CHECKING:
+    from qmtl.e import f
+else:
+    import g
+try:
+    import h
+except ImportError:
+    pass
+class A:
+    import i
+    def method(self):
+        with open("x"):
+            import j.k
+async def run():
+    import l
+"""
+    found = read("qmtl.x", text, modules={"qmtl.b", "qmtl.c.d"})
+    assert [(i.target, i.how) for i in found] == [
+        ("os", "module"),
+        ("qmtl.a", "module"),
+        ("qmtl.b", "module"),
+        ("qmtl", "module"),
+        ("qmtl.c.d", "module"),
+        ("qmtl.e", "typing"),
+        ("g", "module"),
+        ("h", "module"),
+        ("i", "module"),
+        ("j.k", "function"),
+        ("l", "function"),
+    ]
+    assert cycle({("a", "b"), ("b", "a")}) is not None
+    assert cycle({("a", "b"), ("b", "c"), ("a", "c")}) is None
