@@ -96,21 +96,21 @@ class Reader(ast.NodeVisitor):
             self.visit(node)
         self.how = outer
 
-    def visit_FunctionDef(self, node):  # noqa: N802
+    def visit_FunctionDef(self, node):
         self._within("function", node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
-    def visit_If(self, node):  # noqa: N802
+    def visit_If(self, node):
         typing = "TYPE_CHECKING" in ast.unparse(node.test)
         self._within("typing" if typing else self.how, node.body)
         self._within(self.how, node.orelse)
 
-    def visit_Import(self, node):  # noqa: N802
+    def visit_Import(self, node):
         for alias in node.names:
             self._add(alias.name, node.lineno)
 
-    def visit_ImportFrom(self, node):  # noqa: N802
+    def visit_ImportFrom(self, node):
         assert node.level == 0, f"{self.where}:{node.lineno}: relative imports hide the direction"
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"

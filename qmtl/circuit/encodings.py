@@ -55,7 +55,8 @@ class AngleEncoding:
         axes: rotation axes that load features, each by one rotation per wire and layer.
         features_per_wire: features on each wire; None means one per axis. The loading rotations
             of the whole circuit take a wire's features in turn, so that more features than axes
-            are spread over the layers. Feature ``j`` of wire ``i`` is number ``i · features_per_wire + j``.
+            are spread over the layers. Feature ``j`` of wire ``i`` is number
+            ``i · features_per_wire + j``.
         trainable: axes of the trainable rotations, in order; empty for none.
         reupload: whether every layer loads features again; if not, layers after the first have
             trainable rotations only (in the last layer, too).

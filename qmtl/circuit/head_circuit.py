@@ -164,7 +164,9 @@ class HeadCircuit:
                 _check_names("wires_per_task", wires_per_task, list(defaults))
                 sizes = defaults | dict(wires_per_task)
             else:
-                sizes = defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
+                sizes = (
+                    defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
+                )
         for name, size in sizes.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InvalidInputError(
@@ -314,7 +316,7 @@ class HeadCircuit:
         return deepest
 
     def with_tasks(self, tasks: Sequence[Task]) -> "HeadCircuit":
-        """The same design for other tasks (default register sizes, readouts and order of theirs)."""
+        """The same design for other tasks, with default register sizes and readouts."""
         shared = self.n_wires if self.layout == "shared" else None
         blocks = set(self._ansatz.values())
         if len(blocks) > 1:
@@ -388,4 +390,3 @@ def _check_names(what: str, given: Mapping[str, object], names: list[str]) -> No
     for name in given:
         if name not in names:
             raise unknown_name(f"task in {what}", name, names)
-

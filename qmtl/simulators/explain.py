@@ -111,7 +111,9 @@ class Explanation:
         ]
         for group in self.groups:
             names = ", ".join(group.tasks[:3]) + (", …" if len(group.tasks) > 3 else "")
-            grows = " → ".join(map(str, group.sizes[:12])) + (" → …" if len(group.sizes) > 12 else "")
+            grows = " → ".join(map(str, group.sizes[:12])) + (
+                " → …" if len(group.sizes) > 12 else ""
+            )
             lines.append(
                 f"  {_plural(len(group.tasks), 'task')} ({names}): cone {group.cone_wires} wires, "
                 f"block {group.block_wires}, {_plural(group.n_cones, 'state')} of "
@@ -136,9 +138,7 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.75)
 
 
-def check_memory(
-    circuit: HeadCircuit, plan: Plan, angles: Tensor, max_memory: int | None
-) -> None:
+def check_memory(circuit: HeadCircuit, plan: Plan, angles: Tensor, max_memory: int | None) -> None:
     """Raise `CircuitTooLargeError`, naming the cause, if a step would not fit."""
     limit = memory_limit(angles.device, max_memory)
     itemsize, batch = angles.dtype.itemsize, angles.shape[0]

@@ -112,7 +112,9 @@ def _slot_angles(table: SlotTable, columns: Tensor, weights: Tensor) -> list[Ten
         if bool((index >= 0).any()):
             safe = index.clamp(min=0).to(device)
             chosen = weights[safe] if weights.ndim == 1 else weights.gather(1, safe)
-            chosen = chosen if bool((index >= 0).all()) else chosen.where((index >= 0).to(device), 1.0)
+            chosen = (
+                chosen if bool((index >= 0).all()) else chosen.where((index >= 0).to(device), 1.0)
+            )
             value = value * chosen[..., None]
         angles.update(zip(slots.tolist(), value.unbind(1), strict=True))
     return [angles[slot] for slot in range(len(angles))]
@@ -145,9 +147,7 @@ def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tenso
     dim, rest = 2**group.n_inner, 2 ** (group.n_wires - group.n_inner)
     fixed = all(angle.shape[-1] == 1 for angle in angles)
     if not fixed or dim > rest * samples or dim > 64:
-        return apply_layers(
-            state.expand(n_tasks, -1, -1, -1), group.block, angles, group.n_wires
-        )
+        return apply_layers(state.expand(n_tasks, -1, -1, -1), group.block, angles, group.n_wires)
     identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
     unitary = apply_layers(identity, group.block, angles, group.n_inner)
     cones, _, parts, _ = state.shape

@@ -1,4 +1,4 @@
-"""Any PennyLane device as a simulator of head circuits: the reference, and other people's engines."""
+"""Any PennyLane device as a simulator of head circuits: the reference, and others' engines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +122,9 @@ def to_qnode(
     try:
         target = qml.device(device, wires=circuit.n_wires, **options)
     except qml.exceptions.DeviceError as error:
-        raise InvalidInputError(f"simulator: PennyLane has no device {device!r} ({error})") from None
+        raise InvalidInputError(
+            f"simulator: PennyLane has no device {device!r} ({error})"
+        ) from None
     gates = [*circuit.encoding_gates, *(g for name in tasks for g in circuit.block_gates(name))]
     strings = [
         [register.wires[i] for i in string]

@@ -104,7 +104,7 @@ class Group:
     @property
     def amplitudes(self) -> int:
         """Complex amplitudes per sample over all tasks of the group, at the widest point."""
-        return max(self.n_cones, len(self.tasks) if self.n_cones == 1 else 0) * 2**self.n_wires
+        return max(self.n_cones, len(self.tasks) if self.n_cones == 1 else 0) << self.n_wires
 
     @cached_property
     def steps(self) -> int:
@@ -178,7 +178,8 @@ def _layers(gates: Iterable[Gate], local: dict[int, int]) -> tuple[list[Layer], 
         levels.setdefault(place, []).append(gate)
         for w in gate.wires:
             level[w] = place
-    layers, angles = [], []
+    layers: list[Layer] = []
+    angles: list[Angle] = []
     for place in sorted(levels):
         ops = []
         # Gates of a layer on different wires commute; sorting them makes equal cones look equal.

@@ -24,12 +24,10 @@ Matrix = tuple[tuple[Entry, Entry], tuple[Entry, Entry]]
 
 def _multiply(a: Entry, b: Entry) -> Entry:
     (ar, ai), (br, bi) = a, b
-    if ai is None and bi is None:
-        return ar * br, None
+    if bi is None:
+        return ar * br, None if ai is None else ai * br
     if ai is None:
         return ar * br, ar * bi
-    if bi is None:
-        return ar * br, ai * br
     return ar * br - ai * bi, ar * bi + ai * br
 
 
@@ -103,7 +101,7 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 @lru_cache(maxsize=256)
 def _signs(wires: tuple[tuple[int, ...], ...], n_wires: int) -> Tensor:
-    """Eigenvalues of products of Z, one row for each tuple of wires, shape (products, 2^n_wires)."""
+    """Eigenvalues of products of Z, one row per tuple of wires, shape (products, 2^n_wires)."""
     states = torch.arange(2**n_wires)
     rows = []
     for product in wires:
@@ -191,9 +189,7 @@ def _product_state(
     return state
 
 
-def encode(
-    layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, like: Tensor
-) -> Tensor:
+def encode(layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, like: Tensor) -> Tensor:
     """The encoded states, shape (cones or 1, 2^n_wires, parts, samples or 1)."""
     if layers and not layers[0].diagonal:
         state = _product_state(layers[0].ops, angles, n_wires, like)

@@ -110,9 +110,7 @@ def fit(
     )
 
 
-def settings_from(
-    settings: TrainingSettings | None, options: dict[str, Any]
-) -> TrainingSettings:
+def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:
     """Settings from an object or from keyword arguments, with one-line errors."""
     if settings is not None and options:
         raise InvalidInputError(f"give settings or keyword arguments, not both: {sorted(options)}")
@@ -223,7 +221,9 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's notes on devices and workers are for its own users, not for ours."""
-    loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
+    loggers = [
+        logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -21,6 +21,8 @@ __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 
 CHECKPOINT_VERSION = 1
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+# Settings that shape the state in a checkpoint.
+STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator")
 Row = dict[str, Any]
 
 
@@ -62,7 +64,10 @@ class MultiTaskModule(pl.LightningModule):
         settings = self.settings
         head = settings.head_learning_rate or settings.learning_rate
         groups = [
-            {"params": list(self.model.encoder.parameters()), "weight_decay": settings.weight_decay},
+            {
+                "params": list(self.model.encoder.parameters()),
+                "weight_decay": settings.weight_decay,
+            },
             {"params": list(self.model.head.parameters()), "lr": head},
             {"params": [p for p in self.combiner.parameters() if not _steps_itself(self.combiner)]},
         ]
@@ -112,12 +117,12 @@ class MultiTaskModule(pl.LightningModule):
         gradients local, so that the processes' gradients add up to the gradient of the mean.
         """
         tasks = self.model.tasks
-        counts = torch.stack(
-            [task.labelled(batch.targets[task.name]).any() for task in tasks]
-        ).to(self.device, torch.float32)
+        counts = torch.stack([task.labelled(batch.targets[task.name]).any() for task in tasks]).to(
+            self.device, torch.float32
+        )
         present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
         names = [tasks[i].name for i in present]
-        logits = self.model(batch.inputs, tasks=names)
+        logits = self.model(self._inputs(batch), tasks=names)
         terms = []
         for i in present:
             target = self.model.standardise(tasks[i], batch.targets[tasks[i].name])
@@ -131,6 +136,10 @@ class MultiTaskModule(pl.LightningModule):
             self.last_losses[present] = losses.detach().to(self.last_losses.dtype)
             self._epoch_sums[:, present] += total.T.to(self._epoch_sums.dtype)
         return present, losses
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        # Data are float32; a float64 model wants its own.
+        return batch.inputs.to(next(self.model.parameters()).dtype)
 
     def _check_finite(self, names: Sequence[str], losses: Tensor) -> None:
         for name, loss in zip(names, losses.tolist(), strict=True):
@@ -151,7 +160,12 @@ class MultiTaskModule(pl.LightningModule):
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
         weights = [] if _steps_itself(self.combiner) else list(self.combiner.parameters())
         parameters = [*self.shared, *own]
-        total = self.combiner(self._all_losses(present, losses))
+        try:
+            total = self.combiner(self._all_losses(present, losses))
+        except ValueError as error:
+            name = self.settings.scalarizer
+            reason = " ".join(str(error).split())
+            raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
         gradients = torch.autograd.grad(total, [*parameters, *weights], allow_unused=True)
         self._set_gradients(parameters, gradients[: len(parameters)])
         # The scalarizer saw the global losses: its own gradient is whole already.
@@ -169,8 +183,9 @@ class MultiTaskModule(pl.LightningModule):
                 f"Use larger batches, or an aggregator without state such as 'upgrad'"
             )
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
-        gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)
-        self._set_gradients(own, gradients)
+        if own:
+            gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)
+            self._set_gradients(own, gradients)
         if not self.shared:
             return
         backward(
@@ -215,7 +230,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep logits and targets; metrics are of the whole split."""
-        self._validation.append((self.model(batch.inputs), batch.targets))
+        self._validation.append((self.model(self._inputs(batch)), batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Losses and metrics of the validation split."""
@@ -241,6 +256,7 @@ class MultiTaskModule(pl.LightningModule):
         """Add the combiner's state and the history."""
         checkpoint["qmtl"] = {
             "version": CHECKPOINT_VERSION,
+            "settings": {name: getattr(self.settings, name) for name in STATE_SETTINGS},
             "combiner": combiner_state(self.combiner),
             "history": [dict(row) for row in self.history],
         }
@@ -252,6 +268,10 @@ class MultiTaskModule(pl.LightningModule):
             raise ModelFileError(
                 f"the checkpoint has version {extra.get('version')}, expected {CHECKPOINT_VERSION}"
             )
+        for name, value in extra["settings"].items():
+            given = getattr(self.settings, name)
+            if value != given:
+                raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         load_combiner_state(self.combiner, extra["combiner"])
         self.history = [dict(row) for row in extra["history"]]
 

@@ -69,9 +69,7 @@ def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
     if task.kind in ("regression", "multilabel"):
         return _per_output(task, targets, ":target")
     classes = _classes(task)
-    names = [
-        "" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()
-    ]
+    names = ["" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()]
     return {f"{task.name}:target": names}
 
 

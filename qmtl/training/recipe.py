@@ -120,7 +120,9 @@ def built_in_recipes() -> list[str]:
         True
     """
     folder = resources.files("qmtl.training") / "recipes"
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -147,7 +149,9 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     elif str(name_or_path) in built_in_recipes():
         text = (resources.files("qmtl.training") / "recipes" / f"{name_or_path}.toml").read_text()
     else:
-        raise unknown_name("recipe (or path to a .toml file)", str(name_or_path), built_in_recipes())
+        raise unknown_name(
+            "recipe (or path to a .toml file)", str(name_or_path), built_in_recipes()
+        )
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

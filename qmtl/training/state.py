@@ -1,6 +1,7 @@
 """State of aggregators and scalarizers, for checkpoints.
 
-Random generators need none: they are seeded anew from the run's seed and the epoch. Everything is packed into tensors and plain containers, so that checkpoints can be read with
+Random generators need none: they are seeded anew from the run's seed and the epoch. Everything is
+packed into tensors and plain containers, so that checkpoints can be read with
 ``torch.load(weights_only=True)``, which runs no code.
 """
 
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from qmtl.errors import ModelFileError
 
 __all__ = ["combiner_state", "load_combiner_state"]
 
@@ -49,11 +52,29 @@ def combiner_state(combiner: nn.Module) -> dict[str, Any]:
 
 
 def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put back what `combiner_state` saved."""
-    combiner.load_state_dict(state["state_dict"])
-    for path, module in combiner.named_modules():
+    """Put back what `combiner_state` saved.
+
+    Raises:
+        ModelFileError: if the state is of another combiner.
+    """
+    modules = dict(combiner.named_modules())
+    try:
+        # Buffers that TorchJD makes at the first step are None in a new combiner, which
+        # load_state_dict would take for keys too many.
+        for name, value in state["state_dict"].items():
+            path, _, key = name.rpartition(".")
+            if modules[path]._buffers.get(key, value) is None:
+                modules[path]._buffers[key] = value.clone()
+        combiner.load_state_dict(state["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"the checkpoint is of another combiner: {reason}") from None
+    for path, module in modules.items():
         for key, packed in state["attributes"].get(path, {}).items():
             setattr(module, key, _unpack(packed, module))
+        if hasattr(module, "_init_optim_problem"):
+            # Nash-MTL's cvxpy problem, which it builds itself in its very first step only.
+            module._init_optim_problem()
 
 
 def _unpack(packed: Mapping[str, Any], module: nn.Module) -> Any:

@@ -20,7 +20,8 @@ def test_counts_equal_the_gates(ansatz, n, data):
 
 def test_rotation_ansatz_of_two_wires():
     assert [str(g) for g in RotationAnsatz().gates(2, (0,))] == [
-        "RZ(w[0]) 0", "RZ(w[1]) 1", "RY(w[2]) 0", "RY(w[3]) 1", "CZ 0,1", "RZ(w[4]) 0", "RY(w[5]) 0",
+        "RZ(w[0]) 0", "RZ(w[1]) 1", "RY(w[2]) 0", "RY(w[3]) 1",
+        "CZ 0,1", "RZ(w[4]) 0", "RY(w[5]) 0",
     ]  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_gates_of_the_layouts():
     blocks = [gate for name in circuit.registers for gate in circuit.block_gates(name)]
     assert list(circuit.gates()) == [*circuit.encoding_gates, *blocks]
     assert circuit.gates("t1") == circuit.encoding_gates + circuit.block_gates("t1")
-    with pytest.raises(InvalidInputError, match="one circuit per task.*'t0', 't1'"):
+    with pytest.raises(InvalidInputError, match=r"one circuit per task.*'t0', 't1'"):
         HeadCircuit(binary_tasks(2), layout="shared").gates()
 
 

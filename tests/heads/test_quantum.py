@@ -1,40 +1,19 @@
-"""QuantumHead: weights, logits, errors, and how it behaves as a torch module."""
+"""QuantumHead: weights, counts, logits, errors."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, jacrev, vmap
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
-from qmtl.simulators import Explanation, LightConeSimulator
 from qmtl.tasks import Task
+from tests.heads.quantum_samples import CIRCUIT, TASKS, assert_equal, features
 
-TASKS = [
-    Task.binary("cola"),
-    Task.multiclass("emotion", 3),
-    Task.regression("stsb"),
-    Task.multilabel("finding", 2),
-]
-CIRCUIT = HeadCircuit(TASKS)
 # Names that torch's own containers and methods take, and names that are no identifiers.
 AWKWARD = ["keys", "train", "float", "STS-B", "items", "weight", "to", "two words", "größe", "0"]
-
-
-def features(circuit=CIRCUIT, batch=5, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, circuit.n_features, generator=generator).to(dtype)
-
-
-def assert_equal(left, right):
-    assert list(left) == list(right)
-    for name in left:
-        assert torch.equal(left[name], right[name]), name
 
 
 class TestWeights:
@@ -186,7 +165,7 @@ class TestLogits:
                 return {"a": torch.tensor([[-1e-3, 0.5, 0.501]])}
 
         head = QuantumHead(HeadCircuit([Task.multiclass("a", 3)]), Rounding(), seed=0)
-        assert float(head(torch.zeros(1, 2))["a"][0, 0]) == pytest.approx(math.log(1e-6))
+        assert head(torch.zeros(1, 2))["a"][0, 0].item() == pytest.approx(math.log(1e-6))
 
     def test_a_period_whatever_the_features(self):
         head = QuantumHead(CIRCUIT, seed=0)
@@ -262,173 +241,3 @@ class TestErrors:
     def test_angle_map(self):
         with pytest.raises(InvalidInputError, match="unknown angle_map 'tan'; did you mean 'tanh'"):
             QuantumHead(CIRCUIT, angle_map="tan")
-
-
-class TestTorch:
-    def test_state_dict_round_trip(self):
-        head, other = QuantumHead(CIRCUIT, seed=0), QuantumHead(CIRCUIT, seed=1)
-        other.load_state_dict(head.state_dict())
-        assert_equal(head(features()), other(features()))
-
-    @pytest.mark.parametrize(
-        "duplicate", [copy.deepcopy, lambda head: pickle.loads(pickle.dumps(head))]
-    )
-    def test_copies(self, duplicate):
-        head = QuantumHead(CIRCUIT, seed=0)
-        before = head(features())
-        other = duplicate(head)
-        assert_equal(other(features()), before)
-        with torch.no_grad():
-            other.encoding.add_(1)
-        assert_equal(head(features()), before)
-
-    def test_float64(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        single = head(features())
-        double = copy.deepcopy(head).to(torch.float64)(features(dtype=torch.float64))
-        for name, logits in double.items():
-            assert logits.dtype == torch.float64
-            torch.testing.assert_close(logits.float(), single[name], rtol=1e-3, atol=1e-4)
-
-    def test_meta(self):
-        logits = QuantumHead(CIRCUIT, seed=0).to("meta")(features().to("meta"))
-        assert all(v.is_meta for v in logits.values())
-        assert [tuple(v.shape) for v in logits.values()] == [(5, 1), (5, 3), (5, 1), (5, 2)]
-
-    def test_sequential(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        linear = nn.Linear(7, CIRCUIT.n_features)
-        x = torch.randn(3, 7)
-        assert_equal(nn.Sequential(linear, head)(x), head(linear(x)))
-
-    def test_vmap(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        rows = vmap(lambda row: head(row[None]))(features())
-        for name, logits in head(features()).items():
-            torch.testing.assert_close(rows[name][:, 0], logits)
-
-    def test_jacrev_over_parameters_and_features(self):
-        head = QuantumHead(CIRCUIT, seed=0).double()
-        x = features(dtype=torch.float64).requires_grad_()
-        parameters = dict(head.named_parameters())
-        jacobians = jacrev(lambda p, x: functional_call(head, p, (x,)), argnums=(0, 1))(
-            parameters, x
-        )
-        for name, logits in head(x).items():
-            of_parameters, of_x = jacobians[name]
-            assert list(of_parameters) == list(parameters)
-            for index in ((0, 0), (4, -1)):
-                expected = torch.autograd.grad(
-                    logits[index], [*parameters.values(), x], retain_graph=True, allow_unused=True
-                )
-                got = [*of_parameters.values(), of_x]
-                for want, jacobian in zip(expected, got, strict=True):
-                    want = torch.zeros_like(jacobian[index]) if want is None else want
-                    torch.testing.assert_close(jacobian[index], want, rtol=1e-9, atol=1e-12)
-
-    def test_gradients_per_sample(self):
-        head = QuantumHead(CIRCUIT, seed=0).double()
-        x = features(dtype=torch.float64)
-        parameters = {name: p.detach() for name, p in head.named_parameters()}
-
-        def loss(parameters, row):
-            logits = functional_call(head, parameters, (row[None],))
-            return sum(value.square().sum() for value in logits.values())
-
-        rows = vmap(jacrev(loss), in_dims=(None, 0))(parameters, x)
-        sum(value.square().sum() for value in head(x).values()).backward()
-        for name, parameter in head.named_parameters():
-            torch.testing.assert_close(rows[name].sum(0), parameter.grad, rtol=1e-9, atol=1e-12)
-
-    def test_ensembles(self):
-        heads = [QuantumHead(CIRCUIT, seed=seed) for seed in (0, 1)]
-        stacked, _ = torch.func.stack_module_state(heads)
-        x = features()
-        logits = vmap(lambda p: functional_call(heads[0], p, (x,)))(stacked)
-        for i, head in enumerate(heads):
-            for name, value in head(x).items():
-                torch.testing.assert_close(logits[name][i], value)
-
-    def test_optimiser_state_of_the_others_survives_a_new_task(self):
-        fewer, more = (
-            QuantumHead(HeadCircuit(tasks), seed=0) for tasks in (TASKS, [*TASKS, Task.binary("n")])
-        )
-        missing, unexpected = more.load_state_dict(
-            {k: v for k, v in fewer.state_dict().items() if k != "encoding"}, strict=False
-        )
-        assert set(missing) == {"encoding", "blocks.task_n", "scales.task_n"}
-        assert not unexpected
-
-
-class TestSimulators:
-    def test_shares_parameters(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        twin = head.with_simulator("default.qubit")
-        assert isinstance(head.simulator, LightConeSimulator)
-        for mine, other in zip(head.parameters(), twin.parameters(), strict=True):
-            assert mine is other
-        for _ in range(2):
-            for name, logits in twin(features()).items():
-                torch.testing.assert_close(logits, head(features())[name], rtol=1e-3, atol=1e-4)
-            with torch.no_grad():
-                head.encoding.add_(0.3)
-        twin(features())["cola"].sum().backward()
-        assert head.encoding.grad is not None
-
-    def test_explain(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        assert isinstance(head.explain(batch_size=8), Explanation)
-        assert isinstance(head.with_simulator("default.qubit").explain(), Explanation)
-
-    def test_repr(self):
-        assert "LightConeSimulator" in repr(QuantumHead(CIRCUIT, seed=0))
-
-    @pytest.mark.parametrize("simulator", ["lightcone", "default.qubit"])
-    def test_description(self, simulator):
-        head = QuantumHead(CIRCUIT, simulator, angle_map="identity", seed=0)
-        again = QuantumHead.from_dict(head.to_dict())
-        assert again.circuit == head.circuit
-        assert again.to_dict() == head.to_dict()
-        assert repr(again.simulator) == repr(head.simulator)
-
-
-def _distributed_gradients(rank, folder, encoding, results):
-    from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
-
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    circuit = HeadCircuit(TASKS, encoding)
-    model = nn.Sequential(
-        nn.Linear(6, circuit.n_features), QuantumHead(circuit, seed=rank)
-    ).double()
-    if rank == 0:  # the ranks begin apart: the first one's parameters must win
-        model.load_state_dict(torch.load(f"{folder}/start.pt"))
-    parallel = DistributedDataParallel(model)
-    x = torch.load(f"{folder}/x.pt")[rank::2]
-    for _ in range(2):  # the second step fails if a parameter was left out of the first
-        parallel.zero_grad()
-        sum(v.square().mean() for v in parallel(x).values()).backward()
-    if rank == 0:
-        torch.save({n: p.grad for n, p in model.named_parameters()}, results)
-    distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", [AngleEncoding(), IQPEncoding()])
-def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path, encoding):
-    circuit = HeadCircuit(TASKS, encoding)
-    model = nn.Sequential(nn.Linear(6, circuit.n_features), QuantumHead(circuit, seed=0)).double()
-    x = torch.randn(8, 6, dtype=torch.float64)
-    torch.save(model.state_dict(), tmp_path / "start.pt")
-    torch.save(x, tmp_path / "x.pt")
-    torch.multiprocessing.spawn(
-        _distributed_gradients, (str(tmp_path), encoding, str(tmp_path / "grads.pt")), nprocs=2
-    )
-    sum(v.square().mean() for v in model(x).values()).backward()
-    gradients = torch.load(tmp_path / "grads.pt")
-    for name, parameter in model.named_parameters():
-        if parameter.numel():
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)

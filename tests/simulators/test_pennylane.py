@@ -1,8 +1,21 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 
-from qmtl.circuit import AngleEncoding, ExpectationZ, HeadCircuit, PauliStrings, Probabilities
+from qmtl.circuit import (
+    ENTANGLERS,
+    AngleEncoding,
+    ExpectationZ,
+    HeadCircuit,
+    IdentityAnsatz,
+    IQPEncoding,
+    PauliStrings,
+    Probabilities,
+    RealAmplitudes,
+    RotationAnsatz,
+)
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator, Simulator, simulator_for
 from qmtl.simulators.pennylane import PennyLaneSimulator, _z_string_mixing
@@ -26,6 +39,32 @@ LIGHTCONE = LightConeSimulator()
 @given(cases(max_wires=9))
 def test_light_cones_agree_with_pennylane(case):
     assert_same_values_and_gradients(LIGHTCONE, REFERENCE, case, atol=1e-10)
+
+
+ENCODINGS = {
+    "angle": AngleEncoding,
+    "dense": partial(AngleEncoding, 2, axes="YX", features_per_wire=3, trainable="ZY"),
+    "once": partial(AngleEncoding, 3, axes="XZ", trainable="YZ", reupload=False),
+    "iqp": lambda entangler: IQPEncoding(2, pattern=entangler),
+}
+
+
+@pytest.mark.parametrize("entangler", ENTANGLERS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("layout", ["partitioned", "shared"])
+def test_every_entangler_and_encoding_agrees(entangler, encoding, layout):
+    circuit = HeadCircuit(
+        [Task.multiclass("c", 3), Task.binary("b"), Task.regression("r"), Task.binary("d")],
+        ENCODINGS[encoding](entangler=entangler),
+        {
+            "c": RotationAnsatz(2, entangler),
+            "b": RealAmplitudes(2, entangler),
+            "d": IdentityAnsatz(),
+        },
+        layout=layout,
+        readouts={"b": PauliStrings(("ZZ",))},
+    )
+    assert_same_values_and_gradients(LIGHTCONE, REFERENCE, random_case(circuit, 2), atol=1e-10)
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def test_hopeless_circuits_are_refused_at_once(entangler):
 def test_registers_are_limited():
     circuit = HeadCircuit(binary_tasks(1), wires_per_task=24, ansatz=RotationAnsatz(12))
     with pytest.raises(
-        CircuitTooLargeError, match="'t0': its block acts on 23|'t0': its block acts on 24"
+        CircuitTooLargeError, match=r"'t0': its block acts on 23|'t0': its block acts on 24"
     ):
         plan_of(circuit)
     readout = PauliStrings(("Z" + 28 * "I" + "Z",))

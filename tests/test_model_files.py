@@ -1,0 +1,267 @@
+"""MultiTaskModel: saving and loading, crashes, damaged files."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import qmtl
+from qmtl.encoders import MLP, Identity
+from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.heads import QuantumHead
+from qmtl.model import MultiTaskModel, load
+from tests.model_samples import CIRCUIT, ENCODERS, HEADS, WIDTH, inputs_of, make_model
+
+
+def assert_same_outputs(model, other, inputs):
+    logits, again = model.eval()(inputs), other.eval()(inputs)
+    assert list(logits) == list(again)
+    for name in logits:
+        assert logits[name].dtype == again[name].dtype
+        assert torch.equal(logits[name], again[name])
+    predictions, repeated = model.predict(inputs), other.predict(inputs)
+    assert all(torch.equal(predictions[name], repeated[name]) for name in predictions)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    make_model().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder, edit):
+    path = folder / "model.json"
+    description = json.loads(path.read_text())
+    edit(description)
+    path.write_text(json.dumps(description))
+
+
+def assert_refused(folder, message, **options):
+    with pytest.raises(ModelFileError) as caught:
+        load(folder, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class TestSaveAndLoad:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("encoder", ENCODERS)
+    @pytest.mark.parametrize("head", HEADS)
+    def test_bit_for_bit(self, tmp_path, encoder, head, dtype):
+        model = make_model(encoder, head).to(dtype)
+        model.save(str(tmp_path / "a" / "b"))
+        again = load(str(tmp_path / "a" / "b"))
+        for key, value in model.state_dict().items():
+            assert again.state_dict()[key].dtype == dtype
+            assert torch.equal(again.state_dict()[key], value)
+        assert_same_outputs(model, again, inputs_of(model).to(dtype))
+        assert [p.requires_grad for p in again.parameters()] == [
+            p.requires_grad for p in model.parameters()
+        ]
+
+    def test_options_are_kept(self, tmp_path):
+        head = QuantumHead(CIRCUIT, "default.qubit", angle_map="identity", seed=0)
+        MultiTaskModel(Identity(WIDTH), head).save(tmp_path)
+        again = load(tmp_path).head
+        assert (again.angle_map, again.simulator.device) == ("identity", "default.qubit")
+
+    def test_again_over_the_same_folder(self, saved):
+        model = make_model("identity", "local")
+        model.save(saved)
+        assert_same_outputs(model, load(saved), inputs_of(model))
+        assert sorted(path.name for path in saved.iterdir()) == ["model.json", "model.safetensors"]
+
+    def test_the_files_hold_no_pickle(self, saved):
+        content = (saved / "model.safetensors").read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        assert set(header) == set(make_model().state_dict())
+        assert json.loads((saved / "model.json").read_text())["qmtl"] == qmtl.__version__
+        assert set(load_file(saved / "model.safetensors")) == set(header)
+        for path in saved.iterdir():
+            assert not path.read_bytes().startswith((b"\x80", b"PK"))
+
+    def test_nothing_is_unpickled(self, saved, monkeypatch):
+        import pickle
+
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(pickle, name, None)
+        load(saved)
+
+    def test_custom_encoder(self, tmp_path):
+        model = MultiTaskModel(nn.Linear(6, WIDTH), HEADS["quantum"]())
+        with pytest.raises(
+            InvalidInputError, match=r"the encoder Linear has no to_dict\(\), .* cannot be saved"
+        ):
+            model.save(tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+
+    def test_custom_encoder_with_to_dict(self, tmp_path):
+        class Tied(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first = nn.Linear(WIDTH, WIDTH)
+                self.second = nn.Linear(WIDTH, WIDTH)
+                self.second.weight = self.first.weight
+                self.first.bias.requires_grad_(False)
+                self.in_features = WIDTH
+
+            def forward(self, inputs):
+                return self.second(self.first(inputs))
+
+            def to_dict(self):
+                return {"type": "Tied"}
+
+        model = MultiTaskModel(Tied(), HEADS["quantum"]())
+        model.save(tmp_path)
+        assert_refused(tmp_path, "unknown encoder 'Tied'")
+        encoder = Tied()
+        again = load(tmp_path, encoder=encoder)
+        assert again.encoder is encoder
+        assert encoder.second.weight is encoder.first.weight
+        assert not encoder.first.bias.requires_grad
+        assert_same_outputs(model, again, inputs_of(model))
+
+    def test_a_crash_leaves_the_old_model(self, saved, monkeypatch):
+        def crash(source, target):
+            raise OSError("no space left")
+
+        before = {path.name: path.read_bytes() for path in saved.iterdir()}
+        monkeypatch.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="no space left"):
+            make_model("identity", "linear").save(saved)
+        monkeypatch.undo()
+        assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+        model = make_model()
+        assert_same_outputs(model, load(saved), inputs_of(model))
+
+    def test_a_crash_between_the_files_is_seen(self, saved, monkeypatch):
+        replace = os.replace
+
+        def crash(source, target):
+            if str(target).endswith(".json"):
+                raise OSError("killed")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", crash)
+        with pytest.raises(OSError, match="killed"):
+            MultiTaskModel(MLP(6, 8, out_features=WIDTH, seed=1), HEADS["quantum"]()).save(saved)
+        monkeypatch.undo()
+        assert_refused(saved, "was not saved together with model.json")
+
+
+class TestDamage:
+    @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+    def test_missing(self, saved, name):
+        (saved / name).unlink()
+        assert_refused(saved, name)
+        shutil.rmtree(saved)
+        assert_refused(saved, f"{saved} is not a saved model: it has no model.json")
+
+    def test_a_file_instead_of_a_folder(self, saved):
+        assert_refused(saved / "model.json", "cannot be read")
+
+    @pytest.mark.parametrize("keep", [0, 4, 100, -1])
+    def test_cut_short(self, saved, keep):
+        path = saved / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:keep])
+        assert_refused(saved, "model.safetensors is damaged or cut short")
+
+    def test_a_flipped_bit(self, saved):
+        path = saved / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+        assert_refused(saved, "model.safetensors is damaged")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "cannot be read"),
+            (b'{"format": "qmtl-mo', "cannot be read"),
+            (b"\xff\xfe\x00", "cannot be read"),
+            (b"[" * 100_000, "cannot be read"),
+            (b"[]", "is not a qmtl model"),
+            (b"null", "is not a qmtl model"),
+            (b'{"model_type": "bert"}', "is not a qmtl model"),
+            (b'{"format": "qmtl-model", "version": 99, "qmtl": "9.0"}',
+             "format version 99 (written by qmtl 9.0); this qmtl reads version 1"),
+            (b'{"format": "qmtl-model"}', "format version None"),
+        ],
+    )  # fmt: skip
+    def test_json(self, saved, content, message):
+        (saved / "model.json").write_bytes(content)
+        assert_refused(saved, message)
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda d: d.pop("encoder"),
+            lambda d: d.pop("head"),
+            lambda d: d.update(encoder=None),
+            lambda d: d.update(encoder=[]),
+            lambda d: d.update(head="QuantumHead"),
+            lambda d: d["encoder"].update(type="MPL"),
+            lambda d: d["encoder"].update(type=["MLP"]),
+            lambda d: d["encoder"].update(hidden=3),
+            lambda d: d["encoder"].update(hidden=["8"]),
+            lambda d: d["encoder"].update(dropout="a\nb"),
+            lambda d: d["encoder"].update(in_features=10**15),
+            lambda d: d["encoder"].pop("activation"),
+            lambda d: d["head"].update(type="os.system"),
+            lambda d: d["head"].update(angle_map="x"),
+            lambda d: d["head"].update(circuit=None),
+            lambda d: d["head"]["circuit"].update(tasks=3),
+            lambda d: d["head"]["circuit"].update(tasks=["a"]),
+            lambda d: d["head"]["circuit"]["tasks"][0].update(name="other"),
+            lambda d: d["head"]["circuit"]["encoding"].update(n_layers=99, more=1),
+            lambda d: d.pop("weights_sha256"),
+        ],
+    )
+    def test_descriptions(self, saved, edit):
+        change(saved, edit)
+        assert_refused(saved, str(saved))
+
+    @pytest.mark.parametrize(
+        "edit",
+        [
+            lambda d: d["encoder"].update(hidden=[9]),
+            lambda d: d["encoder"].update(hidden=[8, 8]),
+            lambda d: d["encoder"].update(in_features=7),
+            lambda d: d["head"]["circuit"]["encoding"].update(n_layers=3),
+            lambda d: d.update(head=HEADS["linear"]().to_dict()),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, saved, edit):
+        change(saved, edit)
+        assert_refused(saved, "weights do not fit the model")
+
+    @pytest.mark.parametrize("edit", ["missing", "more", "integers", "shape"])
+    def test_other_weights(self, saved, edit):
+        path = saved / "model.safetensors"
+        state = load_file(path)
+        if edit == "missing":
+            del state["head.encoding"]
+        elif edit == "more":
+            state["head.more"] = torch.zeros(1)
+        elif edit == "integers":
+            state["head.encoding"] = state["head.encoding"].long()
+        else:
+            state["head.encoding"] = state["head.encoding"][:-1].clone()
+        save_file(state, path)
+        assert_refused(saved, "was not saved together")
+        import hashlib
+
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        change(saved, lambda d: d.update(weights_sha256=digest))
+        assert_refused(saved, "weights do not fit the model")
+
+    def test_local_columns(self, tmp_path):
+        make_model("identity", "local").save(tmp_path)
+        for columns in ([], {"keys": ["a"]}, None):
+            change(tmp_path, lambda d, columns=columns: d["head"].update(columns=columns))
+            assert_refused(tmp_path, "model.json: ")
