@@ -47,6 +47,10 @@ def main() -> None:
     except QmtlError as error:
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        # A file that cannot be written, a full disk.
+        print(f"qmtl: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("qmtl: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -26,7 +26,9 @@ def explain(
     from qmtl.training.recipe import read_recipe
 
     path = Path(recipe)
-    chosen = read_recipe(path / "recipe.toml" if path.is_dir() else recipe, set_ or [])
+    chosen = read_recipe(
+        path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
+    )
     circuit = build_circuit(chosen, build_data(chosen).tasks)
     count = circuit.count_parameters()
     print(circuit.draw())

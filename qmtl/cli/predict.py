@@ -35,7 +35,10 @@ def predict(
     columns_file = opened.path / "inputs.json"
     if not columns_file.is_file():
         raise InvalidInputError(f"the run {run} was not trained on a table: it has no inputs.json")
-    columns = TableColumns.from_dict(json.loads(columns_file.read_text()))
+    try:
+        columns = TableColumns.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
     rows = read_table(table, delimiter)[1]
     model = load(opened.path / "model")
     predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))

@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Train a recipe and show the result per task.
 
-    Examples:
+    Examples of use:
 
     qmtl train digits
 

@@ -12,7 +12,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
 
     Example:
         >>> simulator_for("lightcone")
-        LightConeSimulator(max_memory=None)
+        LightConeSimulator(max_memory=None, engine='compiled')
     """
     if not isinstance(name, str):
         return name

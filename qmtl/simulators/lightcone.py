@@ -2,21 +2,27 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import unknown_name
+from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
+from qmtl.simulators.compiled import compiled_values
+from qmtl.simulators.eager import eager_values
 from qmtl.simulators.explain import Explanation, check_memory
-from qmtl.simulators.plan import Group, Plan, SlotTable, build_plan
+from qmtl.simulators.plan import Group, Plan, build_plan
+from qmtl.simulators.program import Program, build_program
 from qmtl.simulators.simulator import check_inputs
-from qmtl.simulators.statevector import apply_layers, encode, to_complex
 
 __all__ = ["LightConeSimulator"]
 
 # Plans of task subsets are small; random missing labels can ask for many different ones.
 CACHED_PLANS = 64
+ENGINES = ("compiled", "eager")
+_Prepared = tuple[Plan, list[Program | None]]
 
 
 class LightConeSimulator:
@@ -30,6 +36,8 @@ class LightConeSimulator:
     Args:
         max_memory: bytes that a training step may take, by estimate, before an error is raised;
             None for three quarters of the machine's (or accelerator's) memory.
+        engine: ``"compiled"`` uses the numba kernel on the CPU where it can, and torch elsewhere;
+            ``"eager"`` always torch.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -40,19 +48,28 @@ class LightConeSimulator:
         tensor([1., 1., 1.])
     """
 
-    def __init__(self, max_memory: int | None = None) -> None:
+    def __init__(
+        self, max_memory: int | None = None, engine: Literal["compiled", "eager"] = "compiled"
+    ) -> None:
+        if engine not in ENGINES:
+            raise unknown_name("engine", engine, ENGINES)
         self.max_memory = max_memory
-        self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], Plan] = OrderedDict()
+        self.engine = engine
+        self._prepared: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], _Prepared] = OrderedDict()
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
         """The plan for these tasks, made once and kept."""
-        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
-        if key not in self._plans:
-            self._plans[key] = build_plan(circuit, key[1])
-            while len(self._plans) > CACHED_PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
+        return self._prepare(circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))[0]
+
+    def _prepare(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> _Prepared:
+        key = (circuit, tasks)
+        if key not in self._prepared:
+            plan = build_plan(circuit, tasks)
+            self._prepared[key] = (plan, [build_program(group) for group in plan.groups])
+            while len(self._prepared) > CACHED_PLANS:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(key)
+        return self._prepared[key]
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
@@ -69,97 +86,46 @@ class LightConeSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
-        plan = self.plan(circuit, chosen)
+        plan, programs = self._prepare(circuit, chosen)
         check_memory(circuit, plan, angles, self.max_memory)
         columns = angles.T.contiguous()
+        compiled = self.engine == "compiled" and _plain_cpu(angles, *weights.values())
         values: dict[str, Tensor] = {}
-        for group in plan.groups:
-            outputs = _group_values(group, columns, weights)
+        for group, program in zip(plan.groups, programs, strict=True):
+            outputs = _group_values(group, program if compiled else None, columns, weights)
             values.update(zip(group.tasks, outputs.permute(0, 2, 1).unbind(0), strict=True))
         return {name: values[name] for name in chosen}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"max_memory": self.max_memory}
+        return {"max_memory": self.max_memory, "engine": self.engine}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
-        return f"LightConeSimulator(max_memory={self.max_memory})"
+        return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
 
 
-def _slot_angles(table: SlotTable, columns: Tensor, weights: Tensor) -> list[Tensor]:
-    """Angles of every slot, each (cones, samples or 1), in radians.
-
-    Args:
-        table: where they come from.
-        columns: features, shape (n_features, samples).
-        weights: flat weights shared by all cones, or (cones, n_weights) with a row for each.
-    """
-    device = columns.device
-    angles: dict[int, Tensor] = {}
-    for slots, by_sample in ((table.feature_slots, True), (table.weight_slots, False)):
-        if not len(slots):
-            continue
-        constants = torch.from_numpy(table.constants[:, slots, None]).to(columns)
-        value = constants
-        for factor in range(table.features.shape[2] if by_sample else 0):
-            index = torch.from_numpy(table.features[:, slots, factor])
-            chosen = columns[index.clamp(min=0).to(device)]
-            present = (index >= 0).to(device)[..., None]
-            value = value * (chosen if bool((index >= 0).all()) else chosen.where(present, 1.0))
-        index = torch.from_numpy(table.weights[:, slots])
-        if bool((index >= 0).any()):
-            safe = index.clamp(min=0).to(device)
-            chosen = weights[safe] if weights.ndim == 1 else weights.gather(1, safe)
-            chosen = (
-                chosen if bool((index >= 0).all()) else chosen.where((index >= 0).to(device), 1.0)
-            )
-            value = value * chosen[..., None]
-        angles.update(zip(slots.tolist(), value.unbind(1), strict=True))
-    return [angles[slot] for slot in range(len(angles))]
+def _plain_cpu(*tensors: Tensor) -> bool:
+    """Whether the compiled kernel can read these: on the CPU and not inside vmap or jacrev."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return all(tensor.device.type == "cpu" and not wrapped(tensor) for tensor in tensors)
 
 
-def _group_values(group: Group, columns: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def _group_values(
+    group: Group, program: Program | None, columns: Tensor, weights: Mapping[str, Tensor]
+) -> Tensor:
     """Outputs of a group, shape (tasks, n_outputs, samples)."""
-    n_tasks, samples = len(group.tasks), columns.shape[1]
     own = torch.stack([weights[name] for name in group.tasks])
-    encoding = _slot_angles(group.encoding_slots, columns, weights["encoding"])
-    state = encode(group.encoding, encoding, group.n_wires, columns)
-    state = state.expand(group.n_cones, -1, -1, samples)
-    block = _slot_angles(group.block_slots, columns, own)
-    state = _apply_block(group, state, block)
-    rest = 2 ** (group.n_wires - group.n_inner) * state.shape[2]
-    inner = state.square().reshape(state.shape[0], 2**group.n_inner, rest, samples).sum(2)
-    readout = torch.from_numpy(group.readout).to(columns)
-    return (readout @ inner).expand(n_tasks, -1, -1)
-
-
-def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tensor:
-    """The tasks' blocks on the encoded states.
-
-    Where the block is the same for all samples and has fewer columns than there are amplitudes
-    beside it, its unitary is built once and applied as one batched product.
-    """
-    n_tasks, samples = len(group.tasks), state.shape[3]
-    if not group.block:
-        return state
-    dim, rest = 2**group.n_inner, 2 ** (group.n_wires - group.n_inner)
-    fixed = all(angle.shape[-1] == 1 for angle in angles)
-    if not fixed or dim > rest * samples or dim > 64:
-        return apply_layers(state.expand(n_tasks, -1, -1, -1), group.block, angles, group.n_wires)
-    identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
-    unitary = apply_layers(identity, group.block, angles, group.n_inner)
-    cones, _, parts, _ = state.shape
-    columns = state.reshape(cones, dim, rest * parts * samples)
-    real = torch.matmul(unitary[:, :, 0], columns)
-    shape = (n_tasks, dim * rest, parts, samples)
-    if unitary.shape[2] == 1:
-        return real.reshape(shape)
-    imaginary = torch.matmul(unitary[:, :, 1], columns)
-    imaginary = imaginary.reshape(shape)
-    real = to_complex(real.reshape(shape))
-    if parts == 1:
-        return real + torch.cat([torch.zeros_like(imaginary), imaginary], 2)
-    re, im = imaginary.unbind(2)
-    return real + torch.stack([-im, re], 2)
+    cone_fixed = fixed_angles(group.encoding_slots, weights["encoding"])
+    if program is not None and program.row_index is not None:
+        task_fixed = fixed_angles(group.block_slots, own)
+        return compiled_values(program, columns, cone_fixed, task_fixed)
+    sample = sample_angles(group.encoding_slots, columns, weights["encoding"])
+    task_fixed = fixed_angles(group.block_slots, own)
+    if program is not None:
+        return compiled_values(program, sample.flatten(0, 1), cone_fixed, task_fixed)
+    block_sample = sample_angles(group.block_slots, columns, own)
+    return eager_values(
+        group, sample, cone_fixed, by_slot(group.block_slots, block_sample, task_fixed)
+    )

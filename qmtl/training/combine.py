@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.training.settings import TrainingSettings
 
-__all__ = ["aggregators", "fixed_size", "make_aggregator", "make_scalarizer", "scalarizers"]
+__all__ = [
+    "aggregators", "fixed_size", "make_aggregator", "make_combiner", "make_scalarizer",
+    "scalarizers",
+]  # fmt: skip
 
 # TorchJD leaves these without a default. CAGrad: the middle of the paper's range. FairGrad: the
 # proportional fairness of its paper. COSMOS, PBI, STCH: values of their papers' examples.
@@ -94,6 +98,13 @@ def make_scalarizer(name: str, n_tasks: int, options: Mapping[str, Any] | None =
     return _make("scalarizer", scalarizers(), name, n_tasks, options or {})
 
 
+def make_combiner(settings: TrainingSettings, n_tasks: int) -> Any:
+    """The aggregator or scalarizer that the settings ask for."""
+    if settings.aggregator is not None:
+        return make_aggregator(settings.aggregator, n_tasks, settings.options)
+    return make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options)
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
@@ -105,7 +116,7 @@ def _make(
     if not isinstance(name, str) or _plain(name) not in matches:
         raise unknown_name(what, name, known)
     key = matches[_plain(name)]
-    parameters = inspect.signature(known[key].__init__).parameters
+    parameters = inspect.signature(known[key]).parameters
     arguments: dict[str, Any] = dict(DEFAULTS.get(key, {}))
     if "n_tasks" in parameters:
         arguments["n_tasks"] = n_tasks
@@ -114,8 +125,8 @@ def _make(
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
         arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks)
     for option, value in options.items():
-        if option not in parameters or option == "self":
-            accepted = [p for p in parameters if p not in ("self", "args", "kwargs")]
+        if option not in parameters:
+            accepted = [p for p in parameters if p not in ("args", "kwargs")]
             raise unknown_name(f"option of {what} {key}:", option, accepted)
         arguments[option] = torch.tensor(value) if isinstance(value, list) else value
     try:

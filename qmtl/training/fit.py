@@ -1,7 +1,9 @@
 """fit: train a model on data, and evaluate it."""
 
 import logging
+import signal
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import torch
 from pydantic import ValidationError
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
@@ -82,10 +85,12 @@ def fit(
         folder = Path(temporary if checkpoints is None else checkpoints)
         saved = read_checkpoint(folder / LAST) if resume else None
         module = MultiTaskModule(model, settings)
-        started = time.perf_counter()
-        if saved is not None and is_finished(saved, settings):
+        if saved is not None:
+            # Lightning would load these too, but with errors of torch's own.
             module.on_load_checkpoint(saved)
             _load_weights(module, saved)
+        started = time.perf_counter()
+        if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
         else:
             checkpoint = folder / LAST if resume else None
@@ -122,7 +127,9 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
     except ValidationError as error:
         raise InvalidInputError(
             "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'training'}: {e['msg']}, got {e['input']!r}"
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+                if e["loc"]
+                else e["msg"].removeprefix("Value error, ")
                 for e in error.errors()
             )
         ) from None
@@ -162,16 +169,22 @@ def _train(
     if checkpoint is None:
         (folder / BEST).unlink(missing_ok=True)
     # Training draws random numbers; the caller's stream must not notice.
-    with _quiet_lightning(), torch.random.fork_rng(devices=[]):
-        trainer = _trainer(settings, folder, progress, callbacks)
-        trainer.fit(
-            module,
-            datamodule=MultiTaskDataModule(data, settings),
-            ckpt_path=None if checkpoint is None else str(checkpoint),
-            weights_only=True,
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with _quiet_libraries(), torch.random.fork_rng(devices=[]):
+        try:
+            trainer = _trainer(settings, folder, progress, callbacks)
+        except MisconfigurationException as error:
+            reason = " ".join(str(error).split())
+            raise InvalidInputError(
+                f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
+                f"{reason}"
+            ) from None
+        with _plain_interrupt():
+            trainer.fit(
+                module,
+                datamodule=MultiTaskDataModule(data, settings),
+                ckpt_path=None if checkpoint is None else str(checkpoint),
+                weights_only=True,
+            )
     return int(trainer.current_epoch)
 
 
@@ -219,11 +232,26 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def _plain_interrupt() -> Iterator[None]:
+    """Let Ctrl-C be a `KeyboardInterrupt`: Lightning exits instead, and ignores it from then on."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if in_main_thread and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
     """Lightning's notes on devices and workers are for its own users, not for ours."""
-    loggers = [
-        logging.getLogger(n) for n in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
-    ]
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -231,6 +259,10 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
+            # Nash-MTL's problem, as TorchJD poses it; the solution is right all the same.
+            warnings.filterwarnings(
+                "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

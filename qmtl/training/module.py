@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.model import MultiTaskModel
 from qmtl.training.batches import Batch
-from qmtl.training.combine import fixed_size, make_aggregator, make_scalarizer
+from qmtl.training.combine import fixed_size, make_combiner
 from qmtl.training.evaluate import score
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
@@ -45,11 +45,7 @@ class MultiTaskModule(pl.LightningModule):
         self.settings = settings
         n_tasks = len(model.tasks)
         self.uses_jacobian = settings.aggregator is not None
-        self.combiner: nn.Module = (
-            make_aggregator(settings.aggregator, n_tasks, settings.options)
-            if settings.aggregator is not None
-            else make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options)
-        )
+        self.combiner: Any = make_combiner(settings, n_tasks)
         self.own = {task.name: model.task_parameters(task.name) for task in model.tasks}
         owned = {id(p) for parameters in self.own.values() for p in parameters}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
@@ -63,7 +59,7 @@ class MultiTaskModule(pl.LightningModule):
         """One optimiser; the encoder's parameters, the head's, and the scalarizer's own."""
         settings = self.settings
         head = settings.head_learning_rate or settings.learning_rate
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
                 "params": list(self.model.encoder.parameters()),
                 "weight_decay": settings.weight_decay,
@@ -122,7 +118,7 @@ class MultiTaskModule(pl.LightningModule):
         )
         present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
         names = [tasks[i].name for i in present]
-        logits = self.model(self._inputs(batch), tasks=names)
+        logits = self._logits(batch, names)
         terms = []
         for i in present:
             target = self.model.standardise(tasks[i], batch.targets[tasks[i].name])
@@ -137,9 +133,19 @@ class MultiTaskModule(pl.LightningModule):
             self._epoch_sums[:, present] += total.T.to(self._epoch_sums.dtype)
         return present, losses
 
-    def _inputs(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         # Data are float32; a float64 model wants its own.
-        return batch.inputs.to(next(self.model.parameters()).dtype)
+        inputs = batch.inputs.to(next(self.model.parameters()).dtype)
+        try:
+            logits: dict[str, Tensor] = self.model(inputs, tasks=tasks)
+        except InvalidInputError as error:
+            # Inputs were finite when the data were made: it is the encoder that diverged.
+            names = ", ".join(repr(task.name) for task in self.model.tasks)
+            raise InvalidInputError(
+                f"tasks {names}, epoch {self.current_epoch}, step {self.global_step}: {error}; if "
+                f"the encoder diverged, try a smaller learning rate or gradient_clip"
+            ) from None
+        return logits
 
     def _check_finite(self, names: Sequence[str], losses: Tensor) -> None:
         for name, loss in zip(names, losses.tolist(), strict=True):
@@ -153,7 +159,7 @@ class MultiTaskModule(pl.LightningModule):
         """Losses as the scalarizer takes them: of all tasks if it keeps one weight for each."""
         if not fixed_size(self.combiner):
             return losses
-        values = self.last_losses.to(losses.dtype).clone()
+        values: Tensor = self.last_losses.to(losses.dtype).clone()
         return values.index_put((torch.tensor(present, device=losses.device),), losses)
 
     def _scalarize(self, present: Sequence[int], losses: Tensor) -> None:
@@ -197,7 +203,7 @@ class MultiTaskModule(pl.LightningModule):
         for parameter in jacobians:
             parameter.jac = sum_over_processes(parameter.jac)
         try:
-            jac_to_grad(jacobians, self.combiner)  # type: ignore[arg-type]
+            jac_to_grad(jacobians, self.combiner)
         except ValueError as error:
             raise InvalidInputError(
                 f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
@@ -230,7 +236,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep logits and targets; metrics are of the whole split."""
-        self._validation.append((self.model(self._inputs(batch)), batch.targets))
+        self._validation.append((self._logits(batch), batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Losses and metrics of the validation split."""

@@ -69,7 +69,7 @@ class EncoderSection(_Section):
 
 
 class HeadSection(_Section):
-    """The head: quantum, or a linear rival on the same features; `simulator` for the quantum one."""
+    """The head: quantum (on `simulator`), or a linear rival on the same features."""
 
     type: HeadType = "quantum"
     simulator: str = "lightcone"
@@ -141,9 +141,9 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         3
     """
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     elif str(name_or_path) in built_in_recipes():
@@ -182,7 +182,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         known = _fields(path[:-1])
         close = get_close_matches(path[-1], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import RunDirectoryError
@@ -27,6 +27,7 @@ from qmtl.files import write_json, write_text
 from qmtl.model import MultiTaskModel
 from qmtl.training.build import build_data, build_model
 from qmtl.training.checkpoints import LAST
+from qmtl.training.combine import make_combiner
 from qmtl.training.fit import fit
 from qmtl.training.predictions import prediction_rows
 from qmtl.training.recipe import Recipe, read_recipe
@@ -34,6 +35,9 @@ from qmtl.training.result import Result
 
 __all__ = ["Run", "is_first_process", "resume_run", "start_run"]
 
+RESULTS = (
+    "metrics", "baselines", "rivals", "parameters", "epochs", "best_epoch", "seconds",
+)  # fmt: skip
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 
@@ -64,6 +68,9 @@ class Run:
             ) from None
         except ValueError as error:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
+        absent = [key for key in RESULTS if not isinstance(results, dict) or key not in results]
+        if absent:
+            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: it has no {absent[0]}")
         return cls(folder, recipe, results)
 
 
@@ -80,6 +87,10 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     """
     data = build_data(recipe)
     model = build_model(recipe, data)
+    # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
+    # not leave a run directory behind.
+    make_combiner(recipe.training, len(model.tasks))
+    model.predict(data.train.inputs[:1])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)
     if is_first_process():
@@ -87,6 +98,10 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
             folder.mkdir(parents=True)
         except FileExistsError:
             raise RunDirectoryError(f"the run directory {folder} exists already") from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the run directory {folder} cannot be made: {error.strerror}"
+            ) from None
         write_text(folder / "recipe.toml", recipe.as_toml())
         write_json(folder / "environment.json", environment(recipe))
     return _train(folder, recipe, data, model, resume=False, progress=progress)
@@ -110,8 +125,11 @@ def resume_run(path: str | Path, *, progress: bool = True) -> Run:
     return _train(folder, recipe, data, model, resume=started, progress=progress)
 
 
-class _MetricsFile(Callback):
-    """Writes ``metrics.csv`` after every epoch."""
+class _MetricsFile(Checkpoint):
+    """Writes ``metrics.csv`` after every epoch.
+
+    A `Checkpoint`, since Lightning calls other callbacks before the module has its training losses.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,7 +157,7 @@ def _train(
         progress=progress,
         callbacks=[_MetricsFile(folder / "metrics.csv")],
     )
-    rivals = {
+    rivals: dict[str, Result] = {
         head: fit(build_model(recipe, data, head), data, recipe.training, progress=False)
         for head in recipe.compare
     }

@@ -31,8 +31,8 @@ def _pack(value: Any) -> Any:
 def _is_state(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_state(item) for item in value)
-    plain = (bool, int, float, str, Tensor, np.ndarray, torch.optim.Optimizer)
-    return value is None or isinstance(value, plain)
+    plain = (bool, int, float, str, Tensor, torch.dtype, torch.device)
+    return value is None or isinstance(value, (*plain, np.ndarray, torch.optim.Optimizer))
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         ModelFileError: if the state is of another combiner.
     """
-    modules = dict(combiner.named_modules())
+    modules = dict(combiner.named_modules(remove_duplicate=False))
     try:
         # Buffers that TorchJD makes at the first step are None in a new combiner, which
         # load_state_dict would take for keys too many.

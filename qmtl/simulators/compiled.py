@@ -1,0 +1,287 @@
+"""A group's outputs by the compiled kernel, as differentiable torch functions.
+
+`_Values` evaluates, `_Adjoint` is its backward pass, and both fall back to the eager path where
+torch transforms them further (``vmap`` over samples, double backward), so that every transform is
+either fast or at least right. One transform has a fast path of its own: a batch of gradients, as
+Jacobian aggregators ask for. Each row of such a Jacobian mostly concerns one task, and only cones
+with a gradient are run, so that T rows cost about as much as one backward pass.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from qmtl.simulators import kernel
+from qmtl.simulators.angles import by_slot
+from qmtl.simulators.eager import eager_values
+from qmtl.simulators.program import Program
+
+__all__ = ["compiled_values"]
+
+# Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
+TILES = (8, 16, 32)
+LARGEST_TILE_BYTES = 2**19
+# Final states are kept for the backward pass up to this size; beyond it they are computed again.
+KEPT_STATES_BYTES = 2**28
+Array = NDArray[Any]
+
+
+def compiled_values(
+    program: Program, rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor
+) -> Tensor:
+    """Outputs of a group, shape (tasks, n_outputs, samples).
+
+    Args:
+        program: the group's tables.
+        rows: sample-dependent angles, shape (rows, samples); ``program.row_index`` says which.
+        cone_fixed: the encoding's other angles, shape (cones, slots).
+        task_fixed: the block's angles, shape (tasks, slots).
+    """
+    differentiable = torch.is_grad_enabled() and (
+        rows.requires_grad or cone_fixed.requires_grad or task_fixed.requires_grad
+    )
+    values: Tensor = _Values.apply(rows, cone_fixed, task_fixed, program, differentiable)[0]
+    return values
+
+
+def _index(program: Program) -> NDArray[np.int64]:
+    if program.row_index is not None:
+        return program.row_index
+    shape = (program.group.n_cones, len(program.group.encoding_slots.feature_slots))
+    return np.arange(shape[0] * shape[1]).reshape(shape)
+
+
+def _eager(program: Program, rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor) -> Tensor:
+    group = program.group
+    sample = rows[torch.from_numpy(_index(program)).to(rows.device)]
+    none = task_fixed.new_zeros(len(group.tasks), 0, 1)
+    block = by_slot(group.block_slots, none, task_fixed)
+    return eager_values(group, sample, cone_fixed, block)
+
+
+def _eager_gradients(
+    program: Program, gradient: Tensor, *angles: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.func.vjp(
+        lambda *values: _eager(program, *values), *angles
+    )[1](gradient)
+    return gradients
+
+
+class _Work:
+    """Arrays of one call: padded cosines and sines, tables of angles, work items."""
+
+    def __init__(self, program: Program, rows: Tensor, cone: Tensor, task: Tensor) -> None:
+        self.program = program
+        self.samples = rows.shape[1]
+        itemsize, size = rows.element_size(), 1 << program.group.n_wires
+        fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
+        wanted = [t for t in fitting if t >= self.samples]
+        self.tile = wanted[0] if wanted else fitting[-1]
+        self.n_tiles = -(-self.samples // self.tile)
+        self.padded = self.n_tiles * self.tile
+        half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
+        self.torch_dtype = rows.dtype
+        self.dtype = half.numpy().dtype
+        self.index = _index(program)
+        # An encoding without features still has one column of work.
+        half = half if len(half) else half.new_zeros(1, self.padded)
+        self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
+        self.cone, self.task = (
+            torch.stack([(a.detach() / 2).cos(), (a.detach() / 2).sin()]).numpy()
+            for a in (cone, task)
+        )
+        self.readout = program.group.readout.astype(self.dtype)
+
+    def tables(self) -> tuple[Any, ...]:
+        p = self.program
+        circuit = (p.starts, p.ops, p.n_starts, p.n_shared, p.terms, self.readout, self.index)
+        return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
+
+    def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
+        """One item per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
+        tiles = np.tile(np.arange(self.n_tiles), len(cones))
+        cone, place, row = (np.repeat(a, self.n_tiles) for a in (cones, places, jacobian_rows))
+        return np.stack([cone, tiles * self.tile, place, row, cone * self.n_tiles + tiles], axis=1)
+
+    def new_states(self, n: int) -> Tensor:
+        """Room for the states of `n` items: a cone's, and its tasks' if they share it."""
+        size = 1 << self.program.group.n_wires
+        return torch.empty(n, self.states_each, 2, size, self.tile, dtype=self.torch_dtype)
+
+    @property
+    def states_each(self) -> int:
+        """States kept per item."""
+        group = self.program.group
+        per_cone = len(group.tasks) // group.n_cones
+        return 1 if per_cone == 1 else 1 + per_cone
+
+    def new_values(self) -> Tensor:
+        """Room for the outputs, padding included."""
+        group = self.program.group
+        shape = (len(group.tasks), len(group.readout), self.padded)
+        return torch.empty(shape, dtype=self.torch_dtype)
+
+    @property
+    def kept_at_once(self) -> int:
+        """How many items' states fit into what may be kept."""
+        amplitudes = self.states_each << self.program.group.n_wires
+        bytes_each = 2 * amplitudes * self.tile * self.torch_dtype.itemsize
+        return max(torch.get_num_threads(), KEPT_STATES_BYTES // bytes_each)
+
+
+def _in_threads(function: Any, items: Array, *arguments: Any) -> None:
+    """Run a kernel over its work items, in as many threads as torch itself uses."""
+    n = min(torch.get_num_threads(), max(1, len(items) // 4))
+    if n == 1:
+        function(items, *arguments)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        for part in [pool.submit(function, i, *arguments) for i in np.array_split(items, n)]:
+            part.result()
+
+
+class _Values(torch.autograd.Function):
+    """Outputs of a group, and its states if the backward pass will want them."""
+
+    @staticmethod
+    def forward(
+        rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor, program: Program, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        work = _Work(program, rows, cone_fixed, task_fixed)
+        cones = np.arange(program.group.n_cones)
+        items = work.items(cones, cones, np.zeros_like(cones))
+        keep = keep and len(items) <= work.kept_at_once
+        if not keep:
+            items[:, 4] = -1
+        values, states = work.new_values(), work.new_states(len(items) if keep else 0)
+        _in_threads(kernel.forward, items, *work.tables(), values.numpy(), states.numpy())
+        return values[..., : work.samples], states
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.program = inputs[3]  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:3], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        *angles, states = ctx.saved_tensors
+        return (*_Adjoint.apply(gradient, *angles, states, ctx.program), None, None)
+
+
+class _Adjoint(torch.autograd.Function):
+    """Gradients of `_Values` by its three kinds of angles."""
+
+    @staticmethod
+    def forward(
+        gradient: Tensor,
+        rows: Tensor,
+        cone_fixed: Tensor,
+        task_fixed: Tensor,
+        states: Tensor,
+        program: Program,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        by_rows, by_cone, by_task = _jacobian(
+            program, gradient[None], rows, cone_fixed, task_fixed, states
+        )
+        return by_rows[0], by_cone[0], by_task[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.program = inputs[5]
+        ctx.save_for_backward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pull = torch.func.vjp(
+            lambda *inputs: _eager_gradients(ctx.program, *inputs), *ctx.saved_tensors
+        )[1]
+        return (*pull(gradients), None, None)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
+        *tensors, states, program = inputs
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:4]):
+            gradients = torch.vmap(
+                lambda *values: _eager_gradients(program, *values), in_dims[:4]
+            )(*tensors)
+            return gradients, (0, 0, 0)
+        batch = tensors[0].movedim(in_dims[0], 0)
+        if torch._C._functorch.is_functorch_wrapped_tensor(batch):
+            eager = torch.vmap(lambda g: _eager_gradients(program, g, *tensors[1:]))(batch)
+            return eager, (0, 0, 0)
+        return _jacobian(program, batch, *tensors[1:], states), (0, 0, 0)
+
+
+def _jacobian(
+    program: Program,
+    gradients: Tensor,
+    rows: Tensor,
+    cone_fixed: Tensor,
+    task_fixed: Tensor,
+    states: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of a Jacobian: each of `gradients` (n, tasks, outputs, samples) pulled back.
+
+    Only pairs of a row and a cone with a gradient are run, each into a place of its own.
+    """
+    work = _Work(program, rows, cone_fixed, task_fixed)
+    group, n = program.group, len(gradients)
+    padding = (0, work.padded - work.samples)
+    padded = torch.nn.functional.pad(gradients.detach(), padding).contiguous()
+    if n == 1:
+        pairs = torch.arange(group.n_cones)
+    else:
+        by_cone = padded.reshape(n, group.n_cones, -1)
+        pairs = (by_cone != 0).any(-1).flatten().nonzero().flatten()
+    row, cone = pairs // group.n_cones, pairs % group.n_cones
+    per_cone = len(group.tasks) // group.n_cones
+    new = {"dtype": rows.dtype}
+    by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, **new)
+    by_cone = torch.zeros(work.n_tiles, len(pairs), cone_fixed.shape[1], **new)
+    by_task = torch.zeros(work.n_tiles, len(pairs) * per_cone, task_fixed.shape[1], **new)
+    items = work.items(cone.numpy(), np.arange(len(pairs)), row.numpy())
+    gradients_of = [a.numpy() for a in (padded, by_sample, by_cone, by_task)]
+    if len(states):
+        kept = states.detach().numpy()
+        _in_threads(kernel.backward, items, *work.tables(), kept, *gradients_of)
+    else:
+        # The states were too many to keep: compute some again, take them back, and so on.
+        values = work.new_values().numpy()
+        again = work.new_states(min(len(items), work.kept_at_once)).numpy()
+        for begin in range(0, len(items), len(again)):
+            part = items[begin : begin + len(again)]
+            part[:, 4] = np.arange(len(part))
+            _in_threads(kernel.forward, part, *work.tables(), values, again)
+            _in_threads(kernel.backward, part, *work.tables(), again, *gradients_of)
+    return _scatter(work, rows, row, cone, n, (by_sample, by_cone.sum(0), by_task.sum(0)))
+
+
+def _scatter(
+    work: _Work, rows: Tensor, row: Tensor, cone: Tensor, n: int, parts: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the places' gradients where they belong: rows of the Jacobian, and their angles."""
+    by_sample, by_cone, by_task = parts
+    group = work.program.group
+    target = row[:, None] * len(rows) + torch.from_numpy(work.index)[cone]
+    by_rows = rows.new_zeros(n * len(rows), work.samples)
+    by_rows.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
+    cones = rows.new_zeros(n * group.n_cones, by_cone.shape[1])
+    cones[row * group.n_cones + cone] = by_cone
+    per_cone = len(group.tasks) // group.n_cones
+    tasks = rows.new_zeros(n * group.n_cones, per_cone, by_task.shape[1])
+    tasks[row * group.n_cones + cone] = by_task.reshape(len(row), per_cone, by_task.shape[1])
+    return (
+        by_rows.reshape(n, len(rows), work.samples),
+        cones.reshape(n, group.n_cones, by_cone.shape[1]),
+        tasks.reshape(n, len(group.tasks), by_task.shape[1]),
+    )

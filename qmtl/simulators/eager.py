@@ -1,0 +1,66 @@
+"""A group's outputs by plain torch operations: for GPUs, function transforms, and as reference."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qmtl.simulators.angles import by_slot
+from qmtl.simulators.plan import Group
+from qmtl.simulators.statevector import apply_layers, encode, to_complex
+
+__all__ = ["eager_values"]
+
+# A block's unitary is built when it has at most so many columns.
+LARGEST_UNITARY = 64
+
+
+def eager_values(
+    group: Group, sample: Tensor, cone_fixed: Tensor, block: Sequence[Tensor]
+) -> Tensor:
+    """Outputs of a group, shape (tasks, n_outputs, samples).
+
+    Args:
+        group: the tasks.
+        sample: the encoding's angles that depend on the sample, shape (cones, slots, samples).
+        cone_fixed: the encoding's other angles, shape (cones, slots).
+        block: the block's angles, one tensor (tasks, samples or 1) per slot.
+    """
+    samples = sample.shape[2]
+    angles = by_slot(group.encoding_slots, sample, cone_fixed)
+    state = encode(group.encoding, angles, group.n_wires, sample)
+    state = state.expand(group.n_cones, -1, -1, samples)
+    state = _apply_block(group, state, block)
+    rest = 2 ** (group.n_wires - group.n_inner) * state.shape[2]
+    inner = state.square().reshape(state.shape[0], 2**group.n_inner, rest, samples).sum(2)
+    readout = torch.from_numpy(group.readout).to(sample)
+    return (readout @ inner).expand(len(group.tasks), -1, -1)
+
+
+def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tensor:
+    """The tasks' blocks on the encoded states.
+
+    Where the block is the same for all samples and has fewer columns than there are amplitudes
+    beside it, its unitary is built once and applied as one batched product.
+    """
+    n_tasks, samples = len(group.tasks), state.shape[3]
+    if not group.block:
+        return state
+    dim, rest = 2**group.n_inner, 2 ** (group.n_wires - group.n_inner)
+    fixed = all(angle.shape[-1] == 1 for angle in angles)
+    if not fixed or dim > rest * samples or dim > LARGEST_UNITARY:
+        return apply_layers(state.expand(n_tasks, -1, -1, -1), group.block, angles, group.n_wires)
+    identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
+    unitary = apply_layers(identity, group.block, angles, group.n_inner)
+    cones, _, parts, _ = state.shape
+    columns = state.reshape(cones, dim, rest * parts * samples)
+    shape = (n_tasks, dim * rest, parts, samples)
+    real = torch.matmul(unitary[:, :, 0], columns).reshape(shape)
+    if unitary.shape[2] == 1:
+        return real
+    imaginary = torch.matmul(unitary[:, :, 1], columns).reshape(shape)
+    real = to_complex(real)
+    if parts == 1:
+        return real + torch.cat([torch.zeros_like(imaginary), imaginary], 2)
+    re, im = imaginary.unbind(2)
+    return real + torch.stack([-im, re], 2)

@@ -1,0 +1,220 @@
+"""fit: settings, schedules, early stopping, reproducibility, errors."""
+
+import math
+import signal
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+
+import qmtl
+from qmtl.errors import InvalidInputError, QmtlError
+from tests.training.samples import QUIET, InterruptAt, Spy, same_state, tiny_data, tiny_model
+
+
+def _fit(data=None, model=None, **options):
+    data = data or tiny_data()
+    return qmtl.fit(model or tiny_model(data), data, **{**QUIET, **options})
+
+
+def _rates(**options) -> list[list[float]]:
+    spy = Spy()
+    _fit(callbacks=[spy], **options)
+    return spy.rates
+
+
+def test_same_seed_twice_and_the_callers_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = _fit(max_epochs=2, seed=3, aggregator="random")
+    assert torch.equal(torch.rand(3), expected)
+    second = _fit(max_epochs=2, seed=3, aggregator="random")
+    other = _fit(max_epochs=2, seed=4, aggregator="random")
+    assert first.history == second.history
+    assert first.metrics == second.metrics
+    assert same_state(first.model, second.model)
+    assert other.history != first.history
+
+
+def test_the_result():
+    data = tiny_data()
+    result = _fit(data, max_epochs=3)
+    assert result.epochs == 3
+    assert {row["epoch"] for row in result.history} == {0, 1, 2}
+    assert list(result.metrics) == list(result.baselines) == ["train", "validation", "test"]
+    table = result.table()
+    assert [row["task"] for row in table if row["metric"] in ("accuracy", "r2")] == list("abcd")
+    assert all("baseline" in row for row in table)
+    assert result.checkpoints is None
+    assert not result.model.training
+
+
+def test_progress_lines(capsys):
+    _fit(max_epochs=2, progress=True)
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in out] == ["epoch 1/2", "epoch 2/2"]
+    assert all(float(line.split()[-1]) > 0 for line in out)
+    _fit(max_epochs=1)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_early_stopping_and_best_epoch():
+    # So small a rate changes no float32 weight: nothing gets better.
+    result = _fit(max_epochs=20, patience=2, optimizer="sgd", learning_rate=1e-12)
+    assert result.epochs == 3
+    assert result.best_epoch == 0
+
+
+def test_restore_best_keeps_the_best_validation_epoch():
+    options = {"max_epochs": 4, "learning_rate": 0.5}
+    best = _fit(**options)
+    last = _fit(restore_best=False, **options)
+    losses = [
+        sum(r["value"] for r in best.history if (r["epoch"], r["split"], r["metric"]) == key)
+        for key in ((epoch, "validation", "loss") for epoch in range(4))
+    ]
+    assert best.best_epoch == losses.index(min(losses)) < 3
+    kept = sum(values["loss"] for values in best.metrics["validation"].values())
+    assert kept == pytest.approx(min(losses), rel=1e-5)
+    assert last.best_epoch == 3
+    ended = sum(values["loss"] for values in last.metrics["validation"].values())
+    assert ended == pytest.approx(losses[-1], rel=1e-5)
+    assert best.history == last.history
+
+
+def test_cosine_schedule_goes_to_zero():
+    rates = [rate for rate, _ in _rates(max_epochs=4, schedule="cosine", learning_rate=0.1)]
+    expected = [0.05 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert rates == pytest.approx(expected)
+
+
+def test_plateau_schedule_halves_after_five_epochs_without_progress():
+    options = {"optimizer": "sgd", "learning_rate": 1e-6}
+    rates = [rate for rate, _ in _rates(max_epochs=9, schedule="plateau", **options)]
+    assert rates == [1e-6] * 7 + [5e-7] * 2
+
+
+@pytest.mark.parametrize("combiner", [{"scalarizer": "sum"}, {"aggregator": "sum"}])
+def test_gradient_clip_bounds_the_norm(combiner):
+    for clip, bounded in ((0.01, True), (None, False)):
+        spy = Spy()
+        _fit(max_epochs=1, gradient_clip=clip, callbacks=[spy], **combiner)
+        for step in spy.steps:
+            squares = [g.square().sum() for g in step["gradients"].values() if g is not None]
+            norm = float(torch.stack(squares).sum().sqrt())
+            assert (norm <= 0.01 * (1 + 1e-5)) == bounded
+
+
+def test_learning_rates_and_weight_decay_by_part():
+    seen = {}
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen["optimizer"] = trainer.optimizers[0]
+            seen["module"] = pl_module
+
+    options = {"learning_rate": 0.02, "head_learning_rate": 0.3, "weight_decay": 0.1}
+    for name, kind in (("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")):
+        _fit(max_epochs=1, optimizer=name, scalarizer="uw", callbacks=[Look()], **options)
+        assert type(seen["optimizer"]).__name__ == kind
+        parts = {}
+        for group in seen["optimizer"].param_groups:
+            for parameter in group["params"]:
+                parts[id(parameter)] = (group["lr"], group["weight_decay"])
+        module = seen["module"]
+        assert {parts[id(p)] for p in module.model.encoder.parameters()} == {(0.02, 0.1)}
+        assert {parts[id(p)] for p in module.model.head.parameters()} == {(0.3, 0.0)}
+        assert {parts[id(p)] for p in module.combiner.parameters()} == {(0.02, 0.0)}
+
+
+def test_stateful_scalarizers_do_their_own_part(monkeypatch):
+    from torchjd import scalarization
+
+    calls = []
+    update, step = scalarization.FAMO.update, scalarization.DWA.step
+    famo = lambda self, values: (calls.append(len(values)), update(self, values))  # noqa: E731
+    monkeypatch.setattr(scalarization.FAMO, "update", famo)
+    monkeypatch.setattr(scalarization.DWA, "step", lambda self: (calls.append("s"), step(self)))
+    data = tiny_data()
+    _fit(data, max_epochs=2, scalarizer="famo")
+    assert calls == [4] * (2 * math.ceil(len(data.train) / 8))
+    calls.clear()
+    _fit(data, max_epochs=3, scalarizer="dwa")
+    assert calls == ["s"] * 3
+    seen = []
+
+    class Weights(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append([p.detach().clone() for p in pl_module.combiner.parameters()])
+
+    _fit(max_epochs=2, scalarizer="uw", callbacks=[Weights()])
+    assert seen[0][0].shape == (4,)
+    assert (seen[0][0] != seen[1][0]).all()
+
+
+def test_a_float64_model_trains_in_float64():
+    data = tiny_data()
+    result = _fit(data, tiny_model(data).double(), max_epochs=1, aggregator="upgrad")
+    assert {p.dtype for p in result.model.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scalarizer": "mean", "aggregator": "upgrad"}, ["not both", "'mean'", "'upgrad'"]),
+        ({"max_epoch": 3}, ["unknown training setting 'max_epoch'", "'max_epochs'"]),
+        ({"max_epochs": 0}, ["max_epochs", "1", "got 0"]),
+        ({"optimizer": "lbfgs"}, ["optimizer", "'adam'", "got 'lbfgs'"]),
+        ({"learning_rate": -1.0}, ["learning_rate", "greater than 0", "-1.0"]),
+        ({"seed": -1, "patience": 0}, ["seed", "patience"]),
+        ({"devices": 1, "accelerator": "tpu"}, ["accelerator", "'tpu'"]),
+    ],
+)
+def test_settings_that_do_not_fit(options, words):
+    data = tiny_data()
+    with pytest.raises(InvalidInputError) as caught:
+        qmtl.fit(tiny_model(data), data, **options)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_or_keywords_not_both():
+    data = tiny_data()
+    with pytest.raises(InvalidInputError, match="not both"):
+        qmtl.fit(tiny_model(data), data, qmtl.TrainingSettings(), max_epochs=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_an_accelerator_that_is_not_there():
+    with pytest.raises(InvalidInputError, match="'gpu'"):
+        _fit(max_epochs=1, accelerator="gpu")
+
+
+def test_a_loss_that_is_not_finite_names_task_and_epoch():
+    data = tiny_data()
+    with pytest.raises(QmtlError, match=r"task.* 'c'.* epoch \d, step \d.*learning rate"):
+        _fit(data, max_epochs=3, optimizer="sgd", learning_rate=1e38)
+    model = tiny_model(data)
+    model.head.scales["task_b"].data.fill_(torch.nan)
+    with pytest.raises(QmtlError, match="loss of task 'b' is nan in epoch 0, step 0"):
+        _fit(data, model, max_epochs=3)
+
+
+def test_tasks_of_data_and_model_must_agree():
+    data = tiny_data()
+    with pytest.raises(InvalidInputError, match=r"\['a', 'b', 'c', 'd'\].*\['b', 'a'\]"):
+        _fit(data.subset(["b", "a"]), tiny_model(data))
+    other = qmtl.data.from_arrays(
+        torch.rand(30, 3), {"a": torch.arange(30) % 3}, tasks=[qmtl.Task.multiclass("a", 3)]
+    )
+    with pytest.raises(InvalidInputError, match=r"\('a', 'binary', 1\).*\('a', 'multiclass', 3\)"):
+        _fit(other, tiny_model(data.subset(["a"])))
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_and_stays_one():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(max_epochs=2, callbacks=[InterruptAt(0, KeyboardInterrupt)])
+    assert signal.getsignal(signal.SIGINT) is handler

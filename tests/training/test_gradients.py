@@ -1,0 +1,96 @@
+"""Gradients of a step against plain autograd, in float64."""
+
+import copy
+
+import pytest
+import torch
+
+import qmtl
+from tests.training.samples import QUIET, Spy, tiny_data, tiny_model, with_missing
+
+
+def _steps(data, **options):
+    """What each step of an epoch did, and the model before it."""
+    spy = Spy()
+    model = tiny_model(data).double()
+    qmtl.fit(model, data, max_epochs=1, callbacks=[spy], optimizer="sgd", **QUIET, **options)
+    for step in spy.steps:
+        before = copy.deepcopy(model)
+        for name, parameter in before.named_parameters():
+            parameter.data = step["before"][name][0].clone()
+        yield before, step
+
+
+def _losses(model, batch):
+    logits = model(batch.inputs.double())
+    losses = {}
+    for task in model.tasks:
+        targets = batch.targets[task.name]
+        if task.labelled(targets).any():
+            losses[task.name] = task.loss(logits[task.name], model.standardise(task, targets))
+    return losses
+
+
+def _own(model):
+    owner = {id(p): t.name for t in model.tasks for p in model.task_parameters(t.name)}
+    return {name: owner.get(id(p)) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("data", [tiny_data(), with_missing()], ids=["full", "missing"])
+def test_mean_scalarizer_is_plain_autograd_of_the_mean_loss(data):
+    for model, step in _steps(data, scalarizer="mean"):
+        losses = _losses(model, step["batch"])
+        torch.stack(list(losses.values())).mean().backward()
+        for name, parameter in model.named_parameters():
+            expected, got = parameter.grad, step["gradients"][name]
+            owner = _own(model)[name]
+            if owner is not None and owner not in losses:
+                assert got is None
+            else:
+                torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("data", [tiny_data(), with_missing()], ids=["full", "missing"])
+def test_mean_aggregator_averages_shared_gradients_and_leaves_own_ones_whole(data):
+    for model, step in _steps(data, aggregator="mean"):
+        losses = _losses(model, step["batch"])
+        torch.stack(list(losses.values())).sum().backward()
+        for name, parameter in model.named_parameters():
+            expected, got = parameter.grad, step["gradients"][name]
+            owner = _own(model)[name]
+            if owner is not None and owner not in losses:
+                assert got is None
+                continue
+            # A task's own weights have the gradient of its loss alone, which is that of the sum.
+            expected = expected / len(losses) if owner is None else expected
+            torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_upgrad_is_torchjd_on_a_jacobian_of_separate_backward_passes(chunk):
+    from torchjd.aggregation import UPGrad
+
+    for model, step in _steps(tiny_data(), aggregator="upgrad", jacobian_chunk=chunk):
+        losses = _losses(model, step["batch"])
+        owners = _own(model)
+        shared = {n: p for n, p in model.named_parameters() if owners[n] is None}
+        assert {id(p) for p in shared.values()} == {id(p) for p in model.shared_parameters()}
+        rows = []
+        for loss in losses.values():
+            row = torch.autograd.grad(loss, list(shared.values()), retain_graph=True)
+            rows.append(torch.cat([g.flatten() for g in row]))
+        expected = UPGrad()(torch.stack(rows))
+        got = torch.cat([step["gradients"][name].flatten() for name in shared])
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
+
+
+def test_frozen_parts_stay_as_they_are():
+    data = tiny_data()
+    for options in ({"scalarizer": "mean"}, {"aggregator": "upgrad"}):
+        for part in ("encoder", "head"):
+            model = tiny_model(data)
+            getattr(model, part).requires_grad_(False)
+            before = copy.deepcopy(getattr(model, part)).state_dict()
+            qmtl.fit(model, data, max_epochs=1, **QUIET, **options)
+            after = getattr(model, part).state_dict()
+            assert all(torch.equal(before[key], after[key]) for key in before)
