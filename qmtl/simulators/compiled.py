@@ -20,9 +20,10 @@ from torch.autograd.function import FunctionCtx
 from qmtl.simulators import kernel
 from qmtl.simulators.angles import by_slot
 from qmtl.simulators.eager import eager_values
+from qmtl.simulators.plan import Group
 from qmtl.simulators.program import Program
 
-__all__ = ["compiled_values"]
+__all__ = ["compiled_values", "working_bytes"]
 
 # Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
 TILES = (8, 16, 32)
@@ -57,7 +58,8 @@ def _index(program: Program) -> NDArray[np.int64]:
     return np.arange(shape[0] * shape[1]).reshape(shape)
 
 
-def _eager(program: Program, rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor) -> Tensor:
+def _eager(program: Program, *angles: Tensor) -> Tensor:
+    rows, cone_fixed, task_fixed = angles
     group = program.group
     sample = rows[torch.from_numpy(_index(program)).to(rows.device)]
     none = task_fixed.new_zeros(len(group.tasks), 0, 1)
@@ -74,6 +76,39 @@ def _eager_gradients(
     return gradients
 
 
+def _tile(samples: int, size: int, itemsize: int) -> int:
+    """Samples of a tile: enough for long loops, few enough for the cache."""
+    fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
+    wanted = [t for t in fitting if t >= samples]
+    return wanted[0] if wanted else fitting[-1]
+
+
+def working_bytes(group: Group, samples: int, itemsize: int) -> int:
+    """Bytes that a training step of a group takes, by the sizes of the arrays below."""
+    size, slots = 1 << group.n_wires, len(group.encoding_slots.feature_slots)
+    tile = _tile(samples, size, itemsize)
+    padded = -(-samples // tile) * tile
+    states_each = 1 if group.n_cones == len(group.tasks) else 1 + len(group.tasks)
+    states = 2 * group.n_cones * states_each * size * padded * itemsize
+    threads = torch.get_num_threads()
+    # At least one item per thread is kept, and a thread works on three states.
+    one = 2 * size * tile * itemsize
+    kept = min(states, max(KEPT_STATES_BYTES, threads * states_each * one))
+    angles = (3 * slots * group.n_cones + 2 * len(group.readout) * len(group.tasks)) * padded
+    return kept + 4 * threads * one + angles * itemsize
+
+
+def _first_derivatives(
+    program: Program, gradient: Tensor, angles: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients by the eager path, with a graph of their own."""
+    with torch.enable_grad():
+        angles = [a if a.requires_grad else a.detach().requires_grad_() for a in angles]
+        return torch.autograd.grad(
+            _eager(program, *angles), angles, gradient, create_graph=True, materialize_grads=True
+        )
+
+
 class _Work:
     """Arrays of one call: padded cosines and sines, tables of angles, work items."""
 
@@ -81,9 +116,7 @@ class _Work:
         self.program = program
         self.samples = rows.shape[1]
         itemsize, size = rows.element_size(), 1 << program.group.n_wires
-        fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
-        wanted = [t for t in fitting if t >= self.samples]
-        self.tile = wanted[0] if wanted else fitting[-1]
+        self.tile = _tile(self.samples, size, itemsize)
         self.n_tiles = -(-self.samples // self.tile)
         self.padded = self.n_tiles * self.tile
         half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
@@ -105,7 +138,7 @@ class _Work:
         return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
 
     def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
-        """One item per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
+        """Per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
         tiles = np.tile(np.arange(self.n_tiles), len(cones))
         cone, place, row = (np.repeat(a, self.n_tiles) for a in (cones, places, jacobian_rows))
         return np.stack([cone, tiles * self.tile, place, row, cone * self.n_tiles + tiles], axis=1)
@@ -173,6 +206,9 @@ class _Values(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         *angles, states = ctx.saved_tensors
+        if torch._C._functorch.is_legacy_batchedtensor(gradient):
+            # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
+            return (*_first_derivatives(ctx.program, gradient, angles), None, None)
         return (*_Adjoint.apply(gradient, *angles, states, ctx.program), None, None)
 
 
@@ -200,10 +236,17 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        pull = torch.func.vjp(
-            lambda *inputs: _eager_gradients(ctx.program, *inputs), *ctx.saved_tensors
-        )[1]
-        return (*pull(gradients), None, None)
+        # Second derivatives, of the eager path; on copies that keep their graph for the third.
+        with torch.enable_grad():
+            gradient, *angles = (
+                tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+                for tensor in ctx.saved_tensors
+            )
+            first = _first_derivatives(ctx.program, gradient, angles)
+            second = torch.autograd.grad(
+                first, (gradient, *angles), gradients, create_graph=True, materialize_grads=True
+            )
+        return (*second, None, None)
 
     @staticmethod
     def vmap(
@@ -211,15 +254,16 @@ class _Adjoint(torch.autograd.Function):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
         *tensors, states, program = inputs
         if in_dims[0] is None or any(dim is not None for dim in in_dims[1:4]):
-            gradients = torch.vmap(
-                lambda *values: _eager_gradients(program, *values), in_dims[:4]
-            )(*tensors)
+            gradients = torch.vmap(lambda *values: _eager_gradients(program, *values), in_dims[:4])(
+                *tensors
+            )
             return gradients, (0, 0, 0)
         batch = tensors[0].movedim(in_dims[0], 0)
         if torch._C._functorch.is_functorch_wrapped_tensor(batch):
             eager = torch.vmap(lambda g: _eager_gradients(program, g, *tensors[1:]))(batch)
             return eager, (0, 0, 0)
-        return _jacobian(program, batch, *tensors[1:], states), (0, 0, 0)
+        rows, cone_fixed, task_fixed = tensors[1:]
+        return _jacobian(program, batch, rows, cone_fixed, task_fixed, states), (0, 0, 0)
 
 
 def _jacobian(
@@ -245,10 +289,11 @@ def _jacobian(
         pairs = (by_cone != 0).any(-1).flatten().nonzero().flatten()
     row, cone = pairs // group.n_cones, pairs % group.n_cones
     per_cone = len(group.tasks) // group.n_cones
-    new = {"dtype": rows.dtype}
-    by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, **new)
-    by_cone = torch.zeros(work.n_tiles, len(pairs), cone_fixed.shape[1], **new)
-    by_task = torch.zeros(work.n_tiles, len(pairs) * per_cone, task_fixed.shape[1], **new)
+    by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, dtype=rows.dtype)
+    by_cone = torch.zeros(work.n_tiles, len(pairs), cone_fixed.shape[1], dtype=rows.dtype)
+    by_task = torch.zeros(
+        work.n_tiles, len(pairs) * per_cone, task_fixed.shape[1], dtype=rows.dtype
+    )
     items = work.items(cone.numpy(), np.arange(len(pairs)), row.numpy())
     gradients_of = [a.numpy() for a in (padded, by_sample, by_cone, by_task)]
     if len(states):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
+from qmtl.simulators.compiled import working_bytes
 from qmtl.simulators.plan import Group, Plan, cause_of_size
 
 __all__ = ["Explanation", "GroupCost", "check_memory"]
@@ -38,12 +39,16 @@ class GroupCost:
     sizes: tuple[int, ...]
 
 
-def _group_bytes(group: Group, batch_size: int, itemsize: int) -> int:
-    # Each step keeps about two states for the backward pass (measured; see scripts/bench_step.py).
+def _group_bytes(group: Group, batch_size: int, itemsize: int, compiled: bool) -> int:
+    if compiled and not len(group.block_slots.feature_slots):
+        return working_bytes(group, batch_size, itemsize)
+    # Autograd keeps about two states per operation for the backward pass.
     return 2 * itemsize * group.amplitudes * batch_size * (2 * group.steps + 4)
 
 
-def _group_cost(circuit: HeadCircuit, group: Group, batch_size: int, itemsize: int) -> GroupCost:
+def _group_cost(
+    circuit: HeadCircuit, group: Group, batch_size: int, itemsize: int, compiled: bool
+) -> GroupCost:
     amplitudes = group.amplitudes * batch_size
     growth = circuit.light_cone(group.tasks[0]).growth
     return GroupCost(
@@ -52,7 +57,7 @@ def _group_cost(circuit: HeadCircuit, group: Group, batch_size: int, itemsize: i
         cone_wires=group.n_wires,
         block_wires=group.n_inner,
         amplitudes=amplitudes,
-        bytes=_group_bytes(group, batch_size, itemsize),
+        bytes=_group_bytes(group, batch_size, itemsize, compiled),
         operations=amplitudes * (group.steps + 2) * 14 * 3,
         sizes=tuple(size for _, size in growth),
     )
@@ -77,9 +82,14 @@ class Explanation:
         batch_size: int,
         dtype: torch.dtype,
         max_memory: int | None,
+        *,
+        compiled: bool = True,
     ) -> "Explanation":
-        """The explanation of a plan at a batch size."""
-        costs = [_group_cost(circuit, g, batch_size, dtype.itemsize) for g in plan.groups]
+        """The explanation of a plan at a batch size, for the compiled kernel or for torch."""
+        costs = [
+            _group_cost(circuit, group, batch_size, dtype.itemsize, compiled)
+            for group in plan.groups
+        ]
         limit = memory_limit(torch.device("cpu"), max_memory)
         return cls(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
@@ -138,15 +148,17 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.75)
 
 
-def check_memory(circuit: HeadCircuit, plan: Plan, angles: Tensor, max_memory: int | None) -> None:
+def check_memory(
+    circuit: HeadCircuit, plan: Plan, angles: Tensor, max_memory: int | None, *, compiled: bool
+) -> None:
     """Raise `CircuitTooLargeError`, naming the cause, if a step would not fit."""
     limit = memory_limit(angles.device, max_memory)
     itemsize, batch = angles.dtype.itemsize, angles.shape[0]
     # This runs before every step: no costs are made unless they are needed.
-    total = sum(_group_bytes(group, batch, itemsize) for group in plan.groups)
+    total = sum(_group_bytes(group, batch, itemsize, compiled) for group in plan.groups)
     if total <= limit:
         return
-    costs = [_group_cost(circuit, group, batch, itemsize) for group in plan.groups]
+    costs = [_group_cost(circuit, group, batch, itemsize, compiled) for group in plan.groups]
     worst = max(costs, key=lambda cost: cost.bytes)
     raise CircuitTooLargeError(
         f"task {worst.tasks[0]!r}: its light cone has {worst.cone_wires} of {circuit.n_wires} "

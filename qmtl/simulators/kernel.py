@@ -18,6 +18,8 @@ kind, slot) again, as rotations, for the derivative. Angles come as cosines and 
 halves.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -41,8 +43,8 @@ RY, RY_FIXED, RX, RX_FIXED, HADAMARD, PHASE, SAMPLE_PHASE = range(7)
 START_ZERO, START_SAMPLE, START_FIXED, START_HADAMARD = range(4)
 ROOT_HALF = np.sqrt(0.5)
 
-_OPTIONS = {"fastmath": True, "error_model": "numpy"}
-# Parts are joined before compilation: optimising each alone, and joined again, takes thrice as long.
+_OPTIONS: Any = {"fastmath": True, "error_model": "numpy"}
+# Parts are joined before compilation: optimising each alone and joined again takes much longer.
 _part = njit(inline="always", **_OPTIONS)
 _kernel = njit(cache=True, nogil=True, **_OPTIONS)
 
@@ -368,9 +370,7 @@ def backward(
                         for s in range(tile):
                             row_grad[place, op[2], first + s] += g[s]
                 if k >= n_starts:
-                    _load(
-                        op, cone, rows, cos, sin, fixed, where, first, tile, c, d, terms, table
-                    )
+                    _load(op, cone, rows, cos, sin, fixed, where, first, tile, c, d, terms, table)
                     for which in range(2):
                         _apply(both[which], op, c, d, table, tile, -1)
             if not last:

@@ -14,7 +14,7 @@ from qmtl.simulators.compiled import compiled_values
 from qmtl.simulators.eager import eager_values
 from qmtl.simulators.explain import Explanation, check_memory
 from qmtl.simulators.plan import Group, Plan, build_plan
-from qmtl.simulators.program import Program, build_program
+from qmtl.simulators.program import Program, program_of
 from qmtl.simulators.simulator import check_inputs
 
 __all__ = ["LightConeSimulator"]
@@ -22,7 +22,6 @@ __all__ = ["LightConeSimulator"]
 # Plans of task subsets are small; random missing labels can ask for many different ones.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
-_Prepared = tuple[Plan, list[Program | None]]
 
 
 class LightConeSimulator:
@@ -55,27 +54,25 @@ class LightConeSimulator:
             raise unknown_name("engine", engine, ENGINES)
         self.max_memory = max_memory
         self.engine = engine
-        self._prepared: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], _Prepared] = OrderedDict()
+        self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], Plan] = OrderedDict()
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
         """The plan for these tasks, made once and kept."""
-        return self._prepare(circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))[0]
-
-    def _prepare(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> _Prepared:
-        key = (circuit, tasks)
-        if key not in self._prepared:
-            plan = build_plan(circuit, tasks)
-            self._prepared[key] = (plan, [build_program(group) for group in plan.groups])
-            while len(self._prepared) > CACHED_PLANS:
-                self._prepared.popitem(last=False)
-        self._prepared.move_to_end(key)
-        return self._prepared[key]
+        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
+        if key not in self._plans:
+            self._plans[key] = build_plan(circuit, key[1])
+            while len(self._plans) > CACHED_PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(key)
+        return self._plans[key]
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
-        return Explanation.of(circuit, self.plan(circuit), batch_size, dtype, self.max_memory)
+        plan = self.plan(circuit)
+        compiled = self.engine == "compiled"
+        return Explanation.of(circuit, plan, batch_size, dtype, self.max_memory, compiled=compiled)
 
     def expectation_values(
         self,
@@ -86,13 +83,15 @@ class LightConeSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
-        plan, programs = self._prepare(circuit, chosen)
-        check_memory(circuit, plan, angles, self.max_memory)
-        columns = angles.T.contiguous()
+        plan = self.plan(circuit, chosen)
         compiled = self.engine == "compiled" and _plain_cpu(angles, *weights.values())
+        compiled = compiled and len(angles) > 0
+        check_memory(circuit, plan, angles, self.max_memory, compiled=compiled)
+        columns = angles.T.contiguous()
         values: dict[str, Tensor] = {}
-        for group, program in zip(plan.groups, programs, strict=True):
-            outputs = _group_values(group, program if compiled else None, columns, weights)
+        for group in plan.groups:
+            program = program_of(group) if compiled else None
+            outputs = _group_values(group, program, columns, weights)
             values.update(zip(group.tasks, outputs.permute(0, 2, 1).unbind(0), strict=True))
         return {name: values[name] for name in chosen}
 

@@ -7,8 +7,9 @@ two Hadamards), so that a layer of diagonal gates becomes one vector of phases.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,7 @@ class Group:
             share one cone.
         block_slots: angles of the block, one row per task.
         readout: outputs over the inner wires' basis states, shape (n_outputs, 2^n_inner).
+        kept: what engines derive from the group once.
     """
 
     tasks: tuple[str, ...]
@@ -90,6 +92,7 @@ class Group:
     encoding_slots: SlotTable
     block_slots: SlotTable
     readout: NDArray[np.float64]
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def n_wires(self) -> int:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from qmtl.simulators import kernel
 from qmtl.simulators.plan import Group, Layer, Op, SlotTable
 
-__all__ = ["Program", "build_program"]
+__all__ = ["Program", "build_program", "program_of"]
 
 IntArray = NDArray[np.int64]
 ROTATIONS = {"RY": (kernel.RY, kernel.RY_FIXED), "RX": (kernel.RX, kernel.RX_FIXED)}
@@ -50,7 +50,7 @@ class _Tables:
         """Rows of one layer on the first `span` wires."""
         if not layer.diagonal:
             return [self._rotation(op, source, by_sample, fixed) for op in layer.ops]
-        rows = []
+        rows: list[tuple[int, ...]] = []
         first_term = len(self.terms)
         for op in layer.ops:
             if op.slot in by_sample:
@@ -133,6 +133,14 @@ def build_program(group: Group) -> Program | None:
         terms=np.array(tables.terms, np.int64).reshape(-1, 2),
         row_index=_row_index(group.encoding_slots),
     )
+
+
+def program_of(group: Group) -> Program | None:
+    """The group's program, built once and kept with the group."""
+    if "program" not in group.kept:
+        group.kept["program"] = build_program(group)
+    program: Program | None = group.kept["program"]
+    return program
 
 
 def _start_operations(starts: IntArray) -> list[tuple[int, ...]]:

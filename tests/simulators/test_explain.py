@@ -35,9 +35,12 @@ def test_512_tasks_are_one_group_of_six_wires():
 def test_sizes_are_linear_in_tasks_and_batch():
     small, large = (explain(HeadCircuit(binary_tasks(n))) for n in (8, 512))
     double = explain(HeadCircuit(binary_tasks(8)), batch=64)
-    for name in ("amplitudes", "bytes", "operations"):
+    for name in ("amplitudes", "operations"):
         assert getattr(large, name) == 64 * getattr(small, name)
         assert getattr(double, name) == 2 * getattr(small, name)
+    # Beside what grows with the tasks there is room for one tile per thread.
+    sizes = [explain(HeadCircuit(binary_tasks(n))).bytes for n in (8, 16, 32, 64)]
+    assert sizes[3] - sizes[2] == 2 * (sizes[2] - sizes[1]) == 4 * (sizes[1] - sizes[0]) > 0
 
 
 def test_a_training_step_of_512_tasks_runs():
@@ -76,7 +79,7 @@ def test_a_training_step_of_512_tasks_runs():
     ],
 )
 def test_errors_name_the_cause(circuit, message):
-    simulator = LightConeSimulator(max_memory=10**9)
+    simulator = LightConeSimulator(max_memory=10**9, engine="eager")
     with pytest.raises(CircuitTooLargeError, match=message) as caught:
         simulator.expectation_values(circuit, random_angles(circuit, 64), random_weights(circuit))
     assert "the limit is 1 GB" in str(caught.value)

@@ -375,6 +375,6 @@ def test_simulators_can_be_copied():
     used = LightConeSimulator(max_memory=10**9)
     used.plan(HeadCircuit(MIXED))
     for other in (pickle.loads(pickle.dumps(used)), copy.deepcopy(used)):
-        assert repr(other) == "LightConeSimulator(max_memory=1000000000)"
+        assert repr(other) == "LightConeSimulator(max_memory=1000000000, engine='compiled')"
         assert other.plan(HeadCircuit(MIXED)).tasks == ("a", "b", "c")
     assert isinstance(used, Simulator)

@@ -1,0 +1,167 @@
+"""The compiled kernel against the eager path: values, gradients, Jacobians, and every transform."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from qmtl import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes, Task
+from qmtl.simulators import LightConeSimulator, compiled, kernel
+from qmtl.simulators.plan import build_plan
+from qmtl.simulators.program import build_program
+from tests.laws import assert_same_values_and_gradients
+from tests.strategies import binary_tasks, cases, random_angles, random_case, random_weights
+
+COMPILED, EAGER = LightConeSimulator(), LightConeSimulator(engine="eager")
+MIXED = [Task.binary("a"), Task.multiclass("b", 3), Task.regression("c"), Task.multilabel("d", 2)]
+CIRCUITS = {
+    "default": HeadCircuit(binary_tasks(5)),
+    "mixed": HeadCircuit(MIXED),
+    "rx": HeadCircuit(MIXED, AngleEncoding(axes="XY", trainable="YX")),
+    "cnot": HeadCircuit(MIXED[:2], AngleEncoding(entangler="cnot_ring"), RealAmplitudes(2)),
+    "iqp": HeadCircuit(MIXED, IQPEncoding()),
+    "shared": HeadCircuit(MIXED, layout="shared", n_wires=4),
+    "shared, no block": HeadCircuit(MIXED[:2], layout="shared", ansatz=IdentityAnsatz()),
+}
+
+
+@pytest.fixture(params=CIRCUITS.values(), ids=CIRCUITS)
+def circuit(request):
+    return request.param
+
+
+@given(case=cases(max_wires=8))
+def test_random_circuits_agree_with_the_eager_path(case):
+    assert_same_values_and_gradients(COMPILED, EAGER, case)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 8, 9, 33, 70])
+def test_any_batch_agrees_with_the_eager_path(circuit, batch):
+    assert_same_values_and_gradients(COMPILED, EAGER, random_case(circuit, batch))
+
+
+def _values_and_gradients(simulator, circuit, dtype, batch=40):
+    angles = random_angles(circuit, batch, dtype, grad=True)
+    weights = random_weights(circuit, dtype, grad=True)
+    values = simulator.expectation_values(circuit, angles, weights)
+    flat = torch.cat([value.flatten() for value in values.values()])
+    inputs = [t for t in (angles, *weights.values()) if t.numel()]
+    return flat, torch.autograd.grad(flat.square().sum(), inputs)
+
+
+def test_single_precision_agrees_to_1e_5(circuit):
+    single, gradients = _values_and_gradients(COMPILED, circuit, torch.float32)
+    double, expected = _values_and_gradients(EAGER, circuit, torch.float64)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), double, atol=1e-5, rtol=1e-5)
+    for gradient, reference in zip(gradients, expected, strict=True):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient.double(), reference, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_do_not_change_a_bit(circuit, dtype):
+    one, gradients = _values_and_gradients(COMPILED, circuit, dtype, batch=200)
+    torch.set_num_threads(2)
+    try:
+        two, others = _values_and_gradients(COMPILED, circuit, dtype, batch=200)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(one, two)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
+def test_states_that_were_not_kept_are_computed_again(circuit, monkeypatch):
+    kept = _values_and_gradients(COMPILED, circuit, torch.float64)
+    monkeypatch.setattr(compiled, "KEPT_STATES_BYTES", 1)
+    again = _values_and_gradients(COMPILED, circuit, torch.float64)
+    assert torch.equal(kept[0], again[0])
+    assert all(torch.equal(a, b) for a, b in zip(kept[1], again[1], strict=True))
+
+
+def _jacobian_rows(simulator, circuit, batched):
+    """Rows for mixed outputs and for outputs of one task, by the inputs."""
+    angles, weights = random_angles(circuit, 6, grad=True), random_weights(circuit, grad=True)
+    values = simulator.expectation_values(circuit, angles, weights)
+    flat = torch.cat([value.flatten() for value in values.values()])
+    dense = torch.randn(2, len(flat), generator=torch.Generator().manual_seed(3))
+    rows = torch.cat([torch.eye(len(flat))[::5], dense]).double()
+    inputs = [t for t in (angles, *weights.values()) if t.numel()]
+    if batched:
+        # torch.vmap is what TorchJD uses; is_grads_batched goes another way, tested below.
+        return torch.vmap(lambda row: torch.autograd.grad(flat, inputs, row))(rows)
+    each = [torch.autograd.grad(flat, inputs, row, retain_graph=True) for row in rows]
+    return [torch.stack(column) for column in zip(*each, strict=True)]
+
+
+def test_jacobian_in_one_pass_equals_separate_passes(circuit):
+    together = _jacobian_rows(COMPILED, circuit, batched=True)
+    apart = _jacobian_rows(EAGER, circuit, batched=False)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+def test_jacobian_runs_only_cones_that_have_a_gradient(monkeypatch):
+    circuit, items = CIRCUITS["default"], []
+    run = compiled._in_threads
+
+    def counted(function, work, *arguments):
+        if function is kernel.backward:
+            items.append(len(work))
+        run(function, work, *arguments)
+
+    monkeypatch.setattr(compiled, "_in_threads", counted)
+    angles, weights = random_angles(circuit, 4, grad=True), random_weights(circuit)
+    values = COMPILED.expectation_values(circuit, angles, weights)
+    losses = torch.stack([value.sum() for value in values.values()])
+    rows = torch.eye(5).double()
+    fast = torch.vmap(lambda row: torch.autograd.grad(losses, angles, row, retain_graph=True)[0])
+    jacobian = fast(rows)
+    assert items == [5]
+    older = torch.autograd.grad(losses, angles, rows, is_grads_batched=True)[0]
+    torch.testing.assert_close(jacobian, older)
+
+
+def test_torchjd_gets_the_same_jacobian():
+    from torchjd.autojac import jac
+
+    circuit, found = CIRCUITS["default"], []
+    for simulator in (COMPILED, EAGER):
+        angles, weights = random_angles(circuit, 4, grad=True), random_weights(circuit, grad=True)
+        values = simulator.expectation_values(circuit, angles, weights)
+        losses = [value.square().mean() for value in values.values()]
+        found.append(jac(losses, [angles, weights["encoding"]]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_third_derivatives_are_right():
+    circuit = HeadCircuit([Task.binary("a")])
+    weights = random_weights(circuit)
+
+    def derivative(simulator, order):
+        angles = random_angles(circuit, 1, grad=True)
+        result = simulator.expectation_values(circuit, angles, weights)["a"].sum()
+        for _ in range(order):
+            result = torch.autograd.grad(result, angles, create_graph=True)[0].sum()
+        return result
+
+    for order in (1, 2, 3):
+        torch.testing.assert_close(derivative(COMPILED, order), derivative(EAGER, order))
+
+
+def test_blocks_that_read_features_run_on_the_eager_path():
+    from dataclasses import dataclass
+
+    from qmtl.circuit import Angle, Gate
+
+    @dataclass(frozen=True)
+    class FeatureBlock:
+        def n_weights(self, n_wires, read):
+            return 1
+
+        def gates(self, n_wires, read):
+            return [Gate("RX", (0,), Angle(features=(0,), weight=0))]
+
+    circuit = HeadCircuit(binary_tasks(2), ansatz=FeatureBlock())
+    assert build_program(build_plan(circuit, ["t0"]).groups[0]) is None
+    assert_same_values_and_gradients(COMPILED, EAGER, random_case(circuit))
