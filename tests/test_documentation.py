@@ -46,7 +46,7 @@ def test_readme_python_blocks_run_in_order(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_readme_commands_run(tmp_path):
-    """Commands of console blocks, in order, in an empty folder (scripts are tested by CI itself)."""
+    """Commands of console blocks, in order, in an empty folder (CI itself tests scripts)."""
     lines = [line for block in _blocks("console") for line in block.splitlines()]
     commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ qmtl")]
     assert commands

@@ -1,12 +1,14 @@
 """What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
 
 from qmtl.circuit.ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
+from qmtl.circuit.counts import ParameterCount
 from qmtl.circuit.encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
 from qmtl.circuit.entanglers import ENTANGLERS, entangler_edges, entangler_gates
 from qmtl.circuit.gates import Angle, Gate, PauliString
-from qmtl.circuit.head_circuit import HeadCircuit, ParameterCount, Register, default_readout
+from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import LightCone, backward_cone
 from qmtl.circuit.readout import READOUTS, ExpectationZ, PauliStrings, Probabilities, Readout
+from qmtl.circuit.registers import Register, default_readout
 
 __all__ = [
     "ANSATZE",

@@ -1,79 +1,28 @@
 """HeadCircuit: tasks, layout, encoding, task blocks and readouts as one circuit description."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from qmtl.circuit.ansatz import Ansatz, RotationAnsatz
+from qmtl.circuit.counts import ParameterCount, gate_depth
 from qmtl.circuit.encodings import AngleEncoding, Encoding
 from qmtl.circuit.gates import Gate
 from qmtl.circuit.light_cone import LightCone, backward_cone, gates_by_wire
-from qmtl.circuit.readout import ExpectationZ, Probabilities, Readout
+from qmtl.circuit.readout import Readout
+from qmtl.circuit.registers import (
+    Layout,
+    Register,
+    check_names,
+    check_sizes,
+    default_readout,
+    make_registers,
+    register_sizes,
+)
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["HeadCircuit", "Layout", "ParameterCount", "Register", "default_readout"]
-
-Layout = Literal["partitioned", "shared"]
-
-
-@dataclass(frozen=True)
-class Register:
-    """The wires of one task, first wire most significant, and what is read on them."""
-
-    task: Task
-    wires: tuple[int, ...]
-    readout: Readout
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Trainable numbers of a head: the encoding's, each task's circuit weights, and the scales."""
-
-    encoding: int
-    tasks: dict[str, int]
-    scales: int
-
-    @property
-    def circuit(self) -> int:
-        """Circuit weights: the encoding's and all blocks'."""
-        return self.encoding + sum(self.tasks.values())
-
-    @property
-    def total(self) -> int:
-        """Circuit weights and one scale per task."""
-        return self.circuit + self.scales
-
-
-def default_readout(task: Task, n_wires: int | None = None) -> Readout:
-    """Z on one wire per output; basis-state probabilities for a multiclass task.
-
-    The wires read are spread over the register: read side by side, three targets on six wires
-    would leave a weight of the opposite wire without effect.
-
-    Args:
-        task: the task.
-        n_wires: wires of its register; None for the default number.
-
-    Example:
-        >>> default_readout(Task.multiclass("emotion", 9))
-        Probabilities(n=9)
-        >>> default_readout(Task.regression("pose", 3))
-        ExpectationZ(n=3, step=2)
-    """
-    if task.kind == "multiclass":
-        return Probabilities(task.n_outputs)
-    size = _default_wires(task) if n_wires is None else n_wires
-    if task.n_outputs == 1:
-        return ExpectationZ(1)
-    return ExpectationZ(task.n_outputs, step=max(1, size // task.n_outputs))
-
-
-def _default_wires(task: Task) -> int:
-    if task.kind == "multiclass":
-        return max(2, Probabilities(task.n_outputs).min_wires)
-    return max(2, 2 * task.n_outputs if task.kind == "regression" else task.n_outputs)
+__all__ = ["HeadCircuit"]
 
 
 class HeadCircuit:
@@ -129,56 +78,23 @@ class HeadCircuit:
         self.layout: Layout = layout
         names = [task.name for task in self.tasks]
         chosen = dict(readouts or {})
-        _check_names("readouts", chosen, names)
-        sizes = self._register_sizes(chosen, wires_per_task, n_wires)
+        check_names("readouts", chosen, names)
+        sizes = register_sizes(self.tasks, layout, chosen, wires_per_task, n_wires)
         reads = {
             task.name: chosen.get(task.name, default_readout(task, sizes[task.name]))
             for task in self.tasks
         }
-        _check_sizes(sizes, reads)
+        check_sizes(sizes, reads)
         self._ansatz = self._blocks(ansatz, names)
-        self.registers = self._make_registers(reads, sizes)
+        self.registers = make_registers(self.tasks, layout, reads, sizes)
         self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
         self.n_features = self.encoding.n_features(self.n_wires)
-
-    def _register_sizes(
-        self,
-        readouts: Mapping[str, Readout],
-        wires_per_task: int | Mapping[str, int] | None,
-        n_wires: int | None,
-    ) -> dict[str, int]:
-        defaults = {
-            task.name: max(_default_wires(task), readouts[task.name].min_wires)
-            if task.name in readouts
-            else _default_wires(task)
-            for task in self.tasks
-        }
-        if self.layout == "shared":
-            if wires_per_task is not None:
-                raise InvalidInputError("wires_per_task is for the partitioned layout; use n_wires")
-            sizes = dict.fromkeys(defaults, max(defaults.values()) if n_wires is None else n_wires)
-        else:
-            if n_wires is not None:
-                raise InvalidInputError("n_wires is for the shared layout; use wires_per_task")
-            if isinstance(wires_per_task, Mapping):
-                _check_names("wires_per_task", wires_per_task, list(defaults))
-                sizes = defaults | dict(wires_per_task)
-            else:
-                sizes = (
-                    defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
-                )
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InvalidInputError(
-                    f"task {name!r}: wires must be an integer >= 1, got {size!r}"
-                )
-        return sizes
 
     def _blocks(
         self, ansatz: Ansatz | Mapping[str, Ansatz] | None, names: list[str]
     ) -> dict[str, Ansatz]:
         if isinstance(ansatz, Mapping):
-            _check_names("ansatz", ansatz, names)
+            check_names("ansatz", ansatz, names)
             blocks = {name: ansatz.get(name, RotationAnsatz()) for name in names}
         else:
             blocks = dict.fromkeys(names, RotationAnsatz() if ansatz is None else ansatz)
@@ -188,23 +104,6 @@ class HeadCircuit:
                     f"task {name!r}: an ansatz must have gates and n_weights, got {block!r}"
                 )
         return blocks
-
-    def _make_registers(
-        self, readouts: Mapping[str, Readout], sizes: Mapping[str, int]
-    ) -> dict[str, Register]:
-        registers = {}
-        start = 0
-        for task in self.tasks:
-            readout = readouts[task.name]
-            if readout.n_outputs != task.n_outputs:
-                raise InvalidInputError(
-                    f"task {task.name!r} has {task.n_outputs} outputs, its readout {readout} has "
-                    f"{readout.n_outputs}"
-                )
-            size = sizes[task.name]
-            registers[task.name] = Register(task, tuple(range(start, start + size)), readout)
-            start += size if self.layout == "partitioned" else 0
-        return registers
 
     def task(self, name: str) -> Task:
         """The task of that name; an unknown name is an error that suggests the nearest."""
@@ -286,12 +185,12 @@ class HeadCircuit:
     @cached_property
     def depth(self) -> int:
         """Number of layers of gates on disjoint wires (the deepest task in the shared layout)."""
-        return self._depth(two_qubit_only=False)
+        return gate_depth(self._circuits(), self.n_wires, two_qubit_only=False)
 
     @cached_property
     def two_qubit_depth(self) -> int:
         """The same, counting two-qubit gates only."""
-        return self._depth(two_qubit_only=True)
+        return gate_depth(self._circuits(), self.n_wires, two_qubit_only=True)
 
     @cached_property
     def two_qubit_gates(self) -> int:
@@ -302,18 +201,6 @@ class HeadCircuit:
         if self.layout == "partitioned":
             return [self.gates()]
         return [self.gates(name) for name in self.registers]
-
-    def _depth(self, *, two_qubit_only: bool) -> int:
-        deepest = 0
-        for gates in self._circuits():
-            level = [0] * self.n_wires
-            for gate in gates:
-                step = 1 if len(gate.wires) == 2 or not two_qubit_only else 0
-                top = max(level[w] for w in gate.wires) + step
-                for w in gate.wires:
-                    level[w] = top
-            deepest = max(deepest, *level)
-        return deepest
 
     def with_tasks(self, tasks: Sequence[Task]) -> "HeadCircuit":
         """The same design for other tasks, with default register sizes and readouts."""
@@ -375,18 +262,3 @@ class HeadCircuit:
             f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
             f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
         )
-
-
-def _check_sizes(sizes: Mapping[str, int], readouts: Mapping[str, Readout]) -> None:
-    for name, size in sizes.items():
-        if size < readouts[name].min_wires:
-            raise InvalidInputError(
-                f"task {name!r}: the readout {readouts[name]} needs at least "
-                f"{readouts[name].min_wires} wires, its register has {size}"
-            )
-
-
-def _check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
-    for name in given:
-        if name not in names:
-            raise unknown_name(f"task in {what}", name, names)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qmtl.simulators.plan import SlotTable
+from qmtl.simulators.slots import SlotTable
 
 __all__ = ["by_slot", "fixed_angles", "sample_angles"]
 

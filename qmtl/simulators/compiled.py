@@ -13,24 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from qmtl.simulators import kernel
 from qmtl.simulators.angles import by_slot
 from qmtl.simulators.eager import eager_values
-from qmtl.simulators.plan import Group
 from qmtl.simulators.program import Program
+from qmtl.simulators.work import Array, Work, row_index
 
-__all__ = ["compiled_values", "working_bytes"]
-
-# Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
-TILES = (8, 16, 32)
-LARGEST_TILE_BYTES = 2**19
-# Final states are kept for the backward pass up to this size; beyond it they are computed again.
-KEPT_STATES_BYTES = 2**28
-Array = NDArray[Any]
+__all__ = ["compiled_values"]
 
 
 def compiled_values(
@@ -51,17 +43,10 @@ def compiled_values(
     return values
 
 
-def _index(program: Program) -> NDArray[np.int64]:
-    if program.row_index is not None:
-        return program.row_index
-    shape = (program.group.n_cones, len(program.group.encoding_slots.feature_slots))
-    return np.arange(shape[0] * shape[1]).reshape(shape)
-
-
 def _eager(program: Program, *angles: Tensor) -> Tensor:
     rows, cone_fixed, task_fixed = angles
     group = program.group
-    sample = rows[torch.from_numpy(_index(program)).to(rows.device)]
+    sample = rows[torch.from_numpy(row_index(program)).to(rows.device)]
     none = task_fixed.new_zeros(len(group.tasks), 0, 1)
     block = by_slot(group.block_slots, none, task_fixed)
     return eager_values(group, sample, cone_fixed, block)
@@ -76,28 +61,6 @@ def _eager_gradients(
     return gradients
 
 
-def _tile(samples: int, size: int, itemsize: int) -> int:
-    """Samples of a tile: enough for long loops, few enough for the cache."""
-    fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
-    wanted = [t for t in fitting if t >= samples]
-    return wanted[0] if wanted else fitting[-1]
-
-
-def working_bytes(group: Group, samples: int, itemsize: int) -> int:
-    """Bytes that a training step of a group takes, by the sizes of the arrays below."""
-    size, slots = 1 << group.n_wires, len(group.encoding_slots.feature_slots)
-    tile = _tile(samples, size, itemsize)
-    padded = -(-samples // tile) * tile
-    states_each = 1 if group.n_cones == len(group.tasks) else 1 + len(group.tasks)
-    states = 2 * group.n_cones * states_each * size * padded * itemsize
-    threads = torch.get_num_threads()
-    # At least one item per thread is kept, and a thread works on three states.
-    one = 2 * size * tile * itemsize
-    kept = min(states, max(KEPT_STATES_BYTES, threads * states_each * one))
-    angles = (3 * slots * group.n_cones + 2 * len(group.readout) * len(group.tasks)) * padded
-    return kept + 4 * threads * one + angles * itemsize
-
-
 def _first_derivatives(
     program: Program, gradient: Tensor, angles: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
@@ -107,66 +70,6 @@ def _first_derivatives(
         return torch.autograd.grad(
             _eager(program, *angles), angles, gradient, create_graph=True, materialize_grads=True
         )
-
-
-class _Work:
-    """Arrays of one call: padded cosines and sines, tables of angles, work items."""
-
-    def __init__(self, program: Program, rows: Tensor, cone: Tensor, task: Tensor) -> None:
-        self.program = program
-        self.samples = rows.shape[1]
-        itemsize, size = rows.element_size(), 1 << program.group.n_wires
-        self.tile = _tile(self.samples, size, itemsize)
-        self.n_tiles = -(-self.samples // self.tile)
-        self.padded = self.n_tiles * self.tile
-        half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
-        self.torch_dtype = rows.dtype
-        self.dtype = half.numpy().dtype
-        self.index = _index(program)
-        # An encoding without features still has one column of work.
-        half = half if len(half) else half.new_zeros(1, self.padded)
-        self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
-        self.cone, self.task = (
-            torch.stack([(a.detach() / 2).cos(), (a.detach() / 2).sin()]).numpy()
-            for a in (cone, task)
-        )
-        self.readout = program.group.readout.astype(self.dtype)
-
-    def tables(self) -> tuple[Any, ...]:
-        p = self.program
-        circuit = (p.starts, p.ops, p.n_starts, p.n_shared, p.terms, self.readout, self.index)
-        return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
-
-    def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
-        """Per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
-        tiles = np.tile(np.arange(self.n_tiles), len(cones))
-        cone, place, row = (np.repeat(a, self.n_tiles) for a in (cones, places, jacobian_rows))
-        return np.stack([cone, tiles * self.tile, place, row, cone * self.n_tiles + tiles], axis=1)
-
-    def new_states(self, n: int) -> Tensor:
-        """Room for the states of `n` items: a cone's, and its tasks' if they share it."""
-        size = 1 << self.program.group.n_wires
-        return torch.empty(n, self.states_each, 2, size, self.tile, dtype=self.torch_dtype)
-
-    @property
-    def states_each(self) -> int:
-        """States kept per item."""
-        group = self.program.group
-        per_cone = len(group.tasks) // group.n_cones
-        return 1 if per_cone == 1 else 1 + per_cone
-
-    def new_values(self) -> Tensor:
-        """Room for the outputs, padding included."""
-        group = self.program.group
-        shape = (len(group.tasks), len(group.readout), self.padded)
-        return torch.empty(shape, dtype=self.torch_dtype)
-
-    @property
-    def kept_at_once(self) -> int:
-        """How many items' states fit into what may be kept."""
-        amplitudes = self.states_each << self.program.group.n_wires
-        bytes_each = 2 * amplitudes * self.tile * self.torch_dtype.itemsize
-        return max(torch.get_num_threads(), KEPT_STATES_BYTES // bytes_each)
 
 
 def _in_threads(function: Any, items: Array, *arguments: Any) -> None:
@@ -187,7 +90,7 @@ class _Values(torch.autograd.Function):
     def forward(
         rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor, program: Program, keep: bool
     ) -> tuple[Tensor, Tensor]:
-        work = _Work(program, rows, cone_fixed, task_fixed)
+        work = Work(program, rows, cone_fixed, task_fixed)
         cones = np.arange(program.group.n_cones)
         items = work.items(cones, cones, np.zeros_like(cones))
         keep = keep and len(items) <= work.kept_at_once
@@ -278,7 +181,7 @@ def _jacobian(
 
     Only pairs of a row and a cone with a gradient are run, each into a place of its own.
     """
-    work = _Work(program, rows, cone_fixed, task_fixed)
+    work = Work(program, rows, cone_fixed, task_fixed)
     group, n = program.group, len(gradients)
     padding = (0, work.padded - work.samples)
     padded = torch.nn.functional.pad(gradients.detach(), padding).contiguous()
@@ -312,7 +215,7 @@ def _jacobian(
 
 
 def _scatter(
-    work: _Work, rows: Tensor, row: Tensor, cone: Tensor, n: int, parts: Sequence[Tensor]
+    work: Work, rows: Tensor, row: Tensor, cone: Tensor, n: int, parts: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Put the places' gradients where they belong: rows of the Jacobian, and their angles."""
     by_sample, by_cone, by_task = parts

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators.compiled import working_bytes
-from qmtl.simulators.plan import Group, Plan, cause_of_size
+from qmtl.simulators.cause_of_size import cause_of_size
+from qmtl.simulators.plan import Group, Plan
+from qmtl.simulators.work import working_bytes
 
 __all__ = ["Explanation", "GroupCost", "check_memory"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from qmtl.circuit.gates import Angle, Gate
-from qmtl.circuit.head_circuit import HeadCircuit, Register
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit.registers import Register
 from qmtl.errors import InvalidInputError
 from qmtl.simulators.simulator import check_inputs
 

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.simulators import kernel
-from qmtl.simulators.plan import Group, Layer, Op, SlotTable
+from qmtl.simulators.layers import Layer, Op
+from qmtl.simulators.plan import Group
+from qmtl.simulators.slots import SlotTable
 
 __all__ = ["Program", "build_program", "program_of"]
 
@@ -104,7 +106,7 @@ def build_program(group: Group) -> Program | None:
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(5)])
         >>> program = build_program(build_plan(circuit, list(circuit.registers)).groups[0])
         >>> program.n_starts, program.ops.shape
-        (6, (16, 6))
+        (6, (17, 6))
     """
     if len(group.block_slots.feature_slots):
         return None

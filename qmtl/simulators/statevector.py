@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from qmtl.simulators.plan import Layer, Op
+from qmtl.simulators.layers import Layer, Op
 
 __all__ = ["Matrix", "apply_layers", "encode", "one_wire_matrices", "to_complex"]
 

@@ -10,12 +10,12 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks.kinds import METRICS
 
 if TYPE_CHECKING:
-    from qmtl.tasks.task import Task
+    from qmtl.tasks.definition import TaskDefinition
 
 __all__ = ["check_task"]
 
 
-def check_task(task: "Task") -> None:
+def check_task(task: "TaskDefinition") -> None:
     """Check all fields, and set those that have a canonical form (ints, tuples, floats).
 
     Raises:
@@ -40,7 +40,7 @@ def _check_name(name: object) -> None:
         )
 
 
-def _check_n_outputs(task: "Task") -> None:
+def _check_n_outputs(task: "TaskDefinition") -> None:
     n, least = task.n_outputs, 2 if task.kind == "multiclass" else 1
     exact = task.kind == "binary"
     is_int = isinstance(n, int | np.integer) and not isinstance(n, bool)
@@ -52,7 +52,7 @@ def _check_n_outputs(task: "Task") -> None:
     object.__setattr__(task, "n_outputs", int(n))
 
 
-def _as_tuple(task: "Task", field: str) -> tuple[Any, ...] | None:
+def _as_tuple(task: "TaskDefinition", field: str) -> tuple[Any, ...] | None:
     values = getattr(task, field)
     if values is None:
         return None
@@ -63,7 +63,7 @@ def _as_tuple(task: "Task", field: str) -> tuple[Any, ...] | None:
     return tuple(values)
 
 
-def _check_class_names(task: "Task") -> None:
+def _check_class_names(task: "TaskDefinition") -> None:
     names = task.class_names
     if names is None:
         return
@@ -76,7 +76,7 @@ def _check_class_names(task: "Task") -> None:
         )
 
 
-def _check_class_weights(task: "Task") -> None:
+def _check_class_weights(task: "TaskDefinition") -> None:
     weights = task.class_weights
     if weights is None:
         return
@@ -98,7 +98,7 @@ def _check_class_weights(task: "Task") -> None:
     object.__setattr__(task, "class_weights", numbers)
 
 
-def _check_metric_names(task: "Task") -> None:
+def _check_metric_names(task: "TaskDefinition") -> None:
     names, fitting = task.metric_names, METRICS[task.kind]
     if names is None:
         return

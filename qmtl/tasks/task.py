@@ -1,15 +1,13 @@
-"""The `Task` dataclass; what it does is in the modules beside it."""
+"""`Task`: a definition, and what is done with it; how is in the modules beside it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import labels, losses, scores
-from qmtl.tasks.checks import check_task
-from qmtl.tasks.kinds import Kind, metric_names
+from qmtl.tasks.definition import TaskDefinition
+from qmtl.tasks.kinds import metric_names
 from qmtl.tasks.metrics import harden, metric_collection
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ __all__ = ["Task"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(TaskDefinition):
     """One thing to predict. Build it with `binary`, `multiclass`, `multilabel` or `regression`.
 
     Args:
@@ -38,88 +36,6 @@ class Task:
         >>> Task.multiclass("emotion", 9).metric_names is None, Task.binary("cola").main_metric
         (True, 'accuracy')
     """
-
-    name: str
-    kind: Kind
-    n_outputs: int
-    class_names: tuple[str, ...] | None = None
-    class_weights: tuple[float, ...] | None = None
-    metric_names: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_task(self)
-
-    @classmethod
-    def binary(
-        cls,
-        name: str,
-        *,
-        class_names: Sequence[str] | None = None,
-        class_weights: Sequence[float] | None = None,
-        metrics: Sequence[str] | None = None,
-    ) -> "Task":
-        """A yes-or-no task: one logit.
-
-        Example:
-            >>> Task.binary("spam", class_names=("ham", "spam")).n_outputs
-            1
-        """
-        return cls(name, "binary", 1, class_names, class_weights, metrics)  # type: ignore[arg-type]
-
-    @classmethod
-    def multiclass(
-        cls,
-        name: str,
-        n_classes: int,
-        *,
-        class_names: Sequence[str] | None = None,
-        class_weights: Sequence[float] | None = None,
-        metrics: Sequence[str] | None = None,
-    ) -> "Task":
-        """One of `n_classes` (at least 2) exclusive classes: that many logits.
-
-        Example:
-            >>> Task.multiclass("digit", 10).main_metric
-            'accuracy'
-        """
-        weights: Any = class_weights
-        return cls(name, "multiclass", n_classes, class_names, weights, metrics)  # type: ignore[arg-type]
-
-    @classmethod
-    def multilabel(
-        cls,
-        name: str,
-        n_labels: int,
-        *,
-        class_names: Sequence[str] | None = None,
-        class_weights: Sequence[float] | None = None,
-        metrics: Sequence[str] | None = None,
-    ) -> "Task":
-        """Several yes-or-no labels of one sample: one logit each.
-
-        Example:
-            >>> Task.multilabel("finding", 2, class_names=("edema", "mass")).n_outputs
-            2
-        """
-        weights: Any = class_weights
-        return cls(name, "multilabel", n_labels, class_names, weights, metrics)  # type: ignore[arg-type]
-
-    @classmethod
-    def regression(
-        cls,
-        name: str,
-        n_targets: int = 1,
-        *,
-        class_names: Sequence[str] | None = None,
-        metrics: Sequence[str] | None = None,
-    ) -> "Task":
-        """One or more real numbers; `class_names` are the names of the targets.
-
-        Example:
-            >>> Task.regression("stsb").main_metric
-            'r2'
-        """
-        return cls(name, "regression", n_targets, class_names, None, metrics)  # type: ignore[arg-type]
 
     @property
     def is_classification(self) -> bool:
@@ -301,34 +217,3 @@ class Task:
             tensor([0.3333, 0.0000, 0.6667])
         """
         return labels.best_constant(self, train_targets)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; `from_dict` reads it.
-
-        Example:
-            >>> Task.from_dict(Task.binary("a").to_dict()) == Task.binary("a")
-            True
-        """
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Task":
-        """A task from `to_dict`.
-
-        Raises:
-            InvalidInputError: a key is unknown or missing, or a value does not fit.
-
-        Example:
-            >>> Task.from_dict({"name": "a", "kind": "binary", "n_outputs": 1}).kind
-            'binary'
-        """
-        known = [field.name for field in fields(cls)]
-        if not isinstance(data, dict):
-            raise InvalidInputError(f"task: expected a dict with {known}, got {data!r}")
-        for key in data:
-            if key not in known:
-                raise unknown_name("task key", key, known)
-        for key in known[:3]:
-            if key not in data:
-                raise InvalidInputError(f"task: the key '{key}' is missing from {data!r}")
-        return cls(**data)

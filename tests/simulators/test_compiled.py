@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 
 from qmtl import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes, Task
-from qmtl.simulators import LightConeSimulator, compiled, kernel
+from qmtl.simulators import LightConeSimulator, compiled, kernel, work
 from qmtl.simulators.plan import build_plan
 from qmtl.simulators.program import build_program
 from tests.laws import assert_same_values_and_gradients
@@ -72,7 +72,7 @@ def test_threads_do_not_change_a_bit(circuit, dtype):
 
 def test_states_that_were_not_kept_are_computed_again(circuit, monkeypatch):
     kept = _values_and_gradients(COMPILED, circuit, torch.float64)
-    monkeypatch.setattr(compiled, "KEPT_STATES_BYTES", 1)
+    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
     again = _values_and_gradients(COMPILED, circuit, torch.float64)
     assert torch.equal(kept[0], again[0])
     assert all(torch.equal(a, b) for a, b in zip(kept[1], again[1], strict=True))

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmtl.simulators.plan import _layers
+from qmtl.simulators.layers import sort_into_layers
 from qmtl.simulators.statevector import _flip_signs, _signs, apply_layers, encode, to_complex
 from tests.laws import dense_state
 from tests.strategies import gate_lists
@@ -20,7 +20,7 @@ def as_numpy(state):
 @given(many_gates)
 def test_layers_of_any_gates_give_the_dense_state(drawn):
     n, gates = drawn
-    layers, angles = _layers(gates, {w: w for w in range(n)})
+    layers, angles = sort_into_layers(gates, {w: w for w in range(n)})
     columns = [torch.full((1, 1), a.constant, dtype=torch.float64) for a in angles]
     like = torch.zeros(1, 1, dtype=torch.float64)
     expected = dense_state(gates, n).ravel()
@@ -36,7 +36,7 @@ def test_layers_of_any_gates_give_the_dense_state(drawn):
 @given(many_gates)
 def test_layers_alternate_and_keep_every_gate(drawn):
     n, gates = drawn
-    layers, angles = _layers(gates, {w: w for w in range(n)})
+    layers, angles = sort_into_layers(gates, {w: w for w in range(n)})
     ops = [op for layer in layers for op in layer.ops]
     assert len(ops) == len(gates) + 2 * sum(g.name == "CNOT" for g in gates)
     assert [op.slot for op in ops if op.slot is not None] == list(range(len(angles)))
@@ -49,9 +49,9 @@ def test_real_gates_keep_the_state_real():
 
     gates = [Gate("RY", (0,), Angle()), Gate("Hadamard", (1,)), Gate("CNOT", (0, 1))]
     angle = torch.ones(1, 1, dtype=torch.float64)
-    layers, _ = _layers(gates, {0: 0, 1: 1})
+    layers, _ = sort_into_layers(gates, {0: 0, 1: 1})
     assert encode(layers, [angle], 2, angle).shape[2] == 1
-    layers, _ = _layers([*gates, Gate("RZ", (0,), Angle())], {0: 0, 1: 1})
+    layers, _ = sort_into_layers([*gates, Gate("RZ", (0,), Angle())], {0: 0, 1: 1})
     assert encode(layers, [angle, angle], 2, angle).shape[2] == 2
 
 

@@ -1,0 +1,29 @@
+"""Why a task's light cone is large: the cause to name in an error, and what to use instead."""
+
+from qmtl.circuit.head_circuit import HeadCircuit
+
+__all__ = ["cause_of_size"]
+
+
+def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
+    """Why a task's light cone is as large as it is, and what to use instead."""
+    encoding = circuit.encoding
+    if cone_wires <= 12:
+        return "The cones are small: use a smaller batch, or fewer tasks at a time."
+    if block_wires >= cone_wires - 2:
+        return f"The task's register has {block_wires} wires: use fewer wires."
+    pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)
+    layers = getattr(encoding, "n_layers", None)
+    if pattern in ("cnot_ring", "cnot_line", "all_to_all"):
+        why = "joins every pair of wires" if pattern == "all_to_all" else "is one chain of CNOTs"
+        return (
+            f"The cause is the encoding's entangler {pattern!r}, which {why}; 'cz_ring' widens a "
+            f"cone by 2 wires per layer only."
+        )
+    if pattern is not None and layers is not None:
+        return (
+            f"The cause is {layers} encoding layers of {pattern!r}, each of which widens the cone "
+            f"by 2 wires: use fewer layers."
+        )
+    gate, size = circuit.light_cone(task).growth[-1]
+    return f"The cone reaches {size} wires at the encoding's gate {gate}."

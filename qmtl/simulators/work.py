@@ -1,0 +1,111 @@
+"""The work of one call of the compiled kernel: its arrays, its items, and the bytes they take."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.simulators.plan import Group
+from qmtl.simulators.program import Program
+
+__all__ = ["Array", "Work", "row_index", "working_bytes"]
+
+# Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
+TILES = (8, 16, 32)
+LARGEST_TILE_BYTES = 2**19
+# Final states are kept for the backward pass up to this size; beyond it they are computed again.
+KEPT_STATES_BYTES = 2**28
+Array = NDArray[Any]
+
+
+def row_index(program: Program) -> NDArray[np.int64]:
+    """For each cone, which row of the given angles each sample-dependent angle is."""
+    if program.row_index is not None:
+        return program.row_index
+    shape = (program.group.n_cones, len(program.group.encoding_slots.feature_slots))
+    return np.arange(shape[0] * shape[1]).reshape(shape)
+
+
+def _tile(samples: int, size: int, itemsize: int) -> int:
+    """Samples of a tile: enough for long loops, few enough for the cache."""
+    fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
+    wanted = [t for t in fitting if t >= samples]
+    return wanted[0] if wanted else fitting[-1]
+
+
+def working_bytes(group: Group, samples: int, itemsize: int) -> int:
+    """Bytes that a training step of a group takes, by the sizes of the arrays below."""
+    size, slots = 1 << group.n_wires, len(group.encoding_slots.feature_slots)
+    tile = _tile(samples, size, itemsize)
+    padded = -(-samples // tile) * tile
+    states_each = 1 if group.n_cones == len(group.tasks) else 1 + len(group.tasks)
+    states = 2 * group.n_cones * states_each * size * padded * itemsize
+    threads = torch.get_num_threads()
+    # At least one item per thread is kept, and a thread works on three states.
+    one = 2 * size * tile * itemsize
+    kept = min(states, max(KEPT_STATES_BYTES, threads * states_each * one))
+    angles = (3 * slots * group.n_cones + 2 * len(group.readout) * len(group.tasks)) * padded
+    return kept + 4 * threads * one + angles * itemsize
+
+
+class Work:
+    """Arrays of one call: padded cosines and sines, tables of angles, work items."""
+
+    def __init__(self, program: Program, rows: Tensor, cone: Tensor, task: Tensor) -> None:
+        self.program = program
+        self.samples = rows.shape[1]
+        itemsize, size = rows.element_size(), 1 << program.group.n_wires
+        self.tile = _tile(self.samples, size, itemsize)
+        self.n_tiles = -(-self.samples // self.tile)
+        self.padded = self.n_tiles * self.tile
+        half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
+        self.torch_dtype = rows.dtype
+        self.dtype = half.numpy().dtype
+        self.index = row_index(program)
+        # An encoding without features still has one column of work.
+        half = half if len(half) else half.new_zeros(1, self.padded)
+        self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
+        self.cone, self.task = (
+            torch.stack([(a.detach() / 2).cos(), (a.detach() / 2).sin()]).numpy()
+            for a in (cone, task)
+        )
+        self.readout = program.group.readout.astype(self.dtype)
+
+    def tables(self) -> tuple[Any, ...]:
+        """What the kernel reads besides its items, in the order of its arguments."""
+        p = self.program
+        circuit = (p.starts, p.ops, p.n_starts, p.n_shared, p.terms, self.readout, self.index)
+        return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
+
+    def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
+        """Per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
+        tiles = np.tile(np.arange(self.n_tiles), len(cones))
+        cone, place, row = (np.repeat(a, self.n_tiles) for a in (cones, places, jacobian_rows))
+        return np.stack([cone, tiles * self.tile, place, row, cone * self.n_tiles + tiles], axis=1)
+
+    def new_states(self, n: int) -> Tensor:
+        """Room for the states of `n` items: a cone's, and its tasks' if they share it."""
+        size = 1 << self.program.group.n_wires
+        return torch.empty(n, self.states_each, 2, size, self.tile, dtype=self.torch_dtype)
+
+    @property
+    def states_each(self) -> int:
+        """States kept per item."""
+        group = self.program.group
+        per_cone = len(group.tasks) // group.n_cones
+        return 1 if per_cone == 1 else 1 + per_cone
+
+    def new_values(self) -> Tensor:
+        """Room for the outputs, padding included."""
+        group = self.program.group
+        shape = (len(group.tasks), len(group.readout), self.padded)
+        return torch.empty(shape, dtype=self.torch_dtype)
+
+    @property
+    def kept_at_once(self) -> int:
+        """How many items' states fit into what may be kept."""
+        amplitudes = self.states_each << self.program.group.n_wires
+        bytes_each = 2 * amplitudes * self.tile * self.torch_dtype.itemsize
+        return max(torch.get_num_threads(), KEPT_STATES_BYTES // bytes_each)
