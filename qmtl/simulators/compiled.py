@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from qmtl.simulators import kernel
 from qmtl.simulators.angles import by_slot
@@ -39,7 +38,7 @@ def compiled_values(
     differentiable = torch.is_grad_enabled() and (
         rows.requires_grad or cone_fixed.requires_grad or task_fixed.requires_grad
     )
-    values: Tensor = _Values.apply(rows, cone_fixed, task_fixed, program, differentiable)[0]
+    values: Tensor = _Values.apply(rows, cone_fixed, task_fixed, program, differentiable)
     return values
 
 
@@ -84,12 +83,17 @@ def _in_threads(function: Any, items: Array, *arguments: Any) -> None:
 
 
 class _Values(torch.autograd.Function):
-    """Outputs of a group, and its states if the backward pass will want them."""
+    """Outputs of a group; its states are kept if the backward pass will want them."""
 
     @staticmethod
     def forward(
-        rows: Tensor, cone_fixed: Tensor, task_fixed: Tensor, program: Program, keep: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        rows: Tensor,
+        cone_fixed: Tensor,
+        task_fixed: Tensor,
+        program: Program,
+        keep: bool,
+    ) -> Tensor:
         work = Work(program, rows, cone_fixed, task_fixed)
         cones = np.arange(program.group.n_cones)
         items = work.items(cones, cones, np.zeros_like(cones))
@@ -98,21 +102,21 @@ class _Values(torch.autograd.Function):
             items[:, 4] = -1
         values, states = work.new_values(), work.new_states(len(items) if keep else 0)
         _in_threads(kernel.forward, items, *work.tables(), values.numpy(), states.numpy())
-        return values[..., : work.samples], states
+        ctx.program = program
+        ctx.save_for_backward(rows, cone_fixed, task_fixed, states)
+        return values[..., : work.samples]
 
     @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.program = inputs[3]  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs[:3], output[1])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         *angles, states = ctx.saved_tensors
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
             return (*_first_derivatives(ctx.program, gradient, angles), None, None)
-        return (*_Adjoint.apply(gradient, *angles, states, ctx.program), None, None)
+        if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
+            return (*_Adjoint.apply(gradient, *angles, states, ctx.program), None, None)
+        # The usual backward pass, past the costs of a function that can be transformed.
+        rows = _jacobian(ctx.program, gradient[None], *angles, states)
+        return (*(part[0] for part in rows), None, None)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -185,11 +189,9 @@ def _jacobian(
     group, n = program.group, len(gradients)
     padding = (0, work.padded - work.samples)
     padded = torch.nn.functional.pad(gradients.detach(), padding).contiguous()
-    if n == 1:
-        pairs = torch.arange(group.n_cones)
-    else:
-        by_cone = padded.reshape(n, group.n_cones, -1)
-        pairs = (by_cone != 0).any(-1).flatten().nonzero().flatten()
+    # NaN counts: it must reach the result.
+    wanted = (padded != 0).flatten(2).any(2)
+    pairs = wanted.reshape(n, group.n_cones, -1).any(2).flatten().nonzero().flatten()
     row, cone = pairs // group.n_cones, pairs % group.n_cones
     per_cone = len(group.tasks) // group.n_cones
     by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, dtype=rows.dtype)
@@ -198,7 +200,7 @@ def _jacobian(
         work.n_tiles, len(pairs) * per_cone, task_fixed.shape[1], dtype=rows.dtype
     )
     items = work.items(cone.numpy(), np.arange(len(pairs)), row.numpy())
-    gradients_of = [a.numpy() for a in (padded, by_sample, by_cone, by_task)]
+    gradients_of = [a.numpy() for a in (wanted, padded, by_sample, by_cone, by_task)]
     if len(states):
         kept = states.detach().numpy()
         _in_threads(kernel.backward, items, *work.tables(), kept, *gradients_of)

@@ -43,7 +43,9 @@ RY, RY_FIXED, RX, RX_FIXED, HADAMARD, PHASE, SAMPLE_PHASE = range(7)
 START_ZERO, START_SAMPLE, START_FIXED, START_HADAMARD = range(4)
 ROOT_HALF = np.sqrt(0.5)
 
-_OPTIONS: Any = {"fastmath": True, "error_model": "numpy"}
+# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
+_FAST = {"reassoc", "contract", "arcp", "nsz"}
+_OPTIONS: Any = {"fastmath": _FAST, "error_model": "numpy"}
 # Parts are joined before compilation: optimising each alone and joined again takes much longer.
 _part = njit(inline="always", **_OPTIONS)
 _kernel = njit(cache=True, nogil=True, **_OPTIONS)
@@ -259,25 +261,19 @@ def _read(state, readout, values, first, tile, p):
 
 @_part
 def _read_back(state, adjoint, readout, gradient, first, tile, p):
-    """The adjoint of a task's final state; whether any of its outputs has a gradient."""
-    largest = p[0] * 0
-    for j in range(readout.shape[0]):
+    """The adjoint of a task's final state."""
+    rest = state.shape[1] // readout.shape[1]
+    for b in range(readout.shape[1]):
         for s in range(tile):
-            largest = max(largest, abs(gradient[j, first + s]))
-    if largest > 0:
-        rest = state.shape[1] // readout.shape[1]
-        for b in range(readout.shape[1]):
-            for s in range(tile):
-                p[s] = 0
-            for j in range(readout.shape[0]):
-                if readout[j, b] != 0:
-                    for s in range(tile):
-                        p[s] += 2 * readout[j, b] * gradient[j, first + s]
-            for k in range(b * rest, (b + 1) * rest):
+            p[s] = 0
+        for j in range(readout.shape[0]):
+            if readout[j, b] != 0:
                 for s in range(tile):
-                    adjoint[0, k, s] = p[s] * state[0, k, s]
-                    adjoint[1, k, s] = p[s] * state[1, k, s]
-    return largest > 0
+                    p[s] += 2 * readout[j, b] * gradient[j, first + s]
+        for k in range(b * rest, (b + 1) * rest):
+            for s in range(tile):
+                adjoint[0, k, s] = p[s] * state[0, k, s]
+                adjoint[1, k, s] = p[s] * state[1, k, s]
 
 
 @_kernel
@@ -320,12 +316,13 @@ def forward(
 @_kernel
 def backward(
     items, starts, ops, n_starts, n_shared, terms, readout, rows, cos, sin, cone_fixed, task_fixed,
-    tile, states, gradient, row_grad, cone_grad, task_grad,
+    tile, states, wanted, gradient, row_grad, cone_grad, task_grad,
 ):  # fmt: skip
     """Gradients of the work items (cone, first sample, place, row of the Jacobian, kept state).
 
     Every item adds to places of its own, so that no order of items matters. Shapes: gradient
-    (rows of the Jacobian, tasks, outputs, samples); row_grad (places, sample slots, samples);
+    (rows of the Jacobian, tasks, outputs, samples), and `wanted` whether any of a task's is not
+    zero; row_grad (places, sample slots, samples);
     cone_grad (tiles, places, slots); task_grad (tiles, places · tasks per cone, slots).
     """
     size = 1 << len(starts)
@@ -350,8 +347,10 @@ def backward(
                 if not active:
                     continue
                 _copy(adjoint, whole)
-            elif not _read_back(state, adjoint, readout, gradient[row, task], first, tile, p):
+            elif not wanted[row, task]:
                 continue
+            else:
+                _read_back(state, adjoint, readout, gradient[row, task], first, tile, p)
             for k in range(end - 1, begin - 1, -1):
                 op = ops[k]
                 kind = op[0]

@@ -106,9 +106,9 @@ class LightConeSimulator:
 
 
 def _plain_cpu(*tensors: Tensor) -> bool:
-    """Whether the compiled kernel can read these: on the CPU and not inside vmap or jacrev."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return all(tensor.device.type == "cpu" and not wrapped(tensor) for tensor in tensors)
+    """Whether the compiled kernel can read these: on the CPU, and not inside vmap or jacrev."""
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    return not transformed and all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _group_values(
