@@ -108,15 +108,16 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *angles, states = ctx.saved_tensors
+        rows, cone_fixed, task_fixed, states = ctx.saved_tensors
+        angles = (rows, cone_fixed, task_fixed)
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
             return (*_first_derivatives(ctx.program, gradient, angles), None, None)
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
             return (*_Adjoint.apply(gradient, *angles, states, ctx.program), None, None)
         # The usual backward pass, past the costs of a function that can be transformed.
-        rows = _jacobian(ctx.program, gradient[None], *angles, states)
-        return (*(part[0] for part in rows), None, None)
+        jacobian = _jacobian(ctx.program, gradient[None], rows, cone_fixed, task_fixed, states)
+        return (*(part[0] for part in jacobian), None, None)
 
 
 class _Adjoint(torch.autograd.Function):
