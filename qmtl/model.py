@@ -13,6 +13,7 @@ from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
 from qmtl.files import write_bytes, write_json
 from qmtl.heads import HEADS, Head
+from qmtl.heads.features import escaped
 from qmtl.tasks import Task
 
 __all__ = ["MultiTaskModel", "load"]
@@ -56,8 +57,11 @@ class MultiTaskModel(nn.Module):
         for task in head.tasks:
             if task.kind == "regression":
                 # Targets are standardised on the training split; these take predictions back.
-                self.register_buffer(f"target_mean_{task.name}", torch.zeros(task.n_outputs))
-                self.register_buffer(f"target_std_{task.name}", torch.ones(task.n_outputs))
+                # The mean is kept in two parts, which give it float64's digits in a float32 model.
+                key = escaped(task.name)
+                self.register_buffer(f"target_mean_{key}", torch.zeros(task.n_outputs))
+                self.register_buffer(f"target_rest_{key}", torch.zeros(task.n_outputs))
+                self.register_buffer(f"target_std_{key}", torch.ones(task.n_outputs))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -80,28 +84,60 @@ class MultiTaskModel(nn.Module):
         return [p for p in self.head.task_parameters(task) if p.requires_grad]
 
     def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
-        """Set a regression task's target mean and standard deviation, one per target."""
-        self.get_buffer(f"target_mean_{task}").copy_(mean.reshape(-1))
-        self.get_buffer(f"target_std_{task}").copy_(std.reshape(-1))
+        """Set a regression task's target mean and standard deviation, one per target.
+
+        Raises:
+            InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
+                float32.
+        """
+        whole, rest, deviation = self._scale_buffers(task)
+        mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
+        # Float32 in a float64 model, too, so that a cast of the model changes nothing.
+        rounded, width = mean.float(), std.float()
+        if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():
+            raise InvalidInputError(
+                f"task {task!r}: the targets' means must be finite and their standard deviations "
+                f"finite and positive, got {mean.tolist()} and {std.tolist()}"
+            )
+        whole.copy_(rounded)
+        rest.copy_(mean - rounded)
+        deviation.copy_(width)
+
+    def _scale_buffers(self, task: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean, what rounding took from it, and the standard deviation."""
+        key = escaped(task)
+        return (
+            self.get_buffer(f"target_mean_{key}"),
+            self.get_buffer(f"target_rest_{key}"),
+            self.get_buffer(f"target_std_{key}"),
+        )
+
+    def _target_scale(self, task: str) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation in float64 (on MPS, which has none, in the model's type)."""
+        whole, rest, std = self._scale_buffers(task)
+        if whole.device.type == "mps":
+            return whole + rest, std
+        return whole.double() + rest.double(), std.double()
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
-        """Targets as the loss sees them: standardised for a regression, else unchanged."""
+        """Targets as the loss sees them: standardised in float64 for a regression, else unchanged.
+
+        `Task.loss_terms` takes them to the type of the logits.
+        """
         if task.kind != "regression":
             return targets
-        mean = self.get_buffer(f"target_mean_{task.name}")
-        std = self.get_buffer(f"target_std_{task.name}")
+        mean, std = self._target_scale(task.name)
         return ((targets.reshape(len(targets), -1) - mean) / std).reshape(targets.shape)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Probabilities, or values in the targets' units, from logits."""
+        """Probabilities, or values in the targets' units (float64), from logits."""
         result = {}
         for task in self.tasks:
             if task.name not in logits:
                 continue
             prediction = task.activation(logits[task.name])
             if task.kind == "regression":
-                mean = self.get_buffer(f"target_mean_{task.name}")
-                std = self.get_buffer(f"target_std_{task.name}")
+                mean, std = self._target_scale(task.name)
                 shape = prediction.shape
                 prediction = (prediction.reshape(len(prediction), -1) * std + mean).reshape(shape)
             result[task.name] = prediction
@@ -114,17 +150,21 @@ class MultiTaskModel(nn.Module):
         """Predictions in evaluation mode, in batches.
 
         Args:
-            inputs: tensor or array, first dimension samples.
+            inputs: tensor or array, first dimension samples. Floating inputs take the model's
+                type. Integers stay integers, for encoders of tokens, but for qmtl's own
+                encoders, which take numbers only.
             tasks: the tasks to predict; None for all.
             batch_size: samples at a time.
 
         Returns:
             Binary: probability of the positive class, (n,). Multiclass: class probabilities,
             (n, classes). Multilabel: a probability per label, (n, labels). Regression: values in
-            the targets' units, (n,) or (n, targets).
+            the targets' units, float64 (n,) or (n, targets).
+
+        Raises:
+            InvalidInputError: if the inputs are no array of numbers, or do not fit the model.
         """
-        reference = next(self.parameters())
-        samples = torch.as_tensor(inputs).to(reference)
+        samples = self._as_samples(inputs)
         if samples.ndim < 2:
             raise InvalidInputError(
                 f"inputs must have samples in the first dimension and at least 2 dimensions, got "
@@ -143,6 +183,19 @@ class MultiTaskModel(nn.Module):
             for module, training in modes:
                 module.training = training
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _as_samples(self, inputs: Any) -> Tensor:
+        reference = next(self.parameters())
+        try:
+            samples = torch.as_tensor(inputs)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidInputError(
+                f"inputs must be an array of numbers with samples in the first dimension, got "
+                f"{type(inputs).__name__} that is not numeric or has rows of different lengths"
+            ) from None
+        if samples.is_floating_point() or isinstance(self.encoder, tuple(ENCODERS.values())):
+            return samples.to(reference)
+        return samples.to(reference.device)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: ``model.safetensors`` and ``model.json``.

@@ -30,8 +30,11 @@ class TestPredict:
         model = make_model().eval()
         x = inputs_of(model)
         logits, predictions = model(x), model.predict(x)
+        assert predictions["STS-B"].dtype == torch.float64
+        logits = {name: value.double() for name, value in logits.items()}
         torch.testing.assert_close(predictions["STS-B"], logits["STS-B"][:, 0] * 0.5 + 2.5)
-        expected = logits["two targets"] * torch.tensor([3.0, 10.0]) + torch.tensor([1.0, -7.0])
+        scale = torch.tensor([[3.0, 10.0], [1.0, -7.0]]).double()
+        expected = logits["two targets"] * scale[0] + scale[1]
         torch.testing.assert_close(predictions["two targets"], expected)
         for task in TASKS[3:]:
             torch.testing.assert_close(
@@ -46,16 +49,46 @@ class TestPredict:
         classes = TASKS[1].to_targets([2, None])
         assert model.standardise(TASKS[1], classes) is classes
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_scales_keep_float64_digits_in_any_model(self, dtype):
+        model = make_model().to(dtype)
+        mean = torch.tensor(1_700_000_001.5, dtype=torch.float64)
+        model.set_target_scale("STS-B", mean, torch.tensor(2.0))
+        targets = TASKS[3].to_targets([1_700_000_001.5, 1_700_000_003.5])
+        torch.testing.assert_close(
+            model.float().standardise(TASKS[3], targets), torch.tensor([0.0, 1.0]).double()
+        )
+        zero = model.predictions({"STS-B": torch.zeros(1, 1)})
+        assert float(zero["STS-B"]) == float(mean)
+
+    @pytest.mark.parametrize("std", [0.0, -1.0, torch.nan, torch.inf, 1e-60, 1e60])
+    def test_scales_that_are_none(self, std):
+        with pytest.raises(InvalidInputError, match="'STS-B': the targets' means must be finite"):
+            make_model().set_target_scale(
+                "STS-B", torch.tensor(0.0), torch.tensor(std, dtype=torch.float64)
+            )
+        with pytest.raises(InvalidInputError, match="'STS-B'"):
+            make_model().set_target_scale("STS-B", torch.tensor(torch.nan), torch.tensor(1.0))
+
+    def test_integers_stay_integers_for_encoders_of_tokens(self):
+        encoder = nn.Sequential(nn.Embedding(5, WIDTH // 2), nn.Flatten())
+        model = MultiTaskModel(encoder, HEADS["linear"]())
+        tokens = torch.tensor([[0, 4], [3, 1]])
+        for inputs in (tokens, tokens.numpy(), tokens.tolist()):
+            torch.testing.assert_close(
+                model.predict(inputs)["keys"], model(tokens)["keys"].sigmoid()[:, 0].detach()
+            )
+
     def test_batches_subsets_and_arrays(self):
         model = make_model()
         x = inputs_of(model, 7)
         everything = model.predict(x)
         for batch_size in (1, 3, 7, 100):
             for name, prediction in model.predict(x, batch_size=batch_size).items():
-                torch.testing.assert_close(prediction, everything[name])
+                torch.testing.assert_close(prediction.float(), everything[name].float())
         some = model.predict(x.double().numpy(), tasks=["STS-B", "keys"])
         assert set(some) == {"STS-B", "keys"}
-        torch.testing.assert_close(some["STS-B"], everything["STS-B"])
+        torch.testing.assert_close(some["STS-B"].float(), everything["STS-B"].float())
         whole = model.predict(np.ones((2, 6), dtype=int))
         torch.testing.assert_close(whole["keys"], model.predict(torch.ones(2, 6))["keys"])
 
@@ -77,6 +110,10 @@ class TestPredict:
         [
             (torch.zeros(6), {}, r"at least 2 dimensions, got shape \(6,\)"),
             (torch.zeros(0, 6), {}, "at least one sample, got none"),
+            ([["a"]], {}, "inputs must be an array of numbers .* got list that is not numeric"),
+            (np.array([["a"]]), {}, "got ndarray that is not numeric"),
+            ([[1.0], [1.0, 2.0]], {}, "rows of different lengths"),
+            ([[None]], {}, "not numeric"),
             (torch.zeros(2, 6), {"batch_size": 0}, "batch_size must be >= 1, got 0"),
             (torch.zeros(2, 6), {"tasks": ["kes"]}, "unknown task 'kes'; did you mean 'keys'"),
             (torch.zeros(2, 5), {}, r"shape \(batch, 6\), got \(2, 5\)"),

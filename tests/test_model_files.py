@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import qmtl
+from qmtl.circuit import HeadCircuit
 from qmtl.encoders import MLP, Identity
 from qmtl.errors import InvalidInputError, ModelFileError
-from qmtl.heads import QuantumHead
+from qmtl.heads import LinearHead, LocalLinearHead, QuantumHead
 from qmtl.model import MultiTaskModel, load
+from qmtl.tasks import Task
 from tests.model_samples import CIRCUIT, ENCODERS, HEADS, WIDTH, inputs_of, make_model
 
 
@@ -265,3 +267,24 @@ class TestDamage:
         for columns in ([], {"keys": ["a"]}, None):
             change(tmp_path, lambda d, columns=columns: d["head"].update(columns=columns))
             assert_refused(tmp_path, "model.json: ")
+
+
+@pytest.mark.parametrize("kind", ["quantum", "linear", "local"])
+def test_names_with_dots(tmp_path, kind):
+    names = ["y", "y.1", "y%2E1", "y_1", "rest_y", ".", "row", "a:b"]
+    tasks = [Task.regression(name) for name in names]
+    circuit = HeadCircuit(tasks)
+    head = {
+        "quantum": lambda: QuantumHead(circuit, seed=0),
+        "linear": lambda: LinearHead(tasks, circuit.n_features, seed=0),
+        "local": lambda: LocalLinearHead.on_cones(circuit, seed=0),
+    }[kind]()
+    model = MultiTaskModel(Identity(circuit.n_features), head)
+    for i, name in enumerate(names):
+        model.set_target_scale(name, torch.tensor(float(i)), torch.tensor(i + 1.0))
+        assert model.task_parameters(name)
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert_same_outputs(model, again, torch.randn(3, circuit.n_features))
+    zeros = again.predictions({name: torch.zeros(1, 1) for name in names})
+    assert [float(value) for value in zeros.values()] == list(range(len(names)))

@@ -35,7 +35,7 @@ def _check_axes(what: str, axes: str, *, empty: bool) -> None:
 
 
 def _check_layers(n_layers: int) -> None:
-    if not isinstance(n_layers, int) or n_layers < 1:
+    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
         raise InvalidInputError(f"n_layers must be an integer >= 1, got {n_layers!r}")
 
 
@@ -149,7 +149,8 @@ class IQPEncoding:
 
     Args:
         n_layers: number of repetitions.
-        pattern: edges of the ZZ rotations: ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
+        pattern: edges of the ZZ rotations, as a name from `qmtl.circuit.ENTANGLERS` (of which only
+            the edges count): ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
 
     Example:
         >>> [str(gate) for gate in IQPEncoding(n_layers=1).gates(2)][2:]

@@ -155,10 +155,16 @@ class HeadCircuit:
         blocks = tuple(gate for name in self.registers for gate in self.block_gates(name))
         return self.encoding_gates + blocks
 
-    def light_cone(self, task: str) -> LightCone:
-        """Gates and wires that a task's outputs depend on."""
+    def light_cone(self, task: str, read: Sequence[int] | None = None) -> LightCone:
+        """Gates and wires that a task's outputs depend on.
+
+        Args:
+            task: its name.
+            read: positions in the register that are read; None for all that the readout reads.
+        """
         register = self.register(task)
-        read = register.readout.read_wires(len(register.wires))
+        if read is None:
+            read = register.readout.read_wires(len(register.wires))
         return backward_cone(
             self.encoding_gates,
             self.block_gates(task),
@@ -201,14 +207,6 @@ class HeadCircuit:
         if self.layout == "partitioned":
             return [self.gates()]
         return [self.gates(name) for name in self.registers]
-
-    def with_tasks(self, tasks: Sequence[Task]) -> "HeadCircuit":
-        """The same design for other tasks, with default register sizes and readouts."""
-        shared = self.n_wires if self.layout == "shared" else None
-        blocks = set(self._ansatz.values())
-        if len(blocks) > 1:
-            raise InvalidInputError("a circuit with different blocks per task has no one design")
-        return HeadCircuit(tasks, self.encoding, blocks.pop(), layout=self.layout, n_wires=shared)
 
     def draw(self, task: str | None = None, *, max_wires: int = 16) -> str:
         """A text drawing; `task` picks one circuit of the shared layout (default: the first).

@@ -31,6 +31,9 @@ class Readout(Protocol):
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
         """Positions in a register of `n_wires` wires that are measured."""
 
+    def z_strings(self, n_wires: int) -> list[tuple[int, ...]] | None:
+        """Positions of the Zs of each output, if every output is one Z-string; else None."""
+
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Outputs as rows over the register's ``2^n_wires`` basis-state probabilities."""
 
@@ -53,10 +56,8 @@ class ExpectationZ:
     step: int = 1
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.step < 1:
-            raise InvalidInputError(
-                f"ExpectationZ needs n >= 1 and step >= 1, got {self.n} and {self.step}"
-            )
+        _check_integer("ExpectationZ's n", self.n, 1)
+        _check_integer("ExpectationZ's step", self.step, 1)
 
     @property
     def n_outputs(self) -> int:
@@ -76,6 +77,10 @@ class ExpectationZ:
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
         """Every `step`-th wire."""
         return tuple(range(0, self.n * self.step, self.step))
+
+    def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
+        """One Z each."""
+        return [(wire,) for wire in self.read_wires(n_wires)]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Signs of each Z over the basis states."""
@@ -128,6 +133,10 @@ class PauliStrings:
         """Wires on which any string has a Z."""
         return tuple(sorted({w for string in self.strings for w in PauliString(string).wires}))
 
+    def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
+        """Where each string has its Zs."""
+        return [PauliString(string).wires for string in self.strings]
+
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Signs of each string over the basis states."""
         pad = "I" * (n_wires - self.min_wires)
@@ -146,8 +155,7 @@ class Probabilities:
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 2:
-            raise InvalidInputError(f"Probabilities needs n >= 2, got {self.n}")
+        _check_integer("Probabilities' n", self.n, 2)
 
     @property
     def n_outputs(self) -> int:
@@ -168,9 +176,17 @@ class Probabilities:
         """All wires of the register."""
         return tuple(range(n_wires))
 
+    def z_strings(self, n_wires: int) -> None:
+        """None: a probability is a sum of Z-strings."""
+
     def matrix(self, n_wires: int) -> list[list[float]]:
         """The first rows of the identity."""
         return [[float(row == state) for state in range(2**n_wires)] for row in range(self.n)]
+
+
+def _check_integer(what: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInputError(f"{what} must be an integer >= {least}, got {value!r}")
 
 
 READOUTS = {

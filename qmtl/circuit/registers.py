@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from qmtl.circuit.readout import ExpectationZ, Probabilities, Readout
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
@@ -87,9 +89,9 @@ def register_sizes(
         else:
             sizes = defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise InvalidInputError(f"task {name!r}: wires must be an integer >= 1, got {size!r}")
-    return sizes
+    return {name: int(size) for name, size in sizes.items()}
 
 
 def check_sizes(sizes: Mapping[str, int], readouts: Mapping[str, Readout]) -> None:

@@ -1,5 +1,6 @@
 """``qmtl circuits``: the catalogue of head designs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
+MOST_WIRES = 16
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,7 +51,7 @@ def show(design: str, task: TaskOption = None) -> None:
         + ", ".join(f"{n} of {name}" for name, n in count.tasks.items())
     )
     for name in circuit.registers:
-        print(f"light cone of {name}: wires {list(circuit.light_cone(name).wires)}")
+        print(f"light cone of {name}: {_wires(circuit.light_cone(name).wires)}")
 
 
 @app.command()
@@ -63,11 +65,12 @@ def export(
 
     Example: qmtl circuits export cz-ring --format svg --out cz-ring.svg
     """
-    from qmtl.errors import InvalidInputError, unknown_name
-    from qmtl.files import write_text
+    from qmtl.cli.output import check_out, write_out
+    from qmtl.errors import unknown_name
 
     if format_ not in FORMATS:
         raise unknown_name("format", format_, FORMATS)
+    check_out(out)
     circuit = _circuit(design, task)
     if format_ == "qasm":
         from qmtl.hardware.qiskit import to_qasm3
@@ -79,12 +82,14 @@ def export(
         content = draw_svg(circuit)
     else:
         content = circuit.draw(max_wires=circuit.n_wires) + "\n"
-    if out is None:
-        print(content, end="")
-        return
-    if not out.parent.is_dir():
-        raise InvalidInputError(f"--out: there is no folder {out.parent}")
-    write_text(out, content)
+    write_out(out, content)
+
+
+def _wires(wires: Sequence[int]) -> str:
+    if len(wires) <= MOST_WIRES:
+        return f"wires {list(wires)}"
+    ends = ", ".join(map(str, wires[:3])), ", ".join(map(str, wires[-3:]))
+    return f"{len(wires)} wires [{ends[0]}, …, {ends[1]}]"
 
 
 def _circuit(design: str, tasks: list[str] | None):  # type: ignore[no-untyped-def]

@@ -1,6 +1,5 @@
 """``qmtl predict``: a table in, predictions out."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +22,15 @@ def predict(
     """
     import json
 
+    from qmtl.cli.output import check_out, write_out
     from qmtl.data import TableColumns
     from qmtl.data.tables import read_table
     from qmtl.errors import InvalidInputError
-    from qmtl.files import write_text
     from qmtl.model import load
     from qmtl.training.predictions import prediction_rows
     from qmtl.training.run import Run, as_csv
 
+    check_out(out)
     opened = Run.read(run)
     columns_file = opened.path / "inputs.json"
     if not columns_file.is_file():
@@ -42,9 +42,4 @@ def predict(
     rows = read_table(table, delimiter)[1]
     model = load(opened.path / "model")
     predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))
-    if out is None:
-        sys.stdout.write(as_csv(predictions))
-    else:
-        if not out.parent.is_dir():
-            raise InvalidInputError(f"--out: there is no folder {out.parent}")
-        write_text(out, as_csv(predictions))
+    write_out(out, as_csv(predictions))

@@ -17,8 +17,8 @@ HIGHER_IS_WORSE = ("mse", "mae", "ece")
 
 def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:
     """One row per task and metric: the model's value, then those of `others` by column."""
-    # Wide enough for pipes and logs, where rich would otherwise assume 80 columns.
-    console = Console()
+    # Names of tasks and paths are the user's: a [/b] or a :b: in them is no markup.
+    console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
     table.add_column("task")
     table.add_column("metric")

@@ -31,7 +31,9 @@ def from_arrays(
     """A data set from inputs and one array of labels per task.
 
     Args:
-        X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame.
+        X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame. They become
+            float32, integers too (exact to 2^24): an encoder of tokens takes them back with
+            ``inputs.long()``.
         targets: task name → labels, see `Task.to_targets`; texts if the task has class names.
         tasks: in the order that circuits use. None: inferred from the labels, see `infer_task`.
         splits: three fractions (train, validation, test), stratified by the labels; or a dict of

@@ -19,7 +19,7 @@ class Split:
     """The rows of one split.
 
     Args:
-        inputs: float32 (N, ...).
+        inputs: float32 (N, ...); an encoder of tokens takes them to integers itself.
         targets: task name → canonical targets, see `Task.to_targets`.
         index: the rows' numbers in the original data, int64 (N,); 0..N-1 by default.
 

@@ -205,6 +205,11 @@ def _learn_columns(names: list[str], rows: Rows, train: list[int]) -> TableColum
             numeric.append((name, *scale_of(read_numbers(name, cells, 2)[train])))
         else:
             seen = {cells[row] for row in train if not is_blank(cells[row])}
+            if not seen:
+                raise InvalidInputError(
+                    f"column '{name}' is blank in every row of the train split, so that its "
+                    f"categories cannot be learned; pass it in ignore"
+                )
             categorical.append((name, tuple(sorted(seen))))
     return TableColumns(tuple(numeric), tuple(categorical))
 

@@ -5,16 +5,26 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["check_features", "task_key"]
+__all__ = ["check_features", "escaped", "task_key"]
+
+
+def escaped(name: str) -> str:
+    """A task's name without the dots that torch's keys must not have; different for each name.
+
+    Example:
+        >>> escaped("y.1"), escaped("y%2E1")
+        ('y%2E1', 'y%252E1')
+    """
+    return name.replace("%", "%25").replace(".", "%2E")
 
 
 def task_key(name: str) -> str:
     """Key of a task's parameters in a ``ParameterDict`` or ``ModuleDict``.
 
     The prefix keeps a task called ``keys`` or ``train`` off the names that torch's own methods
-    take.
+    take; see `escaped`.
     """
-    return f"task_{name}"
+    return f"task_{escaped(name)}"
 
 
 def check_features(features: Tensor, width: int) -> None:

@@ -1,11 +1,11 @@
 """QuantumHead: a head circuit as a torch module."""
 
-import copy
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads.features import check_features, task_key
-from qmtl.simulators import Explanation, LightConeSimulator, Simulator, simulator_for
+from qmtl.simulators import (
+    Explanation,
+    LightConeSimulator,
+    Simulator,
+    simulator_for,
+    simulator_from_dict,
+    simulator_to_dict,
+)
 from qmtl.tasks import Task
 
 __all__ = ["ANGLE_MAPS", "QuantumHead"]
@@ -140,10 +147,16 @@ class QuantumHead(nn.Module):
         return self.simulator.expectation_values(self.circuit, angles, self.weights(), tasks)
 
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
-        """The same head, sharing its parameters, evaluated by another simulator."""
-        twin = copy.copy(self)
-        twin.simulator = simulator_for(simulator)
-        return twin
+        """A head with these very parameters, evaluated by another simulator.
+
+        Hooks are not shared; what changes the parameters in place, as ``.double()`` does, is seen
+        by both.
+        """
+        twin = QuantumHead(self.circuit, simulator, angle_map=self.angle_map, seed=0)
+        twin.encoding = self.encoding
+        twin.blocks = nn.ParameterDict(self.blocks)
+        twin.scales = nn.ParameterDict(self.scales)
+        return twin.train(self.training)
 
     def explain(self, batch_size: int = 32) -> Explanation:
         """How the light-cone simulator runs this head, and what a training step takes."""
@@ -153,13 +166,16 @@ class QuantumHead(nn.Module):
         return simulator.explain(self.circuit, batch_size, self.encoding.dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters."""
-        name = getattr(self.simulator, "device", "lightcone")
+        """A JSON-able description of the head without its parameters.
+
+        Raises:
+            InvalidInputError: for a simulator of your own (take ``with_simulator("lightcone")``).
+        """
         return {
             "type": "QuantumHead",
             "circuit": self.circuit.to_dict(),
             "angle_map": self.angle_map,
-            "simulator": name,
+            "simulator": simulator_to_dict(self.simulator),
         }
 
     @classmethod
@@ -170,7 +186,8 @@ class QuantumHead(nn.Module):
         from qmtl.circuit.catalogue import circuit_from_dict
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})
-        return cls(circuit, description["simulator"], angle_map=description["angle_map"], seed=0)
+        simulator = simulator_from_dict(description["simulator"])
+        return cls(circuit, simulator, angle_map=description["angle_map"], seed=0)
 
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
@@ -178,7 +195,7 @@ class QuantumHead(nn.Module):
 
 
 def _weights(seed: int, name: str, size: int, std: float) -> nn.Parameter:
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
     # crc32 is the same on every machine and in every process; hash() is not.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))

@@ -1,10 +1,26 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.lightcone import LightConeSimulator
 from qmtl.simulators.simulator import Simulator
 
-__all__ = ["Explanation", "LightConeSimulator", "Simulator", "simulator_for"]
+if TYPE_CHECKING:
+    from qmtl.simulators.pennylane import PennyLaneSimulator
+
+__all__ = [
+    "Explanation",
+    "LightConeSimulator",
+    "PennyLaneSimulator",
+    "Simulator",
+    "simulator_for",
+    "simulator_from_dict",
+    "simulator_to_dict",
+]
 
 
 def simulator_for(name: "str | Simulator") -> Simulator:
@@ -15,9 +31,62 @@ def simulator_for(name: "str | Simulator") -> Simulator:
         LightConeSimulator(max_memory=None, engine='compiled')
     """
     if not isinstance(name, str):
+        if not isinstance(name, Simulator):
+            raise InvalidInputError(
+                f"simulator must be a name, or an object with expectation_values, got {name!r}"
+            )
         return name
     if name == "lightcone":
         return LightConeSimulator()
+    from qmtl.simulators.pennylane import PennyLaneSimulator, device_names
+
+    if name not in device_names():
+        raise unknown_name("simulator", name, ["lightcone", *device_names()])
+    return PennyLaneSimulator(name)
+
+
+def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
+    """A JSON-able description of one of qmtl's simulators, its settings included.
+
+    Raises:
+        InvalidInputError: for any other simulator.
+
+    Example:
+        >>> simulator_to_dict(LightConeSimulator(engine="eager"))
+        {'type': 'lightcone', 'max_memory': None, 'engine': 'eager'}
+    """
+    if isinstance(simulator, LightConeSimulator):
+        settings = {"max_memory": simulator.max_memory, "engine": simulator.engine}
+        return {"type": "lightcone", **settings}
+    # Whoever has made a PennyLane simulator has imported PennyLane.
+    module = sys.modules.get("qmtl.simulators.pennylane")
+    if module is None or not isinstance(simulator, module.PennyLaneSimulator):
+        raise InvalidInputError(
+            f"the simulator {simulator!r} is not one of qmtl's and cannot be saved; "
+            f"save head.with_simulator('lightcone')"
+        )
+    settings = {"diff_method": simulator.diff_method, "options": simulator.options}
+    return {"type": "pennylane", "device": simulator.device, **settings}
+
+
+def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
+    """The simulator that `simulator_to_dict` described."""
+    settings = dict(description)
+    kind = settings.pop("type")
+    if kind == "lightcone":
+        return LightConeSimulator(**settings)
+    if kind != "pennylane":
+        raise unknown_name("simulator", kind, ["lightcone", "pennylane"])
     from qmtl.simulators.pennylane import PennyLaneSimulator
 
-    return PennyLaneSimulator(name)
+    options = settings["options"]
+    return PennyLaneSimulator(settings["device"], diff_method=settings["diff_method"], **options)
+
+
+def __getattr__(name: str) -> Any:
+    # PennyLane takes seconds to import.
+    if name == "PennyLaneSimulator":
+        from qmtl.simulators.pennylane import PennyLaneSimulator
+
+        return PennyLaneSimulator
+    raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")

@@ -14,7 +14,8 @@ def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires:
         return f"The task's register has {block_wires} wires: use fewer wires."
     pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)
     layers = getattr(encoding, "n_layers", None)
-    if pattern in ("cnot_ring", "cnot_line", "all_to_all"):
+    chained = getattr(encoding, "entangler", None) in ("cnot_ring", "cnot_line")
+    if chained or pattern == "all_to_all":
         why = "joins every pair of wires" if pattern == "all_to_all" else "is one chain of CNOTs"
         return (
             f"The cause is the encoding's entangler {pattern!r}, which {why}; 'cz_ring' widens a "

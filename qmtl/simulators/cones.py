@@ -1,7 +1,15 @@
-"""Cones: each task's light cone on local wires, as layers, angles and a readout matrix."""
+"""Cones: what outputs depend on, on local wires, as layers, angles and a readout matrix.
 
-from collections.abc import Iterable, Sequence
+Outputs that are Z-strings may run apart, each on a cone of its own, or together on the task's cone,
+whichever has fewer amplitudes: fourteen labels on fourteen wires are fourteen small cones instead
+of one of eighteen wires.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qmtl.circuit.gates import Angle
 from qmtl.circuit.head_circuit import HeadCircuit
@@ -12,27 +20,30 @@ from qmtl.simulators.layers import Layer, sort_into_layers
 
 __all__ = ["Cone", "cones_of"]
 
-# The readout is kept as a matrix over the basis states of the inner wires, and is first written
-# over those of the register.
-MAX_INNER_WIRES = 16
-MAX_READOUT_WIRES = 20
+# The readout is kept as a matrix over the basis states of the wires that are read together.
+MAX_READ_WIRES = 20
 # More amplitudes than any memory has; a plan for such cones would take minutes to build.
 MAX_CONE_WIRES = 64
 
 
 @dataclass(frozen=True)
 class Cone:
-    """A task's cone: its structure on local wires, and the indices that set it apart."""
+    """A cone: its structure on local wires, and the indices that set it apart.
+
+    Local wires are those that are read, then the others of the block, then the rest.
+    """
 
     task: str
+    outputs: tuple[int, ...]
     wires: tuple[int, ...]
-    inner: tuple[int, ...]
+    n_inner: int
     encoding: tuple[Layer, ...]
     block: tuple[Layer, ...]
     encoding_angles: tuple[Angle, ...]
     block_angles: tuple[Angle, ...]
     readout: tuple[tuple[float, ...], ...]
     n_weights: int
+    sizes: tuple[int, ...]
 
     @property
     def structure(self) -> tuple[object, ...]:
@@ -40,104 +51,161 @@ class Cone:
         kinds = tuple(
             (len(a.features), a.weight is None) for a in self.encoding_angles + self.block_angles
         )
-        sizes = (len(self.wires), len(self.inner), self.n_weights)
+        sizes = (len(self.wires), self.n_inner, self.n_weights)
         return (sizes, self.encoding, self.block, kinds, self.readout)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Outputs of a task that are read together, with their light cone."""
+
+    task: str
+    outputs: tuple[int, ...]
+    read: tuple[int, ...]
+    cone: LightCone
+
+    @property
+    def inner(self) -> set[int]:
+        """Wires that the block's remaining gates touch or the readout reads."""
+        return set(self.read).union(*(gate.wires for gate in self.cone.block))
 
 
 def cones_of(circuit: HeadCircuit, tasks: Sequence[str]) -> list[Cone]:
     """The cones of `tasks`; in the shared layout they all have one encoded state."""
-    cones, inner = {}, {}
-    for task in tasks:
-        cones[task], inner[task] = _checked_cone(circuit, task)
-    if circuit.layout == "shared":
-        # One encoded state for all tasks: the cone of everything that any of them looks at.
-        union = sorted(set().union(*inner.values()))
-        joint = backward_cone(circuit.encoding_gates, [], union, diagonal=False)
-        cones = {
-            task: LightCone(joint.wires, joint.encoding, cone.block, joint.growth)
-            for task, cone in cones.items()
-        }
-        inner = dict.fromkeys(tasks, union)
-    return [_cone(circuit, task, cones[task], inner[task]) for task in tasks]
-
-
-def _checked_cone(circuit: HeadCircuit, task: str) -> tuple[LightCone, list[int]]:
-    cone = circuit.light_cone(task)
-    inner = _inner_wires(circuit, task, cone)
-    if len(cone.wires) > MAX_CONE_WIRES:
-        raise CircuitTooLargeError(
-            f"task {task!r}: its light cone has {len(cone.wires)} of {circuit.n_wires} wires, "
-            f"more than the {MAX_CONE_WIRES} that any memory could hold. "
-            f"{cause_of_size(circuit, task, len(cone.wires), len(inner))}"
+    parts = [part for task in tasks for part in _parts(circuit, task)]
+    if circuit.layout == "partitioned":
+        return [_cone(circuit, part, part.cone, list(part.read), part.inner) for part in parts]
+    # One encoded state for all tasks: the cone of everything that any of them looks at.
+    inner = set().union(*(part.inner for part in parts))
+    read = sorted(set().union(*(part.read for part in parts)))
+    joint = backward_cone(circuit.encoding_gates, [], inner, diagonal=False)
+    return [
+        _cone(
+            circuit,
+            part,
+            LightCone(joint.wires, joint.encoding, part.cone.block, joint.growth),
+            read,
+            inner,
         )
-    return cone, inner
+        for part in parts
+    ]
 
 
-def _inner_wires(circuit: HeadCircuit, task: str, cone: LightCone) -> list[int]:
-    """Wires that the block's remaining gates touch or the readout reads, in register order."""
+def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
+    """The task's outputs together, or apart if that makes fewer amplitudes."""
     register = circuit.register(task)
-    read = {register.wires[i] for i in register.readout.read_wires(len(register.wires))}
-    touched = read.union(*(gate.wires for gate in cone.block))
-    inner = [wire for wire in register.wires if wire in touched]
-    if len(inner) > MAX_INNER_WIRES:
+    n = len(register.wires)
+    together = _part(
+        circuit, task, range(register.readout.n_outputs), register.readout.read_wires(n)
+    )
+    strings = _z_strings(circuit, task)
+    parts = [together]
+    if strings is not None and len(strings) > 1 and circuit.layout == "partitioned":
+        apart = [_part(circuit, task, (j,), wires) for j, wires in enumerate(strings)]
+        if sum(1 << len(p.cone.wires) for p in apart) < 1 << len(together.cone.wires):
+            parts = apart
+    for part in parts:
+        _check_size(circuit, part)
+    return parts
+
+
+def _part(
+    circuit: HeadCircuit, task: str, outputs: Sequence[int], positions: Sequence[int]
+) -> _Part:
+    read = tuple(circuit.register(task).wires[i] for i in positions)
+    return _Part(task, tuple(outputs), read, circuit.light_cone(task, positions))
+
+
+def _check_size(circuit: HeadCircuit, part: _Part) -> None:
+    if len(part.cone.wires) > MAX_CONE_WIRES:
         raise CircuitTooLargeError(
-            f"task {task!r}: its block acts on {len(inner)} wires, at most {MAX_INNER_WIRES} can "
-            f"be simulated: use fewer wires for this task"
+            f"task {part.task!r}: its light cone has {len(part.cone.wires)} of {circuit.n_wires} "
+            f"wires, more than the {MAX_CONE_WIRES} that any memory could hold. "
+            f"{cause_of_size(circuit, part.task, len(part.cone.wires), len(part.inner))}"
         )
-    return inner
+    if len(part.read) > MAX_READ_WIRES:
+        raise CircuitTooLargeError(
+            f"task {part.task!r}: {len(part.read)} of its wires are read together, at most "
+            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
+        )
 
 
-def _cone(circuit: HeadCircuit, task: str, cone: LightCone, inner: Sequence[int]) -> Cone:
-    order = _local_order(circuit, cone.wires, inner)
+def _cone(
+    circuit: HeadCircuit, part: _Part, cone: LightCone, read: list[int], inner: set[int]
+) -> Cone:
+    order = _local_order(circuit, cone, read, inner)
     local = {wire: i for i, wire in enumerate(order)}
     encoding, encoding_angles = sort_into_layers(cone.encoding, local)
     block, block_angles = sort_into_layers(cone.block, local)
     return Cone(
-        task,
+        part.task,
+        part.outputs,
         tuple(order),
-        tuple(inner),
+        len(inner),
         tuple(encoding),
         tuple(block),
         tuple(encoding_angles),
         tuple(block_angles),
-        tuple(map(tuple, _inner_readout(circuit, task, inner))),
-        circuit.n_weights(task),
+        tuple(map(tuple, _readout(circuit, part, read).tolist())),
+        circuit.n_weights(part.task),
+        tuple(size for _, size in cone.growth),
     )
 
 
-def _local_order(circuit: HeadCircuit, cone: Iterable[int], inner: Sequence[int]) -> list[int]:
-    """Inner wires first, then the others by their place around the ring, seen from the register."""
+def _local_order(
+    circuit: HeadCircuit, cone: LightCone, read: list[int], inner: set[int]
+) -> list[int]:
+    """Wires that are read, others of the block, then the rest by their place around the ring.
+
+    Places are counted from the first wire read, so that equal cones look equal along a ring.
+    """
     n = circuit.n_wires
-    others = set(cone) - set(inner)
 
     def offset(wire: int) -> int:
-        steps = (wire - inner[0]) % n
+        steps = (wire - read[0]) % n
         return steps - n if steps > n // 2 else steps
 
-    return [*inner, *sorted(others, key=offset)]
+    block = sorted(inner - set(read), key=offset)
+    return [*read, *block, *sorted(set(cone.wires) - inner, key=offset)]
 
 
-def _inner_readout(circuit: HeadCircuit, task: str, inner: Sequence[int]) -> list[list[float]]:
-    """The readout's matrix over the basis states of the inner wires.
+def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.float64]:
+    """The part's outputs over the basis states of the wires `read`, first wire most significant."""
+    register = circuit.register(part.task)
+    states = np.arange(1 << len(read))
+    bits = {wire: states >> (len(read) - 1 - i) & 1 for i, wire in enumerate(read)}
+    strings = _z_strings(circuit, part.task)
+    if strings is None:
+        n = _spanned(circuit, part.task)
+        matrix = np.array(register.readout.matrix(n), dtype=np.float64)
+        zero = np.zeros_like(states)
+        columns = sum(bits.get(w, zero) << (n - 1 - i) for i, w in enumerate(register.wires[:n]))
+        return matrix[list(part.outputs)][:, columns]
+    rows = [sum(bits[register.wires[i]] for i in strings[j]) % 2 for j in part.outputs]
+    return 1.0 - 2.0 * np.array(rows)
 
-    A wire of the register that is not inner is not read: its bit does not change the outputs.
+
+def _z_strings(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
+    """Positions of the Zs of each output; None if the readout is not made of Z-strings."""
+    register = circuit.register(task)
+    strings = getattr(register.readout, "z_strings", None)
+    return None if strings is None else strings(len(register.wires))
+
+
+def _spanned(circuit: HeadCircuit, task: str) -> int:
+    """How many of a register's first wires a readout's matrix has to be written over.
+
+    A matrix over a wide register is huge: its last wires are left out if the readout does.
     """
     register = circuit.register(task)
-    readout, k = register.readout, len(register.wires)
-    # A matrix over a wide register is huge: leave its last wires out if the readout does.
-    read = readout.read_wires(k)
+    readout, n = register.readout, len(register.wires)
+    read = tuple(readout.read_wires(n))
     least = max(readout.min_wires, max(read) + 1)
-    if least < k and tuple(readout.read_wires(least)) == tuple(read):
-        k = least
-    if k > MAX_READOUT_WIRES:
+    if least < n and tuple(readout.read_wires(least)) == read:
+        n = least
+    if n > MAX_READ_WIRES:
         raise CircuitTooLargeError(
-            f"task {task!r}: its readout {readout} spans {k} wires of the register, at most "
-            f"{MAX_READOUT_WIRES} can be simulated: use fewer wires for this task"
+            f"task {task!r}: its readout {readout} spans {n} wires of the register, at most "
+            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
         )
-    matrix = readout.matrix(k)
-    columns = []
-    for state in range(2 ** len(inner)):
-        bits = {wire: state >> (len(inner) - 1 - i) & 1 for i, wire in enumerate(inner)}
-        column = sum(bits.get(wire, 0) << (k - 1 - i) for i, wire in enumerate(register.wires[:k]))
-        columns.append(column)
-    return [[row[column] for column in columns] for row in matrix]
+    return n

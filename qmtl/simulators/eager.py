@@ -31,10 +31,10 @@ def eager_values(
     state = encode(group.encoding, angles, group.n_wires, sample)
     state = state.expand(group.n_cones, -1, -1, samples)
     state = _apply_block(group, state, block)
-    rest = 2 ** (group.n_wires - group.n_inner) * state.shape[2]
-    inner = state.square().reshape(state.shape[0], 2**group.n_inner, rest, samples).sum(2)
     readout = torch.from_numpy(group.readout).to(sample)
-    return (readout @ inner).expand(len(group.tasks), -1, -1)
+    rest = 2**group.n_wires // readout.shape[1] * state.shape[2]
+    probabilities = state.square().reshape(len(state), readout.shape[1], rest, samples).sum(2)
+    return (readout @ probabilities).expand(len(group.tasks), -1, -1)
 
 
 def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tensor:

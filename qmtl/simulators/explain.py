@@ -21,7 +21,7 @@ class GroupCost:
 
     Attributes:
         tasks: the tasks' names.
-        n_cones: encoded states per sample.
+        n_cones: encoded states per sample; more than tasks where outputs run apart.
         cone_wires: wires of each cone.
         block_wires: wires the task's block acts on.
         amplitudes: complex amplitudes of all states of the batch.
@@ -47,20 +47,17 @@ def _group_bytes(group: Group, batch_size: int, itemsize: int, compiled: bool) -
     return 2 * itemsize * group.amplitudes * batch_size * (2 * group.steps + 4)
 
 
-def _group_cost(
-    circuit: HeadCircuit, group: Group, batch_size: int, itemsize: int, compiled: bool
-) -> GroupCost:
+def _group_cost(group: Group, batch_size: int, itemsize: int, compiled: bool) -> GroupCost:
     amplitudes = group.amplitudes * batch_size
-    growth = circuit.light_cone(group.tasks[0]).growth
     return GroupCost(
-        tasks=group.tasks,
+        tasks=tuple(dict.fromkeys(group.tasks)),
         n_cones=group.n_cones,
         cone_wires=group.n_wires,
         block_wires=group.n_inner,
         amplitudes=amplitudes,
         bytes=_group_bytes(group, batch_size, itemsize, compiled),
         operations=amplitudes * (group.steps + 2) * 14 * 3,
-        sizes=tuple(size for _, size in growth),
+        sizes=group.sizes,
     )
 
 
@@ -87,10 +84,7 @@ class Explanation:
         compiled: bool = True,
     ) -> "Explanation":
         """The explanation of a plan at a batch size, for the compiled kernel or for torch."""
-        costs = [
-            _group_cost(circuit, group, batch_size, dtype.itemsize, compiled)
-            for group in plan.groups
-        ]
+        costs = [_group_cost(group, batch_size, dtype.itemsize, compiled) for group in plan.groups]
         limit = memory_limit(torch.device("cpu"), max_memory)
         return cls(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
@@ -159,7 +153,7 @@ def check_memory(
     total = sum(_group_bytes(group, batch, itemsize, compiled) for group in plan.groups)
     if total <= limit:
         return
-    costs = [_group_cost(circuit, group, batch, itemsize, compiled) for group in plan.groups]
+    costs = [_group_cost(group, batch, itemsize, compiled) for group in plan.groups]
     worst = max(costs, key=lambda cost: cost.bytes)
     raise CircuitTooLargeError(
         f"task {worst.tasks[0]!r}: its light cone has {worst.cone_wires} of {circuit.n_wires} "

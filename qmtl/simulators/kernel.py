@@ -48,7 +48,14 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 _OPTIONS: Any = {"fastmath": _FAST, "error_model": "numpy"}
 # Parts are joined before compilation: optimising each alone and joined again takes much longer.
 _part = njit(inline="always", **_OPTIONS)
-_kernel = njit(cache=True, nogil=True, **_OPTIONS)
+
+
+def _kernel(function: Any) -> Any:
+    try:
+        return njit(cache=True, nogil=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # Neither the package's folder nor the user's can be written: compile in every process.
+        return njit(nogil=True, **_OPTIONS)(function)
 
 
 @_part

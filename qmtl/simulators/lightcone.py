@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
@@ -54,17 +56,20 @@ class LightConeSimulator:
             raise unknown_name("engine", engine, ENGINES)
         self.max_memory = max_memory
         self.engine = engine
+        self._lock = Lock()
         self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], Plan] = OrderedDict()
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
         """The plan for these tasks, made once and kept."""
         key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
-        if key not in self._plans:
-            self._plans[key] = build_plan(circuit, key[1])
-            while len(self._plans) > CACHED_PLANS:
-                self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        return self._plans[key]
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._plans[key] = build_plan(circuit, key[1])
+                while len(self._plans) > CACHED_PLANS:
+                    self._plans.popitem(last=False)
+            self._plans.move_to_end(key)
+        return plan
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
@@ -88,12 +93,14 @@ class LightConeSimulator:
         compiled = compiled and len(angles) > 0
         check_memory(circuit, plan, angles, self.max_memory, compiled=compiled)
         columns = angles.T.contiguous()
-        values: dict[str, Tensor] = {}
+        parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
         for group in plan.groups:
             program = program_of(group) if compiled else None
             outputs = _group_values(group, program, columns, weights)
-            values.update(zip(group.tasks, outputs.permute(0, 2, 1).unbind(0), strict=True))
-        return {name: values[name] for name in chosen}
+            members = zip(group.tasks, group.outputs, outputs.permute(0, 2, 1), strict=True)
+            for name, which, part in members:
+                parts[name].append((which, part))
+        return {name: _joined(found) for name, found in parts.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_memory": self.max_memory, "engine": self.engine}
@@ -105,10 +112,21 @@ class LightConeSimulator:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
 
 
+def _joined(parts: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+    """A task's outputs in order, from the parts that were run apart."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return torch.cat([part for _, part in sorted(parts, key=lambda found: found[0])], dim=1)
+
+
 def _plain_cpu(*tensors: Tensor) -> bool:
-    """Whether the compiled kernel can read these: on the CPU, and not inside vmap or jacrev."""
-    transformed: bool = torch._C._are_functorch_transforms_active()
-    return not transformed and all(tensor.device.type == "cpu" for tensor in tensors)
+    """Whether the compiled kernel can read these: on the CPU, and not being transformed."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(
+        tensor.device.type == "cpu" and forward_ad.unpack_dual(tensor).tangent is None
+        for tensor in tensors
+    )
 
 
 def _group_values(

@@ -13,7 +13,7 @@ from qmtl.circuit.registers import Register
 from qmtl.errors import InvalidInputError
 from qmtl.simulators.simulator import check_inputs
 
-__all__ = ["PennyLaneSimulator", "to_qnode"]
+__all__ = ["PennyLaneSimulator", "device_names", "to_qnode"]
 
 
 class PennyLaneSimulator:
@@ -100,6 +100,18 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def device_names() -> list[str]:
+    """Names of the devices that PennyLane and its installed plugins offer.
+
+    Example:
+        >>> {"default.qubit", "lightning.qubit"} <= set(device_names())
+        True
+    """
+    import pennylane as qml
+
+    return sorted(qml.plugin_devices)
 
 
 def to_qnode(

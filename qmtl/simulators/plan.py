@@ -27,19 +27,23 @@ class Group:
     """Tasks whose cones have the same structure; they run as one batch.
 
     Attributes:
-        tasks: their names, in the circuit's order.
-        wires: each cone's wires in local order, shape (cones, n_wires); the block's wires first.
+        tasks: their names, in the circuit's order; several times if outputs run apart.
+        outputs: which of the task's outputs each member gives.
+        wires: each cone's wires in local order, shape (cones, n_wires): those that are read, the
+            others of the block, the rest.
         n_inner: how many of the first local wires the block acts on or the readout reads.
         encoding: layers of the encoding on the cone.
         block: layers of the task block on the first `n_inner` wires.
         encoding_slots: angles of the encoding; one row per cone, or a single one if all tasks
             share one cone.
         block_slots: angles of the block, one row per task.
-        readout: outputs over the inner wires' basis states, shape (n_outputs, 2^n_inner).
+        readout: outputs over the basis states of the wires read, shape (n_outputs, 2^n_read).
+        sizes: size of the cone after each gate that widens it, seen from the readout.
         kept: what engines derive from the group once.
     """
 
     tasks: tuple[str, ...]
+    outputs: tuple[tuple[int, ...], ...]
     wires: IntArray
     n_inner: int
     encoding: tuple[Layer, ...]
@@ -47,6 +51,7 @@ class Group:
     encoding_slots: SlotTable
     block_slots: SlotTable
     readout: NDArray[np.float64]
+    sizes: tuple[int, ...]
     kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -104,11 +109,13 @@ def _group(cones: Sequence[Cone]) -> Group:
     states = cones[:1] if same else cones
     return Group(
         tasks=tuple(cone.task for cone in cones),
+        outputs=tuple(cone.outputs for cone in cones),
         wires=np.array([cone.wires for cone in states], dtype=np.int64),
-        n_inner=len(first.inner),
+        n_inner=first.n_inner,
         encoding=first.encoding,
         block=first.block,
         encoding_slots=slot_table([cone.encoding_angles for cone in states]),
         block_slots=slot_table([cone.block_angles for cone in cones]),
         readout=np.array(first.readout, dtype=np.float64),
+        sizes=first.sizes,
     )

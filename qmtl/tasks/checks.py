@@ -33,10 +33,9 @@ def check_task(task: "TaskDefinition") -> None:
 
 
 def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.strip() or "." in name or name == "encoding":
+    if not isinstance(name, str) or not name.strip() or name == "encoding":
         raise InvalidInputError(
-            f"name of a task: expected a non-empty text without '.' other than 'encoding', "
-            f"got {name!r}"
+            f"name of a task: expected a non-empty text other than 'encoding', got {name!r}"
         )
 
 

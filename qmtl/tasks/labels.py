@@ -27,7 +27,9 @@ def to_targets(task: "Task", values: Any, first_row: int) -> Tensor:
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":
         return array.nan_to_num(nan=MISSING).long().to(device)
-    return array.float().to(device)
+    # Timestamps and the like keep their digits until they are standardised.
+    exact = task.kind == "regression" and device.type != "mps"  # which has no float64
+    return (array if exact else array.float()).to(device)
 
 
 def read_labels(task: "Task", values: Any, first_row: int) -> np.ndarray:
@@ -45,7 +47,7 @@ def read_labels(task: "Task", values: Any, first_row: int) -> np.ndarray:
             f"got {array.shape}"
         )
     if task.kind == "regression":
-        # Beyond float32 a label would silently become infinite.
+        # Losses and models are float32, in which a larger label would silently become infinite.
         bad, allowed = np.abs(array) > np.finfo(np.float32).max, "finite numbers, NaN if missing"
     else:
         array = np.where(array == MISSING, np.nan, array)
@@ -124,5 +126,7 @@ def best_constant(task: "Task", train_targets: Any) -> Tensor:
         classes = columns[~columns.isnan()].long()
         counts = torch.bincount(classes, minlength=task.n_outputs).float()
         return counts / counts.sum()
-    means = columns.nanmean(dim=0).nan_to_num(nan=0.5).float()
+    means = columns.nanmean(dim=0).nan_to_num(nan=0.5)
+    if task.kind != "regression":
+        means = means.float()
     return means[0] if is_flat(task) else means

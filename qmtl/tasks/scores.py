@@ -129,10 +129,11 @@ def _number_score(name: str, p: Tensor, y: Tensor) -> float:
         name in ("pearson", "spearman") and not (varies and predicted)
     ):
         return math.nan
+    if name == "r2":  # torchmetrics takes sums of squares below 1e-4 for zero
+        return float(1 - (y - p).square().sum() / (y - y.mean()).square().sum())
     # No metric here depends on a common shift, and torchmetrics' sums of squares need one.
     centre = y.mean()
     functions: Any = {
-        "r2": tmf.r2_score,
         "mse": tmf.mean_squared_error,
         "mae": tmf.mean_absolute_error,
         "pearson": tmf.pearson_corrcoef,

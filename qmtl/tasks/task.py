@@ -21,7 +21,7 @@ class Task(TaskDefinition):
     """One thing to predict. Build it with `binary`, `multiclass`, `multilabel` or `regression`.
 
     Args:
-        name: non-empty, without "." and not "encoding" (names become parameter keys).
+        name: non-empty, and not "encoding" (the name of the weights that all tasks share).
         kind: "binary", "multiclass", "multilabel" or "regression".
         n_outputs: logits of the task: 1, classes, labels, or regression targets.
         class_names: (negative, positive); one per class or label; or the names of the targets.
@@ -68,8 +68,9 @@ class Task(TaskDefinition):
 
         Returns:
             binary: float32 (N,) in {0, 1, NaN}; multiclass: int64 (N,) in 0..C-1 or -100;
-            multilabel: float32 (N, L) in {0, 1, NaN}; regression: float32 (N,), or (N, n) for
-            several targets, finite or NaN. On the device of `values` if that is a tensor.
+            multilabel: float32 (N, L) in {0, 1, NaN}; regression: float64 (N,), or (N, n) for
+            several targets, finite or NaN (losses take them to the logits' type, once they are
+            standardised). On the device of `values` if that is a tensor.
 
         Raises:
             InvalidInputError: wrong shape, or a label out of range (with its row).
@@ -206,8 +207,8 @@ class Task(TaskDefinition):
             train_targets: labels, see `to_targets`.
 
         Returns:
-            One row of what `activation` returns: 0-dim, or (n_outputs,). A label of a multilabel
-            task without any training label gets 0.5.
+            One row of what `activation` returns: 0-dim, or (n_outputs,); float64 for regression.
+            A label of a multilabel task without any training label gets 0.5.
 
         Raises:
             InvalidInputError: there is no label (of a regression target) to learn from.

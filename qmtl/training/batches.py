@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from qmtl.data.dataset import Split
 from qmtl.tasks import Task
 
-__all__ = ["Batch", "BatchPlan", "EpochBatches", "SplitRows", "plan_batches"]
+__all__ = ["Batch", "BatchPlan", "EpochBatches", "SplitRows", "plan_batches", "to_device"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        targets = {name: value.to(device) for name, value in self.targets.items()}
+        targets = {name: to_device(value, device) for name, value in self.targets.items()}
         return Batch(self.inputs.to(device), targets)
+
+
+def to_device(targets: Tensor, device: torch.device) -> Tensor:
+    """Targets on a device; in float32 on MPS, which has no float64."""
+    if device.type == "mps" and targets.dtype == torch.float64:
+        targets = targets.float()
+    return targets.to(device)
 
 
 class SplitRows(Dataset[Batch]):
@@ -88,11 +95,13 @@ class BatchPlan:
             order = self.rows[0][torch.randperm(len(self.rows[0]), generator=generator)]
             return [part.tolist() for part in order.split(self.batch_size)]
         streams = [_Stream(rows, generator) for rows in self.rows]
-        sizes = torch.tensor([float(len(rows)) for rows in self.rows])
-        share = (sizes / sizes.sum()) ** self.temperature
+        sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
+        logits = self.temperature * sizes.log()
         steps = []
         for _ in range(self.n_steps):
-            chosen = torch.multinomial(share, self.tasks_per_step, generator=generator)
+            # Gumbel's trick draws from softmax(logits) without replacement, however sharp it is.
+            noise = torch.empty_like(logits).exponential_(generator=generator).log()
+            chosen = (logits - noise).topk(self.tasks_per_step).indices
             step: list[int] = []
             for i in sorted(chosen.tolist()):
                 step += streams[i].take(self.batch_size)
@@ -101,16 +110,21 @@ class BatchPlan:
 
 
 class _Stream:
-    """Rows of one task in random order, shuffled anew whenever they have all been seen."""
+    """Rows of one task in random order, shuffled anew whenever they have all been seen.
+
+    Mini-batches run on into the next shuffle, so all are of one size: the one asked for, or all of
+    a task's rows if it has fewer.
+    """
 
     def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator
         self.waiting: list[int] = []
 
     def take(self, n: int) -> list[int]:
-        if not self.waiting:
+        n = min(n, len(self.rows))
+        if len(self.waiting) < n:
             order = torch.randperm(len(self.rows), generator=self.generator)
-            self.waiting = self.rows[order].tolist()
+            self.waiting += self.rows[order].tolist()
         taken, self.waiting = self.waiting[:n], self.waiting[n:]
         return taken
 
@@ -140,8 +154,8 @@ def plan_batches(
     """
     labelled = [task.labelled(split.targets[task.name]) for task in tasks]
     if single_task:
-        rows = tuple(mask.nonzero().flatten() for mask in labelled)
-        return BatchPlan(rows, batch_size, min(tasks_per_step, len(tasks)), temperature, seed)
+        rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
+        return BatchPlan(rows, batch_size, min(tasks_per_step, len(rows)), temperature, seed)
     anything = torch.stack(labelled).any(dim=0).nonzero().flatten()
     return BatchPlan((anything,), batch_size, 1, temperature, seed)
 

@@ -5,19 +5,20 @@ An *aggregator* combines the Jacobian of the task losses with respect to the sha
 with or without dashes and underscores: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
 """
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
 from qmtl.training.settings import TrainingSettings
 
 __all__ = [
-    "aggregators", "fixed_size", "make_aggregator", "make_combiner", "make_scalarizer",
-    "scalarizers",
+    "PerTask", "aggregators", "fixed_size", "has_state", "make_aggregator", "make_combiner",
+    "make_scalarizer", "move_tensors", "of_tasks", "rehearse", "scalarizers",
 ]  # fmt: skip
 
 # TorchJD leaves these without a default. CAGrad: the middle of the paper's range. FairGrad: the
@@ -31,6 +32,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "STCH": {"mu": 1.0},
     "TrimmedMean": {"trim_number": 0},
 }
+# Scalarizers that are a sum of one term per task, each with a trainable weight.
+SUMS = ("UW", "IMTLL")
+# Arguments that hold the number of tasks, and those with one number per task.
+COUNTS = ("n_tasks", "shape")
+VECTORS = ("weights", "pref_vector", "reference", "min_losses", "leak")
 
 
 def aggregators() -> dict[str, type]:
@@ -69,40 +75,110 @@ def _concrete(module: Any, kind: type) -> dict[str, type]:
     }
 
 
-def make_aggregator(name: str, n_tasks: int, options: Mapping[str, Any] | None = None) -> Any:
+def make_aggregator(
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """An aggregator for `n_tasks` tasks.
 
     Args:
         name: of a TorchJD class.
         n_tasks: fills ``n_tasks`` and a missing ``weights`` (equal ones).
-        options: arguments of the class; lists of numbers become tensors.
+        options: arguments of the class; lists of numbers, one per task, become tensors.
+        dtype: of these tensors: that of the Jacobian.
 
     Raises:
-        InvalidInputError: for an unknown name or option.
+        InvalidInputError: for an unknown name or option, or one that does not fit `n_tasks`.
         MissingDependencyError: if it needs a solver that is not installed.
 
     Example:
         >>> make_aggregator("mgda", 3)
         MGDA(epsilon=0.001, max_iters=100)
     """
-    return _make("aggregator", aggregators(), name, n_tasks, options or {})
+    return _make("aggregator", aggregators(), name, n_tasks, options or {}, dtype)
 
 
-def make_scalarizer(name: str, n_tasks: int, options: Mapping[str, Any] | None = None) -> Any:
+def make_scalarizer(
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """A scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
 
     Example:
         >>> make_scalarizer("uw", 3)
         UW(shape=(3,))
     """
-    return _make("scalarizer", scalarizers(), name, n_tasks, options or {})
+    return _make("scalarizer", scalarizers(), name, n_tasks, options or {}, dtype)
 
 
-def make_combiner(settings: TrainingSettings, n_tasks: int) -> Any:
-    """The aggregator or scalarizer that the settings ask for."""
+class PerTask(nn.Module):
+    """A sum of one term per task with a trainable weight each, such as UW's.
+
+    Every task has its own parameter, so that an optimiser leaves those of absent tasks alone.
+
+    Args:
+        scalarizer: of all tasks, with one vector of weights.
+    """
+
+    def __init__(self, scalarizer: nn.Module) -> None:
+        super().__init__()
+        ((name, vector),) = scalarizer.named_parameters()
+        # In a tuple, so that the vector is no parameter of this module.
+        self._sum = (scalarizer, name)
+        self.rows = nn.ParameterList(row.clone() for row in vector.detach().split(1))
+
+    def forward(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        """The sum over the tasks that are present, given their losses."""
+        scalarizer, name = self._sum
+        vector = torch.cat(tuple(self.weights(present)))
+        total: Tensor = torch.func.functional_call(scalarizer, {name: vector}, losses)
+        return total
+
+    def weights(self, present: Sequence[int]) -> list[nn.Parameter]:
+        """The parameters of the tasks that are present."""
+        return [self.rows[i] for i in present]
+
+
+def make_combiner(
+    settings: TrainingSettings, n_tasks: int, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The aggregator or scalarizer that the settings ask for, for losses of this type."""
     if settings.aggregator is not None:
-        return make_aggregator(settings.aggregator, n_tasks, settings.options)
-    return make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options)
+        return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
+    name, options = settings.scalarizer or "mean", settings.options
+    combiner = make_scalarizer(name, n_tasks, options, dtype=dtype)
+    return PerTask(combiner) if type(combiner).__name__ in SUMS else combiner
+
+
+def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
+    """Call the aggregator or scalarizer once on made-up values.
+
+    Raises:
+        InvalidInputError: if its options do not fit the number of tasks.
+    """
+    combiner = make_combiner(settings, n_tasks, dtype)
+    values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    values = values.to(dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if settings.aggregator is not None:
+                combiner(values)
+            elif isinstance(combiner, PerTask):
+                combiner(values[:, 0], range(n_tasks))
+            else:
+                combiner(values[:, 0])
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        kind = "scalarizer" if settings.aggregator is None else "aggregator"
+        raise InvalidInputError(
+            f"{kind} {settings.aggregator or settings.scalarizer!r} with options "
+            f"{settings.options} does not work on {n_tasks} tasks: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _plain(name: str) -> str:
@@ -110,7 +186,12 @@ def _plain(name: str) -> str:
 
 
 def _make(
-    what: str, known: dict[str, type], name: str, n_tasks: int, options: Mapping[str, Any]
+    what: str,
+    known: dict[str, type],
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any],
+    dtype: torch.dtype,
 ) -> Any:
     matches = {_plain(key): key for key in known}
     if not isinstance(name, str) or _plain(name) not in matches:
@@ -118,19 +199,23 @@ def _make(
     key = matches[_plain(name)]
     parameters = inspect.signature(known[key]).parameters
     arguments: dict[str, Any] = dict(DEFAULTS.get(key, {}))
-    if "n_tasks" in parameters:
-        arguments["n_tasks"] = n_tasks
-    if "shape" in parameters:
-        arguments["shape"] = n_tasks
+    arguments |= {count: n_tasks for count in COUNTS if count in parameters}
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
-        arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks)
+        arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks, dtype=dtype)
     for option, value in options.items():
         if option not in parameters:
-            accepted = [p for p in parameters if p not in ("args", "kwargs")]
+            accepted = [p for p in parameters if p not in ("args", "kwargs", *COUNTS)]
             raise unknown_name(f"option of {what} {key}:", option, accepted)
-        arguments[option] = torch.tensor(value) if isinstance(value, list) else value
+        if option in COUNTS:
+            raise InvalidInputError(
+                f"{what} {key}: option {option!r} is the number of tasks, {n_tasks} here, and "
+                f"cannot be set"
+            )
+        arguments[option] = value
+        if option in VECTORS and value is not None:
+            arguments[option] = _vector(f"{what} {key}: option {option!r}", value, n_tasks, dtype)
     try:
-        return known[key](**arguments)
+        combiner = known[key](**arguments)
     except ImportError as error:
         raise MissingDependencyError(
             f"{what} {key} needs a solver that is not installed; "
@@ -138,16 +223,65 @@ def _make(
         ) from None
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{what} {key}: {' '.join(str(error).split())}") from None
+    least = _least_tasks(key, arguments)
+    if n_tasks < least:
+        given = f" with options {dict(options)}" if options else ""
+        raise InvalidInputError(f"{what} {key}{given} needs at least {least} tasks, got {n_tasks}")
+    return combiner
+
+
+def _vector(where: str, value: Any, n_tasks: int, dtype: torch.dtype) -> Tensor:
+    try:
+        vector = torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInputError(f"{where} must be a list of numbers, got {value!r}") from None
+    if vector.shape != (n_tasks,):
+        got = len(vector) if vector.ndim == 1 else f"shape {tuple(vector.shape)}"
+        raise InvalidInputError(
+            f"{where} must have one number for each of the {n_tasks} tasks, got {got}"
+        )
+    return vector
+
+
+def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
+    if key == "NashMTL":
+        return 2
+    if key == "Krum":
+        return max(int(arguments["n_byzantine"]) + 3, int(arguments.get("n_selected", 1)))
+    if key == "TrimmedMean":
+        return 2 * int(arguments["trim_number"]) + 1
+    return 1
 
 
 def fixed_size(combiner: Any) -> bool:
     """Whether a combiner keeps state or weights per task, so that it needs all tasks each time."""
+    return has_state(combiner) or any(
+        isinstance(getattr(module, name, None), Tensor)
+        for module in combiner.modules()
+        for name in ("weights", "pref_vector")
+    )
+
+
+def has_state(combiner: Any) -> bool:
+    """Whether a combiner keeps something from one step to the next."""
     from torchjd import Stateful
 
-    return any(
-        isinstance(module, Stateful)
-        or any(
-            isinstance(getattr(module, name, None), Tensor) for name in ("weights", "pref_vector")
-        )
-        for module in combiner.modules()
-    )
+    return any(isinstance(module, Stateful) for module in combiner.modules())
+
+
+def of_tasks(combiner: Any, present: Sequence[int]) -> Any:
+    """A scalarizer without state for some of the tasks only: its fixed weights are theirs."""
+    twin = copy.copy(combiner)
+    for name in VECTORS:
+        value = getattr(twin, name, None)
+        if isinstance(value, Tensor):
+            setattr(twin, name, value[list(present)])
+    return twin
+
+
+def move_tensors(combiner: nn.Module, device: torch.device) -> None:
+    """Move what TorchJD keeps in plain attributes, where ``Module.to`` does not find it."""
+    for module in combiner.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                vars(module)[name] = value.to(device)

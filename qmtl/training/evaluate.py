@@ -8,6 +8,7 @@ from torch import Tensor
 from qmtl.data import MultiTaskData, Split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
+from qmtl.training.batches import to_device
 
 __all__ = ["baseline_metrics", "evaluate", "score"]
 
@@ -56,7 +57,7 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     finally:
         model.train(was_training)
     logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    targets = {name: value.to(reference.device) for name, value in split.targets.items()}
+    targets = {name: to_device(value, reference.device) for name, value in split.targets.items()}
     return score(model, logits, targets)
 
 

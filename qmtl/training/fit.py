@@ -29,6 +29,7 @@ from qmtl.training.checkpoints import (
     last_checkpoint,
     read_checkpoint,
 )
+from qmtl.training.combine import rehearse
 from qmtl.training.datamodule import MultiTaskDataModule
 from qmtl.training.evaluate import baseline_metrics, evaluate
 from qmtl.training.module import MultiTaskModule
@@ -36,7 +37,7 @@ from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings
 
-__all__ = ["fit", "settings_from"]
+__all__ = ["check_fit", "fit", "settings_from"]
 
 
 def fit(
@@ -65,7 +66,8 @@ def fit(
         callbacks: further Lightning callbacks.
 
     Raises:
-        InvalidInputError: for settings that do not fit, or other tasks in data and model.
+        InvalidInputError: for settings that do not fit model and data, such as `patience` without
+            any validation label, or other tasks in data and model.
         ModelFileError: for a checkpoint that is damaged or of another run's shape.
 
     Example:
@@ -79,7 +81,7 @@ def fit(
         True
     """
     settings = settings_from(settings, options)
-    _check_tasks(model, data)
+    _check(model, data, settings)
     _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
@@ -97,7 +99,7 @@ def fit(
             epochs = _train(module, data, folder, checkpoint, progress, callbacks or [])
         seconds = time.perf_counter() - started
         best_epoch = epochs - 1
-        if settings.restore_best and (folder / BEST).is_file():
+        if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
             best = read_checkpoint(folder / BEST)
             _load_weights(module, best)
             best_epoch = int(best["epoch"])
@@ -113,6 +115,17 @@ def fit(
         seconds=seconds,
         checkpoints=None if checkpoints is None else folder,
     )
+
+
+def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+    """Find what would keep `fit` from training, without training or writing anything.
+
+    Raises:
+        InvalidInputError: as `fit` would.
+    """
+    _check(model, data, settings)
+    with _quiet_libraries():
+        _trainer(settings, Path(), False, [])
 
 
 def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:
@@ -135,6 +148,42 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
         ) from None
 
 
+def _check(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+    _check_tasks(model, data)
+    if not _has_validation(data):
+        if settings.patience is not None:
+            raise InvalidInputError(
+                f"patience {settings.patience} needs a validation loss, but no task has a label in "
+                f"the validation split"
+            )
+        if settings.schedule == "plateau":
+            raise InvalidInputError(
+                "schedule 'plateau' needs a validation loss, but no task has a label in the "
+                "validation split"
+            )
+    with _quiet_libraries():
+        rehearse(settings, len(model.tasks), next(model.parameters()).dtype)
+    _check_steps(model, data, settings)
+
+
+def _has_validation(data: MultiTaskData) -> bool:
+    targets = data.validation.targets
+    return any(bool(task.labelled(targets[task.name]).any()) for task in data.tasks)
+
+
+def _check_steps(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+    """Look ahead through the plan of batches, rather than stop in the middle of training."""
+    module = MultiTaskModule(model, settings)
+    targets = data.train.targets
+    labelled = torch.stack([task.labelled(targets[task.name]) for task in data.tasks])
+    if not module.needs_all_tasks or bool(labelled.all()):
+        return
+    plan = MultiTaskDataModule(data, settings).plan
+    steps = (rows for epoch in range(settings.max_epochs) for rows in plan.epoch(epoch))
+    for step, rows in enumerate(steps):
+        module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten().tolist(), step)
+
+
 def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
     expected = [(task.name, task.kind, task.n_outputs) for task in model.tasks]
     given = [(task.name, task.kind, task.n_outputs) for task in data.tasks]
@@ -150,10 +199,12 @@ def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
 def _set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
     for task in model.tasks:
         if task.kind == "regression":
-            targets = data.train.targets[task.name].reshape(len(data.train), -1)
+            targets = data.train.targets[task.name].reshape(len(data.train), -1).double()
             mean = targets.nanmean(0)
             std = (targets - mean).square().nanmean(0).sqrt()
-            model.set_target_scale(task.name, mean, torch.where(std > 0, std, 1.0))
+            # A constant has a deviation of rounding errors, which would blow up in the quotient.
+            varies = ~(std <= 1e-12 * mean.abs())
+            model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
 
 
 def _train(
@@ -170,14 +221,7 @@ def _train(
         (folder / BEST).unlink(missing_ok=True)
     # Training draws random numbers; the caller's stream must not notice.
     with _quiet_libraries(), torch.random.fork_rng(devices=[]):
-        try:
-            trainer = _trainer(settings, folder, progress, callbacks)
-        except MisconfigurationException as error:
-            reason = " ".join(str(error).split())
-            raise InvalidInputError(
-                f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
-                f"{reason}"
-            ) from None
+        trainer = _trainer(settings, folder, progress, callbacks)
         with _plain_interrupt():
             trainer.fit(
                 module,
@@ -202,19 +246,26 @@ def _trainer(
     if settings.devices > 1:
         gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()
         strategy = DDPStrategy(process_group_backend="gloo" if gloo else None)
-    return pl.Trainer(
-        max_epochs=settings.max_epochs,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=strategy,
-        callbacks=used,
-        logger=False,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
+    try:
+        return pl.Trainer(
+            max_epochs=settings.max_epochs,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=strategy,
+            callbacks=used,
+            logger=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except MisconfigurationException as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(
+            f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
+            f"{reason}"
+        ) from None
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.model import MultiTaskModel
 from qmtl.training.batches import Batch
-from qmtl.training.combine import fixed_size, make_combiner
+from qmtl.training.combine import (
+    PerTask,
+    fixed_size,
+    has_state,
+    make_combiner,
+    move_tensors,
+    of_tasks,
+)
 from qmtl.training.evaluate import score
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
@@ -45,12 +52,17 @@ class MultiTaskModule(pl.LightningModule):
         self.settings = settings
         n_tasks = len(model.tasks)
         self.uses_jacobian = settings.aggregator is not None
-        self.combiner: Any = make_combiner(settings, n_tasks)
+        dtype = next(model.parameters()).dtype
+        self.combiner: Any = make_combiner(settings, n_tasks, dtype)
+        # What learns from all losses of a step together cannot go on without one of them.
+        self.needs_all_tasks = _steps_itself(self.combiner) or (
+            self.uses_jacobian and fixed_size(self.combiner)
+        )
         self.own = {task.name: model.task_parameters(task.name) for task in model.tasks}
         owned = {id(p) for parameters in self.own.values() for p in parameters}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
         self.history: list[Row] = []
-        # Absent tasks keep their last loss, for scalarizers with one weight per task.
+        # Absent tasks keep their last loss, for DWA.
         self.register_buffer("last_losses", torch.ones(n_tasks))
         self._epoch_sums = torch.zeros(2, n_tasks)
         self._validation: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
@@ -81,6 +93,10 @@ class MultiTaskModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def on_train_start(self) -> None:
+        """Bring the combiner's fixed weights to the device of the losses."""
+        move_tensors(self.combiner, self.device)
+
     def on_train_epoch_start(self) -> None:
         """Seed everything random from the run's seed and the epoch, so that runs resume."""
         torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
@@ -91,6 +107,7 @@ class MultiTaskModule(pl.LightningModule):
         present, losses = self._losses(batch)
         if not present:
             raise InvalidInputError(f"the batch {batch_index} has no label of any task")
+        self.check_present(present, self.global_step)
         for parameter in self.parameters():
             parameter.grad = None
         if self.uses_jacobian:
@@ -104,7 +121,25 @@ class MultiTaskModule(pl.LightningModule):
         if hasattr(self.combiner, "update"):
             # FAMO measures how the step changed the losses of the same batch.
             with torch.no_grad():
-                self.combiner.update(self._all_losses(present, self._losses(batch)[1]))
+                self.combiner.update(self._losses(batch)[1])
+
+    def check_present(self, present: Sequence[int], step: int) -> None:
+        """Raise if the combiner needs labels of all tasks, and a step has not got them.
+
+        Raises:
+            InvalidInputError: naming a task without labels.
+        """
+        absent = [task.name for i, task in enumerate(self.model.tasks) if i not in present]
+        if not absent or not self.needs_all_tasks:
+            return
+        kind, others = (
+            ("aggregator", "'upgrad'") if self.uses_jacobian else ("scalarizer", "'mean' or 'uw'")
+        )
+        raise InvalidInputError(
+            f"{kind} {getattr(self.settings, kind)!r} keeps state per task and needs labels of all "
+            f"tasks in each step; {absent[0]!r} has none in step {step}. Use larger batches, or "
+            f"another {kind} such as {others}"
+        )
 
     def _losses(self, batch: Batch) -> tuple[list[int], Tensor]:
         """Tasks with labels in the step, and their losses, shape (present,).
@@ -113,15 +148,27 @@ class MultiTaskModule(pl.LightningModule):
         gradients local, so that the processes' gradients add up to the gradient of the mean.
         """
         tasks = self.model.tasks
-        counts = torch.stack([task.labelled(batch.targets[task.name]).any() for task in tasks]).to(
-            self.device, torch.float32
-        )
+        labelled = torch.stack([task.labelled(batch.targets[task.name]) for task in tasks])
+        counts = labelled.any(dim=1).to(self.device, torch.float32)
         present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
         names = [tasks[i].name for i in present]
-        logits = self._logits(batch, names)
+        targets = {name: batch.targets[name] for name in names}
+        if len(present) > 1 and int(labelled.sum(dim=0).max()) <= 1:
+            # Every row belongs to one task: each task is run on its own rows, or, if this process
+            # has none of them, on one without a label, which has no loss.
+            rows = {
+                tasks[i].name: labelled[i].nonzero().flatten()
+                if bool(labelled[i].any())
+                else labelled.new_zeros(1, dtype=torch.int64)
+                for i in present
+            }
+            targets = {name: targets[name][rows[name]] for name in names}
+            logits = self._logits(batch, names, rows)
+        else:
+            logits = self._logits(batch, names)
         terms = []
         for i in present:
-            target = self.model.standardise(tasks[i], batch.targets[tasks[i].name])
+            target = self.model.standardise(tasks[i], targets[tasks[i].name])
             terms.append(torch.stack(tasks[i].loss_terms(logits[tasks[i].name], target)))
         local = torch.stack(terms)
         total = sum_over_processes(local.detach())
@@ -133,11 +180,23 @@ class MultiTaskModule(pl.LightningModule):
             self._epoch_sums[:, present] += total.T.to(self._epoch_sums.dtype)
         return present, losses
 
-    def _logits(self, batch: Batch, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def _logits(
+        self,
+        batch: Batch,
+        tasks: Sequence[str] | None = None,
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Logits of the tasks (None: all), on all rows, or for each task on its own rows."""
         # Data are float32; a float64 model wants its own.
         inputs = batch.inputs.to(next(self.model.parameters()).dtype)
         try:
-            logits: dict[str, Tensor] = self.model(inputs, tasks=tasks)
+            logits: dict[str, Tensor] = {}
+            if rows is None:
+                logits = self.model(inputs, tasks=tasks)
+            else:
+                features = self.model.encoder(inputs)
+                for name, own in rows.items():
+                    logits |= self.model.head(features[own], tasks=[name])
         except InvalidInputError as error:
             # Inputs were finite when the data were made: it is the encoder that diverged.
             names = ", ".join(repr(task.name) for task in self.model.tasks)
@@ -155,19 +214,34 @@ class MultiTaskModule(pl.LightningModule):
                     f"{self.global_step}; try a smaller learning rate or gradient_clip"
                 )
 
+    def _total(self, present: Sequence[int], losses: Tensor) -> Tensor:
+        """The scalarizer of the tasks that are present."""
+        total: Tensor
+        if isinstance(self.combiner, PerTask):
+            total = self.combiner(losses, present)
+        elif has_state(self.combiner):
+            total = self.combiner(self._all_losses(present, losses))
+        elif len(present) < len(self.model.tasks):
+            total = of_tasks(self.combiner, present)(losses)
+        else:
+            total = self.combiner(losses)
+        return total
+
     def _all_losses(self, present: Sequence[int], losses: Tensor) -> Tensor:
-        """Losses as the scalarizer takes them: of all tasks if it keeps one weight for each."""
-        if not fixed_size(self.combiner):
-            return losses
+        """Losses of all tasks; those of absent ones are constants."""
         values: Tensor = self.last_losses.to(losses.dtype).clone()
         return values.index_put((torch.tensor(present, device=losses.device),), losses)
 
     def _scalarize(self, present: Sequence[int], losses: Tensor) -> None:
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
-        weights = [] if _steps_itself(self.combiner) else list(self.combiner.parameters())
+        weights: list[nn.Parameter] = []
+        if isinstance(self.combiner, PerTask):
+            weights = self.combiner.weights(present)
+        elif not _steps_itself(self.combiner):
+            weights = list(self.combiner.parameters())
         parameters = [*self.shared, *own]
         try:
-            total = self.combiner(self._all_losses(present, losses))
+            total = self._total(present, losses)
         except ValueError as error:
             name = self.settings.scalarizer
             reason = " ".join(str(error).split())
@@ -181,13 +255,6 @@ class MultiTaskModule(pl.LightningModule):
     def _aggregate(self, present: Sequence[int], losses: Tensor) -> None:
         from torchjd.autojac import backward, jac_to_grad
 
-        if len(present) < len(self.model.tasks) and fixed_size(self.combiner):
-            absent = [t.name for i, t in enumerate(self.model.tasks) if i not in present]
-            raise InvalidInputError(
-                f"aggregator {self.settings.aggregator!r} keeps state per task and needs labels "
-                f"of all tasks in each step; {absent[0]!r} has none in step {self.global_step}. "
-                f"Use larger batches, or an aggregator without state such as 'upgrad'"
-            )
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
         if own:
             gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)

@@ -20,7 +20,10 @@ def prediction_rows(
     """One row per sample: its number, and each task's decision, probabilities and target.
 
     Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value);
-    ``TASK:CLASS`` (probabilities); ``TASK:target`` when targets are given (blank if missing).
+    ``TASK:CLASS`` (probabilities; of a multilabel task, the decision, and ``TASK:CLASS:p`` the
+    probability); ``TASK:target`` when targets are given (blank if missing). A backslash stands
+    before ":" and backslashes in names, before a task called ``row`` and before a class called
+    ``target``, so that no two columns have one name.
     """
     predictions = model.predict(inputs)
     rows: list[dict[str, Any]] = [{"row": int(i)} for i in index]
@@ -34,6 +37,16 @@ def prediction_rows(
     return rows
 
 
+def _escaped(name: str, reserved: str) -> str:
+    text = name.replace("\\", "\\\\").replace(":", "\\:")
+    return f"\\{text}" if text == reserved else text
+
+
+def _names(task: Task) -> tuple[str, list[str]]:
+    """The task and its classes as they stand in the names of columns."""
+    return _escaped(task.name, "row"), [_escaped(c, "target") for c in _classes(task)]
+
+
 def _classes(task: Task) -> list[str]:
     names = task.class_names
     count = 2 if task.kind == "binary" else task.n_outputs
@@ -41,7 +54,7 @@ def _classes(task: Task) -> list[str]:
 
 
 def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
-    name, classes = task.name, _classes(task)
+    name, classes = _names(task)
     decided = task.decision(prediction)
     if task.kind == "regression":
         return _per_output(task, prediction, "")
@@ -49,18 +62,18 @@ def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
         hard = {f"{name}:{c}": decided[:, i].tolist() for i, c in enumerate(classes)}
         soft = {f"{name}:{c}:p": prediction[:, i].tolist() for i, c in enumerate(classes)}
         return hard | soft
-    columns: dict[str, list[Any]] = {name: [classes[i] for i in decided.tolist()]}
+    columns: dict[str, list[Any]] = {name: [_classes(task)[i] for i in decided.tolist()]}
     if task.kind == "binary":
         return columns | {f"{name}:{classes[1]}": prediction.tolist()}
     return columns | {f"{name}:{c}": prediction[:, i].tolist() for i, c in enumerate(classes)}
 
 
 def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]:
+    name, labels = _names(task)
     if values.ndim == 1:
-        return {f"{task.name}{suffix}": [_blank(v) for v in values.tolist()]}
-    labels = _classes(task)
+        return {f"{name}{suffix}": [_blank(v) for v in values.tolist()]}
     return {
-        f"{task.name}:{label}{suffix}": [_blank(v) for v in values[:, i].tolist()]
+        f"{name}:{label}{suffix}": [_blank(v) for v in values[:, i].tolist()]
         for i, label in enumerate(labels)
     }
 
@@ -70,7 +83,7 @@ def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
         return _per_output(task, targets, ":target")
     classes = _classes(task)
     names = ["" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()]
-    return {f"{task.name}:target": names}
+    return {f"{_names(task)[0]}:target": names}
 
 
 def _blank(value: float) -> Any:

@@ -15,6 +15,7 @@ from qmtl.training.settings import TrainingSettings
 __all__ = ["Recipe", "built_in_recipes", "read_recipe", "recipe_from"]
 
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 HeadType = Literal["quantum", "linear", "local-register", "local-cone"]
 
 
@@ -49,7 +50,7 @@ class DataSection(_Section):
     group_column: str | None = None
     tasks: list[str] | None = None
     splits: Fractions | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _csv_needs_a_path(self) -> "DataSection":
@@ -65,7 +66,7 @@ class EncoderSection(_Section):
     hidden: list[int] = Field(default_factory=lambda: [64])
     activation: str = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
 
 
 class HeadSection(_Section):
@@ -74,7 +75,7 @@ class HeadSection(_Section):
     type: HeadType = "quantum"
     simulator: str = "lightcone"
     angle_map: Literal["tanh", "identity"] = "tanh"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class CircuitSection(_Section):

@@ -27,17 +27,14 @@ from qmtl.files import write_json, write_text
 from qmtl.model import MultiTaskModel
 from qmtl.training.build import build_data, build_model
 from qmtl.training.checkpoints import LAST
-from qmtl.training.combine import make_combiner
-from qmtl.training.fit import fit
+from qmtl.training.fit import check_fit, fit
 from qmtl.training.predictions import prediction_rows
 from qmtl.training.recipe import Recipe, read_recipe
 from qmtl.training.result import Result
+from qmtl.training.results_file import results_problem
 
 __all__ = ["Run", "is_first_process", "resume_run", "start_run"]
 
-RESULTS = (
-    "metrics", "baselines", "rivals", "parameters", "epochs", "best_epoch", "seconds",
-)  # fmt: skip
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 
@@ -68,9 +65,9 @@ class Run:
             ) from None
         except ValueError as error:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
-        absent = [key for key in RESULTS if not isinstance(results, dict) or key not in results]
-        if absent:
-            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: it has no {absent[0]}")
+        problem = results_problem(results)
+        if problem is not None:
+            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {problem}")
         return cls(folder, recipe, results)
 
 
@@ -89,7 +86,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     model = build_model(recipe, data)
     # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
     # not leave a run directory behind.
-    make_combiner(recipe.training, len(model.tasks))
+    check_fit(model, data, recipe.training)
     model.predict(data.train.inputs[:1])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)

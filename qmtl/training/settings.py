@@ -19,12 +19,16 @@ class TrainingSettings(BaseModel):
         weight_decay: of the encoder's parameters; circuit angles are periodic and have none.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
             after 5 epochs without a better validation loss).
-        scalarizer: TorchJD scalarizer of the task losses (the default is their mean).
+        scalarizer: TorchJD scalarizer of the task losses (the default is their mean). A task
+            without labels in a step adds no term to the loss and leaves its own weight as it is;
+            FAMO needs labels of all tasks in each step, and DWA averages over a task's last loss
+            in steps without it.
         aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`.
-        options: arguments of the aggregator or scalarizer.
+        options: arguments of the aggregator or scalarizer; lists hold one number per task.
         gradient_clip: largest norm of the gradient of all parameters.
         patience: stop after so many epochs without a better validation loss; None never stops.
-        restore_best: keep the weights of the epoch with the best validation loss.
+        restore_best: keep the weights of the epoch with the best validation loss (of the last
+            epoch, if no task has a validation label).
         temperature: disjoint data: tasks are drawn in proportion to ``size ** temperature``.
         tasks_per_step: disjoint data with an aggregator: tasks in each step; None for all.
         jacobian_chunk: rows of the Jacobian differentiated at once; None for all.
@@ -34,7 +38,7 @@ class TrainingSettings(BaseModel):
         num_workers: processes that load data; the data sets here are in memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_epochs: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=1)

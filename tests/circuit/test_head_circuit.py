@@ -240,16 +240,6 @@ def test_copies_are_equal(circuit, touched):
         assert other.count_parameters() == circuit.count_parameters()
 
 
-def test_same_design_for_other_tasks():
-    circuit = HeadCircuit(binary_tasks(2), AngleEncoding(3), RealAmplitudes())
-    other = circuit.with_tasks(MIXED)
-    assert other == HeadCircuit(MIXED, AngleEncoding(3), RealAmplitudes())
-    shared = HeadCircuit(binary_tasks(2), layout="shared", n_wires=5)
-    assert shared.with_tasks(MIXED).n_wires == 5
-    with pytest.raises(InvalidInputError, match="different blocks per task"):
-        HeadCircuit(binary_tasks(2), ansatz={"t0": RealAmplitudes()}).with_tasks(MIXED)
-
-
 def test_repr_says_what_it_is():
     text = repr(HeadCircuit(binary_tasks(20)))
     assert "20 tasks, 40 wires, partitioned" in text

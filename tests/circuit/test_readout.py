@@ -44,9 +44,9 @@ def test_probabilities(n, least):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ExpectationZ(0), "n >= 1 .*got 0"),
-        (lambda: ExpectationZ(2, step=0), "step >= 1, got 2 and 0"),
-        (lambda: Probabilities(1), "n >= 2, got 1"),
+        (lambda: ExpectationZ(0), "n must be an integer >= 1, got 0"),
+        (lambda: ExpectationZ(2, step=0), "step must be an integer >= 1, got 0"),
+        (lambda: Probabilities(1), "n must be an integer >= 2, got 1"),
         (lambda: PauliStrings(()), "at least one string"),
         (lambda: PauliStrings(("Z", "ZI")), "must have one length"),
         (lambda: PauliStrings(("ZI", "ZI")), "must differ"),

@@ -26,6 +26,9 @@ Task = package.Task
         (["train", "digits", "--set", "training.sed=1"], ["'training.sed'", "'seed'"]),
         (["train", "digits", "--set", "trainig.seed=1"], ["'trainig'", "'training'"]),
         (["train", "digits", "--set", "training.seed=x"], ["training.seed", "integer", "'x'"]),
+        (["train", "digits", "--set", "encoder.seed=1" + 26 * "0"], ["encoder.seed", "2147483648"]),
+        (["train", "digits", "--set", "head.seed=-1"], ["head.seed", "-1"]),
+        (["train", "digits", "--set", "data.seed=2147483648"], ["data.seed", "2147483648"]),
         (["train", "digits", "--set", "name.x=1"], ["'name'", "not a table"]),
         (["train", "digits", "--set", 'data.tasks=["digti"]'], ["'digti'", "'digit'"]),
         (["train", "digits", "--set", 'data.tasks=["ink","ink"]'], ["'ink'", "0", "1"]),
@@ -52,6 +55,7 @@ Task = package.Task
         (["circuits", "show", "iqp", *(["--task", "a:binary"] * 2)], ["'a'", "0", "1"]),
         (["circuits", "export", "iqp", "--format", "sgv"], ["'sgv'", "'svg'"]),
         (["circuits", "export", "iqp", "--format", "svg", "--out", "no/x.svg"], ["--out", "no"]),
+        (["circuits", "export", "iqp", "--format", "svg", "--out", "."], ["--out", "is a folder"]),
     ],
 )
 def test_one_line_names_what_is_wrong(qmtl, tmp_path, words, expected):
@@ -112,7 +116,9 @@ def test_predict_lacks_a_column_or_a_number(qmtl, finished, tmp_path):
     table.write_text(",".join(names) + "\n" + ",".join(["0"] * 64))
     assert "--out" in qmtl.bad("predict", finished, table, "--out", "none/x.csv")
     (tmp_path / "folder").mkdir()
-    assert "folder" in qmtl.bad("predict", finished, table, "--out", "folder")
+    for folder in ("folder", ".", ".."):
+        line = qmtl.bad("predict", finished, table, "--out", folder)
+        assert f"--out: {folder} is a folder" in line
 
 
 def test_run_directories(qmtl, run, tmp_path):
@@ -136,6 +142,31 @@ def test_damaged_results(qmtl, run, content):
         assert "results.json is damaged" in qmtl.bad(*words)
     with pytest.raises(RunDirectoryError, match="damaged"):
         Run.read(run)
+
+
+@pytest.mark.parametrize(
+    ("edit", "word"),
+    [
+        (lambda r: r.update(metrics=[]), "metrics"),
+        (lambda r: r["metrics"].pop("test"), "metrics.test"),
+        (lambda r: r["metrics"]["test"].update(parity=3), "metrics.test.parity"),
+        (lambda r: r["metrics"]["test"]["parity"].update(loss="x"), "metrics.test.parity.loss"),
+        (lambda r: r["baselines"]["test"].pop("parity"), "baselines has other tasks"),
+        (lambda r: r["rivals"].update(linear={}), "rivals.linear"),
+        (lambda r: r["parameters"].pop("head"), "parameters.head"),
+        (lambda r: r["parameters"].update(head=None), "parameters.head"),
+        (lambda r: r["parameters"].update({"linear head": "x"}), "parameters.linear head"),
+        (lambda r: r.update(epochs="2"), "epochs"),
+        (lambda r: r.update(best_epoch=None), "best_epoch"),
+        (lambda r: r.update(seconds=None), "seconds"),
+    ],
+)
+def test_results_of_another_shape(qmtl, run, edit, word):
+    results = json.loads((run / "results.json").read_text())
+    edit(results)
+    (run / "results.json").write_text(json.dumps(results))
+    for words in (["evaluate", run], ["train", "--resume", run]):
+        assert f"results.json is damaged: {word}" in qmtl.bad(*words)
 
 
 def test_a_run_that_has_not_finished(qmtl, run):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import qmtl as package
+from qmtl.cli.tables import show_metrics
 from tests.cli.command import TABLE_RECIPE, settings, write_table
 
 FILES = [
@@ -153,6 +154,27 @@ def test_circuits(qmtl, tmp_path):
     assert qasm.startswith("OPENQASM 3")
     qmtl.good("circuits", "export", *words, "--out", "x.qasm")
     assert (tmp_path / "x.qasm").read_text() == qasm
+
+
+def test_names_are_no_markup(qmtl, run, capsys):
+    names = {"parity": "[/foo]", "digit": "[bold]y", "ink": ":smile:"}
+    results = json.loads((run / "results.json").read_text())
+    for part in ("metrics", "baselines"):
+        for split, tasks in results[part].items():
+            results[part][split] = {names[task]: values for task, values in tasks.items()}
+    results["rivals"] = {"[/rival]": results["metrics"]}
+    (run / "results.json").write_text(json.dumps(results))
+    shown = qmtl.good("train", "--resume", run)
+    assert all(name in shown for name in (*names.values(), "[/rival]"))
+    show_metrics("[/title] of [red]x", results["metrics"]["test"], {})
+    assert "[/title] of [red]x" in capsys.readouterr().out
+
+
+def test_a_huge_register_is_shown_by_its_ends(qmtl):
+    shown = qmtl.good("circuits", "show", "cz-ring", "--task", "a:multiclass:100")
+    assert "light cone of a: wires [0, 1, 2, 3, 4, 5, 6]" in shown
+    shown = qmtl.good("circuits", "show", "cz-ring", "--task", "a:regression:30")
+    assert "light cone of a: 60 wires [0, 1, 2, …, 57, 58, 59]" in shown
 
 
 def test_a_table_from_train_to_predict(qmtl, tmp_path):

@@ -210,7 +210,7 @@ class TestDigits:
             assert torch.equal(split.targets["five_or_more"], (digit > 4).float())
             loops = torch.tensor([d in (0, 6, 8, 9) for d in digit.tolist()]).float()
             assert torch.equal(split.targets["has_loop"], loops)
-            torch.testing.assert_close(split.targets["ink"], split.inputs.mean(dim=1))
+            torch.testing.assert_close(split.targets["ink"].float(), split.inputs.mean(dim=1))
             assert (torch.bincount(digit) / len(digit) - 0.1).abs().max() < 0.01
 
     def test_splits_do_not_depend_on_the_tasks(self):

@@ -143,7 +143,7 @@ class TestFromCsv:
             i = i[full]
             assert torch.equal(split.targets["m"][full], i % 3)
             assert torch.equal(split.targets["g"][full], i % 3)
-            torch.testing.assert_close(split.targets["r"][full], i / 7)
+            torch.testing.assert_close(split.targets["r"][full], i.double() / 7)
             assert torch.equal(split.targets["finding"][full, 1].isnan(), i % 4 != 0)
             for task in data.tasks:
                 assert not task.labelled(split.targets[task.name])[~full].any()
@@ -240,3 +240,13 @@ class TestFromCsv:
         text = table(header="size,none,colour,sold", row="{i},,{c},{s}")
         with pytest.raises(InvalidInputError, match="column 'none' is blank in every row"):
             from_csv(write(text), targets=["sold"])
+
+    def test_category_blank_in_the_train_split(self, write):
+        lines = ["1,,0,train", "3,NA,1,train", "100,c,0,validation", "4,d,1,test"]
+        text = "\n".join(["x,k,y,part", *lines])
+        with pytest.raises(InvalidInputError, match="'k' is blank in every row of the train"):
+            from_csv(write(text), targets=["y"], split_column="part")
+
+    def test_targets_with_dots(self, write):
+        data = from_csv(write(table(header="size,colour,y.1")), targets=["y.1"])
+        assert data.task("y.1").kind == "binary"

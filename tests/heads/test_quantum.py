@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import qmtl
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
@@ -241,3 +242,40 @@ class TestErrors:
     def test_angle_map(self):
         with pytest.raises(InvalidInputError, match="unknown angle_map 'tan'; did you mean 'tanh'"):
             QuantumHead(CIRCUIT, angle_map="tan")
+
+
+@pytest.mark.parametrize(
+    "simulator",
+    [
+        qmtl.simulators.LightConeSimulator(max_memory=10**9, engine="eager"),
+        qmtl.simulators.PennyLaneSimulator("default.qubit", diff_method="parameter-shift", seed=3),
+    ],
+)
+def test_simulator_settings_are_saved(simulator):
+    head = qmtl.QuantumHead(qmtl.HeadCircuit([qmtl.Task.binary("a")]), simulator)
+    again = qmtl.QuantumHead.from_dict(head.to_dict()).simulator
+    assert repr(again) == repr(simulator)
+    assert {k: v for k, v in vars(again).items() if not k.startswith("_")} == {
+        k: v for k, v in vars(simulator).items() if not k.startswith("_")
+    }
+
+
+def test_a_simulator_of_your_own_cannot_be_saved():
+    class Zeros:
+        def expectation_values(self, circuit, angles, weights, tasks=None):
+            return {"a": angles[:, :1] * 0}
+
+    head = qmtl.QuantumHead(qmtl.HeadCircuit([qmtl.Task.binary("a")]), Zeros())
+    assert head(torch.ones(2, 2))["a"].shape == (2, 1)
+    with pytest.raises(qmtl.errors.InvalidInputError, match="with_simulator\\('lightcone'\\)"):
+        head.to_dict()
+
+
+def test_with_simulator_shares_parameters_and_not_hooks():
+    head = qmtl.QuantumHead(qmtl.HeadCircuit([qmtl.Task.binary("a")]), seed=0)
+    twin = head.with_simulator("default.qubit")
+    calls = []
+    twin.register_forward_hook(lambda *_: calls.append(1))
+    head(torch.ones(1, 2))
+    assert calls == []
+    assert [id(p) for p in twin.parameters()] == [id(p) for p in head.parameters()]

@@ -149,6 +149,71 @@ def test_third_derivatives_are_right():
         torch.testing.assert_close(derivative(COMPILED, order), derivative(EAGER, order))
 
 
+def test_nan_gradients_stay_nan():
+    circuit = CIRCUITS["default"]
+    angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit)
+    values = COMPILED.expectation_values(circuit, angles, weights)
+    (values["t0"].sum() * float("nan")).backward()
+    seen = {f for g in circuit.light_cone("t0").gates if g.angle for f in g.angle.features}
+    for feature in range(circuit.n_features):
+        assert angles.grad[:, feature].isnan().all() == (feature in seen)
+
+
+def test_forward_mode_and_torch_compile_run_on_the_eager_path():
+    circuit = CIRCUITS["default"]
+    angles, weights = random_angles(circuit, 2), random_weights(circuit)
+
+    def outputs(angles):
+        return COMPILED.expectation_values(circuit, angles, weights)["t0"]
+
+    backward = torch.autograd.functional.jacobian(outputs, angles)
+    forward = torch.autograd.functional.jacobian(
+        outputs, angles, vectorize=True, strategy="forward-mode"
+    )
+    torch.testing.assert_close(forward, backward)
+
+
+def test_plans_are_shared_between_threads():
+    from concurrent.futures import ThreadPoolExecutor
+    from itertools import combinations
+
+    circuit, simulator = HeadCircuit(binary_tasks(7)), LightConeSimulator()
+    angles, weights = random_angles(circuit, 2), random_weights(circuit)
+    subsets = [list(s) for n in (1, 2, 3, 4) for s in combinations(circuit.registers, n)] * 2
+    with ThreadPoolExecutor(8) as pool:
+        run = lambda s: simulator.expectation_values(circuit, angles, weights, s)  # noqa: E731
+        for subset, values in zip(subsets, pool.map(run, subsets), strict=True):
+            assert list(values) == subset
+
+
+def test_kernel_without_a_place_for_its_cache(tmp_path):
+    import os
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    package = Path(kernel.__file__).parents[1]
+    copied = tmp_path / "site" / "qmtl"
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    # A file where numba would make its folder cannot be written into, even by root.
+    (copied / "simulators" / "__pycache__").write_text("")
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path / "site"), "HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none",
+    }  # fmt: skip
+    code = "from qmtl.simulators import kernel; print(kernel.__file__, kernel.forward)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout
+
+
 def test_blocks_that_read_features_run_on_the_eager_path():
     from dataclasses import dataclass
 

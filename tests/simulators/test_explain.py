@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RotationAnsatz
+from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, PauliStrings, RotationAnsatz
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator
 from qmtl.simulators.explain import _bytes
@@ -73,7 +73,9 @@ def test_a_training_step_of_512_tasks_runs():
             "24 of 40 wires.*11 encoding layers of 'cz_ring'.*use fewer layers",
         ),
         (
-            HeadCircuit([Task.multilabel("m", 16)], AngleEncoding(n_layers=1)),
+            HeadCircuit(
+                [Task.binary("m")], AngleEncoding(n_layers=1), RotationAnsatz(16), wires_per_task=16
+            ),
             "'m': its light cone has 16 of 16 wires.*register has 16 wires: use fewer wires",
         ),
     ],
@@ -89,8 +91,9 @@ def test_errors_name_the_cause(circuit, message):
 
 
 def test_too_large_register_names_the_task():
-    circuit = HeadCircuit([Task.binary("a"), Task.multilabel("big", 20)])
-    message = "'big': its block acts on 20 wires, at most 16.*fewer wires for this task"
+    strings = PauliStrings((20 * "Z" + "I", 21 * "Z"))
+    circuit = HeadCircuit([Task.binary("a"), Task.multilabel("big", 2)], readouts={"big": strings})
+    message = "'big': 21 of its wires are read together, at most 20.*fewer wires for this task"
     with pytest.raises(InvalidInputError, match=message):
         LightConeSimulator().explain(circuit, 1)
     values = LightConeSimulator().expectation_values(

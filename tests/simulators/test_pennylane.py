@@ -196,8 +196,14 @@ def test_names():
     assert isinstance(simulator_for("default.qubit"), PennyLaneSimulator)
     assert isinstance(REFERENCE, Simulator)
     assert simulator_for(REFERENCE) is REFERENCE
+    with pytest.raises(InvalidInputError, match=r"'default\.qbit'; did you mean 'default\.qubit'"):
+        simulator_for("default.qbit")
+    with pytest.raises(InvalidInputError, match="'lightcne'; did you mean 'lightcone'"):
+        simulator_for("lightcne")
+    with pytest.raises(InvalidInputError, match="expectation_values, got 3"):
+        simulator_for(3)
     circuit = HeadCircuit(binary_tasks(1))
     with pytest.raises(InvalidInputError, match=r"no device 'default\.qbit'"):
-        simulator_for("default.qbit").expectation_values(
+        PennyLaneSimulator("default.qbit").expectation_values(
             circuit, random_angles(circuit), random_weights(circuit)
         )

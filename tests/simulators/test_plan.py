@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings, RotationAnsatz
+from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators.lightcone import CACHED_PLANS, LightConeSimulator
 from qmtl.simulators.plan import build_plan
@@ -21,18 +21,29 @@ def plan_of(circuit, tasks=None):
 def test_every_task_is_in_one_group_on_its_own_cone(circuit):
     plan = plan_of(circuit)
     assert plan.tasks == tuple(circuit.registers)
-    assert sorted(name for group in plan.groups for name in group.tasks) == sorted(plan.tasks)
+    found = [
+        (name, output)
+        for group in plan.groups
+        for name, outputs in zip(group.tasks, group.outputs, strict=True)
+        for output in outputs
+    ]
+    assert sorted(found) == sorted(
+        (task.name, output) for task in circuit.tasks for output in range(task.n_outputs)
+    )
     for group in plan.groups:
         assert group.n_cones in (1, len(group.tasks))
-        assert group.readout.shape[1] == 2**group.n_inner
+        assert group.readout.shape[1] <= 2**group.n_inner
         rows = np.broadcast_to(group.wires, (len(group.tasks), group.n_wires))
         for name, wires in zip(group.tasks, rows.tolist(), strict=True):
             cone = circuit.light_cone(name).wires
             assert len(set(wires)) == len(wires)
-            if circuit.layout == "partitioned":
+            if circuit.layout == "shared":
+                assert set(cone) <= set(wires)
+            elif len(group.readout) == circuit.task(name).n_outputs:
                 assert sorted(wires) == list(cone)
             else:
-                assert set(cone) <= set(wires)
+                assert set(wires) <= set(cone)
+                assert len(wires) < len(cone)
             assert set(wires[: group.n_inner]) <= set(circuit.register(name).wires)
 
 
@@ -104,15 +115,27 @@ def test_hopeless_circuits_are_refused_at_once(entangler):
 
 
 def test_registers_are_limited():
-    circuit = HeadCircuit(binary_tasks(1), wires_per_task=24, ansatz=RotationAnsatz(12))
-    with pytest.raises(
-        CircuitTooLargeError, match=r"'t0': its block acts on 23|'t0': its block acts on 24"
-    ):
-        plan_of(circuit)
-    readout = PauliStrings(("Z" + 28 * "I" + "Z",))
+    readout = PauliStrings((21 * "Z",))
     wide = HeadCircuit(binary_tasks(1), readouts={"t0": readout}, ansatz=IdentityAnsatz())
-    with pytest.raises(CircuitTooLargeError, match="spans 30 wires of the register, at most 20"):
+    with pytest.raises(CircuitTooLargeError, match="21 of its wires are read together, at most 20"):
         plan_of(wide)
+
+
+def test_a_string_over_distant_wires_needs_these_only():
+    readout = PauliStrings(("Z" + 28 * "I" + "Z",))
+    encoding = AngleEncoding(entangler="none")
+    circuit = HeadCircuit(binary_tasks(1), encoding, IdentityAnsatz(), readouts={"t0": readout})
+    (group,) = plan_of(circuit).groups
+    assert group.wires.tolist() == [[0, 29]]
+    assert group.readout.tolist() == [[1, -1, -1, 1]]
+
+
+def test_labels_run_apart_when_that_is_less_work():
+    (group,) = plan_of(HeadCircuit([Task.multilabel("m", 14)])).groups
+    assert group.wires.shape == (14, 7)
+    assert sorted(group.outputs) == [(i,) for i in range(14)]
+    (together,) = plan_of(HeadCircuit([Task.multilabel("m", 2)])).groups
+    assert together.outputs == ((0, 1),)
 
 
 def test_a_wide_register_of_which_little_is_read_is_cheap():

@@ -49,6 +49,10 @@ class TestTargets:
     def test_regression(self):
         assert REGRESSION.to_targets([-100, 2.5, None])[:2].tolist() == [-100.0, 2.5]
         assert SEVERAL.to_targets(np.ones((4, 2))).shape == (4, 2)
+        stamps = REGRESSION.to_targets([1_700_000_001, 1_700_000_002, None])
+        assert stamps.dtype == torch.float64
+        assert stamps[:2].tolist() == [1_700_000_001, 1_700_000_002]
+        assert float(REGRESSION.baseline(stamps)) == 1_700_000_001.5
         assert SEVERAL.labelled(SEVERAL.to_targets([[NAN, 1], [NAN, NAN]])).tolist() == [
             True,
             False,

@@ -22,7 +22,7 @@ class TestConstruction:
         assert task.class_weights == (1.0, 2.0)
         assert isinstance(hash(task), int)
 
-    @pytest.mark.parametrize("name", ["", " ", "a.b", "encoding", 3, None])
+    @pytest.mark.parametrize("name", ["", " ", "encoding", 3, None])
     def test_bad_name(self, name):
         with pytest.raises(InvalidInputError, match="name of a task: expected a non-empty text"):
             Task.binary(name)

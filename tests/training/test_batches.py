@@ -74,3 +74,39 @@ def test_validation_is_whole_and_in_order():
     data = tiny_data()
     loader = MultiTaskDataModule(data, TrainingSettings()).val_dataloader()
     assert torch.equal(torch.cat([batch.inputs for batch in loader]), data.validation.inputs)
+
+
+def test_single_task_batches_run_on_into_the_next_shuffle():
+    rows = torch.arange(10), torch.arange(10, 13), torch.arange(13, 43)
+    plan = BatchPlan(rows, 4, 3, 1.0, seed=0)
+    steps = plan.epoch(0)
+    assert len(steps) == plan.n_steps == 4
+    for step in steps:
+        # A task with fewer rows than a mini-batch gives all that it has, once.
+        assert [sum(r in part for r in step) for part in map(torch.Tensor.tolist, rows)] == [
+            4,
+            3,
+            4,
+        ]
+    first = [row for step in steps for row in step if row < 10]
+    assert sorted(first[:10]) == list(range(10))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5000.0, 1e300])
+def test_any_temperature_draws_as_many_tasks_as_asked_for(temperature):
+    data = disjoint_data({"a": 4, "b": 9, "c": 13})
+    options = {"batch_size": 4, "seed": 0, "single_task": True, "temperature": temperature}
+    for n in (1, 2, 3):
+        plan = plan_batches(data.train, data.tasks, tasks_per_step=n, **options)
+        assert {len(step) for step in plan.epoch(0)} == {4 * n}
+    if temperature:
+        one = plan_batches(data.train, data.tasks, **options)
+        assert all(row >= 13 for step in one.epoch(0) for row in step)
+
+
+def test_single_task_batches_of_tasks_without_training_rows():
+    data = disjoint_data({"a": 4, "b": 9, "c": 13})
+    data.train.targets["b"].fill_(torch.nan)
+    options = {"batch_size": 4, "seed": 0, "single_task": True, "tasks_per_step": 3}
+    plan = plan_batches(data.train, data.tasks, temperature=0.0, **options)
+    assert {len(step) for step in plan.epoch(0)} == {8}

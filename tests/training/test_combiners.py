@@ -11,8 +11,14 @@ from torch import nn
 
 import qmtl
 from qmtl.errors import InvalidInputError, MissingDependencyError
-from qmtl.training import aggregators, make_aggregator, make_scalarizer, scalarizers
-from qmtl.training.combine import fixed_size
+from qmtl.training import (
+    TrainingSettings,
+    aggregators,
+    make_aggregator,
+    make_scalarizer,
+    scalarizers,
+)
+from qmtl.training.combine import fixed_size, make_combiner
 from qmtl.training.state import combiner_state, load_combiner_state
 from tests.training.samples import QUIET, tiny_data, tiny_model
 
@@ -57,6 +63,23 @@ def test_options_reach_the_class():
         (make_scalarizer, "upgrad", {}, ["unknown scalarizer 'upgrad'", "Known: "]),
         (make_aggregator, "mgda", {"max_iter": 3}, ["MGDA", "'max_iter'", "'max_iters'"]),
         (make_aggregator, "cagrad", {"c": -1.0}, ["CAGrad", "-1"]),
+        (make_aggregator, "nashmtl", {"n_tasks": 3}, ["NashMTL", "'n_tasks'", "cannot be set"]),
+        (make_scalarizer, "uw", {"shape": 2}, ["UW", "'shape'", "3 here", "cannot be set"]),
+        (make_aggregator, "constant", {"weights": [1, 2]}, ["Constant", "'weights'", "3", "got 2"]),
+        (make_scalarizer, "stch", {"reference": 0.0}, ["STCH", "'reference'", "3 tasks"]),
+        (make_scalarizer, "pbi", {"weights": ["x"]}, ["PBI", "'weights'", "list of numbers"]),
+        (
+            make_aggregator,
+            "krum",
+            {"n_byzantine": 1},
+            ["Krum", "n_byzantine", "at least 4", "got 3"],
+        ),
+        (
+            make_aggregator,
+            "trimmed-mean",
+            {"trim_number": 2},
+            ["TrimmedMean", "at least 5", "got 3"],
+        ),
     ],
 )
 def test_unknown_names_and_options_are_one_line(make, name, options, words):
@@ -139,3 +162,42 @@ def test_state_survives_a_file_that_runs_no_code(kind, name):
     load_combiner_state(resumed, torch.load(file, weights_only=True))
     first = _advance(unbroken, kind, range(4, 8))
     assert torch.equal(first, _advance(resumed, kind, range(4, 8)))
+
+
+def test_nash_mtl_needs_two_tasks():
+    with pytest.raises(InvalidInputError, match="NashMTL needs at least 2 tasks, got 1"):
+        make_aggregator("nashmtl", 1)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_trains_a_float64_model(kind, name):
+    data = tiny_data()
+    model = tiny_model(data).double()
+    qmtl.fit(model, data, max_epochs=1, **QUIET, **{kind: name})
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("aggregator", "constant"), ("scalarizer", "constant"), ("scalarizer", "pbi"),
+     ("scalarizer", "cosmos"), ("scalarizer", "stch"), ("aggregator", "aligned-mtl")],
+)  # fmt: skip
+def test_numbers_per_task_have_the_models_precision(kind, name):
+    data = tiny_data()
+    option = "pref_vector" if name == "aligned-mtl" else "weights"
+    settings = TrainingSettings(**{kind: name}, options={option: [1, 0.1, 2, 3]})
+    combiner = make_combiner(settings, 4, torch.float64)
+    kept = getattr(combiner.weighting if name == "constant" and kind == "aggregator" else combiner,
+                   option)  # fmt: skip
+    assert kept.tolist() == [1, 0.1, 2, 3]
+    qmtl.fit(tiny_model(data).double(), data, settings.model_copy(update={"max_epochs": 1}),
+             progress=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"lr": "fast"}, {"max_norm": "x"}])
+def test_an_option_that_fails_only_when_used_is_one_line(options):
+    data = tiny_data()
+    name = {"scalarizer": "famo"} if "lr" in options else {"aggregator": "nashmtl"}
+    with pytest.raises(InvalidInputError) as caught:
+        qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET, **name, options=options)
+    assert "\n" not in str(caught.value)

@@ -3,13 +3,22 @@
 import math
 import signal
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
 import qmtl
 from qmtl.errors import InvalidInputError, QmtlError
-from tests.training.samples import QUIET, InterruptAt, Spy, same_state, tiny_data, tiny_model
+from tests.training.samples import (
+    QUIET,
+    InterruptAt,
+    Spy,
+    arrays,
+    same_state,
+    tiny_data,
+    tiny_model,
+)
 
 
 def _fit(data=None, model=None, **options):
@@ -147,11 +156,11 @@ def test_stateful_scalarizers_do_their_own_part(monkeypatch):
 
     class Weights(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            seen.append([p.detach().clone() for p in pl_module.combiner.parameters()])
+            seen.append(torch.cat([p.detach() for p in pl_module.combiner.parameters()]))
 
     _fit(max_epochs=2, scalarizer="uw", callbacks=[Weights()])
-    assert seen[0][0].shape == (4,)
-    assert (seen[0][0] != seen[1][0]).all()
+    assert seen[0].shape == (4,)
+    assert (seen[0] != seen[1]).all()
 
 
 def test_a_float64_model_trains_in_float64():
@@ -167,6 +176,8 @@ def test_a_float64_model_trains_in_float64():
         ({"max_epoch": 3}, ["unknown training setting 'max_epoch'", "'max_epochs'"]),
         ({"max_epochs": 0}, ["max_epochs", "1", "got 0"]),
         ({"optimizer": "lbfgs"}, ["optimizer", "'adam'", "got 'lbfgs'"]),
+        ({"learning_rate": math.nan}, ["learning_rate", "finite", "nan"]),
+        ({"temperature": math.inf}, ["temperature", "finite", "inf"]),
         ({"learning_rate": -1.0}, ["learning_rate", "greater than 0", "-1.0"]),
         ({"seed": -1, "patience": 0}, ["seed", "patience"]),
         ({"devices": 1, "accelerator": "tpu"}, ["accelerator", "'tpu'"]),
@@ -218,3 +229,56 @@ def test_ctrl_c_is_a_keyboard_interrupt_and_stays_one():
     with pytest.raises(KeyboardInterrupt):
         _fit(max_epochs=2, callbacks=[InterruptAt(0, KeyboardInterrupt)])
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize(("centre", "width"), [(1.7e9, 1e3), (1.7e9, 1.0), (0, 1e30), (0, 1e-30)])
+def test_labels_of_any_size_train_alike(centre, width):
+    X, targets = arrays(40)
+    task = qmtl.Task.regression("c", metrics=["r2", "pearson", "spearman"])
+
+    def trained(labels):
+        data = qmtl.data.from_arrays(X, {"c": labels}, tasks=[task])
+        model = qmtl.MultiTaskModel(
+            qmtl.encoders.Identity(3), qmtl.heads.LinearHead([task], 3, seed=0)
+        )
+        result = qmtl.fit(model, data, max_epochs=30, learning_rate=0.1, **QUIET)
+        return result.metrics["test"]["c"], result.baselines["test"]["c"]
+
+    plain = targets["c"].astype("float64")
+    for metrics, expected in zip(trained(centre + width * plain), trained(plain), strict=True):
+        for name, value in expected.items():
+            assert metrics[name] == pytest.approx(value, abs=1e-3, nan_ok=True)
+
+
+def test_a_target_without_training_labels():
+    X, _ = arrays(20)
+    task = qmtl.Task.regression("c", 2)
+    labels = np.stack([X[:, 0], np.full(20, np.nan)], axis=1)
+    data = qmtl.data.from_arrays(X, {"c": labels}, tasks=[task])
+    model = qmtl.MultiTaskModel(qmtl.encoders.Identity(3), qmtl.heads.LinearHead([task], 3, seed=0))
+    with pytest.raises(qmtl.errors.InvalidInputError, match="'c': the targets' means"):
+        qmtl.fit(model, data, max_epochs=1, **QUIET)
+
+
+def _without_validation_labels():
+    data = tiny_data()
+    for values in data.validation.targets.values():
+        values.fill_(math.nan if values.is_floating_point() else -100)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"patience": 2}, "patience 2 needs"), ({"schedule": "plateau"}, "schedule 'plateau' needs")],
+)
+def test_what_needs_a_validation_loss_needs_labels(options, words):
+    with pytest.raises(InvalidInputError, match=f"{words} a validation loss.*no task has a label"):
+        _fit(_without_validation_labels(), max_epochs=3, **options)
+
+
+def test_without_validation_labels_the_last_epoch_is_kept():
+    data = _without_validation_labels()
+    result = _fit(data, max_epochs=3)
+    last = _fit(data, max_epochs=3, restore_best=False)
+    assert (result.epochs, result.best_epoch) == (3, 2)
+    assert same_state(result.model, last.model)

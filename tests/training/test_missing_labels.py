@@ -6,7 +6,9 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError
-from qmtl.training import MultiTaskDataModule, TrainingSettings
+from qmtl.training import MultiTaskDataModule, MultiTaskModule, TrainingSettings, make_scalarizer
+from qmtl.training.batches import SplitRows
+from qmtl.training.combine import of_tasks
 from tests.training.samples import (
     QUIET,
     TASKS,
@@ -56,7 +58,7 @@ def test_a_task_without_labels_keeps_weights_and_optimiser_state(combiner, optim
 
 @pytest.mark.parametrize(
     "combiner",
-    [{"scalarizer": "mean"}, {"scalarizer": "famo"}, {"scalarizer": "dwa"},
+    [{"scalarizer": "mean"}, {"scalarizer": "imtll"}, {"scalarizer": "dwa"}, {"scalarizer": "pbi"},
      {"aggregator": "upgrad"}, {"aggregator": "graddrop"}],
 )  # fmt: skip
 def test_random_missing_labels_train(combiner):
@@ -66,10 +68,70 @@ def test_random_missing_labels_train(combiner):
     assert np.isfinite(losses).all()
 
 
-def test_an_aggregator_with_state_refuses_a_step_without_a_task():
+@pytest.mark.parametrize(
+    ("combiner", "other"),
+    [({"aggregator": "nashmtl"}, "aggregator such as 'upgrad'"),
+     ({"scalarizer": "famo"}, "scalarizer such as 'mean' or 'uw'")],
+)  # fmt: skip
+def test_what_learns_from_all_losses_refuses_a_step_without_a_task(combiner, other):
     data = _rare()
-    with pytest.raises(InvalidInputError, match=r"'nashmtl' keeps state per task.*'d' has none"):
-        qmtl.fit(tiny_model(data), data, aggregator="nashmtl", max_epochs=1, **QUIET)
+    name = next(iter(combiner.values()))
+    words = rf"'{name}' keeps state per task.*'d' has none.*{other}"
+    spy = Spy()
+    with pytest.raises(InvalidInputError, match=words):
+        qmtl.fit(tiny_model(data), data, callbacks=[spy], max_epochs=1, **QUIET, **combiner)
+    assert not spy.steps
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_gap_in_a_later_epoch_is_found_before_training(seed):
+    data = with_missing(0.6)
+    spy = Spy()
+    options = {"aggregator": "nashmtl", "max_epochs": 30, "seed": seed}
+    with pytest.raises(InvalidInputError, match="has none in step"):
+        qmtl.fit(tiny_model(data), data, callbacks=[spy], **options, **QUIET)
+    assert not spy.steps
+
+
+class _Weights(Spy):
+    """Looks at each task's weight in the scalarizer and its optimiser state instead."""
+
+    def _look(self, trainer, pl_module):
+        state = trainer.optimizers[0].state
+        return [
+            [p.detach().clone(), *(torch.as_tensor(v).clone() for v in state.get(p, {}).values())]
+            for p in pl_module.combiner.parameters()
+        ]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("name", ["uw", "imtll"])
+def test_a_task_without_labels_keeps_its_weight_in_the_scalarizer(name, optimizer):
+    data = _rare()
+    spy = _Weights()
+    options = {"scalarizer": name, "optimizer": optimizer, "max_epochs": 3}
+    qmtl.fit(tiny_model(data), data, callbacks=[spy], **options, **QUIET)
+    absent = 0
+    for step in spy.steps:
+        for task, before, after in zip(TASKS, step["before"], step["after"], strict=True):
+            if bool(task.labelled(step["batch"].targets[task.name]).any()):
+                assert not torch.equal(before[0], after[0])
+                continue
+            absent += 1
+            assert len(before) == len(after)
+            assert all(torch.equal(b, a) for b, a in zip(before, after, strict=True))
+    assert absent == 9
+
+
+def test_fixed_weights_are_those_of_the_tasks_that_are_present():
+    values = {"weights": [1.0, 2.0, 3.0], "reference": [0.1, 0.2, 0.3]}
+    losses = torch.tensor([1.0, 5.0])
+    for name in ("constant", "pbi", "cosmos", "stch"):
+        options = {k: v for k, v in values.items() if k == "weights" or name in ("pbi", "stch")}
+        part = {k: [v[0], v[2]] for k, v in options.items()}
+        whole = make_scalarizer(name, 3, options)
+        assert torch.equal(of_tasks(whole, [0, 2])(losses), make_scalarizer(name, 2, part)(losses))
+        assert len(whole.weights) == 3
 
 
 SIZES = {"a": 16, "b": 64, "c": 144}
@@ -123,3 +185,54 @@ def test_disjoint_data_train(combiner):
     result = qmtl.fit(model, data, max_epochs=2, restore_best=False, **QUIET, **combiner)
     assert {row["task"] for row in result.history if row["split"] == "train"} == {"a", "b", "c"}
     assert not any(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("combiner", [{"aggregator": "mean"}, {"aggregator": "upgrad"}])
+def test_disjoint_rows_run_on_their_own_task_only(combiner, monkeypatch):
+    data = disjoint_data({"a": 8, "b": 16, "c": 24})
+    model = tiny_model(data)
+    seen = []
+    forward = type(model.head).forward
+
+    def counted(head, features, tasks=None):
+        if model.training:
+            seen.append((len(features), tuple(tasks)))
+        return forward(head, features, tasks)
+
+    monkeypatch.setattr(type(model.head), "forward", counted)
+    qmtl.fit(model, data, max_epochs=1, **QUIET, **combiner)
+    assert seen == [(8, ("a",)), (8, ("b",)), (8, ("c",))] * 2
+
+
+def test_losses_of_disjoint_rows_are_those_of_the_whole_batch():
+    data = disjoint_data({"a": 8, "b": 16, "c": 24})
+    model = tiny_model(data).double()
+    settings = TrainingSettings(aggregator="upgrad", batch_size=8)
+    batch = next(iter(MultiTaskDataModule(data, settings).train_dataloader()))
+    present, losses = MultiTaskModule(model, settings)._losses(batch)
+    logits = model(batch.inputs.double())
+    whole = torch.stack([t.loss(logits[t.name], batch.targets[t.name]) for t in data.tasks])
+    assert present == [0, 1, 2]
+    parameters = list(model.parameters())
+    for one, other in zip(losses, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
+        grads = [
+            torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+            for loss in (one, other)
+        ]
+        for got, expected in zip(*grads, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_process_without_rows_of_a_task_that_others_have(monkeypatch):
+    data = disjoint_data({"a": 8, "b": 16, "c": 24})
+    model = tiny_model(data)
+    module = MultiTaskModule(model, TrainingSettings(aggregator="upgrad"))
+    others = iter([torch.ones(3), torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])])
+    monkeypatch.setattr("qmtl.training.module.sum_over_processes", lambda v: v + next(others))
+    batch = SplitRows(data.train)[[0, 1, 9]]
+    present, losses = module._losses(batch)
+    assert present == [0, 1, 2]
+    assert float(losses[2].detach()) == 0.75
+    gradients = torch.autograd.grad(losses[2], model.task_parameters("c"))
+    assert not any(bool(g.any()) for g in gradients)
