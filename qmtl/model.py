@@ -237,7 +237,7 @@ def load(
     encoder: nn.Module | None = None,
     custom: Mapping[str, type] | None = None,
 ) -> MultiTaskModel:
-    """Load a model that `MultiTaskModel.save` wrote. No code from the files is run.
+    """Load a model that `MultiTaskModel.save` wrote, in evaluation mode. No code is run.
 
     Args:
         path: the folder.
@@ -280,7 +280,7 @@ def load(
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
-    return model
+    return model.eval()
 
 
 def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

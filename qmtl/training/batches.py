@@ -58,6 +58,21 @@ class SplitRows(Dataset[Batch]):
         return Batch(part.inputs, part.targets)
 
 
+def rows_by_task(labelled: Tensor, present: Sequence[int]) -> list[Tensor] | None:
+    """Each present task's own rows, if every row of the batch belongs to one task; else None.
+
+    A task of which this process has no row gets one without a label, which has no loss.
+
+    Example:
+        >>> rows_by_task(torch.tensor([[True, False], [False, True]]), [0, 1])
+        [tensor([0]), tensor([1])]
+    """
+    if len(present) < 2 or int(labelled.sum(dim=0).max()) > 1:
+        return None
+    own = [labelled[i].nonzero().flatten() for i in present]
+    return [rows if len(rows) else labelled.new_zeros(1, dtype=torch.int64) for rows in own]
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """How the training rows are cut into steps.

@@ -1,25 +1,18 @@
 """fit: train a model on data, and evaluate it."""
 
-import logging
-import signal
 import tempfile
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pydantic import ValidationError
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
+from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
 from qmtl.training.checkpoints import (
     BEST,
@@ -32,12 +25,13 @@ from qmtl.training.checkpoints import (
 from qmtl.training.combine import rehearse
 from qmtl.training.datamodule import MultiTaskDataModule
 from qmtl.training.evaluate import baseline_metrics, evaluate
+from qmtl.training.guards import plain_interrupt, quiet_libraries
 from qmtl.training.module import MultiTaskModule
 from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
-from qmtl.training.settings import TrainingSettings
+from qmtl.training.settings import TrainingSettings, settings_from
 
-__all__ = ["check_fit", "fit", "settings_from"]
+__all__ = ["check_fit", "fit"]
 
 
 def fit(
@@ -124,28 +118,8 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
         InvalidInputError: as `fit` would.
     """
     _check(model, data, settings)
-    with _quiet_libraries():
+    with quiet_libraries():
         _trainer(settings, Path(), False, [])
-
-
-def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:
-    """Settings from an object or from keyword arguments, with one-line errors."""
-    if settings is not None and options:
-        raise InvalidInputError(f"give settings or keyword arguments, not both: {sorted(options)}")
-    for name in options:
-        if name not in TrainingSettings.model_fields:
-            raise unknown_name("training setting", name, TrainingSettings.model_fields)
-    try:
-        return settings or TrainingSettings(**options)
-    except ValidationError as error:
-        raise InvalidInputError(
-            "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
-                if e["loc"]
-                else e["msg"].removeprefix("Value error, ")
-                for e in error.errors()
-            )
-        ) from None
 
 
 def _check(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
@@ -161,7 +135,7 @@ def _check(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSetting
                 "schedule 'plateau' needs a validation loss, but no task has a label in the "
                 "validation split"
             )
-    with _quiet_libraries():
+    with quiet_libraries():
         rehearse(settings, len(model.tasks), next(model.parameters()).dtype)
     _check_steps(model, data, settings)
 
@@ -220,9 +194,9 @@ def _train(
     if checkpoint is None:
         (folder / BEST).unlink(missing_ok=True)
     # Training draws random numbers; the caller's stream must not notice.
-    with _quiet_libraries(), torch.random.fork_rng(devices=[]):
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = _trainer(settings, folder, progress, callbacks)
-        with _plain_interrupt():
+        with plain_interrupt():
             trainer.fit(
                 module,
                 datamodule=MultiTaskDataModule(data, settings),
@@ -280,41 +254,3 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"the checkpoint does not fit the model: {reason}") from None
-
-
-@contextmanager
-def _plain_interrupt() -> Iterator[None]:
-    """Let Ctrl-C be a `KeyboardInterrupt`: Lightning exits instead, and ignores it from then on."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if in_main_thread and handler is not None:
-            signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Lightning's notes on devices and workers are for its own users, not for ours."""
-    names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            # Nash-MTL's problem, as TorchJD poses it; the solution is right all the same.
-            warnings.filterwarnings(
-                "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
-            )
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

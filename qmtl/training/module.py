@@ -1,7 +1,7 @@
 """The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.model import MultiTaskModel
-from qmtl.training.batches import Batch
+from qmtl.training.batches import Batch, rows_by_task
 from qmtl.training.combine import (
     PerTask,
     fixed_size,
@@ -20,6 +20,7 @@ from qmtl.training.combine import (
     of_tasks,
 )
 from qmtl.training.evaluate import score
+from qmtl.training.gradients import aggregate, set_gradients
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
 from qmtl.training.state import combiner_state, load_combiner_state
@@ -153,19 +154,10 @@ class MultiTaskModule(pl.LightningModule):
         present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
         names = [tasks[i].name for i in present]
         targets = {name: batch.targets[name] for name in names}
-        if len(present) > 1 and int(labelled.sum(dim=0).max()) <= 1:
-            # Every row belongs to one task: each task is run on its own rows, or, if this process
-            # has none of them, on one without a label, which has no loss.
-            rows = {
-                tasks[i].name: labelled[i].nonzero().flatten()
-                if bool(labelled[i].any())
-                else labelled.new_zeros(1, dtype=torch.int64)
-                for i in present
-            }
-            targets = {name: targets[name][rows[name]] for name in names}
-            logits = self._logits(batch, names, rows)
-        else:
-            logits = self._logits(batch, names)
+        rows = rows_by_task(labelled, present)
+        if rows is not None:
+            targets = {name: targets[name][own] for name, own in zip(names, rows, strict=True)}
+        logits = self._logits(batch, names, rows)
         terms = []
         for i in present:
             target = self.model.standardise(tasks[i], targets[tasks[i].name])
@@ -184,18 +176,18 @@ class MultiTaskModule(pl.LightningModule):
         self,
         batch: Batch,
         tasks: Sequence[str] | None = None,
-        rows: Mapping[str, Tensor] | None = None,
+        rows: Sequence[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Logits of the tasks (None: all), on all rows, or for each task on its own rows."""
         # Data are float32; a float64 model wants its own.
         inputs = batch.inputs.to(next(self.model.parameters()).dtype)
         try:
             logits: dict[str, Tensor] = {}
-            if rows is None:
+            if rows is None or tasks is None:
                 logits = self.model(inputs, tasks=tasks)
             else:
                 features = self.model.encoder(inputs)
-                for name, own in rows.items():
+                for name, own in zip(tasks, rows, strict=True):
                     logits |= self.model.head(features[own], tasks=[name])
         except InvalidInputError as error:
             # Inputs were finite when the data were made: it is the encoder that diverged.
@@ -247,45 +239,24 @@ class MultiTaskModule(pl.LightningModule):
             reason = " ".join(str(error).split())
             raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
         gradients = torch.autograd.grad(total, [*parameters, *weights], allow_unused=True)
-        self._set_gradients(parameters, gradients[: len(parameters)])
+        set_gradients(parameters, gradients[: len(parameters)])
         # The scalarizer saw the global losses: its own gradient is whole already.
         for weight, gradient in zip(weights, gradients[len(parameters) :], strict=True):
             weight.grad = gradient
 
     def _aggregate(self, present: Sequence[int], losses: Tensor) -> None:
-        from torchjd.autojac import backward, jac_to_grad
-
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
         if own:
             gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)
-            self._set_gradients(own, gradients)
+            set_gradients(own, gradients)
         if not self.shared:
             return
-        backward(
-            list(losses.unbind()),
-            inputs=self.shared,
-            parallel_chunk_size=self.settings.jacobian_chunk,
-        )
-        jacobians: Any = [p for p in self.shared if getattr(p, "jac", None) is not None]
-        for parameter in jacobians:
-            parameter.jac = sum_over_processes(parameter.jac)
         try:
-            jac_to_grad(jacobians, self.combiner)
+            aggregate(losses, self.shared, self.combiner, self.settings.jacobian_chunk)
         except ValueError as error:
             raise InvalidInputError(
                 f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
             ) from None
-
-    def _set_gradients(
-        self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]
-    ) -> None:
-        found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        if not found:
-            return
-        whole = sum_over_processes(torch.cat([g.flatten() for _, g in found]))
-        parts = whole.split([p.numel() for p, _ in found])
-        for (parameter, _), part in zip(found, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
 
     def on_train_epoch_end(self) -> None:
         """Record the epoch's training losses, and step what steps once per epoch."""

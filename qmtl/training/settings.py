@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["TrainingSettings"]
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["TrainingSettings", "settings_from"]
 
 
 class TrainingSettings(BaseModel):
@@ -69,3 +71,23 @@ class TrainingSettings(BaseModel):
                 f"{self.aggregator!r}"
             )
         return self
+
+
+def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:
+    """Settings from an object or from keyword arguments, with one-line errors."""
+    if settings is not None and options:
+        raise InvalidInputError(f"give settings or keyword arguments, not both: {sorted(options)}")
+    for name in options:
+        if name not in TrainingSettings.model_fields:
+            raise unknown_name("training setting", name, TrainingSettings.model_fields)
+    try:
+        return settings or TrainingSettings(**options)
+    except ValidationError as error:
+        raise InvalidInputError(
+            "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+                if e["loc"]
+                else e["msg"].removeprefix("Value error, ")
+                for e in error.errors()
+            )
+        ) from None
