@@ -1,6 +1,7 @@
 """HeadCircuit: tasks, layout, encoding, task blocks and readouts as one circuit description."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +77,8 @@ class HeadCircuit:
         if layout not in ("partitioned", "shared"):
             raise unknown_name("layout", layout, ["partitioned", "shared"])
         self.layout: Layout = layout
+        for method in (self.encoding.gates, self.encoding.n_weights, self.encoding.n_features):
+            _check_arguments(method, "n_wires")
         names = [task.name for task in self.tasks]
         chosen = dict(readouts or {})
         check_names("readouts", chosen, names)
@@ -103,6 +106,8 @@ class HeadCircuit:
                 raise InvalidInputError(
                     f"task {name!r}: an ansatz must have gates and n_weights, got {block!r}"
                 )
+            for method in (block.gates, block.n_weights):
+                _check_arguments(method, "n_wires", "read")
         return blocks
 
     def task(self, name: str) -> Task:
@@ -260,3 +265,12 @@ class HeadCircuit:
             f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
             f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
         )
+
+
+def _check_arguments(method: Callable[..., object], *names: str) -> None:
+    """Find a method of a user's own class that takes other arguments, while it is named."""
+    try:
+        inspect.signature(method).bind(*names)
+    except TypeError as error:
+        name = getattr(method, "__qualname__", repr(method))
+        raise InvalidInputError(f"{name} must take ({', '.join(names)}): {error}") from None

@@ -51,6 +51,6 @@ def main() -> None:
         # A file that cannot be written, a full disk.
         print(f"qmtl: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("qmtl: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("; ".join(["qmtl: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         sys.exit(130)

@@ -1,5 +1,6 @@
 """The ``--out FILE`` option."""
 
+import sys
 from pathlib import Path
 
 __all__ = ["check_out", "write_out"]
@@ -29,3 +30,4 @@ def write_out(out: Path | None, content: str) -> None:
         print(content, end="")
     else:
         write_text(out, content)
+        print(f"wrote {out}", file=sys.stderr)

@@ -39,7 +39,18 @@ def predict(
         columns = TableColumns.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
-    rows = read_table(table, delimiter)[1]
+    header, rows = read_table(table, delimiter)
+    missing = [name for name in columns.names if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"{table}: the header lacks {_some(missing)} of the columns that the run's model "
+            f"needs; it has {_some(header)}"
+        )
     model = load(opened.path / "model")
     predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))
     write_out(out, as_csv(predictions))
+
+
+def _some(names: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:8])
+    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"

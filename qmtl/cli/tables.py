@@ -53,4 +53,6 @@ def show_run(run: "Run") -> None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -47,7 +47,10 @@ def train(
     if resume is not None:
         if set_ or compare or out:
             raise InvalidInputError("--resume takes its recipe from the run; it excludes the rest")
+        finished = (resume / "results.json").is_file()
         run = resume_run(resume)
+        if finished:
+            print(f"the run {resume} had finished already; nothing was trained")
     else:
         assert recipe is not None
         overrides = list(set_ or [])

@@ -218,8 +218,8 @@ def _make(
         combiner = known[key](**arguments)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{what} {key} needs a solver that is not installed; "
-            f'pip install "qmtl[aggregators]" ({error})'
+            f"{what} {key} needs a solver that is not installed; install the extra "
+            f'qmtl[aggregators] (in a clone: pip install ".[aggregators]"; {error})'
         ) from None
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{what} {key}: {' '.join(str(error).split())}") from None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 __all__ = ["progress_callback"]
 
@@ -26,9 +27,13 @@ class EpochBar(TQDMProgressBar):
 
     def init_validation_tqdm(self) -> Any:
         """A bar that shows nothing."""
-        bar = super().init_validation_tqdm()
-        bar.disable = True
-        return bar
+        return Tqdm(disable=True)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Count epochs from 1, and say of how many."""
+        super().on_train_epoch_start(trainer, *arguments)
+        epoch, total = trainer.current_epoch + 1, trainer.max_epochs
+        self.train_progress_bar.set_description(f"epoch {epoch}/{total}")
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The validation loss, without a version number."""

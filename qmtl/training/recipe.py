@@ -1,5 +1,6 @@
 """Recipes: one TOML file that says everything about a run (data, encoder, circuit, training)."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -185,6 +186,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
         close = get_close_matches(path[-1], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
+    if problem["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return str(unknown_name(f"value of {where}:", problem["input"], choices))
     if problem["type"] == "missing":
         return f"missing key {where!r}"
     message = problem["msg"].removeprefix("Value error, ")

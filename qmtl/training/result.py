@@ -14,7 +14,7 @@ __all__ = ["Result"]
 Metrics = dict[str, dict[str, dict[str, float]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A trained model with its history and metrics.
 
@@ -40,6 +40,13 @@ class Result:
     seconds: float
     checkpoints: Path | None = None
 
+    def __repr__(self) -> str:
+        test = self.metrics["test"]
+        mains = [(task.name, task.main_metric) for task in self.model.tasks]
+        scores = ", ".join(f"{name} {main} {test[name][main]:.4f}" for name, main in mains)
+        kept = f"{self.epochs} epochs, kept epoch {self.best_epoch + 1}"
+        return f"Result({kept}; test: {scores})"
+
     def table(self, split: str = "test") -> list[dict[str, Any]]:
         """One row per task and metric: the model's value and the constant prediction's."""
         rows = []
@@ -59,6 +66,7 @@ class Result:
             ax: where to draw; None makes a new figure.
         """
         from matplotlib import pyplot as plt
+        from matplotlib.ticker import MaxNLocator
 
         if ax is None:
             _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -71,6 +79,8 @@ class Result:
             if rows:
                 ax.plot([r["epoch"] + 1 for r in rows], [r["value"] for r in rows], label=name)
         ax.axvline(self.best_epoch + 1, color="0.6", linestyle=":", label="kept")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_title(f"{metric} on the validation split")
         ax.set_xlabel("epoch")
         ax.set_ylabel(f"validation {metric}")
         ax.legend(frameon=False)

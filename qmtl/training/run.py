@@ -94,7 +94,10 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
-            raise RunDirectoryError(f"the run directory {folder} exists already") from None
+            raise RunDirectoryError(
+                f"the run directory {folder} exists already; give another --out, or continue it "
+                f"with: qmtl train --resume {folder}"
+            ) from None
         except OSError as error:
             raise RunDirectoryError(
                 f"the run directory {folder} cannot be made: {error.strerror}"
@@ -145,15 +148,18 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
-    result = fit(
-        model,
-        data,
-        recipe.training,
-        checkpoints=folder / "checkpoints",
-        resume=resume,
-        progress=progress,
-        callbacks=[_MetricsFile(folder / "metrics.csv")],
-    )
+    try:
+        result = fit(
+            model,
+            data,
+            recipe.training,
+            checkpoints=folder / "checkpoints",
+            resume=resume,
+            progress=progress,
+            callbacks=[_MetricsFile(folder / "metrics.csv")],
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
     rivals: dict[str, Result] = {
         head: fit(build_model(recipe, data, head), data, recipe.training, progress=False)
         for head in recipe.compare
