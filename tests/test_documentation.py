@@ -63,3 +63,8 @@ def test_version_is_that_of_the_project_file():
     declared = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert declared is not None
     assert declared[1] == qmtl.__version__
+
+
+def test_package_is_typed_and_the_readme_is_finished():
+    assert (ROOT / "qmtl" / "py.typed").is_file()
+    assert not re.findall(r"^[A-Z_]{5,}$", README, re.MULTILINE)
