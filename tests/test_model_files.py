@@ -92,7 +92,7 @@ class TestSaveAndLoad:
 
         for name in ("load", "loads", "Unpickler"):
             monkeypatch.setattr(pickle, name, None)
-        load(saved)
+        assert isinstance(load(saved), MultiTaskModel)
 
     def test_custom_encoder(self, tmp_path):
         model = MultiTaskModel(nn.Linear(6, WIDTH), HEADS["quantum"]())

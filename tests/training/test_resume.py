@@ -45,7 +45,7 @@ def _resumed(folder, data, dropout=0.0, **options):
     return qmtl.fit(model, data, checkpoints=folder, resume=True, **QUIET, **options)
 
 
-def _same(first, second) -> None:
+def _assert_same(first, second) -> None:
     assert first.history == second.history
     assert first.metrics == second.metrics
     assert (first.epochs, first.best_epoch) == (second.epochs, second.best_epoch)
@@ -58,7 +58,7 @@ def test_resumes_bit_for_bit(tmp_path, name):
     options = {"max_epochs": 5, "seed": 2, **CASES[name]}
     unbroken = qmtl.fit(tiny_model(data), data, **QUIET, **options)
     _interrupted(tmp_path, data, **options)
-    _same(_resumed(tmp_path, data, **options), unbroken)
+    _assert_same(_resumed(tmp_path, data, **options), unbroken)
 
 
 def test_with_dropout_after_two_interruptions(tmp_path):
@@ -71,14 +71,14 @@ def test_with_dropout_after_two_interruptions(tmp_path):
             tiny_model(data, dropout=0.5), data, checkpoints=tmp_path, resume=True,
             callbacks=[InterruptAt(3)], max_epochs=5, **QUIET,
         )  # fmt: skip
-    _same(_resumed(tmp_path, data, **options), unbroken)
+    _assert_same(_resumed(tmp_path, data, **options), unbroken)
 
 
 def test_disjoint_data(tmp_path):
     data = disjoint_data({"a": 8, "b": 24})
     unbroken = qmtl.fit(tiny_model(data), data, max_epochs=4, **QUIET)
     _interrupted(tmp_path, data, max_epochs=4)
-    _same(_resumed(tmp_path, data, max_epochs=4), unbroken)
+    _assert_same(_resumed(tmp_path, data, max_epochs=4), unbroken)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_finished_run_is_not_trained_further(tmp_path, options):
     data = tiny_data()
     first = qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, **QUIET, **options)
     before = (tmp_path / LAST).read_bytes()
-    _same(_resumed(tmp_path, data, **options), first)
+    _assert_same(_resumed(tmp_path, data, **options), first)
     assert (tmp_path / LAST).read_bytes() == before
 
 
@@ -102,7 +102,7 @@ def test_a_moved_folder(tmp_path):
     unbroken = qmtl.fit(tiny_model(data), data, max_epochs=4, learning_rate=0.3, **QUIET)
     _interrupted(tmp_path / "here", data, max_epochs=4, learning_rate=0.3)
     shutil.move(tmp_path / "here", tmp_path / "there")
-    _same(_resumed(tmp_path / "there", data, max_epochs=4, learning_rate=0.3), unbroken)
+    _assert_same(_resumed(tmp_path / "there", data, max_epochs=4, learning_rate=0.3), unbroken)
     assert not (tmp_path / "here").exists()
     assert sorted(p.name for p in (tmp_path / "there").iterdir()) == sorted([BEST, LAST])
 
@@ -113,7 +113,7 @@ def test_a_new_run_forgets_the_old_one_in_its_folder(tmp_path):
     options = {"max_epochs": 1, "optimizer": "sgd", "learning_rate": 1e-12}
     result = qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, **QUIET, **options)
     fresh = qmtl.fit(tiny_model(data), data, **QUIET, **options)
-    _same(result, fresh)
+    _assert_same(result, fresh)
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
