@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "version": set(),
     "files": {"errors"},
     "tasks": {"errors"},
-    "data": BASE,
+    "data": BASE | {"encoders"},
     "circuit": BASE,
     "noise": BASE | {"circuit"},
     "simulators": BASE | {"circuit", "noise"},

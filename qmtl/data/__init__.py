@@ -3,6 +3,21 @@
 from qmtl.data.arrays import from_arrays
 from qmtl.data.dataset import MultiTaskData, Split
 from qmtl.data.digits import digits
+from qmtl.data.glue import glue
+from qmtl.data.glue_files import GlueRows, glue_rows
+from qmtl.data.sentences import embed_texts, pair_features
 from qmtl.data.tables import TableColumns, from_csv
 
-__all__ = ["MultiTaskData", "Split", "TableColumns", "digits", "from_arrays", "from_csv"]
+__all__ = [
+    "GlueRows",
+    "MultiTaskData",
+    "Split",
+    "TableColumns",
+    "digits",
+    "embed_texts",
+    "from_arrays",
+    "from_csv",
+    "glue",
+    "glue_rows",
+    "pair_features",
+]

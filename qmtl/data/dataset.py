@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from qmtl.data.splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["MultiTaskData", "Split", "take_splits"]
+__all__ = ["MultiTaskData", "Split", "ThreeSplits", "take_splits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ class MultiTaskData:
         test: rows to report on.
         columns: how table rows become inputs, if the data comes from a table.
         split_seed: the seed that made the splits; None if they were given.
+        modalities: name → width of each block of inputs, if `join_modalities` made them.
+        notes: what the loader left out or changed, in words, for reports.
 
     Raises:
         InvalidInputError: lengths differ, inputs are not finite, a split is empty, a task has no
@@ -85,6 +88,8 @@ class MultiTaskData:
     test: Split
     columns: TableColumns | None = None
     split_seed: int | None = None
+    modalities: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", check_tasks(self.tasks))
@@ -184,7 +189,15 @@ class MultiTaskData:
         return f"MultiTaskData({self.name!r}, inputs={shape}, {sizes}, tasks: {tasks})"
 
 
-def take_splits(rows: Split, indices: Indices) -> dict[str, Split]:
+class ThreeSplits(TypedDict):
+    """The splits as keyword arguments of `MultiTaskData`."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def take_splits(rows: Split, indices: Indices) -> ThreeSplits:
     """The three splits of some rows, by name.
 
     Example:
@@ -192,7 +205,8 @@ def take_splits(rows: Split, indices: Indices) -> dict[str, Split]:
         >>> list(take_splits(Split(torch.zeros(1, 2), {}), (one, one, one)))
         ['train', 'validation', 'test']
     """
-    return {name: rows.take(part) for name, part in zip(SPLITS, indices, strict=True)}
+    train, validation, test = (rows.take(part) for part in indices)
+    return {"train": train, "validation": validation, "test": test}
 
 
 def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:

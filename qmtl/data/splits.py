@@ -10,7 +10,7 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
 
-__all__ = ["SPLITS", "explicit_indices", "label_codes", "split_indices"]
+__all__ = ["SPLITS", "check_seed", "explicit_indices", "label_codes", "split_indices"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -68,7 +68,7 @@ def split_indices(
         >>> len(train), len(validation), len(test)
         (4, 2, 2)
     """
-    _check_seed(seed)
+    check_seed(seed)
     if groups is not None:
         members = _group_numbers(groups, n)
         sizes = _sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
@@ -121,7 +121,15 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
     return parts[0], parts[1], parts[2]
 
 
-def _check_seed(seed: object) -> None:
+def check_seed(seed: object) -> None:
+    """Refuse what NumPy and scikit-learn do not take as a seed.
+
+    Example:
+        >>> check_seed(-1)
+        Traceback (most recent call last):
+        ...
+        qmtl.errors.InvalidInputError: seed: expected a whole number 0..2^32-1, got -1
+    """
     is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not is_int or not 0 <= int(seed) < 2**32:  # type: ignore[call-overload]
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")

@@ -1,0 +1,100 @@
+"""From texts to inputs: sentence embeddings of one order of magnitude, and features of pairs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qmtl.errors import InvalidInputError
+
+__all__ = ["Embed", "embed_texts", "pair_features"]
+
+Embed = Callable[[list[str]], Any]
+"""Texts to vectors: N texts become an array (N, d)."""
+
+
+def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
+    """Embeddings of texts, each scaled to the length √d.
+
+    A text that occurs several times is embedded once. The scaling brings the entries to order one,
+    whatever the model's own scale, so that one encoder and one learning rate suit every model;
+    directions, and with them cosine similarities, stay as they are. Zero stays zero.
+
+    Args:
+        texts: any number of them, at least one.
+        embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
+
+    Returns:
+        float32 (N, d).
+
+    Raises:
+        InvalidInputError: `embed` is not callable, or returns what is no finite array (N, d).
+
+    Example:
+        >>> lengths = lambda texts: np.array([[len(text), 0.0] for text in texts])
+        >>> embed_texts(["a", "bc", "a"], lengths).round(3).tolist()
+        [[1.4140000343322754, 0.0], [1.4140000343322754, 0.0], [1.4140000343322754, 0.0]]
+    """
+    if embed is None:
+        from qmtl.encoders import TextEmbedding
+
+        embed = TextEmbedding()
+    if not callable(embed):
+        raise InvalidInputError(
+            f"embed: expected a callable, list of texts → array (N, d), got {type(embed).__name__}"
+        )
+    places: dict[str, int] = {}
+    rows = [places.setdefault(text, len(places)) for text in texts]
+    vectors = _as_vectors(embed(list(places)), len(places))
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scale = np.divide(np.sqrt(vectors.shape[1]), lengths, where=lengths > 0, out=lengths * 0)
+    return np.asarray((vectors * scale)[rows])
+
+
+def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+    """Features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
+
+    A single sentence becomes [u, 0, 0, 0], the same width: what is absent adds nothing, and sends
+    no gradient to the weights behind it, which then serve the tasks on pairs alone. (Taken as a
+    pair with itself, [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
+
+    Args:
+        first: embeddings u (N, d).
+        second: embeddings v (N, d), or None for single sentences.
+
+    Returns:
+        float32 (N, 4 d).
+
+    Example:
+        >>> pair_features(np.array([[1.0, 2.0]]), np.array([[3.0, 1.0]])).tolist()
+        [[1.0, 2.0, 3.0, 1.0, 2.0, 1.0, 3.0, 2.0]]
+        >>> pair_features(np.array([[1.0, 2.0]])).tolist()
+        [[1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
+    """
+    if second is None:
+        absent = np.zeros_like(first)
+        return np.concatenate([first, absent, absent, absent], axis=1, dtype=np.float32)
+    if first.shape != second.shape:
+        raise InvalidInputError(
+            f"pair_features: expected two arrays of one shape, got {first.shape} and {second.shape}"
+        )
+    both = [first, second, np.abs(first - second), first * second]
+    return np.concatenate(both, axis=1, dtype=np.float32)
+
+
+def _as_vectors(values: Any, n: int) -> np.ndarray:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    try:
+        vectors = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"embed: expected an array of numbers (N, d), got {type(values).__name__}"
+        ) from error
+    if vectors.ndim != 2 or len(vectors) != n or not vectors.shape[1]:
+        raise InvalidInputError(
+            f"embed: expected shape ({n}, d) for {n} texts, got {vectors.shape}"
+        )
+    if not np.isfinite(vectors).all():
+        raise InvalidInputError("embed: the embeddings hold NaN or infinity")
+    return vectors
