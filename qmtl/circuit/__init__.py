@@ -1,5 +1,6 @@
 """What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
 
+from qmtl.circuit.ablations import count_live_weights, without_blocks, without_entanglers
 from qmtl.circuit.ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
 from qmtl.circuit.counts import ParameterCount
 from qmtl.circuit.encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
@@ -8,6 +9,7 @@ from qmtl.circuit.gates import Angle, Gate, PauliString
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import LightCone, backward_cone
 from qmtl.circuit.readout import READOUTS, ExpectationZ, PauliStrings, Probabilities, Readout
+from qmtl.circuit.register_encoding import RegisterEncoding
 from qmtl.circuit.registers import Register, default_readout
 
 __all__ = [
@@ -32,9 +34,13 @@ __all__ = [
     "Readout",
     "RealAmplitudes",
     "Register",
+    "RegisterEncoding",
     "RotationAnsatz",
     "backward_cone",
+    "count_live_weights",
     "default_readout",
     "entangler_edges",
     "entangler_gates",
+    "without_blocks",
+    "without_entanglers",
 ]

@@ -4,17 +4,34 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from qmtl.heads.build import HEAD_TYPES, HeadOptions, HeadType, build_head, head_parameters
 from qmtl.heads.linear import LinearHead, LocalLinearHead
+from qmtl.heads.low_rank import LowRankLinearHead
 from qmtl.heads.quantum import QuantumHead
+from qmtl.heads.registry import WHOLE_HEADS
+from qmtl.heads.separate import SeparateHeads
+from qmtl.heads.shared_vqc import SharedVQCHead
+from qmtl.heads.vqc_per_task import VQCPerTaskHead
 from qmtl.tasks import Task
 
-__all__ = ["HEADS", "Head", "LinearHead", "LocalLinearHead", "QuantumHead"]
+__all__ = [
+    "HEADS",
+    "HEAD_TYPES",
+    "Head",
+    "HeadOptions",
+    "HeadType",
+    "LinearHead",
+    "LocalLinearHead",
+    "LowRankLinearHead",
+    "QuantumHead",
+    "SeparateHeads",
+    "SharedVQCHead",
+    "VQCPerTaskHead",
+    "build_head",
+    "head_parameters",
+]
 
-HEADS = {
-    "QuantumHead": QuantumHead,
-    "LinearHead": LinearHead,
-    "LocalLinearHead": LocalLinearHead,
-}
+HEADS: dict[str, Any] = {**WHOLE_HEADS, "SeparateHeads": SeparateHeads}
 
 
 class Head(Protocol):

@@ -1,11 +1,13 @@
-"""What all heads share: the check of their input, and keys for parameters named after tasks."""
+"""What all heads share: the checks of their input, and keys for parameters named after tasks."""
+
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["check_features", "escaped", "task_key"]
+__all__ = ["check_features", "check_width", "chosen_tasks", "escaped", "task_key"]
 
 
 def escaped(name: str) -> str:
@@ -50,3 +52,32 @@ def check_features(features: Tensor, width: int) -> None:
             f"features must be finite; {len(bad)} of {len(features)} samples have NaN or infinite "
             f"values, the first at index {int(bad[0])}"
         )
+
+
+def check_width(n_features: object, what: str = "n_features") -> None:
+    """Raise if a number of features is no integer >= 1.
+
+    Raises:
+        InvalidInputError: naming `what`.
+    """
+    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+        raise InvalidInputError(f"{what} must be an integer >= 1, got {n_features!r}")
+
+
+def chosen_tasks(tasks: Sequence[str] | None, known: Iterable[str]) -> list[str]:
+    """The tasks asked for, or all that are known.
+
+    Raises:
+        InvalidInputError: for a text in place of a sequence, or an unknown name.
+
+    Example:
+        >>> chosen_tasks(None, ["cola", "sst2"]), chosen_tasks(["sst2"], ["cola", "sst2"])
+        (['cola', 'sst2'], ['sst2'])
+    """
+    if isinstance(tasks, str):
+        raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
+    names = dict.fromkeys(known)
+    for name in tasks or ():
+        if name not in names:
+            raise unknown_name("task", name, names)
+    return list(names) if tasks is None else list(tasks)

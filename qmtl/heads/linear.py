@@ -4,17 +4,18 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl.circuit.gates import Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads.features import check_features, task_key
+from qmtl.heads.affine import local_linear
+from qmtl.heads.features import check_features, check_width, chosen_tasks, task_key
+from qmtl.heads.initial import drawn_seed, linear_layer
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["LinearHead", "LocalLinearHead"]
+__all__ = ["LinearHead", "LocalLinearHead", "cone_columns", "register_columns"]
 
 
 class LocalLinearHead(nn.Module):
@@ -24,7 +25,7 @@ class LocalLinearHead(nn.Module):
         tasks: the tasks.
         n_features: width of the representation.
         columns: each task's features, as indices.
-        seed: of the initial weights; None uses torch's global generator.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
 
     Shape:
         features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -48,7 +49,7 @@ class LocalLinearHead(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        _check_width(n_features)
+        check_width(n_features)
         self.tasks = check_tasks(tasks)
         self.n_features = n_features
         names = [task.name for task in self.tasks]
@@ -56,31 +57,27 @@ class LocalLinearHead(nn.Module):
             if name not in names:
                 raise unknown_name("task in columns", name, names)
         self.columns = {name: _indices(name, columns.get(name, ()), n_features) for name in names}
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            self.layers = nn.ModuleDict(
-                {
-                    task_key(task.name): nn.Linear(len(self.columns[task.name]), task.n_outputs)
-                    for task in self.tasks
-                }
-            )
+        seed = drawn_seed(seed)
+        self.layers = nn.ModuleDict(
+            {
+                task_key(task.name): linear_layer(
+                    seed, f"task {task.name}", len(self.columns[task.name]), task.n_outputs
+                )
+                for task in self.tasks
+            }
+        )
 
     @classmethod
     def on_registers(cls, circuit: HeadCircuit, *, seed: int | None = None) -> "LocalLinearHead":
         """Each task linear on the features that are loaded on its own register."""
-        columns = {}
-        for name, register in circuit.registers.items():
-            wires = set(register.wires)
-            loaded = [g for g in circuit.encoding_gates if wires.issuperset(g.wires)]
-            columns[name] = _features_of(loaded)
-        return LocalLinearHead(circuit.tasks, circuit.n_features, columns, seed=seed)
+        return LocalLinearHead(
+            circuit.tasks, circuit.n_features, register_columns(circuit), seed=seed
+        )
 
     @classmethod
     def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> "LocalLinearHead":
         """Each task linear on the features in its light cone: what the quantum head can see."""
-        columns = {name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers}
-        return LocalLinearHead(circuit.tasks, circuit.n_features, columns, seed=seed)
+        return LocalLinearHead(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """None: every parameter belongs to one task."""
@@ -95,20 +92,12 @@ class LocalLinearHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
         check_features(features, self.n_features)
-        logits = {}
-        for name in self._names(tasks):
-            columns = self.columns[name]
-            seen = features if len(columns) == self.n_features else features[:, list(columns)]
-            logits[name] = self.layers[task_key(name)](seen)
-        return logits
+        names = self._names(tasks)
+        layers: dict[str, Any] = {name: self.layers[task_key(name)] for name in names}
+        return local_linear(features, {name: self.columns[name] for name in names}, layers)
 
     def _names(self, tasks: Sequence[str] | None) -> list[str]:
-        if isinstance(tasks, str):
-            raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
-        for name in tasks or ():
-            if name not in self.columns:
-                raise unknown_name("task", name, self.columns)
-        return list(self.columns) if tasks is None else list(tasks)
+        return chosen_tasks(tasks, self.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description of the head without its parameters."""
@@ -134,12 +123,13 @@ class LinearHead(LocalLinearHead):
     Args:
         tasks: the tasks.
         n_features: width of the representation; every task sees all of it.
-        seed: of the initial weights; None uses torch's global generator.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
 
     Shape:
         features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
 
     Example:
+        >>> import torch
         >>> head = LinearHead([Task.binary("a"), Task.multiclass("b", 3)], n_features=6, seed=0)
         >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(2, 6)).items()}
         {'a': (2, 1), 'b': (2, 3)}
@@ -150,7 +140,7 @@ class LinearHead(LocalLinearHead):
 
     def __init__(self, tasks: Sequence[Task], n_features: int, *, seed: int | None = None) -> None:
         tasks = check_tasks(tasks)
-        _check_width(n_features)
+        check_width(n_features)
         everything = {task.name: range(n_features) for task in tasks}
         super().__init__(tasks, n_features, everything, seed=seed)
 
@@ -169,9 +159,29 @@ class LinearHead(LocalLinearHead):
         return cls(tasks, description["n_features"], seed=0)
 
 
-def _check_width(n_features: int) -> None:
-    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-        raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
+    """The features that are loaded on each task's own register.
+
+    Example:
+        >>> register_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))
+        {'a': [0, 1], 'b': [2, 3]}
+    """
+    columns = {}
+    for name, register in circuit.registers.items():
+        wires = set(register.wires)
+        loaded = [gate for gate in circuit.encoding_gates if wires.issuperset(gate.wires)]
+        columns[name] = _features_of(loaded)
+    return columns
+
+
+def cone_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
+    """The features in each task's light cone.
+
+    Example:
+        >>> cone_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))["a"]
+        [0, 1, 2, 3]
+    """
+    return {name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers}
 
 
 def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:

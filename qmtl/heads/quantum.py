@@ -1,18 +1,17 @@
 """QuantumHead: a head circuit as a torch module."""
 
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import unknown_name
 from qmtl.heads.features import check_features, task_key
+from qmtl.heads.initial import INITIAL_STD, circuit_weights, drawn_seed
 from qmtl.simulators import (
     Explanation,
     LightConeSimulator,
@@ -32,7 +31,6 @@ ANGLE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 PROBABILITY_FLOOR = 1e-6
 INITIAL_SCALE = {False: 5.0, True: 1.0}
-INITIAL_STD = {"encoding": 0.1, "block": 0.5}
 
 
 class QuantumHead(nn.Module):
@@ -51,6 +49,8 @@ class QuantumHead(nn.Module):
         seed: of the initial weights (encoding N(0, 0.1²), blocks N(0, 0.5²)); every task draws
             from a generator of its own, so that adding a task leaves the others' weights alone.
             None draws the seed from torch's global generator.
+        frozen: whether the circuit's weights stay at their random initial values, so that only the
+            scales are trained (and the encoder before the head). For ablations.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -76,6 +76,7 @@ class QuantumHead(nn.Module):
         *,
         angle_map: str = "tanh",
         seed: int | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if angle_map not in ANGLE_MAPS:
@@ -83,18 +84,23 @@ class QuantumHead(nn.Module):
         self.circuit = circuit
         self.simulator = simulator_for(simulator)
         self.angle_map = angle_map
-        if seed is None:
-            seed = int(torch.randint(2**31, ()))
-        self.encoding = _weights(
+        self.frozen = frozen
+        seed = drawn_seed(seed)
+        self.encoding = circuit_weights(
             seed, "encoding", circuit.n_encoding_weights, INITIAL_STD["encoding"]
         )
         self.blocks = nn.ParameterDict()
         self.scales = nn.ParameterDict()
         for name, register in circuit.registers.items():
-            weights = _weights(seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"])
+            weights = circuit_weights(
+                seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"]
+            )
             scale = torch.tensor(INITIAL_SCALE[register.readout.is_probability])
             self.blocks[task_key(name)] = weights
             self.scales[task_key(name)] = nn.Parameter(scale)
+        if frozen:
+            for parameter in (self.encoding, *self.blocks.values()):
+                parameter.requires_grad_(False)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -107,7 +113,7 @@ class QuantumHead(nn.Module):
         return self.circuit.n_features
 
     def weights(self) -> dict[str, Tensor]:
-        """The trainable circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
+        """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
         return {"encoding": self.encoding} | {
             name: self.blocks[task_key(name)] for name in self.circuit.registers
         }
@@ -152,7 +158,9 @@ class QuantumHead(nn.Module):
         Hooks are not shared; what changes the parameters in place, as ``.double()`` does, is seen
         by both.
         """
-        twin = QuantumHead(self.circuit, simulator, angle_map=self.angle_map, seed=0)
+        twin = QuantumHead(
+            self.circuit, simulator, angle_map=self.angle_map, seed=0, frozen=self.frozen
+        )
         twin.encoding = self.encoding
         twin.blocks = nn.ParameterDict(self.blocks)
         twin.scales = nn.ParameterDict(self.scales)
@@ -176,6 +184,7 @@ class QuantumHead(nn.Module):
             "circuit": self.circuit.to_dict(),
             "angle_map": self.angle_map,
             "simulator": simulator_to_dict(self.simulator),
+            "frozen": self.frozen,
         }
 
     @classmethod
@@ -187,18 +196,10 @@ class QuantumHead(nn.Module):
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})
         simulator = simulator_from_dict(description["simulator"])
-        return cls(circuit, simulator, angle_map=description["angle_map"], seed=0)
+        # Models saved before heads could be frozen do not say.
+        frozen = description.get("frozen", False)
+        return cls(circuit, simulator, angle_map=description["angle_map"], seed=0, frozen=frozen)
 
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"
-
-
-def _weights(seed: int, name: str, size: int, std: float) -> nn.Parameter:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
-    # crc32 is the same on every machine and in every process; hash() is not.
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    weights = torch.randn(size, generator=generator) * std
-    # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
-    return nn.Parameter(weights, requires_grad=size > 0)
