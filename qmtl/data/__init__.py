@@ -1,6 +1,7 @@
 """Data sets of several tasks: inputs, one target per task, missing labels allowed."""
 
 from qmtl.data.arrays import from_arrays
+from qmtl.data.chestxray import chestxray
 from qmtl.data.dataset import MultiTaskData, Split
 from qmtl.data.digits import digits
 from qmtl.data.glue import glue
@@ -13,6 +14,7 @@ __all__ = [
     "MultiTaskData",
     "Split",
     "TableColumns",
+    "chestxray",
     "digits",
     "embed_texts",
     "from_arrays",

@@ -10,7 +10,14 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
 
-__all__ = ["SPLITS", "check_seed", "explicit_indices", "label_codes", "split_indices"]
+__all__ = [
+    "SPLITS",
+    "check_seed",
+    "explicit_indices",
+    "label_codes",
+    "split_indices",
+    "split_sizes",
+]
 
 SPLITS = ("train", "validation", "test")
 
@@ -71,10 +78,10 @@ def split_indices(
     check_seed(seed)
     if groups is not None:
         members = _group_numbers(groups, n)
-        sizes = _sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
+        sizes = split_sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
         parts = _split_groups(members, sizes, seed)
     else:
-        sizes = _sizes(n, fractions, "rows")
+        sizes = split_sizes(n, fractions, "rows")
         parts = _split_rows(n, sizes, seed, stratify)
     train, validation, test = (torch.from_numpy(np.sort(part).astype(np.int64)) for part in parts)
     return train, validation, test
@@ -135,7 +142,13 @@ def check_seed(seed: object) -> None:
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
 
 
-def _sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
+def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
+    """How many of n things (named in messages) each split gets; none may stay empty.
+
+    Example:
+        >>> split_sizes(10, (0.7, 0.15, 0.15), "rows")
+        (6, 2, 2)
+    """
     try:
         shares = [float(share) for share in fractions]
     except (TypeError, ValueError):
