@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli import circuits, evaluate, explain, predict, train
+from qmtl.cli import bench, circuits, evaluate, explain, predict, train
 from qmtl.errors import QmtlError
 from qmtl.version import __version__
 
@@ -19,6 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("train")(train.train)
+app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)

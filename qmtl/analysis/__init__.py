@@ -1,0 +1,1 @@
+"""Analysis: benchmarks of heads, parameter scaling, trainability, and their plots."""

@@ -1,0 +1,164 @@
+"""Means with intervals, paired tests and their correction, and negative transfer over seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qmtl.errors import InvalidInputError
+
+__all__ = ["Estimate", "PairedTest", "delta_m", "estimate", "holm", "paired_test"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its 95% interval.
+
+    Attributes:
+        mean: over the values that are defined; NaN without any.
+        half_width: of Student's 95% interval of the mean; NaN with fewer than two values.
+        n: number of defined values.
+    """
+
+    mean: float
+    half_width: float
+    n: int
+
+    def __format__(self, spec: str) -> str:
+        """``mean ± half width``, both in the given format; a dash where there is no value."""
+        spec = spec or ".1f"
+        if math.isnan(self.mean):
+            return "–"
+        mean = format(self.mean, spec)
+        if math.isnan(self.half_width):
+            return mean
+        return f"{mean} ± {format(self.half_width, spec.removeprefix('+'))}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and Student's 95% interval; values that are NaN are left out.
+
+    Example:
+        >>> f"{estimate([1.0, 2.0, 3.0]):.2f}"
+        '2.00 ± 2.48'
+    """
+    from scipy.stats import t
+
+    kept = [value for value in values if not math.isnan(value)]
+    n = len(kept)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    mean = math.fsum(kept) / n
+    if n == 1:
+        return Estimate(mean, math.nan, 1)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (n - 1))
+    return Estimate(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two heads compared seed by seed.
+
+    Attributes:
+        difference: of the head from the reference, over seeds.
+        t_test: two-sided p of Student's paired test; NaN with fewer than two pairs.
+        wilcoxon: two-sided p of Wilcoxon's signed-rank test, exact for few pairs without ties; it
+            cannot be below ``2 ** (1 - n)``, which is 0.0625 for five seeds.
+    """
+
+    difference: Estimate
+    t_test: float
+    wilcoxon: float
+
+
+def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTest:
+    """Compare values with those of a reference on the same seeds.
+
+    Pairs in which either is NaN are left out. Heads that agree on every seed have p = 1.
+
+    Raises:
+        InvalidInputError: there are not as many values as reference values.
+
+    Example:
+        >>> test = paired_test([3.0, 4.0, 5.5], [1.0, 2.5, 3.0])
+        >>> test.difference.mean, round(test.t_test, 3), test.wilcoxon
+        (2.0, 0.02, 0.25)
+    """
+    from scipy import stats
+
+    if len(values) != len(reference):
+        raise InvalidInputError(
+            f"paired_test: {len(values)} values cannot be paired with {len(reference)} reference "
+            f"values"
+        )
+    pairs = [
+        (value, other)
+        for value, other in zip(values, reference, strict=True)
+        if not (math.isnan(value) or math.isnan(other))
+    ]
+    differences = [value - other for value, other in pairs]
+    difference = estimate(differences)
+    if len(pairs) < 2:
+        return PairedTest(difference, math.nan, math.nan)
+    if not any(differences):
+        return PairedTest(difference, 1.0, 1.0)
+    if len(set(differences)) == 1:
+        # A constant difference has no variance: the statistic is infinite.
+        return PairedTest(difference, 0.0, float(stats.wilcoxon(differences).pvalue))
+    first, second = zip(*pairs, strict=True)
+    return PairedTest(
+        difference,
+        float(stats.ttest_rel(first, second).pvalue),
+        float(stats.wilcoxon(differences).pvalue),
+    )
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down correction of several p-values; NaN stays NaN and does not count.
+
+    References:
+        Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+        Statistics 6 (1979).
+
+    Example:
+        >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+        {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    ordered = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
+    corrected = dict.fromkeys(p_values, math.nan)
+    largest = 0.0
+    for rank, (p, name) in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(ordered) - rank) * p))
+        corrected[name] = largest
+    return corrected
+
+
+def delta_m(
+    scores: Mapping[str, float], single_task: Mapping[str, float], lower_is_better: Sequence[str]
+) -> float:
+    """Mean relative change against single-task models, in percent; negative is negative transfer.
+
+    Args:
+        scores: task → the multi-task model's main metric.
+        single_task: task → that of the single-task model.
+        lower_is_better: tasks whose metric is an error.
+
+    Returns:
+        The mean over tasks of ``±100 · (score - single) / |single|``. Tasks where either is
+        undefined or the single-task value is zero are left out; NaN if none is left. A
+        single-task value near zero (such as a Matthews correlation) makes it large.
+
+    References:
+        Maninis et al., arXiv:1904.08918, equation 4.
+
+    Example:
+        >>> delta_m({"a": 0.88, "b": 2.0}, {"a": 0.8, "b": 2.0}, lower_is_better=["b"])
+        5.0
+    """
+    changes = []
+    for task, reference in single_task.items():
+        value = scores.get(task, math.nan)
+        if math.isnan(value) or math.isnan(reference) or reference == 0:
+            continue
+        sign = -1.0 if task in lower_is_better else 1.0
+        changes.append(sign * 100 * (value - reference) / abs(reference))
+    return round(math.fsum(changes) / len(changes), 10) if changes else math.nan

@@ -1,0 +1,109 @@
+"""``qmtl bench``: heads compared on the same encoder, splits, seeds and settings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from qmtl.training.recipe import Recipe
+
+__all__ = ["bench"]
+
+
+def bench(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="Built-in recipes, or .toml files.")
+    ],
+    heads: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Types of heads. [the recipe's]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="Values that every head tries, in place of the recipe's grid; repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder; each recipe gets a folder of its name in it.")
+    ] = Path("bench"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once. [one per core]")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…"),
+    ] = None,
+) -> None:
+    """Compare heads on every seed, each at its best setting of the grid.
+
+    Finished cells are stored: the same command, run again, runs only what is missing.
+
+    Examples of use:
+
+    qmtl bench digits
+
+    qmtl bench digits --heads quantum,linear --seeds 3 --set training.max_epochs=10
+
+    qmtl bench my.toml --grid training.learning_rate=0.003,0.01 --jobs 2 --out bench
+    """
+    from qmtl.analysis.sweep import Workers
+    from qmtl.errors import InvalidInputError
+    from qmtl.training.recipe import parse_grid, read_recipe
+
+    overrides = [*(set_ or [])]
+    if heads is not None:
+        overrides.append(f"bench.heads={[name.strip() for name in heads.split(',')]!r}")
+    if seeds is not None:
+        overrides.append(f"bench.seeds={seeds}")
+    values: dict[str, Any] = {} if grid is None else {"bench.grid": parse_grid(grid)}
+    chosen = [read_recipe(recipe, overrides).with_values(values) for recipe in recipes]
+    names = [recipe.name for recipe in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInputError(
+                f"two recipes have the name {name!r}, and would share a folder; give one of them "
+                f"another name, in its file"
+            )
+    workers = Workers(jobs, cluster)
+    failed = sum(_run(recipe, out / recipe.name, workers) for recipe in chosen)
+    if failed:
+        raise InvalidInputError(
+            f"{failed} cells failed, see the tables; the same command tries them again"
+        )
+
+
+def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
+    """Run one recipe, write and show its tables; the number of failed cells."""
+    from rich.console import Console
+
+    from qmtl.analysis.bench import bench as run_bench
+    from qmtl.analysis.bench_plots import write_plots
+    from qmtl.analysis.report import as_markdown
+    from qmtl.analysis.report_csv import metrics_csv, seeds_csv, summary_csv
+    from qmtl.files import write_text
+
+    progress = Console(stderr=True, markup=False, highlight=False)
+
+    def report(cell: Any, record: Any) -> None:
+        took = f"{record.seconds:.1f} s" if record.status == "finished" else record.error
+        progress.print(f"{recipe.name}: {cell}: {took}")
+
+    summary = run_bench(recipe, folder, workers, report)
+    text = as_markdown(summary, recipe)
+    write_text(folder / "table.md", text)
+    if summary.heads:
+        write_text(folder / "summary.csv", summary_csv(summary))
+        write_text(folder / "metrics.csv", metrics_csv(summary))
+        write_text(folder / "seeds.csv", seeds_csv(summary))
+    write_text(folder / "recipe.toml", recipe.as_toml())
+    write_plots(summary, folder)
+    print(text)
+    print(f"wrote {folder}")
+    return len(summary.failures)
