@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmtl.encoders.initial import seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["ACTIVATIONS", "MLP"]
@@ -35,6 +35,7 @@ class MLP(nn.Module):
         ``(batch, in_features)`` to ``(batch, out_features)``.
 
     Example:
+        >>> import torch
         >>> MLP(64, 32, out_features=12, seed=0)(torch.zeros(5, 64)).shape
         torch.Size([5, 12])
     """
@@ -59,9 +60,7 @@ class MLP(nn.Module):
         self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
         self.activation, self.dropout = activation, dropout
         layers: list[nn.Module] = []
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with seeded(seed):
             for width, following in pairwise(widths):
                 layers.append(nn.Linear(width, following))
                 layers.append(ACTIVATIONS[activation]())
