@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qmtl.errors import RecipeError, unknown_name
+from qmtl.heads import HeadOptions, HeadType
 from qmtl.training.settings import TrainingSettings
 
-__all__ = ["Recipe", "built_in_recipes", "read_recipe", "recipe_from"]
+__all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-HeadType = Literal["quantum", "linear", "local-register", "local-cone"]
 
 
 class _Section(BaseModel):
@@ -71,12 +71,29 @@ class EncoderSection(_Section):
 
 
 class HeadSection(_Section):
-    """The head: quantum (on `simulator`), or a linear rival on the same features."""
+    """The head: quantum, a rival, or an ablation.
+
+    Attributes:
+        type: see `qmtl.heads.build_head`.
+        simulator: of the heads that have a circuit.
+        angle_map: of the heads that have a circuit.
+        width: (fixed-width, shared-vqc) features of the representation.
+        rank: (low-rank) width of the bottleneck; None for the closest parameter count.
+        single_task: (single-task) the head of each task's own model.
+        seed: of the initial weights.
+    """
 
     type: HeadType = "quantum"
     simulator: str = "lightcone"
     angle_map: Literal["tanh", "identity"] = "tanh"
+    width: int = Field(8, ge=1)
+    rank: int | None = Field(None, ge=1)
+    single_task: Literal["linear", "quantum"] = "linear"
     seed: Seed = 0
+
+    def options(self) -> HeadOptions:
+        """All but the type, as `qmtl.heads.build_head` takes them."""
+        return HeadOptions(**self.model_dump(exclude={"type"}))
 
 
 class CircuitSection(_Section):
@@ -84,6 +101,35 @@ class CircuitSection(_Section):
 
     design: str = "cz-ring"
     wires_per_task: int | dict[str, int] | None = None
+
+
+class BenchSection(_Section):
+    """What ``qmtl bench`` compares; a single run takes no notice of it.
+
+    Attributes:
+        heads: types of heads, each trained on every seed.
+        seeds: number of seeds; seed ``s`` sets those of data, encoder, head and training to ``s``.
+        search_seeds: the setting of each head is chosen on the validation splits of so many
+            seeds, the first ones; the other seeds run with the chosen setting only.
+        shuffle_tasks: whether the seed also shuffles the tasks (neighbours share light cones).
+        probe: whether to fit a linear probe to the encoder's inputs, as a floor.
+        grid: recipe key to values; every head tries every combination of them.
+    """
+
+    heads: Annotated[list[HeadType], Field(min_length=1)] = [
+        "quantum",
+        "linear",
+        "local-cone",
+        "local-register",
+    ]
+    seeds: int = Field(5, ge=1)
+    search_seeds: int = Field(2, ge=1)
+    shuffle_tasks: bool = True
+    probe: bool = True
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {
+        "training.learning_rate": [0.003, 0.01],
+        "training.head_learning_rate": [0.003, 0.01, 0.03, 0.1],
+    }
 
 
 class Recipe(_Section):
@@ -94,9 +140,11 @@ class Recipe(_Section):
         data: where the data come from.
         encoder: the classical encoder.
         head: quantum, or a rival.
-        circuit: the head circuit (its width sets the encoder's, also for linear heads).
+        circuit: the head circuit (its width sets the encoder's, also for linear heads but those
+            of a fixed width).
         training: see `TrainingSettings`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
+        bench: see `BenchSection`.
     """
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -106,6 +154,25 @@ class Recipe(_Section):
     circuit: CircuitSection = CircuitSection()
     training: TrainingSettings = TrainingSettings()
     compare: list[HeadType] = Field(default_factory=list)
+    bench: BenchSection = BenchSection()
+
+    def with_values(self, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe with other values of some keys.
+
+        Args:
+            values: such as ``{"training.seed": 1}``.
+
+        Raises:
+            RecipeError: for an unknown key, or a value that does not fit.
+
+        Example:
+            >>> read_recipe("digits").with_values({"encoder.hidden": [8]}).encoder.hidden
+            [8]
+        """
+        content = self.model_dump(mode="json", exclude_none=True)
+        for key, value in values.items():
+            _set(content, key, value, key)
+        return recipe_from(content, self.name)
 
     def as_toml(self) -> str:
         """The resolved recipe, defaults included; reading it back gives an equal recipe."""
@@ -169,6 +236,30 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe.model_copy(update={"data": data})
 
 
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """A grid from texts ``KEY=V1,V2,...`` with TOML values (quotes around words may be left out).
+
+    Raises:
+        RecipeError: for a text without a key or a value, or a key that is given twice.
+
+    Example:
+        >>> parse_grid(["training.learning_rate=0.01,0.1", "training.scalarizer=mean,uw"])
+        {'training.learning_rate': [0.01, 0.1], 'training.scalarizer': ['mean', 'uw']}
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, values = (part.strip() for part in text.partition("="))
+        if not key or not values:
+            raise RecipeError(f"--grid needs KEY=V1,V2,..., got {text!r}")
+        if key in grid:
+            raise RecipeError(f"--grid: the key {key!r} is given twice; separate values by commas")
+        try:
+            grid[key] = tomllib.loads(f"values = [{values}]")["values"]
+        except tomllib.TOMLDecodeError:
+            grid[key] = [_value(value.strip()) for value in values.split(",")]
+    return grid
+
+
 def recipe_from(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """A recipe from plain tables, with one-line errors."""
     try:
@@ -206,14 +297,21 @@ def _override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise RecipeError(f"--set needs KEY=VALUE, got {override!r}")
+    _set(content, key.strip(), _value(text), f"--set {override!r}")
+
+
+def _value(text: str) -> Any:
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *sections, last = key.strip().split(".")
+        return text.strip()
+
+
+def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *sections, last = key.split(".")
     table = content
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override!r}: {section!r} is not a table")
+            raise RecipeError(f"{where}: {section!r} is not a table")
     table[last] = value
