@@ -1,18 +1,19 @@
 """From a recipe to data and model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from qmtl import data as sources
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
-from qmtl.encoders import MLP, Identity
+from qmtl.encoders import MLP, Identity, SeparateEncoders
 from qmtl.errors import InvalidInputError
-from qmtl.heads import Head, LinearHead, LocalLinearHead, QuantumHead
+from qmtl.heads import HeadType, SeparateHeads, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
-from qmtl.training.recipe import EncoderSection, HeadType, Recipe
+from qmtl.training.recipe import EncoderSection, Recipe
 
 __all__ = ["build_circuit", "build_data", "build_model"]
 
@@ -61,22 +62,20 @@ def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:
 def build_model(
     recipe: Recipe, data: MultiTaskData, head_type: HeadType | None = None
 ) -> MultiTaskModel:
-    """The recipe's model for these data, or the same with another head on the same features."""
+    """The recipe's model for these data, or the same with another head.
+
+    The encoder is the same for all heads but in its last layer, which gives the features that the
+    head takes. ``single-task`` has an encoder per task; `qmtl.fit` trains its parts one by one.
+    """
     circuit = build_circuit(recipe, data.tasks)
-    kind = head_type or recipe.head.type
-    seed = recipe.head.seed
-    head: Head
-    if kind == "quantum":
-        head = QuantumHead(
-            circuit, recipe.head.simulator, angle_map=recipe.head.angle_map, seed=seed
-        )
-    elif kind == "linear":
-        head = LinearHead(data.tasks, circuit.n_features, seed=seed)
-    elif kind == "local-register":
-        head = LocalLinearHead.on_registers(circuit, seed=seed)
+    head = build_head(head_type or recipe.head.type, circuit, recipe.head.options())
+    encoder: nn.Module
+    if isinstance(head, SeparateHeads):
+        widths: list[Any] = [own.n_features for own in head.heads]
+        encoder = SeparateEncoders([_encoder(recipe.encoder, data, width) for width in widths])
     else:
-        head = LocalLinearHead.on_cones(circuit, seed=seed)
-    return MultiTaskModel(_encoder(recipe.encoder, data, circuit.n_features), head)
+        encoder = _encoder(recipe.encoder, data, head.n_features)
+    return MultiTaskModel(encoder, head)
 
 
 def _encoder(section: EncoderSection, data: MultiTaskData, n_features: int) -> nn.Module:
@@ -86,7 +85,7 @@ def _encoder(section: EncoderSection, data: MultiTaskData, n_features: int) -> n
     if section.type == "Identity":
         if width != n_features:
             raise InvalidInputError(
-                f"encoder 'Identity' passes {width} inputs on, the circuit takes {n_features} "
+                f"encoder 'Identity' passes {width} inputs on, the head takes {n_features} "
                 f"features; use 'MLP', or inputs of that number"
             )
         return Identity(width)

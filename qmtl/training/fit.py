@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from qmtl.training.module import MultiTaskModule
 from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings, settings_from
+from qmtl.training.single_task import fit_each_task, is_separate, single_task_parts
 
 __all__ = ["check_fit", "fit"]
 
@@ -47,6 +49,9 @@ def fit(
 ) -> Result:
     """Train a model, keep the weights of the best validation epoch, and evaluate them.
 
+    Single-task models (`qmtl.encoders.SeparateEncoders` before `qmtl.heads.SeparateHeads`) are
+    trained one after the other, each on the rows with its label and to its own best epoch.
+
     Args:
         model: what to train, in place. Its regression targets' scale is set from the training
             split.
@@ -57,7 +62,7 @@ def fit(
         resume: continue from the last checkpoint in that folder. The result is the same, bit for
             bit on a CPU, as that of a run that was not interrupted.
         progress: whether to show it.
-        callbacks: further Lightning callbacks.
+        callbacks: further Lightning callbacks (of single-task models: of each in turn).
 
     Raises:
         InvalidInputError: for settings that do not fit model and data, such as `patience` without
@@ -75,6 +80,23 @@ def fit(
         True
     """
     settings = settings_from(settings, options)
+    fit_one = partial(_fit, progress=progress, callbacks=callbacks or [])
+    if is_separate(model):
+        _check_tasks(model, data)
+        return fit_each_task(fit_one, model, data, settings, checkpoints, resume)
+    return fit_one(model, data, settings, checkpoints=checkpoints, resume=resume)
+
+
+def _fit(
+    model: MultiTaskModel,
+    data: MultiTaskData,
+    settings: TrainingSettings,
+    *,
+    checkpoints: str | Path | None,
+    resume: bool,
+    progress: bool,
+    callbacks: list[Callback],
+) -> Result:
     _check(model, data, settings)
     _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
@@ -90,7 +112,7 @@ def fit(
             epochs = int(saved["epoch"]) + 1
         else:
             checkpoint = folder / LAST if resume else None
-            epochs = _train(module, data, folder, checkpoint, progress, callbacks or [])
+            epochs = _train(module, data, folder, checkpoint, progress, callbacks)
         seconds = time.perf_counter() - started
         best_epoch = epochs - 1
         if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
@@ -117,7 +139,12 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     Raises:
         InvalidInputError: as `fit` would.
     """
-    _check(model, data, settings)
+    if is_separate(model):
+        _check_tasks(model, data)
+        for part in single_task_parts(model, data, settings):
+            _check(part.model, part.data, part.settings)
+    else:
+        _check(model, data, settings)
     with quiet_libraries():
         _trainer(settings, Path(), False, [])
 

@@ -9,7 +9,7 @@ from qmtl.model import MultiTaskModel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Result"]
+__all__ = ["Metrics", "Result"]
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 
@@ -29,6 +29,8 @@ class Result:
             last one with ``restore_best=False`` or without any validation label.
         seconds: time spent training.
         checkpoints: folder of the checkpoints, if they were kept.
+        best_epochs: (single-task models) each task's own best epoch; `epochs` and `best_epoch` are
+            then the largest over tasks, and `seconds` their sum.
     """
 
     model: MultiTaskModel
@@ -39,6 +41,7 @@ class Result:
     best_epoch: int
     seconds: float
     checkpoints: Path | None = None
+    best_epochs: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         test = self.metrics["test"]
@@ -78,7 +81,8 @@ class Result:
             ]
             if rows:
                 ax.plot([r["epoch"] + 1 for r in rows], [r["value"] for r in rows], label=name)
-        ax.axvline(self.best_epoch + 1, color="0.6", linestyle=":", label="kept")
+        if not self.best_epochs:
+            ax.axvline(self.best_epoch + 1, color="0.6", linestyle=":", label="kept")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_title(f"{metric} on the validation split")
         ax.set_xlabel("epoch")

@@ -120,7 +120,7 @@ def resume_run(path: str | Path, *, progress: bool = True) -> Run:
     recipe = read_recipe(folder / "recipe.toml")
     data = build_data(recipe)
     # A run that was killed in its first epoch has no checkpoint yet and starts anew.
-    started = (folder / "checkpoints" / LAST).is_file()
+    started = any((folder / "checkpoints").rglob(LAST))
     model = build_model(recipe, data)
     return _train(folder, recipe, data, model, resume=started, progress=progress)
 
