@@ -6,6 +6,9 @@ from qmtl.data.dataset import MultiTaskData, Split
 from qmtl.data.digits import digits
 from qmtl.data.glue import glue
 from qmtl.data.glue_files import GlueRows, glue_rows
+from qmtl.data.modalities import join_modalities
+from qmtl.data.mustard import mustard
+from qmtl.data.mustard_files import mustard_utterances
 from qmtl.data.sentences import embed_texts, pair_features
 from qmtl.data.tables import TableColumns, from_csv
 
@@ -21,5 +24,8 @@ __all__ = [
     "from_csv",
     "glue",
     "glue_rows",
+    "join_modalities",
+    "mustard",
+    "mustard_utterances",
     "pair_features",
 ]

@@ -76,8 +76,8 @@ def chestxray(
         >>> _ = (folder / "train.csv").write_text(header + rows)
         >>> np.savez(folder / "images.npz", images=np.zeros((20, 8, 8), np.uint8), paths=paths)
         >>> chestxray(folder, uncertain="ones", splits=(0.6, 0.2, 0.2))
-        MultiTaskData('chestxray', inputs=(1, 8, 8), train=12, validation=4, test=4, \
-tasks: Edema (binary))
+        MultiTaskData('chestxray', inputs=(1, 8, 8), train=12, validation=4, test=4,
+        tasks: Edema (binary))
     """
     if kind not in ("binary", "multilabel"):
         raise unknown_name("kind", kind, ["binary", "multilabel"])

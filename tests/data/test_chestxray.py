@@ -211,7 +211,9 @@ class TestImages:
     def test_missing_files(self, folder, tmp_path):
         (folder / "train/patient00003/study1/view1_frontal.jpg").unlink()
         (folder / "train/patient00004/study2/view1_frontal.jpg").unlink()
-        with pytest.raises(InvalidInputError, match=r"2 of .* images are not in the folder .*00003"):
+        with pytest.raises(
+            InvalidInputError, match=r"2 of .* images are not in the folder .*00003"
+        ):
             chestxray(folder, uncertain="ones", blank="zeros")
         with pytest.raises(InvalidInputError, match=r"images: 'no/patient1/a\.png' is not under"):
             load_images(folder, ["no/patient1/a.png"])

@@ -1,0 +1,108 @@
+"""Feature files: one vector per id, as people export them from audio and video models."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmtl.errors import InvalidInputError
+
+__all__ = ["features_by_id"]
+
+
+def features_by_id(
+    path: str | PathLike[str], ids: Sequence[str], name: str
+) -> tuple[np.ndarray, int]:
+    """The vectors of some ids; ids that the file does not have get NaN.
+
+    Args:
+        path: a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
+            without pickle's code). Arrays are (d,), or (frames, d): the mean over frames is taken.
+        ids: rows wanted.
+        name: of the modality, for messages.
+
+    Returns:
+        float32 (len(ids), d), and how many ids are missing.
+
+    Raises:
+        InvalidInputError: the file is missing, of another kind or damaged, vectors have different
+            widths or are not finite, or none of the ids is in it.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "audio.json"
+        >>> _ = file.write_text('{"a": [1, 2], "b": [[0, 0], [4, 8]]}')
+        >>> features_by_id(file, ["b", "c"], "audio")
+        (array([[ 2.,  4.],
+               [nan, nan]], dtype=float32), 1)
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InvalidInputError(f"{name}: there is no file {file}")
+    stored = _read(file, name)
+    vectors = {i: _vector(file, i, stored[i]) for i in ids if i in stored}
+    if not vectors:
+        raise InvalidInputError(
+            f"{name}: {file} has none of the {len(ids)} ids, such as {ids[0]!r}; its own are "
+            f"{', '.join(map(repr, list(stored)[:3])) or 'none at all'}"
+        )
+    widths = {len(vector) for vector in vectors.values()}
+    if len(widths) > 1:
+        raise InvalidInputError(f"{name}: {file}: vectors of different widths: {sorted(widths)}")
+    absent = np.full(widths.pop(), np.nan, dtype=np.float32)
+    rows = np.stack([vectors.get(i, absent) for i in ids])
+    return rows, len([i for i in ids if i not in vectors])
+
+
+def _read(file: Path, name: str) -> Mapping[str, Any]:
+    readers = {".npz": _npz, ".json": _json, ".pt": _pt}
+    if file.suffix not in readers:
+        raise InvalidInputError(
+            f"{name}: expected a .npz, .json or .pt file of id → vector, got {file.name}; pickles "
+            f"can run code when they are opened, so convert them with numpy.savez(path, **features)"
+        )
+    try:
+        stored = readers[file.suffix](file)
+    except Exception as error:
+        raise InvalidInputError(f"{name}: {file} cannot be read: {error}") from error
+    if not isinstance(stored, Mapping):
+        raise InvalidInputError(
+            f"{name}: {file}: expected id → vector, got {type(stored).__name__}"
+        )
+    return stored
+
+
+def _npz(file: Path) -> Any:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no .npz file")
+    with np.load(file, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _pt(file: Path) -> Any:
+    import torch
+
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _vector(file: Path, key: str, values: Any) -> np.ndarray:
+    try:
+        vector = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{file}: {key!r}: expected numbers") from error
+    if vector.ndim == 2 and len(vector):
+        vector = vector.mean(axis=0)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise InvalidInputError(
+            f"{file}: {key!r}: expected finite numbers (d,) or (frames, d), got shape "
+            f"{np.shape(values)}"
+        )
+    return vector
