@@ -1,9 +1,24 @@
 """Classical encoders: torch modules from inputs to features."""
 
+from qmtl.encoders.cnn import CNN
+from qmtl.encoders.fusion import Fusion
 from qmtl.encoders.identity import Identity
+from qmtl.encoders.image import ImageBackbone
 from qmtl.encoders.mlp import MLP
+from qmtl.encoders.registry import WHOLE_ENCODERS
+from qmtl.encoders.separate import SeparateEncoders
 from qmtl.encoders.text import TextEmbedding
 
-__all__ = ["ENCODERS", "MLP", "Identity", "TextEmbedding"]
+__all__ = [
+    "CNN",
+    "ENCODERS",
+    "MLP",
+    "Fusion",
+    "Identity",
+    "ImageBackbone",
+    "SeparateEncoders",
+    "TextEmbedding",
+]
 
-ENCODERS = {"Identity": Identity, "MLP": MLP}
+# A new encoder goes into registry.py, where SeparateEncoders finds it, too.
+ENCODERS = {**WHOLE_ENCODERS, "SeparateEncoders": SeparateEncoders}
