@@ -178,10 +178,9 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         _override(content, override)
     recipe = recipe_from(content, str(name_or_path))
     # Paths are relative to the recipe, so that a run directory works from anywhere.
-    folder = path.parent
-    sections = {"data": recipe.data, "encoder": recipe.encoder}
-    absolute = {name: section.relative_to(folder) for name, section in sections.items()}
-    return recipe.model_copy(update=absolute)
+    data = recipe.data.relative_to(path.parent)
+    encoder = recipe.encoder.relative_to(path.parent)
+    return recipe.model_copy(update={"data": data, "encoder": encoder})
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
