@@ -22,7 +22,14 @@ if TYPE_CHECKING:
         RealAmplitudes,
         RotationAnsatz,
     )
-    from qmtl.heads import LinearHead, LocalLinearHead, QuantumHead
+    from qmtl.heads import (
+        LinearHead,
+        LocalLinearHead,
+        LowRankLinearHead,
+        QuantumHead,
+        SharedVQCHead,
+        VQCPerTaskHead,
+    )
     from qmtl.model import MultiTaskModel, load
     from qmtl.tasks import Task
     from qmtl.training import Result, TrainingSettings, fit
@@ -35,6 +42,7 @@ __all__ = [
     "IdentityAnsatz",
     "LinearHead",
     "LocalLinearHead",
+    "LowRankLinearHead",
     "MultiTaskModel",
     "PauliStrings",
     "Probabilities",
@@ -42,8 +50,10 @@ __all__ = [
     "RealAmplitudes",
     "Result",
     "RotationAnsatz",
+    "SharedVQCHead",
     "Task",
     "TrainingSettings",
+    "VQCPerTaskHead",
     "__version__",
     "circuit",
     "data",
@@ -59,7 +69,14 @@ __all__ = [
 _MODULES = ("circuit", "data", "encoders", "errors", "heads", "simulators", "training")
 _HOMES = {
     "qmtl.tasks": ("Task",),
-    "qmtl.heads": ("LinearHead", "LocalLinearHead", "QuantumHead"),
+    "qmtl.heads": (
+        "LinearHead",
+        "LocalLinearHead",
+        "LowRankLinearHead",
+        "QuantumHead",
+        "SharedVQCHead",
+        "VQCPerTaskHead",
+    ),
     "qmtl.model": ("MultiTaskModel", "load"),
     "qmtl.training": ("Result", "TrainingSettings", "fit"),
     "qmtl.circuit": (

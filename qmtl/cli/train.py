@@ -21,7 +21,7 @@ def train(
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="HEAD", help="Also train this head: linear, local-register, …"),
+        typer.Option(metavar="HEAD", help="Also train this type of head: linear, low-rank, …"),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")
