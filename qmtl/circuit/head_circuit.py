@@ -188,6 +188,12 @@ class HeadCircuit:
         read = register.readout.read_wires(len(register.wires))
         return self._ansatz[task].n_weights(len(register.wires), read)
 
+    @cached_property
+    def weight_sizes(self) -> dict[str, tuple[int]]:
+        """Shapes of the weights: ``"encoding"`` and each task's."""
+        tasks = {name: (self.n_weights(name),) for name in self.registers}
+        return {"encoding": (self.n_encoding_weights,)} | tasks
+
     def count_parameters(self) -> ParameterCount:
         """Number of encoding weights, of each task's weights, and of scales (one per task)."""
         tasks = {name: self.n_weights(name) for name in self.registers}

@@ -1,18 +1,73 @@
 """A group's outputs by plain torch operations: for GPUs, function transforms, and as reference."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from qmtl.simulators.angles import by_slot
+from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
+from qmtl.simulators.autograd import Three
 from qmtl.simulators.plan import Group
 from qmtl.simulators.statevector import apply_layers, encode, to_complex
 
-__all__ = ["eager_values"]
+__all__ = ["EagerEngine", "eager_values"]
 
 # A block's unitary is built when it has at most so many columns.
 LARGEST_UNITARY = 64
+
+
+class EagerEngine:
+    """Evaluates a group by torch operations on state vectors; an `Engine`.
+
+    Its inputs are the features (features, samples), the encoding's weights, and the tasks' weights
+    (tasks, n_weights). Used directly, torch's autograd makes the gradients.
+    """
+
+    name: ClassVar[str] = "state vectors by torch"
+    is_differentiable: ClassVar[bool] = True
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
+        """The first input: the features."""
+        return columns
+
+    def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """Outputs, shape (tasks, n_outputs, samples)."""
+        group = self.group
+        sample = sample_angles(group.encoding_slots, first, second)
+        block_sample = sample_angles(group.block_slots, first, third)
+        block = by_slot(group.block_slots, block_sample, fixed_angles(group.block_slots, third))
+        return eager_values(group, sample, fixed_angles(group.encoding_slots, second), block)
+
+    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same without a graph."""
+        with torch.no_grad():
+            return self.eager(*inputs), ()
+
+    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+        """Gradients by the three inputs, for each row of a Jacobian."""
+        with torch.enable_grad():
+            leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+            values = self.eager(*leaves)
+            rows = [
+                torch.autograd.grad(values, leaves, row, retain_graph=True, materialize_grads=True)
+                for row in gradients
+            ]
+        first, second, third = (torch.stack(column) for column in zip(*rows, strict=True))
+        return first, second, third
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+        # Autograd keeps about two states per operation for the backward pass.
+        states = 2 * itemsize * self.group.amplitudes * samples
+        return states * (2 * self.group.steps + 4)
+
+    def step_operations(self, samples: int) -> int:
+        """Estimated floating-point operations of a training step."""
+        return 28 * (self.group.steps + 2) * self.group.amplitudes * samples
 
 
 def eager_values(

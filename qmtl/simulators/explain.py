@@ -1,18 +1,20 @@
-"""What a plan costs before it runs: cones, amplitudes, bytes; and the error if it cannot fit."""
+"""What a plan costs before it runs: engines, cones, bytes, operations, and about how long."""
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators.cause_of_size import cause_of_size
+from qmtl.simulators.autograd import Engine
+from qmtl.simulators.memory import bytes_text, largest_chunk
 from qmtl.simulators.plan import Group, Plan
-from qmtl.simulators.work import working_bytes
 
-__all__ = ["Explanation", "GroupCost", "check_memory"]
+__all__ = ["Explanation", "GroupCost"]
+
+# A core of 2020 or later does at least so many operations per second; many do two to four times as
+# many, see scripts/bench_step. It is for telling seconds from hours.
+OPERATIONS_PER_SECOND = 5e9
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class GroupCost:
         cone_wires: wires of each cone.
         block_wires: wires the task's block acts on.
         amplitudes: complex amplitudes of all states of the batch.
-        bytes: estimated peak memory of forward and backward.
+        engine: how the group is run.
+        chunk: samples that are run at a time to stay within the memory; 0 if not one fits.
+        bytes: estimated peak memory of forward and backward (of one sample if none fits).
         operations: estimated floating-point operations of forward and backward.
         sizes: size of the cone after each gate that widens it, seen from the readout.
     """
@@ -35,28 +39,27 @@ class GroupCost:
     cone_wires: int
     block_wires: int
     amplitudes: int
+    engine: str
+    chunk: int
     bytes: int
     operations: int
     sizes: tuple[int, ...]
 
 
-def _group_bytes(group: Group, batch_size: int, itemsize: int, compiled: bool) -> int:
-    if compiled and not len(group.block_slots.feature_slots):
-        return working_bytes(group, batch_size, itemsize)
-    # Autograd keeps about two states per operation for the backward pass.
-    return 2 * itemsize * group.amplitudes * batch_size * (2 * group.steps + 4)
-
-
-def _group_cost(group: Group, batch_size: int, itemsize: int, compiled: bool) -> GroupCost:
-    amplitudes = group.amplitudes * batch_size
+def _group_cost(
+    group: Group, engine: Engine, batch_size: int, itemsize: int, limit: int
+) -> GroupCost:
+    chunk = largest_chunk(engine, batch_size, itemsize, limit)
     return GroupCost(
         tasks=tuple(dict.fromkeys(group.tasks)),
         n_cones=group.n_cones,
         cone_wires=group.n_wires,
         block_wires=group.n_inner,
-        amplitudes=amplitudes,
-        bytes=_group_bytes(group, batch_size, itemsize, compiled),
-        operations=amplitudes * (group.steps + 2) * 14 * 3,
+        amplitudes=group.amplitudes * batch_size,
+        engine=engine.name,
+        chunk=chunk,
+        bytes=engine.step_bytes(chunk or 1, itemsize),
+        operations=engine.step_operations(batch_size),
         sizes=group.sizes,
     )
 
@@ -77,15 +80,17 @@ class Explanation:
         cls,
         circuit: HeadCircuit,
         plan: Plan,
+        engines: Sequence[Engine],
         batch_size: int,
         dtype: torch.dtype,
-        max_memory: int | None,
-        *,
-        compiled: bool = True,
+        limit: int,
     ) -> "Explanation":
-        """The explanation of a plan at a batch size, for the compiled kernel or for torch."""
-        costs = [_group_cost(group, batch_size, dtype.itemsize, compiled) for group in plan.groups]
-        limit = memory_limit(torch.device("cpu"), max_memory)
+        """The explanation of a plan at a batch size."""
+        size = dtype.itemsize
+        costs = [
+            _group_cost(group, engine, batch_size, size, limit)
+            for group, engine in zip(plan.groups, engines, strict=True)
+        ]
         return cls(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     @property
@@ -96,7 +101,9 @@ class Explanation:
     @property
     def bytes(self) -> int:
         """Estimated peak memory of a training step."""
-        return sum(group.bytes for group in self.groups)
+        total = sum(group.bytes for group in self.groups)
+        # Chunks run one after another and keep nothing.
+        return total if total <= self.limit else max(group.bytes for group in self.groups)
 
     @property
     def operations(self) -> int:
@@ -106,7 +113,12 @@ class Explanation:
     @property
     def fits(self) -> bool:
         """Whether the estimate is within the memory limit."""
-        return self.bytes <= self.limit
+        return all(group.chunk for group in self.groups)
+
+    @property
+    def seconds(self) -> float:
+        """Roughly how long a training step takes on one core."""
+        return self.operations / OPERATIONS_PER_SECOND
 
     def __str__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
@@ -126,50 +138,22 @@ class Explanation:
             )
             if grows:
                 lines.append(f"    the cone grows, from the readout back: {grows} wires")
+            chunks = "" if group.chunk in (0, self.batch_size) else f", {group.chunk} at a time"
+            lines.append(f"    run as {group.engine}{chunks}")
         lines.append(
-            f"  {self.amplitudes:,} amplitudes; a training step takes about "
-            f"{_bytes(self.bytes)} and {self.operations / 1e9:.3g} GFLOP "
-            f"(limit {_bytes(self.limit)}{'' if self.fits else ': does not fit'})"
+            f"  a training step takes about {bytes_text(self.bytes)} and "
+            f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "
+            f"(limit {bytes_text(self.limit)}{'' if self.fits else ': does not fit'})"
         )
         return "\n".join(lines)
 
 
-def memory_limit(device: torch.device, max_memory: int | None) -> int:
-    """Bytes that a step may take on `device`."""
-    if max_memory is not None:
-        return max_memory
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1] * 0.75)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.75)
-
-
-def check_memory(
-    circuit: HeadCircuit, plan: Plan, angles: Tensor, max_memory: int | None, *, compiled: bool
-) -> None:
-    """Raise `CircuitTooLargeError`, naming the cause, if a step would not fit."""
-    limit = memory_limit(angles.device, max_memory)
-    itemsize, batch = angles.dtype.itemsize, angles.shape[0]
-    # This runs before every step: no costs are made unless they are needed.
-    total = sum(_group_bytes(group, batch, itemsize, compiled) for group in plan.groups)
-    if total <= limit:
-        return
-    costs = [_group_cost(group, batch, itemsize, compiled) for group in plan.groups]
-    worst = max(costs, key=lambda cost: cost.bytes)
-    raise CircuitTooLargeError(
-        f"task {worst.tasks[0]!r}: its light cone has {worst.cone_wires} of {circuit.n_wires} "
-        f"wires; a step of batch {batch} would take about {_bytes(total)}, the limit is "
-        f"{_bytes(limit)}. "
-        f"{cause_of_size(circuit, worst.tasks[0], worst.cone_wires, worst.block_wires)}"
-    )
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} EB"
-
-
 def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{1e3 * seconds:.2g} ms"

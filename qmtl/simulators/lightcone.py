@@ -11,12 +11,11 @@ from torch.autograd import forward_ad
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
-from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
-from qmtl.simulators.compiled import compiled_values
-from qmtl.simulators.eager import eager_values
-from qmtl.simulators.explain import Explanation, check_memory
-from qmtl.simulators.plan import Group, Plan, build_plan
-from qmtl.simulators.program import Program, program_of
+from qmtl.simulators.autograd import Engine, engine_values
+from qmtl.simulators.engines import engine_of
+from qmtl.simulators.explain import Explanation
+from qmtl.simulators.memory import fitted, memory_limit
+from qmtl.simulators.plan import Plan, build_plan
 from qmtl.simulators.simulator import check_inputs
 
 __all__ = ["LightConeSimulator"]
@@ -76,8 +75,9 @@ class LightConeSimulator:
     ) -> Explanation:
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
         plan = self.plan(circuit)
-        compiled = self.engine == "compiled"
-        return Explanation.of(circuit, plan, batch_size, dtype, self.max_memory, compiled=compiled)
+        engines = [engine_of(group, compiled=self.engine == "compiled") for group in plan.groups]
+        limit = memory_limit(torch.device("cpu"), self.max_memory)
+        return Explanation.of(circuit, plan, engines, batch_size, dtype, limit)
 
     def expectation_values(
         self,
@@ -89,18 +89,26 @@ class LightConeSimulator:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
         plan = self.plan(circuit, chosen)
-        compiled = self.engine == "compiled" and _plain_cpu(angles, *weights.values())
-        compiled = compiled and len(angles) > 0
-        check_memory(circuit, plan, angles, self.max_memory, compiled=compiled)
-        columns = angles.T.contiguous()
+        encoding, columns = weights["encoding"], angles.T
+        own = [torch.stack([weights[name] for name in group.tasks]) for group in plan.groups]
+        compiled = self.engine == "compiled" and len(angles) > 0
+        engines = self._engines(
+            circuit, plan, angles, compiled=compiled and _plain_cpu(angles, encoding, *own)
+        )
         parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
-        for group in plan.groups:
-            program = program_of(group) if compiled else None
-            outputs = _group_values(group, program, columns, weights)
-            members = zip(group.tasks, group.outputs, outputs.permute(0, 2, 1), strict=True)
+        for group, engine, tensor in zip(plan.groups, engines, own, strict=True):
+            outputs = engine_values(engine, columns, encoding, tensor)
+            members = zip(group.tasks, group.outputs, outputs.mT.unbind(), strict=True)
             for name, which, part in members:
                 parts[name].append((which, part))
         return {name: _joined(found) for name, found in parts.items()}
+
+    def _engines(
+        self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, compiled: bool
+    ) -> list[Engine]:
+        engines = [engine_of(group, compiled=compiled) for group in plan.groups]
+        limit = memory_limit(angles.device, self.max_memory)
+        return fitted(circuit, plan, engines, len(angles), angles.dtype.itemsize, limit)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_memory": self.max_memory, "engine": self.engine}
@@ -126,23 +134,4 @@ def _plain_cpu(*tensors: Tensor) -> bool:
     return all(
         tensor.device.type == "cpu" and forward_ad.unpack_dual(tensor).tangent is None
         for tensor in tensors
-    )
-
-
-def _group_values(
-    group: Group, program: Program | None, columns: Tensor, weights: Mapping[str, Tensor]
-) -> Tensor:
-    """Outputs of a group, shape (tasks, n_outputs, samples)."""
-    own = torch.stack([weights[name] for name in group.tasks])
-    cone_fixed = fixed_angles(group.encoding_slots, weights["encoding"])
-    if program is not None and program.row_index is not None:
-        task_fixed = fixed_angles(group.block_slots, own)
-        return compiled_values(program, columns, cone_fixed, task_fixed)
-    sample = sample_angles(group.encoding_slots, columns, weights["encoding"])
-    task_fixed = fixed_angles(group.block_slots, own)
-    if program is not None:
-        return compiled_values(program, sample.flatten(0, 1), cone_fixed, task_fixed)
-    block_sample = sample_angles(group.block_slots, columns, own)
-    return eager_values(
-        group, sample, cone_fixed, by_slot(group.block_slots, block_sample, task_fixed)
     )

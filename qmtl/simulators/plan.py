@@ -17,9 +17,32 @@ from qmtl.simulators.cones import Cone, cones_of
 from qmtl.simulators.layers import Layer
 from qmtl.simulators.slots import SlotTable, slot_table
 
-__all__ = ["Group", "Plan", "build_plan"]
+__all__ = ["Group", "Plan", "Structure", "build_plan"]
 
 IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a group's cones have in common, without their wires and weights.
+
+    Attributes:
+        n_wires: wires of each cone.
+        n_inner: how many of the first local wires the block acts on or the readout reads.
+        encoding: layers of the encoding.
+        block: layers of the task block.
+        encoding_slots: the encoding's slots: those that depend on the sample, and the others.
+        block_slots: those of the block.
+        readout: outputs over the basis states of the wires read.
+    """
+
+    n_wires: int
+    n_inner: int
+    encoding: tuple[Layer, ...]
+    block: tuple[Layer, ...]
+    encoding_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    block_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    readout: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class Group:
         encoding_slots: angles of the encoding; one row per cone, or a single one if all tasks
             share one cone.
         block_slots: angles of the block, one row per task.
+        n_weights: weights of each task.
         readout: outputs over the basis states of the wires read, shape (n_outputs, 2^n_read).
         sizes: size of the cone after each gate that widens it, seen from the readout.
         kept: what engines derive from the group once.
@@ -50,9 +74,21 @@ class Group:
     block: tuple[Layer, ...]
     encoding_slots: SlotTable
     block_slots: SlotTable
+    n_weights: int
     readout: NDArray[np.float64]
     sizes: tuple[int, ...]
     kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def structure(self) -> Structure:
+        """What the cones have in common; hashable."""
+        encoding, block = (
+            (tuple(slots.feature_slots.tolist()), tuple(slots.weight_slots.tolist()))
+            for slots in (self.encoding_slots, self.block_slots)
+        )
+        readout = tuple(map(tuple, self.readout.tolist()))
+        layers = (self.encoding, self.block)
+        return Structure(self.n_wires, self.n_inner, *layers, encoding, block, readout)
 
     @property
     def n_wires(self) -> int:
@@ -116,6 +152,7 @@ def _group(cones: Sequence[Cone]) -> Group:
         block=first.block,
         encoding_slots=slot_table([cone.encoding_angles for cone in states]),
         block_slots=slot_table([cone.block_angles for cone in cones]),
+        n_weights=first.n_weights,
         readout=np.array(first.readout, dtype=np.float64),
         sizes=first.sizes,
     )

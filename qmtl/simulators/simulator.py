@@ -64,14 +64,14 @@ def check_inputs(
             raise unknown_name("task", name, circuit.registers)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
-    expected = {"encoding": circuit.n_encoding_weights}
-    expected |= {name: circuit.n_weights(name) for name in chosen}
-    for name, size in expected.items():
+    sizes = circuit.weight_sizes
+    for name in ("encoding", *chosen):
         if name not in weights:
             raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
-        if tuple(weights[name].shape) != (size,):
+        if weights[name].shape != sizes[name]:
             raise InvalidInputError(
-                f"weights[{name!r}] must have shape ({size},), got {tuple(weights[name].shape)}"
+                f"weights[{name!r}] must have shape {tuple(sizes[name])}, "
+                f"got {tuple(weights[name].shape)}"
             )
         if weights[name].dtype != angles.dtype:
             raise InvalidInputError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,32 @@ class SlotTable:
     weights: IntArray
     constants: NDArray[np.float64]
 
-    @property
+    @cached_property
     def feature_slots(self) -> IntArray:
         """Slots whose angle depends on the sample."""
         return np.flatnonzero((self.features[0] >= 0).any(axis=1))
 
-    @property
+    @cached_property
     def weight_slots(self) -> IntArray:
         """Slots whose angle is the same for all samples."""
         return np.flatnonzero(~(self.features[0] >= 0).any(axis=1))
+
+    @cached_property
+    def rows(self) -> tuple[IntArray, bool]:
+        """For each cone, which row each sample-dependent angle is, shape (cones, angles).
+
+        Rows are the features if each such angle is a feature (then True), and else the angles
+        themselves, cone by cone, which are to be computed first.
+        """
+        slots = self.feature_slots
+        features = self.features[:, slots]
+        single = bool((features[..., 1:] < 0).all())
+        unscaled = bool(
+            (self.weights[:, slots] < 0).all() and (self.constants[:, slots] == 1).all()
+        )
+        if len(slots) and single and unscaled:
+            return np.ascontiguousarray(features[..., 0]), True
+        return np.arange(len(features) * len(slots)).reshape(len(features), len(slots)), False
 
 
 def slot_table(rows: Sequence[Sequence[Angle]]) -> SlotTable:

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmtl.simulators.amplitudes.program import Program
 from qmtl.simulators.plan import Group
-from qmtl.simulators.program import Program
 
-__all__ = ["Array", "Work", "row_index", "working_bytes"]
+__all__ = ["Array", "Work", "working_bytes"]
 
 # Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
 TILES = (8, 16, 32)
@@ -18,14 +18,6 @@ LARGEST_TILE_BYTES = 2**19
 # Final states are kept for the backward pass up to this size; beyond it they are computed again.
 KEPT_STATES_BYTES = 2**28
 Array = NDArray[Any]
-
-
-def row_index(program: Program) -> NDArray[np.int64]:
-    """For each cone, which row of the given angles each sample-dependent angle is."""
-    if program.row_index is not None:
-        return program.row_index
-    shape = (program.group.n_cones, len(program.group.encoding_slots.feature_slots))
-    return np.arange(shape[0] * shape[1]).reshape(shape)
 
 
 def _tile(samples: int, size: int, itemsize: int) -> int:
@@ -51,9 +43,16 @@ def working_bytes(group: Group, samples: int, itemsize: int) -> int:
 
 
 class Work:
-    """Arrays of one call: padded cosines and sines, tables of angles, work items."""
+    """Arrays of one call: padded cosines and sines of half angles, and work items.
 
-    def __init__(self, program: Program, rows: Tensor, cone: Tensor, task: Tensor) -> None:
+    Args:
+        program: the group's tables.
+        rows: sample-dependent angles, shape (rows, samples).
+        cone: cosines and sines of the encoding's other half angles, shape (2, cones, angles).
+        task: those of the blocks, shape (2, tasks, angles).
+    """
+
+    def __init__(self, program: Program, rows: Tensor, cone: Array, task: Array) -> None:
         self.program = program
         self.samples = rows.shape[1]
         itemsize, size = rows.element_size(), 1 << program.group.n_wires
@@ -63,14 +62,11 @@ class Work:
         half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
         self.torch_dtype = rows.dtype
         self.dtype = half.numpy().dtype
-        self.index = row_index(program)
+        self.index = program.group.encoding_slots.rows[0]
         # An encoding without features still has one column of work.
         half = half if len(half) else half.new_zeros(1, self.padded)
         self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
-        self.cone, self.task = (
-            torch.stack([(a.detach() / 2).cos(), (a.detach() / 2).sin()]).numpy()
-            for a in (cone, task)
-        )
+        self.cone, self.task = cone, task
         self.readout = program.group.readout.astype(self.dtype)
 
     def tables(self) -> tuple[Any, ...]:

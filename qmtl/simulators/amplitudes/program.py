@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.simulators import kernel
+from qmtl.simulators.amplitudes import kernel
 from qmtl.simulators.layers import Layer, Op
 from qmtl.simulators.plan import Group
-from qmtl.simulators.slots import SlotTable
 
-__all__ = ["Program", "build_program", "program_of"]
+__all__ = ["Program", "build_program"]
 
 IntArray = NDArray[np.int64]
 ROTATIONS = {"RY": (kernel.RY, kernel.RY_FIXED), "RX": (kernel.RX, kernel.RX_FIXED)}
@@ -23,8 +22,6 @@ class Program:
     Attributes:
         n_starts: how many of the first operations make the product state.
         n_shared: how many of the first operations run once per cone; the others once per task.
-        row_index: for each cone, which feature each sample-dependent angle is; None if they are
-            products, which are computed first.
     """
 
     group: Group
@@ -33,7 +30,6 @@ class Program:
     n_starts: int
     n_shared: int
     terms: IntArray
-    row_index: IntArray | None
 
 
 class _Tables:
@@ -86,17 +82,6 @@ def _numbered(slots: IntArray) -> dict[int, int]:
     return {int(slot): i for i, slot in enumerate(slots)}
 
 
-def _row_index(table: SlotTable) -> IntArray | None:
-    """For each cone, which feature each sample-dependent angle is; None if some are products."""
-    slots = table.feature_slots
-    features = table.features[:, slots]
-    single = bool((features[..., 1:] < 0).all())
-    unscaled = bool((table.weights[:, slots] < 0).all() and (table.constants[:, slots] == 1).all())
-    if not len(slots) or not (single and unscaled):
-        return None
-    return np.ascontiguousarray(features[..., 0])
-
-
 def build_program(group: Group) -> Program | None:
     """The group's program; None if its block depends on the sample (then torch runs it).
 
@@ -133,16 +118,7 @@ def build_program(group: Group) -> Program | None:
         n_starts=n_starts,
         n_shared=len(ops) if group.n_cones == len(group.tasks) else n_encoding,
         terms=np.array(tables.terms, np.int64).reshape(-1, 2),
-        row_index=_row_index(group.encoding_slots),
     )
-
-
-def program_of(group: Group) -> Program | None:
-    """The group's program, built once and kept with the group."""
-    if "program" not in group.kept:
-        group.kept["program"] = build_program(group)
-    program: Program | None = group.kept["program"]
-    return program
 
 
 def _start_operations(starts: IntArray) -> list[tuple[int, ...]]:

@@ -18,10 +18,9 @@ kind, slot) again, as rotations, for the derivative. Angles come as cosines and 
 halves.
 """
 
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from qmtl.simulators.compilation import kernel, part
 
 __all__ = [
     "HADAMARD",
@@ -43,22 +42,8 @@ RY, RY_FIXED, RX, RX_FIXED, HADAMARD, PHASE, SAMPLE_PHASE = range(7)
 START_ZERO, START_SAMPLE, START_FIXED, START_HADAMARD = range(4)
 ROOT_HALF = np.sqrt(0.5)
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "arcp", "nsz"}
-_OPTIONS: Any = {"fastmath": _FAST, "error_model": "numpy"}
-# Parts are joined before compilation: optimising each alone and joined again takes much longer.
-_part = njit(inline="always", **_OPTIONS)
 
-
-def _kernel(function: Any) -> Any:
-    try:
-        return njit(cache=True, nogil=True, **_OPTIONS)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's can be written: compile in every process.
-        return njit(nogil=True, **_OPTIONS)(function)
-
-
-@_part
+@part
 def _odd(number):
     odd = False
     while number:
@@ -67,7 +52,7 @@ def _odd(number):
     return odd
 
 
-@_part
+@part
 def _copy(target, source):
     # Slices would do, but numba compiles their checks and messages for seconds.
     for p in range(source.shape[0]):
@@ -76,7 +61,7 @@ def _copy(target, source):
                 target[p, a, s] = source[p, a, s]
 
 
-@_part
+@part
 def _product(state, starts, cone, rows, cos, sin, fixed, first, tile):
     """The product state of the first layer, real, built wire by wire in place."""
     one = cos[0, 0] * 0 + 1
@@ -106,7 +91,7 @@ def _product(state, starts, cone, rows, cos, sin, fixed, first, tile):
             state[1, a, s] = 0
 
 
-@_part
+@part
 def _load(op, cone, rows, cos, sin, fixed, where, first, tile, c, d, terms, table):
     """Cosines and sines of an operation: by sample into c and d, or by amplitude into the table."""
     kind, slot = op[0], op[2]
@@ -140,7 +125,7 @@ def _load(op, cone, rows, cos, sin, fixed, where, first, tile, c, d, terms, tabl
                 table[1, a] = re * z + im * x
 
 
-@_part
+@part
 def _apply(state, op, c, d, table, tile, sign):
     """One operation (`sign` 1) or its inverse (`sign` -1)."""
     kind, stride, size = op[0], op[1], state.shape[1]
@@ -192,7 +177,7 @@ def _apply(state, op, c, d, table, tile, sign):
                     state[1, b, s] = c[s] * yi - z * xr
 
 
-@_part
+@part
 def _derive_phase(state, adjoint, op, terms, tile, gradient, slope):
     """Derivatives by the angles of a phase, into their slots of `gradient`."""
     size = len(slope) >> op[1]
@@ -211,7 +196,7 @@ def _derive_phase(state, adjoint, op, terms, tile, gradient, slope):
             gradient[terms[t, 0]] += total / 2
 
 
-@_part
+@part
 def _derive(state, adjoint, op, tile, g):
     """The derivative by a rotation's angle, from its output, for each sample."""
     kind, stride, size = op[0], op[1], state.shape[1]
@@ -247,7 +232,7 @@ def _derive(state, adjoint, op, tile, g):
         g[s] /= 2
 
 
-@_part
+@part
 def _read(state, readout, values, first, tile, p):
     """A task's outputs from its final state, into ``values[output, sample]``."""
     rest = state.shape[1] // readout.shape[1]
@@ -266,7 +251,7 @@ def _read(state, readout, values, first, tile, p):
                     values[j, first + s] += readout[j, b] * p[s]
 
 
-@_part
+@part
 def _read_back(state, adjoint, readout, gradient, first, tile, p):
     """The adjoint of a task's final state."""
     rest = state.shape[1] // readout.shape[1]
@@ -283,7 +268,7 @@ def _read_back(state, adjoint, readout, gradient, first, tile, p):
                 adjoint[1, k, s] = p[s] * state[1, k, s]
 
 
-@_kernel
+@kernel
 def forward(
     items, starts, ops, n_starts, n_shared, terms, readout, rows, cos, sin, cone_fixed, task_fixed,
     tile, values, states,
@@ -320,7 +305,7 @@ def forward(
                 _read(state, readout, values[task], first, tile, p)
 
 
-@_kernel
+@kernel
 def backward(
     items, starts, ops, n_starts, n_shared, terms, readout, rows, cos, sin, cone_fixed, task_fixed,
     tile, states, wanted, gradient, row_grad, cone_grad, task_grad,

@@ -1,0 +1,125 @@
+"""A group's outputs by its state vectors in the compiled kernel: the engine for larger cones."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.simulators.amplitudes import kernel
+from qmtl.simulators.amplitudes.program import Program
+from qmtl.simulators.amplitudes.work import Array, Work, working_bytes
+from qmtl.simulators.angles import by_slot, sample_angles
+from qmtl.simulators.autograd import Three, in_threads
+from qmtl.simulators.eager import eager_values
+from qmtl.simulators.weight_table import WeightTable
+
+__all__ = ["AmplitudeEngine"]
+
+
+class AmplitudeEngine:
+    """Evaluates a group's program in the compiled kernel; an `Engine`.
+
+    Its inputs are the sample-dependent angles (rows, samples), the encoding's weights, and the
+    tasks' weights (tasks, n_weights).
+
+    Args:
+        program: the group's tables.
+    """
+
+    name: ClassVar[str] = "state vectors"
+    is_differentiable: ClassVar[bool] = False
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.group = program, program.group
+        self.cone_table = WeightTable.of(self.group.encoding_slots)
+        self.task_table = WeightTable.of(self.group.block_slots, stride=self.group.n_weights)
+
+    def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
+        """The first input: the features themselves, or products of them, computed first."""
+        if self.group.encoding_slots.rows[1]:
+            return columns
+        return sample_angles(self.group.encoding_slots, columns, encoding).flatten(0, 1)
+
+    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs, and the final states if they are to be kept and not too many."""
+        work = self._work(inputs)
+        cones = np.arange(self.group.n_cones)
+        items = work.items(cones, cones, np.zeros_like(cones))
+        keep = keep and len(items) <= work.kept_at_once
+        if not keep:
+            items[:, 4] = -1
+        values, states = work.new_values(), work.new_states(len(items) if keep else 0)
+        in_threads(kernel.forward, items, *work.tables(), values.numpy(), states.numpy())
+        return values[..., : work.samples], (states,)
+
+    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+        """Gradients by the three inputs, for each row of a Jacobian.
+
+        Only pairs of a row and a cone with a gradient are run, each into a place of its own.
+        """
+        rows, encoding, own = inputs
+        (states,) = kept
+        work, group, n = self._work(inputs), self.group, len(gradients)
+        padding = (0, work.padded - work.samples)
+        padded = torch.nn.functional.pad(gradients.detach(), padding).contiguous()
+        # NaN counts: it must reach the result.
+        wanted = (padded != 0).flatten(2).any(2)
+        pairs = wanted.reshape(n, group.n_cones, -1).any(2).flatten().nonzero().flatten().numpy()
+        row, cone = pairs // group.n_cones, pairs % group.n_cones
+        per_cone = len(group.tasks) // group.n_cones
+        n_cone, n_task = self.cone_table.index.shape[1], self.task_table.index.shape[1]
+        by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, dtype=rows.dtype)
+        by_cone = torch.zeros(work.n_tiles, len(pairs), n_cone, dtype=rows.dtype)
+        by_task = torch.zeros(work.n_tiles, len(pairs) * per_cone, n_task, dtype=rows.dtype)
+        targets = [a.numpy() for a in (wanted, padded, by_sample, by_cone, by_task)]
+        self._run_back(work, work.items(cone, np.arange(len(pairs)), row), states, targets)
+        task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
+        own_row = np.repeat(row, per_cone)
+        by_weight = self.cone_table.scatter(by_cone.sum(0).numpy(), cone, row, n, encoding.numel())
+        by_own = self.task_table.scatter(by_task.sum(0).numpy(), task, own_row, n, own.numel())
+        target = torch.from_numpy(row[:, None] * len(rows) + work.index[cone])
+        by_rows = rows.new_zeros(n * len(rows), work.samples)
+        by_rows.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
+        return (
+            by_rows.reshape(n, *rows.shape),
+            torch.from_numpy(by_weight),
+            torch.from_numpy(by_own).reshape(n, *own.shape),
+        )
+
+    def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """The same by torch operations."""
+        group = self.group
+        sample = first[torch.from_numpy(group.encoding_slots.rows[0]).to(first.device)]
+        task_fixed = self.task_table.angles(third)
+        none = task_fixed.new_zeros(len(group.tasks), 0, 1)
+        block = by_slot(group.block_slots, none, task_fixed)
+        return eager_values(group, sample, self.cone_table.angles(second), block)
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+        return working_bytes(self.group, samples, itemsize)
+
+    def step_operations(self, samples: int) -> int:
+        """Estimated floating-point operations of a training step."""
+        return 28 * (self.group.steps + 2) * self.group.amplitudes * samples
+
+    def _work(self, inputs: Three) -> Work:
+        rows, encoding, own = inputs
+        cone = self.cone_table.cosines_and_sines(encoding, half=True)
+        return Work(self.program, rows, cone, self.task_table.cosines_and_sines(own, half=True))
+
+    def _run_back(self, work: Work, items: Array, states: Tensor, targets: list[Array]) -> None:
+        if len(states):
+            kept = states.detach().numpy()
+            in_threads(kernel.backward, items, *work.tables(), kept, *targets)
+            return
+        # The states were too many to keep: compute some again, take them back, and so on.
+        values = work.new_values().numpy()
+        again = work.new_states(min(len(items), work.kept_at_once)).numpy()
+        for begin in range(0, len(items), len(again)):
+            part = items[begin : begin + len(again)]
+            part[:, 4] = np.arange(len(part))
+            in_threads(kernel.forward, part, *work.tables(), values, again)
+            in_threads(kernel.backward, part, *work.tables(), again, *targets)

@@ -1,0 +1,173 @@
+"""Engines as differentiable torch functions.
+
+`_Values` evaluates, `_Adjoint` is its backward pass, and both fall back to the engine's torch
+operations where torch transforms them further (``vmap`` over samples, double backward), so that
+every transform is either fast or at least right. One transform has a fast path of its own: a batch
+of gradients, as Jacobian aggregators ask for. Each row of such a Jacobian mostly concerns one task,
+and engines run only cones with a gradient, so that T rows cost about as much as one backward pass.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Engine", "Three", "engine_values", "in_threads"]
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+class Engine(Protocol):
+    """A way to a group's outputs, from three tensors of angles or weights."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in explanations."""
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether torch's autograd should follow `eager` itself."""
+
+    def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
+        """The first input, from the features (features, samples)."""
+
+    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs (tasks, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
+
+    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples)."""
+
+    def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """The same outputs by torch operations."""
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+
+    def step_operations(self, samples: int) -> int:
+        """Estimated floating-point operations of a training step."""
+
+
+def engine_values(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
+    """Outputs of an engine, shape (tasks, n_outputs, samples); differentiable.
+
+    Args:
+        engine: what computes them.
+        columns: features, shape (features, samples).
+        encoding: the encoding's weights.
+        own: the tasks' weights, shape (tasks, n_weights).
+    """
+    inputs = (engine.angles(columns, encoding), encoding, own)
+    if engine.is_differentiable:
+        return engine.eager(*inputs)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    values: Tensor = _Values.apply(*inputs, engine, keep)
+    return values
+
+
+def in_threads(function: Any, items: NDArray[np.int64], *arguments: Any) -> None:
+    """Run a kernel over its work items, in as many threads as torch itself uses."""
+    n = min(torch.get_num_threads(), max(1, len(items) // 4))
+    if n == 1:
+        function(items, *arguments)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        for part in [pool.submit(function, i, *arguments) for i in np.array_split(items, n)]:
+            part.result()
+
+
+def _eager_gradients(engine: Engine, gradient: Tensor, *inputs: Tensor) -> Three:
+    gradients: Three = torch.func.vjp(engine.eager, *inputs)[1](gradient)
+    return gradients
+
+
+def _first_derivatives(
+    engine: Engine, gradient: Tensor, inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients by the eager path, with a graph of their own."""
+    with torch.enable_grad():
+        inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
+        values = engine.eager(*inputs)
+        return torch.autograd.grad(
+            values, inputs, gradient, create_graph=True, materialize_grads=True
+        )
+
+
+class _Values(torch.autograd.Function):
+    """Outputs of a group."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: Tensor, second: Tensor, third: Tensor, engine: Engine, keep: bool
+    ) -> Tensor:
+        values, kept = engine.forward((first, second, third), keep)
+        ctx.engine = engine
+        ctx.save_for_backward(first, second, third, *kept)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        first, second, third, *kept = ctx.saved_tensors
+        inputs = (first, second, third)
+        if torch._C._functorch.is_legacy_batchedtensor(gradient):
+            # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
+            return (*_first_derivatives(ctx.engine, gradient, inputs), None, None)
+        if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
+            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, *kept), None, None)
+        # The usual backward pass, past the costs of a function that can be transformed.
+        jacobian = ctx.engine.pull_back(gradient[None], inputs, kept)
+        return (*(part[0] for part in jacobian), None, None)
+
+
+class _Adjoint(torch.autograd.Function):
+    """Gradients of `_Values` by its three inputs."""
+
+    @staticmethod
+    def forward(
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        engine: Engine,
+        *kept: Tensor,
+    ) -> Three:
+        a, b, c = engine.pull_back(gradient[None], (first, second, third), kept)
+        return a[0], b[0], c[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.engine, ctx.n_kept = inputs[4], len(inputs) - 5
+        ctx.save_for_backward(*inputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # Second derivatives, of the eager path; on copies that keep their graph for the third.
+        with torch.enable_grad():
+            gradient, *inputs = (
+                tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+                for tensor in ctx.saved_tensors
+            )
+            first = _first_derivatives(ctx.engine, gradient, inputs)
+            second = torch.autograd.grad(
+                first, (gradient, *inputs), gradients, create_graph=True, materialize_grads=True
+            )
+        return (*second, *[None] * (1 + ctx.n_kept))
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
+    ) -> tuple[Three, tuple[int, int, int]]:
+        tensors, engine, kept = inputs[:4], inputs[4], inputs[5:]
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:4]):
+            gradients = torch.vmap(lambda *values: _eager_gradients(engine, *values), in_dims[:4])(
+                *tensors
+            )
+            return gradients, (0, 0, 0)
+        batch = tensors[0].movedim(in_dims[0], 0)
+        if torch._C._functorch.is_functorch_wrapped_tensor(batch):
+            eager = torch.vmap(lambda g: _eager_gradients(engine, g, *tensors[1:]))(batch)
+            return eager, (0, 0, 0)
+        return engine.pull_back(batch, tensors[1:], kept), (0, 0, 0)

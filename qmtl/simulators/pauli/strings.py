@@ -1,0 +1,65 @@
+"""Pauli strings as pairs of bit masks, and how gates take them backwards (U† P U).
+
+A string is ``(x, z)``: bit w of `x` is set for X or Y on wire w, bit w of `z` for Z or Y. A gate
+without an angle takes a string to one string and a sign; a rotation exp(-iθA/2) leaves a string
+that commutes with A alone and takes any other to ``cos θ · P + sign · sin θ · Q``.
+"""
+
+from qmtl.simulators.layers import Op
+
+__all__ = ["Pauli", "after_clifford", "identity", "rotated", "z_string"]
+
+Pauli = tuple[int, int]
+identity: Pauli = (0, 0)
+
+
+def z_string(wires: int) -> Pauli:
+    """Z on each wire of the mask `wires`.
+
+    Example:
+        >>> z_string(0b101)
+        (0, 5)
+    """
+    return (0, wires)
+
+
+def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
+    """A Hadamard's or CZ's U† P U, as a string and its sign.
+
+    Example:
+        >>> after_clifford(Op("CZ", (0, 1), None), (0b01, 0b00))  # X I becomes X Z
+        ((1, 2), 1)
+    """
+    x, z = string
+    if op.name == "Hadamard":
+        wire = 1 << op.wires[0]
+        flips = x & z & wire
+        swap = (x ^ z) & wire
+        return (x ^ swap, z ^ swap), -1 if flips else 1
+    if op.name != "CZ":
+        raise AssertionError(f"{op.name} is neither a rotation nor a known gate without angle")
+    a, b = op.wires
+    xa, xb, za, zb = x >> a & 1, x >> b & 1, z >> a & 1, z >> b & 1
+    sign = -1 if xa & xb & (za ^ zb) else 1
+    return (x, z ^ (xb << a) ^ (xa << b)), sign
+
+
+def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
+    """The partner Q = ±i A P of a string under a rotation about A, and its sign.
+
+    None if the string commutes with A and so stays as it is.
+
+    Example:
+        >>> rotated(Op("RY", (0,), 0), (0, 1))  # Z becomes cos Z - sin X
+        ((1, 0), -1)
+    """
+    axis = sum(1 << w for w in op.wires)
+    ax, az = {"RX": (axis, 0), "RY": (axis, axis), "RZ": (0, axis), "IsingZZ": (0, axis)}[op.name]
+    x, z = string
+    if ((ax & z).bit_count() + (az & x).bit_count()) % 2 == 0:
+        return None
+    qx, qz = x ^ ax, z ^ az
+    # A string is i^|x&z| X^x Z^z; moving Z^az past X^x costs (-1)^|az&x|.
+    power = 1 + (ax & az).bit_count() + (x & z).bit_count() + 2 * (az & x).bit_count()
+    power -= (qx & qz).bit_count()
+    return (qx, qz), 1 if power % 4 == 0 else -1
