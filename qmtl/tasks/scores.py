@@ -103,6 +103,8 @@ def _hard_score(name: str, decided: Tensor, y: Tensor, n_classes: int) -> float:
     if name == "matthews":
         if (y == y[0]).all():
             return math.nan
+        if (decided == decided[0]).all():
+            return 0.0  # as GLUE and scikit-learn have it; torchmetrics gives a small number
         return float(tmf.multiclass_matthews_corrcoef(decided, y, n_classes))
     average: Any = "weighted" if name == "weighted_f1" else "macro"
     return float(tmf.multiclass_f1_score(decided, y, n_classes, average=average))

@@ -135,6 +135,16 @@ class TestMetrics:
             collection = task.metrics()(torch.from_numpy(p), torch.from_numpy(y))
             assert {k: float(v) for k, v in collection.items()} == pytest.approx(scores, abs=1e-5)
 
+    def test_matthews_of_a_constant_is_zero(self):
+        """As in GLUE's own script; torchmetrics gives 0.06 for 139 of 200 positives."""
+        labels = [1] * 139 + [0] * 61
+        assert Task.binary("b", metrics=("matthews",)).evaluate([0.7] * 200, labels) == {
+            "matthews": 0.0
+        }
+        constant = [[0.2, 0.5, 0.3]] * 3
+        three = Task.multiclass("c", 3, metrics=("matthews",))
+        assert three.evaluate(constant, [0, 1, 2]) == {"matthews": 0.0}
+
     def test_undefined_is_nan_and_silent(self):
         binary = Task.binary("b", metrics=("accuracy", "auroc", "matthews", "average_precision"))
         correlated = Task.regression("r", metrics=("r2", "mse", "pearson", "spearman"))
