@@ -83,7 +83,10 @@ class _Plan:
         for head in self.heads:
             for setting in self.settings:
                 cell = self.cell(head, 0, setting)
-            check_fit(build_model(cell.recipe, data), data, cell.recipe.training)
+            model = build_model(cell.recipe, data)
+            check_fit(model, data, cell.recipe.training)
+            # A circuit that is too large says so when it is first simulated.
+            model.predict(data.train.inputs[:1])
 
     def cell(self, head: str, seed: int, setting: Setting) -> Cell:
         return cell_of(self.recipe, head, seed, setting, self.data)

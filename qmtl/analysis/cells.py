@@ -37,7 +37,8 @@ class CellResult(_Record):
         best_epoch: the kept epoch, counted from 1, the mean if several models were trained; NaN
             for the probe.
         seconds: of training.
-        step_seconds: median time of a training step: forward, backward and update.
+        step_seconds: median time of a training step: forward, backward and update; of single-task
+            models on mixed batches, of a step of each of them.
         rows: labelled rows of the training split by task.
         environment: versions, threads and machine.
     """

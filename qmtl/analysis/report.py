@@ -109,7 +109,8 @@ def _explanation(summary: BenchSummary) -> str:
         "Test scores × 100, mean ± 95% interval (Student's t) over seeds; the mean over tasks is "
         "that of the tasks' main metrics where they are defined. Parameters are those that are "
         "trained. ECE is the expected calibration error × 100, mean over tasks with probabilities. "
-        "Step: median time of forward, backward and update."
+        "Step: median time of forward, backward and update (single-task models on mixed batches: "
+        "of all of them)."
     ]
     if summary.compare():
         lines.append(
@@ -170,7 +171,7 @@ def _p(value: float) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     header = list(rows[0])
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines = ["| " + " | ".join(map(_cell, header)) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import statistics
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from qmtl.training.evaluate import baseline_metrics
 from qmtl.training.fit import fit
 from qmtl.training.recipe import Recipe, recipe_from
 from qmtl.training.result import Result
+from qmtl.training.single_task import is_separate
 from qmtl.training.step_times import StepTimes
 
 __all__ = ["cell_data", "run_cell"]
@@ -97,10 +99,16 @@ def _train(cell: Cell) -> dict[str, Any]:
     return _scores(data, result) | {
         "head_parameters": _trainable(result.model.head),
         "total_parameters": _trainable(result.model),
-        "best_epoch": result.best_epoch + 1,
+        "best_epoch": 1
+        + statistics.fmean((result.best_epochs or {"": result.best_epoch}).values()),
         "seconds": result.seconds,
-        "step_seconds": times.median,
+        "step_seconds": times.median * _models_per_step(result, data),
     }
+
+
+def _models_per_step(result: Result, data: MultiTaskData) -> int:
+    """On mixed batches, single-task models need a step each to see what others see in one."""
+    return len(data.tasks) if is_separate(result.model) and not data.is_disjoint else 1
 
 
 def _scores(data: MultiTaskData, result: Result) -> dict[str, Any]:

@@ -212,8 +212,11 @@ def choose_setting(
         settings: of these numbers.
 
     Returns:
-        None if every setting has a failed cell. Of equals, the first.
+        The only setting, if there is one; of equals, the first; None if every setting has a
+        failed cell.
     """
+    if len(settings) == 1:
+        return settings[0]
     best, chosen = -math.inf, None
     for number, found in results.items():
         if any(result is None for result in found):
