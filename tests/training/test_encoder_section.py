@@ -54,10 +54,10 @@ class TestTypes:
     def test_widths_of_the_data(self):
         known = replace(MODALITIES, modalities=WIDTHS)
         assert build_encoder(section(type="Fusion"), known, 6).widths == WIDTHS
+        other = dict(reversed(WIDTHS.items()))
         with pytest.raises(
-            InvalidInputError, match=r"widths are .*'audio': 2, 'text': 3}, the dat"
+            InvalidInputError, match=r"widths are {'audio': 2, 'text': 3}, the data"
         ):
-            other = dict(reversed(WIDTHS.items()))
             build_encoder(section(type="Fusion", widths=other), known, 6)
 
     def test_image_backbone(self, monkeypatch, tmp_path):
