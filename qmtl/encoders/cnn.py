@@ -22,7 +22,8 @@ class CNN(nn.Module):
     Each block is a 3x3 convolution (padding 1), group normalisation, the activation and a 2x2
     maximum, which halves height and width (rounded down). Groups, not batches, are normalised: a
     sample's features do not depend on the others in its batch, which may be of size 1, and
-    training and prediction compute the same.
+    training and prediction compute the same. It also takes away most of what an image's overall
+    brightness and contrast tell: a task of that kind wants it as an input of its own.
 
     Args:
         in_channels: 1 for grey images.
