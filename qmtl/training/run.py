@@ -103,7 +103,8 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
                 f"the run directory {folder} cannot be made: {error.strerror}"
             ) from None
         write_text(folder / "recipe.toml", recipe.as_toml())
-        write_json(folder / "environment.json", environment(recipe))
+        notes = {"data_notes": list(data.notes)}
+        write_json(folder / "environment.json", environment(recipe) | notes)
     return _train(folder, recipe, data, model, resume=False, progress=progress)
 
 

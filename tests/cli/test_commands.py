@@ -40,6 +40,7 @@ def test_train_with_settings_and_a_rival(qmtl, tmp_path):
     assert list(results["rivals"]) == ["linear"]
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["seeds"]["training"] == 3
+    assert environment["data_notes"] == []
     recipe = package.training.recipe.read_recipe(folder / "recipe.toml")
     assert recipe.training.aggregator == "upgrad"
     assert recipe.training.seed == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qmtl.errors import RecipeError
-from qmtl.training.build import build_data
+from qmtl.training.build import build_data, build_model
 from qmtl.training.recipe import read_recipe, recipe_from
 
 
@@ -46,6 +46,16 @@ class TestSources:
         assert data.n_inputs == 256
         assert data.tasks[0].class_names == ("COVID-19", "Survival")
 
+    def test_images_meet_the_cnn(self, data_folder):
+        folder = data_folder / "chestxray" / "nih1000"
+        section = {"source": "chestxray", "path": str(folder), "image_size": 16,
+                   "tasks": ["Effusion", "No Finding"], "max_patients": 40}  # fmt: skip
+        seen = recipe_from({"data": section, "encoder": {"type": "CNN"}})
+        data = build_data(seen)
+        assert build_model(seen, data).predict(data.test.inputs)["Effusion"].shape == (
+            len(data.test),
+        )
+
     @pytest.mark.parametrize(
         ("source", "n_tasks"),
         [("mustard", 1), ("mustard-extended", 5), ("mustard-plus-plus", 6)],
@@ -57,6 +67,22 @@ class TestSources:
         assert data.name == source
         assert len(data.tasks) == n_tasks
         assert data.modalities == {"text": 2, "context": 2}
+
+    @pytest.mark.usefixtures("models")
+    def test_modalities_meet_the_fusion_encoder(self, data_folder):
+        section = {"source": "mustard-extended", "path": str(data_folder / "mustard")}
+        fused = recipe_from(
+            {"data": section | {"context": True}, "encoder": {"type": "Fusion", "kind": "gated"}}
+        )
+        data = build_data(fused)
+        predictions = build_model(fused, data).predict(data.test.inputs)
+        assert {name: tuple(p.shape) for name, p in predictions.items()} == {
+            "sarcasm": (138,),
+            "sentiment_implicit": (138, 3),
+            "sentiment_explicit": (138, 3),
+            "emotion_implicit": (138, 9),
+            "emotion_explicit": (138, 9),
+        }
 
     @pytest.mark.usefixtures("models")
     def test_mustard_splits(self, data_folder):
