@@ -38,7 +38,9 @@ def test_shares_are_of_the_machine_measured(bench_step):
     speed = {"gflops": 20.0, "gbytes": 10.0}
     row = bench_step.row_of(Ran("ok", events), {}, "tasks", SIZES, speed)
     assert (row["step_ms"], row["gflops"], row["share_of_flops"]) == (100.0, 5.0, 0.25)
-    assert row["compulsory_mb"] == pytest.approx(2 * 32 * (128 + 64) * 4 / 1e6)
+    megabytes = 2 * 32 * (128 + 64) * 4 / 1e6
+    assert row["compulsory_mb"] == pytest.approx(megabytes)
+    assert row["share_of_bytes"] == pytest.approx(megabytes / 1e3 / 0.1 / 10.0)
 
 
 def test_a_cell_without_a_step_says_why(bench_step):
