@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-__all__ = ["check_out", "write_out"]
+__all__ = ["check_out", "make_folder", "write_out"]
 
 
 def check_out(out: Path | None) -> None:
@@ -20,6 +20,20 @@ def check_out(out: Path | None) -> None:
         raise InvalidInputError(f"--out: {out} is a folder; give the name of a file")
     if not out.parent.is_dir():
         raise InvalidInputError(f"--out: there is no folder {out.parent}")
+
+
+def make_folder(out: Path) -> None:
+    """Make a folder for several files, unless it is there.
+
+    Raises:
+        InvalidInputError: there is a file of that name.
+    """
+    from qmtl.errors import InvalidInputError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InvalidInputError(f"--out: {out} is a file; give the name of a folder") from None
 
 
 def write_out(out: Path | None, content: str) -> None:

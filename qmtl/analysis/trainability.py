@@ -1,0 +1,308 @@
+"""Trainability: the variance of the gradient against wires, layers and number of tasks.
+
+Where the variance falls exponentially with the number of wires, gradient descent from a random
+start finds nothing to follow (a barren plateau). It does for readouts over all wires, and for any
+readout once the block is deep and mixes all wires; a partitioned circuit with local readouts has
+cones of constant size, and so a variance that does not change with the number of tasks.
+
+References:
+    McClean et al., arXiv:1803.11173; Cerezo et al., arXiv:2001.00550.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmtl.analysis.fits import Fit, exponential_rate
+from qmtl.circuit import (
+    AngleEncoding,
+    Gate,
+    HeadCircuit,
+    IdentityAnsatz,
+    RotationAnsatz,
+)
+from qmtl.circuit.gates import Angle
+from qmtl.circuit.readout import ExpectationZ, PauliStrings, Probabilities, Readout
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads.quantum import ANGLE_MAPS, INITIAL_STD
+from qmtl.simulators import LightConeSimulator
+from qmtl.tasks import Task
+
+__all__ = [
+    "INITIALS",
+    "READOUTS",
+    "Case",
+    "GradientVariance",
+    "TrainabilitySettings",
+    "cases",
+    "decay_rates",
+    "gradient_variance",
+]
+
+READOUTS = ("local", "global-string", "global-projector")
+INITIALS = ("uniform", "default")
+SHALLOW = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """One circuit whose gradient is sampled.
+
+    Attributes:
+        study: what is varied: wires, block layers, encoding layers or tasks.
+        readout: ``local`` is Z on the first wire of the register, ``global-string`` Z⊗…⊗Z on all
+            of its wires, ``global-projector`` the probability of |0…0⟩.
+        initial: ``uniform`` draws every angle and weight from [0, 2π); ``default`` draws weights
+            as `QuantumHead` does, and angles π·tanh(x/2) of standard normal x.
+        entangler: of the block; the encoding has the default one.
+        wires: of the register.
+        block_layers: of the `RotationAnsatz`.
+        encoding_layers: of the `AngleEncoding`.
+        tasks: registers side by side; the gradient is the first task's.
+    """
+
+    study: str
+    readout: str
+    initial: str
+    entangler: str
+    wires: int
+    block_layers: int
+    encoding_layers: int = 2
+    tasks: int = 1
+
+    def circuit(self) -> HeadCircuit:
+        """The head circuit, with binary tasks, or two classes for the projector."""
+        readout = _readout(self.readout, self.wires)
+        make = Task.binary if readout.n_outputs == 1 else _two_classes
+        made = [make(f"t{i}") for i in range(self.tasks)]
+        return HeadCircuit(
+            made,
+            AngleEncoding(n_layers=self.encoding_layers),
+            RotationAnsatz(self.block_layers, self.entangler),
+            wires_per_task=self.wires,
+            readouts={task.name: readout for task in made},
+        )
+
+
+@dataclass(frozen=True)
+class GradientVariance:
+    """The sampled variance of one weight's gradient.
+
+    Attributes:
+        case: the circuit.
+        weight: ``block``: of the first RY of the task's block on its first wire; ``encoding``: of
+            the first trainable rotation of the encoding on that wire.
+        samples: random draws of all angles and weights.
+        variance: of the derivative of the readout's value (in [-1, 1] or [0, 1]) by the weight.
+        error: standard error of that estimate.
+    """
+
+    case: Case
+    weight: str
+    samples: int
+    variance: float
+    error: float
+
+    def as_row(self) -> dict[str, Any]:
+        """Flat fields, for a table."""
+        own = {name: getattr(self, name) for name in ("weight", "samples", "variance", "error")}
+        return asdict(self.case) | own
+
+
+@dataclass(frozen=True)
+class TrainabilitySettings:
+    """What is sampled.
+
+    Attributes:
+        wires: of the one register, for the study of wires.
+        layers: of the block, and of the encoding; the study of wires has blocks of 2 layers and
+            of the most given here. Layers are varied at the middle number of wires.
+        tasks: numbers of tasks with two wires each, for the study of tasks.
+        samples: random draws per circuit.
+        seed: of the draws.
+    """
+
+    wires: tuple[int, ...] = (2, 4, 6, 8, 10)
+    layers: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    samples: int = 200
+    seed: int = 0
+    entanglers: tuple[str, ...] = field(default=("cz_ring", "all_to_all"))
+
+    def __post_init__(self) -> None:
+        for name, least in (("wires", 2), ("layers", 1), ("tasks", 1)):
+            values = getattr(self, name)
+            if not values or any(value < least for value in values):
+                raise InvalidInputError(
+                    f"{name}: expected one or more integers >= {least}, got {list(values)}"
+                )
+        if self.samples < 2:
+            raise InvalidInputError(f"samples: expected an integer >= 2, got {self.samples}")
+
+
+def cases(settings: TrainabilitySettings) -> Iterator[Case]:
+    """The circuits of all four studies, one after another.
+
+    Example:
+        >>> found = list(cases(TrainabilitySettings(wires=(2, 4), layers=(2, 4), tasks=(1, 8))))
+        >>> sorted({case.study for case in found})
+        ['block layers', 'encoding layers', 'tasks', 'wires']
+    """
+    deep = max(settings.layers)
+    middle = sorted(settings.wires)[len(settings.wires) // 2]
+    for initial in INITIALS:
+        for readout in READOUTS:
+            for entangler in settings.entanglers:
+                for layers in sorted({SHALLOW, deep}):
+                    for wires in settings.wires:
+                        yield Case("wires", readout, initial, entangler, wires, layers)
+                for layers in settings.layers:
+                    yield Case("block layers", readout, initial, entangler, middle, layers)
+            for layers in settings.layers:
+                yield Case("encoding layers", readout, initial, "cz_ring", middle, SHALLOW, layers)
+        for readout in ("local", "global-string"):
+            for tasks in settings.tasks:
+                yield Case("tasks", readout, initial, "cz_ring", 2, SHALLOW, tasks=tasks)
+
+
+def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[GradientVariance]:
+    """Sample the gradient of a block weight, and of an encoding weight if there is one.
+
+    All draws are one batch: the circuit is rewritten so that its weights are inputs too, which
+    one forward and one backward pass differentiate for every draw.
+
+    Args:
+        case: the circuit.
+        samples: random draws.
+        seed: of the draws.
+
+    Raises:
+        InvalidInputError: for an unknown readout or initial distribution.
+        CircuitTooLargeError: if the cone does not fit in memory.
+
+    Example:
+        >>> case = Case("wires", "local", "uniform", "cz_ring", wires=2, block_layers=2)
+        >>> [(found.weight, 0 < found.variance < 0.5) for found in gradient_variance(case)]
+        [('block', True), ('encoding', True)]
+    """
+    if case.initial not in INITIALS:
+        raise unknown_name("initial distribution", case.initial, INITIALS)
+    circuit = case.circuit()
+    drawn = _with_weights_as_inputs(circuit, case)
+    inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
+    # No weight is left, but the contract asks for the vectors.
+    empty = {name: inputs.new_empty(0) for name in ("encoding", "t0")}
+    values = LightConeSimulator().expectation_values(drawn, inputs, empty)["t0"]
+    (gradients,) = torch.autograd.grad(values[:, 0].sum(), inputs)
+    found = []
+    for weight, column in _columns(circuit).items():
+        own = gradients[:, column] - gradients[:, column].mean()
+        variance = float(own.square().sum() / (samples - 1))
+        error = math.sqrt(max(0.0, float(own.pow(4).mean()) - variance**2) / samples)
+        found.append(GradientVariance(case, weight, samples, variance, error))
+    return found
+
+
+def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, int, str], Fit]:
+    """Rates of the variance with wires: it changes as 2^(slope · wires).
+
+    Returns:
+        (readout, initial, entangler, block layers, weight) to the fit. A slope of -1 halves the
+        variance with each wire. Series with fewer than two positive variances are left out.
+    """
+    grouped: dict[tuple[str, str, str, int, str], dict[int, float]] = {}
+    for one in found:
+        case = one.case
+        if case.study == "wires" and one.variance > 0:
+            key = (case.readout, case.initial, case.entangler, case.block_layers, one.weight)
+            grouped.setdefault(key, {})[case.wires] = one.variance
+    return {
+        key: exponential_rate(list(series), list(series.values()))
+        for key, series in grouped.items()
+        if len(series) > 1
+    }
+
+
+def _two_classes(name: str) -> Task:
+    return Task.multiclass(name, 2)
+
+
+def _readout(name: str, wires: int) -> Readout:
+    if name == "local":
+        return ExpectationZ(1)
+    if name == "global-string":
+        return PauliStrings(("Z" * wires,))
+    if name == "global-projector":
+        return Probabilities(2)
+    raise unknown_name("readout", name, READOUTS)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An encoding that is a given list of gates, all of whose angles are inputs."""
+
+    given: tuple[Gate, ...]
+    n_inputs: int
+
+    def n_features(self, n_wires: int) -> int:
+        return self.n_inputs
+
+    def n_weights(self, n_wires: int) -> int:
+        return 0
+
+    def gates(self, n_wires: int) -> list[Gate]:
+        return list(self.given)
+
+
+def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
+    """The first task's circuit; inputs are features, encoding weights and the task's weights."""
+    first = {"encoding": circuit.n_features}
+    first["t0"] = circuit.n_features + circuit.n_encoding_weights
+
+    def as_input(gate: Gate) -> Gate:
+        angle = gate.angle
+        if angle is None or angle.weight is None:
+            return gate
+        column = first[angle.owner] + angle.weight
+        return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
+
+    given = tuple(as_input(gate) for gate in circuit.gates("t0"))
+    return HeadCircuit(
+        [circuit.task("t0")],
+        _Given(given, first["t0"] + circuit.n_weights("t0")),
+        IdentityAnsatz(),
+        wires_per_task=circuit.n_wires,
+        readouts={"t0": _readout(case.readout, case.wires)},
+    )
+
+
+def _draw(circuit: HeadCircuit, initial: str, samples: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = (circuit.n_features, circuit.n_encoding_weights, circuit.n_weights("t0"))
+    if initial == "uniform":
+        shape = (samples, sum(sizes))
+        return 2 * math.pi * torch.rand(shape, generator=generator, dtype=torch.float64)
+    features, encoding, block = (
+        torch.randn(samples, size, generator=generator, dtype=torch.float64) for size in sizes
+    )
+    parts = [ANGLE_MAPS["tanh"](features), INITIAL_STD["encoding"] * encoding]
+    return torch.cat([*parts, INITIAL_STD["block"] * block], dim=1)
+
+
+def _columns(circuit: HeadCircuit) -> dict[str, int]:
+    """The inputs whose gradients are looked at, by the name of the weight."""
+    block = next(
+        gate.angle.weight
+        for gate in circuit.block_gates("t0")
+        if gate.name == "RY" and gate.wires == (0,) and gate.angle is not None
+    )
+    assert block is not None
+    columns = {"block": circuit.n_features + circuit.n_encoding_weights + block}
+    if circuit.n_encoding_weights:
+        # The first trainable rotation of the first layer acts on the first wire.
+        columns["encoding"] = circuit.n_features
+    return columns
