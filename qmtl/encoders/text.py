@@ -150,10 +150,15 @@ class TextEmbedding:
         try:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise MissingDependencyError(
                 f"embedding texts needs sentence-transformers; install the extra qmtl[text] "
                 f'(in a clone: pip install ".[text]"; {error})'
+            ) from None
+        except (ImportError, RuntimeError) as error:
+            raise MissingDependencyError(
+                f"sentence-transformers is installed, but cannot be imported; a torchvision that "
+                f"does not fit torch is a common cause ({' '.join(str(error).split())})"
             ) from None
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()

@@ -8,6 +8,7 @@ import sys
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -290,6 +291,13 @@ class TestErrors:
     def test_without_the_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "sentence_transformers", None)
         with pytest.raises(MissingDependencyError, match=r"qmtl\[text\]"):
+            TextEmbedding(get_model_path(), cache=None)(["a"])
+
+    def test_with_a_library_that_cannot_be_imported(self, monkeypatch):
+        """As transformers answers where torchvision was built for another torch."""
+        broken = ModuleType("sentence_transformers")  # without SentenceTransformer
+        monkeypatch.setitem(sys.modules, "sentence_transformers", broken)
+        with pytest.raises(MissingDependencyError, match="torchvision that does not fit torch"):
             TextEmbedding(get_model_path(), cache=None)(["a"])
 
     def test_damaged_cache(self, embedding, tmp_path):
