@@ -150,16 +150,8 @@ class TextEmbedding:
         try:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"embedding texts needs sentence-transformers; install the extra qmtl[text] "
-                f'(in a clone: pip install ".[text]"; {error})'
-            ) from None
         except (ImportError, RuntimeError) as error:
-            raise MissingDependencyError(
-                f"sentence-transformers is installed, but cannot be imported; a torchvision that "
-                f"does not fit torch is a common cause ({' '.join(str(error).split())})"
-            ) from None
+            raise _cannot_import(error) from None
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
@@ -186,6 +178,18 @@ class TextEmbedding:
                 )
             model.max_seq_length = self.max_length
         return model
+
+
+def _cannot_import(error: Exception) -> MissingDependencyError:
+    if isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers":
+        return MissingDependencyError(
+            f"embedding texts needs sentence-transformers; install the extra qmtl[text] "
+            f'(in a clone: pip install ".[text]"; {error})'
+        )
+    return MissingDependencyError(
+        f"sentence-transformers is installed, but cannot be imported; a torchvision that does not "
+        f"fit torch is a common cause ({' '.join(str(error).split())})"
+    )
 
 
 def _model_folder(model: str | Path) -> Path | None:

@@ -48,6 +48,13 @@ class RandomModel:
         return np.random.default_rng().normal(size=(len(batch), 3))
 
 
+def raising(error):
+    def raises(*arguments):
+        raise error
+
+    return raises
+
+
 def embed_at_random(folder):
     embed = TextEmbedding(NAME, cache=folder, batch_size=1)
     embed._loaded = RandomModel()
@@ -295,7 +302,8 @@ class TestErrors:
 
     def test_with_a_library_that_cannot_be_imported(self, monkeypatch):
         """As transformers answers where torchvision was built for another torch."""
-        broken = ModuleType("sentence_transformers")  # without SentenceTransformer
+        broken = ModuleType("sentence_transformers")
+        broken.__getattr__ = raising(ModuleNotFoundError("Could not import 'PreTrainedModel'"))
         monkeypatch.setitem(sys.modules, "sentence_transformers", broken)
         with pytest.raises(MissingDependencyError, match="torchvision that does not fit torch"):
             TextEmbedding(get_model_path(), cache=None)(["a"])
