@@ -27,9 +27,11 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
 
 
 def _cheapest(group: Group) -> Engine:
+    # Logits are logarithms of probabilities, and small ones are precise as squares only.
+    are_probabilities = bool((group.readout >= 0).all())
     amplitudes = (6 * group.steps + 4) << group.n_wires
     most = min(max(FEW_OPERATIONS, int(PAULI_ADVANTAGE * amplitudes)), LARGEST_PROGRAM)
-    paulis = pauli_program(group.structure, most)
+    paulis = None if are_probabilities else pauli_program(group.structure, most)
     if paulis is not None and paulis.operations <= most:
         return PauliEngine(group, paulis)
     program = build_program(group)

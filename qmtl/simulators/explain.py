@@ -7,6 +7,7 @@ import torch
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.simulators.autograd import Engine
+from qmtl.simulators.chain import chain_cost
 from qmtl.simulators.memory import bytes_text, largest_chunk
 from qmtl.simulators.plan import Group, Plan
 
@@ -23,7 +24,7 @@ class GroupCost:
 
     Attributes:
         tasks: the tasks' names.
-        n_cones: encoded states per sample; more than tasks where outputs run apart.
+        n_cones: encoded states per sample; more than tasks where outputs run apart; 0 for a chain.
         cone_wires: wires of each cone.
         block_wires: wires the task's block acts on.
         amplitudes: complex amplitudes of all states of the batch.
@@ -45,6 +46,23 @@ class GroupCost:
     operations: int
     sizes: tuple[int, ...]
 
+    def lines(self, batch_size: int) -> list[str]:
+        """The group in words."""
+        names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
+        who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
+        if self.n_cones:
+            lines = [
+                f"{who}cone {self.cone_wires} wires, block {self.block_wires}, "
+                f"{_plural(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"
+            ]
+        else:
+            lines = [f"{who}one chain of {self.cone_wires} wires, block {self.block_wires}"]
+        if self.sizes:
+            grows = " → ".join(map(str, self.sizes[:12])) + (" → …" if self.sizes[12:] else "")
+            lines.append(f"    the cone grows, from the readout back: {grows} wires")
+        chunks = "" if self.chunk in (0, batch_size) else f", {self.chunk} samples at a time"
+        return [*lines, f"    run as {self.engine}{chunks}"]
+
 
 def _group_cost(
     group: Group, engine: Engine, batch_size: int, itemsize: int, limit: int
@@ -61,6 +79,25 @@ def _group_cost(
         bytes=engine.step_bytes(chunk or 1, itemsize),
         operations=engine.step_operations(batch_size),
         sizes=group.sizes,
+    )
+
+
+def _chain_cost(
+    circuit: HeadCircuit, plan: Plan, batch_size: int, itemsize: int, limit: int
+) -> GroupCost:
+    cost = chain_cost(circuit, batch_size, itemsize, plan.chain)
+    fits = chain_cost(circuit, 1, itemsize, plan.chain).bytes <= limit
+    return GroupCost(
+        tasks=plan.chain,
+        n_cones=0,
+        cone_wires=circuit.n_wires,
+        block_wires=max(len(circuit.register(task).wires) for task in plan.chain),
+        amplitudes=0,
+        engine=f"matrix products with bonds of {cost.bond}",
+        chunk=batch_size if fits else 0,
+        bytes=cost.bytes,
+        operations=cost.operations,
+        sizes=(),
     )
 
 
@@ -91,6 +128,8 @@ class Explanation:
             _group_cost(group, engine, batch_size, size, limit)
             for group, engine in zip(plan.groups, engines, strict=True)
         ]
+        if plan.chain:
+            costs.append(_chain_cost(circuit, plan, batch_size, size, limit))
         return cls(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     @property
@@ -127,19 +166,7 @@ class Explanation:
             f"{_plural(len(self.groups), 'group')} of equal cones"
         ]
         for group in self.groups:
-            names = ", ".join(group.tasks[:3]) + (", …" if len(group.tasks) > 3 else "")
-            grows = " → ".join(map(str, group.sizes[:12])) + (
-                " → …" if len(group.sizes) > 12 else ""
-            )
-            lines.append(
-                f"  {_plural(len(group.tasks), 'task')} ({names}): cone {group.cone_wires} wires, "
-                f"block {group.block_wires}, {_plural(group.n_cones, 'state')} of "
-                f"2^{group.cone_wires} amplitudes per sample"
-            )
-            if grows:
-                lines.append(f"    the cone grows, from the readout back: {grows} wires")
-            chunks = "" if group.chunk in (0, self.batch_size) else f", {group.chunk} at a time"
-            lines.append(f"    run as {group.engine}{chunks}")
+            lines += group.lines(self.batch_size)
         lines.append(
             f"  a training step takes about {bytes_text(self.bytes)} and "
             f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "

@@ -12,9 +12,10 @@ from torch.autograd import forward_ad
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
 from qmtl.simulators.autograd import Engine, engine_values
+from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
 from qmtl.simulators.engines import engine_of
 from qmtl.simulators.explain import Explanation
-from qmtl.simulators.memory import fitted, memory_limit
+from qmtl.simulators.memory import check_chain, fitted, memory_limit
 from qmtl.simulators.plan import Plan, build_plan
 from qmtl.simulators.simulator import check_inputs
 
@@ -22,6 +23,8 @@ __all__ = ["LightConeSimulator"]
 
 # Plans of task subsets are small; random missing labels can ask for many different ones.
 CACHED_PLANS = 64
+# Cones of fewer wires are not worth the question.
+LONG_CHAIN = 9
 ENGINES = ("compiled", "eager")
 
 
@@ -64,7 +67,8 @@ class LightConeSimulator:
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
-                plan = self._plans[key] = build_plan(circuit, key[1])
+                chain = _chain(circuit, key[1]) if self.engine == "compiled" else ()
+                plan = self._plans[key] = build_plan(circuit, key[1], chain)
                 while len(self._plans) > CACHED_PLANS:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(key)
@@ -95,19 +99,24 @@ class LightConeSimulator:
         engines = self._engines(
             circuit, plan, angles, compiled=compiled and _plain_cpu(angles, encoding, *own)
         )
+        chained = chain_values(circuit, angles, weights, plan.chain) if plan.chain else {}
         parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
         for group, engine, tensor in zip(plan.groups, engines, own, strict=True):
             outputs = engine_values(engine, columns, encoding, tensor)
             members = zip(group.tasks, group.outputs, outputs.mT.unbind(), strict=True)
             for name, which, part in members:
                 parts[name].append((which, part))
-        return {name: _joined(found) for name, found in parts.items()}
+        return {
+            name: chained[name] if name in chained else _joined(found)
+            for name, found in parts.items()
+        }
 
     def _engines(
         self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, compiled: bool
     ) -> list[Engine]:
         engines = [engine_of(group, compiled=compiled) for group in plan.groups]
         limit = memory_limit(angles.device, self.max_memory)
+        check_chain(circuit, plan, angles.dtype.itemsize, limit)
         return fitted(circuit, plan, engines, len(angles), angles.dtype.itemsize, limit)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,6 +127,21 @@ class LightConeSimulator:
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
+
+
+def _chain(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
+    """Tasks to run as matrix products, if that takes fewer operations than their cones."""
+    # Cones along a chain grow with the wires; a few tell, and all of them would take long to find.
+    some = {*tasks[:1], *tasks[len(tasks) // 2 :][:1], *tasks[-1:]}
+    cones = [circuit.light_cone(task) for task in some]
+    if max((len(cone.wires) for cone in cones), default=0) < LONG_CHAIN:
+        return ()
+    chained = tuple(task for task in tasks if chain_applies(circuit, task))
+    if not chained:
+        return ()
+    amplitudes = sum(28 * len(cone.gates) << len(cone.wires) for cone in cones) // len(cones)
+    cost = chain_cost(circuit, 1, 4, chained)
+    return chained if cost.operations < len(chained) * amplitudes else ()
 
 
 def _joined(parts: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:

@@ -9,10 +9,11 @@ from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators.autograd import Engine
 from qmtl.simulators.cause_of_size import cause_of_size
+from qmtl.simulators.chain import chain_cost
 from qmtl.simulators.chunks import ChunkedEngine
 from qmtl.simulators.plan import Plan
 
-__all__ = ["bytes_text", "fitted", "largest_chunk", "memory_limit"]
+__all__ = ["bytes_text", "check_chain", "fitted", "largest_chunk", "memory_limit"]
 
 
 def memory_limit(device: torch.device, max_memory: int | None) -> int:
@@ -59,6 +60,21 @@ def fitted(
             )
         found.append(ChunkedEngine(engine, chunk))
     return found
+
+
+def check_chain(circuit: HeadCircuit, plan: Plan, itemsize: int, limit: int) -> None:
+    """Raise `CircuitTooLargeError` if a chain's matrix products do not fit for one sample."""
+    if not plan.chain:
+        return
+    cost = chain_cost(circuit, 1, itemsize, plan.chain)
+    if cost.bytes > limit:
+        task = plan.chain[0]
+        raise CircuitTooLargeError(
+            f"task {task!r}: its light cone is a chain of up to {circuit.n_wires} wires, whose "
+            f"matrix products have bonds of {cost.bond}; a step of one sample would take about "
+            f"{bytes_text(cost.bytes)}, the limit is {bytes_text(limit)}. "
+            f"{cause_of_size(circuit, task, circuit.n_wires, len(circuit.register(task).wires))}"
+        )
 
 
 def bytes_text(number: float) -> str:

@@ -114,14 +114,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Groups that together compute the outputs of `tasks`."""
+    """Groups that together compute the outputs of `tasks`, but for those in `chain`.
+
+    The latter's cones are long chains, which run as matrix products (`qmtl.simulators.chain`).
+    """
 
     tasks: tuple[str, ...]
     groups: tuple[Group, ...]
+    chain: tuple[str, ...] = ()
 
 
-def build_plan(circuit: HeadCircuit, tasks: Sequence[str]) -> Plan:
-    """Group the cones of `tasks` by structure.
+def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] = ()) -> Plan:
+    """Group the cones of `tasks` by structure, but for those in `chain`.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -131,9 +135,10 @@ def build_plan(circuit: HeadCircuit, tasks: Sequence[str]) -> Plan:
         (1, (8, 6))
     """
     groups: dict[tuple[object, ...], list[Cone]] = {}
-    for cone in cones_of(circuit, tasks):
+    for cone in cones_of(circuit, [task for task in tasks if task not in chain]):
         groups.setdefault(cone.structure, []).append(cone)
-    return Plan(tuple(tasks), tuple(_group(cones) for cones in groups.values()))
+    found = tuple(_group(cones) for cones in groups.values())
+    return Plan(tuple(tasks), found, tuple(chain))
 
 
 def _group(cones: Sequence[Cone]) -> Group:

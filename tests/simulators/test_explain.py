@@ -143,7 +143,7 @@ def test_a_batch_that_does_not_fit_runs_in_chunks():
     scarce = LightConeSimulator(max_memory=whole.explain(circuit, 64, torch.float64).bytes // 2)
     (group,) = scarce.explain(circuit, 256, torch.float64).groups
     assert 0 < group.chunk < 64
-    assert f"run as Pauli strings, {group.chunk} at a time" in str(
+    assert f"run as Pauli strings, {group.chunk} samples at a time" in str(
         scarce.explain(circuit, 256, torch.float64)
     )
     assert_same_values_and_gradients(scarce, whole, random_case(circuit, 256))

@@ -97,11 +97,11 @@ class PauliEngine:
             self.program.encoding, cone, self.row_index, sampled, by_cone, slopes
         )
         slopes = torch.bmm(chosen, expectations.mT)
-        slopes = slopes.reshape(len(cone) * per_cone, -1, self.program.n_terms)
+        task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
+        slopes = slopes.reshape(len(task), self.program.n_outputs, self.program.n_terms)
         if self.program.mixing is not None:
             slopes = self._mixing(own).T @ slopes
-        task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
-        slopes = slopes.reshape(len(task), -1, 1)
+        slopes = slopes.reshape(len(task), len(self.program.block.outputs), 1)
         _, by_task = _pulled_back(
             self.program.block, task, self._no_rows, _none(by_task), by_task, slopes
         )
