@@ -260,7 +260,7 @@ def fitted_exponents(
 
     Example:
         >>> counts = [count_head(counted_head("quantum"), n) for n in (16, 32, 64)]
-        >>> fitted_exponents(counts)["matched", "quantum"].slope
+        >>> round(fitted_exponents(counts)["matched", "quantum"].slope, 6)
         1.0
     """
     grouped: dict[tuple[str, str], list[HeadCount]] = {}

@@ -196,7 +196,7 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
     inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
     # No weight is left, but the contract asks for the vectors.
     empty = {name: inputs.new_empty(0) for name in ("encoding", "t0")}
-    values = LightConeSimulator().expectation_values(drawn, inputs, empty)["t0"]
+    values = LightConeSimulator().expectation_values(drawn, inputs, empty, ["t0"])["t0"]
     (gradients,) = torch.autograd.grad(values[:, 0].sum(), inputs)
     found = []
     for weight, column in _columns(circuit).items():
@@ -271,11 +271,14 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
         return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
 
     given = tuple(as_input(gate) for gate in circuit.gates("t0"))
+    # Whatever lies beside the first register is one more, which is never asked for.
+    rest = circuit.n_wires - case.wires
+    tasks = [circuit.task("t0"), *([Task.binary("rest")] if rest else [])]
     return HeadCircuit(
-        [circuit.task("t0")],
+        tasks,
         _Given(given, first["t0"] + circuit.n_weights("t0")),
         IdentityAnsatz(),
-        wires_per_task=circuit.n_wires,
+        wires_per_task={"t0": case.wires} | ({"rest": rest} if rest else {}),
         readouts={"t0": _readout(case.readout, case.wires)},
     )
 

@@ -202,7 +202,14 @@ def _rows(path):
 
 
 def test_the_whole_run(tmp_path):
-    accuracy = AccuracySettings(seeds=1, head_learning_rates=(0.1,), max_epochs=1, hidden=8)
+    accuracy = AccuracySettings(
+        heads=("quantum", "linear"),
+        seeds=1,
+        head_learning_rates=(0.1,),
+        max_epochs=1,
+        hidden=8,
+        most_tasks=2,
+    )
     settings = ScalingSettings(
         tasks=(2, 16, 32), parts=("parameters", "accuracy"), accuracy=accuracy
     )
