@@ -75,10 +75,12 @@ class _Plan:
         # There is nothing to choose among one setting.
         searched = recipe.bench.search_seeds if len(self.settings) > 1 else recipe.bench.seeds
         self.n_search = min(searched, recipe.bench.seeds)
-        plain = recipe.with_values({"data.seed": 0, "bench.shuffle_tasks": False})
         # Embeddings of texts are computed here, once, and cached for the cells.
-        data = cell_data(plain, 0)
-        self.data = fingerprint(data)
+        self.data: list[str] = []
+        for seed in reversed(range(recipe.bench.seeds)):
+            values = {"data.seed": seed, "encoder.seed": seed, "bench.shuffle_tasks": False}
+            data = cell_data(recipe.with_values(values), seed)
+            self.data.insert(0, fingerprint(data))
         _check_data(recipe, data)
         for head in self.heads:
             for setting in self.settings:
@@ -89,7 +91,7 @@ class _Plan:
             model.predict(data.train.inputs[:1])
 
     def cell(self, head: str, seed: int, setting: Setting) -> Cell:
-        return cell_of(self.recipe, head, seed, setting, self.data)
+        return cell_of(self.recipe, head, seed, setting, self.data[seed])
 
     def search(self) -> list[Cell]:
         """All settings on the search seeds, and the probe; cells of one seed together."""

@@ -19,6 +19,8 @@ __all__ = ["PROBE", "Cell", "Setting", "cell_of", "fingerprint", "settings_of"]
 PROBE = "linear-probe"
 """The name of the linear probe, which takes the place of a head in its cells."""
 
+# Keys of [data] whose content `fingerprint` sees.
+PATHS = ("path", "text_model", "images", "audio", "visual")
 SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
 Setting = dict[str, Any]
 
@@ -32,7 +34,7 @@ class Cell:
         head: the type of head, or `PROBE`.
         seed: also of the order of the tasks, if they are shuffled.
         setting: recipe key to value, one point of the grid; empty for the probe.
-        data: `fingerprint` of the data.
+        data: `fingerprint` of the data with that seed.
     """
 
     recipe: Recipe
@@ -45,17 +47,18 @@ class Cell:
     def key(self) -> str:
         """SHA-256 of everything that the result depends on, and of the version of qmtl.
 
-        The folder that the data lie in is no part of it, their content is.
+        The folders that the data lie in are no part of it, their content is.
         """
         content = self.recipe.model_dump(mode="json")
         for irrelevant in ("name", "compare"):
             del content[irrelevant]
         content["bench"] = {"shuffle_tasks": self.recipe.bench.shuffle_tasks}
-        content["data"].pop("path", None)
+        for path in PATHS:
+            content["data"].pop(path, None)
         if self.head == PROBE:
             # The probe reads the data only.
             content = {"data": content["data"]}
-        whole = [__version__, self.head, self.seed, self.data, content]
+        whole = [__version__, self.head, self.seed, self.setting, self.data, content]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -127,7 +127,7 @@ def _ray(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInputError(f"cluster {address!r} cannot be reached: {reason}") from None
     try:
