@@ -51,8 +51,8 @@ class AmplitudeEngine:
         if not keep:
             items[:, 4] = -1
         values, states = work.new_values(), work.new_states(len(items) if keep else 0)
-        in_threads(kernel.forward, items, *work.tables(), values.numpy(), states.numpy())
-        return values[..., : work.samples], (states,)
+        self._run(work, items, states, values)
+        return values[0, ..., : work.samples], (states,)
 
     def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian.
@@ -73,8 +73,8 @@ class AmplitudeEngine:
         by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, dtype=rows.dtype)
         by_cone = torch.zeros(work.n_tiles, len(pairs), n_cone, dtype=rows.dtype)
         by_task = torch.zeros(work.n_tiles, len(pairs) * per_cone, n_task, dtype=rows.dtype)
-        targets = [a.numpy() for a in (wanted, padded, by_sample, by_cone, by_task)]
-        self._run_back(work, work.items(cone, np.arange(len(pairs)), row), states, targets)
+        items = work.items(cone, np.arange(len(pairs)), row)
+        self._run_back(work, items, states, padded, (wanted, by_sample, by_cone, by_task))
         task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
         own_row = np.repeat(row, per_cone)
         by_weight = self.cone_table.scatter(by_cone.sum(0).numpy(), cone, row, n, encoding.numel())
@@ -110,16 +110,31 @@ class AmplitudeEngine:
         cone = self.cone_table.cosines_and_sines(encoding, half=True)
         return Work(self.program, rows, cone, self.task_table.cosines_and_sines(own, half=True))
 
-    def _run_back(self, work: Work, items: Array, states: Tensor, targets: list[Array]) -> None:
+    def _run(self, work: Work, items: Array, states: Tensor, values: Tensor) -> None:
+        kept, found = states.detach().numpy(), values.numpy()
+        none = np.empty((0, 0, 0), work.dtype)
+        in_threads(
+            kernel.run, items, *work.tables(), kept, found, False,
+            np.empty((0, 0), np.bool_), none, none, none,
+        )  # fmt: skip
+
+    def _run_back(
+        self,
+        work: Work,
+        items: Array,
+        states: Tensor,
+        gradients: Tensor,
+        targets: tuple[Tensor, ...],
+    ) -> None:
+        arrays = [target.numpy() for target in targets]
         if len(states):
             kept = states.detach().numpy()
-            in_threads(kernel.backward, items, *work.tables(), kept, *targets)
+            in_threads(kernel.run, items, *work.tables(), kept, gradients.numpy(), True, *arrays)
             return
         # The states were too many to keep: compute some again, take them back, and so on.
-        values = work.new_values().numpy()
-        again = work.new_states(min(len(items), work.kept_at_once)).numpy()
+        values, again = work.new_values(), work.new_states(min(len(items), work.kept_at_once))
         for begin in range(0, len(items), len(again)):
             part = items[begin : begin + len(again)]
             part[:, 4] = np.arange(len(part))
-            in_threads(kernel.forward, part, *work.tables(), values, again)
-            in_threads(kernel.backward, part, *work.tables(), again, *targets)
+            self._run(work, part, again, values)
+            self._run_back(work, part, again, gradients, targets)

@@ -12,7 +12,8 @@ from qmtl.simulators.plan import Group
 __all__ = ["Program", "build_program"]
 
 IntArray = NDArray[np.int64]
-ROTATIONS = {"RY": (kernel.RY, kernel.RY_FIXED), "RX": (kernel.RX, kernel.RX_FIXED)}
+ROTATIONS = {"RY": kernel.RY, "RX": kernel.RX}
+Row = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,6 @@ class Program:
     """
 
     group: Group
-    starts: IntArray
     ops: IntArray
     n_starts: int
     n_shared: int
@@ -33,53 +33,87 @@ class Program:
 
 
 class _Tables:
-    """The tables while they are written."""
+    """The tables while they are written.
 
-    def __init__(self, n_wires: int) -> None:
-        self.n_wires = n_wires
+    Args:
+        n_wires: wires of the state.
+        span: the first wires, on which the layers act.
+        source: where angles that are the same for all samples come from.
+        by_sample: slot → column of the angles that depend on the sample.
+        fixed: slot → column of the others.
+    """
+
+    def __init__(
+        self, n_wires: int, span: int, source: int, by_sample: IntArray, fixed: IntArray
+    ) -> None:
+        self.n_wires, self.span, self.source = n_wires, span, source
+        self.by_sample = {int(slot): i for i, slot in enumerate(by_sample)}
+        self.fixed = {int(slot): i for i, slot in enumerate(fixed)}
+        self.rows: list[Row] = []
         self.terms: list[tuple[int, int]] = []
 
-    def stride(self, wire: int) -> int:
-        return 1 << (self.n_wires - 1 - wire)
+    def starts(self, layer: Layer) -> Layer:
+        """Write rotations on |0…0⟩, from the last wire to the first; the gates of other wires.
 
-    def layer(
-        self, layer: Layer, source: int, by_sample: dict[int, int], fixed: dict[int, int], span: int
-    ) -> list[tuple[int, ...]]:
-        """Rows of one layer on the first `span` wires."""
-        if not layer.diagonal:
-            return [self._rotation(op, source, by_sample, fixed) for op in layer.ops]
-        rows: list[tuple[int, ...]] = []
-        first_term = len(self.terms)
+        So far only amplitudes of the wires behind are not zero, and all of them are real.
+        """
+        by_wire: dict[int, list[Op]] = {}
         for op in layer.ops:
-            if op.slot in by_sample:
-                mask = sum(self.stride(w) for w in op.wires)
-                rows.append((kernel.SAMPLE_PHASE, 0, by_sample[op.slot], mask, source, 0))
+            by_wire.setdefault(op.wires[0], []).append(op)
+        rest: list[Op] = []
+        for wire in sorted(by_wire, reverse=True):
+            ops, stride = by_wire[wire], 1 << (self.n_wires - 1 - wire)
+            if len(ops) > 1 or ops[0].name not in ("RY", "Hadamard"):
+                rest += ops
+            elif ops[0].slot is None:
+                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, stride))
+            else:
+                self.rows.append((kernel.RY, stride, *self._angle(ops[0].slot), stride))
+        return Layer(False, tuple(rest))
+
+    def layer(self, layer: Layer) -> None:
+        """Write one layer."""
+        if layer.diagonal:
+            self._phases(layer)
+            return
+        size = 1 << self.n_wires
+        for op in layer.ops:
+            stride = 1 << (self.n_wires - 1 - op.wires[0])
+            if op.slot is None:
+                # A Hadamard is a Z and then a quarter turn.
+                self._phase([(-1, self._mask(op))], has_angles=False)
+                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, size))
+            else:
+                self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size))
+
+    def _angle(self, slot: int) -> tuple[int, int, int]:
+        """Column, mask (none) and source of an angle."""
+        if slot in self.by_sample:
+            return self.by_sample[slot], 0, kernel.SAMPLE
+        return self.fixed[slot], 0, self.source
+
+    def _mask(self, op: Op) -> int:
+        return sum(1 << (self.span - 1 - w) for w in op.wires)
+
+    def _phases(self, layer: Layer) -> None:
+        size, shift = 1 << self.n_wires, self.n_wires - self.span
+        angles, signs = [], []
+        for op in layer.ops:
+            if op.slot in self.by_sample:
+                slot, mask = self.by_sample[op.slot], self._mask(op) << shift
+                self.rows.append((kernel.Z, 0, slot, mask, kernel.SAMPLE, size))
             elif op.slot is not None:
-                mask = sum(1 << (span - 1 - w) for w in op.wires)
-                self.terms.append((fixed[op.slot], mask))
-        n_angles = len(self.terms) - first_term
-        for op in layer.ops:
-            if op.name == "CZ":
-                self.terms.append((-1, sum(1 << (span - 1 - w) for w in op.wires)))
-        if len(self.terms) > first_term:
-            shift, has_angles = self.n_wires - span, int(n_angles > 0)
-            rows.append((kernel.PHASE, shift, first_term, len(self.terms), source, has_angles))
-        return rows
+                angles.append((self.fixed[op.slot], self._mask(op)))
+            else:
+                signs.append((-1, self._mask(op)))
+        if angles or signs:
+            self._phase(angles + signs, has_angles=bool(angles))
 
-    def _rotation(
-        self, op: Op, source: int, by_sample: dict[int, int], fixed: dict[int, int]
-    ) -> tuple[int, ...]:
-        stride = self.stride(op.wires[0])
-        if op.slot is None:
-            return (kernel.HADAMARD, stride, 0, 0, source, 0)
-        sampled, constant = ROTATIONS[op.name]
-        if op.slot in by_sample:
-            return (sampled, stride, by_sample[op.slot], 0, source, 0)
-        return (constant, stride, fixed[op.slot], 0, source, 0)
-
-
-def _numbered(slots: IntArray) -> dict[int, int]:
-    return {int(slot): i for i, slot in enumerate(slots)}
+    def _phase(self, terms: list[tuple[int, int]], *, has_angles: bool) -> None:
+        first, shift = len(self.terms), self.n_wires - self.span
+        self.terms += terms
+        last = len(self.terms)
+        self.rows.append((kernel.PHASE, shift, first, last, self.source, int(has_angles)))
 
 
 def build_program(group: Group) -> Program | None:
@@ -95,57 +129,24 @@ def build_program(group: Group) -> Program | None:
     """
     if len(group.block_slots.feature_slots):
         return None
-    n, tables = group.n_wires, _Tables(group.n_wires)
-    by_sample = _numbered(group.encoding_slots.feature_slots)
-    fixed = _numbered(group.encoding_slots.weight_slots)
-    own = _numbered(group.block_slots.weight_slots)
-    starts = np.zeros((n, 2), np.int64)
+    n, slots, own = group.n_wires, group.encoding_slots, group.block_slots
+    encoding = _Tables(n, n, kernel.CONE, slots.feature_slots, slots.weight_slots)
     layers = list(group.encoding)
-    kept: tuple[Op, ...] = ()
     if layers and not layers[0].diagonal:
-        kept = _starts(starts, layers.pop(0), by_sample, fixed)
-    ops = _start_operations(starts)
-    n_starts = len(ops)
-    for layer in (Layer(False, kept), *layers):
-        ops += tables.layer(layer, 0, by_sample, fixed, n)
-    n_encoding = len(ops)
+        layers[0] = encoding.starts(layers[0])
+    n_starts = len(encoding.rows)
+    for layer in layers:
+        encoding.layer(layer)
+    block = _Tables(n, group.n_inner, kernel.TASK, own.feature_slots, own.weight_slots)
+    # Terms are numbered on.
+    block.terms = encoding.terms
     for layer in group.block:
-        ops += tables.layer(layer, 1, {}, own, group.n_inner)
+        block.layer(layer)
+    ops = encoding.rows + block.rows
     return Program(
         group=group,
-        starts=starts,
         ops=np.array(ops, np.int64).reshape(-1, 6),
         n_starts=n_starts,
-        n_shared=len(ops) if group.n_cones == len(group.tasks) else n_encoding,
-        terms=np.array(tables.terms, np.int64).reshape(-1, 2),
+        n_shared=len(ops) if group.n_cones == len(group.tasks) else len(encoding.rows),
+        terms=np.array(block.terms, np.int64).reshape(-1, 2),
     )
-
-
-def _start_operations(starts: IntArray) -> list[tuple[int, ...]]:
-    """The rotations among the first states, as operations."""
-    kinds = {kernel.START_SAMPLE: kernel.RY, kernel.START_FIXED: kernel.RY_FIXED}
-    return [
-        (kinds[int(kind)], 1 << (len(starts) - 1 - wire), int(slot), 0, 0, 0)
-        for wire, (kind, slot) in enumerate(starts)
-        if int(kind) in kinds
-    ]
-
-
-def _starts(
-    starts: IntArray, layer: Layer, by_sample: dict[int, int], fixed: dict[int, int]
-) -> tuple[Op, ...]:
-    """Fill in the wires whose first layer is one RY or Hadamard; the gates of the others."""
-    by_wire: dict[int, list[Op]] = {}
-    for op in layer.ops:
-        by_wire.setdefault(op.wires[0], []).append(op)
-    kept: list[Op] = []
-    for wire, ops in by_wire.items():
-        if len(ops) > 1 or ops[0].name not in ("RY", "Hadamard"):
-            kept += ops
-        elif ops[0].slot is None:
-            starts[wire, 0] = kernel.START_HADAMARD
-        elif ops[0].slot in by_sample:
-            starts[wire] = kernel.START_SAMPLE, by_sample[ops[0].slot]
-        else:
-            starts[wire] = kernel.START_FIXED, fixed[ops[0].slot]
-    return tuple(kept)

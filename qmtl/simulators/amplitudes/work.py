@@ -72,7 +72,15 @@ class Work:
     def tables(self) -> tuple[Any, ...]:
         """What the kernel reads besides its items, in the order of its arguments."""
         p = self.program
-        circuit = (p.starts, p.ops, p.n_starts, p.n_shared, p.terms, self.readout, self.index)
+        circuit = (
+            p.group.n_wires,
+            p.ops,
+            p.n_starts,
+            p.n_shared,
+            p.terms,
+            self.readout,
+            self.index,
+        )
         return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
 
     def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
@@ -84,7 +92,7 @@ class Work:
     def new_states(self, n: int) -> Tensor:
         """Room for the states of `n` items: a cone's, and its tasks' if they share it."""
         size = 1 << self.program.group.n_wires
-        return torch.empty(n, self.states_each, 2, size, self.tile, dtype=self.torch_dtype)
+        return torch.empty(n, self.states_each, 2 * size, self.tile, dtype=self.torch_dtype)
 
     @property
     def states_each(self) -> int:
@@ -94,9 +102,9 @@ class Work:
         return 1 if per_cone == 1 else 1 + per_cone
 
     def new_values(self) -> Tensor:
-        """Room for the outputs, padding included."""
+        """Room for the outputs (1, tasks, n_outputs, samples), padding included."""
         group = self.program.group
-        shape = (len(group.tasks), len(group.readout), self.padded)
+        shape = (1, len(group.tasks), len(group.readout), self.padded)
         return torch.empty(shape, dtype=self.torch_dtype)
 
     @property
