@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numba.np.arraymath  # noqa: F401  (the first call of a kernel would import it, for 0.3 s)
 from numba import njit
 
 __all__ = ["kernel", "part"]
