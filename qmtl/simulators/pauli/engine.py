@@ -38,18 +38,27 @@ class PauliEngine:
     Args:
         group: the tasks.
         program: their polynomials.
+        constants: what the polynomials' constants are for each cone (cones, constants), and for
+            each task (tasks, constants); None if there are none.
     """
 
     name: ClassVar[str] = "Pauli strings"
     is_differentiable: ClassVar[bool] = False
 
-    def __init__(self, group: Group, program: PauliProgram) -> None:
+    def __init__(
+        self,
+        group: Group,
+        program: PauliProgram,
+        constants: tuple[Array, Array] | None = None,
+    ) -> None:
         self.group, self.program = group, program
         self.row_index = group.encoding_slots.rows[0]
         self.n_rows = int(self.row_index.max(initial=-1)) + 1
         self.n_cones, self.n_tasks = group.n_cones, len(group.tasks)
         self._no_rows = np.empty((self.n_tasks, 0), np.int64)
         self.cone_table = WeightTable.of(group.encoding_slots)
+        none = (np.zeros((self.n_cones, 0)), np.zeros((self.n_tasks, 0)))
+        self.cone_constants, self.task_constants = map(_in_pairs, constants or none)
         self.task_table = WeightTable.of(group.block_slots, stride=group.n_weights)
 
     def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
@@ -63,8 +72,8 @@ class PauliEngine:
         rows, encoding, own = inputs
         cones, tasks = np.arange(self.n_cones), np.arange(self.n_tasks)
         sampled = _cosines_and_sines(rows)
-        by_cone = self.cone_table.cosines_and_sines(encoding)
-        by_task = self.task_table.cosines_and_sines(own)
+        by_cone = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
+        by_task = _joined(self.task_table.cosines_and_sines(own), self.task_constants)
         expectations = _evaluate(self.program.encoding, cones, self.row_index, sampled, by_cone)
         found = _evaluate(self.program.block, tasks, self._no_rows, _none(by_task), by_task)
         coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
@@ -105,6 +114,9 @@ class PauliEngine:
         _, by_task = _pulled_back(
             self.program.block, task, self._no_rows, _none(by_task), by_task, slopes
         )
+        # The last columns are those of the constants.
+        by_cone = by_cone[:, : self.cone_table.index.shape[1]]
+        by_task = by_task[:, : self.task_table.index.shape[1]]
         by_weight = self.cone_table.scatter(by_cone, cone, row, n, encoding.numel())
         by_own = self.task_table.scatter(by_task, task, np.repeat(row, per_cone), n, own.numel())
         return (
@@ -124,9 +136,15 @@ class PauliEngine:
         sample = first[torch.from_numpy(self.row_index).to(first.device)]
         fixed = self.cone_table.angles(second)[..., None]
         program, shape = self.program, (self.n_cones, first.shape[1])
-        values = program.encoding.evaluate([*sample.unbind(1), *fixed.unbind(1)])
+        constants = torch.from_numpy(self.cone_constants).to(first).movedim(0, 2).flatten(1)
+        values = program.encoding.evaluate(
+            [*sample.unbind(1), *fixed.unbind(1)], [c[:, None] for c in constants.unbind(1)]
+        )
         expectations = torch.stack([v.expand(shape) for v in values], 1)
-        found = program.block.evaluate(list(self.task_table.angles(third).unbind(1)))
+        constants = torch.from_numpy(self.task_constants).to(first).movedim(0, 2).flatten(1)
+        found = program.block.evaluate(
+            list(self.task_table.angles(third).unbind(1)), constants.unbind(1)
+        )
         coefficients = torch.stack([v.expand(self.n_tasks) for v in found], 1)
         coefficients = coefficients.reshape(self.n_tasks, -1, program.n_terms)
         if program.mixing is not None:
@@ -168,6 +186,19 @@ def _cosines_and_sines(rows: Tensor) -> Array:
     # An encoding without features still has one row of samples.
     angles = angles if len(angles) else np.zeros((1, rows.shape[1]), angles.dtype)
     return np.stack([np.cos(angles), np.sin(angles)])
+
+
+def _in_pairs(constants: Array) -> Array:
+    """Constants in the places of cosines and sines, shape (2, places, pairs)."""
+    padded = np.pad(constants, ((0, 0), (0, constants.shape[1] % 2)))
+    return padded.reshape(len(constants), -1, 2).transpose(2, 0, 1)
+
+
+def _joined(angles: Array, constants: Array) -> Array:
+    """Cosines and sines of angles, and then constants; the angles alone if there are none."""
+    if not constants.shape[2]:
+        return angles
+    return np.concatenate([angles, constants.astype(angles.dtype)], axis=2)
 
 
 def _none(like: Array) -> Array:

@@ -14,14 +14,14 @@ operations.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.simulators.layers import Layer, Op
-from qmtl.simulators.pauli.polynomials import ONE, Builder, Polynomials, Value
-from qmtl.simulators.pauli.strings import Pauli, after_clifford, rotated, z_string
+from qmtl.simulators.pauli.polynomials import Builder, Polynomials
+from qmtl.simulators.pauli.strings import z_string
+from qmtl.simulators.pauli.walk import Circuit, TooLargeError, block_sums, walk, write_encoding
 from qmtl.simulators.plan import Structure
 
 __all__ = ["PauliProgram", "pauli_program"]
@@ -30,7 +30,6 @@ __all__ = ["PauliProgram", "pauli_program"]
 LARGEST_PROGRAM = 5_000
 # Z-strings that a readout may be made of.
 MOST_STRINGS = 64
-Sums = dict[Pauli, Value]
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,6 @@ class PauliProgram:
         return len(self.block.outputs) // self.n_terms
 
 
-class _TooLargeError(Exception):
-    """The program would have more operations than allowed."""
-
-
 @lru_cache(maxsize=256)
 def pauli_program(
     structure: Structure, most_operations: int = LARGEST_PROGRAM
@@ -88,32 +83,60 @@ def pauli_program(
     """
     if structure.block_slots[0]:
         return None
-    masks, mixing = _z_strings(structure)
+    masks, mixing = z_strings(np.array(structure.readout))
     if len(masks) > MOST_STRINGS:
         return None
     try:
         return _program(structure, masks, mixing, most_operations)
-    except _TooLargeError:
+    except TooLargeError:
         return None
 
 
 def _program(
     structure: Structure, masks: Sequence[int], mixing: NDArray[np.float64] | None, most: int
 ) -> PauliProgram:
-    angle_of = {slot: i for i, slot in enumerate(structure.block_slots[1])}
-    builder = Builder(len(angle_of))
-    ops = _operations(structure.block)
-    sums = [_taken_back(builder, z_string(mask), ops, angle_of, most) for mask in masks]
+    circuits = [
+        Circuit(
+            _operations(structure.encoding, order),
+            _operations(structure.block),
+            structure.encoding_slots,
+            structure.block_slots[1],
+        )
+        for order in _wire_orders(structure)
+    ]
+    return write_program(circuits, masks, mixing, most)
+
+
+def write_program(
+    circuits: Sequence[Circuit],
+    masks: Sequence[int],
+    mixing: NDArray[np.float64] | None,
+    most: int,
+) -> PauliProgram:
+    """The program of a cone; of several ways to write its encoding, the one that is shortest.
+
+    Args:
+        circuits: the cone with its commuting gates in different orders; all have the same block.
+        masks: the wires of each Z-string that is read.
+        mixing: how they make the outputs; None if each output is one of them.
+        most: operations.
+
+    Raises:
+        TooLargeError: there would be more of them.
+    """
+    slots = circuits[0].block_slots
+    builder = Builder(len(slots))
+    sums = [block_sums(builder, z_string(mask), circuits[0].block, slots, most) for mask in masks]
     terms = sorted(set().union(*sums))
     block = builder.finish([found.get(term) for found in sums for term in terms])
-    walks = (_walk(structure, terms, order, most) for order in _wire_orders(structure))
-    encoding = _encoding(structure, terms, min(walks, key=lambda walk: walk.operations))
+    walks = (walk(terms, circuit.encoding, most) for circuit in circuits)
+    shortest = min(walks, key=lambda found: found.operations)
+    encoding = write_encoding(terms, shortest, circuits[0].encoding_slots)
     return PauliProgram(encoding, block, len(terms), mixing)
 
 
-def _z_strings(structure: Structure) -> tuple[list[int], NDArray[np.float64] | None]:
+def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
     """The masks of the Z-strings that are read, and how they make the outputs."""
-    readout = np.array(structure.readout)
     n_states = readout.shape[1]
     n_read = n_states.bit_length() - 1
     states = np.arange(n_states)
@@ -144,100 +167,3 @@ def _wire_orders(structure: Structure) -> list[list[int]]:
     ring = [*range(structure.n_inner, half), *inner, *range(half, structure.n_wires)]
     outwards = [*inner, *rest]
     return [outwards[::-1], outwards, ring, ring[::-1]]
-
-
-def _taken_back(
-    builder: Builder, string: Pauli, ops: Sequence[Op], angle_of: dict[int, int], most: int
-) -> Sums:
-    """U† P U as a sum of strings."""
-    sums: Sums = {string: ONE}
-    for op in reversed(ops):
-        if op.slot is None:
-            moved = ((after_clifford(op, p), value) for p, value in sums.items())
-            sums = {p: _signed(value, sign) for (p, sign), value in moved}
-            continue
-        angle = angle_of[op.slot]
-        grown: Sums = {}
-        for p, value in sums.items():
-            partner = rotated(op, p)
-            if partner is None:
-                grown[p] = value
-                continue
-            q, sign = partner
-            # P becomes cos P + sign sin Q, and Q, if it is there, cos Q - sign sin P.
-            sine = builder.sine(angle, -sign)
-            grown[p] = builder.combine(builder.cosine(angle), value, sine, sums.get(q))
-            if q not in sums:
-                grown[q] = builder.combine(builder.sine(angle, sign), value)
-        sums = grown
-        _check(len(builder) + len(sums), most)
-    return sums
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """Strings taken backwards through the encoding.
-
-    Attributes:
-        start: the strings of |0…0⟩ that are needed; all are products of Z.
-        steps: per gate, in the order of application: the gate, and for each string that is needed
-            after it the string that it comes from and its sign; None if it stays as it is.
-        operations: how many sums of two products that makes.
-    """
-
-    start: set[Pauli]
-    steps: list[tuple[Op, dict[Pauli, tuple[Pauli, int] | None]]]
-    operations: int
-
-
-def _walk(structure: Structure, terms: Sequence[Pauli], order: Sequence[int], most: int) -> _Walk:
-    ops = _operations(structure.encoding, order)
-    touched = [0]
-    for op in ops:
-        touched.append(touched[-1] | sum(1 << w for w in op.wires))
-    steps: list[tuple[Op, dict[Pauli, tuple[Pauli, int] | None]]] = []
-    needed, operations = set(terms), 0
-    for op, wires in zip(reversed(ops), touched[-2::-1], strict=True):
-        if op.slot is None:
-            partners: dict[Pauli, Any] = {p: after_clifford(op, p) for p in needed}
-            found = [q for q, _ in partners.values()]
-        else:
-            partners = {p: rotated(op, p) for p in needed}
-            found = [partner[0] for partner in partners.values() if partner is not None]
-            operations += len(found)
-            found += needed
-        steps.append((op, partners))
-        # X or Y on a wire that no earlier gate has touched is zero.
-        needed = {p for p in found if not p[0] & ~wires}
-        _check(operations, most)
-    return _Walk(needed, steps[::-1], operations)
-
-
-def _encoding(structure: Structure, terms: Sequence[Pauli], walk: _Walk) -> Polynomials:
-    """Expectation values of `terms` after the encoding."""
-    sampled, fixed = structure.encoding_slots
-    angle_of = {slot: i for i, slot in enumerate(sampled + fixed)}
-    builder = Builder(len(angle_of))
-    values: Sums = dict.fromkeys(walk.start, ONE)
-    for op, partners in walk.steps:
-        found: Sums = {}
-        for p, partner in partners.items():
-            if partner is None:
-                found[p] = values.get(p)
-            elif op.slot is None:
-                found[p] = _signed(values.get(partner[0]), partner[1])
-            else:
-                cosine = builder.cosine(angle_of[op.slot])
-                sine = builder.sine(angle_of[op.slot], partner[1])
-                found[p] = builder.combine(cosine, values.get(p), sine, values.get(partner[0]))
-        values = found
-    return builder.finish([values.get(term) for term in terms])
-
-
-def _signed(value: Value, sign: int) -> Value:
-    return None if value is None else (value[0], value[1] * sign)
-
-
-def _check(operations: int, most: int) -> None:
-    if operations > most:
-        raise _TooLargeError

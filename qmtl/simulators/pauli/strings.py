@@ -7,10 +7,9 @@ that commutes with A alone and takes any other to ``cos θ · P + sign · sin θ
 
 from qmtl.simulators.layers import Op
 
-__all__ = ["Pauli", "after_clifford", "identity", "rotated", "z_string"]
+__all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written", "z_string"]
 
 Pauli = tuple[int, int]
-identity: Pauli = (0, 0)
 
 
 def z_string(wires: int) -> Pauli:
@@ -63,3 +62,30 @@ def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
     power = 1 + (ax & az).bit_count() + (x & z).bit_count() + 2 * (az & x).bit_count()
     power -= (qx & qz).bit_count()
     return (qx, qz), 1 if power % 4 == 0 else -1
+
+
+def without_z(wire: int, string: Pauli) -> Pauli | None:
+    """The string without its Z on a wire; None if it has none there.
+
+    Example:
+        >>> without_z(0, (0, 3)), without_z(0, (1, 3))  # ZZ becomes IZ, but YZ stays
+        ((0, 2), None)
+    """
+    x, z = string
+    bit = 1 << wire
+    return (x, z ^ bit) if z & bit and not x & bit else None
+
+
+def written(wires: tuple[int, ...], string: Pauli) -> int:
+    """The string on some wires as a number in base 4, first wire first: I 0, X 1, Y 2, Z 3.
+
+    Example:
+        >>> written((0, 1), (1, 2))  # X Z
+        7
+    """
+    x, z = string
+    number = 0
+    for wire in wires:
+        a, b = x >> wire & 1, z >> wire & 1
+        number = 4 * number + (3 - a if b else a)
+    return number

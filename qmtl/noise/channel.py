@@ -1,0 +1,161 @@
+"""Channel: what noise does to the Pauli strings on one or two wires.
+
+A channel is kept as what it does in the Heisenberg picture: it multiplies each string by a number,
+and damping turns part of Z into I. That covers Pauli noise of any kind, amplitude and phase damping,
+thermal relaxation, and read-out errors.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Self
+
+from qmtl.errors import InvalidInputError
+
+__all__ = ["Channel"]
+
+LETTERS = "IXYZ"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A noise channel on one or two wires, by what it does to Pauli strings (Heisenberg picture).
+
+    Args:
+        factors: what each string is multiplied by, in the order II, IX, IY, IZ, XI, ... (first
+            wire first); the first is 1.
+        shift: how much of I a Z becomes (one wire only).
+
+    Raises:
+        InvalidInputError: for a wrong number of factors, or one outside [-1, 1].
+
+    Example:
+        >>> Channel.depolarising(0.75).factors
+        (1.0, 0.0, 0.0, 0.0)
+        >>> Channel.amplitude_damping(0.1).shift
+        0.1
+    """
+
+    factors: tuple[float, ...]
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.factors) not in (4, 16) or self.factors[0] != 1:
+            raise InvalidInputError(
+                f"factors must be 4 or 16 numbers, the first of them 1, got {self.factors}"
+            )
+        if not all(-1 <= factor <= 1 for factor in self.factors) or not -1 <= self.shift <= 1:
+            raise InvalidInputError(
+                f"factors and shift must be in [-1, 1], got {self.factors} and {self.shift}"
+            )
+        if self.shift and len(self.factors) != 4:
+            raise InvalidInputError("a shift needs a channel on one wire, got one on two")
+
+    @property
+    def n_wires(self) -> int:
+        """1 or 2."""
+        return 1 if len(self.factors) == 4 else 2
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it does nothing."""
+        return not self.shift and all(factor == 1 for factor in self.factors)
+
+    @classmethod
+    def pauli(cls, probabilities: Mapping[str, float]) -> Self:
+        """Pauli errors: string (``"X"``, or ``"XZ"`` on two wires) to its probability.
+
+        Example:
+            >>> Channel.pauli({"Z": 0.25}).factors
+            (1.0, 0.5, 0.5, 1.0)
+        """
+        lengths = {len(string) for string in probabilities}
+        if lengths not in ({1}, {2}) or set("".join(probabilities)) - set(LETTERS):
+            raise InvalidInputError(
+                f"probabilities must be of Pauli strings of one or of two letters, got "
+                f"{list(probabilities)}"
+            )
+        _check_probability("sum of the probabilities", sum(probabilities.values()))
+        for string, probability in probabilities.items():
+            _check_probability(f"probability of {string}", probability)
+        strings = ["".join(letters) for letters in product(LETTERS, repeat=lengths.pop())]
+        return cls(
+            tuple(
+                1.0 - 2 * sum(p for error, p in probabilities.items() if _anticommute(error, s))
+                for s in strings
+            )
+        )
+
+    @classmethod
+    def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
+        """Each of the 3 (two wires: 15) errors with an equal share of `probability`.
+
+        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) of
+        this one.
+        """
+        _check_probability("probability", probability)
+        rest = 1 - probability * 4**n_wires / (4**n_wires - 1)
+        return cls((1.0, *[rest] * (4**n_wires - 1)))
+
+    @classmethod
+    def amplitude_damping(cls, gamma: float) -> Self:
+        """Decay from 1 to 0 with probability `gamma`."""
+        _check_probability("gamma", gamma)
+        root = math.sqrt(1 - gamma)
+        return cls((1.0, root, root, 1 - gamma), gamma)
+
+    @classmethod
+    def phase_damping(cls, gamma: float) -> Self:
+        """Loss of phase: X and Y shrink by the root of 1 - `gamma`, as in PennyLane and Qiskit."""
+        _check_probability("gamma", gamma)
+        root = math.sqrt(1 - gamma)
+        return cls((1.0, root, root, 1.0))
+
+    @classmethod
+    def thermal_relaxation(
+        cls, t1: float, t2: float, duration: float, excited: float = 0.0
+    ) -> Self:
+        """Relaxation for a time.
+
+        Args:
+            t1: relaxation time, in seconds.
+            t2: dephasing time, in seconds; at most 2·t1.
+            duration: in seconds.
+            excited: probability of 1 in equilibrium.
+        """
+        if not (t1 > 0 and 0 < t2 <= 2 * t1 and duration >= 0):
+            raise InvalidInputError(
+                f"t1 and t2 must be positive with t2 <= 2·t1, and the duration not negative, got "
+                f"t1={t1}, t2={t2}, duration={duration}"
+            )
+        _check_probability("excited", excited)
+        phase, energy = math.exp(-duration / t2), math.exp(-duration / t1)
+        return cls((1.0, phase, phase, energy), (1 - energy) * (1 - 2 * excited))
+
+    @classmethod
+    def readout(cls, p01: float, p10: float) -> Self:
+        """A bit read wrongly: 0 as 1 with probability `p01`, 1 as 0 with `p10`."""
+        _check_probability("p01", p01)
+        _check_probability("p10", p10)
+        return cls((1.0, 1.0, 1.0, 1 - p01 - p10), p10 - p01)
+
+    def scaled(self, scale: float) -> "Channel":
+        """The channel `scale` times as strong: factors to that power, and the shift with them."""
+        if scale == 1:
+            return self
+        factors = tuple(
+            math.copysign(abs(f) ** scale, f) if f else 0.0**scale for f in self.factors
+        )
+        share = (1 - factors[3]) / (1 - self.factors[3]) if self.shift else 0.0
+        return Channel(factors, self.shift * share)
+
+
+def _anticommute(a: str, b: str) -> bool:
+    pairs = zip(a, b, strict=True)
+    return sum(x != y and "I" not in (x, y) for x, y in pairs) % 2 == 1
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InvalidInputError(f"{name} must be in [0, 1], got {value}")

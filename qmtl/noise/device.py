@@ -1,0 +1,177 @@
+"""DeviceNoise: what a device does after each gate, and when its wires are read."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from qmtl.circuit.gates import GATE_WIRES, Gate
+from qmtl.errors import InvalidInputError
+from qmtl.files import write_json
+from qmtl.noise.channel import Channel
+
+__all__ = ["DeviceNoise"]
+
+FORMAT = "qmtl-noise"
+# Channels after a gate, each with the positions of its wires among the gate's.
+Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class DeviceNoise:
+    """Noise of a device: channels after gates, and read-out errors.
+
+    Args:
+        one_wire: after every one-wire gate, on its wire; None for none.
+        two_wire: after every two-wire gate, on its wires.
+        gates: channels of particular gates instead, by name and wires: ``("CZ", (0, 1))``; each
+            channel with the positions of its wires in the gate.
+        readout: probabilities that a bit 0 is read as 1, and 1 as 0.
+        readouts: the same for particular wires instead.
+
+    Example:
+        >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
+        >>> noise.after(Gate("CZ", (3, 4)))[0][1]
+        (3, 4)
+    """
+
+    one_wire: Channel | None = None
+    two_wire: Channel | None = None
+    gates: Mapping[tuple[str, tuple[int, ...]], tuple[tuple[Channel, tuple[int, ...]], ...]] = (
+        field(default_factory=dict)
+    )
+    readout: tuple[float, float] = (0.0, 0.0)
+    readouts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def uniform(cls, one_qubit: float = 0.0, two_qubit: float = 0.0, readout: float = 0.0) -> Self:
+        """Depolarising noise after every gate, and symmetric read-out errors.
+
+        Args:
+            one_qubit: probability of an error after a one-wire gate, a third for each Pauli.
+            two_qubit: probability after a two-wire gate, a 15th for each pair of Paulis.
+            readout: probability that a bit is read wrongly.
+        """
+        return cls(
+            Channel.depolarising(one_qubit),
+            Channel.depolarising(two_qubit, n_wires=2),
+            readout=(readout, readout),
+        )
+
+    def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:
+        """The channels after a gate, with their wires."""
+        found = self.gates.get((gate.name, gate.wires))
+        if found is None and gate.name in ("CZ", "IsingZZ"):
+            # The order of these gates' wires is free.
+            found = self.gates.get((gate.name, gate.wires[::-1]))
+            if found is not None:
+                found = tuple((c, tuple(1 - i for i in at)) for c, at in found)
+        if found is None:
+            default = self.one_wire if GATE_WIRES[gate.name] == 1 else self.two_wire
+            found = () if default is None else ((default, tuple(range(len(gate.wires)))),)
+        return [
+            (channel, tuple(gate.wires[i] for i in at))
+            for channel, at in found
+            if not channel.is_identity
+        ]
+
+    def reading(self, wire: int) -> Channel:
+        """The channel before a wire is read."""
+        return Channel.readout(*self.readouts.get(wire, self.readout))
+
+    def scaled(self, scale: float) -> "DeviceNoise":
+        """The same noise `scale` times as strong, for extrapolation and studies of robustness."""
+        if not scale >= 0:
+            raise InvalidInputError(f"scale must not be negative, got {scale}")
+
+        def times(p: tuple[float, float]) -> tuple[float, float]:
+            return min(1.0, p[0] * scale), min(1.0, p[1] * scale)
+
+        return DeviceNoise(
+            None if self.one_wire is None else self.one_wire.scaled(scale),
+            None if self.two_wire is None else self.two_wire.scaled(scale),
+            {
+                key: tuple((channel.scaled(scale), at) for channel, at in channels)
+                for key, channels in self.gates.items()
+            },
+            times(self.readout),
+            {wire: times(p) for wire, p in self.readouts.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return {
+            "format": FORMAT,
+            "one_wire": None if self.one_wire is None else asdict(self.one_wire),
+            "two_wire": None if self.two_wire is None else asdict(self.two_wire),
+            "gates": [
+                {
+                    "name": name,
+                    "wires": list(wires),
+                    "channels": [{**asdict(c), "at": list(at)} for c, at in channels],
+                }
+                for (name, wires), channels in self.gates.items()
+            ],
+            "readout": list(self.readout),
+            "readouts": {str(wire): list(p) for wire, p in self.readouts.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The noise that `to_dict` described.
+
+        Example:
+            >>> noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
+            >>> DeviceNoise.from_dict(noise.to_dict()) == noise
+            True
+        """
+        try:
+            if description["format"] != FORMAT:
+                raise InvalidInputError(f"not noise of qmtl: format {description['format']!r}")
+            return cls(
+                _channel(description["one_wire"]),
+                _channel(description["two_wire"]),
+                {
+                    (gate["name"], tuple(gate["wires"])): tuple(_channels(gate["channels"]))
+                    for gate in description["gates"]
+                },
+                _pair(description["readout"]),
+                {int(wire): _pair(p) for wire, p in description["readouts"].items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(f"noise: a part is missing or wrong ({error!r})") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the noise as JSON."""
+        write_json(Path(path), self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read noise that `save` wrote."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InvalidInputError(f"noise {path} cannot be read: {error}") from None
+
+
+def _channel(description: Mapping[str, Any] | None) -> Channel | None:
+    if description is None:
+        return None
+    return Channel(tuple(map(float, description["factors"])), float(description["shift"]))
+
+
+def _channels(
+    descriptions: Iterable[Mapping[str, Any]],
+) -> Iterable[tuple[Channel, tuple[int, ...]]]:
+    for description in descriptions:
+        channel = _channel(description)
+        assert channel is not None
+        yield channel, tuple(description["at"])
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    first, second = map(float, values)
+    return first, second
