@@ -1,8 +1,8 @@
 """Channel: what noise does to the Pauli strings on one or two wires.
 
 A channel is kept as what it does in the Heisenberg picture: it multiplies each string by a number,
-and damping turns part of Z into I. That covers Pauli noise of any kind, amplitude and phase damping,
-thermal relaxation, and read-out errors.
+and damping turns part of Z into I. That covers Pauli noise of any kind, amplitude and phase
+damping, thermal relaxation, and read-out errors.
 """
 
 import math

@@ -110,14 +110,14 @@ class Builder:
         if second is None:
             if x == 0 or y == 0:
                 return x + y, sign, factors
-            return self._write(PRODUCT, *sorted((x, y)), 0, 0), sign, factors
+            return self._write(PRODUCT, *_ordered(x, y), 0, 0), sign, factors
         z, w, other, others = second
         # Only what the two do not have in common is multiplied now.
         common = Counter(factors) & Counter(others)
         x, y = self._scaled(x, y, _without(factors, common))
         z, w = self._scaled(z, w, _without(others, common))
         kind = SUM if sign == other else DIFFERENCE
-        register = self._write(kind, *sorted((x, y)), *sorted((z, w)))
+        register = self._write(kind, *_ordered(x, y), *_ordered(z, w))
         return register, sign, tuple(sorted(common.elements()))
 
     def _scaled(self, x: int, y: int, factors: Factors) -> tuple[int, int]:
@@ -129,7 +129,7 @@ class Builder:
             return constant, y
         if y == 0:
             return x, constant
-        return x, self._write(PRODUCT, *sorted((constant, y)), 0, 0)
+        return x, self._write(PRODUCT, *_ordered(constant, y), 0, 0)
 
     def _constant(self, factors: Factors) -> int:
         return self._constants.setdefault(factors, -1 - len(self._constants))
@@ -170,7 +170,11 @@ class Builder:
         constant = self._constant(factors)
         if register == 0:
             return constant, sign
-        return self._write(PRODUCT, *sorted((constant, register)), 0, 0), sign
+        return self._write(PRODUCT, *_ordered(constant, register), 0, 0), sign
+
+
+def _ordered(x: int, y: int) -> tuple[int, int]:
+    return (x, y) if x <= y else (y, x)
 
 
 def _product(a: Value, b: Value) -> tuple[int, int, int, Factors] | None:
