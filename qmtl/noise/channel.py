@@ -140,6 +140,16 @@ class Channel:
         _check_probability("p10", p10)
         return cls((1.0, 1.0, 1.0, 1 - p01 - p10), p10 - p01)
 
+    def then(self, other: "Channel") -> "Channel":
+        """One channel for this one and, after it, another on the same wires.
+
+        Example:
+            >>> Channel.amplitude_damping(1.0).then(Channel.depolarising(0.75)).shift
+            0.0
+        """
+        factors = tuple(a * b for a, b in zip(self.factors, other.factors, strict=True))
+        return Channel(factors, other.factors[3] * self.shift + other.shift)
+
     def scaled(self, scale: float) -> "Channel":
         """The channel `scale` times as strong: factors to that power, and the shift with them."""
         if scale == 1:

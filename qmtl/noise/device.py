@@ -1,4 +1,4 @@
-"""DeviceNoise: what a device does after each gate, and when its wires are read."""
+"""DeviceNoise: what a device does after each gate, while wires wait, and when they are read."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,21 +6,30 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from qmtl.circuit.gates import GATE_WIRES, Gate
+from qmtl.circuit.gates import Gate
 from qmtl.errors import InvalidInputError
 from qmtl.files import write_json
+from qmtl.noise.backend import read_calibration
 from qmtl.noise.channel import Channel
+from qmtl.noise.coherent import CoherentError
+from qmtl.noise.schedule import Order, Timing
 
 __all__ = ["DeviceNoise"]
 
 FORMAT = "qmtl-noise"
 # Channels after a gate, each with the positions of its wires among the gate's.
 Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
+# Gates whose two wires may be given in either order.
+SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 
 
 @dataclass(frozen=True)
 class DeviceNoise:
-    """Noise of a device: channels after gates, and read-out errors.
+    """Noise of a device: channels after gates, waiting, coherent errors, and read-out errors.
+
+    Gates are named as in `qmtl.circuit.gates`; those of transpiled circuits by their Qiskit names
+    (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without noise unless
+    named in `gates`.
 
     Args:
         one_wire: after every one-wire gate, on its wire; None for none.
@@ -29,6 +38,9 @@ class DeviceNoise:
             channel with the positions of its wires in the gate.
         readout: probabilities that a bit 0 is read as 1, and 1 as 0.
         readouts: the same for particular wires instead.
+        coherent: rotations by too much or too little, by the gate's name or by name and wires;
+            they come before the gate's channels.
+        timing: durations and relaxation of wires that wait; None for no noise while waiting.
 
     Example:
         >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
@@ -43,6 +55,10 @@ class DeviceNoise:
     )
     readout: tuple[float, float] = (0.0, 0.0)
     readouts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    coherent: Mapping[str | tuple[str, tuple[int, ...]], CoherentError] = field(
+        default_factory=dict
+    )
+    timing: Timing | None = None
 
     @classmethod
     def uniform(cls, one_qubit: float = 0.0, two_qubit: float = 0.0, readout: float = 0.0) -> Self:
@@ -59,22 +75,75 @@ class DeviceNoise:
             readout=(readout, readout),
         )
 
+    @classmethod
+    def from_backend(
+        cls,
+        backend: Any,
+        wires: Mapping[int, int] | Sequence[int] | None = None,
+        *,
+        relaxation: bool = True,
+        order: Order | None = "alap",
+    ) -> Self:
+        """The noise of a Qiskit backend, from its calibration.
+
+        Gates relax during their time, and depolarise before so that their reported error is met, as
+        in Aer's `NoiseModel.from_backend`; read-out errors are asymmetric where the backend's
+        properties tell them (a `Target` does not). For circuits that are not transpiled, a RY costs
+        two ``sx``, a Hadamard one, a CZ the native two-wire gate, and so on, their noise all after
+        the gate; pairs of wires that the device does not couple have depolarising noise of the
+        median two-wire error, without the swaps that they would need. `predict_transpiled` in
+        `qmtl.hardware` has no such approximations.
+
+        Args:
+            backend: a Qiskit backend, fake ones included, or a `Target`.
+            wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
+                over more wires than the device has.
+            relaxation: whether wires relax, in gates and while they wait.
+            order: of the schedule (see `Timing`); None for no noise while waiting.
+
+        Raises:
+            InvalidInputError: for something else than a backend, or qubits that it does not have.
+
+        Example:
+            >>> from qiskit.providers.fake_provider import GenericBackendV2
+            >>> backend = GenericBackendV2(3, seed=1, noise_info=True)
+            >>> noise = DeviceNoise.from_backend(backend, wires=[2, 0])
+            >>> sorted(noise.readouts)
+            [0, 1]
+        """
+        found = read_calibration(backend, wires, relaxation=relaxation, order=order)
+        return cls(
+            two_wire=found.two_wire,
+            gates=found.gates,
+            readouts=found.readouts,
+            timing=found.timing,
+        )
+
     def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:
         """The channels after a gate, with their wires."""
-        found = self.gates.get((gate.name, gate.wires))
-        if found is None and gate.name in ("CZ", "IsingZZ"):
-            # The order of these gates' wires is free.
-            found = self.gates.get((gate.name, gate.wires[::-1]))
+        return self.channels(gate.name, gate.wires)
+
+    def channels(self, name: str, wires: tuple[int, ...]) -> list[tuple[Channel, tuple[int, ...]]]:
+        """The channels after the gate of that name, with their wires."""
+        found = self.gates.get((name, wires))
+        if found is None and name in SYMMETRIC:
+            found = self.gates.get((name, wires[::-1]))
             if found is not None:
                 found = tuple((c, tuple(1 - i for i in at)) for c, at in found)
         if found is None:
-            default = self.one_wire if GATE_WIRES[gate.name] == 1 else self.two_wire
-            found = () if default is None else ((default, tuple(range(len(gate.wires)))),)
+            default = self.one_wire if len(wires) == 1 else self.two_wire
+            found = ()
+            if default is not None and name != "rz":
+                found = ((default, tuple(range(len(wires)))),)
         return [
-            (channel, tuple(gate.wires[i] for i in at))
+            (channel, tuple(wires[i] for i in at))
             for channel, at in found
             if not channel.is_identity
         ]
+
+    def coherent_error(self, name: str, wires: tuple[int, ...]) -> CoherentError | None:
+        """The coherent error of a gate; None if it has none."""
+        return self.coherent.get((name, wires), self.coherent.get(name))
 
     def reading(self, wire: int) -> Channel:
         """The channel before a wire is read."""
@@ -97,6 +166,8 @@ class DeviceNoise:
             },
             times(self.readout),
             {wire: times(p) for wire, p in self.readouts.items()},
+            {key: error.scaled(scale) for key, error in self.coherent.items()},
+            None if self.timing is None else self.timing.scaled(scale),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +186,15 @@ class DeviceNoise:
             ],
             "readout": list(self.readout),
             "readouts": {str(wire): list(p) for wire, p in self.readouts.items()},
+            "coherent": [
+                {
+                    "name": key if isinstance(key, str) else key[0],
+                    "wires": None if isinstance(key, str) else list(key[1]),
+                    **error.to_dict(),
+                }
+                for key, error in self.coherent.items()
+            ],
+            "timing": None if self.timing is None else self.timing.to_dict(),
         }
 
     @classmethod
@@ -129,6 +209,7 @@ class DeviceNoise:
         try:
             if description["format"] != FORMAT:
                 raise InvalidInputError(f"not noise of qmtl: format {description['format']!r}")
+            timing = description.get("timing")
             return cls(
                 _channel(description["one_wire"]),
                 _channel(description["two_wire"]),
@@ -138,6 +219,8 @@ class DeviceNoise:
                 },
                 _pair(description["readout"]),
                 {int(wire): _pair(p) for wire, p in description["readouts"].items()},
+                dict(map(_coherent, description.get("coherent", ()))),
+                None if timing is None else Timing.from_dict(timing),
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InvalidInputError):
@@ -170,6 +253,13 @@ def _channels(
         channel = _channel(description)
         assert channel is not None
         yield channel, tuple(description["at"])
+
+
+def _coherent(
+    description: Mapping[str, Any],
+) -> tuple[str | tuple[str, tuple[int, ...]], CoherentError]:
+    name, wires = description["name"], description["wires"]
+    return name if wires is None else (name, tuple(wires)), CoherentError.from_dict(description)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
