@@ -63,12 +63,14 @@ def read_calibration(
     gates: dict[Key, Channels] = {}
     durations: dict[str | Key, float] = {}
     errors: list[float] = []
-    for name, on, properties in _native_gates(target, wire_of):
+    for name, on, properties in _native_gates(target, wire_of, (*ONE_WIRE, *TWO_WIRE)):
         seconds = properties.duration or 0.0
         channels = tuple(_channels(properties.error, seconds, [relaxing.get(w) for w in on]))
         gates[name, on], durations[name, on] = channels, seconds
         if len(on) == 2 and properties.error is not None:
             errors.append(properties.error)
+    for name, on, properties in _native_gates(target, wire_of, ["measure"]):
+        durations[name, on] = properties.duration or 0.0
     for key, parts in _head_gates(gates).items():
         durations[key] = sum(durations[part] for part in parts)
         gates[key] = _composed(key[1], [(gates[part], part[1]) for part in parts])
@@ -101,9 +103,11 @@ def _relaxation(target: Any, qubit: int) -> Relaxation | None:
     return Relaxation(t1, 2 * t1 if t2 is None else min(t2, 2 * t1))
 
 
-def _native_gates(target: Any, wire_of: Mapping[int, int]) -> Iterator[tuple[str, Wires, Any]]:
+def _native_gates(
+    target: Any, wire_of: Mapping[int, int], names: Iterable[str]
+) -> Iterator[tuple[str, Wires, Any]]:
     """Name, wires and properties of each gate between the qubits in use."""
-    for name in (*ONE_WIRE, *TWO_WIRE):
+    for name in names:
         if name not in target.operation_names:
             continue
         for qubits, properties in target[name].items():

@@ -15,7 +15,8 @@ class CoherentError:
     """What a gate does wrong without any loss of coherence.
 
     Args:
-        relative: share by which the gate's own angle is too large (negative: too small).
+        relative: share by which the gate's own angle is too large (negative: too small); ``"sx"``
+            and ``"x"`` are rotations by a quarter and by half a turn, and gates like CZ have none.
         rotations: further rotations right after the gate: name (``"RX"``, ``"RY"``, ``"RZ"`` or
             ``"IsingZZ"``), positions of their wires among the gate's, and angle in radians.
 

@@ -9,6 +9,7 @@ circuit, is seen.
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from qmtl.simulators.plan import Group
 from qmtl.simulators.simulator import check_inputs
 from qmtl.simulators.slots import slot_table
 
-__all__ = ["NoisySimulator"]
+__all__ = ["NoisySimulator", "prepared"]
 
 CACHED_CIRCUITS = 16
 
@@ -80,13 +81,24 @@ class NoisySimulator:
         alike: dict[object, list[NoisyCone]] = {}
         for cone in noisy_cones(circuit, self.noise, tasks):
             alike.setdefault(cone.structure, []).append(cone)
-        return [_prepared(circuit, cones) for cones in alike.values()]
+        return [prepared(circuit, cones) for cones in alike.values()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"noise": self.noise, "max_memory": self.max_memory}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"NoisySimulator({self.noise!r})"
 
 
-def _prepared(circuit: HeadCircuit, cones: Sequence[NoisyCone]) -> tuple[Group, Engine]:
+def prepared(circuit: HeadCircuit, cones: Sequence[NoisyCone]) -> tuple[Group, Engine]:
+    """What computes the outputs of cones of one structure.
+
+    Raises:
+        CircuitTooLargeError: if the cones are too large for Pauli strings.
+    """
     first = cones[0]
     found = noisy_program(first.structure)
     if found is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from qmtl.simulators.layers import Op
 from qmtl.simulators.noisy_events import (
     Event,
     EventsByWire,
+    Step,
     gate_events,
     met,
     readings,
@@ -74,11 +76,17 @@ def _run(
     circuit: HeadCircuit, noise: DeviceNoise, tasks: Sequence[str]
 ) -> tuple[EventsByWire, dict[str, list[Event]]]:
     """Events of the encoding and of each block, when these tasks run together."""
-    sections = [circuit.encoding_gates, *(circuit.block_gates(task) for task in tasks)]
-    waited = iter(waiting([step(gate) for gates in sections for gate in gates], noise.timing))
+    sections = [
+        [step(gate) for gate in gates]
+        for gates in (circuit.encoding_gates, *(circuit.block_gates(task) for task in tasks))
+    ]
+    # Wires that take longer to read are done with their gates earlier.
+    wires = dict.fromkeys(wire for task in tasks for wire in circuit.register(task).wires)
+    read = [Step("measure", (wire,)) for wire in wires]
+    waited = iter(waiting([*chain.from_iterable(sections), *read], noise.timing))
     found = [
-        [event for gate in gates for event in gate_events(step(gate), noise, next(waited))]
-        for gates in sections
+        [event for now in steps for event in gate_events(now, noise, next(waited))]
+        for steps in sections
     ]
     return EventsByWire(found[0]), dict(zip(tasks, found[1:], strict=True))
 

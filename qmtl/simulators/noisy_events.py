@@ -7,6 +7,7 @@ up by its name. Head circuits and circuits in a device's own gates share all thi
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import pi
 
 from qmtl.circuit.gates import Angle, Gate
 from qmtl.noise import Channel, DeviceNoise, Timing
@@ -25,6 +26,16 @@ __all__ = [
 
 # Names of steps that leave their wires alone, but for time.
 IDLE = frozenset({"barrier", "delay"})
+# Gates that are made of several here, and have no angle of their own.
+COMPOSED = frozenset({"CNOT", "cx", "ecr", "h"})
+RIGHT_ANGLES = {
+    "X": ("RX", pi),
+    "Z": ("RZ", pi),
+    "SX": ("RX", pi / 2),
+    "SXdg": ("RX", -pi / 2),
+    "S": ("RZ", pi / 2),
+    "Sdg": ("RZ", -pi / 2),
+}
 Wires = tuple[int, ...]
 
 
@@ -95,12 +106,16 @@ def gate_events(now: Step, noise: DeviceNoise, waited: Iterable[Event]) -> Itera
     """Waiting, the gate, its coherent error, and its channels."""
     yield from waited
     error = noise.coherent_error(now.name, now.wires)
+    relative = 0.0 if error is None or now.name in COMPOSED else error.relative
     for event in now.gates:
-        if error is not None and event.angle is not None and error.relative:
-            constant = event.angle.constant * (1 + error.relative)
+        if relative and event.angle is not None:
+            constant = event.angle.constant * (1 + relative)
             yield replace(event, angle=replace(event.angle, constant=constant))
-        else:
-            yield event
+            continue
+        yield event
+        if relative and event.name in RIGHT_ANGLES:
+            axis, angle = RIGHT_ANGLES[event.name]
+            yield Event(event.wires, axis, Angle(constant=angle * relative))
     for gate in () if error is None else error.after(now.wires):
         yield Event(gate.wires, gate.name, gate.angle)
     yield from (Event(on, channel=c) for c, on in noise.channels(now.name, now.wires))

@@ -62,10 +62,6 @@ def _met(ops: Sequence[Op], strings: set[Pauli]) -> list[Op]:
             # A Hadamard takes Y to -Y: a change of sign alone.
             changes |= op.slot is None and after_clifford(op, p)[1] < 0
             before.update(found)
-        # A sign alone is a change, too: a CZ that takes XX to YY and back to itself is not met.
-        changes |= op.name in ("CZ", "Hadamard") and any(
-            after_clifford(op, p)[1] < 0 for p in strings
-        )
         if changes:
             kept.append(op)
             strings.clear()

@@ -10,6 +10,10 @@ from qmtl.simulators.layers import Op
 __all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written", "z_string"]
 
 Pauli = tuple[int, int]
+# Rotations by a quarter turn or half a turn: about which axis, and whether they leave a minus sign
+# (half a turn) or the partner with this sign (a quarter).
+HALF_TURNS = {"X": "RX", "Z": "RZ"}
+QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
 
 
 def z_string(wires: int) -> Pauli:
@@ -23,7 +27,7 @@ def z_string(wires: int) -> Pauli:
 
 
 def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
-    """A Hadamard's or CZ's U† P U, as a string and its sign.
+    """U† P U of a Hadamard, a CZ, or a rotation by right angles, as a string and its sign.
 
     Example:
         >>> after_clifford(Op("CZ", (0, 1), None), (0b01, 0b00))  # X I becomes X Z
@@ -35,6 +39,13 @@ def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
         flips = x & z & wire
         swap = (x ^ z) & wire
         return (x ^ swap, z ^ swap), -1 if flips else 1
+    if op.name in HALF_TURNS:
+        moved = rotated(Op(HALF_TURNS[op.name], op.wires, None), string)
+        return string, 1 if moved is None else -1
+    if op.name in QUARTER_TURNS:
+        axis, direction = QUARTER_TURNS[op.name]
+        moved = rotated(Op(axis, op.wires, None), string)
+        return (string, 1) if moved is None else (moved[0], moved[1] * direction)
     if op.name != "CZ":
         raise AssertionError(f"{op.name} is neither a rotation nor a known gate without angle")
     a, b = op.wires
