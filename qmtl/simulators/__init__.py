@@ -10,12 +10,16 @@ from qmtl.simulators.lightcone import LightConeSimulator
 from qmtl.simulators.simulator import Simulator
 
 if TYPE_CHECKING:
+    from qmtl.simulators.noisy import NoisySimulator
     from qmtl.simulators.pennylane import PennyLaneSimulator
+    from qmtl.simulators.shots import ShotSimulator
 
 __all__ = [
     "Explanation",
     "LightConeSimulator",
+    "NoisySimulator",
     "PennyLaneSimulator",
+    "ShotSimulator",
     "Simulator",
     "simulator_for",
     "simulator_from_dict",
@@ -55,9 +59,18 @@ def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
         >>> simulator_to_dict(LightConeSimulator(engine="eager"))
         {'type': 'lightcone', 'max_memory': None, 'engine': 'eager'}
     """
+    from qmtl.simulators.noisy import NoisySimulator
+    from qmtl.simulators.shots import ShotSimulator
+
     if isinstance(simulator, LightConeSimulator):
         settings = {"max_memory": simulator.max_memory, "engine": simulator.engine}
         return {"type": "lightcone", **settings}
+    if isinstance(simulator, NoisySimulator):
+        noise = simulator.noise.to_dict()
+        return {"type": "noisy", "noise": noise, "max_memory": simulator.max_memory}
+    if isinstance(simulator, ShotSimulator):
+        base = simulator_to_dict(simulator.base)
+        return {"type": "shots", "base": base, "shots": simulator.shots, "seed": simulator.seed}
     # Whoever has made a PennyLane simulator has imported PennyLane.
     module = sys.modules.get("qmtl.simulators.pennylane")
     if module is None or not isinstance(simulator, module.PennyLaneSimulator):
@@ -75,8 +88,18 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
     kind = settings.pop("type")
     if kind == "lightcone":
         return LightConeSimulator(**settings)
+    if kind == "noisy":
+        from qmtl.noise import DeviceNoise
+        from qmtl.simulators.noisy import NoisySimulator
+
+        return NoisySimulator(DeviceNoise.from_dict(settings["noise"]), settings["max_memory"])
+    if kind == "shots":
+        from qmtl.simulators.shots import ShotSimulator
+
+        base = simulator_from_dict(settings["base"])
+        return ShotSimulator(base, settings["shots"], settings["seed"])
     if kind != "pennylane":
-        raise unknown_name("simulator", kind, ["lightcone", "pennylane"])
+        raise unknown_name("simulator", kind, ["lightcone", "noisy", "pennylane", "shots"])
     from qmtl.simulators.pennylane import PennyLaneSimulator
 
     options = settings["options"]
@@ -84,9 +107,17 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
 
 
 def __getattr__(name: str) -> Any:
-    # PennyLane takes seconds to import.
+    # PennyLane takes seconds to import; the others are not needed by most.
     if name == "PennyLaneSimulator":
         from qmtl.simulators.pennylane import PennyLaneSimulator
 
         return PennyLaneSimulator
+    if name == "NoisySimulator":
+        from qmtl.simulators.noisy import NoisySimulator
+
+        return NoisySimulator
+    if name == "ShotSimulator":
+        from qmtl.simulators.shots import ShotSimulator
+
+        return ShotSimulator
     raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")

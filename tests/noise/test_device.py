@@ -1,0 +1,106 @@
+"""DeviceNoise: what follows which gate, strengths, and the JSON form."""
+
+import json
+
+import pytest
+from hypothesis import given
+
+from qmtl.circuit import Gate
+from qmtl.circuit.gates import Angle
+from qmtl.errors import InvalidInputError
+from qmtl.noise import Channel, DeviceNoise
+from tests.noise.reference import gate_channels, noises
+
+RX, RY = (Gate(name, (w,), Angle(constant=1.0)) for name, w in (("RX", 0), ("RY", 2)))
+DAMPING, FLIP = Channel.amplitude_damping(0.1), Channel.pauli({"X": 0.2})
+PAIR = Channel.pauli({"XZ": 0.1})
+
+
+@given(noises())
+def test_json_round_trip(noise):
+    assert DeviceNoise.from_dict(json.loads(json.dumps(noise.to_dict()))) == noise
+
+
+def test_save_and_load(tmp_path):
+    noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
+    noise.save(tmp_path / "noise.json")
+    assert DeviceNoise.load(tmp_path / "noise.json") == noise
+
+
+@given(noises())
+def test_channels_of_gates(noise):
+    for gate in (Gate("CZ", (0, 1)), Gate("CZ", (4, 2)), Gate("CNOT", (1, 3)), RY):
+        expected = [(c, tuple(w)) for c, w in gate_channels(noise, gate) if not c.is_identity]
+        assert noise.after(gate) == expected
+
+
+def test_particular_gates_replace_the_default():
+    noise = DeviceNoise(
+        FLIP, PAIR, {("CZ", (0, 1)): ((DAMPING, (1,)), (PAIR, (0, 1))), ("RX", (0,)): ()}
+    )
+    assert noise.after(RX) == []
+    assert noise.after(Gate("RX", (1,), Angle(constant=1.0))) == [(FLIP, (1,))]
+    assert noise.after(Gate("CZ", (0, 1))) == [(DAMPING, (1,)), (PAIR, (0, 1))]
+    # CZ is the same gate from both sides; the noise stays on its wires.
+    assert noise.after(Gate("CZ", (1, 0))) == noise.after(Gate("CZ", (0, 1)))
+    assert noise.after(Gate("CNOT", (0, 1))) == [(PAIR, (0, 1))]
+
+
+def test_a_cnot_is_not_the_same_from_both_sides():
+    noise = DeviceNoise(gates={("CNOT", (0, 1)): ((DAMPING, (0,)),)})
+    assert noise.after(Gate("CNOT", (0, 1))) == [(DAMPING, (0,))]
+    assert noise.after(Gate("CNOT", (1, 0))) == []
+
+
+def test_reading():
+    noise = DeviceNoise(readout=(0.01, 0.02), readouts={3: (0.1, 0.2)})
+    assert noise.reading(0) == Channel.readout(0.01, 0.02)
+    assert noise.reading(3) == Channel.readout(0.1, 0.2)
+
+
+def test_scaled():
+    noise = DeviceNoise(
+        FLIP, PAIR, {("CZ", (0, 1)): ((DAMPING, (1,)),)}, (0.01, 0.3), {1: (0.1, 0.4)}
+    )
+    twice = noise.scaled(2)
+    assert twice.one_wire == FLIP.scaled(2)
+    assert twice.gates["CZ", (0, 1)] == ((DAMPING.scaled(2), (1,)),)
+    assert twice.readout == (0.02, 0.6)
+    assert twice.readouts == {1: (0.2, 0.8)}
+    assert noise.scaled(4).readout == (0.04, 1.0)
+    none = noise.scaled(0)
+    assert none.after(Gate("CZ", (0, 1))) == none.after(RX) == []
+    assert none.reading(1).is_identity
+
+
+@pytest.mark.parametrize("scale", [-1, float("nan")])
+def test_bad_scale(scale):
+    with pytest.raises(InvalidInputError, match="scale must not be negative"):
+        DeviceNoise().scaled(scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "not noise of qmtl: format 'other'"),
+        ({"readout": [0.1]}, "a part is missing or wrong"),
+        ({"gates": [{"name": "CZ"}]}, "a part is missing or wrong"),
+        ({"one_wire": {"factors": [1, 2, 1, 1], "shift": 0}}, r"must be in \[-1, 1\]"),
+        ({"one_wire": {"shift": 0}}, "a part is missing or wrong"),
+    ],
+)
+def test_bad_descriptions(change, message):
+    with pytest.raises(InvalidInputError, match=message):
+        DeviceNoise.from_dict(DeviceNoise.uniform(0.1).to_dict() | change)
+
+
+def test_bad_files(tmp_path):
+    path = tmp_path / "noise.json"
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        DeviceNoise.load(path)
+    path.write_text("{")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        DeviceNoise.load(path)
+    path.write_text("{}")
+    with pytest.raises(InvalidInputError, match="missing or wrong"):
+        DeviceNoise.load(path)
