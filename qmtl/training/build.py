@@ -13,6 +13,7 @@ from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 from qmtl.training.data_source import load_data
 from qmtl.training.encoder_build import build_encoder
+from qmtl.training.noise_section import with_noise
 from qmtl.training.recipe import Recipe
 
 __all__ = ["build_circuit", "build_data", "build_model"]
@@ -52,7 +53,8 @@ def build_model(
     head takes. ``single-task`` has an encoder per task; `qmtl.fit` trains its parts one by one.
     """
     circuit = build_circuit(recipe, data.tasks)
-    head = build_head(head_type or recipe.head.type, circuit, recipe.head.options())
+    options = with_noise(recipe.head.options(), recipe.training, circuit)
+    head = build_head(head_type or recipe.head.type, circuit, options)
     encoder: nn.Module
     if isinstance(head, SeparateHeads):
         widths: list[Any] = [own.n_features for own in head.heads]

@@ -121,9 +121,13 @@ def _fit(
             best_epoch = int(best["epoch"])
     model.to("cpu").eval()
     splits = data.splits
+    # With shots, too, a run that was interrupted comes to the same metrics.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        metrics = {name: evaluate(model, split) for name, split in splits.items()}
     return Result(
         model=model,
-        metrics={name: evaluate(model, split) for name, split in splits.items()},
+        metrics=metrics,
         baselines={name: baseline_metrics(data, split) for name, split in splits.items()},
         history=module.history,
         epochs=epochs,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -14,8 +14,8 @@ from qmtl.errors import RecipeError, unknown_name
 from qmtl.heads import HeadOptions, HeadType
 from qmtl.training.data_section import DataSection
 from qmtl.training.encoder_section import EncoderSection
+from qmtl.training.noise_section import TrainingSection
 from qmtl.training.section import Section, Seed
-from qmtl.training.settings import TrainingSettings
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
@@ -91,7 +91,7 @@ class Recipe(Section):
         head: quantum, or a rival.
         circuit: the head circuit (its width sets the encoder's, also for linear heads but those
             of a fixed width).
-        training: see `TrainingSettings`.
+        training: see `TrainingSettings`; and noise and shots, see `TrainingSection`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
         bench: see `BenchSection`.
     """
@@ -101,7 +101,7 @@ class Recipe(Section):
     encoder: EncoderSection = EncoderSection()
     head: HeadSection = HeadSection()
     circuit: CircuitSection = CircuitSection()
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSection = TrainingSection()
     compare: list[HeadType] = Field(default_factory=list)
     bench: BenchSection = BenchSection()
 
@@ -180,7 +180,8 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     # Paths are relative to the recipe, so that a run directory works from anywhere.
     data = recipe.data.relative_to(path.parent)
     encoder = recipe.encoder.relative_to(path.parent)
-    return recipe.model_copy(update={"data": data, "encoder": encoder})
+    training = recipe.training.relative_to(path.parent)
+    return recipe.model_copy(update={"data": data, "encoder": encoder, "training": training})
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -239,6 +240,8 @@ def _fields(path: Sequence[str]) -> list[str]:
     model: Any = Recipe
     for part in path:
         model = model.model_fields[part].annotation
+        # A section that may be left out.
+        model = next((one for one in get_args(model) if one is not type(None)), model)
     return list(model.model_fields)
 
 

@@ -171,7 +171,10 @@ def _train(
         result.model.save(folder / "model")
         if data.columns is not None:
             write_json(folder / "inputs.json", data.columns.to_dict())
-        rows = prediction_rows(result.model, data.test.inputs, data.test.index, data.test.targets)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            test = data.test
+            rows = prediction_rows(result.model, test.inputs, test.index, test.targets)
         write_text(folder / "predictions.csv", as_csv(rows))
         write_json(folder / "results.json", results)
     return Run(folder, recipe, results)
