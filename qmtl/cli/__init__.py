@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli import bench, circuits, evaluate, explain, predict, scaling, train, trainability
+from qmtl.cli import (
+    bench,
+    circuits,
+    evaluate,
+    explain,
+    noise,
+    predict,
+    scaling,
+    train,
+    trainability,
+)
 from qmtl.errors import QmtlError
 from qmtl.version import __version__
 
@@ -23,6 +33,7 @@ app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
+app.command("noise")(noise.noise)
 app.command("scaling")(scaling.scaling)
 app.command("trainability")(trainability.trainability)
 app.add_typer(circuits.app, name="circuits")
