@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["Engine", "Three", "engine_values", "in_threads"]
+__all__ = ["Engine", "Three", "engine_values", "in_threads", "plain_cpu"]
 
 Three = tuple[Tensor, Tensor, Tensor]
 
@@ -66,6 +67,16 @@ def engine_values(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     values: Tensor = _Values.apply(*inputs, engine, keep)
     return values
+
+
+def plain_cpu(*tensors: Tensor) -> bool:
+    """Whether the compiled kernel can read these: on the CPU, and not being transformed."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(
+        tensor.device.type == "cpu" and forward_ad.unpack_dual(tensor).tangent is None
+        for tensor in tensors
+    )
 
 
 def in_threads(function: Any, items: NDArray[np.int64], *arguments: Any) -> None:

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
-from qmtl.simulators.autograd import Engine, engine_values
+from qmtl.simulators.autograd import Engine, engine_values, plain_cpu
 from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
 from qmtl.simulators.engines import engine_of
 from qmtl.simulators.explain import Explanation
@@ -97,7 +96,7 @@ class LightConeSimulator:
         own = [torch.stack([weights[name] for name in group.tasks]) for group in plan.groups]
         compiled = self.engine == "compiled" and len(angles) > 0
         engines = self._engines(
-            circuit, plan, angles, compiled=compiled and _plain_cpu(angles, encoding, *own)
+            circuit, plan, angles, compiled=compiled and plain_cpu(angles, encoding, *own)
         )
         chained = chain_values(circuit, angles, weights, plan.chain) if plan.chain else {}
         parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
@@ -149,13 +148,3 @@ def _joined(parts: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
     if len(parts) == 1:
         return parts[0][1]
     return torch.cat([part for _, part in sorted(parts, key=lambda found: found[0])], dim=1)
-
-
-def _plain_cpu(*tensors: Tensor) -> bool:
-    """Whether the compiled kernel can read these: on the CPU, and not being transformed."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return all(
-        tensor.device.type == "cpu" and forward_ad.unpack_dual(tensor).tangent is None
-        for tensor in tensors
-    )

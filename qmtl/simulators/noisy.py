@@ -18,7 +18,7 @@ from torch import Tensor
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.noise import Channel, DeviceNoise
-from qmtl.simulators.autograd import Engine, engine_values
+from qmtl.simulators.autograd import Engine, engine_values, plain_cpu
 from qmtl.simulators.noisy_cones import NoisyCone, noisy_cones
 from qmtl.simulators.noisy_program import noisy_program
 from qmtl.simulators.pauli import PauliEngine
@@ -73,7 +73,7 @@ class NoisySimulator:
         found: dict[str, Tensor] = {}
         for group, engine in groups:
             own = torch.stack([weights[name] for name in group.tasks])
-            outputs = engine_values(engine, angles.T, weights["encoding"], own)
+            outputs = _outputs(engine, angles.T, weights["encoding"], own)
             found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
         return {name: found[name] for name in chosen}
 
@@ -91,6 +91,12 @@ class NoisySimulator:
 
     def __repr__(self) -> str:
         return f"NoisySimulator({self.noise!r})"
+
+
+def _outputs(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
+    if columns.shape[1] and plain_cpu(columns, encoding, own):
+        return engine_values(engine, columns, encoding, own)
+    return engine.eager(engine.angles(columns, encoding), encoding, own)
 
 
 def prepared(circuit: HeadCircuit, cones: Sequence[NoisyCone]) -> tuple[Group, Engine]:

@@ -150,7 +150,8 @@ class PauliEngine:
         if program.mixing is not None:
             coefficients = self._mixing(third) @ coefficients
         together = coefficients.reshape(self.n_cones, -1, program.n_terms)
-        return (together @ expectations).reshape(self.n_tasks, -1, first.shape[1])
+        outputs = together @ expectations
+        return outputs.reshape(self.n_tasks, self.program.n_outputs, first.shape[1])
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
