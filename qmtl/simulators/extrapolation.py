@@ -35,7 +35,7 @@ def extrapolated(
         >>> extrapolated([1, 2], torch.tensor([0.8, 0.6]))
         tensor(1.)
         >>> extrapolated([1, 2], torch.tensor([0.5, 0.25]), "exponential")
-        tensor(1.0000)
+        tensor(1.)
 
     References:
         Temme, Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al., arXiv:2005.10921.

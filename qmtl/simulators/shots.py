@@ -63,7 +63,7 @@ class ShotSimulator:
         >>> angles = torch.tensor([[1.0, 0.0]])
         >>> simulator = ShotSimulator(LightConeSimulator(), shots=100, seed=0)
         >>> estimate = simulator.estimate(circuit, angles, weights)["a"]
-        >>> bool((estimate.values - torch.cos(angles[:, :1])).abs() < 4 * estimate.errors)
+        >>> bool((estimate.values - torch.cos(2 * angles[:, :1])).abs() < 4 * estimate.errors)
         True
     """
 
