@@ -15,7 +15,8 @@ mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs o
 PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its entry; its
 first and after its last term (slot and mask, in ``terms``); the source of their angles; and, last,
 its row of ``signs``. The first ``n_starts`` operations make the product state: they turn the few
-rows that are not zero yet, and need not be undone. Angles come as cosines and sines of their halves. This file knows no torch.
+rows that are not zero yet, and need not be undone. Angles come as cosines and sines of their
+halves. This file knows no torch.
 """
 
 import numpy as np
