@@ -16,13 +16,19 @@ __all__ = ["plot_forest", "plot_score_against_parameters", "write_plots"]
 
 
 def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
-    """Mean test score over tasks against trained head parameters, with 95% intervals."""
+    """Mean test score over tasks against trained head parameters, with 95% intervals.
+
+    Heads with the same number of parameters are drawn side by side.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    drawn: list[int] = []
     for scores in summary.heads:
-        mean = estimate(scores.means())
+        mean, count = estimate(scores.means()), scores.some.head_parameters
+        aside = 1.05 ** drawn.count(count)
+        drawn.append(count)
         ax.errorbar(
-            scores.some.head_parameters,
+            count * aside,
             mean.mean,
             yerr=None if math.isnan(mean.half_width) else mean.half_width,
             linestyle="none",

@@ -93,7 +93,7 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
     def report(cell: Any, record: Any) -> None:
         took = f"{record.seconds:.1f} s" if record.status == "finished" else record.error
-        progress.print(f"{recipe.name}: {cell}: {took}")
+        progress.print(f"{recipe.name}: {cell}: {took}", soft_wrap=True)
 
     summary = run_bench(recipe, folder, workers, report)
     text = as_markdown(summary, recipe)

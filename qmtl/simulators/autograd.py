@@ -9,6 +9,7 @@ and engines run only cones with a gradient, so that T rows cost about as much as
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Engine", "Three", "engine_values", "in_threads", "plain_cpu"]
+__all__ = ["Engine", "Three", "are_plain", "engine_values", "full_precision", "in_threads"]
 
 Three = tuple[Tensor, Tensor, Tensor]
 
@@ -69,14 +70,21 @@ def engine_values(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor
     return values
 
 
-def plain_cpu(*tensors: Tensor) -> bool:
-    """Whether the compiled kernel can read these: on the CPU, and not being transformed."""
+def are_plain(*tensors: Tensor) -> bool:
+    """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``)."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return all(
-        tensor.device.type == "cpu" and forward_ad.unpack_dual(tensor).tangent is None
-        for tensor in tensors
-    )
+    return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
+
+
+def full_precision(like: Tensor) -> Any:
+    """A context in which autocast does not round: simulators keep their inputs' precision."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
+
+
+def _autocasts(kind: str) -> bool:
+    return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
 
 
 def in_threads(function: Any, items: NDArray[np.int64], *arguments: Any) -> None:
@@ -100,7 +108,8 @@ def _first_derivatives(
 ) -> tuple[Tensor, ...]:
     """Gradients by the eager path, with a graph of their own."""
     with torch.enable_grad():
-        inputs = [a if a.requires_grad else a.detach().requires_grad_() for a in inputs]
+        # Views: where one input was computed from another, that path is the caller's.
+        inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in inputs]
         values = engine.eager(*inputs)
         return torch.autograd.grad(
             values, inputs, gradient, create_graph=True, materialize_grads=True
@@ -114,7 +123,8 @@ class _Values(torch.autograd.Function):
     def forward(
         ctx: Any, first: Tensor, second: Tensor, third: Tensor, engine: Engine, keep: bool
     ) -> Tensor:
-        values, kept = engine.forward((first, second, third), keep)
+        with full_precision(first):
+            values, kept = engine.forward((first, second, third), keep)
         ctx.engine = engine
         ctx.save_for_backward(first, second, third, *kept)
         return values
@@ -129,7 +139,8 @@ class _Values(torch.autograd.Function):
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
             return (*_Adjoint.apply(gradient, *inputs, ctx.engine, *kept), None, None)
         # The usual backward pass, past the costs of a function that can be transformed.
-        jacobian = ctx.engine.pull_back(gradient[None], inputs, kept)
+        with full_precision(first):
+            jacobian = ctx.engine.pull_back(gradient[None], inputs, kept)
         return (*(part[0] for part in jacobian), None, None)
 
 
@@ -145,7 +156,8 @@ class _Adjoint(torch.autograd.Function):
         engine: Engine,
         *kept: Tensor,
     ) -> Three:
-        a, b, c = engine.pull_back(gradient[None], (first, second, third), kept)
+        with full_precision(first):
+            a, b, c = engine.pull_back(gradient[None], (first, second, third), kept)
         return a[0], b[0], c[0]
 
     @staticmethod

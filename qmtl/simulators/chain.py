@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
-from qmtl.simulators.chain_cost import ChainCost, chain_cost, samples_at_once
+from qmtl.simulators.chain_cost import CHUNK_BYTES, ChainCost, chain_cost, samples_at_once
 from qmtl.simulators.chain_parts import task_parts
 from qmtl.simulators.chain_plan import ChainPlan, Part, bonds_of, chain_plan
 from qmtl.simulators.chain_sites import SiteTensor, site_tensor
@@ -56,6 +56,7 @@ def chain_values(
     angles: Tensor,
     weights: Mapping[str, Tensor],
     tasks: Sequence[str] | None = None,
+    limit: int = CHUNK_BYTES,
 ) -> dict[str, Tensor]:
     """Each task's outputs, shape (batch, n_outputs), exact and differentiable to any order.
 
@@ -64,6 +65,7 @@ def chain_values(
         angles: encoding angles in radians, shape (batch, n_features).
         weights: ``"encoding"`` and the tasks' names to flat vectors, in gate order.
         tasks: those to evaluate; None for all.
+        limit: bytes that a step may take, by estimate; samples run in chunks to stay within.
 
     Raises:
         InvalidInputError: if the circuit is no such chain, or a task's block is too wide.
@@ -82,7 +84,7 @@ def chain_values(
     """
     plan = chain_plan(circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
     vectors = [weights[name] for name in ("encoding", *plan.tasks)]
-    at_once = samples_at_once(plan, angles.element_size())
+    at_once = samples_at_once(plan, angles.element_size(), limit)
     run = partial(_chunk_values, plan)
     if at_once < len(angles) and _may_recompute(angles, *vectors):
         run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)

@@ -29,7 +29,11 @@ class ChainCost(NamedTuple):
 
 
 def chain_cost(
-    circuit: HeadCircuit, batch: int, itemsize: int, tasks: Sequence[str] | None = None
+    circuit: HeadCircuit,
+    batch: int,
+    itemsize: int,
+    tasks: Sequence[str] | None = None,
+    limit: int = CHUNK_BYTES,
 ) -> ChainCost:
     """What a training step takes, without running one.
 
@@ -38,6 +42,7 @@ def chain_cost(
         batch: number of samples.
         itemsize: bytes of a real number, 4 or 8.
         tasks: those that are asked for; None for all.
+        limit: bytes that a step may take.
 
     Example:
         >>> from qmtl import AngleEncoding, Task
@@ -48,18 +53,23 @@ def chain_cost(
     """
     plan = chain_plan(circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
     numbers, products = _sizes(plan)
-    chunk = min(batch, samples_at_once(plan, itemsize))
-    fixed = 3 * sum(p.readout.size * len(g.tasks) for g in plan.groups for p in g.parts)
+    chunk = min(batch, samples_at_once(plan, itemsize, limit))
     return ChainCost(
-        bytes=(chunk * numbers + fixed) * itemsize,
+        bytes=(chunk * numbers + _fixed(plan)) * itemsize,
         operations=6 * batch * products,
         bond=2 ** (plan.bonds + plan.closing),
     )
 
 
-def samples_at_once(plan: ChainPlan, itemsize: int) -> int:
-    """How many samples make a chunk."""
-    return max(1, CHUNK_BYTES // (_sizes(plan)[0] * itemsize))
+def samples_at_once(plan: ChainPlan, itemsize: int, limit: int) -> int:
+    """How many samples make a chunk that takes no more than `limit` bytes; at least one."""
+    room = min(CHUNK_BYTES, limit - _fixed(plan) * itemsize)
+    return max(1, room // (_sizes(plan)[0] * itemsize))
+
+
+def _fixed(plan: ChainPlan) -> int:
+    """Numbers that a step takes whatever the samples."""
+    return 3 * sum(p.readout.size * len(g.tasks) for g in plan.groups for p in g.parts)
 
 
 def _sizes(plan: ChainPlan) -> tuple[int, int]:

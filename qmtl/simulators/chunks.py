@@ -51,7 +51,7 @@ class ChunkedEngine:
         by_second = by_third = None
         pieces = gradients.detach().split(self.samples, dim=-1)
         for chunk, gradient in zip(self._chunks(inputs), pieces, strict=True):
-            again = self.inner.forward(chunk, True)[1]
+            again = () if self.inner.is_differentiable else self.inner.forward(chunk, True)[1]
             first, second, third = self.inner.pull_back(gradient, chunk, again)
             by_rows.append(first)
             by_second = second if by_second is None else by_second + second

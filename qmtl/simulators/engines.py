@@ -12,6 +12,8 @@ __all__ = ["engine_of"]
 # some number of operations neither counts, and the Pauli kernel is the one that compiles faster.
 PAULI_ADVANTAGE = 0.25
 FEW_OPERATIONS = 2_000
+# Basis states of the wires read together, above which no strings are looked for.
+LARGEST_READOUT = 2**10
 
 
 def engine_of(group: Group, *, compiled: bool) -> Engine:
@@ -28,10 +30,10 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
 
 def _cheapest(group: Group) -> Engine:
     # Logits are logarithms of probabilities, and small ones are precise as squares only.
-    are_probabilities = bool((group.readout >= 0).all())
+    are_strings = bool((group.readout < 0).any()) and group.readout.shape[1] <= LARGEST_READOUT
     amplitudes = (6 * group.steps + 4) << group.n_wires
     most = min(max(FEW_OPERATIONS, int(PAULI_ADVANTAGE * amplitudes)), LARGEST_PROGRAM)
-    paulis = None if are_probabilities else pauli_program(group.structure, most)
+    paulis = pauli_program(group.structure, most) if are_strings else None
     if paulis is not None and paulis.operations <= most:
         return PauliEngine(group, paulis)
     program = build_program(group)

@@ -85,7 +85,7 @@ def _group_cost(
 def _chain_cost(
     circuit: HeadCircuit, plan: Plan, batch_size: int, itemsize: int, limit: int
 ) -> GroupCost:
-    cost = chain_cost(circuit, batch_size, itemsize, plan.chain)
+    cost = chain_cost(circuit, batch_size, itemsize, plan.chain, limit)
     fits = chain_cost(circuit, 1, itemsize, plan.chain).bytes <= limit
     return GroupCost(
         tasks=plan.chain,
@@ -152,7 +152,7 @@ class Explanation:
     @property
     def fits(self) -> bool:
         """Whether the estimate is within the memory limit."""
-        return all(group.chunk for group in self.groups)
+        return all(group.chunk for group in self.groups) or not self.batch_size
 
     @property
     def seconds(self) -> float:

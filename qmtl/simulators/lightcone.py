@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
-from qmtl.simulators.autograd import Engine, engine_values, plain_cpu
+from qmtl.simulators.autograd import Engine, are_plain, engine_values, full_precision
 from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
 from qmtl.simulators.engines import engine_of
 from qmtl.simulators.explain import Explanation
@@ -91,14 +91,22 @@ class LightConeSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
+        with full_precision(angles):
+            return self._values(circuit, angles, weights, chosen)
+
+    def _values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        chosen: tuple[str, ...],
+    ) -> dict[str, Tensor]:
         plan = self.plan(circuit, chosen)
         encoding, columns = weights["encoding"], angles.T
         own = [torch.stack([weights[name] for name in group.tasks]) for group in plan.groups]
-        compiled = self.engine == "compiled" and len(angles) > 0
-        engines = self._engines(
-            circuit, plan, angles, compiled=compiled and plain_cpu(angles, encoding, *own)
-        )
-        chained = chain_values(circuit, angles, weights, plan.chain) if plan.chain else {}
+        engines = self._engines(circuit, plan, angles, plain=are_plain(angles, encoding, *own))
+        limit = memory_limit(angles.device, self.max_memory)
+        chained = chain_values(circuit, angles, weights, plan.chain, limit) if plan.chain else {}
         parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
         for group, engine, tensor in zip(plan.groups, engines, own, strict=True):
             outputs = engine_values(engine, columns, encoding, tensor)
@@ -111,12 +119,16 @@ class LightConeSimulator:
         }
 
     def _engines(
-        self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, compiled: bool
+        self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, plain: bool
     ) -> list[Engine]:
+        compiled = self.engine == "compiled" and plain and angles.device.type == "cpu"
+        compiled = compiled and len(angles) > 0
         engines = [engine_of(group, compiled=compiled) for group in plan.groups]
         limit = memory_limit(angles.device, self.max_memory)
-        check_chain(circuit, plan, angles.dtype.itemsize, limit)
-        return fitted(circuit, plan, engines, len(angles), angles.dtype.itemsize, limit)
+        itemsize, samples = angles.dtype.itemsize, len(angles)
+        check_chain(circuit, plan, itemsize, limit)
+        # Chunks are functions of their own, which torch cannot transform.
+        return fitted(circuit, plan, engines, samples, itemsize, limit) if plain else engines
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_memory": self.max_memory, "engine": self.engine}

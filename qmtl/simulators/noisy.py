@@ -18,7 +18,9 @@ from torch import Tensor
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.noise import Channel, DeviceNoise
-from qmtl.simulators.autograd import Engine, engine_values, plain_cpu
+from qmtl.simulators.autograd import Engine, are_plain, engine_values, full_precision
+from qmtl.simulators.chunks import ChunkedEngine
+from qmtl.simulators.memory import bytes_text, largest_chunk, memory_limit
 from qmtl.simulators.noisy_cones import NoisyCone, noisy_cones
 from qmtl.simulators.noisy_program import noisy_program
 from qmtl.simulators.pauli import PauliEngine
@@ -70,11 +72,13 @@ class NoisySimulator:
         chosen = check_inputs(circuit, angles, weights, tasks)
         with self._lock:
             groups = self._prepare(circuit, chosen)
+        limit = memory_limit(angles.device, self.max_memory)
         found: dict[str, Tensor] = {}
-        for group, engine in groups:
-            own = torch.stack([weights[name] for name in group.tasks])
-            outputs = _outputs(engine, angles.T, weights["encoding"], own)
-            found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
+        with full_precision(angles):
+            for group, engine in groups:
+                own = torch.stack([weights[name] for name in group.tasks])
+                outputs = _outputs(engine, limit, angles.T, weights["encoding"], own)
+                found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
         return {name: found[name] for name in chosen}
 
     def _groups(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[Group, Engine]]:
@@ -93,10 +97,20 @@ class NoisySimulator:
         return f"NoisySimulator({self.noise!r})"
 
 
-def _outputs(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
-    if columns.shape[1] and plain_cpu(columns, encoding, own):
-        return engine_values(engine, columns, encoding, own)
-    return engine.eager(engine.angles(columns, encoding), encoding, own)
+def _outputs(engine: Engine, limit: int, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
+    samples, on_cpu = columns.shape[1], columns.device.type == "cpu"
+    if not (samples and on_cpu and are_plain(columns, encoding, own)):
+        return engine.eager(engine.angles(columns, encoding), encoding, own)
+    chunk = largest_chunk(engine, samples, columns.element_size(), limit)
+    if not chunk:
+        needed = engine.step_bytes(1, columns.element_size())
+        raise CircuitTooLargeError(
+            f"under noise a step of one sample would take about {bytes_text(needed)}, the limit "
+            f"is {bytes_text(limit)}: use fewer tasks at a time, or smaller cones"
+        )
+    return engine_values(
+        engine if chunk == samples else ChunkedEngine(engine, chunk), columns, encoding, own
+    )
 
 
 def prepared(circuit: HeadCircuit, cones: Sequence[NoisyCone]) -> tuple[Group, Engine]:

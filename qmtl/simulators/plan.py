@@ -135,7 +135,8 @@ def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] 
         (1, (8, 6))
     """
     groups: dict[tuple[object, ...], list[Cone]] = {}
-    for cone in cones_of(circuit, [task for task in tasks if task not in chain]):
+    chained = set(chain)
+    for cone in cones_of(circuit, [task for task in tasks if task not in chained]):
         groups.setdefault(cone.structure, []).append(cone)
     found = tuple(_group(cones) for cones in groups.values())
     return Plan(tuple(tasks), found, tuple(chain))

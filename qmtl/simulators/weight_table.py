@@ -62,16 +62,19 @@ class WeightTable:
         if half:
             angles = angles / 2
         both = np.empty((2, *angles.shape), angles.dtype)
-        np.cos(angles, out=both[0])
-        np.sin(angles, out=both[1])
+        with np.errstate(invalid="ignore"):  # of infinite weights, as torch has it
+            np.cos(angles, out=both[0])
+            np.sin(angles, out=both[1])
         return both
 
     def scatter(self, gradient: Array, places: Array, row: Array, n: int, size: int) -> Array:
         """Gradients (len(places), angles) summed by weight, for `n` rows of a Jacobian."""
+        if not size:
+            return np.zeros((n, 0), gradient.dtype)
         if self.constants is not None:
             gradient = gradient * self.constants[places]
         if self.present is not None:
-            gradient = gradient * self.present[places]
+            gradient = np.where(self.present[places], gradient, 0)
         target = self.index[places] + row[:, None] * size
         summed = np.bincount(target.ravel(), weights=gradient.ravel(), minlength=n * size)
         return summed.reshape(n, size).astype(gradient.dtype)

@@ -6,9 +6,7 @@ import pytest
 
 from qmtl.analysis import run_cell as cell_module
 from qmtl.analysis.bench import bench
-from qmtl.analysis.cells import CellResult, CellStore, Failure
-from qmtl.analysis.grid import cell_of
-from qmtl.analysis.run_cell import cell_data, run_cell
+from qmtl.analysis.run_cell import cell_data
 from qmtl.analysis.sweep import Workers
 from qmtl.errors import InvalidInputError, QmtlError
 from tests.analysis.bench_samples import tiny
@@ -117,12 +115,3 @@ def test_workers():
     assert Workers(jobs=10 * cores).threads == 1
     with pytest.raises(InvalidInputError, match="at least 1"):
         Workers(jobs=0)
-
-
-def test_a_cell_gives_the_same_result_wherever_it_runs(tmp_path):
-    cell = cell_of(tiny(), "quantum", 3, {"training.learning_rate": 0.01}, "data")
-    here = run_cell(cell, CellStore(tmp_path / "here"), 1)
-    there = next(iter(Workers(jobs=2).map(run_cell, [(cell, CellStore(tmp_path / "there"), 1)])))
-    assert isinstance(here, CellResult)
-    assert not isinstance(there, Failure)
-    assert (here.test, here.validation) == (there.test, there.validation)

@@ -57,3 +57,12 @@ def test_a_chain_that_does_not_fit_names_the_cause():
 
 def test_torch_alone_is_the_reference_and_takes_no_other_path():
     assert LightConeSimulator(engine="eager").plan(chain(6)).chain == ()
+
+
+def test_chains_keep_to_the_memory():
+    circuit, limit = chain(200), 30 * 10**6
+    explanation = LightConeSimulator(max_memory=limit).explain(circuit, 64)
+    assert explanation.fits
+    assert explanation.bytes <= limit
+    scarce, whole = LightConeSimulator(max_memory=limit), LightConeSimulator()
+    assert_same_values_and_gradients(scarce, whole, random_case(chain(30), 64))

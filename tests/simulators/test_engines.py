@@ -1,10 +1,12 @@
 """The compiled engines against torch: values, gradients, Jacobians, and every transform."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given
 
-from qmtl import HeadCircuit, Task
+from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.simulators import LightConeSimulator
 from qmtl.simulators.amplitudes import build_program, work
 from qmtl.simulators.pauli import engine as pauli_engine
@@ -144,6 +146,84 @@ def test_torchjd_gets_the_same_jacobian(engine):
         found.append(jac(losses, [angles, weights["encoding"]]))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_older_batched_gradients_are_right(engine, circuit):
+    angles, weights = random_angles(circuit, 3, grad=True), random_weights(circuit, grad=True)
+    inputs = [t for t in (angles, *weights.values()) if t.numel()]
+    found = []
+    for simulator in (engine, EAGER):
+        values = simulator.expectation_values(circuit, angles, weights)
+        flat = torch.cat([value.flatten() for value in values.values()])
+        rows = torch.eye(len(flat)).double()[::3]
+        found.append(torch.autograd.grad(flat, inputs, rows, is_grads_batched=True))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+def test_second_derivatives_are_right(engine, circuit):
+    found = []
+    for simulator in (engine, EAGER):
+        angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit, grad=True)
+        inputs = [t for t in (angles, *weights.values()) if t.numel()]
+        values = simulator.expectation_values(circuit, angles, weights)
+        total = sum(value.square().sum() for value in values.values())
+        first = torch.autograd.grad(total, inputs, create_graph=True)
+        square = sum(gradient.square().sum() for gradient in first)
+        found.append(torch.autograd.grad(square, inputs))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kept", [2**28, 1])
+def test_a_gradient_of_zero(engine, circuit, kept, monkeypatch):
+    monkeypatch.setattr(work, "KEPT_STATES_BYTES", kept)
+    angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit)
+    values = engine.expectation_values(circuit, angles, weights)
+    sum((value * 0).sum() for value in values.values()).backward()
+    assert (angles.grad == 0).all()
+
+
+def test_autocast_does_not_round(engine, circuit):
+    angles = random_angles(circuit, 3, torch.float32, grad=True)
+    weights = random_weights(circuit, torch.float32)
+    plain = engine.expectation_values(circuit, angles, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = engine.expectation_values(circuit, angles, weights)
+        total = sum(value.square().sum() for value in values.values())
+        (gradient,) = torch.autograd.grad(total, angles)
+    expected = torch.autograd.grad(sum(v.square().sum() for v in plain.values()), angles)[0]
+    assert all(torch.equal(values[name], plain[name]) for name in plain)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_infinite_features_give_nan_without_a_warning(engine):
+    circuit = CIRCUITS["default"]
+    angles, weights = random_angles(circuit, 2), random_weights(circuit)
+    angles[0, 0] = torch.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = engine.expectation_values(circuit, angles, weights)
+    assert values["t0"][0].isnan().all()
+    assert values["t0"][1].isfinite().all()
+
+
+def test_encodings_without_weights(engine):
+    circuit = HeadCircuit(binary_tasks(3), AngleEncoding(trainable=""))
+    assert_same_values_and_gradients(engine, EAGER, random_case(circuit))
+
+
+def test_scarce_memory_does_not_stop_function_transforms():
+    circuit = CIRCUITS["default"]
+    scarce = LightConeSimulator(max_memory=300_000)
+    angles, weights = random_angles(circuit, 64), random_weights(circuit)
+
+    def total(simulator, angles):
+        values = simulator.expectation_values(circuit, angles, weights)
+        return sum(value.square().sum() for value in values.values())
+
+    found = torch.func.grad(lambda a: total(scarce, a))(angles)
+    torch.testing.assert_close(found, torch.func.grad(lambda a: total(EAGER, a))(angles))
 
 
 def test_third_derivatives_are_right(engine):

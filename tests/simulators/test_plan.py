@@ -167,3 +167,11 @@ def test_a_readout_of_the_last_wire_is_kept():
     simulator = LightConeSimulator()
     first = simulator.expectation_values(circuit, angles, weights)["t0"]
     assert first.equal(simulator.expectation_values(same, angles, weights)["t0"])
+
+
+def test_many_wires_read_together_are_planned_at_once():
+    tasks = [Task.multilabel("a", 14), Task.binary("b")]
+    circuit = HeadCircuit(tasks, layout="shared", n_wires=14)
+    start = time.perf_counter()
+    assert LightConeSimulator().explain(circuit, 1).groups[0].engine == "state vectors"
+    assert time.perf_counter() - start < 20

@@ -1,6 +1,7 @@
 """A group's outputs by its state vectors in the compiled kernel: the engine for larger cones."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -70,9 +71,10 @@ class AmplitudeEngine:
         row, cone = pairs // group.n_cones, pairs % group.n_cones
         per_cone = len(group.tasks) // group.n_cones
         n_cone, n_task = self.cone_table.index.shape[1], self.task_table.index.shape[1]
-        by_sample = torch.zeros(len(pairs), work.index.shape[1], work.padded, dtype=rows.dtype)
-        by_cone = torch.zeros(work.n_tiles, len(pairs), n_cone, dtype=rows.dtype)
-        by_task = torch.zeros(work.n_tiles, len(pairs) * per_cone, n_task, dtype=rows.dtype)
+        new = partial(torch.zeros, dtype=rows.dtype, device="cpu")
+        by_sample = new(len(pairs), work.index.shape[1], work.padded)
+        by_cone = new(work.n_tiles, len(pairs), n_cone)
+        by_task = new(work.n_tiles, len(pairs) * per_cone, n_task)
         items = work.items(cone, np.arange(len(pairs)), row)
         self._run_back(work, items, states, padded, (wanted, by_sample, by_cone, by_task))
         task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
@@ -126,6 +128,8 @@ class AmplitudeEngine:
         gradients: Tensor,
         targets: tuple[Tensor, ...],
     ) -> None:
+        if not len(items):
+            return
         arrays = [target.numpy() for target in targets]
         if len(states):
             kept = states.detach().numpy()

@@ -13,10 +13,10 @@ from its output, and is then undone on state and adjoint together; nothing is st
 Tables (`program` writes them). ``ops`` has the columns kind; stride of the wire; slot of the angle;
 mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to turn. A
 PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its entry; its
-first and after its last term; the source of its angles; and whether it has angles or only signs.
-``terms`` has the columns slot, or -1 for a sign, and mask. The first ``n_starts`` operations make
-the product state: they turn the few rows that are not zero yet, and need not be undone. Angles
-come as cosines and sines of their halves. This file knows no torch.
+first and after its last term (slot and mask, in ``terms``); the source of their angles; and, last,
+its row of ``signs``. The first ``n_starts`` operations make the product state: they turn the few
+rows that are not zero yet, and need not be undone. Angles come as cosines and sines of their
+halves. This file knows no torch.
 """
 
 import numpy as np
@@ -64,24 +64,20 @@ def _pair(kind, stride, mask, size, p):
 
 
 @part
-def _load(op, row, cos, sin, fixed, where, first, tile, c, d, terms, table):
+def _load(op, row, cos, sin, fixed, where, first, tile, c, d, terms, signs, table):
     """Cosines and sines of an operation: by sample into c and d, or by amplitude into the table."""
     if op[0] == PHASE:
         size = table.shape[1] >> op[1]
         for a in range(size):
-            table[0, a] = 1
+            table[0, a] = signs[op[6], a]
             table[1, a] = 0
         for t in range(op[2], op[3]):
-            mask, sign = terms[t, 1], terms[t, 0] < 0
-            x, y = (-c.dtype.type(1), c.dtype.type(0)) if sign else (
-                fixed[0, where, terms[t, 0]], fixed[1, where, terms[t, 0]]
-            )  # fmt: skip
+            x, y = fixed[0, where, terms[t, 0]], fixed[1, where, terms[t, 0]]
             for a in range(size):
-                if not sign or a & mask == mask:
-                    z = y if _odd(a & mask) else -y
-                    re, im = table[0, a], table[1, a]
-                    table[0, a] = re * x - im * z
-                    table[1, a] = re * z + im * x
+                z = y if _odd(a & terms[t, 1]) else -y
+                re, im = table[0, a], table[1, a]
+                table[0, a] = re * x - im * z
+                table[1, a] = re * z + im * x
     elif op[4] == SAMPLE:
         for s in range(tile):
             c[s] = cos[row, first + s]
@@ -98,7 +94,7 @@ def _load(op, row, cos, sin, fixed, where, first, tile, c, d, terms, table):
 @part
 def _apply(state, op, c, d, table, tile, size, sign, pairs):
     """One operation (`sign` 1) or its inverse (`sign` -1) on the first `pairs` pairs of rows."""
-    if op[0] == PHASE and op[5] == 0:
+    if op[0] == PHASE and op[2] == op[3]:
         for r in range(2 * size):
             x = table[0, (r & (size - 1)) >> op[1]]
             for s in range(tile):
@@ -132,11 +128,10 @@ def _derive(state, adjoint, op, terms, tile, size, g, slope, target):
                 total += adjoint[a + size, s] * state[a, s] - adjoint[a, s] * state[a + size, s]
             slope[a >> op[1]] += total
         for t in range(op[2], op[3]):
-            if terms[t, 0] >= 0:
-                total = slope[0] * 0
-                for a in range(entries):
-                    total += slope[a] if _odd(a & terms[t, 1]) else -slope[a]
-                target[terms[t, 0]] += total / 2
+            total = slope[0] * 0
+            for a in range(entries):
+                total += slope[a] if _odd(a & terms[t, 1]) else -slope[a]
+            target[terms[t, 0]] += total / 2
     else:
         for s in range(tile):
             g[s] = 0
@@ -175,7 +170,7 @@ def _read(state, adjoint, readout, values, first, tile, size, p, back):
 
 @kernel
 def run(
-    items, n_wires, ops, n_starts, n_shared, terms, readout, rows, cos, sin, cone_fixed,
+    items, n_wires, ops, n_starts, n_shared, terms, signs, readout, rows, cos, sin, cone_fixed,
     task_fixed, tile, states, values, back, wanted, row_grad, cone_grad, task_grad,
 ):  # fmt: skip
     """Outputs of the work items, or (if `back`) their gradients.
@@ -227,8 +222,8 @@ def run(
                 op = ops[k]
                 fixed, where = (task_fixed, task) if op[4] == TASK else (cone_fixed, cone)
                 angle = rows[cone, op[2]] if op[4] == SAMPLE and op[0] != PHASE else 0
-                _load(op, angle, cos, sin, fixed, where, first, tile, c, d, terms, table)
-                if back and op[4] != CONSTANT and (op[0] != PHASE or op[5] != 0):
+                _load(op, angle, cos, sin, fixed, where, first, tile, c, d, terms, signs, table)
+                if back and op[4] != CONSTANT and (op[0] != PHASE or op[2] < op[3]):
                     n = first // tile
                     target = cone_grad[n, place]
                     if op[4] == TASK:

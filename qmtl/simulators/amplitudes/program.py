@@ -30,6 +30,7 @@ class Program:
     n_starts: int
     n_shared: int
     terms: IntArray
+    signs: NDArray[np.int8]
 
 
 class _Tables:
@@ -51,6 +52,7 @@ class _Tables:
         self.fixed = {int(slot): i for i, slot in enumerate(fixed)}
         self.rows: list[Row] = []
         self.terms: list[tuple[int, int]] = []
+        self.signs: list[NDArray[np.int8]] = []
 
     def starts(self, layer: Layer) -> Layer:
         """Write rotations on |0…0⟩, from the last wire to the first; the gates of other wires.
@@ -66,9 +68,9 @@ class _Tables:
             if len(ops) > 1 or ops[0].name not in ("RY", "Hadamard"):
                 rest += ops
             elif ops[0].slot is None:
-                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, stride))
+                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, stride, 0))
             else:
-                self.rows.append((kernel.RY, stride, *self._angle(ops[0].slot), stride))
+                self.rows.append((kernel.RY, stride, *self._angle(ops[0].slot), stride, 0))
         return Layer(False, tuple(rest))
 
     def layer(self, layer: Layer) -> None:
@@ -81,10 +83,10 @@ class _Tables:
             stride = 1 << (self.n_wires - 1 - op.wires[0])
             if op.slot is None:
                 # A Hadamard is a Z and then a quarter turn.
-                self._phase([(-1, self._mask(op))], has_angles=False)
-                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, size))
+                self._phase([], [self._mask(op)])
+                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, size, 0))
             else:
-                self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size))
+                self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size, 0))
 
     def _angle(self, slot: int) -> tuple[int, int, int]:
         """Column, mask (none) and source of an angle."""
@@ -101,19 +103,25 @@ class _Tables:
         for op in layer.ops:
             if op.slot in self.by_sample:
                 slot, mask = self.by_sample[op.slot], self._mask(op) << shift
-                self.rows.append((kernel.Z, 0, slot, mask, kernel.SAMPLE, size))
+                self.rows.append((kernel.Z, 0, slot, mask, kernel.SAMPLE, size, 0))
             elif op.slot is not None:
                 angles.append((self.fixed[op.slot], self._mask(op)))
             else:
-                signs.append((-1, self._mask(op)))
+                signs.append(self._mask(op))
         if angles or signs:
-            self._phase(angles + signs, has_angles=bool(angles))
+            self._phase(angles, signs)
 
-    def _phase(self, terms: list[tuple[int, int]], *, has_angles: bool) -> None:
-        first, shift = len(self.terms), self.n_wires - self.span
+    def _phase(self, terms: list[tuple[int, int]], masks: list[int]) -> None:
+        """Angles (slot, mask), and masks of Zs and CZs."""
+        first, shift, row = len(self.terms), self.n_wires - self.span, len(self.signs)
         self.terms += terms
+        entries = np.arange(1 << self.span)
+        odd = np.zeros(1 << self.n_wires, np.bool_)
+        for mask in masks:
+            odd[: len(entries)] ^= (entries & mask) == mask
+        self.signs.append(np.where(odd, -1, 1).astype(np.int8))
         last = len(self.terms)
-        self.rows.append((kernel.PHASE, shift, first, last, self.source, int(has_angles)))
+        self.rows.append((kernel.PHASE, shift, first, last, self.source, 0, row))
 
 
 def build_program(group: Group) -> Program | None:
@@ -125,7 +133,7 @@ def build_program(group: Group) -> Program | None:
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(5)])
         >>> program = build_program(build_plan(circuit, list(circuit.registers)).groups[0])
         >>> program.n_starts, program.ops.shape
-        (6, (17, 6))
+        (6, (17, 7))
     """
     if len(group.block_slots.feature_slots):
         return None
@@ -138,15 +146,16 @@ def build_program(group: Group) -> Program | None:
     for layer in layers:
         encoding.layer(layer)
     block = _Tables(n, group.n_inner, kernel.TASK, own.feature_slots, own.weight_slots)
-    # Terms are numbered on.
-    block.terms = encoding.terms
+    # Terms and signs are numbered on.
+    block.terms, block.signs = encoding.terms, encoding.signs
     for layer in group.block:
         block.layer(layer)
     ops = encoding.rows + block.rows
     return Program(
         group=group,
-        ops=np.array(ops, np.int64).reshape(-1, 6),
+        ops=np.array(ops, np.int64).reshape(-1, 7),
         n_starts=n_starts,
         n_shared=len(ops) if group.n_cones == len(group.tasks) else len(encoding.rows),
         terms=np.array(block.terms, np.int64).reshape(-1, 2),
+        signs=np.array(block.signs, np.int8).reshape(-1, 1 << n),
     )

@@ -72,16 +72,9 @@ class Work:
     def tables(self) -> tuple[Any, ...]:
         """What the kernel reads besides its items, in the order of its arguments."""
         p = self.program
-        circuit = (
-            p.group.n_wires,
-            p.ops,
-            p.n_starts,
-            p.n_shared,
-            p.terms,
-            self.readout,
-            self.index,
-        )
-        return (*circuit, self.cos, self.sin, self.cone, self.task, self.tile)
+        circuit = (p.group.n_wires, p.ops, p.n_starts, p.n_shared, p.terms, p.signs)
+        angles = (self.cos, self.sin, self.cone, self.task)
+        return (*circuit, self.readout, self.index, *angles, self.tile)
 
     def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
         """Per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""
@@ -92,7 +85,9 @@ class Work:
     def new_states(self, n: int) -> Tensor:
         """Room for the states of `n` items: a cone's, and its tasks' if they share it."""
         size = 1 << self.program.group.n_wires
-        return torch.empty(n, self.states_each, 2 * size, self.tile, dtype=self.torch_dtype)
+        return torch.empty(
+            n, self.states_each, 2 * size, self.tile, dtype=self.torch_dtype, device="cpu"
+        )
 
     @property
     def states_each(self) -> int:
@@ -105,7 +100,7 @@ class Work:
         """Room for the outputs (1, tasks, n_outputs, samples), padding included."""
         group = self.program.group
         shape = (1, len(group.tasks), len(group.readout), self.padded)
-        return torch.empty(shape, dtype=self.torch_dtype)
+        return torch.empty(shape, dtype=self.torch_dtype, device="cpu")
 
     @property
     def kept_at_once(self) -> int:

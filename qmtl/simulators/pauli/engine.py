@@ -138,12 +138,12 @@ class PauliEngine:
         program, shape = self.program, (self.n_cones, first.shape[1])
         constants = torch.from_numpy(self.cone_constants).to(first).movedim(0, 2).flatten(1)
         values = program.encoding.evaluate(
-            [*sample.unbind(1), *fixed.unbind(1)], [c[:, None] for c in constants.unbind(1)]
+            [*sample.unbind(1), *fixed.unbind(1)], first, [c[:, None] for c in constants.unbind(1)]
         )
         expectations = torch.stack([v.expand(shape) for v in values], 1)
         constants = torch.from_numpy(self.task_constants).to(first).movedim(0, 2).flatten(1)
         found = program.block.evaluate(
-            list(self.task_table.angles(third).unbind(1)), constants.unbind(1)
+            list(self.task_table.angles(third).unbind(1)), third, constants.unbind(1)
         )
         coefficients = torch.stack([v.expand(self.n_tasks) for v in found], 1)
         coefficients = coefficients.reshape(self.n_tasks, -1, program.n_terms)
@@ -157,7 +157,7 @@ class PauliEngine:
         """Estimated bytes of a training step."""
         program = self.program
         registers = max(program.encoding.n_registers, program.block.n_registers)
-        tile = registers * _tiles(registers, self.n_cones, samples, itemsize)[1]
+        tile = registers * _lanes(registers, itemsize)
         strings = 3 * self.n_cones * program.n_terms * samples
         angles = (2 * self.n_cones * self.row_index.shape[1] + 4 * self.n_rows) * samples
         coefficients = 4 * self.n_tasks * len(program.block.outputs)
@@ -183,10 +183,9 @@ def _operations(polynomials: Polynomials) -> int:
 
 def _cosines_and_sines(rows: Tensor) -> Array:
     """Shape (2, rows, samples)."""
-    angles = rows.detach().contiguous().numpy()
     # An encoding without features still has one row of samples.
-    angles = angles if len(angles) else np.zeros((1, rows.shape[1]), angles.dtype)
-    return np.stack([np.cos(angles), np.sin(angles)])
+    angles = rows.detach() if len(rows) else rows.detach().new_zeros(1, rows.shape[1])
+    return torch.stack([angles.cos(), angles.sin()]).numpy()
 
 
 def _in_pairs(constants: Array) -> Array:
@@ -207,11 +206,16 @@ def _none(like: Array) -> Array:
     return np.zeros((2, 1, 1), like.dtype)
 
 
-@lru_cache(maxsize=64)
+def _lanes(n_registers: int, itemsize: int) -> int:
+    """Lanes of a tile."""
+    fitting = TILE_BYTES // (n_registers * itemsize)
+    return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
+
+
+@lru_cache(maxsize=16)
 def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[Array, int]:
     """Work items (first place, last, first sample, last, chunk of samples) and their lanes."""
-    fitting = TILE_BYTES // (n_registers * itemsize)
-    lanes = max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
+    lanes = _lanes(n_registers, itemsize)
     chunk = min(samples, lanes)
     several = lanes // chunk
     low = np.arange(0, samples, chunk)

@@ -55,16 +55,20 @@ class Polynomials:
         """Registers, with the constant and the cosines and sines."""
         return 1 + 2 * self.n_angles + len(self.ops)
 
-    def evaluate(self, angles: Sequence[Tensor], constants: Sequence[Tensor] = ()) -> list[Tensor]:
+    def evaluate(
+        self, angles: Sequence[Tensor], like: Tensor, constants: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
         """The polynomials by torch operations, for any broadcastable angles; differentiable.
+
+        Without angles they have the type and device of `like`.
 
         Example:
             >>> builder = Builder(1)
             >>> square = builder.combine(builder.cosine(0), builder.cosine(0))
-            >>> builder.finish([square]).evaluate([torch.tensor(0.0)])
+            >>> builder.finish([square]).evaluate([torch.tensor(0.0)], like=torch.zeros(1))
             [tensor(1.)]
         """
-        one = torch.ones_like(angles[0]) if angles else torch.ones(())
+        one = torch.ones_like(angles[0]) if angles else like.new_ones(())
         registers = [one]
         for angle in angles:
             registers += [angle.cos(), angle.sin()]

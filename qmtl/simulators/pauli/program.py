@@ -22,6 +22,7 @@ from qmtl.simulators.layers import Layer, Op
 from qmtl.simulators.pauli.polynomials import Builder, Polynomials
 from qmtl.simulators.pauli.strings import z_string
 from qmtl.simulators.pauli.walk import Circuit, TooLargeError, block_sums, walk, write_encoding
+from qmtl.simulators.pauli_basis import z_coefficients
 from qmtl.simulators.plan import Structure
 
 __all__ = ["PauliProgram", "pauli_program"]
@@ -137,11 +138,8 @@ def write_program(
 
 def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
     """The masks of the Z-strings that are read, and how they make the outputs."""
-    n_states = readout.shape[1]
-    n_read = n_states.bit_length() - 1
-    states = np.arange(n_states)
-    signs = 1 - 2 * (np.bitwise_count(states[:, None] & states).astype(np.int64) % 2)
-    weights = readout @ signs / n_states
+    n_read = readout.shape[1].bit_length() - 1
+    weights = z_coefficients(readout).reshape(len(readout), -1)
     used = np.flatnonzero((weights != 0).any(axis=0))
     # The first wire is the most significant bit of a state, and bit 0 of a string.
     masks = [sum(1 << w for w in range(n_read) if s >> (n_read - 1 - w) & 1) for s in used.tolist()]
