@@ -134,13 +134,24 @@ class QuantumHead(nn.Module):
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
         check_features(features, self.n_features)
         values = self.expectation_values(ANGLE_MAPS[self.angle_map](features), tasks)
-        logits = {}
-        for name, value in values.items():
-            if self.circuit.registers[name].readout.is_probability:
+        registers = self.circuit.registers
+        logits: dict[str, Tensor] = {}
+        for are_probabilities in (False, True):
+            # Tasks together: hundreds of small products would cost more than the simulation.
+            names = [n for n in values if registers[n].readout.is_probability == are_probabilities]
+            if not names:
+                continue
+            sizes = [values[name].shape[1] for name in names]
+            wide = torch.cat([values[name] for name in names], dim=1)
+            if are_probabilities:
                 # Shot noise and rounding may take an estimated probability below zero.
-                value = torch.log(value.clamp(min=0) + PROBABILITY_FLOOR)
-            logits[name] = self.scales[task_key(name)] * value
-        return logits
+                wide = torch.log(wide.clamp(min=0) + PROBABILITY_FLOOR)
+            scales = torch.stack([self.scales[task_key(name)] for name in names])
+            if max(sizes) > 1:
+                counts = torch.tensor(sizes, device=scales.device)
+                scales = scales.repeat_interleave(counts, output_size=sum(sizes))
+            logits |= dict(zip(names, (wide * scales).split(sizes, dim=1), strict=True))
+        return {name: logits[name] for name in values}
 
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 __all__ = ["Engine", "Three", "are_plain", "engine_values", "full_precision", "in_threads"]
 
 Three = tuple[Tensor, Tensor, Tensor]
+ITEMS_PER_THREAD = 32
 
 
 class Engine(Protocol):
@@ -89,7 +90,8 @@ def _autocasts(kind: str) -> bool:
 
 def in_threads(function: Any, items: NDArray[np.int64], *arguments: Any) -> None:
     """Run a kernel over its work items, in as many threads as torch itself uses."""
-    n = min(torch.get_num_threads(), max(1, len(items) // 4))
+    # A thread for a few items costs more than it saves.
+    n = min(torch.get_num_threads(), max(1, len(items) // ITEMS_PER_THREAD))
     if n == 1:
         function(items, *arguments)
         return
