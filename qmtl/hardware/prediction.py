@@ -1,7 +1,8 @@
 """Prediction of hardware runs: what a transpiled circuit should give under a device's noise."""
 
 from collections.abc import Callable, Iterator, Mapping
-from math import pi
+from itertools import combinations
+from math import pi, prod
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -24,6 +25,9 @@ Wires = tuple[int, ...]
 Terms = list[tuple[tuple[int, ...], float]]
 # A constant angle that close to a multiple of π/2 is one.
 RIGHT_ANGLE = 1e-12
+# Features that an angle's expression may hold, and what a sum of its values may be off by.
+MOST_FACTORS = 8
+ROUNDING = 1e-12
 Z_TURNS = {1: "S", 2: "Z", 3: "Sdg"}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
 
@@ -192,16 +196,31 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 
 
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
-    parameters = sorted(getattr(value, "parameters", ()), key=lambda p: str(p.name))
-    if not parameters:
-        return [((), float(value))] if float(value) else []
-    first = parameters[0]
-    index, slope = columns[first], value.gradient(first)
-    assert index is not None
-    if first in getattr(slope, "parameters", ()):
+    """The coefficients of an angle that is linear in each of its features.
+
+    They follow from the angle's values where features are 0 or 1 (inclusion and exclusion); another
+    point tells whether there is anything else.
+    """
+    parameters = sorted(value.parameters, key=lambda p: str(p.name))
+    if len(parameters) > MOST_FACTORS:
+        raise InvalidInputError(f"an angle has at most {MOST_FACTORS} features, got {value}")
+    sets = [c for n in range(len(parameters) + 1) for c in combinations(parameters, n)]
+    coefficients: dict[tuple[Any, ...], float] = {}
+    for chosen in sets:
+        ones = dict.fromkeys(parameters, 0.0) | dict.fromkeys(chosen, 1.0)
+        smaller = (c for found, c in coefficients.items() if set(found) < set(chosen))
+        coefficients[chosen] = float(value.bind(ones)) - sum(smaller)
+    point = {p: 0.37 + 0.61 * i for i, p in enumerate(parameters)}
+    there = sum(c * prod(point[p] for p in found) for found, c in coefficients.items())
+    if abs(there - float(value.bind(point))) > ROUNDING * (
+        1 + sum(map(abs, coefficients.values()))
+    ):
         raise InvalidInputError(f"an angle must be a sum of products of features, got {value}")
-    rest = _split(value.bind({first: 0.0}), columns)
-    return rest + [((index, *features), c) for features, c in _split(slope, columns)]
+    return [
+        (tuple(index for p in found if (index := columns[p]) is not None), c)
+        for found, c in coefficients.items()
+        if abs(c) > ROUNDING
+    ]
 
 
 def _seconds(duration: Any, unit: str, dt: float | None) -> float:
