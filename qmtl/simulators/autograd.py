@@ -8,20 +8,28 @@ and engines run only cones with a gradient, so that T rows cost about as much as
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["Engine", "Three", "are_plain", "engine_values", "full_precision", "in_threads"]
+__all__ = [
+    "ALL",
+    "Engine",
+    "Needs",
+    "Three",
+    "are_plain",
+    "engine_values",
+    "full_precision",
+    "no_gradient",
+]
 
 Three = tuple[Tensor, Tensor, Tensor]
-ITEMS_PER_THREAD = 32
+# Which of the three inputs' gradients are asked for.
+Needs = tuple[bool, bool, bool]
+ALL: Needs = (True, True, True)
 
 
 class Engine(Protocol):
@@ -41,8 +49,13 @@ class Engine(Protocol):
     def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs (tasks, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
 
-    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
-        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples)."""
+    def pull_back(
+        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
+    ) -> Three:
+        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples).
+
+        Where one is not needed, anything of its shape (`no_gradient`).
+        """
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         """The same outputs by torch operations."""
@@ -71,6 +84,11 @@ def engine_values(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor
     return values
 
 
+def no_gradient(n: int, like: Tensor) -> Tensor:
+    """In place of `n` gradients that nobody asked for: zeros that take no memory."""
+    return like.new_zeros(()).expand(n, *like.shape)
+
+
 def are_plain(*tensors: Tensor) -> bool:
     """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``)."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
@@ -86,18 +104,6 @@ def full_precision(like: Tensor) -> Any:
 
 def _autocasts(kind: str) -> bool:
     return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
-
-
-def in_threads(function: Any, items: NDArray[np.int64], *arguments: Any) -> None:
-    """Run a kernel over its work items, in as many threads as torch itself uses."""
-    # A thread for a few items costs more than it saves.
-    n = min(torch.get_num_threads(), max(1, len(items) // ITEMS_PER_THREAD))
-    if n == 1:
-        function(items, *arguments)
-        return
-    with ThreadPoolExecutor(n) as pool:
-        for part in [pool.submit(function, i, *arguments) for i in np.array_split(items, n)]:
-            part.result()
 
 
 def _eager_gradients(engine: Engine, gradient: Tensor, *inputs: Tensor) -> Three:
@@ -139,11 +145,14 @@ class _Values(torch.autograd.Function):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
             return (*_first_derivatives(ctx.engine, gradient, inputs), None, None)
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
-            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, *kept), None, None)
+            needs = ctx.needs_input_grad[:3]
+            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), None, None)
         # The usual backward pass, past the costs of a function that can be transformed.
         with full_precision(first):
-            jacobian = ctx.engine.pull_back(gradient[None], inputs, kept)
-        return (*(part[0] for part in jacobian), None, None)
+            needs = ctx.needs_input_grad[:3]
+            jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
+        found = (part[0] if needed else None for part, needed in zip(jacobian, needs, strict=True))
+        return (*found, None, None)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -156,15 +165,16 @@ class _Adjoint(torch.autograd.Function):
         second: Tensor,
         third: Tensor,
         engine: Engine,
+        needs: Needs,
         *kept: Tensor,
     ) -> Three:
         with full_precision(first):
-            a, b, c = engine.pull_back(gradient[None], (first, second, third), kept)
+            a, b, c = engine.pull_back(gradient[None], (first, second, third), kept, needs)
         return a[0], b[0], c[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.engine, ctx.n_kept = inputs[4], len(inputs) - 5
+        ctx.engine, ctx.n_kept = inputs[4], len(inputs) - 6
         ctx.save_for_backward(*inputs[:4])
 
     @staticmethod
@@ -179,13 +189,13 @@ class _Adjoint(torch.autograd.Function):
             second = torch.autograd.grad(
                 first, (gradient, *inputs), gradients, create_graph=True, materialize_grads=True
             )
-        return (*second, *[None] * (1 + ctx.n_kept))
+        return (*second, *[None] * (2 + ctx.n_kept))
 
     @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], *inputs: Any
     ) -> tuple[Three, tuple[int, int, int]]:
-        tensors, engine, kept = inputs[:4], inputs[4], inputs[5:]
+        tensors, engine, needs, kept = inputs[:4], inputs[4], inputs[5], inputs[6:]
         if in_dims[0] is None or any(dim is not None for dim in in_dims[1:4]):
             gradients = torch.vmap(lambda *values: _eager_gradients(engine, *values), in_dims[:4])(
                 *tensors
@@ -195,4 +205,4 @@ class _Adjoint(torch.autograd.Function):
         if torch._C._functorch.is_functorch_wrapped_tensor(batch):
             eager = torch.vmap(lambda g: _eager_gradients(engine, g, *tensors[1:]))(batch)
             return eager, (0, 0, 0)
-        return engine.pull_back(batch, tensors[1:], kept), (0, 0, 0)
+        return engine.pull_back(batch, tensors[1:], kept, needs), (0, 0, 0)

@@ -11,6 +11,7 @@ from qmtl.circuit.gates import Angle, Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import backward_cone
 from qmtl.errors import InvalidInputError
+from qmtl.simulators.cones import spanned_wires
 from qmtl.simulators.pauli_basis import z_coefficients
 
 __all__ = ["PartGates", "Step", "step_of", "task_parts"]
@@ -92,9 +93,11 @@ def task_parts(circuit: HeadCircuit, task: str) -> tuple[PartGates, ...]:
             for row, output in enumerate(outputs):
                 full[(row, *(3 * (wire in strings[output]) for wire in wires))] = 1.0
             return full
-        values = z_coefficients(np.array(register.readout.matrix(size), dtype=np.float64))
-        values = values[(slice(None), *(slice(None) if i in wires else 0 for i in range(size)))]
-        full[(slice(None), *[slice(None, None, 3)] * len(wires))] = values
+        n = spanned_wires(circuit, task)
+        values = z_coefficients(np.array(register.readout.matrix(n), dtype=np.float64))
+        values = values[(slice(None), *(slice(None) if i in wires else 0 for i in range(n)))]
+        read = (slice(None, None, 3) if wire < n else 0 for wire in wires)
+        full[(slice(None), *read)] = values
         return full
 
     n_outputs = register.readout.n_outputs

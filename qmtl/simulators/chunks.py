@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qmtl.simulators.autograd import Engine, Three
+from qmtl.simulators.autograd import ALL, Engine, Needs, Three
 
 __all__ = ["ChunkedEngine"]
 
@@ -45,14 +45,16 @@ class ChunkedEngine:
         parts = [self.inner.forward(chunk, False)[0] for chunk in self._chunks(inputs)]
         return torch.cat(parts, dim=-1), ()
 
-    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+    def pull_back(
+        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
+    ) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian."""
         by_rows: list[Tensor] = []
         by_second = by_third = None
         pieces = gradients.detach().split(self.samples, dim=-1)
         for chunk, gradient in zip(self._chunks(inputs), pieces, strict=True):
             again = () if self.inner.is_differentiable else self.inner.forward(chunk, True)[1]
-            first, second, third = self.inner.pull_back(gradient, chunk, again)
+            first, second, third = self.inner.pull_back(gradient, chunk, again, needs)
             by_rows.append(first)
             by_second = second if by_second is None else by_second + second
             by_third = third if by_third is None else by_third + third

@@ -1,22 +1,198 @@
-"""How the kernels are compiled by numba."""
+"""Kernels: compiled by numba once per machine, kept as object files, run in torch's threads.
 
+Loading an object file takes milliseconds and needs llvmlite only: processes after the first do not
+even import numba. A kernel is a module with a function ``program(real)``; it returns what to
+compile for a precision. That takes a pointer to 64-bit words and works on items until none is left,
+while other threads do the same. The words are: how many threads and how many items have been taken,
+how many items there are, the threads' own memory, and then what `words` made of the rest.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from threading import RLock
 from typing import Any
 
-import numba.np.arraymath  # noqa: F401  (the first call of a kernel would import it, for 0.3 s)
-from numba import njit
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["kernel", "part"]
+from qmtl.errors import QmtlError
+from qmtl.files import write_bytes
+from qmtl.simulators.threads import run_in_threads, thread_count
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-_OPTIONS: Any = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
-# Parts are joined before compilation: optimising each alone and joined again takes much longer.
-part = njit(inline="always", **_OPTIONS)
+__all__ = ["Kernel", "words"]
+
+# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning. Kernels make
+# no arrays of their own, so that none is counted.
+_OPTIONS: Any = {
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    "error_model": "numpy",
+    "_nrt": False,
+}
+# Numba's functions take places for a result and for an error, too.
+_ENTRY = """
+define void @run(ptr %words) {{
+  %nothing = alloca ptr
+  %error = call i32 @{name}(ptr %nothing, ptr %nothing, ptr %words)
+  ret void
+}}
+"""
+_NAME = re.compile(r'@(?:"([^"]+)"|([\w.$]+))')
+# What compiled code may call: LLVM's own functions and three of C.
+_OF_C = re.compile(r"llvm\.|mem(set|cpy|move)$")
+_HERE = Path(__file__).parent
+_one_at_a_time = RLock()
 
 
-def kernel(function: Any) -> Any:
-    """A compiled function, kept on disk if there is a place for it."""
-    try:
-        return njit(cache=True, nogil=True, **_OPTIONS)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's can be written: compile in every process.
-        return njit(nogil=True, **_OPTIONS)(function)
+def words(*arguments: int | NDArray[Any]) -> list[int]:
+    """A kernel's arguments: integers as they are, arrays (contiguous) as address and shape.
+
+    Example:
+        >>> words(5, np.zeros((2, 3)))[2:]
+        [2, 3]
+    """
+    found: list[int] = []
+    for argument in arguments:
+        if isinstance(argument, int):
+            found.append(argument)
+        else:
+            found.append(argument.__array_interface__["data"][0])
+            found += argument.shape
+    return found
+
+
+class Kernel:
+    """A compiled kernel, for both precisions; compiled or loaded when it first runs.
+
+    Args:
+        module: name of the module with its ``program``.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def run(
+        self, dtype: np.dtype[Any], n_items: int, own: tuple[int, ...], arguments: list[int]
+    ) -> None:
+        """Run the kernel over its items.
+
+        Args:
+            dtype: the precision.
+            n_items: how many items there are.
+            own: shape of the memory that each thread works in.
+            arguments: `words` of all else. Their arrays must outlive the call.
+        """
+        address = _address(self.module, dtype.name)
+        n_threads = thread_count(n_items)
+        memory = np.empty((n_threads, *own), dtype)
+        table = np.array([0, 0, n_items, *words(memory), *arguments], np.int64)
+        run_in_threads(address, table.ctypes.data, n_threads)
+
+
+@cache
+def _engines() -> list[Any]:
+    """What keeps loaded object files in memory."""
+    return []
+
+
+@cache
+def _address(module: str, dtype: str) -> int:
+    """Where the kernel is in memory."""
+    with _one_at_a_time:
+        name = f"{module}-{dtype}-{_key(module)}.o"
+        files = [folder / name for folder in _folders()]
+        code = next((file.read_bytes() for file in files if file.is_file()), None)
+        if code is None:
+            code = _compiled(module, dtype)
+            _keep(code, files)
+        return _loaded(code)
+
+
+def _key(module: str) -> str:
+    """Changes with everything that the object file depends on."""
+    from llvmlite import binding
+
+    folder = Path(__file__).parents[2].joinpath(*module.split(".")).parent
+    sources = (*sorted(folder.glob("*.py")), _HERE / "compilation.py", _HERE / "kernel_parts.py")
+    processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    versions = (version("numba"), version("llvmlite"))
+    texts = (*versions, *processor, *(source.read_text() for source in sources))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
+
+
+def _folders() -> list[Path]:
+    """Where object files may be, as numba chooses it: here, or in the user's folder."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    if given:
+        return [Path(given)]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [_HERE / "__pycache__", home / "qmtl"]
+
+
+def _keep(code: bytes, files: list[Path]) -> None:
+    """Write the code to the first place that can be written; without any, do nothing."""
+    for file in files:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, code)
+        except OSError:
+            continue
+        return
+
+
+def _compiled(module: str, dtype: str) -> bytes:
+    """The object file of a kernel."""
+    from numba import cfunc, types
+
+    function = importlib.import_module(module).program(getattr(types, dtype))
+    callback = cfunc(types.void(types.CPointer(types.int64)), **_OPTIONS)(function)
+    # The callback proper would report errors to Python; kernels have none.
+    return _object(callback.inspect_llvm(), callback.native_name.removeprefix("cfunc."))
+
+
+def _object(text: str, name: str) -> bytes:
+    """Machine code of one function of a module of LLVM's language; it is called ``run``."""
+    from llvmlite import binding
+
+    code = binding.parse_assembly(text + _ENTRY.format(name=name))
+    functions = {function.name: function for function in code.functions}
+    needed, found = {"run"}, ["run"]
+    while found:
+        called = {a or b for a, b in _NAME.findall(str(functions[found.pop()]))}
+        new = {other for other in called & functions.keys() - needed if not _OF_C.match(other)}
+        foreign = [other for other in new if functions[other].is_declaration]
+        if foreign:
+            raise QmtlError(f"a kernel must not call {foreign[0]}; please report this")
+        needed |= new
+        found += new
+    for other, function in functions.items():
+        if other != "run" and not function.is_declaration:
+            # What has been joined into its callers need not be there a second time.
+            function.linkage = "internal" if other in needed else "available_externally"
+    return bytes(_machine().emit_object(code))
+
+
+def _machine() -> Any:
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    target = binding.Target.from_default_triple()
+    features = binding.get_host_cpu_features().flatten()
+    cpu = binding.get_host_cpu_name()
+    return target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+
+
+def _loaded(code: bytes) -> int:
+    """The address of an object file's function."""
+    from llvmlite import binding
+
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines().append(engine)
+    return int(engine.get_function_address("run"))

@@ -18,7 +18,7 @@ from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators.cause_of_size import cause_of_size
 from qmtl.simulators.layers import Layer, sort_into_layers
 
-__all__ = ["Cone", "cones_of"]
+__all__ = ["Cone", "cones_of", "spanned_wires"]
 
 # The readout is kept as a matrix over the basis states of the wires that are read together.
 MAX_READ_WIRES = 20
@@ -176,7 +176,7 @@ def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.f
     bits = {wire: states >> (len(read) - 1 - i) & 1 for i, wire in enumerate(read)}
     strings = _z_strings(circuit, part.task)
     if strings is None:
-        n = _spanned(circuit, part.task)
+        n = spanned_wires(circuit, part.task)
         matrix = np.array(register.readout.matrix(n), dtype=np.float64)
         zero = np.zeros_like(states)
         columns = sum(bits.get(w, zero) << (n - 1 - i) for i, w in enumerate(register.wires[:n]))
@@ -192,7 +192,7 @@ def _z_strings(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
     return None if strings is None else strings(len(register.wires))
 
 
-def _spanned(circuit: HeadCircuit, task: str) -> int:
+def spanned_wires(circuit: HeadCircuit, task: str) -> int:
     """How many of a register's first wires a readout's matrix has to be written over.
 
     A matrix over a wide register is huge: its last wires are left out if the readout does.

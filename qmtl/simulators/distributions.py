@@ -19,10 +19,9 @@ MOST_WIRES = 10
 
 @dataclass(frozen=True)
 class _BitStrings:
-    """Probabilities of the bit strings of the wires `read` of a register of `size` wires."""
+    """Probabilities of the bit strings of the wires `read` of a register."""
 
     read: tuple[int, ...]
-    size: int
 
     @property
     def n_outputs(self) -> int:
@@ -30,7 +29,7 @@ class _BitStrings:
 
     @property
     def min_wires(self) -> int:
-        return self.size
+        return max(self.read) + 1
 
     @property
     def is_probability(self) -> bool:
@@ -99,7 +98,7 @@ def _bit_strings(register: Register) -> _BitStrings:
             f"task {register.task.name!r} reads {len(read)} wires together, shots can be drawn for "
             f"at most {MOST_WIRES}: give the task fewer outputs"
         )
-    return _BitStrings(read, size)
+    return _BitStrings(read)
 
 
 def _strings_of(states: np.ndarray, read: Sequence[int], n_wires: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
-from qmtl.simulators.autograd import Three
+from qmtl.simulators.autograd import ALL, Needs, Three
 from qmtl.simulators.plan import Group
 from qmtl.simulators.statevector import apply_layers, encode, to_complex
 
@@ -47,7 +47,9 @@ class EagerEngine:
         with torch.no_grad():
             return self.eager(*inputs), ()
 
-    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+    def pull_back(
+        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
+    ) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian."""
         with torch.enable_grad():
             leaves = [tensor.detach().requires_grad_() for tensor in inputs]

@@ -1,7 +1,7 @@
 """The contract of a simulator, and the checks that all of them share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -64,18 +64,26 @@ def check_inputs(
             raise unknown_name("task", name, circuit.registers)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
-    sizes = circuit.weight_sizes
+    sizes, dtype = circuit.weight_sizes, angles.dtype
     for name in ("encoding", *chosen):
-        if name not in weights:
-            raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
-        if weights[name].shape != sizes[name]:
-            raise InvalidInputError(
-                f"weights[{name!r}] must have shape {tuple(sizes[name])}, "
-                f"got {tuple(weights[name].shape)}"
-            )
-        if weights[name].dtype != angles.dtype:
-            raise InvalidInputError(
-                f"weights[{name!r}] must be {angles.dtype} as the angles are, "
-                f"got {weights[name].dtype}"
-            )
+        weight = weights.get(name)
+        # One comparison each: thousands of tasks are checked in every step.
+        if weight is None or weight.dtype is not dtype or weight.shape != sizes[name]:
+            _refuse(name, weights, tuple(sizes[name]), dtype)
     return chosen
+
+
+def _refuse(
+    name: str, weights: Mapping[str, Tensor], size: tuple[int, ...], dtype: torch.dtype
+) -> NoReturn:
+    """Say what is wrong with the weights of this name."""
+    if name not in weights:
+        raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
+    weight = weights[name]
+    if weight.shape != size:
+        raise InvalidInputError(
+            f"weights[{name!r}] must have shape {size}, got {tuple(weight.shape)}"
+        )
+    raise InvalidInputError(
+        f"weights[{name!r}] must be {dtype} as the angles are, got {weight.dtype}"
+    )

@@ -24,6 +24,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator, simulator_for
 from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
 from qmtl.simulators.chain_cost import CHUNK_BYTES
+from qmtl.simulators.distributions import distribution_circuit
 from qmtl.tasks import Task
 from tests.laws import (
     assert_gradients_stay_in_cone,
@@ -336,3 +337,18 @@ def test_no_tasks_and_no_samples(entangler):
     assert [tuple(v.shape) for v in empty.values()] == [(0, 1), (0, 3), (0, 2), (0, 2)]
     sum(v.sum() for v in empty.values()).backward()
     assert (weights["encoding"].grad == 0).all()
+
+
+def test_wires_that_are_not_read_add_nothing_to_a_readout():
+    sizes = {"a": 24, "b": 2}
+    narrow = HeadCircuit(
+        [Task.binary("a"), Task.binary("b")],
+        AngleEncoding(entangler="cnot_line"),
+        wires_per_task=sizes,
+    )
+    # A matrix over all 24 wires of the register would take gigabytes.
+    circuit = distribution_circuit(narrow)
+    angles, weights = random_angles(circuit, 2), random_weights(circuit)
+    values = chain_values(circuit, angles, weights, ["a"])["a"]
+    expected = chain_values(narrow, angles, weights, ["a"])["a"]
+    torch.testing.assert_close(values[:, :1] - values[:, 1:], expected, atol=1e-10, rtol=0)

@@ -9,8 +9,8 @@ from hypothesis import given
 from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.simulators import LightConeSimulator
 from qmtl.simulators.amplitudes import build_program, work
-from qmtl.simulators.pauli import engine as pauli_engine
-from qmtl.simulators.pauli import kernel, pauli_program
+from qmtl.simulators.pauli import pauli_program
+from qmtl.simulators.pauli.tape import Tape
 from qmtl.simulators.plan import build_plan
 from tests.laws import assert_same_values_and_gradients
 from tests.simulators.engine_samples import CHUNKED, CIRCUITS, COMPILED, EAGER
@@ -116,13 +116,13 @@ def test_jacobian_in_chunks(simulator):
 
 def test_jacobian_runs_only_cones_that_have_a_gradient(monkeypatch):
     circuit, places = CIRCUITS["default"], []
-    pull_back = pauli_engine._pulled_back
+    pull_back = Tape.pull_back
 
-    def counted(polynomials, which, *arguments):
+    def counted(tape, which, *arguments):
         places.append(len(which))
-        return pull_back(polynomials, which, *arguments)
+        return pull_back(tape, which, *arguments)
 
-    monkeypatch.setattr(pauli_engine, "_pulled_back", counted)
+    monkeypatch.setattr(Tape, "pull_back", counted)
     angles, weights = random_angles(circuit, 4, grad=True), random_weights(circuit)
     values = COMPILED["paulis"].expectation_values(circuit, angles, weights)
     losses = torch.stack([value.sum() for value in values.values()])
@@ -133,6 +133,47 @@ def test_jacobian_runs_only_cones_that_have_a_gradient(monkeypatch):
     assert places == [5, 5]
     older = torch.autograd.grad(losses, angles, rows, is_grads_batched=True)[0]
     torch.testing.assert_close(jacobian, older)
+
+
+def _gradients_by_some(simulator, circuit, wanted):
+    angles, weights = random_angles(circuit, 5), random_weights(circuit)
+    inputs = {"angles": angles, **weights}
+    chosen = [inputs[name].requires_grad_() for name in inputs if wanted(name)]
+    values = simulator.expectation_values(circuit, angles, weights)
+    total = sum(value.square().sum() for value in values.values())
+    return torch.autograd.grad(total, chosen)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        lambda name: name == "angles",
+        lambda name: name == "encoding",
+        lambda name: name not in ("angles", "encoding"),
+        lambda name: name != "angles",
+    ],
+    ids=["features", "encoding", "own", "weights"],
+)
+def test_gradients_by_some_inputs_only(engine, wanted):
+    circuit = CIRCUITS["mixed"]
+    found = _gradients_by_some(engine, circuit, wanted)
+    expected = _gradients_by_some(EAGER, circuit, wanted)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_gradients_that_nobody_asked_for_are_not_made(monkeypatch):
+    tapes, pull_back = [], Tape.pull_back
+
+    def counted(tape, *arguments):
+        tapes.append(tape.rows.shape[1] > 0)
+        return pull_back(tape, *arguments)
+
+    monkeypatch.setattr(Tape, "pull_back", counted)
+    for wanted, by_features in ((lambda n: n == "angles", [True]), (lambda n: n == "t0", [False])):
+        tapes.clear()
+        _gradients_by_some(COMPILED["paulis"], CIRCUITS["default"], wanted)
+        assert tapes == by_features
 
 
 def test_torchjd_gets_the_same_jacobian(engine):
@@ -276,34 +317,6 @@ def test_plans_are_shared_between_threads():
         run = lambda s: simulator.expectation_values(circuit, angles, weights, s)  # noqa: E731
         for subset, values in zip(subsets, pool.map(run, subsets), strict=True):
             assert list(values) == subset
-
-
-def test_kernel_without_a_place_for_its_cache(tmp_path):
-    import os
-    import shutil
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    package = Path(kernel.__file__).parents[2]
-    copied = tmp_path / "site" / "qmtl"
-    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    # A file where numba would make its folder cannot be written into, even by root.
-    (copied / "simulators" / "pauli" / "__pycache__").write_text("")
-    environment = os.environ | {
-        "PYTHONPATH": str(tmp_path / "site"), "HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none",
-    }  # fmt: skip
-    code = "from qmtl.simulators.pauli import kernel; print(kernel.__file__, kernel.run)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(tmp_path) in done.stdout
 
 
 def test_blocks_that_read_features_run_on_torch():

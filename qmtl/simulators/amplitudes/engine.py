@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.simulators.amplitudes import kernel
 from qmtl.simulators.amplitudes.program import Program
 from qmtl.simulators.amplitudes.work import Array, Work, working_bytes
 from qmtl.simulators.angles import by_slot, sample_angles
-from qmtl.simulators.autograd import Three, in_threads
+from qmtl.simulators.autograd import ALL, Needs, Three, no_gradient
+from qmtl.simulators.compilation import Kernel, words
 from qmtl.simulators.eager import eager_values
 from qmtl.simulators.weight_table import WeightTable
 
 __all__ = ["AmplitudeEngine"]
+
+KERNEL = Kernel("qmtl.simulators.amplitudes.kernel")
 
 
 class AmplitudeEngine:
@@ -55,7 +57,9 @@ class AmplitudeEngine:
         self._run(work, items, states, values)
         return values[0, ..., : work.samples], (states,)
 
-    def pull_back(self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor]) -> Three:
+    def pull_back(
+        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
+    ) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian.
 
         Only pairs of a row and a cone with a gradient are run, each into a place of its own.
@@ -81,14 +85,14 @@ class AmplitudeEngine:
         own_row = np.repeat(row, per_cone)
         by_weight = self.cone_table.scatter(by_cone.sum(0).numpy(), cone, row, n, encoding.numel())
         by_own = self.task_table.scatter(by_task.sum(0).numpy(), task, own_row, n, own.numel())
-        target = torch.from_numpy(row[:, None] * len(rows) + work.index[cone])
-        by_rows = rows.new_zeros(n * len(rows), work.samples)
-        by_rows.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
-        return (
-            by_rows.reshape(n, *rows.shape),
-            torch.from_numpy(by_weight),
-            torch.from_numpy(by_own).reshape(n, *own.shape),
-        )
+        by_rows = no_gradient(n, rows)
+        if needs[0]:
+            target = torch.from_numpy(row[:, None] * len(rows) + work.index[cone])
+            summed = rows.new_zeros(n * len(rows), work.samples)
+            summed.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
+            by_rows = summed.reshape(n, *rows.shape)
+        found = torch.from_numpy(by_own).reshape(n, *own.shape)
+        return by_rows, torch.from_numpy(by_weight), found
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         """The same by torch operations."""
@@ -113,12 +117,9 @@ class AmplitudeEngine:
         return Work(self.program, rows, cone, self.task_table.cosines_and_sines(own, half=True))
 
     def _run(self, work: Work, items: Array, states: Tensor, values: Tensor) -> None:
-        kept, found = states.detach().numpy(), values.numpy()
         none = np.empty((0, 0, 0), work.dtype)
-        in_threads(
-            kernel.run, items, *work.tables(), kept, found, False,
-            np.empty((0, 0), np.bool_), none, none, none,
-        )  # fmt: skip
+        rest = (np.empty((0, 0), np.bool_), none, none, none)
+        _run_kernel(work, items, states, values, rest, back=False)
 
     def _run_back(
         self,
@@ -130,10 +131,9 @@ class AmplitudeEngine:
     ) -> None:
         if not len(items):
             return
-        arrays = [target.numpy() for target in targets]
         if len(states):
-            kept = states.detach().numpy()
-            in_threads(kernel.run, items, *work.tables(), kept, gradients.numpy(), True, *arrays)
+            rest = [target.numpy() for target in targets]
+            _run_kernel(work, items, states, gradients, rest, back=True)
             return
         # The states were too many to keep: compute some again, take them back, and so on.
         values, again = work.new_values(), work.new_states(min(len(items), work.kept_at_once))
@@ -142,3 +142,18 @@ class AmplitudeEngine:
             part[:, 4] = np.arange(len(part))
             self._run(work, part, again, values)
             self._run_back(work, part, again, gradients, targets)
+
+
+def _run_kernel(
+    work: Work,
+    items: Array,
+    states: Tensor,
+    values: Tensor,
+    rest: Sequence[Array],
+    *,
+    back: bool,
+) -> None:
+    head, tables = work.tables()
+    found = (states.detach().numpy(), values.numpy(), *rest)
+    arrays = (*tables[:5], items, *tables[5:], *found)
+    KERNEL.run(work.dtype, len(items), (work.numbers,), words(*head, back, *arrays))

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.simulators.amplitudes import kernel
 from qmtl.simulators.layers import Layer, Op
 from qmtl.simulators.plan import Group
 
-__all__ = ["Program", "build_program"]
+__all__ = [
+    "CONE", "CONSTANT", "PHASE", "RX", "RY", "SAMPLE", "TASK", "Program", "Z", "build_program",
+]  # fmt: skip
+
+# Kinds of operation.
+RY, RX, Z, PHASE = range(4)
+# Sources of an angle: the sample, the cone's table, the task's table, or a quarter turn.
+SAMPLE, CONE, TASK, CONSTANT = range(4)
 
 IntArray = NDArray[np.int64]
-ROTATIONS = {"RY": kernel.RY, "RX": kernel.RX}
+ROTATIONS = {"RY": RY, "RX": RX}
 Row = tuple[int, ...]
 
 
@@ -68,9 +74,9 @@ class _Tables:
             if len(ops) > 1 or ops[0].name not in ("RY", "Hadamard"):
                 rest += ops
             elif ops[0].slot is None:
-                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, stride, 0))
+                self.rows.append((RY, stride, 0, 0, CONSTANT, stride, 0))
             else:
-                self.rows.append((kernel.RY, stride, *self._angle(ops[0].slot), stride, 0))
+                self.rows.append((RY, stride, *self._angle(ops[0].slot), stride, 0))
         return Layer(False, tuple(rest))
 
     def layer(self, layer: Layer) -> None:
@@ -84,14 +90,14 @@ class _Tables:
             if op.slot is None:
                 # A Hadamard is a Z and then a quarter turn.
                 self._phase([], [self._mask(op)])
-                self.rows.append((kernel.RY, stride, 0, 0, kernel.CONSTANT, size, 0))
+                self.rows.append((RY, stride, 0, 0, CONSTANT, size, 0))
             else:
                 self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size, 0))
 
     def _angle(self, slot: int) -> tuple[int, int, int]:
         """Column, mask (none) and source of an angle."""
         if slot in self.by_sample:
-            return self.by_sample[slot], 0, kernel.SAMPLE
+            return self.by_sample[slot], 0, SAMPLE
         return self.fixed[slot], 0, self.source
 
     def _mask(self, op: Op) -> int:
@@ -103,7 +109,7 @@ class _Tables:
         for op in layer.ops:
             if op.slot in self.by_sample:
                 slot, mask = self.by_sample[op.slot], self._mask(op) << shift
-                self.rows.append((kernel.Z, 0, slot, mask, kernel.SAMPLE, size, 0))
+                self.rows.append((Z, 0, slot, mask, SAMPLE, size, 0))
             elif op.slot is not None:
                 angles.append((self.fixed[op.slot], self._mask(op)))
             else:
@@ -121,7 +127,7 @@ class _Tables:
             odd[: len(entries)] ^= (entries & mask) == mask
         self.signs.append(np.where(odd, -1, 1).astype(np.int8))
         last = len(self.terms)
-        self.rows.append((kernel.PHASE, shift, first, last, self.source, 0, row))
+        self.rows.append((PHASE, shift, first, last, self.source, 0, row))
 
 
 def build_program(group: Group) -> Program | None:
@@ -138,14 +144,14 @@ def build_program(group: Group) -> Program | None:
     if len(group.block_slots.feature_slots):
         return None
     n, slots, own = group.n_wires, group.encoding_slots, group.block_slots
-    encoding = _Tables(n, n, kernel.CONE, slots.feature_slots, slots.weight_slots)
+    encoding = _Tables(n, n, CONE, slots.feature_slots, slots.weight_slots)
     layers = list(group.encoding)
     if layers and not layers[0].diagonal:
         layers[0] = encoding.starts(layers[0])
     n_starts = len(encoding.rows)
     for layer in layers:
         encoding.layer(layer)
-    block = _Tables(n, group.n_inner, kernel.TASK, own.feature_slots, own.weight_slots)
+    block = _Tables(n, group.n_inner, TASK, own.feature_slots, own.weight_slots)
     # Terms and signs are numbered on.
     block.terms, block.signs = encoding.terms, encoding.signs
     for layer in group.block:

@@ -69,12 +69,19 @@ class Work:
         self.cone, self.task = cone, task
         self.readout = program.group.readout.astype(self.dtype)
 
-    def tables(self) -> tuple[Any, ...]:
-        """What the kernel reads besides its items, in the order of its arguments."""
+    def tables(self) -> tuple[tuple[int, ...], tuple[Array, ...]]:
+        """What the kernel reads besides its items, in the order of its words."""
         p = self.program
-        circuit = (p.group.n_wires, p.ops, p.n_starts, p.n_shared, p.terms, p.signs)
-        angles = (self.cos, self.sin, self.cone, self.task)
-        return (*circuit, self.readout, self.index, *angles, self.tile)
+        head = (1 << p.group.n_wires, self.tile, p.n_shared, p.n_starts)
+        circuit = (p.ops, p.terms, p.signs, self.readout, self.index)
+        return head, (*circuit, self.cos, self.sin, self.cone, self.task)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that a thread works in: states, vectors over samples and over amplitudes."""
+        size = 1 << self.program.group.n_wires
+        shared = 2 * size if self.states_each > 1 else 0
+        return (4 * size + 3 + shared) * self.tile + 3 * size
 
     def items(self, cones: Array, places: Array, jacobian_rows: Array) -> Array:
         """Per cone and tile: cone, first sample, place, row of the Jacobian, kept state."""

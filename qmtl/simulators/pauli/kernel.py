@@ -8,11 +8,11 @@ gradient runs the operations again and then backwards; nothing but the angles is
 It is one function, compiled once per precision and kept on disk. This file knows no torch.
 """
 
-import numpy as np
+from numba import int64
 
-from qmtl.simulators.compilation import kernel, part
+from qmtl.simulators.kernel_parts import array, part, take
 
-__all__ = ["run"]
+__all__ = ["program"]
 
 
 @part
@@ -94,41 +94,71 @@ def _unload(registers, adjoint, item, row_gradient, fixed_gradient):
                 fixed_gradient[item[4], p, a - sampled] = total
 
 
-@kernel
-def run(
-    items, width, places, rows, sampled, fixed, ops, outputs, signs, values, back,
-    row_gradient, fixed_gradient,
-):  # fmt: skip
-    """Values of the polynomials, or (if `back`) the gradients by their angles.
+@part
+def _begin(adjoint, item, outputs, signs, values):
+    """Gradients by the registers: zero, but for those by the outputs."""
+    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
+    for r in range(adjoint.shape[0]):
+        for s in range((end - begin) * n):
+            adjoint[r, s] = 0
+    for p in range(begin, end):
+        for j in range(outputs.shape[0]):
+            lane = (p - begin) * n
+            for s in range(n):
+                adjoint[outputs[j], lane + s] += signs[j] * values[p, j, low + s]
 
-    Items are tiles of at most `width` lanes: first place, last, first sample, last, chunk of
-    samples. ``places[p]`` is the row of `fixed`, and of `rows`, which says which row of `sampled`
-    each angle is; both hold cosines and sines. ``values[place, polynomial, sample]`` is written, or
-    is the gradient to start from; then ``row_gradient[place, angle, sample]`` is written, and
-    ``fixed_gradient[chunk, place, angle]``, summed over the samples of a chunk.
+
+@part
+def _end(registers, item, outputs, signs, values):
+    """The outputs' values."""
+    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
+    for p in range(begin, end):
+        for j in range(outputs.shape[0]):
+            lane = (p - begin) * n
+            for s in range(n):
+                values[p, j, low + s] = signs[j] * registers[outputs[j], lane + s]
+
+
+def program(real):
+    """The kernel for a precision.
+
+    It writes values of the polynomials, or (if `back`) the gradients by their angles.
+
+    Items are tiles: first place, last, first sample, last, chunk of samples. ``places[p]`` is the
+    row of `fixed`, and of `rows`, which says which row of `sampled` each angle is; both hold
+    cosines and sines. ``values[place, polynomial, sample]`` is written, or is the gradient to start
+    from; then ``row_gradient[place, angle, sample]`` is written, and ``fixed_gradient[chunk, place,
+    angle]``, summed over the samples of a chunk.
     """
-    n_registers = 1 + 2 * (rows.shape[1] + fixed.shape[2]) + len(ops)
-    registers = np.empty((n_registers, width), fixed.dtype)
-    adjoint = np.empty((n_registers if back else 0, width), fixed.dtype)
-    for i in range(len(items)):
-        item = items[i]
-        begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
-        _load(registers, item, places, rows, sampled, fixed)
-        _forwards(registers, ops, (end - begin) * n)
-        if not back:
-            for p in range(begin, end):
-                for j in range(len(outputs)):
-                    sign, lane = signs[j] * registers[0, 0], (p - begin) * n
-                    for s in range(n):
-                        values[p, j, low + s] = sign * registers[outputs[j], lane + s]
-            continue
-        for r in range(n_registers):
-            for s in range((end - begin) * n):
-                adjoint[r, s] = 0
-        for p in range(begin, end):
-            for j in range(len(outputs)):
-                sign, lane = signs[j] * registers[0, 0], (p - begin) * n
-                for s in range(n):
-                    adjoint[outputs[j], lane + s] += sign * values[p, j, low + s]
-        _backwards(registers, adjoint, ops, (end - begin) * n)
-        _unload(registers, adjoint, item, row_gradient, fixed_gradient)
+
+    def run(words):
+        own = array(words[3], (words[4], 2, words[6], words[7]), real)
+        ops = array(words[8], (words[9], 5), int64)
+        outputs = array(words[11], (words[12],), int64)
+        signs = array(words[13], (words[14],), real)
+        rows = array(words[15], (words[16], words[17]), int64)
+        items = array(words[18], (words[19], 5), int64)
+        places = array(words[21], (words[22],), int64)
+        sampled = array(words[23], (2, words[25], words[26]), real)
+        fixed = array(words[27], (2, words[29], words[30]), real)
+        values = array(words[31], (words[32], words[33], words[34]), real)
+        back = words[35]
+        row_gradient = array(words[36], (words[37], words[38], words[39]), real)
+        fixed_gradient = array(words[40], (words[41], words[42], words[43]), real)
+        thread = take(words, 0)
+        registers, adjoint = own[thread, 0], own[thread, 1]
+        i = take(words, 1)
+        while i < words[2]:
+            item = items[i]
+            lanes = (item[1] - item[0]) * (item[3] - item[2])
+            _load(registers, item, places, rows, sampled, fixed)
+            _forwards(registers, ops, lanes)
+            if back:
+                _begin(adjoint, item, outputs, signs, values)
+                _backwards(registers, adjoint, ops, lanes)
+                _unload(registers, adjoint, item, row_gradient, fixed_gradient)
+            else:
+                _end(registers, item, outputs, signs, values)
+            i = take(words, 1)
+
+    return run

@@ -1,0 +1,113 @@
+"""Polynomials run by the compiled kernel, for a batch of places and samples."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.simulators.compilation import Kernel, words
+from qmtl.simulators.pauli.polynomials import PRODUCT, Polynomials
+
+__all__ = ["Tape"]
+
+Array = NDArray[Any]
+KERNEL = Kernel("qmtl.simulators.pauli.kernel")
+# Bytes of a tile's registers: they and their adjoints should stay in a second-level cache.
+TILE_BYTES = 2**17
+FEWEST_LANES, MOST_LANES = 16, 128
+
+
+class Tape:
+    """Polynomials and where their angles come from.
+
+    Args:
+        polynomials: what to evaluate.
+        rows: which row of the sampled angles each angle is, for each place (places, angles); the
+            polynomials' other angles are fixed.
+    """
+
+    def __init__(self, polynomials: Polynomials, rows: Array) -> None:
+        self.polynomials, self.rows = polynomials, rows
+        self._signs = {np.dtype(t): polynomials.signs.astype(t) for t in ("float32", "float64")}
+        self._tables = {
+            dtype: words(polynomials.ops, polynomials.outputs, signs, rows)
+            for dtype, signs in self._signs.items()
+        }
+
+    def values(self, places: Array, sampled: Array, fixed: Array) -> Tensor:
+        """Values of the polynomials, shape (places, polynomials, samples).
+
+        Args:
+            places: which of the places to run.
+            sampled: cosines and sines, shape (2, rows, samples).
+            fixed: cosines and sines, shape (2, places, angles).
+        """
+        shape = (len(places), len(self.polynomials.outputs), sampled.shape[2])
+        values = np.empty(shape, fixed.dtype)
+        self._run(places, sampled, fixed, values, None)
+        return torch.from_numpy(values)
+
+    def pull_back(
+        self, places: Array, sampled: Array, fixed: Array, gradient: Tensor
+    ) -> tuple[Tensor, Array]:
+        """Gradients by the angles per sample (places, angles, samples), and by the fixed ones."""
+        samples, dtype = sampled.shape[2], fixed.dtype
+        by_row = np.empty((len(places), self.rows.shape[1], samples), dtype)
+        items, _ = _tiles(self.polynomials.n_registers, len(places), samples, dtype.itemsize)
+        n_chunks = int(items[-1, 4]) + 1 if len(items) else 0
+        by_fixed = np.empty((n_chunks, len(places), fixed.shape[2]), dtype)
+        start = gradient.contiguous().numpy()
+        self._run(places, sampled, fixed, start, (by_row, by_fixed))
+        return torch.from_numpy(by_row), by_fixed[0] if n_chunks == 1 else by_fixed.sum(0)
+
+    def working_bytes(self, itemsize: int) -> int:
+        """Bytes that a thread works in."""
+        registers = self.polynomials.n_registers
+        return 2 * registers * _lanes(registers, itemsize) * itemsize
+
+    @property
+    def operations(self) -> int:
+        """Operations of the polynomials and of their gradient, which computes them again."""
+        ops = self.polynomials.ops
+        sums = int((ops[:, 0] != PRODUCT).sum())
+        products = len(ops) - sums
+        return 2 * (products + 3 * sums) + 4 * products + 8 * sums
+
+    def _run(
+        self,
+        places: Array,
+        sampled: Array,
+        fixed: Array,
+        values: Array,
+        gradients: tuple[Array, Array] | None,
+    ) -> None:
+        n_registers, samples = self.polynomials.n_registers, sampled.shape[2]
+        items, lanes = _tiles(n_registers, len(places), samples, fixed.itemsize)
+        own = (2, n_registers, lanes)
+        first, second = gradients or (values, values)
+        batch = words(items, places, sampled, fixed, values, gradients is not None, first, second)
+        KERNEL.run(fixed.dtype, len(items), own, self._tables[fixed.dtype] + batch)
+
+
+def _lanes(n_registers: int, itemsize: int) -> int:
+    """Lanes of a tile."""
+    fitting = TILE_BYTES // (n_registers * itemsize)
+    return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
+
+
+@lru_cache(maxsize=16)
+def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[Array, int]:
+    """Work items (first place, last, first sample, last, chunk of samples) and their lanes."""
+    lanes = _lanes(n_registers, itemsize)
+    chunk = min(samples, lanes)
+    several = lanes // chunk
+    low = np.arange(0, samples, chunk)
+    begin = np.arange(0, places, several)
+    grid = np.empty((len(begin), len(low), 5), np.int64)
+    grid[..., 0], grid[..., 1] = begin[:, None], np.minimum(begin + several, places)[:, None]
+    grid[..., 2], grid[..., 3] = low, np.minimum(low + chunk, samples)
+    grid[..., 4] = np.arange(len(low))
+    return grid.reshape(-1, 5), lanes
