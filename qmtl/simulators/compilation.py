@@ -49,7 +49,10 @@ _one_at_a_time = RLock()
 
 
 def words(*arguments: int | NDArray[Any]) -> list[int]:
-    """A kernel's arguments: integers as they are, arrays (contiguous) as address and shape.
+    """A kernel's arguments: integers as they are, arrays as address and shape.
+
+    Raises:
+        QmtlError: if an array's numbers are not in a row: the kernel would read others.
 
     Example:
         >>> words(5, np.zeros((2, 3)))[2:]
@@ -60,6 +63,8 @@ def words(*arguments: int | NDArray[Any]) -> list[int]:
         if isinstance(argument, int):
             found.append(argument)
         else:
+            if not argument.flags.c_contiguous:
+                raise QmtlError(f"an array of shape {argument.shape} is not contiguous")
             found.append(argument.__array_interface__["data"][0])
             found += argument.shape
     return found

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,11 @@ def test_later_processes_do_not_import_numba():
         check=False,
     )
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_arrays_that_a_kernel_could_not_read_are_refused():
+    with pytest.raises(QmtlError, match=r"\(3, 2\) is not contiguous"):
+        compilation.words(np.zeros((2, 3)).T)
 
 
 def test_the_first_folder_that_can_be_written_is_used(tmp_path):

@@ -33,7 +33,7 @@ def test_random_circuits_agree_with_torch(engine, case):
     assert_same_values_and_gradients(engine, EAGER, case)
 
 
-@pytest.mark.parametrize("batch", [1, 9, 33, 140])
+@pytest.mark.parametrize("batch", [1, 9, 32, 33, 140])
 def test_any_batch_agrees_with_torch(engine, circuit, batch):
     assert_same_values_and_gradients(engine, EAGER, random_case(circuit, batch))
 

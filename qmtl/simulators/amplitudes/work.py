@@ -65,6 +65,7 @@ class Work:
         self.index = program.group.encoding_slots.rows[0]
         # An encoding without features still has one column of work.
         half = half if len(half) else half.new_zeros(1, self.padded)
+        half = half.contiguous()
         self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
         self.cone, self.task = cone, task
         self.readout = program.group.readout.astype(self.dtype)

@@ -201,7 +201,8 @@ def _joined(angles: Array, constants: Array) -> Array:
     """Cosines and sines of angles, and then constants; the angles alone if there are none."""
     if not constants.shape[2]:
         return angles
-    return np.concatenate([angles, constants.astype(angles.dtype)], axis=2)
+    # Contiguous, as kernels need it: numpy may keep the order of the constants' axes.
+    return np.ascontiguousarray(np.concatenate([angles, constants.astype(angles.dtype)], axis=2))
 
 
 def _none(like: Array) -> Array:
