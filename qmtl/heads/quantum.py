@@ -132,9 +132,31 @@ class QuantumHead(nn.Module):
         self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
+        return self.logits(self.expectation_values(self.angles(features), tasks))
+
+    def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
+        """The encoding angles (radians) that features become, ``(batch, n_features)``.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]))
+            >>> head.angles(torch.tensor([[0.0, 100.0]]))
+            tensor([[0.0000, 3.1416]])
+        """
         check_features(features, self.n_features)
-        values = self.expectation_values(ANGLE_MAPS[self.angle_map](features), tasks)
+        return ANGLE_MAPS[self.angle_map](features)
+
+    def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits from what was measured: scale times ⟨Z⟩, or scale times log-probability.
+
+        Args:
+            values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
+                hardware.
+        """
         registers = self.circuit.registers
+        for name in values:
+            if name not in registers:
+                raise unknown_name("task", name, registers)
         logits: dict[str, Tensor] = {}
         for are_probabilities in (False, True):
             # Tasks together: hundreds of small products would cost more than the simulation.
