@@ -20,7 +20,8 @@ from qmtl.simulators.pauli.walk import CHANNEL, DAMPING, Circuit, TooLargeError
 
 __all__ = ["noisy_program"]
 
-# Strings that are followed, and operations that they make.
+# Strings that are followed, and operations that they make: more take seconds to write down, and
+# their registers leave the cache.
 MOST_STRINGS = 20_000
 LARGEST_PROGRAM = 200_000
 
@@ -33,7 +34,7 @@ def noisy_program(
     strings: set[Pauli] = {z_string(mask) for mask in structure.strings}
     try:
         block = _met(structure.block, strings)
-        encoding = _met(structure.encoding, strings)
+        encoding = _met(structure.encoding, strings, is_start=True)
         used, of_block = _slots(encoding), _slots(block)
         sampled = tuple(i for i, slot in enumerate(used) if structure.sampled[slot])
         fixed = tuple(i for i, slot in enumerate(used) if not structure.sampled[slot])
@@ -50,10 +51,19 @@ def noisy_program(
     return program, used, of_block
 
 
-def _met(ops: Sequence[Op], strings: set[Pauli]) -> list[Op]:
-    """The operations that change any of the strings; `strings` become those before them."""
+def _met(ops: Sequence[Op], strings: set[Pauli], *, is_start: bool = False) -> list[Op]:
+    """The operations that change any of the strings; `strings` become those before them.
+
+    Args:
+        ops: in the order of application.
+        strings: those after them.
+        is_start: whether the wires are in state 0 before them, where strings with X or Y are zero.
+    """
+    touched = [0]
+    for op in ops:
+        touched.append(touched[-1] | sum(1 << w for w in op.wires))
     kept: list[Op] = []
-    for op in reversed(ops):
+    for op, wires in zip(reversed(ops), touched[-2::-1], strict=True):
         before: set[Pauli] = set()
         changes = False
         for p in strings:
@@ -65,7 +75,7 @@ def _met(ops: Sequence[Op], strings: set[Pauli]) -> list[Op]:
         if changes:
             kept.append(op)
             strings.clear()
-            strings |= before
+            strings |= {p for p in before if not (is_start and p[0] & ~wires)}
         if len(strings) > MOST_STRINGS:
             raise TooLargeError
     return kept[::-1]
