@@ -17,7 +17,7 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"errors", "files", "tasks", "version"}
+BASE = {"display", "errors", "files", "plotting", "tasks", "version"}
 MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders", "model"}
 TRAINING = MODEL | {"data", "training"}
 ANALYSIS = TRAINING | {"analysis"}
@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "errors": set(),
     "version": set(),
     "files": {"errors"},
+    "display": set(),
+    "plotting": {"errors", "files"},
     "tasks": {"errors"},
     "data": BASE | {"encoders"},
     "circuit": BASE,
@@ -58,6 +60,7 @@ HEAVY = [
 # Imports against the grain, inside functions: (from, to): why.
 EXCEPTIONS = {
     ("qmtl.circuit.head_circuit", "qmtl.circuit.drawing"): "HeadCircuit.draw",
+    ("qmtl.circuit.head_circuit", "qmtl.circuit.display"): "HeadCircuit in notebooks",
     ("qmtl.circuit.head_circuit", "qmtl.circuit.catalogue"): "HeadCircuit.load and to_dict",
 }
 

@@ -233,6 +233,11 @@ class QuantumHead(nn.Module):
         frozen = description.get("frozen", False)
         return cls(circuit, simulator, angle_map=description["angle_map"], seed=0, frozen=frozen)
 
+    def _repr_html_(self) -> str:
+        from qmtl.heads.display import head_html
+
+        return head_html(self)
+
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"

@@ -159,6 +159,11 @@ class Explanation:
         """Roughly how long a training step takes on one core."""
         return self.operations / OPERATIONS_PER_SECOND
 
+    def _repr_html_(self) -> str:
+        from qmtl.simulators.display import explanation_html
+
+        return explanation_html(self)
+
     def __str__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
         lines = [
