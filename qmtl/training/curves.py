@@ -52,7 +52,7 @@ def plot_curves(
     lines = _lines(history, metric, split, tasks)
     many = len(lines) > MOST_LINES
     for number, (name, points) in enumerate(lines.items()):
-        look = {"color": "0.6", "linewidth": 0.6} if many else line_look(number)
+        look = {"color": "0.6", "linestyle": "-", "linewidth": 0.6} if many else line_look(number)
         every = max(1, len(points) // 8)
         ax.plot(
             list(points),
@@ -65,7 +65,7 @@ def plot_curves(
     if many:
         median = _median(list(lines.values()))
         label = f"median of {len(lines)} tasks"
-        ax.plot(list(median), list(median.values()), color=COLOURS[0], linewidth=2.5, label=label)
+        ax.plot(list(median), list(median.values()), "-", color=COLOURS[0], lw=2.5, label=label)
     if kept is not None:
         ax.axvline(kept + 1, color="0.5", linestyle=":", linewidth=1, label="kept")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
