@@ -199,6 +199,12 @@ class QuantumHead(nn.Module):
         twin.scales = nn.ParameterDict(self.scales)
         return twin.train(self.training)
 
+    def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
+        """A PennyLane QNode of the head: see `qmtl.simulators.pennylane.task_qnode`."""
+        from qmtl.simulators.pennylane import task_qnode
+
+        return task_qnode(self.circuit, self.weights(), device, **options)
+
     def explain(self, batch_size: int = 32) -> Explanation:
         """How the light-cone simulator runs this head, and what a training step takes."""
         simulator = self.simulator
