@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 from qmtl.errors import LedgerError
 from qmtl.hardware.lease import Holder
-from qmtl.hardware.ledger import ChunkRecord, Ledger, note, now
+from qmtl.hardware.ledger import Ledger, note, now
+from qmtl.hardware.records import ChunkRecord
 
 __all__ = ["Claim", "claimed"]
 
 # Of a holder on another machine; longer than the client takes for an upload with all its retries.
 HOLD = timedelta(hours=2)
-ENDED = ("stored", "failed", "cancelled")
 
 
 @contextmanager

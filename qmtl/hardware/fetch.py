@@ -20,7 +20,8 @@ from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.raw import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.hardware.sending import Patience, drop_duplicates, settle
-from qmtl.hardware.submit import RunStatus, complain, is_local, open_ledger, status
+from qmtl.hardware.status import RunStatus, open_ledger, status
+from qmtl.hardware.submit import complain
 
 __all__ = ["Progress", "collect", "raw_results", "wait"]
 
@@ -80,7 +81,7 @@ def collect(
     ledger, patience, client = open_ledger(ledger), patience or Patience(), Client.of(service)
     record = ledger.run(run)
     pending = [c for c in ledger.chunks(record.run) if c.state in ("sending", "sent")]
-    if pending and not is_local(record.backend):
+    if pending and not record.is_local:
         prepared = ledger.prepared(record.run)
         for chunk in pending:
             with claimed(ledger, record.run, chunk.idx) as claim:

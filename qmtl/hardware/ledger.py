@@ -23,27 +23,24 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from qmtl.errors import LedgerError, unknown_name
 from qmtl.hardware.prepared import PreparedRun
+from qmtl.hardware.records import ChunkRecord, RunRecord
 
-__all__ = ["STATES", "ChunkRecord", "Ledger", "RunRecord", "ledger_path", "note", "now"]
+__all__ = ["Ledger", "ledger_path", "note", "now"]
 
 VERSION = 1
-
-# planned: never sent. sending: it may have been sent; look it up before anything else. sent: one
-# job carries it. stored: its result is here. failed and cancelled: there will be no result.
-STATES = ("planned", "sending", "sent", "stored", "failed", "cancelled")
 
 SCHEMA = """
 CREATE TABLE runs (
     run TEXT PRIMARY KEY, request TEXT NOT NULL, hash TEXT NOT NULL, backend TEXT NOT NULL,
     primitive TEXT NOT NULL, mode TEXT NOT NULL, samples INTEGER NOT NULL,
-    shots INTEGER NOT NULL, prepared BLOB NOT NULL, session TEXT, directory TEXT,
-    created TEXT NOT NULL
+    shots INTEGER NOT NULL, execution TEXT NOT NULL, prepared BLOB NOT NULL, session TEXT,
+    directory TEXT, created TEXT NOT NULL
 );
 CREATE INDEX runs_of_request ON runs (request);
 CREATE TABLE chunks (
@@ -71,50 +68,6 @@ def ledger_path() -> Path:
 
     chosen = os.environ.get("QMTL_LEDGER")
     return Path(chosen) if chosen else user_data_path("qmtl") / "ledger.sqlite"
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run as the ledger has it; the attributes are the columns of ``runs``."""
-
-    run: str
-    request: str
-    hash: str
-    backend: str
-    primitive: str
-    mode: str
-    samples: int
-    shots: int
-    session: str | None
-    directory: str | None
-    created: str
-
-
-@dataclass(frozen=True)
-class ChunkRecord:
-    """A chunk as the ledger has it; the attributes are the columns of ``chunks``."""
-
-    run: str
-    idx: int
-    hash: str
-    attempt: int
-    state: str
-    sent_at: str | None
-    job: str | None
-    error: str | None
-
-    @property
-    def tags(self) -> list[str]:
-        """The tags of its jobs, by which they are found again."""
-        tags = [f"qmtl:{self.run}", f"qmtl:{self.hash}"]
-        return tags if self.attempt == 1 else [*tags, f"qmtl:attempt-{self.attempt}"]
-
-    @property
-    def seconds_since_sent(self) -> float:
-        """Seconds since sending was intended; infinite if it never was."""
-        if self.sent_at is None:
-            return float("inf")
-        return (datetime.now(UTC) - datetime.fromisoformat(self.sent_at)).total_seconds()
 
 
 class Ledger:
@@ -196,6 +149,7 @@ class Ledger:
         """
         request = prepared.hash if request is None else request
         shots = max(pub.shots for chunk in prepared.chunks for pub in chunk.pubs)
+        content = prepared.to_bytes()
         with self.transaction() as connection:
             names = [
                 row["run"]
@@ -207,11 +161,11 @@ class Ledger:
                 return _run(connection, names[-1])
             name = request[:12] if not names else f"{request[:12]}-{len(names) + 1}"
             connection.execute(
-                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?)",
+                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,?,?)",
                 (
                     *(name, request, prepared.hash, prepared.backend, prepared.primitive),
-                    *(prepared.mode, prepared.decoding.n_samples, shots, prepared.to_bytes()),
-                    *(None if directory is None else str(directory.resolve()), now()),
+                    *(prepared.mode, prepared.decoding.n_samples, shots, prepared.execution),
+                    *(content, None if directory is None else str(directory.resolve()), now()),
                 ),
             )
             connection.executemany(

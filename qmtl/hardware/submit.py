@@ -1,50 +1,28 @@
-"""Submitting, looking at and cancelling runs."""
+"""Submitting and cancelling runs."""
 
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qmtl.errors import HardwareJobError, LedgerError
+from qmtl.hardware.backends import Backend
 from qmtl.hardware.claim import Claim, claimed
-from qmtl.hardware.client import Client, JobState
-from qmtl.hardware.ledger import ChunkRecord, Ledger, RunRecord
+from qmtl.hardware.client import Client
+from qmtl.hardware.ledger import Ledger
+from qmtl.hardware.local import execute
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.raw import raw_to_bytes
 from qmtl.hardware.sending import Patience, Sender, settle
+from qmtl.hardware.status import RunStatus, open_ledger, status
 
-__all__ = [
-    "ChunkStatus",
-    "RunStatus",
-    "cancel",
-    "complain",
-    "is_local",
-    "open_ledger",
-    "status",
-    "submit",
-]
-
-
-def is_local(backend: str) -> bool:
-    """Whether a backend of that name is simulated here, so that there is no service and no queue.
-
-    Example:
-        >>> is_local("fake_fez"), is_local("aer"), is_local("ibm_fez")
-        (True, True, False)
-    """
-    return backend == "aer" or backend.startswith("fake_")
-
-
-def open_ledger(ledger: Ledger | str | Path | None) -> Ledger:
-    """The ledger, that in the file, or that of `ledger_path`."""
-    return ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+__all__ = ["cancel", "complain", "submit"]
 
 
 def submit(
     prepared: PreparedRun | str,
     ledger: Ledger | str | Path | None = None,
     *,
+    backend: Backend | None = None,
     service: Any = None,
     request: str | None = None,
     directory: Path | None = None,
@@ -60,6 +38,7 @@ def submit(
     Args:
         prepared: the run, or the name of one that is in the ledger.
         ledger: the ledger or its file; None for `ledger_path`.
+        backend: the run's, where its name does not tell: one of your own that is simulated here.
         service: an open `QiskitRuntimeService`; None for that of the account.
         request: what was asked for, as SHA-256 or the like: a run of the same request that is in
             the ledger is gone on with, and `prepared` is not used. None for the run's own hash.
@@ -88,8 +67,8 @@ def submit(
         run = ledger.add_run(prepared, request, directory=directory, again=again)
     if resubmit:
         _reopen(ledger, run.run)
-    if is_local(run.backend):
-        _execute(ledger, run.run)
+    if run.is_local:
+        _execute(ledger, run.run, backend)
     else:
         _send(Sender(ledger, run, service, patience or Patience(), budget_seconds))
     return run.run
@@ -124,7 +103,7 @@ def _reopen(ledger: Ledger, run: str) -> None:
                 claim.reopen()
 
 
-def _execute(ledger: Ledger, run: str) -> None:
+def _execute(ledger: Ledger, run: str, backend: Backend | None) -> None:
     """Execute a run's chunks here, each once; of several processes one does, the others wait."""
     prepared: PreparedRun | None = None
     for chunk in ledger.chunks(run):
@@ -132,91 +111,18 @@ def _execute(ledger: Ledger, run: str) -> None:
             with claimed(ledger, run, chunk.idx) as claim:
                 if claim is not None:
                     prepared = prepared or ledger.prepared(run)
-                    _execute_chunk(prepared, claim)
+                    _execute_chunk(prepared, claim, backend)
                     continue
             time.sleep(0.2)
 
 
-def _execute_chunk(prepared: PreparedRun, claim: Claim) -> None:
-    from qmtl.hardware.local import execute
-
+def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Backend | None) -> None:
     if claim.record.state == "stored":
         return
     claim.intend()
     job = f"local-{claim.run}-{claim.idx}-{claim.record.attempt}"
     claim.note_job(job)
-    claim.store(raw_to_bytes(execute(prepared, claim.idx)), job)
-
-
-@dataclass(frozen=True)
-class ChunkStatus:
-    """What is known of a chunk.
-
-    Attributes:
-        chunk: as the ledger has it.
-        service: what the service says of its job; None if it was not asked, or there is no job.
-    """
-
-    chunk: ChunkRecord
-    service: JobState | None = None
-
-    def __str__(self) -> str:
-        """One word, or a failure with its reason."""
-        if self.chunk.error:
-            return f"{self.chunk.state}: {self.chunk.error}"
-        if self.service is not None:
-            return self.service.status
-        return {"planned": "not sent", "sending": "perhaps sent"}.get(
-            self.chunk.state, self.chunk.state
-        )
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """What is known of a run.
-
-    Attributes:
-        run: as the ledger has it.
-        chunks: its chunks.
-    """
-
-    run: RunRecord
-    chunks: tuple[ChunkStatus, ...]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all results are stored."""
-        return all(status.chunk.state == "stored" for status in self.chunks)
-
-    def __str__(self) -> str:
-        """One line: how many jobs are in which state."""
-        counts = Counter(str(status).split(":")[0] for status in self.chunks)
-        states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        return f"run {self.run.run} on {self.run.backend}: {states}"
-
-
-def status(
-    run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None, ask: bool = True
-) -> RunStatus:
-    """What is known of a run's jobs. Nothing is sent, fetched or changed.
-
-    Args:
-        run: its name.
-        ledger: the ledger or its file; None for `ledger_path`.
-        service: an open `QiskitRuntimeService`; None for that of the account.
-        ask: whether to ask the service, or only the ledger.
-
-    Raises:
-        InvalidInputError: for a run that the ledger does not know.
-        HardwareError: if the service cannot be asked.
-    """
-    ledger = open_ledger(ledger)
-    record = ledger.run(run)
-    chunks = ledger.chunks(record.run)
-    at_service = [c for c in chunks if c.state == "sent" and ask and not is_local(record.backend)]
-    client = Client.of(service)
-    states = {chunk.idx: client.state(str(chunk.job)) for chunk in at_service}
-    return RunStatus(record, tuple(ChunkStatus(c, states.get(c.idx)) for c in chunks))
+    claim.store(raw_to_bytes(execute(prepared, claim.idx, backend=backend)), job)
 
 
 def cancel(
@@ -240,7 +146,7 @@ def cancel(
         with claimed(ledger, record.run, chunk.idx) as claim:
             if claim is None:
                 raise LedgerError(f"another process is at work on run {record.run}; end it first")
-            if not is_local(record.backend) and claim.record.state in ("sending", "sent"):
+            if not record.is_local and claim.record.state in ("sending", "sent"):
                 settle(client, claim, record.backend, patience or Patience())
                 if claim.record.state == "sent":
                     client.cancel(str(claim.record.job))

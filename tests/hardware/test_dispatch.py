@@ -18,8 +18,8 @@ from qmtl.errors import (
 )
 from qmtl.hardware.fetch import Progress, collect, raw_results, wait
 from qmtl.hardware.ledger import Ledger
+from qmtl.hardware.status import status as status_of
 from qmtl.hardware.submit import cancel, submit
-from qmtl.hardware.submit import status as status_of
 from tests.hardware.dispatch_samples import QUICK, small_run
 from tests.hardware.ibm_server import Fault
 
