@@ -18,7 +18,7 @@ import qmtl
 ROOT = Path(qmtl.__file__).parent
 
 BASE = {"display", "errors", "files", "plotting", "tasks", "version"}
-MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders", "model"}
+MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders", "model", "model_card"}
 TRAINING = MODEL | {"data", "training"}
 ANALYSIS = TRAINING | {"analysis"}
 MAY_IMPORT = {
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "heads": BASE | {"circuit", "simulators"},
     "encoders": BASE,
     "model": MODEL,
+    "model_card": BASE,
     "training": TRAINING,
     "analysis": ANALYSIS,
     "hardware": MODEL | {"hardware"},
