@@ -4,11 +4,18 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli.completion import complete_recipe
+
 __all__ = ["explain"]
 
 
 def explain(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe, a .toml file, or a run.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in recipe, a .toml file, or a run.", autocompletion=complete_recipe
+        ),
+    ],
     batch_size: Annotated[int | None, typer.Option(min=1, help="[the recipe's]")] = None,
     set_: Annotated[
         list[str] | None,
