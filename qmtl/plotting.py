@@ -163,7 +163,9 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
 
 def _settle(figure: "Figure") -> None:
     """Let the layout come to rest: its first pass may change which ticks there are."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:
