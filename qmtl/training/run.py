@@ -151,12 +151,14 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
+    # Of the processes of a distributed run, the first one keeps the logs.
+    names = recipe.logging.loggers if is_first_process() else []
     try:
         with log_to(
-            *recipe.logging.loggers,
+            *names,
             folder=folder / "logs",
             run_name=folder.name,
-            options=recipe.logging.options,
+            options={str(name): recipe.logging.options.get(name, {}) for name in names},
             params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
         ) as log:
             result = fit(
