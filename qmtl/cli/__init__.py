@@ -11,6 +11,7 @@ from qmtl.cli import (
     doctor,
     evaluate,
     explain,
+    ibm,
     noise,
     predict,
     report,
@@ -55,6 +56,7 @@ app.command("noise")(noise.noise)
 app.command("scaling")(scaling.scaling)
 app.command("trainability")(trainability.trainability)
 app.add_typer(circuits.app, name="circuits")
+app.add_typer(ibm.app, name="ibm")
 app.command("doctor")(doctor.doctor)
 
 
