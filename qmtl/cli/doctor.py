@@ -84,8 +84,10 @@ def _devices() -> str:
     import os
     from importlib.metadata import entry_points
 
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"devices\n  torch cannot be imported: {' '.join(str(error).split())}\n"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     simulators = sorted(entry.name for entry in entry_points(group="pennylane.plugins"))
     return "\n".join(
@@ -103,14 +105,14 @@ def _engine() -> tuple[str, bool]:
     """A step of a small head, by both kernels: compiled or loaded, and run."""
     import time
 
-    import torch
-
-    from qmtl.circuit import HeadCircuit
-    from qmtl.heads import QuantumHead
-    from qmtl.tasks import Task
-
     started = time.perf_counter()
     try:
+        import torch
+
+        from qmtl.circuit import HeadCircuit
+        from qmtl.heads import QuantumHead
+        from qmtl.tasks import Task
+
         head = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]), seed=0)
         sum(values.sum() for values in head(torch.zeros(2, 4)).values()).backward()
         works = head.encoding.grad is not None and bool(head.encoding.grad.isfinite().all())

@@ -1,5 +1,7 @@
 """qmtl doctor: what it finds, and what it says is missing."""
 
+import sys
+
 import pytest
 
 from qmtl.cli import doctor, requirements
@@ -38,6 +40,15 @@ def test_an_engine_that_does_not_work(qmtl, monkeypatch):
     answer = qmtl("doctor")
     assert answer.code == 1
     assert "light cones: ZeroDivisionError: division by zero" in answer.out
+
+
+def test_without_torch(qmtl, monkeypatch):
+    monkeypatch.setattr(requirements, "declared", list)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    answer = qmtl("doctor")
+    assert answer.code == 1
+    assert "torch cannot be imported" in answer.out
+    assert "Traceback" not in answer.out + answer.err
 
 
 @pytest.mark.parametrize(
