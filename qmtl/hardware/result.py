@@ -75,6 +75,11 @@ class HardwareResult:
             lines.append(f"against the prediction: {self.comparison}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from qmtl.hardware.display import result_html
+
+        return result_html(self)
+
     def table(self) -> list[dict[str, Any]]:
         """A row for each task and output, of means over samples; see `Comparison.table`."""
         if self.comparison is not None:

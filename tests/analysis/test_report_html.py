@@ -8,7 +8,8 @@ import pytest
 
 from qmtl.analysis.report_html import write_report
 from qmtl.analysis.report_run import read_runs
-from qmtl.analysis.report_tables import hardware_facts, metric_table, recipe_rows
+from qmtl.analysis.report_tables import metric_table, recipe_rows
+from qmtl.display import hardware_facts
 from qmtl.errors import InvalidInputError, RunDirectoryError
 from tests.analysis.report_samples import CLASSES, GRADE, PRICE, SPAM, train
 
