@@ -17,15 +17,19 @@ from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.noise import DeviceNoise
 from qmtl.simulators.autograd import Engine, Three, are_plain, engine_values, full_precision
 from qmtl.simulators.chunks import ChunkedEngine
+from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import largest_chunk, memory_limit
 from qmtl.simulators.noisy_cones import NoisyCone, noisy_cones
 from qmtl.simulators.noisy_engines import check_fits, noisy_engine
+from qmtl.simulators.noisy_explain import explain_noisy
 from qmtl.simulators.plan import Group
 from qmtl.simulators.simulator import check_inputs
 
 __all__ = ["NoisySimulator", "group_values"]
 
 CACHED_CIRCUITS = 16
+# Cones of one structure, as a group, and what computes their outputs.
+Prepared = tuple[list[NoisyCone], Group, Engine]
 
 
 class NoisySimulator:
@@ -68,7 +72,7 @@ class NoisySimulator:
         limit = memory_limit(angles.device, self.max_memory)
         found: dict[str, Tensor] = {}
         with full_precision(angles):
-            for group, engine in groups:
+            for _, group, engine in groups:
                 own = torch.stack([weights[name] for name in group.tasks])
                 outputs = group_values(
                     circuit, group, engine, (angles.T, weights["encoding"], own), limit
@@ -76,12 +80,33 @@ class NoisySimulator:
                 found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
         return {name: found[name] for name in chosen}
 
-    def _groups(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[Group, Engine]]:
+    def explain(
+        self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> Explanation:
+        """Noisy and ideal cones, bytes and operations of a step, without running one.
+
+        Raises:
+            CircuitTooLargeError: if not even one sample in single precision fits.
+
+        Example:
+            >>> from qmtl import AngleEncoding, HeadCircuit, Task
+            >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)], AngleEncoding(1))
+            >>> plan = NoisySimulator(DeviceNoise.uniform(0.001, 0.01)).explain(circuit, 32)
+            >>> plan.groups[0].cone_wires, plan.groups[0].ideal_wires
+            (6, 4)
+        """
+        with self._lock:
+            groups = self._prepare(circuit, tuple(circuit.registers))
+        limit = memory_limit(torch.device("cpu"), self.max_memory)
+        engines = [(cones, engine) for cones, _, engine in groups]
+        return explain_noisy(circuit, engines, batch_size, dtype, limit)
+
+    def _groups(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[Prepared]:
         alike: dict[object, list[NoisyCone]] = {}
         for cone in noisy_cones(circuit, self.noise, tasks):
             alike.setdefault(cone.structure, []).append(cone)
         limit = memory_limit(torch.device("cpu"), self.max_memory)
-        return [noisy_engine(circuit, cones, limit) for cones in alike.values()]
+        return [(cones, *noisy_engine(circuit, cones, limit)) for cones in alike.values()]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"noise": self.noise, "max_memory": self.max_memory}

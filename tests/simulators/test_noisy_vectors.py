@@ -53,8 +53,8 @@ class VectorSimulator(NoisySimulator):
         alike = {}
         for cone in noisy_cones(circuit, self.noise, tasks):
             alike.setdefault(cone.structure, []).append(cone)
-        found = [vector_engine(circuit, cones, 10**9) for cones in alike.values()]
-        for _, engine in found:
+        found = [(cones, *vector_engine(circuit, cones, 10**9)) for cones in alike.values()]
+        for _, _, engine in found:
             engine.most_bytes = self.most_bytes
         return found
 
