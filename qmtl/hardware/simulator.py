@@ -69,6 +69,8 @@ class HardwareSimulator:
         self.ledger = ledger
         self.settings = HardwareSettings.of({"predict": False, **options})
         self._opened: Backend | None = None
+        if not isinstance(backend, str) or not backend.startswith("ibm_"):
+            self._open()  # a name that is not known is told here; a device is asked when needed
 
     def expectation_values(
         self,

@@ -169,9 +169,20 @@ def test_errors():
     for call, expected in [
         (lambda: HardwareSimulator("aer", shot=3), "did you mean 'shots'"),
         (lambda: HardwareSimulator("aer", gradient="backprop"), "unknown gradient"),
+        (lambda: HardwareSimulator("fake_fes"), "did you mean 'fake_fez'"),
     ]:
         with pytest.raises(InvalidInputError, match=expected):
             call()
+
+
+def test_backends_by_their_name_alone():
     head = binary_head(1)
-    with pytest.raises(InvalidInputError, match="fake_fez"):
-        head.with_simulator(HardwareSimulator("fake_fes"))(features(head))
+    for name in ("aer", "fake_fez"):
+        twin = head.with_simulator(name)
+        assert isinstance(twin.simulator, HardwareSimulator)
+        assert twin.simulator.backend == name
+    assert repr(head.with_simulator("ibm_fez").simulator).startswith("HardwareSimulator('ibm_fez'")
+    with pytest.raises(InvalidInputError, match="did you mean 'fake_fez'"):
+        head.with_simulator("fake_fes")
+    with pytest.raises(InvalidInputError, match="unknown simulator 'aerr'"):
+        head.with_simulator("aerr")
