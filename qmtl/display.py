@@ -171,8 +171,8 @@ def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
     if off:
         far = sum(value > 4 for value in off)
         found["against the prediction"] = (
-            f"{len(off):,} values, mean deviation {sum(off) / len(off):.2f} standard errors, "
-            f"{far:,} beyond 4"
+            f"{len(off):,} means over samples, mean deviation {sum(off) / len(off):.2f} standard "
+            f"errors, {far:,} beyond 4"
         )
     return found
 
