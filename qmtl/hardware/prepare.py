@@ -48,8 +48,6 @@ class HeadRun:
         angles: encoding angles in radians, (samples, n_features).
         tasks: the tasks to measure.
         scales: each task's factor between outputs and logits.
-        heads: circuits in Qiskit to run instead of the head circuit's own, whose "features" are the
-            columns of `angles`; None for its own.
     """
 
     circuit: HeadCircuit
@@ -57,7 +55,6 @@ class HeadRun:
     angles: Tensor
     tasks: tuple[str, ...]
     scales: Mapping[str, float]
-    heads: tuple[QiskitHeadCircuit, ...] | None = None
 
 
 def prepare(
@@ -234,8 +231,6 @@ def _check(run: HeadRun, settings: HardwareSettings, backend: Backend) -> None:
 
 def _circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
     """One circuit for all tasks; in the shared layout one for each."""
-    if run.heads is not None:
-        return list(run.heads)
     if run.circuit.layout == "partitioned":
         return [to_qiskit(run.circuit, run.weights, run.tasks)]
     return [to_qiskit(run.circuit, run.weights, task) for task in run.tasks]
