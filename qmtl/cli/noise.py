@@ -87,6 +87,7 @@ def noise(
             shots=shots,
             extrapolate=extrapolate,
             seed=seed,
+            source=source.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
         )
     print(f"wrote {folder}")
 
