@@ -20,7 +20,7 @@ from qmtl.hardware.fetch import Progress, collect, raw_results, wait
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.status import status as status_of
 from qmtl.hardware.submit import cancel, submit
-from tests.hardware.dispatch_samples import QUICK, small_run
+from tests.hardware.dispatch_samples import QUICK, impatient, small_run
 from tests.hardware.ibm_server import Fault
 
 # Faults of creating a job: what the service does, and whether the job is there afterwards.
@@ -115,17 +115,6 @@ def test_duplicates_that_come_to_light_late_are_cancelled(service):
     finish(run)
     check_once(service, run)
     assert chunk.state == "sent"
-
-
-def impatient():
-    """A service whose client tries again without waiting."""
-    from qiskit_ibm_runtime import QiskitRuntimeService
-
-    service = QiskitRuntimeService()
-    for client in service._api_clients.values():
-        for adapter in client._session.adapters.values():
-            adapter.max_retries = adapter.max_retries.new(backoff_factor=0)
-    return service
 
 
 class Plain:
