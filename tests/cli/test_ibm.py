@@ -19,7 +19,7 @@ def _ledger(monkeypatch, tmp_path):
 @pytest.fixture
 def service(monkeypatch):
     """The loopback service, as the account's."""
-    server = IbmServer({"ibm_fez": backend_files("fez")})
+    server = IbmServer({"ibm_hanoi": backend_files("hanoi")})
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     yield server.service
@@ -57,7 +57,7 @@ def test_here(qmtl, run):
 
 def test_a_device(qmtl, run, service):
     service.runs = False
-    words = ("ibm", "submit", run, "--backend", "ibm_fez", *FEW)
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
     qmtl.good(*words)
     name = only_run()
     qmtl.good(*words)
@@ -67,7 +67,9 @@ def test_a_device(qmtl, run, service):
     assert "1 sent" in qmtl.good("ibm", "status", name, "--offline")
     waiting = qmtl("ibm", "fetch", name)
     assert waiting.code == 1
-    assert waiting.out == f"run {name} on ibm_fez: 1 queued; `qmtl ibm fetch {name} --wait` waits\n"
+    assert (
+        waiting.out == f"run {name} on ibm_hanoi: 1 queued; `qmtl ibm fetch {name} --wait` waits\n"
+    )
     service.jobs["job0000"].status = "Failed"
     service.jobs["job0000"].reason = "out of helium"
     assert "job0000 failed: out of helium" in qmtl.bad("ibm", "fetch", name, "--wait")
@@ -75,27 +77,29 @@ def test_a_device(qmtl, run, service):
     assert len(service.jobs) == 1
     service.runs = True
     out = qmtl.good("ibm", "submit", name, "--resubmit", "--wait")
-    assert f"run {name} on ibm_fez (device): 3 samples, 200 shots, 1 job" in out
+    assert f"run {name} on ibm_hanoi (device): 3 samples, 200 shots, 1 job" in out
     assert json.loads((run / "hardware" / f"{name}.json").read_text())["jobs"] == ["job0001"]
 
 
 def test_cancel(qmtl, run, service):
     service.runs = False
-    qmtl.good("ibm", "submit", run, "--backend", "ibm_fez", *FEW)
+    qmtl.good("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
     name = only_run()
-    assert qmtl.good("ibm", "cancel", name) == f"run {name} on ibm_fez: 1 cancelled\n"
+    assert qmtl.good("ibm", "cancel", name) == f"run {name} on ibm_hanoi: 1 cancelled\n"
     assert service.live() == []
 
 
 def test_backends(qmtl, service):
     out = qmtl.good("ibm", "backends")
-    assert out.startswith("ibm_fez: 156 qubits, 3 jobs wait, active\nhere, without an account: aer")
+    assert out.startswith(
+        "ibm_hanoi: 27 qubits, 3 jobs wait, active\nhere, without an account: aer"
+    )
     assert "fake_boston" in out
-    assert "ibm_fez" not in qmtl.good("ibm", "backends", "--local")
+    assert "ibm_hanoi" not in qmtl.good("ibm", "backends", "--local")
 
 
 def test_estimate(qmtl, run, service):
-    out = qmtl.good("ibm", "estimate", run, "--backend", "ibm_fez", *FEW)
+    out = qmtl.good("ibm", "estimate", run, "--backend", "ibm_hanoi", *FEW)
     for line in (
         "executions         600\n",
         "QPU time           about",
@@ -107,7 +111,7 @@ def test_estimate(qmtl, run, service):
 
 
 def test_budgets(qmtl, run, service):
-    words = ("ibm", "submit", run, "--backend", "ibm_fez", *FEW)
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
     assert "max_qpu_seconds" in qmtl.bad(*words, "--max-qpu-seconds", 0.5)
     service.usage["usage_consumed_seconds"] = 600
     assert "the account has 0 s left; nothing was sent" in qmtl.bad(*words)
@@ -119,7 +123,7 @@ def test_without_an_account(qmtl, run, monkeypatch, tmp_path):
 
     monkeypatch.setattr(management, "_DEFAULT_ACCOUNT_CONFIG_JSON_FILE", str(tmp_path / "none"))
     monkeypatch.delenv("QISKIT_IBM_TOKEN", raising=False)
-    words = ("ibm", "submit", run, "--backend", "ibm_fez", *FEW)
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
     assert "no IBM Quantum account is known: save one with" in qmtl.bad(*words)
     answer = qmtl("ibm", "backends")
     assert answer.code == 0

@@ -16,7 +16,8 @@ from qmtl.errors import (
     HardwareJobError,
     HardwareRefusedError,
 )
-from qmtl.hardware.client import Client, primitive_options
+from qmtl.hardware.client import Client
+from qmtl.hardware.posting import primitive_options
 from qmtl.hardware.service_errors import ask, translated
 from tests.hardware.dispatch_samples import impatient
 
