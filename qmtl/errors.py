@@ -5,7 +5,16 @@ from collections.abc import Iterable
 
 __all__ = [
     "CircuitTooLargeError",
+    "HardwareAccountError",
+    "HardwareBudgetError",
+    "HardwareBusyError",
+    "HardwareConnectionError",
+    "HardwareError",
+    "HardwareJobError",
+    "HardwareRefusedError",
+    "HardwareResultError",
     "InvalidInputError",
+    "LedgerError",
     "MissingDependencyError",
     "ModelFileError",
     "QmtlError",
@@ -37,6 +46,42 @@ class ModelFileError(InvalidInputError):
 
 class RunDirectoryError(InvalidInputError):
     """A run directory exists already, or is not one."""
+
+
+class HardwareError(QmtlError):
+    """A quantum service, or a job on it, did not do what was asked."""
+
+
+class HardwareAccountError(HardwareError):
+    """No account, a token that is not valid, or an instance that is not the account's."""
+
+
+class HardwareConnectionError(HardwareError):
+    """The service cannot be reached, or is out of order; nothing is wrong with the account."""
+
+
+class HardwareRefusedError(HardwareError):
+    """The service refused a request: too many of them, or one that it cannot carry out."""
+
+
+class HardwareBusyError(HardwareRefusedError):
+    """The service takes no more requests for now; later it may."""
+
+
+class HardwareBudgetError(HardwareError):
+    """A run would cost more than its budget or what is left to the account; nothing was sent."""
+
+
+class HardwareJobError(HardwareError):
+    """A job failed, was cancelled, ran too long, or cannot be found."""
+
+
+class HardwareResultError(HardwareError):
+    """A job's result arrived damaged or incomplete; nothing of it was stored."""
+
+
+class LedgerError(InvalidInputError):
+    """The ledger of hardware runs cannot be read or written, or another process has a run."""
 
 
 class MissingDependencyError(QmtlError, ImportError):

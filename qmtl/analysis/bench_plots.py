@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qmtl.analysis.plotting import look, save_figure, style
 from qmtl.analysis.statistics import PairedTest, estimate
 from qmtl.analysis.summary import REFERENCE, BenchSummary
+from qmtl.plotting import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,8 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
     ax.set_yticks(range(len(tests)), list(tests))
     ax.set_ylim(len(tests) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.set_title("mean over tasks" if task is None else f"{task} ({summary.tasks[task]})")
+    ax.set_xlabel(f"difference from {REFERENCE} (points)")
+    ax.set_title("mean over tasks" if task is None else plain(f"{task} ({summary.tasks[task]})"))
     return ax
 
 
@@ -112,7 +114,7 @@ def _forests(summary: BenchSummary) -> "Figure":
     figure = Figure(figsize=(1.5 + 3.2 * columns, 0.7 + height * rows))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for panel, ax in zip(panels, axes, strict=False):
-        plot_forest(summary, panel, ax)
+        plot_forest(summary, panel, ax).set_xlabel("")
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     figure.supxlabel(f"difference from {REFERENCE}, points (95% interval over paired seeds)")

@@ -1,8 +1,8 @@
 """The whole of ``qmtl noise``: evaluate or study, write tables and plots, and show the result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qmtl.analysis.robustness import (
     NONE,
@@ -12,10 +12,12 @@ from qmtl.analysis.robustness import (
     evaluate_under_noise,
     study,
 )
+from qmtl.analysis.robustness_plots import plot_signal, plot_under_noise
 from qmtl.errors import unknown_name
-from qmtl.files import write_text
+from qmtl.files import write_json, write_text
 from qmtl.model import load
 from qmtl.noise import DeviceNoise
+from qmtl.plotting import save_figure, style
 from qmtl.tasks import Task
 from qmtl.training.build import build_data
 from qmtl.training.run import Run, as_csv
@@ -38,8 +40,11 @@ def run_robustness(
     shots: int | None = None,
     extrapolate: str | None = None,
     seed: int = 0,
+    source: Mapping[str, Any] | None = None,
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
+
+    ``noise.json`` beside them says how.
 
     Args:
         path: the run directory.
@@ -50,6 +55,7 @@ def run_robustness(
         shots: see `evaluate_under_noise`.
         extrapolate: see `evaluate_under_noise`.
         seed: of the shots.
+        source: what the noise is, in words or numbers.
     """
     run = Run.read(path)
     data = build_data(run.recipe)
@@ -68,6 +74,8 @@ def run_robustness(
     )
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "noise.csv", as_csv(row for one in found for row in one.rows()))
+    how = {"split": split, "rows": len(data.splits[split]), "shots": shots, "seed": seed}
+    write_json(out / "noise.json", {"noise": dict(source or {})} | how)
     _save(_draw_run(model.tasks, found), out / "noise.png")
     _show_run(f"{path}: {split}, {len(data.splits[split])} rows", model.tasks, found)
     return found
@@ -122,10 +130,6 @@ def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
     """A panel per task: its main metric against the strength of the noise."""
     from matplotlib.figure import Figure
 
-    from qmtl.analysis.plotting import COLOURS, style
-
-    plain = sorted((one for one in found if one.method == NONE), key=lambda one: one.scale)
-    mitigated = [one for one in found if one.method != NONE]
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
     with style():
@@ -134,16 +138,7 @@ def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
         for ax in axes.flat[len(tasks) :]:
             ax.set_axis_off()
         for task, ax in zip(tasks, axes.flat, strict=False):
-            metric = task.main_metric
-            values = [one.metrics[task.name][metric] for one in plain]
-            ax.plot([one.scale for one in plain], values, marker="o", color=COLOURS[0])
-            for one in mitigated:
-                value = one.metrics[task.name][metric]
-                ax.plot(0, value, marker="*", ls="", color=COLOURS[1], label=one.method)
-                ax.legend(fontsize=8)
-            ax.set_title(task.name)
-            ax.set_xlabel("strength of the noise")
-            ax.set_ylabel(metric)
+            plot_under_noise(found, task.name, task.main_metric, ax)
     return figure
 
 
@@ -151,24 +146,16 @@ def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
     """A panel per number that is varied: the share of the signal that is left."""
     from matplotlib.figure import Figure
 
-    from qmtl.analysis.plotting import COLOURS, style
-
     panels = dict.fromkeys(one.varied for one in found)
     with style():
         figure = Figure(figsize=(3.2 * len(panels), 2.8))
         axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for varied, ax in zip(panels, axes, strict=True):
-            own = [one for one in found if one.varied == varied]
-            # Values are few and far apart: as words, at even distances.
-            values = [str(one.value) for one in own]
-            ax.plot(values, [one.signal for one in own], marker="o", color=COLOURS[0])
-            ax.set_xlabel(varied)
-        axes[0].set_ylabel("share of the signal left")
+            plot_signal(found, varied, ax)
+            ax.label_outer()
     return figure
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    from qmtl.analysis.plotting import save_figure, style
-
     with style():
         save_figure(figure, path)

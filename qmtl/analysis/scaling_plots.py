@@ -8,6 +8,7 @@ from qmtl.analysis.plotting import COLOURS, look
 from qmtl.analysis.scaling import HeadCount, counted_head, crossover
 from qmtl.analysis.scaling_accuracy import AccuracyPoint
 from qmtl.analysis.scaling_cost import StepCost
+from qmtl.plotting import number_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,13 +159,7 @@ def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Ax
 
 
 def _tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(FixedLocator(sorted(set(tasks))))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    ax.tick_params(axis="x", labelsize=9)
+    number_axis(ax, tasks)
     ax.set_xlabel("tasks T")
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from qmtl.analysis.plotting import COLOURS, MARKERS
 from qmtl.analysis.trainability import READOUTS, GradientVariance, decay_rates
+from qmtl.plotting import line_look, number_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,29 +49,18 @@ def plot_variance(
             # A log axis has no room for a bar that reaches zero.
             yerr=[min(2 * one.error, 0.9 * one.variance) for one in own],
             label=label,
-            color=COLOURS[number],
-            marker=MARKERS[number],
             markersize=4,
             capsize=2,
             elinewidth=0.8,
+            **line_look(number),
         )
     ax.set_yscale("log", base=2)
     # Room for the legend.
     ax.margins(y=0.25)
     ticks = sorted({against(one) for one in found})
-    _axis(ax, ticks, log=xlabel != "wires n")
+    number_axis(ax, ticks, log=xlabel != "wires n")
     ax.set_xlabel(xlabel)
+    ax.set_ylabel("variance of the gradient (1/rad²)")
     ax.set_title(title, fontsize=10)
     ax.legend(fontsize=7.5)
     return ax
-
-
-def _axis(ax: "Axes", ticks: Sequence[int], *, log: bool) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    if log:
-        ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    ax.tick_params(axis="x", labelsize=9)

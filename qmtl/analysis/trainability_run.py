@@ -132,8 +132,8 @@ def _draw(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figu
     """A row of axes per initial distribution, or per column if there is only one."""
     from matplotlib.figure import Figure
 
-    from qmtl.analysis.plotting import style
     from qmtl.analysis.trainability_plots import plot_variance
+    from qmtl.plotting import style
 
     with style():
         n = len(columns)
@@ -145,13 +145,13 @@ def _draw(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figu
             own = [one for one in found if one.case.initial == initial and wanted(one.case)]
             whole = f"{title}\n{DRAWN[initial]}"
             plot_variance(own, ax, against=against, xlabel=xlabel, title=whole)
-        for ax in axes[:, 0]:
-            ax.set_ylabel("variance of the gradient")
+        for ax in axes[:, 1:].flat:
+            ax.set_ylabel("")
     return figure
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    from qmtl.analysis.plotting import save_figure, style
+    from qmtl.plotting import save_figure, style
 
     with style():
         save_figure(figure, path)

@@ -1,5 +1,6 @@
 """Drawings of head circuits, as text and as SVG, from one placement of gates in columns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
@@ -13,6 +14,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 ENCODING_COLOUR = "#777"
 INK = "#222"
 ROW = 34  # pixels from wire to wire
+FAINT = ' opacity="0.2"'
 CHARACTER = 7  # pixels that a character takes
 
 
@@ -98,15 +100,26 @@ def draw_text(circuit: HeadCircuit, task: str | None = None, *, max_wires: int =
     return "\n".join(lines)
 
 
-def draw_svg(circuit: HeadCircuit, task: str | None = None) -> str:
+def draw_svg(
+    circuit: HeadCircuit, task: str | None = None, *, light_cone: str | None = None
+) -> str:
     """A drawing in SVG: grey gates encode, coloured gates belong to a task's block.
+
+    Args:
+        circuit: what to draw.
+        task: picks one circuit of the shared layout (None: the first).
+        light_cone: a task; gates and wires that its output does not depend on are drawn faintly.
 
     Example:
         >>> from qmtl.tasks import Task
         >>> draw_svg(HeadCircuit([Task.binary("a")])).startswith("<svg ")
         True
     """
+    if light_cone is not None and circuit.layout == "shared":
+        task = light_cone
     columns, task = _columns(circuit, task)
+    is_faint = _faint_gates(circuit, light_cone)
+    seen = range(circuit.n_wires) if light_cone is None else circuit.light_cone(light_cone).wires
     labels = _labels(circuit, task)
     colours = _wire_colours(circuit, task)
     widths = [_column_width(column) for column in columns]
@@ -122,16 +135,28 @@ def draw_svg(circuit: HeadCircuit, task: str | None = None) -> str:
     for w, label in enumerate(labels):
         colour = colours.get(w, ENCODING_COLOUR)
         parts.append(f'<text x="6" y="{y[w] + 4}" fill="{colour}">{escape(label)}</text>')
-        parts.append(f'<path d="M{left} {y[w]}H{right}" stroke="#999"/>')
+        stroke = f'stroke="#999"{"" if w in seen else FAINT}'
+        parts.append(f'<path d="M{left} {y[w]}H{right}" {stroke}/>')
     x = left
     for column, column_width in zip(columns, widths, strict=True):
         for gate, in_block in zip(column.gates, column.in_block, strict=True):
             colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
-            parts += _svg_gate(gate, x + column_width // 2, y, colour)
+            drawn = _svg_gate(gate, x + column_width // 2, y, colour)
+            parts += [f"<g{FAINT}>", *drawn, "</g>"] if is_faint(gate, in_block) else drawn
         x += column_width
-    for w, mark in _readouts(circuit, task).items():
+    for w, mark in _readouts(circuit, light_cone or task).items():
         parts.append(f'<text x="{right + 6}" y="{y[w] + 4}" fill="{INK}">{mark}</text>')
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
+    """Tells a gate (of a block or not) outside the light cone; without a cone there is none."""
+    if light_cone is None:
+        return lambda gate, in_block: False
+    cone = circuit.light_cone(light_cone)
+    # By identity: layers of the encoding repeat gates that compare equal.
+    encoding, block = {id(gate) for gate in cone.encoding}, set(cone.block)
+    return lambda gate, in_block: gate not in block if in_block else id(gate) not in encoding
 
 
 def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:

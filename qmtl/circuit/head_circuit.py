@@ -231,6 +231,11 @@ class HeadCircuit:
 
         return draw_text(self, task, max_wires=max_wires)
 
+    def _repr_html_(self) -> str:
+        from qmtl.circuit.display import circuit_html
+
+        return circuit_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `qmtl.circuit.catalogue.circuit_from_dict` reads it."""
         from qmtl.circuit.catalogue import circuit_to_dict

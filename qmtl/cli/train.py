@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli.completion import complete_head, complete_recipe
+
 __all__ = ["train"]
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A built-in recipe (digits), or a path to a .toml file.")
+        str | None,
+        typer.Argument(
+            help="A built-in recipe (digits), or a path to a .toml file.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; it must not exist. [runs/NAME-TIME]")
@@ -21,11 +27,18 @@ def train(
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="HEAD", help="Also train this type of head: linear, low-rank, …"),
+        typer.Option(
+            metavar="HEAD",
+            help="Also train this type of head: linear, low-rank, …",
+            autocompletion=complete_head,
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")
+    ] = False,
 ) -> None:
     """Train a recipe and show the result per task.
 
@@ -59,3 +72,7 @@ def train(
         run = start_run(read_recipe(recipe, overrides), out)
     if is_first_process():
         show_run(run)
+        if report:
+            from qmtl.analysis.report_html import write_report
+
+            print(f"report: {write_report([run.path], run.path / 'report.html')}")

@@ -14,8 +14,8 @@ from qmtl.heads.features import check_features, task_key
 from qmtl.heads.initial import INITIAL_STD, circuit_weights, drawn_seed
 from qmtl.simulators import (
     Explanation,
-    LightConeSimulator,
     Simulator,
+    explained,
     simulator_for,
     simulator_from_dict,
     simulator_to_dict,
@@ -132,9 +132,31 @@ class QuantumHead(nn.Module):
         self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
+        return self.logits(self.expectation_values(self.angles(features), tasks))
+
+    def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
+        """The encoding angles (radians) that features become, ``(batch, n_features)``.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]))
+            >>> head.angles(torch.tensor([[0.0, 100.0]]))
+            tensor([[0.0000, 3.1416]])
+        """
         check_features(features, self.n_features)
-        values = self.expectation_values(ANGLE_MAPS[self.angle_map](features), tasks)
+        return ANGLE_MAPS[self.angle_map](features)
+
+    def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits from what was measured: scale times ⟨Z⟩, or scale times log-probability.
+
+        Args:
+            values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
+                hardware.
+        """
         registers = self.circuit.registers
+        for name in values:
+            if name not in registers:
+                raise unknown_name("task", name, registers)
         logits: dict[str, Tensor] = {}
         for are_probabilities in (False, True):
             # Tasks together: hundreds of small products would cost more than the simulation.
@@ -177,12 +199,19 @@ class QuantumHead(nn.Module):
         twin.scales = nn.ParameterDict(self.scales)
         return twin.train(self.training)
 
+    def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
+        """A PennyLane QNode of the head: see `qmtl.simulators.pennylane.task_qnode`."""
+        from qmtl.simulators.pennylane import task_qnode
+
+        return task_qnode(self.circuit, self.weights(), device, **options)
+
     def explain(self, batch_size: int = 32) -> Explanation:
-        """How the light-cone simulator runs this head, and what a training step takes."""
-        simulator = self.simulator
-        if not isinstance(simulator, LightConeSimulator):
-            simulator = LightConeSimulator()
-        return simulator.explain(self.circuit, batch_size, self.encoding.dtype)
+        """How this head is simulated, and what a training step takes.
+
+        Under noise, noisy light cones are shown beside the ideal ones; with shots, what is sampled
+        from. Other simulators have no plan: it is the light-cone simulator's then.
+        """
+        return explained(self.simulator, self.circuit, batch_size, self.encoding.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description of the head without its parameters.
@@ -210,6 +239,11 @@ class QuantumHead(nn.Module):
         # Models saved before heads could be frozen do not say.
         frozen = description.get("frozen", False)
         return cls(circuit, simulator, angle_map=description["angle_map"], seed=0, frozen=frozen)
+
+    def _repr_html_(self) -> str:
+        from qmtl.heads.display import head_html
+
+        return head_html(self)
 
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""

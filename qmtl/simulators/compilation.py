@@ -42,8 +42,8 @@ define void @run(ptr %words) {{
 }}
 """
 _NAME = re.compile(r'@(?:"([^"]+)"|([\w.$]+))')
-# What compiled code may call: LLVM's own functions and three of C.
-_OF_C = re.compile(r"llvm\.|mem(set|cpy|move)$")
+# What compiled code may call: LLVM's own functions and some of C.
+_OF_C = re.compile(r"llvm\.|mem(set|cpy|move)$|sqrt$")
 _HERE = Path(__file__).parent
 _one_at_a_time = RLock()
 
@@ -118,11 +118,16 @@ def _address(module: str, dtype: str) -> int:
 
 
 def _key(module: str) -> str:
-    """Changes with everything that the object file depends on."""
+    """Changes with everything that the object file depends on.
+
+    Beside the compiler and the processor these are the kernel, its steps in files called after
+    it, and a ``program`` that it shares constants with.
+    """
     from llvmlite import binding
 
     folder = Path(__file__).parents[2].joinpath(*module.split(".")).parent
-    sources = (*sorted(folder.glob("*.py")), _HERE / "compilation.py", _HERE / "kernel_parts.py")
+    own = sorted({*folder.glob("*kernel*.py"), *folder.glob("program.py")})
+    sources = (*own, _HERE / "compilation.py", _HERE / "kernel_parts.py")
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     versions = (version("numba"), version("llvmlite"))
     texts = (*versions, *processor, *(source.read_text() for source in sources))

@@ -20,9 +20,11 @@ from qmtl.simulators.pauli.walk import CHANNEL, DAMPING, Circuit, TooLargeError
 
 __all__ = ["noisy_program"]
 
-# Strings that are followed, and operations that they make.
+# Strings that are followed at once and in all, and operations that they make: more take longer to
+# write down than many steps with vectors take.
 MOST_STRINGS = 20_000
-LARGEST_PROGRAM = 200_000
+MOST_VISITS = 1_000_000
+LARGEST_PROGRAM = 100_000
 
 
 @lru_cache(maxsize=256)
@@ -33,7 +35,7 @@ def noisy_program(
     strings: set[Pauli] = {z_string(mask) for mask in structure.strings}
     try:
         block = _met(structure.block, strings)
-        encoding = _met(structure.encoding, strings)
+        encoding = _met(structure.encoding, strings, is_start=True)
         used, of_block = _slots(encoding), _slots(block)
         sampled = tuple(i for i, slot in enumerate(used) if structure.sampled[slot])
         fixed = tuple(i for i, slot in enumerate(used) if not structure.sampled[slot])
@@ -50,10 +52,20 @@ def noisy_program(
     return program, used, of_block
 
 
-def _met(ops: Sequence[Op], strings: set[Pauli]) -> list[Op]:
-    """The operations that change any of the strings; `strings` become those before them."""
+def _met(ops: Sequence[Op], strings: set[Pauli], *, is_start: bool = False) -> list[Op]:
+    """The operations that change any of the strings; `strings` become those before them.
+
+    Args:
+        ops: in the order of application.
+        strings: those after them.
+        is_start: whether the wires are in state 0 before them, where strings with X or Y are zero.
+    """
+    touched = [0]
+    for op in ops:
+        touched.append(touched[-1] | sum(1 << w for w in op.wires))
     kept: list[Op] = []
-    for op in reversed(ops):
+    visits = 0
+    for op, wires in zip(reversed(ops), touched[-2::-1], strict=True):
         before: set[Pauli] = set()
         changes = False
         for p in strings:
@@ -65,8 +77,9 @@ def _met(ops: Sequence[Op], strings: set[Pauli]) -> list[Op]:
         if changes:
             kept.append(op)
             strings.clear()
-            strings |= before
-        if len(strings) > MOST_STRINGS:
+            strings |= {p for p in before if not (is_start and p[0] & ~wires)}
+        visits += len(strings)
+        if len(strings) > MOST_STRINGS or visits > MOST_VISITS:
             raise TooLargeError
     return kept[::-1]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from qmtl.circuit.gates import Angle, Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.registers import Register
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.simulators.simulator import check_inputs
 
-__all__ = ["PennyLaneSimulator", "device_names", "to_qnode"]
+__all__ = ["PennyLaneSimulator", "device_names", "task_qnode", "to_qnode"]
 
 
 class PennyLaneSimulator:
@@ -132,12 +132,7 @@ def to_qnode(
     """
     import pennylane as qml
 
-    try:
-        target = qml.device(device, wires=circuit.n_wires, **options)
-    except qml.exceptions.DeviceError as error:
-        raise InvalidInputError(
-            f"simulator: PennyLane has no device {device!r} ({error})"
-        ) from None
+    target = _device(device, circuit, options)
     gates = [*circuit.encoding_gates, *(g for name in tasks for g in circuit.block_gates(name))]
     strings = [
         [register.wires[i] for i in string]
@@ -156,6 +151,87 @@ def to_qnode(
     if diff_method in ("best", "backprop", "adjoint") and not options.get("shots"):
         return qnode
     return qml.transforms.broadcast_expand(qnode)
+
+
+def task_qnode(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor],
+    device: Any = "default.qubit",
+    tasks: Sequence[str] | None = None,
+    *,
+    diff_method: str = "best",
+    **options: Any,
+) -> Any:
+    """A torch QNode for PennyLane's own tools: ``qnode(angles, weights)`` to each task's readout.
+
+    Args:
+        circuit: the head circuit.
+        weights: the default of the QNode's second argument; flat vectors by task, and "encoding".
+        device: a name, or a PennyLane device.
+        tasks: the tasks to measure; None for all. The shared layout has one circuit per task.
+        diff_method: PennyLane's differentiation method.
+        options: keyword arguments for ``qml.device``, if `device` is a name.
+
+    Returns:
+        A QNode to a dict: task name to the probabilities of its register's basis states, or to a
+        list of one expectation value per output.
+
+    Raises:
+        InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
+            unknown task, or several tasks of the shared layout.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)])
+        >>> weights = {name: torch.zeros(*size) for name, size in circuit.weight_sizes.items()}
+        >>> measured = task_qnode(circuit, weights)(torch.zeros(circuit.n_features))
+        >>> len(measured["a"]), measured["b"].shape
+        (1, torch.Size([4]))
+    """
+    import pennylane as qml
+
+    chosen = list(circuit.registers) if tasks is None else list(tasks)
+    registers = {name: circuit.register(name) for name in chosen}
+    if circuit.layout == "shared" and len(chosen) != 1:
+        raise InvalidInputError(
+            f"the shared layout has a circuit per task: give tasks a list with one of "
+            f"{list(circuit.registers)}"
+        )
+    gates = [*circuit.encoding_gates, *(g for name in chosen for g in circuit.block_gates(name))]
+
+    def measured(register: Register) -> Any:
+        strings = register.readout.z_strings(len(register.wires))
+        if strings is None:
+            return qml.probs(wires=register.wires)
+        return [qml.expval(qml.prod(*(qml.Z(register.wires[i]) for i in s))) for s in strings]
+
+    @qml.qnode(_device(device, circuit, options), interface="torch", diff_method=diff_method)
+    def qnode(angles: Tensor, weights: Mapping[str, Tensor] = weights) -> dict[str, Any]:
+        for gate in gates:
+            _apply(gate, angles, weights)
+        return {name: measured(register) for name, register in registers.items()}
+
+    return qnode
+
+
+def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> Any:
+    import pennylane as qml
+
+    if not isinstance(device, str):
+        wires = getattr(device, "wires", None)
+        if not isinstance(device, qml.devices.Device):
+            raise InvalidInputError(f"device must be a name or a PennyLane device, got {device!r}")
+        if wires is not None and not set(range(circuit.n_wires)) <= set(wires):
+            raise InvalidInputError(
+                f"the circuit runs on wires 0 to {circuit.n_wires - 1}, the device has {wires}"
+            )
+        return device
+    if device not in device_names():
+        raise unknown_name("PennyLane device", device, device_names())
+    try:
+        return qml.device(device, wires=circuit.n_wires, **options)
+    except qml.exceptions.DeviceError as error:
+        raise InvalidInputError(f"PennyLane has no device {device!r} ({error})") from None
 
 
 def _apply(gate: Gate, angles: Tensor, weights: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 
-__all__ = ["prediction_rows"]
+__all__ = ["class_labels", "column_names", "prediction_rows"]
 
 
 def prediction_rows(
@@ -42,19 +42,25 @@ def _escaped(name: str, reserved: str) -> str:
     return f"\\{text}" if text == reserved else text
 
 
-def _names(task: Task) -> tuple[str, list[str]]:
-    """The task and its classes as they stand in the names of columns."""
-    return _escaped(task.name, "row"), [_escaped(c, "target") for c in _classes(task)]
+def column_names(task: Task) -> tuple[str, list[str]]:
+    """The task and its classes as they stand in the names of columns.
+
+    Example:
+        >>> column_names(Task.multilabel("row", 2, class_names=("a", "target")))[1][0]
+        'a'
+    """
+    return _escaped(task.name, "row"), [_escaped(c, "target") for c in class_labels(task)]
 
 
-def _classes(task: Task) -> list[str]:
+def class_labels(task: Task) -> list[str]:
+    """Names of the classes, labels or targets, or their numbers if they have none."""
     names = task.class_names
     count = 2 if task.kind == "binary" else task.n_outputs
     return list(names) if names else [str(i) for i in range(count)]
 
 
 def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
-    name, classes = _names(task)
+    name, classes = column_names(task)
     decided = task.decision(prediction)
     if task.kind == "regression":
         return _per_output(task, prediction, "")
@@ -62,14 +68,14 @@ def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
         hard = {f"{name}:{c}": decided[:, i].tolist() for i, c in enumerate(classes)}
         soft = {f"{name}:{c}:p": prediction[:, i].tolist() for i, c in enumerate(classes)}
         return hard | soft
-    columns: dict[str, list[Any]] = {name: [_classes(task)[i] for i in decided.tolist()]}
+    columns: dict[str, list[Any]] = {name: [class_labels(task)[i] for i in decided.tolist()]}
     if task.kind == "binary":
         return columns | {f"{name}:{classes[1]}": prediction.tolist()}
     return columns | {f"{name}:{c}": prediction[:, i].tolist() for i, c in enumerate(classes)}
 
 
 def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]:
-    name, labels = _names(task)
+    name, labels = column_names(task)
     if values.ndim == 1:
         return {f"{name}{suffix}": [_blank(v) for v in values.tolist()]}
     return {
@@ -81,9 +87,9 @@ def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]
 def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
     if task.kind in ("regression", "multilabel"):
         return _per_output(task, targets, ":target")
-    classes = _classes(task)
+    classes = class_labels(task)
     names = ["" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()]
-    return {f"{_names(task)[0]}:target": names}
+    return {f"{column_names(task)[0]}:target": names}
 
 
 def _blank(value: float) -> Any:

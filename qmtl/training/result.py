@@ -67,25 +67,18 @@ class Result:
         Args:
             metric: ``"loss"`` or a metric's name.
             ax: where to draw; None makes a new figure.
-        """
-        from matplotlib import pyplot as plt
-        from matplotlib.ticker import MaxNLocator
 
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        for name in self.metrics["validation"]:
-            rows = [
-                row
-                for row in self.history
-                if (row["split"], row["task"], row["metric"]) == ("validation", name, metric)
-            ]
-            if rows:
-                ax.plot([r["epoch"] + 1 for r in rows], [r["value"] for r in rows], label=name)
-        if not self.best_epochs:
-            ax.axvline(self.best_epoch + 1, color="0.6", linestyle=":", label="kept")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_title(f"{metric} on the validation split")
-        ax.set_xlabel("epoch")
-        ax.set_ylabel(f"validation {metric}")
-        ax.legend(frameon=False)
-        return ax
+        Raises:
+            InvalidInputError: if no task has the metric.
+        """
+        from qmtl.plotting import axes_or_new, style
+        from qmtl.training.curves import plot_curves
+
+        with style():
+            kept = None if self.best_epochs else self.best_epoch
+            return plot_curves(self.history, axes_or_new(ax), metric=metric, kept=kept)
+
+    def _repr_html_(self) -> str:
+        from qmtl.training.display import result_html
+
+        return result_html(self)

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,21 @@ def test_svg_colours_blocks_by_task():
 
 def test_drawing_is_deterministic():
     assert draw_svg(HeadCircuit(TASKS)) == draw_svg(HeadCircuit(TASKS))
+
+
+@pytest.mark.parametrize(("layout", "n_wires"), [("partitioned", None), ("shared", 4)])
+def test_svg_draws_what_a_task_does_not_depend_on_faintly(layout, n_wires):
+    circuit = HeadCircuit([Task.binary(name) for name in "abcde"], layout=layout, n_wires=n_wires)
+    root = ElementTree.fromstring(draw_svg(circuit, light_cone="c"))
+    plain = [g for g in root.iter(f"{SVG}rect") if g.get("stroke")]
+    faint = [g for group in root.iter(f"{SVG}g") for g in group.iter(f"{SVG}rect")]
+    turns = [gate for gate in circuit.light_cone("c").gates if len(gate.wires) == 1]
+    assert len(plain) - len(faint) == len(turns)
+    wires = [line for line in root.iter(f"{SVG}path") if line.get("stroke") == "#999"]
+    assert sum(line.get("opacity") is None for line in wires) == len(circuit.light_cone("c").wires)
+
+
+def test_readme_drawing_is_up_to_date():
+    path = Path(__file__).parents[2] / "scripts" / "results" / "light_cone.svg"
+    circuit = HeadCircuit([Task.binary(name) for name in "abcde"])
+    assert path.read_text() == draw_svg(circuit, light_cone="c")

@@ -279,3 +279,18 @@ def test_with_simulator_shares_parameters_and_not_hooks():
     head(torch.ones(1, 2))
     assert calls == []
     assert [id(p) for p in twin.parameters()] == [id(p) for p in head.parameters()]
+
+
+class TestParts:
+    """forward is angles, then expectation values, then logits."""
+
+    def test_logits_of_the_values_at_the_angles(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        x = features(CIRCUIT, 3)
+        parts = head.logits(head.expectation_values(head.angles(x), ["emotion", "cola"]))
+        assert_equal(parts, head(x, tasks=["emotion", "cola"]))
+
+    def test_another_name(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        with pytest.raises(InvalidInputError, match="did you mean 'cola'"):
+            head.logits({"colla": torch.zeros(1, 1)})

@@ -1,0 +1,235 @@
+"""Plots of predictions against targets, by kind of task: confusion, ROC, calibration, scatter."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.plotting import COLOURS, line_look, plain
+from qmtl.tasks import Task
+from qmtl.tasks.kinds import MISSING
+from qmtl.training.predictions import class_labels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_calibration", "plot_confusion", "plot_regression", "plot_roc"]
+
+# Cells with numbers in them stay readable up to here.
+MOST_NUMBERS = 12
+MOST_TICKS = 24
+# The rare ones among more lines could not be told apart.
+MOST_CURVES = 12
+MOST_POINTS = 2000
+
+
+def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
+    """How often each true class is predicted as which: a matrix, in percent of the true class.
+
+    Args:
+        task: binary or multiclass.
+        predictions: as from `Task.activation`.
+        targets: as from `Task.to_targets`; rows without a label are left out.
+        ax: where to draw.
+
+    Raises:
+        InvalidInputError: for another kind of task, or without any label.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> task = Task.binary("spam", class_names=("ham", "spam"))
+        >>> p, y = torch.tensor([0.9, 0.2, 0.6]), task.to_targets([1, 0, 0])
+        >>> ax = plot_confusion(task, p, y, Figure().subplots())
+        >>> [text.get_text() for text in ax.texts]
+        ['50', '50', '0', '100']
+    """
+    from sklearn.metrics import confusion_matrix
+
+    _check_kind(task, "binary", "multiclass")
+    rows = _labelled(task, targets)
+    labels = class_labels(task)
+    counts = confusion_matrix(
+        targets[rows].long().numpy(),
+        task.decision(predictions[rows]).numpy(),
+        labels=range(len(labels)),
+    )
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    ax.imshow(percent, vmin=0, vmax=100, cmap="cividis", interpolation="nearest")
+    ax.grid(visible=False)
+    shown = [_short(label) for label in labels] if len(labels) <= MOST_TICKS else []
+    turned = max(map(len, shown), default=0) > 3 and len(shown) > 2
+    ax.set_xticks(range(len(shown)), shown, rotation=60 if turned else 0)
+    ax.set_yticks(range(len(shown)), shown)
+    if len(labels) <= MOST_NUMBERS:
+        for i, j in np.ndindex(*percent.shape):
+            colour = "white" if percent[i, j] < 55 else "black"
+            size = 10 if len(labels) < 6 else 7
+            text = f"{percent[i, j]:.0f}"
+            ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
+    ax.set_xlabel("predicted class")
+    ax.set_ylabel("true class")
+    ax.set_title(f"{plain(task.name)}: % of true class", fontsize=10)
+    return ax
+
+
+def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
+    """True against false positive rate over all thresholds, with the area under each curve.
+
+    Of a multilabel task, a curve per label that has both classes: of more than twelve, the twelve
+    with the most positives.
+
+    Args:
+        task: binary or multilabel.
+        predictions: probabilities, as from `Task.activation`.
+        targets: as from `Task.to_targets`; missing labels are left out.
+        ax: where to draw.
+
+    Raises:
+        InvalidInputError: for another kind of task, or if no label has both classes.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> task = Task.binary("spam")
+        >>> p, y = torch.tensor([0.9, 0.2, 0.6]), task.to_targets([1, 0, 0])
+        >>> ax = plot_roc(task, p, y, Figure().subplots())
+        >>> ax.get_legend_handles_labels()[1]
+        ['AUROC 1.000']
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    _check_kind(task, "binary", "multilabel")
+    shape = (len(targets), -1)
+    scores, truth = predictions.reshape(shape).numpy(), targets.reshape(shape).numpy()
+    positives = np.nansum(truth, axis=0)
+    both = [i for i in np.argsort(-positives, kind="stable") if _has_both(truth[:, i])]
+    if not both:
+        raise InvalidInputError(f"task {task.name!r}: a ROC curve needs rows of both classes")
+    for number, i in enumerate(sorted(both[:MOST_CURVES])):
+        rows = ~np.isnan(truth[:, i])
+        false, true, _ = roc_curve(truth[rows, i], scores[rows, i])
+        area = f"{roc_auc_score(truth[rows, i], scores[rows, i]):.3f}"
+        name = f"{plain(class_labels(task)[i])} {area}"
+        label = f"AUROC {area}" if task.kind == "binary" else name
+        look = line_look(number) | {"marker": ""}
+        ax.plot(false, true, label=label, drawstyle="steps-post", **look)
+    ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
+    ax.set_aspect("equal")
+    ax.set_xlabel("false positive rate")
+    ax.set_ylabel("true positive rate")
+    ax.set_title(f"{plain(task.name)}: ROC", fontsize=10)
+    ax.legend(loc="lower right", fontsize=9 if task.kind == "binary" else 7)
+    return ax
+
+
+def plot_calibration(
+    task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, bins: int = 10
+) -> "Axes":
+    """How often the predicted class is right, against the probability given to it, in bins.
+
+    Args:
+        task: binary or multiclass.
+        predictions: probabilities, as from `Task.activation`.
+        targets: as from `Task.to_targets`; rows without a label are left out.
+        ax: where to draw.
+        bins: of equal width over the probabilities that the predicted class can have.
+
+    Raises:
+        InvalidInputError: for another kind of task, or without any label.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> task = Task.binary("spam")
+        >>> p, y = torch.tensor([0.9, 0.2, 0.6]), task.to_targets([1, 0, 0])
+        >>> plot_calibration(task, p, y, Figure().subplots()).get_ylabel()
+        'share that is right'
+    """
+    _check_kind(task, "binary", "multiclass")
+    rows = _labelled(task, targets)
+    chosen = task.decision(predictions[rows])
+    right = (chosen == targets[rows]).double().numpy()
+    given = predictions[rows].double()
+    sure = (given.maximum(1 - given) if task.kind == "binary" else given.amax(1)).numpy()
+    least = 0.5 if task.kind == "binary" else 1 / task.n_outputs
+    place = np.clip(((sure - least) / (1 - least) * bins).astype(int), 0, bins - 1)
+    filled = [i for i in range(bins) if (place == i).any()]
+    means = [sure[place == i].mean() for i in filled]
+    shares = [right[place == i].mean() for i in filled]
+    sizes = [10 + 150 * (place == i).mean() for i in filled]
+    ax.plot([least, 1], [least, 1], color="0.5", linewidth=0.8, linestyle=":")
+    ax.plot(means, shares, color=COLOURS[0], linewidth=1)
+    ax.scatter(means, shares, s=sizes, color=COLOURS[0])
+    ax.set_xlim(least - 0.02, 1.02)
+    ax.set_ylim(-0.02, 1.04)
+    ax.set_xlabel("probability of the predicted class")
+    ax.set_ylabel("share that is right")
+    ax.set_title(f"{plain(task.name)}: calibration", fontsize=10)
+    return ax
+
+
+def plot_regression(
+    task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, target: int = 0
+) -> "Axes":
+    """Predictions against targets, in the targets' units, with the line of no error.
+
+    Args:
+        task: regression.
+        predictions: as from `MultiTaskModel.predict`.
+        targets: as from `Task.to_targets`; missing ones are left out. Of more than 2,000 rows,
+            2,000 at even distances are drawn.
+        ax: where to draw.
+        target: which of several targets.
+
+    Raises:
+        InvalidInputError: for another kind of task, or without any label.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> task = Task.regression("price")
+        >>> ax = plot_regression(task, torch.ones(2), torch.zeros(2), Figure().subplots())
+        >>> ax.get_xlabel()
+        'true value'
+    """
+    _check_kind(task, "regression")
+    shape = (len(targets), -1)
+    own = targets.reshape(shape)[:, target]
+    rows = _labelled(task, own)
+    y, p = own[rows].numpy(), predictions.reshape(shape)[rows, target].numpy()
+    every = -(-len(y) // MOST_POINTS)
+    # As a picture within the drawing: thousands of shapes would make it slow.
+    picture = len(y) > 300
+    dots = ax.scatter(y[::every], p[::every], s=10, alpha=0.5, linewidths=0, rasterized=picture)
+    dots.set_color(COLOURS[0])
+    low, high = min(y.min(), p.min()), max(y.max(), p.max())
+    ax.plot([low, high], [low, high], color=COLOURS[1], linewidth=1, linestyle="--")
+    name = task.name if task.n_outputs == 1 else f"{task.name}: {class_labels(task)[target]}"
+    ax.set_xlabel("true value")
+    ax.set_ylabel("predicted value")
+    ax.set_title(plain(name), fontsize=10)
+    return ax
+
+
+def _check_kind(task: Task, *kinds: str) -> None:
+    if task.kind not in kinds:
+        raise InvalidInputError(
+            f"task {task.name!r} is {task.kind}; this plot is for {' and '.join(kinds)} tasks"
+        )
+
+
+def _labelled(task: Task, targets: Tensor) -> Tensor:
+    rows = targets.isfinite() & ((targets != MISSING) | (task.kind == "regression"))
+    if not bool(rows.any()):
+        raise InvalidInputError(f"task {task.name!r} has no label to draw")
+    return rows
+
+
+def _has_both(truth: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
+    return bool((truth == 1).any() and (truth == 0).any())
+
+
+def _short(label: str) -> str:
+    return plain(label, 12)

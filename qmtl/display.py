@@ -1,0 +1,206 @@
+"""HTML of what a notebook shows: panels of facts, tables and drawings.
+
+Everything that is not `Markup` is text and is escaped, so that a task called ``<b>`` is shown and
+not obeyed. Colours are those of the page, light or dark; nothing is fetched.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+__all__ = [
+    "drawing",
+    "facts",
+    "folded",
+    "hardware_facts",
+    "in_notebook",
+    "listed",
+    "number",
+    "panel",
+    "table",
+]
+
+CSS = Markup("""\
+<style>
+.qmtl { font-size: 13px; line-height: 1.45; margin: .3em 0; max-width: 100%; }
+.qmtl > b { display: block; margin-bottom: .3em; }
+.qmtl .wide { overflow-x: auto; margin: .4em 0; }
+.qmtl table { border-collapse: collapse; margin: 0; }
+.qmtl :is(th, td) { padding: .15em .7em .15em 0; text-align: left; border: 0; vertical-align: top; }
+.qmtl thead th { border-bottom: 1px solid #8886; }
+.qmtl .n { text-align: right; font-variant-numeric: tabular-nums; }
+.qmtl svg { max-width: none; }
+.qmtl svg[role] { max-width: 100%; height: auto; }
+.qmtl .wide td { white-space: nowrap; }
+.qmtl .wide td.long { white-space: normal; min-width: 16em; }
+.qmtl pre { font-size: 12px; line-height: 1.25; margin: 0; background: none; }
+</style>""")
+
+HARDWARE_FACTS = {
+    "run": "run",
+    "backend": "backend",
+    "primitive": "primitive",
+    "execution": "executed as",
+    "samples": "samples",
+    "shots": "shots per sample",
+    "jobs": "jobs",
+    "wires": "wires",
+    "depth": "depth",
+    "two_qubit_gates": "two-qubit gates",
+    "swaps": "swaps",
+    "estimated_success": "estimated success",
+    "layout": "layout (device's qubits)",
+}
+# Cells of more letters are broken into lines.
+LONG = 36
+
+
+def number(value: object) -> str:
+    """A number as tables show it; a dash for what is undefined.
+
+    Example:
+        >>> number(0.25), number(float("nan")), number(None), number(41250.0), number(7)
+        ('0.2500', '–', '–', '41,250', '7')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def facts(pairs: Mapping[str, object]) -> Markup:
+    """Names and values, a row each.
+
+    Example:
+        >>> print(facts({"wires": 4}))
+        <table><tbody><tr><th>wires</th><td>4</td></tr></tbody></table>
+    """
+    row = Markup("<tr><th>{}</th><td>{}</td></tr>")
+    rows = Markup().join(row.format(name, _cell(value)) for name, value in pairs.items())
+    return Markup("<table><tbody>{}</tbody></table>").format(rows)
+
+
+def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
+    """Rows of equal keys, which become the header; numbers stand to the right.
+
+    Args:
+        rows: what to show; of floats, four digits.
+        total: how many rows there are in all, if these are only the first ones.
+
+    Example:
+        >>> "a &lt; b" in table([{"task": "a < b", "wires": 2}])
+        True
+    """
+    if not rows:
+        return Markup()
+    head = Markup().join(
+        Markup("<th{}>{}</th>").format(_class(rows[0][key]), key) for key in rows[0]
+    )
+    body = Markup().join(
+        Markup("<tr>{}</tr>").format(
+            Markup().join(
+                Markup("<td{}>{}</td>").format(_class(value), _cell(value))
+                for value in row.values()
+            )
+        )
+        for row in rows
+    )
+    more = total - len(rows)
+    note = Markup("<div>… and {} more</div>").format(number(more)) if more > 0 else Markup()
+    return Markup(
+        '<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>{}</div>'
+    ).format(head, body, note)
+
+
+def drawing(content: str | Markup) -> Markup:
+    """A drawing that scrolls where it is too wide: SVG as `Markup`, or lines of text.
+
+    Example:
+        >>> print(drawing("<svg onload=..."))
+        <div class="wide"><pre>&lt;svg onload=...</pre></div>
+    """
+    if not isinstance(content, Markup):
+        content = Markup("<pre>{}</pre>").format(content)
+    return Markup('<div class="wide">{}</div>').format(content)
+
+
+def folded(title: str, *parts: Markup) -> Markup:
+    """Parts under a title that opens them."""
+    joined = Markup("\n").join(parts)
+    return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
+
+
+def panel(title: str, *parts: Markup) -> str:
+    """What ``_repr_html_`` returns: a title and the parts below it.
+
+    Example:
+        >>> panel("job <1>", facts({"shots": 1024})).startswith('<div class="qmtl"><style>')
+        True
+    """
+    joined = Markup("\n").join(parts)
+    return str(Markup('<div class="qmtl">{}<b>{}</b>\n{}</div>').format(CSS, title, joined))
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names, comma separated, the later ones only counted.
+
+    Example:
+        >>> listed(range(5), 3)
+        '0, 1, 2 and 2 more'
+    """
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - most} more" if texts[most:] else ""
+    return ", ".join(texts[:most]) + more
+
+
+def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
+    """What a hardware run was, and how far it is from what was predicted.
+
+    Args:
+        record: as in ``RUN/hardware/NAME.json``; keys that it lacks are left out.
+
+    Example:
+        >>> hardware_facts({"backend": "fake_fez", "shots": 4096, "table": []})
+        {'backend': 'fake_fez', 'shots per sample': 4096}
+    """
+    found: dict[str, object] = {}
+    for key, name in HARDWARE_FACTS.items():
+        value = record.get(key)
+        if value is not None:
+            found[name] = listed(value, 24) if isinstance(value, list) else value
+    off = [
+        abs(row["deviation_in_standard_errors"])
+        for row in record.get("table", [])
+        if isinstance(row.get("deviation_in_standard_errors"), int | float)
+    ]
+    if off:
+        far = sum(value > 4 for value in off)
+        found["against the prediction"] = (
+            f"{len(off):,} means over samples, mean deviation {sum(off) / len(off):.2f} standard "
+            f"errors, {far:,} beyond 4"
+        )
+    return found
+
+
+def _class(value: object) -> Markup:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return Markup(' class="n"')
+    long = isinstance(value, str) and len(value) > LONG
+    return Markup(' class="long"') if long else Markup()
+
+
+def _cell(value: object) -> str | Markup:
+    return value if isinstance(value, Markup) else number(value)
+
+
+def in_notebook() -> bool:
+    """Whether output goes to the cells of a notebook."""
+    shell = sys.modules.get("IPython")
+    running = None if shell is None else shell.get_ipython()
+    return getattr(running, "kernel", None) is not None

@@ -1,0 +1,188 @@
+"""What all plots share: one style, a look per line, axes of few numbers, files and inline SVG.
+
+A plot function takes the `Axes` to draw on and returns it. The style is a matplotlib style file,
+``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` sets it for good.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from qmtl.errors import InvalidInputError
+from qmtl.files import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "COLOURS",
+    "INK",
+    "LINES",
+    "MARKERS",
+    "axes_or_new",
+    "inline_svg",
+    "line_look",
+    "number_axis",
+    "plain",
+    "save_figure",
+    "style",
+]
+
+# As in plots.mplstyle, for what is not drawn in the order of its cycle.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+LINES = ("-", "--", "-.", ":")
+# Of text and axes; where a page is dark, it becomes the page's own.
+INK = "#222222"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Everything drawn within has the package's look; settings of the caller come back after.
+
+    Example:
+        >>> import matplotlib
+        >>> with style():
+        ...     matplotlib.rcParams["axes.spines.top"]
+        False
+    """
+    import matplotlib.style
+
+    with matplotlib.style.context("qmtl.plots"):
+        yield
+
+
+def line_look(number: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the line of that number; the first 24 are all different.
+
+    Example:
+        >>> line_look(1)
+        {'color': '#D55E00', 'marker': 's', 'linestyle': '--'}
+    """
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number % len(LINES)],
+    }
+
+
+def plain(text: str, most: int = 36) -> str:
+    r"""Text that matplotlib shows as it is: no mathematics, and a legend entry in any case.
+
+    Args:
+        text: such as a task's name.
+        most: letters that there is room for; the rest is left out.
+
+    Example:
+        >>> print(plain("_in $ or in €"))
+         _in \$ or in €
+        >>> plain("a long name", 7)
+        'a long…'
+    """
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def number_axis(ax: "Axes", ticks: Sequence[int], *, log: bool = True) -> None:
+    """A horizontal axis with a tick at each of a few whole numbers, logarithmic (base 2) or not."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    if log:
+        ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    ax.tick_params(axis="x", labelsize=9)
+
+
+def axes_or_new(ax: "Axes | None") -> "Axes":
+    """The axes given, or those of a new pyplot figure, which a notebook shows by itself."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    new: Axes
+    _, new = plt.subplots(figsize=(6, 4), layout="constrained")
+    return new
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as PNG, SVG or PDF, by the name's end, whole or not at all.
+
+    Args:
+        figure: of an axes that a plot function returned: ``ax.figure``. Where no window is to
+            open, make it with ``matplotlib.figure.Figure``: pyplot would keep it.
+        path: the file; one of that name is replaced.
+
+    Raises:
+        InvalidInputError: for another kind of file.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> save_figure(Figure(), "plot.doc")
+        Traceback (most recent call last):
+        ...
+        qmtl.errors.InvalidInputError: a figure is saved as .png, .svg or .pdf, got plot.doc
+    """
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg", "pdf"):
+        raise InvalidInputError(f"a figure is saved as .png, .svg or .pdf, got {path}")
+    # A date would make a new file of the same plot.
+    date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    content = io.BytesIO()
+    # Some of the style, such as letters that stay text, counts when a figure is written.
+    with style():
+        _settle(figure)
+        figure.savefig(content, format=kind, metadata=date)
+    write_bytes(path, content.getvalue())
+
+
+def inline_svg(figure: "Figure", label: str) -> Markup:
+    """A figure as SVG to stand inside a page: transparent, with the page's colour of text.
+
+    Args:
+        figure: drawn within `style`.
+        label: what it shows, for those who cannot see it.
+    """
+    content = io.StringIO()
+    with style(), warnings.catch_warnings():
+        # The page's fonts draw the text, and they have more letters than matplotlib's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        _settle(figure)
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
+    text = content.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    own = sha256(text.encode()).hexdigest()[:8]
+    # In tags only: what stands between them is text of the user's.
+    text = re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], used, own), text)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def _settle(figure: "Figure") -> None:
+    """Let the layout come to rest: its first pass may change which ticks there are."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+
+
+def _for_page(tag: str, used: set[str], own: str) -> str:
+    """A tag without what a page knows by itself, and with ids that no other figure has."""
+    if tag.startswith("<svg"):
+        return re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", tag)
+    tag = re.sub(rf"(fill|stroke): {INK}", r"\1: currentColor", tag)
+    tag = re.sub(r"'DejaVu Sans'[^;\"]*sans-serif", "'DejaVu Sans', Verdana, sans-serif", tag)
+    tag = re.sub(r' id="([^"]+)"', lambda m: f' id="{own}{m[1]}"' if m[1] in used else "", tag)
+    return re.sub(r'(href="#|url\(#)', rf"\g<1>{own}", tag)

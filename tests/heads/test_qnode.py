@@ -1,0 +1,106 @@
+"""The head as a PennyLane QNode, and inside torch's own containers."""
+
+import pytest
+import torch
+from torch import nn
+
+import qmtl
+from qmtl.circuit import HeadCircuit, PauliStrings
+from qmtl.errors import InvalidInputError
+from qmtl.heads import QuantumHead
+from tests.heads.quantum_samples import CIRCUIT, TASKS, features
+
+qml = pytest.importorskip("pennylane")
+
+
+def outputs(measured, task):
+    """What is measured as the head's own outputs."""
+    values = measured[task.name]
+    if isinstance(values, list):
+        return torch.stack(values, dim=-1)
+    return values[..., : task.n_outputs]
+
+
+@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit"])
+def test_it_measures_what_the_head_does(device):
+    head = QuantumHead(CIRCUIT, seed=0).double()
+    angles = head.angles(features(dtype=torch.float64, batch=3))
+    measured = head.to_qnode(device)(angles)
+    for task in TASKS:
+        expected = head.expectation_values(angles, [task.name])[task.name]
+        torch.testing.assert_close(outputs(measured, task), expected, atol=1e-6, rtol=0)
+
+
+def test_gradients_reach_the_heads_parameters():
+    head = QuantumHead(CIRCUIT, seed=0).double()
+    angles = head.angles(features(dtype=torch.float64, batch=1))[0]
+    head.to_qnode()(angles)["cola"][0].backward()
+    found = head.encoding.grad.clone(), head.blocks["task_cola"].grad.clone()
+    head.zero_grad()
+    head.expectation_values(angles[None], ["cola"])["cola"].sum().backward()
+    torch.testing.assert_close(found[0], head.encoding.grad)
+    torch.testing.assert_close(found[1], head.blocks["task_cola"].grad)
+
+
+def test_other_weights_and_some_tasks():
+    head = QuantumHead(CIRCUIT, seed=0)
+    angles = torch.zeros(CIRCUIT.n_features)
+    weights = {name: torch.zeros_like(value) for name, value in head.weights().items()}
+    measured = head.to_qnode(tasks=["cola"])(angles, weights)
+    assert list(measured) == ["cola"]
+    assert float(measured["cola"][0]) == pytest.approx(1)
+
+
+def test_pennylanes_own_tools_take_it():
+    head = QuantumHead(HeadCircuit([qmtl.Task.binary("a")]), seed=0)
+    qnode = head.to_qnode(qml.device("default.qubit", wires=5), diff_method="parameter-shift")
+    angles = torch.zeros(2)
+    assert "<Z>" in qml.draw(qnode)(angles)
+    assert qml.specs(qnode)(angles)["resources"].gate_types["CZ"] == 3
+
+
+def test_strings_and_the_shared_layout():
+    tasks = [qmtl.Task.multilabel("a", 2), qmtl.Task.binary("b")]
+    circuit = HeadCircuit(
+        tasks, layout="shared", readouts={"a": PauliStrings(("ZI", "ZZ"))}, n_wires=2
+    )
+    head = QuantumHead(circuit, seed=0).double()
+    angles = torch.randn(3, 2, dtype=torch.float64)
+    for task in tasks:
+        measured = head.to_qnode(tasks=[task.name])(angles)
+        expected = head.expectation_values(angles, [task.name])[task.name]
+        torch.testing.assert_close(outputs(measured, task), expected)
+    with pytest.raises(InvalidInputError, match="a circuit per task"):
+        head.to_qnode()
+
+
+def test_what_does_not_fit():
+    head = QuantumHead(CIRCUIT, seed=0)
+    with pytest.raises(InvalidInputError, match=r"'defalt\.qubit'; did you mean 'default\.qubit'"):
+        head.to_qnode("defalt.qubit")
+    with pytest.raises(InvalidInputError, match="did you mean 'cola'"):
+        head.to_qnode(tasks=["colla"])
+    with pytest.raises(InvalidInputError, match="wires 0 to"):
+        head.to_qnode(qml.device("default.qubit", wires=2))
+    with pytest.raises(InvalidInputError, match="a name or a PennyLane device"):
+        head.to_qnode(3)
+
+
+def test_the_head_is_a_module_like_any_other():
+    head = QuantumHead(CIRCUIT, seed=0)
+    model = nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, head.n_features), head)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    inputs, labels = torch.randn(16, 7), torch.arange(16) % 3
+    losses = []
+    for _ in range(15):
+        loss = nn.functional.cross_entropy(model(inputs)["emotion"], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    twin = nn.Sequential(
+        nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, head.n_features), QuantumHead(CIRCUIT, seed=1)
+    )
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(inputs)["cola"], model(inputs)["cola"])
