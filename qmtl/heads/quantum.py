@@ -200,7 +200,20 @@ class QuantumHead(nn.Module):
         return twin.train(self.training)
 
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
-        """A PennyLane QNode of the head: see `qmtl.simulators.pennylane.task_qnode`."""
+        """A PennyLane QNode of the head, ``qnode(angles, weights)``, with its weights as default.
+
+        It takes what `angles` makes of features, and returns what is measured, without scales; its
+        gradients reach the head's parameters. A head of the shared layout has a circuit per task:
+        give ``tasks=["name"]``. For the arguments see `qmtl.simulators.pennylane.task_qnode`.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+            >>> angles = head.angles(torch.zeros(1, 2))
+            >>> value = head.to_qnode("default.qubit")(angles)["a"][0]
+            >>> bool(torch.allclose(value.float(), head.expectation_values(angles)["a"][:, 0]))
+            True
+        """
         from qmtl.simulators.pennylane import task_qnode
 
         return task_qnode(self.circuit, self.weights(), device, **options)
