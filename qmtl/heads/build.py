@@ -49,7 +49,8 @@ class HeadOptions:
 
     Args:
         simulator: of the heads that have a circuit.
-        angle_map: of the heads that have a circuit, ``"tanh"`` or ``"identity"``.
+        angle_map: of the heads that have a circuit, see `QuantumHead`.
+        initial: of the heads that have a circuit, see `QuantumHead`.
         width: (fixed-width, shared-vqc) features of the representation, whatever the number of
             tasks. With 8, a binary task costs a linear head 9 parameters, as it costs the quantum
             head in its default design.
@@ -69,6 +70,7 @@ class HeadOptions:
 
     simulator: str | Simulator = "lightcone"
     angle_map: str = "tanh"
+    initial: str = "normal"
     width: int = 8
     rank: int | None = None
     single_task: Literal["linear", "quantum"] = "linear"
@@ -166,6 +168,7 @@ def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False
         options.simulator,
         angle_map=options.angle_map,
         seed=options.seed,
+        initial=options.initial,
         frozen=frozen,
     )
 
@@ -214,7 +217,11 @@ def _single_task_count(circuit: HeadCircuit, options: HeadOptions) -> int:
 
 def _vqc_per_task(circuit: HeadCircuit, options: HeadOptions) -> VQCPerTaskHead:
     return VQCPerTaskHead(
-        circuit, options.simulator, angle_map=options.angle_map, seed=options.seed
+        circuit,
+        options.simulator,
+        angle_map=options.angle_map,
+        seed=options.seed,
+        initial=options.initial,
     )
 
 
@@ -234,6 +241,7 @@ def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
         options.simulator,
         angle_map=options.angle_map,
         seed=options.seed,
+        initial=options.initial,
     )
 
 
