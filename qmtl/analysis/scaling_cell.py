@@ -109,9 +109,11 @@ def read_cell(run: AccuracyRun, store: Path) -> AccuracyCell | None:
     """The stored result of a run; None if there is none, or none that can be read."""
     try:
         content = json.loads((store / f"{run.name}.json").read_text(encoding="utf-8"))
-        found = content["cell"]
         # JSON has no NaN: a score that is not defined is null there.
-        cell = AccuracyCell(**{k: math.nan if v is None else v for k, v in found.items()})
+        fields: dict[str, Any] = {
+            k: math.nan if v is None else v for k, v in content["cell"].items()
+        }
+        cell = AccuracyCell(**fields)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return cell if content.get("key") == run.key else None
