@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qmtl.version import __version__
 
 if TYPE_CHECKING:
-    from qmtl import circuit, data, encoders, errors, heads, simulators, training
+    from qmtl import circuit, data, encoders, errors, heads, simulators, sklearn, training
     from qmtl.circuit import (
         AngleEncoding,
         ExpectationZ,
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
         VQCPerTaskHead,
     )
     from qmtl.model import MultiTaskModel, load
+    from qmtl.sklearn import (
+        MultiTaskEstimator,
+        QuantumMultiTaskClassifier,
+        QuantumMultiTaskRegressor,
+    )
     from qmtl.tasks import Task
     from qmtl.training import Result, TrainingSettings, fit
 
@@ -43,10 +48,13 @@ __all__ = [
     "LinearHead",
     "LocalLinearHead",
     "LowRankLinearHead",
+    "MultiTaskEstimator",
     "MultiTaskModel",
     "PauliStrings",
     "Probabilities",
     "QuantumHead",
+    "QuantumMultiTaskClassifier",
+    "QuantumMultiTaskRegressor",
     "RealAmplitudes",
     "Result",
     "RotationAnsatz",
@@ -63,10 +71,11 @@ __all__ = [
     "heads",
     "load",
     "simulators",
+    "sklearn",
     "training",
 ]
 
-_MODULES = ("circuit", "data", "encoders", "errors", "heads", "simulators", "training")
+_MODULES = ("circuit", "data", "encoders", "errors", "heads", "simulators", "sklearn", "training")
 _HOMES = {
     "qmtl.tasks": ("Task",),
     "qmtl.heads": (
@@ -78,6 +87,11 @@ _HOMES = {
         "VQCPerTaskHead",
     ),
     "qmtl.model": ("MultiTaskModel", "load"),
+    "qmtl.sklearn": (
+        "MultiTaskEstimator",
+        "QuantumMultiTaskClassifier",
+        "QuantumMultiTaskRegressor",
+    ),
     "qmtl.training": ("Result", "TrainingSettings", "fit"),
     "qmtl.circuit": (
         "AngleEncoding",

@@ -22,8 +22,13 @@ CSS = Markup("""\
 .qmtl .n { text-align: right; font-variant-numeric: tabular-nums; }
 .qmtl svg { max-width: none; }
 .qmtl svg[role] { max-width: 100%; height: auto; }
+.qmtl .wide td { white-space: nowrap; }
+.qmtl .wide td.long { white-space: normal; min-width: 16em; }
 .qmtl pre { font-size: 12px; line-height: 1.25; margin: 0; background: none; }
 </style>""")
+
+# Cells of more letters are broken into lines.
+LONG = 36
 
 
 def number(value: object) -> str:
@@ -126,8 +131,10 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def _class(value: object) -> Markup:
-    numeric = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return Markup(' class="n"') if numeric else Markup()
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return Markup(' class="n"')
+    long = isinstance(value, str) and len(value) > LONG
+    return Markup(' class="long"') if long else Markup()
 
 
 def _cell(value: object) -> str | Markup:

@@ -7,6 +7,7 @@ __all__ = [
     "CircuitTooLargeError",
     "HardwareAccountError",
     "HardwareBudgetError",
+    "HardwareBusyError",
     "HardwareConnectionError",
     "HardwareError",
     "HardwareJobError",
@@ -61,6 +62,10 @@ class HardwareConnectionError(HardwareError):
 
 class HardwareRefusedError(HardwareError):
     """The service refused a request: too many of them, or one that it cannot carry out."""
+
+
+class HardwareBusyError(HardwareRefusedError):
+    """The service takes no more requests for now; later it may."""
 
 
 class HardwareBudgetError(HardwareError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
-from qmtl.files import write_bytes, write_json
+from qmtl.files import write_bytes, write_json, write_text
 from qmtl.heads import HEADS, Head
 from qmtl.heads.features import escaped
 from qmtl.tasks import Task
@@ -229,6 +229,56 @@ class MultiTaskModel(nn.Module):
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         write_json(folder / "model.json", description)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        title: str = "qmtl model",
+        metrics: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """`save`, and a model card (README.md), as model hubs expect a folder.
+
+        Args:
+            save_directory: the folder; ``huggingface_hub.upload_folder`` would publish it.
+            title: of the card.
+            metrics: task → metric → value to show, such as ``result.metrics["test"]``.
+        """
+        from qmtl.model_card import model_card
+
+        self.save(save_directory)
+        card = model_card(self, title=title, metrics=metrics)
+        write_text(Path(save_directory) / "README.md", card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_path: str | Path,
+        *,
+        encoder: nn.Module | None = None,
+        custom: Mapping[str, type] | None = None,
+    ) -> "MultiTaskModel":
+        """`load`, by the name that model hubs have for it. A local folder; no hub is asked.
+
+        Raises:
+            ModelFileError: there is no such folder, or it is damaged.
+
+        Example:
+            >>> import tempfile, qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_pretrained(folder)
+            ...     MultiTaskModel.from_pretrained(folder).tasks[0].name
+            'a'
+        """
+        if not Path(pretrained_model_path).is_dir():
+            raise ModelFileError(
+                f"there is no folder {pretrained_model_path}; a model of a hub has to be "
+                f"downloaded first, as by huggingface_hub.snapshot_download, which returns its "
+                f"folder"
+            )
+        return load(pretrained_model_path, encoder=encoder, custom=custom)
 
 
 def load(

@@ -133,6 +133,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     # A date would make a new file of the same plot.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     content = io.BytesIO()
+    _settle(figure)
     figure.savefig(content, format=kind, metadata=date)
     write_bytes(path, content.getvalue())
 
@@ -148,6 +149,7 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     with warnings.catch_warnings():
         # The page's fonts draw the text, and they have more letters than matplotlib's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        _settle(figure)
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
     text = content.getvalue()
     text = text[text.index("<svg") :]
@@ -157,6 +159,11 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     # In tags only: what stands between them is text of the user's.
     text = re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], used, own), text)
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
+
+
+def _settle(figure: "Figure") -> None:
+    """Let the layout come to rest: its first pass may change which ticks there are."""
+    figure.draw_without_rendering()
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:

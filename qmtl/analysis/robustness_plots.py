@@ -38,7 +38,7 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
     if mitigated:
         ax.legend(fontsize=8)
     ax.set_title(plain(task))
-    ax.set_xlabel("strength of the noise (× the device's)")
+    ax.set_xlabel("strength of the noise (×)")
     ax.set_ylabel(metric)
     return ax
 

@@ -12,6 +12,7 @@ from qmtl.cli import (
     explain,
     noise,
     predict,
+    report,
     scaling,
     train,
     trainability,
@@ -32,6 +33,7 @@ app.command("train")(train.train)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("noise")(noise.noise)
 app.command("scaling")(scaling.scaling)

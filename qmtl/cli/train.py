@@ -26,6 +26,9 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")
+    ] = False,
 ) -> None:
     """Train a recipe and show the result per task.
 
@@ -59,3 +62,7 @@ def train(
         run = start_run(read_recipe(recipe, overrides), out)
     if is_first_process():
         show_run(run)
+        if report:
+            from qmtl.analysis.report_html import write_report
+
+            print(f"report: {write_report([run.path], run.path / 'report.html')}")

@@ -19,12 +19,22 @@ from qmtl.hardware.estimate import Estimate
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["Chunk", "Mode", "PreparedRun", "Primitive", "Pub", "chunk_hash", "fingerprint"]
+__all__ = [
+    "Chunk",
+    "Execution",
+    "Mode",
+    "PreparedRun",
+    "Primitive",
+    "Pub",
+    "chunk_hash",
+    "fingerprint",
+]
 
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
+Execution = Literal["device", "whole circuit on the cut", "task by task"]
 Values = NDArray[np.float64]
 
 
@@ -79,6 +89,8 @@ class PreparedRun:
         predicted: what each task should give under the backend's calibration, (n_samples,
             n_outputs); empty if it was not asked for or there is no calibration.
         exact: what it would give without noise, the same.
+        execution: how it is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task by
+            task"``, where shots of different tasks are not correlated.
         context: JSON-able notes of whoever prepared the run; not part of any hash.
     """
 
@@ -93,6 +105,7 @@ class PreparedRun:
     estimate: Estimate
     predicted: Mapping[str, Values] = field(default_factory=dict)
     exact: Mapping[str, Values] = field(default_factory=dict)
+    execution: Execution = "device"
     context: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -139,6 +152,7 @@ class PreparedRun:
             "estimate": self.estimate.to_dict(),
             "predicted": list(self.predicted),
             "exact": list(self.exact),
+            "execution": self.execution,
             "context": dict(self.context),
         }
         circuits, arrays, content = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -182,6 +196,7 @@ class PreparedRun:
                 estimate=Estimate.from_dict(read["estimate"]),
                 predicted={t: arrays[f"predicted-{i}"] for i, t in enumerate(read["predicted"])},
                 exact={t: arrays[f"exact-{i}"] for i, t in enumerate(read["exact"])},
+                execution=read["execution"],
                 context=read["context"],
             )
         except Exception as error:

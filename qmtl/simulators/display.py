@@ -51,4 +51,5 @@ def plan_parts(explanation: "Explanation") -> tuple[Markup, Markup]:
         }
         for group in explanation.groups[:MOST_GROUPS]
     ]
-    return facts({"precision": kind, "cost": cost}), table(rows, len(explanation.groups))
+    about = {"batch": explanation.batch_size, "precision": kind, "cost": cost}
+    return facts(about), table(rows, len(explanation.groups))

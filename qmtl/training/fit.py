@@ -33,7 +33,7 @@ from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings, settings_from
 from qmtl.training.single_task import fit_each_task, is_separate, single_task_parts
 
-__all__ = ["check_fit", "fit"]
+__all__ = ["check_fit", "check_parts", "fit", "set_target_scales"]
 
 
 def fit(
@@ -97,8 +97,8 @@ def _fit(
     progress: bool,
     callbacks: list[Callback],
 ) -> Result:
-    _check(model, data, settings)
-    _set_target_scales(model, data)
+    check_parts(model, data, settings)
+    set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
         saved = read_checkpoint(folder / LAST) if resume else None
@@ -146,14 +146,15 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     if is_separate(model):
         _check_tasks(model, data)
         for part in single_task_parts(model, data, settings):
-            _check(part.model, part.data, part.settings)
+            check_parts(part.model, part.data, part.settings)
     else:
-        _check(model, data, settings)
+        check_parts(model, data, settings)
     with quiet_libraries():
         _trainer(settings, Path(), False, [])
 
 
-def _check(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+    """`check_fit` for one model, without the accelerator."""
     _check_tasks(model, data)
     if not _has_validation(data):
         if settings.patience is not None:
@@ -201,7 +202,8 @@ def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
         )
 
 
-def _set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
+def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
+    """Set each regression task's mean and standard deviation from the training split."""
     for task in model.tasks:
         if task.kind == "regression":
             targets = data.train.targets[task.name].reshape(len(data.train), -1).double()

@@ -1,0 +1,33 @@
+"""``qmtl report``: one HTML file that shows a run, or several side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, shown side by side.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file. [RUN/report.html; of several runs, report.html here]"),
+    ] = None,
+) -> None:
+    """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
+
+    One HTML file that loads nothing from elsewhere; an earlier one of its name is replaced.
+
+    Examples of use:
+
+    qmtl report runs/seed1
+
+    qmtl report runs/quantum runs/linear --out comparison.html
+    """
+    from qmtl.analysis.report_html import write_report
+    from qmtl.cli.output import check_out
+
+    default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    check_out(out)
+    print(f"wrote {write_report(runs, default if out is None else out)}")

@@ -1,0 +1,319 @@
+"""The IBM Quantum service: the genuine client, with every call's errors told in one line.
+
+The account is the client's own: the one saved with `QiskitRuntimeService.save_account`, or that of
+the environment (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...), which comes first.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from qmtl.errors import (
+    HardwareError,
+    HardwareRefusedError,
+    HardwareResultError,
+    InvalidInputError,
+    MissingDependencyError,
+    unknown_name,
+)
+from qmtl.hardware.prepared import PreparedRun
+from qmtl.hardware.service_errors import ask, one_line
+
+__all__ = ["BackendState", "Client", "JobState", "primitive_options"]
+
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+STATUSES: dict[str, Status] = {
+    "INITIALIZING": "queued",
+    "QUEUED": "queued",
+    "RUNNING": "running",
+    "DONE": "done",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What the service says of a job.
+
+    Attributes:
+        job: its identifier.
+        status: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
+        reason: of a failure, else empty.
+    """
+
+    job: str
+    status: Status
+    reason: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a result, or will be."""
+        return self.status in ("queued", "running", "done")
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """A backend of the account.
+
+    Attributes:
+        name: its name.
+        qubits: how many it has.
+        pending: jobs in its queue.
+        status: ``"active"``, or why it is not.
+    """
+
+    name: str
+    qubits: int
+    pending: int
+    status: str
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """A service; it is opened when it is first used.
+
+    Args:
+        given: an open `QiskitRuntimeService`; None for that of the account.
+    """
+
+    given: Any = None
+    _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, repr=False)
+    _jobs: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, service: Any) -> Self:
+        """The client of a service; of a client itself; of None that of the account."""
+        return service if isinstance(service, cls) else cls(service)
+
+    @cached_property
+    def service(self) -> Any:
+        """The open service.
+
+        Raises:
+            HardwareAccountError: no account, a token that is refused, an instance of others.
+            HardwareConnectionError: the service cannot be reached.
+            MissingDependencyError: if the client is not installed.
+        """
+        if self.given is not None:
+            return self.given
+        try:
+            from qiskit_ibm_runtime import QiskitRuntimeService
+        except ImportError:
+            message = 'the IBM client is not installed; pip install "qmtl[ibm]" brings it'
+            raise MissingDependencyError(message) from None
+        return ask("opening the account", QiskitRuntimeService)
+
+    def backend(self, name: str) -> Any:
+        """The backend of that name, as Qiskit has it.
+
+        Raises:
+            InvalidInputError: if the account has none of that name.
+        """
+        if name not in self._backends:
+            try:
+                backend = ask(f"opening {name}", self.service.backend, name)
+            except HardwareRefusedError:
+                # The client tells a listing that failed as a backend that is not there; this call
+                # tells what is wrong.
+                self.seconds_left()
+                known = [b.name for b in ask("listing backends", self.service.backends)]
+                if name in known:
+                    raise
+                raise unknown_name("backend of the account", name, known) from None
+            # Jobs are looked up in the instance that has the backend.
+            self._backends[name] = (backend, self.service.active_instance())
+        return self._backends[name][0]
+
+    def backends(self) -> list[BackendState]:
+        """The account's backends with their queues."""
+        found = []
+        for backend in ask("listing backends", self.service.backends):
+            status = ask(f"asking for {backend.name}", backend.status)
+            found.append(
+                BackendState(
+                    backend.name, backend.num_qubits, status.pending_jobs, status.status_msg
+                )
+            )
+        return found
+
+    def seconds_left(self) -> float | None:
+        """Seconds of QPU time that the instance has left; None if it is not limited."""
+        usage: Mapping[str, Any] = ask("asking for the usage", self.service.usage)
+        if usage.get("usage_limit_reached"):
+            return 0.0
+        left = usage.get("usage_remaining_seconds")
+        return None if left is None else float(left)
+
+    def open_mode(self, prepared: PreparedRun, session: str | None) -> Any:
+        """What jobs are sent to: the backend, or a batch or session that takes several.
+
+        Args:
+            prepared: the run.
+            session: the batch or session that the run was sent to so far, to go on with.
+        """
+        from qiskit_ibm_runtime import Batch, Session
+
+        backend = self.backend(prepared.backend)
+        if prepared.mode == "job":
+            return backend
+        kind = Batch if prepared.mode == "batch" else Session
+        if session is not None:
+            try:
+                again = ask("", kind.from_id, session, self.service)
+                if ask("", again.details)["accepting_jobs"]:
+                    return again
+            except Exception:
+                # One that has ended, or in which no job ever ran; another does as well.
+                pass
+        return ask(f"opening a {prepared.mode}", kind, backend)
+
+    def send(self, prepared: PreparedRun, chunk: int, mode: Any, tags: list[str]) -> str:
+        """Send a chunk, once; the job's identifier. If it raises, the job may exist nevertheless.
+
+        Args:
+            prepared: the run.
+            chunk: index of the chunk.
+            mode: what `open_mode` gave.
+            tags: of the job.
+        """
+        options = primitive_options(prepared.primitive, prepared.options)
+        options.environment.job_tags = tags
+        if prepared.primitive == "sampler":
+            from qiskit_ibm_runtime.executor_sampler import Sampler as Primitive
+        else:
+            from qiskit_ibm_runtime.executor_estimator import Estimator as Primitive
+        primitive = Primitive(mode=mode, options=options)
+        with _posting_once(self.service, self._backends[prepared.backend][1]):
+            job = ask(f"submitting chunk {chunk}", primitive.run, prepared.pubs(chunk))
+        self._jobs[job.job_id()] = job
+        return str(job.job_id())
+
+    def find(self, backend: str, tags: list[str]) -> list[JobState]:
+        """All jobs that have these tags, oldest first."""
+        self.backend(backend)
+        jobs = ask(
+            "looking for earlier jobs",
+            self.service.jobs,
+            limit=None,
+            job_tags=tags,
+            instance=self._backends[backend][1],
+            descending=False,
+        )
+        self._jobs.update({job.job_id(): job for job in jobs})
+        return [self.state(job.job_id()) for job in jobs]
+
+    def state(self, job: str) -> JobState:
+        """What the service says of a job now."""
+        opened = self._job(job)
+        status: Any = ask(f"asking for job {job}", _status, opened)
+        if status not in STATUSES:
+            return JobState(job, "running", f"the service says {status}")
+        reason = _failure(opened) if STATUSES[status] == "failed" else ""
+        return JobState(job, STATUSES[status], reason)
+
+    def result(self, job: str) -> Any:
+        """The result of a job that is done, as the primitive gives it.
+
+        Raises:
+            HardwareResultError: if what arrives is no result.
+        """
+        try:
+            result = ask(f"fetching job {job}", self._job(job).result)
+        except HardwareError as error:
+            # Anything that is not of the service is of the text that it sent.
+            if type(error) is not HardwareError:
+                raise
+            result = None
+        if result is None:
+            raise HardwareResultError(f"the result of job {job} arrived damaged")
+        return result
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job; one that has ended stays as it is."""
+        from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError
+
+        def cancel() -> None:
+            with suppress(RuntimeInvalidStateError):
+                self._job(job).cancel()
+
+        ask(f"cancelling job {job}", cancel)
+
+    def _job(self, job: str) -> Any:
+        if job not in self._jobs:
+            self._jobs[job] = ask(f"asking for job {job}", self.service.job, job)
+        return self._jobs[job]
+
+
+@contextmanager
+def _posting_once(service: Any, instance: str) -> Iterator[None]:
+    """Keep the client from posting a job again by itself after an answer of 5xx.
+
+    The job may exist nevertheless, and would be there twice. There is no public setting; with a
+    client that is built otherwise the second job is found by its tags, and cancelled.
+    """
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+
+    try:
+        session = service._get_api_client(instance)._session
+        prefix, adapters = f"{session.base_url}/jobs", session.adapters
+    except AttributeError:
+        yield
+        return
+    # A connection that was never made can be tried again.
+    retry = Retry(total=None, connect=3, read=0, redirect=0, status=0, other=0, backoff_factor=0.5)
+    session.mount(prefix, HTTPAdapter(max_retries=retry))
+    try:
+        yield
+    finally:
+        adapters.pop(prefix, None)
+
+
+def _status(job: Any) -> Any:
+    """A job's status.
+
+    The client asks for a failed job's result, too, to tell why; if there is none this raises, but
+    the second time the status is known.
+    """
+    try:
+        return job.status()
+    except Exception:
+        return job.status()
+
+
+def _failure(job: Any) -> str:
+    """Why a job failed; the client tells it when it is asked for the result, without a request."""
+    from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
+
+    try:
+        job.result()
+    except RuntimeJobMaxTimeoutError as error:
+        return one_line(f"it ran longer than max_execution_time ({error})")
+    except Exception as error:
+        return one_line(str(error).strip("'\"").removeprefix("Unable to retrieve job result. "))
+    return "no reason is given"
+
+
+def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
+    """`SamplerOptions` or `EstimatorOptions` of the client.
+
+    Raises:
+        InvalidInputError: for options that they do not have.
+
+    Example:
+        >>> primitive_options("sampler", {"default_shots": 100}).default_shots
+        100
+    """
+    from pydantic import ValidationError
+    from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
+
+    kind = SamplerOptions if primitive == "sampler" else EstimatorOptions
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"{kind.__name__} has no such {where!r}: {first['msg']}") from None

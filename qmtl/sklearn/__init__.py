@@ -1,0 +1,12 @@
+"""scikit-learn estimators: every output column is a task with a register of its own.
+
+`QuantumMultiTaskClassifier` and `QuantumMultiTaskRegressor` take one or several columns of one
+kind, `MultiTaskEstimator` columns of both kinds, with labels missing. They clone, pickle, and work
+in pipelines and searches.
+"""
+
+from qmtl.sklearn.classifier import QuantumMultiTaskClassifier
+from qmtl.sklearn.mixed import MultiTaskEstimator
+from qmtl.sklearn.regressor import QuantumMultiTaskRegressor
+
+__all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]

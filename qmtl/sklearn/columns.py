@@ -1,0 +1,229 @@
+"""The columns of a target: each a classification or a regression, and back from predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+__all__ = ["ClassColumn", "Column", "Layout", "NumberColumn", "class_column", "read_target"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a target came: 1-D (``flat``), 2-D (``table``) or as a DataFrame (``frame``).
+
+    Attributes:
+        form: which of the three.
+        names: of the columns; the DataFrame's own, or ``y0``, ``y1``, …
+        labels: the DataFrame's column labels as they were.
+    """
+
+    form: str
+    names: tuple[str, ...]
+    labels: tuple[Any, ...] = ()
+
+    def assemble(self, columns: Sequence[np.ndarray], index: Any = None) -> Any:
+        """Predictions in the form in which the target came.
+
+        Example:
+            >>> Layout("table", ("y0", "y1")).assemble([np.array([1, 2]), np.array([3, 4])])
+            array([[1, 3],
+                   [2, 4]])
+        """
+        if self.form == "flat":
+            return columns[0]
+        if self.form == "frame":
+            import pandas as pd
+
+            # By position, since the labels of a DataFrame need not differ.
+            frame = pd.DataFrame(dict(enumerate(columns)), index=index)
+            return frame.set_axis(list(self.labels), axis=1)
+        kinds = {column.dtype.kind for column in columns}
+        if kinds <= set("biuf") or len(kinds) == 1:
+            return np.stack(columns, axis=1)
+        return np.stack([column.astype(object) for column in columns], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassColumn:
+    """A classification: its classes in sorted order.
+
+    A column with a single class has no task: what it predicts is known.
+    """
+
+    name: str
+    classes: np.ndarray
+
+    @property
+    def task(self) -> Task | None:
+        """The task of these classes."""
+        count = len(self.classes)
+        if count < 2:
+            return None
+        words: list[str] | None = [str(value) for value in self.classes]
+        if len(set(words or ())) < count or not all(words or ()):
+            words = None
+        if count == 2:
+            return Task.binary(self.name, class_names=words)
+        return Task.multiclass(self.name, count, class_names=words)
+
+    def targets(self, values: np.ndarray) -> Tensor:
+        """Labels as the task's canonical targets; None and NaN are missing."""
+        task = self.task
+        assert task is not None
+        codes = np.full(len(values), np.nan)
+        known = ~missing(values)
+        codes[known] = np.searchsorted(self.classes, values[known].astype(self.classes.dtype))
+        return task.to_targets(codes)
+
+    def probabilities(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+        """Class probabilities, float64 (n, classes), from the model's predictions."""
+        if predicted is None:
+            return np.ones((n, 1))
+        if predicted.ndim == 1:
+            return np.stack([1 - predicted, predicted], axis=1)
+        return predicted
+
+    def decide(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+        """The likeliest class of each row, (n,)."""
+        chosen: np.ndarray = self.classes[self.probabilities(predicted, n).argmax(axis=1)]
+        return chosen
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A regression of one number."""
+
+    name: str
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return Task.regression(self.name)
+
+    def targets(self, values: np.ndarray) -> Tensor:
+        """Numbers as the task's canonical targets, NaN where missing."""
+        numbers = np.full(len(values), np.nan)
+        known = np.flatnonzero(~missing(values))
+        for row in known if values.dtype.kind not in "biuf" else ():
+            # NumPy would read numbers from texts.
+            if not isinstance(values[row], Real):
+                raise InvalidInputError(
+                    f"y: column {self.name!r} is a regression and must hold numbers, row {row} has "
+                    f"{values[row]!r}"
+                )
+        numbers[known] = values[known].astype(np.float64)
+        return self.task.to_targets(numbers)
+
+    def decide(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+        """The predicted numbers, (n,)."""
+        assert predicted is not None
+        return predicted
+
+
+Column = ClassColumn | NumberColumn
+
+
+def missing(values: np.ndarray) -> np.ndarray:
+    """Which values of a column are None, NaN, or pandas' missing values.
+
+    Example:
+        >>> missing(np.array([1.0, np.nan])).tolist(), missing(np.array(["a", None])).tolist()
+        ([False, True], [False, True])
+    """
+    if values.dtype.kind in "fc":
+        found: np.ndarray = np.isnan(values)
+        return found
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), dtype=bool)
+    # Of all values only NaN differs from itself; pandas' NA answers neither yes nor no.
+    names = ("NAType", "NaTType")
+    empty = [v is None or type(v).__name__ in names or bool(v != v) for v in values]
+    return np.array(empty, dtype=bool)
+
+
+def class_column(name: str, values: np.ndarray) -> ClassColumn:
+    """A classification column with the classes that occur in `values`, missing ones left out.
+
+    Raises:
+        InvalidInputError: no label, or labels of types that have no common order.
+
+    Example:
+        >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
+        array(['blue', 'red'], dtype=object)
+    """
+    known = _plain(values[~missing(values)])
+    if not len(known):
+        raise InvalidInputError(f"y: column {name!r} has no label")
+    try:
+        return ClassColumn(name, np.unique(known))
+    except TypeError:
+        types = sorted({type(value).__name__ for value in known})
+        raise InvalidInputError(
+            f"y: the labels of column {name!r} must have one type, got {' and '.join(types)}"
+        ) from None
+
+
+def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
+    """The columns of a target and how it came.
+
+    Args:
+        y: 1-D or 2-D array, list, Series or DataFrame.
+
+    Raises:
+        InvalidInputError: another number of dimensions, no column, or column names that clash.
+
+    Example:
+        >>> layout, columns = read_target([[0, 1.5], [1, 2.5]])
+        >>> layout.names, columns[1].tolist()
+        (('y0', 'y1'), [1.5, 2.5])
+    """
+    if hasattr(y, "iloc") and getattr(y, "ndim", 0) == 2:
+        labels = tuple(y.columns)
+        names = tuple(str(label) for label in labels)
+        if len(set(names)) < len(names):
+            raise InvalidInputError(f"y: the columns must have different names, got {list(names)}")
+        layout = Layout("frame", names, labels)
+        columns = [_plain(y.iloc[:, i].to_numpy()) for i in range(len(names))]
+    else:
+        array = _as_array(y)
+        if array.ndim not in (1, 2):
+            raise InvalidInputError(f"y: expected 1 or 2 dimensions, got shape {array.shape}")
+        columns = [array] if array.ndim == 1 else [_plain(column) for column in array.T]
+        names = tuple(f"y{i}" for i in range(len(columns)))
+        layout = Layout("flat" if array.ndim == 1 else "table", names)
+    if not columns:
+        raise InvalidInputError("y: expected at least one column, got none")
+    return layout, columns
+
+
+def _as_array(y: Any) -> np.ndarray:
+    try:
+        array = np.asarray(y)
+        # NumPy makes texts of numbers that stand beside texts, and of None.
+        if array.dtype.kind in "US" and not hasattr(y, "dtype"):
+            array = np.asarray(y, dtype=object)
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"y: expected an array of labels, got {type(y).__name__} with rows of different lengths"
+        ) from None
+    return array if array.ndim == 2 else _plain(array)
+
+
+def _plain(column: np.ndarray) -> np.ndarray:
+    """An object column of numbers as an array of numbers; others as they are."""
+    if column.dtype.kind != "O" or column.ndim != 1:
+        return column
+    if any(isinstance(value, str) for value in column) or missing(column).any():
+        return column
+    try:
+        values = np.array(column.tolist())
+    except ValueError:
+        return column
+    return values if values.dtype.kind in "biuf" and values.ndim == 1 else column

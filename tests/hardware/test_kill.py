@@ -1,0 +1,81 @@
+"""The process is killed (-9) at every step of submitting and fetching; the same command goes on.
+
+Steps are what leaves the process: each transaction of the ledger, and each request about jobs. The
+process dies after the step, before it knows of it. The killed process is a fork of this one.
+"""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sqlite3
+
+import pytest
+
+from qmtl.hardware.fetch import raw_results, wait
+from qmtl.hardware.ledger import Ledger
+from qmtl.hardware.submit import submit
+from tests.hardware.dispatch_samples import QUICK, small_run
+from tests.hardware.test_dispatch import check_once
+
+FORK = multiprocessing.get_context("fork")
+
+
+def die_at_step(step):
+    """Kill this process right after its `step`-th step."""
+    import requests
+
+    steps = itertools.count()
+
+    def dying(function, counts=lambda *_: True):
+        def call(*args, **kwargs):
+            result = function(*args, **kwargs)
+            if counts(*args) and next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    class Connection(sqlite3.Connection):
+        commit = dying(sqlite3.Connection.commit)
+
+    def about_jobs(_, request):
+        return "/jobs" in request.url or "/sessions" in request.url
+
+    connect = sqlite3.connect
+    sqlite3.connect = lambda *args, **kwargs: connect(*args, factory=Connection, **kwargs)
+    adapter = requests.adapters.HTTPAdapter
+    adapter.send = dying(adapter.send, about_jobs)
+
+
+def command(prepared, step=None):
+    """What ``qmtl ibm submit --wait`` does; 0 if it came to its end."""
+    if step is not None:
+        die_at_step(step)
+    run = submit(prepared, patience=QUICK)
+    wait(run, patience=QUICK)
+
+
+def killed_at(prepared, step):
+    process = FORK.Process(target=command, args=(prepared, step))
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.slow
+def test_killed_at_every_step(service):
+    """A run per step: killed there, and then the same command again, which ends."""
+    command(small_run(seed=999))  # what is imported late is imported before the forks
+    service.jobs.clear()
+    for step in itertools.count():
+        prepared = small_run(seed=step, mode="batch")
+        if not killed_at(prepared, step):
+            break
+        command(prepared)
+        run = submit(prepared)
+        check_once(service, run)
+        assert len(raw_results(run, Ledger())) == 1
+        service.jobs.clear()
+    assert step > 15

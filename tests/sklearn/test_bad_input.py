@@ -1,0 +1,148 @@
+"""What does not fit is refused with a ValueError or TypeError that names it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from sklearn.exceptions import NotFittedError
+
+from qmtl.errors import InvalidInputError
+from qmtl.sklearn import (
+    MultiTaskEstimator,
+    QuantumMultiTaskClassifier,
+    QuantumMultiTaskRegressor,
+)
+from tests.sklearn.quick import QUICK
+
+X = np.random.default_rng(0).normal(size=(12, 3))
+HALF = np.arange(12) % 2
+NUMBERS = X[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"head": "lineer"}, ["head 'lineer'", "'linear'"]),
+        ({"head": "single-task"}, ["'single-task'"]),
+        ({"circuit": "cz-rign"}, ["'cz-rign'", "'cz-ring'"]),
+        ({"simulator": "lightcne"}, ["'lightcne'", "'lightcone'"]),
+        ({"aggregator": "upgard"}, ["'upgard'", "'UPGrad'"]),
+        ({"scalarizer": "uww"}, ["'uww'", "'UW'"]),
+        ({"aggregator": "mgda", "scalarizer": "uw"}, ["not both"]),
+        ({"max_epochs": 0}, ["max_epochs", "0"]),
+        ({"batch_size": "big"}, ["batch_size", "'big'"]),
+        ({"learning_rate": -1}, ["learning_rate", "-1"]),
+        ({"accelerator": "tpu"}, ["accelerator", "'tpu'"]),
+        ({"hidden": "wide"}, ["hidden", "'wide'"]),
+        ({"hidden": (8, 0)}, ["widths", "0"]),
+        ({"wires_per_task": 0}, ["'y0'", "0"]),
+        ({"wires_per_task": {"y1": 3}}, ["'y1'", "y0"]),
+        ({"block_layers": 0}, ["layers", "0"]),
+        ({"encoding_layers": "2"}, ["layers", "'2'"]),
+        ({"validation_fraction": 1.5}, ["validation", "1.5"]),
+        ({"patience": 3}, ["patience", "validation"]),
+        ({"random_state": "x"}, ["'x'"]),
+    ],
+)
+def test_parameters(params, words):
+    estimator = QuantumMultiTaskClassifier(**QUICK | params)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        estimator.fit(X, HALF)
+    assert all(word in str(caught.value) for word in words), caught.value
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "requires y"),
+        (np.ones(12), "at least two classes"),
+        (HALF[:5], "inconsistent numbers of samples"),
+        (HALF[:, None, None], r"1 or 2 dimensions, got shape \(12, 1, 1\)"),
+        (np.empty((12, 0)), "at least one column"),
+        (NUMBERS, "Unknown label type: continuous"),
+        ([*HALF[:11], np.nan], "'y0' contains NaN"),
+        (["a"] * 11 + [None], "'y0' contains NaN"),
+        (["a"] * 6 + [1] * 6, "one type, got int and str"),
+        ([[0, 1], [1]] * 6, "rows of different lengths"),
+        (pd.DataFrame([HALF, HALF]).T.set_axis(["a", "a"], axis=1), "different names"),
+        (pd.DataFrame({"encoding": HALF}), "'encoding'"),
+    ],
+)
+def test_labels(y, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        QuantumMultiTaskClassifier(**QUICK).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([*NUMBERS[:11], np.nan], "'y0' contains NaN"),
+        ([*NUMBERS[:11], np.inf], "row 11 has inf"),
+        ([*NUMBERS[:11], "1.5"], "row 11 has '1.5'"),
+        (np.array(["1.5"] * 12), "row 0 has"),
+        (np.array(["2020-01-01"] * 12, dtype="datetime64[D]"), "must hold numbers"),
+    ],
+)
+def test_targets(y, message):
+    with pytest.raises(ValueError, match=message):
+        QuantumMultiTaskRegressor(**QUICK).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        (sparse.csr_array(X), TypeError, "[Ss]parse data was passed"),
+        (np.where(X > 2, np.nan, X) * np.nan, ValueError, "contains NaN"),
+        (X[:1], ValueError, "minimum of 2 is required"),
+        (X[:, 0], ValueError, "Expected 2D array, got 1D"),
+        (X[:, :0], ValueError, r"0 feature\(s\)"),
+        ([["a", "b"]] * 12, ValueError, "could not convert|dtype"),
+    ],
+)
+def test_inputs(inputs, error, message):
+    for estimator in (MultiTaskEstimator(**QUICK), QuantumMultiTaskRegressor(**QUICK)):
+        with pytest.raises(error, match=message):
+            estimator.fit(inputs, HALF[: np.shape(inputs)[0]])
+
+
+def test_kinds():
+    y = pd.DataFrame({"price": NUMBERS, "sold": HALF})
+    for kinds, message in (
+        ({"prize": "regression"}, "'prize'; did you mean 'price'"),
+        ({"price": "regresion"}, "'regresion'; did you mean 'regression'"),
+        ({"price": "classification"}, None),
+    ):
+        estimator = MultiTaskEstimator(kinds, **QUICK)
+        if message is None:
+            assert len(estimator.fit(X, y).classes_["price"]) == 12
+            continue
+        with pytest.raises(InvalidInputError, match=message):
+            estimator.fit(X, y)
+    y["sold"] = np.nan
+    with pytest.raises(InvalidInputError, match="'sold' has no label"):
+        MultiTaskEstimator(**QUICK).fit(X, y)
+
+
+def test_predictions_of_what_was_fitted():
+    regressor = QuantumMultiTaskRegressor(**QUICK).fit(X, X[:, :2])
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        regressor.predict(X[:, :2])
+    with pytest.raises(InvalidInputError, match="expected 2 columns, got 1"):
+        regressor.task_scores(X, NUMBERS)
+    numbers_only = MultiTaskEstimator(**QUICK).fit(X, NUMBERS)
+    with pytest.raises(InvalidInputError, match="no column of y is a classification"):
+        numbers_only.predict_proba(X)
+    y = pd.DataFrame({"sold": HALF})
+    mixed = MultiTaskEstimator(**QUICK).fit(X, y)
+    with pytest.raises(InvalidInputError, match="'sold' has no label to score"):
+        mixed.score(X, pd.DataFrame({"sold": [None] * 12}))
+    named = QuantumMultiTaskClassifier(**QUICK).fit(pd.DataFrame(X, columns=list("abc")), HALF)
+    with pytest.raises(ValueError, match="feature names should match"):
+        named.predict(pd.DataFrame(X, columns=list("abd")))
+
+
+def test_one_feature_and_two_rows():
+    classifier = QuantumMultiTaskClassifier(**QUICK).fit([[0.0], [1.0]], ["no", "yes"])
+    assert set(classifier.predict([[0.5], [2.0]])) <= {"no", "yes"}

@@ -1,0 +1,230 @@
+"""The estimators on real tables: scikit-learn's wine, linnerud and diabetes."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_linnerud, load_wine
+from sklearn.model_selection import GridSearchCV, cross_val_predict, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import QuantileTransformer
+
+from qmtl.sklearn import (
+    MultiTaskEstimator,
+    QuantumMultiTaskClassifier,
+    QuantumMultiTaskRegressor,
+)
+from tests.sklearn.quick import QUICK
+
+LONGER = QUICK | {"max_epochs": 20}
+CULTIVARS = np.array(["barolo", "grignolino", "barbera"])
+
+
+@pytest.fixture(scope="module")
+def wine():
+    """Inputs and a class by name, a count, and a number, of which some are missing."""
+    table = load_wine(as_frame=True)
+    order = np.random.default_rng(0).permutation(len(table.target))
+    table.data, table.target = table.data.iloc[order], table.target.iloc[order]
+    X = table.data.drop(columns=["proline", "hue"])
+    y = pd.DataFrame(
+        {
+            "cultivar": CULTIVARS[table.target],
+            "proline": table.data["proline"].astype(int),
+            "hue": table.data["hue"],
+        }
+    )
+    return X, y
+
+
+def test_wine_by_name_in_a_pipeline(wine):
+    X, y = wine[0], wine[1]["cultivar"]
+    train, test, y_train, y_test = train_test_split(X, y, random_state=0, stratify=y)
+    classifier = QuantumMultiTaskClassifier(**LONGER)
+    pipeline = make_pipeline(QuantileTransformer(n_quantiles=50), classifier).fit(train, y_train)
+    assert pipeline.score(test, y_test) > 0.9
+    assert classifier.classes_.tolist() == sorted(CULTIVARS)
+    assert classifier.tasks_[0].class_names == tuple(sorted(CULTIVARS))
+    assert set(pipeline.predict(test)) <= set(CULTIVARS)
+    assert pipeline.predict_proba(test).shape == (len(test), 3)
+
+
+def test_several_classifications(wine):
+    X = wine[0].to_numpy()
+    cultivar = np.unique(wine[1]["cultivar"], return_inverse=True)[1]
+    y = np.stack([cultivar, X[:, 0] > 13, X[:, 1] > 0], axis=1).astype(int)
+    classifier = QuantumMultiTaskClassifier(**LONGER).fit(X, y)
+    assert classifier.predict(X).shape == y.shape
+    assert [len(classes) for classes in classifier.classes_] == [3, 2, 1]
+    assert [p.shape[1] for p in classifier.predict_proba(X)] == [3, 2, 1]
+    # The last column is the same everywhere: it is known, and no circuit is spent on it.
+    assert [task.name for task in classifier.tasks_] == ["y0", "y1"]
+    scores = classifier.task_scores(X, y)
+    assert list(scores) == ["y0", "y1", "y2"]
+    assert scores["y2"] == 1
+    assert scores["y0"] > 0.9
+    whole = classifier.score(X, y)
+    assert whole == np.mean(np.all(classifier.predict(X) == y, axis=1))
+    assert whole <= min(scores.values())
+
+
+def test_regressions():
+    X, y = load_diabetes(return_X_y=True)
+    regressor = QuantumMultiTaskRegressor(**LONGER).fit(X, y)
+    assert regressor.score(X, y) > 0.45
+    X, y = load_linnerud(return_X_y=True, as_frame=True)
+    regressor = QuantumMultiTaskRegressor(**QUICK).fit(X, y)
+    predicted = regressor.predict(X[5:])
+    assert predicted.columns.tolist() == ["Weight", "Waist", "Pulse"]
+    assert predicted.index.tolist() == X.index[5:].tolist()
+    assert list(regressor.task_scores(X, y)) == ["Weight", "Waist", "Pulse"]
+    assert regressor.score(X, y) == pytest.approx(np.mean([*regressor.task_scores(X, y).values()]))
+    assert regressor.feature_names_in_.tolist() == X.columns.tolist()
+    assert regressor.n_outputs_ == 3
+
+
+@pytest.mark.slow
+def test_grid_search_over_register_size_and_layers():
+    X, y = load_wine(return_X_y=True)
+    grid = {"wires_per_task": np.arange(2, 4), "encoding_layers": [1, 2], "block_layers": [1, 2]}
+    search = GridSearchCV(QuantumMultiTaskClassifier(**QUICK), grid, cv=2, error_score="raise")
+    search.fit(X, y)
+    assert search.best_score_ > 0.9
+    assert len(search.cv_results_["params"]) == 8
+    circuit = search.best_estimator_.model_.head.circuit
+    assert circuit.n_wires == search.best_params_["wires_per_task"]
+    assert circuit.encoding.n_layers == search.best_params_["encoding_layers"]
+    assert circuit.ansatz("y0").n_layers == search.best_params_["block_layers"]
+
+
+def test_a_search_of_mixed_kinds(wine):
+    X, y = wine
+    estimator = MultiTaskEstimator({"proline": "regression"}, **LONGER)
+    search = GridSearchCV(estimator, {"head": ["quantum", "linear"]}, cv=2, error_score="raise")
+    search.fit(X, y)
+    assert search.best_score_ > 0.4
+    assert isinstance(search.predict(X), pd.DataFrame)
+
+
+def test_mixed_kinds_with_labels_missing(wine):
+    X, y = wine[0].copy(), wine[1].copy()
+    y.index = X.index = [f"row {i}" for i in range(len(X))]
+    y.loc[y.index[::3], "hue"] = np.nan
+    y.loc[y.index[1::3], "cultivar"] = None
+    whole = wine[1].set_axis(X.index)
+    estimator = MultiTaskEstimator({"proline": "regression"}, **QUICK | {"max_epochs": 50})
+    estimator.fit(X, y)
+    expected = {"cultivar": "classification", "proline": "regression", "hue": "regression"}
+    assert estimator.kinds_ == expected
+    assert [task.name for task in estimator.tasks_] == list(expected)
+    predicted = estimator.predict(X)
+    assert predicted.columns.tolist() == list(expected)
+    assert predicted.index.tolist() == X.index.tolist()
+    assert predicted["cultivar"].isin(CULTIVARS).all()
+    assert predicted["hue"].dtype == np.float64
+    probabilities = estimator.predict_proba(X)
+    assert {name: p.shape for name, p in probabilities.items()} == {"cultivar": (len(X), 3)}
+    assert estimator.classes_["cultivar"].tolist() == sorted(CULTIVARS)
+    scores = estimator.task_scores(X, y)
+    assert estimator.score(X, y) == pytest.approx(np.mean(list(scores.values())))
+    hidden = estimator.task_scores(X[1::3], whole[1::3])
+    assert hidden["cultivar"] > 0.85
+    assert hidden["proline"] > 0.4
+
+
+def test_mixed_kinds_in_an_array(wine):
+    X, y = wine[0].to_numpy(), wine[1]
+    estimator = MultiTaskEstimator(**QUICK)
+    estimator.fit(X, y[["cultivar", "hue"]].to_numpy())
+    assert list(estimator.kinds_.values()) == ["classification", "regression"]
+    predicted = estimator.predict(X[:2])
+    assert predicted.dtype == object
+    assert isinstance(predicted[0, 1], float)
+    numbers = np.stack([y["cultivar"] == "barolo", y["hue"]], axis=1).astype(float)
+    assert estimator.fit(X, numbers).predict(X[:2]).dtype == np.float64
+    assert estimator.kinds_ == {"y0": "classification", "y1": "regression"}
+
+
+def test_pandas_own_types():
+    X = pd.DataFrame({"a": range(20), "b": pd.array([1.5] * 20, dtype="Float64")})
+    y = pd.DataFrame(
+        {
+            "flag": pd.array([True, False, None, True] * 5, dtype="boolean"),
+            "count": pd.array([1, 2, None, 3] * 5, dtype="Int64"),
+            "kind": pd.Categorical(["x", "y", None, "x"] * 5),
+        }
+    )
+    estimator = MultiTaskEstimator({"count": "regression"}, **QUICK).fit(X, y)
+    assert {n: c.tolist() for n, c in estimator.classes_.items()} == {
+        "flag": [False, True],
+        "kind": ["x", "y"],
+    }
+    assert estimator.predict(X)["flag"].dtype == bool
+    assert estimator.task_scores(X, y).keys() == {"flag", "count", "kind"}
+
+
+def test_clones_and_pickles_predict_the_same(wine):
+    X, y = wine
+    estimator = MultiTaskEstimator(**QUICK).fit(X, y)
+    again = pickle.loads(pickle.dumps(estimator))
+    assert again.predict(X).equals(estimator.predict(X))
+    assert again.loss_curve_ == estimator.loss_curve_
+    twin = clone(estimator).fit(X, y)
+    assert twin.predict(X).equals(estimator.predict(X))
+    other = clone(estimator).set_params(random_state=1).fit(X, y)
+    assert not np.array_equal(other.predict_proba(X)["cultivar"], estimator.predict_proba(X))
+
+
+def test_random_states(wine):
+    X, y = wine[0].to_numpy(), wine[1]["cultivar"]
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    classifier = QuantumMultiTaskClassifier(**QUICK | {"max_epochs": 1})
+    first = classifier.fit(X, y).predict_proba(X)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    classifier.set_params(random_state=np.random.RandomState(0))
+    assert np.array_equal(classifier.fit(X, y).predict_proba(X), first)
+    assert not np.array_equal(classifier.fit(X, y).predict_proba(X), first)
+
+
+def test_rows_held_out(wine):
+    X, y = wine[0], wine[1]["cultivar"]
+    patient = {"validation_fraction": 0.2, "patience": 2, "max_epochs": 60}
+    classifier = QuantumMultiTaskClassifier(**QUICK | patient).fit(X, y)
+    assert len(classifier.loss_curve_) < 60
+    assert classifier.score(X, y) > 0.8
+
+
+def test_other_heads_simulators_and_circuits(wine):
+    X, y = wine[0].to_numpy(), wine[1]["cultivar"].to_numpy()
+    options = QUICK | {"max_epochs": 1, "batch_size": 178}
+    exact = QuantumMultiTaskClassifier(**options).fit(X, y)
+    reference = clone(exact).set_params(simulator="default.qubit").fit(X, y)
+    np.testing.assert_allclose(reference.predict_proba(X), exact.predict_proba(X), atol=1e-6)
+    low_rank = clone(exact).set_params(head="low-rank", hidden=8, aggregator="mgda").fit(X, y)
+    assert type(low_rank.model_.head).__name__ == "LowRankLinearHead"
+    shared = clone(exact).set_params(circuit="shared-register", wires_per_task=3).fit(X, y)
+    assert shared.model_.head.circuit.n_wires == 3
+
+
+def test_the_scale_of_inputs_does_not_matter(wine):
+    X, y = wine[0].to_numpy(), wine[1]["hue"]
+    regressor = QuantumMultiTaskRegressor(**QUICK)
+    first = regressor.fit(X, y).predict(X)
+    np.testing.assert_allclose(regressor.fit(X * 1e6 - 5, y).predict(X * 1e6 - 5), first, rtol=1e-3)
+    unscaled = regressor.set_params(scale_inputs=False).fit(X, y)
+    assert (unscaled.input_mean_ == 0).all()
+
+
+def test_nothing_is_written_or_printed(wine, tmp_path, monkeypatch, capfd, recwarn):
+    monkeypatch.chdir(tmp_path)
+    X, y = wine
+    predictions = cross_val_predict(MultiTaskEstimator(**QUICK), X, y["hue"], cv=2)
+    assert predictions.shape == (len(X),)
+    assert not list(tmp_path.iterdir())
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+    assert not [str(w.message) for w in recwarn]
