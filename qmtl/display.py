@@ -6,10 +6,11 @@ not obeyed. Colours are those of the page, light or dark; nothing is fetched.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
-__all__ = ["drawing", "facts", "folded", "listed", "number", "panel", "table"]
+__all__ = ["drawing", "facts", "folded", "hardware_facts", "listed", "number", "panel", "table"]
 
 CSS = Markup("""\
 <style>
@@ -27,6 +28,21 @@ CSS = Markup("""\
 .qmtl pre { font-size: 12px; line-height: 1.25; margin: 0; background: none; }
 </style>""")
 
+HARDWARE_FACTS = {
+    "run": "run",
+    "backend": "backend",
+    "primitive": "primitive",
+    "execution": "executed as",
+    "samples": "samples",
+    "shots": "shots per sample",
+    "jobs": "jobs",
+    "wires": "wires",
+    "depth": "depth",
+    "two_qubit_gates": "two-qubit gates",
+    "swaps": "swaps",
+    "estimated_success": "estimated success",
+    "layout": "layout (device's qubits)",
+}
 # Cells of more letters are broken into lines.
 LONG = 36
 
@@ -40,6 +56,8 @@ def number(value: object) -> str:
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -128,6 +146,35 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     texts = [str(name) for name in names]
     more = f" and {len(texts) - most} more" if texts[most:] else ""
     return ", ".join(texts[:most]) + more
+
+
+def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
+    """What a hardware run was, and how far it is from what was predicted.
+
+    Args:
+        record: as in ``RUN/hardware/NAME.json``; keys that it lacks are left out.
+
+    Example:
+        >>> hardware_facts({"backend": "fake_fez", "shots": 4096, "table": []})
+        {'backend': 'fake_fez', 'shots per sample': 4096}
+    """
+    found: dict[str, object] = {}
+    for key, name in HARDWARE_FACTS.items():
+        value = record.get(key)
+        if value is not None:
+            found[name] = listed(value, 24) if isinstance(value, list) else value
+    off = [
+        abs(row["deviation_in_standard_errors"])
+        for row in record.get("table", [])
+        if isinstance(row.get("deviation_in_standard_errors"), int | float)
+    ]
+    if off:
+        far = sum(value > 4 for value in off)
+        found["against the prediction"] = (
+            f"{len(off):,} values, mean deviation {sum(off) / len(off):.2f} standard errors, "
+            f"{far:,} beyond 4"
+        )
+    return found
 
 
 def _class(value: object) -> Markup:

@@ -75,13 +75,21 @@ def line_look(number: int) -> dict[str, Any]:
     }
 
 
-def plain(text: str) -> str:
+def plain(text: str, most: int = 36) -> str:
     r"""Text that matplotlib shows as it is: no mathematics, and a legend entry in any case.
+
+    Args:
+        text: such as a task's name.
+        most: letters that there is room for; the rest is left out.
 
     Example:
         >>> print(plain("_in $ or in €"))
          _in \$ or in €
+        >>> plain("a long name", 7)
+        'a long…'
     """
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
@@ -133,8 +141,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     # A date would make a new file of the same plot.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     content = io.BytesIO()
-    _settle(figure)
-    figure.savefig(content, format=kind, metadata=date)
+    # Some of the style, such as letters that stay text, counts when a figure is written.
+    with style():
+        _settle(figure)
+        figure.savefig(content, format=kind, metadata=date)
     write_bytes(path, content.getvalue())
 
 
@@ -146,7 +156,7 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
         label: what it shows, for those who cannot see it.
     """
     content = io.StringIO()
-    with warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         # The page's fonts draw the text, and they have more letters than matplotlib's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         _settle(figure)
@@ -163,7 +173,9 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
 
 def _settle(figure: "Figure") -> None:
     """Let the layout come to rest: its first pass may change which ticks there are."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:

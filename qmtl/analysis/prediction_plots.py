@@ -232,4 +232,4 @@ def _has_both(truth: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
 
 
 def _short(label: str) -> str:
-    return plain(label if len(label) <= 12 else f"{label[:11]}…")
+    return plain(label, 12)

@@ -19,14 +19,13 @@ from qmtl.analysis.report_run import RunContent, read_runs
 from qmtl.analysis.report_tables import (
     LOWER_IS_BETTER,
     environment_rows,
-    hardware_facts,
     metric_table,
     recipe_rows,
     summary_rows,
 )
 from qmtl.analysis.robustness import NONE, UnderNoise
 from qmtl.circuit.display import circuit_drawing, circuit_facts, task_rows
-from qmtl.display import facts, number, table
+from qmtl.display import facts, hardware_facts, number, table
 from qmtl.files import write_text
 from qmtl.heads import QuantumHead
 from qmtl.simulators import Explanation

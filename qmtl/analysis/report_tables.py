@@ -13,7 +13,6 @@ __all__ = [
     "Cell",
     "MetricTable",
     "environment_rows",
-    "hardware_facts",
     "metric_table",
     "recipe_rows",
     "summary_rows",
@@ -149,41 +148,3 @@ def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
         | {c.label: one.get(key, "–") for c, one in zip(runs, flat, strict=True)}
         for key in keys
     ]
-
-
-HARDWARE_FACTS = {
-    "run": "run",
-    "backend": "backend",
-    "primitive": "primitive",
-    "execution": "executed as",
-    "samples": "samples",
-    "shots": "shots per sample",
-    "jobs": "jobs",
-    "wires": "wires",
-    "depth": "depth",
-    "two_qubit_gates": "two-qubit gates",
-    "swaps": "swaps",
-    "estimated_success": "estimated success",
-    "layout": "layout (device's qubits)",
-}
-
-
-def hardware_facts(record: Mapping[str, Any]) -> Row:
-    """What a hardware run was, and how far it is from what was predicted."""
-    facts: Row = {}
-    for key, name in HARDWARE_FACTS.items():
-        value = record.get(key)
-        if value is not None:
-            facts[name] = listed(value, 24) if isinstance(value, list) else value
-    off = [
-        abs(row["deviation_in_standard_errors"])
-        for row in record.get("table", [])
-        if isinstance(row.get("deviation_in_standard_errors"), int | float)
-    ]
-    if off:
-        far = sum(value > 4 for value in off)
-        facts["against the prediction"] = (
-            f"{len(off):,} values, mean deviation {sum(off) / len(off):.2f} standard errors, "
-            f"{far:,} beyond 4"
-        )
-    return facts

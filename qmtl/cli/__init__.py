@@ -8,8 +8,10 @@ import typer
 from qmtl.cli import (
     bench,
     circuits,
+    doctor,
     evaluate,
     explain,
+    ibm,
     noise,
     predict,
     report,
@@ -22,9 +24,24 @@ from qmtl.version import __version__
 
 __all__ = ["app", "main"]
 
+EXAMPLES = """\
+Examples of use:
+
+qmtl train digits --out runs/first
+
+qmtl evaluate runs/first --split validation
+
+qmtl bench digits --heads quantum,linear --seeds 3
+
+qmtl train --help
+
+qmtl --install-completion
+"""
+
 app = typer.Typer(
     name="qmtl",
     help="Quantum heads for multi-task learning.",
+    epilog=EXAMPLES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -39,6 +56,8 @@ app.command("noise")(noise.noise)
 app.command("scaling")(scaling.scaling)
 app.command("trainability")(trainability.trainability)
 app.add_typer(circuits.app, name="circuits")
+app.add_typer(ibm.app, name="ibm")
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

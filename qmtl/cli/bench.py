@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qmtl.cli.completion import complete_heads, complete_recipe
+
 if TYPE_CHECKING:
     from qmtl.training.recipe import Recipe
 
@@ -13,10 +15,20 @@ __all__ = ["bench"]
 
 def bench(
     recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE...", help="Built-in recipes, or .toml files.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...",
+            help="Built-in recipes, or .toml files.",
+            autocompletion=complete_recipe,
+        ),
     ],
     heads: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Types of heads. [the recipe's]")
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Types of heads. [the recipe's]",
+            autocompletion=complete_heads,
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")

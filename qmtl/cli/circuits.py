@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli.completion import complete_design
+
 __all__ = ["app"]
 
 app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16
+Design = Annotated[
+    str,
+    typer.Argument(help="A design's name, or a .toml file.", autocompletion=complete_design),
+]
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,7 +29,10 @@ TaskOption = Annotated[
 
 @app.command("list")
 def list_() -> None:
-    """List the catalogue's designs."""
+    """List the catalogue's designs.
+
+    Example: qmtl circuits list
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -37,7 +46,7 @@ def list_() -> None:
 
 
 @app.command()
-def show(design: str, task: TaskOption = None) -> None:
+def show(design: Design, task: TaskOption = None) -> None:
     """Draw a design for some tasks, with its counts.
 
     Example: qmtl circuits show cz-ring --task a:binary --task b:multiclass:3
@@ -56,7 +65,7 @@ def show(design: str, task: TaskOption = None) -> None:
 
 @app.command()
 def export(
-    design: str,
+    design: Design,
     task: TaskOption = None,
     format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
     out: Annotated[Path | None, typer.Option(help="File; standard output by default.")] = None,

@@ -4,11 +4,18 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli.completion import complete_recipe
+
 __all__ = ["explain"]
 
 
 def explain(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe, a .toml file, or a run.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A built-in recipe, a .toml file, or a run.", autocompletion=complete_recipe
+        ),
+    ],
     batch_size: Annotated[int | None, typer.Option(min=1, help="[the recipe's]")] = None,
     set_: Annotated[
         list[str] | None,
@@ -17,12 +24,17 @@ def explain(
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.
 
+    With training.noise in the recipe, noisy light cones are shown beside the ideal ones.
+
     Example: qmtl explain digits --batch-size 256
     """
     from pathlib import Path
 
-    from qmtl.simulators import LightConeSimulator
+    import torch
+
+    from qmtl.simulators import explained, simulator_for
     from qmtl.training.build import build_circuit, build_data
+    from qmtl.training.noise_section import with_noise
     from qmtl.training.recipe import read_recipe
 
     path = Path(recipe)
@@ -39,4 +51,5 @@ def explain(
         f"{count.scales} scales"
     )
     size = batch_size or chosen.training.batch_size
-    print(LightConeSimulator().explain(circuit, size))
+    options = with_noise(chosen.head.options(), chosen.training, circuit)
+    print(explained(simulator_for(options.simulator), circuit, size, torch.float32))

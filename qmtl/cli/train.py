@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli.completion import complete_head, complete_recipe
+
 __all__ = ["train"]
 
 
 def train(
     recipe: Annotated[
-        str | None, typer.Argument(help="A built-in recipe (digits), or a path to a .toml file.")
+        str | None,
+        typer.Argument(
+            help="A built-in recipe (digits), or a path to a .toml file.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory; it must not exist. [runs/NAME-TIME]")
@@ -21,7 +27,11 @@ def train(
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(metavar="HEAD", help="Also train this type of head: linear, low-rank, …"),
+        typer.Option(
+            metavar="HEAD",
+            help="Also train this type of head: linear, low-rank, …",
+            autocompletion=complete_head,
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")

@@ -51,12 +51,6 @@ class Backend:
         """Its noise by its calibration; none for the ideal one."""
         return DeviceNoise() if self.device is None else DeviceNoise.from_backend(self.device)
 
-    def noise_of(self, qubits: tuple[int, ...]) -> DeviceNoise:
-        """The noise of some qubits, numbered as in that list."""
-        if self.device is None:
-            return DeviceNoise()
-        return DeviceNoise.from_backend(self.device, wires=qubits)
-
 
 def open_backend(name: Any, *, service: Any = None) -> Backend:
     """A backend by its name.

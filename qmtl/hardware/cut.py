@@ -86,7 +86,7 @@ def cut_target(target: "Target", qubits: Sequence[int]) -> "Target":
 
     Example:
         >>> from qiskit.providers.fake_provider import GenericBackendV2
-        >>> target = GenericBackendV2(5, coupling_map=[[0, 1], [1, 2], [2, 3]], seed=1).target
+        >>> target = GenericBackendV2(4, coupling_map=[[0, 1], [1, 2], [2, 3]], seed=1).target
         >>> sorted(cut_target(target, [2, 1])["cx"])
         [(1, 0)]
     """

@@ -146,11 +146,11 @@ def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> tuple[Va
 
 def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
     """How often each bit string of some wires was seen, first wire most significant."""
-    last = packed.shape[-1] - 1
-    strings = np.zeros(packed.shape[:-1], np.int64)
+    n_samples, shots, n_bytes = packed.shape
+    last = n_bytes - 1
+    strings = np.zeros((n_samples, shots), np.int64)
     for wire in wires:
         strings = 2 * strings + (packed[..., last - wire // 8] >> wire % 8 & 1)
-    n_samples, shots = strings.shape
     size = 1 << len(wires)
     offsets = size * np.arange(n_samples)[:, None]
     counts = np.bincount((strings + offsets).ravel(), minlength=size * n_samples)

@@ -177,9 +177,9 @@ def _poll(
         try:
             found = collect(run, ledger, service=client, patience=patience)
             away_since = None
-            progress.show(str(found))
             if not any(s.chunk.state == "sent" for s in found.chunks):
                 return found
+            progress.show(str(found))
         except (HardwareConnectionError, HardwareBusyError) as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > patience.outage:

@@ -193,6 +193,10 @@ class Ledger:
             return (exact or found)[0]
         raise unknown_name("run", name, [run.run for run in found or self.runs()])
 
+    def knows(self, name: str) -> bool:
+        """Whether `run` finds a run of that name."""
+        return any(run.run.startswith(name) for run in self.runs())
+
     def find_request(self, request: str) -> RunRecord | None:
         """The latest run of a request."""
         found = [run for run in self.runs() if run.request == request]

@@ -133,8 +133,12 @@ def _outcomes(
             f"2^{plan.peak} numbers: use fewer layers, smaller registers or a line ('cz_line'), or "
             f"'aer' without noise"
         )
-    noise = backend.noise_of(active_qubits(circuit))
-    likely = outcome_probabilities(made, measured, noise.readouts, len(values), plan)
+    noise = backend.noise
+    readouts = {
+        wire: noise.readouts.get(qubit, noise.readout)
+        for wire, qubit in enumerate(active_qubits(circuit))
+    }
+    likely = outcome_probabilities(made, measured, readouts, len(values), plan)
     likely = np.clip(likely, 0, None)
     likely /= likely.sum(axis=1, keepdims=True)
     counts = random.multinomial(shots, likely)
@@ -150,8 +154,8 @@ def _plan(
     """Operations on the cut, their order, and the wire of each classical bit."""
     qubits = active_qubits(circuit)
     cut = cut_circuit(circuit, qubits)
-    target = backend.target
-    made = operations(cut, values, backend.noise_of(qubits), None if target is None else target.dt)
+    dt = None if backend.target is None else backend.target.dt
+    made = operations(cut, values, backend.noise, dt, qubits)
     wires = _wires_of_bits(cut)
     return made, best_plan(made, wires), wires
 

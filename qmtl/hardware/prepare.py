@@ -35,7 +35,7 @@ from qmtl.heads.quantum import ANGLE_MAPS
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["HeadRun", "prepare", "prepare_head"]
+__all__ = ["HeadRun", "head_run", "prepare", "prepare_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,8 @@ class HeadRun:
         angles: encoding angles in radians, (samples, n_features).
         tasks: the tasks to measure.
         scales: each task's factor between outputs and logits.
+        heads: circuits in Qiskit to run instead of the head circuit's own, whose "features" are the
+            columns of `angles`; None for its own.
     """
 
     circuit: HeadCircuit
@@ -55,6 +57,7 @@ class HeadRun:
     angles: Tensor
     tasks: tuple[str, ...]
     scales: Mapping[str, float]
+    heads: tuple[QiskitHeadCircuit, ...] | None = None
 
 
 def prepare(
@@ -95,17 +98,22 @@ def prepare(
     if settings is not None and options:
         raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
     settings = HardwareSettings.of(options) if settings is None else settings
+    run = head_run(model, inputs, tasks)
+    return prepare_head(run, open_backend(backend, service=service), settings)
+
+
+def head_run(model: nn.Module, inputs: Any, tasks: Sequence[str] | None = None) -> HeadRun:
+    """What `prepare` measures of a model: its head's circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
     chosen = tuple(head.circuit.registers) if tasks is None else tuple(tasks)
     with torch.no_grad():
-        run = HeadRun(
+        return HeadRun(
             head.circuit,
             {name: weights.detach() for name, weights in head.weights().items()},
             ANGLE_MAPS[head.angle_map](features),
             chosen,
             head_scales(head),
         )
-    return prepare_head(run, open_backend(backend, service=service), settings)
 
 
 def head_scales(head: QuantumHead) -> dict[str, float]:
@@ -126,11 +134,14 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
     ]
     tasks = tuple(
         task_reading(
-            run.circuit.register(task), name, i, measured_qubits(native[i].circuit)[name], scale
+            run.circuit.register(task),
+            name,
+            i,
+            measured_qubits(native[i].circuit)[name],
+            run.scales[task],
         )
         for i, head in enumerate(heads)
         for task, name in head.registers.items()
-        if (scale := run.scales[task]) is not None
     )
     circuits, values, columns = _parameters(run, heads, native)
     calibration = None
@@ -223,6 +234,8 @@ def _check(run: HeadRun, settings: HardwareSettings, backend: Backend) -> None:
 
 def _circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
     """One circuit for all tasks; in the shared layout one for each."""
+    if run.heads is not None:
+        return list(run.heads)
     if run.circuit.layout == "partitioned":
         return [to_qiskit(run.circuit, run.weights, run.tasks)]
     return [to_qiskit(run.circuit, run.weights, task) for task in run.tasks]

@@ -57,6 +57,11 @@ class RunStatus:
         """Whether all results are stored."""
         return all(status.chunk.state == "stored" for status in self.chunks)
 
+    def _repr_html_(self) -> str:
+        from qmtl.hardware.display import status_html
+
+        return status_html(self)
+
     def __str__(self) -> str:
         """One line: how many jobs are in which state."""
         counts = Counter(str(status).split(":")[0] for status in self.chunks)

@@ -15,7 +15,7 @@ from qmtl.hardware.raw import raw_to_bytes
 from qmtl.hardware.sending import Patience, Sender, settle
 from qmtl.hardware.status import RunStatus, open_ledger, status
 
-__all__ = ["cancel", "complain", "submit"]
+__all__ = ["cancel", "complain", "open_ledger", "submit"]
 
 
 def submit(

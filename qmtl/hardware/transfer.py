@@ -4,7 +4,7 @@ A density matrix is written as the expectation values of the Pauli strings; a ga
 real matrix over them (I, X, Y, Z on each wire, the first wire most significant).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +41,16 @@ def operations(
     values: NDArray[np.float64],
     noise: DeviceNoise,
     dt: float | None = None,
+    qubits: Sequence[int] | None = None,
 ) -> list[Operation]:
     """A circuit's instructions as transfer matrices; measurements and barriers are left out.
 
     Args:
         circuit: in gates of one or two qubits; wires wait where it has delays, and nowhere else.
         values: of ``circuit.parameters``, (samples, parameters).
-        noise: of the circuit's qubits.
+        noise: of the device.
         dt: seconds of a time step, for delays that are given in such steps.
+        qubits: the device's qubits of the circuit's wires; None for wire i on qubit i.
 
     Raises:
         InvalidInputError: for an instruction that is no gate, or a gate with several angles.
@@ -66,12 +68,13 @@ def operations(
     for instruction in circuit.data:
         operation = instruction.operation
         wires = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
+        on = wires if qubits is None else tuple(qubits[wire] for wire in wires)
         if operation.name in ("barrier", "measure"):
             continue
         if operation.name == "delay":
-            channel = _waiting(operation, wires[0], noise, dt)
+            channel = _waiting(operation, on[0], noise, dt)
             if channel is not None:
-                found.append(Operation(wires, _channels([(channel, wires)], wires)))
+                found.append(Operation(wires, _channels([(channel, on)], on)))
             continue
         if len(wires) > 2 or len(operation.params) > 1 or not hasattr(operation, "to_matrix"):
             raise InvalidInputError(
@@ -79,8 +82,8 @@ def operations(
                 f"circuit to the device's gates first"
             )
         matrices = _gate(operation, circuit, values, cache)
-        after = noise.channels(operation.name, wires)
-        found.append(Operation(wires, _channels(after, wires) @ matrices if after else matrices))
+        after = noise.channels(operation.name, on)
+        found.append(Operation(wires, _channels(after, on) @ matrices if after else matrices))
     return found
 
 

@@ -14,8 +14,8 @@ from qmtl.heads.features import check_features, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
     Explanation,
-    LightConeSimulator,
     Simulator,
+    explained,
     simulator_for,
     simulator_from_dict,
     simulator_to_dict,
@@ -210,11 +210,12 @@ class QuantumHead(nn.Module):
         return task_qnode(self.circuit, self.weights(), device, **options)
 
     def explain(self, batch_size: int = 32) -> Explanation:
-        """How the light-cone simulator runs this head, and what a training step takes."""
-        simulator = self.simulator
-        if not isinstance(simulator, LightConeSimulator):
-            simulator = LightConeSimulator()
-        return simulator.explain(self.circuit, batch_size, self.encoding.dtype)
+        """How this head is simulated, and what a training step takes.
+
+        Under noise, noisy light cones are shown beside the ideal ones; with shots, what is sampled
+        from. Other simulators have no plan: it is the light-cone simulator's then.
+        """
+        return explained(self.simulator, self.circuit, batch_size, self.encoding.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description of the head without its parameters.

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from qmtl.errors import InvalidInputError, unknown_name
@@ -10,6 +11,9 @@ from qmtl.simulators.lightcone import LightConeSimulator
 from qmtl.simulators.simulator import Simulator
 
 if TYPE_CHECKING:
+    import torch
+
+    from qmtl.circuit.head_circuit import HeadCircuit
     from qmtl.simulators.noisy import NoisySimulator
     from qmtl.simulators.pennylane import PennyLaneSimulator
     from qmtl.simulators.shots import ShotSimulator
@@ -21,14 +25,22 @@ __all__ = [
     "PennyLaneSimulator",
     "ShotSimulator",
     "Simulator",
+    "explained",
     "simulator_for",
     "simulator_from_dict",
     "simulator_to_dict",
 ]
 
+# Entry points that offer simulators: those of hardware, which this package may not import.
+PLUGINS = "qmtl.simulators"
+
 
 def simulator_for(name: "str | Simulator") -> Simulator:
-    """A simulator by name: ``"lightcone"``, or the name of any PennyLane device.
+    """A simulator by name: ``"lightcone"``, a backend, or the name of any PennyLane device.
+
+    Backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) come by the entry points ``qmtl.simulators``
+    of installed packages: a name, or a prefix that ends in ``_``, and what makes a `Simulator` of
+    it. qmtl's own are `HardwareSimulator`.
 
     Example:
         >>> simulator_for("lightcone")
@@ -42,11 +54,37 @@ def simulator_for(name: "str | Simulator") -> Simulator:
         return name
     if name == "lightcone":
         return LightConeSimulator()
+    for point in entry_points(group=PLUGINS):
+        if name == point.name or (point.name.endswith("_") and name.startswith(point.name)):
+            found: Simulator = point.load()(name)
+            return found
     from qmtl.simulators.pennylane import PennyLaneSimulator, device_names
 
     if name not in device_names():
         raise unknown_name("simulator", name, ["lightcone", *device_names()])
     return PennyLaneSimulator(name)
+
+
+def explained(
+    simulator: Simulator, circuit: "HeadCircuit", batch_size: int, dtype: "torch.dtype"
+) -> Explanation:
+    """How a simulator runs a circuit: its own plan, its base's, or the light-cone simulator's.
+
+    Example:
+        >>> import torch
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> explained(LightConeSimulator(), circuit, 32, torch.float32).n_wires
+        2
+    """
+    from qmtl.simulators.noisy import NoisySimulator
+    from qmtl.simulators.shots import ShotSimulator
+
+    if isinstance(simulator, ShotSimulator):
+        return explained(simulator.base, circuit, batch_size, dtype)
+    if not isinstance(simulator, LightConeSimulator | NoisySimulator):
+        simulator = LightConeSimulator()
+    return simulator.explain(circuit, batch_size, dtype)
 
 
 def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
@@ -70,7 +108,8 @@ def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
         return {"type": "noisy", "noise": noise, "max_memory": simulator.max_memory}
     if isinstance(simulator, ShotSimulator):
         base = simulator_to_dict(simulator.base)
-        return {"type": "shots", "base": base, "shots": simulator.shots, "seed": simulator.seed}
+        drawn = {"shots": simulator.shots, "seed": simulator.seed, "gradient": simulator.gradient}
+        return {"type": "shots", "base": base, **drawn}
     # Whoever has made a PennyLane simulator has imported PennyLane.
     module = sys.modules.get("qmtl.simulators.pennylane")
     if module is None or not isinstance(simulator, module.PennyLaneSimulator):
@@ -97,7 +136,9 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         from qmtl.simulators.shots import ShotSimulator
 
         base = simulator_from_dict(settings["base"])
-        return ShotSimulator(base, settings["shots"], settings["seed"])
+        # Models saved before there was a choice do not say.
+        gradient = settings.get("gradient", "exact")
+        return ShotSimulator(base, settings["shots"], settings["seed"], gradient)
     if kind != "pennylane":
         raise unknown_name("simulator", kind, ["lightcone", "noisy", "pennylane", "shots"])
     from qmtl.simulators.pennylane import PennyLaneSimulator

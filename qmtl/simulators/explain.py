@@ -33,6 +33,9 @@ class GroupCost:
         bytes: estimated peak memory of forward and backward (of one sample if none fits).
         operations: estimated floating-point operations of forward and backward.
         sizes: size of the cone after each gate that widens it, seen from the readout.
+        ideal_wires: under noise, the widest cone that the tasks would have without.
+        numbers: under noise, what a state's amplitudes are without: numbers of a sample's longest
+            vector.
     """
 
     tasks: tuple[str, ...]
@@ -45,12 +48,19 @@ class GroupCost:
     bytes: int
     operations: int
     sizes: tuple[int, ...]
+    ideal_wires: int | None = None
+    numbers: int | None = None
 
     def lines(self, batch_size: int) -> list[str]:
         """The group in words."""
         names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
         who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
-        if self.n_cones:
+        if self.ideal_wires is not None:
+            lines = [
+                f"{who}cone {self.cone_wires} wires under noise, {self.ideal_wires} without, block "
+                f"{self.block_wires}, vectors of up to {self.numbers} numbers per sample"
+            ]
+        elif self.n_cones:
             lines = [
                 f"{who}cone {self.cone_wires} wires, block {self.block_wires}, "
                 f"{_plural(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.noise import DeviceNoise
-from qmtl.simulators.autograd import engine_values
-from qmtl.simulators.noisy import prepared
+from qmtl.simulators.memory import memory_limit
+from qmtl.simulators.noisy import group_values
 from qmtl.simulators.noisy_cones import NoisyCone, make_cone
+from qmtl.simulators.noisy_engines import vector_engine
 from qmtl.simulators.noisy_events import (
     Event,
     EventsByWire,
@@ -49,8 +50,9 @@ def native_values(
         noise: of the device's wires and gates.
 
     Raises:
-        CircuitTooLargeError: if a cone is too large for Pauli strings.
+        CircuitTooLargeError: if a cone does not fit into memory.
     """
+    limit = memory_limit(angles.device, None)
     events = EventsByWire(list(_events(native, noise)))
     alike: dict[object, list[NoisyCone]] = {}
     for task, wires in native.wires.items():
@@ -63,9 +65,9 @@ def native_values(
     found: dict[str, Tensor] = {}
     none = angles.new_zeros(0)
     for cones in alike.values():
-        group, engine = prepared(circuit, cones)
+        group, engine = vector_engine(circuit, cones, limit)
         own = angles.new_zeros(len(cones), group.n_weights)
-        outputs = engine_values(engine, angles.T, none, own)
+        outputs = group_values(circuit, group, engine, (angles.T, none, own), limit)
         found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
     return {task: torch.as_tensor(found[task]) for task in native.wires}
 

@@ -1,9 +1,8 @@
 """NoisySimulator: exact head circuits under a device's noise, at any number of tasks.
 
-Observables are taken backwards through gates and channels in the Pauli basis, where noise costs
-next to nothing and every string meets only the noise on its own wires. So a task costs what its
-light cone costs, and noise that an ideal cone would not see, of gates that cancel but stay in the
-circuit, is seen.
+Gates and channels act on Pauli strings, where noise costs next to nothing and every string meets
+only the noise on its own wires. So a task costs what its light cone costs, and noise that an ideal
+cone would not see, of gates that cancel but stay in the circuit, is seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,28 +10,26 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import CircuitTooLargeError
-from qmtl.noise import Channel, DeviceNoise
-from qmtl.simulators.autograd import Engine, are_plain, engine_values, full_precision
+from qmtl.noise import DeviceNoise
+from qmtl.simulators.autograd import Engine, Three, are_plain, engine_values, full_precision
 from qmtl.simulators.chunks import ChunkedEngine
-from qmtl.simulators.memory import bytes_text, largest_chunk, memory_limit
+from qmtl.simulators.explain import Explanation
+from qmtl.simulators.memory import largest_chunk, memory_limit
 from qmtl.simulators.noisy_cones import NoisyCone, noisy_cones
-from qmtl.simulators.noisy_program import noisy_program
-from qmtl.simulators.pauli import PauliEngine
-from qmtl.simulators.pauli.polynomials import Polynomials
-from qmtl.simulators.pauli.walk import SHIFT
+from qmtl.simulators.noisy_engines import check_fits, noisy_engine
+from qmtl.simulators.noisy_explain import explain_noisy
 from qmtl.simulators.plan import Group
 from qmtl.simulators.simulator import check_inputs
-from qmtl.simulators.slots import slot_table
 
-__all__ = ["NoisySimulator", "prepared"]
+__all__ = ["NoisySimulator", "group_values"]
 
 CACHED_CIRCUITS = 16
+# Cones of one structure, as a group, and what computes their outputs.
+Prepared = tuple[list[NoisyCone], Group, Engine]
 
 
 class NoisySimulator:
@@ -75,17 +72,41 @@ class NoisySimulator:
         limit = memory_limit(angles.device, self.max_memory)
         found: dict[str, Tensor] = {}
         with full_precision(angles):
-            for group, engine in groups:
+            for _, group, engine in groups:
                 own = torch.stack([weights[name] for name in group.tasks])
-                outputs = _outputs(engine, limit, angles.T, weights["encoding"], own)
+                outputs = group_values(
+                    circuit, group, engine, (angles.T, weights["encoding"], own), limit
+                )
                 found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
         return {name: found[name] for name in chosen}
 
-    def _groups(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[Group, Engine]]:
+    def explain(
+        self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> Explanation:
+        """Noisy and ideal cones, bytes and operations of a step, without running one.
+
+        Raises:
+            CircuitTooLargeError: if not even one sample in single precision fits.
+
+        Example:
+            >>> from qmtl import AngleEncoding, HeadCircuit, Task
+            >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)], AngleEncoding(1))
+            >>> plan = NoisySimulator(DeviceNoise.uniform(0.001, 0.01)).explain(circuit, 32)
+            >>> plan.groups[0].cone_wires, plan.groups[0].ideal_wires
+            (6, 4)
+        """
+        with self._lock:
+            groups = self._prepare(circuit, tuple(circuit.registers))
+        limit = memory_limit(torch.device("cpu"), self.max_memory)
+        engines = [(cones, engine) for cones, _, engine in groups]
+        return explain_noisy(circuit, engines, batch_size, dtype, limit)
+
+    def _groups(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[Prepared]:
         alike: dict[object, list[NoisyCone]] = {}
         for cone in noisy_cones(circuit, self.noise, tasks):
             alike.setdefault(cone.structure, []).append(cone)
-        return [prepared(circuit, cones) for cones in alike.values()]
+        limit = memory_limit(torch.device("cpu"), self.max_memory)
+        return [(cones, *noisy_engine(circuit, cones, limit)) for cones in alike.values()]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"noise": self.noise, "max_memory": self.max_memory}
@@ -97,69 +118,27 @@ class NoisySimulator:
         return f"NoisySimulator({self.noise!r})"
 
 
-def _outputs(engine: Engine, limit: int, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
-    samples, on_cpu = columns.shape[1], columns.device.type == "cpu"
-    if not (samples and on_cpu and are_plain(columns, encoding, own)):
-        return engine.eager(engine.angles(columns, encoding), encoding, own)
-    chunk = largest_chunk(engine, samples, columns.element_size(), limit)
-    if not chunk:
-        needed = engine.step_bytes(1, columns.element_size())
-        raise CircuitTooLargeError(
-            f"under noise a step of one sample would take about {bytes_text(needed)}, the limit "
-            f"is {bytes_text(limit)}: use fewer tasks at a time, or smaller cones"
-        )
-    return engine_values(
-        engine if chunk == samples else ChunkedEngine(engine, chunk), columns, encoding, own
-    )
+def group_values(
+    circuit: HeadCircuit, group: Group, engine: Engine, inputs: Three, limit: int
+) -> Tensor:
+    """Outputs of a group's tasks, shape (tasks, n_outputs, samples), in chunks where they must be.
 
-
-def prepared(circuit: HeadCircuit, cones: Sequence[NoisyCone]) -> tuple[Group, Engine]:
-    """What computes the outputs of cones of one structure.
+    Args:
+        circuit: whose tasks they are.
+        group: the tasks.
+        engine: what computes them.
+        inputs: features (n_features, samples), the encoding's weights, and the tasks' weights.
+        limit: bytes that a step may take.
 
     Raises:
-        CircuitTooLargeError: if the cones are too large for Pauli strings.
+        CircuitTooLargeError: if not even one sample fits.
     """
-    first = cones[0]
-    found = noisy_program(first.structure)
-    if found is None:
-        raise CircuitTooLargeError(
-            f"task {first.task!r}: under noise its observables become more Pauli strings than can "
-            f"be followed: use fewer encoding layers, fewer wires, or entanglers whose cones are "
-            f"small ('cz_ring')"
-        )
-    program, encoding, block = found
-    group = Group(
-        tasks=tuple(cone.task for cone in cones),
-        outputs=tuple(tuple(range(program.n_outputs)) for _ in cones),
-        wires=np.array([cone.wires for cone in cones], np.int64),
-        n_inner=len(circuit.register(first.task).wires),
-        encoding=(),
-        block=(),
-        encoding_slots=slot_table([[cone.encoding_angles[i] for i in encoding] for cone in cones]),
-        block_slots=slot_table([[cone.block_angles[i] for i in block] for cone in cones]),
-        n_weights=circuit.n_weights(first.task),
-        readout=np.zeros((program.n_outputs, 1)),
-        sizes=(),
-    )
-    constants = (
-        _constants(program.encoding, cones),
-        _constants(program.block, cones),
-    )
-    return group, PauliEngine(group, program, constants)
-
-
-def _constants(polynomials: Polynomials, cones: Sequence[NoisyCone]) -> np.ndarray:
-    """The value of each constant for each cone."""
-
-    def number(channel: Channel, which: int) -> float:
-        return channel.shift if which == SHIFT else channel.factors[which]
-
-    return np.array(
-        [
-            [
-                np.prod([number(cone.channels[slot], which) for slot, which in factors])
-                for factors in polynomials.constants
-            ]
-            for cone in cones
-        ]
-    ).reshape(len(cones), len(polynomials.constants))
+    columns, encoding, own = inputs
+    samples, on_cpu = columns.shape[1], columns.device.type == "cpu"
+    if not (samples and on_cpu and are_plain(*inputs)):
+        return engine.eager(engine.angles(columns, encoding), encoding, own)
+    itemsize = columns.element_size()
+    check_fits(circuit, group, engine, itemsize, limit)
+    chunk = largest_chunk(engine, samples, itemsize, limit)
+    fitting = engine if chunk == samples else ChunkedEngine(engine, chunk)
+    return engine_values(fitting, columns, encoding, own)

@@ -20,10 +20,11 @@ from qmtl.simulators.pauli.walk import CHANNEL, DAMPING, Circuit, TooLargeError
 
 __all__ = ["noisy_program"]
 
-# Strings that are followed, and operations that they make: more take seconds to write down, and
-# their registers leave the cache.
+# Strings that are followed at once and in all, and operations that they make: more take longer to
+# write down than many steps with vectors take.
 MOST_STRINGS = 20_000
-LARGEST_PROGRAM = 200_000
+MOST_VISITS = 1_000_000
+LARGEST_PROGRAM = 100_000
 
 
 @lru_cache(maxsize=256)
@@ -63,6 +64,7 @@ def _met(ops: Sequence[Op], strings: set[Pauli], *, is_start: bool = False) -> l
     for op in ops:
         touched.append(touched[-1] | sum(1 << w for w in op.wires))
     kept: list[Op] = []
+    visits = 0
     for op, wires in zip(reversed(ops), touched[-2::-1], strict=True):
         before: set[Pauli] = set()
         changes = False
@@ -76,7 +78,8 @@ def _met(ops: Sequence[Op], strings: set[Pauli], *, is_start: bool = False) -> l
             kept.append(op)
             strings.clear()
             strings |= {p for p in before if not (is_start and p[0] & ~wires)}
-        if len(strings) > MOST_STRINGS:
+        visits += len(strings)
+        if len(strings) > MOST_STRINGS or visits > MOST_VISITS:
             raise TooLargeError
     return kept[::-1]
 

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.simulators.distributions import distribution_circuit, output_matrix
+from qmtl.simulators.parameter_shift import ShiftPlan, check_shiftable, shift_plan, shifted_outputs
 from qmtl.simulators.simulator import Simulator, check_inputs
 
 __all__ = ["Estimate", "ShotSimulator"]
 
 CACHED_CIRCUITS = 16
+GRADIENTS = ("exact", "parameter-shift")
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,28 @@ class ShotSimulator:
     For each sample, a task's Z values and probabilities come from the same bit strings, drawn from
     the joint distribution of all wires that the task reads; tasks and samples are independent.
 
-    Values are those of the shots; gradients are the exact gradients of the outputs' means, at no
-    cost in shots (straight-through: for a loss that is not linear in the outputs, its slope is
-    taken at the sampled values). Parameter shift with shots, which costs two circuits per angle, is
-    PennyLane's: ``PennyLaneSimulator(device, diff_method="parameter-shift", shots=...)``.
+    Values are those of the shots. Their gradients are one of two estimates:
+
+    * ``"exact"``: the exact gradients of the outputs' means, at no cost in shots
+      (straight-through: for a loss that is not linear in the outputs, its slope is taken at the
+      sampled values);
+    * ``"parameter-shift"``: what a device would give. The derivative by each rotation's angle is
+      half the difference of the outputs at that angle plus and minus π/2, each from `shots`
+      measurements of its own; the chain rule goes on from there to features and weights. It has no
+      bias, and a variance that falls as 1/shots. A backward pass measures two circuits per
+      rotation and sample: `executions` tells how many that makes.
 
     Args:
         base: an exact simulator, such as `LightConeSimulator` or `NoisySimulator`.
-        shots: measurements per sample.
+        shots: measurements per sample, and in each shifted circuit.
         seed: of a stream of random numbers that every call goes on with. None draws from torch's
             global generator, which training seeds in each epoch, so that runs resume.
+        gradient: ``"exact"`` or ``"parameter-shift"``.
 
     Raises:
-        InvalidInputError: for shots that are no integer >= 1, or a base that is sampled itself.
+        InvalidInputError: for shots that are no integer >= 1, a base that is sampled itself, an
+            unknown gradient, or one whose rule does not hold: parameter shift under noise that
+            makes rotations turn by another factor than 1, or through an extrapolation.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -67,18 +78,26 @@ class ShotSimulator:
         True
     """
 
-    def __init__(self, base: Simulator, shots: int, seed: int | None = None) -> None:
+    def __init__(
+        self, base: Simulator, shots: int, seed: int | None = None, gradient: str = "exact"
+    ) -> None:
         if not isinstance(base, Simulator) or isinstance(base, ShotSimulator):
             raise InvalidInputError(f"base must be an exact simulator, got {base!r}")
         _check_integer("shots", shots, 1)
         if seed is not None:
             _check_integer("seed", seed, 0)
+        if gradient not in GRADIENTS:
+            raise unknown_name("gradient", gradient, GRADIENTS)
+        if gradient == "parameter-shift":
+            check_shiftable(base)
+        self.gradient = gradient
         self.base = base
         self.shots = shots
         self.seed = seed
         self._random = None if seed is None else np.random.default_rng(seed)
         self._lock = Lock()
         self._prepare = lru_cache(maxsize=CACHED_CIRCUITS)(_prepared)
+        self._shifts = lru_cache(maxsize=CACHED_CIRCUITS)(shift_plan)
 
     def expectation_values(
         self,
@@ -89,6 +108,51 @@ class ShotSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs from shots, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
+        if self.gradient == "exact":
+            return self._sampled(circuit, angles, weights, chosen)
+        with torch.no_grad():
+            values = self._sampled(circuit, angles, weights, chosen)
+        plan = self._plan(circuit)
+        none = {name: angles.new_zeros(0) for name in weights}
+
+        def sampled(task: str, rows: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self._sampled(plan.circuit, rows, none, (task,))[task]
+
+        return shifted_outputs(plan, plan.values(angles, weights), values, sampled)
+
+    def executions(
+        self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
+    ) -> tuple[int, int]:
+        """Measurements that a device would make for the values, and for their gradients.
+
+        Circuits times shots; in the partitioned layout one circuit serves all tasks.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> from qmtl.simulators import LightConeSimulator
+            >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+            >>> shifted = ShotSimulator(LightConeSimulator(), 1000, gradient="parameter-shift")
+            >>> shifted.executions(circuit, batch_size=32)  # 24 rotations, each shifted twice
+            (32000, 1536000)
+        """
+        chosen = list(circuit.registers) if tasks is None else list(tasks)
+        several = len(chosen) if circuit.layout == "shared" else min(1, len(chosen))
+        shifted = self._plan(circuit).shifts(chosen) if self.gradient != "exact" else 0
+        return several * batch_size * self.shots, shifted * batch_size * self.shots
+
+    def _plan(self, circuit: HeadCircuit) -> ShiftPlan:
+        with self._lock:
+            return self._shifts(circuit)
+
+    def _sampled(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        chosen: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        """Outputs from shots, with the exact gradients of their means."""
         likely, matrices = self._distributions(circuit, angles, weights, chosen)
         counts = self._draw(likely)
         outputs = {}
@@ -170,14 +234,18 @@ class ShotSimulator:
 
     def __getstate__(self) -> dict[str, Any]:
         # The stream goes on where it is, in a copy too.
-        return {"settings": (self.base, self.shots, self.seed), "random": self._random}
+        return {
+            "settings": (self.base, self.shots, self.seed, self.gradient),
+            "random": self._random,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["settings"])  # type: ignore[misc]
         self._random = state["random"]
 
     def __repr__(self) -> str:
-        return f"ShotSimulator({self.base!r}, shots={self.shots}, seed={self.seed})"
+        shifts = "" if self.gradient == "exact" else f", gradient={self.gradient!r}"
+        return f"ShotSimulator({self.base!r}, shots={self.shots}, seed={self.seed}{shifts})"
 
 
 def _prepared(circuit: HeadCircuit) -> tuple[HeadCircuit, dict[str, Tensor]]:

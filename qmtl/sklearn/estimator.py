@@ -31,7 +31,7 @@ class ColumnsEstimator(BaseEstimator):
         block_layers: int | None = None,
         head: str = "quantum",
         simulator: str | Simulator = "lightcone",
-        max_epochs: int = 100,
+        max_epochs: int = 50,
         batch_size: int = 32,
         learning_rate: float = 0.01,
         head_learning_rate: float | None = None,
@@ -141,7 +141,9 @@ class ColumnsEstimator(BaseEstimator):
         """
         predictions, n = self._predictions(X)
         decided = [column.decide(predictions.get(column.name), n) for column in self._columns]
-        return self._layout.assemble(decided, getattr(X, "index", None))
+        # A list has an index, too, which is a method.
+        index = X.index if hasattr(X, "iloc") else None
+        return self._layout.assemble(decided, index)
 
     def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Name, labels and predictions of every column."""

@@ -63,7 +63,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         block_layers: int | None = None,
         head: str = "quantum",
         simulator: str | Simulator = "lightcone",
-        max_epochs: int = 100,
+        max_epochs: int = 50,
         batch_size: int = 32,
         learning_rate: float = 0.01,
         head_learning_rate: float | None = None,

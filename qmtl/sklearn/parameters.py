@@ -41,7 +41,9 @@ def with_parameters(estimator: Estimator) -> Estimator:
     Example:
         >>> @with_parameters
         ... class Example:
-        ...     '''Parameters:
+        ...     '''An example.
+        ...
+        ...     Parameters:
         ...         {parameters}
         ...     '''
         >>> "max_epochs: epochs of training." in Example.__doc__

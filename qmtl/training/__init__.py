@@ -4,6 +4,7 @@ from qmtl.training.combine import aggregators, make_aggregator, make_scalarizer,
 from qmtl.training.datamodule import MultiTaskDataModule
 from qmtl.training.evaluate import baseline_metrics, evaluate
 from qmtl.training.fit import fit
+from qmtl.training.loggers import log_to
 from qmtl.training.module import MultiTaskModule
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings
@@ -17,6 +18,7 @@ __all__ = [
     "baseline_metrics",
     "evaluate",
     "fit",
+    "log_to",
     "make_aggregator",
     "make_scalarizer",
     "scalarizers",

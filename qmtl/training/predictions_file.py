@@ -47,9 +47,11 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+            header, *rows = [*csv.reader(file)] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
+    if not header:
+        raise RunDirectoryError(f"{path} is damaged: it is empty")
     if any(len(row) != len(header) for row in rows):
         raise RunDirectoryError(f"{path} is damaged: not every row has {len(header)} columns")
     columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}

@@ -1,13 +1,22 @@
 """Progress: a bar on a terminal or in a notebook, one plain line per epoch in a log."""
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from markupsafe import Markup
+from pytorch_lightning.callbacks import Callback, ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 __all__ = ["progress_callback"]
+
+# A front end redraws a cell's output as a whole; more often than this it only flickers.
+REDRAW_SECONDS = 0.2
+BAR = Markup(
+    '<div>epoch {}/{} <progress value="{}" max="{}" style="width: 16em"></progress> '
+    "{}{:.0f} s</div>"
+)
 
 
 class EpochLines(Callback):
@@ -42,7 +51,62 @@ class EpochBar(TQDMProgressBar):
         return metrics
 
 
+class NotebookBar(ProgressBar):
+    """One bar over all steps of all epochs, in HTML: it needs no widgets, and a saved notebook
+    keeps its last state, one line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output: Any = None
+        self.started = self.drawn = 0.0
+
+    def disable(self) -> None:
+        """Nothing to switch off: the bar is drawn by the first process only."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the bar into the cell's output."""
+        super().on_train_start(trainer, pl_module)
+        self.started = time.monotonic()
+        self._draw(trainer, 0)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Move the bar, a few times a second at the most."""
+        if time.monotonic() - self.drawn > REDRAW_SECONDS:
+            self._draw(trainer, int(arguments[-1]) + 1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Show the validation loss."""
+        self._draw(trainer, int(trainer.num_training_batches))
+
+    def _draw(self, trainer: pl.Trainer, step: int) -> None:
+        from IPython.display import HTML, display
+
+        if not trainer.is_global_zero:
+            return
+        steps, epochs = int(trainer.num_training_batches), trainer.max_epochs or 0
+        done = trainer.current_epoch * steps + step
+        loss = trainer.callback_metrics.get("validation_loss")
+        told = "" if loss is None else f"validation loss {float(loss):.4f}, "
+        seconds = time.monotonic() - self.started
+        epoch = min(trainer.current_epoch + 1, epochs)
+        page = HTML(BAR.format(epoch, epochs, done, epochs * steps, told, seconds))
+        if self.output is None:
+            self.output = display(page, display_id=True)
+        else:
+            self.output.update(page)
+        self.drawn = time.monotonic()
+
+
+def in_notebook() -> bool:
+    """Whether output goes to the cells of a notebook."""
+    shell = sys.modules.get("IPython")
+    running = None if shell is None else shell.get_ipython()
+    return getattr(running, "kernel", None) is not None
+
+
 def progress_callback() -> Callback:
     """The one that suits where the output goes."""
-    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return EpochBar(leave=False) if interactive else EpochLines()
+    if in_notebook():
+        return NotebookBar()
+    return EpochBar(leave=False) if sys.stderr.isatty() else EpochLines()

@@ -14,6 +14,7 @@ from qmtl.errors import RecipeError, unknown_name
 from qmtl.heads import HeadOptions, HeadType
 from qmtl.training.data_section import DataSection
 from qmtl.training.encoder_section import EncoderSection
+from qmtl.training.loggers import LoggingSection
 from qmtl.training.noise_section import TrainingSection
 from qmtl.training.section import Section, Seed
 
@@ -94,6 +95,7 @@ class Recipe(Section):
         circuit: the head circuit (its width sets the encoder's, also for linear heads but those
             of a fixed width).
         training: see `TrainingSettings`; and noise and shots, see `TrainingSection`.
+        logging: see `LoggingSection`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
         bench: see `BenchSection`.
     """
@@ -104,6 +106,7 @@ class Recipe(Section):
     head: HeadSection = HeadSection()
     circuit: CircuitSection = CircuitSection()
     training: TrainingSection = TrainingSection()
+    logging: LoggingSection = LoggingSection()
     compare: list[HeadType] = Field(default_factory=list)
     bench: BenchSection = BenchSection()
 

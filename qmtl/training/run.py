@@ -28,6 +28,7 @@ from qmtl.model import MultiTaskModel
 from qmtl.training.build import build_data, build_model
 from qmtl.training.checkpoints import LAST
 from qmtl.training.fit import check_fit, fit
+from qmtl.training.loggers import check_loggers, log_to
 from qmtl.training.predictions import prediction_rows
 from qmtl.training.recipe import Recipe, read_recipe
 from qmtl.training.result import Result
@@ -87,6 +88,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
     # not leave a run directory behind.
     check_fit(model, data, recipe.training)
+    check_loggers(recipe.logging.loggers)
     model.predict(data.train.inputs[:1])
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)
@@ -149,16 +151,26 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
+    # Of the processes of a distributed run, the first one keeps the logs.
+    names = recipe.logging.loggers if is_first_process() else []
     try:
-        result = fit(
-            model,
-            data,
-            recipe.training,
-            checkpoints=folder / "checkpoints",
-            resume=resume,
-            progress=progress,
-            callbacks=[_MetricsFile(folder / "metrics.csv")],
-        )
+        with log_to(
+            *names,
+            folder=folder / "logs",
+            run_name=folder.name,
+            options={str(name): recipe.logging.options.get(name, {}) for name in names},
+            params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
+        ) as log:
+            result = fit(
+                model,
+                data,
+                recipe.training,
+                checkpoints=folder / "checkpoints",
+                resume=resume,
+                progress=progress,
+                callbacks=[_MetricsFile(folder / "metrics.csv"), log],
+            )
+            log.write_result(result)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
     rivals: dict[str, Result] = {

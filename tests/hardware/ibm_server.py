@@ -82,6 +82,7 @@ class Service:
     sessions: dict[str, dict] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    issued: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def live(self) -> list[Job]:
@@ -206,6 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 400, json.dumps(message).encode()
         now = int(time.time())
         token = _jwt({"iat": now, "exp": now + 3600})
+        self.state.issued.append(token)
         answer = {
             "access_token": token, "refresh_token": "none", "token_type": "Bearer",
             "expires_in": 3600, "expiration": now + 3600,

@@ -77,6 +77,7 @@ def test_regressions():
     assert regressor.score(X, y) > 0.45
     X, y = load_linnerud(return_X_y=True, as_frame=True)
     regressor = QuantumMultiTaskRegressor(**QUICK).fit(X, y)
+    np.testing.assert_array_equal(regressor.predict(X.to_numpy().tolist()), regressor.predict(X))
     predicted = regressor.predict(X[5:])
     assert predicted.columns.tolist() == ["Weight", "Waist", "Pulse"]
     assert predicted.index.tolist() == X.index[5:].tolist()
@@ -228,3 +229,12 @@ def test_nothing_is_written_or_printed(wine, tmp_path, monkeypatch, capfd, recwa
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
     assert not [str(w.message) for w in recwarn]
+
+
+@pytest.mark.parametrize(
+    "estimator", [QuantumMultiTaskClassifier, QuantumMultiTaskRegressor, MultiTaskEstimator]
+)
+def test_every_parameter_is_described(estimator):
+    for name in estimator().get_params():
+        assert f"\n    {name}: " in estimator.__doc__, name
+    assert "{parameters}" not in estimator.__doc__

@@ -1,0 +1,62 @@
+"""What the shell completes: names that qmtl knows, found without importing torch."""
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+
+__all__ = ["complete_design", "complete_head", "complete_heads", "complete_recipe"]
+
+# As in `qmtl.heads.HEAD_TYPES`, which would import torch; a test holds them equal.
+HEADS = (
+    "quantum", "linear", "local-register", "local-cone", "low-rank", "fixed-width", "single-task",
+    "vqc-per-task", "shared-vqc", "quantum-no-block", "quantum-frozen", "quantum-no-entangler",
+)  # fmt: skip
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Built-in recipes.
+
+    Example:
+        >>> complete_recipe("dig")
+        ['digits']
+    """
+    folder = files("qmtl") / "training" / "recipes"
+    return _matching((entry.name for entry in folder.iterdir()), incomplete)
+
+
+def complete_design(incomplete: str) -> list[str]:
+    """Designs of the catalogue.
+
+    Example:
+        >>> complete_design("cz")
+        ['cz-ring']
+    """
+    installed = files("qmtl") / "circuits"
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
+    return _matching((entry.name for entry in folder.iterdir()), incomplete)
+
+
+def complete_head(incomplete: str) -> list[str]:
+    """Types of heads.
+
+    Example:
+        >>> complete_head("local")
+        ['local-register', 'local-cone']
+    """
+    return [name for name in HEADS if name.startswith(incomplete)]
+
+
+def complete_heads(incomplete: str) -> list[str]:
+    """Types of heads, the last one of a list with commas.
+
+    Example:
+        >>> complete_heads("linear,loc")
+        ['linear,local-register', 'linear,local-cone']
+    """
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in complete_head(last)]
+
+
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
+    found = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
+    return sorted(name for name in found if name.startswith(incomplete))

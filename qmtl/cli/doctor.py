@@ -1,0 +1,127 @@
+"""``qmtl doctor``: versions, devices, extras, and what is missing."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from qmtl.cli.requirements import Needed
+
+__all__ = ["doctor"]
+
+
+def doctor() -> None:
+    """Print versions, devices and extras, say what is missing, and try a small circuit.
+
+    Exit status 1 if something that qmtl cannot do without is missing or does not work; extras are
+    your choice.
+
+    Example: qmtl doctor
+    """
+    from rich.console import Console
+
+    from qmtl.cli.requirements import declared, needed
+
+    # Long paths and lists stay on one line, for reports of errors.
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    found = needed(declared())
+    core = [one for one in found if not one.extra]
+    console.print(_system())
+    console.print(_packages(core))
+    console.print(_extras([one for one in found if one.extra]))
+    console.print(_devices())
+    engine, works = _engine()
+    console.print(engine)
+    wrong = [one for one in core if one.state != "ok"]
+    for one in wrong:
+        had = f"; {one.installed} is installed" if one.installed else ""
+        console.print(f"{one.name}{one.wanted} is {one.state}{had}: pip install '{_text(one)}'")
+    if wrong or not works:
+        raise typer.Exit(1)
+    console.print("all is well")
+
+
+def _system() -> str:
+    import platform
+    import sys
+    from pathlib import Path
+
+    import qmtl.version
+
+    return "\n".join(
+        [
+            f"qmtl {qmtl.version.__version__} in {Path(qmtl.version.__file__).parent}",
+            f"Python {platform.python_version()} in {sys.prefix}",
+            f"{platform.platform()}, {platform.machine()}\n",
+        ]
+    )
+
+
+def _packages(core: "list[Needed]") -> str:
+    width = max((len(one.name) for one in core), default=0)
+    lines = [f"  {one.name:{width}}  {one.installed or '–':14} {one.wanted}" for one in core]
+    marks = ["" if one.state == "ok" else f"  {one.state}" for one in core]
+    return "\n".join(["packages", *(a + b for a, b in zip(lines, marks, strict=True))]) + "\n"
+
+
+def _extras(optional: "list[Needed]") -> str:
+    lines = ["extras"]
+    names = sorted({one.extra for one in optional})
+    width = max(map(len, names), default=0)
+    for name in names:
+        parts = [one for one in optional if one.extra == name]
+        absent = [_text(one) for one in parts if one.state != "ok"]
+        if absent:
+            fix = f'install the extra qmtl[{name}] (in a clone: pip install ".[{name}]")'
+            lines.append(f"  {name:{width}}  missing {', '.join(absent)}: {fix}")
+        else:
+            versions = ", ".join(f"{one.name} {one.installed}" for one in parts)
+            lines.append(f"  {name:{width}}  {versions}")
+    return "\n".join(lines) + "\n"
+
+
+def _devices() -> str:
+    import os
+    from importlib.metadata import entry_points
+
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return f"devices\n  torch cannot be imported: {' '.join(str(error).split())}\n"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    simulators = sorted(entry.name for entry in entry_points(group="pennylane.plugins"))
+    return "\n".join(
+        [
+            "devices",
+            f"  CPU        {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+            f"  CUDA       {', '.join(gpus) or 'none'}",
+            f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}",
+            f"  PennyLane  {', '.join(simulators)}\n",
+        ]
+    )
+
+
+def _engine() -> tuple[str, bool]:
+    """A step of a small head, by both kernels: compiled or loaded, and run."""
+    import time
+
+    started = time.perf_counter()
+    try:
+        import torch
+
+        from qmtl.circuit import HeadCircuit
+        from qmtl.heads import QuantumHead
+        from qmtl.tasks import Task
+
+        head = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]), seed=0)
+        sum(values.sum() for values in head(torch.zeros(2, 4)).values()).backward()
+        works = head.encoding.grad is not None and bool(head.encoding.grad.isfinite().all())
+    except Exception as error:
+        # Whatever it is, it is what the reader wants to know.
+        return f"light cones: {type(error).__name__}: {' '.join(str(error).split())}", False
+    took = time.perf_counter() - started
+    return f"light cones: a first training step in {took:.2f} s, kernels included", works
+
+
+def _text(one: "Needed") -> str:
+    return f"{one.name}{one.wanted}"

@@ -1,0 +1,247 @@
+"""HardwareSimulator: a backend under the contract of simulators, for trained heads."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware.backends import Backend, open_backend
+from qmtl.hardware.decode import Decoded, decode
+from qmtl.hardware.local import execute
+from qmtl.hardware.prepare import HeadRun, prepare_head
+from qmtl.hardware.prepared import PreparedRun
+from qmtl.hardware.settings import HardwareSettings
+from qmtl.hardware.shift import gate_angles, rotations, shift_circuit, shifted
+from qmtl.simulators.simulator import check_inputs
+
+__all__ = ["HardwareSimulator"]
+
+logger = logging.getLogger("qmtl")
+
+
+class HardwareSimulator:
+    """Evaluates head circuits on a backend: a device of IBM's, its fake twin, or Aer.
+
+    It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
+    samples and tasks of a call go into one run. On a device the run goes through the ledger, and
+    the same call after an interruption comes back to it instead of sending it again.
+
+    Gradients are refused unless asked for; by parameter shift they take 2 executions more for each
+    rotation, sample and shot: `executions` tells how many.
+
+    Args:
+        backend: a name or a backend, see `qmtl.hardware.open_backend`.
+        gradient: None, or ``"parameter-shift"``.
+        service: for IBM's devices; None for the saved account.
+        ledger: for IBM's devices; None for the user's.
+        **options: fields of `HardwareSettings`, such as ``shots`` or ``mitigation``.
+
+    Raises:
+        InvalidInputError: for unknown names or settings.
+
+    Example:
+        >>> from qmtl import HeadCircuit, QuantumHead, Task
+        >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+        >>> measured = head.with_simulator(HardwareSimulator("aer", shots=100, seed=1))
+        >>> measured(torch.zeros(3, 2))["a"].shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        backend: Any = "fake_fez",
+        *,
+        gradient: Literal["parameter-shift"] | None = None,
+        service: Any = None,
+        ledger: Any = None,
+        **options: Any,
+    ) -> None:
+        if gradient not in (None, "parameter-shift"):
+            raise unknown_name("gradient", gradient, ["parameter-shift", "None"])
+        self.backend = backend
+        self.gradient = gradient
+        self.service = service
+        self.ledger = ledger
+        self.settings = HardwareSettings.of({"predict": False, **options})
+        self._opened: Backend | None = None
+
+    def expectation_values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """Each task's outputs as measured, shape (batch, n_outputs); see `Simulator`.
+
+        Raises:
+            HardwareBudgetError: if the run would cost more than its budget.
+            HardwareError: of the service.
+        """
+        chosen = check_inputs(circuit, angles, weights, tasks)
+        sizes = [circuit.register(name).readout.n_outputs for name in chosen]
+        if not chosen or not len(angles):
+            return {name: angles.new_zeros(0, n) for name, n in zip(chosen, sizes, strict=True)}
+        differentiable = [angles, weights["encoding"], *(weights[name] for name in chosen)]
+        if self.gradient is None or not (
+            torch.is_grad_enabled() and any(value.requires_grad for value in differentiable)
+        ):
+            measured = self._measure(circuit, angles, weights, chosen)
+            told = self._refusal(circuit, len(angles), chosen)
+            return {name: _Refused.apply(measured[name], told, *differentiable) for name in chosen}
+        groups = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
+        found: dict[str, Tensor] = {}
+        for group in groups:
+            turned = gate_angles(circuit, group, angles, weights)
+            wide = _Shifted.apply(turned, self, circuit, group)
+            widths = [circuit.register(name).readout.n_outputs for name in group]
+            found |= dict(zip(group, wide.split(widths, dim=1), strict=True))
+        return found
+
+    def executions(
+        self,
+        circuit: HeadCircuit,
+        batch_size: int,
+        tasks: Sequence[str] | None = None,
+        *,
+        gradient: bool = True,
+    ) -> int:
+        """Executions of one forward pass, and by parameter shift of one backward pass after it.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> circuit = HeadCircuit([Task.binary("a")])
+            >>> HardwareSimulator("aer", shots=100).executions(circuit, 2)
+            5000
+        """
+        chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
+        groups = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
+        shifts = sum(2 * len(rotations(circuit, group)) for group in groups) if gradient else 0
+        return (len(groups) + shifts) * batch_size * self.settings.shots
+
+    def prepare(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> PreparedRun:
+        """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
+        chosen = check_inputs(circuit, angles, weights, tasks)
+        run = HeadRun(
+            circuit,
+            {name: value.detach() for name, value in weights.items()},
+            angles.detach(),
+            chosen,
+            dict.fromkeys(chosen, 1.0),
+        )
+        return prepare_head(run, self._open(), self.settings)
+
+    def _open(self) -> Backend:
+        if self._opened is None:
+            self._opened = open_backend(self.backend, service=self.service)
+        return self._opened
+
+    def _measure(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        decoded = self._run(self.prepare(circuit, angles, weights, tasks))
+        return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
+
+    def _measure_rotations(
+        self, circuit: HeadCircuit, tasks: tuple[str, ...], turned: Any
+    ) -> np.ndarray[Any, Any]:
+        """Outputs of all tasks side by side, (samples, outputs), at these gates' angles."""
+        run = HeadRun(
+            circuit,
+            {},
+            torch.from_numpy(turned),
+            tasks,
+            dict.fromkeys(tasks, 1.0),
+            (shift_circuit(circuit, tasks),),
+        )
+        decoded = self._run(prepare_head(run, self._open(), self.settings))
+        return np.concatenate([decoded.values[name] for name in tasks], axis=1)
+
+    def _run(self, prepared: PreparedRun) -> Decoded:
+        backend = self._open()
+        if backend.is_local:
+            chunks = range(len(prepared.chunks))
+            return decode(prepared, [execute(prepared, i, backend=backend) for i in chunks])
+        from qmtl.hardware.fetch import raw_results, wait
+        from qmtl.hardware.submit import open_ledger, submit
+
+        ledger = open_ledger(self.ledger)
+        name = submit(prepared, ledger=ledger, service=self.service)
+        wait(name, ledger, service=self.service)
+        return decode(prepared, raw_results(name, ledger))
+
+    def _refusal(self, circuit: HeadCircuit, batch: int, tasks: tuple[str, ...]) -> str:
+        forward = self.executions(circuit, batch, tasks, gradient=False)
+        backward = self.executions(circuit, batch, tasks) - forward
+        return (
+            f"a {self._open().name} head is for evaluation: gradients by parameter shift would "
+            f"take {backward:,} executions for this batch; ask for them with "
+            f"HardwareSimulator(..., gradient='parameter-shift'), or train with 'lightcone'"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open device or service holds connections, and is opened again where it is needed.
+        return {**self.__dict__, "_opened": None}
+
+    def __repr__(self) -> str:
+        name = self.backend if isinstance(self.backend, str) else self._open().name
+        return f"HardwareSimulator({name!r}, shots={self.settings.shots})"
+
+
+class _Refused(torch.autograd.Function):
+    """Measured values; a backward pass through them is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, measured: Tensor, told: str, *inputs: Tensor) -> Tensor:
+        ctx.told = told
+        return measured.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise InvalidInputError(ctx.told)
+
+
+class _Shifted(torch.autograd.Function):
+    """Measured values with gradients by parameter shift."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        turned: Tensor,
+        simulator: HardwareSimulator,
+        circuit: HeadCircuit,
+        tasks: tuple[str, ...],
+    ) -> Tensor:
+        ctx.save_for_backward(turned)
+        ctx.settings = (simulator, circuit, tasks)
+        angles = turned.detach().cpu().double().numpy()
+        return torch.from_numpy(simulator._measure_rotations(circuit, tasks, angles)).to(turned)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (turned,) = ctx.saved_tensors
+        simulator, circuit, tasks = ctx.settings
+        columns = list(rotations(circuit, tasks))
+        rows = shifted(turned.detach().cpu().double().numpy(), columns)
+        logger.info("parameter shift: %d executions", len(rows) * simulator.settings.shots)
+        values = simulator._measure_rotations(circuit, tasks, rows)
+        pairs = values.reshape(len(turned), len(columns), 2, -1)
+        slopes = torch.from_numpy((pairs[:, :, 0] - pairs[:, :, 1]) / 2).to(gradient)
+        found = torch.zeros_like(turned)
+        found[:, columns] = (slopes * gradient[:, None]).sum(-1)
+        return found, None, None, None

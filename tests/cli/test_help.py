@@ -1,0 +1,135 @@
+"""Help with examples that parse, shell completion, and names that are nearly right."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from qmtl.cli import app
+from qmtl.cli.completion import HEADS, complete_design, complete_recipe
+from tests.cli.command import SCRIPT
+
+ROOT = typer.main.get_command(app)
+
+
+def commands(command=ROOT, path=()):
+    """Every command that does something, with the words that call it."""
+    if hasattr(command, "commands"):
+        for name, child in command.commands.items():
+            yield from commands(child, (*path, name))
+    else:
+        yield path, command
+
+
+COMMANDS = dict(commands())
+
+
+def examples(command):
+    lines = [line.strip().removeprefix("Example: ") for line in (command.help or "").splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("qmtl ")]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_examples_that_parse(path):
+    command = COMMANDS[path]
+    found = examples(command)
+    assert found, f"give an example in the help of qmtl {' '.join(path)}"
+    for words in found:
+        assert tuple(words[: len(path)]) == path
+        # Unknown options, missing arguments and values of a wrong type raise.
+        command.make_context(" ".join(path), words[len(path) :])
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
+def test_help_shows_the_examples(qmtl, path):
+    shown = qmtl.good(*path, "--help")
+    assert "Usage" in shown
+    assert "Example" in shown
+
+
+def completions(*words: str) -> list[str]:
+    environment = {
+        **os.environ,
+        "_QMTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("qmtl", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        [SCRIPT], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tra"], {"train", "trainability"}),
+        (["train", "dig"], {"digits"}),
+        (["train", "digits", "--compare", "local"], {"local-register", "local-cone"}),
+        (["circuits", "show", "cz"], {"cz-ring"}),
+        (["bench", "digits", "--heads", "linear,shared"], {"linear,shared-vqc"}),
+    ],
+)
+def test_the_shell_completes(words, expected):
+    assert set(completions(*words)) == expected
+
+
+def test_what_is_completed_is_what_is_there():
+    from qmtl.circuit.catalogue import list_designs
+    from qmtl.heads import HEAD_TYPES
+    from qmtl.training.recipe import built_in_recipes
+
+    assert complete_recipe("") == built_in_recipes()
+    assert complete_design("") == list_designs()
+    assert HEADS == HEAD_TYPES
+
+
+def test_completion_imports_nothing_heavy():
+    code = (
+        "import sys; from qmtl.cli.completion import *; complete_recipe(''); complete_design('');"
+        "print([m for m in ('torch', 'numpy', 'pytorch_lightning') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["trian"], "train"),
+        (["circuits", "shwo"], "show"),
+        (["train", "digits", "--copmare", "linear"], "--compare"),
+    ],
+)
+def test_commands_and_options_that_are_nearly_right(qmtl, words, nearest):
+    answer = qmtl(*words)
+    assert answer.code == 2
+    assert nearest in answer.err
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["train", "digit"], "digits"),
+        (["train", "digits", "--set", 'data.tasks=["partiy"]'], "parity"),
+        (["train", "digits", "--set", "circuit.design=cz-rign"], "cz-ring"),
+        (["train", "digits", "--set", "encoder.type=MPL"], "MLP"),
+        (["train", "digits", "--set", "head.type=linaer"], "linear"),
+        (["train", "digits", "--set", "head.simulator=defualt.qubit"], "default.qubit"),
+        (["train", "digits", "--set", "training.aggregator=pcgard"], "PCGrad"),
+        (["train", "digits", "--set", "training.scalarizer=dawa"], "DWA"),
+        (["train", "digits", "--set", 'logging.loggers=["tensorbord"]'], "tensorboard"),
+        (["train", "digits", "--compare", "low-rnak"], "low-rank"),
+        (["circuits", "show", "iqpp"], "iqp"),
+    ],
+)
+def test_names_that_are_nearly_right(qmtl, words, nearest):
+    assert f"did you mean '{nearest}'" in qmtl.bad(*words)
+
+
+def test_a_backend_that_is_nearly_right(qmtl, run):
+    pytest.importorskip("qiskit_ibm_runtime")
+    assert "did you mean 'fake_fez'" in qmtl.bad("noise", run, "--backend", "fake_fex")

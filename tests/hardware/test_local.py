@@ -1,0 +1,116 @@
+"""Execution here: whole circuits and single tasks, fake backends and Aer, seeds and limits."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("qiskit")
+pytest.importorskip("qiskit_ibm_runtime")
+
+from dataclasses import replace
+
+from qiskit.providers.fake_provider import GenericBackendV2
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.hardware import decode, execute, open_backend, prepare
+from qmtl.hardware.backends import backend_names
+from qmtl.hardware.compare import compare
+from qmtl.heads import QuantumHead
+from qmtl.tasks import Task
+from tests.hardware.samples import binary_head, features, small_head
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def fez():
+    return open_backend("fake_fez")
+
+
+def outcomes(run, task):
+    """The task's first measured bit, (samples, shots)."""
+    raw = execute(run, 0)
+    register = next(t.register for t in run.decoding.tasks if t.task == task)
+    return raw[0].arrays[register][..., -1] & 1
+
+
+@pytest.mark.parametrize("backend", ["fake_fez", "aer"])
+def test_task_by_task_gives_the_same_as_the_whole_circuit(backend):
+    head = binary_head(2)
+    run = prepare(head, features(head, 4), backend, shots=4096, seed=0)
+    assert run.execution == "whole circuit on the cut"
+    for how in (run, replace(run, execution="task by task")):
+        comparison = compare(how, decode(how, [execute(how, 0)]))
+        assert comparison.largest < 4.5, comparison
+
+
+def test_shots_of_tasks_are_correlated_in_whole_circuits_only():
+    """A wire of each task, entangled: seen together in one circuit, apart in two."""
+    head = binary_head(2)
+    run = prepare(head, features(head, 8), "aer", shots=4096, seed=0, predict=False)
+
+    def correlation(of):
+        a, b = (outcomes(of, name).astype(float) for name in ("t0", "t1"))
+        covariance = ((a - a.mean(1, keepdims=True)) * (b - b.mean(1, keepdims=True))).mean(1)
+        return np.abs(covariance).max()
+
+    assert correlation(run) > 0.05
+    assert correlation(replace(run, execution="task by task")) < 0.02
+
+
+def test_seeds():
+    head = small_head()
+    x = features(head, 2)
+
+    def values(seed):
+        run = prepare(head, x, "aer", shots=64, seed=seed, predict=False)
+        return decode(run, [execute(run, 0)]).values["b"]
+
+    np.testing.assert_array_equal(values(5), values(5))
+    assert (values(5) != values(6)).any()
+    assert (values(None) != values(None)).any()
+
+
+@pytest.mark.slow
+def test_fifty_tasks_on_a_hundred_wires(fez):
+    head = binary_head(50)
+    run = prepare(head, features(head, 1), fez, seed=0)
+    comparison = compare(run, decode(run, [execute(run, 0)]))
+    assert comparison.n_compared == 50
+    assert comparison.largest < 4.5, comparison
+
+
+def test_a_backend_of_ones_own():
+    backend = GenericBackendV2(
+        6, ["cz", "rz", "sx", "x", "delay"], coupling_map=[[i, i + 1] for i in range(5)], seed=2
+    )
+    opened = open_backend(backend)
+    assert (opened.kind, opened.n_qubits) == ("fake", 6)
+    head = small_head()
+    run = prepare(head, features(head), opened, seed=0, cache=False)
+    comparison = compare(run, decode(run, [execute(run, 0, backend=opened)]))
+    assert comparison.largest < 4.5
+
+
+def test_limits_are_told():
+    wide = QuantumHead(HeadCircuit([Task.multilabel("a", 9)], wires_per_task=27), seed=0)
+    run = prepare(wide, features(wide, 1), "aer", shots=10, predict=False)
+    with pytest.raises(CircuitTooLargeError, match="wires at once, the limit is 26"):
+        execute(run, 0)
+    head = small_head()
+    run = prepare(head, features(head, 1), "aer", shots=10, predict=False)
+    with pytest.raises(InvalidInputError, match="not a backend of this machine"):
+        execute(run, 0, backend=replace(open_backend("aer"), kind="real", name="ibm_x"))
+
+
+def test_names_of_backends():
+    names = backend_names()
+    assert {"aer", "fake_fez", "fake_boston", "fake_torino"} <= set(names)
+    assert open_backend("fake_boston").n_qubits == 156
+    assert open_backend("aer").n_qubits is None
+    for name, expected in [("fake_bostn", "'fake_boston'"), ("aerr", "'aer'"), ("ibmfez", "Known")]:
+        with pytest.raises(InvalidInputError, match=expected):
+            open_backend(name)

@@ -1,0 +1,203 @@
+"""From a model to measured logits, through the genuine client and through the ledger alone."""
+
+import json
+
+import pytest
+import torch
+
+from qmtl import HeadCircuit, QuantumHead, Task
+from qmtl.errors import HardwareBudgetError, HardwareJobError, InvalidInputError
+from qmtl.hardware import Ledger, fetch, run, submit
+from qmtl.hardware.fetch import Progress
+from qmtl.hardware.prepare import head_run
+from qmtl.hardware.result import write_result
+from qmtl.hardware.run import request_hash, send
+from qmtl.hardware.settings import HardwareSettings
+from tests.hardware.dispatch_samples import QUICK, backend_files
+
+QUIET = Progress(write=len)
+SHOTS = 2000
+
+
+@pytest.fixture(scope="module")
+def head():
+    tasks = [Task.binary("a"), Task.multiclass("b", 3), Task.regression("c")]
+    return QuantumHead(HeadCircuit(tasks), seed=1)
+
+
+@pytest.fixture(scope="module")
+def inputs(head):
+    return torch.randn(4, head.n_features, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def fez(server):
+    """The service with the real size of a device."""
+    server.service.backends["ibm_fez"] = backend_files("fez")
+    return server.service
+
+
+@pytest.fixture
+def own_ledger(monkeypatch, tmp_path):
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "ledger.sqlite"))
+
+
+def measure(head, inputs, backend, **options):
+    options = {"shots": SHOTS, "cache": False, "progress": QUIET, "patience": QUICK, **options}
+    return run(head, inputs, backend, **options)
+
+
+def check_exact(result):
+    """Without noise, the measured values are the exact ones within 4.5 standard errors."""
+    for name, exact in result.exact.items():
+        width = result.standard_errors[name].clamp_min(2 / result.shots)
+        assert ((result.values[name] - exact).abs() < 4.5 * width).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"twirl_readout": True, "twirl_gates": True},
+        {"mitigation": "circuits"},
+    ],
+    ids=["plain", "twirled", "mitigated"],
+)
+def test_a_device(fez, head, inputs, options):
+    """The service's jobs are without noise, so that the exact values are to be found."""
+    result = measure(head, inputs, "ibm_fez", **options)
+    check_exact(result)
+    assert result.execution == "device"
+    assert result.jobs == ("job0000",)
+    assert {n: tuple(v.shape) for n, v in result.logits.items()} == {
+        "a": (4, 1), "b": (4, 3), "c": (4, 1),
+    }  # fmt: skip
+    again = measure(head, inputs, "ibm_fez", **options)
+    assert len(fez.jobs) == 1
+    assert again.run == result.run
+    assert all(torch.equal(again.logits[name], result.logits[name]) for name in result.logits)
+
+
+@pytest.mark.parametrize("resilience", [0, 1])
+def test_the_estimator_on_a_device(server, resilience):
+    """On a small one, since the client measures the whole chip."""
+    head = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]), seed=1)
+    inputs = torch.randn(3, head.n_features, generator=torch.Generator().manual_seed(0))
+    options = {"primitive": "estimator", "resilience": resilience}
+    check_exact(measure(head, inputs, "ibm_manila", **options))
+
+
+def test_several_jobs_on_a_device(fez, head, inputs):
+    """Chunks of one sample each; fetched as they come."""
+    fez.runs = False
+    options = {"shots": SHOTS, "max_executions": SHOTS, "cache": False}
+    name = send(head, inputs, "ibm_fez", patience=QUICK, **options)
+    assert len(fez.jobs) == 4
+    with pytest.raises(HardwareJobError, match="4 queued: nothing to fetch yet"):
+        fetch(name, wait_for_all=False)
+    fez.jobs["job0002"].status = "Completed"
+    part = fetch(name, wait_for_all=False)
+    assert part.missing == 3
+    assert part.values["b"].isnan().all(dim=1).tolist() == [True, True, False, True]
+    assert "3 samples have no result yet" in str(part)
+    fez.runs = True
+    whole = fetch(name, progress=QUIET, patience=QUICK)
+    assert whole.missing == 0
+    check_exact(whole)
+
+
+def test_another_day_the_same_call_comes_back(fez, head, inputs, tmp_path, monkeypatch):
+    """Another calibration would give another layout; the run that was sent is gone on with."""
+    first = measure(head, inputs, "ibm_fez")
+    configuration, properties = fez.backends["ibm_fez"]
+    changed = json.loads(properties.read_text())
+    used = set(first.estimate.layout)
+    for qubit in used:
+        for entry in changed["qubits"][qubit]:
+            if entry["name"].startswith("readout_error"):
+                entry["value"] = 0.4
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    fez.backends["ibm_fez"] = (configuration, tmp_path / "changed.json")
+    assert measure(head, inputs, "ibm_fez").run == first.run
+    assert len(fez.jobs) == 1
+    anew = measure(head, inputs, "ibm_fez", again=True)
+    assert anew.run == f"{first.run}-2"
+    assert len(fez.jobs) == 2
+    assert set(anew.estimate.layout) != used
+
+
+def test_here_the_same_call_measures_anew(own_ledger, head, inputs):
+    first, second = (measure(head, inputs, "aer") for _ in range(2))
+    assert second.run == f"{first.run}-2"
+    assert not torch.equal(first.values["a"], second.values["a"])
+    kept = measure(head, inputs, "aer", again=False)
+    assert kept.run == second.run
+    assert torch.equal(kept.values["a"], second.values["a"])
+    assert torch.equal(fetch(first.run).values["a"], first.values["a"])
+
+
+def test_what_a_request_is(head, inputs):
+    def request(head=head, inputs=inputs, backend="ibm_fez", tasks=None, **options):
+        settings = HardwareSettings(**options)
+        return request_hash(head_run(head, inputs, tasks), backend, settings)
+
+    first = request()
+    assert request() == first
+    assert request(predict=False, cache=False, max_qpu_seconds=9, max_shots=10**9) == first
+    other = QuantumHead(head.circuit, seed=2)
+    others = [
+        request(head=other),
+        request(inputs=inputs + 1e-3),
+        request(inputs=inputs[:2]),
+        request(backend="ibm_boston"),
+        request(tasks=["a"]),
+        request(shots=100),
+        request(mitigation="circuits"),
+    ]
+    assert len({first, *others}) == 8
+
+
+def test_budgets(fez, head, inputs):
+    with pytest.raises(HardwareBudgetError, match="nothing was sent"):
+        measure(head, inputs, "ibm_fez", max_qpu_seconds=1)
+    with pytest.raises(HardwareBudgetError, match="nothing was sent"):
+        measure(head, inputs, "ibm_fez", max_shots=100)
+    assert fez.jobs == {}
+    assert Ledger().runs() == []
+
+
+def test_records(own_ledger, head, inputs, tmp_path):
+    result = measure(head, inputs, "fake_fez", seed=3)
+    path = write_result(result, tmp_path / "hardware", metrics={"a": 1.0})
+    record = json.loads(path.read_text())
+    assert path.name == f"{result.run}.json"
+    keys = ["run", "backend", "shots", "samples", "primitive", "execution", "jobs", "layout"]
+    assert list(record)[:8] == keys
+    assert (record["samples"], record["shots"], record["metrics"]) == (4, SHOTS, {"a": 1.0})
+    assert [(row["task"], row["output"]) for row in record["table"]] == [
+        ("a", 0), ("b", 0), ("b", 1), ("b", 2), ("c", 0),
+    ]  # fmt: skip
+    assert all(abs(row["deviation_in_standard_errors"]) < 5 for row in record["table"])
+    lines = path.with_suffix(".csv").read_text().splitlines()
+    assert lines[0].startswith("task,output,measured,predicted,exact,standard_error")
+    assert len(lines) == 6
+
+
+def test_results_without_predictions(own_ledger, head, inputs):
+    result = measure(head, inputs, "aer", predict=False)
+    assert result.comparison is None
+    row = result.table()[0]
+    assert row["measured"] == pytest.approx(float(result.values["a"].mean()))
+    assert row["predicted"] is None
+
+
+def test_bad_input(own_ledger, head, inputs):
+    with pytest.raises(InvalidInputError, match="did you mean 'shots'"):
+        run(head, inputs, "aer", shot=10)
+    with pytest.raises(InvalidInputError, match="not both"):
+        run(head, inputs, "aer", settings=HardwareSettings(), shots=10)
+    with pytest.raises(InvalidInputError, match="did you mean 'fake_fez'"):
+        run(head, inputs, "fake_fezz")
+    with pytest.raises(InvalidInputError, match="unknown run"):
+        submit("abc")
+    assert Ledger().runs() == []

@@ -1,0 +1,177 @@
+"""HardwareSimulator: trained heads on backends, and gradients refused or by parameter shift."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("qiskit")
+pytest.importorskip("qiskit_ibm_runtime")
+
+from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RotationAnsatz
+from qmtl.encoders import MLP
+from qmtl.errors import HardwareBudgetError, InvalidInputError
+from qmtl.hardware import HardwareSimulator
+from qmtl.hardware.shift import gate_angles, rotations, shift_circuit, shifted
+from qmtl.heads import QuantumHead
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+from tests.hardware.samples import binary_head, features, small_head
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.mark.parametrize("layout", ["partitioned", "shared"])
+def test_a_trained_head_on_a_backend_in_one_line(layout):
+    head = small_head(layout)
+    x = features(head, 4)
+    shots = 4096
+    on_aer = head.with_simulator(HardwareSimulator("aer", shots=shots, seed=0))
+    with torch.no_grad():
+        exact = head.expectation_values(head.angles(x))
+        values = on_aer.expectation_values(on_aer.angles(x))
+    for name, expected in exact.items():
+        width = 5 / np.sqrt(shots) if name == "my task" else 2.5 / np.sqrt(shots)
+        assert values[name].dtype == torch.float32
+        assert (values[name] - expected).abs().max() < width
+    assert list(on_aer(x, tasks=["b"])) == ["b"]
+    assert on_aer(x[:0])["b"].shape == (0, 3)
+
+
+def test_a_models_predictions_on_a_fake_device():
+    head = small_head()
+    model = MultiTaskModel(MLP(5, 8, out_features=4, seed=0), head)
+    x = torch.randn(4, 5)
+    model.head = head.with_simulator(HardwareSimulator("fake_fez", seed=0))
+    measured = model.predict(x)
+    model.head = head
+    for name, expected in model.predict(x).items():
+        assert (measured[name] - expected).abs().max() < 0.4
+
+
+def test_gradients_are_refused_with_what_they_would_take():
+    head = binary_head(1)
+    simulator = HardwareSimulator("aer", shots=100)
+    measured = head.with_simulator(simulator)
+    out = measured(features(head, 2))
+    with pytest.raises(InvalidInputError, match=r"4,800 executions.*parameter-shift"):
+        out["t0"].sum().backward()
+    # 12 rotations, 2 shifts, 2 samples, 100 shots; and the forward pass.
+    assert simulator.executions(head.circuit, 2) == 4800 + 200
+    assert simulator.executions(head.circuit, 2, gradient=False) == 200
+    with torch.no_grad():
+        assert not measured(features(head, 2))["t0"].requires_grad
+
+
+CIRCUITS = {
+    "ring": HeadCircuit([Task.binary("a"), Task.binary("b")]),
+    "shared": HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared"),
+    "products of features": HeadCircuit(
+        [Task.binary("a"), Task.binary("b")], IQPEncoding(n_layers=1)
+    ),
+    "cnot": HeadCircuit(
+        [Task.regression("a", 2)],
+        AngleEncoding(axes="ZXY", entangler="cnot_line"),
+        RotationAnsatz(n_layers=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CIRCUITS)
+def test_parameter_shift_from_exact_values_is_the_gradient(name, monkeypatch):
+    """With Qiskit's exact values in place of shots: equal to backpropagation."""
+    from qiskit.quantum_info import Statevector
+
+    circuit = CIRCUITS[name]
+
+    def exact(self, circuit, tasks, turned):
+        own = shift_circuit(circuit, tasks)
+        bare = own.circuit.remove_final_measurements(inplace=False)
+        rows = []
+        for row in turned:
+            state = Statevector(bare.assign_parameters(row[list(own.features)]))
+            parts = []
+            for task in tasks:
+                register = circuit.register(task)
+                likely = state.probabilities(list(reversed(register.wires)))
+                parts.append(np.array(register.readout.matrix(len(register.wires))) @ likely)
+            rows.append(np.concatenate(parts))
+        return np.array(rows)
+
+    monkeypatch.setattr(HardwareSimulator, "_measure_rotations", exact)
+    head = QuantumHead(circuit, seed=0).double()
+    x = features(head, 2).double().requires_grad_()
+
+    def gradients(of):
+        loss = sum((out**2).sum() for out in of(x).values())
+        sources = [x, *(p for p in (of.encoding, *of.blocks.values()) if p.requires_grad)]
+        return torch.autograd.grad(loss, sources, allow_unused=True)
+
+    simulator = HardwareSimulator("aer", gradient="parameter-shift")
+    pairs = zip(gradients(head.with_simulator(simulator)), gradients(head), strict=True)
+    for ours, theirs in pairs:
+        if theirs is None:
+            assert ours is None or not ours.any()
+        else:
+            torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_parameter_shift_from_shots():
+    head = binary_head(2)
+    x = features(head, 2)
+
+    def gradient(of):
+        of.zero_grad()
+        sum(out.sum() for out in of(x).values()).backward()
+        return torch.cat([p.grad.ravel() for p in (of.encoding, *of.blocks.values())])
+
+    shots = 4000
+    simulator = HardwareSimulator("aer", shots=shots, seed=1, gradient="parameter-shift")
+    exact = gradient(head).clone()
+    measured = gradient(head.with_simulator(simulator))
+    # Each entry sums two samples, shifts of standard error below 5/√(2·shots) each.
+    assert (measured - exact).abs().max() < 4.5 * 5 / np.sqrt(shots)
+    limited = HardwareSimulator("aer", shots=shots, gradient="parameter-shift", max_shots=3 * shots)
+    with pytest.raises(HardwareBudgetError, match="max_shots"):
+        gradient(head.with_simulator(limited))
+
+
+def test_only_rotations_in_the_light_cone_are_shifted():
+    circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
+    assert len(rotations(circuit, ["t0"])) < len(rotations(circuit, list(circuit.registers)))
+    weights = {n: torch.zeros(*size) for n, size in circuit.weight_sizes.items()}
+    turned = gate_angles(circuit, ["t0"], torch.ones(1, 16), weights)
+    assert turned.shape[1] > max(rotations(circuit, ["t0"]))
+    rows = shifted(np.zeros((2, 3)), [0, 2])
+    assert rows.shape == (8, 3)
+    np.testing.assert_allclose(rows[:2, 0], [np.pi / 2, -np.pi / 2])
+    assert (rows[:, 1] == 0).all()
+
+
+def test_simulators_survive_pickling_and_show_themselves():
+    simulator = HardwareSimulator("aer", shots=10, seed=0)
+    head = binary_head(1)
+    x = features(head, 1)
+    again = pickle.loads(pickle.dumps(simulator))
+    with torch.no_grad():
+        one, other = (head.with_simulator(s)(x)["t0"] for s in (simulator, again))
+    assert torch.equal(one, other)
+    assert repr(simulator) == "HardwareSimulator('aer', shots=10)"
+    with pytest.raises(InvalidInputError, match="cannot be saved"):
+        head.with_simulator(simulator).to_dict()
+
+
+def test_errors():
+    for call, expected in [
+        (lambda: HardwareSimulator("aer", shot=3), "did you mean 'shots'"),
+        (lambda: HardwareSimulator("aer", gradient="backprop"), "unknown gradient"),
+    ]:
+        with pytest.raises(InvalidInputError, match=expected):
+            call()
+    head = binary_head(1)
+    with pytest.raises(InvalidInputError, match="fake_fez"):
+        head.with_simulator(HardwareSimulator("fake_fes"))(features(head))
