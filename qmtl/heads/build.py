@@ -91,7 +91,8 @@ def build_head(
 
     Args:
         head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
-            blocks replaced by the identity; ``quantum-no-entangler``: without two-qubit gates;
+            blocks replaced by the identity (where they would start at the equator: by fixed quarter
+            turns of the read wires); ``quantum-no-entangler``: without two-qubit gates;
             ``quantum-frozen``: its weights left at their random initial values. ``linear``: dense,
             on the circuit's features; ``local-register`` and ``local-cone``: on the features that
             are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
@@ -266,7 +267,8 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Any]] = {
     "single-task": _single_task,
     "vqc-per-task": _vqc_per_task,
     "shared-vqc": _shared_vqc,
-    "quantum-no-block": lambda c, o: _quantum(without_blocks(c), o),
+    # Else it would be measured where nothing has a slope, which is no fair comparison.
+    "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),
 }

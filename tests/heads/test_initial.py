@@ -82,3 +82,17 @@ def test_every_head_with_a_circuit_takes_it(kind):
 def test_an_unknown_start(kind):
     with pytest.raises(InvalidInputError, match="did you mean 'equator'"):
         build_head(kind, CIRCUIT, HeadOptions(initial="equater"))
+
+
+def test_without_blocks_the_quarter_turn_stays():
+    options = HeadOptions(seed=0, initial="equator")
+    head = build_head("quantum-no-block", CIRCUIT, options)
+    angles = torch.zeros(1, CIRCUIT.n_features, requires_grad=True)
+    values = head.expectation_values(angles)
+    assert float(values["cola"].detach()) == pytest.approx(0, abs=1e-6)
+    (slope,) = torch.autograd.grad(values["cola"].sum(), angles)
+    assert float(slope.abs().max()) > 1.9
+    twin = QuantumHead.from_dict(head.to_dict())
+    twin.load_state_dict(head.state_dict())
+    assert torch.equal(twin.expectation_values(angles)["cola"], values["cola"])
+    assert not build_head("quantum-no-block", CIRCUIT).circuit.ansatz("cola").turned
