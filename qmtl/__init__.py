@@ -68,14 +68,27 @@ __all__ = [
     "encoders",
     "errors",
     "fit",
+    "hardware",
     "heads",
     "load",
+    "noise",
     "simulators",
     "sklearn",
     "training",
 ]
 
-_MODULES = ("circuit", "data", "encoders", "errors", "heads", "simulators", "sklearn", "training")
+_MODULES = (
+    "circuit",
+    "data",
+    "encoders",
+    "errors",
+    "hardware",
+    "heads",
+    "noise",
+    "simulators",
+    "sklearn",
+    "training",
+)
 _HOMES = {
     "qmtl.tasks": ("Task",),
     "qmtl.heads": (

@@ -5,12 +5,23 @@ not obeyed. Colours are those of the page, light or dark; nothing is fetched.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-__all__ = ["drawing", "facts", "folded", "hardware_facts", "listed", "number", "panel", "table"]
+__all__ = [
+    "drawing",
+    "facts",
+    "folded",
+    "hardware_facts",
+    "in_notebook",
+    "listed",
+    "number",
+    "panel",
+    "table",
+]
 
 CSS = Markup("""\
 <style>
@@ -171,8 +182,8 @@ def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
     if off:
         far = sum(value > 4 for value in off)
         found["against the prediction"] = (
-            f"{len(off):,} values, mean deviation {sum(off) / len(off):.2f} standard errors, "
-            f"{far:,} beyond 4"
+            f"{len(off):,} means over samples, mean deviation {sum(off) / len(off):.2f} standard "
+            f"errors, {far:,} beyond 4"
         )
     return found
 
@@ -186,3 +197,10 @@ def _class(value: object) -> Markup:
 
 def _cell(value: object) -> str | Markup:
     return value if isinstance(value, Markup) else number(value)
+
+
+def in_notebook() -> bool:
+    """Whether output goes to the cells of a notebook."""
+    shell = sys.modules.get("IPython")
+    running = None if shell is None else shell.get_ipython()
+    return getattr(running, "kernel", None) is not None

@@ -19,6 +19,7 @@ from qmtl.analysis.report_run import RunContent, read_runs
 from qmtl.analysis.report_tables import (
     LOWER_IS_BETTER,
     environment_rows,
+    hardware_metrics,
     metric_table,
     recipe_rows,
     summary_rows,
@@ -161,13 +162,19 @@ def _column(one: UnderNoise) -> str:
 
 
 def _hardware(label: str, record: Mapping[str, Any]) -> Part:
-    rows = [row for row in record.get("table", []) if isinstance(row, dict)]
+    rows = [
+        {str(key).replace("_", " "): value for key, value in row.items()}
+        for row in record.get("table", [])
+        if isinstance(row, dict)
+    ]
     figure = hardware_figure(record)
-    return Part(
-        f"{label}: {record.get('backend', 'backend')}, {record['name']}",
-        (facts(hardware_facts(record)), table(rows[:MOST_HARDWARE_ROWS], len(rows))),
-        () if figure is None else (figure,),
+    tables = (
+        facts(hardware_facts(record)),
+        table(hardware_metrics(record)),
+        table(rows[:MOST_HARDWARE_ROWS], len(rows)),
     )
+    title = f"{label}: {record.get('backend', 'backend')}, {record['name']}"
+    return Part(title, tables, () if figure is None else (figure,))
 
 
 def _words(value: object) -> object:

@@ -13,6 +13,7 @@ __all__ = [
     "Cell",
     "MetricTable",
     "environment_rows",
+    "hardware_metrics",
     "metric_table",
     "recipe_rows",
     "summary_rows",
@@ -147,4 +148,21 @@ def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
         {"": key.removeprefix("packages.")}
         | {c.label: one.get(key, "–") for c, one in zip(runs, flat, strict=True)}
         for key in keys
+    ]
+
+
+def hardware_metrics(record: Mapping[str, Any]) -> list[Row]:
+    """Metrics of the samples that a backend measured, beside those of the simulator."""
+    columns = record.get("metrics", {})
+    wanted = dict.fromkeys(
+        (task, metric)
+        for metrics in columns.values()
+        for task, values in metrics.items()
+        for metric in values
+        if metric != "loss"
+    )
+    return [
+        {"task": task, "metric": metric}
+        | {name: metrics.get(task, {}).get(metric) for name, metrics in columns.items()}
+        for task, metric in wanted
     ]

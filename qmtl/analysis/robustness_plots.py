@@ -36,7 +36,7 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
         (point,) = ax.plot(0, one.metrics[task][metric], label=f"{one.method} extrapolation")
         point.set(marker=MARKERS[number], color=COLOURS[number], linestyle="none")
     if mitigated:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     ax.set_title(plain(task))
     ax.set_xlabel("strength of the noise (×)")
     ax.set_ylabel(metric)

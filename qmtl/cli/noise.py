@@ -19,7 +19,7 @@ def noise(
         str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
     ] = None,
     relaxation: Annotated[
-        bool, typer.Option(help="Whether the backend's wires relax; it may make tasks too large.")
+        bool, typer.Option(help="Whether the backend's wires relax, in gates and while they wait.")
     ] = True,
     file: Annotated[
         Path | None, typer.Option("--noise", metavar="FILE", help="Noise saved as JSON.")

@@ -4,8 +4,8 @@ The account is the client's own: the one saved with `QiskitRuntimeService.save_a
 the environment (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...), which comes first.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -14,14 +14,14 @@ from qmtl.errors import (
     HardwareError,
     HardwareRefusedError,
     HardwareResultError,
-    InvalidInputError,
     MissingDependencyError,
     unknown_name,
 )
+from qmtl.hardware.posting import posting_once, primitive_options
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.service_errors import ask, one_line
 
-__all__ = ["BackendState", "Client", "JobState", "primitive_options"]
+__all__ = ["BackendState", "Client", "JobState"]
 
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 STATUSES: dict[str, Status] = {
@@ -186,7 +186,7 @@ class Client:
         else:
             from qiskit_ibm_runtime.executor_estimator import Estimator as Primitive
         primitive = Primitive(mode=mode, options=options)
-        with _posting_once(self.service, self._backends[prepared.backend][1]):
+        with posting_once(self.service, self._backends[prepared.backend][1]):
             job = ask(f"submitting chunk {chunk}", primitive.run, prepared.pubs(chunk))
         self._jobs[job.job_id()] = job
         return str(job.job_id())
@@ -247,31 +247,6 @@ class Client:
         return self._jobs[job]
 
 
-@contextmanager
-def _posting_once(service: Any, instance: str) -> Iterator[None]:
-    """Keep the client from posting a job again by itself after an answer of 5xx.
-
-    The job may exist nevertheless, and would be there twice. There is no public setting; with a
-    client that is built otherwise the second job is found by its tags, and cancelled.
-    """
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
-
-    try:
-        session = service._get_api_client(instance)._session
-        prefix, adapters = f"{session.base_url}/jobs", session.adapters
-    except AttributeError:
-        yield
-        return
-    # A connection that was never made can be tried again.
-    retry = Retry(total=None, connect=3, read=0, redirect=0, status=0, other=0, backoff_factor=0.5)
-    session.mount(prefix, HTTPAdapter(max_retries=retry))
-    try:
-        yield
-    finally:
-        adapters.pop(prefix, None)
-
-
 def _status(job: Any) -> Any:
     """A job's status.
 
@@ -295,25 +270,3 @@ def _failure(job: Any) -> str:
     except Exception as error:
         return one_line(str(error).strip("'\"").removeprefix("Unable to retrieve job result. "))
     return "no reason is given"
-
-
-def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
-    """`SamplerOptions` or `EstimatorOptions` of the client.
-
-    Raises:
-        InvalidInputError: for options that they do not have.
-
-    Example:
-        >>> primitive_options("sampler", {"default_shots": 100}).default_shots
-        100
-    """
-    from pydantic import ValidationError
-    from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
-
-    kind = SamplerOptions if primitive == "sampler" else EstimatorOptions
-    try:
-        return kind(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InvalidInputError(f"{kind.__name__} has no such {where!r}: {first['msg']}") from None

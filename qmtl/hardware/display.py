@@ -19,7 +19,7 @@ def result_html(result: "HardwareResult") -> str:
     about = hardware_facts(record)
     if result.missing:
         about["samples without a result yet"] = result.missing
-    rows = record["table"]
+    rows = [{k.replace("_", " "): v for k, v in row.items()} for row in record["table"]]
     title = f"Hardware run {result.run} on {result.backend}"
     return panel(title, facts(about), table(rows[:MOST_ROWS], len(rows)))
 

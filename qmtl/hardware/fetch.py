@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from qmtl.display import in_notebook
 from qmtl.errors import (
     HardwareBusyError,
     HardwareConnectionError,
@@ -28,7 +29,7 @@ __all__ = ["Progress", "collect", "raw_results", "wait"]
 
 @dataclass
 class Progress:
-    """A line on standard error that says what a run is waiting for.
+    """A line on standard error, or in a notebook's cell, that says what a run is waiting for.
 
     On a terminal it is written over; elsewhere it is written when it changes.
 
@@ -37,8 +38,8 @@ class Progress:
         is_terminal: whether a line can be written over.
     """
 
-    write: Callable[[str], Any] = field(default_factory=lambda: sys.stderr.write)
-    is_terminal: bool = field(default_factory=lambda: sys.stderr.isatty())
+    write: Callable[[str], Any] = field(default_factory=lambda: _stream().write)
+    is_terminal: bool = field(default_factory=lambda: _stream().isatty())
     _started: float = field(default_factory=time.monotonic)
     _last: str = ""
 
@@ -57,6 +58,11 @@ class Progress:
         """Leave the line as it is."""
         if self.is_terminal and self._last:
             self.write("\n")
+
+
+def _stream() -> TextIO:
+    # Notebooks show standard error as if something had gone wrong.
+    return sys.stdout if in_notebook() else sys.stderr
 
 
 def collect(

@@ -34,6 +34,7 @@ class HardwareResult:
         backend: where it ran.
         execution: ``"device"``; here ``"whole circuit on the cut"``, or ``"task by task"``, where
             shots of different tasks are not correlated.
+        primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of the jobs that carried it.
         shots: of each sample.
         logits: what the head gives for the measured values, as a simulator's would.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from qmtl.errors import HardwareJobError, InvalidInputError
+from qmtl.errors import HardwareJobError, InvalidInputError, unknown_name
 from qmtl.hardware.backends import open_backend
 from qmtl.hardware.fetch import Progress, collect, wait
 from qmtl.hardware.ledger import Ledger
@@ -31,8 +31,14 @@ def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str
 
     Unlike a prepared run's hash it does not depend on the backend's calibration of the day, so that
     the same call tomorrow comes back to the run of today.
+
+    Raises:
+        InvalidInputError: for a task that the circuit does not have.
     """
     circuit = head.circuit
+    for task in head.tasks:
+        if task not in circuit.registers:
+            raise unknown_name("task", task, circuit.registers)
     described = [
         backend,
         list(head.tasks),

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from math import pi
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
@@ -16,7 +17,7 @@ from qmtl.hardware.local import execute
 from qmtl.hardware.prepare import HeadRun, prepare_head
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.settings import HardwareSettings
-from qmtl.hardware.shift import gate_angles, rotations, shift_circuit, shifted
+from qmtl.simulators.parameter_shift import ShiftPlan, shift_plan
 from qmtl.simulators.simulator import check_inputs
 
 __all__ = ["HardwareSimulator"]
@@ -69,6 +70,8 @@ class HardwareSimulator:
         self.ledger = ledger
         self.settings = HardwareSettings.of({"predict": False, **options})
         self._opened: Backend | None = None
+        if not isinstance(backend, str) or not backend.startswith("ibm_"):
+            self._open()  # a name that is not known is told here; a device is asked when needed
 
     def expectation_values(
         self,
@@ -94,11 +97,11 @@ class HardwareSimulator:
             measured = self._measure(circuit, angles, weights, chosen)
             told = self._refusal(circuit, len(angles), chosen)
             return {name: _Refused.apply(measured[name], told, *differentiable) for name in chosen}
-        groups = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
+        plan = shift_plan(circuit)
+        turned = plan.values(angles, weights)
         found: dict[str, Tensor] = {}
-        for group in groups:
-            turned = gate_angles(circuit, group, angles, weights)
-            wide = _Shifted.apply(turned, self, circuit, group)
+        for group in _groups(circuit, chosen):
+            wide = _Shifted.apply(turned, self, plan, group)
             widths = [circuit.register(name).readout.n_outputs for name in group]
             found |= dict(zip(group, wide.split(widths, dim=1), strict=True))
         return found
@@ -118,11 +121,14 @@ class HardwareSimulator:
             >>> circuit = HeadCircuit([Task.binary("a")])
             >>> HardwareSimulator("aer", shots=100).executions(circuit, 2)
             5000
+
+        References:
+            Mitarai et al., arXiv:1803.00745; Schuld et al., arXiv:1811.11184.
         """
         chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
-        groups = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
-        shifts = sum(2 * len(rotations(circuit, group)) for group in groups) if gradient else 0
-        return (len(groups) + shifts) * batch_size * self.settings.shots
+        circuits = len(_groups(circuit, chosen))
+        shifts = shift_plan(circuit).shifts(chosen) if gradient else 0
+        return (circuits + shifts) * batch_size * self.settings.shots
 
     def prepare(
         self,
@@ -157,20 +163,11 @@ class HardwareSimulator:
         decoded = self._run(self.prepare(circuit, angles, weights, tasks))
         return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
 
-    def _measure_rotations(
-        self, circuit: HeadCircuit, tasks: tuple[str, ...], turned: Any
-    ) -> np.ndarray[Any, Any]:
-        """Outputs of all tasks side by side, (samples, outputs), at these gates' angles."""
-        run = HeadRun(
-            circuit,
-            {},
-            torch.from_numpy(turned),
-            tasks,
-            dict.fromkeys(tasks, 1.0),
-            (shift_circuit(circuit, tasks),),
-        )
-        decoded = self._run(prepare_head(run, self._open(), self.settings))
-        return np.concatenate([decoded.values[name] for name in tasks], axis=1)
+    def _outputs(self, plan: ShiftPlan, tasks: tuple[str, ...], turned: Tensor) -> Tensor:
+        """Outputs of all tasks side by side, (samples, outputs), at these angles of rotations."""
+        none = dict.fromkeys(("encoding", *tasks), turned.new_zeros(0))
+        values = self._measure(plan.circuit, turned, none, tasks)
+        return torch.cat([values[name] for name in tasks], dim=1)
 
     def _run(self, prepared: PreparedRun) -> Decoded:
         backend = self._open()
@@ -217,31 +214,38 @@ class _Refused(torch.autograd.Function):
 
 
 class _Shifted(torch.autograd.Function):
-    """Measured values with gradients by parameter shift."""
+    """Measured values with gradients by parameter shift, all tasks from the same circuits."""
 
     @staticmethod
     def forward(
         ctx: Any,
         turned: Tensor,
         simulator: HardwareSimulator,
-        circuit: HeadCircuit,
+        plan: ShiftPlan,
         tasks: tuple[str, ...],
     ) -> Tensor:
         ctx.save_for_backward(turned)
-        ctx.settings = (simulator, circuit, tasks)
-        angles = turned.detach().cpu().double().numpy()
-        return torch.from_numpy(simulator._measure_rotations(circuit, tasks, angles)).to(turned)
+        ctx.settings = (simulator, plan, tasks)
+        return simulator._outputs(plan, tasks, turned)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (turned,) = ctx.saved_tensors
-        simulator, circuit, tasks = ctx.settings
-        columns = list(rotations(circuit, tasks))
-        rows = shifted(turned.detach().cpu().double().numpy(), columns)
-        logger.info("parameter shift: %d executions", len(rows) * simulator.settings.shots)
-        values = simulator._measure_rotations(circuit, tasks, rows)
+        simulator, plan, tasks = ctx.settings
+        columns = sorted({i for task in tasks for i in plan.needed[task]})
+        one = torch.eye(turned.shape[1]).to(turned)[columns] * (pi / 2)
+        rows = turned[:, None, None] + torch.stack([one, -one], 1)
+        logger.info(
+            "parameter shift: %d executions", rows[..., 0].numel() * simulator.settings.shots
+        )
+        values = simulator._outputs(plan, tasks, rows.reshape(-1, turned.shape[1]))
         pairs = values.reshape(len(turned), len(columns), 2, -1)
-        slopes = torch.from_numpy((pairs[:, :, 0] - pairs[:, :, 1]) / 2).to(gradient)
-        found = torch.zeros_like(turned)
-        found[:, columns] = (slopes * gradient[:, None]).sum(-1)
-        return found, None, None, None
+        slopes = torch.zeros_like(turned)
+        slopes[:, columns] = ((pairs[:, :, 0] - pairs[:, :, 1]) / 2 * gradient[:, None]).sum(-1)
+        return slopes, None, None, None
+
+
+def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Tasks that are measured by one circuit."""
+    return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

@@ -1,10 +1,11 @@
 """Submitting and cancelling runs."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qmtl.errors import HardwareJobError, LedgerError
+from qmtl.errors import HardwareError, HardwareJobError, LedgerError
 from qmtl.hardware.backends import Backend
 from qmtl.hardware.claim import Claim, claimed
 from qmtl.hardware.client import Client
@@ -56,6 +57,7 @@ def submit(
         HardwareJobError: if jobs of the run failed or were cancelled, and `resubmit` is False.
         HardwareError: of the service; the same call goes on from where this one ended.
         InvalidInputError: for a run that the ledger does not know.
+        KeyboardInterrupt: with a message that says how to go on.
 
     Example:
         >>> run = submit(prepared)  # doctest: +SKIP
@@ -67,19 +69,31 @@ def submit(
         run = ledger.add_run(prepared, request, directory=directory, again=again)
     if resubmit:
         _reopen(ledger, run.run)
-    if run.is_local:
-        _execute(ledger, run.run, backend)
-    else:
-        _send(Sender(ledger, run, service, patience or Patience(), budget_seconds))
+    try:
+        if run.is_local:
+            _execute(ledger, run.run, backend)
+        else:
+            _send(Sender(ledger, run, service, patience or Patience(), budget_seconds))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"run {run.run} is in the ledger; `qmtl ibm submit {run.run}` goes on with it"
+        ) from None
+    complain(ledger, run.run)
     return run.run
 
 
 def _send(sender: Sender) -> None:
     ledger, run = sender.ledger, sender.run.run
-    for chunk in ledger.chunks(run):
-        sender.send(chunk.idx)
+    try:
+        for chunk in ledger.chunks(run):
+            sender.send(chunk.idx)
+    except BaseException:
+        # An open session is paid for by the minute; an open batch is not, and is gone on with.
+        if sender.run.mode == "session":
+            with suppress(HardwareError):
+                sender.close()
+        raise
     sender.close()
-    complain(ledger, run)
 
 
 def complain(ledger: Ledger, run: str) -> None:
@@ -107,7 +121,7 @@ def _execute(ledger: Ledger, run: str, backend: Backend | None) -> None:
     """Execute a run's chunks here, each once; of several processes one does, the others wait."""
     prepared: PreparedRun | None = None
     for chunk in ledger.chunks(run):
-        while ledger.chunks(run)[chunk.idx].state != "stored":
+        while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):
             with claimed(ledger, run, chunk.idx) as claim:
                 if claim is not None:
                     prepared = prepared or ledger.prepared(run)
@@ -117,7 +131,7 @@ def _execute(ledger: Ledger, run: str, backend: Backend | None) -> None:
 
 
 def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Backend | None) -> None:
-    if claim.record.state == "stored":
+    if claim.record.state not in ("planned", "sending"):
         return
     claim.intend()
     job = f"local-{claim.run}-{claim.idx}-{claim.record.attempt}"

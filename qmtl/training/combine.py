@@ -202,6 +202,10 @@ def _make(
     arguments |= {count: n_tasks for count in COUNTS if count in parameters}
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
         arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks, dtype=dtype)
+    if "projector" in parameters:
+        from qmtl.training.dual_cone import PivotingProjector
+
+        arguments["projector"] = PivotingProjector()
     for option, value in options.items():
         if option not in parameters:
             accepted = [p for p in parameters if p not in ("args", "kwargs", *COUNTS)]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmtl.training.local_rows import Locality, linearised, local_rows
 from qmtl.training.parallel import sum_over_processes
 
 __all__ = ["aggregate", "set_gradients"]
@@ -30,20 +31,81 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
 
 
 def aggregate(
-    losses: Tensor, shared: Sequence[nn.Parameter], aggregator: Any, chunk: int | None
+    losses: Tensor,
+    logits: Sequence[Tensor],
+    own: Sequence[nn.Parameter],
+    shared: Sequence[nn.Parameter],
+    aggregator: Any,
+    *,
+    chunk: int | None = None,
+    features: Tensor | None = None,
+    locality: Locality | None = None,
 ) -> None:
-    """Set ``.grad`` of the shared parameters to TorchJD's aggregation of the losses' Jacobian.
+    """Set ``.grad``: of shared parameters to TorchJD's aggregation of the losses' Jacobian, and of
+    a task's own ones to the gradient of its loss.
 
     Args:
         losses: the task losses, shape (tasks,); they must add up over processes.
-        shared: parameters that several tasks depend on.
+        logits: for each loss, in this order, the one tensor by which it depends on parameters.
+        own: parameters that only one of the losses depends on.
+        shared: parameters that several of them depend on.
         aggregator: a TorchJD aggregator.
         chunk: rows of the Jacobian to differentiate at once; None for all.
-    """
-    from torchjd.autojac import backward, jac_to_grad
+        features: the encoder's output that all logits were computed from, if there is one.
+        locality: which of the features and shared weights these tasks depend on, if that is known.
+            It saves most of the passes through the head (unless there is a `chunk`).
 
-    backward(list(losses.unbind()), inputs=shared, parallel_chunk_size=chunk)
-    jacobians: Any = [p for p in shared if getattr(p, "jac", None) is not None]
-    for parameter in jacobians:
-        parameter.jac = sum_over_processes(parameter.jac)
-    jac_to_grad(jacobians, aggregator)
+    Example:
+        >>> from qmtl.training.combine import make_aggregator
+        >>> weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> logits = [weight * 2, weight.sum()]
+        >>> losses = torch.stack([logits[0].sum(), -logits[1]])
+        >>> aggregate(losses, logits, [], [weight], make_aggregator("mean", 2))
+        >>> weight.grad
+        tensor([0.5000, 0.5000])
+    """
+    if not shared:
+        set_gradients(own, torch.autograd.grad(losses.sum(), own, allow_unused=True))
+        return
+    if locality is None or features is None or not features.requires_grad or chunk is not None:
+        _combine(shared, _rows(losses, logits, own, shared, chunk), aggregator)
+        return
+    rows, gradients = local_rows(losses, logits, features, shared, own, locality)
+    set_gradients(own, gradients)
+    _combine(shared, rows, aggregator)
+
+
+def _rows(
+    losses: Tensor,
+    logits: Sequence[Tensor],
+    own: Sequence[nn.Parameter],
+    shared: Sequence[nn.Parameter],
+    chunk: int | None,
+) -> Sequence[Tensor]:
+    """The Jacobian by the shared parameters; sets the tasks' own gradients."""
+    from torchjd.autojac import jac
+
+    rows = [i for i, values in enumerate(logits) if values.requires_grad]
+    outputs = [logits[i] for i in rows]
+    # One pass gives the tasks' own gradients, and where the Jacobian's rows start from.
+    starts = torch.autograd.grad(
+        losses.sum(), [*outputs, *own], retain_graph=True, allow_unused=True
+    )
+    set_gradients(own, starts[len(outputs) :])
+    linear = linearised(outputs, starts[: len(outputs)], rows, len(losses))
+    jacobians: Sequence[Tensor] = jac(linear, shared, parallel_chunk_size=chunk)
+    return jacobians
+
+
+def _combine(shared: Sequence[nn.Parameter], jacobians: Sequence[Tensor], aggregator: Any) -> None:
+    from torchjd.aggregation import GramianWeightedAggregator
+    from torchjd.autojac import jac_to_grad
+
+    tensors: Any = list(shared)
+    for parameter, jacobian in zip(tensors, jacobians, strict=True):
+        parameter.jac = sum_over_processes(jacobian)
+    options = {}
+    if isinstance(aggregator, GramianWeightedAggregator):
+        # The Jacobian is not copied into one matrix.
+        options["optimize_gramian_computation"] = True
+    jac_to_grad(tensors, aggregator, **options)

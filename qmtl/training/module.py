@@ -21,6 +21,7 @@ from qmtl.training.combine import (
 )
 from qmtl.training.evaluate import score
 from qmtl.training.gradients import aggregate, set_gradients
+from qmtl.training.local_rows import Locality
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
 from qmtl.training.state import combiner_state, load_combiner_state
@@ -62,6 +63,7 @@ class MultiTaskModule(pl.LightningModule):
         self.own = {task.name: model.task_parameters(task.name) for task in model.tasks}
         owned = {id(p) for parameters in self.own.values() for p in parameters}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
+        self.locality = Locality.of(model) if self.uses_jacobian else None
         self.history: list[Row] = []
         # Absent tasks keep their last loss, for DWA.
         self.register_buffer("last_losses", torch.ones(n_tasks))
@@ -105,14 +107,14 @@ class MultiTaskModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One optimiser step on one batch."""
-        present, losses = self._losses(batch)
+        present, losses, logits, features = self._losses(batch)
         if not present:
             raise InvalidInputError(f"the batch {batch_index} has no label of any task")
         self.check_present(present, self.global_step)
         for parameter in self.parameters():
             parameter.grad = None
         if self.uses_jacobian:
-            self._aggregate(present, losses)
+            self._aggregate(present, losses, logits, features)
         else:
             self._scalarize(present, losses)
         if self.settings.gradient_clip is not None:
@@ -142,8 +144,9 @@ class MultiTaskModule(pl.LightningModule):
             f"another {kind} such as {others}"
         )
 
-    def _losses(self, batch: Batch) -> tuple[list[int], Tensor]:
-        """Tasks with labels in the step, and their losses, shape (present,).
+    def _losses(self, batch: Batch) -> tuple[list[int], Tensor, list[Tensor], Tensor | None]:
+        """Tasks with labels in the step, their losses, shape (present,), and their logits; the
+        features, if all logits are of the same.
 
         A loss is this process's share of the mean over all processes' labels: values are global,
         gradients local, so that the processes' gradients add up to the gradient of the mean.
@@ -157,7 +160,7 @@ class MultiTaskModule(pl.LightningModule):
         rows = rows_by_task(labelled, present)
         if rows is not None:
             targets = {name: targets[name][own] for name, own in zip(names, rows, strict=True)}
-        logits = self._logits(batch, names, rows)
+        logits, features = self._logits(batch, names, rows)
         terms = []
         for i in present:
             target = self.model.standardise(tasks[i], targets[tasks[i].name])
@@ -170,25 +173,28 @@ class MultiTaskModule(pl.LightningModule):
         if torch.is_grad_enabled():
             self.last_losses[present] = losses.detach().to(self.last_losses.dtype)
             self._epoch_sums[:, present] += total.T.to(self._epoch_sums.dtype)
-        return present, losses
+        return present, losses, [logits[name] for name in names], features
 
     def _logits(
         self,
         batch: Batch,
         tasks: Sequence[str] | None = None,
         rows: Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """Logits of the tasks (None: all), on all rows, or for each task on its own rows."""
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Logits of the tasks (None: all), on all rows, or for each task on its own rows.
+
+        And the features, if these are the same for all.
+        """
         # Data are float32; a float64 model wants its own.
         inputs = batch.inputs.to(next(self.model.parameters()).dtype)
         try:
-            logits: dict[str, Tensor] = {}
+            features = self.model.encoder(inputs)
             if rows is None or tasks is None:
-                logits = self.model(inputs, tasks=tasks)
-            else:
-                features = self.model.encoder(inputs)
-                for name, own in zip(tasks, rows, strict=True):
-                    logits |= self.model.head(features[own], tasks=[name])
+                return self.model.head(features, tasks=tasks), features
+            logits: dict[str, Tensor] = {}
+            for name, own in zip(tasks, rows, strict=True):
+                logits |= self.model.head(features[own], tasks=[name])
+            return logits, None
         except InvalidInputError as error:
             # Inputs were finite when the data were made: it is the encoder that diverged.
             names = ", ".join(repr(task.name) for task in self.model.tasks)
@@ -196,7 +202,6 @@ class MultiTaskModule(pl.LightningModule):
                 f"tasks {names}, epoch {self.current_epoch}, step {self.global_step}: {error}; if "
                 f"the encoder diverged, try a smaller learning rate or gradient_clip"
             ) from None
-        return logits
 
     def _check_finite(self, names: Sequence[str], losses: Tensor) -> None:
         for name, loss in zip(names, losses.tolist(), strict=True):
@@ -244,15 +249,21 @@ class MultiTaskModule(pl.LightningModule):
         for weight, gradient in zip(weights, gradients[len(parameters) :], strict=True):
             weight.grad = gradient
 
-    def _aggregate(self, present: Sequence[int], losses: Tensor) -> None:
+    def _aggregate(
+        self,
+        present: Sequence[int],
+        losses: Tensor,
+        logits: Sequence[Tensor],
+        features: Tensor | None,
+    ) -> None:
         own = [p for i in present for p in self.own[self.model.tasks[i].name]]
-        if own:
-            gradients = torch.autograd.grad(losses.sum(), own, retain_graph=True, allow_unused=True)
-            set_gradients(own, gradients)
-        if not self.shared:
-            return
         try:
-            aggregate(losses, self.shared, self.combiner, self.settings.jacobian_chunk)
+            aggregate(
+                losses, logits, own, self.shared, self.combiner,
+                chunk=self.settings.jacobian_chunk,
+                features=features,
+                locality=None if self.locality is None else self.locality.of_tasks(present),
+            )  # fmt: skip
         except ValueError as error:
             raise InvalidInputError(
                 f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
@@ -274,7 +285,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep logits and targets; metrics are of the whole split."""
-        self._validation.append((self._logits(batch), batch.targets))
+        self._validation.append((self._logits(batch)[0], batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Losses and metrics of the validation split."""

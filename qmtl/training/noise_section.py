@@ -31,9 +31,8 @@ class NoiseSection(Section):
     Attributes:
         file: that `DeviceNoise.save` wrote.
         backend: name of a fake IBM backend, such as ``fake_fez``.
-        relaxation: (backend) whether wires relax, in gates and while they wait. Registers of four
-            and more wires may be too large to simulate with it; without, gates depolarise by their
-            reported error.
+        relaxation: (backend) whether wires relax, in gates and while they wait; without, gates
+            depolarise by their reported error.
         one_qubit: probability of an error after a one-wire gate.
         two_qubit: probability of an error after a two-wire gate.
         readout: probability that a bit is read wrongly.

@@ -9,6 +9,8 @@ from markupsafe import Markup
 from pytorch_lightning.callbacks import Callback, ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
+from qmtl.display import in_notebook
+
 __all__ = ["progress_callback"]
 
 # A front end redraws a cell's output as a whole; more often than this it only flickers.
@@ -96,13 +98,6 @@ class NotebookBar(ProgressBar):
         else:
             self.output.update(page)
         self.drawn = time.monotonic()
-
-
-def in_notebook() -> bool:
-    """Whether output goes to the cells of a notebook."""
-    shell = sys.modules.get("IPython")
-    running = None if shell is None else shell.get_ipython()
-    return getattr(running, "kernel", None) is not None
 
 
 def progress_callback() -> Callback:

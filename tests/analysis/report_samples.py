@@ -59,6 +59,7 @@ def add_hardware(run, **changes):
     ]
     (run / "hardware").mkdir()
     record = {"backend": "fake_<fez>", "shots": 4096, "layout": [3, 4, 5], "table": rows}
+    record["metrics"] = {"measured": {SPAM: {"accuracy": 0.4321}}, "simulated": {}}
     write_json(run / "hardware" / "first.json", record | changes)
 
 

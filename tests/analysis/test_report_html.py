@@ -72,7 +72,7 @@ def test_nothing_is_fetched_and_no_script_runs(page, reader):
 
 def test_names_are_shown_as_they_are(reader):
     text = " ".join(reader.text)
-    for name in (SPAM, GRADE, PRICE, CLASSES[1], "linear <i>", "fake_<fez>"):
+    for name in (SPAM, GRADE, PRICE, CLASSES[1], "linear <i>", "fake_<fez>", "0.4321"):
         assert name in text
     # What matplotlib drew, too.
     assert f"{SPAM}: ROC" in text
@@ -128,7 +128,7 @@ def test_hardware_facts_count_what_is_far_off(runs):
     facts = hardware_facts(record)
     assert facts["shots per sample"] == 4096
     assert facts["layout (device's qubits)"] == "3, 4, 5"
-    expected = "4 values, mean deviation 2.00 standard errors, 1 beyond 4"
+    expected = "4 means over samples, mean deviation 2.00 standard errors, 1 beyond 4"
     assert facts["against the prediction"] == expected
 
 

@@ -24,6 +24,17 @@ def backend_files(name="manila") -> tuple[Path, Path]:
     return folder / f"conf_{name}.json", folder / f"props_{name}.json"
 
 
+def impatient():
+    """A service whose client tries again without waiting."""
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+    service = QiskitRuntimeService()
+    for client in service._api_clients.values():
+        for adapter in client._session.adapters.values():
+            adapter.max_retries = adapter.max_retries.new(backoff_factor=0)
+    return service
+
+
 def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options=None):
     """Two samples a chunk of one task on two wires."""
     from qiskit import ClassicalRegister, QuantumCircuit
@@ -58,4 +69,5 @@ def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options
         decoding=Decoding((reading,), 2 * chunks, ((0,),)),
         options=options,
         estimate=Estimate(2, 3, 1, 1, 0, 0.9, {}, 1, 2 * shots * chunks, chunks, 10.0, 0, (1, 2)),
+        execution="whole circuit on the cut" if backend == "aer" else "device",
     )  # fmt: skip

@@ -138,6 +138,8 @@ class IbmServer:
             "QISKIT_IBM_CHANNEL": "ibm_quantum_platform",
             "IAM_URL": self.url,
             "QISKIT_FUNCTIONS_EXPERIMENTAL": "1",
+            # Else the client inspects the whole stack at every request.
+            "USAGE_DATA_OPT_OUT": "True",
         }
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from qmtl.hardware.fetch import Progress, collect, raw_results, wait
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.status import status as status_of
 from qmtl.hardware.submit import cancel, submit
-from tests.hardware.dispatch_samples import QUICK, small_run
+from tests.hardware.dispatch_samples import QUICK, impatient, small_run
 from tests.hardware.ibm_server import Fault
 
 # Faults of creating a job: what the service does, and whether the job is there afterwards.
@@ -86,12 +86,12 @@ def test_the_same_call_again_sends_nothing(service):
     check_once(service, run)
 
 
-@pytest.mark.parametrize("hide", [0, 2])
 @pytest.mark.parametrize("fault", CREATION)
-def test_faults_of_creation(service, fault, hide):
+def test_faults_of_creation(service, fault):
+    """A job that was created is not visible at once."""
     kind = CREATION[fault]
     service.faults = [Fault(**vars(kind))]
-    service.hide = hide
+    service.hide = 2 if kind.after else 0
     service.runs = False
     run = submitted(small_run())
     assert len(service.live()) == 1
@@ -115,17 +115,6 @@ def test_duplicates_that_come_to_light_late_are_cancelled(service):
     finish(run)
     check_once(service, run)
     assert chunk.state == "sent"
-
-
-def impatient():
-    """A service whose client tries again without waiting."""
-    from qiskit_ibm_runtime import QiskitRuntimeService
-
-    service = QiskitRuntimeService()
-    for client in service._api_clients.values():
-        for adapter in client._session.adapters.values():
-            adapter.max_retries = adapter.max_retries.new(backoff_factor=0)
-    return service
 
 
 class Plain:
@@ -304,6 +293,34 @@ def test_sessions(service):
     assert service.sessions["session0"]["mode"] == "dedicated"
     finish(run)
     check_once(service, run, 2)
+
+
+def test_a_session_does_not_stay_open_after_an_error(service):
+    service.open_plan = False
+    service.faults = [Fault("POST", "/jobs", 400)]
+    with pytest.raises(HardwareRefusedError):
+        submitted(small_run(2, mode="session"))
+    assert not service.sessions["session0"]["accepting_jobs"]
+    run = submitted(small_run(2, mode="session"))
+    assert {job.session for job in service.jobs.values()} == {"session1"}
+    finish(run)
+    check_once(service, run, 2)
+
+
+def test_interrupted_submitting_says_how_to_go_on(service):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    class Interrupted(Plain):
+        def __init__(self, service):
+            super().__init__(service)
+            self.jobs = lambda **_: interrupt()
+
+    with pytest.raises(KeyboardInterrupt, match=r"`qmtl ibm submit .*` goes on with it"):
+        submitted(small_run(), service=Interrupted(impatient()))
+    run = submitted(small_run())
+    finish(run)
+    check_once(service, run)
 
 
 def test_a_run_goes_on_in_its_batch(service):

@@ -79,3 +79,15 @@ def test_killed_at_every_step(service):
         assert len(raw_results(run, Ledger())) == 1
         service.jobs.clear()
     assert step > 15
+
+
+def test_killed_while_it_is_executed_here(tmp_path, monkeypatch):
+    """On a backend of this machine: each chunk's result is stored once."""
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "ledger.sqlite"))
+    for step in range(0, 14, 3):
+        prepared = small_run(2, backend="aer", mode="job", seed=step)
+        assert killed_at(prepared, step)
+        command(prepared)
+        run = submit(prepared)
+        assert len(raw_results(run, Ledger())) == 2
+        assert {chunk.state for chunk in Ledger().chunks(run)} == {"stored"}

@@ -31,9 +31,9 @@ def inputs(head):
 
 
 @pytest.fixture
-def fez(server):
-    """The service with the real size of a device."""
-    server.service.backends["ibm_fez"] = backend_files("fez")
+def hanoi(server):
+    """The service with a device that is large enough."""
+    server.service.backends["ibm_hanoi"] = backend_files("hanoi")
     return server.service
 
 
@@ -63,17 +63,17 @@ def check_exact(result):
     ],
     ids=["plain", "twirled", "mitigated"],
 )
-def test_a_device(fez, head, inputs, options):
+def test_a_device(hanoi, head, inputs, options):
     """The service's jobs are without noise, so that the exact values are to be found."""
-    result = measure(head, inputs, "ibm_fez", **options)
+    result = measure(head, inputs, "ibm_hanoi", **options)
     check_exact(result)
     assert result.execution == "device"
     assert result.jobs == ("job0000",)
     assert {n: tuple(v.shape) for n, v in result.logits.items()} == {
         "a": (4, 1), "b": (4, 3), "c": (4, 1),
     }  # fmt: skip
-    again = measure(head, inputs, "ibm_fez", **options)
-    assert len(fez.jobs) == 1
+    again = measure(head, inputs, "ibm_hanoi", **options)
+    assert len(hanoi.jobs) == 1
     assert again.run == result.run
     assert all(torch.equal(again.logits[name], result.logits[name]) for name in result.logits)
 
@@ -87,29 +87,29 @@ def test_the_estimator_on_a_device(server, resilience):
     check_exact(measure(head, inputs, "ibm_manila", **options))
 
 
-def test_several_jobs_on_a_device(fez, head, inputs):
+def test_several_jobs_on_a_device(hanoi, head, inputs):
     """Chunks of one sample each; fetched as they come."""
-    fez.runs = False
+    hanoi.runs = False
     options = {"shots": SHOTS, "max_executions": SHOTS, "cache": False}
-    name = send(head, inputs, "ibm_fez", patience=QUICK, **options)
-    assert len(fez.jobs) == 4
+    name = send(head, inputs, "ibm_hanoi", patience=QUICK, **options)
+    assert len(hanoi.jobs) == 4
     with pytest.raises(HardwareJobError, match="4 queued: nothing to fetch yet"):
         fetch(name, wait_for_all=False)
-    fez.jobs["job0002"].status = "Completed"
+    hanoi.jobs["job0002"].status = "Completed"
     part = fetch(name, wait_for_all=False)
     assert part.missing == 3
     assert part.values["b"].isnan().all(dim=1).tolist() == [True, True, False, True]
     assert "3 samples have no result yet" in str(part)
-    fez.runs = True
+    hanoi.runs = True
     whole = fetch(name, progress=QUIET, patience=QUICK)
     assert whole.missing == 0
     check_exact(whole)
 
 
-def test_another_day_the_same_call_comes_back(fez, head, inputs, tmp_path, monkeypatch):
+def test_another_day_the_same_call_comes_back(hanoi, head, inputs, tmp_path, monkeypatch):
     """Another calibration would give another layout; the run that was sent is gone on with."""
-    first = measure(head, inputs, "ibm_fez")
-    configuration, properties = fez.backends["ibm_fez"]
+    first = measure(head, inputs, "ibm_hanoi")
+    configuration, properties = hanoi.backends["ibm_hanoi"]
     changed = json.loads(properties.read_text())
     used = set(first.estimate.layout)
     for qubit in used:
@@ -117,12 +117,12 @@ def test_another_day_the_same_call_comes_back(fez, head, inputs, tmp_path, monke
             if entry["name"].startswith("readout_error"):
                 entry["value"] = 0.4
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    fez.backends["ibm_fez"] = (configuration, tmp_path / "changed.json")
-    assert measure(head, inputs, "ibm_fez").run == first.run
-    assert len(fez.jobs) == 1
-    anew = measure(head, inputs, "ibm_fez", again=True)
+    hanoi.backends["ibm_hanoi"] = (configuration, tmp_path / "changed.json")
+    assert measure(head, inputs, "ibm_hanoi").run == first.run
+    assert len(hanoi.jobs) == 1
+    anew = measure(head, inputs, "ibm_hanoi", again=True)
     assert anew.run == f"{first.run}-2"
-    assert len(fez.jobs) == 2
+    assert len(hanoi.jobs) == 2
     assert set(anew.estimate.layout) != used
 
 
@@ -137,7 +137,7 @@ def test_here_the_same_call_measures_anew(own_ledger, head, inputs):
 
 
 def test_what_a_request_is(head, inputs):
-    def request(head=head, inputs=inputs, backend="ibm_fez", tasks=None, **options):
+    def request(head=head, inputs=inputs, backend="ibm_hanoi", tasks=None, **options):
         settings = HardwareSettings(**options)
         return request_hash(head_run(head, inputs, tasks), backend, settings)
 
@@ -157,12 +157,12 @@ def test_what_a_request_is(head, inputs):
     assert len({first, *others}) == 8
 
 
-def test_budgets(fez, head, inputs):
+def test_budgets(hanoi, head, inputs):
     with pytest.raises(HardwareBudgetError, match="nothing was sent"):
-        measure(head, inputs, "ibm_fez", max_qpu_seconds=1)
+        measure(head, inputs, "ibm_hanoi", max_qpu_seconds=1)
     with pytest.raises(HardwareBudgetError, match="nothing was sent"):
-        measure(head, inputs, "ibm_fez", max_shots=100)
-    assert fez.jobs == {}
+        measure(head, inputs, "ibm_hanoi", max_shots=100)
+    assert hanoi.jobs == {}
     assert Ledger().runs() == []
 
 

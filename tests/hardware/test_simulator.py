@@ -12,8 +12,7 @@ pytest.importorskip("qiskit_ibm_runtime")
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RotationAnsatz
 from qmtl.encoders import MLP
 from qmtl.errors import HardwareBudgetError, InvalidInputError
-from qmtl.hardware import HardwareSimulator
-from qmtl.hardware.shift import gate_angles, rotations, shift_circuit, shifted
+from qmtl.hardware import HardwareSimulator, to_qiskit
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
@@ -88,21 +87,21 @@ def test_parameter_shift_from_exact_values_is_the_gradient(name, monkeypatch):
 
     circuit = CIRCUITS[name]
 
-    def exact(self, circuit, tasks, turned):
-        own = shift_circuit(circuit, tasks)
+    def exact(self, circuit, angles, weights, tasks):
+        own = to_qiskit(circuit, weights, tasks)
         bare = own.circuit.remove_final_measurements(inplace=False)
-        rows = []
-        for row in turned:
-            state = Statevector(bare.assign_parameters(row[list(own.features)]))
-            parts = []
-            for task in tasks:
-                register = circuit.register(task)
-                likely = state.probabilities(list(reversed(register.wires)))
-                parts.append(np.array(register.readout.matrix(len(register.wires))) @ likely)
-            rows.append(np.concatenate(parts))
-        return np.array(rows)
+        states = [Statevector(bare.assign_parameters(row)) for row in own.parameter_values(angles)]
+        values = {}
+        for task in tasks:
+            register = circuit.register(task)
+            matrix = np.array(register.readout.matrix(len(register.wires)))
+            wires = list(reversed(register.wires))
+            values[task] = torch.tensor(
+                np.array([matrix @ state.probabilities(wires) for state in states])
+            )
+        return values
 
-    monkeypatch.setattr(HardwareSimulator, "_measure_rotations", exact)
+    monkeypatch.setattr(HardwareSimulator, "_measure", exact)
     head = QuantumHead(circuit, seed=0).double()
     x = features(head, 2).double().requires_grad_()
 
@@ -140,16 +139,13 @@ def test_parameter_shift_from_shots():
         gradient(head.with_simulator(limited))
 
 
-def test_only_rotations_in_the_light_cone_are_shifted():
+def test_only_rotations_within_reach_are_shifted():
     circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
-    assert len(rotations(circuit, ["t0"])) < len(rotations(circuit, list(circuit.registers)))
-    weights = {n: torch.zeros(*size) for n, size in circuit.weight_sizes.items()}
-    turned = gate_angles(circuit, ["t0"], torch.ones(1, 16), weights)
-    assert turned.shape[1] > max(rotations(circuit, ["t0"]))
-    rows = shifted(np.zeros((2, 3)), [0, 2])
-    assert rows.shape == (8, 3)
-    np.testing.assert_allclose(rows[:2, 0], [np.pi / 2, -np.pi / 2])
-    assert (rows[:, 1] == 0).all()
+    simulator = HardwareSimulator("aer", shots=1)
+    one, all_tasks = (simulator.executions(circuit, 1, tasks) for tasks in (["t0"], None))
+    rotations = sum(gate.angle is not None for gate in circuit.gates())
+    assert one < all_tasks / 2
+    assert all_tasks == 1 + 2 * rotations
 
 
 def test_simulators_survive_pickling_and_show_themselves():
@@ -169,9 +165,20 @@ def test_errors():
     for call, expected in [
         (lambda: HardwareSimulator("aer", shot=3), "did you mean 'shots'"),
         (lambda: HardwareSimulator("aer", gradient="backprop"), "unknown gradient"),
+        (lambda: HardwareSimulator("fake_fes"), "did you mean 'fake_fez'"),
     ]:
         with pytest.raises(InvalidInputError, match=expected):
             call()
+
+
+def test_backends_by_their_name_alone():
     head = binary_head(1)
-    with pytest.raises(InvalidInputError, match="fake_fez"):
-        head.with_simulator(HardwareSimulator("fake_fes"))(features(head))
+    for name in ("aer", "fake_fez"):
+        twin = head.with_simulator(name)
+        assert isinstance(twin.simulator, HardwareSimulator)
+        assert twin.simulator.backend == name
+    assert repr(head.with_simulator("ibm_fez").simulator).startswith("HardwareSimulator('ibm_fez'")
+    with pytest.raises(InvalidInputError, match="did you mean 'fake_fez'"):
+        head.with_simulator("fake_fes")
+    with pytest.raises(InvalidInputError, match="unknown simulator 'aerr'"):
+        head.with_simulator("aerr")

@@ -203,7 +203,7 @@ def test_names():
     with pytest.raises(InvalidInputError, match="expectation_values, got 3"):
         simulator_for(3)
     circuit = HeadCircuit(binary_tasks(1))
-    with pytest.raises(InvalidInputError, match=r"no device 'default\.qbit'"):
+    with pytest.raises(InvalidInputError, match=r"'default\.qbit'; did you mean 'default\.qubit'"):
         PennyLaneSimulator("default.qbit").expectation_values(
             circuit, random_angles(circuit), random_weights(circuit)
         )

@@ -77,7 +77,9 @@ def test_regressions():
     assert regressor.score(X, y) > 0.45
     X, y = load_linnerud(return_X_y=True, as_frame=True)
     regressor = QuantumMultiTaskRegressor(**QUICK).fit(X, y)
-    np.testing.assert_array_equal(regressor.predict(X.to_numpy().tolist()), regressor.predict(X))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        from_lists = regressor.predict(X.to_numpy().tolist())
+    assert from_lists.equals(regressor.predict(X))
     predicted = regressor.predict(X[5:])
     assert predicted.columns.tolist() == ["Weight", "Waist", "Pulse"]
     assert predicted.index.tolist() == X.index[5:].tolist()

@@ -209,7 +209,7 @@ def test_losses_of_disjoint_rows_are_those_of_the_whole_batch():
     model = tiny_model(data).double()
     settings = TrainingSettings(aggregator="upgrad", batch_size=8)
     batch = next(iter(MultiTaskDataModule(data, settings).train_dataloader()))
-    present, losses = MultiTaskModule(model, settings)._losses(batch)
+    present, losses, *_ = MultiTaskModule(model, settings)._losses(batch)
     logits = model(batch.inputs.double())
     whole = torch.stack([t.loss(logits[t.name], batch.targets[t.name]) for t in data.tasks])
     assert present == [0, 1, 2]
@@ -231,7 +231,7 @@ def test_a_process_without_rows_of_a_task_that_others_have(monkeypatch):
     others = iter([torch.ones(3), torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]])])
     monkeypatch.setattr("qmtl.training.module.sum_over_processes", lambda v: v + next(others))
     batch = SplitRows(data.train)[[0, 1, 9]]
-    present, losses = module._losses(batch)
+    present, losses, *_ = module._losses(batch)
     assert present == [0, 1, 2]
     assert float(losses[2].detach()) == 0.75
     gradients = torch.autograd.grad(losses[2], model.task_parameters("c"))

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from qmtl.training.progress import EpochBar, EpochLines, NotebookBar, in_notebook, progress_callback
+from qmtl.display import in_notebook
+from qmtl.training.progress import EpochBar, EpochLines, NotebookBar, progress_callback
 
 CELL = """
 import torch, qmtl

@@ -1,0 +1,153 @@
+"""`qmtl ibm` on the command line: here, and through the genuine client."""
+
+import json
+
+import pytest
+
+from qmtl.hardware import Ledger
+from tests.hardware.dispatch_samples import backend_files
+from tests.hardware.ibm_server import IbmServer
+
+FEW = ("--samples", 3, "--shots", 200, "--tasks", "parity,ink", "--set", "cache=false")
+
+
+@pytest.fixture(autouse=True)
+def _ledger(monkeypatch, tmp_path):
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "ledger.sqlite"))
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """The loopback service, as the account's."""
+    server = IbmServer({"ibm_hanoi": backend_files("hanoi")})
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server.service
+    server.close()
+
+
+def only_run():
+    return Ledger().runs()[-1].run
+
+
+def test_here(qmtl, run):
+    words = ("ibm", "submit", run, "--backend", "fake_fez", *FEW, "--set", "seed=1")
+    out = qmtl.good(*words)
+    name = only_run()
+    assert out == f"run {name} is with fake_fez; `qmtl ibm fetch {name}` shows it\n"
+    out = qmtl.good("ibm", "fetch", name)
+    for word in ("parity", "ink", "measured", "predicted", "simulated", "accuracy", "0 beyond 4"):
+        assert word in out
+    record = json.loads((run / "hardware" / f"{name}.json").read_text())
+    assert record["execution"] == "whole circuit on the cut"
+    assert (record["samples"], record["shots"], record["split"]) == (3, 200, "test")
+    assert set(record["metrics"]) == {"measured", "simulated"}
+    assert (run / "hardware" / f"{name}.csv").is_file()
+    assert f"run {name} on fake_fez: 1 stored; 3 samples, 200 shots" in qmtl.good("ibm", "list")
+    out = qmtl.good("ibm", "status", name[:5], "--log")
+    assert f"local-{name}-0-1" in out
+    assert "result stored" in out
+    # The same command measures anew here, and not if it is told so.
+    assert only_run() == name
+    qmtl.good(*words, "--not-again")
+    assert only_run() == name
+    qmtl.good(*words)
+    assert only_run() == f"{name}-2"
+
+
+def test_a_device(qmtl, run, service):
+    service.runs = False
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
+    qmtl.good(*words)
+    name = only_run()
+    qmtl.good(*words)
+    assert only_run() == name
+    assert len(service.jobs) == 1
+    assert "queued" in qmtl.good("ibm", "status", name)
+    assert "1 sent" in qmtl.good("ibm", "status", name, "--offline")
+    waiting = qmtl("ibm", "fetch", name)
+    assert waiting.code == 1
+    assert (
+        waiting.out == f"run {name} on ibm_hanoi: 1 queued; `qmtl ibm fetch {name} --wait` waits\n"
+    )
+    service.jobs["job0000"].status = "Failed"
+    service.jobs["job0000"].reason = "out of helium"
+    assert "job0000 failed: out of helium" in qmtl.bad("ibm", "fetch", name, "--wait")
+    assert "--resubmit" in qmtl.bad(*words)
+    assert len(service.jobs) == 1
+    service.runs = True
+    out = qmtl.good("ibm", "submit", name, "--resubmit", "--wait")
+    assert f"run {name} on ibm_hanoi (device): 3 samples, 200 shots, 1 job" in out
+    assert json.loads((run / "hardware" / f"{name}.json").read_text())["jobs"] == ["job0001"]
+
+
+def test_cancel(qmtl, run, service):
+    service.runs = False
+    qmtl.good("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
+    name = only_run()
+    assert qmtl.good("ibm", "cancel", name) == f"run {name} on ibm_hanoi: 1 cancelled\n"
+    assert service.live() == []
+
+
+def test_backends(qmtl, service):
+    out = qmtl.good("ibm", "backends")
+    assert out.startswith(
+        "ibm_hanoi: 27 qubits, 3 jobs wait, active\nhere, without an account: aer"
+    )
+    assert "fake_boston" in out
+    assert "ibm_hanoi" not in qmtl.good("ibm", "backends", "--local")
+
+
+def test_estimate(qmtl, run, service):
+    out = qmtl.good("ibm", "estimate", run, "--backend", "ibm_hanoi", *FEW)
+    for line in (
+        "executions         600\n",
+        "QPU time           about",
+        "circuits           1, in 1",
+    ):
+        assert line in out
+    assert service.jobs == {}
+    assert Ledger().runs() == []
+
+
+def test_budgets(qmtl, run, service):
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
+    assert "max_qpu_seconds" in qmtl.bad(*words, "--max-qpu-seconds", 0.5)
+    service.usage["usage_consumed_seconds"] = 600
+    assert "the account has 0 s left; nothing was sent" in qmtl.bad(*words)
+    assert service.jobs == {}
+
+
+def test_without_an_account(qmtl, run, monkeypatch, tmp_path):
+    from qiskit_ibm_runtime.accounts import management
+
+    monkeypatch.setattr(management, "_DEFAULT_ACCOUNT_CONFIG_JSON_FILE", str(tmp_path / "none"))
+    monkeypatch.delenv("QISKIT_IBM_TOKEN", raising=False)
+    words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
+    assert "no IBM Quantum account is known: save one with" in qmtl.bad(*words)
+    answer = qmtl("ibm", "backends")
+    assert answer.code == 0
+    assert "no IBM Quantum account" in answer.err
+    assert "aer" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("submit", "RUN", "--backend", "fake_fezz"), "did you mean 'fake_fez'"),
+        (("submit", "nowhere"), "nowhere is not a run directory"),
+        (("submit", "RUN", "--split", "tst"), "did you mean 'test'"),
+        (("submit", "RUN", "--set", "mitigatoin=none"), "did you mean 'mitigation'"),
+        (("submit", "RUN", "--set", "mitigation=nothing"), "unknown mitigation 'nothing'"),
+        (("submit", "RUN", "--set", "mode"), "--set: expected KEY=VALUE"),
+        (("submit", "RUN", "--tasks", "party"), "did you mean 'parity'"),
+        (("estimate", "nowhere"), "nowhere is not a run directory"),
+        (("fetch", "abc"), "unknown run 'abc'"),
+        (("status", "abc"), "unknown run 'abc'"),
+        (("cancel", "abc"), "unknown run 'abc'"),
+        (("list", "--ledger", "."), "the ledger"),
+    ],
+)
+def test_bad_input(qmtl, run, words, expected):
+    words = [run if word == "RUN" else word for word in words]
+    assert expected in qmtl.bad("ibm", *words)

@@ -1,0 +1,190 @@
+"""The ledger: several processes, holders that die, files that are something else."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from qmtl.errors import InvalidInputError, LedgerError
+from qmtl.hardware.claim import Claim, claimed
+from qmtl.hardware.lease import Holder
+from qmtl.hardware.ledger import Ledger, ledger_path
+from tests.hardware.dispatch_samples import small_run
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path):
+    return Ledger(path)
+
+
+@pytest.fixture
+def run(ledger):
+    return ledger.add_run(small_run(2)).run
+
+
+def test_a_run_is_entered_once(ledger):
+    prepared = small_run(3)
+    first = ledger.add_run(prepared)
+    assert ledger.add_run(prepared) == first
+    assert (first.samples, first.shots, first.mode) == (6, 20, "batch")
+    assert first.run == prepared.hash[:12]
+    assert [chunk.hash for chunk in ledger.chunks(first.run)] == [c.hash for c in prepared.chunks]
+    again = ledger.prepared(first.run)
+    assert again.hash == prepared.hash
+    assert ledger.add_run(prepared, again=True).run == f"{first.run}-2"
+    assert ledger.find_request(prepared.hash).run == f"{first.run}-2"
+
+
+def test_names_may_be_cut_short(ledger, run):
+    other = ledger.add_run(small_run(seed=3)).run
+    assert ledger.run(run[:6]).run == run
+    assert ledger.knows(other[:6])
+    assert not ledger.knows("xyz")
+    for wrong in ("", "xyz", run + "9"):
+        with pytest.raises(InvalidInputError, match="unknown run"):
+            ledger.run(wrong)
+
+
+def test_a_result_is_stored_once(ledger, run):
+    with claimed(ledger, run, 0) as claim:
+        claim.intend()
+        claim.note_job("j")
+        claim.confirm()
+        claim.store(b"first", "j")
+        claim.store(b"second", "j")
+    assert ledger.results(run) == {0: b"first"}
+    assert ledger.jobs(run) == ["j"]
+    assert [event.split(" ", 1)[1] for event in ledger.events(run)][:3] == [
+        "entered for ibm_manila",
+        "chunk 0: about to be sent",
+        "chunk 0: job j",
+    ]
+
+
+def test_one_holds_a_chunk(ledger, run):
+    with claimed(ledger, run, 0) as first:
+        assert isinstance(first, Claim)
+        with claimed(ledger, run, 0) as second, claimed(ledger, run, 1) as other:
+            assert second is None
+            assert other is not None
+    with claimed(ledger, run, 0) as third:
+        assert third is not None
+
+
+def hold(path, run, ready):
+    with claimed(Ledger(path), run, 0):
+        ready.set()
+        time.sleep(60)
+
+
+def test_who_was_killed_holds_nothing(path, ledger, run):
+    ready = FORK.Event()
+    process = FORK.Process(target=hold, args=(path, run, ready))
+    process.start()
+    assert ready.wait(30)
+    with claimed(ledger, run, 0) as claim:
+        assert claim is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    with claimed(ledger, run, 0) as claim:
+        assert claim is not None
+    assert "passed over" in ledger.events(run)[-1]
+
+
+def test_holders_elsewhere_hold_for_a_time(ledger, run):
+    elsewhere = Holder("another-machine", os.getpid(), "0", "x")
+    with ledger.transaction() as connection:
+        connection.execute(
+            "UPDATE chunks SET holder = ?, held_until = ?", (str(elsewhere), "2999-01-01T00:00")
+        )
+    with claimed(ledger, run, 0) as claim:
+        assert claim is None
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE chunks SET held_until = '2001-01-01T00:00'")
+    with claimed(ledger, run, 0) as claim:
+        assert claim is not None
+
+
+def test_a_later_process_of_the_same_number_is_another():
+    holder = Holder.of_this_process()
+    assert not holder.is_gone()
+    assert Holder(holder.host, holder.pid, "1.00", "x").is_gone()
+    assert Holder(holder.host, 2**22 + 1, "1.00", "x").is_gone()
+
+
+def test_a_lost_hold_is_noticed(ledger, run):
+    with claimed(ledger, run, 0) as claim:
+        with ledger.transaction() as connection:
+            connection.execute("UPDATE chunks SET holder = 'x 1 1 x'")
+        with pytest.raises(LedgerError, match="took over chunk 0"):
+            claim.intend()
+    assert ledger.chunks(run)[0].state == "planned"
+
+
+def enter(path, barrier, seed):
+    barrier.wait()
+    ledger = Ledger(path)
+    for run in (ledger.add_run(small_run(seed=0)), ledger.add_run(small_run(seed=seed))):
+        with claimed(ledger, run.run, 0) as claim:
+            if claim is not None:
+                claim.intend()
+
+
+def test_many_processes_at_once(path):
+    n = 6
+    barrier = FORK.Barrier(n)
+    processes = [FORK.Process(target=enter, args=(path, barrier, i)) for i in range(n)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * n
+    runs = Ledger(path).runs()
+    assert len(runs) == n
+    assert all(Ledger(path).chunks(run.run)[0].state == "sending" for run in runs)
+
+
+def test_an_error_leaves_nothing_half_written(ledger, run):
+    def write():
+        with ledger.transaction() as connection:
+            connection.execute("UPDATE chunks SET state = 'sent'")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
+    assert {chunk.state for chunk in ledger.chunks(run)} == {"planned"}
+
+
+def test_files_that_are_no_ledger(tmp_path):
+    text = tmp_path / "text"
+    text.write_text("this is no database, and long enough to tell " * 20)
+    with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
+        Ledger(text)
+    newer = tmp_path / "newer"
+    Ledger(newer)
+    with sqlite3.connect(newer) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(LedgerError, match="has version 9; this qmtl reads 1"):
+        Ledger(newer)
+    with pytest.raises(LedgerError, match="cannot be made"):
+        Ledger(text / "below" / "ledger.sqlite")
+
+
+def test_where_it_is(monkeypatch, tmp_path, ledger, path):
+    monkeypatch.delenv("QMTL_LEDGER", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert ledger_path().parts[-2:] == ("qmtl", "ledger.sqlite")
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "mine"))
+    assert ledger_path() == tmp_path / "mine"
+    # Nobody else reads what models were run on.
+    assert path.stat().st_mode & 0o077 == 0

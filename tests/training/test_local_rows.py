@@ -1,0 +1,122 @@
+"""Rows of a Jacobian taken apart from sums of them, against a backward pass for each."""
+
+import numpy as np
+import pytest
+import torch
+
+import qmtl
+from qmtl.training.local_rows import Locality, local_rows
+from tests.training.samples import QUIET
+
+MIXED = [
+    task
+    for i in range(4)
+    for task in (
+        qmtl.Task.binary(f"a{i}"),
+        qmtl.Task.multiclass(f"b{i}", 3),
+        qmtl.Task.regression(f"c{i}"),
+    )
+]
+BINARY = [qmtl.Task.binary(f"t{i}") for i in range(10)]
+
+
+def model_of(tasks, **options):
+    torch.manual_seed(0)
+    circuit = qmtl.HeadCircuit(tasks, **options)
+    encoder = qmtl.encoders.MLP(4, 5, out_features=circuit.n_features, seed=0)
+    return qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0)).double()
+
+
+def step(model, present):
+    features = model.encoder(torch.randn(6, 4, dtype=torch.float64))
+    logits = [model.head(features)[model.tasks[i].name] for i in present]
+    losses = torch.stack([values.square().mean() + values.sum() for values in logits])
+    own = [p for i in present for p in model.task_parameters(model.tasks[i].name)]
+    return features, logits, losses, own
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options"),
+    [
+        (BINARY, {}),
+        (MIXED, {}),
+        (MIXED, {"encoding": qmtl.AngleEncoding(n_layers=1)}),
+        (BINARY, {"encoding": qmtl.AngleEncoding(n_layers=2, entangler="none")}),
+    ],
+)
+@pytest.mark.parametrize("present", [None, [0, 2, 3, 7, 9]])
+def test_rows_are_those_of_separate_backward_passes(tasks, options, present):
+    model = model_of(tasks, **options)
+    present = list(range(len(tasks))) if present is None else present
+    locality = Locality.of(model)
+    assert locality is not None
+    assert locality.n_groups <= len(tasks) // 2
+    shared = model.shared_parameters()
+    features, logits, losses, own = step(model, present)
+    rows, gradients = local_rows(losses, logits, features, shared, own, locality.of_tasks(present))
+    for i, loss in enumerate(losses):
+        expected = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
+        for row, other in zip(rows, expected, strict=True):
+            torch.testing.assert_close(row[i], other, rtol=1e-10, atol=1e-12)
+    expected = torch.autograd.grad(losses.sum(), own)
+    for got, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, other, rtol=1e-10, atol=1e-12)
+
+
+def test_tasks_of_a_group_have_nothing_in_common():
+    locality = Locality.of(model_of(BINARY))
+    depends = torch.cat([locality.features, locality.weights], dim=1).int()
+    for group in range(locality.n_groups):
+        assert depends[locality.groups == group].sum(0).max() <= 1
+
+
+def test_the_number_of_groups_does_not_grow():
+    tasks = [qmtl.Task.binary(f"t{i}") for i in range(60)]
+    assert Locality.of(model_of(tasks)).n_groups <= 5
+
+
+@pytest.mark.parametrize("case", ["few", "wide cones", "linear", "device"])
+def test_where_it_does_not_help(case):
+    model = model_of(BINARY[:4] if case == "few" else BINARY)
+    n = model.head.n_features
+    if case == "wide cones":
+        model = model_of(BINARY, encoding=qmtl.AngleEncoding(n_layers=2, entangler="cnot_ring"))
+    elif case == "linear":
+        model = qmtl.MultiTaskModel(model.encoder, qmtl.LinearHead(BINARY, n_features=n))
+    elif case == "device":
+        head = qmtl.QuantumHead(model.head.circuit, "default.qubit")
+        model = qmtl.MultiTaskModel(model.encoder, head)
+    assert Locality.of(model) is None
+
+
+def test_an_encoder_that_shares_with_the_head():
+    model = model_of(BINARY)
+    model.encoder.tied = model.head.encoding
+    assert Locality.of(model) is None
+
+
+def data():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 4)).astype("float32")
+    signs = {task.name: X[:, i % 4] > 0.1 * i - 0.4 for i, task in enumerate(BINARY)}
+    targets = {name: values.astype("float32") for name, values in signs.items()}
+    targets["t3"][rng.random(40) < 0.9] = np.nan
+    return qmtl.data.from_arrays(X, targets, tasks=BINARY)
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "frozen"),
+    [("upgrad", None), ("upgrad", "encoder"), ("upgrad", "encoding"), ("pcgrad", None)],
+)
+def test_training_is_the_same_as_row_by_row(aggregator, frozen):
+    def trained(**options):
+        model = model_of(BINARY)
+        if frozen is not None:
+            (model.encoder if frozen == "encoder" else model.head.encoding).requires_grad_(False)
+        qmtl.fit(model, data(), aggregator=aggregator, max_epochs=2, seed=0, restore_best=False,
+                 optimizer="sgd", **QUIET, **options)  # fmt: skip
+        return model.state_dict()
+
+    one, other = trained(), trained(jacobian_chunk=3)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-9, atol=1e-11)
