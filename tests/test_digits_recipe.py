@@ -20,7 +20,7 @@ def test_quantum_head_learns_digits_about_as_well_as_a_linear_head(tmp_path):
     linear = _scores(results["rivals"]["linear"]["test"])
     assert quantum["digit"] > 90
     assert all(quantum[name] > 94 for name in quantum if name != "digit")
-    # One seed scatters by a point; scripts/bench_digits has the means over five.
+    # One seed scatters by a point; `qmtl bench digits` gives the means over five.
     assert sum(quantum.values()) / 5 > sum(linear.values()) / 5 - 2
     assert results["parameters"]["head"] == 57
     assert results["parameters"]["linear head"] == 182

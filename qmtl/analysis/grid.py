@@ -50,7 +50,7 @@ class Cell:
         The folders that the data lie in are no part of it, their content is.
         """
         content = self.recipe.model_dump(mode="json")
-        for irrelevant in ("name", "compare"):
+        for irrelevant in ("name", "compare", "logging"):
             del content[irrelevant]
         content["bench"] = {"shuffle_tasks": self.recipe.bench.shuffle_tasks}
         for path in PATHS:

@@ -25,6 +25,7 @@ def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
             "## Tasks",
             "Test scores × 100 of the main metric, mean ± 95% interval over seeds.",
             _table(_task_rows(summary)),
+            *_below_the_floor(summary),
             "## All metrics",
             "Test scores × 100 (mse and mae as they are), mean over seeds. Of `ece` (calibration "
             "error), `mse` and `mae`, lower is better.",
@@ -84,6 +85,31 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
         _task_title(task, metric): f"{estimate(scores.scores(task)):.1f}"
         for task, metric in summary.tasks.items()
     }
+
+
+def _below_the_floor(summary: BenchSummary) -> list[str]:
+    """Which heads miss what a linear probe finds; nothing without a probe."""
+    if summary.probe is None:
+        return []
+    missed = []
+    for scores in summary.heads:
+        tasks = [task for task in summary.tasks if _misses(scores, summary.probe, task)]
+        if tasks:
+            missed.append(f"`{scores.head}`: {', '.join(tasks)}")
+    if not missed:
+        return [
+            "Every head is above the constant prediction, in the mean over seeds, on every task on "
+            "which the linear probe is."
+        ]
+    return [
+        "Not above the constant prediction, in the mean over seeds, though the linear probe is: "
+        f"{'; '.join(missed)}."
+    ]
+
+
+def _misses(scores: HeadScores, probe: HeadScores, task: str) -> bool:
+    floor = estimate(scores.baseline(task)).mean
+    return estimate(scores.scores(task)).mean <= floor < estimate(probe.scores(task)).mean
 
 
 def _task_title(task: str, metric: str) -> str:
@@ -153,10 +179,12 @@ def _protocol(summary: BenchSummary, recipe: Recipe) -> str:
             f" Training rows: {rows}. {some.environment['processor']}, "
             f"{some.environment['threads']} threads per cell, {versions}."
         )
-    return (
-        f"{_seeds(summary.n_seeds)}, {recipe.training.max_epochs} epochs at the most, weights of "
-        f"the best validation loss. {order} {search}{facts}"
+    epochs = (
+        f"{recipe.training.max_epochs} epochs at the most, weights of the best validation loss"
+        if recipe.training.restore_best
+        else f"{recipe.training.max_epochs} epochs, weights of the last one"
     )
+    return f"{_seeds(summary.n_seeds)}, {epochs}. {order} {search}{facts}"
 
 
 def _seeds(n: int) -> str:

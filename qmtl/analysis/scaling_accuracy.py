@@ -1,23 +1,22 @@
 """Accuracy against the number of tasks, for heads on one kind of encoder with one search budget."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from qmtl.analysis.scaling import DESIGN
+from qmtl.analysis.grid import fingerprint
+from qmtl.analysis.scaling_cell import AccuracyCell, AccuracyRun, read_cell, train_cell
 from qmtl.analysis.scaling_data import scaling_data
 from qmtl.analysis.statistics import Estimate, estimate
-from qmtl.circuit import HeadCircuit
-from qmtl.data import MultiTaskData
-from qmtl.encoders import MLP
+from qmtl.analysis.sweep import Workers
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head
-from qmtl.model import MultiTaskModel
+from qmtl.heads import HEAD_TYPES, HeadType
 
 __all__ = ["AccuracyCell", "AccuracyPoint", "AccuracySettings", "run_cells", "summarise"]
+
+Report = Callable[[AccuracyCell, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,43 +52,6 @@ class AccuracySettings:
         for name in ("heads", "seeds", "head_learning_rates"):
             if not getattr(self, name):
                 raise InvalidInputError(f"{name}: expected at least one, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class AccuracyCell:
-    """One training run.
-
-    Attributes:
-        data: name of the data set.
-        head: as in `AccuracySettings`.
-        tasks: number of tasks learned together.
-        seed: of everything.
-        head_learning_rate: one of those tried.
-        metric: the tasks' main metric, which the scores are.
-        validation: mean over the tasks on the validation split.
-        test: the same on the test split; only that of the chosen rate is read.
-        test_first: mean over the tasks of the smallest subset, which every larger one contains.
-        baseline: mean over the tasks for the best constant prediction on the test split.
-        head_parameters: trained numbers of the head.
-        encoder_parameters: those of the encoder; its last layer grows with T for every head.
-    """
-
-    data: str
-    head: str
-    tasks: int
-    seed: int
-    head_learning_rate: float
-    metric: str
-    validation: float
-    test: float
-    test_first: float
-    baseline: float
-    head_parameters: int
-    encoder_parameters: int
-
-    def as_row(self) -> dict[str, Any]:
-        """The fields by name, for a table."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -132,6 +94,8 @@ def run_cells(
     folder: str | None = None,
     *,
     jobs: int = 1,
+    store: Path | None = None,
+    report: Report | None = None,
 ) -> list[AccuracyCell]:
     """Train every head at every number of tasks, seed and learning rate, one thread each.
 
@@ -140,27 +104,61 @@ def run_cells(
         tasks: numbers of tasks; those beyond what the data have, or `most_tasks`, count as that.
         folder: see `scaling_data`.
         jobs: processes.
+        store: a folder for the results; what lies there is not trained again. None keeps nothing.
+        report: called with every cell that has been trained, how many are done, and how many
+            there are.
 
     Raises:
         InvalidInputError: the folder does not fit.
     """
-    from joblib import Parallel, delayed
+    runs = _runs(settings, tasks, folder)
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+    found = {run.key: None if store is None else read_cell(run, store) for run in runs}
+    missing = [run for run in runs if found[run.key] is None]
+    done = len(runs) - len(missing)
+    arguments = [(run, folder, store) for run in missing]
+    for key, cell in Workers(jobs).map(_keyed, arguments) if arguments else ():
+        found[key] = cell
+        done += 1
+        if report is not None:
+            report(cell, done, len(runs))
+    return [cell for run in runs if (cell := found[run.key]) is not None]
 
+
+def _keyed(run: AccuracyRun, *where: Any) -> tuple[str, AccuracyCell]:
+    # Results come in the order in which they are ready.
+    return run.key, train_cell(run, *where)
+
+
+def _runs(
+    settings: AccuracySettings, tasks: Sequence[int], folder: str | None
+) -> list[AccuracyRun]:
+    """The grid, the longest runs first, so that no process ends alone."""
+    whole = [scaling_data(folder, seed) for seed in range(settings.seeds)]
     # A rare finding may be missing from one seed's train split.
-    most = min(len(scaling_data(folder, seed).tasks) for seed in range(settings.seeds))
-    most = min(most, settings.most_tasks)
+    most = min(*(len(data.tasks) for data in whole), settings.most_tasks)
     # All tasks of small data, whatever numbers were asked for beyond them.
     sizes = sorted({min(n, most) for n in tasks})
-    grid = [
-        delayed(_run_cell)(settings, head, n, sizes[0], seed, rate, folder)
-        # The longest first, so that no process ends alone.
+    prints = [fingerprint(data) for data in whole]
+    return [
+        AccuracyRun(
+            head,
+            n,
+            sizes[0],
+            seed,
+            rate,
+            settings.learning_rate,
+            settings.max_epochs,
+            settings.batch_size,
+            settings.hidden,
+            prints[seed],
+        )
         for n in reversed(sizes)
         for head in settings.heads
         for rate in settings.head_learning_rates
         for seed in range(settings.seeds)
     ]
-    found: list[AccuracyCell] = Parallel(jobs)(grid)
-    return found
 
 
 def summarise(cells: Sequence[AccuracyCell]) -> list[AccuracyPoint]:
@@ -203,65 +201,3 @@ def _point(cells: Sequence[AccuracyCell], linear: dict[int, float]) -> AccuracyP
         fmean(cell.baseline for cell in cells),
         one.head_parameters,
     )
-
-
-def _run_cell(
-    settings: AccuracySettings,
-    head: HeadType,
-    n_tasks: int,
-    n_first: int,
-    seed: int,
-    rate: float,
-    folder: str | None,
-) -> AccuracyCell:
-    from qmtl.training import fit
-
-    torch.set_num_threads(1)
-    whole = scaling_data(folder, seed)
-    names = [task.name for task in whole.tasks[:n_tasks]]
-    data = whole.subset(names)
-    metric = data.tasks[0].main_metric
-    model = _model(settings, head, data, seed)
-    result = fit(
-        model,
-        data,
-        max_epochs=settings.max_epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        head_learning_rate=rate,
-        schedule="cosine",
-        seed=seed,
-        accelerator="cpu",
-        progress=False,
-    )
-
-    def mean(metrics: dict[str, dict[str, float]], tasks: Sequence[str]) -> float:
-        # A task without a positive row in a small split has no AUROC there.
-        return estimate([metrics[name][metric] for name in tasks]).mean
-
-    return AccuracyCell(
-        data.name,
-        head,
-        n_tasks,
-        seed,
-        rate,
-        metric,
-        mean(result.metrics["validation"], names),
-        mean(result.metrics["test"], names),
-        mean(result.metrics["test"], names[:n_first]),
-        mean(result.baselines["test"], names),
-        sum(p.numel() for p in model.head.parameters() if p.requires_grad),
-        sum(p.numel() for p in model.encoder.parameters()),
-    )
-
-
-def _model(
-    settings: AccuracySettings, head: HeadType, data: MultiTaskData, seed: int
-) -> MultiTaskModel:
-    circuit = HeadCircuit.load(DESIGN, data.tasks)
-    n_inputs = data.n_inputs
-    if not isinstance(n_inputs, int):
-        raise InvalidInputError(f"data: expected flat inputs, got shape {n_inputs}")
-    built = build_head(head, circuit, HeadOptions(seed=seed))
-    encoder = MLP(n_inputs, settings.hidden, out_features=built.n_features, seed=seed)
-    return MultiTaskModel(encoder, built)

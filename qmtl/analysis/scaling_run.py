@@ -17,6 +17,7 @@ from qmtl.analysis.scaling import (
     fitted_exponents,
 )
 from qmtl.analysis.scaling_accuracy import (
+    AccuracyCell,
     AccuracyPoint,
     AccuracySettings,
     run_cells,
@@ -76,7 +77,8 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
 
     Args:
         settings: what to measure.
-        out: an existing folder; files of an earlier run in it are replaced.
+        out: an existing folder; tables and plots of an earlier run in it are replaced, and
+            training runs for the accuracy, which lie in ``cells``, are not done again.
         say: takes the lines.
     """
     tasks = sorted(set(settings.tasks))
@@ -93,12 +95,26 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
         _draw_cost(costs, out)
         _report_cost(costs, say)
     if "accuracy" in settings.parts:
-        cells = run_cells(settings.accuracy, tasks, settings.data, jobs=settings.jobs)
+        cells = run_cells(
+            settings.accuracy,
+            tasks,
+            settings.data,
+            jobs=settings.jobs,
+            store=out / "cells",
+            report=lambda cell, done, all_: say(_progress(cell, done, all_)),
+        )
         points = summarise(cells)
         _write_table(out / "accuracy_runs.csv", cells)
         _write_table(out / "accuracy.csv", points)
         _draw_accuracy(points, out)
         _report_accuracy(points, settings.accuracy, say)
+
+
+def _progress(cell: AccuracyCell, done: int, all_: int) -> str:
+    return (
+        f"{done:3d} of {all_}: T = {cell.tasks}, {cell.head}, seed {cell.seed}, head learning rate "
+        f"{cell.head_learning_rate}: validation {100 * cell.validation:.1f}"
+    )
 
 
 def _measured(settings: ScalingSettings, head: str, n: int, say: Say) -> StepCost:

@@ -15,11 +15,15 @@ __all__ = ["count_live_weights", "without_blocks", "without_entanglers"]
 PATTERN_FIELDS = ("entangler", "pattern")
 
 
-def without_blocks(circuit: HeadCircuit) -> HeadCircuit:
+def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit:
     """The same circuit with every task's block replaced by the identity.
 
     What is left to train is the shared encoding's weights; of these, only the ones in a light cone
     have an effect (`count_live_weights`).
+
+    Args:
+        circuit: the circuit.
+        turned: whether a fixed quarter turn is left of each block, see `IdentityAnsatz`.
 
     Raises:
         InvalidInputError: if a task would then depend on no feature at all.
@@ -30,7 +34,7 @@ def without_blocks(circuit: HeadCircuit) -> HeadCircuit:
         ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2)
     """
     ablated = _rebuilt(
-        circuit, circuit.encoding, dict.fromkeys(circuit.registers, IdentityAnsatz())
+        circuit, circuit.encoding, dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
     )
     for name in ablated.registers:
         gates = ablated.light_cone(name).encoding

@@ -4,6 +4,7 @@ An ansatz is any frozen object with ``n_weights(n_wires, read)`` and ``gates(n_w
 `read` lists the positions in the register that are measured.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -113,20 +114,29 @@ class RealAmplitudes:
 
 @dataclass(frozen=True)
 class IdentityAnsatz:
-    """No gates and no weights: the shared encoding is measured as it is. For ablations.
+    """No weights: the shared encoding is measured as it is. For ablations.
+
+    Args:
+        turned: whether wires are measured along X and not along Z: a fixed RY(π/2) before the
+            readout. Around features of zero, ⟨Z⟩ of an angle encoding has no slope.
 
     Example:
         >>> IdentityAnsatz().gates(2, read=(0,))
         []
+        >>> [str(gate) for gate in IdentityAnsatz(turned=True).gates(2, read=(0,))]
+        ['RY(1.5708) 0']
     """
+
+    turned: bool = False
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
         """Zero."""
         return 0
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """None."""
-        return []
+        """None, or a quarter turn of every read wire."""
+        quarter = Angle(constant=math.pi / 2)
+        return [Gate("RY", (wire,), quarter) for wire in read] if self.turned else []
 
 
 ANSATZE = {

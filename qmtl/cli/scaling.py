@@ -30,8 +30,8 @@ def scaling(
 ) -> None:
     """Count heads that are built for real, time a step of each, and train on growing task lists.
 
-    Parameters take seconds, cost and accuracy some minutes each. Files of an earlier run in the
-    folder are replaced.
+    Parameters take seconds, cost and accuracy some minutes each. Tables and plots of an earlier
+    run in the folder are replaced; finished training runs are stored and not done again.
 
     Examples of use:
 

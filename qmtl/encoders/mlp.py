@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
+# In units of the inputs, which are of order one.
+LEAST_DEVIATION = 1e-6
 
 
 class MLP(nn.Module):
@@ -29,6 +32,9 @@ class MLP(nn.Module):
         out_features: width of the features.
         activation: ``relu``, ``gelu``, ``silu`` or ``tanh``.
         dropout: probability of dropping a hidden unit in training.
+        standardise: whether inputs are brought to mean 0 and deviation 1, column by column, by the
+            statistics that `set_input_scale` was given (until then they stay as they are). These
+            are kept with the parameters, and are not trained.
         seed: of the initial weights; None uses torch's global generator.
 
     Shape:
@@ -47,6 +53,7 @@ class MLP(nn.Module):
         out_features: int,
         activation: str = "relu",
         dropout: float = 0.0,
+        standardise: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +66,10 @@ class MLP(nn.Module):
             raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
         self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
         self.activation, self.dropout = activation, dropout
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("input_mean", torch.zeros(in_features))
+            self.register_buffer("input_scale", torch.ones(in_features))
         layers: list[nn.Module] = []
         with seeded(seed):
             for width, following in pairwise(widths):
@@ -73,8 +84,39 @@ class MLP(nn.Module):
             raise InvalidInputError(
                 f"inputs must have shape (batch, {self.in_features}), got {tuple(inputs.shape)}"
             )
+        if self.standardise:
+            inputs = (inputs - self.get_buffer("input_mean")) * self.get_buffer("input_scale")
         features: Tensor = self.layers(inputs)
         return features
+
+    @torch.no_grad()
+    def set_input_scale(self, inputs: Float[Tensor, "rows inputs"]) -> None:
+        """Take the columns' means and deviations from the rows of a training split.
+
+        A column that is constant there is ignored from then on: it says nothing about those rows,
+        and divided by its deviation it would say everything about others.
+
+        Raises:
+            InvalidInputError: for an encoder made without `standardise`, or inputs of another
+                width.
+
+        Example:
+            >>> encoder = MLP(2, out_features=1, standardise=True, seed=0)
+            >>> encoder.set_input_scale(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+            >>> encoder.input_mean.tolist(), encoder.input_scale.tolist()
+            ([2.0, 5.0], [1.0, 0.0])
+        """
+        if not self.standardise:
+            raise InvalidInputError("set_input_scale needs an MLP made with standardise=True")
+        if inputs.ndim != 2 or inputs.shape[1] != self.in_features or not len(inputs):
+            raise InvalidInputError(
+                f"inputs must have shape (rows, {self.in_features}) with at least one row, got "
+                f"{tuple(inputs.shape)}"
+            )
+        mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
+        varies = std > LEAST_DEVIATION
+        self.get_buffer("input_mean").copy_(mean)
+        self.get_buffer("input_scale").copy_(torch.where(varies, 1 / std, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description without parameters."""
@@ -85,10 +127,13 @@ class MLP(nn.Module):
             "out_features": self.out_features,
             "activation": self.activation,
             "dropout": self.dropout,
+            "standardise": self.standardise,
         }
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """The encoder that `to_dict` described, with fresh parameters."""
         options = {k: description[k] for k in ("out_features", "activation", "dropout")}
+        # Models saved before inputs could be standardised do not say.
+        options["standardise"] = description.get("standardise", False)
         return cls(description["in_features"], *description["hidden"], **options, seed=0)

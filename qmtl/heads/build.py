@@ -49,7 +49,8 @@ class HeadOptions:
 
     Args:
         simulator: of the heads that have a circuit.
-        angle_map: of the heads that have a circuit, ``"tanh"`` or ``"identity"``.
+        angle_map: of the heads that have a circuit, see `QuantumHead`.
+        initial: of the heads that have a circuit, see `QuantumHead`.
         width: (fixed-width, shared-vqc) features of the representation, whatever the number of
             tasks. With 8, a binary task costs a linear head 9 parameters, as it costs the quantum
             head in its default design.
@@ -69,6 +70,7 @@ class HeadOptions:
 
     simulator: str | Simulator = "lightcone"
     angle_map: str = "tanh"
+    initial: str = "normal"
     width: int = 8
     rank: int | None = None
     single_task: Literal["linear", "quantum"] = "linear"
@@ -89,7 +91,8 @@ def build_head(
 
     Args:
         head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
-            blocks replaced by the identity; ``quantum-no-entangler``: without two-qubit gates;
+            blocks replaced by the identity (where they would start at the equator: by fixed quarter
+            turns of the read wires); ``quantum-no-entangler``: without two-qubit gates;
             ``quantum-frozen``: its weights left at their random initial values. ``linear``: dense,
             on the circuit's features; ``local-register`` and ``local-cone``: on the features that
             are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
@@ -166,6 +169,7 @@ def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False
         options.simulator,
         angle_map=options.angle_map,
         seed=options.seed,
+        initial=options.initial,
         frozen=frozen,
     )
 
@@ -214,7 +218,11 @@ def _single_task_count(circuit: HeadCircuit, options: HeadOptions) -> int:
 
 def _vqc_per_task(circuit: HeadCircuit, options: HeadOptions) -> VQCPerTaskHead:
     return VQCPerTaskHead(
-        circuit, options.simulator, angle_map=options.angle_map, seed=options.seed
+        circuit,
+        options.simulator,
+        angle_map=options.angle_map,
+        seed=options.seed,
+        initial=options.initial,
     )
 
 
@@ -234,6 +242,7 @@ def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
         options.simulator,
         angle_map=options.angle_map,
         seed=options.seed,
+        initial=options.initial,
     )
 
 
@@ -258,7 +267,8 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Any]] = {
     "single-task": _single_task,
     "vqc-per-task": _vqc_per_task,
     "shared-vqc": _shared_vqc,
-    "quantum-no-block": lambda c, o: _quantum(without_blocks(c), o),
+    # Else it would be measured where nothing has a slope, which is no fair comparison.
+    "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),
 }

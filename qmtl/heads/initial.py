@@ -11,11 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from qmtl.errors import InvalidInputError
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["INITIAL_STD", "circuit_weights", "drawn_seed", "linear_layer"]
+__all__ = [
+    "INITIAL_STD",
+    "STARTS",
+    "block_weights",
+    "circuit_weights",
+    "drawn_seed",
+    "linear_layer",
+]
 
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
+STARTS = ("normal", "equator")
+EQUATOR_STD = 0.1
 
 
 def drawn_seed(seed: int | None) -> int:
@@ -50,6 +60,61 @@ def circuit_weights(seed: int, name: str, size: int, std: float) -> nn.Parameter
     weights = torch.randn(size, generator=_generator(seed, name)) * std
     # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
     return nn.Parameter(weights, requires_grad=size > 0)
+
+
+def block_weights(
+    seed: int, name: str, circuit: HeadCircuit, task: str, start: str
+) -> nn.Parameter:
+    """A task block's initial weights.
+
+    Args:
+        seed: of the draw, with `name`.
+        name: of the part that is drawn.
+        circuit: the block's.
+        task: whose block.
+        start: ``"normal"``: N(0, 0.5²). ``"equator"``: N(0, 0.1²), but N(π/2, 0.1²) for the last
+            RY on each wire that is read. Around features of zero the default encoding leaves all
+            wires at a pole, where ⟨Z⟩ has no slope; a quarter turn before the measurement makes an
+            output, to first order, linear in the wire's own features, and class probabilities
+            equal.
+
+    Raises:
+        InvalidInputError: for another start.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary("cola")])
+        >>> weights = block_weights(0, "task cola", circuit, "cola", "equator")
+        >>> weights.detach().sub(torch.tensor([0, 0, 0, 0, 0, math.pi / 2])).abs().max() < 0.4
+        tensor(True)
+
+    References:
+        Starting near the identity: Grant et al., arXiv:1903.05076.
+    """
+    if start not in STARTS:
+        raise unknown_name("initial", start, STARTS)
+    size = circuit.n_weights(task)
+    if start == "normal":
+        return circuit_weights(seed, name, size, INITIAL_STD["block"])
+    weights = circuit_weights(seed, name, size, EQUATOR_STD)
+    with torch.no_grad():
+        weights[_last_turns(circuit, task)] += math.pi / 2
+    return weights
+
+
+def _last_turns(circuit: HeadCircuit, task: str) -> list[int]:
+    """Weights of the last RY on each read wire, where a plain weight turns it."""
+    register = circuit.register(task)
+    n_wires = len(register.wires)
+    read = register.readout.read_wires(n_wires)
+    last: dict[int, int] = {}
+    for gate in circuit.ansatz(task).gates(n_wires, read):
+        angle = gate.angle
+        if gate.name != "RY" or angle is None or angle.weight is None:
+            continue
+        if not angle.features and angle.constant == 1:
+            last[gate.wires[0]] = angle.weight
+    return [last[wire] for wire in read if wire in last]
 
 
 def linear_layer(

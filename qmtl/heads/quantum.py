@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
 from qmtl.heads.features import check_features, task_key
-from qmtl.heads.initial import INITIAL_STD, circuit_weights, drawn_seed
+from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
     Explanation,
     Simulator,
@@ -24,9 +24,11 @@ from qmtl.tasks import Task
 
 __all__ = ["ANGLE_MAPS", "QuantumHead"]
 
-# How features become angles. "tanh" keeps them within a period whatever the encoder gives.
+# How features become angles. "tanh" keeps them within a period whatever the encoder gives;
+# "narrow" within one slope of the sine, also when they are loaded twice.
 ANGLE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda features: math.pi * torch.tanh(features / 2),
+    "narrow": lambda features: math.pi / 4 * torch.tanh(features / 4),
     "identity": lambda features: features,
 }
 PROBABILITY_FLOOR = 1e-6
@@ -45,10 +47,13 @@ class QuantumHead(nn.Module):
         circuit: what runs on the wires.
         simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
             `Simulator`.
-        angle_map: ``"tanh"``, or ``"identity"`` if the features are angles in radians already.
-        seed: of the initial weights (encoding N(0, 0.1²), blocks N(0, 0.5²)); every task draws
-            from a generator of its own, so that adding a task leaves the others' weights alone.
-            None draws the seed from torch's global generator.
+        angle_map: ``"tanh"``; ``"narrow"``, ``π/4·tanh(features / 4)``, for an output that is
+            nearly linear in the features; or ``"identity"`` if these are angles in radians already.
+        seed: of the initial weights; every task draws from a generator of its own, so that adding
+            a task leaves the others' weights alone. None draws the seed from torch's global
+            generator.
+        initial: how blocks start, see `qmtl.heads.initial.block_weights`: ``"normal"``, N(0, 0.5²),
+            or ``"equator"``. The encoding starts with N(0, 0.1²).
         frozen: whether the circuit's weights stay at their random initial values, so that only the
             scales are trained (and the encoder before the head). For ablations.
 
@@ -76,6 +81,7 @@ class QuantumHead(nn.Module):
         *,
         angle_map: str = "tanh",
         seed: int | None = None,
+        initial: str = "normal",
         frozen: bool = False,
     ) -> None:
         super().__init__()
@@ -92,9 +98,7 @@ class QuantumHead(nn.Module):
         self.blocks = nn.ParameterDict()
         self.scales = nn.ParameterDict()
         for name, register in circuit.registers.items():
-            weights = circuit_weights(
-                seed, f"task {name}", circuit.n_weights(name), INITIAL_STD["block"]
-            )
+            weights = block_weights(seed, f"task {name}", circuit, name, initial)
             scale = torch.tensor(INITIAL_SCALE[register.readout.is_probability])
             self.blocks[task_key(name)] = weights
             self.scales[task_key(name)] = nn.Parameter(scale)

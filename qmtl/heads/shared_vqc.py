@@ -14,7 +14,13 @@ from qmtl.errors import unknown_name
 from qmtl.heads.affine import shared_linear
 from qmtl.heads.counts import shared_vqc_count
 from qmtl.heads.features import check_features, check_width, chosen_tasks, task_key
-from qmtl.heads.initial import INITIAL_STD, circuit_weights, drawn_seed, linear_layer
+from qmtl.heads.initial import (
+    INITIAL_STD,
+    block_weights,
+    circuit_weights,
+    drawn_seed,
+    linear_layer,
+)
 from qmtl.heads.quantum import ANGLE_MAPS
 from qmtl.simulators import Simulator, simulator_for, simulator_from_dict, simulator_to_dict
 from qmtl.tasks import Task, check_tasks
@@ -36,9 +42,10 @@ class SharedVQCHead(nn.Module):
         encoding: the encoding; None for the default.
         ansatz: the block; None for the default.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
-        angle_map: ``"tanh"`` (π·tanh(features / 2)), or ``"identity"``.
+        angle_map: as in `QuantumHead`.
         seed: of the initial weights, the linear layers' drawn per task; None draws it from torch's
             global generator.
+        initial: how the block starts, as in `QuantumHead`.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -64,6 +71,7 @@ class SharedVQCHead(nn.Module):
         *,
         angle_map: str = "tanh",
         seed: int | None = None,
+        initial: str = "normal",
     ) -> None:
         super().__init__()
         if angle_map not in ANGLE_MAPS:
@@ -73,9 +81,9 @@ class SharedVQCHead(nn.Module):
         self.simulator = simulator_for(simulator)
         self.angle_map = angle_map
         seed = drawn_seed(seed)
-        n_encoding, n_block = self.circuit.n_encoding_weights, self.circuit.n_weights(MEASURED)
+        n_encoding = self.circuit.n_encoding_weights
         self.encoding = circuit_weights(seed, "encoding", n_encoding, INITIAL_STD["encoding"])
-        self.block = circuit_weights(seed, "block", n_block, INITIAL_STD["block"])
+        self.block = block_weights(seed, "block", self.circuit, MEASURED, initial)
         self.layers = nn.ModuleDict(
             {
                 task_key(task.name): linear_layer(

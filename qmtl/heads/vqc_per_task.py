@@ -14,7 +14,13 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads.affine import local_linear
 from qmtl.heads.counts import vqc_per_task_count
 from qmtl.heads.features import check_features, chosen_tasks, task_key
-from qmtl.heads.initial import INITIAL_STD, circuit_weights, drawn_seed, linear_layer
+from qmtl.heads.initial import (
+    INITIAL_STD,
+    block_weights,
+    circuit_weights,
+    drawn_seed,
+    linear_layer,
+)
 from qmtl.heads.quantum import ANGLE_MAPS
 from qmtl.simulators import Simulator, simulator_for, simulator_from_dict, simulator_to_dict
 from qmtl.tasks import Task
@@ -33,8 +39,9 @@ class VQCPerTaskHead(nn.Module):
     Args:
         circuit: the quantum head's circuit, for tasks, registers, encoding and blocks.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
-        angle_map: ``"tanh"`` (π·tanh(features / 2)), or ``"identity"``.
+        angle_map: as in `QuantumHead`.
         seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+        initial: how the blocks start, as in `QuantumHead`.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -59,6 +66,7 @@ class VQCPerTaskHead(nn.Module):
         *,
         angle_map: str = "tanh",
         seed: int | None = None,
+        initial: str = "normal",
     ) -> None:
         super().__init__()
         if angle_map not in ANGLE_MAPS:
@@ -80,9 +88,7 @@ class VQCPerTaskHead(nn.Module):
                 circuit.encoding.n_weights(size),
                 INITIAL_STD["encoding"],
             )
-            self.blocks[key] = circuit_weights(
-                seed, f"task {name}", self.separate.n_weights(name), INITIAL_STD["block"]
-            )
+            self.blocks[key] = block_weights(seed, f"task {name}", self.separate, name, initial)
             outputs = circuit.task(name).n_outputs
             self.layers[key] = linear_layer(seed, f"layer of {name}", size, outputs)
 

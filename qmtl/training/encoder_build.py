@@ -38,14 +38,18 @@ def build_encoder(section: EncoderSection, data: MultiTaskData, n_features: int)
                 f"features; use 'MLP', or inputs of that number"
             )
         return Identity(width)
-    return MLP(
+    encoder = MLP(
         width,
         *section.hidden,
         out_features=n_features,
         activation=section.activation,
         dropout=section.dropout,
+        standardise=section.standardise,
         seed=section.seed,
     )
+    if section.standardise:
+        encoder.set_input_scale(data.train.inputs)
+    return encoder
 
 
 def _of_images(section: EncoderSection, data: MultiTaskData, n_features: int) -> nn.Module:

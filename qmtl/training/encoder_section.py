@@ -11,8 +11,8 @@ __all__ = ["EncoderSection"]
 
 _MLP = {"hidden", "activation", "dropout"}
 _KEYS: dict[str, set[str]] = {
-    "MLP": _MLP,
-    "Identity": _MLP,  # has no use for them, but a grid may try it beside MLP
+    "MLP": {*_MLP, "standardise"},
+    "Identity": {*_MLP, "standardise"},  # has no use for them, but a grid may try it beside MLP
     "CNN": {"channels", "pooling", "activation", "dropout"},
     "Fusion": {*_MLP, "widths", "kind", "dim", "n_heads", "modality_dropout"},
     "ImageBackbone": {"network", "library", "weights", "frozen"},
@@ -30,6 +30,8 @@ class EncoderSection(Section):
         hidden: (MLP, Fusion) widths of the hidden layers.
         activation: (MLP, CNN, Fusion) relu, gelu, silu or tanh.
         dropout: (MLP, CNN, Fusion) probability of dropping a unit in training.
+        standardise: (MLP) whether inputs are standardised, column by column, by the training
+            split's means and deviations.
         channels: (CNN) of each block.
         pooling: (CNN) average or flatten.
         widths: (Fusion) modality to its number of columns; None for what the data say.
@@ -49,6 +51,7 @@ class EncoderSection(Section):
     hidden: list[int] = Field(default_factory=lambda: [64])
     activation: str = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
+    standardise: bool = False
     channels: list[_Count] = Field(default_factory=lambda: [16, 32, 64], min_length=1)
     pooling: Literal["average", "flatten"] = "average"
     widths: dict[str, _Count] | None = None

@@ -28,6 +28,7 @@ class HeadSection(Section):
         type: see `qmtl.heads.build_head`.
         simulator: of the heads that have a circuit.
         angle_map: of the heads that have a circuit.
+        initial: of the heads that have a circuit.
         width: (fixed-width, shared-vqc) features of the representation.
         rank: (low-rank) width of the bottleneck; None for the closest parameter count.
         single_task: (single-task) the head of each task's own model.
@@ -36,7 +37,8 @@ class HeadSection(Section):
 
     type: HeadType = "quantum"
     simulator: str = "lightcone"
-    angle_map: Literal["tanh", "identity"] = "tanh"
+    angle_map: Literal["tanh", "narrow", "identity"] = "tanh"
+    initial: Literal["normal", "equator"] = "normal"
     width: int = Field(8, ge=1)
     rank: int | None = Field(None, ge=1)
     single_task: Literal["linear", "quantum"] = "linear"

@@ -26,6 +26,9 @@ def test_every_head_gets_the_same_budget_and_enough_seeds(name):
     }  # fmt: skip
     assert needed <= set(recipe.bench.heads)
     assert recipe.bench.seeds >= 5
+    # Rates mean something to every head; what only a circuit reads is one value for all runs.
+    assert set(recipe.bench.grid) == {"training.learning_rate", "training.head_learning_rate"}
+    assert (recipe.head.angle_map, recipe.head.initial) == ("narrow", "equator")
 
 
 @pytest.mark.parametrize("name", FOLDERS)

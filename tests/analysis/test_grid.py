@@ -46,6 +46,7 @@ def test_key_changes_with_what_the_result_depends_on(other):
         'bench.heads=["quantum"]',
         "bench.grid={}",
         'compare=["linear"]',
+        'logging.loggers=["csv"]',
     ],
 )
 def test_key_is_the_same_whatever_else_is_compared(override):

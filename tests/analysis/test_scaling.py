@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,10 +22,12 @@ from qmtl.analysis.scaling_accuracy import (
     run_cells,
     summarise,
 )
+from qmtl.analysis.scaling_cell import AccuracyRun, read_cell
 from qmtl.analysis.scaling_cost import TIMED_HEADS, CostPoint, measure_cost
 from qmtl.analysis.scaling_data import digit_dichotomies, scaling_data
 from qmtl.analysis.scaling_run import ScalingSettings, run_scaling
 from qmtl.errors import InvalidInputError, QmtlError
+from qmtl.files import write_json
 from qmtl.heads import HeadOptions, build_head, head_parameters
 
 IDS = [f"{head.rule}-{head.name}" for head in HEADS]
@@ -163,6 +166,40 @@ def test_accuracy_of_growing_task_lists():
             assert point.ahead_of_linear.mean == 0
 
 
+def test_finished_runs_are_kept_and_not_done_again(tmp_path):
+    settings = AccuracySettings(
+        heads=("linear",), seeds=2, head_learning_rates=(0.1,), max_epochs=1, hidden=4
+    )
+    seen = []
+
+    def report(cell, done, all_):
+        seen.append((cell.tasks, cell.seed, done, all_))
+
+    cells = run_cells(settings, [1, 2], store=tmp_path / "cells", report=report)
+    assert [(done, all_) for *_, done, all_ in seen] == [(n, 4) for n in (1, 2, 3, 4)]
+    files = sorted((tmp_path / "cells").glob("linear-T2-seed*.json"))
+    assert len(files) == 2
+    files[0].unlink()
+    files[1].write_text("{")  # damaged: it counts as missing
+    seen.clear()
+    assert run_cells(settings, [1, 2], store=tmp_path / "cells", report=report) == cells
+    assert seen == [(2, 0, 3, 4), (2, 1, 4, 4)]
+    other = replace(settings, max_epochs=2)
+    seen.clear()
+    run_cells(other, [1], store=tmp_path / "cells", report=report)
+    assert len(seen) == 2
+
+
+def test_scores_that_are_not_defined_come_back_as_they_were(tmp_path):
+    run = AccuracyRun("linear", 2, 1, 0, 0.1, 0.003, 20, 64, 64, "")
+    cell = replace(_cell("linear", 0, 0.1, 0.5, 0.5), test_first=math.nan)
+    write_json(tmp_path / f"{run.name}.json", {"key": run.key, "cell": cell.as_row()})
+    found = read_cell(run, tmp_path)
+    assert math.isnan(found.test_first)
+    assert replace(found, test_first=0) == replace(cell, test_first=0)
+    assert read_cell(replace(run, hidden=8), tmp_path) is None
+
+
 def _cell(head, seed, rate, validation, test):
     scores = {"validation": validation, "test": test, "test_first": test, "baseline": 0.5}
     return AccuracyCell(
@@ -217,12 +254,13 @@ def test_the_whole_run(tmp_path):
     run_scaling(settings, tmp_path, lines.append)
     names = {path.name for path in tmp_path.iterdir()}
     tables = ("accuracy.csv", "accuracy_runs.csv", "circuits.csv", "parameters.csv")
-    assert names == {*tables, "parameters.png", "accuracy.png"}
+    assert names == {*tables, "parameters.png", "accuracy.png", "cells"}
     rows = _rows(tmp_path / "parameters.csv")
     assert len(rows) == 3 * len(HEADS)
     assert all(row["parameters"] == row["closed_form"] for row in rows)
     text = "\n".join(lines)
     assert "differ for 0" in text
+    assert "2 of 2: T = 2, " in text
     assert "fewer from T = 5: the quantum head" in text
 
 

@@ -7,7 +7,7 @@ import pytest
 from qmtl.analysis.cells import Failure
 from qmtl.analysis.report import as_markdown
 from qmtl.analysis.report_csv import metrics_csv, seeds_csv, summary_csv
-from qmtl.analysis.summary import choose_setting
+from qmtl.analysis.summary import HeadScores, choose_setting
 from tests.analysis.bench_samples import result, summary, tiny
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}]
@@ -94,3 +94,21 @@ def test_csv_files_hold_every_number():
     lines = seeds_csv(some).splitlines()
     assert len(lines) == 1 + 2 * 2 * 2 * 3
     assert lines[1] == "quantum,a,accuracy,0,70.0"
+
+
+def test_what_a_head_misses_though_the_probe_finds_it_is_said():
+    probe = HeadScores("linear-probe", {}, (result("linear-probe", test={"a": 0.4, "b": 0.8}),))
+    heads = {"linear": [{"a": 0.4, "b": 0.7}], "quantum": [{"a": 0.6, "b": 0.5}]}
+    text = as_markdown(summary(heads, probe=probe), tiny())
+    assert "though the linear probe is: `quantum`: b.\n" in text
+    good = as_markdown(summary({"linear": [{"a": 0.4, "b": 0.7}]}, probe=probe), tiny())
+    assert "Every head is above the constant prediction" in good
+    assert "constant prediction" not in as_markdown(summary(heads), tiny())
+
+
+@pytest.mark.parametrize(
+    ("best", "words"), [("true", "weights of the best validation"), ("false", "of the last one")]
+)
+def test_which_epoch_is_kept_is_said(best, words):
+    recipe = tiny(f"training.restore_best={best}")
+    assert words in as_markdown(summary({"linear": [{"a": 0.5}]}), recipe)

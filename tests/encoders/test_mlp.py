@@ -86,3 +86,38 @@ def test_errors(build, message):
     with pytest.raises(InvalidInputError, match=message) as caught:
         build()
     assert "\n" not in str(caught.value)
+
+
+class TestStandardised:
+    def test_as_if_the_inputs_were(self):
+        rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 2
+        rows[:, 2] = 7.0
+        encoder = MLP(4, 5, out_features=3, standardise=True, seed=1)
+        plain = MLP(4, 5, out_features=3, seed=1)
+        assert torch.equal(encoder(rows), plain(rows))
+        encoder.set_input_scale(rows)
+        expected = (rows - rows.mean(0)) / rows.std(0, correction=0)
+        expected[:, 2] = 0
+        torch.testing.assert_close(encoder(rows), plain(expected))
+        assert torch.equal(encoder(rows * torch.tensor([1, 1, 9, 1])), encoder(rows))
+
+    def test_comes_back_from_a_description_and_a_state(self):
+        encoder = MLP(2, out_features=1, standardise=True, seed=0)
+        encoder.set_input_scale(torch.tensor([[1.0, 2.0], [3.0, 8.0]]))
+        twin = MLP.from_dict(encoder.to_dict())
+        twin.load_state_dict(encoder.state_dict())
+        assert torch.equal(twin(torch.ones(1, 2)), encoder(torch.ones(1, 2)))
+        assert sum(p.numel() for p in encoder.parameters()) == 3
+
+    def test_models_saved_before_it_existed(self):
+        description = MLP(2, out_features=1).to_dict()
+        del description["standardise"]
+        assert not MLP.from_dict(description).standardise
+
+    @pytest.mark.parametrize(
+        ("standardise", "shape", "words"),
+        [(False, (3, 2), "standardise=True"), (True, (3, 4), "rows, 2"), (True, (0, 2), "one row")],
+    )
+    def test_nonsense(self, standardise, shape, words):
+        with pytest.raises(InvalidInputError, match=words):
+            MLP(2, out_features=1, standardise=standardise).set_input_scale(torch.ones(shape))

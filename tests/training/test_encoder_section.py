@@ -32,6 +32,7 @@ class TestTypes:
         ("data", "keys", "kind"),
         [
             (FLAT, {"hidden": [5], "activation": "tanh"}, MLP),
+            (FLAT, {"hidden": [], "standardise": True}, MLP),
             (FLAT, {"type": "Identity"}, Identity),
             (IMAGES, {"type": "CNN", "channels": [4, 6], "pooling": "flatten"}, CNN),
             (MODALITIES, {"type": "Fusion", "widths": WIDTHS, "kind": "gated", "dim": 8}, Fusion),
@@ -50,6 +51,10 @@ class TestTypes:
             assert (dict(stored) if key == "widths" else stored) == value
         again = build_encoder(section(**keys), data, 6).state_dict()
         assert all(torch.equal(v, again[k]) for k, v in encoder.state_dict().items())
+
+    def test_inputs_are_standardised_by_the_training_split(self):
+        encoder = build_encoder(section(standardise=True), FLAT, 6)
+        assert torch.equal(encoder.input_mean, FLAT.train.inputs.mean(0))
 
     def test_widths_of_the_data(self):
         known = replace(MODALITIES, modalities=WIDTHS)
