@@ -1,9 +1,10 @@
 """The command line: one file per command, each of which imports what it needs when it runs."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from qmtl.cli import (
     bench,
@@ -38,8 +39,20 @@ qmtl train --help
 qmtl --install-completion
 """
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            # Typer would end the program without a word of how to go on.
+            _tell(interrupt)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="qmtl",
+    cls=_Commands,
     help="Quantum heads for multi-task learning.",
     epilog=EXAMPLES,
     no_args_is_help=True,
@@ -87,5 +100,9 @@ def main() -> None:
         print(f"qmtl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print("; ".join(["qmtl: interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        _tell(interrupt)
         sys.exit(130)
+
+
+def _tell(interrupt: KeyboardInterrupt) -> None:
+    print("; ".join(["qmtl: interrupted", *map(str, interrupt.args)]), file=sys.stderr)

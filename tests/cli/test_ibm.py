@@ -5,6 +5,7 @@ import json
 import pytest
 
 from qmtl.hardware import Ledger
+from qmtl.hardware.fetch import Progress
 from tests.hardware.dispatch_samples import backend_files
 from tests.hardware.ibm_server import IbmServer
 
@@ -89,6 +90,22 @@ def test_cancel(qmtl, run, service):
     assert service.live() == []
 
 
+def test_ctrl_c_says_how_to_come_back(qmtl, run, service, monkeypatch):
+    def interrupt(progress, text):
+        raise KeyboardInterrupt
+
+    service.runs = False
+    qmtl.good("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
+    name = only_run()
+    monkeypatch.setattr(Progress, "show", interrupt)
+    answer = qmtl("ibm", "fetch", name, "--wait")
+    assert answer.code == 130
+    assert answer.err.splitlines()[-1] == (
+        f"qmtl: interrupted; run {name} goes on; `qmtl ibm fetch {name} --wait` comes back to it"
+    )
+    assert len(service.live()) == 1
+
+
 def test_backends(qmtl, service):
     out = qmtl.good("ibm", "backends")
     assert out.startswith(
@@ -137,6 +154,8 @@ def test_without_an_account(qmtl, run, monkeypatch, tmp_path):
         (("submit", "RUN", "--backend", "fake_fezz"), "did you mean 'fake_fez'"),
         (("submit", "nowhere"), "nowhere is not a run directory"),
         (("submit", "RUN", "--split", "tst"), "did you mean 'test'"),
+        (("submit", "RUN", "--set", "layout=best"), "number of a qubit for each wire"),
+        (("submit", "RUN", "--set", "predict=no"), "predict must be true or false"),
         (("submit", "RUN", "--set", "mitigatoin=none"), "did you mean 'mitigation'"),
         (("submit", "RUN", "--set", "mitigation=nothing"), "unknown mitigation 'nothing'"),
         (("submit", "RUN", "--set", "mode"), "--set: expected KEY=VALUE"),
