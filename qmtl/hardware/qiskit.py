@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QiskitHeadCircuit", "state_index", "to_qasm3", "to_qiskit"]
 
+# Attributes of the container in which Qiskit returns what each register held.
+TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
 METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # others: lower case
 
 
@@ -212,7 +214,7 @@ def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tu
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
     """Names of classical registers: letters, digits and _, a letter first, distinct."""
     identifiers: dict[str, str] = {}
-    used = {"q", "x", "w_encoding"}  # names of our own
+    used = {"q", "x", "w_encoding", *TAKEN}  # the first three are names of our own
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not base[0].isalpha() or base in used or base.startswith("w_"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 qiskit = pytest.importorskip("qiskit")
 
 from qiskit import qasm3  # noqa: E402
+from qiskit.primitives.containers import DataBin  # noqa: E402
 from qiskit.quantum_info import Operator, Statevector  # noqa: E402
 from qiskit.transpiler import CouplingMap  # noqa: E402
 
@@ -209,7 +210,22 @@ def test_state_index_reverses_bits(n_wires, data):
 
 
 ODD_NAMES = ["q", "x", "w_encoding", "w_a", "a", "bit", "input", "pi", "U", "ry", "measure", "rzz"]
-ODD_NAMES += ["a b", "a_b", "ü", "9", "_x_0_", "task_q", "-", "Σ/2"]
+ODD_NAMES += [
+    "shape",
+    "values",
+    "keys",
+    "items",
+    "size",
+    "ndim",
+    "a b",
+    "a_b",
+    "ü",
+    "9",
+    "_x_0_",
+    "task_q",
+    "-",
+    "Σ/2",
+]
 
 
 def test_odd_task_names_become_distinct_registers():
@@ -220,6 +236,7 @@ def test_odd_task_names_become_distinct_registers():
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in names)
     assert [register.name for register in head.circuit.cregs] == names
+    assert not any(hasattr(DataBin, name) for name in names)
     small = HeadCircuit([Task.binary(n) for n in ODD_NAMES], wires_per_task=1)
     read = qasm3.loads(to_qasm3(small))
     assert read.num_clbits == len(ODD_NAMES)

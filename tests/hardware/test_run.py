@@ -191,6 +191,16 @@ def test_results_without_predictions(own_ledger, head, inputs):
     assert row["predicted"] is None
 
 
+def test_a_single_task_by_its_name(own_ledger, head, inputs):
+    assert list(measure(head, inputs[:1], "aer", tasks="b").values) == ["b"]
+
+
+def test_names_that_results_have_already(hanoi, inputs):
+    """Results are attributes of Qiskit's containers, which have a shape and values of their own."""
+    head = QuantumHead(HeadCircuit([Task.binary("shape"), Task.multiclass("values", 3)]), seed=1)
+    check_exact(measure(head, inputs[:, : head.n_features], "ibm_hanoi"))
+
+
 def test_bad_input(own_ledger, head, inputs):
     with pytest.raises(InvalidInputError, match="did you mean 'shots'"):
         run(head, inputs, "aer", shot=10)
@@ -200,4 +210,6 @@ def test_bad_input(own_ledger, head, inputs):
         run(head, inputs, "fake_fezz")
     with pytest.raises(InvalidInputError, match="unknown run"):
         submit("abc")
+    with pytest.raises(InvalidInputError, match="must be a run's name, got 3"):
+        fetch(3)
     assert Ledger().runs() == []
