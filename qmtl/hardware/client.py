@@ -4,25 +4,28 @@ The account is the client's own: the one saved with `QiskitRuntimeService.save_a
 the environment (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...), which comes first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal, Self
+from functools import cached_property, partial
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from qmtl.errors import (
     HardwareError,
     HardwareRefusedError,
     HardwareResultError,
+    InvalidInputError,
     MissingDependencyError,
     unknown_name,
 )
 from qmtl.hardware.posting import posting_once, primitive_options
 from qmtl.hardware.prepared import PreparedRun
-from qmtl.hardware.service_errors import ask, one_line
+from qmtl.hardware.service_errors import Secrets, ask, one_line
 
 __all__ = ["BackendState", "Client", "JobState"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 STATUSES: dict[str, Status] = {
     "INITIALIZING": "queued",
@@ -85,8 +88,20 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """The client of a service; of a client itself; of None that of the account."""
-        return service if isinstance(service, cls) else cls(service)
+        """The client of a service; of a client itself; of None that of the account.
+
+        Raises:
+            InvalidInputError: for anything else.
+        """
+        if isinstance(service, cls):
+            return service
+        if service is not None and not (hasattr(service, "backend") and hasattr(service, "jobs")):
+            # What came is not shown: it may be a token.
+            raise InvalidInputError(
+                f"service must be a QiskitRuntimeService, or None for the account's, got a "
+                f"{type(service).__name__}"
+            )
+        return cls(service)
 
     @cached_property
     def service(self) -> Any:
@@ -106,6 +121,14 @@ class Client:
             raise MissingDependencyError(message) from None
         return ask("opening the account", QiskitRuntimeService)
 
+    def _ask(self, doing: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return ask(doing, partial(function, *args, **kwargs), secrets=self._secrets)
+
+    def _secrets(self) -> list[str]:
+        """The token of a service that was opened in code; others are known."""
+        account: Any = getattr(self.given, "_account", None)
+        return [str(getattr(account, "token", None) or "")]
+
     def backend(self, name: str) -> Any:
         """The backend of that name, as Qiskit has it.
 
@@ -114,12 +137,12 @@ class Client:
         """
         if name not in self._backends:
             try:
-                backend = ask(f"opening {name}", self.service.backend, name)
+                backend = self._ask(f"opening {name}", self.service.backend, name)
             except HardwareRefusedError:
                 # The client tells a listing that failed as a backend that is not there; this call
                 # tells what is wrong.
                 self.seconds_left()
-                known = [b.name for b in ask("listing backends", self.service.backends)]
+                known = [b.name for b in self._ask("listing backends", self.service.backends)]
                 if name in known:
                     raise
                 raise unknown_name("backend of the account", name, known) from None
@@ -130,8 +153,8 @@ class Client:
     def backends(self) -> list[BackendState]:
         """The account's backends with their queues."""
         found = []
-        for backend in ask("listing backends", self.service.backends):
-            status = ask(f"asking for {backend.name}", backend.status)
+        for backend in self._ask("listing backends", self.service.backends):
+            status = self._ask(f"asking for {backend.name}", backend.status)
             found.append(
                 BackendState(
                     backend.name, backend.num_qubits, status.pending_jobs, status.status_msg
@@ -141,7 +164,7 @@ class Client:
 
     def seconds_left(self) -> float | None:
         """Seconds of QPU time that the instance has left; None if it is not limited."""
-        usage: Mapping[str, Any] = ask("asking for the usage", self.service.usage)
+        usage: Mapping[str, Any] = self._ask("asking for the usage", self.service.usage)
         if usage.get("usage_limit_reached"):
             return 0.0
         left = usage.get("usage_remaining_seconds")
@@ -162,13 +185,17 @@ class Client:
         kind = Batch if prepared.mode == "batch" else Session
         if session is not None:
             try:
-                again = ask("", kind.from_id, session, self.service)
-                if ask("", again.details)["accepting_jobs"]:
+                again = self._ask("", kind.from_id, session, self.service)
+                if self._ask("", again.details)["accepting_jobs"]:
                     return again
             except Exception:
                 # One that has ended, or in which no job ever ran; another does as well.
                 pass
-        return ask(f"opening a {prepared.mode}", kind, backend)
+        return self._ask(f"opening a {prepared.mode}", kind, backend)
+
+    def close_mode(self, mode: Any) -> None:
+        """Tell the service that nothing more is sent to a batch or session."""
+        self._ask("closing the batch or session", mode.close)
 
     def send(self, prepared: PreparedRun, chunk: int, mode: Any, tags: list[str]) -> str:
         """Send a chunk, once; the job's identifier. If it raises, the job may exist nevertheless.
@@ -187,14 +214,14 @@ class Client:
             from qiskit_ibm_runtime.executor_estimator import Estimator as Primitive
         primitive = Primitive(mode=mode, options=options)
         with posting_once(self.service, self._backends[prepared.backend][1]):
-            job = ask(f"submitting chunk {chunk}", primitive.run, prepared.pubs(chunk))
+            job = self._ask(f"submitting chunk {chunk}", primitive.run, prepared.pubs(chunk))
         self._jobs[job.job_id()] = job
         return str(job.job_id())
 
     def find(self, backend: str, tags: list[str]) -> list[JobState]:
         """All jobs that have these tags, oldest first."""
         self.backend(backend)
-        jobs = ask(
+        jobs = self._ask(
             "looking for earlier jobs",
             self.service.jobs,
             limit=None,
@@ -208,10 +235,10 @@ class Client:
     def state(self, job: str) -> JobState:
         """What the service says of a job now."""
         opened = self._job(job)
-        status: Any = ask(f"asking for job {job}", _status, opened)
+        status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
             return JobState(job, "running", f"the service says {status}")
-        reason = _failure(opened) if STATUSES[status] == "failed" else ""
+        reason = _failure(opened, self._secrets) if STATUSES[status] == "failed" else ""
         return JobState(job, STATUSES[status], reason)
 
     def result(self, job: str) -> Any:
@@ -221,7 +248,7 @@ class Client:
             HardwareResultError: if what arrives is no result.
         """
         try:
-            result = ask(f"fetching job {job}", self._job(job).result)
+            result = self._ask(f"fetching job {job}", self._job(job).result)
         except HardwareError as error:
             # Anything that is not of the service is of the text that it sent.
             if type(error) is not HardwareError:
@@ -239,11 +266,11 @@ class Client:
             with suppress(RuntimeInvalidStateError):
                 self._job(job).cancel()
 
-        ask(f"cancelling job {job}", cancel)
+        self._ask(f"cancelling job {job}", cancel)
 
     def _job(self, job: str) -> Any:
         if job not in self._jobs:
-            self._jobs[job] = ask(f"asking for job {job}", self.service.job, job)
+            self._jobs[job] = self._ask(f"asking for job {job}", self.service.job, job)
         return self._jobs[job]
 
 
@@ -259,14 +286,15 @@ def _status(job: Any) -> Any:
         return job.status()
 
 
-def _failure(job: Any) -> str:
+def _failure(job: Any, secrets: Secrets) -> str:
     """Why a job failed; the client tells it when it is asked for the result, without a request."""
     from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
 
     try:
         job.result()
     except RuntimeJobMaxTimeoutError as error:
-        return one_line(f"it ran longer than max_execution_time ({error})")
+        return one_line(f"it ran longer than max_execution_time ({error})", secrets)
     except Exception as error:
-        return one_line(str(error).strip("'\"").removeprefix("Unable to retrieve job result. "))
+        text = str(error).strip("'\"").removeprefix("Unable to retrieve job result. ")
+        return one_line(text, secrets)
     return "no reason is given"

@@ -17,7 +17,6 @@ from qmtl.hardware.client import Client, JobState
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.records import ChunkRecord, RunRecord
-from qmtl.hardware.service_errors import ask
 
 __all__ = ["Patience", "Sender", "drop_duplicates", "settle"]
 
@@ -89,7 +88,7 @@ class Sender:
     def close(self) -> None:
         """Tell the service that nothing more is sent to the batch or session, if one is open."""
         if "mode" in vars(self) and self.prepared.mode != "job":
-            ask(f"closing the {self.prepared.mode}", self.mode.close)
+            self.client.close_mode(self.mode)
 
     def _check_budget(self) -> None:
         chunks = self.ledger.chunks(self.run.run)

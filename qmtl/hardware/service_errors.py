@@ -7,7 +7,7 @@ token.
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from qmtl.errors import (
     HardwareAccountError,
@@ -19,26 +19,27 @@ from qmtl.errors import (
     QmtlError,
 )
 
-__all__ = ["ask", "one_line", "translated"]
+__all__ = ["Secrets", "ask", "one_line", "translated"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Secrets = Callable[[], Iterable[str]]
 
 SAVE = (
     "save one with QiskitRuntimeService.save_account(token=..., instance=..., overwrite=True), or "
     "set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE"
 )
 LONGEST = 300
+SHORTEST = 4  # a token of fewer letters would be found in any text
 
 
-def ask(doing: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
     """Call the client; whatever it raises becomes one of our errors.
 
     Args:
         doing: what is being done, for the message: ``"submitting chunk 2"``.
         function: what to call.
-        *args: its arguments.
-        **kwargs: its keyword arguments.
+        secrets: gives tokens that must not be told, beside the account's; a function, so that
+            they are not among the locals of a traceback.
 
     Raises:
         HardwareError: if the call raised anything but an error of ours.
@@ -49,26 +50,27 @@ def ask(doing: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
         qmtl.errors.HardwareError: counting: ZeroDivisionError: division by zero
     """
     try:
-        return function(*args, **kwargs)
+        return function()
     except QmtlError:
         raise
     except Exception as error:
-        told = translated(error, doing)
+        told = translated(error, doing, secrets)
     # Outside of the except block, so that the error that may hold a token is not its context.
     raise told
 
 
-def translated(error: BaseException, doing: str) -> HardwareError:
+def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
     """The error of ours for one of the client's.
 
     Args:
         error: what the client raised.
         doing: what was being done.
+        secrets: as for `ask`.
     """
     chain = list(_chain(error))
     names = {name for part in chain for name in _class_names(part)}
     status = _status(chain)
-    reason = one_line(f"{type(error).__name__}: {error}")
+    reason = one_line(f"{type(error).__name__}: {error}", secrets)
     if "AccountNotFoundError" in names:
         return HardwareAccountError(f"no IBM Quantum account is known: {SAVE}")
     if _is_connection(chain):
@@ -165,10 +167,11 @@ def _status(chain: Iterable[BaseException]) -> int | None:
     return None
 
 
-def one_line(text: str) -> str:
-    """Text on one line, not too long, without the account's tokens."""
-    for secret in _secrets():
-        text = text.replace(secret, "...")
+def one_line(text: str, secrets: Secrets = tuple) -> str:
+    """Text on one line, not too long, without the account's tokens and other secrets."""
+    for secret in {*_secrets(), *secrets()}:
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, "...")
     line = " ".join(text.split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
@@ -184,4 +187,4 @@ def _secrets() -> set[str]:
     except Exception:
         # An accounts file that cannot be read has no token that could have been used.
         pass
-    return {secret for secret in found if len(secret) >= 4}
+    return found

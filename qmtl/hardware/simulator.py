@@ -139,14 +139,9 @@ class HardwareSimulator:
     ) -> PreparedRun:
         """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
         chosen = check_inputs(circuit, angles, weights, tasks)
-        run = HeadRun(
-            circuit,
-            {name: value.detach() for name, value in weights.items()},
-            angles.detach(),
-            chosen,
-            dict.fromkeys(chosen, 1.0),
+        return prepare_head(
+            _head_run(circuit, angles, weights, chosen), self._open(), self.settings
         )
-        return prepare_head(run, self._open(), self.settings)
 
     def _open(self) -> Backend:
         if self._opened is None:
@@ -160,7 +155,7 @@ class HardwareSimulator:
         weights: Mapping[str, Tensor],
         tasks: tuple[str, ...],
     ) -> dict[str, Tensor]:
-        decoded = self._run(self.prepare(circuit, angles, weights, tasks))
+        decoded = self._run(_head_run(circuit, angles, weights, tasks))
         return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
 
     def _outputs(self, plan: ShiftPlan, tasks: tuple[str, ...], turned: Tensor) -> Tensor:
@@ -169,18 +164,27 @@ class HardwareSimulator:
         values = self._measure(plan.circuit, turned, none, tasks)
         return torch.cat([values[name] for name in tasks], dim=1)
 
-    def _run(self, prepared: PreparedRun) -> Decoded:
+    def _run(self, run: HeadRun) -> Decoded:
         backend = self._open()
+        prepared = prepare_head(run, backend, self.settings)
         if backend.is_local:
             chunks = range(len(prepared.chunks))
             return decode(prepared, [execute(prepared, i, backend=backend) for i in chunks])
         from qmtl.hardware.fetch import raw_results, wait
+        from qmtl.hardware.run import request_hash
         from qmtl.hardware.submit import open_ledger, submit
 
         ledger = open_ledger(self.ledger)
-        name = submit(prepared, ledger=ledger, service=self.service)
+        # The prepared run's own hash is another one with each calibration of the device.
+        name = submit(
+            prepared,
+            ledger,
+            service=self.service,
+            request=request_hash(run, backend.name, self.settings),
+            budget_seconds=self.settings.max_qpu_seconds,
+        )
         wait(name, ledger, service=self.service)
-        return decode(prepared, raw_results(name, ledger))
+        return decode(ledger.prepared(name), raw_results(name, ledger))
 
     def _refusal(self, circuit: HeadCircuit, batch: int, tasks: tuple[str, ...]) -> str:
         forward = self.executions(circuit, batch, tasks, gradient=False)
@@ -192,8 +196,15 @@ class HardwareSimulator:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # An open device or service holds connections, and is opened again where it is needed.
-        return {**self.__dict__, "_opened": None}
+        # An open device or service holds connections and a token; it is opened again, from the
+        # account, where it is needed.
+        backend = self.backend
+        if not isinstance(backend, str) and not self._open().is_local:
+            backend = self._open().name
+        return {**self.__dict__, "_opened": None, "service": None, "backend": backend}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HardwareSimulator":
+        return self  # nothing in it changes, and its service cannot be copied
 
     def __repr__(self) -> str:
         name = self.backend if isinstance(self.backend, str) else self._open().name
@@ -244,6 +255,13 @@ class _Shifted(torch.autograd.Function):
         slopes = torch.zeros_like(turned)
         slopes[:, columns] = ((pairs[:, :, 0] - pairs[:, :, 1]) / 2 * gradient[:, None]).sum(-1)
         return slopes, None, None, None
+
+
+def _head_run(
+    circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: tuple[str, ...]
+) -> HeadRun:
+    numbers = {name: value.detach() for name, value in weights.items()}
+    return HeadRun(circuit, numbers, angles.detach(), tasks, dict.fromkeys(tasks, 1.0))
 
 
 def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -1,19 +1,22 @@
 """The token is in no file, log, message or exception of whatever a run does."""
 
+import copy
 import json
 import logging
+import pickle
 import traceback
 
 import pytest
 
 from qmtl.errors import HardwareError, QmtlError
+from qmtl.hardware import HardwareSimulator
 from qmtl.hardware.client import Client
 from qmtl.hardware.fetch import wait
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.service_errors import one_line, translated
 from qmtl.hardware.status import status
 from qmtl.hardware.submit import cancel, submit
-from tests.hardware.dispatch_samples import QUICK, small_run
+from tests.hardware.dispatch_samples import BACKEND, QUICK, small_run
 from tests.hardware.ibm_server import INSTANCE, Fault
 
 SECRET = "planted-secret-31415926535"
@@ -110,3 +113,24 @@ def test_other_peoples_exceptions_are_not_behind_ours(planted):
 def test_secrets_are_taken_out_of_any_text(planted):
     assert one_line(f"a {SECRET}\n  b") == "a ... b"
     assert SECRET not in str(translated(RuntimeError(SECRET), "testing"))
+
+
+def test_the_token_of_a_service_that_is_opened_in_code(server, monkeypatch):
+    """It is neither in the environment nor in a saved account."""
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+    server.service.token = SECRET
+    monkeypatch.delenv("QISKIT_IBM_TOKEN")
+    service = QiskitRuntimeService(
+        channel="ibm_quantum_platform", token=SECRET, instance=INSTANCE,
+        url=server.environment["QISKIT_IBM_URL"],
+    )  # fmt: skip
+    for message in (f"token {SECRET} is not welcome", "x" * 200 + SECRET):
+        server.service.faults = [Fault("POST", "/jobs", 400, message=message)]
+        with pytest.raises(HardwareError) as caught:
+            submit(small_run(), service=service, patience=QUICK)
+        assert not any(SECRET[:6] in text for text in told(caught.value))
+    simulator = HardwareSimulator(BACKEND, service=service)
+    assert SECRET.encode() not in pickle.dumps(simulator)
+    assert copy.deepcopy(simulator).service is service
+    assert SECRET not in repr(simulator)
