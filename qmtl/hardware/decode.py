@@ -31,9 +31,11 @@ class Decoded:
     Attributes:
         values: Z values or probabilities. After mitigation of the sampler's read-out errors they
             may lie outside of [-1, 1] or [0, 1] by some standard errors.
-        errors: their standard errors; 0 where all shots agree, NaN for a single shot.
+        errors: their standard errors; where all shots agree what one other shot would change, NaN
+            for a single shot.
         logits: what the head gives for these values.
-        logit_errors: their standard errors, to first order.
+        logit_errors: their standard errors, to first order; where a probability was measured as 0
+            the change of its logarithm by one standard error.
         shots: of each sample.
     """
 
@@ -177,7 +179,8 @@ def _mean_and_error(
             turned[i] = -inverses[i] @ np.array(change) @ inverses[i]
             slope = shares @ _through(rows, turned).T
             variance = variance + slope**2 * share * (1 - share) / c[2]
-    return means, np.sqrt(variance)
+    # All shots alike do not make an output certain: one more might be another.
+    return means, np.maximum(np.sqrt(variance), np.ptp(undone, axis=1) / shots)
 
 
 def _inverse(up: float, down: float) -> Values:
@@ -233,4 +236,7 @@ def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, 
     if not task.is_probability:
         return task.scale * values, abs(task.scale) * errors
     floored = np.clip(values, 0, None) + PROBABILITY_FLOOR
-    return task.scale * np.log(floored), abs(task.scale) * errors / floored
+    relative = errors / floored
+    # The logarithm is not linear where nothing was seen: how far one standard error takes it.
+    relative = np.where(values > 0, relative, np.log1p(relative))
+    return task.scale * np.log(floored), abs(task.scale) * relative

@@ -236,7 +236,9 @@ def _expectations(
     means, errors = [], []
     for string in prepared.decoding.strings[circuit]:
         shots = np.prod([columns[qubit] for qubit in string], axis=0)
-        error = shots.std(axis=1, ddof=1) / np.sqrt(shots.shape[1])
+        n = shots.shape[1]
+        spread = shots.std(axis=1, ddof=1) if n > 1 else np.full(len(shots), np.nan)
+        error = np.maximum(spread / np.sqrt(n), 2 / n)  # as on the sampler's path
         # Twirled, a bit is flipped as often from 0 as from 1.
         shrunk = np.prod([1 - sum(noise.readouts.get(q, noise.readout)) for q in string])
         scale = 1 / float(shrunk) if level and backend.kind == "fake" else 1.0

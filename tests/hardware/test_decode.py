@@ -17,6 +17,7 @@ from qmtl.hardware.local import _packed
 from qmtl.hardware.raw import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.heads import QuantumHead
 from qmtl.heads.features import task_key
+from qmtl.heads.quantum import PROBABILITY_FLOOR
 from qmtl.tasks import Task
 from tests.hardware.samples import deviations, features, small_head
 
@@ -189,3 +190,18 @@ def test_comparisons_tell_how_many_deviations_are_expected():
     assert [(row["task"], row["output"]) for row in rows][:2] == [("my task", 0), ("b", 0)]
     assert all(abs(row["deviation_in_standard_errors"]) < 4.5 for row in rows)
     assert "64 outputs compared" in str(comparison)
+
+
+def test_shots_that_all_agree_leave_an_error_of_one_shot():
+    head = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 4)]), seed=0)
+    run = prepare(head, features(head, 1), "aer", shots=100, predict=False)
+    registers = run.circuits[0].cregs
+    zeros = {register.name: np.zeros((1, 100, 1), np.uint8) for register in registers}
+    decoded = decode(run, [(PubData(zeros, {register.name: 2 for register in registers}),)])
+    assert decoded.values["a"].tolist() == [[1.0]]
+    np.testing.assert_allclose(decoded.errors["a"], 2 / 100)
+    assert decoded.values["b"].tolist() == [[1.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(decoded.errors["b"], 1 / 100)
+    scale = decoded.logits["b"][0, 1] / np.log(PROBABILITY_FLOOR)
+    steps = [1 / 100, *3 * [np.log1p(1 / 100 / PROBABILITY_FLOOR)]]
+    np.testing.assert_allclose(decoded.logit_errors["b"][0], scale * np.array(steps), rtol=1e-4)
