@@ -73,7 +73,7 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
     if isinstance(name, Backend):
         return name
     if not isinstance(name, str):
-        if not hasattr(name, "target") or not hasattr(name, "num_qubits"):
+        if isinstance(name, type) or not (hasattr(name, "target") and hasattr(name, "num_qubits")):
             raise InvalidInputError(f"backend must be a name or a Qiskit backend, got {name!r}")
         kind: Literal["real", "fake"] = "real" if getattr(name, "service", None) else "fake"
         return Backend(str(name.name), kind, name)

@@ -37,9 +37,11 @@ class HeadRun:
     scales: Mapping[str, float]
 
 
-def head_run(model: nn.Module, inputs: Any, tasks: Sequence[str] | None = None) -> HeadRun:
+def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
     """What `prepare` measures of a model: its head's circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
+    if isinstance(tasks, str):
+        tasks = (tasks,)
     chosen = tuple(head.circuit.registers) if tasks is None else tuple(tasks)
     with torch.no_grad():
         return HeadRun(
@@ -63,16 +65,15 @@ def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a model with "
             f"a QuantumHead, or one"
         )
-    samples = torch.as_tensor(inputs)
     if model is head:
-        features = samples.to(head.encoding)
+        features = _samples(inputs).to(head.encoding)
     else:
         # Module by module: a frozen encoder may be in evaluation mode while the head trains.
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             with torch.no_grad():
-                features = model.encoder(model._as_samples(samples))  # type: ignore[operator]
+                features = model.encoder(model._as_samples(inputs))  # type: ignore[operator]
         finally:
             for module, training in modes:
                 module.training = training
@@ -81,6 +82,19 @@ def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:
             f"features must have shape (samples, {head.n_features}), got {tuple(features.shape)}"
         )
     return head, features
+
+
+def _samples(inputs: Any) -> Tensor:
+    try:
+        samples = torch.as_tensor(inputs)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInputError(
+            f"inputs must be numbers of shape (samples, features), got {type(inputs).__name__} "
+            f"that is not numeric or has rows of different lengths"
+        ) from None
+    if samples.is_complex():
+        raise InvalidInputError("inputs must be real, got complex numbers")
+    return samples
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:

@@ -17,6 +17,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "resilience": (0, 1, 2),
     "decoupling": (None, "XX", "XpXm", "XY4"),
 }
+SWITCHES = ("twirl_gates", "twirl_readout", "predict", "cache")
 POSITIVE = ("shots", "max_executions", "max_job_bytes")
 POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
 
@@ -84,7 +85,12 @@ class HardwareSettings:
             real = name == "max_qpu_seconds" and isinstance(value, float)
             if isinstance(value, bool) or not (isinstance(value, int) or real) or not value > 0:
                 raise InvalidInputError(f"{name} must be a positive number, got {value!r}")
-        if self.seed is not None and (not isinstance(self.seed, int) or self.seed < 0):
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(
+                    f"{name} must be true or false, got {getattr(self, name)!r}"
+                )
+        if self.seed is not None and not _is_count(self.seed):
             raise InvalidInputError(f"seed must be an integer >= 0, got {self.seed!r}")
         if self.primitive == "estimator" and self.mitigation != "none":
             raise InvalidInputError(
@@ -96,7 +102,11 @@ class HardwareSettings:
                 f"shots must be at most max_executions ({self.max_executions}), got {self.shots}"
             )
         if self.layout is not None:
-            object.__setattr__(self, "layout", tuple(int(qubit) for qubit in self.layout))
+            if not isinstance(self.layout, list | tuple) or not all(map(_is_count, self.layout)):
+                raise InvalidInputError(
+                    f"layout must be the number of a qubit for each wire, got {self.layout!r}"
+                )
+            object.__setattr__(self, "layout", tuple(self.layout))
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -136,3 +146,7 @@ class HardwareSettings:
         if is_local and self.seed is not None:
             options["simulator"] = {"seed_simulator": self.seed}
         return options
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
