@@ -89,10 +89,17 @@ def collect(
     pending = [c for c in ledger.chunks(record.run) if c.state in ("sending", "sent")]
     if pending and not record.is_local:
         prepared = ledger.prepared(record.run)
+        damaged: HardwareResultError | None = None
         for chunk in pending:
             with claimed(ledger, record.run, chunk.idx) as claim:
-                if claim is not None and settle(client, claim, record.backend, patience):
+                if claim is None or not settle(client, claim, record.backend, patience):
+                    continue
+                try:
                     _collect(client, claim, prepared, patience)
+                except HardwareResultError as error:
+                    damaged = damaged or error  # the others may be whole
+        if damaged is not None:
+            raise damaged
     return status(record.run, ledger, service=client)
 
 

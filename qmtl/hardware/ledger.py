@@ -27,7 +27,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qmtl.errors import LedgerError, unknown_name
+from qmtl.errors import InvalidInputError, LedgerError, unknown_name
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.records import ChunkRecord, RunRecord
 
@@ -95,6 +95,10 @@ class Ledger:
         except OSError as error:
             raise LedgerError(f"the ledger {self.path} cannot be made: {error}") from None
         with self._connection() as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0 and tables:
+                raise LedgerError(f"{self.path} is a database of something else, not a ledger")
             connection.execute("PRAGMA journal_mode=WAL")
         with self.transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -187,6 +191,8 @@ class Ledger:
         Raises:
             InvalidInputError: if there is none.
         """
+        if not isinstance(name, str):
+            raise InvalidInputError(f"run must be a run's name, got {name!r}")
         found = [run for run in self.runs() if run.run.startswith(name)]
         exact = [run for run in found if run.run == name]
         if exact or (name and len(found) == 1):

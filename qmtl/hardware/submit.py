@@ -164,6 +164,8 @@ def cancel(
                 settle(client, claim, record.backend, patience or Patience())
                 if claim.record.state == "sent":
                     client.cancel(str(claim.record.job))
+                    if client.state(str(claim.record.job)).status == "done":
+                        continue  # its result is paid for, and can be fetched
             if claim.record.state in ("planned", "sending", "sent"):
                 claim.end("cancelled", "cancelled by qmtl")
     return status(record.run, ledger, ask=False)

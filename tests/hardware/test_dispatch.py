@@ -242,6 +242,17 @@ def test_a_result_that_is_cut_short(service, cut):
     assert set(Ledger().results(other)) == {0}
 
 
+def test_a_damaged_result_does_not_keep_the_others_back(service):
+    run = submitted(small_run(3, mode="job"))
+    service.faults = [Fault("GET", "/jobs/job0000/results", body=lambda body: b"", times=99)]
+    with pytest.raises(HardwareResultError, match="job0000"):
+        finish(run)
+    assert set(Ledger().results(run)) == {1, 2}
+    service.faults.clear()
+    finish(run)
+    check_once(service, run, 3)
+
+
 def test_a_server_that_goes_away(service, capsys):
     """Waiting survives it; so does a call that gave up."""
     run = submitted(small_run())
@@ -344,6 +355,17 @@ def test_cancel(service):
     submitted(run, resubmit=True)
     finish(run)
     check_once(service, run, 2)
+
+
+def test_what_is_done_is_not_cancelled(service):
+    """It is paid for."""
+    service.runs = False
+    run = submitted(small_run(2))
+    service.jobs["job0000"].status = "Completed"
+    assert str(cancel(run)) == f"run {run} on ibm_manila: 1 sent, 1 cancelled"
+    with pytest.raises(HardwareJobError, match="cancelled by qmtl"):
+        finish(run)
+    assert set(Ledger().results(run)) == {0}
 
 
 def test_cancel_finds_jobs_that_were_sent_unnoticed(service):

@@ -170,6 +170,13 @@ def test_files_that_are_no_ledger(tmp_path):
     text.write_text("this is no database, and long enough to tell " * 20)
     with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
         Ledger(text)
+    other = tmp_path / "other"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE cookies (name TEXT)")
+    before = other.read_bytes()
+    with pytest.raises(LedgerError, match="a database of something else"):
+        Ledger(other)
+    assert other.read_bytes() == before
     newer = tmp_path / "newer"
     Ledger(newer)
     with sqlite3.connect(newer) as connection:
