@@ -75,9 +75,13 @@ def execute(
         circuit = prepared.circuits[pub.circuit]
         values = prepared.values[pub.circuit][pub.samples[0] : pub.samples[1]]
         readings = [task for task in prepared.decoding.tasks if task.circuit == pub.circuit]
+        twirled = False
         if prepared.primitive == "estimator":
             circuit = _measured(circuit, readings)
-        registers = _sample(circuit, values, pub.shots, backend, prepared.execution, random)
+            twirled = _level(prepared) > 0
+        registers = _sample(
+            circuit, values, pub.shots, backend, prepared.execution, random, twirled=twirled
+        )
         if prepared.primitive == "sampler":
             sizes = {register.name: register.size for register in circuit.cregs}
             found.append(PubData({n: _packed(bits) for n, bits in registers.items()}, sizes))
@@ -98,13 +102,15 @@ def _sample(
     backend: Backend,
     how: Execution,
     random: np.random.Generator,
+    *,
+    twirled: bool,
 ) -> dict[str, Bits]:
     """Bits of each classical register, (samples, shots, size)."""
     target = backend.target
     if target is not None:
         circuit = scheduled(circuit, target)
     if how == "whole circuit on the cut":
-        bits = _outcomes(circuit, values, shots, backend, random)
+        bits = _outcomes(circuit, values, shots, backend, random, twirled=twirled)
         place = {bit: i for i, bit in enumerate(circuit.clbits)}
         return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
     columns = {parameter: i for i, parameter in enumerate(circuit.parameters)}
@@ -112,7 +118,7 @@ def _sample(
     for register in circuit.cregs:
         own = cone_circuit(circuit, register)
         mine = values[:, [columns[parameter] for parameter in own.parameters]]
-        found[register.name] = _outcomes(own, mine, shots, backend, random)
+        found[register.name] = _outcomes(own, mine, shots, backend, random, twirled=twirled)
     return found
 
 
@@ -122,6 +128,8 @@ def _outcomes(
     shots: int,
     backend: Backend,
     random: np.random.Generator,
+    *,
+    twirled: bool,
 ) -> Bits:
     """Bits of all classical bits in their order, (samples, shots, bits)."""
     if backend.kind == "ideal":
@@ -138,6 +146,9 @@ def _outcomes(
         wire: noise.readouts.get(qubit, noise.readout)
         for wire, qubit in enumerate(active_qubits(circuit))
     }
+    if twirled:
+        # A bit is flipped as often from 0 as from 1.
+        readouts = {w: ((up + down) / 2,) * 2 for w, (up, down) in readouts.items()}
     likely = outcome_probabilities(made, measured, readouts, len(values), plan)
     likely = np.clip(likely, 0, None)
     likely /= likely.sum(axis=1, keepdims=True)
@@ -215,6 +226,10 @@ def _measured(circuit: "QuantumCircuit", readings: Sequence[TaskReading]) -> "Qu
     return found
 
 
+def _level(prepared: PreparedRun) -> int:
+    return int(prepared.options.get("resilience_level", 1))
+
+
 def _expectations(
     prepared: PreparedRun,
     circuit: int,
@@ -223,7 +238,7 @@ def _expectations(
     backend: Backend,
 ) -> PubData:
     """Values of the Z strings; the estimator's level 1 undoes read-out errors by twirling them."""
-    level = int(prepared.options.get("resilience_level", 1))
+    level = _level(prepared)
     if level > 1:
         raise InvalidInputError(
             "extrapolation to zero noise (resilience 2) needs a device; here use resilience 0 or 1"
@@ -239,7 +254,6 @@ def _expectations(
         n = shots.shape[1]
         spread = shots.std(axis=1, ddof=1) if n > 1 else np.full(len(shots), np.nan)
         error = np.maximum(spread / np.sqrt(n), 2 / n)  # as on the sampler's path
-        # Twirled, a bit is flipped as often from 0 as from 1.
         shrunk = np.prod([1 - sum(noise.readouts.get(q, noise.readout)) for q in string])
         scale = 1 / float(shrunk) if level and backend.kind == "fake" else 1.0
         means.append(scale * shots.mean(axis=1))

@@ -1,5 +1,7 @@
 """Decoding: bits and registers, standard errors, read-out mitigation, and damaged results."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,16 @@ def test_the_estimators_values(fez, resilience):
     assert compare(run, decoded).largest < 5
     np.testing.assert_allclose(decoded.values["b"].sum(axis=1), 1, atol=0.5)
     assert (decoded.values["b"] >= 0).all()
+
+
+def test_the_estimators_readout_errors_are_twirled(monkeypatch):
+    """Errors that go one way only would leave a bias that no factor undoes."""
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+    backend = open_backend("fake_manila")
+    noise = replace(backend.noise, readout=(0.0, 0.2), readouts={})
+    monkeypatch.setitem(vars(backend), "noise", noise)
+    run, _, decoded = run_on(backend, head, primitive="estimator", shots=20_000)
+    assert compare(run, decoded).largest < 5
 
 
 def test_probabilities_of_strings_are_clipped_and_renormalised():
