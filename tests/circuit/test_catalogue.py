@@ -117,7 +117,7 @@ def test_equal_blocks_are_written_once():
     assert description["ansatz"]["type"] == "RotationAnsatz"
     different = circuit_to_dict(HeadCircuit(TASKS, ansatz={"a": IdentityAnsatz()}))
     assert "ansatz" not in different
-    assert different["ansatz_per_task"]["a"] == {"type": "IdentityAnsatz"}
+    assert different["ansatz_per_task"]["a"] == {"type": "IdentityAnsatz", "turned": False}
 
 
 def test_a_task_named_type_is_no_class():
