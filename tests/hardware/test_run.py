@@ -7,7 +7,7 @@ import torch
 
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.errors import HardwareBudgetError, HardwareJobError, InvalidInputError
-from qmtl.hardware import Ledger, fetch, run, submit
+from qmtl.hardware import HardwareSimulator, Ledger, fetch, run, submit
 from qmtl.hardware.fetch import Progress
 from qmtl.hardware.prepare import head_run
 from qmtl.hardware.result import write_result
@@ -106,18 +106,35 @@ def test_several_jobs_on_a_device(hanoi, head, inputs):
     check_exact(whole)
 
 
-def test_another_day_the_same_call_comes_back(hanoi, head, inputs, tmp_path, monkeypatch):
-    """Another calibration would give another layout; the run that was sent is gone on with."""
-    first = measure(head, inputs, "ibm_hanoi")
+def recalibrate(hanoi, qubits, tmp_path):
+    """These qubits are read badly from now on."""
     configuration, properties = hanoi.backends["ibm_hanoi"]
     changed = json.loads(properties.read_text())
-    used = set(first.estimate.layout)
-    for qubit in used:
+    for qubit in qubits:
         for entry in changed["qubits"][qubit]:
             if entry["name"].startswith("readout_error"):
                 entry["value"] = 0.4
     (tmp_path / "changed.json").write_text(json.dumps(changed))
     hanoi.backends["ibm_hanoi"] = (configuration, tmp_path / "changed.json")
+
+
+def test_simulators_come_back_another_day(hanoi, head, inputs, tmp_path):
+    def evaluate():
+        with torch.no_grad():
+            return head.with_simulator(HardwareSimulator("ibm_hanoi", shots=100))(inputs)
+
+    first = evaluate()
+    recalibrate(hanoi, range(27), tmp_path)
+    again = evaluate()
+    assert len(hanoi.jobs) == 1
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_another_day_the_same_call_comes_back(hanoi, head, inputs, tmp_path, monkeypatch):
+    """Another calibration would give another layout; the run that was sent is gone on with."""
+    first = measure(head, inputs, "ibm_hanoi")
+    used = set(first.estimate.layout)
+    recalibrate(hanoi, used, tmp_path)
     assert measure(head, inputs, "ibm_hanoi").run == first.run
     assert len(hanoi.jobs) == 1
     anew = measure(head, inputs, "ibm_hanoi", again=True)
