@@ -76,6 +76,8 @@ def transpiled(
     Raises:
         InvalidInputError: if the circuit does not fit the backend, or the layout neither.
     """
+    from qiskit.transpiler.exceptions import TranspilerError
+
     if backend.target is None:
         return _ideal(circuit)
     if circuit.num_qubits > backend.target.num_qubits:
@@ -84,12 +86,24 @@ def transpiled(
             f"{backend.target.num_qubits} qubits: use fewer tasks or wires per task, or the "
             f"'shared' layout"
         )
+    old = {"u1", "u2", "u3"} & set(backend.target.operation_names)
+    if old and backend.is_local:
+        raise InvalidInputError(
+            f"{backend.name} has gates that are not simulated here ({', '.join(sorted(old))}): use "
+            f"a later one, such as fake_fez"
+        )
     target = usable_target(backend.target)
     _check_layout(layout, circuit, target)
     path = None if cache is None else cache / f"{_key(circuit, target, read, layout)}.qpy"
     found = None if path is None else _read(path, circuit)
     if found is None:
-        found = _transpile(circuit, target, read, layout)
+        try:
+            found = _transpile(circuit, target, read, layout)
+        except TranspilerError as error:
+            raise InvalidInputError(
+                f"the circuit does not fit {backend.name}, of which only what works by its "
+                f"calibration is used: {error.message}"
+            ) from None
         if path is not None:
             _write(path, found)
     return found

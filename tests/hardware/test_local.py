@@ -106,6 +106,17 @@ def test_limits_are_told():
         execute(run, 0, backend=replace(open_backend("aer"), kind="real", name="ibm_x"))
 
 
+def test_fake_devices_that_cannot_be_used():
+    head = binary_head(1)
+    for name, expected in [
+        ("fake_london", r"not simulated here \(u1, u2, u3\)"),
+        ("fake_kyoto", "only what works by its calibration"),  # all two-qubit errors are 1
+        ("fake_armonk", "has 2 wires, fake_armonk has 1"),
+    ]:
+        with pytest.raises(InvalidInputError, match=expected):
+            prepare(head, features(head, 1), name)
+
+
 def test_names_of_backends():
     names = backend_names()
     assert {"aer", "fake_fez", "fake_boston", "fake_torino"} <= set(names)
