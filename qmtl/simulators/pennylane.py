@@ -174,11 +174,12 @@ def task_qnode(
 
     Returns:
         A QNode to a dict: task name to the probabilities of its register's basis states, or to a
-        list of one expectation value per output.
+        list of one expectation value per output. Angles (radians) may have a batch dimension.
 
     Raises:
         InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
-            unknown task, or several tasks of the shared layout.
+            option or method that it does not take, an unknown task, no task, or several tasks of
+            the shared layout; of the QNode, for angles of another number.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -191,6 +192,8 @@ def task_qnode(
     import pennylane as qml
 
     chosen = list(circuit.registers) if tasks is None else list(tasks)
+    if isinstance(tasks, str) or not chosen:
+        raise InvalidInputError(f"tasks must be a list of at least one name, got {tasks!r}")
     registers = {name: circuit.register(name) for name in chosen}
     if circuit.layout == "shared" and len(chosen) != 1:
         raise InvalidInputError(
@@ -205,13 +208,32 @@ def task_qnode(
             return qml.probs(wires=register.wires)
         return [qml.expval(qml.prod(*(qml.Z(register.wires[i]) for i in s))) for s in strings]
 
-    @qml.qnode(_device(device, circuit, options), interface="torch", diff_method=diff_method)
-    def qnode(angles: Tensor, weights: Mapping[str, Tensor] = weights) -> dict[str, Any]:
+    def run(angles: Tensor, weights: Mapping[str, Tensor] = weights) -> dict[str, Any]:
+        angles = torch.as_tensor(angles)
+        if angles.shape[-1:] != (circuit.n_features,):
+            raise InvalidInputError(
+                f"angles: expected {circuit.n_features} per sample, got shape {tuple(angles.shape)}"
+            )
         for gate in gates:
             _apply(gate, angles, weights)
         return {name: measured(register) for name, register in registers.items()}
 
-    return qnode
+    target = _device(device, circuit, options)
+    try:
+        qnode = qml.QNode(run, target, interface="torch", diff_method=diff_method)
+    except qml.exceptions.QuantumFunctionError as error:
+        raise InvalidInputError(f"diff_method {diff_method!r}: {error}") from None
+    return qnode if _takes_batches(target, diff_method) else qml.transforms.broadcast_expand(qnode)
+
+
+def _takes_batches(device: Any, diff_method: str) -> bool:
+    """Whether PennyLane differentiates batches of angles so; shift rules do not."""
+    import pennylane as qml
+
+    if diff_method == "best":
+        config = qml.devices.ExecutionConfig(gradient_method="backprop")
+        return not device.shots and bool(device.supports_derivatives(config))
+    return diff_method in ("backprop", "adjoint")
 
 
 def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> Any:
@@ -232,6 +254,10 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
         return qml.device(device, wires=circuit.n_wires, **options)
     except qml.exceptions.DeviceError as error:
         raise InvalidInputError(f"PennyLane has no device {device!r} ({error})") from None
+    except TypeError as error:
+        raise InvalidInputError(
+            f"device {device!r} with options {dict(options)}: {error}"
+        ) from None
 
 
 def _apply(gate: Gate, angles: Tensor, weights: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """The head as a PennyLane QNode, and inside torch's own containers."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -28,7 +29,9 @@ def test_it_measures_what_the_head_does(device):
     measured = head.to_qnode(device)(angles)
     for task in TASKS:
         expected = head.expectation_values(angles, [task.name])[task.name]
-        torch.testing.assert_close(outputs(measured, task), expected, atol=1e-6, rtol=0)
+        # Lightning's numbers become tensors of torch's default type.
+        found = outputs(measured, task).double()
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_gradients_reach_the_heads_parameters():
@@ -40,6 +43,37 @@ def test_gradients_reach_the_heads_parameters():
     head.expectation_values(angles[None], ["cola"])["cola"].sum().backward()
     torch.testing.assert_close(found[0], head.encoding.grad)
     torch.testing.assert_close(found[1], head.blocks["task_cola"].grad)
+
+
+@pytest.mark.parametrize(
+    ("device", "options"),
+    [
+        ("default.qubit", {}),
+        ("lightning.qubit", {}),
+        ("lightning.qubit", {"tasks": ["cola"], "diff_method": "adjoint"}),
+        ("default.qubit", {"diff_method": "parameter-shift"}),
+    ],
+)
+def test_gradients_of_a_batch(device, options):
+    head = QuantumHead(CIRCUIT, seed=0).double()
+    angles = head.angles(features(dtype=torch.float64, batch=2)).detach().requires_grad_()
+    head.to_qnode(device, **options)(angles)["cola"][0].sum().backward()
+    found = angles.grad.clone(), head.encoding.grad.clone()
+    angles.grad = None
+    head.zero_grad()
+    head.expectation_values(angles, ["cola"])["cola"].sum().backward()
+    torch.testing.assert_close(found[0], angles.grad, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[1], head.encoding.grad, atol=1e-6, rtol=0)
+
+
+def test_numbers_and_arrays_as_angles():
+    qnode = QuantumHead(CIRCUIT, seed=0).to_qnode()
+    expected = qnode(torch.zeros(CIRCUIT.n_features))["cola"][0]
+    for angles in ([0.0] * CIRCUIT.n_features, np.zeros(CIRCUIT.n_features)):
+        torch.testing.assert_close(qnode(angles)["cola"][0], expected, atol=1e-6, rtol=0)
+    for angles in (0.0, torch.zeros(2, CIRCUIT.n_features + 1)):
+        with pytest.raises(InvalidInputError, match=f"expected {CIRCUIT.n_features} per sample"):
+            qnode(angles)
 
 
 def test_other_weights_and_some_tasks():
@@ -84,6 +118,13 @@ def test_what_does_not_fit():
         head.to_qnode(qml.device("default.qubit", wires=2))
     with pytest.raises(InvalidInputError, match="a name or a PennyLane device"):
         head.to_qnode(3)
+    for tasks in ([], "cola"):
+        with pytest.raises(InvalidInputError, match="tasks must be a list"):
+            head.to_qnode(tasks=tasks)
+    with pytest.raises(InvalidInputError, match="diff_method 'bakprop'"):
+        head.to_qnode(diff_method="bakprop")
+    with pytest.raises(InvalidInputError, match=r"default\.qubit.*wire_count"):
+        head.to_qnode(wire_count=3)
 
 
 def test_the_head_is_a_module_like_any_other():
