@@ -42,8 +42,10 @@ def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
     return np.sort(order[np.minimum(steps, n - 1)])
 
 
-def validation_cut(codes: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows, cut by `stratified_sample`.
+def validation_cut(
+    codes: np.ndarray, share: float, seed: int, name: str = "validation"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, cut by `stratified_sample`; errors call the share `name`.
 
     Raises:
         InvalidInputError: the share is not in (0, 1), or a part would be empty.
@@ -55,12 +57,12 @@ def validation_cut(codes: np.ndarray, share: float, seed: int) -> tuple[np.ndarr
     valid = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
     if not valid:
         raise InvalidInputError(
-            f"validation: expected the share of the training rows, between 0 and 1, got {share!r}"
+            f"{name}: expected the share of the training rows, between 0 and 1, got {share!r}"
         )
     size = max(1, round(share * len(codes)))
     if size >= len(codes):
         raise InvalidInputError(
-            f"validation: a share of {share} of {len(codes)} rows leaves none to train on"
+            f"{name}: a share of {share} of {len(codes)} rows leaves none to train on"
         )
     chosen = stratified_sample(codes, size, seed)
     return np.setdiff1d(np.arange(len(codes)), chosen), chosen

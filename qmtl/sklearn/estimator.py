@@ -148,9 +148,13 @@ class ColumnsEstimator(BaseEstimator):
     def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Name, labels and predictions of every column."""
         _, predicted = read_target(self.predict(X))
-        _, truth = read_target(y)
+        layout, truth = read_target(y)
         names = self._layout.names
         if len(truth) != len(names):
             raise InvalidInputError(f"y: expected {len(names)} columns, got {len(truth)}")
+        if layout.form == self._layout.form == "frame" and layout.names != names:
+            raise InvalidInputError(
+                f"y: expected the columns {list(names)} in this order, got {list(layout.names)}"
+            )
         check_consistent_length(predicted[0], *truth)
         return list(zip(names, truth, predicted, strict=True))

@@ -122,7 +122,11 @@ class MultiTaskEstimator(ColumnsEstimator):
         return self
 
     def _kinds(self, layout: Layout, values: Sequence[np.ndarray]) -> dict[str, str]:
-        given = dict(self.kinds or {})
+        given = {} if self.kinds is None else self.kinds
+        if not isinstance(given, Mapping):
+            raise InvalidInputError(
+                f"kinds must map names of columns to {' or '.join(KINDS)}, got {given!r}"
+            )
         for name, kind in given.items():
             if name not in layout.names:
                 raise unknown_name("column in kinds:", name, layout.names)

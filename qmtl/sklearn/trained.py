@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -97,13 +98,14 @@ def train(
         )
     options = {name: params[name] for name in TRAINING}
     settings = settings_from(None, options | {"seed": seeds.training})
+    if not isinstance(params["scale_inputs"], bool | np.bool_):
+        raise InvalidInputError(f"scale_inputs must be a bool, got {params['scale_inputs']!r}")
     fraction = params["validation_fraction"]
     rows, held = np.arange(len(X)), None
     if fraction is not None:
         codes = label_codes(tasks, targets)
-        rows, held = validation_cut(
-            np.zeros(len(X)) if codes is None else codes.numpy(), fraction, seeds.validation
-        )
+        groups = np.zeros(len(X)) if codes is None else codes.numpy()
+        rows, held = validation_cut(groups, fraction, seeds.validation, name="validation_fraction")
     mean, std = _scale(X[rows], scaled=params["scale_inputs"])
     inputs = _scaled(X, mean, std)
     model = build_model(params, tasks, X.shape[1], seeds)
@@ -123,7 +125,7 @@ def build_model(
     head = build_head(params["head"], build_circuit(params, tasks), options)
     hidden = params["hidden"]
     try:
-        widths = [int(width) for width in np.atleast_1d(hidden)]
+        widths = [index(width) for width in np.atleast_1d(hidden).tolist()]
     except (TypeError, ValueError):
         raise InvalidInputError(f"hidden must be widths of layers, got {hidden!r}") from None
     encoder = MLP(n_inputs, *widths, out_features=head.n_features, seed=seeds.encoder)

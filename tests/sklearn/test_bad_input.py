@@ -35,11 +35,13 @@ NUMBERS = X[:, 0]
         ({"accelerator": "tpu"}, ["accelerator", "'tpu'"]),
         ({"hidden": "wide"}, ["hidden", "'wide'"]),
         ({"hidden": (8, 0)}, ["widths", "0"]),
+        ({"hidden": (8.5,)}, ["hidden", "8.5"]),
+        ({"scale_inputs": "no"}, ["scale_inputs", "'no'"]),
         ({"wires_per_task": 0}, ["'y0'", "0"]),
         ({"wires_per_task": {"y1": 3}}, ["'y1'", "y0"]),
         ({"block_layers": 0}, ["layers", "0"]),
         ({"encoding_layers": "2"}, ["layers", "'2'"]),
-        ({"validation_fraction": 1.5}, ["validation", "1.5"]),
+        ({"validation_fraction": 1.5}, ["validation_fraction", "1.5"]),
         ({"patience": 3}, ["patience", "validation"]),
         ({"random_state": "x"}, ["'x'"]),
     ],
@@ -120,6 +122,9 @@ def test_kinds():
             continue
         with pytest.raises(InvalidInputError, match=message):
             estimator.fit(X, y)
+    for kinds in ("regression", ["regression"]):
+        with pytest.raises(InvalidInputError, match=r"kinds must map .*'regression'"):
+            MultiTaskEstimator(kinds, **QUICK).fit(X, y)
     y["sold"] = np.nan
     with pytest.raises(InvalidInputError, match="'sold' has no label"):
         MultiTaskEstimator(**QUICK).fit(X, y)
@@ -138,6 +143,9 @@ def test_predictions_of_what_was_fitted():
     mixed = MultiTaskEstimator(**QUICK).fit(X, y)
     with pytest.raises(InvalidInputError, match="'sold' has no label to score"):
         mixed.score(X, pd.DataFrame({"sold": [None] * 12}))
+    framed = QuantumMultiTaskRegressor(**QUICK).fit(X, pd.DataFrame(X[:, :2], columns=["a", "b"]))
+    with pytest.raises(InvalidInputError, match=r"expected the columns \['a', 'b'\] in this order"):
+        framed.task_scores(X, pd.DataFrame(X[:, :2], columns=["b", "a"]))
     named = QuantumMultiTaskClassifier(**QUICK).fit(pd.DataFrame(X, columns=list("abc")), HALF)
     with pytest.raises(ValueError, match="feature names should match"):
         named.predict(pd.DataFrame(X, columns=list("abd")))
