@@ -101,7 +101,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
     from sklearn.metrics import roc_auc_score, roc_curve
 
     _check_kind(task, "binary", "multilabel")
-    shape = (len(targets), -1)
+    shape = (len(targets), task.n_outputs)
     scores, truth = predictions.reshape(shape).numpy(), targets.reshape(shape).numpy()
     positives = np.nansum(truth, axis=0)
     both = [i for i in np.argsort(-positives, kind="stable") if _has_both(truth[:, i])]
@@ -195,7 +195,7 @@ def plot_regression(
         'true value'
     """
     _check_kind(task, "regression")
-    shape = (len(targets), -1)
+    shape = (len(targets), task.n_outputs)
     own = targets.reshape(shape)[:, target]
     rows = _labelled(task, own)
     y, p = own[rows].numpy(), predictions.reshape(shape)[rows, target].numpy()

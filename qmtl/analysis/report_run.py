@@ -86,8 +86,21 @@ def _read(label: str, folder: Path) -> RunContent:
         _json(folder / "environment.json"),
         read_predictions(shown, model.tasks) if shown.is_file() else {},
         _noise(folder / "noise"),
-        tuple({"name": path.stem} | _json(path) for path in tests),
+        tuple(_hardware(path) for path in tests),
     )
+
+
+def _hardware(path: Path) -> Row:
+    record = _json(path)
+    rows, columns = record.get("table", []), record.get("metrics", {})
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RunDirectoryError(f"{path} is damaged: its table must be a list of rows")
+    tasks = columns.values() if isinstance(columns, dict) else [None]
+    if not all(isinstance(one, dict) for one in tasks) or not all(
+        isinstance(values, dict) for one in tasks for values in one.values()
+    ):
+        raise RunDirectoryError(f"{path} is damaged: its metrics must be by source, task and name")
+    return {"name": path.stem} | record
 
 
 def _json(path: Path) -> Row:
@@ -103,12 +116,13 @@ def _json(path: Path) -> Row:
 def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from None
-    for row in rows:
-        if any(row.get(column) is None for column in columns):
-            raise RunDirectoryError(f"{path} is damaged: its columns must be {', '.join(columns)}")
+    short = any(row.get(column) is None for row in rows for column in columns)
+    if short or not set(columns) <= set(header):
+        raise RunDirectoryError(f"{path} is damaged: its columns must be {', '.join(columns)}")
     return rows
 
 

@@ -64,7 +64,7 @@ class Run:
             raise RunDirectoryError(
                 f"the run {folder} has not finished; continue it with: qmtl train --resume {folder}"
             ) from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
         problem = results_problem(results)
         if problem is not None:

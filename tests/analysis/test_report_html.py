@@ -163,12 +163,17 @@ def test_other_heads(head, tmp_path):
     [
         ("metrics.csv", "epoch,split\n0,train\n", "its columns must be epoch, split, task"),
         ("metrics.csv", "epoch,split,task,metric,value\nx,train,a,loss,1\n", "invalid literal"),
+        ("metrics.csv", "", "its columns must be epoch, split, task"),
         ("predictions.csv", "row\n1\n", "there is no column"),
         ("predictions.csv", "row,a\n1\n", "not every row has 2 columns"),
         ("environment.json", "[]", "it holds no table"),
         ("environment.json", "{", "cannot be read"),
         ("noise/noise.csv", "scale\n1\n", "its columns must be scale"),
         ("hardware/first.json", "", "cannot be read"),
+        ("hardware/first.json", '{"table": null}', "table must be a list"),
+        ("hardware/first.json", '{"table": [1]}', "table must be a list"),
+        ("hardware/first.json", '{"metrics": []}', "metrics must be by source"),
+        ("hardware/first.json", '{"metrics": {"exact": {"a": 1}}}', "metrics must be by source"),
         ("results.json", "{}", "is damaged"),
     ],
 )
@@ -178,6 +183,13 @@ def test_damaged_files_are_named(runs, tmp_path, name, content, message):
     with pytest.raises(RunDirectoryError, match=message) as caught:
         read_runs([copy])
     assert str(copy / name) in str(caught.value)
+
+
+def test_predictions_without_rows(runs, tmp_path):
+    copy = shutil.copytree(runs[1], tmp_path / "run")
+    header = (copy / "predictions.csv").read_text(encoding="utf-8").splitlines()[0]
+    (copy / "predictions.csv").write_text(header + "\n", encoding="utf-8")
+    assert write_report([copy], tmp_path / "report.html").is_file()
 
 
 def test_no_run_and_a_run_twice(runs):
