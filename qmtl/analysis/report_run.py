@@ -95,9 +95,9 @@ def _hardware(path: Path) -> Row:
     rows, columns = record.get("table", []), record.get("metrics", {})
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RunDirectoryError(f"{path} is damaged: its table must be a list of rows")
-    tasks = columns.values() if isinstance(columns, dict) else [None]
-    if not all(isinstance(one, dict) for one in tasks) or not all(
-        isinstance(values, dict) for one in tasks for values in one.values()
+    if not isinstance(columns, dict) or not all(
+        isinstance(one, dict) and all(isinstance(values, dict) for values in one.values())
+        for one in columns.values()
     ):
         raise RunDirectoryError(f"{path} is damaged: its metrics must be by source, task and name")
     return {"name": path.stem} | record

@@ -106,7 +106,7 @@ def train(
         codes = label_codes(tasks, targets)
         groups = np.zeros(len(X)) if codes is None else codes.numpy()
         rows, held = validation_cut(groups, fraction, seeds.validation, name="validation_fraction")
-    mean, std = _scale(X[rows], scaled=params["scale_inputs"])
+    mean, std = _scale(X[rows], scaled=bool(params["scale_inputs"]))
     inputs = _scaled(X, mean, std)
     model = build_model(params, tasks, X.shape[1], seeds)
     validation = None if held is None else _split(inputs, targets, held)
