@@ -10,6 +10,8 @@ import socket
 import uuid
 from dataclasses import dataclass
 
+from qmtl.errors import LedgerError
+
 __all__ = ["Holder"]
 
 
@@ -43,9 +45,16 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> "Holder":
-        """The holder that ``str`` wrote."""
-        host, pid, started, mark = text.rsplit(" ", 3)
-        return cls(host, int(pid), started, mark)
+        """The holder that ``str`` wrote.
+
+        Raises:
+            LedgerError: if it did not.
+        """
+        try:
+            host, pid, started, mark = text.rsplit(" ", 3)
+            return cls(host, int(pid), started, mark)
+        except ValueError:
+            raise LedgerError(f"the ledger is damaged: {text!r} holds a chunk") from None
 
     def __str__(self) -> str:
         return f"{self.host} {self.pid} {self.started} {self.mark}"

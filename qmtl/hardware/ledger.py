@@ -197,7 +197,10 @@ class Ledger:
         exact = [run for run in found if run.run == name]
         if exact or (name and len(found) == 1):
             return (exact or found)[0]
-        raise unknown_name("run", name, [run.run for run in found or self.runs()])
+        known = found or self.runs()
+        if not known:
+            raise InvalidInputError(f"unknown run {name!r}: the ledger {self.path} has none")
+        raise unknown_name("run", name, [run.run for run in known])
 
     def knows(self, name: str) -> bool:
         """Whether `run` finds a run of that name."""
@@ -228,7 +231,10 @@ class Ledger:
             rows = connection.execute(
                 f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx", (run,)
             )
-            return [ChunkRecord(**row) for row in rows]
+            found = [ChunkRecord(**row) for row in rows]
+        if not found:
+            raise LedgerError(f"the ledger {self.path} is damaged: run {run} has no chunks")
+        return found
 
     def jobs(self, run: str) -> list[str]:
         """All jobs that are known of a run, those included that did not count."""

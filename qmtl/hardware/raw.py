@@ -123,4 +123,6 @@ def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
                 for pub in described
             )
     except Exception as error:
-        raise InvalidInputError(f"raw results cannot be read: {error}") from None
+        raise InvalidInputError(
+            f"raw results are damaged and cannot be read ({type(error).__name__})"
+        ) from None

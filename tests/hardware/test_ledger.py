@@ -45,6 +45,11 @@ def test_a_run_is_entered_once(ledger):
     assert ledger.find_request(prepared.hash).run == f"{first.run}-2"
 
 
+def test_an_empty_ledger_knows_no_name(ledger):
+    with pytest.raises(InvalidInputError, match=r"unknown run 'abc': the ledger .* has none"):
+        ledger.run("abc")
+
+
 def test_names_may_be_cut_short(ledger, run):
     other = ledger.add_run(small_run(seed=3)).run
     assert ledger.run(run[:6]).run == run
@@ -185,6 +190,17 @@ def test_files_that_are_no_ledger(tmp_path):
         Ledger(newer)
     with pytest.raises(LedgerError, match="cannot be made"):
         Ledger(text / "below" / "ledger.sqlite")
+
+
+def test_damage_is_told(ledger, path, run):
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE chunks SET holder = 'x'")
+    with pytest.raises(LedgerError, match="damaged: 'x' holds a chunk"), claimed(ledger, run, 0):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM chunks")
+    with pytest.raises(LedgerError, match="has no chunks"):
+        ledger.chunks(run)
 
 
 def test_where_it_is(monkeypatch, tmp_path, ledger, path):
