@@ -98,7 +98,9 @@ def _fakes() -> dict[str, Any]:
     try:
         from qiskit_ibm_runtime import fake_provider
     except ImportError:
-        message = 'qiskit-ibm-runtime is not installed; pip install "qmtl[ibm]" brings it'
+        message = (
+            'qiskit-ibm-runtime is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
+        )
         raise MissingDependencyError(message) from None
     found = {}
     for value in vars(fake_provider).values():

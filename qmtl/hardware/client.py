@@ -117,7 +117,9 @@ class Client:
         try:
             from qiskit_ibm_runtime import QiskitRuntimeService
         except ImportError:
-            message = 'the IBM client is not installed; pip install "qmtl[ibm]" brings it'
+            message = (
+                'the IBM client is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
+            )
             raise MissingDependencyError(message) from None
         return ask("opening the account", QiskitRuntimeService)
 

@@ -190,7 +190,7 @@ def _qiskit() -> tuple[Any, Any]:
         import qiskit
         from qiskit.circuit import ParameterVector
     except ImportError:
-        message = 'Qiskit is not installed; pip install "qmtl[ibm]" brings it'
+        message = 'Qiskit is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
         raise MissingDependencyError(message) from None
     return qiskit, ParameterVector
 
