@@ -16,6 +16,7 @@ from qmtl.simulators import (
     Explanation,
     Simulator,
     explained,
+    joined_values,
     simulator_for,
     simulator_from_dict,
     simulator_to_dict,
@@ -97,11 +98,12 @@ class QuantumHead(nn.Module):
         )
         self.blocks = nn.ParameterDict()
         self.scales = nn.ParameterDict()
+        self._keys = {name: task_key(name) for name in circuit.registers}
         for name, register in circuit.registers.items():
             weights = block_weights(seed, f"task {name}", circuit, name, initial)
             scale = torch.tensor(INITIAL_SCALE[register.readout.is_probability])
-            self.blocks[task_key(name)] = weights
-            self.scales[task_key(name)] = nn.Parameter(scale)
+            self.blocks[self._keys[name]] = weights
+            self.scales[self._keys[name]] = nn.Parameter(scale)
         if frozen:
             for parameter in (self.encoding, *self.blocks.values()):
                 parameter.requires_grad_(False)
@@ -118,9 +120,10 @@ class QuantumHead(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
-        return {"encoding": self.encoding} | {
-            name: self.blocks[task_key(name)] for name in self.circuit.registers
-        }
+        # Hundreds of single look-ups would take longer.
+        blocks = dict(self.blocks.named_parameters(remove_duplicate=False))
+        own: dict[str, Tensor] = {name: blocks[key] for name, key in self._keys.items()}
+        return {"encoding": self.encoding, **own}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that several tasks depend on: the encoding weights."""
@@ -136,7 +139,10 @@ class QuantumHead(nn.Module):
         self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
-        return self.logits(self.expectation_values(self.angles(features), tasks))
+        angles, weights = self.angles(features), self.weights()
+        names = list(self.circuit.registers) if tasks is None else list(tasks)
+        values = joined_values(self.simulator, self.circuit, angles, weights, tasks)
+        return self._by_task(values, names) if names else {}
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
         """The encoding angles (radians) that features become, ``(batch, n_features)``.
@@ -161,23 +167,28 @@ class QuantumHead(nn.Module):
         for name in values:
             if name not in registers:
                 raise unknown_name("task", name, registers)
-        logits: dict[str, Tensor] = {}
-        for are_probabilities in (False, True):
-            # Tasks together: hundreds of small products would cost more than the simulation.
-            names = [n for n in values if registers[n].readout.is_probability == are_probabilities]
-            if not names:
-                continue
-            sizes = [values[name].shape[1] for name in names]
-            wide = torch.cat([values[name] for name in names], dim=1)
-            if are_probabilities:
-                # Shot noise and rounding may take an estimated probability below zero.
-                wide = torch.log(wide.clamp(min=0) + PROBABILITY_FLOOR)
-            scales = torch.stack([self.scales[task_key(name)] for name in names])
-            if max(sizes) > 1:
-                counts = torch.tensor(sizes, device=scales.device)
-                scales = scales.repeat_interleave(counts, output_size=sum(sizes))
-            logits |= dict(zip(names, (wide * scales).split(sizes, dim=1), strict=True))
-        return {name: logits[name] for name in values}
+        if not values:
+            return {}
+        return self._by_task(torch.cat(list(values.values()), dim=1), list(values))
+
+    def _by_task(self, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Logits from what was measured on the registers of these tasks, side by side."""
+        # Tasks together: hundreds of small products would cost more than the simulation.
+        readouts = [self.circuit.registers[name].readout for name in names]
+        sizes = [readout.n_outputs for readout in readouts]
+        scales = dict(self.scales.named_parameters(remove_duplicate=False))
+        factors = torch.stack([scales[self._keys[name]] for name in names])
+        are_probabilities = torch.tensor([readout.is_probability for readout in readouts])
+        if max(sizes) > 1:
+            counts = torch.tensor(sizes)
+            factors = factors.repeat_interleave(counts.to(factors.device), output_size=sum(sizes))
+            are_probabilities = are_probabilities.repeat_interleave(counts)
+        if bool(are_probabilities.any()):
+            mask = are_probabilities.to(values.device)
+            # Shot noise and rounding may take an estimated probability below zero.
+            safe = torch.where(mask, values, 1.0).clamp(min=0)
+            values = torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values)
+        return dict(zip(names, (values * factors).split(sizes, dim=1), strict=True))
 
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None

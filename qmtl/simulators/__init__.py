@@ -1,7 +1,7 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from qmtl.simulators.simulator import Simulator
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from qmtl.circuit.head_circuit import HeadCircuit
     from qmtl.simulators.noisy import NoisySimulator
@@ -26,6 +27,7 @@ __all__ = [
     "ShotSimulator",
     "Simulator",
     "explained",
+    "joined_values",
     "simulator_for",
     "simulator_from_dict",
     "simulator_to_dict",
@@ -63,6 +65,33 @@ def simulator_for(name: "str | Simulator") -> Simulator:
     if name not in device_names():
         raise unknown_name("simulator", name, ["lightcone", *device_names()])
     return PennyLaneSimulator(name)
+
+
+def joined_values(
+    simulator: Simulator,
+    circuit: "HeadCircuit",
+    angles: "Tensor",
+    weights: "Mapping[str, Tensor]",
+    tasks: "Sequence[str] | None" = None,
+) -> "Tensor":
+    """All tasks' outputs side by side, shape (batch, outputs of all tasks), in their order.
+
+    Example:
+        >>> import torch
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)])
+        >>> weights = {name: torch.zeros(n) for name, n in circuit.weight_sizes.items()}
+        >>> angles = torch.zeros(2, circuit.n_features)
+        >>> joined_values(LightConeSimulator(), circuit, angles, weights).shape
+        torch.Size([2, 4])
+    """
+    import torch
+
+    # A subclass may have changed what the values are.
+    if type(simulator) is LightConeSimulator:
+        return simulator.joined_values(circuit, angles, weights, tasks)
+    values = simulator.expectation_values(circuit, angles, weights, tasks)
+    return torch.cat([angles.new_zeros(len(angles), 0), *values.values()], dim=1)
 
 
 def explained(

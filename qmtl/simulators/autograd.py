@@ -9,90 +9,52 @@ and engines run only cones with a gradient, so that T rows cost about as much as
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from qmtl.simulators.engine import Engine, Needs, Three
+from qmtl.simulators.late import Late, starts_early
+
 __all__ = [
-    "ALL",
-    "Engine",
-    "Needs",
-    "Three",
     "are_plain",
     "engine_values",
     "full_precision",
-    "no_gradient",
 ]
 
-Three = tuple[Tensor, Tensor, Tensor]
-# Which of the three inputs' gradients are asked for.
-Needs = tuple[bool, bool, bool]
-ALL: Needs = (True, True, True)
 
-
-class Engine(Protocol):
-    """A way to a group's outputs, from three tensors of angles or weights."""
-
-    @property
-    def name(self) -> str:
-        """How it is called in explanations."""
-
-    @property
-    def is_differentiable(self) -> bool:
-        """Whether torch's autograd should follow `eager` itself."""
-
-    def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
-        """The first input, from the features (features, samples)."""
-
-    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (tasks, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
-
-    def pull_back(
-        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
-    ) -> Three:
-        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples).
-
-        Where one is not needed, anything of its shape (`no_gradient`).
-        """
-
-    def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-        """The same outputs by torch operations."""
-
-    def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
-
-    def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
-
-
-def engine_values(engine: Engine, columns: Tensor, encoding: Tensor, own: Tensor) -> Tensor:
+def engine_values(
+    engine: Engine, columns: Tensor, encoding: Tensor, own: Sequence[Tensor]
+) -> Tensor:
     """Outputs of an engine, shape (tasks, n_outputs, samples); differentiable.
 
     Args:
         engine: what computes them.
         columns: features, shape (features, samples).
         encoding: the encoding's weights.
-        own: the tasks' weights, shape (tasks, n_weights).
+        own: each task's weights, of the same number.
     """
-    inputs = (engine.angles(columns, encoding), encoding, own)
+    first, second = engine.angles(columns, encoding), encoding
+    late = Late() if starts_early(engine, first, second, own) else None
+    if late is not None:
+        # Before the tasks' weights, so that their gradients come first in the backward pass.
+        first, second = late.awaited(first, second)
+    inputs = (first, second, torch.stack(list(own)))
     if engine.is_differentiable:
         return engine.eager(*inputs)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    values: Tensor = _Values.apply(*inputs, engine, keep)
+    values: Tensor = _Values.apply(*inputs, engine, keep, late)
     return values
-
-
-def no_gradient(n: int, like: Tensor) -> Tensor:
-    """In place of `n` gradients that nobody asked for: zeros that take no memory."""
-    return like.new_zeros(()).expand(n, *like.shape)
 
 
 def are_plain(*tensors: Tensor) -> bool:
     """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``)."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
+    if forward_ad._current_level < 0:
+        return True
     return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
 
 
@@ -124,16 +86,28 @@ def _first_derivatives(
         )
 
 
+def _will_be_awaited(ctx: Any) -> bool:
+    """Whether this backward pass goes on to the node that waits, and nobody looks in between."""
+    node = ctx.next_functions[0][0] or ctx.next_functions[1][0]
+    return torch._C._will_engine_execute_node(node) and not torch.is_anomaly_enabled()
+
+
 class _Values(torch.autograd.Function):
     """Outputs of a group."""
 
     @staticmethod
     def forward(
-        ctx: Any, first: Tensor, second: Tensor, third: Tensor, engine: Engine, keep: bool
+        ctx: Any,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor,
+        engine: Engine,
+        keep: bool,
+        late: Late | None,
     ) -> Tensor:
         with full_precision(first):
             values, kept = engine.forward((first, second, third), keep)
-        ctx.engine = engine
+        ctx.engine, ctx.late = engine, late
         ctx.save_for_backward(first, second, third, *kept)
         return values
 
@@ -143,16 +117,23 @@ class _Values(torch.autograd.Function):
         inputs = (first, second, third)
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
-            return (*_first_derivatives(ctx.engine, gradient, inputs), None, None)
+            return (*_first_derivatives(ctx.engine, gradient, inputs), None, None, None)
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
             needs = ctx.needs_input_grad[:3]
-            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), None, None)
+            if torch.is_grad_enabled():
+                # Second derivatives reach the node that waits by other ways, too.
+                ctx.late = None
+            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), None, None, None)
         # The usual backward pass, past the costs of a function that can be transformed.
         with full_precision(first):
             needs = ctx.needs_input_grad[:3]
-            jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
-        found = (part[0] if needed else None for part, needed in zip(jacobian, needs, strict=True))
-        return (*found, None, None)
+            if ctx.late is not None and _will_be_awaited(ctx):
+                found = ctx.late.start(ctx.engine, gradient, inputs, kept, needs)
+            else:
+                jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
+                found = tuple(part[0] for part in jacobian)
+        wanted = (part if needed else None for part, needed in zip(found, needs, strict=True))
+        return (*wanted, None, None, None)
 
 
 class _Adjoint(torch.autograd.Function):

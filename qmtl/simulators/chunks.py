@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qmtl.simulators.autograd import ALL, Engine, Needs, Three
+from qmtl.simulators.engine import ALL, Engine, Needs, Three
 
 __all__ = ["ChunkedEngine"]
 

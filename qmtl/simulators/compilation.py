@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import re
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from qmtl.errors import QmtlError
 from qmtl.files import write_bytes
-from qmtl.simulators.threads import run_in_threads, thread_count
+from qmtl.simulators.threads import Background, run_in_threads, thread_count
 
 __all__ = ["Kernel", "words"]
 
@@ -80,22 +81,52 @@ class Kernel:
     def __init__(self, module: str) -> None:
         self.module = module
 
-    def run(
-        self, dtype: np.dtype[Any], n_items: int, own: tuple[int, ...], arguments: list[int]
-    ) -> None:
-        """Run the kernel over its items.
+    def call(
+        self,
+        dtype: np.dtype[Any],
+        n_items: int,
+        own: tuple[int, ...],
+        arguments: list[int],
+        arrays: tuple[NDArray[Any], ...] = (),
+    ) -> "Call":
+        """The kernel and all that it works on.
 
         Args:
             dtype: the precision.
             n_items: how many items there are.
             own: shape of the memory that each thread works in.
             arguments: `words` of all else. Their arrays must outlive the call.
+            arrays: that only the call may hold.
         """
-        address = _address(self.module, dtype.name)
         n_threads = thread_count(n_items)
         memory = np.empty((n_threads, *own), dtype)
         table = np.array([0, 0, n_items, *words(memory), *arguments], np.int64)
-        run_in_threads(address, table.ctypes.data, n_threads)
+        return Call(_address(self.module, dtype.name), n_threads, table, (memory, *arrays))
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel's call, to be run once.
+
+    Attributes:
+        address: of the kernel.
+        n_threads: how many threads there is memory for.
+        table: the kernel's words.
+        arrays: what it works on.
+    """
+
+    address: int
+    n_threads: int
+    table: NDArray[np.int64]
+    arrays: tuple[NDArray[Any], ...]
+
+    def run(self) -> None:
+        """Run it to the end."""
+        run_in_threads(self.address, self.table.ctypes.data, self.n_threads)
+
+    def start(self) -> Background:
+        """Begin in other threads."""
+        return Background(self.address, self.table.ctypes.data, self.n_threads, held=self)
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
-from qmtl.simulators.autograd import ALL, Needs, Three
+from qmtl.simulators.engine import ALL, Needs, Three
 from qmtl.simulators.plan import Group
 from qmtl.simulators.statevector import apply_layers, encode, to_complex
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.simulators.autograd import Engine
 from qmtl.simulators.chain import chain_cost
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.memory import bytes_text, largest_chunk
 from qmtl.simulators.plan import Group, Plan
 

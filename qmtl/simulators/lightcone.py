@@ -10,9 +10,10 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
-from qmtl.simulators.autograd import Engine, are_plain, engine_values, full_precision
+from qmtl.simulators.autograd import are_plain, engine_values, full_precision
 from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
-from qmtl.simulators.engines import engine_of
+from qmtl.simulators.engine import Engine
+from qmtl.simulators.engine_choice import engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
 from qmtl.simulators.plan import Plan, build_plan
@@ -91,8 +92,22 @@ class LightConeSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
-        with full_precision(angles):
-            return self._values(circuit, angles, weights, chosen)
+        values = self._values(circuit, angles, weights, chosen)
+        sizes = self.plan(circuit, chosen).sizes
+        return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
+
+    def joined_values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The same in one tensor, (batch, outputs of all tasks), in the order of the tasks.
+
+        With hundreds of tasks, hundreds of small tensors cost more than the simulation.
+        """
+        return self._values(circuit, angles, weights, check_inputs(circuit, angles, weights, tasks))
 
     def _values(
         self,
@@ -100,23 +115,27 @@ class LightConeSimulator:
         angles: Tensor,
         weights: Mapping[str, Tensor],
         chosen: tuple[str, ...],
-    ) -> dict[str, Tensor]:
+    ) -> Tensor:
         plan = self.plan(circuit, chosen)
-        encoding, columns = weights["encoding"], angles.T
-        own = [torch.stack([weights[name] for name in group.tasks]) for group in plan.groups]
-        engines = self._engines(circuit, plan, angles, plain=are_plain(angles, encoding, *own))
-        limit = memory_limit(angles.device, self.max_memory)
-        chained = chain_values(circuit, angles, weights, plan.chain, limit) if plan.chain else {}
-        parts: dict[str, list[tuple[tuple[int, ...], Tensor]]] = {name: [] for name in chosen}
-        for group, engine, tensor in zip(plan.groups, engines, own, strict=True):
-            outputs = engine_values(engine, columns, encoding, tensor)
-            members = zip(group.tasks, group.outputs, outputs.mT.unbind(), strict=True)
-            for name, which, part in members:
-                parts[name].append((which, part))
-        return {
-            name: chained[name] if name in chained else _joined(found)
-            for name, found in parts.items()
-        }
+        with full_precision(angles):
+            encoding, columns = weights["encoding"], angles.T
+            own = [[weights[name] for name in group.tasks] for group in plan.groups]
+            plain = are_plain(angles, encoding, *(weights[name] for name in chosen))
+            engines = self._engines(circuit, plan, angles, plain=plain)
+            limit = memory_limit(angles.device, self.max_memory)
+            parts = [
+                engine_values(engine, columns, encoding, tensors).flatten(0, 1).T
+                for engine, tensors in zip(engines, own, strict=True)
+            ]
+            if plan.chain:
+                chained = chain_values(circuit, angles, weights, plan.chain, limit)
+                parts += [chained[task] for task in plan.chain]
+            if not parts:
+                return angles.new_zeros(len(angles), 0)
+            values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            if plan.order is None:
+                return values
+            return values[:, torch.from_numpy(plan.order).to(values.device)]
 
     def _engines(
         self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, plain: bool
@@ -153,10 +172,3 @@ def _chain(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
     amplitudes = sum(28 * len(cone.gates) << len(cone.wires) for cone in cones) // len(cones)
     cost = chain_cost(circuit, 1, 4, chained)
     return chained if cost.operations < len(chained) * amplitudes else ()
-
-
-def _joined(parts: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
-    """A task's outputs in order, from the parts that were run apart."""
-    if len(parts) == 1:
-        return parts[0][1]
-    return torch.cat([part for _, part in sorted(parts, key=lambda found: found[0])], dim=1)

@@ -7,10 +7,10 @@ import torch
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators.autograd import Engine
 from qmtl.simulators.cause_of_size import cause_of_size
 from qmtl.simulators.chain import chain_cost
 from qmtl.simulators.chunks import ChunkedEngine
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.plan import Plan
 
 __all__ = ["bytes_text", "check_chain", "fitted", "largest_chunk", "memory_limit"]

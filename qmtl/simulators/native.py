@@ -66,8 +66,8 @@ def native_values(
     none = angles.new_zeros(0)
     for cones in alike.values():
         group, engine = vector_engine(circuit, cones, limit)
-        own = angles.new_zeros(len(cones), group.n_weights)
-        outputs = group_values(circuit, group, engine, (angles.T, none, own), limit)
+        own = [angles.new_zeros(group.n_weights)] * len(cones)
+        outputs = group_values(circuit, group, engine, (angles.T, none), own, limit)
         found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
     return {task: torch.as_tensor(found[task]) for task in native.wires}
 

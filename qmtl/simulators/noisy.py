@@ -15,8 +15,9 @@ from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.noise import DeviceNoise
-from qmtl.simulators.autograd import Engine, Three, are_plain, engine_values, full_precision
+from qmtl.simulators.autograd import are_plain, engine_values, full_precision
 from qmtl.simulators.chunks import ChunkedEngine
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import largest_chunk, memory_limit
 from qmtl.simulators.noisy_cones import NoisyCone, noisy_cones
@@ -73,9 +74,9 @@ class NoisySimulator:
         found: dict[str, Tensor] = {}
         with full_precision(angles):
             for _, group, engine in groups:
-                own = torch.stack([weights[name] for name in group.tasks])
+                own = [weights[name] for name in group.tasks]
                 outputs = group_values(
-                    circuit, group, engine, (angles.T, weights["encoding"], own), limit
+                    circuit, group, engine, (angles.T, weights["encoding"]), own, limit
                 )
                 found |= dict(zip(group.tasks, outputs.mT.unbind(), strict=True))
         return {name: found[name] for name in chosen}
@@ -119,7 +120,12 @@ class NoisySimulator:
 
 
 def group_values(
-    circuit: HeadCircuit, group: Group, engine: Engine, inputs: Three, limit: int
+    circuit: HeadCircuit,
+    group: Group,
+    engine: Engine,
+    shared: tuple[Tensor, Tensor],
+    own: Sequence[Tensor],
+    limit: int,
 ) -> Tensor:
     """Outputs of a group's tasks, shape (tasks, n_outputs, samples), in chunks where they must be.
 
@@ -127,16 +133,17 @@ def group_values(
         circuit: whose tasks they are.
         group: the tasks.
         engine: what computes them.
-        inputs: features (n_features, samples), the encoding's weights, and the tasks' weights.
+        shared: features (n_features, samples), and the encoding's weights.
+        own: each task's weights.
         limit: bytes that a step may take.
 
     Raises:
         CircuitTooLargeError: if not even one sample fits.
     """
-    columns, encoding, own = inputs
+    columns, encoding = shared
     samples, on_cpu = columns.shape[1], columns.device.type == "cpu"
-    if not (samples and on_cpu and are_plain(*inputs)):
-        return engine.eager(engine.angles(columns, encoding), encoding, own)
+    if not (samples and on_cpu and are_plain(*shared, *own)):
+        return engine.eager(engine.angles(columns, encoding), encoding, torch.stack(list(own)))
     itemsize = columns.element_size()
     check_fits(circuit, group, engine, itemsize, limit)
     chunk = largest_chunk(engine, samples, itemsize, limit)

@@ -8,8 +8,8 @@ from qmtl.circuit.gates import Angle
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.noise import Channel
-from qmtl.simulators.autograd import Engine
 from qmtl.simulators.cause_of_size import cause_of_size
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.memory import bytes_text
 from qmtl.simulators.noisy_cones import NoisyCone
 from qmtl.simulators.noisy_program import noisy_program

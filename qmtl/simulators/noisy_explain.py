@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.simulators.autograd import Engine
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.explain import Explanation, GroupCost
 from qmtl.simulators.memory import largest_chunk
 from qmtl.simulators.noisy_cones import NoisyCone

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.simulators.angles import by_slot, fixed_angles, sample_angles
-from qmtl.simulators.autograd import ALL, Needs, Three
+from qmtl.simulators.engine import ALL, Needs, Three
 from qmtl.simulators.noisy_cones import NoisyCone
 from qmtl.simulators.noisy_maps import channel_matrix, gate_matrix, rotation_matrices
 from qmtl.simulators.noisy_vector_order import GONE, VectorStep

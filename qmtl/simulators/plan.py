@@ -117,11 +117,31 @@ class Plan:
     """Groups that together compute the outputs of `tasks`, but for those in `chain`.
 
     The latter's cones are long chains, which run as matrix products (`qmtl.simulators.chain`).
+
+    Attributes:
+        tasks: all tasks, in the order asked for.
+        groups: of those that run on cones.
+        chain: of these, those that run as matrix products.
+        sizes: outputs of each task.
     """
 
     tasks: tuple[str, ...]
     groups: tuple[Group, ...]
-    chain: tuple[str, ...] = ()
+    chain: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @cached_property
+    def order(self) -> IntArray | None:
+        """Where the tasks' outputs, in their order, are among those of the groups and the chain,
+        one after the other; None if they are in this order already.
+        """
+        members = [pair for g in self.groups for pair in zip(g.tasks, g.outputs, strict=True)]
+        sizes = dict(zip(self.tasks, self.sizes, strict=True))
+        members += [(task, tuple(range(sizes[task]))) for task in self.chain]
+        found = [(task, output) for task, outputs in members for output in outputs]
+        place = {output: i for i, output in enumerate(found)}
+        wanted = [place[task, i] for task, size in sizes.items() for i in range(size)]
+        return None if wanted == list(range(len(wanted))) else np.array(wanted, dtype=np.int64)
 
 
 def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] = ()) -> Plan:
@@ -139,7 +159,8 @@ def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] 
     for cone in cones_of(circuit, [task for task in tasks if task not in chained]):
         groups.setdefault(cone.structure, []).append(cone)
     found = tuple(_group(cones) for cones in groups.values())
-    return Plan(tuple(tasks), found, tuple(chain))
+    sizes = tuple(circuit.register(task).task.n_outputs for task in tasks)
+    return Plan(tuple(tasks), found, tuple(chain), sizes)
 
 
 def _group(cones: Sequence[Cone]) -> Group:

@@ -64,12 +64,15 @@ def check_inputs(
             raise unknown_name("task", name, circuit.registers)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
-    sizes, dtype = circuit.weight_sizes, angles.dtype
-    for name in ("encoding", *chosen):
-        weight = weights.get(name)
-        # One comparison each: thousands of tasks are checked in every step.
-        if weight is None or weight.dtype is not dtype or weight.shape != sizes[name]:
-            _refuse(name, weights, tuple(sizes[name]), dtype)
+    names, sizes, dtype = ("encoding", *chosen), circuit.weight_sizes, angles.dtype
+    found = [weights.get(name) for name in names]
+    # Thousands of tasks are checked in every step: all at once, and one by one if any is wrong.
+    kinds = {getattr(weight, "dtype", None) for weight in found}
+    shapes = [getattr(weight, "shape", None) for weight in found]
+    if kinds != {dtype} or shapes != [sizes[name] for name in names]:
+        for name, weight in zip(names, found, strict=True):
+            if weight is None or weight.dtype is not dtype or weight.shape != sizes[name]:
+                _refuse(name, weights, tuple(sizes[name]), dtype)
     return chosen
 
 

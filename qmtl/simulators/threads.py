@@ -9,19 +9,24 @@ a pool of threads does it.
 
 import ctypes
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["run_in_threads", "thread_count"]
+__all__ = ["Background", "run_in_threads", "thread_count"]
 
 # A thread for a few items costs more than it saves.
 ITEMS_PER_THREAD = 16
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
+# The team that a thread has started and not yet ended.
+_THREAD = threading.local()
+_ABANDONED: list[object] = []
 
 
 def thread_count(n_items: int) -> int:
@@ -53,16 +58,87 @@ def run_in_threads(address: int, data: int, n_threads: int) -> None:
         part.result()
 
 
+class Background:
+    """The same call in all threads but this one, until `finish` lends this one, too.
+
+    OpenMP's older entry points start a team without waiting for it. Until it ends, torch takes this
+    thread for a member of the team, and its operations run in this thread alone. A thread has one
+    such team at a time: a second one waits for the first.
+
+    Args:
+        address: of the function.
+        data: its argument.
+        n_threads: with this one.
+        held: what must live as long as the function runs.
+    """
+
+    def __init__(self, address: int, data: int, n_threads: int, held: object = None) -> None:
+        self._is_done = True
+        before: Background | None = getattr(_THREAD, "running", lambda: None)()
+        if before is not None:
+            before.finish()
+        self._function, self._data, self._held = _FUNCTION(address), data, held
+        self._parts: list[Future[None]] = []
+        self._thread: int | None = None
+        process = os.getpid()
+        team = _team() if n_threads > 1 and process == _PROCESS else None
+        if team is not None:
+            self._thread, self._end = threading.get_ident(), team[1]
+            team[0](address, data, n_threads)
+            _THREAD.running = weakref.ref(self)
+        elif n_threads > 1:
+            pool = _pool(process, n_threads - 1)
+            self._parts = [pool.submit(self._function, data) for _ in range(n_threads - 1)]
+        self._is_done = False
+
+    def finish(self) -> None:
+        """Take part until all work is done."""
+        if self._is_done:
+            return
+        self._is_done = True
+        self._function(self._data)
+        if self._thread is not None:
+            self._end()
+            del _THREAD.running
+        for part in self._parts:
+            part.result()
+
+    def __del__(self) -> None:
+        if self._is_done:
+            return
+        if self._thread in (None, threading.get_ident()):
+            self.finish()
+        else:
+            # Only the thread that started the team can end it; its memory must not be freed.
+            _ABANDONED.append(self._held)
+
+
 @cache
 def _openmp() -> Any:
     """`GOMP_parallel` of torch's own OpenMP runtime (LLVM's and Intel's have it, too), if any."""
+    function = _of_runtime("GOMP_parallel")
+    if function is not None:
+        function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    return function
+
+
+@cache
+def _team() -> tuple[Any, Any] | None:
+    """What starts and what ends a team of threads that need not be waited for, if any."""
+    start, end = _of_runtime("GOMP_parallel_start"), _of_runtime("GOMP_parallel_end")
+    if start is None or end is None:
+        return None
+    start.argtypes, end.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint), ()
+    return start, end
+
+
+def _of_runtime(name: str) -> Any:
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         # Symbols are looked for in the libraries that torch's is linked to, too.
-        function = ctypes.CDLL(str(library)).GOMP_parallel
+        function = getattr(ctypes.CDLL(str(library)), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     function.restype = None
     return function
 

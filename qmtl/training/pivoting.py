@@ -52,7 +52,7 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
     rounds = 50 + 3 * len(matrix) if rounds is None else rounds
     m = len(matrix)
     arguments = words(conflicting, matrix, offsets, rounds, found, state)
-    KERNEL.run(matrix.dtype, len(conflicting), (m * m + 3 * m,), arguments)
+    KERNEL.call(matrix.dtype, len(conflicting), (m * m + 3 * m,), arguments).run()
     if (state == INDEFINITE).any():
         raise ValueError("the matrix is not positive definite")
     for row in np.flatnonzero(state == UNSOLVED):

@@ -11,9 +11,9 @@ from torch import Tensor
 from qmtl.simulators.amplitudes.program import Program
 from qmtl.simulators.amplitudes.work import Array, Work, working_bytes
 from qmtl.simulators.angles import by_slot, sample_angles
-from qmtl.simulators.autograd import ALL, Needs, Three, no_gradient
 from qmtl.simulators.compilation import Kernel, words
 from qmtl.simulators.eager import eager_values
+from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
 from qmtl.simulators.weight_table import WeightTable
 
 __all__ = ["AmplitudeEngine"]
@@ -156,4 +156,4 @@ def _run_kernel(
     head, tables = work.tables()
     found = (states.detach().numpy(), values.numpy(), *rest)
     arrays = (*tables[:5], items, *tables[5:], *found)
-    KERNEL.run(work.dtype, len(items), (work.numbers,), words(*head, back, *arrays))
+    KERNEL.call(work.dtype, len(items), (work.numbers,), words(*head, back, *arrays)).run()

@@ -4,7 +4,7 @@
 the blocks, and for a Jacobian the pairs of a row and a cone that have a gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.simulators.angles import sample_angles
-from qmtl.simulators.autograd import ALL, Needs, Three, no_gradient
+from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
 from qmtl.simulators.pauli.program import PauliProgram
-from qmtl.simulators.pauli.tape import Tape
+from qmtl.simulators.pauli.tape import PullBack, Tape
 from qmtl.simulators.plan import Group
 from qmtl.simulators.weight_table import WeightTable
 
@@ -72,14 +72,14 @@ class PauliEngine:
         sampled = _cosines_and_sines(rows)
         by_cone = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
         by_task = _joined(self.task_table.cosines_and_sines(own), self.task_constants)
-        expectations = self.encoding.values(cones, sampled, by_cone)
-        found = self.block.values(tasks, _none(by_task), by_task)
+        found, _ = self.block.values(tasks, _none(by_task), by_task)
         coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
         if self.program.mixing is not None:
             coefficients = self._mixing(own) @ coefficients
         # In the shared layout all tasks look at one cone.
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
-        values = torch.bmm(together, expectations).reshape(self.n_tasks, -1, rows.shape[1])
+        expectations, sums = self.encoding.values(cones, sampled, by_cone, together.numpy())
+        values = sums.reshape(self.n_tasks, -1, rows.shape[1])
         tables = (torch.from_numpy(table) for table in (sampled, by_cone, by_task))
         return values, (expectations, together, *tables) if keep else ()
 
@@ -87,9 +87,41 @@ class PauliEngine:
         self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
     ) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian."""
+        chosen, kept, pairs = self._pairs(gradients, kept)
+        by_rows, by_weight, by_own = (no_gradient(len(gradients), tensor) for tensor in inputs)
+        if needs[2]:
+            by_own = self._by_own(chosen, kept, pairs, inputs[2])
+        if needs[0] or needs[1]:
+            work = self._work(chosen, kept, pairs)
+            work.call.run()
+            by_rows, by_weight = self._by_encoding(work, pairs, inputs, needs[0])
+        return by_rows, by_weight, by_own
+
+    def start(
+        self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs
+    ) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
+        """The gradient by the tasks' weights, and what waits for the others, which other threads
+        compute meanwhile.
+        """
+        chosen, kept, pairs = self._pairs(gradient[None], kept)
+        by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
+        work = self._work(chosen, kept, pairs)
+        background = work.call.start()
+
+        def finish() -> tuple[Tensor, Tensor]:
+            background.finish()
+            by_rows, by_weight = self._by_encoding(work, pairs, inputs, needs[0])
+            return by_rows[0], by_weight[0]
+
+        return by_own, finish
+
+    def _pairs(
+        self, gradients: Tensor, kept: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor], Pairs]:
+        """Only pairs with a gradient are run; NaN counts as one, since it must reach the result."""
         n, samples = len(gradients), gradients.shape[-1]
-        grouped = gradients.detach().reshape(n, self.n_cones, -1, samples)
-        # Only pairs with a gradient are run; NaN counts as one, since it must reach the result.
+        # Gradients often come transposed, and products of such matrices are slow.
+        grouped = gradients.detach().contiguous().reshape(n, self.n_cones, -1, samples)
         row, cone = np.divmod(np.flatnonzero(grouped.numpy().any(axis=(2, 3))), self.n_cones)
         if len(row) == n * self.n_cones:
             chosen = grouped.flatten(0, 1)
@@ -98,14 +130,7 @@ class PauliEngine:
         if n > 1 or len(cone) < self.n_cones:
             index = torch.from_numpy(cone)
             kept = (kept[0][index], kept[1][index], *kept[2:])
-        pairs = (row, cone, n)
-        by_rows, by_weight, by_own = (no_gradient(n, tensor) for tensor in inputs)
-        if needs[2]:
-            by_own = self._by_own(chosen, kept, pairs, inputs[2])
-        if needs[0] or needs[1]:
-            slopes = torch.bmm(kept[1].mT, chosen)
-            by_rows, by_weight = self._by_encoding(slopes, kept, pairs, inputs, needs[0])
-        return by_rows, by_weight, by_own
+        return chosen, kept, (row, cone, n)
 
     def _by_own(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs, own: Tensor) -> Tensor:
         """Gradients by the tasks' weights, from those by the outputs of some cones."""
@@ -117,19 +142,25 @@ class PauliEngine:
             slopes = self._mixing(own).T @ slopes
         slopes = slopes.reshape(len(task), len(self.program.block.outputs), 1)
         fixed = kept[4].numpy()
-        _, by_task = self.block.pull_back(task, _none(fixed), fixed, slopes)
+        work = self.block.pull_back(task, _none(fixed), fixed, slopes)
+        work.call.run()
+        by_task = work.gradients()[1]
         # The last columns are those of the constants.
         by_task = by_task[:, : self.task_table.index.shape[1]]
         found = self.task_table.scatter(by_task, task, np.repeat(row, per_cone), n, own.numel())
         return torch.from_numpy(found).reshape(n, *own.shape)
 
+    def _work(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs) -> PullBack:
+        """What computes the gradients by the angles of the encoding."""
+        sampled, fixed, coefficients = kept[2].numpy(), kept[3].numpy(), kept[1].numpy()
+        return self.encoding.pull_back(pairs[1], sampled, fixed, chosen, coefficients)
+
     def _by_encoding(
-        self, slopes: Tensor, kept: Sequence[Tensor], pairs: Pairs, inputs: Three, by_sample: bool
+        self, work: PullBack, pairs: Pairs, inputs: Three, by_sample: bool
     ) -> tuple[Tensor, Tensor]:
-        """Gradients by features and encoding weights, from those by the strings' expectations."""
+        """Gradients by features and encoding weights, from those by the angles."""
         (row, cone, n), (rows, encoding, _) = pairs, inputs
-        sampled, fixed = kept[2].numpy(), kept[3].numpy()
-        by_row, by_cone = self.encoding.pull_back(cone, sampled, fixed, slopes)
+        by_row, by_cone = work.gradients()
         by_cone = by_cone[:, : self.cone_table.index.shape[1]]
         by_weight = self.cone_table.scatter(by_cone, cone, row, n, encoding.numel())
         found = self._to_rows(by_row, cone, row, n, rows) if by_sample else no_gradient(n, rows)

@@ -95,28 +95,40 @@ def _unload(registers, adjoint, item, row_gradient, fixed_gradient):
 
 
 @part
-def _begin(adjoint, item, outputs, signs, values):
-    """Gradients by the registers: zero, but for those by the outputs."""
+def _begin(adjoint, item, outputs, signs, values, coefficients, sums):
+    """Gradients by the registers: zero, but for those by the outputs or by their sums."""
     begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for r in range(adjoint.shape[0]):
         for s in range((end - begin) * n):
             adjoint[r, s] = 0
     for p in range(begin, end):
+        lane = (p - begin) * n
         for j in range(outputs.shape[0]):
-            lane = (p - begin) * n
-            for s in range(n):
-                adjoint[outputs[j], lane + s] += signs[j] * values[p, j, low + s]
+            if sums.shape[1] == 0:
+                for s in range(n):
+                    adjoint[outputs[j], lane + s] += signs[j] * values[p, j, low + s]
+            for k in range(sums.shape[1]):
+                factor = signs[j] * coefficients[p, k, j]
+                for s in range(n):
+                    adjoint[outputs[j], lane + s] += factor * sums[p, k, low + s]
 
 
 @part
-def _end(registers, item, outputs, signs, values):
-    """The outputs' values."""
+def _end(registers, item, outputs, signs, values, coefficients, sums):
+    """The outputs' values, and sums of them."""
     begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for p in range(begin, end):
+        lane = (p - begin) * n
         for j in range(outputs.shape[0]):
-            lane = (p - begin) * n
             for s in range(n):
                 values[p, j, low + s] = signs[j] * registers[outputs[j], lane + s]
+        for k in range(sums.shape[1]):
+            for s in range(n):
+                sums[p, k, low + s] = 0
+            for j in range(outputs.shape[0]):
+                factor = signs[j] * coefficients[p, k, j]
+                for s in range(n):
+                    sums[p, k, low + s] += factor * registers[outputs[j], lane + s]
 
 
 def program(real):
@@ -126,9 +138,11 @@ def program(real):
 
     Items are tiles: first place, last, first sample, last, chunk of samples. ``places[p]`` is the
     row of `fixed`, and of `rows`, which says which row of `sampled` each angle is; both hold
-    cosines and sines. ``values[place, polynomial, sample]`` is written, or is the gradient to start
-    from; then ``row_gradient[place, angle, sample]`` is written, and ``fixed_gradient[chunk, place,
-    angle]``, summed over the samples of a chunk.
+    cosines and sines. ``values[place, polynomial, sample]`` is written, and ``sums[place, k,
+    sample]``, sums of these with ``coefficients[place, k, polynomial]``. Backwards the gradient
+    starts from `sums`, or from `values` if there are no sums, and ``row_gradient[place, angle,
+    sample]`` is written, and ``fixed_gradient[chunk, place, angle]``, summed over the samples of a
+    chunk.
     """
 
     def run(words):
@@ -145,6 +159,8 @@ def program(real):
         back = words[35]
         row_gradient = array(words[36], (words[37], words[38], words[39]), real)
         fixed_gradient = array(words[40], (words[41], words[42], words[43]), real)
+        coefficients = array(words[44], (words[45], words[46], words[47]), real)
+        sums = array(words[48], (words[49], words[50], words[51]), real)
         thread = take(words, 0)
         registers, adjoint = own[thread, 0], own[thread, 1]
         i = take(words, 1)
@@ -154,11 +170,11 @@ def program(real):
             _load(registers, item, places, rows, sampled, fixed)
             _forwards(registers, ops, lanes)
             if back:
-                _begin(adjoint, item, outputs, signs, values)
+                _begin(adjoint, item, outputs, signs, values, coefficients, sums)
                 _backwards(registers, adjoint, ops, lanes)
                 _unload(registers, adjoint, item, row_gradient, fixed_gradient)
             else:
-                _end(registers, item, outputs, signs, values)
+                _end(registers, item, outputs, signs, values, coefficients, sums)
             i = take(words, 1)
 
     return run

@@ -1,5 +1,6 @@
 """Polynomials run by the compiled kernel, for a batch of places and samples."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -8,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators.compilation import Kernel, words
+from qmtl.simulators.compilation import Call, Kernel, words
 from qmtl.simulators.pauli.polynomials import PRODUCT, Polynomials
 
-__all__ = ["Tape"]
+__all__ = ["PullBack", "Tape"]
 
 Array = NDArray[Any]
 KERNEL = Kernel("qmtl.simulators.pauli.kernel")
@@ -37,31 +38,47 @@ class Tape:
             for dtype, signs in self._signs.items()
         }
 
-    def values(self, places: Array, sampled: Array, fixed: Array) -> Tensor:
-        """Values of the polynomials, shape (places, polynomials, samples).
+    def values(
+        self, places: Array, sampled: Array, fixed: Array, coefficients: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Values of the polynomials (places, polynomials, samples), and sums of them.
 
         Args:
             places: which of the places to run.
             sampled: cosines and sines, shape (2, rows, samples).
             fixed: cosines and sines, shape (2, places, angles).
+            coefficients: of the sums, shape (len(places), sums, polynomials); None for no sums.
         """
         shape = (len(places), len(self.polynomials.outputs), sampled.shape[2])
         values = np.empty(shape, fixed.dtype)
-        self._run(places, sampled, fixed, values, None)
-        return torch.from_numpy(values)
+        coefficients = self._coefficients(places, fixed, coefficients)
+        sums = np.empty((len(places), coefficients.shape[1], sampled.shape[2]), fixed.dtype)
+        arrays = (values, coefficients, sums)
+        self._call(places, sampled, fixed, arrays, None).run()
+        return torch.from_numpy(values), torch.from_numpy(sums)
 
     def pull_back(
-        self, places: Array, sampled: Array, fixed: Array, gradient: Tensor
-    ) -> tuple[Tensor, Array]:
-        """Gradients by the angles per sample (places, angles, samples), and by the fixed ones."""
+        self,
+        places: Array,
+        sampled: Array,
+        fixed: Array,
+        gradient: Tensor,
+        coefficients: Array | None = None,
+    ) -> "PullBack":
+        """Gradients by the angles, from those by the sums, or by the values without `coefficients`;
+        still to be run.
+        """
         samples, dtype = sampled.shape[2], fixed.dtype
         by_row = np.empty((len(places), self.rows.shape[1], samples), dtype)
         items, _ = _tiles(self.polynomials.n_registers, len(places), samples, dtype.itemsize)
         n_chunks = int(items[-1, 4]) + 1 if len(items) else 0
         by_fixed = np.empty((n_chunks, len(places), fixed.shape[2]), dtype)
         start = gradient.contiguous().numpy()
-        self._run(places, sampled, fixed, start, (by_row, by_fixed))
-        return torch.from_numpy(by_row), by_fixed[0] if n_chunks == 1 else by_fixed.sum(0)
+        factors = self._coefficients(places, fixed, coefficients)
+        none = np.empty((len(places), 0, samples), dtype)
+        arrays = (start, factors, none) if coefficients is None else (none, factors, start)
+        call = self._call(places, sampled, fixed, arrays, (by_row, by_fixed))
+        return PullBack(call, by_row, by_fixed)
 
     def working_bytes(self, itemsize: int) -> int:
         """Bytes that a thread works in."""
@@ -76,20 +93,49 @@ class Tape:
         products = len(ops) - sums
         return 2 * (products + 3 * sums) + 4 * products + 8 * sums
 
-    def _run(
+    def _coefficients(self, places: Array, like: Array, given: Array | None) -> Array:
+        if given is None:
+            return np.empty((len(places), 0, len(self.polynomials.outputs)), like.dtype)
+        return np.ascontiguousarray(given)
+
+    def _call(
         self,
         places: Array,
         sampled: Array,
         fixed: Array,
-        values: Array,
+        arrays: tuple[Array, Array, Array],
         gradients: tuple[Array, Array] | None,
-    ) -> None:
+    ) -> Call:
         n_registers, samples = self.polynomials.n_registers, sampled.shape[2]
         items, lanes = _tiles(n_registers, len(places), samples, fixed.itemsize)
         own = (2, n_registers, lanes)
-        first, second = gradients or (values, values)
-        batch = words(items, places, sampled, fixed, values, gradients is not None, first, second)
-        KERNEL.run(fixed.dtype, len(items), own, self._tables[fixed.dtype] + batch)
+        values, coefficients, sums = arrays
+        # Forwards the gradients' places are not looked at.
+        found = gradients or (values, values)
+        batch = words(items, places, sampled, fixed, values, gradients is not None, *found)
+        batch += words(coefficients, sums)
+        used = (places, sampled, fixed, *arrays, *found)
+        return KERNEL.call(fixed.dtype, len(items), own, self._tables[fixed.dtype] + batch, used)
+
+
+@dataclass(frozen=True)
+class PullBack:
+    """Gradients by a tape's angles, that `call` computes.
+
+    Attributes:
+        call: of the kernel.
+        by_row: gradients by the angles per sample, shape (places, angles, samples).
+        by_fixed: by the fixed ones, shape (chunks of samples, places, angles).
+    """
+
+    call: Call
+    by_row: Array
+    by_fixed: Array
+
+    def gradients(self) -> tuple[Tensor, Array]:
+        """Those by the angles per sample, and by the fixed ones (places, angles), once run."""
+        fixed: Array = self.by_fixed[0] if len(self.by_fixed) == 1 else self.by_fixed.sum(0)
+        return torch.from_numpy(self.by_row), fixed
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:

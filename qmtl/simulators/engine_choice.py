@@ -1,8 +1,8 @@
 """Which engine runs a group of equal cones."""
 
 from qmtl.simulators.amplitudes import AmplitudeEngine, build_program
-from qmtl.simulators.autograd import Engine
 from qmtl.simulators.eager import EagerEngine
+from qmtl.simulators.engine import Engine
 from qmtl.simulators.pauli import LARGEST_PROGRAM, PauliEngine, pauli_program
 from qmtl.simulators.plan import Group
 

@@ -1,0 +1,65 @@
+"""The contract of engines: what computes a group's outputs, and their gradients."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["ALL", "EarlyEngine", "Engine", "Needs", "Three", "no_gradient"]
+
+Three = tuple[Tensor, Tensor, Tensor]
+# Which of the three inputs' gradients are asked for.
+Needs = tuple[bool, bool, bool]
+ALL: Needs = (True, True, True)
+
+
+class Engine(Protocol):
+    """A way to a group's outputs, from three tensors of angles or weights."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in explanations."""
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether torch's autograd should follow `eager` itself."""
+
+    def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
+        """The first input, from the features (features, samples)."""
+
+    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Outputs (tasks, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
+
+    def pull_back(
+        self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
+    ) -> Three:
+        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples).
+
+        Where one is not needed, anything of its shape (`no_gradient`).
+        """
+
+    def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """The same outputs by torch operations."""
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+
+    def step_operations(self, samples: int) -> int:
+        """Estimated floating-point operations of a training step."""
+
+
+@runtime_checkable
+class EarlyEngine(Engine, Protocol):
+    """An engine that has the gradient by the tasks' weights before the others."""
+
+    def start(
+        self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs
+    ) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
+        """The gradient by the tasks' weights, and what waits for the two others, which other
+        threads compute meanwhile.
+        """
+
+
+def no_gradient(n: int, like: Tensor) -> Tensor:
+    """In place of `n` gradients that nobody asked for: zeros that take no memory."""
+    return like.new_zeros(()).expand(n, *like.shape)

@@ -1,0 +1,104 @@
+"""Gradients that other threads compute while torch goes on with its backward pass.
+
+Torch takes a few microseconds for each leaf of the graph, in one thread; with hundreds of tasks
+these add up to as much as the simulation. An engine has the gradients by the tasks' own weights
+early. So these are handed to torch, the others are computed by other threads meanwhile, and a node
+of the graph in front of the engine waits for them, and takes part.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmtl.simulators.engine import EarlyEngine, Engine, Needs, Three
+
+__all__ = ["Late", "starts_early"]
+
+# Groups of fewer tasks have too few leaves.
+FEWEST_TASKS = 64
+
+
+def starts_early(engine: Engine, first: Tensor, second: Tensor, own: Sequence[Tensor]) -> bool:
+    """Whether there is something to be done while an engine's threads work.
+
+    Args:
+        engine: the engine.
+        first: its first input.
+        second: its second input.
+        own: each task's weights.
+    """
+    return (
+        len(own) >= FEWEST_TASKS
+        and torch.get_num_threads() > 1
+        and torch.is_grad_enabled()
+        and isinstance(engine, EarlyEngine)
+        and own[0].requires_grad
+        and first.numel() > 0
+        and (first.requires_grad or second.requires_grad)
+    )
+
+
+class Late:
+    """Gradients on their way from `start` to the node that `awaited` puts into the graph."""
+
+    def __init__(self) -> None:
+        # By address, since torch hands on tensors, but not always the same objects.
+        self._waiting: dict[int, tuple[tuple[Tensor, ...], Callable[[], tuple[Tensor, ...]]]] = {}
+
+    def awaited(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """The same two tensors; their gradients are waited for."""
+        found: tuple[Tensor, Tensor] = _Awaited.apply(first, second, self)
+        return found
+
+    def start(
+        self,
+        engine: EarlyEngine,
+        gradient: Tensor,
+        inputs: Three,
+        kept: Sequence[Tensor],
+        needs: Needs,
+    ) -> Three:
+        """Gradients by the three inputs, of which the first two are still NaN."""
+        own, finish = engine.start(gradient, inputs, kept, needs)
+        # Whoever might see them too early shall not take them for gradients.
+        empty = [torch.full_like(tensor, torch.nan) for tensor in inputs[:2]]
+        self._waiting[_address(empty, needs)] = tuple(empty), finish
+        return empty[0], empty[1], own
+
+    def finish(self, gradients: Sequence[Tensor | None]) -> None:
+        """Fill in the gradients, if they are those that are waited for."""
+        address = _address(gradients, [g is not None for g in gradients])
+        if address not in self._waiting:
+            return
+        empty, finish = self._waiting.pop(address)
+        for place, found in zip(empty, finish(), strict=True):
+            place.copy_(found)
+
+
+def _address(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> int:
+    first, second = tensors
+    chosen = first if needs[0] else second
+    assert chosen is not None
+    if torch._C._functorch.is_functorch_wrapped_tensor(chosen):
+        return 0
+    return chosen.data_ptr()
+
+
+class _Awaited(torch.autograd.Function):
+    """Passes its inputs on; its gradients are waited for."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, second: Tensor, late: Late) -> tuple[Tensor, Tensor]:
+        ctx.late = late
+        ctx.set_materialize_grads(False)
+        outputs = first.detach(), second.detach()
+        pairs = zip(outputs, (first, second), strict=True)
+        ctx.mark_non_differentiable(*(out for out, given in pairs if not given.requires_grad))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.late.finish(gradients)
+        return (*gradients, None)

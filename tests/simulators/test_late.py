@@ -1,0 +1,219 @@
+"""Gradients that threads compute while torch goes on: the same, whatever happens in between."""
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from qmtl import HeadCircuit, Task
+from qmtl.simulators import LightConeSimulator, late, threads
+from tests.strategies import binary_tasks, random_angles, random_weights
+
+# Wide enough for two threads, with cones of two structures.
+TASKS = [*binary_tasks(70), *(Task.multilabel(f"m{i}", 2) for i in range(66))]
+CIRCUIT = HeadCircuit(TASKS)
+COMPILED, EAGER = LightConeSimulator(), LightConeSimulator(engine="eager")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=["team", "pool"], autouse=True)
+def _runtime(request, monkeypatch):
+    if request.param == "pool":
+        monkeypatch.setattr(threads, "_team", lambda: None)
+    elif threads._team() is None:
+        pytest.skip("this torch has no OpenMP with GOMP_parallel_start")
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """How often gradients were waited for."""
+    found, finish = [], threads.Background.finish
+
+    def counted(background):
+        found.append(background)
+        finish(background)
+
+    monkeypatch.setattr(threads.Background, "finish", counted)
+    return found
+
+
+def new_inputs(grad=("angles", "encoding", "own")):
+    angles, weights = random_angles(CIRCUIT, 5), random_weights(CIRCUIT)
+    angles.requires_grad_("angles" in grad)
+    for name, weight in weights.items():
+        weight.requires_grad_(("encoding" if name == "encoding" else "own") in grad)
+    return angles, weights
+
+
+def loss_of(simulator, angles, weights):
+    values = simulator.expectation_values(CIRCUIT, angles, weights)
+    return torch.cat(list(values.values()), dim=1).square().sum()
+
+
+def gradients(simulator, grad=("angles", "encoding", "own")):
+    angles, weights = new_inputs(grad)
+    leaves = [leaf for leaf in (angles, *weights.values()) if leaf.requires_grad]
+    return torch.autograd.grad(loss_of(simulator, angles, weights), leaves)
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("grad", "times"),
+    [
+        (("angles", "encoding", "own"), 2),
+        (("encoding", "own"), 2),
+        (("angles", "own"), 2),
+        (("angles", "encoding"), 0),
+        (("own",), 0),
+    ],
+)
+def test_gradients_are_those_of_torch(grad, times, waited):
+    same(gradients(COMPILED, grad), gradients(EAGER, grad))
+    assert len(waited) == times  # once for each structure of cones
+
+
+def test_no_bit_depends_on_the_threads():
+    two = gradients(COMPILED)
+    torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(gradients(COMPILED), two, strict=True))
+
+
+def test_some_gradients_of_a_graph_that_is_kept(waited):
+    angles, weights = new_inputs()
+    own = [weights["t3"], weights["m5"]]
+    loss = loss_of(COMPILED, angles, weights)
+    expected = loss_of(EAGER, angles, weights)
+    for wanted in (own, [angles], [angles, *own], [weights["encoding"]], own):
+        found = torch.autograd.grad(loss, wanted, retain_graph=True)
+        same(found, torch.autograd.grad(expected, wanted, retain_graph=True))
+    # Only those that need the encoding's gradients.
+    assert len(waited) == 2 * 3
+
+
+def test_gradients_add_up_in_leaves():
+    angles, weights = new_inputs()
+    loss = loss_of(COMPILED, angles, weights)
+    loss.backward(retain_graph=True)
+    once = angles.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(angles.grad, 2 * once)
+
+
+def test_second_derivatives():
+    found = []
+    for simulator in (COMPILED, EAGER):
+        angles, weights = new_inputs()
+        loss = loss_of(simulator, angles, weights)
+        first = torch.autograd.grad(loss, [angles, weights["t0"]], create_graph=True)
+        total = sum(part.square().sum() for part in first)
+        found.append(torch.autograd.grad(total, [angles, weights["m1"], weights["encoding"]]))
+    same(*found)
+
+
+def test_a_batch_of_gradients():
+    angles, weights = new_inputs()
+    values = COMPILED.expectation_values(CIRCUIT, angles, weights)
+    losses = torch.stack([value.square().sum() for value in values.values()])
+    some = torch.eye(len(TASKS), dtype=torch.float64)[::40]
+
+    def row_of(row):
+        return torch.autograd.grad(losses, (angles, weights["encoding"]), row, retain_graph=True)
+
+    rows = torch.vmap(row_of)(some)
+    for i, row in enumerate(some):
+        same([part[i] for part in rows], row_of(row))
+
+
+def test_anomalies_are_looked_for_without_threads(waited):
+    expected = gradients(EAGER)
+    with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly():
+        same(gradients(COMPILED), expected)
+    assert not waited
+
+
+def test_a_hook_may_simulate_in_between():
+    angles, weights = new_inputs()
+    seen = []
+
+    def simulate(_):
+        with torch.enable_grad():
+            seen.append(gradients(COMPILED))
+
+    weights["t2"].register_hook(simulate)
+    loss_of(COMPILED, angles, weights).backward()
+    (inner,) = seen
+    same(inner, gradients(EAGER))
+    torch.testing.assert_close(angles.grad, inner[0])
+
+
+def test_after_an_error_in_between_all_is_as_before():
+    def fail(_):
+        raise KeyboardInterrupt
+
+    angles, weights = new_inputs()
+    weights["t2"].register_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        loss_of(COMPILED, angles, weights).backward()
+    del angles, weights
+    gc.collect()
+    assert not hasattr(threads._THREAD, "running")
+    same(gradients(COMPILED), gradients(EAGER))
+    # Torch's own operations are parallel again.
+    assert torch.__config__.parallel_info().splitlines()[1].endswith(": 2")
+
+
+def test_backward_passes_of_several_python_threads():
+    expected, found = gradients(EAGER), []
+
+    def work():
+        for _ in range(5):
+            found.append(gradients(COMPILED))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 15
+    for one in found:
+        same(one, expected)
+
+
+def test_one_graph_in_two_python_threads():
+    angles, weights = new_inputs()
+    leaves = [angles, *weights.values()]
+    loss = loss_of(COMPILED, angles, weights)
+    factors = [torch.tensor(float(i), dtype=torch.float64) for i in range(1, 7)]
+    found = {}
+
+    def work(factor):
+        found[float(factor)] = torch.autograd.grad(loss, leaves, factor, retain_graph=True)
+
+    workers = [threading.Thread(target=work, args=(factor,)) for factor in factors]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    once = gradients(EAGER)
+    for factor, one in found.items():
+        same([part / factor for part in one], once)
+
+
+def test_few_tasks_do_not_start_early(monkeypatch):
+    monkeypatch.setattr(late, "Late", None)
+    circuit = HeadCircuit(binary_tasks(late.FEWEST_TASKS - 1))
+    angles = random_angles(circuit, 2, grad=True)
+    values = COMPILED.expectation_values(circuit, angles, random_weights(circuit, grad=True))
+    sum(value.sum() for value in values.values()).backward()
+    assert angles.grad is not None
