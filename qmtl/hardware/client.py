@@ -11,6 +11,9 @@ from functools import cached_property, partial
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from qmtl.errors import (
+    HardwareAccountError,
+    HardwareBusyError,
+    HardwareConnectionError,
     HardwareError,
     HardwareRefusedError,
     HardwareResultError,
@@ -185,15 +188,21 @@ class Client:
         if prepared.mode == "job":
             return backend
         kind = Batch if prepared.mode == "batch" else Session
-        if session is not None:
-            try:
-                again = self._ask("", kind.from_id, session, self.service)
-                if self._ask("", again.details)["accepting_jobs"]:
-                    return again
-            except Exception:
-                # One that has ended, or in which no job ever ran; another does as well.
-                pass
-        return self._ask(f"opening a {prepared.mode}", kind, backend)
+        again = None if session is None else self._still_open(kind, session)
+        return again or self._ask(f"opening a {prepared.mode}", kind, backend)
+
+    def _still_open(self, kind: Any, session: str) -> Any:
+        """A batch or session to go on with; None if another must do."""
+        doing = f"looking for {kind.__name__.lower()} {session}"
+        try:
+            found = self._ask(doing, kind.from_id, session, self.service)
+            details = self._ask(doing, found.details) or {}
+        except (HardwareAccountError, HardwareBusyError, HardwareConnectionError):
+            raise
+        except HardwareError:
+            # One that has ended, or in which no job ever ran.
+            return None
+        return found if details.get("accepting_jobs") else None
 
     def close_mode(self, mode: Any) -> None:
         """Tell the service that nothing more is sent to a batch or session."""

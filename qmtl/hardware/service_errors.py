@@ -183,8 +183,8 @@ def _secrets() -> set[str]:
         from qiskit_ibm_runtime import QiskitRuntimeService
 
         accounts = QiskitRuntimeService.saved_accounts().values()
-        found |= {str(account.get("token", "")) for account in accounts}
+        return found | {str(account.get("token", "")) for account in accounts}
     except Exception:
-        # An accounts file that cannot be read has no token that could have been used.
-        pass
-    return found
+        # An accounts file that cannot be read, whatever is wrong with it, has no token that could
+        # have been used; and the error that is being told must not give way to another.
+        return found

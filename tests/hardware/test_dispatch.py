@@ -343,6 +343,28 @@ def test_a_run_goes_on_in_its_batch(service):
     assert Ledger().run(run).session == "session0"
 
 
+def test_a_batch_that_cannot_be_looked_up_is_not_replaced(service):
+    service.faults = [Fault("POST", "/jobs", 400)]
+    with pytest.raises(HardwareRefusedError):
+        submitted(small_run(2))
+    service.faults = [Fault("GET", "/sessions/.*", 403, times=10**6)]
+    with pytest.raises(HardwareAccountError, match="looking for batch session0"):
+        submitted(small_run(2))
+    assert list(service.sessions) == ["session0"]
+    service.faults = []
+    finish(submitted(small_run(2)))
+    assert list(service.sessions) == ["session0"]
+
+
+def test_a_batch_that_is_gone_is_replaced(service):
+    service.faults = [Fault("POST", "/jobs", 400)]
+    with pytest.raises(HardwareRefusedError):
+        submitted(small_run(2))
+    service.sessions["session0"]["accepting_jobs"] = False
+    run = submitted(small_run(2))
+    assert Ledger().run(run).session == "session1"
+
+
 def test_cancel(service):
     service.runs = False
     run = submitted(small_run(2))
