@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from qmtl.simulators.engine import Engine, Needs, Three
-from qmtl.simulators.late import Late, starts_early
+from qmtl.simulators.late import Late, starts_early, waits
 
 __all__ = [
     "are_plain",
@@ -37,15 +37,18 @@ def engine_values(
         own: each task's weights, of the same number.
     """
     first, second = engine.angles(columns, encoding), encoding
-    late = Late() if starts_early(engine, first, second, own) else None
-    if late is not None:
-        # Before the tasks' weights, so that their gradients come first in the backward pass.
-        first, second = late.awaited(first, second)
+    begun = late = None
+    if starts_early(engine, first, own):
+        begun = engine.begin(first, second)
+        if waits(first, second, own):
+            # Before the tasks' weights are stacked, so that it comes after them backwards.
+            late = Late()
+            first, second = late.awaited(first, second)
     inputs = (first, second, torch.stack(list(own)))
     if engine.is_differentiable:
         return engine.eager(*inputs)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    values: Tensor = _Values.apply(*inputs, engine, keep, late)
+    values: Tensor = _Values.apply(*inputs, engine, keep, begun, late)
     return values
 
 
@@ -103,10 +106,12 @@ class _Values(torch.autograd.Function):
         third: Tensor,
         engine: Engine,
         keep: bool,
+        begun: Any,
         late: Late | None,
     ) -> Tensor:
         with full_precision(first):
-            values, kept = engine.forward((first, second, third), keep)
+            early = () if begun is None else (begun,)
+            values, kept = engine.forward((first, second, third), keep, *early)
         ctx.engine, ctx.late = engine, late
         ctx.save_for_backward(first, second, third, *kept)
         return values
@@ -117,13 +122,13 @@ class _Values(torch.autograd.Function):
         inputs = (first, second, third)
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
-            return (*_first_derivatives(ctx.engine, gradient, inputs), None, None, None)
+            return (*_first_derivatives(ctx.engine, gradient, inputs), *[None] * 4)
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
             needs = ctx.needs_input_grad[:3]
             if torch.is_grad_enabled():
                 # Second derivatives reach the node that waits by other ways, too.
                 ctx.late = None
-            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), None, None, None)
+            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), *[None] * 4)
         # The usual backward pass, past the costs of a function that can be transformed.
         with full_precision(first):
             needs = ctx.needs_input_grad[:3]
@@ -133,7 +138,7 @@ class _Values(torch.autograd.Function):
                 jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
                 found = tuple(part[0] for part in jacobian)
         wanted = (part if needed else None for part, needed in zip(found, needs, strict=True))
-        return (*wanted, None, None, None)
+        return (*wanted, *[None] * 4)
 
 
 class _Adjoint(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """The contract of engines: what computes a group's outputs, and their gradients."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -50,7 +50,15 @@ class Engine(Protocol):
 
 @runtime_checkable
 class EarlyEngine(Engine, Protocol):
-    """An engine that has the gradient by the tasks' weights before the others."""
+    """An engine whose threads need the tasks' weights late, and have their gradient early."""
+
+    def begin(self, first: Tensor, second: Tensor) -> Any:
+        """What does not need the tasks' weights, in other threads; for `forward`."""
+
+    def forward(
+        self, inputs: Three, keep: bool, begun: Any = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same as any engine's, with what `begin` has given."""
 
     def start(
         self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs

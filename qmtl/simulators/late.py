@@ -1,43 +1,46 @@
-"""Gradients that other threads compute while torch goes on with its backward pass.
+"""What threads compute while torch is busy with the tasks' weights.
 
 Torch takes a few microseconds for each leaf of the graph, in one thread; with hundreds of tasks
-these add up to as much as the simulation. An engine has the gradients by the tasks' own weights
-early. So these are handed to torch, the others are computed by other threads meanwhile, and a node
-of the graph in front of the engine waits for them, and takes part.
+these add up to as much as the simulation. Forwards the encoding does not depend on the tasks'
+weights, and begins before torch stacks them. Backwards an engine has their gradients early. So
+these are handed to torch, other threads compute the rest meanwhile, and a node of the graph in
+front of the engine waits for it, and takes part.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from qmtl.simulators.engine import EarlyEngine, Engine, Needs, Three
 
-__all__ = ["Late", "starts_early"]
+__all__ = ["Late", "starts_early", "waits"]
 
 # Groups of fewer tasks have too few leaves.
 FEWEST_TASKS = 64
 
 
-def starts_early(engine: Engine, first: Tensor, second: Tensor, own: Sequence[Tensor]) -> bool:
+def starts_early(engine: Engine, first: Tensor, own: Sequence[Tensor]) -> TypeGuard[EarlyEngine]:
     """Whether there is something to be done while an engine's threads work.
 
     Args:
         engine: the engine.
         first: its first input.
-        second: its second input.
         own: each task's weights.
     """
     return (
         len(own) >= FEWEST_TASKS
         and torch.get_num_threads() > 1
-        and torch.is_grad_enabled()
         and isinstance(engine, EarlyEngine)
-        and own[0].requires_grad
         and first.numel() > 0
-        and (first.requires_grad or second.requires_grad)
     )
+
+
+def waits(first: Tensor, second: Tensor, own: Sequence[Tensor]) -> bool:
+    """Whether there will be gradients by the tasks' weights and by the other inputs, too."""
+    shared = first.requires_grad or second.requires_grad
+    return torch.is_grad_enabled() and shared and own[0].requires_grad
 
 
 class Late:

@@ -5,6 +5,7 @@ the blocks, and for a Jacobian the pairs of a row and a cone that have a gradien
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -19,11 +20,14 @@ from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
 from qmtl.simulators.pauli.program import PauliProgram
 from qmtl.simulators.pauli.tape import PullBack, Tape
 from qmtl.simulators.plan import Group
+from qmtl.simulators.threads import Background
 from qmtl.simulators.weight_table import WeightTable
 
 __all__ = ["PauliEngine"]
 
 Array = NDArray[Any]
+# Multiplications of a product of matrices above which numpy might use threads of its own.
+LARGEST_SMALL = 2**16
 # Rows of a Jacobian and cones that have a gradient together, and how many rows there are.
 Pairs = tuple[Array, Array, int]
 
@@ -67,23 +71,31 @@ class PauliEngine:
             return columns
         return sample_angles(self.group.encoding_slots, columns, encoding).flatten(0, 1)
 
-    def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def begin(self, rows: Tensor, encoding: Tensor) -> "Begun":
+        """The strings' expectation values, on their way."""
+        sampled = _cosines_and_sines(rows)
+        fixed = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
+        call, values = self.encoding.values(np.arange(self.n_cones), sampled, fixed)
+        return Begun(sampled, fixed, values, call.start())
+
+    def forward(
+        self, inputs: Three, keep: bool, begun: "Begun | None" = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Outputs; the strings' expectation values and coefficients, cosines and sines."""
         rows, encoding, own = inputs
-        cones, tasks = np.arange(self.n_cones), np.arange(self.n_tasks)
-        sampled = _cosines_and_sines(rows)
-        by_cone = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
+        begun = begun or self.begin(rows, encoding)
         by_task = _joined(self.task_table.cosines_and_sines(own), self.task_constants)
-        found, _ = self.block.values(tasks, _none(by_task), by_task)
+        call, found = self.block.values(np.arange(self.n_tasks), _none(by_task), by_task)
+        call.run()
         coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
         if self.program.mixing is not None:
             coefficients = self._mixing(own) @ coefficients
         # In the shared layout all tasks look at one cone.
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
-        expectations, sums = self.encoding.values(cones, sampled, by_cone, together.numpy())
-        values = sums.reshape(self.n_tasks, -1, rows.shape[1])
-        tables = (torch.from_numpy(table) for table in (sampled, by_cone, by_task))
-        return values, (expectations, together, *tables) if keep else ()
+        begun.background.finish()
+        values = products(together, begun.values).reshape(self.n_tasks, -1, rows.shape[1])
+        tables = (torch.from_numpy(table) for table in (begun.sampled, begun.fixed, by_task))
+        return values, (begun.values, together, *tables) if keep else ()
 
     def pull_back(
         self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
@@ -138,7 +150,7 @@ class PauliEngine:
         """Gradients by the tasks' weights, from those by the outputs of some cones."""
         (row, cone, n), per_cone = pairs, self.n_tasks // self.n_cones
         task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
-        slopes = torch.bmm(chosen, kept[0].mT)
+        slopes = products(chosen, kept[0].mT)
         slopes = slopes.reshape(len(task), self.program.n_outputs, self.program.n_terms)
         if self.program.mixing is not None:
             slopes = self._mixing(own).T @ slopes
@@ -226,6 +238,35 @@ class PauliEngine:
 
     def _mixing(self, like: Tensor) -> Tensor:
         return torch.from_numpy(self.program.mixing).to(like)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Expectation values that threads compute.
+
+    Attributes:
+        sampled: cosines and sines of the angles per sample.
+        fixed: those of the others.
+        values: the expectation values, (cones, strings, samples).
+        background: the threads.
+    """
+
+    sampled: Array
+    fixed: Array
+    values: Tensor
+    background: Background
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Products of matrices: small ones by numpy, which takes less for each, others by torch.
+
+    Example:
+        >>> products(torch.ones(2, 1, 3), torch.ones(2, 3, 1)).flatten()
+        tensor([3., 3.])
+    """
+    if a.shape[1] * a.shape[2] * b.shape[2] > LARGEST_SMALL:
+        return torch.bmm(a, b)
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 def _cosines_and_sines(rows: Tensor) -> Array:

@@ -114,21 +114,14 @@ def _begin(adjoint, item, outputs, signs, values, coefficients, sums):
 
 
 @part
-def _end(registers, item, outputs, signs, values, coefficients, sums):
-    """The outputs' values, and sums of them."""
+def _end(registers, item, outputs, signs, values):
+    """The outputs' values."""
     begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for p in range(begin, end):
         lane = (p - begin) * n
         for j in range(outputs.shape[0]):
             for s in range(n):
                 values[p, j, low + s] = signs[j] * registers[outputs[j], lane + s]
-        for k in range(sums.shape[1]):
-            for s in range(n):
-                sums[p, k, low + s] = 0
-            for j in range(outputs.shape[0]):
-                factor = signs[j] * coefficients[p, k, j]
-                for s in range(n):
-                    sums[p, k, low + s] += factor * registers[outputs[j], lane + s]
 
 
 def program(real):
@@ -138,11 +131,11 @@ def program(real):
 
     Items are tiles: first place, last, first sample, last, chunk of samples. ``places[p]`` is the
     row of `fixed`, and of `rows`, which says which row of `sampled` each angle is; both hold
-    cosines and sines. ``values[place, polynomial, sample]`` is written, and ``sums[place, k,
-    sample]``, sums of these with ``coefficients[place, k, polynomial]``. Backwards the gradient
-    starts from `sums`, or from `values` if there are no sums, and ``row_gradient[place, angle,
-    sample]`` is written, and ``fixed_gradient[chunk, place, angle]``, summed over the samples of a
-    chunk.
+    cosines and sines. ``values[place, polynomial, sample]`` is written. Backwards these are the
+    gradient to start from; or, if there are any, ``sums[place, k, sample]`` are, the gradients by
+    sums of the polynomials with ``coefficients[place, k, polynomial]``. Then ``row_gradient[place,
+    angle, sample]`` is written, and ``fixed_gradient[chunk, place, angle]``, summed over the
+    samples of a chunk.
     """
 
     def run(words):
@@ -174,7 +167,7 @@ def program(real):
                 _backwards(registers, adjoint, ops, lanes)
                 _unload(registers, adjoint, item, row_gradient, fixed_gradient)
             else:
-                _end(registers, item, outputs, signs, values, coefficients, sums)
+                _end(registers, item, outputs, signs, values)
             i = take(words, 1)
 
     return run

@@ -38,24 +38,19 @@ class Tape:
             for dtype, signs in self._signs.items()
         }
 
-    def values(
-        self, places: Array, sampled: Array, fixed: Array, coefficients: Array | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Values of the polynomials (places, polynomials, samples), and sums of them.
+    def values(self, places: Array, sampled: Array, fixed: Array) -> tuple[Call, Tensor]:
+        """Values of the polynomials (places, polynomials, samples), and what computes them.
 
         Args:
             places: which of the places to run.
             sampled: cosines and sines, shape (2, rows, samples).
             fixed: cosines and sines, shape (2, places, angles).
-            coefficients: of the sums, shape (len(places), sums, polynomials); None for no sums.
         """
         shape = (len(places), len(self.polynomials.outputs), sampled.shape[2])
         values = np.empty(shape, fixed.dtype)
-        coefficients = self._coefficients(places, fixed, coefficients)
-        sums = np.empty((len(places), coefficients.shape[1], sampled.shape[2]), fixed.dtype)
-        arrays = (values, coefficients, sums)
-        self._call(places, sampled, fixed, arrays, None).run()
-        return torch.from_numpy(values), torch.from_numpy(sums)
+        none = np.empty((len(places), 0, shape[2]), fixed.dtype)
+        arrays = (values, self._coefficients(places, fixed, None), none)
+        return self._call(places, sampled, fixed, arrays, None), torch.from_numpy(values)
 
     def pull_back(
         self,
