@@ -33,14 +33,14 @@ def _runtime(request, monkeypatch):
 
 @pytest.fixture
 def waited(monkeypatch):
-    """How often gradients were waited for."""
-    found, finish = [], threads.Background.finish
+    """Gradients that were waited for."""
+    found, start = [], late.Late.start
 
-    def counted(background):
-        found.append(background)
-        finish(background)
+    def counted(*arguments):
+        found.append(arguments)
+        return start(*arguments)
 
-    monkeypatch.setattr(threads.Background, "finish", counted)
+    monkeypatch.setattr(late.Late, "start", counted)
     return found
 
 
@@ -81,6 +81,25 @@ def same(found, expected):
 def test_gradients_are_those_of_torch(grad, times, waited):
     same(gradients(COMPILED, grad), gradients(EAGER, grad))
     assert len(waited) == times  # once for each structure of cones
+
+
+@pytest.mark.parametrize("grad", [(), ("own",)])
+def test_values_are_those_of_torch(grad):
+    found = [s.expectation_values(CIRCUIT, *new_inputs(grad)) for s in (COMPILED, EAGER)]
+    same(*(values.values() for values in found))
+
+
+def test_an_error_between_the_two_halves_of_a_forward_pass(monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "stack", fail)
+        with pytest.raises(MemoryError):
+            COMPILED.expectation_values(CIRCUIT, *new_inputs())
+    gc.collect()
+    assert not hasattr(threads._THREAD, "running")
+    same(gradients(COMPILED), gradients(EAGER))
 
 
 def test_no_bit_depends_on_the_threads():
