@@ -57,7 +57,7 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     finally:
         model.train(was_training)
     logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    targets = {name: to_device(value, reference.device) for name, value in split.targets.items()}
+    targets = to_device(split.targets, reference.device)
     return score(model, logits, targets)
 
 
