@@ -1,7 +1,7 @@
 """The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,6 +31,8 @@ __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 
 CHECKPOINT_VERSION = 1
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+# Devices on which torch has kernels that step many parameters at once.
+FUSED = ("cpu", "cuda")
 # Settings that shape the state in a checkpoint.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator")
 Row = dict[str, Any]
@@ -86,7 +88,10 @@ class MultiTaskModule(pl.LightningModule):
         ]
         groups = [group for group in groups if group["params"]]
         optimizer = OPTIMIZERS[settings.optimizer](
-            groups, lr=settings.learning_rate, weight_decay=0.0
+            groups,
+            lr=settings.learning_rate,
+            weight_decay=0.0,
+            fused=_can_fuse(p for group in groups for p in group["params"]) or None,
         )
         if settings.schedule == "constant":
             return optimizer
@@ -331,6 +336,11 @@ class MultiTaskModule(pl.LightningModule):
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         load_combiner_state(self.combiner, extra["combiner"])
         self.history = [dict(row) for row in extra["history"]]
+
+
+def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether one kernel may step all parameters: a loop over a thousand small ones is slow."""
+    return all(p.is_floating_point() and p.device.type in FUSED for p in parameters)
 
 
 def _steps_itself(combiner: nn.Module) -> bool:
