@@ -106,11 +106,12 @@ class MultiTaskModel(nn.Module):
 
     def _scale_buffers(self, task: str) -> tuple[Tensor, Tensor, Tensor]:
         """The mean, what rounding took from it, and the standard deviation."""
+        # Not by get_buffer, whose checks add up over a thousand tasks.
         key = escaped(task)
         return (
-            self.get_buffer(f"target_mean_{key}"),
-            self.get_buffer(f"target_rest_{key}"),
-            self.get_buffer(f"target_std_{key}"),
+            getattr(self, f"target_mean_{key}"),
+            getattr(self, f"target_rest_{key}"),
+            getattr(self, f"target_std_{key}"),
         )
 
     def _target_scales(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
+from qmtl.tasks.stacked import labelled_rows
 from qmtl.training.checkpoints import (
     BEST,
     LAST,
@@ -174,15 +175,13 @@ def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSe
 
 
 def _has_validation(data: MultiTaskData) -> bool:
-    targets = data.validation.targets
-    return any(bool(task.labelled(targets[task.name]).any()) for task in data.tasks)
+    return bool(labelled_rows(data.tasks, data.validation.targets).any())
 
 
 def _check_steps(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
     """Look ahead through the plan of batches, rather than stop in the middle of training."""
     module = MultiTaskModule(model, settings)
-    targets = data.train.targets
-    labelled = torch.stack([task.labelled(targets[task.name]) for task in data.tasks])
+    labelled = labelled_rows(data.tasks, data.train.targets)
     if not module.needs_all_tasks or bool(labelled.all()):
         return
     plan = MultiTaskDataModule(data, settings).plan

@@ -1,7 +1,7 @@
 """The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -23,6 +23,7 @@ from qmtl.training.combine import (
 from qmtl.training.evaluate import score
 from qmtl.training.gradients import aggregate, set_gradients
 from qmtl.training.local_rows import Locality
+from qmtl.training.optimizers import make_optimizer, make_schedule
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
 from qmtl.training.state import combiner_state, load_combiner_state
@@ -30,9 +31,6 @@ from qmtl.training.state import combiner_state, load_combiner_state
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 
 CHECKPOINT_VERSION = 1
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-# Devices on which torch has kernels that step many parameters at once.
-FUSED = ("cpu", "cuda")
 # Settings that shape the state in a checkpoint.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator")
 Row = dict[str, Any]
@@ -87,21 +85,9 @@ class MultiTaskModule(pl.LightningModule):
             {"params": [p for p in self.combiner.parameters() if not _steps_itself(self.combiner)]},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizer = OPTIMIZERS[settings.optimizer](
-            groups,
-            lr=settings.learning_rate,
-            weight_decay=0.0,
-            fused=_can_fuse(p for group in groups for p in group["params"]) or None,
-        )
-        if settings.schedule == "constant":
-            return optimizer
-        schedulers = torch.optim.lr_scheduler
-        schedule: Any = (
-            schedulers.CosineAnnealingLR(optimizer, settings.max_epochs)
-            if settings.schedule == "cosine"
-            else schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        optimizer = make_optimizer(settings, groups)
+        schedule = make_schedule(settings, optimizer)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def on_train_start(self) -> None:
         """Bring the combiner's fixed weights to the device of the losses."""
@@ -336,11 +322,6 @@ class MultiTaskModule(pl.LightningModule):
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         load_combiner_state(self.combiner, extra["combiner"])
         self.history = [dict(row) for row in extra["history"]]
-
-
-def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether one kernel may step all parameters: a loop over a thousand small ones is slow."""
-    return all(p.is_floating_point() and p.device.type in FUSED for p in parameters)
 
 
 def _steps_itself(combiner: nn.Module) -> bool:

@@ -124,7 +124,7 @@ def test_one_kernel_steps_as_a_loop_does(monkeypatch, optimizer, dtype):
     options = {"optimizer": optimizer, "max_epochs": 2, "weight_decay": 0.1, "schedule": "cosine"}
     models = []
     for devices in (("cpu",), ()):
-        monkeypatch.setattr("qmtl.training.module.FUSED", devices)
+        monkeypatch.setattr("qmtl.training.optimizers.FUSED", devices)
         models.append(tiny_model(data).to(dtype))
         qmtl.fit(models[-1], data, callbacks=[spy], **QUIET, **options)
         assert bool(spy.module.trainer.optimizers[0].defaults["fused"]) == bool(devices)

@@ -78,7 +78,7 @@ def test_with_dropout_after_two_interruptions(tmp_path):
 def test_checkpoints_of_optimisers_that_looped(tmp_path, monkeypatch, optimizer):
     data, options = tiny_data(), {"max_epochs": 4, "optimizer": optimizer}
     with monkeypatch.context() as earlier:
-        earlier.setattr("qmtl.training.module.FUSED", ())
+        earlier.setattr("qmtl.training.optimizers.FUSED", ())
         unbroken = qmtl.fit(tiny_model(data), data, **QUIET, **options)
         _interrupted(tmp_path, data, **options)
     _assert_same(_resumed(tmp_path, data, **options), unbroken)
