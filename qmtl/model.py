@@ -15,6 +15,7 @@ from qmtl.files import write_bytes, write_json, write_text
 from qmtl.heads import HEADS, Head
 from qmtl.heads.features import escaped
 from qmtl.tasks import Task
+from qmtl.tasks.stacked import stacks_by_shape
 
 __all__ = ["MultiTaskModel", "load"]
 
@@ -105,16 +106,21 @@ class MultiTaskModel(nn.Module):
 
     def _scale_buffers(self, task: str) -> tuple[Tensor, Tensor, Tensor]:
         """The mean, what rounding took from it, and the standard deviation."""
+        # Not by get_buffer, whose checks add up over a thousand tasks.
         key = escaped(task)
         return (
-            self.get_buffer(f"target_mean_{key}"),
-            self.get_buffer(f"target_rest_{key}"),
-            self.get_buffer(f"target_std_{key}"),
+            getattr(self, f"target_mean_{key}"),
+            getattr(self, f"target_rest_{key}"),
+            getattr(self, f"target_std_{key}"),
         )
 
-    def _target_scale(self, task: str) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation in float64 (on MPS, which has none, in the model's type)."""
-        whole, rest, std = self._scale_buffers(task)
+    def _target_scales(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, (tasks, n), of tasks with n targets each.
+
+        In float64 (on MPS, which has none, in the model's type).
+        """
+        buffers = zip(*map(self._scale_buffers, tasks), strict=True)
+        whole, rest, std = (torch.stack(values) for values in buffers)
         if whole.device.type == "mps":
             return whole + rest, std
         return whole.double() + rest.double(), std.double()
@@ -124,10 +130,28 @@ class MultiTaskModel(nn.Module):
 
         `Task.loss_terms` takes them to the type of the logits.
         """
-        if task.kind != "regression":
-            return targets
-        mean, std = self._target_scale(task.name)
-        return ((targets.reshape(len(targets), -1) - mean) / std).reshape(targets.shape)
+        return self.standardise_all({task.name: targets})[task.name]
+
+    def standardise_all(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`standardise` for several tasks, by name.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("a")])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
+            >>> model.set_target_scale("a", torch.tensor(5.0), torch.tensor(2.0))
+            >>> model.standardise_all({"a": torch.tensor([5.0, 9.0])})
+            {'a': tensor([0., 2.], dtype=torch.float64)}
+        """
+        names = [task.name for task in self.tasks if task.kind == "regression"]
+        names = [name for name in names if name in targets]
+        result = dict(targets)
+        for places, stack in stacks_by_shape([targets[name] for name in names]):
+            mean, std = self._target_scales([names[i] for i in places])
+            wide = stack.reshape(len(places), stack.shape[1], -1)
+            values = ((wide - mean.unsqueeze(1)) / std.unsqueeze(1)).reshape(stack.shape)
+            result |= zip((names[i] for i in places), values.unbind(), strict=True)
+        return result
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities, or values in the targets' units (float64), from logits."""
@@ -137,7 +161,7 @@ class MultiTaskModel(nn.Module):
                 continue
             prediction = task.activation(logits[task.name])
             if task.kind == "regression":
-                mean, std = self._target_scale(task.name)
+                mean, std = self._target_scales([task.name])
                 shape = prediction.shape
                 prediction = (prediction.reshape(len(prediction), -1) * std + mean).reshape(shape)
             result[task.name] = prediction

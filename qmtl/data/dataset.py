@@ -11,6 +11,7 @@ from qmtl.data.columns import TableColumns
 from qmtl.data.splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
+from qmtl.tasks.stacked import labelled_rows
 
 __all__ = ["MultiTaskData", "Split", "ThreeSplits", "take_splits"]
 
@@ -141,7 +142,7 @@ class MultiTaskData:
 
     def _labelled(self, split: Split) -> Tensor:
         """Bool (tasks, N): which task labels which row."""
-        return torch.stack([task.labelled(split.targets[task.name]) for task in self.tasks])
+        return labelled_rows(self.tasks, split.targets)
 
     def task(self, name: str) -> Task:
         """The task of that name.
@@ -177,7 +178,7 @@ class MultiTaskData:
         parts = {}
         for part, split in self.splits.items():
             targets = {task.name: split.targets[task.name] for task in chosen}
-            kept = torch.stack([task.labelled(targets[task.name]) for task in chosen]).any(dim=0)
+            kept = labelled_rows(chosen, targets).any(dim=0)
             parts[part] = Split(split.inputs, targets, split.index).take(kept)
         return replace(self, tasks=chosen, **parts)  # type: ignore[arg-type]
 

@@ -1,7 +1,7 @@
 """Values of metrics on predictions and labels, of which some may be missing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
+from qmtl.tasks.column_scores import binary_scores, class_scores, number_scores
 from qmtl.tasks.kinds import is_flat, metric_names
 from qmtl.tasks.labels import read_labels
-from qmtl.tasks.metrics import harden, silence
+from qmtl.tasks.metrics import silence
+from qmtl.tasks.stacked import alike
 
 if TYPE_CHECKING:
     from qmtl.tasks.task import Task
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_all"]
+
+# Entries to work on at a time: many tasks of many rows must not take many times their memory.
+CHUNK = 2**22
 
 
 def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
@@ -24,37 +29,105 @@ def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
     labels = torch.from_numpy(read_labels(task, targets, 0))
     if not isinstance(predictions, Tensor):
         predictions = torch.tensor(np.asarray(predictions, dtype=np.float64))
-    given = predictions.detach().to("cpu", torch.float64)
+    _check_shape(task, predictions, labels)
+    return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0))[0]
+
+
+def evaluate_all(
+    tasks: Sequence["Task"], predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """`Task.evaluate` of many tasks; those of one kind and shape together.
+
+    Args:
+        tasks: the tasks.
+        predictions: task name → predictions as from `Task.activation`.
+        targets: task name → labels, canonical ones.
+
+    Returns:
+        Task name → metric name → value.
+
+    Raises:
+        InvalidInputError: a label or a shape does not fit; the task is named.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> tasks = [Task.binary(name, metrics=("accuracy",)) for name in "ab"]
+        >>> predictions = {"a": torch.tensor([0.9, 0.2]), "b": torch.tensor([0.9, 0.2])}
+        >>> evaluate_all(tasks, predictions, {"a": torch.ones(2), "b": torch.tensor([1.0, 0.0])})
+        {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
+    """
+    keys = []
+    for task in tasks:
+        given, wanted = predictions[task.name], targets[task.name]
+        kind = (task.kind, task.n_outputs, metric_names(task))
+        keys.append((kind, given.shape, given.dtype, wanted.shape, wanted.dtype))
+    found: dict[str, dict[str, float]] = {}
+    for places in alike(keys):
+        first = tasks[places[0]]
+        size = max(1, CHUNK // max(1, predictions[first.name].numel()))
+        for start in range(0, len(places), size):
+            some = [tasks[i] for i in places[start : start + size]]
+            labels = _read_alike(some, torch.stack([targets[task.name] for task in some]))
+            _check_shape(first, predictions[first.name], labels[0])
+            given = torch.stack([predictions[task.name] for task in some])
+            scores = _evaluate_alike(some, given, labels)
+            found |= zip((task.name for task in some), scores, strict=True)
+    return {task.name: found[task.name] for task in tasks}
+
+
+def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
+    """Checked labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
+    try:
+        labels = read_labels(tasks[0], targets.flatten(0, 1), 0)
+    except InvalidInputError:
+        for task, values in zip(tasks, targets, strict=True):
+            read_labels(task, values, 0)  # raises with the name of the right one
+        raise
+    return torch.from_numpy(labels).reshape(*targets.shape[:2], *labels.shape[1:])
+
+
+def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
     expected = (len(labels), task.n_outputs)
     shapes = [expected, expected[:1]] if task.n_outputs == 1 else [expected]
-    if tuple(given.shape) not in shapes:
+    if tuple(predictions.shape) not in shapes:
         raise InvalidInputError(
-            f"task '{task.name}': predictions have shape {tuple(given.shape)}, expected "
+            f"task '{task.name}': predictions have shape {tuple(predictions.shape)}, expected "
             f"{expected[:1] if is_flat(task) and task.n_outputs == 1 else expected} "
             f"for targets of shape {tuple(labels.shape)}"
         )
-    given, labels = given.reshape(expected), labels.reshape(len(labels), -1)
+
+
+def _evaluate_alike(
+    tasks: Sequence["Task"], predictions: Tensor, labels: Tensor
+) -> list[dict[str, float]]:
+    """The metrics of tasks that differ in name only, stacked along the first dimension."""
+    first, shape = tasks[0], labels.shape[:2]
+    given = predictions.detach().to("cpu", torch.float64).reshape(*shape, first.n_outputs)
+    # (tasks, outputs, N): whatever is computed, is computed along rows.
+    given = given.transpose(1, 2)
+    labels = (labels if labels.ndim == 3 else labels.unsqueeze(2)).transpose(1, 2)
+    names = metric_names(first)
     with silence():
-        return {name: _score(task.kind, name, given, labels) for name in metric_names(task)}
+        values = [_scores(first.kind, name, given, labels) for name in names]
+    return [dict(zip(names, own, strict=True)) for own in zip(*values, strict=True)]
 
 
-def _score(kind: str, name: str, predictions: Tensor, labels: Tensor) -> float:
-    """One metric; predictions (N, n_outputs) and labels (N, 1 or n_outputs), NaN if missing."""
+def _scores(kind: str, name: str, predictions: Tensor, labels: Tensor) -> list[float]:
+    """One metric of every task; predictions and labels (tasks, outputs, N), NaN if missing."""
     if kind == "multiclass":
-        rows = ~labels[:, 0].isnan()
-        return _class_score(name, predictions[rows], labels[rows, 0].long())
-    columns = []
-    for p, y in zip(predictions.T, labels.T, strict=True):
-        present = ~y.isnan()
-        columns.append((p[present], y[present]))
+        return class_scores(name, predictions, labels[:, 0])
     if kind == "multilabel" and name == "accuracy":
-        columns = [(torch.cat([p for p, _ in columns]), torch.cat([y for _, y in columns]))]
-    if kind == "regression":
-        return _mean([_number_score(name, p, y) for p, y in columns])
+        return binary_scores(name, predictions.flatten(1), labels.flatten(1))
+    columns = predictions.flatten(0, 1), labels.flatten(0, 1)
+    weights: list[list[float] | None] = [None] * len(labels)
     if kind == "multilabel" and name in ("macro_f1", "weighted_f1"):
-        scores = [_binary_score("f1", p, y.long()) for p, y in columns]
-        return _mean(scores, None if name == "macro_f1" else [float(y.sum()) for _, y in columns])
-    return _mean([_binary_score(name, p, y.long()) for p, y in columns])
+        if name == "weighted_f1":
+            weights = list(labels.nansum(dim=2).tolist())
+        name = "f1"
+    found = number_scores(name, *columns) if kind == "regression" else binary_scores(name, *columns)
+    n = predictions.shape[1]
+    parts = [found[start : start + n] for start in range(0, len(found), n)]
+    return [_mean(own, weight) for own, weight in zip(parts, weights, strict=True)]
 
 
 def _mean(scores: Sequence[float], weights: Sequence[float] | None = None) -> float:
@@ -63,82 +136,3 @@ def _mean(scores: Sequence[float], weights: Sequence[float] | None = None) -> fl
     kept = [(score, weight) for score, weight in pairs if not math.isnan(score)]
     total = sum(weight for _, weight in kept)
     return sum(score * weight for score, weight in kept) / total if total > 0 else math.nan
-
-
-def _binary_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    if not len(y) or not p.isfinite().all():
-        return math.nan
-    if name in ("auroc", "average_precision"):
-        return _ranking_score(name, p, y)
-    if name == "f1":
-        return float(tmf.binary_f1_score(harden(p), y))
-    if name == "ece":
-        return float(tmf.binary_calibration_error(p.clamp(0, 1), y))
-    return _hard_score(name, harden(p), y, 2)
-
-
-def _class_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    if not len(y) or not p.isfinite().all():
-        return math.nan
-    n_classes = p.shape[1]
-    if name in ("auroc", "average_precision"):
-        return _mean([_ranking_score(name, p[:, c], (y == c).long()) for c in range(n_classes)])
-    if name == "ece":
-        return float(tmf.multiclass_calibration_error(p.clamp(0, 1), y, n_classes))
-    return _hard_score(name, p.argmax(dim=1), y, n_classes)
-
-
-def _hard_score(name: str, decided: Tensor, y: Tensor, n_classes: int) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    if name == "accuracy":
-        return float((decided == y).double().mean())
-    if name == "balanced_accuracy":
-        # torchmetrics' macro average counts a class that is predicted but has no label as 0.
-        return _mean([float((decided[y == c] == c).double().mean()) for c in range(n_classes)])
-    if name == "matthews":
-        if (y == y[0]).all():
-            return math.nan
-        if (decided == decided[0]).all():
-            return 0.0  # as GLUE and scikit-learn have it; torchmetrics gives a small number
-        return float(tmf.multiclass_matthews_corrcoef(decided, y, n_classes))
-    average: Any = "weighted" if name == "weighted_f1" else "macro"
-    return float(tmf.multiclass_f1_score(decided, y, n_classes, average=average))
-
-
-def _ranking_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    positives = int(y.sum())
-    if positives == 0 or (name == "auroc" and positives == len(y)):
-        return math.nan
-    rank = tmf.binary_auroc if name == "auroc" else tmf.binary_average_precision
-    # Predictions outside [0, 1], be it by rounding, would be taken for logits.
-    return float(rank(p.clamp(0, 1), y))
-
-
-def _number_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics import functional as tmf
-
-    if not len(y) or not p.isfinite().all():
-        return math.nan
-    varies, predicted = bool((y != y[0]).any()), bool((p != p[0]).any())
-    if (name == "r2" and not varies) or (
-        name in ("pearson", "spearman") and not (varies and predicted)
-    ):
-        return math.nan
-    if name == "r2":  # torchmetrics takes sums of squares below 1e-4 for zero
-        return float(1 - (y - p).square().sum() / (y - y.mean()).square().sum())
-    # No metric here depends on a common shift, and torchmetrics' sums of squares need one.
-    centre = y.mean()
-    functions: Any = {
-        "mse": tmf.mean_squared_error,
-        "mae": tmf.mean_absolute_error,
-        "pearson": tmf.pearson_corrcoef,
-        "spearman": tmf.spearman_corrcoef,
-    }
-    return float(functions[name](p - centre, y - centre))

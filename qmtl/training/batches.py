@@ -5,7 +5,7 @@ without any state to save.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qmtl.data.dataset import Split
-from qmtl.tasks import Task
+from qmtl.tasks import MISSING, Task
+from qmtl.tasks.stacked import labelled_rows, stacks_by_shape
 
 __all__ = ["Batch", "BatchPlan", "EpochBatches", "SplitRows", "plan_batches", "to_device"]
 
@@ -27,15 +28,20 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        targets = {name: to_device(value, device) for name, value in self.targets.items()}
-        return Batch(self.inputs.to(device), targets)
+        return Batch(self.inputs.to(device), to_device(self.targets, device))
 
 
-def to_device(targets: Tensor, device: torch.device) -> Tensor:
+def to_device(targets: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Targets on a device; in float32 on MPS, which has no float64."""
-    if device.type == "mps" and targets.dtype == torch.float64:
-        targets = targets.float()
-    return targets.to(device)
+    if all(value.device == device for value in targets.values()):
+        return dict(targets)
+    names, moved = list(targets), dict(targets)
+    for places, stack in stacks_by_shape(list(targets.values())):
+        # One transfer for all tasks of a kind.
+        exact = stack.dtype != torch.float64 or device.type != "mps"
+        there = (stack if exact else stack.float()).to(device)
+        moved |= zip((names[i] for i in places), there.unbind(), strict=True)
+    return moved
 
 
 class SplitRows(Dataset[Batch]):
@@ -43,6 +49,8 @@ class SplitRows(Dataset[Batch]):
 
     def __init__(self, split: Split) -> None:
         self.split = split
+        self._names = list(split.targets)
+        self._stacks = stacks_by_shape(list(split.targets.values()))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -50,12 +58,15 @@ class SplitRows(Dataset[Batch]):
     def __getitem__(self, rows: list[int]) -> Batch:
         """The batch of these rows; -1 stands for a row without labels."""
         index = torch.tensor(rows, dtype=torch.int64)
-        part = self.split.take(index.clamp(min=0))
         padding = index < 0
-        if bool(padding.any()):
-            for values in part.targets.values():
-                values[padding] = math.nan if values.is_floating_point() else -100
-        return Batch(part.inputs, part.targets)
+        index = index.clamp(min=0)
+        targets = dict.fromkeys(self._names, index)
+        for places, stack in self._stacks:
+            values = stack[:, index]
+            if bool(padding.any()):
+                values[:, padding] = math.nan if values.is_floating_point() else MISSING
+            targets |= zip((self._names[i] for i in places), values.unbind(), strict=True)
+        return Batch(self.split.inputs[index], targets)
 
 
 def rows_by_task(labelled: Tensor, present: Sequence[int]) -> list[Tensor] | None:
@@ -167,11 +178,11 @@ def plan_batches(
         temperature: with `single_task`, how strongly larger tasks are preferred: 0 not at all,
             1 in proportion to their size.
     """
-    labelled = [task.labelled(split.targets[task.name]) for task in tasks]
+    labelled = labelled_rows(tasks, split.targets)
     if single_task:
         rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
         return BatchPlan(rows, batch_size, min(tasks_per_step, len(rows)), temperature, seed)
-    anything = torch.stack(labelled).any(dim=0).nonzero().flatten()
+    anything = labelled.any(dim=0).nonzero().flatten()
     return BatchPlan((anything,), batch_size, 1, temperature, seed)
 
 

@@ -34,8 +34,9 @@ class _MovableCheckpoint(ModelCheckpoint):
 
 
 def best_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Keeps the epoch with the best validation loss."""
-    return _checkpoint(folder, BEST, monitor="validation_loss", mode="min")
+    """Keeps the weights of the epoch with the best validation loss; nothing resumes from it."""
+    options = {"monitor": "validation_loss", "mode": "min", "save_weights_only": True}
+    return _checkpoint(folder, BEST, **options)
 
 
 def last_checkpoint(folder: Path) -> ModelCheckpoint:

@@ -1,5 +1,6 @@
 """Losses and metrics of a model, and of constant predictions, on a split."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import Task
+from qmtl.tasks.scores import evaluate_all
+from qmtl.tasks.stacked import stacked_loss_terms
 from qmtl.training.batches import to_device
 
 __all__ = ["baseline_metrics", "evaluate", "score"]
@@ -22,18 +24,13 @@ def score(
 
     A task without labels has the loss NaN.
     """
-    result = {}
-    predictions = model.predictions(logits)
-    for task in model.tasks:
-        if task.name not in logits:
-            continue
-        target = targets[task.name]
-        total, count = task.loss_terms(logits[task.name], model.standardise(task, target))
-        result[task.name] = {
-            "loss": float(total / count) if count else float("nan"),
-            **task.evaluate(predictions[task.name], target),
-        }
-    return result
+    tasks = [task for task in model.tasks if task.name in logits]
+    terms = stacked_loss_terms(tasks, logits, model.standardise_all(targets)).tolist()
+    metrics = evaluate_all(tasks, model.predictions(logits), targets)
+    return {
+        task.name: {"loss": total / count if count else math.nan, **metrics[task.name]}
+        for task, (total, count) in zip(tasks, terms, strict=True)
+    }
 
 
 @torch.no_grad()
@@ -57,7 +54,7 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     finally:
         model.train(was_training)
     logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    targets = {name: to_device(value, reference.device) for name, value in split.targets.items()}
+    targets = to_device(split.targets, reference.device)
     return score(model, logits, targets)
 
 
@@ -70,10 +67,8 @@ def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
         >>> round(baseline_metrics(data, data.test)["digit"]["accuracy"], 1)
         0.1
     """
-    return {task.name: _constant(task, data.train, split) for task in data.tasks}
-
-
-def _constant(task: Task, train: Split, split: Split) -> dict[str, float]:
-    prediction = task.baseline(train.targets[task.name])
-    rows = prediction.expand(len(split), *prediction.shape)
-    return task.evaluate(rows, split.targets[task.name])
+    rows = {}
+    for task in data.tasks:
+        prediction = task.baseline(data.train.targets[task.name])
+        rows[task.name] = prediction.expand(len(split), *prediction.shape)
+    return evaluate_all(data.tasks, rows, split.targets)

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
+from qmtl.tasks.stacked import labelled_rows
 from qmtl.training.checkpoints import (
     BEST,
     LAST,
@@ -112,7 +113,8 @@ def _fit(
             epochs = int(saved["epoch"]) + 1
         else:
             checkpoint = folder / LAST if resume else None
-            epochs = _train(module, data, folder, checkpoint, progress, callbacks)
+            kept = checkpoints is not None
+            epochs = _train(module, data, folder, checkpoint, progress, callbacks, keep_last=kept)
         seconds = time.perf_counter() - started
         best_epoch = epochs - 1
         if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
@@ -150,7 +152,7 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     else:
         check_parts(model, data, settings)
     with quiet_libraries():
-        _trainer(settings, Path(), False, [])
+        _trainer(settings, Path(), False, [], keep_last=False)
 
 
 def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
@@ -173,15 +175,13 @@ def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSe
 
 
 def _has_validation(data: MultiTaskData) -> bool:
-    targets = data.validation.targets
-    return any(bool(task.labelled(targets[task.name]).any()) for task in data.tasks)
+    return bool(labelled_rows(data.tasks, data.validation.targets).any())
 
 
 def _check_steps(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
     """Look ahead through the plan of batches, rather than stop in the middle of training."""
     module = MultiTaskModule(model, settings)
-    targets = data.train.targets
-    labelled = torch.stack([task.labelled(targets[task.name]) for task in data.tasks])
+    labelled = labelled_rows(data.tasks, data.train.targets)
     if not module.needs_all_tasks or bool(labelled.all()):
         return
     plan = MultiTaskDataModule(data, settings).plan
@@ -221,6 +221,8 @@ def _train(
     checkpoint: Path | None,
     progress: bool,
     callbacks: list[Callback],
+    *,
+    keep_last: bool,
 ) -> int:
     """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
     settings = module.settings
@@ -228,7 +230,7 @@ def _train(
         (folder / BEST).unlink(missing_ok=True)
     # Training draws random numbers; the caller's stream must not notice.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        trainer = _trainer(settings, folder, progress, callbacks)
+        trainer = _trainer(settings, folder, progress, callbacks, keep_last=keep_last)
         with plain_interrupt():
             trainer.fit(
                 module,
@@ -240,15 +242,21 @@ def _train(
 
 
 def _trainer(
-    settings: TrainingSettings, folder: Path, progress: bool, callbacks: list[Callback]
+    settings: TrainingSettings,
+    folder: Path,
+    progress: bool,
+    callbacks: list[Callback],
+    *,
+    keep_last: bool,
 ) -> pl.Trainer:
     used: list[Callback] = [*callbacks, best_checkpoint(folder)]
     if settings.patience is not None:
         used.append(EarlyStopping("validation_loss", patience=settings.patience, mode="min"))
     if progress:
         used.append(progress_callback())
-    # Last of all, so that it holds the state of the callbacks above after this epoch.
-    used.append(last_checkpoint(folder))
+    if keep_last:
+        # Last of all, so that it holds the state of the callbacks above after this epoch.
+        used.append(last_checkpoint(folder))
     strategy: Any = "auto"
     if settings.devices > 1:
         gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()

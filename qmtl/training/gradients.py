@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmtl.tasks.stacked import stacks_by_shape
 from qmtl.training.local_rows import Locality, linearised, local_rows
 from qmtl.training.parallel import sum_over_processes
 
@@ -24,10 +25,13 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
     found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
     if not found:
         return
-    whole = sum_over_processes(torch.cat([g.flatten() for _, g in found]))
-    parts = whole.split([p.numel() for p, _ in found])
-    for (parameter, _), part in zip(found, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+    stacks = stacks_by_shape([g for _, g in found])
+    # A copy, too, in one process: gradients that autograd returns may share memory.
+    whole = sum_over_processes(torch.cat([stack.flatten() for _, stack in stacks]))
+    parts = whole.split([stack.numel() for _, stack in stacks])
+    for (places, stack), part in zip(stacks, parts, strict=True):
+        for place, gradient in zip(places, part.view_as(stack).unbind(), strict=True):
+            found[place][0].grad = gradient
 
 
 def aggregate(

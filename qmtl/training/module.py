@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.model import MultiTaskModel
+from qmtl.tasks.stacked import labelled_rows, stacked_loss_terms
 from qmtl.training.batches import Batch, rows_by_task
 from qmtl.training.combine import (
     PerTask,
@@ -22,6 +23,7 @@ from qmtl.training.combine import (
 from qmtl.training.evaluate import score
 from qmtl.training.gradients import aggregate, set_gradients
 from qmtl.training.local_rows import Locality
+from qmtl.training.optimizers import make_optimizer, make_schedule
 from qmtl.training.parallel import sum_over_processes
 from qmtl.training.settings import TrainingSettings
 from qmtl.training.state import combiner_state, load_combiner_state
@@ -29,7 +31,6 @@ from qmtl.training.state import combiner_state, load_combiner_state
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 
 CHECKPOINT_VERSION = 1
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 # Settings that shape the state in a checkpoint.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator")
 Row = dict[str, Any]
@@ -60,10 +61,11 @@ class MultiTaskModule(pl.LightningModule):
         self.needs_all_tasks = _steps_itself(self.combiner) or (
             self.uses_jacobian and fixed_size(self.combiner)
         )
-        self.own = {task.name: model.task_parameters(task.name) for task in model.tasks}
-        owned = {id(p) for parameters in self.own.values() for p in parameters}
+        self.own = [model.task_parameters(task.name) for task in model.tasks]
+        owned = {id(p) for parameters in self.own for p in parameters}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
         self.locality = Locality.of(model) if self.uses_jacobian else None
+        self.all_parameters = list(self.parameters())
         self.history: list[Row] = []
         # Absent tasks keep their last loss, for DWA.
         self.register_buffer("last_losses", torch.ones(n_tasks))
@@ -83,18 +85,9 @@ class MultiTaskModule(pl.LightningModule):
             {"params": [p for p in self.combiner.parameters() if not _steps_itself(self.combiner)]},
         ]
         groups = [group for group in groups if group["params"]]
-        optimizer = OPTIMIZERS[settings.optimizer](
-            groups, lr=settings.learning_rate, weight_decay=0.0
-        )
-        if settings.schedule == "constant":
-            return optimizer
-        schedulers = torch.optim.lr_scheduler
-        schedule: Any = (
-            schedulers.CosineAnnealingLR(optimizer, settings.max_epochs)
-            if settings.schedule == "cosine"
-            else schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        optimizer = make_optimizer(settings, groups)
+        schedule = make_schedule(settings, optimizer)
+        return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def on_train_start(self) -> None:
         """Bring the combiner's fixed weights to the device of the losses."""
@@ -111,7 +104,7 @@ class MultiTaskModule(pl.LightningModule):
         if not present:
             raise InvalidInputError(f"the batch {batch_index} has no label of any task")
         self.check_present(present, self.global_step)
-        for parameter in self.parameters():
+        for parameter in self.all_parameters:
             parameter.grad = None
         if self.uses_jacobian:
             self._aggregate(present, losses, logits, features)
@@ -132,9 +125,9 @@ class MultiTaskModule(pl.LightningModule):
         Raises:
             InvalidInputError: naming a task without labels.
         """
-        absent = [task.name for i, task in enumerate(self.model.tasks) if i not in present]
-        if not absent or not self.needs_all_tasks:
+        if not self.needs_all_tasks or len(present) == len(self.model.tasks):
             return
+        absent = [task.name for i, task in enumerate(self.model.tasks) if i not in present]
         kind, others = (
             ("aggregator", "'upgrad'") if self.uses_jacobian else ("scalarizer", "'mean' or 'uw'")
         )
@@ -152,20 +145,20 @@ class MultiTaskModule(pl.LightningModule):
         gradients local, so that the processes' gradients add up to the gradient of the mean.
         """
         tasks = self.model.tasks
-        labelled = torch.stack([task.labelled(batch.targets[task.name]) for task in tasks])
+        labelled = labelled_rows(tasks, batch.targets)
         counts = labelled.any(dim=1).to(self.device, torch.float32)
         present = (sum_over_processes(counts) > 0).nonzero().flatten().tolist()
+        if not present:
+            return [], counts[:0], [], None
         names = [tasks[i].name for i in present]
         targets = {name: batch.targets[name] for name in names}
         rows = rows_by_task(labelled, present)
         if rows is not None:
             targets = {name: targets[name][own] for name, own in zip(names, rows, strict=True)}
         logits, features = self._logits(batch, names, rows)
-        terms = []
-        for i in present:
-            target = self.model.standardise(tasks[i], targets[tasks[i].name])
-            terms.append(torch.stack(tasks[i].loss_terms(logits[tasks[i].name], target)))
-        local = torch.stack(terms)
+        local = stacked_loss_terms(
+            [tasks[i] for i in present], logits, self.model.standardise_all(targets)
+        )
         total = sum_over_processes(local.detach())
         losses = local[:, 0] / total[:, 1]
         losses = losses + (total[:, 0] / total[:, 1] - losses).detach()
@@ -230,7 +223,7 @@ class MultiTaskModule(pl.LightningModule):
         return values.index_put((torch.tensor(present, device=losses.device),), losses)
 
     def _scalarize(self, present: Sequence[int], losses: Tensor) -> None:
-        own = [p for i in present for p in self.own[self.model.tasks[i].name]]
+        own = [p for i in present for p in self.own[i]]
         weights: list[nn.Parameter] = []
         if isinstance(self.combiner, PerTask):
             weights = self.combiner.weights(present)
@@ -256,7 +249,7 @@ class MultiTaskModule(pl.LightningModule):
         logits: Sequence[Tensor],
         features: Tensor | None,
     ) -> None:
-        own = [p for i in present for p in self.own[self.model.tasks[i].name]]
+        own = [p for i in present for p in self.own[i]]
         try:
             aggregate(
                 losses, logits, own, self.shared, self.combiner,

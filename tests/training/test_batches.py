@@ -50,6 +50,17 @@ def test_ranks_partition_single_task_steps_too(tasks_per_step):
         assert sorted(r for part in parts for r in part if r >= 0) == sorted(whole)
 
 
+def test_rows_of_a_batch_are_the_splits():
+    split = with_missing().train
+    rows = [5, 0, 5]
+    batch = SplitRows(split)[rows]
+    assert list(batch.targets) == list(split.targets)
+    for name, values in split.targets.items():
+        torch.testing.assert_close(
+            batch.targets[name], values[rows], rtol=0, atol=0, equal_nan=True
+        )
+
+
 def test_padding_has_no_label():
     data = tiny_data()
     batch = SplitRows(data.train)[[-1, 2]]
@@ -59,6 +70,15 @@ def test_padding_has_no_label():
     assert torch.equal(batch.inputs[1], data.train.inputs[2])
     # The split itself is not written to.
     assert all(task.labelled(data.train.targets[task.name]).all() for task in data.tasks)
+
+
+def test_a_batch_goes_to_a_device_whole():
+    batch = SplitRows(with_missing().train)[[0, 3]]
+    moved = batch.to(torch.device("meta"))
+    assert list(moved.targets) == list(batch.targets)
+    for name, values in batch.targets.items():
+        there = moved.targets[name]
+        assert (there.device.type, there.shape, there.dtype) == ("meta", values.shape, values.dtype)
 
 
 def test_rows_without_any_label_are_left_out():

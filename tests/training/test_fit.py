@@ -18,6 +18,7 @@ from tests.training.samples import (
     same_state,
     tiny_data,
     tiny_model,
+    with_missing,
 )
 
 
@@ -114,6 +115,22 @@ def test_gradient_clip_bounds_the_norm(combiner):
             squares = [g.square().sum() for g in step["gradients"].values() if g is not None]
             norm = float(torch.stack(squares).sum().sqrt())
             assert (norm <= 0.01 * (1 + 1e-5)) == bounded
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_kernel_steps_as_a_loop_does(monkeypatch, optimizer, dtype):
+    data, spy = with_missing(0.8), Spy()
+    options = {"optimizer": optimizer, "max_epochs": 2, "weight_decay": 0.1, "schedule": "cosine"}
+    models = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr("qmtl.training.optimizers.FUSED", devices)
+        models.append(tiny_model(data).to(dtype))
+        qmtl.fit(models[-1], data, callbacks=[spy], **QUIET, **options)
+        assert bool(spy.module.trainer.optimizers[0].defaults["fused"]) == bool(devices)
+    tight = 1e-10 if dtype == torch.float64 else 1e-4
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tight, atol=tight)
 
 
 def test_learning_rates_and_weight_decay_by_part():

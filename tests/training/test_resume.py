@@ -74,6 +74,16 @@ def test_with_dropout_after_two_interruptions(tmp_path):
     _assert_same(_resumed(tmp_path, data, **options), unbroken)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_checkpoints_of_optimisers_that_looped(tmp_path, monkeypatch, optimizer):
+    data, options = tiny_data(), {"max_epochs": 4, "optimizer": optimizer}
+    with monkeypatch.context() as earlier:
+        earlier.setattr("qmtl.training.optimizers.FUSED", ())
+        unbroken = qmtl.fit(tiny_model(data), data, **QUIET, **options)
+        _interrupted(tmp_path, data, **options)
+    _assert_same(_resumed(tmp_path, data, **options), unbroken)
+
+
 def test_disjoint_data(tmp_path):
     data = disjoint_data({"a": 8, "b": 24})
     unbroken = qmtl.fit(tiny_model(data), data, max_epochs=4, **QUIET)
