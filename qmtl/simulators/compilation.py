@@ -87,7 +87,7 @@ class Kernel:
         n_items: int,
         own: tuple[int, ...],
         arguments: list[int],
-        arrays: tuple[NDArray[Any], ...] = (),
+        arrays: tuple[object, ...] = (),
     ) -> "Call":
         """The kernel and all that it works on.
 
@@ -101,7 +101,7 @@ class Kernel:
         n_threads = thread_count(n_items)
         memory = np.empty((n_threads, *own), dtype)
         table = np.array([0, 0, n_items, *words(memory), *arguments], np.int64)
-        return Call(_address(self.module, dtype.name), n_threads, table, (memory, *arrays))
+        return Call(_address(self.module, dtype), n_threads, table, (memory, *arrays))
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Call:
     address: int
     n_threads: int
     table: NDArray[np.int64]
-    arrays: tuple[NDArray[Any], ...]
+    arrays: tuple[object, ...]
 
     def run(self) -> None:
         """Run it to the end."""
-        run_in_threads(self.address, self.table.ctypes.data, self.n_threads)
+        run_in_threads(self.address, self.table.ctypes.data, self.n_threads, held=self)
 
     def start(self) -> Background:
         """Begin in other threads."""
@@ -136,8 +136,9 @@ def _engines() -> list[Any]:
 
 
 @cache
-def _address(module: str, dtype: str) -> int:
+def _address(module: str, precision: np.dtype[Any]) -> int:
     """Where the kernel is in memory."""
+    dtype = precision.name
     with _one_at_a_time:
         name = f"{module}-{dtype}-{_key(module)}.o"
         files = [folder / name for folder in _folders()]

@@ -72,6 +72,8 @@ class Late:
 
     def finish(self, gradients: Sequence[Tensor | None]) -> None:
         """Fill in the gradients, if they are those that are waited for."""
+        if not self._waiting:
+            return
         address = _address(gradients, [g is not None for g in gradients])
         if address not in self._waiting:
             return
@@ -84,7 +86,8 @@ def _address(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> int:
     first, second = tensors
     chosen = first if needs[0] else second
     assert chosen is not None
-    if torch._C._functorch.is_functorch_wrapped_tensor(chosen):
+    functorch = torch._C._functorch
+    if functorch.is_functorch_wrapped_tensor(chosen) or functorch.is_legacy_batchedtensor(chosen):
         return 0
     return chosen.data_ptr()
 

@@ -39,22 +39,21 @@ def thread_count(n_items: int) -> int:
     return max(1, min(torch.get_num_threads(), n_items // ITEMS_PER_THREAD))
 
 
-def run_in_threads(address: int, data: int, n_threads: int) -> None:
+def run_in_threads(address: int, data: int, n_threads: int, held: object = None) -> None:
     """Call the C function ``void (*)(void *)`` at `address` with `data`, once in each thread.
 
-    OpenMP may grant fewer threads: the function takes its work from a common counter.
+    OpenMP may grant fewer threads: the function takes its work from a common counter. Threads hold
+    what is `held`, since Ctrl-C may end the waiting before their work.
     """
     function = _FUNCTION(address)
     if n_threads == 1:
         function(data)
         return
-    process = os.getpid()
-    parallel = _openmp() if process == _PROCESS else None
+    parallel = _openmp() if os.getpid() == _PROCESS else None
     if parallel is not None:
         parallel(address, data, n_threads, 0)
         return
-    pool = _pool(process, n_threads)
-    for part in [pool.submit(function, data) for _ in range(n_threads)]:
+    for part in _submitted(function, data, n_threads, held):
         part.result()
 
 
@@ -80,26 +79,33 @@ class Background:
         self._function, self._data, self._held = _FUNCTION(address), data, held
         self._parts: list[Future[None]] = []
         self._thread: int | None = None
-        process = os.getpid()
-        team = _team() if n_threads > 1 and process == _PROCESS else None
-        if team is not None:
-            self._thread, self._end = threading.get_ident(), team[1]
-            team[0](address, data, n_threads)
-            _THREAD.running = weakref.ref(self)
-        elif n_threads > 1:
-            pool = _pool(process, n_threads - 1)
-            self._parts = [pool.submit(self._function, data) for _ in range(n_threads - 1)]
+        team = _team() if n_threads > 1 and os.getpid() == _PROCESS else None
+        if team is None:
+            self._parts = _submitted(self._function, data, n_threads - 1, held)
+            self._is_done = False
+            return
+        start, self._end = team
+        self._thread, _THREAD.running = threading.get_ident(), weakref.ref(self)
         self._is_done = False
+        try:
+            start(address, data, n_threads)
+        except BaseException:
+            # Ctrl-C is raised after the call: the team is at work.
+            self.finish()
+            raise
 
     def finish(self) -> None:
         """Take part until all work is done."""
         if self._is_done:
             return
         self._is_done = True
-        self._function(self._data)
-        if self._thread is not None:
-            self._end()
-            del _THREAD.running
+        try:
+            self._function(self._data)
+        finally:
+            # Also after Ctrl-C: the team must not outlive its memory.
+            if self._thread is not None:
+                self._end()
+                del _THREAD.running
         for part in self._parts:
             part.result()
 
@@ -141,6 +147,15 @@ def _of_runtime(name: str) -> Any:
         return None
     function.restype = None
     return function
+
+
+def _submitted(function: Any, data: int, n: int, held: object) -> "list[Future[None]]":
+    """Calls of the function in `n` threads of a pool."""
+
+    def call(_: object) -> None:
+        function(data)
+
+    return [_pool(os.getpid(), n).submit(call, held) for _ in range(n)]
 
 
 @cache

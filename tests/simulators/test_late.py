@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from qmtl import HeadCircuit, Task
 from qmtl.simulators import LightConeSimulator, late, threads
@@ -152,6 +153,65 @@ def test_a_batch_of_gradients():
     rows = torch.vmap(row_of)(some)
     for i, row in enumerate(some):
         same([part[i] for part in rows], row_of(row))
+
+
+def test_a_batch_of_gradients_by_the_older_vmap():
+    angles, weights = new_inputs()
+    values = COMPILED.expectation_values(CIRCUIT, angles, weights)
+    losses = torch.stack([value.square().sum() for value in values.values()])
+    some = torch.eye(len(TASKS), dtype=torch.float64)[::60]
+    rows = torch.autograd.grad(losses, [angles], some, is_grads_batched=True, retain_graph=True)
+    for i, row in enumerate(some):
+        same([rows[0][i]], torch.autograd.grad(losses, [angles], row, retain_graph=True))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing(use_reentrant):
+    found = []
+    for simulator in (COMPILED, EAGER):
+        angles, weights = new_inputs()
+
+        def loss(angles, simulator=simulator, weights=weights):
+            return loss_of(simulator, angles, weights)
+
+        checkpoint(loss, angles, use_reentrant=use_reentrant).backward()
+        found.append([angles.grad, *(weight.grad for weight in weights.values())])
+    same(*found)
+
+
+def test_inference_mode():
+    angles, weights = new_inputs(())
+    expected = EAGER.expectation_values(CIRCUIT, angles, weights)
+    with torch.inference_mode():
+        found = COMPILED.expectation_values(CIRCUIT, angles, weights)
+    same(found.values(), expected.values())
+
+
+def test_ctrl_c_during_the_work_leaves_nothing_behind(monkeypatch):
+    """Python raises it as soon as the compiled function returns."""
+    real = threads._FUNCTION
+
+    def interrupted(address):
+        function = real(address)
+
+        def call(data):
+            function(data)
+            raise KeyboardInterrupt
+
+        return call
+
+    background = threads.Background.__init__
+
+    def patched(self, *arguments, **options):
+        background(self, *arguments, **options)
+        self._function = interrupted(arguments[0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads.Background, "__init__", patched)
+        with pytest.raises(KeyboardInterrupt):
+            COMPILED.expectation_values(CIRCUIT, *new_inputs())
+    assert not hasattr(threads._THREAD, "running")
+    same(gradients(COMPILED), gradients(EAGER))
 
 
 def test_anomalies_are_looked_for_without_threads(waited):

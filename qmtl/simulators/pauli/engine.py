@@ -75,7 +75,7 @@ class PauliEngine:
         """The strings' expectation values, on their way."""
         sampled = _cosines_and_sines(rows)
         fixed = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
-        call, values = self.encoding.values(np.arange(self.n_cones), sampled, fixed)
+        call, values = self.encoding.values(sampled, fixed)
         return Begun(sampled, fixed, values, call.start())
 
     def forward(
@@ -85,7 +85,7 @@ class PauliEngine:
         rows, encoding, own = inputs
         begun = begun or self.begin(rows, encoding)
         by_task = _joined(self.task_table.cosines_and_sines(own), self.task_constants)
-        call, found = self.block.values(np.arange(self.n_tasks), _none(by_task), by_task)
+        call, found = self.block.values(_none(by_task), by_task)
         call.run()
         coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
         if self.program.mixing is not None:

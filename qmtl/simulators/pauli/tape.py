@@ -32,48 +32,60 @@ class Tape:
 
     def __init__(self, polynomials: Polynomials, rows: Array) -> None:
         self.polynomials, self.rows = polynomials, rows
+        self._everywhere = np.arange(len(rows))
         self._signs = {np.dtype(t): polynomials.signs.astype(t) for t in ("float32", "float64")}
         self._tables = {
             dtype: words(polynomials.ops, polynomials.outputs, signs, rows)
             for dtype, signs in self._signs.items()
         }
 
-    def values(self, places: Array, sampled: Array, fixed: Array) -> tuple[Call, Tensor]:
+    def values(self, sampled: Array, fixed: Array) -> tuple[Call, Tensor]:
         """Values of the polynomials (places, polynomials, samples), and what computes them.
 
         Args:
-            places: which of the places to run.
             sampled: cosines and sines, shape (2, rows, samples).
             fixed: cosines and sines, shape (2, places, angles).
         """
-        shape = (len(places), len(self.polynomials.outputs), sampled.shape[2])
+        shape = (len(self.rows), len(self.polynomials.outputs), sampled.shape[2])
         values = np.empty(shape, fixed.dtype)
-        none = np.empty((len(places), 0, shape[2]), fixed.dtype)
-        arrays = (values, self._coefficients(places, fixed, None), none)
-        return self._call(places, sampled, fixed, arrays, None), torch.from_numpy(values)
+        own = words(values)
+        # No gradients, no coefficients and no sums: none of these is looked at.
+        rest = [*own, 0, *own, *own, 0, shape[0], 0, shape[1], 0, shape[0], 0, shape[2]]
+        call = self._call(self._everywhere, sampled, fixed, rest, (values,))
+        return call, torch.from_numpy(values)
 
     def pull_back(
         self,
-        places: Array,
+        places: Array | None,
         sampled: Array,
         fixed: Array,
         gradient: Tensor,
         coefficients: Array | None = None,
     ) -> "PullBack":
-        """Gradients by the angles, from those by the sums, or by the values without `coefficients`;
-        still to be run.
+        """Gradients by the angles, still to be run.
+
+        Args:
+            places: which of the places to run; None for all.
+            sampled: cosines and sines, shape (2, rows, samples).
+            fixed: cosines and sines, shape (2, places, angles).
+            gradient: by the values; with `coefficients`, by sums of them (places, sums, samples).
+            coefficients: of these sums, shape (places, sums, polynomials).
         """
+        places = self._everywhere if places is None else places
         samples, dtype = sampled.shape[2], fixed.dtype
         by_row = np.empty((len(places), self.rows.shape[1], samples), dtype)
-        items, _ = _tiles(self.polynomials.n_registers, len(places), samples, dtype.itemsize)
-        n_chunks = int(items[-1, 4]) + 1 if len(items) else 0
+        n_chunks = _tiles(self.polynomials.n_registers, len(places), samples, dtype.itemsize)[2]
         by_fixed = np.empty((n_chunks, len(places), fixed.shape[2]), dtype)
         start = gradient.contiguous().numpy()
-        factors = self._coefficients(places, fixed, coefficients)
-        none = np.empty((len(places), 0, samples), dtype)
-        arrays = (start, factors, none) if coefficients is None else (none, factors, start)
-        call = self._call(places, sampled, fixed, arrays, (by_row, by_fixed))
-        return PullBack(call, by_row, by_fixed)
+        found = [1, *words(by_row, by_fixed)]
+        n, m = len(places), len(self.polynomials.outputs)
+        if coefficients is None:
+            rest = [*words(start), *found, 0, n, 0, m, 0, n, 0, samples]
+        else:
+            coefficients = np.ascontiguousarray(coefficients)
+            rest = [0, n, m, samples, *found, *words(coefficients, start)]
+        used = (start, by_row, by_fixed, coefficients)
+        return PullBack(self._call(places, sampled, fixed, rest, used), by_row, by_fixed)
 
     def working_bytes(self, itemsize: int) -> int:
         """Bytes that a thread works in."""
@@ -88,29 +100,15 @@ class Tape:
         products = len(ops) - sums
         return 2 * (products + 3 * sums) + 4 * products + 8 * sums
 
-    def _coefficients(self, places: Array, like: Array, given: Array | None) -> Array:
-        if given is None:
-            return np.empty((len(places), 0, len(self.polynomials.outputs)), like.dtype)
-        return np.ascontiguousarray(given)
-
     def _call(
-        self,
-        places: Array,
-        sampled: Array,
-        fixed: Array,
-        arrays: tuple[Array, Array, Array],
-        gradients: tuple[Array, Array] | None,
+        self, places: Array, sampled: Array, fixed: Array, rest: list[int], used: tuple[object, ...]
     ) -> Call:
         n_registers, samples = self.polynomials.n_registers, sampled.shape[2]
-        items, lanes = _tiles(n_registers, len(places), samples, fixed.itemsize)
-        own = (2, n_registers, lanes)
-        values, coefficients, sums = arrays
-        # Forwards the gradients' places are not looked at.
-        found = gradients or (values, values)
-        batch = words(items, places, sampled, fixed, values, gradients is not None, *found)
-        batch += words(coefficients, sums)
-        used = (places, sampled, fixed, *arrays, *found)
-        return KERNEL.call(fixed.dtype, len(items), own, self._tables[fixed.dtype] + batch, used)
+        items, lanes, _ = _tiles(n_registers, len(places), samples, fixed.itemsize)
+        own, table = (2, n_registers, lanes), self._tables[fixed.dtype]
+        batch = words(items, places, sampled, fixed)
+        held = (places, sampled, fixed, *used)
+        return KERNEL.call(fixed.dtype, len(items), own, [*table, *batch, *rest], held)
 
 
 @dataclass(frozen=True)
@@ -140,8 +138,10 @@ def _lanes(n_registers: int, itemsize: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[Array, int]:
-    """Work items (first place, last, first sample, last, chunk of samples) and their lanes."""
+def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[Array, int, int]:
+    """Work items (first place, last, first sample, last, chunk of samples), their lanes, and how
+    many chunks there are.
+    """
     lanes = _lanes(n_registers, itemsize)
     chunk = min(samples, lanes)
     several = lanes // chunk
@@ -151,4 +151,4 @@ def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[
     grid[..., 0], grid[..., 1] = begin[:, None], np.minimum(begin + several, places)[:, None]
     grid[..., 2], grid[..., 3] = low, np.minimum(low + chunk, samples)
     grid[..., 4] = np.arange(len(low))
-    return grid.reshape(-1, 5), lanes
+    return grid.reshape(-1, 5), lanes, len(low) if places else 0
