@@ -42,7 +42,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("head parameters (trained)")
+    ax.set_xlabel("head parameters (trained); equal numbers are drawn side by side")
     ax.set_ylabel("mean over tasks of the main test metric × 100")
     ax.set_title(f"{summary.name}: score against head parameters")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

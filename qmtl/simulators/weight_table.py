@@ -67,14 +67,25 @@ class WeightTable:
             np.sin(angles, out=both[1])
         return both
 
-    def scatter(self, gradient: Array, places: Array, row: Array, n: int, size: int) -> Array:
-        """Gradients (len(places), angles) summed by weight, for `n` rows of a Jacobian."""
+    def scatter(
+        self, gradient: Array, places: Array | None, row: Array, n: int, size: int
+    ) -> Array:
+        """Gradients (places, angles) summed by weight, for `n` rows of a Jacobian.
+
+        Args:
+            gradient: by the angles.
+            places: which they are; None for all, of a single row.
+            row: the row of each place.
+            n: how many rows there are.
+            size: how many weights there are.
+        """
         if not size:
             return np.zeros((n, 0), gradient.dtype)
+        chosen: Any = slice(None) if places is None else places
         if self.constants is not None:
-            gradient = gradient * self.constants[places]
+            gradient = gradient * self.constants[chosen]
         if self.present is not None:
-            gradient = np.where(self.present[places], gradient, 0)
-        target = self.index[places] + row[:, None] * size
+            gradient = np.where(self.present[chosen], gradient, 0)
+        target = self.index if places is None else self.index[places] + row[:, None] * size
         summed = np.bincount(target.ravel(), weights=gradient.ravel(), minlength=n * size)
         return summed.reshape(n, size).astype(gradient.dtype)

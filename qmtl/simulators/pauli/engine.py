@@ -7,7 +7,7 @@ the blocks, and for a Jacobian the pairs of a row and a cone that have a gradien
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn.functional import embedding_bag
 from qmtl.simulators.angles import sample_angles
 from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
 from qmtl.simulators.pauli.program import PauliProgram
+from qmtl.simulators.pauli.tables import cosines_and_sines, in_pairs, joined, none_sampled, products
 from qmtl.simulators.pauli.tape import PullBack, Tape
 from qmtl.simulators.plan import Group
 from qmtl.simulators.threads import Background
@@ -26,10 +27,22 @@ from qmtl.simulators.weight_table import WeightTable
 __all__ = ["PauliEngine"]
 
 Array = NDArray[Any]
-# Multiplications of a product of matrices above which numpy might use threads of its own.
-LARGEST_SMALL = 2**16
-# Rows of a Jacobian and cones that have a gradient together, and how many rows there are.
-Pairs = tuple[Array, Array, int]
+
+
+class Pairs(NamedTuple):
+    """Rows of a Jacobian and cones that have a gradient together.
+
+    Attributes:
+        row: the row of each pair.
+        cone: its cone.
+        n: how many rows there are.
+        is_whole: whether these are all cones, in one row.
+    """
+
+    row: Array
+    cone: Array
+    n: int
+    is_whole: bool
 
 
 class PauliEngine:
@@ -62,7 +75,7 @@ class PauliEngine:
         self.block = Tape(program.block, np.empty((self.n_tasks, 0), np.int64))
         self.cone_table = WeightTable.of(group.encoding_slots)
         none = (np.zeros((self.n_cones, 0)), np.zeros((self.n_tasks, 0)))
-        self.cone_constants, self.task_constants = map(_in_pairs, constants or none)
+        self.cone_constants, self.task_constants = map(in_pairs, constants or none)
         self.task_table = WeightTable.of(group.block_slots, stride=group.n_weights)
 
     def angles(self, columns: Tensor, encoding: Tensor) -> Tensor:
@@ -73,8 +86,8 @@ class PauliEngine:
 
     def begin(self, rows: Tensor, encoding: Tensor) -> "Begun":
         """The strings' expectation values, on their way."""
-        sampled = _cosines_and_sines(rows)
-        fixed = _joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
+        sampled = cosines_and_sines(rows)
+        fixed = joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
         call, values = self.encoding.values(sampled, fixed)
         return Begun(sampled, fixed, values, call.start())
 
@@ -84,8 +97,8 @@ class PauliEngine:
         """Outputs; the strings' expectation values and coefficients, cosines and sines."""
         rows, encoding, own = inputs
         begun = begun or self.begin(rows, encoding)
-        by_task = _joined(self.task_table.cosines_and_sines(own), self.task_constants)
-        call, found = self.block.values(_none(by_task), by_task)
+        by_task = joined(self.task_table.cosines_and_sines(own), self.task_constants)
+        call, found = self.block.values(none_sampled(by_task), by_task)
         call.run()
         coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
         if self.program.mixing is not None:
@@ -144,46 +157,51 @@ class PauliEngine:
         if n > 1 or len(cone) < self.n_cones:
             index = torch.from_numpy(cone)
             kept = (kept[0][index], kept[1][index], *kept[2:])
-        return chosen, kept, (row, cone, n)
+        return chosen, kept, Pairs(row, cone, n, n == 1 and len(cone) == self.n_cones)
 
     def _by_own(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs, own: Tensor) -> Tensor:
         """Gradients by the tasks' weights, from those by the outputs of some cones."""
-        (row, cone, n), per_cone = pairs, self.n_tasks // self.n_cones
-        task = (cone[:, None] * per_cone + np.arange(per_cone)).ravel()
+        row, task, per_cone = pairs.row, None, self.n_tasks // self.n_cones
+        if not pairs.is_whole:
+            task = (pairs.cone[:, None] * per_cone + np.arange(per_cone)).ravel()
+            row = np.repeat(row, per_cone)
         slopes = products(chosen, kept[0].mT)
-        slopes = slopes.reshape(len(task), self.program.n_outputs, self.program.n_terms)
+        slopes = slopes.reshape(-1, self.program.n_outputs, self.program.n_terms)
         if self.program.mixing is not None:
             slopes = self._mixing(own).T @ slopes
-        slopes = slopes.reshape(len(task), len(self.program.block.outputs), 1)
+        slopes = slopes.reshape(-1, len(self.program.block.outputs), 1)
         fixed = kept[4].numpy()
-        work = self.block.pull_back(task, _none(fixed), fixed, slopes)
+        work = self.block.pull_back(task, none_sampled(fixed), fixed, slopes)
         work.call.run()
         by_task = work.gradients()[1]
         # The last columns are those of the constants.
         by_task = by_task[:, : self.task_table.index.shape[1]]
-        found = self.task_table.scatter(by_task, task, np.repeat(row, per_cone), n, own.numel())
-        return torch.from_numpy(found).reshape(n, *own.shape)
+        found = self.task_table.scatter(by_task, task, row, pairs.n, own.numel())
+        return torch.from_numpy(found).reshape(pairs.n, *own.shape)
 
     def _work(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs) -> PullBack:
         """What computes the gradients by the angles of the encoding."""
         sampled, fixed, coefficients = kept[2].numpy(), kept[3].numpy(), kept[1].numpy()
-        return self.encoding.pull_back(pairs[1], sampled, fixed, chosen, coefficients)
+        cones = None if pairs.is_whole else pairs.cone
+        return self.encoding.pull_back(cones, sampled, fixed, chosen, coefficients)
 
     def _by_encoding(
         self, work: PullBack, pairs: Pairs, inputs: Three, by_sample: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients by features and encoding weights, from those by the angles."""
-        (row, cone, n), (rows, encoding, _) = pairs, inputs
+        rows, encoding, _ = inputs
         by_row, by_cone = work.gradients()
         by_cone = by_cone[:, : self.cone_table.index.shape[1]]
-        by_weight = self.cone_table.scatter(by_cone, cone, row, n, encoding.numel())
-        found = self._to_rows(by_row, pairs, rows) if by_sample else no_gradient(n, rows)
+        cones = None if pairs.is_whole else pairs.cone
+        size = encoding.numel()
+        by_weight = self.cone_table.scatter(by_cone, cones, pairs.row, pairs.n, size)
+        found = self._to_rows(by_row, pairs, rows) if by_sample else no_gradient(pairs.n, rows)
         return found, torch.from_numpy(by_weight)
 
     def _to_rows(self, by_row: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
         """Sums over the cones that an angle is in."""
-        row, cone, n = pairs
-        if n == 1 and len(cone) == self.n_cones and self.n_rows == len(rows):
+        row, cone, n, is_whole = pairs
+        if is_whole and self.n_rows == len(rows):
             # Faster than adding them up one by one, and in the same order.
             order, begin = self._places
             bags = embedding_bag(order, by_row.flatten(0, 1), begin, mode="sum")
@@ -255,44 +273,3 @@ class Begun:
     fixed: Array
     values: Tensor
     background: Background
-
-
-def products(a: Tensor, b: Tensor) -> Tensor:
-    """Products of matrices: small ones by numpy, which takes less for each, others by torch.
-
-    Example:
-        >>> products(torch.ones(2, 1, 3), torch.ones(2, 3, 1)).flatten()
-        tensor([3., 3.])
-    """
-    if a.shape[1] * a.shape[2] * b.shape[2] > LARGEST_SMALL:
-        return torch.bmm(a, b)
-    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
-
-
-def _cosines_and_sines(rows: Tensor) -> Array:
-    """Shape (2, rows, samples)."""
-    # An encoding without features still has one row of samples.
-    angles = rows.detach().contiguous() if len(rows) else rows.detach().new_zeros(1, rows.shape[1])
-    both = angles.new_empty(2, *angles.shape)
-    torch.cos(angles, out=both[0])
-    torch.sin(angles, out=both[1])
-    return both.numpy()
-
-
-def _in_pairs(constants: Array) -> Array:
-    """Constants in the places of cosines and sines, shape (2, places, pairs)."""
-    padded = np.pad(constants, ((0, 0), (0, constants.shape[1] % 2)))
-    return padded.reshape(len(constants), -1, 2).transpose(2, 0, 1)
-
-
-def _joined(angles: Array, constants: Array) -> Array:
-    """Cosines and sines of angles, and then constants; the angles alone if there are none."""
-    if not constants.shape[2]:
-        return angles
-    # Contiguous, as kernels need it: numpy may keep the order of the constants' axes.
-    return np.ascontiguousarray(np.concatenate([angles, constants.astype(angles.dtype)], axis=2))
-
-
-def _none(like: Array) -> Array:
-    """The place of sampled cosines and sines where nothing depends on the sample."""
-    return np.zeros((2, 1, 1), like.dtype)

@@ -1,0 +1,55 @@
+"""Small arrays around the tapes: cosines and sines, constants beside them, and products."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["cosines_and_sines", "in_pairs", "joined", "none_sampled", "products"]
+
+Array = NDArray[Any]
+# Multiplications of a product of matrices above which numpy might use threads of its own.
+LARGEST_SMALL = 2**16
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Products of matrices: small ones by numpy, which takes less for each, others by torch.
+
+    Example:
+        >>> products(torch.ones(2, 1, 3), torch.ones(2, 3, 1)).flatten()
+        tensor([3., 3.])
+    """
+    if a.shape[1] * a.shape[2] * b.shape[2] > LARGEST_SMALL:
+        return torch.bmm(a, b)
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+
+
+def cosines_and_sines(rows: Tensor) -> Array:
+    """Shape (2, rows, samples)."""
+    # An encoding without features still has one row of samples.
+    angles = rows.detach().contiguous() if len(rows) else rows.detach().new_zeros(1, rows.shape[1])
+    both = angles.new_empty(2, *angles.shape)
+    torch.cos(angles, out=both[0])
+    torch.sin(angles, out=both[1])
+    return both.numpy()
+
+
+def in_pairs(constants: Array) -> Array:
+    """Constants in the places of cosines and sines, shape (2, places, pairs)."""
+    padded = np.pad(constants, ((0, 0), (0, constants.shape[1] % 2)))
+    return padded.reshape(len(constants), -1, 2).transpose(2, 0, 1)
+
+
+def joined(angles: Array, constants: Array) -> Array:
+    """Cosines and sines of angles, and then constants; the angles alone if there are none."""
+    if not constants.shape[2]:
+        return angles
+    # Contiguous, as kernels need it: numpy may keep the order of the constants' axes.
+    return np.ascontiguousarray(np.concatenate([angles, constants.astype(angles.dtype)], axis=2))
+
+
+def none_sampled(like: Array) -> Array:
+    """The place of sampled cosines and sines where nothing depends on the sample."""
+    return np.zeros((2, 1, 1), like.dtype)
