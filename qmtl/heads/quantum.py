@@ -1,7 +1,7 @@
 """QuantumHead: a head circuit as a torch module."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import unknown_name
-from qmtl.heads.features import check_features, task_key
+from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
     Explanation,
@@ -120,10 +120,8 @@ class QuantumHead(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
-        # Hundreds of single look-ups would take longer.
-        blocks = dict(self.blocks.named_parameters(remove_duplicate=False))
-        own: dict[str, Tensor] = {name: blocks[key] for name, key in self._keys.items()}
-        return {"encoding": self.encoding, **own}
+        blocks = _of(self.blocks, self._keys.values())
+        return {"encoding": self.encoding, **dict(zip(self._keys, blocks, strict=True))}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that several tasks depend on: the encoding weights."""
@@ -140,8 +138,8 @@ class QuantumHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
         angles, weights = self.angles(features), self.weights()
-        names = list(self.circuit.registers) if tasks is None else list(tasks)
-        values = joined_values(self.simulator, self.circuit, angles, weights, tasks)
+        names = chosen_tasks(tasks, self.circuit.registers)
+        values = joined_values(self.simulator, self.circuit, angles, weights, names)
         return self._by_task(values, names) if names else {}
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
@@ -176,14 +174,13 @@ class QuantumHead(nn.Module):
         # Tasks together: hundreds of small products would cost more than the simulation.
         readouts = [self.circuit.registers[name].readout for name in names]
         sizes = [readout.n_outputs for readout in readouts]
-        scales = dict(self.scales.named_parameters(remove_duplicate=False))
-        factors = torch.stack([scales[self._keys[name]] for name in names])
+        factors = torch.stack(_of(self.scales, [self._keys[name] for name in names]))
         are_probabilities = torch.tensor([readout.is_probability for readout in readouts])
         if max(sizes) > 1:
             counts = torch.tensor(sizes)
             factors = factors.repeat_interleave(counts.to(factors.device), output_size=sum(sizes))
             are_probabilities = are_probabilities.repeat_interleave(counts)
-        if bool(are_probabilities.any()):
+        if any(readout.is_probability for readout in readouts):
             mask = are_probabilities.to(values.device)
             # Shot noise and rounding may take an estimated probability below zero.
             safe = torch.where(mask, values, 1.0).clamp(min=0)
@@ -276,3 +273,10 @@ class QuantumHead(nn.Module):
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"
+
+
+def _of(parameters: nn.ParameterDict, keys: Iterable[str]) -> list[Tensor]:
+    """The values of these keys; hundreds of single look-ups would take longer."""
+    found = dict(parameters.named_parameters(remove_duplicate=False))
+    # Those that are parametrised or pruned are computed, and no parameters themselves.
+    return [found[key] if key in found else parameters[key] for key in keys]

@@ -91,7 +91,8 @@ def joined_values(
     if type(simulator) is LightConeSimulator:
         return simulator.joined_values(circuit, angles, weights, tasks)
     values = simulator.expectation_values(circuit, angles, weights, tasks)
-    return torch.cat([angles.new_zeros(len(angles), 0), *values.values()], dim=1)
+    names = circuit.registers if tasks is None else tasks
+    return torch.cat([angles.new_zeros(len(angles), 0), *(values[name] for name in names)], dim=1)
 
 
 def explained(

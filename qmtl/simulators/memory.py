@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -22,7 +23,12 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
         return max_memory
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1] * 0.75)
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.75)
+    return int(_machine_memory() * 0.75)
+
+
+@cache
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def largest_chunk(engine: Engine, samples: int, itemsize: int, limit: int) -> int:

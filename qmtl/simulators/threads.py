@@ -26,7 +26,8 @@ _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
 # The team that a thread has started and not yet ended.
 _THREAD = threading.local()
-_ABANDONED: list[object] = []
+# Teams that were forgotten, by the thread that alone can end them.
+_ABANDONED: "dict[int, Background]" = {}
 
 
 def thread_count(n_items: int) -> int:
@@ -73,19 +74,23 @@ class Background:
 
     def __init__(self, address: int, data: int, n_threads: int, held: object = None) -> None:
         self._is_done = True
-        before: Background | None = getattr(_THREAD, "running", lambda: None)()
-        if before is not None:
-            before.finish()
+        self._thread: int | None = None
         self._function, self._data, self._held = _FUNCTION(address), data, held
         self._parts: list[Future[None]] = []
-        self._thread: int | None = None
-        team = _team() if n_threads > 1 and os.getpid() == _PROCESS else None
+        if n_threads == 1:
+            self._is_done = False
+            return
+        thread = threading.get_ident()
+        before = getattr(_THREAD, "running", lambda: None)() or _ABANDONED.pop(thread, None)
+        if before is not None:
+            before.finish()
+        team = _team() if os.getpid() == _PROCESS else None
         if team is None:
             self._parts = _submitted(self._function, data, n_threads - 1, held)
             self._is_done = False
             return
         start, self._end = team
-        self._thread, _THREAD.running = threading.get_ident(), weakref.ref(self)
+        self._thread, _THREAD.running = thread, weakref.ref(self)
         self._is_done = False
         try:
             start(address, data, n_threads)
@@ -104,19 +109,20 @@ class Background:
         finally:
             # Also after Ctrl-C: the team must not outlive its memory.
             if self._thread is not None:
-                self._end()
-                del _THREAD.running
+                if os.getpid() == _PROCESS:  # a forked child has no team to end
+                    self._end()
+                _THREAD.__dict__.pop("running", None)
         for part in self._parts:
             part.result()
 
     def __del__(self) -> None:
         if self._is_done:
             return
-        if self._thread in (None, threading.get_ident()):
+        if self._thread is None or self._thread == threading.get_ident():
             self.finish()
         else:
-            # Only the thread that started the team can end it; its memory must not be freed.
-            _ABANDONED.append(self._held)
+            # Only the thread that started the team can end it, when it starts its next one.
+            _ABANDONED[self._thread] = self
 
 
 @cache

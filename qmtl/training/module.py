@@ -240,7 +240,7 @@ class MultiTaskModule(pl.LightningModule):
         set_gradients(parameters, gradients[: len(parameters)])
         # The scalarizer saw the global losses: its own gradient is whole already.
         for weight, gradient in zip(weights, gradients[len(parameters) :], strict=True):
-            weight.grad = gradient
+            weight.grad = None if gradient is None else gradient.contiguous()
 
     def _aggregate(
         self,

@@ -19,7 +19,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimiser of groups of parameters.
 
-    One kernel steps all of them where torch has one: a loop over a thousand small ones is slow.
+    One kernel steps all of them where torch has one: a loop over a thousand small ones is slow. It
+    takes all numbers for contiguous, so that parameters in another layout have torch's loop.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -27,7 +28,9 @@ def make_optimizer(
         True
     """
     parameters = [p for group in groups for p in group["params"]]
-    fused = all(p.is_floating_point() and p.device.type in FUSED for p in parameters)
+    fused = all(
+        p.is_floating_point() and p.device.type in FUSED and p.is_contiguous() for p in parameters
+    )
     make: Any = OPTIMIZERS[settings.optimizer]
     # Not False, which would turn off torch's other ways to step many at once.
     optimizer: torch.optim.Optimizer = make(

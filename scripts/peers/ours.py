@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 import qmtl
 from peers.problem import BLOCK_WEIGHTS, ENCODING_LAYERS, Problem, random_inputs
 from peers.torch_step import torch_step
@@ -69,8 +67,7 @@ def forward_of(n_tasks, engine):
     def forward(features, weights):
         cut = circuit.n_encoding_weights
         own = dict(zip(names, weights[cut:].view(n_tasks, BLOCK_WEIGHTS), strict=True))
-        values = simulator.expectation_values(circuit, features, {"encoding": weights[:cut], **own})
-        return torch.cat([values[name] for name in names], dim=1)
+        return simulator.joined_values(circuit, features, {"encoding": weights[:cut], **own})
 
     return forward
 

@@ -33,6 +33,22 @@ def test_joined_values_are_in_the_order_asked_for(simulator, entangler):
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
+class Reversed(LightConeSimulator):
+    """Tasks in another order, and one more than asked for."""
+
+    def expectation_values(self, circuit, angles, weights, tasks=None):
+        values = super().expectation_values(circuit, angles, weights)
+        return dict(reversed(values.items()))
+
+
+def test_tasks_are_found_by_name():
+    circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3), Task.binary("c")])
+    inputs = circuit, random_angles(circuit, 3), random_weights(circuit)
+    for some in (None, ["c", "b"]):
+        found = joined_values(Reversed(), *inputs, some)
+        torch.testing.assert_close(found, joined_values(LightConeSimulator(), *inputs, some))
+
+
 def test_joined_values_of_a_simulator_of_ones_own_are_its_own():
     circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
     inputs = circuit, random_angles(circuit, 3), random_weights(circuit)

@@ -1,14 +1,17 @@
 """Gradients that threads compute while torch goes on: the same, whatever happens in between."""
 
+import ctypes
 import gc
+import queue
 import threading
+import weakref
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from qmtl import HeadCircuit, Task
-from qmtl.simulators import LightConeSimulator, late, threads
+from qmtl.simulators import LightConeSimulator, compilation, late, threads
 from tests.strategies import binary_tasks, random_angles, random_weights
 
 # Wide enough for two threads, with cones of two structures.
@@ -18,7 +21,9 @@ COMPILED, EAGER = LightConeSimulator(), LightConeSimulator(engine="eager")
 
 
 @pytest.fixture(autouse=True)
-def _two_threads():
+def _two_threads(monkeypatch):
+    # Small as it is, its work is for both.
+    monkeypatch.setattr(threads, "ITEMS_PER_THREAD", 1)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -82,6 +87,61 @@ def same(found, expected):
 def test_gradients_are_those_of_torch(grad, times, waited):
     same(gradients(COMPILED, grad), gradients(EAGER, grad))
     assert len(waited) == times  # once for each structure of cones
+
+
+def test_both_threads_are_asked_for(monkeypatch):
+    asked, start = [], compilation.Background
+
+    def counted(address, data, n_threads, held):
+        asked.append(n_threads)
+        return start(address, data, n_threads, held)
+
+    monkeypatch.setattr(compilation, "Background", counted)
+    gradients(COMPILED)
+    assert asked == [2] * 4
+
+
+def test_errors_in_between_leave_no_graphs(waited):
+    def fail(_):
+        raise ValueError
+
+    for _ in range(3):
+        angles, weights = new_inputs()
+        weights["t2"].register_hook(fail)
+        with pytest.raises(ValueError, match=r"^$"):
+            loss_of(COMPILED, angles, weights).backward()
+    graphs = [weakref.ref(arguments[0]) for arguments in waited]
+    waited.clear()
+    del angles, weights
+    gradients(COMPILED)
+    waited.clear()
+    gc.collect()
+    assert graphs
+    assert not any(graph() for graph in graphs)
+
+
+def test_a_team_that_another_thread_forgets_is_ended_by_its_own():
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    expected, given, taken = gradients(EAGER), queue.SimpleQueue(), threading.Event()
+
+    def work():
+        given.put(threads.Background(address, 0, 2))
+        taken.wait(60)
+        found.append(gradients(COMPILED))
+        found.append(getattr(threads._THREAD, "running", None))
+
+    found = []
+    worker = threading.Thread(target=work)
+    worker.start()
+    forgotten = given.get(timeout=60)
+    del forgotten
+    gc.collect()
+    taken.set()
+    worker.join()
+    same(found[0], expected)
+    assert found[1] is None
+    assert not threads._ABANDONED
 
 
 @pytest.mark.parametrize("grad", [(), ("own",)])
@@ -244,10 +304,9 @@ def test_after_an_error_in_between_all_is_as_before():
     weights["t2"].register_hook(fail)
     with pytest.raises(KeyboardInterrupt):
         loss_of(COMPILED, angles, weights).backward()
-    del angles, weights
-    gc.collect()
-    assert not hasattr(threads._THREAD, "running")
+    # Torch keeps the graph until its next backward pass.
     same(gradients(COMPILED), gradients(EAGER))
+    assert not hasattr(threads._THREAD, "running")
     # Torch's own operations are parallel again.
     assert torch.__config__.parallel_info().splitlines()[1].endswith(": 2")
 

@@ -5,7 +5,6 @@ the blocks, and for a Jacobian the pairs of a row and a cone that have a gradien
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,6 +26,7 @@ from qmtl.simulators.weight_table import WeightTable
 __all__ = ["PauliEngine"]
 
 Array = NDArray[Any]
+NONE = np.empty(0, np.int64)
 
 
 class Pairs(NamedTuple):
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
         row: the row of each pair.
         cone: its cone.
         n: how many rows there are.
-        is_whole: whether these are all cones, in one row.
+        is_whole: whether these are all cones, in one row; `row` and `cone` do not say so then.
     """
 
     row: Array
@@ -107,22 +107,21 @@ class PauliEngine:
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
         begun.background.finish()
         values = products(together, begun.values).reshape(self.n_tasks, -1, rows.shape[1])
-        tables = (torch.from_numpy(table) for table in (begun.sampled, begun.fixed, by_task))
-        return values, (begun.values, together, *tables) if keep else ()
+        kept = (begun.values, together, begun.sampled, begun.fixed, by_task)
+        return values, kept if keep else ()
 
     def pull_back(
         self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
     ) -> Three:
         """Gradients by the three inputs, for each row of a Jacobian."""
         chosen, kept, pairs = self._pairs(gradients, kept)
-        by_rows, by_weight, by_own = (no_gradient(len(gradients), tensor) for tensor in inputs)
-        if needs[2]:
-            by_own = self._by_own(chosen, kept, pairs, inputs[2])
-        if needs[0] or needs[1]:
-            work = self._work(chosen, kept, pairs)
-            work.call.run()
-            by_rows, by_weight = self._by_encoding(work, pairs, inputs, needs[0])
-        return by_rows, by_weight, by_own
+        rows, encoding, own = inputs
+        by_own = self._by_own(chosen, kept, pairs, own) if needs[2] else no_gradient(pairs.n, own)
+        if not (needs[0] or needs[1]):
+            return no_gradient(pairs.n, rows), no_gradient(pairs.n, encoding), by_own
+        work = self._work(chosen, kept, pairs)
+        work.call.run()
+        return (*self._by_encoding(work, pairs, inputs, needs[0]), by_own)
 
     def start(
         self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs
@@ -134,6 +133,8 @@ class PauliEngine:
         by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
         work = self._work(chosen, kept, pairs)
         background = work.call.start()
+        # Without their graph, of which what waits is a part.
+        inputs = (inputs[0].detach(), inputs[1].detach(), inputs[2].detach())
 
         def finish() -> tuple[Tensor, Tensor]:
             background.finish()
@@ -149,7 +150,10 @@ class PauliEngine:
         n, samples = len(gradients), gradients.shape[-1]
         # Gradients often come transposed, and products of such matrices are slow.
         grouped = gradients.detach().contiguous().reshape(n, self.n_cones, -1, samples)
-        row, cone = np.divmod(np.flatnonzero(grouped.numpy().any(axis=(2, 3))), self.n_cones)
+        with_gradient = grouped.numpy().any(axis=(2, 3))
+        if n == 1 and with_gradient.all():
+            return grouped[0], kept, Pairs(NONE, NONE, 1, is_whole=True)
+        row, cone = np.divmod(np.flatnonzero(with_gradient), self.n_cones)
         if len(row) == n * self.n_cones:
             chosen = grouped.flatten(0, 1)
         else:
@@ -157,7 +161,7 @@ class PauliEngine:
         if n > 1 or len(cone) < self.n_cones:
             index = torch.from_numpy(cone)
             kept = (kept[0][index], kept[1][index], *kept[2:])
-        return chosen, kept, Pairs(row, cone, n, n == 1 and len(cone) == self.n_cones)
+        return chosen, kept, Pairs(row, cone, n, is_whole=False)
 
     def _by_own(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs, own: Tensor) -> Tensor:
         """Gradients by the tasks' weights, from those by the outputs of some cones."""
@@ -170,32 +174,28 @@ class PauliEngine:
         if self.program.mixing is not None:
             slopes = self._mixing(own).T @ slopes
         slopes = slopes.reshape(-1, len(self.program.block.outputs), 1)
-        fixed = kept[4].numpy()
-        work = self.block.pull_back(task, none_sampled(fixed), fixed, slopes)
+        work = self.block.pull_back(task, none_sampled(kept[4]), kept[4], slopes)
         work.call.run()
-        by_task = work.gradients()[1]
         # The last columns are those of the constants.
-        by_task = by_task[:, : self.task_table.index.shape[1]]
+        by_task = work.by_fixed()[:, : self.task_table.index.shape[1]]
         found = self.task_table.scatter(by_task, task, row, pairs.n, own.numel())
         return torch.from_numpy(found).reshape(pairs.n, *own.shape)
 
     def _work(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs) -> PullBack:
         """What computes the gradients by the angles of the encoding."""
-        sampled, fixed, coefficients = kept[2].numpy(), kept[3].numpy(), kept[1].numpy()
         cones = None if pairs.is_whole else pairs.cone
-        return self.encoding.pull_back(cones, sampled, fixed, chosen, coefficients)
+        return self.encoding.pull_back(cones, kept[2], kept[3], chosen, kept[1])
 
     def _by_encoding(
         self, work: PullBack, pairs: Pairs, inputs: Three, by_sample: bool
     ) -> tuple[Tensor, Tensor]:
         """Gradients by features and encoding weights, from those by the angles."""
         rows, encoding, _ = inputs
-        by_row, by_cone = work.gradients()
-        by_cone = by_cone[:, : self.cone_table.index.shape[1]]
+        by_cone = work.by_fixed()[:, : self.cone_table.index.shape[1]]
         cones = None if pairs.is_whole else pairs.cone
         size = encoding.numel()
         by_weight = self.cone_table.scatter(by_cone, cones, pairs.row, pairs.n, size)
-        found = self._to_rows(by_row, pairs, rows) if by_sample else no_gradient(pairs.n, rows)
+        found = self._to_rows(work.by_row, pairs, rows) if by_sample else no_gradient(pairs.n, rows)
         return found, torch.from_numpy(by_weight)
 
     def _to_rows(self, by_row: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
@@ -258,8 +258,7 @@ class PauliEngine:
         return torch.from_numpy(self.program.mixing).to(like)
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """Expectation values that threads compute.
 
     Attributes:
@@ -269,7 +268,7 @@ class Begun:
         background: the threads.
     """
 
-    sampled: Array
-    fixed: Array
+    sampled: Tensor
+    fixed: Tensor
     values: Tensor
     background: Background

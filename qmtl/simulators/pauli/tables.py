@@ -26,14 +26,14 @@ def products(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
-def cosines_and_sines(rows: Tensor) -> Array:
+def cosines_and_sines(rows: Tensor) -> Tensor:
     """Shape (2, rows, samples)."""
     # An encoding without features still has one row of samples.
     angles = rows.detach().contiguous() if len(rows) else rows.detach().new_zeros(1, rows.shape[1])
     both = angles.new_empty(2, *angles.shape)
     torch.cos(angles, out=both[0])
     torch.sin(angles, out=both[1])
-    return both.numpy()
+    return both
 
 
 def in_pairs(constants: Array) -> Array:
@@ -42,14 +42,15 @@ def in_pairs(constants: Array) -> Array:
     return padded.reshape(len(constants), -1, 2).transpose(2, 0, 1)
 
 
-def joined(angles: Array, constants: Array) -> Array:
+def joined(angles: Array, constants: Array) -> Tensor:
     """Cosines and sines of angles, and then constants; the angles alone if there are none."""
-    if not constants.shape[2]:
-        return angles
-    # Contiguous, as kernels need it: numpy may keep the order of the constants' axes.
-    return np.ascontiguousarray(np.concatenate([angles, constants.astype(angles.dtype)], axis=2))
+    if constants.shape[2]:
+        # Contiguous, as kernels need it: numpy may keep the order of the constants' axes.
+        both = np.concatenate([angles, constants.astype(angles.dtype)], axis=2)
+        angles = np.ascontiguousarray(both)
+    return torch.from_numpy(angles)
 
 
-def none_sampled(like: Array) -> Array:
+def none_sampled(like: Tensor) -> Tensor:
     """The place of sampled cosines and sines where nothing depends on the sample."""
-    return np.zeros((2, 1, 1), like.dtype)
+    return like.new_empty((2, 1, 1))

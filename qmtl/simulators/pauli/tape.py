@@ -1,8 +1,7 @@
 """Polynomials run by the compiled kernel, for a batch of places and samples."""
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,13 +32,16 @@ class Tape:
     def __init__(self, polynomials: Polynomials, rows: Array) -> None:
         self.polynomials, self.rows = polynomials, rows
         self._everywhere = np.arange(len(rows))
-        self._signs = {np.dtype(t): polynomials.signs.astype(t) for t in ("float32", "float64")}
+        self._n_registers = polynomials.n_registers
+        kinds: dict[torch.dtype, np.dtype[Any]]
+        kinds = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
+        self._signs = {kind: polynomials.signs.astype(dtype) for kind, dtype in kinds.items()}
         self._tables = {
-            dtype: words(polynomials.ops, polynomials.outputs, signs, rows)
-            for dtype, signs in self._signs.items()
+            kind: (dtype, words(polynomials.ops, polynomials.outputs, self._signs[kind], rows))
+            for kind, dtype in kinds.items()
         }
 
-    def values(self, sampled: Array, fixed: Array) -> tuple[Call, Tensor]:
+    def values(self, sampled: Tensor, fixed: Tensor) -> tuple[Call, Tensor]:
         """Values of the polynomials (places, polynomials, samples), and what computes them.
 
         Args:
@@ -47,20 +49,20 @@ class Tape:
             fixed: cosines and sines, shape (2, places, angles).
         """
         shape = (len(self.rows), len(self.polynomials.outputs), sampled.shape[2])
-        values = np.empty(shape, fixed.dtype)
+        values = fixed.new_empty(shape)
         own = words(values)
         # No gradients, no coefficients and no sums: none of these is looked at.
         rest = [*own, 0, *own, *own, 0, shape[0], 0, shape[1], 0, shape[0], 0, shape[2]]
         call = self._call(self._everywhere, sampled, fixed, rest, (values,))
-        return call, torch.from_numpy(values)
+        return call, values
 
     def pull_back(
         self,
         places: Array | None,
-        sampled: Array,
-        fixed: Array,
+        sampled: Tensor,
+        fixed: Tensor,
         gradient: Tensor,
-        coefficients: Array | None = None,
+        coefficients: Tensor | None = None,
     ) -> "PullBack":
         """Gradients by the angles, still to be run.
 
@@ -72,17 +74,17 @@ class Tape:
             coefficients: of these sums, shape (places, sums, polynomials).
         """
         places = self._everywhere if places is None else places
-        samples, dtype = sampled.shape[2], fixed.dtype
-        by_row = np.empty((len(places), self.rows.shape[1], samples), dtype)
-        n_chunks = _tiles(self.polynomials.n_registers, len(places), samples, dtype.itemsize)[2]
-        by_fixed = np.empty((n_chunks, len(places), fixed.shape[2]), dtype)
-        start = gradient.contiguous().numpy()
+        samples = sampled.shape[2]
+        by_row = fixed.new_empty((len(places), self.rows.shape[1], samples))
+        n_chunks = _tiles(self._n_registers, len(places), samples, fixed.itemsize)[2]
+        by_fixed = fixed.new_empty((n_chunks, len(places), fixed.shape[2]))
+        start = gradient.contiguous()
         found = [1, *words(by_row, by_fixed)]
         n, m = len(places), len(self.polynomials.outputs)
         if coefficients is None:
             rest = [*words(start), *found, 0, n, 0, m, 0, n, 0, samples]
         else:
-            coefficients = np.ascontiguousarray(coefficients)
+            coefficients = coefficients.contiguous()
             rest = [0, n, m, samples, *found, *words(coefficients, start)]
         used = (start, by_row, by_fixed, coefficients)
         return PullBack(self._call(places, sampled, fixed, rest, used), by_row, by_fixed)
@@ -101,34 +103,39 @@ class Tape:
         return 2 * (products + 3 * sums) + 4 * products + 8 * sums
 
     def _call(
-        self, places: Array, sampled: Array, fixed: Array, rest: list[int], used: tuple[object, ...]
+        self,
+        places: Array,
+        sampled: Tensor,
+        fixed: Tensor,
+        rest: list[int],
+        used: tuple[object, ...],
     ) -> Call:
-        n_registers, samples = self.polynomials.n_registers, sampled.shape[2]
-        items, lanes, _ = _tiles(n_registers, len(places), samples, fixed.itemsize)
-        own, table = (2, n_registers, lanes), self._tables[fixed.dtype]
+        items, lanes, _ = _tiles(self._n_registers, len(places), sampled.shape[2], fixed.itemsize)
+        own, (dtype, table) = (2, self._n_registers, lanes), self._tables[fixed.dtype]
         batch = words(items, places, sampled, fixed)
-        held = (places, sampled, fixed, *used)
-        return KERNEL.call(fixed.dtype, len(items), own, [*table, *batch, *rest], held)
+        # The tape, too: the table has the addresses of its arrays.
+        held = (self, places, sampled, fixed, *used)
+        return KERNEL.call(dtype, len(items), own, [*table, *batch, *rest], held)
 
 
-@dataclass(frozen=True)
-class PullBack:
+class PullBack(NamedTuple):
     """Gradients by a tape's angles, that `call` computes.
 
     Attributes:
         call: of the kernel.
         by_row: gradients by the angles per sample, shape (places, angles, samples).
-        by_fixed: by the fixed ones, shape (chunks of samples, places, angles).
+        by_chunk: by the fixed ones, shape (chunks of samples, places, angles).
     """
 
     call: Call
-    by_row: Array
-    by_fixed: Array
+    by_row: Tensor
+    by_chunk: Tensor
 
-    def gradients(self) -> tuple[Tensor, Array]:
-        """Those by the angles per sample, and by the fixed ones (places, angles), once run."""
-        fixed: Array = self.by_fixed[0] if len(self.by_fixed) == 1 else self.by_fixed.sum(0)
-        return torch.from_numpy(self.by_row), fixed
+    def by_fixed(self) -> Array:
+        """Gradients by the fixed angles, shape (places, angles), once it has run."""
+        found: Array = self.by_chunk.numpy()
+        whole: Array = found[0] if len(found) == 1 else found.sum(0)
+        return whole
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
