@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import re
+from array import array
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -106,7 +107,7 @@ class Kernel:
         """
         n_threads = thread_count(n_items)
         memory = np.empty((n_threads, *own), dtype)
-        table = np.array([0, 0, n_items, *words(memory), *arguments], np.int64)
+        table = array("q", (0, 0, n_items, *words(memory), *arguments))
         return Call(_address(self.module, dtype), n_threads, table, (memory, *arrays))
 
 
@@ -122,16 +123,16 @@ class Call(NamedTuple):
 
     address: int
     n_threads: int
-    table: NDArray[np.int64]
+    table: "array[int]"
     arrays: tuple[object, ...]
 
     def run(self) -> None:
         """Run it to the end."""
-        run_in_threads(self.address, self.table.ctypes.data, self.n_threads, held=self)
+        run_in_threads(self.address, self.table.buffer_info()[0], self.n_threads, held=self)
 
     def start(self) -> Background:
         """Begin in other threads."""
-        return Background(self.address, self.table.ctypes.data, self.n_threads, held=self)
+        return Background(self.address, self.table.buffer_info()[0], self.n_threads, held=self)
 
 
 @cache
