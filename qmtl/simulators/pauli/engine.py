@@ -201,11 +201,14 @@ class PauliEngine:
     def _to_rows(self, by_row: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
         """Sums over the cones that an angle is in."""
         row, cone, n, is_whole = pairs
-        if is_whole and self.n_rows == len(rows):
+        if is_whole and self.row_index.size:
             # Faster than adding them up one by one, and in the same order.
             order, begin = self._places
             bags = embedding_bag(order, by_row.flatten(0, 1), begin, mode="sum")
-            return bags[None]
+            rest = len(rows) - self.n_rows  # that no cone loads
+            return (torch.cat([bags, bags.new_zeros(rest, bags.shape[1])]) if rest else bags)[None]
+        if is_whole:
+            return rows.new_zeros(1, *rows.shape)
         target = torch.from_numpy(self.row_index[cone] + row[:, None] * len(rows))
         summed = rows.new_zeros(n * len(rows), rows.shape[1])
         summed.index_add_(0, target.flatten(), by_row.flatten(0, 1))
