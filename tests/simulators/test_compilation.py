@@ -53,7 +53,9 @@ def test_the_first_folder_that_can_be_written_is_used(tmp_path):
 
 
 def test_without_a_place_nothing_is_kept():
-    compilation._keep(b"code", [Path("/proc/none/k.o")])
+    file = Path("/proc/none/k.o")
+    compilation._keep(b"code", [file])
+    assert not file.exists()
 
 
 def test_folders_follow_the_environment(monkeypatch):

@@ -69,7 +69,7 @@ def gradients(simulator, grad=("angles", "encoding", "own")):
     return torch.autograd.grad(loss_of(simulator, angles, weights), leaves)
 
 
-def same(found, expected):
+def assert_same(found, expected):
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
 
@@ -85,7 +85,7 @@ def same(found, expected):
     ],
 )
 def test_gradients_are_those_of_torch(grad, times, waited):
-    same(gradients(COMPILED, grad), gradients(EAGER, grad))
+    assert_same(gradients(COMPILED, grad), gradients(EAGER, grad))
     assert len(waited) == times  # once for each structure of cones
 
 
@@ -139,7 +139,7 @@ def test_a_team_that_another_thread_forgets_is_ended_by_its_own():
     gc.collect()
     taken.set()
     worker.join()
-    same(found[0], expected)
+    assert_same(found[0], expected)
     assert found[1] is None
     assert not threads._ABANDONED
 
@@ -147,7 +147,7 @@ def test_a_team_that_another_thread_forgets_is_ended_by_its_own():
 @pytest.mark.parametrize("grad", [(), ("own",)])
 def test_values_are_those_of_torch(grad):
     found = [s.expectation_values(CIRCUIT, *new_inputs(grad)) for s in (COMPILED, EAGER)]
-    same(*(values.values() for values in found))
+    assert_same(*(values.values() for values in found))
 
 
 def test_an_error_between_the_two_halves_of_a_forward_pass(monkeypatch):
@@ -160,7 +160,7 @@ def test_an_error_between_the_two_halves_of_a_forward_pass(monkeypatch):
             COMPILED.expectation_values(CIRCUIT, *new_inputs())
     gc.collect()
     assert not hasattr(threads._THREAD, "running")
-    same(gradients(COMPILED), gradients(EAGER))
+    assert_same(gradients(COMPILED), gradients(EAGER))
 
 
 def test_no_bit_depends_on_the_threads():
@@ -176,7 +176,7 @@ def test_some_gradients_of_a_graph_that_is_kept(waited):
     expected = loss_of(EAGER, angles, weights)
     for wanted in (own, [angles], [angles, *own], [weights["encoding"]], own):
         found = torch.autograd.grad(loss, wanted, retain_graph=True)
-        same(found, torch.autograd.grad(expected, wanted, retain_graph=True))
+        assert_same(found, torch.autograd.grad(expected, wanted, retain_graph=True))
     # Only those that need the encoding's gradients.
     assert len(waited) == 2 * 3
 
@@ -198,7 +198,7 @@ def test_second_derivatives():
         first = torch.autograd.grad(loss, [angles, weights["t0"]], create_graph=True)
         total = sum(part.square().sum() for part in first)
         found.append(torch.autograd.grad(total, [angles, weights["m1"], weights["encoding"]]))
-    same(*found)
+    assert_same(*found)
 
 
 def test_a_batch_of_gradients():
@@ -212,7 +212,7 @@ def test_a_batch_of_gradients():
 
     rows = torch.vmap(row_of)(some)
     for i, row in enumerate(some):
-        same([part[i] for part in rows], row_of(row))
+        assert_same([part[i] for part in rows], row_of(row))
 
 
 def test_a_batch_of_gradients_by_the_older_vmap():
@@ -222,7 +222,7 @@ def test_a_batch_of_gradients_by_the_older_vmap():
     some = torch.eye(len(TASKS), dtype=torch.float64)[::60]
     rows = torch.autograd.grad(losses, [angles], some, is_grads_batched=True, retain_graph=True)
     for i, row in enumerate(some):
-        same([rows[0][i]], torch.autograd.grad(losses, [angles], row, retain_graph=True))
+        assert_same([rows[0][i]], torch.autograd.grad(losses, [angles], row, retain_graph=True))
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -236,7 +236,7 @@ def test_checkpointing(use_reentrant):
 
         checkpoint(loss, angles, use_reentrant=use_reentrant).backward()
         found.append([angles.grad, *(weight.grad for weight in weights.values())])
-    same(*found)
+    assert_same(*found)
 
 
 def test_inference_mode():
@@ -244,7 +244,7 @@ def test_inference_mode():
     expected = EAGER.expectation_values(CIRCUIT, angles, weights)
     with torch.inference_mode():
         found = COMPILED.expectation_values(CIRCUIT, angles, weights)
-    same(found.values(), expected.values())
+    assert_same(found.values(), expected.values())
 
 
 def test_ctrl_c_during_the_work_leaves_nothing_behind(monkeypatch):
@@ -271,13 +271,13 @@ def test_ctrl_c_during_the_work_leaves_nothing_behind(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             COMPILED.expectation_values(CIRCUIT, *new_inputs())
     assert not hasattr(threads._THREAD, "running")
-    same(gradients(COMPILED), gradients(EAGER))
+    assert_same(gradients(COMPILED), gradients(EAGER))
 
 
 def test_anomalies_are_looked_for_without_threads(waited):
     expected = gradients(EAGER)
     with pytest.warns(UserWarning, match="Anomaly"), torch.autograd.detect_anomaly():
-        same(gradients(COMPILED), expected)
+        assert_same(gradients(COMPILED), expected)
     assert not waited
 
 
@@ -292,7 +292,7 @@ def test_a_hook_may_simulate_in_between():
     weights["t2"].register_hook(simulate)
     loss_of(COMPILED, angles, weights).backward()
     (inner,) = seen
-    same(inner, gradients(EAGER))
+    assert_same(inner, gradients(EAGER))
     torch.testing.assert_close(angles.grad, inner[0])
 
 
@@ -305,7 +305,7 @@ def test_after_an_error_in_between_all_is_as_before():
     with pytest.raises(KeyboardInterrupt):
         loss_of(COMPILED, angles, weights).backward()
     # Torch keeps the graph until its next backward pass.
-    same(gradients(COMPILED), gradients(EAGER))
+    assert_same(gradients(COMPILED), gradients(EAGER))
     assert not hasattr(threads._THREAD, "running")
     # Torch's own operations are parallel again.
     assert torch.__config__.parallel_info().splitlines()[1].endswith(": 2")
@@ -325,7 +325,7 @@ def test_backward_passes_of_several_python_threads():
         worker.join()
     assert len(found) == 15
     for one in found:
-        same(one, expected)
+        assert_same(one, expected)
 
 
 def test_one_graph_in_two_python_threads():
@@ -345,7 +345,7 @@ def test_one_graph_in_two_python_threads():
         worker.join()
     once = gradients(EAGER)
     for factor, one in found.items():
-        same([part / factor for part in one], once)
+        assert_same([part / factor for part in one], once)
 
 
 def test_few_tasks_do_not_start_early(monkeypatch):
