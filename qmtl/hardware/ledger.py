@@ -34,6 +34,7 @@ from qmtl.hardware.records import ChunkRecord, RunRecord
 __all__ = ["Ledger", "ledger_path", "note", "now"]
 
 VERSION = 1
+TIMEOUT = 60.0  # seconds that a process waits for the others
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -99,7 +100,7 @@ class Ledger:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0 and tables:
                 raise LedgerError(f"{self.path} is a database of something else, not a ledger")
-            connection.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(connection)
         with self.transaction() as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -114,7 +115,8 @@ class Ledger:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as opened:
+            opened = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+            with closing(opened):
                 opened.row_factory = sqlite3.Row
                 opened.execute("PRAGMA foreign_keys=ON")
                 yield opened
@@ -272,6 +274,27 @@ def note(connection: sqlite3.Connection, run: str, idx: int | None, event: str) 
     connection.execute(
         "INSERT INTO events (run, idx, at, event) VALUES (?,?,?,?)", (run, idx, now(), event)
     )
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on, which stays on in the file.
+
+    Whoever turns it on has to be alone, and SQLite does not wait for that, whatever its timeout:
+    of several processes that make a ledger at once, the later ones have to try again.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+    def is_busy(error: BaseException) -> bool:
+        code = getattr(error, "sqlite_errorcode", 0)
+        return code & 0xFF == sqlite3.SQLITE_BUSY
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_busy),
+        stop=stop_after_delay(TIMEOUT),
+        wait=wait_random(0.001, 0.02),
+        reraise=True,
+    )
+    retrying(connection.execute, "PRAGMA journal_mode=WAL")
 
 
 def _columns(record: type) -> str:

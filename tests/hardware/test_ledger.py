@@ -159,6 +159,25 @@ def test_many_processes_at_once(path):
     assert all(Ledger(path).chunks(run.run)[0].state == "sending" for run in runs)
 
 
+def open_many(barrier, folder, n):
+    for i in range(n):
+        barrier.wait(60)
+        assert Ledger(folder / f"{i}.sqlite").runs() == []
+
+
+def test_many_processes_make_it_at_once(tmp_path):
+    # Turning the write-ahead log on is refused at once, whatever the timeout, if another process
+    # has the file open: of 6 processes, one in 40 used to fail.
+    n, files = 6, 25
+    barrier = FORK.Barrier(n)
+    processes = [FORK.Process(target=open_many, args=(barrier, tmp_path, files)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0] * n
+
+
 def test_an_error_leaves_nothing_half_written(ledger, run):
     def write():
         with ledger.transaction() as connection:
