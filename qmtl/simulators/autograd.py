@@ -7,7 +7,7 @@ of gradients, as Jacobian aggregators ask for. Each row of such a Jacobian mostl
 and engines run only cones with a gradient, so that T rows cost about as much as one backward pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def engine_values(
-    engine: Engine, columns: Tensor, encoding: Tensor, own: Sequence[Tensor]
+    engine: Engine, columns: Tensor, encoding: Tensor, own: Callable[[], Sequence[Tensor]]
 ) -> Tensor:
     """Outputs of an engine, shape (tasks, n_outputs, samples); differentiable.
 
@@ -34,17 +34,24 @@ def engine_values(
         engine: what computes them.
         columns: features, shape (features, samples).
         encoding: the encoding's weights.
-        own: each task's weights, of the same number.
+        own: gives each task's weights, of the same number.
     """
     first, second = engine.angles(columns, encoding), encoding
     begun = late = None
-    if starts_early(engine, first, own):
+    if starts_early(engine, first):
         begun = engine.begin(first, second)
-        if waits(first, second, own):
+        try:
+            tensors = own()
+        except BaseException:
+            begun.finish()
+            raise
+        if waits(first, second, tensors):
             # Before the tasks' weights are stacked, so that it comes after them backwards.
             late = Late()
             first, second = late.awaited(first, second)
-    inputs = (first, second, torch.stack(list(own)))
+    else:
+        tensors = own()
+    inputs = (first, second, torch.stack(list(tensors)))
     if engine.is_differentiable:
         return engine.eager(*inputs)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
@@ -52,13 +59,18 @@ def engine_values(
     return values
 
 
-def are_plain(*tensors: Tensor) -> bool:
-    """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``)."""
+def are_plain(*tensors: Tensor, others: Callable[[], Sequence[Tensor]] = tuple) -> bool:
+    """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``).
+
+    Args:
+        *tensors: some tensors.
+        others: gives more of them; called only if it matters.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     if forward_ad._current_level < 0:
         return True
-    return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
+    return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in (*tensors, *others()))
 
 
 def full_precision(like: Tensor) -> Any:

@@ -48,11 +48,22 @@ class Engine(Protocol):
         """Estimated floating-point operations of a training step."""
 
 
+class Unfinished(Protocol):
+    """What threads are at work on."""
+
+    def finish(self) -> None:
+        """Wait for them."""
+
+
 @runtime_checkable
 class EarlyEngine(Engine, Protocol):
     """An engine whose threads need the tasks' weights late, and have their gradient early."""
 
-    def begin(self, first: Tensor, second: Tensor) -> Any:
+    @property
+    def n_tasks(self) -> int:
+        """How many tasks there are."""
+
+    def begin(self, first: Tensor, second: Tensor) -> "Unfinished":
         """What does not need the tasks' weights, in other threads; for `forward`."""
 
     def forward(

@@ -2,7 +2,7 @@
 
 Torch takes a few microseconds for each leaf of the graph, in one thread; with hundreds of tasks
 these add up to as much as the simulation. Forwards the encoding does not depend on the tasks'
-weights, and begins before torch stacks them. Backwards an engine has their gradients early. So
+weights, and begins before these are looked at. Backwards an engine has their gradients early. So
 these are handed to torch, other threads compute the rest meanwhile, and a node of the graph in
 front of the engine waits for it, and takes part.
 """
@@ -21,18 +21,17 @@ __all__ = ["Late", "starts_early", "waits"]
 FEWEST_TASKS = 64
 
 
-def starts_early(engine: Engine, first: Tensor, own: Sequence[Tensor]) -> TypeGuard[EarlyEngine]:
+def starts_early(engine: Engine, first: Tensor) -> TypeGuard[EarlyEngine]:
     """Whether there is something to be done while an engine's threads work.
 
     Args:
         engine: the engine.
         first: its first input.
-        own: each task's weights.
     """
     return (
-        len(own) >= FEWEST_TASKS
-        and torch.get_num_threads() > 1
+        torch.get_num_threads() > 1
         and isinstance(engine, EarlyEngine)
+        and engine.n_tasks >= FEWEST_TASKS
         and first.numel() > 0
     )
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from qmtl.simulators.engine_choice import engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
 from qmtl.simulators.plan import Plan, build_plan
-from qmtl.simulators.simulator import check_inputs
+from qmtl.simulators.simulator import check_angles, checked_weights
 
 __all__ = ["LightConeSimulator"]
 
@@ -91,7 +92,7 @@ class LightConeSimulator:
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
-        chosen = check_inputs(circuit, angles, weights, tasks)
+        chosen = check_angles(circuit, angles, tasks)
         values = self._values(circuit, angles, weights, chosen)
         sizes = self.plan(circuit, chosen).sizes
         return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
@@ -107,7 +108,7 @@ class LightConeSimulator:
 
         With hundreds of tasks, hundreds of small tensors cost more than the simulation.
         """
-        return self._values(circuit, angles, weights, check_inputs(circuit, angles, weights, tasks))
+        return self._values(circuit, angles, weights, check_angles(circuit, angles, tasks))
 
     def _values(
         self,
@@ -117,22 +118,28 @@ class LightConeSimulator:
         chosen: tuple[str, ...],
     ) -> Tensor:
         plan = self.plan(circuit, chosen)
+
+        def own(names: Sequence[str]) -> list[Tensor]:
+            return checked_weights(circuit, weights, names, angles.dtype)
+
         with full_precision(angles):
-            encoding, columns = weights["encoding"], angles.T
-            own = [[weights[name] for name in group.tasks] for group in plan.groups]
-            plain = are_plain(angles, encoding, *(weights[name] for name in chosen))
+            (encoding,) = own(("encoding",))
+            plain = are_plain(angles, encoding, others=lambda: own(chosen))
             engines = self._engines(circuit, plan, angles, plain=plain)
-            limit = memory_limit(angles.device, self.max_memory)
+            # The tasks' weights are looked at while threads are at work on the encoding.
             parts = [
-                engine_values(engine, columns, encoding, tensors).flatten(0, 1).T
-                for engine, tensors in zip(engines, own, strict=True)
+                engine_values(engine, angles.T, encoding, partial(own, group.tasks))
+                for engine, group in zip(engines, plan.groups, strict=True)
             ]
+            joined = [part.flatten(0, 1).T for part in parts]
             if plan.chain:
+                own(plan.chain)
+                limit = memory_limit(angles.device, self.max_memory)
                 chained = chain_values(circuit, angles, weights, plan.chain, limit)
-                parts += [chained[task] for task in plan.chain]
-            if not parts:
+                joined += [chained[task] for task in plan.chain]
+            if not joined:
                 return angles.new_zeros(len(angles), 0)
-            values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            values = joined[0] if len(joined) == 1 else torch.cat(joined, dim=1)
             if plan.order is None:
                 return values
             return values[:, torch.from_numpy(plan.order).to(values.device)]

@@ -148,4 +148,4 @@ def group_values(
     check_fits(circuit, group, engine, itemsize, limit)
     chunk = largest_chunk(engine, samples, itemsize, limit)
     fitting = engine if chunk == samples else ChunkedEngine(engine, chunk)
-    return engine_values(fitting, columns, encoding, own)
+    return engine_values(fitting, columns, encoding, lambda: own)

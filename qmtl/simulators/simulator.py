@@ -1,7 +1,7 @@
 """The contract of a simulator, and the checks that all of them share."""
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, Protocol, runtime_checkable
+from typing import NoReturn, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["Simulator", "check_inputs"]
+__all__ = ["Simulator", "check_angles", "check_inputs", "checked_weights"]
 
 
 @runtime_checkable
@@ -47,6 +47,15 @@ def check_inputs(
     tasks: Sequence[str] | None,
 ) -> tuple[str, ...]:
     """The tasks to evaluate, after checking shapes and types."""
+    chosen = check_angles(circuit, angles, tasks)
+    checked_weights(circuit, weights, ("encoding", *chosen), angles.dtype)
+    return chosen
+
+
+def check_angles(
+    circuit: HeadCircuit, angles: Tensor, tasks: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The tasks to evaluate, after checking all but the weights."""
     if not isinstance(angles, Tensor) or not angles.dtype.is_floating_point:
         kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
         raise InvalidInputError(f"angles must be a floating-point tensor, got {kind}")
@@ -56,24 +65,35 @@ def check_inputs(
         raise InvalidInputError(
             f"angles must have shape (batch, {circuit.n_features}), got {tuple(angles.shape)}"
         )
-    chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
+    if tasks is None:
+        return tuple(circuit.registers)
     if isinstance(tasks, str):
         raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
+    chosen = tuple(tasks)
     for name in chosen:
         if name not in circuit.registers:
             raise unknown_name("task", name, circuit.registers)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
-    names, sizes, dtype = ("encoding", *chosen), circuit.weight_sizes, angles.dtype
-    found = [weights.get(name) for name in names]
+    return chosen
+
+
+def checked_weights(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor],
+    names: Sequence[str],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The weights of these names, after checking shapes and types."""
+    found, sizes = [weights.get(name) for name in names], circuit.weight_sizes
     # Thousands of tasks are checked in every step: all at once, and one by one if any is wrong.
     kinds = {getattr(weight, "dtype", None) for weight in found}
     shapes = [getattr(weight, "shape", None) for weight in found]
-    if kinds != {dtype} or shapes != [sizes[name] for name in names]:
+    if kinds - {dtype} or shapes != [sizes[name] for name in names]:
         for name, weight in zip(names, found, strict=True):
             if weight is None or weight.dtype is not dtype or weight.shape != sizes[name]:
                 _refuse(name, weights, tuple(sizes[name]), dtype)
-    return chosen
+    return cast("list[Tensor]", found)
 
 
 def _refuse(

@@ -11,6 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from qmtl import HeadCircuit, Task
+from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator, compilation, late, threads
 from tests.strategies import binary_tasks, random_angles, random_weights
 
@@ -161,6 +162,18 @@ def test_an_error_between_the_two_halves_of_a_forward_pass(monkeypatch):
     gc.collect()
     assert not hasattr(threads._THREAD, "running")
     assert_same(gradients(COMPILED), gradients(EAGER))
+
+
+def test_weights_that_are_refused_leave_no_threads_at_work():
+    angles, weights = new_inputs()
+    weights["t5"] = weights["t5"][:-1]
+    with pytest.raises(InvalidInputError, match=r"weights\['t5'\] must have shape"):
+        COMPILED.expectation_values(CIRCUIT, angles, weights)
+    assert not hasattr(threads._THREAD, "running")
+    del weights["m3"], weights["t5"]
+    with pytest.raises(InvalidInputError, match="weights must have the key 't5'"):
+        COMPILED.joined_values(CIRCUIT, angles, weights)
+    assert torch.__config__.parallel_info().splitlines()[1].endswith(": 2")
 
 
 def test_no_bit_depends_on_the_threads():

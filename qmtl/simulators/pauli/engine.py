@@ -105,7 +105,7 @@ class PauliEngine:
             coefficients = self._mixing(own) @ coefficients
         # In the shared layout all tasks look at one cone.
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
-        begun.background.finish()
+        begun.finish()
         values = products(together, begun.values).reshape(self.n_tasks, -1, rows.shape[1])
         kept = (begun.values, together, begun.sampled, begun.fixed, by_task)
         return values, kept if keep else ()
@@ -130,9 +130,9 @@ class PauliEngine:
         compute meanwhile.
         """
         chosen, kept, pairs = self._pairs(gradient[None], kept)
-        by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
         work = self._work(chosen, kept, pairs)
         background = work.call.start()
+        by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
         # Without their graph, of which what waits is a part.
         inputs = (inputs[0].detach(), inputs[1].detach(), inputs[2].detach())
 
@@ -275,3 +275,7 @@ class Begun(NamedTuple):
     fixed: Tensor
     values: Tensor
     background: Background
+
+    def finish(self) -> None:
+        """Wait for the threads."""
+        self.background.finish()
