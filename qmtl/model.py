@@ -1,7 +1,5 @@
 """MultiTaskModel: a classical encoder and a head; prediction, saving and loading."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,14 @@ from torch import Tensor, nn
 
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
-from qmtl.files import write_bytes, write_json, write_text
+from qmtl.files import write_text
 from qmtl.heads import HEADS, Head
 from qmtl.heads.features import escaped
+from qmtl.model_files import read_model, write_model
 from qmtl.tasks import Task
 from qmtl.tasks.stacked import stacks_by_shape
 
 __all__ = ["MultiTaskModel", "load"]
-
-FORMAT = "qmtl-model"
-VERSION = 1
 
 
 class MultiTaskModel(nn.Module):
@@ -225,34 +221,17 @@ class MultiTaskModel(nn.Module):
         """Write the model to a folder: ``model.safetensors`` and ``model.json``.
 
         Raises:
-            InvalidInputError: for an encoder or head without ``to_dict`` (save its own way).
+            InvalidInputError: for an encoder or head without ``to_dict`` (save its own way), or
+                if the path is a file's.
         """
-        from safetensors.torch import save
-
-        from qmtl.version import __version__
-
         for part, module in (("encoder", self.encoder), ("head", self.head)):
             if not hasattr(module, "to_dict"):
                 raise InvalidInputError(
                     f"the {part} {type(module).__name__} has no to_dict(), so its design cannot "
                     f"be saved; give it one, or save state_dict() yourself"
                 )
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        # Copies, since safetensors refuses parameters that share memory (tied weights).
-        state: dict[str, Tensor] = self.state_dict()
-        weights = save({name: value.cpu().contiguous().clone() for name, value in state.items()})
-        write_bytes(folder / "model.safetensors", weights)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "qmtl": __version__,
-            "encoder": self.encoder.to_dict(),
-            "head": self.head.to_dict(),
-            # Tells weights that are damaged, or of another save than this description.
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        }
-        write_json(folder / "model.json", description)
+        parts = {"encoder": self.encoder.to_dict(), "head": self.head.to_dict()}
+        write_model(path, parts, self.state_dict())
 
     def save_pretrained(
         self,
@@ -332,8 +311,7 @@ def load(
         True
     """
     folder = Path(path)
-    description = _read_description(folder / "model.json")
-    state = _read_state(folder / "model.safetensors", description.get("weights_sha256"))
+    description, state = read_model(folder)
     where = folder / "model.json"
     try:
         if encoder is None:
@@ -362,36 +340,3 @@ def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) 
     if kind not in known:
         raise unknown_name(part, kind, known)
     return known[kind]
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.parent} is not a saved model: it has no model.json") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} cannot be read: {error}") from None
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise ModelFileError(f"{path} is not a qmtl model")
-    if description.get("version") != VERSION:
-        raise ModelFileError(
-            f"{path} has format version {description.get('version')} (written by qmtl "
-            f"{description.get('qmtl')}); this qmtl reads version {VERSION}"
-        )
-    return description
-
-
-def _read_state(path: Path, digest: object) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load as load_tensors
-
-    try:
-        content = path.read_bytes()
-        tensors: dict[str, Tensor] = load_tensors(content)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path.parent} is not a saved model: no model.safetensors") from None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged or cut short: {error}") from None
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ModelFileError(f"{path} is damaged, or was not saved together with model.json")
-    return tensors

@@ -18,7 +18,8 @@ import qmtl
 ROOT = Path(qmtl.__file__).parent
 
 BASE = {"display", "errors", "files", "plotting", "tasks", "version"}
-MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders", "model", "model_card"}
+MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders"}
+MODEL |= {"model", "model_card", "model_files"}
 TRAINING = MODEL | {"data", "training"}
 ANALYSIS = TRAINING | {"analysis"}
 MAY_IMPORT = {
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "encoders": BASE,
     "model": MODEL,
     "model_card": BASE,
+    "model_files": BASE,
     "training": TRAINING,
     "analysis": ANALYSIS,
     "hardware": MODEL | {"hardware"},

@@ -288,3 +288,11 @@ def test_names_with_dots(tmp_path, kind):
     assert_same_outputs(model, again, torch.randn(3, circuit.n_features))
     zeros = again.predictions({name: torch.zeros(1, 1) for name in names})
     assert [float(value) for value in zeros.values()] == list(range(len(names)))
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    for save in (make_model().save, make_model().save_pretrained):
+        with pytest.raises(InvalidInputError, match=r"saved to a folder; .*taken is a file"):
+            save(tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
