@@ -11,6 +11,8 @@ app = typer.Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
+# What may be asked of a run that was sent.
+GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
@@ -87,6 +89,7 @@ def estimate(
 
 @app.command()
 def submit(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="A run directory; or a run's name, to go on with it.")],
     backend: Backend = "fake_fez",
     split: Split = "test",
@@ -124,6 +127,7 @@ def submit(
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     if not Path(run).exists() and opened.knows(run):
+        _refuse_options(context, run)
         name = send_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
     else:
         rows = open_run(Path(run), split, samples)
@@ -143,6 +147,21 @@ def submit(
         _fetch(name, opened)
     else:
         print(f"run {name} is with {opened.run(name).backend}; `qmtl ibm fetch {name}` shows it")
+
+
+def _refuse_options(context: typer.Context, run: str) -> None:
+    """What was sent is gone on with as it is: whoever asks for something else is told so."""
+    from qmtl.errors import InvalidInputError
+
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        # By name, since Typer may have a click of its own.
+        source = getattr(context.get_parameter_source(name), "name", "")
+        if source == "COMMANDLINE" and name not in GOING_ON:
+            raise InvalidInputError(
+                f"{parameter.opts[0]} is not for a run that was sent: run {run} goes on as it is "
+                f"(with another {parameter.opts[0]}, give the run directory)"
+            )
 
 
 @app.command()

@@ -152,6 +152,8 @@ def send(
     if settings is not None and options:
         raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
     settings = HardwareSettings.of(options) if settings is None else settings
+    if not isinstance(settings, HardwareSettings):
+        raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
     ledger = open_ledger(ledger)
     head = head_run(model, inputs, tasks)
     request = request_hash(head, str(getattr(backend, "name", backend)), settings)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+import numpy as np
+
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.hardware.decoding import Mitigation
 from qmtl.hardware.prepared import Mode, Primitive
@@ -75,6 +77,9 @@ class HardwareSettings:
     max_job_bytes: int = 100_000_000
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(getattr(self, field.name), np.integer):
+                object.__setattr__(self, field.name, int(getattr(self, field.name)))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_name(name, getattr(self, name), map(str, choices))
@@ -106,7 +111,7 @@ class HardwareSettings:
                 raise InvalidInputError(
                     f"layout must be the number of a qubit for each wire, got {self.layout!r}"
                 )
-            object.__setattr__(self, "layout", tuple(self.layout))
+            object.__setattr__(self, "layout", tuple(map(int, self.layout)))
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:
@@ -149,4 +154,4 @@ class HardwareSettings:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qmtl.errors import HardwareError, HardwareJobError, LedgerError
+from qmtl.errors import HardwareError, HardwareJobError, InvalidInputError, LedgerError
 from qmtl.hardware.backends import Backend
 from qmtl.hardware.claim import Claim, claimed
 from qmtl.hardware.client import Client
@@ -62,6 +62,10 @@ def submit(
     Example:
         >>> run = submit(prepared)  # doctest: +SKIP
     """
+    if not isinstance(prepared, str | PreparedRun):
+        raise InvalidInputError(
+            f"prepared must be a PreparedRun or a run's name, got {type(prepared).__name__}"
+        )
     ledger = open_ledger(ledger)
     if isinstance(prepared, str):
         run = ledger.run(prepared)

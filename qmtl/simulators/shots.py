@@ -83,9 +83,8 @@ class ShotSimulator:
     ) -> None:
         if not isinstance(base, Simulator) or isinstance(base, ShotSimulator):
             raise InvalidInputError(f"base must be an exact simulator, got {base!r}")
-        _check_integer("shots", shots, 1)
-        if seed is not None:
-            _check_integer("seed", seed, 0)
+        shots = _integer("shots", shots, 1)
+        seed = None if seed is None else _integer("seed", seed, 0)
         if gradient not in GRADIENTS:
             raise unknown_name("gradient", gradient, GRADIENTS)
         if gradient == "parameter-shift":
@@ -265,6 +264,7 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _integer(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)

@@ -77,6 +77,9 @@ def test_a_device(qmtl, run, service):
     assert "--resubmit" in qmtl.bad(*words)
     assert len(service.jobs) == 1
     service.runs = True
+    for option in (("--backend", "aer"), ("--shots", "1"), ("--again",), ("--set", "seed=1")):
+        told = qmtl.bad("ibm", "submit", name, *option)
+        assert f"{option[0]} is not for a run that was sent" in told
     out = qmtl.good("ibm", "submit", name, "--resubmit", "--wait")
     assert f"run {name} on ibm_hanoi (device): 3 samples, 200 shots, 1 job" in out
     assert json.loads((run / "hardware" / f"{name}.json").read_text())["jobs"] == ["job0001"]

@@ -229,4 +229,8 @@ def test_bad_input(own_ledger, head, inputs):
         submit("abc")
     with pytest.raises(InvalidInputError, match="must be a run's name, got 3"):
         fetch(3)
+    with pytest.raises(InvalidInputError, match="PreparedRun or a run's name, got int"):
+        submit(3)
+    with pytest.raises(InvalidInputError, match="settings must be HardwareSettings, got"):
+        run(head, inputs, "aer", settings={})
     assert Ledger().runs() == []

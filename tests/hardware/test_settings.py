@@ -1,7 +1,9 @@
 """HardwareSettings: whatever does not fit is told when it is set, and not when it is sent."""
 
+import json
 import re
 
+import numpy as np
 import pytest
 
 from qmtl.errors import InvalidInputError
@@ -31,6 +33,13 @@ from qmtl.hardware import HardwareSettings
 def test_values_that_do_not_fit(name, value, expected):
     with pytest.raises(InvalidInputError, match=re.escape(expected)):
         HardwareSettings.of({name: value})
+
+
+def test_numbers_may_be_those_of_numpy():
+    given = HardwareSettings(shots=np.int64(20), seed=np.int32(3), layout=np.arange(2).tolist())
+    assert given == HardwareSettings(shots=20, seed=3, layout=(0, 1))
+    assert json.dumps(given.to_dict())
+    assert HardwareSettings(layout=tuple(np.arange(2))).layout == (0, 1)
 
 
 def test_settings_survive_json():
