@@ -95,6 +95,7 @@ class Kernel:
         own: tuple[int, ...],
         arguments: list[int],
         arrays: tuple[object, ...] = (),
+        fewest: int | None = None,
     ) -> "Call":
         """The kernel and all that it works on.
 
@@ -104,8 +105,9 @@ class Kernel:
             own: shape of the memory that each thread works in.
             arguments: `words` of all else. Their arrays must outlive the call.
             arrays: that only the call may hold.
+            fewest: items that are worth a thread, see `thread_count`.
         """
-        n_threads = thread_count(n_items)
+        n_threads = thread_count(n_items, fewest)
         memory = np.empty((n_threads, *own), dtype)
         table = array("q", (0, 0, n_items, *words(memory), *arguments))
         return Call(_address(self.module, dtype), n_threads, table, (memory, *arrays))

@@ -6,19 +6,19 @@ of one of eighteen wires.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.circuit.gates import Angle
+from qmtl.circuit.gates import Angle, Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import LightCone, backward_cone
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators.cause_of_size import cause_of_size
 from qmtl.simulators.layers import Layer, sort_into_layers
 
-__all__ = ["Cone", "cones_of", "spanned_wires"]
+__all__ = ["Cone", "cones_of", "joint_cone", "spanned_wires"]
 
 # The readout is kept as a matrix over the basis states of the wires that are read together.
 MAX_READ_WIRES = 20
@@ -30,11 +30,13 @@ MAX_CONE_WIRES = 64
 class Cone:
     """A cone: its structure on local wires, and the indices that set it apart.
 
-    Local wires are those that are read, then the others of the block, then the rest.
+    Local wires are those that are read, then the others of the block, then the rest. It is one
+    task's, or several tasks' whose blocks are on one state; `outputs` and `n_weights` are for each
+    of them, and their weights follow one another.
     """
 
-    task: str
-    outputs: tuple[int, ...]
+    tasks: tuple[str, ...]
+    outputs: tuple[tuple[int, ...], ...]
     wires: tuple[int, ...]
     n_inner: int
     encoding: tuple[Layer, ...]
@@ -42,7 +44,7 @@ class Cone:
     encoding_angles: tuple[Angle, ...]
     block_angles: tuple[Angle, ...]
     readout: tuple[tuple[float, ...], ...]
-    n_weights: int
+    n_weights: tuple[int, ...]
     sizes: tuple[int, ...]
 
     @property
@@ -93,11 +95,7 @@ def cones_of(circuit: HeadCircuit, tasks: Sequence[str]) -> list[Cone]:
 
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
     """The task's outputs together, or apart if that makes fewer amplitudes."""
-    register = circuit.register(task)
-    n = len(register.wires)
-    together = _part(
-        circuit, task, range(register.readout.n_outputs), register.readout.read_wires(n)
-    )
+    together = _together(circuit, task)
     strings = _z_strings(circuit, task)
     parts = [together]
     if strings is not None and len(strings) > 1 and circuit.layout == "partitioned":
@@ -107,6 +105,13 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
     for part in parts:
         _check_size(circuit, part)
     return parts
+
+
+def _together(circuit: HeadCircuit, task: str) -> _Part:
+    """All outputs of a task."""
+    register = circuit.register(task)
+    readout = register.readout
+    return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))
 
 
 def _part(
@@ -138,8 +143,8 @@ def _cone(
     encoding, encoding_angles = sort_into_layers(cone.encoding, local)
     block, block_angles = sort_into_layers(cone.block, local)
     return Cone(
-        part.task,
-        part.outputs,
+        (part.task,),
+        (part.outputs,),
         tuple(order),
         len(inner),
         tuple(encoding),
@@ -147,9 +152,42 @@ def _cone(
         tuple(encoding_angles),
         tuple(block_angles),
         tuple(map(tuple, _readout(circuit, part, read).tolist())),
-        circuit.n_weights(part.task),
+        (circuit.n_weights(part.task),),
         tuple(size for _, size in cone.growth),
     )
+
+
+def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
+    """All tasks' cones as one: for tasks that look at nearly the same wires.
+
+    Blocks are on wires of their own, so that one after another they are one block.
+    """
+    parts = [_together(circuit, task) for task in tasks]
+    sizes = tuple(circuit.n_weights(task) for task in tasks)
+    blocks = [
+        _renumbered(gate, sum(sizes[:i]))
+        for i, task in enumerate(tasks)
+        for gate in circuit.block_gates(task)
+    ]
+    read = [wire for part in parts for wire in part.read]
+    cone = backward_cone(circuit.encoding_gates, blocks, read)
+    inner = set().union(*(part.inner for part in parts))
+    whole = [_cone(circuit, replace(part, cone=cone), cone, read, inner) for part in parts]
+    return replace(
+        whole[0],
+        tasks=tuple(tasks),
+        outputs=tuple(part.outputs for part in parts),
+        readout=tuple(row for one in whole for row in one.readout),
+        n_weights=sizes,
+    )
+
+
+def _renumbered(gate: Gate, first_weight: int) -> Gate:
+    """The gate, its weight counted from another one."""
+    angle = gate.angle
+    if angle is None or angle.weight is None:
+        return gate
+    return replace(gate, angle=replace(angle, weight=angle.weight + first_weight))
 
 
 def _local_order(

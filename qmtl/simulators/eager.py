@@ -91,7 +91,7 @@ def eager_values(
     readout = torch.from_numpy(group.readout).to(sample)
     rest = 2**group.n_wires // readout.shape[1] * state.shape[2]
     probabilities = state.square().reshape(len(state), readout.shape[1], rest, samples).sum(2)
-    return (readout @ probabilities).expand(len(group.tasks), -1, -1)
+    return (readout @ probabilities).expand(len(group.members), -1, -1)
 
 
 def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tensor:
@@ -100,7 +100,7 @@ def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tenso
     Where the block is the same for all samples and has fewer columns than there are amplitudes
     beside it, its unitary is built once and applied as one batched product.
     """
-    n_tasks, samples = len(group.tasks), state.shape[3]
+    n_tasks, samples = len(group.members), state.shape[3]
     if not group.block:
         return state
     dim, rest = 2**group.n_inner, 2 ** (group.n_wires - group.n_inner)

@@ -1,7 +1,7 @@
 """LightCone: exact simulation in which every task runs on its light cone only."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from qmtl.errors import unknown_name
 from qmtl.simulators.autograd import are_plain, engine_values, full_precision
 from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
 from qmtl.simulators.engine import Engine
-from qmtl.simulators.engine_choice import engine_of
+from qmtl.simulators.engine_choice import choose_plan, engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
-from qmtl.simulators.plan import Plan, build_plan
+from qmtl.simulators.plan import Group, Plan
 from qmtl.simulators.simulator import check_angles, checked_weights
 
 __all__ = ["LightConeSimulator"]
@@ -60,16 +60,20 @@ class LightConeSimulator:
         self.max_memory = max_memory
         self.engine = engine
         self._lock = Lock()
-        self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...]], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...], bool], Plan] = OrderedDict()
 
-    def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
-        """The plan for these tasks, made once and kept."""
-        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks))
+    def plan(
+        self, circuit: HeadCircuit, tasks: Sequence[str] | None = None, *, compiled: bool = True
+    ) -> Plan:
+        """The plan for these tasks, made once and kept: for the compiled engines, or for torch."""
+        compiled = compiled and self.engine == "compiled"
+        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks), compiled)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
                 chain = _chain(circuit, key[1]) if self.engine == "compiled" else ()
-                plan = self._plans[key] = build_plan(circuit, key[1], chain)
+                plan = choose_plan(circuit, key[1], chain, compiled=compiled)
+                self._plans[key] = plan
                 while len(self._plans) > CACHED_PLANS:
                     self._plans.popitem(last=False)
             self._plans.move_to_end(key)
@@ -80,7 +84,7 @@ class LightConeSimulator:
     ) -> Explanation:
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
         plan = self.plan(circuit)
-        engines = [engine_of(group, compiled=self.engine == "compiled") for group in plan.groups]
+        engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
         limit = memory_limit(torch.device("cpu"), self.max_memory)
         return Explanation.of(circuit, plan, engines, batch_size, dtype, limit)
 
@@ -117,18 +121,18 @@ class LightConeSimulator:
         weights: Mapping[str, Tensor],
         chosen: tuple[str, ...],
     ) -> Tensor:
-        plan = self.plan(circuit, chosen)
-
         def own(names: Sequence[str]) -> list[Tensor]:
             return checked_weights(circuit, weights, names, angles.dtype)
 
         with full_precision(angles):
             (encoding,) = own(("encoding",))
             plain = are_plain(angles, encoding, others=lambda: own(chosen))
+            on_cpu = angles.device.type == "cpu" and len(angles) > 0
+            plan = self.plan(circuit, chosen, compiled=plain and on_cpu)
             engines = self._engines(circuit, plan, angles, plain=plain)
             # The tasks' weights are looked at while threads are at work on the encoding.
             parts = [
-                engine_values(engine, angles.T, encoding, partial(own, group.tasks))
+                engine_values(engine, angles.T, encoding, partial(_by_member, group, own))
                 for engine, group in zip(engines, plan.groups, strict=True)
             ]
             joined = [part.flatten(0, 1).T for part in parts]
@@ -147,9 +151,7 @@ class LightConeSimulator:
     def _engines(
         self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, plain: bool
     ) -> list[Engine]:
-        compiled = self.engine == "compiled" and plain and angles.device.type == "cpu"
-        compiled = compiled and len(angles) > 0
-        engines = [engine_of(group, compiled=compiled) for group in plan.groups]
+        engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
         limit = memory_limit(angles.device, self.max_memory)
         itemsize, samples = angles.dtype.itemsize, len(angles)
         check_chain(circuit, plan, itemsize, limit)
@@ -164,6 +166,13 @@ class LightConeSimulator:
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
+
+
+def _by_member(group: Group, own: Callable[[Sequence[str]], list[Tensor]]) -> list[Tensor]:
+    """The weights of each member, given by its tasks' names."""
+    if len(group.members) == len(group.tasks):
+        return own(group.tasks)
+    return [torch.cat(own(member)) for member in group.members]
 
 
 def _chain(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:

@@ -58,11 +58,13 @@ def fitted(
         chunk = largest_chunk(engine, samples, itemsize, limit)
         if not chunk:
             task, wires = group.tasks[0], group.n_wires
+            is_joint = len(group.members[0]) > 1
+            inner = len(circuit.register(task).wires) if is_joint else group.n_inner
             raise CircuitTooLargeError(
                 f"task {task!r}: its light cone has {wires} of {circuit.n_wires} wires; a step of "
                 f"one sample would take about {bytes_text(engine.step_bytes(1, itemsize))}, the "
                 f"limit is {bytes_text(limit)}. "
-                f"{cause_of_size(circuit, task, wires, group.n_inner)}"
+                f"{cause_of_size(circuit, task, wires, inner)}"
             )
         found.append(ChunkedEngine(engine, chunk))
     return found

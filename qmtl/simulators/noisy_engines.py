@@ -97,7 +97,7 @@ def _group(
     structure = first.structure
     n_outputs = len(structure.strings if structure.mixing is None else structure.mixing)
     return Group(
-        tasks=tuple(cone.task for cone in cones),
+        members=tuple((cone.task,) for cone in cones),
         outputs=tuple(tuple(range(n_outputs)) for _ in cones),
         wires=np.array([cone.wires for cone in cones], np.int64),
         n_inner=len(circuit.register(first.task).wires),
@@ -105,7 +105,7 @@ def _group(
         block=(),
         encoding_slots=slot_table(encoding),
         block_slots=slot_table(block),
-        n_weights=circuit.n_weights(first.task),
+        own_weights=(circuit.n_weights(first.task),) * len(cones),
         readout=np.zeros((n_outputs, 1)),
         sizes=(),
     )

@@ -79,7 +79,7 @@ class VectorEngine:
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         """Outputs, shape (tasks, n_outputs, samples), by torch operations."""
-        return self._values(first, second, third, slice(0, len(self.group.tasks)))
+        return self._values(first, second, third, slice(0, len(self.group.members)))
 
     def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The same without a graph; nothing is kept."""
@@ -124,14 +124,14 @@ class VectorEngine:
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
         group = self.group
-        several = min(self._lanes(itemsize), len(group.tasks) * max(samples, 1))
-        outputs = 2 * len(group.tasks) * self.n_outputs * samples * itemsize
+        several = min(self._lanes(itemsize), len(group.members) * max(samples, 1))
+        outputs = 2 * len(group.members) * self.n_outputs * samples * itemsize
         return int(several * self._bytes(itemsize) + outputs)
 
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step, a second forward included."""
         forward = 2 * sum(program.operations for program in self.programs)
-        return 4 * forward * len(self.group.tasks) * samples
+        return 4 * forward * len(self.group.members) * samples
 
     def _bytes(self, itemsize: int) -> int:
         """Of one sample of one cone; programs run one after the other, but their graphs stay."""
@@ -142,7 +142,7 @@ class VectorEngine:
 
     def _chunks(self, columns: Tensor) -> Iterator[tuple[slice, slice]]:
         """Cones and samples that run at a time."""
-        n_cones, n_samples = len(self.group.tasks), columns.shape[1]
+        n_cones, n_samples = len(self.group.members), columns.shape[1]
         lanes = self._lanes(columns.element_size())
         width = max(1, min(lanes, n_samples))
         height = max(1, lanes // width)

@@ -1,4 +1,4 @@
-"""The light-cone plan: which tasks share a batch.
+"""The light-cone plan: which tasks share a batch, or a state.
 
 A plan is made once per circuit and set of tasks, from plain gates; running it needs no Python per
 task. Cones with the same gates up to a renaming of wires form one group.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.simulators.cones import Cone, cones_of
+from qmtl.simulators.cones import Cone, cones_of, joint_cone
 from qmtl.simulators.layers import Layer
 from qmtl.simulators.slots import SlotTable, slot_table
 
@@ -47,11 +47,12 @@ class Structure:
 
 @dataclass(frozen=True)
 class Group:
-    """Tasks whose cones have the same structure; they run as one batch.
+    """Cones of the same structure; they run as one batch.
 
     Attributes:
-        tasks: their names, in the circuit's order; several times if outputs run apart.
-        outputs: which of the task's outputs each member gives.
+        members: each cone's tasks, in the circuit's order: one, or several whose blocks are on one
+            state. A task is in several cones if its outputs run apart.
+        outputs: for each of `tasks`, which of its outputs are computed.
         wires: each cone's wires in local order, shape (cones, n_wires): those that are read, the
             others of the block, the rest.
         n_inner: how many of the first local wires the block acts on or the readout reads.
@@ -59,14 +60,14 @@ class Group:
         block: layers of the task block on the first `n_inner` wires.
         encoding_slots: angles of the encoding; one row per cone, or a single one if all tasks
             share one cone.
-        block_slots: angles of the block, one row per task.
-        n_weights: weights of each task.
+        block_slots: angles of the block, one row per member.
+        own_weights: how many weights each of `tasks` has.
         readout: outputs over the basis states of the wires read, shape (n_outputs, 2^n_read).
         sizes: size of the cone after each gate that widens it, seen from the readout.
         kept: what engines derive from the group once.
     """
 
-    tasks: tuple[str, ...]
+    members: tuple[tuple[str, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
     wires: IntArray
     n_inner: int
@@ -74,10 +75,20 @@ class Group:
     block: tuple[Layer, ...]
     encoding_slots: SlotTable
     block_slots: SlotTable
-    n_weights: int
+    own_weights: tuple[int, ...]
     readout: NDArray[np.float64]
     sizes: tuple[int, ...]
     kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """The members' tasks, one after the other."""
+        return tuple(task for member in self.members for task in member)
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of each member."""
+        return sum(self.own_weights[: len(self.members[0])])
 
     @property
     def structure(self) -> Structure:
@@ -103,7 +114,7 @@ class Group:
     @property
     def amplitudes(self) -> int:
         """Complex amplitudes per sample over all tasks of the group, at the widest point."""
-        return max(self.n_cones, len(self.tasks) if self.n_cones == 1 else 0) << self.n_wires
+        return max(self.n_cones, len(self.members) if self.n_cones == 1 else 0) << self.n_wires
 
     @cached_property
     def steps(self) -> int:
@@ -123,29 +134,33 @@ class Plan:
         groups: of those that run on cones.
         chain: of these, those that run as matrix products.
         sizes: outputs of each task.
+        compiled: whether it is meant for the compiled engines.
     """
 
     tasks: tuple[str, ...]
     groups: tuple[Group, ...]
     chain: tuple[str, ...]
     sizes: tuple[int, ...]
+    compiled: bool = True
 
     @cached_property
     def order(self) -> IntArray | None:
         """Where the tasks' outputs, in their order, are among those of the groups and the chain,
         one after the other; None if they are in this order already.
         """
-        members = [pair for g in self.groups for pair in zip(g.tasks, g.outputs, strict=True)]
+        parts = [pair for g in self.groups for pair in zip(g.tasks, g.outputs, strict=True)]
         sizes = dict(zip(self.tasks, self.sizes, strict=True))
-        members += [(task, tuple(range(sizes[task]))) for task in self.chain]
-        found = [(task, output) for task, outputs in members for output in outputs]
+        parts += [(task, tuple(range(sizes[task]))) for task in self.chain]
+        found = [(task, output) for task, outputs in parts for output in outputs]
         place = {output: i for i, output in enumerate(found)}
         wanted = [place[task, i] for task, size in sizes.items() for i in range(size)]
         return None if wanted == list(range(len(wanted))) else np.array(wanted, dtype=np.int64)
 
 
-def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] = ()) -> Plan:
-    """Group the cones of `tasks` by structure, but for those in `chain`.
+def build_plan(
+    circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] = (), *, joint: bool = False
+) -> Plan:
+    """Group the cones of `tasks` by structure, but for those in `chain`; or make one of them all.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -156,7 +171,8 @@ def build_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str] 
     """
     groups: dict[tuple[object, ...], list[Cone]] = {}
     chained = set(chain)
-    for cone in cones_of(circuit, [task for task in tasks if task not in chained]):
+    rest = [task for task in tasks if task not in chained]
+    for cone in [joint_cone(circuit, rest)] if joint else cones_of(circuit, rest):
         groups.setdefault(cone.structure, []).append(cone)
     found = tuple(_group(cones) for cones in groups.values())
     sizes = tuple(circuit.register(task).task.n_outputs for task in tasks)
@@ -171,15 +187,15 @@ def _group(cones: Sequence[Cone]) -> Group:
     )
     states = cones[:1] if same else cones
     return Group(
-        tasks=tuple(cone.task for cone in cones),
-        outputs=tuple(cone.outputs for cone in cones),
+        members=tuple(cone.tasks for cone in cones),
+        outputs=tuple(outputs for cone in cones for outputs in cone.outputs),
         wires=np.array([cone.wires for cone in states], dtype=np.int64),
         n_inner=first.n_inner,
         encoding=first.encoding,
         block=first.block,
         encoding_slots=slot_table([cone.encoding_angles for cone in states]),
         block_slots=slot_table([cone.block_angles for cone in cones]),
-        n_weights=first.n_weights,
+        own_weights=tuple(size for cone in cones for size in cone.n_weights),
         readout=np.array(first.readout, dtype=np.float64),
         sizes=first.sizes,
     )

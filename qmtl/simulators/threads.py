@@ -20,7 +20,7 @@ import torch
 
 __all__ = ["Background", "run_in_threads", "thread_count"]
 
-# A thread for a few items costs more than it saves.
+# A thread for a few small items costs more than it saves.
 ITEMS_PER_THREAD = 16
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
@@ -30,14 +30,19 @@ _THREAD = threading.local()
 _ABANDONED: "dict[int, Background]" = {}
 
 
-def thread_count(n_items: int) -> int:
+def thread_count(n_items: int, fewest: int | None = None) -> int:
     """How many threads to use for so many items: at most as many as torch itself uses.
+
+    Args:
+        n_items: how many there are.
+        fewest: how many of them are worth a thread; None for `ITEMS_PER_THREAD`.
 
     Example:
         >>> thread_count(1)
         1
     """
-    return max(1, min(torch.get_num_threads(), n_items // ITEMS_PER_THREAD))
+    fewest = ITEMS_PER_THREAD if fewest is None else fewest
+    return max(1, min(torch.get_num_threads(), n_items // fewest))
 
 
 def run_in_threads(address: int, data: int, n_threads: int, held: object = None) -> None:
@@ -77,11 +82,14 @@ class Background:
         self._thread: int | None = None
         self._function, self._data, self._held = _FUNCTION(address), data, held
         self._parts: list[Future[None]] = []
+        thread = threading.get_ident()
+        abandoned = _ABANDONED.pop(thread, None)
+        if abandoned is not None:
+            abandoned.finish()
         if n_threads == 1:
             self._is_done = False
             return
-        thread = threading.get_ident()
-        before = getattr(_THREAD, "running", lambda: None)() or _ABANDONED.pop(thread, None)
+        before = getattr(_THREAD, "running", lambda: None)()
         if before is not None:
             before.finish()
         team = _team() if os.getpid() == _PROCESS else None

@@ -51,6 +51,8 @@ def test_no_more_threads_than_torch_uses():
     try:
         assert threads.thread_count(1000) == 2
         assert threads.thread_count(1) == 1
+        # Of large items a few are enough.
+        assert threads.thread_count(2, fewest=1) == 2
     finally:
         torch.set_num_threads(1)
 

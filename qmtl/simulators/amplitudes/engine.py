@@ -14,10 +14,13 @@ from qmtl.simulators.angles import by_slot, sample_angles
 from qmtl.simulators.compilation import Kernel, words
 from qmtl.simulators.eager import eager_values
 from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
+from qmtl.simulators.plan import Group
 from qmtl.simulators.weight_table import WeightTable
 
 __all__ = ["AmplitudeEngine"]
 
+# A thread for less costs more than it saves.
+NUMBERS_PER_THREAD = 2**17
 KERNEL = Kernel("qmtl.simulators.amplitudes.kernel")
 
 
@@ -73,7 +76,7 @@ class AmplitudeEngine:
         wanted = (padded != 0).flatten(2).any(2)
         pairs = wanted.reshape(n, group.n_cones, -1).any(2).flatten().nonzero().flatten().numpy()
         row, cone = pairs // group.n_cones, pairs % group.n_cones
-        per_cone = len(group.tasks) // group.n_cones
+        per_cone = len(group.members) // group.n_cones
         n_cone, n_task = self.cone_table.index.shape[1], self.task_table.index.shape[1]
         new = partial(torch.zeros, dtype=rows.dtype, device="cpu")
         by_sample = new(len(pairs), work.index.shape[1], work.padded)
@@ -92,6 +95,7 @@ class AmplitudeEngine:
             summed.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
             by_rows = summed.reshape(n, *rows.shape)
         found = torch.from_numpy(by_own).reshape(n, *own.shape)
+        _zero_unasked(group, padded, found)
         return by_rows, torch.from_numpy(by_weight), found
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class AmplitudeEngine:
         group = self.group
         sample = first[torch.from_numpy(group.encoding_slots.rows[0]).to(first.device)]
         task_fixed = self.task_table.angles(third)
-        none = task_fixed.new_zeros(len(group.tasks), 0, 1)
+        none = task_fixed.new_zeros(len(group.members), 0, 1)
         block = by_slot(group.block_slots, none, task_fixed)
         return eager_values(group, sample, self.cone_table.angles(second), block)
 
@@ -144,6 +148,23 @@ class AmplitudeEngine:
             self._run_back(work, part, again, gradients, targets)
 
 
+def _zero_unasked(group: Group, gradients: Tensor, by_own: Tensor) -> None:
+    """No gradient for tasks of a joint state whose outputs have none, instead of a rounding error.
+
+    Args:
+        group: the tasks.
+        gradients: by the outputs, (n, members, n_outputs, samples).
+        by_own: by the weights, (n, members, n_weights); changed.
+    """
+    if len(group.members) == len(group.tasks):
+        return
+    n_tasks = len(group.members[0])
+    sizes = [len(outputs) for outputs in group.outputs[:n_tasks]]
+    asked = (gradients != 0).any(3).split(sizes, dim=2)
+    for part, wanted in zip(by_own.split(group.own_weights[:n_tasks], dim=2), asked, strict=True):
+        part[~wanted.any(2)] = 0
+
+
 def _run_kernel(
     work: Work,
     items: Array,
@@ -156,4 +177,6 @@ def _run_kernel(
     head, tables = work.tables()
     found = (states.detach().numpy(), values.numpy(), *rest)
     arrays = (*tables[:5], items, *tables[5:], *found)
-    KERNEL.call(work.dtype, len(items), (work.numbers,), words(*head, back, *arrays)).run()
+    fewest = max(1, NUMBERS_PER_THREAD // work.numbers)
+    table = words(*head, back, *arrays)
+    KERNEL.call(work.dtype, len(items), (work.numbers,), table, fewest=fewest).run()

@@ -121,11 +121,13 @@ class _Tables:
         """Angles (slot, mask), and masks of Zs and CZs."""
         first, shift, row = len(self.terms), self.n_wires - self.span, len(self.signs)
         self.terms += terms
-        entries = np.arange(1 << self.span)
-        odd = np.zeros(1 << self.n_wires, np.bool_)
+        signs = np.ones((2,) * self.span, np.int8)
         for mask in masks:
-            odd[: len(entries)] ^= (entries & mask) == mask
-        self.signs.append(np.where(odd, -1, 1).astype(np.int8))
+            # Basis states with a one at each of the mask's wires.
+            bits = (mask >> (self.span - 1 - wire) & 1 for wire in range(self.span))
+            signs[tuple(1 if bit else slice(None) for bit in bits)] *= -1
+        padding = (1 << self.n_wires) - signs.size
+        self.signs.append(np.pad(signs.ravel(), (0, padding), constant_values=1))
         last = len(self.terms)
         self.rows.append((PHASE, shift, first, last, self.source, 0, row))
 
@@ -161,7 +163,7 @@ def build_program(group: Group) -> Program | None:
         group=group,
         ops=np.array(ops, np.int64).reshape(-1, 7),
         n_starts=n_starts,
-        n_shared=len(ops) if group.n_cones == len(group.tasks) else len(encoding.rows),
+        n_shared=len(ops) if group.n_cones == len(group.members) else len(encoding.rows),
         terms=np.array(block.terms, np.int64).reshape(-1, 2),
         signs=np.array(block.signs, np.int8).reshape(-1, 1 << n),
     )

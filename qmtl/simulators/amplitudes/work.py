@@ -32,13 +32,13 @@ def working_bytes(group: Group, samples: int, itemsize: int) -> int:
     size, slots = 1 << group.n_wires, len(group.encoding_slots.feature_slots)
     tile = _tile(samples, size, itemsize)
     padded = -(-samples // tile) * tile
-    states_each = 1 if group.n_cones == len(group.tasks) else 1 + len(group.tasks)
+    states_each = 1 if group.n_cones == len(group.members) else 1 + len(group.members)
     states = 2 * group.n_cones * states_each * size * padded * itemsize
     threads = torch.get_num_threads()
     # At least one item per thread is kept, and a thread works on three states.
     one = 2 * size * tile * itemsize
     kept = min(states, max(KEPT_STATES_BYTES, threads * states_each * one))
-    angles = (3 * slots * group.n_cones + 2 * len(group.readout) * len(group.tasks)) * padded
+    angles = (3 * slots * group.n_cones + 2 * len(group.readout) * len(group.members)) * padded
     return kept + 4 * threads * one + angles * itemsize
 
 
@@ -101,13 +101,13 @@ class Work:
     def states_each(self) -> int:
         """States kept per item."""
         group = self.program.group
-        per_cone = len(group.tasks) // group.n_cones
+        per_cone = len(group.members) // group.n_cones
         return 1 if per_cone == 1 else 1 + per_cone
 
     def new_values(self) -> Tensor:
         """Room for the outputs (1, tasks, n_outputs, samples), padding included."""
         group = self.program.group
-        shape = (1, len(group.tasks), len(group.readout), self.padded)
+        shape = (1, len(group.members), len(group.readout), self.padded)
         return torch.empty(shape, dtype=self.torch_dtype, device="cpu")
 
     @property

@@ -70,7 +70,7 @@ class PauliEngine:
         self.group, self.program = group, program
         self.row_index = group.encoding_slots.rows[0]
         self.n_rows = int(self.row_index.max(initial=-1)) + 1
-        self.n_cones, self.n_tasks = group.n_cones, len(group.tasks)
+        self.n_cones, self.n_tasks = group.n_cones, len(group.members)
         self.encoding = Tape(program.encoding, self.row_index)
         self.block = Tape(program.block, np.empty((self.n_tasks, 0), np.int64))
         self.cone_table = WeightTable.of(group.encoding_slots)
