@@ -26,20 +26,24 @@ __all__ = [
 
 
 def engine_values(
-    engine: Engine, columns: Tensor, encoding: Tensor, own: Callable[[], Sequence[Tensor]]
+    engine: Engine, angles: Tensor, encoding: Tensor, own: Callable[[], Sequence[Tensor]]
 ) -> Tensor:
-    """Outputs of an engine, shape (tasks, n_outputs, samples); differentiable.
+    """Outputs of an engine, shape (samples, outputs of all tasks); differentiable.
 
     Args:
         engine: what computes them.
-        columns: features, shape (features, samples).
+        angles: features, shape (samples, features).
         encoding: the encoding's weights.
         own: gives each task's weights, of the same number.
     """
-    first, second = engine.angles(columns, encoding), encoding
+    # Engines have samples last, for long loops, and callers first. Here is where that is turned
+    # round: each view that torch keeps a node for costs as much as a small kernel.
+    columns = angles.T
+    rows = engine.angles(columns, encoding)
+    first, second = angles if rows is columns else rows.T, encoding
     begun = late = None
     if starts_early(engine, first):
-        begun = engine.begin(first, second)
+        begun = engine.begin(rows, second)
         try:
             tensors = own()
         except BaseException:
@@ -53,7 +57,7 @@ def engine_values(
         tensors = own()
     inputs = (first, second, torch.stack(list(tensors)))
     if engine.is_differentiable:
-        return engine.eager(*inputs)
+        return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     values: Tensor = _Values.apply(*inputs, engine, keep, begun, late)
     return values
@@ -123,34 +127,43 @@ class _Values(torch.autograd.Function):
     ) -> Tensor:
         with full_precision(first):
             early = () if begun is None else (begun,)
-            values, kept = engine.forward((first, second, third), keep, *early)
-        ctx.engine, ctx.late = engine, late
+            values, kept = engine.forward((first.T, second, third), keep, *early)
+        ctx.engine, ctx.late, ctx.shape = engine, late, values.shape
         ctx.save_for_backward(first, second, third, *kept)
-        return values
+        return values.flatten(0, 1).T
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found = _Values._pulled_back(ctx, gradient.T.reshape(ctx.shape))
+        first, *rest = (
+            part if needed else None
+            for part, needed in zip(found, ctx.needs_input_grad[:3], strict=True)
+        )
+        return (None if first is None else first.T, *rest, *[None] * 4)
+
+    @staticmethod
+    def _pulled_back(ctx: Any, gradient: Tensor) -> Sequence[Tensor]:
+        """The same as the engine has them: samples last, and all three."""
         first, second, third, *kept = ctx.saved_tensors
-        inputs = (first, second, third)
+        inputs = (first.T, second, third)
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
-            return (*_first_derivatives(ctx.engine, gradient, inputs), *[None] * 4)
+            return _first_derivatives(ctx.engine, gradient, inputs)
         if torch._C._are_functorch_transforms_active() or torch.is_grad_enabled():
             needs = ctx.needs_input_grad[:3]
             if torch.is_grad_enabled():
                 # Second derivatives reach the node that waits by other ways, too.
                 ctx.late = None
-            return (*_Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept), *[None] * 4)
+            adjoint: Sequence[Tensor] = _Adjoint.apply(gradient, *inputs, ctx.engine, needs, *kept)
+            return adjoint
         # The usual backward pass, past the costs of a function that can be transformed.
         with full_precision(first):
             needs = ctx.needs_input_grad[:3]
             if ctx.late is not None and _will_be_awaited(ctx):
-                found = ctx.late.start(ctx.engine, gradient, inputs, kept, needs)
-            else:
-                jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
-                found = tuple(part[0] for part in jacobian)
-        wanted = (part if needed else None for part, needed in zip(found, needs, strict=True))
-        return (*wanted, *[None] * 4)
+                begun: Three = ctx.late.start(ctx.engine, gradient, inputs, kept, needs)
+                return begun
+            jacobian = ctx.engine.pull_back(gradient[None], inputs, kept, needs)
+            return tuple(part[0] for part in jacobian)
 
 
 class _Adjoint(torch.autograd.Function):

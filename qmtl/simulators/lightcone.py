@@ -132,18 +132,17 @@ class LightConeSimulator:
             engines = self._engines(circuit, plan, angles, plain=plain)
             # The tasks' weights are looked at while threads are at work on the encoding.
             parts = [
-                engine_values(engine, angles.T, encoding, partial(_by_member, group, own))
+                engine_values(engine, angles, encoding, partial(_by_member, group, own))
                 for engine, group in zip(engines, plan.groups, strict=True)
             ]
-            joined = [part.flatten(0, 1).T for part in parts]
             if plan.chain:
                 own(plan.chain)
                 limit = memory_limit(angles.device, self.max_memory)
                 chained = chain_values(circuit, angles, weights, plan.chain, limit)
-                joined += [chained[task] for task in plan.chain]
-            if not joined:
+                parts += [chained[task] for task in plan.chain]
+            if not parts:
                 return angles.new_zeros(len(angles), 0)
-            values = joined[0] if len(joined) == 1 else torch.cat(joined, dim=1)
+            values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
             if plan.order is None:
                 return values
             return values[:, torch.from_numpy(plan.order).to(values.device)]
@@ -151,12 +150,19 @@ class LightConeSimulator:
     def _engines(
         self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, plain: bool
     ) -> list[Engine]:
-        engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
         limit = memory_limit(angles.device, self.max_memory)
         itemsize, samples = angles.dtype.itemsize, len(angles)
-        check_chain(circuit, plan, itemsize, limit)
-        # Chunks are functions of their own, which torch cannot transform.
-        return fitted(circuit, plan, engines, samples, itemsize, limit) if plain else engines
+        step = (samples, itemsize, limit, torch.get_num_threads(), plain)
+        if step not in plan.kept:
+            check_chain(circuit, plan, itemsize, limit)
+            engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
+            if len(plan.kept) > CACHED_PLANS:
+                plan.kept.clear()
+            # Chunks are functions of their own, which torch cannot transform.
+            fitting = fitted(circuit, plan, engines, samples, itemsize, limit) if plain else engines
+            plan.kept[step] = fitting
+        found: list[Engine] = plan.kept[step]
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_memory": self.max_memory, "engine": self.engine}

@@ -141,6 +141,7 @@ def group_values(
         CircuitTooLargeError: if not even one sample fits.
     """
     columns, encoding = shared
+    shape = (len(group.members), -1, columns.shape[1])
     samples, on_cpu = columns.shape[1], columns.device.type == "cpu"
     if not (samples and on_cpu and are_plain(*shared, *own)):
         return engine.eager(engine.angles(columns, encoding), encoding, torch.stack(list(own)))
@@ -148,4 +149,4 @@ def group_values(
     check_fits(circuit, group, engine, itemsize, limit)
     chunk = largest_chunk(engine, samples, itemsize, limit)
     fitting = engine if chunk == samples else ChunkedEngine(engine, chunk)
-    return engine_values(fitting, columns, encoding, lambda: own)
+    return engine_values(fitting, columns.T, encoding, lambda: own).T.reshape(shape)

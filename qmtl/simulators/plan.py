@@ -135,6 +135,7 @@ class Plan:
         chain: of these, those that run as matrix products.
         sizes: outputs of each task.
         compiled: whether it is meant for the compiled engines.
+        kept: engines by what they have to fit, see `qmtl.simulators.memory.fitted`.
     """
 
     tasks: tuple[str, ...]
@@ -142,6 +143,7 @@ class Plan:
     chain: tuple[str, ...]
     sizes: tuple[int, ...]
     compiled: bool = True
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def order(self) -> IntArray | None:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch
+
 import qmtl
-from peers.problem import BLOCK_WEIGHTS, ENCODING_LAYERS, Problem, random_inputs
+from peers.problem import BLOCK_WEIGHTS, ENCODING_LAYERS, Problem, Result, random_inputs
 from peers.torch_step import torch_step
 from qmtl.circuit import Angle, Gate, entangler_gates
 from qmtl.simulators import LightConeSimulator
@@ -59,9 +61,10 @@ def head_circuit(n_tasks, *, encoding_layers=ENCODING_LAYERS, wires_per_task=2):
     )
 
 
-def forward_of(n_tasks, engine):
+def forward_of(n_tasks):
+    """The torch engine on one vector of weights."""
     circuit = head_circuit(n_tasks)
-    simulator = LightConeSimulator(engine=engine)
+    simulator = LightConeSimulator(engine="eager")
     names = list(circuit.registers)
 
     def forward(features, weights):
@@ -73,17 +76,38 @@ def forward_of(n_tasks, engine):
 
 
 def build(problem, dtype):
-    return torch_step(problem, dtype, forward_of(problem.n_tasks, "compiled"))
+    """A step with a tensor for each task's weights, as `qmtl.QuantumHead` has them."""
+    kind = getattr(torch, dtype)
+    circuit = head_circuit(problem.n_tasks)
+    simulator, cut = LightConeSimulator(), circuit.n_encoding_weights
+    weights = torch.tensor(problem.weights, dtype=kind)
+    leaves = [weights[:cut].clone(), *weights[cut:].view(-1, BLOCK_WEIGHTS).clone()]
+    named = dict(zip(("encoding", *circuit.registers), leaves, strict=True))
+    features = torch.tensor(problem.features, dtype=kind, requires_grad=True)
+    targets = torch.tensor(problem.targets, dtype=kind)
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def step():
+        features.grad = None
+        for leaf in leaves:
+            leaf.grad = None
+        outputs = simulator.joined_values(circuit, features, named)
+        torch.nn.functional.mse_loss(outputs, targets).backward()
+        gradient = torch.cat([leaf.grad for leaf in leaves])
+        return Result(outputs.detach(), features.grad, gradient)
+
+    return step
 
 
 def build_eager(problem, dtype):
-    return torch_step(problem, dtype, forward_of(problem.n_tasks, "eager"))
+    return torch_step(problem, dtype, forward_of(problem.n_tasks))
 
 
 def reference(n_tasks, batch, seed):
     """The problem with its outputs and gradients by the torch engine in double precision."""
     features, weights, targets = random_inputs(n_tasks, batch, seed)
     unsolved = Problem(features, weights, targets, targets, features, weights)
-    result = torch_step(unsolved, "float64", forward_of(n_tasks, "eager"))()
+    result = torch_step(unsolved, "float64", forward_of(n_tasks))()
     solved = (result.outputs, result.feature_gradient, result.weight_gradient)
     return Problem(features, weights, targets, *(tensor.numpy() for tensor in solved))

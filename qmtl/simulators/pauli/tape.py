@@ -32,6 +32,7 @@ class Tape:
     def __init__(self, polynomials: Polynomials, rows: Array) -> None:
         self.polynomials, self.rows = polynomials, rows
         self._everywhere = np.arange(len(rows))
+        self._words_everywhere = words(self._everywhere)
         self._n_registers = polynomials.n_registers
         kinds: dict[torch.dtype, np.dtype[Any]]
         kinds = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
@@ -76,7 +77,7 @@ class Tape:
         places = self._everywhere if places is None else places
         samples = sampled.shape[2]
         by_row = fixed.new_empty((len(places), self.rows.shape[1], samples))
-        n_chunks = _tiles(self._n_registers, len(places), samples, fixed.itemsize)[2]
+        n_chunks = _tiles(self._n_registers, len(places), samples, fixed.itemsize).n_chunks
         by_fixed = fixed.new_empty((n_chunks, len(places), fixed.shape[2]))
         start = gradient.contiguous()
         found = [1, *words(by_row, by_fixed)]
@@ -110,12 +111,14 @@ class Tape:
         rest: list[int],
         used: tuple[object, ...],
     ) -> Call:
-        items, lanes, _ = _tiles(self._n_registers, len(places), sampled.shape[2], fixed.itemsize)
-        own, (dtype, table) = (2, self._n_registers, lanes), self._tables[fixed.dtype]
-        batch = words(items, places, sampled, fixed)
-        # The tape, too: the table has the addresses of its arrays.
-        held = (self, places, sampled, fixed, *used)
-        return KERNEL.call(dtype, len(items), own, [*table, *batch, *rest], held)
+        tiles = _tiles(self._n_registers, len(places), sampled.shape[2], fixed.itemsize)
+        own, (dtype, table) = (2, self._n_registers, tiles.lanes), self._tables[fixed.dtype]
+        # Asking arrays for their addresses takes as long as small kernels.
+        where = self._words_everywhere if places is self._everywhere else words(places)
+        batch = [*table, *tiles.words, *where, *words(sampled, fixed), *rest]
+        # The tape and the tiles, too: the table has the addresses of their arrays.
+        held = (self, tiles, places, sampled, fixed, *used)
+        return KERNEL.call(dtype, len(tiles.items), own, batch, held)
 
 
 class PullBack(NamedTuple):
@@ -144,11 +147,24 @@ def _lanes(n_registers: int, itemsize: int) -> int:
     return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
 
 
-@lru_cache(maxsize=16)
-def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[Array, int, int]:
-    """Work items (first place, last, first sample, last, chunk of samples), their lanes, and how
-    many chunks there are.
+class Tiles(NamedTuple):
+    """How a kernel's work is cut.
+
+    Attributes:
+        items: first place, last, first sample, last, and chunk of samples.
+        words: of the items, for the kernel.
+        lanes: of a tile.
+        n_chunks: chunks of samples.
     """
+
+    items: Array
+    words: list[int]
+    lanes: int
+    n_chunks: int
+
+
+@lru_cache(maxsize=64)
+def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> Tiles:
     lanes = _lanes(n_registers, itemsize)
     chunk = min(samples, lanes)
     several = lanes // chunk
@@ -158,4 +174,5 @@ def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> tuple[
     grid[..., 0], grid[..., 1] = begin[:, None], np.minimum(begin + several, places)[:, None]
     grid[..., 2], grid[..., 3] = low, np.minimum(low + chunk, samples)
     grid[..., 4] = np.arange(len(low))
-    return grid.reshape(-1, 5), lanes, len(low) if places else 0
+    items = grid.reshape(-1, 5)
+    return Tiles(items, words(items), lanes, len(low) if places else 0)
