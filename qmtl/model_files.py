@@ -36,9 +36,10 @@ def write_model(
         InvalidInputError: if the path is a file's.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise InvalidInputError(f"a model is saved to a folder; {folder} is a file")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InvalidInputError(f"a model is saved to a folder; {folder} is a file") from None
     # Copies, since safetensors refuses parameters that share memory (tied weights).
     weights = save({name: value.cpu().contiguous().clone() for name, value in state.items()})
     write_bytes(folder / "model.safetensors", weights)

@@ -295,4 +295,6 @@ def test_a_file_is_no_folder(tmp_path):
     for save in (make_model().save, make_model().save_pretrained):
         with pytest.raises(InvalidInputError, match=r"saved to a folder; .*taken is a file"):
             save(tmp_path / "taken")
+        with pytest.raises(InvalidInputError, match="saved to a folder"):
+            save(tmp_path / "taken" / "model")
     assert (tmp_path / "taken").read_text() == "mine"

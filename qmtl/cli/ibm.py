@@ -158,9 +158,10 @@ def _refuse_options(context: typer.Context, run: str) -> None:
         # By name, since Typer may have a click of its own.
         source = getattr(context.get_parameter_source(name), "name", "")
         if source == "COMMANDLINE" and name not in GOING_ON:
+            options = parameter.opts if context.params[name] else parameter.secondary_opts
             raise InvalidInputError(
-                f"{parameter.opts[0]} is not for a run that was sent: run {run} goes on as it is "
-                f"(with another {parameter.opts[0]}, give the run directory)"
+                f"{(options or parameter.opts)[0]} is not for a run that was sent: run {run} goes "
+                f"on as it is; for anything else give the run directory"
             )
 
 

@@ -1,5 +1,6 @@
 """HardwareSettings: how a head is run on a backend, and what it may cost."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -78,8 +79,9 @@ class HardwareSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if isinstance(getattr(self, field.name), np.integer):
-                object.__setattr__(self, field.name, int(getattr(self, field.name)))
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic | np.ndarray):
+                object.__setattr__(self, field.name, value.tolist())
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_name(name, getattr(self, name), map(str, choices))
@@ -88,7 +90,8 @@ class HardwareSettings:
             if value is None and name in POSITIVE_OR_NONE:
                 continue
             real = name == "max_qpu_seconds" and isinstance(value, float)
-            if isinstance(value, bool) or not (isinstance(value, int) or real) or not value > 0:
+            fits = (isinstance(value, int) or real) and not isinstance(value, bool)
+            if not fits or not 0 < value < math.inf:
                 raise InvalidInputError(f"{name} must be a positive number, got {value!r}")
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):

@@ -44,23 +44,23 @@ def engine_values(
     begun = late = None
     if starts_early(engine, first):
         begun = engine.begin(rows, second)
-        try:
-            tensors = own()
-        except BaseException:
-            begun.finish()
-            raise
-        if waits(first, second, tensors):
+    try:
+        tensors = own()
+        if begun is not None and waits(first, second, tensors):
             # Before the tasks' weights are stacked, so that it comes after them backwards.
             late = Late()
             first, second = late.awaited(first, second)
-    else:
-        tensors = own()
-    inputs = (first, second, torch.stack(list(tensors)))
-    if engine.is_differentiable:
-        return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    values: Tensor = _Values.apply(*inputs, engine, keep, begun, late)
-    return values
+        inputs = (first, second, torch.stack(list(tensors)))
+        if engine.is_differentiable:
+            return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T
+        keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+        values: Tensor = _Values.apply(*inputs, engine, keep, begun, late)
+        return values
+    except BaseException:
+        # Whoever keeps the error must not keep the threads.
+        if begun is not None:
+            begun.finish()
+        raise
 
 
 def are_plain(*tensors: Tensor, others: Callable[[], Sequence[Tensor]] = tuple) -> bool:

@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 from array import array
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from qmtl.errors import QmtlError
 from qmtl.files import write_bytes
 from qmtl.simulators.threads import Background, run_in_threads, thread_count
 
-__all__ = ["Kernel", "words"]
+__all__ = ["Form", "Kernel", "words"]
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning. Kernels make
 # no arrays of their own, so that none is counted.
@@ -111,6 +113,48 @@ class Kernel:
         memory = np.empty((n_threads, *own), dtype)
         table = array("q", (0, 0, n_items, *words(memory), *arguments))
         return Call(_address(self.module, dtype), n_threads, table, (memory, *arrays))
+
+
+class Form:
+    """A kernel's call with the addresses of some tensors left open, for many calls of one shape.
+
+    Asking arrays for addresses and shapes takes longer than a small kernel.
+
+    Args:
+        kernel: what is called.
+        dtype: the precision.
+        n_items: how many items there are.
+        own: shape of the memory that each thread works in.
+        arguments: all else: integers, arrays, and shapes of the tensors that `call` is given.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dtype: torch.dtype,
+        n_items: int,
+        own: tuple[int, ...],
+        arguments: Sequence[int | NDArray[Any] | tuple[int, ...]],
+    ) -> None:
+        self._n_threads, self._dtype = thread_count(n_items), dtype
+        self._own = (self._n_threads, *own)
+        self._address = _address(kernel.module, np.dtype(str(dtype).removeprefix("torch.")))
+        self._arguments = arguments  # arrays, which must live as long as their addresses
+        self._words, self._open = array("q", (0, 0, n_items)), list[int]()
+        for argument in (self._own, *arguments):
+            if isinstance(argument, tuple):
+                self._open.append(len(self._words))
+                self._words.extend((0, *argument))
+            else:
+                self._words.extend(words(argument))
+
+    def call(self, *tensors: Tensor) -> "Call":
+        """The call with these tensors, whose numbers are in a row."""
+        memory = torch.empty(self._own, dtype=self._dtype, device="cpu")
+        table, arrays = self._words[:], (memory, *tensors)
+        for place, tensor in zip(self._open, arrays, strict=True):
+            table[place] = tensor.data_ptr()
+        return Call(self._address, self._n_threads, table, (self, *arrays))
 
 
 class Call(NamedTuple):

@@ -1,12 +1,12 @@
 """Which engine runs a group of equal cones, and whether cones are better run as one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.simulators.amplitudes import AmplitudeEngine, build_program
 from qmtl.simulators.eager import EagerEngine
 from qmtl.simulators.engine import Engine
+from qmtl.simulators.joint import JointEngine
 from qmtl.simulators.pauli import LARGEST_PROGRAM, PauliEngine, pauli_program
 from qmtl.simulators.plan import Group, Plan, build_plan
 
@@ -24,24 +24,22 @@ LARGEST_JOINT_READOUT = 2**16
 LARGEST_STATE = 2**26
 
 
-def choose_plan(
-    circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str], *, compiled: bool
-) -> Plan:
-    """The plan for these tasks: a cone for each, or one for all if that takes fewer operations.
+def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], chain: Sequence[str]) -> Plan:
+    """The plan for these tasks: a cone for each, or one for all if a step takes less by it.
 
-    The latter only for the compiled engines, and if all tasks depend on the same parameters of the
+    The latter for the compiled engines, and only if all tasks depend on the same parameters of the
     encoding: a gradient by what a task does not depend on has to be zero, and not nearly so.
 
     Example:
         >>> from qmtl import AngleEncoding, HeadCircuit, Task
         >>> dense = AngleEncoding(entangler="all_to_all")
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], dense)
-        >>> (group,) = choose_plan(circuit, list(circuit.registers), (), compiled=True).groups
+        >>> (group,) = choose_plan(circuit, list(circuit.registers), ()).groups
         >>> len(group.members), group.amplitudes
         (1, 4096)
     """
-    plan = replace(build_plan(circuit, tasks, chain), compiled=compiled)
-    if not compiled or not _may_join(circuit, plan):
+    plan = build_plan(circuit, tasks, chain)
+    if not _may_join(circuit, plan):
         return plan
     return min(plan, build_plan(circuit, tasks, chain, joint=True), key=_cost)
 
@@ -50,6 +48,8 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
     """Whether the tasks could run on one state, and it has fewer amplitudes than their own."""
     names = [task for group in plan.groups for task in group.tasks]
     if circuit.layout != "partitioned" or len(names) < 2 or len(set(names)) < len(names):
+        return False
+    if any(len(group.block_slots.feature_slots) for group in plan.groups):
         return False
     wires = {wire for group in plan.groups for wire in group.wires.ravel().tolist()}
     amplitudes = 1 << len(wires)
@@ -70,7 +70,7 @@ def _cost(plan: Plan) -> float:
     """Operations of a sample, those on Pauli strings counted by the time they take."""
     engines = [engine_of(group, compiled=True) for group in plan.groups]
     return sum(
-        engine.step_operations(1) / (PAULI_ADVANTAGE if isinstance(engine, PauliEngine) else 1)
+        engine.step_operations(1) / (PAULI_ADVANTAGE if engine.name == PauliEngine.name else 1)
         for engine in engines
     )
 
@@ -82,7 +82,9 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
     """
     kind = "compiled" if compiled else "eager"
     if kind not in group.kept:
-        group.kept[kind] = _cheapest(group) if compiled else EagerEngine(group)
+        one: Engine = _cheapest(group) if compiled else EagerEngine(group)
+        is_joint = len(group.members) < len(group.tasks)
+        group.kept[kind] = JointEngine(one, group) if is_joint else one
     engine: Engine = group.kept[kind]
     return engine
 
@@ -91,7 +93,8 @@ def _cheapest(group: Group) -> Engine:
     if 1 << group.n_wires > LARGEST_STATE:
         return EagerEngine(group)
     # Logits are logarithms of probabilities, and small ones are precise as squares only.
-    are_strings = bool((group.readout < 0).any()) and group.readout.shape[1] <= LARGEST_READOUT
+    are_strings = bool((group.readout < 0).any(axis=1).all())
+    are_strings = are_strings and group.readout.shape[1] <= LARGEST_READOUT
     amplitudes = (6 * group.steps + 4) << group.n_wires
     most = min(max(FEW_OPERATIONS, int(PAULI_ADVANTAGE * amplitudes)), LARGEST_PROGRAM)
     paulis = pauli_program(group.structure, most) if are_strings else None

@@ -17,7 +17,7 @@ from qmtl.simulators.engine import Engine
 from qmtl.simulators.engine_choice import choose_plan, engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
-from qmtl.simulators.plan import Group, Plan
+from qmtl.simulators.plan import Group, Plan, build_plan
 from qmtl.simulators.simulator import check_angles, checked_weights
 
 __all__ = ["LightConeSimulator"]
@@ -34,8 +34,8 @@ class LightConeSimulator:
 
     A task's outputs depend only on the gates and wires of its backward light cone, so each task is
     a state vector of a few wires whatever the number of tasks; tasks of equal structure run as one
-    batch. Values and gradients are exact. When a cone covers the whole circuit (``cnot_ring``,
-    ``all_to_all``), this is an exact batched state-vector simulator.
+    batch. Values and gradients are exact. When all cones cover the whole circuit (``all_to_all``),
+    this is an exact batched state-vector simulator, with one state for all tasks.
 
     Args:
         max_memory: bytes that a training step may take, by estimate, before an error is raised;
@@ -63,16 +63,22 @@ class LightConeSimulator:
         self._plans: OrderedDict[tuple[HeadCircuit, tuple[str, ...], bool], Plan] = OrderedDict()
 
     def plan(
-        self, circuit: HeadCircuit, tasks: Sequence[str] | None = None, *, compiled: bool = True
+        self, circuit: HeadCircuit, tasks: Sequence[str] | None = None, *, joint: bool = True
     ) -> Plan:
-        """The plan for these tasks, made once and kept: for the compiled engines, or for torch."""
-        compiled = compiled and self.engine == "compiled"
-        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks), compiled)
+        """The plan for these tasks, made once and kept.
+
+        Args:
+            circuit: the head circuit.
+            tasks: their names; None for all.
+            joint: whether they may run on one state; never by the torch engine.
+        """
+        joint = joint and self.engine == "compiled"
+        key = (circuit, tuple(circuit.registers) if tasks is None else tuple(tasks), joint)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
                 chain = _chain(circuit, key[1]) if self.engine == "compiled" else ()
-                plan = choose_plan(circuit, key[1], chain, compiled=compiled)
+                plan = (choose_plan if joint else build_plan)(circuit, key[1], chain)
                 self._plans[key] = plan
                 while len(self._plans) > CACHED_PLANS:
                     self._plans.popitem(last=False)
@@ -84,7 +90,7 @@ class LightConeSimulator:
     ) -> Explanation:
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
         plan = self.plan(circuit)
-        engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
+        engines = [engine_of(group, compiled=self.engine == "compiled") for group in plan.groups]
         limit = memory_limit(torch.device("cpu"), self.max_memory)
         return Explanation.of(circuit, plan, engines, batch_size, dtype, limit)
 
@@ -97,9 +103,8 @@ class LightConeSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_angles(circuit, angles, tasks)
-        values = self._values(circuit, angles, weights, chosen)
-        sizes = self.plan(circuit, chosen).sizes
-        return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
+        values, plan = self._values(circuit, angles, weights, chosen)
+        return dict(zip(chosen, values.split(plan.sizes, dim=1), strict=True))
 
     def joined_values(
         self,
@@ -112,7 +117,8 @@ class LightConeSimulator:
 
         With hundreds of tasks, hundreds of small tensors cost more than the simulation.
         """
-        return self._values(circuit, angles, weights, check_angles(circuit, angles, tasks))
+        chosen = check_angles(circuit, angles, tasks)
+        return self._values(circuit, angles, weights, chosen)[0]
 
     def _values(
         self,
@@ -120,7 +126,7 @@ class LightConeSimulator:
         angles: Tensor,
         weights: Mapping[str, Tensor],
         chosen: tuple[str, ...],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Plan]:
         def own(names: Sequence[str]) -> list[Tensor]:
             return checked_weights(circuit, weights, names, angles.dtype)
 
@@ -128,7 +134,10 @@ class LightConeSimulator:
             (encoding,) = own(("encoding",))
             plain = are_plain(angles, encoding, others=lambda: own(chosen))
             on_cpu = angles.device.type == "cpu" and len(angles) > 0
-            plan = self.plan(circuit, chosen, compiled=plain and on_cpu)
+            plan = self.plan(circuit, chosen, joint=plain and on_cpu)
+            if plan.is_joint and not torch.cat(own(chosen)).isfinite().all():
+                # What is wrong with one task must not reach the others.
+                plan = self.plan(circuit, chosen, joint=False)
             engines = self._engines(circuit, plan, angles, plain=plain)
             # The tasks' weights are looked at while threads are at work on the encoding.
             parts = [
@@ -141,28 +150,31 @@ class LightConeSimulator:
                 chained = chain_values(circuit, angles, weights, plan.chain, limit)
                 parts += [chained[task] for task in plan.chain]
             if not parts:
-                return angles.new_zeros(len(angles), 0)
+                return angles.new_zeros(len(angles), 0), plan
             values = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            if plan.order is None:
-                return values
-            return values[:, torch.from_numpy(plan.order).to(values.device)]
+            if plan.order is not None:
+                values = values[:, torch.from_numpy(plan.order).to(values.device)]
+            return values, plan
 
     def _engines(
         self, circuit: HeadCircuit, plan: Plan, angles: Tensor, *, plain: bool
     ) -> list[Engine]:
+        compiled = self.engine == "compiled" and plain and angles.device.type == "cpu"
+        compiled = compiled and len(angles) > 0
         limit = memory_limit(angles.device, self.max_memory)
         itemsize, samples = angles.dtype.itemsize, len(angles)
-        step = (samples, itemsize, limit, torch.get_num_threads(), plain)
-        if step not in plan.kept:
+        step = (samples, itemsize, limit, torch.get_num_threads(), plain, compiled)
+        engines: list[Engine] | None = plan.kept.get(step)
+        if engines is None:
             check_chain(circuit, plan, itemsize, limit)
-            engines = [engine_of(group, compiled=plan.compiled) for group in plan.groups]
+            engines = [engine_of(group, compiled=compiled) for group in plan.groups]
+            if plain:
+                # Chunks are functions of their own, which torch cannot transform.
+                engines = fitted(circuit, plan, engines, samples, itemsize, limit)
             if len(plan.kept) > CACHED_PLANS:
                 plan.kept.clear()
-            # Chunks are functions of their own, which torch cannot transform.
-            fitting = fitted(circuit, plan, engines, samples, itemsize, limit) if plain else engines
-            plan.kept[step] = fitting
-        found: list[Engine] = plan.kept[step]
-        return found
+            plan.kept[step] = engines
+        return engines
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_memory": self.max_memory, "engine": self.engine}

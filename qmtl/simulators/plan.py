@@ -108,7 +108,7 @@ class Group:
 
     @property
     def n_cones(self) -> int:
-        """Encoded states per sample: one per task, or one if the tasks share it."""
+        """Encoded states per sample: one per member, or one if the members share it."""
         return int(self.wires.shape[0])
 
     @property
@@ -134,7 +134,6 @@ class Plan:
         groups: of those that run on cones.
         chain: of these, those that run as matrix products.
         sizes: outputs of each task.
-        compiled: whether it is meant for the compiled engines.
         kept: engines by what they have to fit, see `qmtl.simulators.memory.fitted`.
     """
 
@@ -142,8 +141,12 @@ class Plan:
     groups: tuple[Group, ...]
     chain: tuple[str, ...]
     sizes: tuple[int, ...]
-    compiled: bool = True
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def is_joint(self) -> bool:
+        """Whether several tasks run on one state."""
+        return any(len(member) > 1 for group in self.groups for member in group.members)
 
     @cached_property
     def order(self) -> IntArray | None:

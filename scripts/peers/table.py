@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 
+from peers.catalogue import PEERS
 from peers.rounds import TOLERANCES
 
 COLUMNS = (
@@ -11,6 +12,11 @@ COLUMNS = (
     "dtype", "status", "rounds", "steps", "step_ms", "step_ms_min", "step_ms_max", "first_ms",
     "peak_mb", "ratio", "ratio_same_precision", "error_outputs", "error_features",
     "error_weights", "error_dtype", "tolerance",
+)  # fmt: skip
+INTEGERS = ("tasks", "wires", "batch", "seed", "rounds", "steps")
+NUMBERS = (
+    "step_ms", "step_ms_min", "step_ms_max", "first_ms", "peak_mb", "ratio",
+    "ratio_same_precision", "error_outputs", "error_features", "error_weights", "tolerance",
 )  # fmt: skip
 
 
@@ -59,6 +65,24 @@ def as_csv(rows):
     return file.getvalue()
 
 
+def read_csv(text):
+    """The rows that `as_csv` wrote."""
+    rows = list(csv.DictReader(text.splitlines()))
+    for row in rows:
+        for name in COLUMNS:
+            if name in INTEGERS or name in NUMBERS:
+                kind = int if name in INTEGERS else float
+                row[name] = kind(row[name]) if row[name] else None
+    return rows
+
+
+def kept_beside(rows, before):
+    """`rows`, and cells of `before`, oldest first, that no later run has; as their run had them."""
+    found = {(row["tasks"], row["peer"]): row for row in (*before, *rows)}
+    names = [peer.name for peer in PEERS]
+    return sorted(found.values(), key=lambda row: (row["tasks"], names.index(row["peer"])))
+
+
 def _plain(value):
     return f"{value:.5g}" if isinstance(value, float) else value
 
@@ -104,12 +128,12 @@ def as_markdown(rows):
     for label in labels:
         texts = [_markdown_cell(found.get((label, size))) for size in sizes]
         lines.append(f"| {label} | " + " | ".join(texts) + " |")
-    first = rows[0]
+    first, dates = rows[0], ", ".join(sorted({row["date"] for row in rows}))
     note = (
-        f"Batch {first['batch']}, one thread, {first['machine']}, {first['date']}. Median over "
+        f"Batch {first['batch']}, one thread, {first['machine']}, {dates}. Median over up to "
         f"{max(row['rounds'] for row in rows)} rounds; in brackets the time over qmtl's in the "
-        "same rounds. A step is forward, mean-squared error, and backward to all weights and "
-        "features."
+        "same rounds of the same run. A step is forward, mean-squared error, and backward to all "
+        "weights and features."
     )
     return "\n".join([*lines, "", note, ""])
 

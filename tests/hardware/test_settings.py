@@ -28,6 +28,7 @@ from qmtl.hardware import HardwareSettings
         ("shots", 0, "positive number"),
         ("max_shots", 1.5, "positive number"),
         ("max_qpu_seconds", float("nan"), "positive number"),
+        ("max_qpu_seconds", float("inf"), "positive number"),
     ],
 )
 def test_values_that_do_not_fit(name, value, expected):
@@ -40,6 +41,8 @@ def test_numbers_may_be_those_of_numpy():
     assert given == HardwareSettings(shots=20, seed=3, layout=(0, 1))
     assert json.dumps(given.to_dict())
     assert HardwareSettings(layout=tuple(np.arange(2))).layout == (0, 1)
+    assert HardwareSettings(layout=np.arange(2), predict=np.bool_(True)).layout == (0, 1)
+    assert type(HardwareSettings(max_qpu_seconds=np.float32(3)).max_qpu_seconds) is float
 
 
 def test_settings_survive_json():

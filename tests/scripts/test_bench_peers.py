@@ -15,7 +15,15 @@ from peers.limits import Ran, one_thread, run_limited
 from peers.ours import head_circuit, reference
 from peers.problem import all_gates, n_weights, without_rot
 from peers.rounds import TOLERANCES, Cell
-from peers.table import COLUMNS, as_csv, as_markdown, as_text, rows_of
+from peers.table import (
+    COLUMNS,
+    as_csv,
+    as_markdown,
+    as_text,
+    kept_beside,
+    read_csv,
+    rows_of,
+)
 
 from tests.scripts.conftest import SCRIPTS
 
@@ -156,6 +164,23 @@ def test_csv_has_the_columns_and_reads_back():
     (row,) = csv.DictReader(text.splitlines())
     assert tuple(row) == COLUMNS
     assert (row["step_ms"], row["wires"], row["date"]) == ("1.5", "4", "2026-01-01")
+
+
+def test_earlier_runs_are_kept_beside_a_new_one():
+    cells = [timed_cell("qmtl", [[1.5]]), timed_cell("pennylane", [[9.0]])]
+    facts = {"seed": 0, "batch": 32, "machine": "m"}
+    before = rows_of(cells, facts | {"date": "2026-01-01"})
+    again = read_csv(as_csv(before))
+    assert again == read_csv(as_csv(again))
+    new = rows_of(
+        [timed_cell("qmtl", [[2.0]])], {"date": "2026-01-02", "batch": 32, "machine": "m"}
+    )
+    found = kept_beside(new, again)
+    assert [(row["peer"], row["date"], row["step_ms"], row["ratio"]) for row in found] == [
+        ("qmtl", "2026-01-02", 2.0, 1),
+        ("pennylane", "2026-01-01", 9.0, 6),
+    ]
+    assert "2026-01-01, 2026-01-02" in as_markdown(found)
 
 
 def test_nothing_is_compared_with_itself(problems):

@@ -1,11 +1,14 @@
 """Tasks that look at the same wires, run on one state: the same numbers, zeros included."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmtl import AngleEncoding, HeadCircuit, IQPEncoding, QuantumHead, Task
+from qmtl.circuit import Angle, Gate
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators import (
     LightConeSimulator,
@@ -97,6 +100,57 @@ def test_what_nobody_asks_for_has_a_gradient_of_zero():
     nan = torch.autograd.grad(torch.nan * values["b"].sum(), [weights["b"], weights["a"]])
     assert nan[0].isnan().all()
     assert (nan[1] == 0).all()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_what_is_wrong_with_one_task_stays_with_it(wrong):
+    angles, weights = random_angles(CIRCUIT, 3), random_weights(CIRCUIT)
+    right = JOINT.expectation_values(CIRCUIT, angles, weights)
+    found = JOINT.expectation_values(
+        CIRCUIT, angles, weights | {"d": torch.full_like(weights["d"], wrong)}
+    )
+    for name, values in found.items():
+        assert values.isnan().all() if name == "d" else torch.allclose(values, right[name])
+
+    weights = random_weights(CIRCUIT, grad=True)
+    values = JOINT.expectation_values(CIRCUIT, angles, weights)
+    names = list(CIRCUIT.registers)
+    loss = values["b"].square().sum() + (values["d"] * wrong).sum()
+    gradients = torch.autograd.grad(loss, [weights[n] for n in (*names, "encoding")])
+    finite = [bool(gradient.isfinite().all()) for gradient in gradients]
+    assert finite == [name != "d" for name in names] + [False]
+    again = JOINT.expectation_values(CIRCUIT, angles, weights, ["b"])["b"]
+    (expected,) = torch.autograd.grad(again.square().sum(), [weights["b"]])
+    torch.testing.assert_close(gradients[names.index("b")], expected, atol=1e-10, rtol=0)
+
+
+def test_small_probabilities_are_precise_beside_other_readouts(monkeypatch):
+    monkeypatch.undo()
+    tasks = [*binary_tasks(2), Task.multiclass("m", 4)]
+    circuit = HeadCircuit(tasks, AngleEncoding(1, entangler="all_to_all"))
+    angles, weights = random_angles(circuit, 50) / 100, random_weights(circuit)
+    weights = {name: weight / 50 for name, weight in weights.items()}
+    exact = EAGER.expectation_values(circuit, angles, weights)["m"]
+    assert exact.min() < 1e-6
+    weights = {name: weight.float() for name, weight in weights.items()}
+    for one in (None, ["m"]):
+        found = JOINT.expectation_values(circuit, angles.float(), weights, one)["m"].double()
+        torch.testing.assert_close(found, exact, atol=1e-15, rtol=1e-3)
+
+
+def test_zeros_are_zero_by_torch_operations_too():
+    circuit = HeadCircuit(binary_tasks(4), DENSE)
+    assert is_joint(circuit)
+    angles, weights = random_angles(circuit, 3), random_weights(circuit, grad=True)
+    values = JOINT.expectation_values(circuit, angles, weights)
+    losses = torch.stack([value.square().sum() for value in values.values()])
+    (rows,) = torch.autograd.grad(
+        losses, [weights["t2"]], torch.eye(4).double(), is_grads_batched=True, retain_graph=True
+    )
+    assert (rows.abs().sum(1) > 0).tolist() == [False, False, True, False]
+    (first,) = torch.autograd.grad(losses[0], [weights["t0"]], create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), [weights["t2"]])
+    assert (second == 0).all()
 
 
 def test_a_row_of_the_jacobian_for_each_task():
@@ -202,3 +256,22 @@ def test_what_no_memory_holds_is_an_error():
     with pytest.raises(CircuitTooLargeError, match=r"40 of 40 wires.*entangler 'all_to_all'"):
         JOINT.expectation_values(circuit, torch.zeros(1, circuit.n_features), weights)
     assert "does not fit" in str(JOINT.explain(circuit, 1))
+
+
+@dataclass(frozen=True)
+class FedAgain:
+    """A block that loads a feature of its own wire."""
+
+    def n_weights(self, n_wires, read):
+        return 1
+
+    def gates(self, n_wires, read):
+        return [Gate("RX", (0,), Angle(features=(0,), weight=0))]
+
+
+def test_blocks_with_features_run_apart():
+    circuit = HeadCircuit(binary_tasks(4), DENSE, FedAgain())
+    assert not is_joint(circuit)
+    case = random_case(circuit, 2)
+    found = vjp(JOINT, circuit, case.angles(), case.weights())
+    close(found, vjp(EAGER, circuit, case.angles(), case.weights()))

@@ -14,7 +14,6 @@ from qmtl.simulators.angles import by_slot, sample_angles
 from qmtl.simulators.compilation import Kernel, words
 from qmtl.simulators.eager import eager_values
 from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
-from qmtl.simulators.plan import Group
 from qmtl.simulators.weight_table import WeightTable
 
 __all__ = ["AmplitudeEngine"]
@@ -95,7 +94,6 @@ class AmplitudeEngine:
             summed.index_add_(0, target.flatten(), by_sample[..., : work.samples].flatten(0, 1))
             by_rows = summed.reshape(n, *rows.shape)
         found = torch.from_numpy(by_own).reshape(n, *own.shape)
-        _zero_unasked(group, padded, found)
         return by_rows, torch.from_numpy(by_weight), found
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
@@ -146,23 +144,6 @@ class AmplitudeEngine:
             part[:, 4] = np.arange(len(part))
             self._run(work, part, again, values)
             self._run_back(work, part, again, gradients, targets)
-
-
-def _zero_unasked(group: Group, gradients: Tensor, by_own: Tensor) -> None:
-    """No gradient for tasks of a joint state whose outputs have none, instead of a rounding error.
-
-    Args:
-        group: the tasks.
-        gradients: by the outputs, (n, members, n_outputs, samples).
-        by_own: by the weights, (n, members, n_weights); changed.
-    """
-    if len(group.members) == len(group.tasks):
-        return
-    n_tasks = len(group.members[0])
-    sizes = [len(outputs) for outputs in group.outputs[:n_tasks]]
-    asked = (gradients != 0).any(3).split(sizes, dim=2)
-    for part, wanted in zip(by_own.split(group.own_weights[:n_tasks], dim=2), asked, strict=True):
-        part[~wanted.any(2)] = 0
 
 
 def _run_kernel(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators.compilation import Call, Kernel, words
+from qmtl.simulators.compilation import Call, Form, Kernel
 from qmtl.simulators.pauli.polynomials import PRODUCT, Polynomials
 
 __all__ = ["PullBack", "Tape"]
@@ -18,6 +18,8 @@ KERNEL = Kernel("qmtl.simulators.pauli.kernel")
 # Bytes of a tile's registers: they and their adjoints should stay in a second-level cache.
 TILE_BYTES = 2**17
 FEWEST_LANES, MOST_LANES = 16, 128
+# Batches and Jacobians of so many sizes are remembered.
+FORMS = 32
 
 
 class Tape:
@@ -31,16 +33,15 @@ class Tape:
 
     def __init__(self, polynomials: Polynomials, rows: Array) -> None:
         self.polynomials, self.rows = polynomials, rows
-        self._everywhere = np.arange(len(rows))
-        self._words_everywhere = words(self._everywhere)
+        self._everywhere = torch.arange(len(rows))
         self._n_registers = polynomials.n_registers
         kinds: dict[torch.dtype, np.dtype[Any]]
         kinds = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
-        self._signs = {kind: polynomials.signs.astype(dtype) for kind, dtype in kinds.items()}
         self._tables = {
-            kind: (dtype, words(polynomials.ops, polynomials.outputs, self._signs[kind], rows))
+            kind: (polynomials.ops, polynomials.outputs, polynomials.signs.astype(dtype), rows)
             for kind, dtype in kinds.items()
         }
+        self._form = lru_cache(maxsize=FORMS)(self._new_form)
 
     def values(self, sampled: Tensor, fixed: Tensor) -> tuple[Call, Tensor]:
         """Values of the polynomials (places, polynomials, samples), and what computes them.
@@ -49,13 +50,10 @@ class Tape:
             sampled: cosines and sines, shape (2, rows, samples).
             fixed: cosines and sines, shape (2, places, angles).
         """
-        shape = (len(self.rows), len(self.polynomials.outputs), sampled.shape[2])
-        values = fixed.new_empty(shape)
-        own = words(values)
-        # No gradients, no coefficients and no sums: none of these is looked at.
-        rest = [*own, 0, *own, *own, 0, shape[0], 0, shape[1], 0, shape[0], 0, shape[2]]
-        call = self._call(self._everywhere, sampled, fixed, rest, (values,))
-        return call, values
+        places = self._everywhere
+        values = fixed.new_empty((len(self.rows), self._n_values, sampled.shape[2]))
+        form = self._form("values", *_sizes(places, sampled, fixed), torch.get_num_threads())
+        return form.call(places, sampled, fixed, values, values, values), values
 
     def pull_back(
         self,
@@ -74,21 +72,19 @@ class Tape:
             gradient: by the values; with `coefficients`, by sums of them (places, sums, samples).
             coefficients: of these sums, shape (places, sums, polynomials).
         """
-        places = self._everywhere if places is None else places
-        samples = sampled.shape[2]
-        by_row = fixed.new_empty((len(places), self.rows.shape[1], samples))
-        n_chunks = _tiles(self._n_registers, len(places), samples, fixed.itemsize).n_chunks
-        by_fixed = fixed.new_empty((n_chunks, len(places), fixed.shape[2]))
-        start = gradient.contiguous()
-        found = [1, *words(by_row, by_fixed)]
-        n, m = len(places), len(self.polynomials.outputs)
+        run = self._everywhere if places is None else torch.from_numpy(places)
+        by_row = fixed.new_empty((len(run), self.rows.shape[1], sampled.shape[2]))
+        n_chunks = _tiles(self._n_registers, len(run), sampled.shape[2], fixed.itemsize).n_chunks
+        by_fixed = fixed.new_empty((n_chunks, len(run), fixed.shape[2]))
+        start, sums = gradient.contiguous(), gradient.shape[1]
+        kind = "gradient" if coefficients is None else f"gradient of {sums} sums"
+        form = self._form(kind, *_sizes(run, sampled, fixed), torch.get_num_threads())
+        used = (by_row, by_fixed)
         if coefficients is None:
-            rest = [*words(start), *found, 0, n, 0, m, 0, n, 0, samples]
+            call = form.call(run, sampled, fixed, start, *used)
         else:
-            coefficients = coefficients.contiguous()
-            rest = [0, n, m, samples, *found, *words(coefficients, start)]
-        used = (start, by_row, by_fixed, coefficients)
-        return PullBack(self._call(places, sampled, fixed, rest, used), by_row, by_fixed)
+            call = form.call(run, sampled, fixed, *used, coefficients.contiguous(), start)
+        return PullBack(call, *used)
 
     def working_bytes(self, itemsize: int) -> int:
         """Bytes that a thread works in."""
@@ -103,22 +99,39 @@ class Tape:
         products = len(ops) - sums
         return 2 * (products + 3 * sums) + 4 * products + 8 * sums
 
-    def _call(
-        self,
-        places: Array,
-        sampled: Tensor,
-        fixed: Tensor,
-        rest: list[int],
-        used: tuple[object, ...],
-    ) -> Call:
-        tiles = _tiles(self._n_registers, len(places), sampled.shape[2], fixed.itemsize)
-        own, (dtype, table) = (2, self._n_registers, tiles.lanes), self._tables[fixed.dtype]
-        # Asking arrays for their addresses takes as long as small kernels.
-        where = self._words_everywhere if places is self._everywhere else words(places)
-        batch = [*table, *tiles.words, *where, *words(sampled, fixed), *rest]
-        # The tape and the tiles, too: the table has the addresses of their arrays.
-        held = (self, tiles, places, sampled, fixed, *used)
-        return KERNEL.call(dtype, len(tiles.items), own, batch, held)
+    @property
+    def _n_values(self) -> int:
+        return len(self.polynomials.outputs)
+
+    def _new_form(
+        self, kind: str, sizes: tuple[int, ...], dtype: torch.dtype, n_threads: int
+    ) -> Form:
+        """The kernel's call for arrays of these sizes.
+
+        Args:
+            kind: of values, of their gradient, or of the gradient of sums.
+            sizes: places, rows, samples, and how many places and angles the fixed ones have.
+            dtype: the precision.
+            n_threads: of torch, which the form depends on.
+        """
+        n, rows, samples, all_places, angles = sizes
+        m, tiles = self._n_values, _tiles(self._n_registers, n, samples, dtype.itemsize)
+        batch = (tiles.items, (n,), (2, rows, samples), (2, all_places, angles))
+        found = (1, (n, self.rows.shape[1], samples), (tiles.n_chunks, n, angles))
+        # What is not looked at is empty: gradients, coefficients or sums.
+        unused = (0, n, 0, m, 0, n, 0, samples)
+        rest: tuple[int | tuple[int, ...], ...]
+        if kind == "values":
+            own = (n, m, samples)
+            rest = (own, 0, own, own, *unused)
+        elif kind == "gradient":
+            rest = ((n, m, samples), *found, *unused)
+        else:
+            sums = int(kind.split()[2])
+            rest = (0, n, m, samples, *found, (n, sums, m), (n, sums, samples))
+        own_memory = (2, self._n_registers, tiles.lanes)
+        arguments = (*self._tables[dtype], *batch, *rest)
+        return Form(KERNEL, dtype, len(tiles.items), own_memory, arguments)
 
 
 class PullBack(NamedTuple):
@@ -141,6 +154,12 @@ class PullBack(NamedTuple):
         return whole
 
 
+def _sizes(places: Tensor, sampled: Tensor, fixed: Tensor) -> tuple[tuple[int, ...], torch.dtype]:
+    _, rows, samples = sampled.shape
+    _, all_places, angles = fixed.shape
+    return (len(places), rows, samples, all_places, angles), fixed.dtype
+
+
 def _lanes(n_registers: int, itemsize: int) -> int:
     """Lanes of a tile."""
     fitting = TILE_BYTES // (n_registers * itemsize)
@@ -152,13 +171,11 @@ class Tiles(NamedTuple):
 
     Attributes:
         items: first place, last, first sample, last, and chunk of samples.
-        words: of the items, for the kernel.
         lanes: of a tile.
         n_chunks: chunks of samples.
     """
 
     items: Array
-    words: list[int]
     lanes: int
     n_chunks: int
 
@@ -175,4 +192,4 @@ def _tiles(n_registers: int, places: int, samples: int, itemsize: int) -> Tiles:
     grid[..., 2], grid[..., 3] = low, np.minimum(low + chunk, samples)
     grid[..., 4] = np.arange(len(low))
     items = grid.reshape(-1, 5)
-    return Tiles(items, words(items), lanes, len(low) if places else 0)
+    return Tiles(items, lanes, len(low) if places else 0)
