@@ -35,7 +35,7 @@ class EagerEngine:
         return columns
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-        """Outputs, shape (tasks, n_outputs, samples)."""
+        """Outputs, shape (members, n_outputs, samples)."""
         group = self.group
         sample = sample_angles(group.encoding_slots, first, second)
         block_sample = sample_angles(group.block_slots, first, third)
@@ -75,7 +75,7 @@ class EagerEngine:
 def eager_values(
     group: Group, sample: Tensor, cone_fixed: Tensor, block: Sequence[Tensor]
 ) -> Tensor:
-    """Outputs of a group, shape (tasks, n_outputs, samples).
+    """Outputs of a group, shape (members, n_outputs, samples).
 
     Args:
         group: the tasks.
@@ -100,18 +100,18 @@ def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tenso
     Where the block is the same for all samples and has fewer columns than there are amplitudes
     beside it, its unitary is built once and applied as one batched product.
     """
-    n_tasks, samples = len(group.members), state.shape[3]
+    n_members, samples = len(group.members), state.shape[3]
     if not group.block:
         return state
     dim, rest = 2**group.n_inner, 2 ** (group.n_wires - group.n_inner)
     fixed = all(angle.shape[-1] == 1 for angle in angles)
     if not fixed or dim > rest * samples or dim > LARGEST_UNITARY:
-        return apply_layers(state.expand(n_tasks, -1, -1, -1), group.block, angles, group.n_wires)
+        return apply_layers(state.expand(n_members, -1, -1, -1), group.block, angles, group.n_wires)
     identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
     unitary = apply_layers(identity, group.block, angles, group.n_inner)
     cones, _, parts, _ = state.shape
     columns = state.reshape(cones, dim, rest * parts * samples)
-    shape = (n_tasks, dim * rest, parts, samples)
+    shape = (n_members, dim * rest, parts, samples)
     real = torch.matmul(unitary[:, :, 0], columns).reshape(shape)
     if unitary.shape[2] == 1:
         return real

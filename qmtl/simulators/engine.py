@@ -14,7 +14,10 @@ ALL: Needs = (True, True, True)
 
 
 class Engine(Protocol):
-    """A way to a group's outputs, from three tensors of angles or weights."""
+    """A way to a group's outputs, from three tensors of angles or weights.
+
+    The third has a row for each member of the group: a task, or several of them on one state.
+    """
 
     @property
     def name(self) -> str:
@@ -28,12 +31,12 @@ class Engine(Protocol):
         """The first input, from the features (features, samples)."""
 
     def forward(self, inputs: Three, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Outputs (tasks, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
+        """Outputs (members, n_outputs, samples), and what `pull_back` wants (if `keep`)."""
 
     def pull_back(
         self, gradients: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs = ALL
     ) -> Three:
-        """Gradients by the inputs, for each of `gradients` (n, tasks, n_outputs, samples).
+        """Gradients by the inputs, for each of `gradients` (n, members, n_outputs, samples).
 
         Where one is not needed, anything of its shape (`no_gradient`).
         """
@@ -60,8 +63,8 @@ class EarlyEngine(Engine, Protocol):
     """An engine whose threads need the tasks' weights late, and have their gradient early."""
 
     @property
-    def n_tasks(self) -> int:
-        """How many tasks there are."""
+    def n_members(self) -> int:
+        """How many members there are."""
 
     def begin(self, first: Tensor, second: Tensor) -> "Unfinished":
         """What does not need the tasks' weights, in other threads; for `forward`."""

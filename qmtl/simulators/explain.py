@@ -24,9 +24,10 @@ class GroupCost:
 
     Attributes:
         tasks: the tasks' names.
-        n_cones: encoded states per sample; more than tasks where outputs run apart; 0 for a chain.
+        n_cones: encoded states per sample; more than tasks where outputs run apart, fewer where
+            several tasks run on one; 0 for a chain.
         cone_wires: wires of each cone.
-        block_wires: wires the task's block acts on.
+        block_wires: wires the task's block acts on; all tasks' blocks where they run on one state.
         amplitudes: complex amplitudes of all states of the batch.
         engine: how the group is run.
         chunk: samples that are run at a time to stay within the memory; 0 if not one fits.

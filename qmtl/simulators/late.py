@@ -31,7 +31,7 @@ def starts_early(engine: Engine, first: Tensor) -> TypeGuard[EarlyEngine]:
     return (
         torch.get_num_threads() > 1
         and isinstance(engine, EarlyEngine)
-        and engine.n_tasks >= FEWEST_TASKS
+        and engine.n_members >= FEWEST_TASKS
         and first.numel() > 0
     )
 

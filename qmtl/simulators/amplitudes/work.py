@@ -105,7 +105,7 @@ class Work:
         return 1 if per_cone == 1 else 1 + per_cone
 
     def new_values(self) -> Tensor:
-        """Room for the outputs (1, tasks, n_outputs, samples), padding included."""
+        """Room for the outputs (1, members, n_outputs, samples), padding included."""
         group = self.program.group
         shape = (1, len(group.members), len(group.readout), self.padded)
         return torch.empty(shape, dtype=self.torch_dtype, device="cpu")

@@ -70,11 +70,11 @@ class PauliEngine:
         self.group, self.program = group, program
         self.row_index = group.encoding_slots.rows[0]
         self.n_rows = int(self.row_index.max(initial=-1)) + 1
-        self.n_cones, self.n_tasks = group.n_cones, len(group.members)
+        self.n_cones, self.n_members = group.n_cones, len(group.members)
         self.encoding = Tape(program.encoding, self.row_index)
-        self.block = Tape(program.block, np.empty((self.n_tasks, 0), np.int64))
+        self.block = Tape(program.block, np.empty((self.n_members, 0), np.int64))
         self.cone_table = WeightTable.of(group.encoding_slots)
-        none = (np.zeros((self.n_cones, 0)), np.zeros((self.n_tasks, 0)))
+        none = (np.zeros((self.n_cones, 0)), np.zeros((self.n_members, 0)))
         self.cone_constants, self.task_constants = map(in_pairs, constants or none)
         self.task_table = WeightTable.of(group.block_slots, stride=group.n_weights)
 
@@ -100,13 +100,13 @@ class PauliEngine:
         by_task = joined(self.task_table.cosines_and_sines(own), self.task_constants)
         call, found = self.block.values(none_sampled(by_task), by_task)
         call.run()
-        coefficients = found.reshape(self.n_tasks, -1, self.program.n_terms)
+        coefficients = found.reshape(self.n_members, -1, self.program.n_terms)
         if self.program.mixing is not None:
             coefficients = self._mixing(own) @ coefficients
         # In the shared layout all tasks look at one cone.
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
         begun.finish()
-        values = products(together, begun.values).reshape(self.n_tasks, -1, rows.shape[1])
+        values = products(together, begun.values).reshape(self.n_members, -1, rows.shape[1])
         kept = (begun.values, together, begun.sampled, begun.fixed, by_task)
         return values, kept if keep else ()
 
@@ -165,7 +165,7 @@ class PauliEngine:
 
     def _by_own(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs, own: Tensor) -> Tensor:
         """Gradients by the tasks' weights, from those by the outputs of some cones."""
-        row, task, per_cone = pairs.row, None, self.n_tasks // self.n_cones
+        row, task, per_cone = pairs.row, None, self.n_members // self.n_cones
         if not pairs.is_whole:
             task = (pairs.cone[:, None] * per_cone + np.arange(per_cone)).ravel()
             row = np.repeat(row, per_cone)
@@ -235,27 +235,27 @@ class PauliEngine:
         found = program.block.evaluate(
             list(self.task_table.angles(third).unbind(1)), third, constants.unbind(1)
         )
-        coefficients = torch.stack([v.expand(self.n_tasks) for v in found], 1)
-        coefficients = coefficients.reshape(self.n_tasks, -1, program.n_terms)
+        coefficients = torch.stack([v.expand(self.n_members) for v in found], 1)
+        coefficients = coefficients.reshape(self.n_members, -1, program.n_terms)
         if program.mixing is not None:
             coefficients = self._mixing(third) @ coefficients
         together = coefficients.reshape(self.n_cones, -1, program.n_terms)
         outputs = together @ expectations
-        return outputs.reshape(self.n_tasks, self.program.n_outputs, first.shape[1])
+        return outputs.reshape(self.n_members, self.program.n_outputs, first.shape[1])
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
         strings = 3 * self.n_cones * self.program.n_terms * samples
         angles = (2 * self.n_cones * self.row_index.shape[1] + 4 * self.n_rows) * samples
-        coefficients = 4 * self.n_tasks * len(self.program.block.outputs)
+        coefficients = 4 * self.n_members * len(self.program.block.outputs)
         tiles = max(tape.working_bytes(itemsize) for tape in (self.encoding, self.block))
         return int(torch.get_num_threads() * tiles + (strings + angles + coefficients) * itemsize)
 
     def step_operations(self, samples: int) -> int:
         """Floating-point operations of a training step, counted."""
         encoding = self.n_cones * samples * self.encoding.operations
-        outputs = self.n_tasks * samples * 6 * self.program.n_outputs * self.program.n_terms
-        return encoding + outputs + self.n_tasks * self.block.operations
+        outputs = self.n_members * samples * 6 * self.program.n_outputs * self.program.n_terms
+        return encoding + outputs + self.n_members * self.block.operations
 
     def _mixing(self, like: Tensor) -> Tensor:
         return torch.from_numpy(self.program.mixing).to(like)
