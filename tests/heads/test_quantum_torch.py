@@ -164,6 +164,9 @@ def _distributed_gradients(rank, folder, encoding, results):
         sum(v.square().mean() for v in parallel(x).values()).backward()
     if rank == 0:
         torch.save({n: p.grad for n, p in model.named_parameters()}, results)
+    # Gloo's threads must not be at work when either process ends.
+    distributed.barrier()
+    del parallel
     distributed.destroy_process_group()
 
 
