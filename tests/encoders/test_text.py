@@ -219,6 +219,9 @@ class TestCache:
         """Four at once, on the same texts: each returns what is on disk, and all is there."""
         with get_context("fork").Pool(4) as pool:
             outputs = pool.map(embed_at_random, [tmp_path] * 4, chunksize=1)
+            # Not by SIGTERM, for which other tests' libraries may have left a handler.
+            pool.close()
+            pool.join()
         assert len(outputs[0]) == 25 * 3 * 4
         assert outputs == outputs[:1] * 4
         (file,) = tmp_path.iterdir()
