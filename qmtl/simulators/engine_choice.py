@@ -90,8 +90,6 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
 
 
 def _cheapest(group: Group) -> Engine:
-    if 1 << group.n_wires > LARGEST_STATE:
-        return EagerEngine(group)
     # Logits are logarithms of probabilities, and small ones are precise as squares only.
     are_strings = bool((group.readout < 0).any(axis=1).all())
     are_strings = are_strings and group.readout.shape[1] <= LARGEST_READOUT
@@ -100,5 +98,7 @@ def _cheapest(group: Group) -> Engine:
     paulis = pauli_program(group.structure, most) if are_strings else None
     if paulis is not None and paulis.operations <= most:
         return PauliEngine(group, paulis)
+    if 1 << group.n_wires > LARGEST_STATE:
+        return EagerEngine(group)
     program = build_program(group)
     return EagerEngine(group) if program is None else AmplitudeEngine(program)

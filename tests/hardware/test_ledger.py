@@ -136,7 +136,7 @@ def test_a_lost_hold_is_noticed(ledger, run):
     assert ledger.chunks(run)[0].state == "planned"
 
 
-def enter(path, barrier, seed):
+def enter(barrier, seed, path):
     barrier.wait()
     ledger = Ledger(path)
     for run in (ledger.add_run(small_run(seed=0)), ledger.add_run(small_run(seed=seed))):
@@ -145,22 +145,26 @@ def enter(path, barrier, seed):
                 claim.intend()
 
 
-def test_many_processes_at_once(path):
-    n = 6
+def assert_all_end_well(target, n, *arguments):
     barrier = FORK.Barrier(n)
-    processes = [FORK.Process(target=enter, args=(path, barrier, i)) for i in range(n)]
+    processes = [FORK.Process(target=target, args=(barrier, i, *arguments)) for i in range(n)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(100)
     assert [process.exitcode for process in processes] == [0] * n
+
+
+def test_many_processes_at_once(path):
+    n = 6
+    assert_all_end_well(enter, n, path)
     runs = Ledger(path).runs()
     assert len(runs) == n
     assert all(Ledger(path).chunks(run.run)[0].state == "sending" for run in runs)
 
 
-def open_many(barrier, folder, n):
-    for i in range(n):
+def open_many(barrier, _, folder, n_files):
+    for i in range(n_files):
         barrier.wait(60)
         assert Ledger(folder / f"{i}.sqlite").runs() == []
 
@@ -168,14 +172,7 @@ def open_many(barrier, folder, n):
 def test_many_processes_make_it_at_once(tmp_path):
     # Turning the write-ahead log on is refused at once, whatever the timeout, if another process
     # has the file open: of 6 processes, one in 40 used to fail.
-    n, files = 6, 25
-    barrier = FORK.Barrier(n)
-    processes = [FORK.Process(target=open_many, args=(barrier, tmp_path, files)) for _ in range(n)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(100)
-    assert [process.exitcode for process in processes] == [0] * n
+    assert_all_end_well(open_many, 6, tmp_path, 25)
 
 
 def test_an_error_leaves_nothing_half_written(ledger, run):

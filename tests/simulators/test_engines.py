@@ -337,3 +337,18 @@ def test_blocks_that_read_features_run_on_torch():
     assert build_program(group) is None
     assert pauli_program(group.structure) is None
     assert_same_values_and_gradients(LightConeSimulator(), EAGER, random_case(circuit))
+
+
+@pytest.mark.parametrize("n_tasks", [12, 30])
+def test_cones_too_wide_for_states_run_as_pauli_strings(n_tasks):
+    # Wires that start at |0> and stay there pass through CZs as if they were not there.
+    dense = AngleEncoding(1, trainable="", entangler="all_to_all")
+    wide, narrow = (HeadCircuit(binary_tasks(n), dense) for n in (n_tasks, 3))
+    angles, weights = random_angles(narrow), random_weights(wide)
+    idle = torch.zeros(len(angles), wide.n_features - narrow.n_features)
+    simulator, asked = LightConeSimulator(), list(narrow.registers)
+    assert simulator.explain(wide, 3).groups[0].engine == "Pauli strings"
+    found = simulator.expectation_values(wide, torch.cat([angles, idle], 1), weights, asked)
+    expected = EAGER.expectation_values(narrow, angles, weights)
+    for name in asked:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-10, rtol=0)

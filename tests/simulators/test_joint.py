@@ -35,7 +35,7 @@ def is_joint(circuit):
     return [len(member) for group in groups for member in group.members] == [len(circuit.tasks)]
 
 
-def close(found, expected, atol=1e-10):
+def assert_close_to(found, expected, atol=1e-10):
     for a, b in zip(found, expected, strict=True):
         for name in b:
             torch.testing.assert_close(a[name], b[name], atol=atol, rtol=0)
@@ -60,7 +60,7 @@ def test_values_and_gradients_are_those_of_pennylane(dtype):
         {name: weight.to(dtype) for name, weight in weights.items()},
     )
     atol = 1e-10 if dtype == torch.float64 else 1e-5
-    close([{k: v.double() for k, v in part.items()} for part in found], expected, atol)
+    assert_close_to([{k: v.double() for k, v in part.items()} for part in found], expected, atol)
 
 
 @settings(max_examples=25, deadline=None)
@@ -78,7 +78,7 @@ def test_random_circuits(ansatz, which, encoding, seed):
     circuit = HeadCircuit(tasks, encoding, ansatz, wires_per_task=2)
     case = random_case(circuit, 2, seed)
     found = vjp(JOINT, circuit, case.angles(), case.weights())
-    close(found, vjp(EAGER, circuit, case.angles(), case.weights()))
+    assert_close_to(found, vjp(EAGER, circuit, case.angles(), case.weights()))
     assert_gradients_stay_in_cone(JOINT, case)
 
 
@@ -215,7 +215,7 @@ def test_in_chunks():
     assert JOINT.explain(CIRCUIT, 64, torch.float64).bytes > needed
     small = LightConeSimulator(max_memory=needed)
     angles, weights = random_angles(CIRCUIT, 64), random_weights(CIRCUIT)
-    close(vjp(small, CIRCUIT, angles, weights), vjp(JOINT, CIRCUIT, angles, weights), 1e-12)
+    assert_close_to(vjp(small, CIRCUIT, angles, weights), vjp(JOINT, CIRCUIT, angles, weights), 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -275,4 +275,4 @@ def test_blocks_with_features_run_apart():
     assert not is_joint(circuit)
     case = random_case(circuit, 2)
     found = vjp(JOINT, circuit, case.angles(), case.weights())
-    close(found, vjp(EAGER, circuit, case.angles(), case.weights()))
+    assert_close_to(found, vjp(EAGER, circuit, case.angles(), case.weights()))
