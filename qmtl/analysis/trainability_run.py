@@ -5,16 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmtl.analysis.fits import Fit, power_law
-from qmtl.analysis.trainability import (
-    INITIALS,
-    SHALLOW,
-    Case,
-    GradientVariance,
-    TrainabilitySettings,
-    cases,
-    decay_rates,
-    gradient_variance,
-)
+from qmtl.analysis.trainability import GradientVariance, decay_rates, gradient_variance
+from qmtl.analysis.trainability_cases import INITIALS, SHALLOW, Case, TrainabilitySettings, cases
 from qmtl.files import write_text
 from qmtl.training.run import as_csv
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from qmtl.errors import (
     HardwareAccountError,
@@ -24,57 +24,12 @@ from qmtl.errors import (
 from qmtl.hardware.posting import posting_once, primitive_options
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.service_errors import Secrets, ask, one_line
+from qmtl.hardware.states import STATUSES, BackendState, JobState
 
-__all__ = ["BackendState", "Client", "JobState"]
+__all__ = ["Client"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Status = Literal["queued", "running", "done", "failed", "cancelled"]
-STATUSES: dict[str, Status] = {
-    "INITIALIZING": "queued",
-    "QUEUED": "queued",
-    "RUNNING": "running",
-    "DONE": "done",
-    "ERROR": "failed",
-    "CANCELLED": "cancelled",
-}
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What the service says of a job.
-
-    Attributes:
-        job: its identifier.
-        status: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
-        reason: of a failure, else empty.
-    """
-
-    job: str
-    status: Status
-    reason: str = ""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether there is a result, or will be."""
-        return self.status in ("queued", "running", "done")
-
-
-@dataclass(frozen=True)
-class BackendState:
-    """A backend of the account.
-
-    Attributes:
-        name: its name.
-        qubits: how many it has.
-        pending: jobs in its queue.
-        status: ``"active"``, or why it is not.
-    """
-
-    name: str
-    qubits: int
-    pending: int
-    status: str
 
 
 @dataclass(frozen=True, eq=False)

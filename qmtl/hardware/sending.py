@@ -13,10 +13,11 @@ from typing import Any
 
 from qmtl.errors import HardwareBudgetError, HardwareBusyError, HardwareConnectionError
 from qmtl.hardware.claim import Claim, claimed
-from qmtl.hardware.client import Client, JobState
+from qmtl.hardware.client import Client
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.records import ChunkRecord, RunRecord
+from qmtl.hardware.states import JobState
 
 __all__ = ["Patience", "Sender", "drop_duplicates", "settle"]
 

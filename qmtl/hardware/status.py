@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qmtl.hardware.client import Client, JobState
+from qmtl.hardware.client import Client
 from qmtl.hardware.ledger import Ledger
 from qmtl.hardware.records import ChunkRecord, RunRecord
+from qmtl.hardware.states import JobState
 
 __all__ = ["ChunkStatus", "RunStatus", "open_ledger", "status"]
 

@@ -215,7 +215,9 @@ def test_in_chunks():
     assert JOINT.explain(CIRCUIT, 64, torch.float64).bytes > needed
     small = LightConeSimulator(max_memory=needed)
     angles, weights = random_angles(CIRCUIT, 64), random_weights(CIRCUIT)
-    assert_close_to(vjp(small, CIRCUIT, angles, weights), vjp(JOINT, CIRCUIT, angles, weights), 1e-12)
+    assert_close_to(
+        vjp(small, CIRCUIT, angles, weights), vjp(JOINT, CIRCUIT, angles, weights), 1e-12
+    )
 
 
 @pytest.mark.parametrize(
