@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
@@ -172,16 +175,13 @@ class QuantumHead(nn.Module):
     def _by_task(self, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Logits from what was measured on the registers of these tasks, side by side."""
         # Tasks together: hundreds of small products would cost more than the simulation.
-        readouts = [self.circuit.registers[name].readout for name in names]
-        sizes = [readout.n_outputs for readout in readouts]
+        sizes, are_probabilities, repeats = _layout(self.circuit, tuple(names))
         factors = torch.stack(_of(self.scales, [self._keys[name] for name in names]))
-        are_probabilities = torch.tensor([readout.is_probability for readout in readouts])
-        if max(sizes) > 1:
-            counts = torch.tensor(sizes)
-            factors = factors.repeat_interleave(counts.to(factors.device), output_size=sum(sizes))
-            are_probabilities = are_probabilities.repeat_interleave(counts)
-        if any(readout.is_probability for readout in readouts):
-            mask = are_probabilities.to(values.device)
+        if repeats is not None:
+            counts = torch.from_numpy(repeats).to(factors.device)
+            factors = factors.repeat_interleave(counts, output_size=sum(sizes))
+        if are_probabilities is not None:
+            mask = torch.from_numpy(are_probabilities).to(values.device)
             # Shot noise and rounding may take an estimated probability below zero.
             safe = torch.where(mask, values, 1.0).clamp(min=0)
             values = torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values)
@@ -276,7 +276,21 @@ class QuantumHead(nn.Module):
 
 
 def _of(parameters: nn.ParameterDict, keys: Iterable[str]) -> list[Tensor]:
-    """The values of these keys; hundreds of single look-ups would take longer."""
-    found = dict(parameters.named_parameters(remove_duplicate=False))
+    """The values of these keys; hundreds of look-ups by torch's own way would take longer."""
+    found = parameters._parameters
     # Those that are parametrised or pruned are computed, and no parameters themselves.
-    return [found[key] if key in found else parameters[key] for key in keys]
+    return [parameters[key] if found.get(key) is None else found[key] for key in keys]  # type: ignore[misc]
+
+
+@lru_cache(maxsize=64)
+def _layout(
+    circuit: HeadCircuit, names: tuple[str, ...]
+) -> tuple[list[int], NDArray[np.bool_] | None, NDArray[np.int64] | None]:
+    """How many outputs each of these tasks has, which outputs of all are probabilities (None: no
+    one), and the numbers again, to repeat a value per task by (None: all are 1).
+    """
+    readouts = [circuit.registers[name].readout for name in names]
+    sizes = [readout.n_outputs for readout in readouts]
+    repeats = np.array(sizes, dtype=np.int64)
+    mask = np.repeat([readout.is_probability for readout in readouts], repeats)
+    return sizes, mask if mask.any() else None, repeats if max(sizes) > 1 else None

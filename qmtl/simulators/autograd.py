@@ -134,7 +134,7 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = _Values._pulled_back(ctx, gradient.T.reshape(ctx.shape))
+        found = _Values._pulled_back(ctx, gradient.T.contiguous().reshape(ctx.shape))
         first, *rest = (
             part if needed else None
             for part, needed in zip(found, ctx.needs_input_grad[:3], strict=True)

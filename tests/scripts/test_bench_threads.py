@@ -1,0 +1,55 @@
+"""The benchmark of threads: every kind of step runs, and ratios are of the medians."""
+
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
+
+import pytest
+import torch
+
+from tests.scripts.conftest import SCRIPTS
+
+
+@pytest.fixture(scope="module")
+def bench_threads():
+    loader = SourceFileLoader("bench_threads", str(SCRIPTS / "bench_threads"))
+    module = ModuleType("bench_threads")
+    module.__file__ = loader.path
+    loader.exec_module(module)
+    return module
+
+
+def test_ratios_are_of_medians(bench_threads):
+    line = bench_threads.line_of("joined", 32, {1: [12.0, 10.0, 30.0], 2: [6.0, 4.0, 10.0]})
+    assert "1 thread 12.0 (10.0 to 30.0) ms" in line
+    assert "2.00 times as fast (rounds 2.00 to 3.00)" in line
+
+
+@pytest.mark.parametrize("circuit", ["peers", "default"])
+@pytest.mark.parametrize("kind", ["joined", "values", "head"])
+def test_a_step_gives_every_leaf_a_gradient(bench_threads, kind, circuit, monkeypatch):
+    losses, loss_of = [], torch.nn.functional.mse_loss
+    monkeypatch.setattr(
+        torch.nn.functional, "mse_loss", lambda *given: losses.append(loss_of(*given)) or losses[-1]
+    )
+    bench_threads.new_step(kind, circuit, 3, 4)()
+    (loss,) = losses
+    nodes, leaves = [loss.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if hasattr(node, "variable"):
+            leaves.add(node.variable)
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    # Features, the encoding's weights, the blocks', and the head's scales.
+    assert len(leaves) == (8 if kind == "head" else 5)
+    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+@pytest.mark.slow
+def test_one_command_prints_a_ratio():
+    command = [sys.executable, SCRIPTS / "bench_threads", "--tasks", "2", "--batch", "2"]
+    command += ["--rounds", "1", "--steps", "joined", "--seconds", "0.01"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert "times as fast" in printed.stdout
+    assert "two processes do" in printed.stdout
