@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +80,35 @@ class MultiTaskModel(nn.Module):
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Trainable parameters of one task alone."""
         return [p for p in self.head.task_parameters(task) if p.requires_grad]
+
+    def with_simulator(self, simulator: Any) -> "MultiTaskModel":
+        """A model with these very parameters and target scales, evaluated by another simulator.
+
+        Args:
+            simulator: as `QuantumHead` takes it: a name, or a `Simulator` (noisy, with shots).
+
+        Raises:
+            InvalidInputError: if the head is not evaluated by a simulator.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("price")])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))
+            >>> model.set_target_scale("price", torch.tensor(5e5), torch.tensor(1e5))
+            >>> other = model.with_simulator("default.qubit")
+            >>> x = torch.ones(1, 2)
+            >>> bool(torch.isclose(other.predict(x)["price"], model.predict(x)["price"]))
+            True
+        """
+        if not hasattr(self.head, "with_simulator"):
+            kind = type(self.head).__name__
+            raise InvalidInputError(f"the head {kind} is not evaluated by a simulator")
+        twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(twin, name, buffer)
+        # Not by train(), which would change the encoder that both have.
+        twin.training = self.training
+        return twin
 
     def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
         """Set a regression task's target mean and standard deviation, one per target.
@@ -170,8 +200,8 @@ class MultiTaskModel(nn.Module):
         """Predictions in evaluation mode, in batches.
 
         Args:
-            inputs: tensor or array, first dimension samples. Floating inputs take the model's
-                type. Integers stay integers, for encoders of tokens, but for qmtl's own
+            inputs: tensor, array or data frame, first dimension samples. Floating inputs take the
+                model's type. Integers stay integers, for encoders of tokens, but for qmtl's own
                 encoders, which take numbers only.
             tasks: the tasks to predict; None for all.
             batch_size: samples at a time.
@@ -207,6 +237,9 @@ class MultiTaskModel(nn.Module):
     def _as_samples(self, inputs: Any) -> Tensor:
         reference = next(self.parameters())
         try:
+            if hasattr(inputs, "to_numpy"):
+                # A data frame's own array may be one that must not be written to.
+                inputs = np.array(inputs.to_numpy())
             samples = torch.as_tensor(inputs)
         except (TypeError, ValueError, RuntimeError):
             raise InvalidInputError(

@@ -68,7 +68,11 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelFileError(f"{path.parent} is not a saved model: it has no model.json") from None
+        inner = path.parent / "model"
+        hint = f"; the run's model is {inner}" if (inner / path.name).is_file() else ""
+        raise ModelFileError(
+            f"{path.parent} is not a saved model: it has no model.json{hint}"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:

@@ -42,6 +42,32 @@ class TestPredict:
                 logits[task.name].reshape(predictions[task.name].shape),
             )
 
+    def test_a_data_frame_is_its_numbers(self):
+        import pandas as pd
+
+        model, x = make_model(), torch.randn(4, 6)
+        frame = pd.DataFrame(x.numpy(), columns=[f"c{i}" for i in range(6)], index=[7, 3, 9, 1])
+        for name, values in model.predict(frame).items():
+            # Products of matrices in another order of memory are rounded otherwise.
+            torch.testing.assert_close(values.float(), model.predict(x)[name].float())
+        with pytest.raises(InvalidInputError, match="array of numbers"):
+            model.predict(frame.assign(c0="red"))
+
+    def test_by_another_simulator_in_the_same_units(self):
+        model = make_model()
+        x = inputs_of(model)
+        model.train()
+        other = model.with_simulator("default.qubit")
+        assert other.training
+        assert all(module.training for module in model.modules())
+        assert other.head.simulator != model.head.simulator
+        for name, values in model.predict(x).items():
+            torch.testing.assert_close(other.predict(x)[name], values, rtol=1e-4, atol=1e-5)
+        model.set_target_scale("STS-B", torch.tensor(100.0), torch.tensor(3.0))
+        torch.testing.assert_close(other.predict(x)["STS-B"], model.predict(x)["STS-B"])
+        with pytest.raises(InvalidInputError, match="LinearHead is not evaluated by a simulator"):
+            make_model(head="linear").with_simulator("default.qubit")
+
     def test_standardise_keeps_missing_labels_and_other_kinds(self):
         model = make_model()
         targets = TASKS[3].to_targets([2.5, None, 3.0])

@@ -163,6 +163,8 @@ class TestDamage:
         assert_refused(saved, name)
         shutil.rmtree(saved)
         assert_refused(saved, f"{saved} is not a saved model: it has no model.json")
+        make_model().save(saved / "model")
+        assert_refused(saved, f"it has no model.json; the run's model is {saved / 'model'}")
 
     def test_a_file_instead_of_a_folder(self, saved):
         assert_refused(saved / "model.json", "cannot be read")

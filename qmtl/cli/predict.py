@@ -1,5 +1,6 @@
 """``qmtl predict``: a table in, predictions out."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,12 @@ def predict(
         raise InvalidInputError(
             f"{table}: the header lacks {_some(missing)} of the columns that the run's model "
             f"needs; it has {_some(header)}"
+        )
+    for name, unseen in columns.unseen(rows).items():
+        print(
+            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
+            f"and takes as blank",
+            file=sys.stderr,
         )
     model = load(opened.path / "model")
     predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))

@@ -143,6 +143,20 @@ class TableColumns:
             place += len(categories)
         return torch.from_numpy(encoded).float()
 
+    def unseen(self, rows: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+        """Categories of table rows that have no input, by column; columns without any are left out.
+
+        Example:
+            >>> town = TableColumns((), (("town", ("north", "south")),))
+            >>> town.unseen([{"town": "Bern"}, {"town": "north"}, {"town": ""}])
+            {'town': ['Bern']}
+        """
+        found = {}
+        for name, categories in self.categorical:
+            cells = {row[name].strip() for row in rows}
+            found[name] = sorted(cells - {"", *categories})
+        return {name: unseen for name, unseen in found.items() if unseen}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; `from_dict` reads it.
 

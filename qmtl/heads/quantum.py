@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import unknown_name
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
@@ -141,6 +141,11 @@ class QuantumHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Logits of the tasks asked for (None: all), each ``(batch, n_outputs)``."""
         angles, weights = self.angles(features), self.weights()
+        if angles.dtype is not self.encoding.dtype:
+            raise InvalidInputError(
+                f"features must be {self.encoding.dtype} as the head's weights are, got "
+                f"{features.dtype}"
+            )
         names = chosen_tasks(tasks, self.circuit.registers)
         values = joined_values(self.simulator, self.circuit, angles, weights, names)
         return self._by_task(values, names) if names else {}

@@ -13,7 +13,7 @@ from typing import Self
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "check_probability"]
 
 LETTERS = "IXYZ"
 
@@ -76,9 +76,9 @@ class Channel:
                 f"probabilities must be of Pauli strings of one or of two letters, got "
                 f"{list(probabilities)}"
             )
-        _check_probability("sum of the probabilities", sum(probabilities.values()))
+        check_probability("sum of the probabilities", sum(probabilities.values()))
         for string, probability in probabilities.items():
-            _check_probability(f"probability of {string}", probability)
+            check_probability(f"probability of {string}", probability)
         strings = ["".join(letters) for letters in product(LETTERS, repeat=lengths.pop())]
         return cls(
             tuple(
@@ -94,21 +94,21 @@ class Channel:
         Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) of
         this one.
         """
-        _check_probability("probability", probability)
+        check_probability("probability", probability)
         rest = 1 - probability * 4**n_wires / (4**n_wires - 1)
         return cls((1.0, *[rest] * (4**n_wires - 1)))
 
     @classmethod
     def amplitude_damping(cls, gamma: float) -> Self:
         """Decay from 1 to 0 with probability `gamma`."""
-        _check_probability("gamma", gamma)
+        check_probability("gamma", gamma)
         root = math.sqrt(1 - gamma)
         return cls((1.0, root, root, 1 - gamma), gamma)
 
     @classmethod
     def phase_damping(cls, gamma: float) -> Self:
         """Loss of phase: X and Y shrink by the root of 1 - `gamma`, as in PennyLane and Qiskit."""
-        _check_probability("gamma", gamma)
+        check_probability("gamma", gamma)
         root = math.sqrt(1 - gamma)
         return cls((1.0, root, root, 1.0))
 
@@ -129,15 +129,15 @@ class Channel:
                 f"t1 and t2 must be positive with t2 <= 2·t1, and the duration not negative, got "
                 f"t1={t1}, t2={t2}, duration={duration}"
             )
-        _check_probability("excited", excited)
+        check_probability("excited", excited)
         phase, energy = math.exp(-duration / t2), math.exp(-duration / t1)
         return cls((1.0, phase, phase, energy), (1 - energy) * (1 - 2 * excited))
 
     @classmethod
     def readout(cls, p01: float, p10: float) -> Self:
         """A bit read wrongly: 0 as 1 with probability `p01`, 1 as 0 with `p10`."""
-        _check_probability("p01", p01)
-        _check_probability("p10", p10)
+        check_probability("p01", p01)
+        check_probability("p10", p10)
         return cls((1.0, 1.0, 1.0, 1 - p01 - p10), p10 - p01)
 
     def then(self, other: "Channel") -> "Channel":
@@ -166,6 +166,7 @@ def _anticommute(a: str, b: str) -> bool:
     return sum(x != y and "I" not in (x, y) for x, y in pairs) % 2 == 1
 
 
-def _check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: float) -> None:
+    """Raise `InvalidInputError` unless 0 <= value <= 1."""
     if not 0 <= value <= 1:
         raise InvalidInputError(f"{name} must be in [0, 1], got {value}")

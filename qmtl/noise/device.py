@@ -10,7 +10,7 @@ from qmtl.circuit.gates import Gate
 from qmtl.errors import InvalidInputError
 from qmtl.files import write_json
 from qmtl.noise.backend import read_calibration
-from qmtl.noise.channel import Channel
+from qmtl.noise.channel import Channel, check_probability
 from qmtl.noise.coherent import CoherentError
 from qmtl.noise.schedule import Order, Timing
 
@@ -69,6 +69,9 @@ class DeviceNoise:
             two_qubit: probability after a two-wire gate, a 15th for each pair of Paulis.
             readout: probability that a bit is read wrongly.
         """
+        given = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
+        for name, value in given.items():
+            check_probability(name, value)
         return cls(
             Channel.depolarising(one_qubit),
             Channel.depolarising(two_qubit, n_wires=2),

@@ -10,8 +10,14 @@ from torch import Tensor
 from qmtl.circuit.gates import Angle, Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.registers import Register
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
+from qmtl.simulators.memory import bytes_text, memory_limit
 from qmtl.simulators.simulator import check_inputs
+
+# Devices that hold a state of all wires, and how many bits of its index a wire takes; complex
+# numbers of single precision at the least.
+STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}
+BYTES_PER_AMPLITUDE = 8
 
 __all__ = ["PennyLaneSimulator", "device_names", "task_qnode", "to_qnode"]
 
@@ -51,12 +57,24 @@ class PennyLaneSimulator:
     ) -> dict[str, Tensor]:
         """Each task's outputs, shape (batch, n_outputs); see `Simulator`."""
         chosen = check_inputs(circuit, angles, weights, tasks)
+        self._check_width(circuit)
         if circuit.layout == "partitioned":
             return self._run(circuit, angles, weights, chosen)
         values: dict[str, Tensor] = {}
         for name in chosen:
             values |= self._run(circuit, angles, weights, (name,))
         return values
+
+    def _check_width(self, circuit: HeadCircuit) -> None:
+        """Raise `CircuitTooLargeError` if the state of all wires cannot be in memory."""
+        wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
+        needed = BYTES_PER_AMPLITUDE << STATE_WIRES.get(self.device, 0) * wires
+        if self.device in STATE_WIRES and needed > limit:
+            raise CircuitTooLargeError(
+                f"{self.device!r} simulates all {wires} wires at once, which takes "
+                f"{bytes_text(needed)}, more than the {bytes_text(limit)} that a step may take; "
+                f"'lightcone' simulates each task on its own few wires"
+            )
 
     def _run(
         self,

@@ -80,6 +80,10 @@ def fit(
         >>> result.metrics["test"]["parity"]["accuracy"] > 0.7
         True
     """
+    if not hasattr(data, "tasks"):
+        raise InvalidInputError(
+            f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
+        )
     settings = settings_from(settings, options)
     fit_one = partial(_fit, progress=progress, callbacks=callbacks or [])
     if is_separate(model):

@@ -36,7 +36,8 @@ class TrainingSettings(BaseModel):
         jacobian_chunk: rows of the Jacobian differentiated at once; None for all.
         seed: of the order of rows and of everything random in training.
         accelerator: Lightning's: ``cpu``, ``gpu`` or ``auto``.
-        devices: number of processes or GPUs.
+        devices: number of processes or GPUs. With more than one, a script runs once in each, so
+            that what it does besides belongs under ``if __name__ == "__main__"``.
         num_workers: processes that load data; the data sets here are in memory.
     """
 

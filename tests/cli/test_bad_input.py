@@ -21,7 +21,7 @@ Task = package.Task
     [
         (["train"], ["recipe", "--resume"]),
         (["train", "digit"], ["'digit'", "'digits'"]),
-        (["train", "none.toml"], ["none.toml", "No such file"]),
+        (["train", "none.toml"], ["none.toml", "no such file"]),
         (["train", "digits", "--set", "training.seed"], ["KEY=VALUE", "'training.seed'"]),
         (["train", "digits", "--set", "training.sed=1"], ["'training.sed'", "'seed'"]),
         (["train", "digits", "--set", "trainig.seed=1"], ["'trainig'", "'training'"]),

@@ -186,7 +186,9 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     assert "price" in qmtl.good("evaluate", "run")
     new = "colour,size,weight,other\nred,4,0.5,x\nviolet,,NA,y\n"
     (tmp_path / "new.csv").write_text(new)
-    rows = _table(qmtl.good("predict", "run", "new.csv"))
+    warned = qmtl("predict", "run", "new.csv")
+    assert "warning: new.csv: column 'colour' has 'violet', which the run has not" in warned.err
+    rows = _table(warned.out)
     assert len(rows) == 2
     for row in rows:
         assert row["sold"] in ("yes", "no")

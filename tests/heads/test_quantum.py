@@ -207,8 +207,8 @@ class TestErrors:
             (torch.zeros(CIRCUIT.n_features), "features must have shape"),
             (torch.zeros(2, CIRCUIT.n_features).long(), "floating-point tensor, got torch.int64"),
             ([[0.0] * CIRCUIT.n_features], "floating-point tensor, got list"),
-            (torch.zeros(2, CIRCUIT.n_features).half(), "float32 or float64, got torch.float16"),
-            (torch.zeros(2, CIRCUIT.n_features).double(), "must be torch.float64 as the angles"),
+            (torch.zeros(2, CIRCUIT.n_features).half(), "weights are, got torch.float16"),
+            (torch.zeros(2, CIRCUIT.n_features).double(), "must be torch.float32 as the head"),
         ],
     )  # fmt: skip
     def test_features(self, x, message):

@@ -21,6 +21,12 @@ def test_json_round_trip(noise):
     assert DeviceNoise.from_dict(json.loads(json.dumps(noise.to_dict()))) == noise
 
 
+@pytest.mark.parametrize("name", ["one_qubit", "two_qubit", "readout"])
+def test_uniform_names_what_is_no_probability(name):
+    with pytest.raises(InvalidInputError, match=rf"^{name} must be in \[0, 1\], got 1.5$"):
+        DeviceNoise.uniform(**{name: 1.5})
+
+
 def test_save_and_load(tmp_path):
     noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
     noise.save(tmp_path / "noise.json")

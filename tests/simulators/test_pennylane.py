@@ -16,7 +16,7 @@ from qmtl.circuit import (
     RealAmplitudes,
     RotationAnsatz,
 )
-from qmtl.errors import InvalidInputError
+from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator, Simulator, simulator_for
 from qmtl.simulators.pennylane import PennyLaneSimulator, _z_string_mixing
 from qmtl.tasks import Task
@@ -189,6 +189,14 @@ def test_wide_registers_need_no_square_matrix():
     circuit = HeadCircuit(binary_tasks(1), wires_per_task=16)
     strings, mixing, constant = _z_string_mixing(circuit.register("t0"))
     assert (strings, mixing.tolist(), constant.tolist()) == ([(0,)], [[1.0]], [0.0])
+
+
+@pytest.mark.parametrize("device", ["default.qubit", "lightning.qubit", "default.mixed"])
+def test_what_no_memory_holds_is_an_error(device):
+    circuit = HeadCircuit(binary_tasks(40))
+    angles, weights = random_angles(circuit, 1), random_weights(circuit)
+    with pytest.raises(CircuitTooLargeError, match=f"'{device}' simulates all 80 wires"):
+        PennyLaneSimulator(device).expectation_values(circuit, angles, weights, ["t0"])
 
 
 def test_names():

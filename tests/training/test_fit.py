@@ -241,6 +241,12 @@ def test_tasks_of_data_and_model_must_agree():
         _fit(other, tiny_model(data.subset(["a"])))
 
 
+def test_a_split_is_not_the_data():
+    data = tiny_data()
+    with pytest.raises(InvalidInputError, match=r"data must be MultiTaskData.* got Split"):
+        _fit(data.train, tiny_model(data))
+
+
 def test_ctrl_c_is_a_keyboard_interrupt_and_stays_one():
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
