@@ -39,7 +39,7 @@ def drawn_seed(seed: int | None) -> int:
         3
     """
     if seed is None:
-        return int(torch.randint(2**31, ()))
+        return int(torch.randint(2**31, (), device="cpu"))
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
     return int(seed)

@@ -109,6 +109,8 @@ def _apply_block(group: Group, state: Tensor, angles: Sequence[Tensor]) -> Tenso
         return apply_layers(state.expand(n_members, -1, -1, -1), group.block, angles, group.n_wires)
     identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
     unitary = apply_layers(identity, group.block, angles, group.n_inner)
+    # Without angles it is one for all tasks.
+    unitary = unitary.expand(n_members, -1, -1, -1)
     cones, _, parts, _ = state.shape
     columns = state.reshape(cones, dim, rest * parts * samples)
     shape = (n_members, dim * rest, parts, samples)

@@ -6,6 +6,7 @@ is so up to rounding only, and not at all where a number is not finite.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class JointEngine:
         (tasks,) = group.members
         self._outputs = [len(outputs) for outputs in group.outputs]
         self._weights = list(group.own_weights)
-        self._places = torch.arange(len(tasks)).repeat_interleave(torch.tensor(self._weights))
+        self._places = torch.from_numpy(np.repeat(np.arange(len(tasks)), self._weights))
 
     @property
     def name(self) -> str:

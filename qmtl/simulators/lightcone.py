@@ -166,7 +166,8 @@ class LightConeSimulator:
         step = (samples, itemsize, limit, torch.get_num_threads(), plain, compiled)
         engines: list[Engine] | None = plan.kept.get(step)
         if engines is None:
-            check_chain(circuit, plan, itemsize, limit)
+            if samples:
+                check_chain(circuit, plan, itemsize, limit)
             engines = [engine_of(group, compiled=compiled) for group in plan.groups]
             if plain:
                 # Chunks are functions of their own, which torch cannot transform.

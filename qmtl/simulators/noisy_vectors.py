@@ -68,7 +68,9 @@ class VectorEngine:
         self.group = group
         self.programs = programs_of(cones[0])
         structure = cones[0].structure
-        self.mixing = None if structure.mixing is None else torch.tensor(structure.mixing)
+        self.mixing = (
+            None if structure.mixing is None else torch.tensor(structure.mixing, device="cpu")
+        )
         self.n_outputs = len(structure.strings if self.mixing is None else structure.mixing or ())
         self._parts = [[_parts(step, cones) for step in program.steps] for program in self.programs]
         self.most_bytes = min(CHUNK_BYTES, most_bytes)

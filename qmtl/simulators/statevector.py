@@ -9,7 +9,9 @@ out-of-place torch operations are used, so autograd, ``vmap`` and double backwar
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.simulators.layers import Layer, Op
@@ -100,33 +102,38 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 
 @lru_cache(maxsize=256)
-def _signs(wires: tuple[tuple[int, ...], ...], n_wires: int) -> Tensor:
-    """Eigenvalues of products of Z, one row per tuple of wires, shape (products, 2^n_wires)."""
-    states = torch.arange(2**n_wires)
+def _signs(wires: tuple[tuple[int, ...], ...], n_wires: int) -> NDArray[np.int8]:
+    """Eigenvalues of products of Z, one row per tuple of wires, shape (products, 2^n_wires).
+
+    Not a tensor: one made inside a transform of `torch.func` must not be kept.
+    """
+    states = np.arange(2**n_wires)
     rows = []
     for product in wires:
-        odd = torch.zeros_like(states)
+        odd = np.zeros_like(states)
         for wire in product:
-            odd = odd ^ (states >> (n_wires - 1 - wire))
-        rows.append((1 - 2 * (odd & 1)).to(torch.int8))
-    return torch.stack(rows)
+            odd ^= states >> (n_wires - 1 - wire)
+        rows.append((1 - 2 * (odd & 1)).astype(np.int8))
+    return np.stack(rows)
 
 
 @lru_cache(maxsize=256)
-def _flip_signs(pairs: tuple[tuple[int, ...], ...], n_wires: int) -> Tensor:
+def _flip_signs(pairs: tuple[tuple[int, ...], ...], n_wires: int) -> NDArray[np.int8]:
     """Diagonal of a product of CZs, shape (2^n_wires,)."""
-    states = torch.arange(2**n_wires)
-    odd = torch.zeros_like(states)
+    states = np.arange(2**n_wires)
+    odd = np.zeros_like(states)
     for a, b in pairs:
-        odd = odd ^ ((states >> (n_wires - 1 - a)) & (states >> (n_wires - 1 - b)))
-    return (1 - 2 * (odd & 1)).to(torch.int8)
+        odd ^= (states >> (n_wires - 1 - a)) & (states >> (n_wires - 1 - b))
+    signs: NDArray[np.int8] = (1 - 2 * (odd & 1)).astype(np.int8)
+    return signs
 
 
 def _apply_phases(state: Tensor, layer: Layer, angles: Sequence[Tensor], n_wires: int) -> Tensor:
     """Multiply by the layer's diagonal: signs of the CZs, then exp(-i Σ angle · sign / 2)."""
     flips = tuple(op.wires for op in layer.ops if op.name == "CZ")
     if flips:
-        state = state * _flip_signs(flips, n_wires).to(state)[None, :, None, None]
+        signs = torch.from_numpy(_flip_signs(flips, n_wires)).to(state)
+        state = state * signs[None, :, None, None]
     rotations = [op for op in layer.ops if op.slot is not None]
     if not rotations:
         return state
@@ -135,7 +142,8 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Sequence[Tensor], n_wires
         # Angles that are equal for all samples are summed apart: theirs is a small product.
         chosen = [op for op in rotations if (angles[_slot(op)].shape[-1] == 1) == fixed]
         if chosen:
-            signs = _signs(tuple(op.wires for op in chosen), n_wires).to(state)
+            products = _signs(tuple(op.wires for op in chosen), n_wires)
+            signs = torch.from_numpy(products).to(state)
             halves = torch.stack([angles[_slot(op)] for op in chosen], 1) * -0.5
             part = signs.T @ halves
             phase = part if phase is None else phase + part

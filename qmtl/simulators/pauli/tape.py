@@ -33,7 +33,7 @@ class Tape:
 
     def __init__(self, polynomials: Polynomials, rows: Array) -> None:
         self.polynomials, self.rows = polynomials, rows
-        self._everywhere = torch.arange(len(rows))
+        self._everywhere = torch.from_numpy(np.arange(len(rows)))
         self._n_registers = polynomials.n_registers
         kinds: dict[torch.dtype, np.dtype[Any]]
         kinds = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}

@@ -122,7 +122,9 @@ def walk(terms: Sequence[Pauli], ops: Sequence[Op], most: int) -> Walk:
         # X or Y on a wire that no earlier gate has touched is zero.
         needed = {p for p in found if not p[0] & ~wires}
         _check(operations, most)
-    return Walk(needed, steps[::-1], operations)
+    # Without any operation, nothing has been left out so far.
+    start = {p for p in needed if not p[0]}
+    return Walk(start, steps[::-1], operations)
 
 
 def _partner(op: Op, p: Pauli) -> Partner:
