@@ -3,24 +3,18 @@
 import csv
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from types import ModuleType
 
 import pytest
 from peers.limits import Ran
 
-from tests.scripts.conftest import SCRIPTS
+from tests.scripts.conftest import SCRIPTS, load_script
 
 SIZES = {"tasks": 64, "batch": 32, "wires": 2, "layers": 2}
 
 
 @pytest.fixture(scope="module")
 def bench_step():
-    loader = SourceFileLoader("bench_step", str(SCRIPTS / "bench_step"))
-    module = ModuleType("bench_step")
-    module.__file__ = loader.path
-    loader.exec_module(module)
-    return module
+    return load_script("bench_step")
 
 
 def test_the_exponent_is_that_of_many_tasks(bench_step):

@@ -2,22 +2,16 @@
 
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from types import ModuleType
 
 import pytest
 import torch
 
-from tests.scripts.conftest import SCRIPTS
+from tests.scripts.conftest import SCRIPTS, load_script
 
 
 @pytest.fixture(scope="module")
 def bench_threads():
-    loader = SourceFileLoader("bench_threads", str(SCRIPTS / "bench_threads"))
-    module = ModuleType("bench_threads")
-    module.__file__ = loader.path
-    loader.exec_module(module)
-    return module
+    return load_script("bench_threads")
 
 
 def test_ratios_are_of_medians(bench_threads):
