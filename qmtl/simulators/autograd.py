@@ -130,7 +130,8 @@ class _Values(torch.autograd.Function):
             values, kept = engine.forward((first.T, second, third), keep, *early)
         ctx.engine, ctx.late, ctx.shape = engine, late, values.shape
         ctx.save_for_backward(first, second, third, *kept)
-        return values.flatten(0, 1).T
+        # As callers' losses want it; turning it round takes them longer.
+        return values.flatten(0, 1).T.contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,4 +1,4 @@
-"""What kernels are written with: parts, arrays from addresses, and a counter shared by threads.
+"""What kernels are written with: parts, arrays from addresses, and counters shared by threads.
 
 Only kernels import this, and only to be compiled.
 """
@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-__all__ = ["array", "odd", "part", "take"]
+__all__ = ["array", "count", "fused", "nearest", "odd", "part", "reached", "take"]
 
 # Parts are joined before compilation: optimising each alone and joined again takes longer.
 part = njit(inline="always", error_model="numpy")
@@ -25,6 +25,51 @@ def take(context, words, place):
         return builder.atomic_rmw("add", word, WORD(1), "monotonic")
 
     return types.int64(words, place), generate
+
+
+@intrinsic
+def count(context, words, place):
+    """Count up a word: whoever sees it sees also what this thread has written before."""
+
+    def generate(context, builder, signature, arguments):
+        word = builder.gep(arguments[0], [arguments[1]])
+        builder.atomic_rmw("add", word, WORD(1), "acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(words, place), generate
+
+
+@intrinsic
+def reached(context, words, place, number):
+    """Whether a word has been counted up to a number."""
+
+    def generate(context, builder, signature, arguments):
+        word = builder.gep(arguments[0], [arguments[1]])
+        now = builder.load_atomic(word, "acquire", 8)
+        return builder.icmp_signed(">=", now, arguments[2])
+
+    return types.boolean(words, place, number), generate
+
+
+@intrinsic
+def fused(context, a, b, c):
+    """``a * b + c``, rounded once; not reordered."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return a(a, a, a), generate
+
+
+@intrinsic
+def nearest(context, number):
+    """The nearest integer, as a number of the same precision."""
+
+    def generate(context, builder, signature, arguments):
+        function = builder.module.declare_intrinsic("llvm.rint", [arguments[0].type])
+        return builder.call(function, arguments)
+
+    return number(number), generate
 
 
 @intrinsic

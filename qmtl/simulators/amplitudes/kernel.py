@@ -19,7 +19,7 @@ rows that are not zero yet, and need not be undone. Angles come as cosines and s
 halves. This file knows no torch.
 """
 
-from numba import boolean, int8, int64
+from numba import boolean, int8, int64, uint64
 
 from qmtl.simulators.amplitudes.kernel_steps import add, derive, keep, load, read, start, turn
 from qmtl.simulators.amplitudes.program import CONSTANT, PHASE, SAMPLE, TASK
@@ -75,7 +75,7 @@ def program(real):
         whole = array(own + ((4 * size + 3) * tile + 3 * size) * itemsize, (shared, tile), real)
         i = take(words, 1)
         while i < words[2]:
-            cone, first, place, row = items[i, 0], items[i, 1], items[i, 2], items[i, 3]
+            cone, first, place, row = items[i, 0], uint64(items[i, 1]), items[i, 2], items[i, 3]
             active = False
             for round_ in range(runs):
                 # Round 0 is the cone's own operations, the others are the tasks'; backwards, last.
@@ -101,10 +101,10 @@ def program(real):
                     angle = rows[cone, op[2]] if op[4] == SAMPLE and op[0] != PHASE else 0
                     load(op, angle, cos, sin, fixed, where, first, tile, c, d, terms, signs, tables)
                     if back and op[4] != CONSTANT and (op[0] != PHASE or op[2] < op[3]):
-                        target = cone_grad[first // tile, place]
+                        target = cone_grad[items[i, 1] // tile, place]
                         if op[4] == TASK:
                             target = task_grad[
-                                first // tile, place * per_cone + max(own_round - 1, 0)
+                                items[i, 1] // tile, place * per_cone + max(own_round - 1, 0)
                             ]
                         derive(state, adjoint, op, terms, tile, size, g, slope, target)
                         if op[0] != PHASE:
@@ -113,7 +113,8 @@ def program(real):
                             add(target, by_row, op[2], g, by_sample, first)
                     if not back or k >= n_starts:
                         pairs = size if back else op[5]
-                        sign = -1 if back else 1
+                        # An integer would take the loop to double precision.
+                        sign = real(-1 if back else 1)
                         for half in range(2 if back else 1):
                             turn(both[half], op, c, d, tables, tile, size, sign, pairs)
                 keep(state, adjoint, whole, kept, keeps, back, reads, active)

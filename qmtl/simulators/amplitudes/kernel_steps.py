@@ -2,6 +2,8 @@
 
 import math
 
+from numba import uint64
+
 from qmtl.simulators.amplitudes.program import CONSTANT, PHASE, RY, SAMPLE, Z
 from qmtl.simulators.kernel_parts import odd, part
 
@@ -40,7 +42,7 @@ def load(op, row, cos, sin, fixed, where, first, tile, c, d, terms, signs, table
                 table[0, a] = re * x - im * z
                 table[1, a] = re * z + im * x
     elif op[4] == SAMPLE:
-        for s in range(tile):
+        for s in range(uint64(tile)):
             c[s] = cos[row, first + s]
             d[s] = sin[row, first + s]
     else:
@@ -84,7 +86,7 @@ def derive(state, adjoint, op, terms, tile, size, g, slope, target):
         for a in range(entries):
             slope[a] = 0
         for a in range(size):
-            total = slope[0] * 0
+            total = slope.dtype.type(0)
             for s in range(tile):
                 total += adjoint[a + size, s] * state[a, s] - adjoint[a, s] * state[a + size, s]
             slope[a >> op[1]] += total
@@ -100,8 +102,9 @@ def derive(state, adjoint, op, terms, tile, size, g, slope, target):
             i, j = _pair(op[0], op[1], op[3], size, p)
             for s in range(tile):
                 g[s] += adjoint[j, s] * state[i, s] - adjoint[i, s] * state[j, s]
+        half = g.dtype.type(0.5)
         for s in range(tile):
-            g[s] /= 2
+            g[s] *= half
 
 
 @part
@@ -113,8 +116,9 @@ def read(state, adjoint, readout, values, first, tile, size, p, back):
             p[s] = 0
         if back:
             for j in range(readout.shape[0]):
-                for s in range(tile):
-                    p[s] += 2 * readout[j, b] * values[j, first + s]
+                twice = readout[j, b] + readout[j, b]
+                for s in range(uint64(tile)):
+                    p[s] += twice * values[j, first + s]
         for k in range(b * rest, (b + 1) * rest):
             for r in range(k, 2 * size, size):
                 for s in range(tile):
@@ -124,9 +128,12 @@ def read(state, adjoint, readout, values, first, tile, size, p, back):
                         p[s] += state[r, s] * state[r, s]
         if not back:
             for j in range(readout.shape[0]):
-                for s in range(tile):
-                    sofar = values[j, first + s] if b else p[s] * 0
-                    values[j, first + s] = sofar + readout[j, b] * p[s]
+                factor = readout[j, b]
+                for s in range(uint64(tile)):
+                    if b:
+                        values[j, first + s] += factor * p[s]
+                    else:
+                        values[j, first + s] = factor * p[s]
 
 
 @part
@@ -162,7 +169,7 @@ def keep(state, adjoint, whole, kept, keeps, back, read, active):
 def add(target, row, slot, g, by_sample, first):
     """Add a rotation's derivative where it belongs."""
     if by_sample:
-        for s in range(g.shape[0]):
+        for s in range(uint64(g.shape[0])):
             row[first + s] += g[s]
     else:
         total = g[0] * 0

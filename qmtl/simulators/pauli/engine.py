@@ -5,20 +5,18 @@ the blocks, and for a Jacobian the pairs of a row and a cone that have a gradien
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from qmtl.simulators.angles import sample_angles
 from qmtl.simulators.engine import ALL, Needs, Three, no_gradient
 from qmtl.simulators.pauli.program import PauliProgram
-from qmtl.simulators.pauli.tables import cosines_and_sines, in_pairs, joined, none_sampled, products
-from qmtl.simulators.pauli.tape import PullBack, Tape
+from qmtl.simulators.pauli.tables import in_pairs, joined, products
+from qmtl.simulators.pauli.tape import PullBack, Tape, Values
 from qmtl.simulators.plan import Group
 from qmtl.simulators.threads import Background
 from qmtl.simulators.weight_table import WeightTable
@@ -86,10 +84,9 @@ class PauliEngine:
 
     def begin(self, rows: Tensor, encoding: Tensor) -> "Begun":
         """The strings' expectation values, on their way."""
-        sampled = cosines_and_sines(rows)
         fixed = joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)
-        call, values = self.encoding.values(sampled, fixed)
-        return Begun(sampled, fixed, values, call.start())
+        values = self.encoding.values(rows, fixed)
+        return Begun(fixed, values, values.call.start())
 
     def forward(
         self, inputs: Three, keep: bool, begun: "Begun | None" = None
@@ -98,16 +95,17 @@ class PauliEngine:
         rows, encoding, own = inputs
         begun = begun or self.begin(rows, encoding)
         by_task = joined(self.task_table.cosines_and_sines(own), self.task_constants)
-        call, found = self.block.values(none_sampled(by_task), by_task)
-        call.run()
-        coefficients = found.reshape(self.n_members, -1, self.program.n_terms)
+        block = self.block.values(None, by_task)
+        block.call.run()
+        coefficients = block.found.reshape(self.n_members, -1, self.program.n_terms)
         if self.program.mixing is not None:
             coefficients = self._mixing(own) @ coefficients
         # In the shared layout all tasks look at one cone.
         together = coefficients.reshape(self.n_cones, -1, self.program.n_terms)
         begun.finish()
-        values = products(together, begun.values).reshape(self.n_members, -1, rows.shape[1])
-        kept = (begun.values, together, begun.sampled, begun.fixed, by_task)
+        strings = begun.values.found
+        values = products(together, strings).reshape(self.n_members, -1, rows.shape[1])
+        kept = (strings, together, begun.values.sampled, begun.fixed, by_task)
         return values, kept if keep else ()
 
     def pull_back(
@@ -119,7 +117,7 @@ class PauliEngine:
         by_own = self._by_own(chosen, kept, pairs, own) if needs[2] else no_gradient(pairs.n, own)
         if not (needs[0] or needs[1]):
             return no_gradient(pairs.n, rows), no_gradient(pairs.n, encoding), by_own
-        work = self._work(chosen, kept, pairs)
+        work = self._work(chosen, kept, pairs, rows if needs[0] else None)
         work.call.run()
         return (*self._by_encoding(work, pairs, inputs, needs[0]), by_own)
 
@@ -130,7 +128,7 @@ class PauliEngine:
         compute meanwhile.
         """
         chosen, kept, pairs = self._pairs(gradient[None], kept)
-        work = self._work(chosen, kept, pairs)
+        work = self._work(chosen, kept, pairs, inputs[0] if needs[0] else None)
         background = work.call.start()
         by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
         # Without their graph, of which what waits is a part.
@@ -150,7 +148,11 @@ class PauliEngine:
         n, samples = len(gradients), gradients.shape[-1]
         # Gradients often come transposed, and products of such matrices are slow.
         grouped = gradients.detach().contiguous().reshape(n, self.n_cones, -1, samples)
-        with_gradient = grouped.numpy().any(axis=(2, 3))
+        numbers = grouped.numpy()
+        # Mostly all have one, which a single sample tells.
+        if n == 1 and numbers[..., 0].any(axis=2).all():
+            return grouped[0], kept, Pairs(NONE, NONE, 1, is_whole=True)
+        with_gradient = numbers.any(axis=(2, 3))
         if n == 1 and with_gradient.all():
             return grouped[0], kept, Pairs(NONE, NONE, 1, is_whole=True)
         row, cone = np.divmod(np.flatnonzero(with_gradient), self.n_cones)
@@ -174,17 +176,20 @@ class PauliEngine:
         if self.program.mixing is not None:
             slopes = self._mixing(own).T @ slopes
         slopes = slopes.reshape(-1, len(self.program.block.outputs), 1)
-        work = self.block.pull_back(task, none_sampled(kept[4]), kept[4], slopes)
+        none = slopes.new_empty((2, 0, 1))
+        work = self.block.pull_back(task, none, kept[4], slopes)
         work.call.run()
         # The last columns are those of the constants.
         by_task = work.by_fixed()[:, : self.task_table.index.shape[1]]
         found = self.task_table.scatter(by_task, task, row, pairs.n, own.numel())
         return torch.from_numpy(found).reshape(pairs.n, *own.shape)
 
-    def _work(self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs) -> PullBack:
-        """What computes the gradients by the angles of the encoding."""
-        cones = None if pairs.is_whole else pairs.cone
-        return self.encoding.pull_back(cones, kept[2], kept[3], chosen, kept[1])
+    def _work(
+        self, chosen: Tensor, kept: Sequence[Tensor], pairs: Pairs, rows: Tensor | None
+    ) -> PullBack:
+        """What computes the gradients by the angles of the encoding, and by rows if it can."""
+        cones, like = (None, rows) if pairs.is_whole else (pairs.cone, None)
+        return self.encoding.pull_back(cones, kept[2], kept[3], chosen, kept[1], like)
 
     def _by_encoding(
         self, work: PullBack, pairs: Pairs, inputs: Three, by_sample: bool
@@ -195,31 +200,20 @@ class PauliEngine:
         cones = None if pairs.is_whole else pairs.cone
         size = encoding.numel()
         by_weight = self.cone_table.scatter(by_cone, cones, pairs.row, pairs.n, size)
-        found = self._to_rows(work.by_row, pairs, rows) if by_sample else no_gradient(pairs.n, rows)
+        if not by_sample:
+            found = no_gradient(pairs.n, rows)
+        elif pairs.is_whole:
+            found = work.by_row[None]
+        else:
+            found = self._to_rows(work.by_angle, pairs, rows)
         return found, torch.from_numpy(by_weight)
 
-    def _to_rows(self, by_row: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
+    def _to_rows(self, by_angle: Tensor, pairs: Pairs, rows: Tensor) -> Tensor:
         """Sums over the cones that an angle is in."""
-        row, cone, n, is_whole = pairs
-        if is_whole and self.row_index.size:
-            # Faster than adding them up one by one, and in the same order.
-            order, begin = self._places
-            bags = embedding_bag(order, by_row.flatten(0, 1), begin, mode="sum")
-            rest = len(rows) - self.n_rows  # that no cone loads
-            return (torch.cat([bags, bags.new_zeros(rest, bags.shape[1])]) if rest else bags)[None]
-        if is_whole:
-            return rows.new_zeros(1, *rows.shape)
-        target = torch.from_numpy(self.row_index[cone] + row[:, None] * len(rows))
-        summed = rows.new_zeros(n * len(rows), rows.shape[1])
-        summed.index_add_(0, target.flatten(), by_row.flatten(0, 1))
-        return summed.reshape(n, *rows.shape)
-
-    @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """The cones' angles in the order of their rows, and where each row begins."""
-        flat = self.row_index.ravel()
-        begin = np.searchsorted(np.sort(flat), np.arange(self.n_rows))
-        return torch.from_numpy(np.argsort(flat, kind="stable")), torch.from_numpy(begin)
+        target = torch.from_numpy(self.row_index[pairs.cone] + pairs.row[:, None] * len(rows))
+        summed = rows.new_zeros(pairs.n * len(rows), rows.shape[1])
+        summed.index_add_(0, target.flatten(), by_angle.flatten(0, 1))
+        return summed.reshape(pairs.n, *rows.shape)
 
     def eager(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         """The same by torch operations."""
@@ -265,15 +259,13 @@ class Begun(NamedTuple):
     """Expectation values that threads compute.
 
     Attributes:
-        sampled: cosines and sines of the angles per sample.
-        fixed: those of the others.
-        values: the expectation values, (cones, strings, samples).
+        fixed: cosines and sines of the angles that all samples share.
+        values: the expectation values, and what they are computed from.
         background: the threads.
     """
 
-    sampled: Tensor
     fixed: Tensor
-    values: Tensor
+    values: Values
     background: Background
 
     def finish(self) -> None:

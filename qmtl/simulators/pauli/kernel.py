@@ -5,50 +5,56 @@ partly per sample and partly fixed. A tile is a few places times some samples, f
 its registers, one row of lanes each, stay in the cache while the operations run over them. The
 gradient runs the operations again and then backwards; nothing but the angles is read from memory.
 
-It is one function, compiled once per precision and kept on disk. This file knows no torch.
+It is one function, compiled once per precision and kept on disk. Indices are unsigned where loops
+over lanes use them: a negative one would count from the end, and such loops do not vectorise. This
+file knows no torch.
 """
 
-from numba import int64
+from numba import uint64
 
-from qmtl.simulators.kernel_parts import array, part, take
+from qmtl.simulators.kernel_parts import array, count, part, reached, take
+from qmtl.simulators.pauli.kernel_samples import add_rows, cosines_and_sines
 
 __all__ = ["program"]
 
+# Places of counters: blocks of rows begun and done, tiles done, blocks begun.
+BEFORE, BEFORE_DONE, DONE, AFTER = 68, 69, 70, 71
+
 
 @part
-def _load(registers, item, places, rows, sampled, fixed):
+def _load(registers, item, places, rows, cosines, sines, fixed):
     """A tile's constants, cosines and sines; fixed angles come after those of the samples."""
-    begin, end, low, high = item[0], item[1], item[2], item[3]
-    n, first = high - low, 1 + 2 * rows.shape[1]
+    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
+    first = 1 + 2 * rows.shape[1]
     for s in range((end - begin) * n):
         registers[0, s] = 1
     for p in range(begin, end):
-        lane = (p - begin) * n
+        lane, place = (p - begin) * n, places[p]
         for i in range(rows.shape[1]):
-            row = rows[places[p], i]
+            row, c, d = rows[place, i], uint64(1 + 2 * i), uint64(2 + 2 * i)
             for s in range(n):
-                registers[1 + 2 * i, lane + s] = sampled[0, row, low + s]
-                registers[2 + 2 * i, lane + s] = sampled[1, row, low + s]
+                registers[c, lane + s] = cosines[row, low + s]
+                registers[d, lane + s] = sines[row, low + s]
         for i in range(fixed.shape[2]):
-            c, d = fixed[0, places[p], i], fixed[1, places[p], i]
+            c, d = uint64(first + 2 * i), uint64(first + 2 * i + 1)
+            cosine, sine = fixed[0, place, i], fixed[1, place, i]
             for s in range(n):
-                registers[first + 2 * i, lane + s] = c
-                registers[first + 2 * i + 1, lane + s] = d
+                registers[c, lane + s] = cosine
+                registers[d, lane + s] = sine
 
 
 @part
 def _forwards(registers, ops, lanes):
     """All operations on a tile."""
-    first = registers.shape[0] - len(ops)
     for k in range(len(ops)):
-        x, y, z, w = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4]
+        x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
         if ops[k, 0] == 0:
             for s in range(lanes):
-                registers[first + k, s] = registers[x, s] * registers[y, s]
+                registers[out, s] = registers[x, s] * registers[y, s]
         else:
             sign = registers[0, 0] if ops[k, 0] == 1 else -registers[0, 0]
             for s in range(lanes):
-                registers[first + k, s] = (
+                registers[out, s] = (
                     registers[x, s] * registers[y, s] + sign * registers[z, s] * registers[w, s]
                 )
 
@@ -56,29 +62,28 @@ def _forwards(registers, ops, lanes):
 @part
 def _backwards(registers, adjoint, ops, lanes):
     """Gradients by all registers, from those by the outputs."""
-    first = registers.shape[0] - len(ops)
     for k in range(len(ops) - 1, -1, -1):
-        x, y, z, w = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4]
+        x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
         # A loop for each register, since two of them may be the same one.
         for s in range(lanes):
-            adjoint[x, s] += adjoint[first + k, s] * registers[y, s]
+            adjoint[x, s] += adjoint[out, s] * registers[y, s]
         for s in range(lanes):
-            adjoint[y, s] += adjoint[first + k, s] * registers[x, s]
+            adjoint[y, s] += adjoint[out, s] * registers[x, s]
         if ops[k, 0] != 0:
             sign = registers[0, 0] if ops[k, 0] == 1 else -registers[0, 0]
             for s in range(lanes):
-                adjoint[z, s] += sign * adjoint[first + k, s] * registers[w, s]
+                adjoint[z, s] += sign * adjoint[out, s] * registers[w, s]
             for s in range(lanes):
-                adjoint[w, s] += sign * adjoint[first + k, s] * registers[z, s]
+                adjoint[w, s] += sign * adjoint[out, s] * registers[z, s]
 
 
 @part
-def _unload(registers, adjoint, item, row_gradient, fixed_gradient):
+def _unload(registers, adjoint, item, by_angle, by_fixed):
     """Gradients by the angles, from those by their cosines and sines."""
     begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
-    sampled = row_gradient.shape[1]
-    for a in range(sampled + fixed_gradient.shape[2]):
-        c, d = 1 + 2 * a, 2 + 2 * a
+    sampled = by_angle.shape[1]
+    for a in range(sampled + by_fixed.shape[2]):
+        c, d = uint64(1 + 2 * a), uint64(2 + 2 * a)
         for s in range((end - begin) * n):
             # The place of the cosine's adjoint takes the slope.
             adjoint[c, s] = adjoint[d, s] * registers[c, s] - adjoint[c, s] * registers[d, s]
@@ -86,12 +91,12 @@ def _unload(registers, adjoint, item, row_gradient, fixed_gradient):
             lane = (p - begin) * n
             if a < sampled:
                 for s in range(n):
-                    row_gradient[p, a, low + s] = adjoint[c, lane + s]
+                    by_angle[p, a, low + s] = adjoint[c, lane + s]
             else:
                 total = registers[0, 0] * 0
                 for s in range(n):
                     total += adjoint[c, lane + s]
-                fixed_gradient[item[4], p, a - sampled] = total
+                by_fixed[item[4], p, uint64(a - sampled)] = total
 
 
 @part
@@ -104,13 +109,15 @@ def _begin(adjoint, item, outputs, signs, values, coefficients, sums):
     for p in range(begin, end):
         lane = (p - begin) * n
         for j in range(outputs.shape[0]):
+            out = outputs[j]
             if sums.shape[1] == 0:
+                sign = signs[j]
                 for s in range(n):
-                    adjoint[outputs[j], lane + s] += signs[j] * values[p, j, low + s]
+                    adjoint[out, lane + s] += sign * values[p, j, low + s]
             for k in range(sums.shape[1]):
                 factor = signs[j] * coefficients[p, k, j]
                 for s in range(n):
-                    adjoint[outputs[j], lane + s] += factor * sums[p, k, low + s]
+                    adjoint[out, lane + s] += factor * sums[p, k, low + s]
 
 
 @part
@@ -120,8 +127,9 @@ def _end(registers, item, outputs, signs, values):
     for p in range(begin, end):
         lane = (p - begin) * n
         for j in range(outputs.shape[0]):
+            out, sign = outputs[j], signs[j]
             for s in range(n):
-                values[p, j, low + s] = signs[j] * registers[outputs[j], lane + s]
+                values[p, j, low + s] = sign * registers[out, lane + s]
 
 
 def program(real):
@@ -133,41 +141,73 @@ def program(real):
     row of `fixed`, and of `rows`, which says which row of `sampled` each angle is; both hold
     cosines and sines. ``values[place, polynomial, sample]`` is written. Backwards these are the
     gradient to start from; or, if there are any, ``sums[place, k, sample]`` are, the gradients by
-    sums of the polynomials with ``coefficients[place, k, polynomial]``. Then ``row_gradient[place,
-    angle, sample]`` is written, and ``fixed_gradient[chunk, place, angle]``, summed over the
-    samples of a chunk.
+    sums of the polynomials with ``coefficients[place, k, polynomial]``. Then ``by_angle[place *
+    angle, sample]`` is written, and ``by_fixed[chunk, place, angle]``, summed over the samples of a
+    chunk.
+
+    Before the tiles come blocks of rows, first and last row, first and last sample: `sampled` is
+    written from `angles`, whose numbers are `by_sample` and `by_row` apart. After them come others:
+    `gradient`, apart in the same way, takes sums over the angles that each row is, which `order`
+    lists between `bounds`. Threads wait for one another in between.
     """
+    write, size = cosines_and_sines(real), real.bitwidth // 8
 
     def run(words):
         own = array(words[3], (words[4], 2, words[6], words[7]), real)
-        ops = array(words[8], (words[9], 5), int64)
-        outputs = array(words[11], (words[12],), int64)
+        ops = array(words[8], (words[9], 6), uint64)
+        outputs = array(words[11], (words[12],), uint64)
         signs = array(words[13], (words[14],), real)
-        rows = array(words[15], (words[16], words[17]), int64)
-        items = array(words[18], (words[19], 5), int64)
-        places = array(words[21], (words[22],), int64)
-        sampled = array(words[23], (2, words[25], words[26]), real)
+        rows = array(words[15], (words[16], words[17]), uint64)
+        items = array(words[18], (words[19], 5), uint64)
+        places = array(words[21], (words[22],), uint64)
+        # By addresses of their own: else the compiler cannot tell that they never overlap.
+        cosines = array(words[23], (words[25], words[26]), real)
+        sines = array(words[23] + words[25] * words[26] * size, (words[25], words[26]), real)
         fixed = array(words[27], (2, words[29], words[30]), real)
         values = array(words[31], (words[32], words[33], words[34]), real)
         back = words[35]
-        row_gradient = array(words[36], (words[37], words[38], words[39]), real)
-        fixed_gradient = array(words[40], (words[41], words[42], words[43]), real)
+        by_angle = array(words[36], (words[37], words[38], words[39]), real)
+        by_fixed = array(words[40], (words[41], words[42], words[43]), real)
         coefficients = array(words[44], (words[45], words[46], words[47]), real)
         sums = array(words[48], (words[49], words[50], words[51]), real)
+        by_sample, by_row = uint64(words[52]), uint64(words[53])
+        before = array(words[54], (words[55], 5), uint64)
+        angles = array(words[57], (words[58],), real)
+        after = array(words[59], (words[60], 5), uint64)
+        gradient = array(words[62], (words[63],), real)
+        order = array(words[64], (words[65],), uint64)
+        bounds = array(words[66], (words[67],), uint64)
         thread = take(words, 0)
         registers, adjoint = own[thread, 0], own[thread, 1]
+        i = take(words, BEFORE)
+        while i < len(before):
+            write(registers, before[i], angles, by_sample, by_row, cosines, sines)
+            count(words, BEFORE_DONE)
+            i = take(words, BEFORE)
+        while not reached(words, BEFORE_DONE, len(before)):
+            pass
         i = take(words, 1)
         while i < words[2]:
             item = items[i]
             lanes = (item[1] - item[0]) * (item[3] - item[2])
-            _load(registers, item, places, rows, sampled, fixed)
+            _load(registers, item, places, rows, cosines, sines, fixed)
             _forwards(registers, ops, lanes)
             if back:
                 _begin(adjoint, item, outputs, signs, values, coefficients, sums)
                 _backwards(registers, adjoint, ops, lanes)
-                _unload(registers, adjoint, item, row_gradient, fixed_gradient)
+                _unload(registers, adjoint, item, by_angle, by_fixed)
             else:
                 _end(registers, item, outputs, signs, values)
+            count(words, DONE)
             i = take(words, 1)
+        if len(after) == 0:
+            return
+        while not reached(words, DONE, words[2]):
+            pass
+        flat = array(words[36], (words[37] * words[38], words[39]), real)
+        i = take(words, AFTER)
+        while i < len(after):
+            add_rows(registers, after[i], order, bounds, flat, by_sample, by_row, gradient)
+            i = take(words, AFTER)
 
     return run

@@ -1,4 +1,4 @@
-"""Small arrays around the tapes: cosines and sines, constants beside them, and products."""
+"""Small arrays around the tapes: cosines and sines with constants beside them, and products."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["cosines_and_sines", "in_pairs", "joined", "none_sampled", "products"]
+__all__ = ["in_pairs", "joined", "products"]
 
 Array = NDArray[Any]
 # Multiplications of a product of matrices above which numpy might use threads of its own.
@@ -26,16 +26,6 @@ def products(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
-def cosines_and_sines(rows: Tensor) -> Tensor:
-    """Shape (2, rows, samples)."""
-    # An encoding without features still has one row of samples.
-    angles = rows.detach().contiguous() if len(rows) else rows.detach().new_zeros(1, rows.shape[1])
-    both = angles.new_empty(2, *angles.shape)
-    torch.cos(angles, out=both[0])
-    torch.sin(angles, out=both[1])
-    return both
-
-
 def in_pairs(constants: Array) -> Array:
     """Constants in the places of cosines and sines, shape (2, places, pairs)."""
     padded = np.pad(constants, ((0, 0), (0, constants.shape[1] % 2)))
@@ -49,8 +39,3 @@ def joined(angles: Array, constants: Array) -> Tensor:
         both = np.concatenate([angles, constants.astype(angles.dtype)], axis=2)
         angles = np.ascontiguousarray(both)
     return torch.from_numpy(angles)
-
-
-def none_sampled(like: Tensor) -> Tensor:
-    """The place of sampled cosines and sines where nothing depends on the sample."""
-    return like.new_empty((2, 1, 1))
