@@ -147,8 +147,15 @@ class QuantumHead(nn.Module):
                 f"{features.dtype}"
             )
         names = chosen_tasks(tasks, self.circuit.registers)
-        values = joined_values(self.simulator, self.circuit, angles, weights, names)
-        return self._by_task(values, names) if names else {}
+        if not names:
+            return {}
+        factors: list[Tensor] = []
+
+        def meanwhile() -> None:
+            factors.append(self._factors(names))
+
+        values = joined_values(self.simulator, self.circuit, angles, weights, names, meanwhile)
+        return self._by_task(values, names, factors[0] if factors else self._factors(names))
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
         """The encoding angles (radians) that features become, ``(batch, n_features)``.
@@ -175,16 +182,22 @@ class QuantumHead(nn.Module):
                 raise unknown_name("task", name, registers)
         if not values:
             return {}
-        return self._by_task(torch.cat(list(values.values()), dim=1), list(values))
+        joined = torch.cat(list(values.values()), dim=1)
+        return self._by_task(joined, list(values), self._factors(list(values)))
 
-    def _by_task(self, values: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    def _factors(self, names: Sequence[str]) -> Tensor:
+        """The tasks' scales, one for each output."""
+        factors = torch.stack(_of(self.scales, [self._keys[name] for name in names]))
+        sizes, _, repeats = _layout(self.circuit, tuple(names))
+        if repeats is None:
+            return factors
+        counts = torch.from_numpy(repeats).to(factors.device)
+        return factors.repeat_interleave(counts, output_size=sum(sizes))
+
+    def _by_task(self, values: Tensor, names: Sequence[str], factors: Tensor) -> dict[str, Tensor]:
         """Logits from what was measured on the registers of these tasks, side by side."""
         # Tasks together: hundreds of small products would cost more than the simulation.
-        sizes, are_probabilities, repeats = _layout(self.circuit, tuple(names))
-        factors = torch.stack(_of(self.scales, [self._keys[name] for name in names]))
-        if repeats is not None:
-            counts = torch.from_numpy(repeats).to(factors.device)
-            factors = factors.repeat_interleave(counts, output_size=sum(sizes))
+        sizes, are_probabilities, _ = _layout(self.circuit, tuple(names))
         if are_probabilities is not None:
             mask = torch.from_numpy(are_probabilities).to(values.device)
             # Shot noise and rounding may take an estimated probability below zero.

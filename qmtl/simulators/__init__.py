@@ -1,7 +1,7 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,11 @@ def joined_values(
     angles: "Tensor",
     weights: "Mapping[str, Tensor]",
     tasks: "Sequence[str] | None" = None,
+    meanwhile: "Callable[[], object] | None" = None,
 ) -> "Tensor":
     """All tasks' outputs side by side, shape (batch, outputs of all tasks), in their order.
+
+    A simulator may call `meanwhile` while its threads are at work.
 
     Example:
         >>> import torch
@@ -89,7 +92,7 @@ def joined_values(
 
     # A subclass may have changed what the values are.
     if type(simulator) is LightConeSimulator:
-        return simulator.joined_values(circuit, angles, weights, tasks)
+        return simulator.joined_values(circuit, angles, weights, tasks, meanwhile)
     values = simulator.expectation_values(circuit, angles, weights, tasks)
     names = circuit.registers if tasks is None else tasks
     return torch.cat([angles.new_zeros(len(angles), 0), *(values[name] for name in names)], dim=1)

@@ -26,7 +26,11 @@ __all__ = [
 
 
 def engine_values(
-    engine: Engine, angles: Tensor, encoding: Tensor, own: Callable[[], Sequence[Tensor]]
+    engine: Engine,
+    angles: Tensor,
+    encoding: Tensor,
+    own: Callable[[], Sequence[Tensor]],
+    meanwhile: Callable[[], object] | None = None,
 ) -> Tensor:
     """Outputs of an engine, shape (samples, outputs of all tasks); differentiable.
 
@@ -35,6 +39,8 @@ def engine_values(
         angles: features, shape (samples, features).
         encoding: the encoding's weights.
         own: gives each task's weights, of the same number.
+        meanwhile: called where threads are at work, forwards and, on what it puts into the graph,
+            backwards.
     """
     # Engines have samples last, for long loops, and callers first. Here is where that is turned
     # round: each view that torch keeps a node for costs as much as a small kernel.
@@ -50,6 +56,8 @@ def engine_values(
             # Before the tasks' weights are stacked, so that it comes after them backwards.
             late = Late()
             first, second = late.awaited(first, second)
+        if begun is not None and meanwhile is not None:
+            meanwhile()
         inputs = (first, second, torch.stack(list(tensors)))
         if engine.is_differentiable:
             return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T

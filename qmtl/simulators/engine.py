@@ -76,9 +76,10 @@ class EarlyEngine(Engine, Protocol):
 
     def start(
         self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs
-    ) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
-        """The gradient by the tasks' weights, and what waits for the two others, which other
-        threads compute meanwhile.
+    ) -> tuple[Three, Callable[[], None]]:
+        """Gradients by the inputs, and what waits for the first two, which other threads compute.
+
+        Until then these are NaN, so that nobody who sees them too early takes them for gradients.
         """
 
 

@@ -47,7 +47,7 @@ class Late:
 
     def __init__(self) -> None:
         # By address, since torch hands on tensors, but not always the same objects.
-        self._waiting: dict[int, tuple[tuple[Tensor, ...], Callable[[], tuple[Tensor, ...]]]] = {}
+        self._waiting: dict[int, Callable[[], None]] = {}
 
     def awaited(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """The same two tensors; their gradients are waited for."""
@@ -63,11 +63,9 @@ class Late:
         needs: Needs,
     ) -> Three:
         """Gradients by the three inputs, of which the first two are still NaN."""
-        own, finish = engine.start(gradient, inputs, kept, needs)
-        # Whoever might see them too early shall not take them for gradients.
-        empty = [torch.full_like(tensor, torch.nan) for tensor in inputs[:2]]
-        self._waiting[_address(empty, needs)] = tuple(empty), finish
-        return empty[0], empty[1], own
+        gradients, finish = engine.start(gradient, inputs, kept, needs)
+        self._waiting[_address(gradients[:2], needs)] = finish
+        return gradients
 
     def finish(self, gradients: Sequence[Tensor | None]) -> None:
         """Fill in the gradients, if they are those that are waited for."""
@@ -76,9 +74,7 @@ class Late:
         address = _address(gradients, [g is not None for g in gradients])
         if address not in self._waiting:
             return
-        empty, finish = self._waiting.pop(address)
-        for place, found in zip(empty, finish(), strict=True):
-            place.copy_(found)
+        self._waiting.pop(address)()
 
 
 def _address(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> int:

@@ -112,13 +112,16 @@ class LightConeSimulator:
         angles: Tensor,
         weights: Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> Tensor:
         """The same in one tensor, (batch, outputs of all tasks), in the order of the tasks.
 
-        With hundreds of tasks, hundreds of small tensors cost more than the simulation.
+        With hundreds of tasks, hundreds of small tensors cost more than the simulation. What the
+        caller has to do with torch for each of them, `meanwhile` may do while threads are at work;
+        it need not be called.
         """
         chosen = check_angles(circuit, angles, tasks)
-        return self._values(circuit, angles, weights, chosen)[0]
+        return self._values(circuit, angles, weights, chosen, meanwhile)[0]
 
     def _values(
         self,
@@ -126,6 +129,7 @@ class LightConeSimulator:
         angles: Tensor,
         weights: Mapping[str, Tensor],
         chosen: tuple[str, ...],
+        meanwhile: Callable[[], object] | None = None,
     ) -> tuple[Tensor, Plan]:
         def own(names: Sequence[str]) -> list[Tensor]:
             return checked_weights(circuit, weights, names, angles.dtype)
@@ -141,8 +145,14 @@ class LightConeSimulator:
             engines = self._engines(circuit, plan, angles, plain=plain)
             # The tasks' weights are looked at while threads are at work on the encoding.
             parts = [
-                engine_values(engine, angles, encoding, partial(_by_member, group, own))
-                for engine, group in zip(engines, plan.groups, strict=True)
+                engine_values(
+                    engine,
+                    angles,
+                    encoding,
+                    partial(_by_member, group, own),
+                    None if i else meanwhile,
+                )
+                for i, (engine, group) in enumerate(zip(engines, plan.groups, strict=True))
             ]
             if plan.chain:
                 own(plan.chain)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from qmtl import HeadCircuit, Task
+from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator, compilation, late, threads
 from tests.strategies import binary_tasks, random_angles, random_weights
@@ -368,3 +368,41 @@ def test_few_tasks_do_not_start_early(monkeypatch):
     values = COMPILED.expectation_values(circuit, angles, random_weights(circuit, grad=True))
     sum(value.sum() for value in values.values()).backward()
     assert angles.grad is not None
+
+
+def test_what_callers_do_meanwhile_comes_before_the_waiting_backwards_too(waited, monkeypatch):
+    angles, weights = new_inputs()
+    scales, order = torch.rand(len(TASKS), dtype=torch.float64).requires_grad_(), []
+    finish = late.Late.finish
+    monkeypatch.setattr(
+        late.Late, "finish", lambda *a: order.append("finish") if finish(*a) is None else None
+    )
+    factors = []
+
+    def meanwhile():
+        # A node of its own, as the stack of hundreds of leaves is.
+        factors.append(scales.clone())
+        factors[0].register_hook(lambda _: order.append("factors"))
+
+    joined = COMPILED.joined_values(CIRCUIT, angles, weights, meanwhile=meanwhile)
+    assert len(factors) == 1
+    (
+        joined * factors[0].repeat_interleave(torch.tensor([t.n_outputs for t in TASKS]))
+    ).sum().backward()
+    # Both structures are waited for; the first group's wait comes last.
+    assert len(waited) == 2
+    assert order == ["finish", "factors", "finish"]
+
+
+def test_a_head_stacks_its_scales_meanwhile(waited):
+    head = QuantumHead(CIRCUIT, seed=0).double()
+    features = random_angles(CIRCUIT, 5).requires_grad_()
+    sum(out.square().sum() for out in head(features).values()).backward()
+    two = [features.grad, *(p.grad for p in head.parameters())]
+    assert len(waited) == 2
+    head.zero_grad()
+    features.grad = None
+    torch.set_num_threads(1)
+    sum(out.square().sum() for out in head(features).values()).backward()
+    one = [features.grad, *(p.grad for p in head.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))

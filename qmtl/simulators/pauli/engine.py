@@ -123,23 +123,30 @@ class PauliEngine:
 
     def start(
         self, gradient: Tensor, inputs: Three, kept: Sequence[Tensor], needs: Needs
-    ) -> tuple[Tensor, Callable[[], tuple[Tensor, Tensor]]]:
-        """The gradient by the tasks' weights, and what waits for the others, which other threads
-        compute meanwhile.
+    ) -> tuple[Three, Callable[[], None]]:
+        """Gradients, those by rows and encoding still NaN, and what waits for these, which other
+        threads compute meanwhile.
         """
         chosen, kept, pairs = self._pairs(gradient[None], kept)
         work = self._work(chosen, kept, pairs, inputs[0] if needs[0] else None)
+        # Threads write the gradient by rows where it belongs, if they can.
+        in_place = needs[0] and pairs.is_whole
+        by_rows = work.by_row if in_place else torch.empty_like(inputs[0])
+        late = (by_rows, torch.empty_like(inputs[1]))
+        for tensor in late:
+            tensor.fill_(torch.nan)
         background = work.call.start()
         by_own = self._by_own(chosen, kept, pairs, inputs[2])[0]
         # Without their graph, of which what waits is a part.
         inputs = (inputs[0].detach(), inputs[1].detach(), inputs[2].detach())
 
-        def finish() -> tuple[Tensor, Tensor]:
+        def finish() -> None:
             background.finish()
-            by_rows, by_weight = self._by_encoding(work, pairs, inputs, needs[0])
-            return by_rows[0], by_weight[0]
+            found = self._by_encoding(work, pairs, inputs, needs[0])
+            for place, part in list(zip(late, found, strict=True))[in_place:]:
+                place.copy_(part[0])
 
-        return by_own, finish
+        return (*late, by_own), finish
 
     def _pairs(
         self, gradients: Tensor, kept: Sequence[Tensor]
