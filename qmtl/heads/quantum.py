@@ -1,7 +1,7 @@
 """QuantumHead: a head circuit as a torch module."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads.computed import leaves, twin_of, values_of
 from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
@@ -123,18 +124,17 @@ class QuantumHead(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
-        blocks = _of(self.blocks, self._keys.values())
+        blocks = values_of(self.blocks, self._keys.values())
         return {"encoding": self.encoding, **dict(zip(self._keys, blocks, strict=True))}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that several tasks depend on: the encoding weights."""
-        return [self.encoding] if self.encoding.numel() else []
+        return leaves(self, "encoding")
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Parameters of one task alone: its block's weights and its scale."""
         key = task_key(self.circuit.register(task).task.name)
-        own = [self.blocks[key]] if self.blocks[key].numel() else []
-        return [*own, self.scales[key]]
+        return [*leaves(self.blocks, key), *leaves(self.scales, key)]
 
     def forward(
         self, features: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
@@ -187,7 +187,7 @@ class QuantumHead(nn.Module):
 
     def _factors(self, names: Sequence[str]) -> Tensor:
         """The tasks' scales, one for each output."""
-        factors = torch.stack(_of(self.scales, [self._keys[name] for name in names]))
+        factors = torch.stack(values_of(self.scales, [self._keys[name] for name in names]))
         sizes, _, repeats = _layout(self.circuit, tuple(names))
         if repeats is None:
             return factors
@@ -218,16 +218,12 @@ class QuantumHead(nn.Module):
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
         """A head with these very parameters, evaluated by another simulator.
 
-        Hooks are not shared; what changes the parameters in place, as ``.double()`` does, is seen
-        by both.
+        What is done to the parameters of one is seen by both, pruning included. Hooks are not
+        shared, but for those by which torch computes parameters.
         """
-        twin = QuantumHead(
-            self.circuit, simulator, angle_map=self.angle_map, seed=0, frozen=self.frozen
-        )
-        twin.encoding = self.encoding
-        twin.blocks = nn.ParameterDict(self.blocks)
-        twin.scales = nn.ParameterDict(self.scales)
-        return twin.train(self.training)
+        twin = twin_of(self)
+        twin.simulator = simulator_for(simulator)
+        return twin
 
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
         """A PennyLane QNode of the head, ``qnode(angles, weights)``, with its weights as default.
@@ -291,13 +287,6 @@ class QuantumHead(nn.Module):
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"
-
-
-def _of(parameters: nn.ParameterDict, keys: Iterable[str]) -> list[Tensor]:
-    """The values of these keys; hundreds of look-ups by torch's own way would take longer."""
-    found = parameters._parameters
-    # Those that are parametrised or pruned are computed, and no parameters themselves.
-    return [parameters[key] if found.get(key) is None else found[key] for key in keys]  # type: ignore[misc]
 
 
 @lru_cache(maxsize=64)
