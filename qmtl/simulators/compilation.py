@@ -10,7 +10,6 @@ how many items there are, the threads' own memory, and then what `words` made of
 import hashlib
 import importlib
 import os
-import re
 from array import array
 from collections.abc import Sequence
 from functools import cache
@@ -26,28 +25,11 @@ from torch import Tensor
 
 from qmtl.errors import QmtlError
 from qmtl.files import write_bytes
+from qmtl.simulators.machine_code import loaded, object_file
 from qmtl.simulators.threads import Background, run_in_threads, thread_count
 
 __all__ = ["Form", "Kernel", "words"]
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning. Kernels make
-# no arrays of their own, so that none is counted.
-_OPTIONS: Any = {
-    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-    "error_model": "numpy",
-    "_nrt": False,
-}
-# Numba's functions take places for a result and for an error, too.
-_ENTRY = """
-define void @run(ptr %words) {{
-  %nothing = alloca ptr
-  %error = call i32 @{name}(ptr %nothing, ptr %nothing, ptr %words)
-  ret void
-}}
-"""
-_NAME = re.compile(r'@(?:"([^"]+)"|([\w.$]+))')
-# What compiled code may call: LLVM's own functions and some of C.
-_OF_C = re.compile(r"llvm\.|mem(set|cpy|move)$|sqrt$")
 _HERE = Path(__file__).parent
 _one_at_a_time = RLock()
 
@@ -182,12 +164,6 @@ class Call(NamedTuple):
 
 
 @cache
-def _engines() -> list[Any]:
-    """What keeps loaded object files in memory."""
-    return []
-
-
-@cache
 def _address(module: str, precision: np.dtype[Any]) -> int:
     """Where the kernel is in memory."""
     dtype = precision.name
@@ -198,7 +174,7 @@ def _address(module: str, precision: np.dtype[Any]) -> int:
         if code is None:
             code = _compiled(module, dtype)
             _keep(code, files)
-        return _loaded(code)
+        return loaded(code)
 
 
 def _key(module: str) -> str:
@@ -211,7 +187,7 @@ def _key(module: str) -> str:
 
     folder = Path(__file__).parents[2].joinpath(*module.split(".")).parent
     own = sorted({*folder.glob("*kernel*.py"), *folder.glob("program.py")})
-    sources = (*own, _HERE / "compilation.py", _HERE / "kernel_parts.py")
+    sources = (*own, _HERE / "machine_code.py", _HERE / "kernel_parts.py")
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     versions = (version("numba"), version("llvmlite"))
     texts = (*versions, *processor, *(source.read_text() for source in sources))
@@ -240,53 +216,6 @@ def _keep(code: bytes, files: list[Path]) -> None:
 
 def _compiled(module: str, dtype: str) -> bytes:
     """The object file of a kernel."""
-    from numba import cfunc, types
+    from numba import types
 
-    function = importlib.import_module(module).program(getattr(types, dtype))
-    callback = cfunc(types.void(types.CPointer(types.int64)), **_OPTIONS)(function)
-    # The callback proper would report errors to Python; kernels have none.
-    return _object(callback.inspect_llvm(), callback.native_name.removeprefix("cfunc."))
-
-
-def _object(text: str, name: str) -> bytes:
-    """Machine code of one function of a module of LLVM's language; it is called ``run``."""
-    from llvmlite import binding
-
-    code = binding.parse_assembly(text + _ENTRY.format(name=name))
-    functions = {function.name: function for function in code.functions}
-    needed, found = {"run"}, ["run"]
-    while found:
-        called = {a or b for a, b in _NAME.findall(str(functions[found.pop()]))}
-        new = {other for other in called & functions.keys() - needed if not _OF_C.match(other)}
-        foreign = [other for other in new if functions[other].is_declaration]
-        if foreign:
-            raise QmtlError(f"a kernel must not call {foreign[0]}; please report this")
-        needed |= new
-        found += new
-    for other, function in functions.items():
-        if other != "run" and not function.is_declaration:
-            # What has been joined into its callers need not be there a second time.
-            function.linkage = "internal" if other in needed else "available_externally"
-    return bytes(_machine().emit_object(code))
-
-
-def _machine() -> Any:
-    from llvmlite import binding
-
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    target = binding.Target.from_default_triple()
-    features = binding.get_host_cpu_features().flatten()
-    cpu = binding.get_host_cpu_name()
-    return target.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
-
-
-def _loaded(code: bytes) -> int:
-    """The address of an object file's function."""
-    from llvmlite import binding
-
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine())
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines().append(engine)
-    return int(engine.get_function_address("run"))
+    return object_file(importlib.import_module(module).program(getattr(types, dtype)))

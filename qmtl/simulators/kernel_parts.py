@@ -1,6 +1,7 @@
 """What kernels are written with: parts, arrays from addresses, and counters shared by threads.
 
-Only kernels import this, and only to be compiled.
+Only kernels import this, and only to be compiled. A variable of a kernel has one type throughout,
+and a kernel calls no function that numba compiles by itself, such as `max`.
 """
 
 from llvmlite import ir
@@ -9,7 +10,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 
-__all__ = ["array", "count", "fused", "nearest", "odd", "part", "reached", "take"]
+__all__ = [
+    "argument",
+    "array",
+    "count",
+    "fused",
+    "horner",
+    "nearest",
+    "odd",
+    "part",
+    "reached",
+    "take",
+]
 
 # Parts are joined before compilation: optimising each alone and joined again takes longer.
 part = njit(inline="always", error_model="numpy")
@@ -62,6 +74,20 @@ def fused(context, a, b, c):
 
 
 @intrinsic
+def horner(context, coefficients, x):
+    """A polynomial, from its coefficients, the constant one first."""
+
+    def generate(context, builder, signature, arguments):
+        *rest, found = cgutils.unpack_tuple(builder, arguments[0])
+        for coefficient in reversed(rest):
+            product = builder.fmul(found, arguments[1], flags=["contract"])
+            found = builder.fadd(product, coefficient, flags=["contract"])
+        return found
+
+    return x(coefficients, x), generate
+
+
+@intrinsic
 def nearest(context, number):
     """The nearest integer, as a number of the same precision."""
 
@@ -88,14 +114,32 @@ def array(context, address, shape, real):
     kind = types.Array(real.dtype, len(shape), "C")
 
     def generate(context, builder, signature, arguments):
-        size = WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
         shape = cgutils.unpack_tuple(builder, arguments[1])
-        strides = [size]
-        for length in shape[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], length))
-        found = make_array(kind)(context, builder)
-        data = builder.inttoptr(arguments[0], found.data.type)
-        populate_array(found, data, shape, strides, size, meminfo=None)
-        return found._getvalue()
+        return _array(context, builder, kind, arguments[0], shape)
 
     return kind(address, shape, real), generate
+
+
+@intrinsic(prefer_literal=True)
+def argument(context, words, place, n_axes, real):
+    """The array whose address is a word, and whose shape are the next ones."""
+    kind = types.Array(real.dtype, n_axes.literal_value, "C")
+
+    def generate(context, builder, signature, arguments):
+        begin = builder.gep(arguments[0], [arguments[1]])
+        pointers = (builder.gep(begin, [WORD(i)]) for i in range(kind.ndim + 1))
+        address, *shape = map(builder.load, pointers)
+        return _array(context, builder, kind, address, shape)
+
+    return kind(words, place, n_axes, real), generate
+
+
+def _array(context, builder, kind, address, shape):
+    size = WORD(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    strides = [size]
+    for length in shape[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], length))
+    found = make_array(kind)(context, builder)
+    data = builder.inttoptr(address, found.data.type)
+    populate_array(found, data, shape, strides, size, meminfo=None)
+    return found._getvalue()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import int64
 
-from qmtl.simulators.kernel_parts import array, part, take
+from qmtl.simulators.kernel_parts import argument, array, part, take
 from qmtl.training.pivoting import INDEFINITE, SOLVED, UNSOLVED
 
 __all__ = ["program"]
@@ -75,12 +75,12 @@ def program(real):
     """The kernel for double precision."""
 
     def run(words):
-        rows = array(words[6], (words[7],), int64)
-        matrix = array(words[8], (words[9], words[10]), real)
-        offsets = array(words[11], (words[12], words[13]), real)
+        rows = argument(words, 6, 1, int64)
+        matrix = argument(words, 8, 2, real)
+        offsets = argument(words, 11, 2, real)
         rounds = words[14]
-        found = array(words[15], (words[16], words[17]), real)
-        state = array(words[18], (words[19],), int64)
+        found = argument(words, 15, 2, real)
+        state = argument(words, 18, 1, int64)
         m = len(matrix)
         own = words[3] + take(words, 0) * words[5] * 8
         factor = array(own, (m, m), real)
@@ -89,7 +89,7 @@ def program(real):
         free = array(own + 8 * (m * m + 2 * m), (m,), int64)
         largest = 0.0
         for j in range(m):
-            largest = max(largest, matrix[j, j])
+            largest = matrix[j, j] if matrix[j, j] > largest else largest
         i = take(words, 1)
         while i < words[2]:
             row = rows[i]
@@ -102,7 +102,7 @@ def program(real):
                     break
             for j in range(m):
                 free[j] = 1 if z[j] > 0 else 0
-            fewest, patience = m + 1, PATIENCE
+            fewest, patience = m + 1, int64(PATIENCE)
             state[row] = UNSOLVED
             for _ in range(rounds):
                 k = 0
@@ -117,7 +117,7 @@ def program(real):
                 size = 0.0
                 for j in range(m):
                     y[j] = q[j]
-                    size = max(size, abs(q[j]))
+                    size = abs(q[j]) if abs(q[j]) > size else size
                 for c in range(k):
                     j = places[c]
                     size += abs(z[j]) * largest
@@ -127,8 +127,8 @@ def program(real):
                 if wrong == 0:
                     state[row] = SOLVED
                     break
-                patience = PATIENCE if wrong < fewest else patience - 1
-                fewest = min(fewest, wrong)
+                patience = int64(PATIENCE) if wrong < fewest else patience - 1
+                fewest = wrong if wrong < fewest else fewest
             i = take(words, 1)
 
     return run

@@ -70,15 +70,3 @@ def test_the_key_changes_with_the_kernel():
     pauli, amplitudes = (f"qmtl.simulators.{name}.kernel" for name in ("pauli", "amplitudes"))
     assert compilation._key(pauli) == compilation._key(pauli)
     assert compilation._key(pauli) != compilation._key(amplitudes)
-
-
-def test_code_that_calls_others_is_refused():
-    text = """
-declare i32 @puts(ptr)
-define i32 @kernel(ptr %a, ptr %b, ptr %c) {
-  %d = call i32 @puts(ptr %c)
-  ret i32 0
-}
-"""
-    with pytest.raises(QmtlError, match="puts"):
-        compilation._object(text, "kernel")

@@ -23,7 +23,7 @@ from numba import boolean, int8, int64, uint64
 
 from qmtl.simulators.amplitudes.kernel_steps import add, derive, keep, load, read, start, turn
 from qmtl.simulators.amplitudes.program import CONSTANT, PHASE, SAMPLE, TASK
-from qmtl.simulators.kernel_parts import array, take
+from qmtl.simulators.kernel_parts import argument, array, take
 
 __all__ = ["program"]
 
@@ -45,34 +45,35 @@ def program(real):
     itemsize = real.bitwidth // 8
 
     def run(words):
-        size, tile, n_shared, n_starts, back = words[6], words[7], words[8], words[9], words[10]
-        ops = array(words[11], (words[12], 7), int64)
-        terms = array(words[14], (words[15], 2), int64)
-        signs = array(words[17], (words[18], words[19]), int8)
-        readout = array(words[20], (words[21], words[22]), real)
-        rows = array(words[23], (words[24], words[25]), int64)
-        items = array(words[26], (words[27], 5), int64)
-        cos = array(words[29], (words[30], words[31]), real)
-        sin = array(words[32], (words[33], words[34]), real)
-        cone_fixed = array(words[35], (2, words[37], words[38]), real)
-        task_fixed = array(words[39], (2, words[41], words[42]), real)
-        states = array(words[43], (words[44], words[45], words[46], words[47]), real)
-        values = array(words[48], (words[49], words[50], words[51], words[52]), real)
-        wanted = array(words[53], (words[54], words[55]), boolean)
-        row_grad = array(words[56], (words[57], words[58], words[59]), real)
-        cone_grad = array(words[60], (words[61], words[62], words[63]), real)
-        task_grad = array(words[64], (words[65], words[66], words[67]), real)
+        size, lanes, n_shared, n_starts = words[6], words[7], words[8], words[9]
+        tile, back = uint64(lanes), words[10] != 0
+        ops = argument(words, 11, 2, int64)
+        terms = argument(words, 14, 2, int64)
+        signs = argument(words, 17, 2, int8)
+        readout = argument(words, 20, 2, real)
+        rows = argument(words, 23, 2, int64)
+        items = argument(words, 26, 2, int64)
+        cos = argument(words, 29, 2, real)
+        sin = argument(words, 32, 2, real)
+        cone_fixed = argument(words, 35, 3, real)
+        task_fixed = argument(words, 39, 3, real)
+        states = argument(words, 43, 4, real)
+        values = argument(words, 48, 4, real)
+        wanted = argument(words, 53, 2, boolean)
+        row_grad = argument(words, 56, 3, real)
+        cone_grad = argument(words, 60, 3, real)
+        task_grad = argument(words, 64, 3, real)
         per_cone = values.shape[1] // rows.shape[0]
         runs = 1 if per_cone == 1 else 1 + per_cone
         own = words[3] + take(words, 0) * words[5] * itemsize
-        both = array(own, (2, 2 * size, tile), real)
+        both = array(own, (2, 2 * size, lanes), real)
         state, adjoint = both[0], both[1]
-        vectors = array(own + 4 * size * tile * itemsize, (3, tile), real)
+        vectors = array(own + 4 * size * lanes * itemsize, (3, lanes), real)
         c, d, g = vectors[0], vectors[1], vectors[2]
-        tables = array(own + (4 * size + 3) * tile * itemsize, (3, size), real)
+        tables = array(own + (4 * size + 3) * lanes * itemsize, (3, size), real)
         slope = tables[2]
         shared = 2 * size if per_cone > 1 else 0
-        whole = array(own + ((4 * size + 3) * tile + 3 * size) * itemsize, (shared, tile), real)
+        whole = array(own + ((4 * size + 3) * lanes + 3 * size) * itemsize, (shared, lanes), real)
         i = take(words, 1)
         while i < words[2]:
             cone, first, place, row = items[i, 0], uint64(items[i, 1]), items[i, 2], items[i, 3]
@@ -80,7 +81,9 @@ def program(real):
             for round_ in range(runs):
                 # Round 0 is the cone's own operations, the others are the tasks'; backwards, last.
                 own_round = runs - 1 - round_ if back else round_
-                task = cone if per_cone == 1 else cone * per_cone + max(own_round - 1, 0)
+                # Of its cone's tasks; numba's `max` is a function to be compiled, too.
+                which = own_round - 1 if own_round else 0
+                task = cone * per_cone + which
                 begin, end = n_shared if own_round else 0, len(ops) if own_round else n_shared
                 reads = own_round > 0 or per_cone == 1
                 if back and ((reads and not wanted[row, task]) or (not reads and not active)):
@@ -101,11 +104,9 @@ def program(real):
                     angle = rows[cone, op[2]] if op[4] == SAMPLE and op[0] != PHASE else 0
                     load(op, angle, cos, sin, fixed, where, first, tile, c, d, terms, signs, tables)
                     if back and op[4] != CONSTANT and (op[0] != PHASE or op[2] < op[3]):
-                        target = cone_grad[items[i, 1] // tile, place]
+                        target = cone_grad[first // tile, place]
                         if op[4] == TASK:
-                            target = task_grad[
-                                items[i, 1] // tile, place * per_cone + max(own_round - 1, 0)
-                            ]
+                            target = task_grad[first // tile, place * per_cone + which]
                         derive(state, adjoint, op, terms, tile, size, g, slope, target)
                         if op[0] != PHASE:
                             by_sample = op[4] == SAMPLE

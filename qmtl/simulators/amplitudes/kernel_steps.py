@@ -42,7 +42,7 @@ def load(op, row, cos, sin, fixed, where, first, tile, c, d, terms, signs, table
                 table[0, a] = re * x - im * z
                 table[1, a] = re * z + im * x
     elif op[4] == SAMPLE:
-        for s in range(uint64(tile)):
+        for s in range(tile):
             c[s] = cos[row, first + s]
             d[s] = sin[row, first + s]
     else:
@@ -91,10 +91,10 @@ def derive(state, adjoint, op, terms, tile, size, g, slope, target):
                 total += adjoint[a + size, s] * state[a, s] - adjoint[a, s] * state[a + size, s]
             slope[a >> op[1]] += total
         for t in range(op[2], op[3]):
-            total = slope[0] * 0
+            total = slope.dtype.type(0)
             for a in range(entries):
                 total += slope[a] if odd(a & terms[t, 1]) else -slope[a]
-            target[terms[t, 0]] += total / 2
+            target[terms[t, 0]] += total * slope.dtype.type(0.5)
     else:
         for s in range(tile):
             g[s] = 0
@@ -117,7 +117,7 @@ def read(state, adjoint, readout, values, first, tile, size, p, back):
         if back:
             for j in range(readout.shape[0]):
                 twice = readout[j, b] + readout[j, b]
-                for s in range(uint64(tile)):
+                for s in range(tile):
                     p[s] += twice * values[j, first + s]
         for k in range(b * rest, (b + 1) * rest):
             for r in range(k, 2 * size, size):
@@ -129,7 +129,7 @@ def read(state, adjoint, readout, values, first, tile, size, p, back):
         if not back:
             for j in range(readout.shape[0]):
                 factor = readout[j, b]
-                for s in range(uint64(tile)):
+                for s in range(tile):
                     if b:
                         values[j, first + s] += factor * p[s]
                     else:
@@ -141,7 +141,7 @@ def start(state, adjoint, whole, kept, own, back, read):
     """The states to begin with: |0…0⟩ or the cone's; backwards, where they ended."""
     # Slices would do, but numba compiles their checks and messages for seconds.
     for r in range(state.shape[0]):
-        for s in range(state.shape[1]):
+        for s in range(uint64(state.shape[1])):
             if back:
                 state[r, s] = kept[r, s]
             elif own:
@@ -156,7 +156,7 @@ def start(state, adjoint, whole, kept, own, back, read):
 def keep(state, adjoint, whole, kept, keeps, back, read, active):
     """What the other turns, or the pass backwards, will ask for."""
     for r in range(state.shape[0]):
-        for s in range(state.shape[1]):
+        for s in range(uint64(state.shape[1])):
             if keeps:
                 kept[r, s] = state[r, s]
             if not back and not read:
@@ -172,7 +172,7 @@ def add(target, row, slot, g, by_sample, first):
         for s in range(uint64(g.shape[0])):
             row[first + s] += g[s]
     else:
-        total = g[0] * 0
-        for s in range(g.shape[0]):
+        total = g.dtype.type(0)
+        for s in range(uint64(g.shape[0])):
             total += g[s]
         target[slot] += total

@@ -12,7 +12,7 @@ file knows no torch.
 
 from numba import uint64
 
-from qmtl.simulators.kernel_parts import array, count, part, reached, take
+from qmtl.simulators.kernel_parts import argument, array, count, part, reached, take
 from qmtl.simulators.pauli.kernel_samples import add_rows, cosines_and_sines
 
 __all__ = ["program"]
@@ -22,9 +22,8 @@ BEFORE, BEFORE_DONE, DONE, AFTER = 68, 69, 70, 71
 
 
 @part
-def _load(registers, item, places, rows, cosines, sines, fixed):
+def _load(registers, begin, end, low, n, places, rows, cosines, sines, fixed):
     """A tile's constants, cosines and sines; fixed angles come after those of the samples."""
-    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     first = 1 + 2 * rows.shape[1]
     for s in range((end - begin) * n):
         registers[0, s] = 1
@@ -78,9 +77,8 @@ def _backwards(registers, adjoint, ops, lanes):
 
 
 @part
-def _unload(registers, adjoint, item, by_angle, by_fixed):
+def _unload(registers, adjoint, begin, end, low, n, chunk, by_angle, by_fixed):
     """Gradients by the angles, from those by their cosines and sines."""
-    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     sampled = by_angle.shape[1]
     for a in range(sampled + by_fixed.shape[2]):
         c, d = uint64(1 + 2 * a), uint64(2 + 2 * a)
@@ -93,16 +91,15 @@ def _unload(registers, adjoint, item, by_angle, by_fixed):
                 for s in range(n):
                     by_angle[p, a, low + s] = adjoint[c, lane + s]
             else:
-                total = registers[0, 0] * 0
+                total = registers.dtype.type(0)
                 for s in range(n):
                     total += adjoint[c, lane + s]
-                by_fixed[item[4], p, uint64(a - sampled)] = total
+                by_fixed[chunk, p, uint64(a - sampled)] = total
 
 
 @part
-def _begin(adjoint, item, outputs, signs, values, coefficients, sums):
+def _begin(adjoint, begin, end, low, n, outputs, signs, values, coefficients, sums):
     """Gradients by the registers: zero, but for those by the outputs or by their sums."""
-    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for r in range(adjoint.shape[0]):
         for s in range((end - begin) * n):
             adjoint[r, s] = 0
@@ -121,9 +118,8 @@ def _begin(adjoint, item, outputs, signs, values, coefficients, sums):
 
 
 @part
-def _end(registers, item, outputs, signs, values):
+def _end(registers, begin, end, low, n, outputs, signs, values):
     """The outputs' values."""
-    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for p in range(begin, end):
         lane = (p - begin) * n
         for j in range(outputs.shape[0]):
@@ -153,51 +149,54 @@ def program(real):
     write, size = cosines_and_sines(real), real.bitwidth // 8
 
     def run(words):
-        own = array(words[3], (words[4], 2, words[6], words[7]), real)
-        ops = array(words[8], (words[9], 6), uint64)
-        outputs = array(words[11], (words[12],), uint64)
-        signs = array(words[13], (words[14],), real)
-        rows = array(words[15], (words[16], words[17]), uint64)
-        items = array(words[18], (words[19], 5), uint64)
-        places = array(words[21], (words[22],), uint64)
+        own = argument(words, 3, 4, real)
+        ops = argument(words, 8, 2, uint64)
+        outputs = argument(words, 11, 1, uint64)
+        signs = argument(words, 13, 1, real)
+        rows = argument(words, 15, 2, uint64)
+        items = argument(words, 18, 2, uint64)
+        places = argument(words, 21, 1, uint64)
         # By addresses of their own: else the compiler cannot tell that they never overlap.
         cosines = array(words[23], (words[25], words[26]), real)
         sines = array(words[23] + words[25] * words[26] * size, (words[25], words[26]), real)
-        fixed = array(words[27], (2, words[29], words[30]), real)
-        values = array(words[31], (words[32], words[33], words[34]), real)
+        fixed = argument(words, 27, 3, real)
+        values = argument(words, 31, 3, real)
         back = words[35]
-        by_angle = array(words[36], (words[37], words[38], words[39]), real)
-        by_fixed = array(words[40], (words[41], words[42], words[43]), real)
-        coefficients = array(words[44], (words[45], words[46], words[47]), real)
-        sums = array(words[48], (words[49], words[50], words[51]), real)
+        by_angle = argument(words, 36, 3, real)
+        by_fixed = argument(words, 40, 3, real)
+        coefficients = argument(words, 44, 3, real)
+        sums = argument(words, 48, 3, real)
         by_sample, by_row = uint64(words[52]), uint64(words[53])
-        before = array(words[54], (words[55], 5), uint64)
-        angles = array(words[57], (words[58],), real)
-        after = array(words[59], (words[60], 5), uint64)
-        gradient = array(words[62], (words[63],), real)
-        order = array(words[64], (words[65],), uint64)
-        bounds = array(words[66], (words[67],), uint64)
+        before = argument(words, 54, 2, uint64)
+        angles = argument(words, 57, 1, real)
+        after = argument(words, 59, 2, uint64)
+        gradient = argument(words, 62, 1, real)
+        order = argument(words, 64, 1, uint64)
+        bounds = argument(words, 66, 1, uint64)
         thread = take(words, 0)
         registers, adjoint = own[thread, 0], own[thread, 1]
         i = take(words, BEFORE)
         while i < len(before):
-            write(registers, before[i], angles, by_sample, by_row, cosines, sines)
+            begin, end, low = before[i, 0], before[i, 1], before[i, 2]
+            n = before[i, 3] - low
+            write(registers, begin, end, low, n, angles, by_sample, by_row, cosines, sines)
             count(words, BEFORE_DONE)
             i = take(words, BEFORE)
         while not reached(words, BEFORE_DONE, len(before)):
             pass
         i = take(words, 1)
         while i < words[2]:
-            item = items[i]
-            lanes = (item[1] - item[0]) * (item[3] - item[2])
-            _load(registers, item, places, rows, cosines, sines, fixed)
+            begin, end, low, chunk = items[i, 0], items[i, 1], items[i, 2], items[i, 4]
+            n = items[i, 3] - low
+            lanes = (end - begin) * n
+            _load(registers, begin, end, low, n, places, rows, cosines, sines, fixed)
             _forwards(registers, ops, lanes)
             if back:
-                _begin(adjoint, item, outputs, signs, values, coefficients, sums)
+                _begin(adjoint, begin, end, low, n, outputs, signs, values, coefficients, sums)
                 _backwards(registers, adjoint, ops, lanes)
-                _unload(registers, adjoint, item, by_angle, by_fixed)
+                _unload(registers, adjoint, begin, end, low, n, chunk, by_angle, by_fixed)
             else:
-                _end(registers, item, outputs, signs, values)
+                _end(registers, begin, end, low, n, outputs, signs, values)
             count(words, DONE)
             i = take(words, 1)
         if len(after) == 0:
@@ -207,7 +206,11 @@ def program(real):
         flat = array(words[36], (words[37] * words[38], words[39]), real)
         i = take(words, AFTER)
         while i < len(after):
-            add_rows(registers, after[i], order, bounds, flat, by_sample, by_row, gradient)
+            begin, end, low = after[i, 0], after[i, 1], after[i, 2]
+            n = after[i, 3] - low
+            add_rows(
+                registers, begin, end, low, n, order, bounds, flat, by_sample, by_row, gradient
+            )
             i = take(words, AFTER)
 
     return run

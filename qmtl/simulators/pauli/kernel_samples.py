@@ -8,14 +8,15 @@ import math
 import numpy as np
 from numba import int32, types, uint64
 
-from qmtl.simulators.kernel_parts import fused, nearest, part
+from qmtl.simulators.kernel_parts import fused, horner, nearest, part
 
 __all__ = ["add_rows", "cosines_and_sines"]
 
 
 def _series(first, real):
     """Taylor's, of a cosine (`first` = 0) or a sine over its angle (1), by powers of squares."""
-    return tuple(real((-1) ** k / math.factorial(2 * k + first)) for k in range(9))
+    terms = 9 if real is np.float64 else 6
+    return tuple(real((-1) ** k / math.factorial(2 * k + first)) for k in range(terms))
 
 
 def _right_angle(real):
@@ -35,16 +36,14 @@ def cosines_and_sines(kind):
     series does the rest: for moderate angles, in a loop that vectorises; large ones are left to C.
     """
     real = np.float32 if kind is types.float32 else np.float64
-    c, d = _series(0, real), _series(1, real)
-    is_double = real is np.float64
+    even_powers, odd_powers = _series(0, real), _series(1, real)[1:]
     p, q, rest = _right_angle(real)
     per_right_angle = real(2 / math.pi)
     # Right angles must be counted without an error.
-    largest = real(2**24 if is_double else 2**13)
+    largest = real(2**24 if real is np.float64 else 2**13)
 
     @part
-    def write(registers, item, angles, by_sample, by_row, cosines, sines):
-        begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
+    def write(registers, begin, end, low, n, angles, by_sample, by_row, cosines, sines):
         for s in range(n):
             for r in range(begin, end):
                 registers[r - begin, s] = angles[(low + s) * by_sample + r * by_row]
@@ -62,12 +61,8 @@ def cosines_and_sines(kind):
                 turns = nearest(x * per_right_angle)
                 x = fused(turns, -rest, fused(turns, -q, fused(turns, -p, x)))
                 y = x * x
-                even, odd = c[5], d[5]
-                if is_double:
-                    even = ((c[8] * y + c[7]) * y + c[6]) * y + even
-                    odd = ((d[8] * y + d[7]) * y + d[6]) * y + odd
-                even = ((((even * y + c[4]) * y + c[3]) * y + c[2]) * y + c[1]) * y + c[0]
-                odd = ((((odd * y + d[4]) * y + d[3]) * y + d[2]) * y + d[1]) * y * x + x
+                even = horner(even_powers, y)
+                odd = horner(odd_powers, y) * y * x + x
                 quarter = int32(turns)
                 swapped = (quarter & 1) == 1
                 upper, lower = odd if swapped else even, even if swapped else odd
@@ -78,9 +73,8 @@ def cosines_and_sines(kind):
 
 
 @part
-def add_rows(registers, item, order, bounds, by_angle, by_sample, by_row, gradient):
+def add_rows(registers, begin, end, low, n, order, bounds, by_angle, by_sample, by_row, gradient):
     """Gradients by a block of rows: sums over the angles that each of them is."""
-    begin, end, low, n = item[0], item[1], item[2], item[3] - item[2]
     for r in range(begin, end):
         row = r - begin
         for s in range(n):
