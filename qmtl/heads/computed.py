@@ -2,17 +2,28 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["leaves", "twin_of", "values_of"]
+__all__ = ["leaves", "renew", "twin_of", "values_of"]
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
 
+def renew(module: nn.Module) -> None:
+    """Compute again what torch's hooks compute before a module is called.
+
+    Some are never called (containers), or asked for their values outside of a call.
+    """
+    for hook in _torchs_hooks(module):
+        hook(module, ())
+
+
 def values_of(parameters: nn.ParameterDict, keys: Iterable[str]) -> list[Tensor]:
     """The values of these keys; hundreds of look-ups by torch's own way would take longer."""
+    renew(parameters)
     found = parameters._parameters
     # Those that are computed are no parameters themselves.
     return [parameters[key] if found.get(key) is None else found[key] for key in keys]  # type: ignore[misc]
@@ -23,9 +34,12 @@ def leaves(module: nn.Module, name: str) -> list[nn.Parameter]:
     own = module._parameters.get(name)
     if own is not None:
         return [own] if own.numel() else []
+    sources = [key for hook in _torchs_hooks(module) for key in _sources(hook, name)]
+    # Several parameters may be computed by one module.
+    named = module.named_parameters(remove_duplicate=False)
     parametrised = f"parametrizations.{name}."
-    named = module.named_parameters()
-    return [p for key, p in named if key == f"{name}_orig" or key.startswith(parametrised)]
+    found = (p for key, p in named if key in sources or key.startswith(parametrised))
+    return list(dict.fromkeys(found))
 
 
 def twin_of(module: Kind) -> Kind:
@@ -37,11 +51,26 @@ def twin_of(module: Kind) -> Kind:
     twin = type(module).__new__(type(module))
     vars(twin).update(vars(module))
     for name, value in vars(nn.Module()).items():
-        if "hooks" in name and isinstance(value, dict):
-            hooks = vars(module)[name].items()
-            vars(twin)[name] = OrderedDict((key, hook) for key, hook in hooks if _is_torchs(hook))
+        if not isinstance(value, dict):
+            continue
+        items = vars(module)[name].items()
+        chosen = "hooks" not in name
+        kept = OrderedDict((key, part) for key, part in items if chosen or _is_torchs(part))
+        vars(twin)[name] = kept if isinstance(value, OrderedDict) else dict(kept)
     return twin
 
 
+def _torchs_hooks(module: nn.Module) -> list[Any]:
+    return [hook for hook in module._forward_pre_hooks.values() if _is_torchs(hook)]
+
+
 def _is_torchs(hook: object) -> bool:
-    return type(hook).__module__.startswith("torch.nn.utils.")
+    """Also of classes derived from torch's, such as ways of pruning of one's own."""
+    return any(kind.__module__.startswith("torch.nn.utils.") for kind in type(hook).__mro__)
+
+
+def _sources(hook: Any, name: str) -> list[str]:
+    """Names of the parameters from which a hook computes the one of this name; it may not."""
+    if getattr(hook, "_tensor_name", getattr(hook, "name", None)) != name:
+        return []
+    return [f"{name}_g", f"{name}_v"] if isinstance(hook, WeightNorm) else [f"{name}_orig"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads.computed import leaves, twin_of, values_of
+from qmtl.heads.computed import leaves, renew, twin_of, values_of
 from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
 from qmtl.simulators import (
@@ -124,6 +124,7 @@ class QuantumHead(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
+        renew(self)
         blocks = values_of(self.blocks, self._keys.values())
         return {"encoding": self.encoding, **dict(zip(self._keys, blocks, strict=True))}
 
@@ -218,10 +219,12 @@ class QuantumHead(nn.Module):
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
         """A head with these very parameters, evaluated by another simulator.
 
-        What is done to the parameters of one is seen by both, pruning included. Hooks are not
-        shared, but for those by which torch computes parameters.
+        What one of them learns is seen by both. Hooks are not shared, but for those by which torch
+        computes parameters; pruning or parametrising one of them later takes a new twin.
         """
         twin = twin_of(self)
+        # Simulators of one's own may be modules, which torch keeps in another place.
+        del twin.simulator
         twin.simulator = simulator_for(simulator)
         return twin
 

@@ -12,6 +12,7 @@ from qmtl.circuit.readout import ExpectationZ
 from qmtl.circuit.register_encoding import RegisterEncoding
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads.affine import local_linear
+from qmtl.heads.computed import leaves, values_of
 from qmtl.heads.counts import vqc_per_task_count
 from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import (
@@ -113,7 +114,7 @@ class VQCPerTaskHead(nn.Module):
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Parameters of one task: its encoding's and its block's weights, and its linear layer."""
         key = task_key(self.circuit.register(task).task.name)
-        weights = [p for p in (self.encodings[key], self.blocks[key]) if p.numel()]
+        weights = [*leaves(self.encodings, key), *leaves(self.blocks, key)]
         return [*weights, *self.layers[key].parameters()]
 
     def forward(
@@ -127,8 +128,9 @@ class VQCPerTaskHead(nn.Module):
         angles = ANGLE_MAPS[self.angle_map](features)
         if self.circuit.layout == "shared":
             angles = angles[:, self.columns]
-        weights = {"encoding": torch.cat(list(self.encodings.values()))}
-        weights |= {name: self.blocks[task_key(name)] for name in names}
+        encodings = values_of(self.encodings, self.encodings.keys())
+        blocks = values_of(self.blocks, [task_key(name) for name in names])
+        weights = {"encoding": torch.cat(encodings), **dict(zip(names, blocks, strict=True))}
         values = self.simulator.expectation_values(self.separate, angles, weights, names)
         layers: dict[str, Any] = {name: self.layers[task_key(name)] for name in names}
         starts, start = {}, 0

@@ -3,24 +3,21 @@
 import torch
 from torch import Tensor
 
-from qmtl.simulators.slots import SlotTable
+from qmtl.simulators.slots import IntArray, SlotTable
 
 __all__ = ["by_slot", "fixed_angles", "sample_angles"]
 
 
-def _factor(index: Tensor, values: Tensor) -> Tensor:
-    """Looked-up factors, 1 where the index is -1."""
+def _looked_up(index: IntArray, values: Tensor, axis: int) -> Tensor:
+    """Values at these places of an axis, and 1 where the index is -1."""
+    # What depends on the table alone is numpy's, so that torch can be traced.
+    places = torch.from_numpy(index.clip(min=0)).to(values.device)
+    found = values[places] if axis == 0 else values.gather(axis, places)
     present = index >= 0
-    if bool(present.all()):
-        return values
-    while present.ndim < values.ndim:
-        present = present[..., None]
-    return values.where(present.to(values.device), 1.0)
-
-
-def _weights(index: Tensor, weights: Tensor) -> Tensor:
-    safe = index.clamp(min=0).to(weights.device)
-    return _factor(index, weights[safe] if weights.ndim == 1 else weights.gather(1, safe))
+    if present.all():
+        return found
+    mask = torch.from_numpy(present).to(values.device)
+    return found.where(mask.reshape(mask.shape + (1,) * (found.ndim - mask.ndim)), 1.0)
 
 
 def fixed_angles(table: SlotTable, weights: Tensor) -> Tensor:
@@ -31,10 +28,10 @@ def fixed_angles(table: SlotTable, weights: Tensor) -> Tensor:
         weights: flat weights shared by all cones, or (cones, n_weights) with a row for each.
     """
     slots = table.weight_slots
-    index = torch.from_numpy(table.weights[:, slots])
-    if not len(slots) or not bool((index >= 0).any()):
+    index = table.weights[:, slots]
+    if not (index >= 0).any():
         return torch.from_numpy(table.constants[:, slots]).to(weights)
-    value = _weights(index, weights)
+    value = _looked_up(index, weights, weights.ndim - 1)
     if bool((table.constants[:, slots] == 1).all()):
         return value
     return value * torch.from_numpy(table.constants[:, slots]).to(weights)
@@ -51,11 +48,10 @@ def sample_angles(table: SlotTable, columns: Tensor, weights: Tensor) -> Tensor:
     slots = table.feature_slots
     value = torch.from_numpy(table.constants[:, slots, None]).to(columns)
     for factor in range(table.features.shape[2]):
-        index = torch.from_numpy(table.features[:, slots, factor])
-        value = value * _factor(index, columns[index.clamp(min=0).to(columns.device)])
-    index = torch.from_numpy(table.weights[:, slots])
-    if bool((index >= 0).any()):
-        value = value * _weights(index, weights)[..., None]
+        value = value * _looked_up(table.features[:, slots, factor], columns, 0)
+    index = table.weights[:, slots]
+    if (index >= 0).any():
+        value = value * _looked_up(index, weights, weights.ndim - 1)[..., None]
     return value.expand(-1, -1, columns.shape[1])
 
 

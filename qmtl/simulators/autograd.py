@@ -47,6 +47,9 @@ def engine_values(
     columns = angles.T
     rows = engine.angles(columns, encoding)
     first, second = angles if rows is columns else rows.T, encoding
+    if not engine.is_differentiable:
+        # Kernels read what is in memory, of which a lazy sign is not a part.
+        first, second = first.resolve_neg(), second.resolve_neg()
     begun = late = None
     if starts_early(engine, first):
         begun = engine.begin(rows, second)
@@ -74,11 +77,17 @@ def engine_values(
 def are_plain(*tensors: Tensor, others: Callable[[], Sequence[Tensor]] = tuple) -> bool:
     """Whether torch is not transforming these (``torch.func``, forward mode, ``torch.compile``).
 
+    Nor looking at each operation (tracing, dispatch modes, subclasses), which kernels pass by.
+
     Args:
         *tensors: some tensors.
         others: gives more of them; called only if it matters.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
+        return False
+    if any(type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__ for t in tensors):
         return False
     if forward_ad._current_level < 0:
         return True
@@ -143,7 +152,8 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = _Values._pulled_back(ctx, gradient.T.contiguous().reshape(ctx.shape))
+        gradient = gradient.resolve_neg().T.contiguous()
+        found = _Values._pulled_back(ctx, gradient.reshape(ctx.shape))
         first, *rest = (
             part if needed else None
             for part, needed in zip(found, ctx.needs_input_grad[:3], strict=True)
@@ -155,6 +165,8 @@ class _Values(torch.autograd.Function):
         """The same as the engine has them: samples last, and all three."""
         first, second, third, *kept = ctx.saved_tensors
         inputs = (first.T, second, third)
+        # As they were, whatever hooks of saved tensors have made of their strides.
+        kept = [part.contiguous() for part in kept]
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
             return _first_derivatives(ctx.engine, gradient, inputs)

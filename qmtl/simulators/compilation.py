@@ -131,11 +131,18 @@ class Form:
                 self._words.extend(words(argument))
 
     def call(self, *tensors: Tensor) -> "Call":
-        """The call with these tensors, whose numbers are in a row."""
+        """The call with these tensors, whose numbers are in a row.
+
+        Raises:
+            QmtlError: for a tensor without memory of its own, as subclasses of torch's may be.
+        """
         memory = torch.empty(self._own, dtype=self._dtype, device="cpu")
         table, arrays = self._words[:], (memory, *tensors)
         for place, tensor in zip(self._open, arrays, strict=True):
-            table[place] = tensor.data_ptr()
+            table[place] = address = tensor.data_ptr()
+            if not address and tensor.numel():
+                kind = type(tensor).__name__
+                raise QmtlError(f"the numbers of a {kind} are not in memory; give a plain tensor")
         return Call(self._address, self._n_threads, table, (self, *arrays))
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from qmtl.errors import QmtlError
+
 __all__ = ["Background", "run_in_threads", "thread_count"]
 
 # A thread for a few small items costs more than it saves.
@@ -82,15 +84,16 @@ class Background:
         self._thread: int | None = None
         self._function, self._data, self._held = _FUNCTION(address), data, held
         self._parts: list[Future[None]] = []
+        self._process = os.getpid()
         thread = threading.get_ident()
         abandoned = _ABANDONED.pop(thread, None)
-        if abandoned is not None:
+        if abandoned is not None and abandoned._process == self._process:
             abandoned.finish()
         if n_threads == 1:
             self._is_done = False
             return
         before = getattr(_THREAD, "running", lambda: None)()
-        if before is not None:
+        if before is not None and before._process == self._process:
             before.finish()
         team = _team() if os.getpid() == _PROCESS else None
         if team is None:
@@ -108,23 +111,28 @@ class Background:
             raise
 
     def finish(self) -> None:
-        """Take part until all work is done."""
+        """Take part until all work is done.
+
+        Raises:
+            QmtlError: in a forked process, which has none of its parent's threads.
+        """
         if self._is_done:
             return
         self._is_done = True
+        if os.getpid() != self._process:
+            raise QmtlError("a process forked within a step cannot go on with that step")
         try:
             self._function(self._data)
         finally:
             # Also after Ctrl-C: the team must not outlive its memory.
             if self._thread is not None:
-                if os.getpid() == _PROCESS:  # a forked child has no team to end
-                    self._end()
+                self._end()
                 _THREAD.__dict__.pop("running", None)
         for part in self._parts:
             part.result()
 
     def __del__(self) -> None:
-        if self._is_done:
+        if self._is_done or os.getpid() != self._process:
             return
         if self._thread is None or self._thread == threading.get_ident():
             self.finish()

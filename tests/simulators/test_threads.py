@@ -11,6 +11,48 @@ import torch
 
 from qmtl.simulators import threads
 
+# Within a step other threads may be at work, which a child does not have.
+WITHIN_A_STEP = """
+import faulthandler, os, sys, torch
+from qmtl import HeadCircuit, Task
+from qmtl.errors import QmtlError
+from qmtl.simulators import LightConeSimulator
+torch.set_num_threads(2)
+circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(256)])
+simulator = LightConeSimulator()
+weights = {k: torch.randn(n, requires_grad=True) for k, n in circuit.weight_sizes.items()}
+x = torch.randn(128, circuit.n_features, requires_grad=True)
+expected = simulator.joined_values(circuit, x, weights).detach()
+found = []
+def fork(_):
+    pid = os.fork()
+    if pid:
+        found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return
+    faulthandler.dump_traceback_later(30, exit=True)
+    with torch.no_grad():
+        new = simulator.joined_values(circuit, x, weights)
+    os._exit(0 if torch.allclose(new, expected, atol=1e-6) else 3)
+handle = weights["t0"].register_post_accumulate_grad_hook(fork)
+for _ in range(4):
+    simulator.joined_values(circuit, x, weights).sum().backward()
+handle.remove()
+children = []
+def go_on(_):
+    if (pid := os.fork()) == 0:
+        faulthandler.dump_traceback_later(30, exit=True)
+        children.append(0)
+    else:
+        found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+weights["t0"].register_post_accumulate_grad_hook(go_on)
+try:
+    simulator.joined_values(circuit, x, weights).sum().backward()
+except QmtlError as error:
+    os._exit(0 if children and "forked within a step" in str(error) else 4)
+if children:
+    os._exit(5)
+sys.exit(found != [0] * 5)
+"""
 # The child has lost the workers of OpenMP: torch's own parallel operations would wait for them.
 AFTER_A_FORK = """
 import ctypes, os, sys
@@ -68,3 +110,16 @@ def test_after_a_fork():
         check=False,
     )
     assert done.returncode == 4, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_within_a_step():
+    done = subprocess.run(
+        [sys.executable, "-c", WITHIN_A_STEP],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

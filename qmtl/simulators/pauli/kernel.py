@@ -19,6 +19,9 @@ __all__ = ["program"]
 
 # Places of counters: blocks of rows begun and done, tiles done, blocks begun.
 BEFORE, BEFORE_DONE, DONE, AFTER = 68, 69, 70, 71
+# How often a thread looks whether the others are done, some 0.1 ms: one that is not running, of
+# more threads than cores, would keep it waiting for long.
+PATIENCE = 2**17
 
 
 @part
@@ -144,7 +147,8 @@ def program(real):
     Before the tiles come blocks of rows, first and last row, first and last sample: `sampled` is
     written from `angles`, whose numbers are `by_sample` and `by_row` apart. After them come others:
     `gradient`, apart in the same way, takes sums over the angles that each row is, which `order`
-    lists between `bounds`. Threads wait for one another in between.
+    lists between `bounds`. Threads wait for one another in between, but not for long: the one that
+    is done last goes on in any case, and callers wait for all threads.
     """
     write, size = cosines_and_sines(real), real.bitwidth // 8
 
@@ -182,8 +186,11 @@ def program(real):
             write(registers, begin, end, low, n, angles, by_sample, by_row, cosines, sines)
             count(words, BEFORE_DONE)
             i = take(words, BEFORE)
+        tries = 0
         while not reached(words, BEFORE_DONE, len(before)):
-            pass
+            tries += 1
+            if tries > PATIENCE:
+                return
         i = take(words, 1)
         while i < words[2]:
             begin, end, low, chunk = items[i, 0], items[i, 1], items[i, 2], items[i, 4]
@@ -201,8 +208,11 @@ def program(real):
             i = take(words, 1)
         if len(after) == 0:
             return
+        tries = 0
         while not reached(words, DONE, words[2]):
-            pass
+            tries += 1
+            if tries > PATIENCE:
+                return
         flat = array(words[36], (words[37] * words[38], words[39]), real)
         i = take(words, AFTER)
         while i < len(after):
