@@ -66,6 +66,9 @@ class EarlyEngine(Engine, Protocol):
     def n_members(self) -> int:
         """How many members there are."""
 
+    def n_threads(self, samples: int, itemsize: int) -> int:
+        """How many threads so many samples are worth."""
+
     def begin(self, first: Tensor, second: Tensor) -> "Unfinished":
         """What does not need the tasks' weights, in other threads; for `forward`."""
 

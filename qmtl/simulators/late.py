@@ -26,13 +26,14 @@ def starts_early(engine: Engine, first: Tensor) -> TypeGuard[EarlyEngine]:
 
     Args:
         engine: the engine.
-        first: its first input.
+        first: its first input, samples first.
     """
     return (
         torch.get_num_threads() > 1
         and isinstance(engine, EarlyEngine)
         and engine.n_members >= FEWEST_TASKS
         and first.numel() > 0
+        and engine.n_threads(len(first), first.itemsize) > 1
     )
 
 

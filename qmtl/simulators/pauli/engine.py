@@ -82,6 +82,10 @@ class PauliEngine:
             return columns
         return sample_angles(self.group.encoding_slots, columns, encoding).flatten(0, 1)
 
+    def n_threads(self, samples: int, itemsize: int) -> int:
+        """How many threads so many samples are worth."""
+        return self.encoding.n_threads(samples, itemsize)
+
     def begin(self, rows: Tensor, encoding: Tensor) -> "Begun":
         """The strings' expectation values, on their way."""
         fixed = joined(self.cone_table.cosines_and_sines(encoding), self.cone_constants)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qmtl.simulators.compilation import Call, Form, Kernel
 from qmtl.simulators.pauli.polynomials import PRODUCT, Polynomials
+from qmtl.simulators.threads import thread_count
 
 __all__ = ["PullBack", "Tape"]
 
@@ -100,6 +101,11 @@ class Tape:
             used = (by_angle, by_fixed, coefficients.contiguous(), start, *last)
             call = form.call(run, sampled, fixed, *used)
         return PullBack(call, by_angle, by_fixed, by_row)
+
+    def n_threads(self, samples: int, itemsize: int) -> int:
+        """Threads that the kernel runs in for all places."""
+        tiles = _tiles(self._n_registers, len(self.rows), samples, itemsize)
+        return thread_count(len(tiles.items))
 
     def working_bytes(self, itemsize: int) -> int:
         """Bytes that a thread works in."""
