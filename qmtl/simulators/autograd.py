@@ -31,6 +31,7 @@ def engine_values(
     encoding: Tensor,
     own: Callable[[], Sequence[Tensor]],
     meanwhile: Callable[[], object] | None = None,
+    stacked: Callable[[Sequence[Tensor]], Tensor] | None = None,
 ) -> Tensor:
     """Outputs of an engine, shape (samples, outputs of all tasks); differentiable.
 
@@ -41,6 +42,7 @@ def engine_values(
         own: gives each task's weights, of the same number.
         meanwhile: called where threads are at work, forwards and, on what it puts into the graph,
             backwards.
+        stacked: makes one tensor of what `own` gives; by itself, it is stacked.
     """
     # Engines have samples last, for long loops, and callers first. Here is where that is turned
     # round: each view that torch keeps a node for costs as much as a small kernel.
@@ -61,7 +63,11 @@ def engine_values(
             first, second = late.awaited(first, second)
         if begun is not None and meanwhile is not None:
             meanwhile()
-        inputs = (first, second, torch.stack(list(tensors)))
+        inputs = (
+            first,
+            second,
+            torch.stack(list(tensors)) if stacked is None else stacked(tensors),
+        )
         if engine.is_differentiable:
             return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)

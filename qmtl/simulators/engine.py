@@ -1,7 +1,7 @@
 """The contract of engines: what computes a group's outputs, and their gradients."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -58,7 +58,6 @@ class Unfinished(Protocol):
         """Wait for them."""
 
 
-@runtime_checkable
 class EarlyEngine(Engine, Protocol):
     """An engine whose threads need the tasks' weights late, and have their gradient early."""
 

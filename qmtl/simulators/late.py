@@ -8,7 +8,7 @@ front of the engine waits for it, and takes part.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -28,19 +28,19 @@ def starts_early(engine: Engine, first: Tensor) -> TypeGuard[EarlyEngine]:
         engine: the engine.
         first: its first input, samples first.
     """
-    return (
-        torch.get_num_threads() > 1
-        and isinstance(engine, EarlyEngine)
-        and engine.n_members >= FEWEST_TASKS
-        and first.numel() > 0
-        and engine.n_threads(len(first), first.itemsize) > 1
-    )
+    # Several times as fast as isinstance of a protocol.
+    if torch.get_num_threads() == 1 or not hasattr(engine, "begin"):
+        return False
+    early = cast(EarlyEngine, engine)
+    samples = first.shape[0] if first.numel() else 0
+    return early.n_members >= FEWEST_TASKS and early.n_threads(samples, first.itemsize) > 1
 
 
 def waits(first: Tensor, second: Tensor, own: Sequence[Tensor]) -> bool:
     """Whether there will be gradients by the tasks' weights and by the other inputs, too."""
     shared = first.requires_grad or second.requires_grad
-    return torch.is_grad_enabled() and shared and own[0].requires_grad
+    # What is no tensor is refused later.
+    return torch.is_grad_enabled() and shared and getattr(own[0], "requires_grad", False)
 
 
 class Late:

@@ -18,7 +18,7 @@ from qmtl.simulators.engine_choice import choose_plan, engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
 from qmtl.simulators.plan import Group, Plan, build_plan
-from qmtl.simulators.simulator import check_angles, checked_weights
+from qmtl.simulators.simulator import check_angles, checked_weights, stacked_weights
 
 __all__ = ["LightConeSimulator"]
 
@@ -149,8 +149,8 @@ class LightConeSimulator:
                     engine,
                     angles,
                     encoding,
-                    partial(_by_member, group, own),
-                    None if i else meanwhile,
+                    meanwhile=None if i else meanwhile,
+                    **_of_members(group, circuit, weights, angles.dtype),
                 )
                 for i, (engine, group) in enumerate(zip(engines, plan.groups, strict=True))
             ]
@@ -197,11 +197,20 @@ class LightConeSimulator:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
 
 
-def _by_member(group: Group, own: Callable[[Sequence[str]], list[Tensor]]) -> list[Tensor]:
-    """The weights of each member, given by its tasks' names."""
+def _of_members(
+    group: Group, circuit: HeadCircuit, weights: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Callable[..., Any]]:
+    """What gives `engine_values` the weights of each member, and checks them."""
     if len(group.members) == len(group.tasks):
-        return own(group.tasks)
-    return [torch.cat(own(member)) for member in group.members]
+        return {
+            "own": lambda: list(map(weights.get, group.tasks)),
+            "stacked": partial(stacked_weights, circuit, weights, group.tasks, dtype),
+        }
+    return {
+        "own": lambda: [
+            torch.cat(checked_weights(circuit, weights, member, dtype)) for member in group.members
+        ]
+    }
 
 
 def _chain(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:

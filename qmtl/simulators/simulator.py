@@ -1,6 +1,7 @@
 """The contract of a simulator, and the checks that all of them share."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NoReturn, Protocol, cast, runtime_checkable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["Simulator", "check_angles", "check_inputs", "checked_weights"]
+__all__ = ["Simulator", "check_angles", "check_inputs", "checked_weights", "stacked_weights"]
 
 
 @runtime_checkable
@@ -91,9 +92,27 @@ def checked_weights(
     shapes = [getattr(weight, "shape", None) for weight in found]
     if kinds - {dtype} or shapes != [sizes[name] for name in names]:
         for name, weight in zip(names, found, strict=True):
-            if weight is None or weight.dtype is not dtype or weight.shape != sizes[name]:
+            kind = getattr(weight, "dtype", None), getattr(weight, "shape", None)
+            if kind != (dtype, sizes[name]):
                 _refuse(name, weights, tuple(sizes[name]), dtype)
     return cast("list[Tensor]", found)
+
+
+def stacked_weights(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor],
+    names: Sequence[str],
+    dtype: torch.dtype,
+    found: Sequence[Tensor],
+) -> Tensor:
+    """What was found for tasks of one size, a row for each, after checking shapes and types."""
+    # Torch looks at each of them in any case, several times as fast.
+    with suppress(AttributeError, TypeError, RuntimeError):
+        whole = torch.stack(list(found))
+        right = whole.shape[1:] == circuit.weight_sizes[names[0]]
+        if right and {weight.dtype for weight in found} == {dtype}:
+            return whole
+    return torch.stack(checked_weights(circuit, weights, names, dtype))
 
 
 def _refuse(
@@ -103,6 +122,9 @@ def _refuse(
     if name not in weights:
         raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
     weight = weights[name]
+    if not isinstance(weight, Tensor):
+        kind = type(weight).__name__
+        raise InvalidInputError(f"weights[{name!r}] must be a tensor, got {kind}")
     if weight.shape != size:
         raise InvalidInputError(
             f"weights[{name!r}] must have shape {size}, got {tuple(weight.shape)}"
