@@ -121,7 +121,7 @@ def _refuse(
     """Say what is wrong with the weights of this name."""
     if name not in weights:
         raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
-    weight = weights[name]
+    weight: object = weights[name]
     if not isinstance(weight, Tensor):
         kind = type(weight).__name__
         raise InvalidInputError(f"weights[{name!r}] must be a tensor, got {kind}")
