@@ -47,7 +47,7 @@ MAY_IMPORT = {
 
 # Library: where it may be imported.
 LIBRARIES = {
-    "pennylane": {"simulators/pennylane.py"},
+    "pennylane": {"simulators/qnodes.py"},
     "qiskit": {"hardware/", "noise.py", "noise/"},
     "qiskit_aer": {"hardware/", "noise.py", "noise/"},
     "qiskit_ibm_runtime": {"hardware/", "noise.py", "noise/"},

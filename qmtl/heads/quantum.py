@@ -233,7 +233,7 @@ class QuantumHead(nn.Module):
 
         It takes what `angles` makes of features, and returns what is measured, without scales; its
         gradients reach the head's parameters. A head of the shared layout has a circuit per task:
-        give ``tasks=["name"]``. For the arguments see `qmtl.simulators.pennylane.task_qnode`.
+        give ``tasks=["name"]``. For the arguments see `qmtl.simulators.qnodes.task_qnode`.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -243,7 +243,7 @@ class QuantumHead(nn.Module):
             >>> bool(torch.allclose(value.float(), head.expectation_values(angles)["a"][:, 0]))
             True
         """
-        from qmtl.simulators.pennylane import task_qnode
+        from qmtl.simulators.qnodes import task_qnode
 
         return task_qnode(self.circuit, self.weights(), device, **options)
 

@@ -60,7 +60,8 @@ def simulator_for(name: "str | Simulator") -> Simulator:
         if name == point.name or (point.name.endswith("_") and name.startswith(point.name)):
             found: Simulator = point.load()(name)
             return found
-    from qmtl.simulators.pennylane import PennyLaneSimulator, device_names
+    from qmtl.simulators.pennylane import PennyLaneSimulator
+    from qmtl.simulators.qnodes import device_names
 
     if name not in device_names():
         raise unknown_name("simulator", name, ["lightcone", *device_names()])

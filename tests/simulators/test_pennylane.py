@@ -18,7 +18,8 @@ from qmtl.circuit import (
 )
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator, Simulator, simulator_for
-from qmtl.simulators.pennylane import PennyLaneSimulator, _z_string_mixing
+from qmtl.simulators.pennylane import PennyLaneSimulator
+from qmtl.simulators.qnodes import z_string_mixing
 from qmtl.tasks import Task
 from tests.laws import (
     assert_batch_is_samples,
@@ -174,7 +175,7 @@ def test_no_tasks_and_no_samples(layout):
 def test_readouts_as_z_strings(readout, n):
     task = Task.multiclass("t", readout.n_outputs)
     register = HeadCircuit([task], wires_per_task=n, readouts={"t": readout}).register("t")
-    strings, mixing, constant = _z_string_mixing(register)
+    strings, mixing, constant = z_string_mixing(register)
     signs = torch.tensor(
         [
             [(-1) ** sum(s >> (n - 1 - w) & 1 for w in wires) for s in range(2**n)]
@@ -185,9 +186,32 @@ def test_readouts_as_z_strings(readout, n):
     torch.testing.assert_close(mixing @ signs + constant[:, None], expected, rtol=0, atol=1e-14)
 
 
+class Constant:
+    """A readout that no state changes."""
+
+    n_outputs, min_wires, is_probability = 1, 1, False
+
+    def read_wires(self, n_wires):
+        return (0,)
+
+    def matrix(self, n_wires):
+        return [[1.0] * 2**n_wires]
+
+
+@pytest.mark.parametrize("others", [(), ("b",)])
+def test_constant_readouts(others):
+    tasks = [Task.binary("a"), *map(Task.binary, others)]
+    circuit = HeadCircuit(tasks, readouts={"a": Constant()})
+    angles, weights = random_angles(circuit, 3), random_weights(circuit)
+    expected = LightConeSimulator().expectation_values(circuit, angles, weights)
+    found = PennyLaneSimulator().expectation_values(circuit, angles, weights)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert found["a"].tolist() == [[1.0]] * 3
+
+
 def test_wide_registers_need_no_square_matrix():
     circuit = HeadCircuit(binary_tasks(1), wires_per_task=16)
-    strings, mixing, constant = _z_string_mixing(circuit.register("t0"))
+    strings, mixing, constant = z_string_mixing(circuit.register("t0"))
     assert (strings, mixing.tolist(), constant.tolist()) == ([(0,)], [[1.0]], [0.0])
 
 
