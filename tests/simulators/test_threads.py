@@ -100,26 +100,16 @@ def test_no_more_threads_than_torch_uses():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_after_a_fork():
+@pytest.mark.parametrize(
+    ("program", "status"), [(AFTER_A_FORK, 4), (WITHIN_A_STEP, 0)], ids=["after", "within a step"]
+)
+def test_forked_processes(program, status):
     done = subprocess.run(
-        [sys.executable, "-c", AFTER_A_FORK],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 4, done.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_fork_within_a_step():
-    done = subprocess.run(
-        [sys.executable, "-c", WITHIN_A_STEP],
+        [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
