@@ -1,5 +1,7 @@
 """What the compiled kernel does around its tiles: cosines and sines, and sums over angles."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -91,3 +93,23 @@ def test_gradients_are_summed_over_the_places_of_a_row(dtype, samples, n_threads
     (first.cos() * second.sin() * gradient[:, 0]).sum().backward()
     torch.testing.assert_close(work.by_row, angles.grad)
     assert work.by_row.T.is_contiguous()
+
+
+@pytest.mark.parametrize("place", ["before the tiles", "after the tiles"])
+def test_a_thread_does_not_wait_for_ever(place):
+    """One item is another thread's, which is not running: more threads than cores."""
+    from qmtl.simulators.pauli.kernel import BEFORE
+
+    angles, rows = torch.randn(3, 40), np.array([[0, 1], [1, 2]])
+    values = run(angles, rows)
+    if place == "before the tiles":
+        call = cosines(rows).values(angles, angles.new_empty((2, 2, 0))).call
+        call.table[BEFORE] = 1
+    else:
+        fixed, gradient = angles.new_empty((2, 2, 0)), torch.ones_like(values.found)
+        call = cosines(rows).pull_back(None, values.sampled, fixed, gradient, like=angles).call
+        call.table[1] = 1
+    thread = threading.Thread(target=call.run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
