@@ -64,7 +64,9 @@ class TestPredict:
         for name, values in model.predict(x).items():
             torch.testing.assert_close(other.predict(x)[name], values, rtol=1e-4, atol=1e-5)
         model.set_target_scale("STS-B", torch.tensor(100.0), torch.tensor(3.0))
-        torch.testing.assert_close(other.predict(x)["STS-B"], model.predict(x)["STS-B"])
+        torch.testing.assert_close(
+            other.predict(x)["STS-B"], model.predict(x)["STS-B"], rtol=1e-4, atol=1e-3
+        )
         with pytest.raises(InvalidInputError, match="LinearHead is not evaluated by a simulator"):
             make_model(head="linear").with_simulator("default.qubit")
 

@@ -1,6 +1,7 @@
 """Gradients of a step: summed over processes, and aggregated from the Jacobian of the losses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from qmtl.tasks.stacked import stacks_by_shape
 from qmtl.training.local_rows import Locality, linearised, local_rows
 from qmtl.training.parallel import sum_over_processes
+from qmtl.training.sparse_rows import SparseRows
 
 __all__ = ["aggregate", "set_gradients"]
 
@@ -101,15 +103,41 @@ def _rows(
     return jacobians
 
 
-def _combine(shared: Sequence[nn.Parameter], jacobians: Sequence[Tensor], aggregator: Any) -> None:
+def _combine(
+    shared: Sequence[nn.Parameter], jacobians: Sequence[Tensor | SparseRows], aggregator: Any
+) -> None:
     from torchjd.aggregation import GramianWeightedAggregator
     from torchjd.autojac import jac_to_grad
 
-    tensors: Any = list(shared)
-    for parameter, jacobian in zip(tensors, jacobians, strict=True):
-        parameter.jac = sum_over_processes(jacobian)
-    options = {}
     if isinstance(aggregator, GramianWeightedAggregator):
-        # The Jacobian is not copied into one matrix.
-        options["optimize_gramian_computation"] = True
-    jac_to_grad(tensors, aggregator, **options)
+        # The Jacobian is not copied into one matrix, nor are sparse rows taken apart.
+        whole = [_over_processes(rows) for rows in jacobians]
+        weights = aggregator.gramian_weighting(sum(_gramian(rows) for rows in whole))
+        for parameter, rows in zip(shared, whole, strict=True):
+            parameter.grad = _weighted_sum(rows, weights.to(parameter.dtype))
+        return
+    tensors: Any = list(shared)
+    for parameter, rows in zip(tensors, jacobians, strict=True):
+        found = _over_processes(rows)
+        parameter.jac = found.dense() if isinstance(found, SparseRows) else found
+    jac_to_grad(tensors, aggregator)
+
+
+def _over_processes(rows: Tensor | SparseRows) -> Tensor | SparseRows:
+    if isinstance(rows, SparseRows):
+        return replace(rows, joint=sum_over_processes(rows.joint))
+    return sum_over_processes(rows)
+
+
+def _gramian(rows: Tensor | SparseRows) -> Any:
+    if isinstance(rows, SparseRows):
+        return rows.gramian()
+    matrix = rows.flatten(1)
+    return matrix @ matrix.T
+
+
+def _weighted_sum(rows: Tensor | SparseRows, weights: Tensor) -> Tensor:
+    if isinstance(rows, SparseRows):
+        return rows.weighted_sum(weights)
+    total: Tensor = torch.tensordot(weights, rows, dims=1)
+    return total

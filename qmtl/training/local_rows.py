@@ -7,6 +7,7 @@ apart again, since it is known where each is zero (Curtis, Powell and Reid, IMA 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from qmtl.heads.quantum import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.simulators import LightConeSimulator
+from qmtl.training.last_layer import last_layer
+from qmtl.training.sparse_rows import Places, SparseRows
 
 __all__ = ["Locality", "linearised", "local_rows"]
 
@@ -35,6 +38,14 @@ class Locality:
     weights: Tensor
     groups: Tensor
     n_groups: int
+
+    @cached_property
+    def places(self) -> tuple[Places, Places]:
+        """The same of features and of weights, as places of rows."""
+        features, weights = (
+            Places.of(mask, self.groups, self.n_groups) for mask in (self.features, self.weights)
+        )
+        return features, weights
 
     def of_tasks(self, present: Sequence[int]) -> "Locality":
         """The same for some of the tasks, by their places."""
@@ -127,7 +138,7 @@ def local_rows(
     shared: Sequence[nn.Parameter],
     own: Sequence[nn.Parameter],
     locality: Locality,
-) -> tuple[list[Tensor], list[Tensor]]:
+) -> tuple[list[Tensor | SparseRows], list[Tensor]]:
     """The losses' Jacobian by the shared parameters, and the tasks' own gradients.
 
     Args:
@@ -139,25 +150,70 @@ def local_rows(
         locality: of these tasks.
 
     Returns:
-        For each shared parameter its rows, shape (tasks, *shape), and for each own one its
-        gradient.
+        For each shared parameter its rows, shape (tasks, *shape) where they are not sparse, and
+        for each own one its gradient.
     """
     starts = torch.autograd.grad(losses.sum(), logits, retain_graph=True, allow_unused=True)
-    groups = locality.groups
-    sums = linearised(logits, starts, groups.tolist(), locality.n_groups)
+    sums = linearised(logits, starts, locality.groups.tolist(), locality.n_groups)
     before = [p for p in shared if p is not locality.encoding]
     within = [p for p in shared if p is locality.encoding]
     each = torch.eye(locality.n_groups).to(sums)
     inputs = [*([features] if before else []), *within, *own]
     found = list(_pulled_back(sums, inputs, each))
-    rows: dict[int, Tensor] = {}
+    of_features, of_weights = (places.to(features.device) for places in locality.places)
+    rows: dict[int, Tensor | SparseRows] = {}
     if before:
-        below = _apart(found.pop(0), groups, locality.features)
-        rows |= zip(map(id, before), _pulled_back(features, before, below), strict=True)
+        rows |= _through_encoder(features, found.pop(0), before, of_features)
     if within:
-        rows[id(within[0])] = _apart(found.pop(0), groups, locality.weights)
+        rows[id(within[0])] = SparseRows(found.pop(0), of_weights)
     # A task's own parameters have a gradient in its group's sum only.
     return [rows[id(p)] for p in shared], [part.sum(0) for part in found]
+
+
+def _through_encoder(
+    features: Tensor, joint: Tensor, parameters: Sequence[nn.Parameter], places: Places
+) -> dict[int, Tensor | SparseRows]:
+    """Rows by the encoder's parameters, by their ids.
+
+    Args:
+        features: the encoder's output, (batch, features).
+        joint: the groups' rows by the features, (groups, batch, features).
+        parameters: of the encoder.
+        places: which features each task depends on.
+    """
+    layer = last_layer(features)
+    by_feature = joint.transpose(1, 2)
+    last = [] if layer is None else [p for p in layer[1:] if p is not None]
+    rest = [p for p in parameters if not any(p is other for other in last)]
+    if layer is None or len(rest) + len(last) > len(parameters) or _leads_to(layer.inputs, last):
+        rows = places.apart(by_feature).transpose(1, 2)
+        return dict(zip(map(id, parameters), _pulled_back(features, parameters, rows), strict=True))
+    found: dict[int, Tensor | SparseRows] = {
+        id(layer.weight): SparseRows(by_feature @ layer.inputs.detach(), places)
+    }
+    if layer.bias is not None:
+        found[id(layer.bias)] = SparseRows(by_feature.sum(2), places)
+    if rest:
+        rows = _below(by_feature, layer.weight.detach(), places)
+        found |= zip(map(id, rest), _pulled_back(layer.inputs, rest, rows), strict=True)
+    return found
+
+
+def _leads_to(tensor: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the tensor depends on one of the parameters."""
+    if not tensor.requires_grad:
+        return False
+    start = torch.zeros_like(tensor)
+    found = torch.autograd.grad(tensor, parameters, start, retain_graph=True, allow_unused=True)
+    return any(gradient is not None for gradient in found)
+
+
+def _below(by_feature: Tensor, weight: Tensor, places: Places) -> Tensor:
+    """Rows (tasks, batch, inputs) of a linear layer's inputs from the groups' by its features."""
+    features, real = places.padded()
+    own = by_feature[places.group[:, None], features] * real.unsqueeze(2)
+    rows: Tensor = own.transpose(1, 2) @ weight[features]
+    return rows
 
 
 def _pulled_back(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
@@ -170,12 +226,3 @@ def _pulled_back(outputs: Tensor, inputs: Sequence[Tensor], rows: Tensor) -> tup
 
     pulled: tuple[Tensor, ...] = torch.vmap(gradients)(rows)
     return pulled
-
-
-def _apart(joint: Tensor, groups: Tensor, depends: Tensor) -> Tensor:
-    """Rows (tasks, ..., n) from rows (groups, ..., n), zero where a task does not depend."""
-    rows = joint.new_zeros(len(groups), *joint.shape[1:])
-    task, place = depends.nonzero().to(joint.device).unbind(1)
-    group = groups.to(joint.device)[task]
-    rows.movedim(-1, 1)[task, place] = joint.movedim(-1, 1)[group, place]
-    return rows

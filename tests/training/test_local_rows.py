@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import qmtl
 from qmtl.training.local_rows import Locality, local_rows
+from qmtl.training.sparse_rows import SparseRows
 from tests.training.samples import QUIET
 
 MIXED = [
@@ -20,10 +22,41 @@ MIXED = [
 BINARY = [qmtl.Task.binary(f"t{i}") for i in range(10)]
 
 
-def model_of(tasks, **options):
+class Tied(nn.Module):
+    """A layer twice, so that its gradient is more than that of the last one."""
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.first = nn.Linear(4, n_features)
+        self.twice = nn.Linear(n_features, n_features)
+
+    def forward(self, inputs):
+        return self.twice(self.twice(self.first(inputs)).tanh())
+
+
+ENCODERS = {
+    "hidden": lambda n: qmtl.encoders.MLP(4, 5, out_features=n, seed=0),
+    "linear": lambda n: nn.Linear(4, n),
+    "without bias": lambda n: nn.Sequential(
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, n, bias=False)
+    ),
+    "bounded": lambda n: nn.Sequential(nn.Linear(4, n), nn.Tanh()),
+    "tied": Tied,
+    "parametrised": lambda n: nn.utils.parametrizations.weight_norm(nn.Linear(4, n)),
+    "frozen weight": lambda n: _frozen(nn.Linear(4, n), "weight"),
+    "frozen bias": lambda n: _frozen(nn.Linear(4, n), "bias"),
+}
+
+
+def _frozen(layer, name):
+    getattr(layer, name).requires_grad_(False)
+    return layer
+
+
+def model_of(tasks, encoder="hidden", **options):
     torch.manual_seed(0)
     circuit = qmtl.HeadCircuit(tasks, **options)
-    encoder = qmtl.encoders.MLP(4, 5, out_features=circuit.n_features, seed=0)
+    encoder = ENCODERS[encoder](circuit.n_features)
     return qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0)).double()
 
 
@@ -38,7 +71,7 @@ def step(model, present):
 @pytest.mark.parametrize(
     ("tasks", "options"),
     [
-        (BINARY, {}),
+        *((BINARY, {"encoder": encoder}) for encoder in ENCODERS),
         (MIXED, {}),
         (MIXED, {"encoding": qmtl.AngleEncoding(n_layers=1)}),
         (BINARY, {"encoding": qmtl.AngleEncoding(n_layers=2, entangler="none")}),
@@ -54,6 +87,7 @@ def test_rows_are_those_of_separate_backward_passes(tasks, options, present):
     shared = model.shared_parameters()
     features, logits, losses, own = step(model, present)
     rows, gradients = local_rows(losses, logits, features, shared, own, locality.of_tasks(present))
+    rows = [part.dense() if isinstance(part, SparseRows) else part for part in rows]
     for i, loss in enumerate(losses):
         expected = torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
         for row, other in zip(rows, expected, strict=True):
@@ -106,7 +140,14 @@ def data():
 
 @pytest.mark.parametrize(
     ("aggregator", "frozen"),
-    [("upgrad", None), ("upgrad", "encoder"), ("upgrad", "encoding"), ("pcgrad", None)],
+    [
+        ("upgrad", None),
+        ("upgrad", "encoder"),
+        ("upgrad", "encoding"),
+        ("pcgrad", None),
+        ("graddrop", None),
+        ("config", None),
+    ],
 )
 def test_training_is_the_same_as_row_by_row(aggregator, frozen):
     def trained(**options):
