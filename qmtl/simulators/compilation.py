@@ -173,6 +173,9 @@ class Call(NamedTuple):
 @cache
 def _address(module: str, precision: np.dtype[Any]) -> int:
     """Where the kernel is in memory."""
+    # Glibc gives memory back to the system, which steps then ask for page by page, again and again
+    # (5 % of one with two threads), until something of this size has once been freed.
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
     dtype = precision.name
     with _one_at_a_time:
         name = f"{module}-{dtype}-{_key(module)}.o"
