@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qmtl.heads.computed import renew
+
 __all__ = ["local_linear", "shared_linear"]
 
 
@@ -27,6 +29,8 @@ def shared_linear(features: Tensor, layers: Mapping[str, nn.Linear]) -> dict[str
     if len(layers) < 2:
         return {name: layer(features) for name, layer in layers.items()}
     own = list(layers.values())
+    for layer in own:
+        renew(layer)
     weight = torch.cat([layer.weight for layer in own])
     bias = None if own[0].bias is None else torch.cat([layer.bias for layer in own])
     joined = nn.functional.linear(features, weight, bias)
@@ -73,6 +77,8 @@ def _gathered(
     index = torch.from_numpy(np.array(columns)).to(features.device)
     # (tasks, batch, width) times (tasks, width, outputs)
     seen = features.T[index].transpose(1, 2)
+    for layer in layers.values():
+        renew(layer)
     weight = torch.stack([layer.weight for layer in layers.values()])
     bias = torch.stack([layer.bias for layer in layers.values()])
     joined = torch.baddbmm(bias[:, None], seen, weight.transpose(1, 2))

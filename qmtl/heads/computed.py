@@ -50,8 +50,13 @@ def twin_of(module: Kind) -> Kind:
     # Not by copy.copy, which torch refuses where parameters are parametrised.
     twin = type(module).__new__(type(module))
     vars(twin).update(vars(module))
+    # It calls the module, not its twin.
+    vars(twin).pop("_compiled_call_impl", None)
+    # Parameters in one table: another one that takes its place does so for both. Torch's hooks
+    # have a table of their own each, and end with it.
+    shared = () if _torchs_hooks(module) else ("_parameters", "_buffers")
     for name, value in vars(nn.Module()).items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or name in shared:
             continue
         items = vars(module)[name].items()
         chosen = "hooks" not in name

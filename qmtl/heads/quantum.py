@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, QmtlError, unknown_name
 from qmtl.heads.computed import leaves, renew, twin_of, values_of
 from qmtl.heads.features import check_features, chosen_tasks, task_key
 from qmtl.heads.initial import INITIAL_STD, block_weights, circuit_weights, drawn_seed
@@ -125,8 +125,15 @@ class QuantumHead(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
         renew(self)
+        try:
+            encoding = self.encoding
+        except AttributeError:
+            raise QmtlError(
+                "the head has lost its encoding weights, since one that shares them by "
+                "with_simulator was pruned or parametrised: do so before, or on a copy.deepcopy"
+            ) from None
         blocks = values_of(self.blocks, self._keys.values())
-        return {"encoding": self.encoding, **dict(zip(self._keys, blocks, strict=True))}
+        return {"encoding": encoding, **dict(zip(self._keys, blocks, strict=True))}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that several tasks depend on: the encoding weights."""
@@ -219,8 +226,9 @@ class QuantumHead(nn.Module):
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
         """A head with these very parameters, evaluated by another simulator.
 
-        What one of them learns is seen by both. Hooks are not shared, but for those by which torch
-        computes parameters; pruning or parametrising one of them later takes a new twin.
+        What one of them learns or loads is seen by both. Hooks are not shared, but for those by
+        which torch computes parameters: prune or parametrise a head first, or a copy of it, for
+        the encoding weights that it loses are lost to the other, too (which says so).
         """
         twin = twin_of(self)
         # Simulators of one's own may be modules, which torch keeps in another place.

@@ -54,7 +54,7 @@ def engine_values(
         first, second = first.resolve_neg(), second.resolve_neg()
     begun = late = None
     if starts_early(engine, first):
-        begun = engine.begin(rows, second)
+        begun = engine.begin(first.T, second)
     try:
         tensors = own()
         if begun is not None and waits(first, second, tensors):

@@ -31,6 +31,7 @@ from qmtl.simulators.threads import Background, run_in_threads, thread_count
 __all__ = ["Form", "Kernel", "words"]
 
 _HERE = Path(__file__).parent
+DIGEST_BYTES = 32
 _one_at_a_time = RLock()
 
 
@@ -180,7 +181,7 @@ def _address(module: str, precision: np.dtype[Any]) -> int:
     with _one_at_a_time:
         name = f"{module}-{dtype}-{_key(module)}.o"
         files = [folder / name for folder in _folders()]
-        code = next((file.read_bytes() for file in files if file.is_file()), None)
+        code = next((code for file in files if (code := _kept(file)) is not None), None)
         if code is None:
             code = _compiled(module, dtype)
             _keep(code, files)
@@ -191,12 +192,13 @@ def _key(module: str) -> str:
     """Changes with everything that the object file depends on.
 
     Beside the compiler and the processor these are the kernel, its steps in files called after
-    it, and a ``program`` that it shares constants with.
+    it, and the module that it shares constants with: ``program``, or ``x`` of ``x_kernel``.
     """
     from llvmlite import binding
 
-    folder = Path(__file__).parents[2].joinpath(*module.split(".")).parent
-    own = sorted({*folder.glob("*kernel*.py"), *folder.glob("program.py")})
+    path = Path(__file__).parents[2].joinpath(*module.split("."))
+    names = ("*kernel*.py", "program.py", f"{path.name.removesuffix('_kernel')}.py")
+    own = sorted({file for name in names for file in path.parent.glob(name)})
     sources = (*own, _HERE / "machine_code.py", _HERE / "kernel_parts.py")
     processor = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     versions = (version("numba"), version("llvmlite"))
@@ -209,8 +211,22 @@ def _folders() -> list[Path]:
     given = os.environ.get("NUMBA_CACHE_DIR")
     if given:
         return [Path(given)]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [_HERE / "__pycache__", home / "qmtl"]
+    here = [_HERE / "__pycache__"]
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # whoever runs this has none
+        return here
+    return [*here, home / "qmtl"]
+
+
+def _kept(file: Path) -> bytes | None:
+    """The code in a file; None if there is none, or not what was written: it would crash."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    code, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def _keep(code: bytes, files: list[Path]) -> None:
@@ -218,7 +234,7 @@ def _keep(code: bytes, files: list[Path]) -> None:
     for file in files:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(file, code)
+            write_bytes(file, code + hashlib.sha256(code).digest())
         except OSError:
             continue
         return

@@ -32,8 +32,8 @@ def starts_early(engine: Engine, first: Tensor) -> TypeGuard[EarlyEngine]:
     if torch.get_num_threads() == 1 or not hasattr(engine, "begin"):
         return False
     early = cast(EarlyEngine, engine)
-    samples = first.shape[0] if first.numel() else 0
-    return early.n_members >= FEWEST_TASKS and early.n_threads(samples, first.itemsize) > 1
+    many = early.n_members >= FEWEST_TASKS
+    return many and early.n_threads(first.shape[0], first.itemsize) > 1
 
 
 def waits(first: Tensor, second: Tensor, own: Sequence[Tensor]) -> bool:

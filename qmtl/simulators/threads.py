@@ -82,6 +82,7 @@ class Background:
     def __init__(self, address: int, data: int, n_threads: int, held: object = None) -> None:
         self._is_done = True
         self._thread: int | None = None
+        self._local = _THREAD
         self._function, self._data, self._held = _FUNCTION(address), data, held
         self._parts: list[Future[None]] = []
         self._process = os.getpid()
@@ -121,21 +122,26 @@ class Background:
         self._is_done = True
         if os.getpid() != self._process:
             raise QmtlError("a process forked within a step cannot go on with that step")
+        self._join()
+
+    def _join(self) -> None:
         try:
             self._function(self._data)
         finally:
             # Also after Ctrl-C: the team must not outlive its memory.
             if self._thread is not None:
                 self._end()
-                _THREAD.__dict__.pop("running", None)
+                self._local.__dict__.pop("running", None)
         for part in self._parts:
             part.result()
 
-    def __del__(self) -> None:
-        if self._is_done or os.getpid() != self._process:
+    # By defaults, since at the end of the interpreter modules may be gone.
+    def __del__(self, getpid: Any = os.getpid, thread: Any = threading.get_ident) -> None:
+        if self._is_done or getpid() != self._process:
             return
-        if self._thread is None or self._thread == threading.get_ident():
-            self.finish()
+        if self._thread is None or self._thread == thread():
+            self._is_done = True
+            self._join()
         else:
             # Only the thread that started the team can end it, when it starts its next one.
             _ABANDONED[self._thread] = self

@@ -5,6 +5,7 @@ import torch
 from torch.nn.utils import parametrize, prune
 
 import qmtl
+from qmtl.errors import QmtlError
 
 
 def new_head(simulator="lightcone"):
@@ -59,15 +60,19 @@ class TestComputedParameters:
             assert not torch.equal(before, head(x)["a"])
         assert head.double()(x.double())["a"].dtype is torch.float64
 
-    def test_a_head_and_its_twin_may_be_changed_by_themselves(self, how):
+    @pytest.mark.parametrize("which", ["head", "twin"])
+    def test_changing_one_of_two_twins_later_is_an_error_of_the_other(self, how, which):
         head, x = new_head(), torch.linspace(-1, 1, 4)[None]
-        twin, expected = head.with_simulator("default.qubit"), head(x)
+        twin = head.with_simulator("default.qubit")
+        changed, other = (head, twin) if which == "head" else (twin, head)
         if how == "pruned":
-            prune.random_unstructured(head, "encoding", amount=0.5)
+            prune.random_unstructured(changed, "encoding", amount=0.5)
         else:
-            parametrize.register_parametrization(head, "encoding", torch.nn.Tanh())
-        torch.testing.assert_close(twin(x), expected, atol=1e-5, rtol=0)
-        assert not torch.equal(head(x)["a"], expected["a"])
+            parametrize.register_parametrization(changed, "encoding", torch.nn.Tanh())
+        assert changed(x)["a"].isfinite().all()
+        with pytest.raises(QmtlError, match="pruned or parametrised"):
+            other(x)
+        torch.testing.assert_close(changed.with_simulator("lightcone")(x), changed(x))
 
 
 def test_pruning_ends_in_either_of_two_twins():
@@ -76,6 +81,34 @@ def test_pruning_ends_in_either_of_two_twins():
     prune.remove(head, "encoding")
     for each in (head, twin):
         torch.testing.assert_close(each(x), expected, atol=1e-5, rtol=0)
+
+
+def test_a_parametrisation_ends_for_both_twins():
+    head, x = new_head(), torch.linspace(-1, 1, 4)[None]
+    parametrize.register_parametrization(head, "encoding", torch.nn.Tanh())
+    twin, expected = head.with_simulator("default.qubit"), head(x)
+    parametrize.remove_parametrizations(head, "encoding")
+    for each in (head, twin):
+        torch.testing.assert_close(each(x), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("loads", ["head", "twin"])
+def test_parameters_that_are_replaced_are_so_for_both_twins(loads):
+    head, x = new_head(), torch.linspace(-1, 1, 4)[None]
+    twin = head.with_simulator("default.qubit")
+    state = {name: value + 0.3 for name, value in head.state_dict().items()}
+    (head if loads == "head" else twin).load_state_dict(state, assign=True)
+    torch.testing.assert_close(twin(x), head(x), atol=1e-5, rtol=0)
+    head.encoding = torch.nn.Parameter(head.encoding.detach() + 0.5)
+    torch.testing.assert_close(twin(x), head(x), atol=1e-5, rtol=0)
+
+
+def test_a_compiled_heads_twin_has_a_simulator_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call: call)
+    head, x = new_head(), torch.linspace(-1, 1, 4)[None]
+    head.compile()
+    twin = head.with_simulator(NoisySimulator(0.5))
+    torch.testing.assert_close(twin(x)["a"], head(x)["a"] / 2)
 
 
 class NoisySimulator(torch.nn.Module):
@@ -127,3 +160,23 @@ def test_hooks_of_a_head_are_not_its_twins():
     assert calls == []
     head(torch.ones(1, 4))
     assert calls == [1]
+
+
+@pytest.mark.parametrize("kind", ["linear", "local"])
+def test_pruned_layers_train(kind):
+    circuit, x = new_head().circuit, torch.linspace(-1, 1, 4)[None]
+    head = (
+        qmtl.LinearHead(circuit.tasks, 4, seed=0)
+        if kind == "linear"
+        else qmtl.LocalLinearHead.on_registers(circuit, seed=0)
+    )
+    (layer, *_) = head.layers.values()
+    prune.random_unstructured(layer, "weight", amount=0.5)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        before = head(x)["a"]
+        before.sum().backward()
+        optimizer.step()
+        assert not torch.equal(before, head(x)["a"])
+    assert layer.weight_orig.grad is not None

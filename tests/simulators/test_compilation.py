@@ -48,8 +48,43 @@ def test_the_first_folder_that_can_be_written_is_used(tmp_path):
     (tmp_path / "file").write_text("")
     files = [tmp_path / "file" / "k.o", tmp_path / "new" / "k.o", tmp_path / "other" / "k.o"]
     compilation._keep(b"code", files)
-    assert files[1].read_bytes() == b"code"
+    assert compilation._kept(files[1]) == b"code"
     assert not files[2].exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"x" + content[1:],
+        lambda content: content + b"x",
+    ],
+)
+def test_a_file_with_other_code_is_as_none(tmp_path, change):
+    file = tmp_path / "k.o"
+    compilation._keep(b"machine code", [file])
+    assert compilation._kept(file) == b"machine code"
+    file.write_bytes(change(file.read_bytes()))
+    assert compilation._kept(file) is None
+
+
+def test_what_cannot_be_read_is_as_none(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert compilation._kept(tmp_path / "k.o") is None
+
+
+def test_without_a_home_the_package_is_the_only_folder(monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert len(compilation._folders()) == 1
 
 
 def test_without_a_place_nothing_is_kept():
@@ -70,3 +105,13 @@ def test_the_key_changes_with_the_kernel():
     pauli, amplitudes = (f"qmtl.simulators.{name}.kernel" for name in ("pauli", "amplitudes"))
     assert compilation._key(pauli) == compilation._key(pauli)
     assert compilation._key(pauli) != compilation._key(amplitudes)
+
+
+def test_the_key_changes_with_the_module_that_constants_are_from(monkeypatch):
+    before, read = compilation._key("qmtl.training.pivoting_kernel"), Path.read_text
+
+    def changed(path, *arguments, **options):
+        return read(path, *arguments, **options) + "#" * (path.name == "pivoting.py")
+
+    monkeypatch.setattr(Path, "read_text", changed)
+    assert compilation._key("qmtl.training.pivoting_kernel") != before

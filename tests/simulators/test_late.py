@@ -5,12 +5,14 @@ import gc
 import queue
 import threading
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from qmtl import HeadCircuit, QuantumHead, Task
+from qmtl.circuit import Angle, Gate
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator, compilation, late, threads
 from tests.strategies import binary_tasks, random_angles, random_weights
@@ -406,3 +408,46 @@ def test_a_head_stacks_its_scales_meanwhile(waited):
     sum(out.square().sum() for out in head(features).values()).backward()
     one = [features.grad, *(p.grad for p in head.parameters())]
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_lazy_signs():
+    angles, weights = new_inputs(grad=())
+    lazy = torch.complex(torch.zeros_like(angles), -angles).conj().imag
+    assert lazy.is_neg()
+    expected = EAGER.joined_values(CIRCUIT, angles, weights)
+    found = COMPILED.joined_values(CIRCUIT, lazy, weights)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@dataclass(frozen=True)
+class FirstFeature:
+    """Loads a feature on the first wire, or none, and rotates the others by weights."""
+
+    n_loaded: int
+
+    def n_features(self, n_wires):
+        return self.n_loaded
+
+    def n_weights(self, n_wires):
+        return n_wires
+
+    def gates(self, n_wires):
+        loads = [Gate("RX", (i,), Angle(features=(i,))) for i in range(self.n_loaded)]
+        return loads + [Gate("RY", (i,), Angle(weight=i)) for i in range(n_wires)]
+
+
+@pytest.mark.parametrize("n_loaded", [0, 1])
+def test_cones_without_features(n_loaded):
+    circuit = HeadCircuit(binary_tasks(70), FirstFeature(n_loaded))
+    angles, weights = random_angles(circuit, 5), random_weights(circuit)
+    inputs = [angles.requires_grad_(), *(w.requires_grad_() for w in weights.values())]
+    found, expected = (
+        simulator.joined_values(circuit, angles, weights) for simulator in (COMPILED, EAGER)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), inputs, materialize_grads=True),
+        torch.autograd.grad(expected.square().sum(), inputs, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
