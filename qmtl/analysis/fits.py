@@ -27,7 +27,8 @@ class Fit:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.slope:.3f} ± {self.error:.3f}"
+        # Two points have no error that could be told.
+        return f"{self.slope:.3f}" + (f" ± {self.error:.3f}" if self.n > 2 else "")
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:

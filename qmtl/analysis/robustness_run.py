@@ -100,7 +100,8 @@ def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) ->
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    caption = "deviation: root mean square of what noise changes in the measured values"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.add_column("task")
     table.add_column("metric")
     for one in found:
@@ -117,7 +118,14 @@ def _show_study(found: Sequence[HeadRobustness]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="noise on untrained heads", title_justify="left")
+    caption = (
+        "deviation: root mean square of what noise changes in the Z values; signal left: their "
+        "slope against those without noise"
+    )
+    table = Table(
+        title="noise on untrained heads", title_justify="left",
+        caption=caption, caption_justify="left",
+    )  # fmt: skip
     for name in ("varied", "value", "two-qubit depth", "deviation", "signal left"):
         table.add_column(name, justify="left" if name == "varied" else "right")
     for one in found:

@@ -124,19 +124,22 @@ class QuantumHead(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The circuit weights, flat and in gate order: ``"encoding"`` and each task's."""
+        encoding, blocks = self._encoding(), values_of(self.blocks, self._keys.values())
+        return {"encoding": encoding, **dict(zip(self._keys, blocks, strict=True))}
+
+    def _encoding(self) -> Tensor:
         renew(self)
         try:
-            encoding = self.encoding
+            return self.encoding
         except AttributeError:
             raise QmtlError(
                 "the head has lost its encoding weights, since one that shares them by "
                 "with_simulator was pruned or parametrised: do so before, or on a copy.deepcopy"
             ) from None
-        blocks = values_of(self.blocks, self._keys.values())
-        return {"encoding": encoding, **dict(zip(self._keys, blocks, strict=True))}
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Parameters that several tasks depend on: the encoding weights."""
+        self._encoding()
         return leaves(self, "encoding")
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
@@ -261,7 +264,7 @@ class QuantumHead(nn.Module):
         Under noise, noisy light cones are shown beside the ideal ones; with shots, what is sampled
         from. Other simulators have no plan: it is the light-cone simulator's then.
         """
-        return explained(self.simulator, self.circuit, batch_size, self.encoding.dtype)
+        return explained(self.simulator, self.circuit, batch_size, self._encoding().dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description of the head without its parameters.

@@ -1,7 +1,6 @@
 """Gradients of a step: summed over processes, and aggregated from the Jacobian of the losses."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from qmtl.tasks.stacked import stacks_by_shape
 from qmtl.training.local_rows import Locality, linearised, local_rows
-from qmtl.training.parallel import sum_over_processes
+from qmtl.training.parallel import n_processes, sum_over_processes
 from qmtl.training.sparse_rows import SparseRows
 
 __all__ = ["aggregate", "set_gradients"]
@@ -109,7 +108,7 @@ def _combine(
     from torchjd.aggregation import GramianWeightedAggregator
     from torchjd.autojac import jac_to_grad
 
-    if isinstance(aggregator, GramianWeightedAggregator):
+    if isinstance(aggregator, GramianWeightedAggregator) and not _is_hooked(aggregator):
         # The Jacobian is not copied into one matrix, nor are sparse rows taken apart.
         whole = [_over_processes(rows) for rows in jacobians]
         weights = aggregator.gramian_weighting(sum(_gramian(rows) for rows in whole))
@@ -123,16 +122,22 @@ def _combine(
     jac_to_grad(tensors, aggregator)
 
 
+def _is_hooked(aggregator: Any) -> bool:
+    """Whether somebody wants to see what it is given, or what it returns."""
+    return any(part._forward_pre_hooks or part._forward_hooks for part in aggregator.modules())
+
+
 def _over_processes(rows: Tensor | SparseRows) -> Tensor | SparseRows:
-    if isinstance(rows, SparseRows):
-        return replace(rows, joint=sum_over_processes(rows.joint))
-    return sum_over_processes(rows)
+    if isinstance(rows, SparseRows) and n_processes() == 1:
+        return rows
+    # Other processes, with other labels, may not have found these rows to be sparse.
+    return sum_over_processes(rows.dense() if isinstance(rows, SparseRows) else rows)
 
 
 def _gramian(rows: Tensor | SparseRows) -> Any:
     if isinstance(rows, SparseRows):
         return rows.gramian()
-    matrix = rows.flatten(1)
+    matrix = rows.unsqueeze(1).flatten(1)
     return matrix @ matrix.T
 
 

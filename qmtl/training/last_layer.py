@@ -1,10 +1,11 @@
 """The linear layer that features come from, as autograd has recorded it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["LastLayer", "last_layer"]
+__all__ = ["LastLayer", "last_layer", "leads_to"]
 
 
 class LastLayer(NamedTuple):
@@ -19,7 +20,8 @@ def last_layer(features: Tensor) -> LastLayer | None:
     """The layer whose output these features are; None if that is not certain.
 
     It is read off the graph, so that it holds for any encoder: not after an activation or a cast,
-    for a weight that is itself computed, or with hooks that want to see its gradient.
+    for a weight that is itself computed, or with tensor hooks that want to see its gradient. Hooks
+    of the graph's nodes (`torch.autograd.graph.Node.register_hook`) cannot be seen.
 
     Example:
         >>> import torch
@@ -47,6 +49,30 @@ def last_layer(features: Tensor) -> LastLayer | None:
     if weight is None or not isinstance(inputs, Tensor) or features._backward_hooks:
         return None
     return LastLayer(inputs, weight, bias)
+
+
+def leads_to(tensor: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the tensor was computed from one of the parameters.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(3, 3)
+        >>> leads_to(layer(torch.ones(1, 3)).tanh(), [layer.weight]), leads_to(torch.ones(1), [])
+        (True, False)
+    """
+    wanted = {id(p) for p in parameters}
+    if id(tensor) in wanted:
+        return True
+    seen, waiting = set[Any](), [tensor.grad_fn]
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if id(getattr(node, "variable", None)) in wanted:
+            return True
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def _leaf(node: Any) -> nn.Parameter | None:

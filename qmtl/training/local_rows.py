@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qmtl.heads.quantum import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.simulators import LightConeSimulator
-from qmtl.training.last_layer import last_layer
+from qmtl.training.last_layer import last_layer, leads_to
 from qmtl.training.sparse_rows import Places, SparseRows
 
 __all__ = ["Locality", "linearised", "local_rows"]
@@ -74,8 +74,7 @@ class Locality:
         # Noise and transpiled circuits have wider cones than the circuit's own.
         if type(head) is not QuantumHead or type(head.simulator) is not LightConeSimulator:
             return None
-        within = {id(p) for p in head.parameters()}
-        if any(id(p) in within for p in model.encoder.parameters()):
+        if not _is_plain(model):
             return None
         features = torch.zeros(len(head.tasks), head.n_features, dtype=torch.bool)
         weights = torch.zeros(len(head.tasks), head.encoding.numel(), dtype=torch.bool)
@@ -90,6 +89,21 @@ class Locality:
         if 2 * n_groups > len(groups):
             return None
         return cls(head.encoding, features, weights, groups, n_groups)
+
+
+def _is_plain(model: MultiTaskModel) -> bool:
+    """Whether parameters are the encoder's or the head's own, and nobody steps in between."""
+    head, encoder = model.head, {id(p) for p in model.encoder.parameters()}
+    if any(id(p) in encoder for p in head.parameters()):
+        return False
+    # Pruning computes the encoding from another parameter.
+    if any(p is not head.encoding for p in head.shared_parameters()):
+        return False
+    if head._forward_pre_hooks or head._forward_hooks:
+        return False
+    # Torch's older hooks sit where the gradients of rows on top of each other would pass.
+    modules = (head, *model.encoder.modules())
+    return not any(module._backward_hooks or module._backward_pre_hooks for module in modules)
 
 
 def _groups(depends: Tensor) -> Tensor:
@@ -185,7 +199,7 @@ def _through_encoder(
     by_feature = joint.transpose(1, 2)
     last = [] if layer is None else [p for p in layer[1:] if p is not None]
     rest = [p for p in parameters if not any(p is other for other in last)]
-    if layer is None or len(rest) + len(last) > len(parameters) or _leads_to(layer.inputs, last):
+    if layer is None or len(rest) + len(last) > len(parameters) or leads_to(layer.inputs, last):
         rows = places.apart(by_feature).transpose(1, 2)
         return dict(zip(map(id, parameters), _pulled_back(features, parameters, rows), strict=True))
     found: dict[int, Tensor | SparseRows] = {
@@ -193,19 +207,12 @@ def _through_encoder(
     }
     if layer.bias is not None:
         found[id(layer.bias)] = SparseRows(by_feature.sum(2), places)
+    if not layer.inputs.requires_grad:
+        return found | {id(p): SparseRows.zero(p, len(places.group)) for p in rest}
     if rest:
         rows = _below(by_feature, layer.weight.detach(), places)
         found |= zip(map(id, rest), _pulled_back(layer.inputs, rest, rows), strict=True)
     return found
-
-
-def _leads_to(tensor: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether the tensor depends on one of the parameters."""
-    if not tensor.requires_grad:
-        return False
-    start = torch.zeros_like(tensor)
-    found = torch.autograd.grad(tensor, parameters, start, retain_graph=True, allow_unused=True)
-    return any(gradient is not None for gradient in found)
 
 
 def _below(by_feature: Tensor, weight: Tensor, places: Places) -> Tensor:

@@ -4,7 +4,17 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["sum_over_processes"]
+__all__ = ["n_processes", "sum_over_processes"]
+
+
+def n_processes() -> int:
+    """How many processes train together.
+
+    Example:
+        >>> n_processes()
+        1
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()
@@ -15,7 +25,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
         >>> sum_over_processes(torch.tensor([1.0]))
         tensor([1.])
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if n_processes() == 1:
         return values
     total = values.detach().clone()
     dist.all_reduce(total)

@@ -6,6 +6,7 @@ as much again. Rows without a place in common lie on top of each other here, so 
 sums of rows cost a few passes over the layer.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +105,20 @@ class SparseRows:
     joint: Tensor
     places: Places
 
+    @classmethod
+    def zero(cls, parameter: Tensor, n_tasks: int) -> "Tensor | SparseRows":
+        """The rows by a parameter that no task depends on.
+
+        Example:
+            >>> SparseRows.zero(torch.ones(2, 3), 4).dense().shape
+            torch.Size([4, 2, 3])
+        """
+        if not parameter.ndim:
+            return parameter.new_zeros(n_tasks)
+        nowhere = torch.zeros(n_tasks, len(parameter), dtype=torch.bool)
+        places = Places.of(nowhere, torch.zeros(n_tasks, dtype=torch.long), 1)
+        return cls(torch.zeros_like(parameter)[None], places.to(parameter.device))
+
     def dense(self) -> Tensor:
         """Every row for itself, shape (tasks, *shape of the parameter)."""
         return self.places.apart(self.joint)
@@ -112,7 +127,7 @@ class SparseRows:
         """Inner products of the rows, shape (tasks, tasks)."""
         p = self.places
         n_groups, n_places = p.size
-        values = self.joint.reshape(n_groups, n_places, -1).transpose(0, 1)
+        values = self.joint.reshape(n_groups, n_places, self._width).transpose(0, 1)
         # Of all groups at one place, which is where rows meet.
         products = values @ values.transpose(1, 2)
         first, second = p.same
@@ -128,5 +143,10 @@ class SparseRows:
         factors = self.joint.new_zeros(p.size)
         factors[p.group[p.task], p.place] = weights.to(factors)[p.task]
         n_groups, n_places = p.size
-        values = self.joint.reshape(n_groups, n_places, -1)
+        values = self.joint.reshape(n_groups, n_places, self._width)
         return (factors.unsqueeze(2) * values).sum(0).view(self.joint.shape[1:])
+
+    @property
+    def _width(self) -> int:
+        """Numbers at a place; not -1, which is nothing where there are no numbers."""
+        return math.prod(self.joint.shape[2:])

@@ -23,7 +23,9 @@ def test_slope_and_error_are_those_of_a_line_through_logarithms():
 
 
 def test_two_points_have_no_error():
-    assert math.isnan(power_law([1, 2], [1, 4]).error)
+    fit = power_law([1, 2], [1, 4])
+    assert math.isnan(fit.error)
+    assert str(fit) == "2.000"
 
 
 @pytest.mark.parametrize(

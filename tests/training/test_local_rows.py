@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torchjd.aggregation import UPGrad
 
 import qmtl
+from qmtl.training import gradients, make_aggregator
 from qmtl.training.local_rows import Locality, local_rows
 from qmtl.training.sparse_rows import SparseRows
 from tests.training.samples import QUIET
@@ -34,6 +37,28 @@ class Tied(nn.Module):
         return self.twice(self.twice(self.first(inputs)).tanh())
 
 
+class Backbone(nn.Module):
+    """What is before the last layer depends on one number, and has parts that nothing depends on.
+
+    Args:
+        n_features: of the last layer.
+        trains: whether the backbone is part of the graph.
+    """
+
+    def __init__(self, n_features, trains):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(0.7))
+        self.unused = nn.Linear(2, 3)
+        self.empty = nn.Parameter(torch.zeros(0, 2))
+        self.last = nn.Linear(4, n_features)
+        self.trains = trains
+
+    def forward(self, inputs):
+        with torch.set_grad_enabled(self.trains):
+            hidden = (inputs * self.temperature).tanh()
+        return self.last(hidden)
+
+
 ENCODERS = {
     "hidden": lambda n: qmtl.encoders.MLP(4, 5, out_features=n, seed=0),
     "linear": lambda n: nn.Linear(4, n),
@@ -42,6 +67,8 @@ ENCODERS = {
     ),
     "bounded": lambda n: nn.Sequential(nn.Linear(4, n), nn.Tanh()),
     "tied": Tied,
+    "backbone": lambda n: Backbone(n, trains=True),
+    "backbone without a graph": lambda n: Backbone(n, trains=False),
     "parametrised": lambda n: nn.utils.parametrizations.weight_norm(nn.Linear(4, n)),
     "frozen weight": lambda n: _frozen(nn.Linear(4, n), "weight"),
     "frozen bias": lambda n: _frozen(nn.Linear(4, n), "bias"),
@@ -123,6 +150,68 @@ def test_where_it_does_not_help(case):
     assert Locality.of(model) is None
 
 
+@pytest.mark.parametrize("combiner", [{"aggregator": "upgrad"}, {"aggregator": "config"}])
+@pytest.mark.parametrize("encoder", ["backbone", "backbone without a graph"])
+def test_such_encoders_train(encoder, combiner):
+    model = model_of(BINARY, encoder)
+    before = model.encoder.last.weight.clone()
+    qmtl.fit(model, data(), max_epochs=1, seed=0, restore_best=False, **QUIET, **combiner)
+    assert not torch.equal(model.encoder.last.weight, before)
+
+
+def test_a_circuit_without_encoding_weights():
+    model = model_of(BINARY, encoding=qmtl.AngleEncoding(n_layers=1, trainable=""))
+    assert not model.head.encoding.numel()
+    model.requires_grad_(True)
+    before = model.encoder.layers[0].weight.clone()
+    qmtl.fit(model, data(), aggregator="upgrad", max_epochs=1, seed=0, **QUIET)
+    assert not torch.equal(model.encoder.layers[0].weight, before)
+
+
+def test_pruned_encoding_weights_train():
+    model = model_of(BINARY)
+    prune.random_unstructured(model.head, "encoding", 0.5)
+    assert Locality.of(model) is None
+    before = model.head.encoding_orig.clone()
+    qmtl.fit(model, data(), aggregator="upgrad", max_epochs=1, seed=0, restore_best=False, **QUIET)
+    assert not torch.equal(model.head.encoding_orig, before)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda model: model.head.register_forward_pre_hook(lambda _, args: (args[0].roll(1, 1),)),
+        lambda model: model.head.register_forward_hook(lambda *_: None),
+        lambda model: model.encoder.layers[0].register_full_backward_hook(lambda *_: None),
+    ],
+)
+def test_hooks_may_look_at_anything(register):
+    model = model_of(BINARY)
+    register(model)
+    assert Locality.of(model) is None
+
+
+def test_hooks_of_an_aggregator_are_called():
+    model, everybody, calls = model_of(BINARY), range(len(BINARY)), []
+    aggregator = make_aggregator("upgrad", len(BINARY))
+    shared = model.shared_parameters()
+    for register in (
+        lambda: None,
+        lambda: aggregator.register_forward_hook(lambda *_: calls.append(1)),
+    ):
+        register()
+        torch.manual_seed(0)
+        features, logits, losses, own = step(model, everybody)
+        gradients.aggregate(
+            losses, logits, own, shared, aggregator, features=features, locality=Locality.of(model)
+        )
+        calls.append(torch.cat([parameter.grad.flatten() for parameter in shared]))
+        model.zero_grad()
+    unseen, seen, same = calls
+    assert seen == 1
+    torch.testing.assert_close(same, unseen, rtol=1e-9, atol=1e-12)
+
+
 def test_an_encoder_that_shares_with_the_head():
     model = model_of(BINARY)
     model.encoder.tied = model.head.encoding
@@ -161,3 +250,26 @@ def test_training_is_the_same_as_row_by_row(aggregator, frozen):
     one, other = trained(), trained(jacobian_chunk=3)
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("other", ["alike", "row by row"])
+def test_rows_of_two_processes_add_up(monkeypatch, other):
+    monkeypatch.setattr(gradients, "n_processes", lambda: 2)
+    model, everybody = model_of(BINARY), range(len(BINARY))
+    shared, locality = model.shared_parameters(), Locality.of(model)
+    aggregator = make_aggregator("upgrad", len(BINARY))
+    matrix, sent = 0, []
+    for of_all_processes, of_this in (
+        (lambda values: sent.append(values) or values, locality),
+        (lambda values: values + sent.pop(0), locality if other == "alike" else None),
+    ):
+        monkeypatch.setattr(gradients, "sum_over_processes", of_all_processes)
+        features, logits, losses, own = step(model, everybody)
+        each = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in losses]
+        matrix = matrix + torch.stack([torch.cat([g.flatten() for g in row]) for row in each])
+        gradients.aggregate(
+            losses, logits, own, shared, aggregator, features=features, locality=of_this
+        )
+    assert not sent
+    found = torch.cat([parameter.grad.flatten() for parameter in shared])
+    torch.testing.assert_close(found, UPGrad()(matrix), rtol=0, atol=1e-10)
