@@ -1,6 +1,6 @@
 """The work of one call of the compiled kernel: its arrays, its items, and the bytes they take."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.simulators.amplitudes.program import Program
+from qmtl.simulators.compilation import words
 from qmtl.simulators.plan import Group
 
-__all__ = ["Array", "Work", "working_bytes"]
+__all__ = ["Angles", "Array", "ProgramTables", "Work", "working_bytes"]
 
 # Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
 TILES = (8, 16, 32)
@@ -42,40 +43,78 @@ def working_bytes(group: Group, samples: int, itemsize: int) -> int:
     return kept + 4 * threads * one + angles * itemsize
 
 
-class Work:
-    """Arrays of one call: padded cosines and sines of half angles, and work items.
+class ProgramTables:
+    """What the kernel reads in every call, and where it is in memory, which takes long to ask.
 
     Args:
         program: the group's tables.
-        rows: sample-dependent angles, shape (rows, samples).
-        cone: cosines and sines of the encoding's other half angles, shape (2, cones, angles).
-        task: those of the blocks, shape (2, tasks, angles).
+        dtype: the precision.
     """
 
-    def __init__(self, program: Program, rows: Tensor, cone: Array, task: Array) -> None:
-        self.program = program
-        self.samples = rows.shape[1]
-        itemsize, size = rows.element_size(), 1 << program.group.n_wires
-        self.tile = _tile(self.samples, size, itemsize)
-        self.n_tiles = -(-self.samples // self.tile)
-        self.padded = self.n_tiles * self.tile
-        half = torch.nn.functional.pad(rows.detach() / 2, (0, self.padded - self.samples))
-        self.torch_dtype = rows.dtype
-        self.dtype = half.numpy().dtype
-        self.index = program.group.encoding_slots.rows[0]
-        # An encoding without features still has one column of work.
-        half = half if len(half) else half.new_zeros(1, self.padded)
-        half = half.contiguous()
-        self.cos, self.sin = half.cos().numpy(), half.sin().numpy()
-        self.cone, self.task = cone, task
-        self.readout = program.group.readout.astype(self.dtype)
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+        kind = np.dtype(str(dtype).removeprefix("torch."))
+        index = program.group.encoding_slots.rows[0]
+        readout = program.group.readout.astype(kind)
+        self.index = torch.from_numpy(index)
+        # Which must live as long as their addresses.
+        self._arrays = (program.ops, program.terms, program.signs, readout, index)
+        self.words = words(*self._arrays)
 
-    def tables(self) -> tuple[tuple[int, ...], tuple[Array, ...]]:
-        """What the kernel reads besides its items, in the order of its words."""
+
+class Angles(NamedTuple):
+    """Cosines and sines of half angles.
+
+    Attributes:
+        cos, sin: of those that depend on the sample, shape (rows, samples), padded to whole tiles.
+        cone: both of the encoding's others, shape (2, cones, angles).
+        task: both of the blocks', shape (2, tasks, angles).
+    """
+
+    cos: Tensor
+    sin: Tensor
+    cone: Tensor
+    task: Tensor
+
+
+class Work:
+    """The arrays and work items of one call.
+
+    Args:
+        program: the group's tables.
+        samples: how many there are.
+        dtype: the precision.
+    """
+
+    def __init__(self, program: Program, samples: int, dtype: torch.dtype) -> None:
+        self.program, self.samples, self.torch_dtype = program, samples, dtype
+        self.tile = _tile(samples, 1 << program.group.n_wires, dtype.itemsize)
+        self.n_tiles = -(-samples // self.tile)
+        self.padded = self.n_tiles * self.tile
+
+    def padded_to_tiles(self, values: Tensor) -> Tensor:
+        """The values (..., samples) with zeros after them, their numbers in a row."""
+        missing = self.padded - self.samples
+        values = torch.nn.functional.pad(values, (0, missing)) if missing else values
+        return values.contiguous()
+
+    def angles(self, rows: Tensor, cone: Array, task: Array) -> Angles:
+        """What the kernel reads of angles.
+
+        Args:
+            rows: sample-dependent angles, shape (rows, samples).
+            cone: cosines and sines of the encoding's other half angles, shape (2, cones, angles).
+            task: those of the blocks, shape (2, tasks, angles).
+        """
+        # An encoding without features still has one column of work.
+        rows = rows.detach() if len(rows) else rows.new_zeros(1, self.samples)
+        half = self.padded_to_tiles(rows / 2)
+        return Angles(half.cos(), half.sin(), torch.from_numpy(cone), torch.from_numpy(task))
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """The first of the kernel's words."""
         p = self.program
-        head = (1 << p.group.n_wires, self.tile, p.n_shared, p.n_starts)
-        circuit = (p.ops, p.terms, p.signs, self.readout, self.index)
-        return head, (*circuit, self.cos, self.sin, self.cone, self.task)
+        return (1 << p.group.n_wires, self.tile, p.n_shared, p.n_starts)
 
     @property
     def numbers(self) -> int:
