@@ -24,6 +24,16 @@ def changed_head(how):
     return head
 
 
+def assert_every_step_counts(head, x):
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        before = head(x)["a"]
+        before.sum().backward()
+        optimizer.step()
+        assert not torch.equal(before, head(x)["a"])
+
+
 @pytest.mark.parametrize("how", ["pruned", "parametrised"])
 class TestComputedParameters:
     def test_another_simulator_has_the_same_ones(self, how):
@@ -51,13 +61,7 @@ class TestComputedParameters:
 
     def test_parameters_are_computed_again_in_every_step(self, how):
         head, x = changed_head(how), torch.linspace(-1, 1, 4)[None]
-        optimizer = torch.optim.SGD(head.parameters(), 0.1)
-        for _ in range(3):
-            optimizer.zero_grad()
-            before = head(x)["a"]
-            before.sum().backward()
-            optimizer.step()
-            assert not torch.equal(before, head(x)["a"])
+        assert_every_step_counts(head, x)
         assert head.double()(x.double())["a"].dtype is torch.float64
 
     @pytest.mark.parametrize("which", ["head", "twin"])
@@ -172,11 +176,5 @@ def test_pruned_layers_train(kind):
     )
     (layer, *_) = head.layers.values()
     prune.random_unstructured(layer, "weight", amount=0.5)
-    optimizer = torch.optim.SGD(head.parameters(), 0.1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        before = head(x)["a"]
-        before.sum().backward()
-        optimizer.step()
-        assert not torch.equal(before, head(x)["a"])
+    assert_every_step_counts(head, x)
     assert layer.weight_orig.grad is not None

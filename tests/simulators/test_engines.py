@@ -9,6 +9,7 @@ from hypothesis import given
 from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.simulators import LightConeSimulator
 from qmtl.simulators.amplitudes import build_program, work
+from qmtl.simulators.amplitudes.engine import AmplitudeEngine
 from qmtl.simulators.pauli import pauli_program
 from qmtl.simulators.pauli.tape import Tape
 from qmtl.simulators.plan import build_plan
@@ -104,6 +105,26 @@ def test_jacobian_in_one_pass_equals_separate_passes(engine, circuit):
     apart = _jacobian_rows(EAGER, circuit, batched=False)
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+def test_states_are_computed_again_for_each_row_of_a_jacobian(circuit, monkeypatch):
+    run = AmplitudeEngine._run_kernel
+
+    def within_bounds(engine, work, items, angles, states, values, rest, **direction):
+        # A kernel's writes are not checked: outside of its arrays they break other memory.
+        _, _, place, row, kept = items.max(0)
+        assert row < len(values)
+        assert kept < len(states)
+        assert all(place < len(target) for target in rest[1:2] if direction["back"])
+        run(engine, work, items, angles, states, values, rest, **direction)
+
+    engine = COMPILED["amplitudes"]
+    kept = _jacobian_rows(engine, circuit, batched=True)
+    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
+    monkeypatch.setattr(AmplitudeEngine, "_run_kernel", within_bounds)
+    again = _jacobian_rows(engine, circuit, batched=True)
+    for a, b in zip(again, kept, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)

@@ -146,7 +146,8 @@ class AmplitudeEngine:
         for begin in range(0, len(items), len(again)):
             part = items[begin : begin + len(again)]
             part[:, 4] = np.arange(len(part))
-            self._run(work, part, angles, again, values)
+            # Outputs have one row, whatever row of the Jacobian the states are for.
+            self._run(work, part * (1, 1, 1, 0, 1), angles, again, values)
             self._run_back(work, part, angles, again, gradients, targets)
 
     def _run_kernel(
