@@ -72,7 +72,7 @@ def aggregate(
     if not shared:
         set_gradients(own, torch.autograd.grad(losses.sum(), own, allow_unused=True))
         return
-    if locality is None or features is None or not features.requires_grad or chunk is not None:
+    if locality is None or features is None or chunk is not None or not locality.holds(features):
         _combine(shared, _rows(losses, logits, own, shared, chunk), aggregator)
         return
     rows, gradients = local_rows(losses, logits, features, shared, own, locality)

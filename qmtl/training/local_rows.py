@@ -8,6 +8,7 @@ apart again, since it is known where each is zero (Curtis, Powell and Reid, IMA 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,14 @@ class Locality:
     """What each task's loss depends on, and which tasks have nothing in common.
 
     Attributes:
-        encoding: the head's parameter that tasks share.
+        model: whose encoder gives the features.
         features: shape (tasks, features), whether a task depends on a feature.
-        weights: shape (tasks, weights), whether it depends on a weight of `encoding`.
+        weights: shape (tasks, weights), whether it depends on a weight of the head's `encoding`.
         groups: shape (tasks,), tasks of a group have nothing in common.
         n_groups: how many there are.
     """
 
-    encoding: nn.Parameter
+    model: MultiTaskModel
     features: Tensor
     weights: Tensor
     groups: Tensor
@@ -46,6 +47,39 @@ class Locality:
             Places.of(mask, self.groups, self.n_groups) for mask in (self.features, self.weights)
         )
         return features, weights
+
+    @property
+    def encoding(self) -> Tensor:
+        """The head's parameter that tasks share."""
+        return cast("QuantumHead", self.model.head).encoding
+
+    def holds(self, features: Tensor) -> bool:
+        """Whether rows may be put on top of each other: no hook would see them, or see any twice.
+
+        It is asked in every step, since hooks come and go.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary(f"t{i}") for i in range(12)])
+            >>> encoder = nn.Linear(4, circuit.n_features)
+            >>> locality = Locality.of(qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit)))
+            >>> features = encoder(torch.ones(1, 4))
+            >>> locality.holds(features)
+            True
+            >>> _ = features.register_hook(print)
+            >>> locality.holds(features)
+            False
+        """
+        head, encoder = self.model.head, self.model.encoder
+        if not features.requires_grad or features._backward_hooks:
+            return False
+        if head._forward_pre_hooks or head._forward_hooks:
+            return False
+        # Torch's older hooks, too, sit where the gradients of such rows would pass.
+        modules = (head, *encoder.modules())
+        if any(module._backward_hooks or module._backward_pre_hooks for module in modules):
+            return False
+        return not any(parameter._backward_hooks for parameter in head.parameters())
 
     def of_tasks(self, present: Sequence[int]) -> "Locality":
         """The same for some of the tasks, by their places."""
@@ -74,7 +108,7 @@ class Locality:
         # Noise and transpiled circuits have wider cones than the circuit's own.
         if type(head) is not QuantumHead or type(head.simulator) is not LightConeSimulator:
             return None
-        if not _is_plain(model):
+        if not _are_apart(model.encoder, head):
             return None
         features = torch.zeros(len(head.tasks), head.n_features, dtype=torch.bool)
         weights = torch.zeros(len(head.tasks), head.encoding.numel(), dtype=torch.bool)
@@ -88,22 +122,16 @@ class Locality:
         n_groups = int(groups.max()) + 1
         if 2 * n_groups > len(groups):
             return None
-        return cls(head.encoding, features, weights, groups, n_groups)
+        return cls(model, features, weights, groups, n_groups)
 
 
-def _is_plain(model: MultiTaskModel) -> bool:
-    """Whether parameters are the encoder's or the head's own, and nobody steps in between."""
-    head, encoder = model.head, {id(p) for p in model.encoder.parameters()}
-    if any(id(p) in encoder for p in head.parameters()):
+def _are_apart(encoder: nn.Module, head: QuantumHead) -> bool:
+    """Whether parameters are the encoder's or the head's own."""
+    encoders = {id(p) for p in encoder.parameters()}
+    if any(id(p) in encoders for p in head.parameters()):
         return False
     # Pruning computes the encoding from another parameter.
-    if any(p is not head.encoding for p in head.shared_parameters()):
-        return False
-    if head._forward_pre_hooks or head._forward_hooks:
-        return False
-    # Torch's older hooks sit where the gradients of rows on top of each other would pass.
-    modules = (head, *model.encoder.modules())
-    return not any(module._backward_hooks or module._backward_pre_hooks for module in modules)
+    return all(p is head.encoding for p in head.shared_parameters())
 
 
 def _groups(depends: Tensor) -> Tensor:

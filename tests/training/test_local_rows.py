@@ -177,38 +177,58 @@ def test_pruned_encoding_weights_train():
     assert not torch.equal(model.head.encoding_orig, before)
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        lambda model: model.head.register_forward_pre_hook(lambda _, args: (args[0].roll(1, 1),)),
-        lambda model: model.head.register_forward_hook(lambda *_: None),
-        lambda model: model.encoder.layers[0].register_full_backward_hook(lambda *_: None),
-    ],
-)
-def test_hooks_may_look_at_anything(register):
+HOOKS = {
+    "head's input": lambda model: model.head.register_forward_pre_hook(
+        lambda _, args: (args[0].roll(1, 1),)
+    ),
+    "head's output": lambda model: model.head.register_forward_hook(
+        lambda _, args, out: {name: 2 * value for name, value in out.items()}
+    ),
+    "layer": lambda model: model.encoder.layers[-1].register_full_backward_hook(
+        lambda _, gradients, __: tuple(g if g is None else 2 * g for g in gradients)
+    ),
+    "encoding": lambda model: model.head.encoding.register_hook(lambda g: g / g.norm()),
+    "block": lambda model: model.task_parameters("t3")[0].register_hook(lambda g: g + 0.1),
+    "features": lambda model: model.encoder.register_forward_hook(
+        lambda _, __, features: features.register_hook(lambda g: -g) and None
+    ),
+    "layer's output": lambda model: model.encoder.layers[0].register_forward_hook(
+        lambda _, __, hidden: hidden.register_hook(lambda g: -g) and None
+    ),
+}
+
+
+def aggregated(model, aggregator, locality):
+    torch.manual_seed(0)
+    model.zero_grad()
+    features, logits, losses, own = step(model, range(len(BINARY)))
+    shared = model.shared_parameters()
+    gradients.aggregate(
+        losses, logits, own, shared, aggregator, features=features, locality=locality
+    )
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_see_rows_that_are_a_task_s(hook):
     model = model_of(BINARY)
-    register(model)
-    assert Locality.of(model) is None
+    # Which may come when training has begun.
+    locality, aggregator = Locality.of(model), make_aggregator("upgrad", len(BINARY))
+    before = aggregated(model, aggregator, locality)
+    HOOKS[hook](model)
+    found = aggregated(model, aggregator, locality)
+    assert not torch.allclose(found, before)
+    by_row = aggregated(model, aggregator, None)
+    torch.testing.assert_close(found, by_row, rtol=1e-9, atol=1e-12)
 
 
 def test_hooks_of_an_aggregator_are_called():
-    model, everybody, calls = model_of(BINARY), range(len(BINARY)), []
-    aggregator = make_aggregator("upgrad", len(BINARY))
-    shared = model.shared_parameters()
-    for register in (
-        lambda: None,
-        lambda: aggregator.register_forward_hook(lambda *_: calls.append(1)),
-    ):
-        register()
-        torch.manual_seed(0)
-        features, logits, losses, own = step(model, everybody)
-        gradients.aggregate(
-            losses, logits, own, shared, aggregator, features=features, locality=Locality.of(model)
-        )
-        calls.append(torch.cat([parameter.grad.flatten() for parameter in shared]))
-        model.zero_grad()
-    unseen, seen, same = calls
-    assert seen == 1
+    model, calls = model_of(BINARY), []
+    aggregator, locality = make_aggregator("upgrad", len(BINARY)), Locality.of(model)
+    unseen = aggregated(model, aggregator, locality)
+    aggregator.register_forward_hook(lambda *_: calls.append(1))
+    same = aggregated(model, aggregator, locality)
+    assert calls == [1]
     torch.testing.assert_close(same, unseen, rtol=1e-9, atol=1e-12)
 
 
