@@ -105,21 +105,35 @@ def _rows(
 def _combine(
     shared: Sequence[nn.Parameter], jacobians: Sequence[Tensor | SparseRows], aggregator: Any
 ) -> None:
-    from torchjd.aggregation import GramianWeightedAggregator
     from torchjd.autojac import jac_to_grad
 
-    if isinstance(aggregator, GramianWeightedAggregator) and not _is_hooked(aggregator):
+    whole = [_over_processes(rows) for rows in jacobians]
+    weights = _weights(whole, aggregator)
+    if weights is not None:
         # The Jacobian is not copied into one matrix, nor are sparse rows taken apart.
-        whole = [_over_processes(rows) for rows in jacobians]
-        weights = aggregator.gramian_weighting(sum(_gramian(rows) for rows in whole))
         for parameter, rows in zip(shared, whole, strict=True):
             parameter.grad = _weighted_sum(rows, weights.to(parameter.dtype))
         return
     tensors: Any = list(shared)
-    for parameter, rows in zip(tensors, jacobians, strict=True):
-        found = _over_processes(rows)
-        parameter.jac = found.dense() if isinstance(found, SparseRows) else found
+    for parameter, rows in zip(tensors, whole, strict=True):
+        parameter.jac = rows.dense() if isinstance(rows, SparseRows) else rows
     jac_to_grad(tensors, aggregator)
+
+
+def _weights(jacobians: Sequence[Tensor | SparseRows], aggregator: Any) -> Tensor | None:
+    """What each row counts, if the aggregator tells from inner products or the number of rows."""
+    from torchjd.aggregation import Constant, GramianWeightedAggregator, Mean, Random, Sum
+
+    if _is_hooked(aggregator):
+        return None
+    weights: Tensor | None = None
+    if isinstance(aggregator, GramianWeightedAggregator):
+        weights = aggregator.gramian_weighting(sum(_gramian(rows) for rows in jacobians))
+    elif type(aggregator) in (Constant, Mean, Random, Sum):
+        first = jacobians[0]
+        rows = first.joint.new_empty(len(first), 0) if isinstance(first, SparseRows) else first
+        weights = aggregator.weighting(rows)
+    return weights
 
 
 def _is_hooked(aggregator: Any) -> bool:

@@ -119,6 +119,9 @@ class SparseRows:
         places = Places.of(nowhere, torch.zeros(n_tasks, dtype=torch.long), 1)
         return cls(torch.zeros_like(parameter)[None], places.to(parameter.device))
 
+    def __len__(self) -> int:
+        return len(self.places.group)
+
     def dense(self) -> Tensor:
         """Every row for itself, shape (tasks, *shape of the parameter)."""
         return self.places.apart(self.joint)
@@ -133,7 +136,7 @@ class SparseRows:
         first, second = p.same
         group = p.group[p.task]
         terms = products[p.place[first], group[first], group[second]]
-        n = len(p.group)
+        n = len(self)
         flat = terms.new_zeros(n * n).index_add(0, p.task[first] * n + p.task[second], terms)
         return flat.view(n, n)
 

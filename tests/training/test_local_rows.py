@@ -232,6 +232,18 @@ def test_hooks_of_an_aggregator_are_called():
     torch.testing.assert_close(same, unseen, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["upgrad", "mgda", "mean", "sum", "random", "constant"])
+def test_rows_stay_on_top_of_each_other(name, monkeypatch):
+    model, options = model_of(BINARY), {"weights": [1.0 + i for i in range(10)]}
+    aggregator = make_aggregator(
+        name, len(BINARY), options if name == "constant" else {}, dtype=torch.float64
+    )
+    expected = aggregated(model, aggregator, None)
+    monkeypatch.delattr(SparseRows, "dense")
+    found = aggregated(model, aggregator, Locality.of(model))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
 def test_an_encoder_that_shares_with_the_head():
     model = model_of(BINARY)
     model.encoder.tied = model.head.encoding
@@ -253,6 +265,7 @@ def data():
         ("upgrad", None),
         ("upgrad", "encoder"),
         ("upgrad", "encoding"),
+        *((of_their_number, None) for of_their_number in ("mean", "sum", "random")),
         ("pcgrad", None),
         ("graddrop", None),
         ("config", None),
