@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from qmtl.errors import InvalidInputError
 from qmtl.simulators.engine import Engine, Needs, Three
 from qmtl.simulators.late import Late, starts_early, waits
 
@@ -134,6 +135,16 @@ def _will_be_awaited(ctx: Any) -> bool:
     return torch._C._will_engine_execute_node(node) and not torch.is_anomaly_enabled()
 
 
+def _check_types(saved: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Kernels would read past the end of what hooks of saved tensors gave back in fewer bytes."""
+    for part in saved:
+        if part.dtype != dtype:
+            raise InvalidInputError(
+                f"hooks of saved tensors must give back what they were given, of type {dtype}, got "
+                f"{part.dtype}"
+            )
+
+
 class _Values(torch.autograd.Function):
     """Outputs of a group."""
 
@@ -173,6 +184,7 @@ class _Values(torch.autograd.Function):
         inputs = (first.T, second, third)
         # As they were, whatever hooks of saved tensors have made of their strides.
         kept = [part.contiguous() for part in kept]
+        _check_types((*inputs, *kept), gradient.dtype)
         if torch._C._functorch.is_legacy_batchedtensor(gradient):
             # autograd.grad(is_grads_batched=True) still has the older vmap, without our rule.
             return _first_derivatives(ctx.engine, gradient, inputs)

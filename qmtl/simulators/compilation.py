@@ -79,7 +79,7 @@ class Kernel:
         n_items: int,
         own: tuple[int, ...],
         arguments: list[int],
-        arrays: tuple[object, ...] = (),
+        arrays: tuple[object, ...],
         fewest: int | None = None,
     ) -> "Call":
         """The kernel and all that it works on.
@@ -88,8 +88,8 @@ class Kernel:
             dtype: the precision.
             n_items: how many items there are.
             own: shape of the memory that each thread works in.
-            arguments: `words` of all else. Their arrays must outlive the call.
-            arrays: that only the call may hold.
+            arguments: `words` of all else.
+            arrays: all that the words are of. Ctrl-C may end a call before its threads.
             fewest: items that are worth a thread, see `thread_count`.
         """
         n_threads = thread_count(n_items, fewest)

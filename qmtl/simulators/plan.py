@@ -80,6 +80,10 @@ class Group:
     sizes: tuple[int, ...]
     kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Engines hold addresses, at which a copy has nothing.
+        return {**self.__dict__, "kept": {}}
+
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The members' tasks, one after the other."""
@@ -142,6 +146,10 @@ class Plan:
     chain: tuple[str, ...]
     sizes: tuple[int, ...]
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Engines hold addresses, at which a copy has nothing.
+        return {**self.__dict__, "kept": {}}
 
     @cached_property
     def is_joint(self) -> bool:

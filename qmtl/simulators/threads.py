@@ -28,8 +28,6 @@ _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _PROCESS = os.getpid()
 # The team that a thread has started and not yet ended.
 _THREAD = threading.local()
-# Teams that were forgotten, by the thread that alone can end them.
-_ABANDONED: "dict[int, Background]" = {}
 
 
 def thread_count(n_items: int, fewest: int | None = None) -> int:
@@ -68,10 +66,6 @@ def run_in_threads(address: int, data: int, n_threads: int, held: object = None)
 class Background:
     """The same call in all threads but this one, until `finish` lends this one, too.
 
-    OpenMP's older entry points start a team without waiting for it. Until it ends, torch takes this
-    thread for a member of the team, and its operations run in this thread alone. A thread has one
-    such team at a time: a second one waits for the first.
-
     Args:
         address: of the function.
         data: its argument.
@@ -79,72 +73,117 @@ class Background:
         held: what must live as long as the function runs.
     """
 
+    # What Ctrl-C leaves half made has none.
+    _team: "weakref.ref[_Team] | None" = None
+
     def __init__(self, address: int, data: int, n_threads: int, held: object = None) -> None:
-        self._is_done = True
-        self._thread: int | None = None
-        self._local = _THREAD
-        self._function, self._data, self._held = _FUNCTION(address), data, held
-        self._parts: list[Future[None]] = []
-        self._process = os.getpid()
-        thread = threading.get_ident()
-        abandoned = _ABANDONED.pop(thread, None)
-        if abandoned is not None and abandoned._process == self._process:
-            abandoned.finish()
-        if n_threads == 1:
-            self._is_done = False
-            return
-        before = getattr(_THREAD, "running", lambda: None)()
-        if before is not None and before._process == self._process:
-            before.finish()
-        team = _team() if os.getpid() == _PROCESS else None
-        if team is None:
-            self._parts = _submitted(self._function, data, n_threads - 1, held)
-            self._is_done = False
-            return
-        start, self._end = team
-        self._thread, _THREAD.running = thread, weakref.ref(self)
+        self._process, self._thread = os.getpid(), threading.get_ident()
         self._is_done = False
+        self._parts: list[Future[None]] = []
+        function = _FUNCTION(address)
+        self._own = _Part(function, data, held)
+        _end_running()
+        if n_threads == 1:
+            return
+        entries = _team_entries() if self._process == _PROCESS else None
+        if entries is None:
+            self._parts = _submitted(function, data, n_threads - 1, held)
+            return
         try:
-            start(address, data, n_threads)
+            self._team = weakref.ref(_Team(address, n_threads, self._own, entries))
         except BaseException:
             # Ctrl-C is raised after the call: the team is at work.
-            self.finish()
+            _end_running()
             raise
 
     def finish(self) -> None:
         """Take part until all work is done.
 
         Raises:
-            QmtlError: in a forked process, which has none of its parent's threads.
+            QmtlError: in a forked process, which has none of its parent's threads, or in another
+                thread than the one that began it.
         """
         if self._is_done:
             return
-        self._is_done = True
         if os.getpid() != self._process:
+            self._is_done = True
             raise QmtlError("a process forked within a step cannot go on with that step")
-        self._join()
-
-    def _join(self) -> None:
-        try:
-            self._function(self._data)
-        finally:
-            # Also after Ctrl-C: the team must not outlive its memory.
-            if self._thread is not None:
-                self._end()
-                self._local.__dict__.pop("running", None)
-        for part in self._parts:
-            part.result()
+        if self._team is None:
+            self._own.call()
+            for part in self._parts:
+                part.result()
+        else:
+            if self._thread != threading.get_ident():
+                raise QmtlError("a step that one thread began cannot be ended by another one")
+            team = self._team()
+            if team is not None:
+                team.finish()
+        self._is_done = True
 
     # By defaults, since at the end of the interpreter modules may be gone.
     def __del__(self, getpid: Any = os.getpid, thread: Any = threading.get_ident) -> None:
-        if self._is_done or getpid() != self._process:
+        if self._team is None or getpid() != self._process or thread() != self._thread:
             return
-        if self._thread is None or self._thread == thread():
-            self._is_done = True
-            self._join()
-        else:
-            # Only the thread that started the team can end it, when it starts its next one.
-            _ABANDONED[self._thread] = self
+        team = self._team()
+        if team is not None:
+            team.finish()
+
+
+class _Part:
+    """What a thread does of the work: it calls the function, once, whatever signals come."""
+
+    def __init__(self, function: Any, data: int, held: object) -> None:
+        self.function, self.data, self._held = function, data, held
+        self._is_called = False
+
+    def call(self) -> None:
+        if not self._is_called:
+            # Python looks at signals after calls: none comes between a flag and what it is for.
+            self._is_called = True
+            self.function(self.data)
+
+
+class _Team:
+    """Threads at work that need not be waited for, by OpenMP's older entry points.
+
+    Until it ends, torch takes the thread that started it for a member of the team, and its
+    operations run in this thread alone. That thread alone can end it, and alone keeps it, so that
+    no Ctrl-C loses it, and that it is ended before the thread is. A thread has one team at a time.
+    """
+
+    _is_ended = True
+
+    def __init__(self, address: int, n_threads: int, own: _Part, entries: tuple[Any, Any]) -> None:
+        start, self._end = entries
+        self._own, self._threads, self.process, self._getpid = own, _THREAD, os.getpid(), os.getpid
+        _THREAD.running = self
+        self._is_ended = False
+        start(address, own.data, n_threads)
+
+    def finish(self) -> None:
+        """Take part, and end it."""
+        try:
+            self._own.call()
+        finally:
+            # Also after Ctrl-C: the team must not outlive its memory.
+            if not self._is_ended:
+                self._is_ended = True
+                self._end()
+                self._threads.__dict__.pop("running", None)
+
+    def __del__(self) -> None:
+        if not self._is_ended and self._getpid() == self.process:
+            self.finish()
+
+
+def _end_running() -> None:
+    """End the team that this thread has started; of one of before a fork there is nothing left."""
+    team = getattr(_THREAD, "running", None)
+    if team is None:
+        return
+    if team.process == os.getpid():
+        team.finish()
+    _THREAD.__dict__.pop("running", None)
 
 
 @cache
@@ -157,7 +196,7 @@ def _openmp() -> Any:
 
 
 @cache
-def _team() -> tuple[Any, Any] | None:
+def _team_entries() -> tuple[Any, Any] | None:
     """What starts and what ends a team of threads that need not be waited for, if any."""
     start, end = _of_runtime("GOMP_parallel_start"), _of_runtime("GOMP_parallel_end")
     if start is None or end is None:

@@ -41,7 +41,7 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
         Júdice and Pires, Computers and Operations Research 21 (1994), 587-596; Kim and Park, SIAM
         J. Sci. Comput. 33 (2011), 3261-3281.
     """
-    matrix, offsets = np.ascontiguousarray(matrix), np.ascontiguousarray(offsets)
+    matrix, offsets = (np.ascontiguousarray(given, float) for given in (matrix, offsets))
     found = np.zeros_like(offsets)
     state = np.full(len(offsets), SOLVED)
     conflicting = np.flatnonzero((offsets < 0).any(axis=1))
@@ -51,8 +51,8 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
         raise ValueError("the matrix is not positive definite")
     rounds = 50 + 3 * len(matrix) if rounds is None else rounds
     m = len(matrix)
-    arguments = words(conflicting, matrix, offsets, rounds, found, state)
-    KERNEL.call(matrix.dtype, len(conflicting), (m * m + 3 * m,), arguments).run()
+    own, given = (m * m + 3 * m,), (conflicting, matrix, offsets, rounds, found, state)
+    KERNEL.call(matrix.dtype, len(conflicting), own, words(*given), given).run()
     if (state == INDEFINITE).any():
         raise ValueError("the matrix is not positive definite")
     for row in np.flatnonzero(state == UNSOLVED):

@@ -70,6 +70,19 @@ def test_saved_tensors_of_other_strides(circuit):
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["all", "states"])
+def test_saved_tensors_of_another_type(circuit, kind):
+    """Kernels would read past their ends."""
+    angles, weights = random_angles(circuit, 300), random_weights(circuit)
+
+    def packed(tensor):
+        return tensor.detach().float() if kind == "all" or tensor.numel() > 1000 else tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor)
+    with hooks, pytest.raises(QmtlError, match=r"of type torch\.float64, got torch\.float32"):
+        gradients(circuit, angles, weights)
+
+
 def test_dispatch_modes_see_all_operations(circuit):
     angles, weights = random_angles(circuit, 3), random_weights(circuit)
     seen = []

@@ -2,12 +2,13 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 
 from qmtl import AngleEncoding, HeadCircuit, Task
-from qmtl.simulators import LightConeSimulator
+from qmtl.simulators import LightConeSimulator, compilation
 from qmtl.simulators.amplitudes import build_program, work
 from qmtl.simulators.amplitudes.engine import AmplitudeEngine
 from qmtl.simulators.pauli import pauli_program
@@ -83,6 +84,33 @@ def test_states_that_were_not_kept_are_computed_again(circuit, monkeypatch):
     again = _values_and_gradients(engine, circuit, torch.float64)
     assert torch.equal(kept[0], again[0])
     assert all(torch.equal(a, b) for a, b in zip(kept[1], again[1], strict=True))
+
+
+def _held(value):
+    """Addresses of all arrays that these hold."""
+    if isinstance(value, torch.Tensor):
+        return {value.data_ptr()}
+    if isinstance(value, np.ndarray):
+        return {value.__array_interface__["data"][0]}
+    parts = value if isinstance(value, tuple | list) else getattr(value, "__dict__", {}).values()
+    return set().union(*map(_held, parts))
+
+
+def test_calls_hold_all_that_threads_work_on(engine, circuit, monkeypatch):
+    """Which may go on for longer than the step, after Ctrl-C."""
+    missing, run = [], compilation.run_in_threads
+
+    def checked(address, data, n_threads, held):
+        table = np.array(held.table[3:])
+        # Sizes and counters are small; an empty array may be anywhere.
+        missing.extend(set(table[table > 2**20].tolist()) - _held(held.arrays))
+        run(address, data, n_threads, held)
+
+    monkeypatch.setattr(compilation, "run_in_threads", checked)
+    _jacobian_rows(engine, circuit, batched=True)
+    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
+    _jacobian_rows(engine, circuit, batched=True)
+    assert not missing
 
 
 def _jacobian_rows(simulator, circuit, batched):

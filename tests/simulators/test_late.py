@@ -3,8 +3,10 @@
 import ctypes
 import gc
 import queue
+import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.circuit import Angle, Gate
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.simulators import LightConeSimulator, compilation, late, threads
 from tests.strategies import binary_tasks, random_angles, random_weights
 
@@ -35,8 +37,8 @@ def _two_threads(monkeypatch):
 @pytest.fixture(params=["team", "pool"], autouse=True)
 def _runtime(request, monkeypatch):
     if request.param == "pool":
-        monkeypatch.setattr(threads, "_team", lambda: None)
-    elif threads._team() is None:
+        monkeypatch.setattr(threads, "_team_entries", lambda: None)
+    elif threads._team_entries() is None:
         pytest.skip("this torch has no OpenMP with GOMP_parallel_start")
 
 
@@ -144,7 +146,6 @@ def test_a_team_that_another_thread_forgets_is_ended_by_its_own():
     worker.join()
     assert_same(found[0], expected)
     assert found[1] is None
-    assert not threads._ABANDONED
 
 
 @pytest.mark.parametrize("grad", [(), ("own",)])
@@ -264,29 +265,102 @@ def test_inference_mode():
 
 def test_ctrl_c_during_the_work_leaves_nothing_behind(monkeypatch):
     """Python raises it as soon as the compiled function returns."""
-    real = threads._FUNCTION
 
-    def interrupted(address):
-        function = real(address)
-
+    def interrupted(function):
         def call(data):
             function(data)
             raise KeyboardInterrupt
 
         return call
 
-    background = threads.Background.__init__
+    part = threads._Part.__init__
 
     def patched(self, *arguments, **options):
-        background(self, *arguments, **options)
-        self._function = interrupted(arguments[0])
+        part(self, *arguments, **options)
+        self.function = interrupted(self.function)
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads.Background, "__init__", patched)
+        patch.setattr(threads._Part, "__init__", patched)
         with pytest.raises(KeyboardInterrupt):
             COMPILED.expectation_values(CIRCUIT, *new_inputs())
     assert not hasattr(threads._THREAD, "running")
     assert_same(gradients(COMPILED), gradients(EAGER))
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("grad", [(), ("angles", "encoding", "own")], ids=["forward", "whole"])
+def test_ctrl_c_at_any_moment(grad):
+    """Python looks for signals where functions begin, and after calls."""
+    expected, n = gradients(EAGER), 0
+
+    def interrupt(frame, event, _):
+        nonlocal left
+        if event != "c_call" and frame.f_code.co_filename == threads.__file__:
+            left -= 1
+            if not left:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    def step():
+        if grad:
+            gradients(COMPILED, grad)
+        else:
+            COMPILED.expectation_values(CIRCUIT, *new_inputs(grad))
+
+    step()
+    while True:
+        n += 1
+        left = n
+        sys.setprofile(interrupt)
+        try:
+            step()
+        except KeyboardInterrupt:
+            continue
+        finally:
+            sys.setprofile(None)
+            # Whatever is left of the step is ended by the next one.
+            assert_same(gradients(COMPILED), expected)
+            assert not hasattr(threads._THREAD, "running")
+            assert torch.__config__.parallel_info().splitlines()[1].endswith(": 2")
+        break
+    assert n > 20
+
+
+def test_a_thread_that_ends_within_a_step_ends_its_team():
+    def fail(_):
+        raise ValueError
+
+    def work():
+        angles, weights = new_inputs()
+        weights["t2"].register_hook(fail)
+        graphs.append(loss_of(COMPILED, angles, weights))
+        with pytest.raises(ValueError, match=r"^$"):
+            graphs[0].backward()
+        found.append(getattr(threads._THREAD, "running", None) is not None)
+        found.append(weakref.ref(threads._THREAD.running) if found[0] else lambda: None)
+
+    graphs, found = [], []
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join(60)
+    assert not worker.is_alive()
+    was_at_work, team = found
+    assert was_at_work == (threads._team_entries() is not None)
+    assert team() is None
+    assert_same(gradients(COMPILED), gradients(EAGER))
+
+
+def test_another_thread_cannot_end_a_step():
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    background = threads.Background(address, 0, 2)
+    if threads._team_entries() is None:
+        background.finish()
+        return
+    with ThreadPoolExecutor(1) as pool, pytest.raises(QmtlError, match="by another one"):
+        pool.submit(background.finish).result()
+    background.finish()
+    assert not hasattr(threads._THREAD, "running")
 
 
 def test_anomalies_are_looked_for_without_threads(waited):

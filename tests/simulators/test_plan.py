@@ -1,11 +1,15 @@
+import copy
+import pickle
 import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings
 from qmtl.errors import CircuitTooLargeError
+from qmtl.simulators.engine_choice import engine_of
 from qmtl.simulators.lightcone import CACHED_PLANS, LightConeSimulator
 from qmtl.simulators.plan import build_plan
 from qmtl.tasks import Task
@@ -14,6 +18,22 @@ from tests.strategies import binary_tasks, head_circuits, random_angles, random_
 
 def plan_of(circuit, tasks=None):
     return build_plan(circuit, list(circuit.registers) if tasks is None else tasks)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan))])
+def test_copies_make_engines_of_their_own(copied):
+    """Which hold addresses."""
+    circuit = HeadCircuit([Task.multiclass(f"t{i}", 4) for i in range(3)])
+    plan, weights = plan_of(circuit), torch.zeros(3, 20)
+    (group,) = plan.groups
+    inputs = (random_angles(circuit, 5).T, random_weights(circuit)["encoding"], weights.double())
+    expected, _ = engine_of(group, compiled=True).forward(inputs, False)
+    plan.kept["engines"] = group.kept
+    other = copied(plan)
+    assert not other.kept
+    engine = engine_of(other.groups[0], compiled=True)
+    assert engine is not engine_of(group, compiled=True)
+    assert torch.equal(engine.forward(inputs, False)[0], expected)
 
 
 @settings(max_examples=40)

@@ -162,8 +162,8 @@ class AmplitudeEngine:
         back: bool,
     ) -> None:
         tables = self._tables[work.torch_dtype]
-        arrays = words(items, *angles, states, values, *rest)
-        table = [*work.head, int(back), *tables.words, *arrays]
+        arrays: tuple[Array | Tensor, ...] = (items, *angles, states, values, *rest)
+        table = [*work.head, int(back), *tables.words, *words(*arrays)]
         fewest = max(1, NUMBERS_PER_THREAD // work.numbers)
-        dtype = angles.cos.numpy().dtype
-        KERNEL.call(dtype, len(items), (work.numbers,), table, fewest=fewest).run()
+        dtype, own = angles.cos.numpy().dtype, (work.numbers,)
+        KERNEL.call(dtype, len(items), own, table, (tables, *arrays), fewest).run()
