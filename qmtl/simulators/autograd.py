@@ -73,7 +73,8 @@ def engine_values(
             return engine.eager(first.T, *inputs[1:]).flatten(0, 1).T
         keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
         values: Tensor = _Values.apply(*inputs, engine, keep, begun, late)
-        return values
+        # Hooks of this node see whole gradients, those of the engine's unfinished ones.
+        return values if late is None else values.view_as(values)
     except BaseException:
         # Whoever keeps the error must not keep the threads.
         if begun is not None:
@@ -123,10 +124,20 @@ def _first_derivatives(
     with torch.enable_grad():
         # Views: where one input was computed from another, that path is the caller's.
         inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in inputs]
-        values = engine.eager(*inputs)
-        return torch.autograd.grad(
-            values, inputs, gradient, create_graph=True, materialize_grads=True
-        )
+        return _gradients([engine.eager(*inputs)], inputs, [gradient])
+
+
+def _gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients with a graph; zero where outputs are constants, which torch has no graph of."""
+    pairs = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+    if not pairs:
+        return tuple(map(torch.zeros_like, inputs))
+    outputs, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(
+        outputs, inputs, gradients, create_graph=True, materialize_grads=True
+    )
 
 
 def _will_be_awaited(ctx: Any) -> bool:
@@ -236,9 +247,7 @@ class _Adjoint(torch.autograd.Function):
                 for tensor in ctx.saved_tensors
             )
             first = _first_derivatives(ctx.engine, gradient, inputs)
-            second = torch.autograd.grad(
-                first, (gradient, *inputs), gradients, create_graph=True, materialize_grads=True
-            )
+            second = _gradients(first, (gradient, *inputs), gradients)
         return (*second, *[None] * (2 + ctx.n_kept))
 
     @staticmethod

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor
 
+from qmtl.errors import QmtlError
 from qmtl.simulators.engine import EarlyEngine, Engine, Needs, Three
 
 __all__ = ["Late", "starts_early", "waits"]
@@ -47,8 +48,9 @@ class Late:
     """Gradients on their way from `start` to the node that `awaited` puts into the graph."""
 
     def __init__(self) -> None:
-        # By address, since torch hands on tensors, but not always the same objects.
-        self._waiting: dict[int, Callable[[], None]] = {}
+        # By address, since torch hands on tensors, but not always the same objects; with the
+        # backward pass.
+        self._waiting: dict[int, tuple[int, Callable[[], None]]] = {}
 
     def awaited(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """The same two tensors; their gradients are waited for."""
@@ -65,17 +67,31 @@ class Late:
     ) -> Three:
         """Gradients by the three inputs, of which the first two are still NaN."""
         gradients, finish = engine.start(gradient, inputs, kept, needs)
-        self._waiting[_address(gradients[:2], needs)] = finish
+        waiting = torch._C._current_graph_task_id(), finish
+        self._waiting[_address(gradients[:2], needs)] = waiting
         return gradients
 
     def finish(self, gradients: Sequence[Tensor | None]) -> None:
-        """Fill in the gradients, if they are those that are waited for."""
+        """Fill in the gradients, if they are those that are waited for.
+
+        Raises:
+            QmtlError: if a hook has put others in their place, made of what was not there yet.
+        """
         if not self._waiting:
             return
         address = _address(gradients, [g is not None for g in gradients])
-        if address not in self._waiting:
+        if address in self._waiting:
+            self._waiting.pop(address)[1]()
             return
-        self._waiting.pop(address)()
+        now = torch._C._current_graph_task_id()
+        replaced = [key for key, (begun, _) in self._waiting.items() if begun == now]
+        for key in replaced:
+            self._waiting.pop(key)[1]()
+        if replaced:
+            raise QmtlError(
+                "a hook of a node of the graph changed gradients before these were computed; "
+                "register it on a tensor, such as the features or the outputs"
+            )
 
 
 def _address(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> int:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from qmtl import AngleEncoding, HeadCircuit, Task
+from qmtl.circuit import IdentityAnsatz, RealAmplitudes
 from qmtl.simulators import LightConeSimulator, compilation
 from qmtl.simulators.amplitudes import build_program, work
 from qmtl.simulators.amplitudes.engine import AmplitudeEngine
@@ -249,6 +250,25 @@ def test_older_batched_gradients_are_right(engine, circuit):
         found.append(torch.autograd.grad(flat, inputs, rows, is_grads_batched=True))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
+def test_derivatives_of_constants(engine):
+    """The outputs depend on nothing: torch's path, which further derivatives take, has no graph."""
+    encoding = AngleEncoding(1, axes="Z", trainable="Z", entangler="none")
+    blocks = {"a": IdentityAnsatz(), "b": RealAmplitudes(1)}
+    circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], encoding, blocks)
+    angles, weights = random_angles(circuit, 3, grad=True), random_weights(circuit, grad=True)
+    inputs = [angles, weights["encoding"]]
+    values = engine.joined_values(circuit, angles, weights)
+    rows = torch.ones(2, *values.shape, dtype=torch.float64)
+    found = torch.autograd.grad(
+        values, inputs, rows, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )
+    first = torch.autograd.grad(values.sum(), inputs, create_graph=True, materialize_grads=True)
+    total = sum(gradient.sum() for gradient in first) + values.sum()
+    second = torch.autograd.grad(total, [*inputs, weights["b"]], materialize_grads=True)
+    assert sum(gradient.abs().sum() for gradient in (*found, *first, *second[:2])) < 1e-12
+    assert second[2].abs().max() > 1e-3
 
 
 def test_second_derivatives_are_right(engine, circuit):

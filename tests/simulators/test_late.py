@@ -241,6 +241,40 @@ def test_a_batch_of_gradients_by_the_older_vmap():
         assert_same([rows[0][i]], torch.autograd.grad(losses, [angles], row, retain_graph=True))
 
 
+# One structure of cones, so that the outputs come straight from the engine.
+ALIKE = HeadCircuit(binary_tasks(70))
+
+
+@pytest.mark.parametrize("new", [lambda g: None, torch.clone, lambda g: 2 * g])
+def test_hooks_of_nodes_see_whole_gradients(new):
+    def hook(given, _):
+        seen.extend(given)
+        return None if new(given[0]) is None else tuple(map(new, given))
+
+    seen, found = [], []
+    for is_hooked in (False, True):
+        angles, weights = random_angles(ALIKE, 5, grad=True), random_weights(ALIKE, grad=True)
+        values = COMPILED.joined_values(ALIKE, angles, weights)
+        if is_hooked:
+            values.grad_fn.register_hook(hook)
+        found.append(torch.autograd.grad(values.sum(), (angles, *weights.values())))
+    factor = 1 if new(torch.ones(1)) is None else float(new(torch.ones(1)))
+    assert seen
+    assert not any(gradient.isnan().any() for gradient in seen)
+    assert_same(found[1], [factor * gradient for gradient in found[0]])
+
+
+def test_hooks_within_the_engine_cannot_change_what_is_not_there_yet():
+    angles, weights = random_angles(ALIKE, 5, grad=True), random_weights(ALIKE, grad=True)
+    values = COMPILED.joined_values(ALIKE, angles, weights)
+    ((node, _), *_) = values.grad_fn.next_functions
+    node.register_hook(lambda given, _: tuple(g if g is None else g.clone() for g in given))
+    with pytest.raises(QmtlError, match="register it on a tensor"):
+        values.sum().backward()
+    assert not hasattr(threads._THREAD, "running")
+    assert_same(gradients(COMPILED), gradients(EAGER))
+
+
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_checkpointing(use_reentrant):
     found = []
