@@ -148,14 +148,16 @@ class _Team:
 
     Until it ends, torch takes the thread that started it for a member of the team, and its
     operations run in this thread alone. That thread alone can end it, and alone keeps it, so that
-    no Ctrl-C loses it, and that it is ended before the thread is. A thread has one team at a time.
+    no Ctrl-C loses it, and that it is ended before the thread is (but for threads that the end of
+    the interpreter leaves over). A thread has one team at a time.
     """
 
     _is_ended = True
 
     def __init__(self, address: int, n_threads: int, own: _Part, entries: tuple[Any, Any]) -> None:
         start, self._end = entries
-        self._own, self._threads, self.process, self._getpid = own, _THREAD, os.getpid(), os.getpid
+        self._own, self._threads = own, _THREAD
+        self.process, self._thread = os.getpid(), threading.get_ident()
         _THREAD.running = self
         self._is_ended = False
         start(address, own.data, n_threads)
@@ -168,11 +170,14 @@ class _Team:
             # Also after Ctrl-C: the team must not outlive its memory.
             if not self._is_ended:
                 self._is_ended = True
-                self._end()
-                self._threads.__dict__.pop("running", None)
+                try:
+                    self._end()
+                finally:
+                    self._threads.__dict__.pop("running", None)
 
-    def __del__(self) -> None:
-        if not self._is_ended and self._getpid() == self.process:
+    # At the end of the interpreter the main thread drops what daemon threads have.
+    def __del__(self, getpid: Any = os.getpid, thread: Any = threading.get_ident) -> None:
+        if not self._is_ended and getpid() == self.process and thread() == self._thread:
             self.finish()
 
 

@@ -1,5 +1,6 @@
 """Gradients of a step: summed over processes, and aggregated from the Jacobian of the losses."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,9 +131,9 @@ def _weights(jacobians: Sequence[Tensor | SparseRows], aggregator: Any) -> Tenso
     if isinstance(aggregator, GramianWeightedAggregator):
         weights = aggregator.gramian_weighting(sum(_gramian(rows) for rows in jacobians))
     elif type(aggregator) in (Constant, Mean, Random, Sum):
-        first = jacobians[0]
-        rows = first.joint.new_empty(len(first), 0) if isinstance(first, SparseRows) else first
-        weights = aggregator.weighting(rows)
+        tensors = [rows.joint if isinstance(rows, SparseRows) else rows for rows in jacobians]
+        dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+        weights = aggregator.weighting(tensors[0].new_empty(len(jacobians[0]), 0, dtype=dtype))
     return weights
 
 

@@ -56,7 +56,8 @@ class Locality:
     def holds(self, features: Tensor) -> bool:
         """Whether rows may be put on top of each other: no hook would see them, or see any twice.
 
-        It is asked in every step, since hooks come and go.
+        It is asked in every step, since hooks come and go. Those of the graph's nodes
+        (`torch.autograd.graph.Node.register_hook`) cannot be seen.
 
         Example:
             >>> import qmtl

@@ -66,6 +66,31 @@ if os.fork() == 0:
     os._exit(len(found))
 sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
+# The end of the interpreter drops in the main thread what other threads have.
+WITH_A_DAEMON = """
+import sys, threading, torch
+from qmtl import HeadCircuit, Task
+from qmtl.simulators import LightConeSimulator, threads
+torch.set_num_threads(2)
+circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(256)])
+weights = {k: torch.randn(n, requires_grad=True) for k, n in circuit.weight_sizes.items()}
+x = torch.randn(128, circuit.n_features, requires_grad=True)
+ready, found = threading.Event(), []
+def fail(_):
+    raise ValueError
+def work():
+    values = LightConeSimulator().joined_values(circuit, x, weights)
+    weights["t0"].register_hook(fail)
+    try:
+        values.sum().backward()
+    except ValueError:
+        found.append(hasattr(threads._THREAD, "running") == (threads._team_entries() is not None))
+    ready.set()
+    threading.Event().wait()
+threading.Thread(target=work, daemon=True).start()
+ready.wait()
+sys.exit(0 if found == [True] else 3)
+"""
 
 
 @pytest.fixture(params=["torch", "pool"])
@@ -99,12 +124,8 @@ def test_no_more_threads_than_torch_uses():
         torch.set_num_threads(1)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize(
-    ("program", "status"), [(AFTER_A_FORK, 4), (WITHIN_A_STEP, 0)], ids=["after", "within a step"]
-)
-def test_forked_processes(program, status):
-    done = subprocess.run(
+def run(program):
+    return subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -112,4 +133,17 @@ def test_forked_processes(program, status):
         timeout=300,
         check=False,
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    ("program", "status"), [(AFTER_A_FORK, 4), (WITHIN_A_STEP, 0)], ids=["after", "within a step"]
+)
+def test_forked_processes(program, status):
+    done = run(program)
     assert done.returncode == status, done.stderr
+
+
+def test_a_daemon_thread_within_a_step():
+    done = run(WITH_A_DAEMON)
+    assert done.returncode == 0, done.stderr

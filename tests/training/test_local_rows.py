@@ -184,8 +184,8 @@ HOOKS = {
     "head's output": lambda model: model.head.register_forward_hook(
         lambda _, args, out: {name: 2 * value for name, value in out.items()}
     ),
-    "layer": lambda model: model.encoder.layers[-1].register_full_backward_hook(
-        lambda _, gradients, __: tuple(g if g is None else 2 * g for g in gradients)
+    "last layer": lambda model: model.encoder.layers[-1].register_backward_hook(
+        lambda _, gradients, __: tuple(g if g is None else g * g.abs() for g in gradients)
     ),
     "encoding": lambda model: model.head.encoding.register_hook(lambda g: g / g.norm()),
     "block": lambda model: model.task_parameters("t3")[0].register_hook(lambda g: g + 0.1),
@@ -209,6 +209,7 @@ def aggregated(model, aggregator, locality):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook:FutureWarning")
 @pytest.mark.parametrize("hook", HOOKS)
 def test_hooks_see_rows_that_are_a_task_s(hook):
     model = model_of(BINARY)
@@ -242,6 +243,17 @@ def test_rows_stay_on_top_of_each_other(name, monkeypatch):
     monkeypatch.delattr(SparseRows, "dense")
     found = aggregated(model, aggregator, Locality.of(model))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["mean", "random"])
+def test_weights_of_rows_have_all_digits(name):
+    """Those of the number of rows, for an encoder in single precision and a head in double."""
+    rows = [torch.zeros(len(BINARY), 3), torch.zeros(len(BINARY), 2, dtype=torch.float64)]
+    torch.manual_seed(0)
+    found = gradients._weights(rows, make_aggregator(name, len(BINARY)))
+    torch.manual_seed(0)
+    expected = make_aggregator(name, len(BINARY)).weighting(rows[1])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_an_encoder_that_shares_with_the_head():
