@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
 from qmtl.files import write_text
-from qmtl.heads import HEADS, Head
-from qmtl.heads.features import escaped
+from qmtl.heads import HEADS, Head, TaskRows, escaped, pop_part
 from qmtl.model_files import read_model, write_model
-from qmtl.tasks import Task
-from qmtl.tasks.stacked import stacks_by_shape
+from qmtl.tasks import Task, task_layout
 
 __all__ = ["MultiTaskModel", "load"]
+
+# The mean of targets, what rounding took from it, and their standard deviation.
+SCALES = ("target_mean", "target_rest", "target_std")
 
 
 class MultiTaskModel(nn.Module):
@@ -25,7 +26,8 @@ class MultiTaskModel(nn.Module):
 
     Args:
         encoder: any torch module from inputs to features of shape (batch, head.n_features).
-        head: a `QuantumHead`, a linear head, or any module that fits `qmtl.heads.Head`.
+        head: a `QuantumHead`, a linear head, or any other `qmtl.heads.Head`, or a module
+            of your own with ``tasks``, ``n_features`` and a call to a dictionary of logits.
 
     Raises:
         InvalidInputError: if the encoder states another ``out_features`` than the head takes.
@@ -39,7 +41,7 @@ class MultiTaskModel(nn.Module):
         {'a': (3,), 'b': (3,)}
     """
 
-    def __init__(self, encoder: nn.Module, head: Head) -> None:
+    def __init__(self, encoder: nn.Module, head: Any) -> None:
         super().__init__()
         for part, module in (("encoder", encoder), ("head", head)):
             if not isinstance(module, nn.Module):
@@ -52,34 +54,72 @@ class MultiTaskModel(nn.Module):
             )
         self.encoder: Any = encoder
         self.head: Any = head
-        for task in head.tasks:
-            if task.kind == "regression":
-                # Targets are standardised on the training split; these take predictions back.
-                # The mean is kept in two parts, which give it float64's digits in a float32 model.
-                key = escaped(task.name)
-                self.register_buffer(f"target_mean_{key}", torch.zeros(task.n_outputs))
-                self.register_buffer(f"target_rest_{key}", torch.zeros(task.n_outputs))
-                self.register_buffer(f"target_std_{key}", torch.ones(task.n_outputs))
+        # Targets of regressions are standardised on the training split; these take predictions
+        # back. They are of all columns of joined targets, and have keys by task in a state. The
+        # mean is kept in two parts, which give it float64's digits in a float32 model.
+        layout = task_layout(self.tasks)
+        self._columns = {
+            task.name: layout.column_slices[task.name]
+            for task in self.tasks
+            if task.kind == "regression"
+        }
+        for name in SCALES:
+            start = torch.ones if name == "target_std" else torch.zeros
+            self.register_buffer(name, start(layout.n_columns))
+        self.register_state_dict_post_hook(_split_scales)
+        self.register_load_state_dict_pre_hook(_join_scales)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks, in the head's order."""
-        tasks: tuple[Task, ...] = self.head.tasks
-        return tasks
+        return tuple(self.head.tasks)
 
-    def forward(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Logits of the tasks asked for (None: all), each (batch, n_outputs)."""
-        logits: dict[str, Tensor] = self.head(self.encoder(inputs), tasks=tasks)
-        return logits
+    def forward(
+        self, inputs: Tensor, tasks: Sequence[str] | None = None, *, joined: bool = False
+    ) -> Any:
+        """Logits of the tasks asked for.
+
+        Args:
+            inputs: what the encoder takes, first dimension samples.
+            tasks: names of the tasks; None for all.
+            joined: whether to return one tensor.
+
+        Returns:
+            A dictionary of names to (batch, n_outputs); or one tensor (batch, outputs of these
+            tasks side by side), in the order asked for.
+        """
+        features = self.encoder(inputs)
+        return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
+
+    def logits(self, features: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
+        """Logits of the tasks asked for side by side, (batch, outputs), from features.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a"), qmtl.Task.multiclass("b", 3)])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(4), qmtl.QuantumHead(circuit))
+            >>> model.logits(torch.zeros(2, 4)).shape
+            torch.Size([2, 4])
+        """
+        if isinstance(self.head, Head):
+            joined: Tensor = self.head(features, tasks, joined=True)
+            return joined
+        logits = self.head(features, tasks=tasks)
+        names = [task.name for task in self.tasks] if tasks is None else tasks
+        return torch.cat([logits[name] for name in names], dim=1)
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The encoder's trainable parameters and the head's shared ones."""
-        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
-        return encoder + [p for p in self.head.shared_parameters() if p.requires_grad]
+        """Trainable parameters that several tasks depend on: the encoder's and the head's shared.
 
-    def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """Trainable parameters of one task alone."""
-        return [p for p in self.head.task_parameters(task) if p.requires_grad]
+        All parameters of a head that is no `qmtl.heads.Head` count as shared.
+        """
+        is_ours = isinstance(self.head, Head)
+        own = self.head.shared_parameters() if is_ours else self.head.parameters()
+        return [p for p in (*self.encoder.parameters(), *own) if p.requires_grad]
+
+    def task_rows(self) -> list[TaskRows]:
+        """The head's parameters that belong to tasks, each one parameter of all tasks."""
+        return self.head.task_rows() if isinstance(self.head, Head) else []
 
     def with_simulator(self, simulator: Any) -> "MultiTaskModel":
         """A model with these very parameters and target scales, evaluated by another simulator.
@@ -104,8 +144,8 @@ class MultiTaskModel(nn.Module):
             kind = type(self.head).__name__
             raise InvalidInputError(f"the head {kind} is not evaluated by a simulator")
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
-        for name, buffer in self.named_buffers(recurse=False):
-            setattr(twin, name, buffer)
+        for name in SCALES:
+            setattr(twin, name, getattr(self, name))
         # Not by train(), which would change the encoder that both have.
         twin.training = self.training
         return twin
@@ -117,7 +157,9 @@ class MultiTaskModel(nn.Module):
             InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
                 float32.
         """
-        whole, rest, deviation = self._scale_buffers(task)
+        columns = self._columns[task]
+        buffers: list[Tensor] = [getattr(self, name)[columns] for name in SCALES]
+        whole, rest, deviation = buffers
         mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
         # Float32 in a float64 model, too, so that a cast of the model changes nothing.
         rounded, width = mean.float(), std.float()
@@ -130,26 +172,25 @@ class MultiTaskModel(nn.Module):
         rest.copy_(mean - rounded)
         deviation.copy_(width)
 
-    def _scale_buffers(self, task: str) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean, what rounding took from it, and the standard deviation."""
-        # Not by get_buffer, whose checks add up over a thousand tasks.
-        key = escaped(task)
-        return (
-            getattr(self, f"target_mean_{key}"),
-            getattr(self, f"target_rest_{key}"),
-            getattr(self, f"target_std_{key}"),
-        )
+    def target_scale(self) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of joined targets, (columns,), in float64.
 
-    def _target_scales(self, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations, (tasks, n), of tasks with n targets each.
+        They are 0 and 1 for tasks other than regressions; see `qmtl.tasks.TaskLayout`. On MPS,
+        which has no float64, in the model's type.
 
-        In float64 (on MPS, which has none, in the model's type).
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("a"), qmtl.Task.binary("b")])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(4), qmtl.QuantumHead(circuit))
+            >>> model.set_target_scale("a", torch.tensor(5.0), torch.tensor(2.0))
+            >>> [value.tolist() for value in model.target_scale()]
+            [[5.0, 0.0], [2.0, 1.0]]
         """
-        buffers = zip(*map(self._scale_buffers, tasks), strict=True)
-        whole, rest, std = (torch.stack(values) for values in buffers)
-        if whole.device.type == "mps":
-            return whole + rest, std
-        return whole.double() + rest.double(), std.double()
+        buffers: list[Tensor] = [getattr(self, name) for name in SCALES]
+        if buffers[0].device.type != "mps":
+            buffers = [buffer.double() for buffer in buffers]
+        mean, rest, std = buffers
+        return mean + rest, std
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
         """Targets as the loss sees them: standardised in float64 for a regression, else unchanged.
@@ -169,27 +210,26 @@ class MultiTaskModel(nn.Module):
             >>> model.standardise_all({"a": torch.tensor([5.0, 9.0])})
             {'a': tensor([0., 2.], dtype=torch.float64)}
         """
-        names = [task.name for task in self.tasks if task.kind == "regression"]
-        names = [name for name in names if name in targets]
+        mean, std = self.target_scale()
         result = dict(targets)
-        for places, stack in stacks_by_shape([targets[name] for name in names]):
-            mean, std = self._target_scales([names[i] for i in places])
-            wide = stack.reshape(len(places), stack.shape[1], -1)
-            values = ((wide - mean.unsqueeze(1)) / std.unsqueeze(1)).reshape(stack.shape)
-            result |= zip((names[i] for i in places), values.unbind(), strict=True)
+        for name in self._columns.keys() & targets.keys():
+            columns, values = self._columns[name], targets[name]
+            wide = values.reshape(len(values), -1)
+            result[name] = ((wide - mean[columns]) / std[columns]).reshape(values.shape)
         return result
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities, or values in the targets' units (float64), from logits."""
+        mean, std = self.target_scale()
         result = {}
         for task in self.tasks:
             if task.name not in logits:
                 continue
             prediction = task.activation(logits[task.name])
-            if task.kind == "regression":
-                mean, std = self._target_scales([task.name])
-                shape = prediction.shape
-                prediction = (prediction.reshape(len(prediction), -1) * std + mean).reshape(shape)
+            if task.name in self._columns:
+                columns, shape = self._columns[task.name], prediction.shape
+                wide = prediction.reshape(len(prediction), -1)
+                prediction = (wide * std[columns] + mean[columns]).reshape(shape)
             result[task.name] = prediction
         return result
 
@@ -357,15 +397,57 @@ def load(
         reason = " ".join(repr(error).split())
         raise ModelFileError(f"{where}: a part is missing or wrong ({reason})") from None
     try:
-        # In place, so that tied parameters stay tied and frozen ones frozen.
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if name in state:
-                tensor.data = tensor.data.to(state[name].dtype)
+        _take_types(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
     return model.eval()
+
+
+def _take_types(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers the types of a state: in place, so that tied ones stay tied."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            key = prefix + name
+            if isinstance(module, TaskRows):
+                (key, *_) = module.keys(prefix)
+            elif module is model:
+                key = f"{name}_{escaped(next(iter(model._columns), ''))}"
+            if key in state:
+                tensor.data = tensor.data.to(state[key].dtype)
+
+
+def _scale_keys(model: MultiTaskModel, prefix: str, name: str) -> dict[str, slice]:
+    """The keys that states have in a scale's place, one per task, and each task's columns."""
+    return {f"{prefix}{name}_{escaped(task)}": own for task, own in model._columns.items()}
+
+
+def _split_scales(model: MultiTaskModel, state: dict[str, Any], prefix: str, _: object) -> None:
+    for name in SCALES:
+        values = state.pop(prefix + name)
+        keys = _scale_keys(model, prefix, name)
+        state.update((key, values[columns]) for key, columns in keys.items())
+
+
+def _join_scales(
+    model: MultiTaskModel,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    for name in SCALES:
+        keys = _scale_keys(model, prefix, name)
+        values = getattr(model, name).clone()
+        for key, columns in keys.items():
+            values[columns] = pop_part(state, key, values[columns], missing, errors)
+        state[prefix + name] = values
 
 
 def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

@@ -284,7 +284,6 @@ def test_names_with_dots(tmp_path, kind):
     model = MultiTaskModel(Identity(circuit.n_features), head)
     for i, name in enumerate(names):
         model.set_target_scale(name, torch.tensor(float(i)), torch.tensor(i + 1.0))
-        assert model.task_parameters(name)
     model.save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert_same_outputs(model, again, torch.randn(3, circuit.n_features))

@@ -14,8 +14,13 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator, Simulator
-from qmtl.simulators.extrapolation import ExtrapolatedSimulator
+from qmtl.simulators import (
+    ExtrapolatedSimulator,
+    LightConeSimulator,
+    NoisySimulator,
+    ShotSimulator,
+    Simulator,
+)
 from qmtl.tasks import Task
 from qmtl.training.evaluate import evaluate
 
@@ -78,7 +83,7 @@ def evaluate_under_noise(
         noise: of strength 1.
         scales: strengths.
         shots: measurements per sample and strength; None for exact values.
-        extrapolate: method of zero-noise extrapolation (see `qmtl.simulators.extrapolation`) from
+        extrapolate: method of zero-noise extrapolation (see `qmtl.simulators.extrapolated`) from
             the scales of at least 1, which a device can be brought to; None for none. It is one
             more entry, of scale 1.
         seed: of the shots.
@@ -129,13 +134,11 @@ def evaluate_under_noise(
 @torch.no_grad()
 def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[str, Tensor]:
     """What is measured on each row."""
-    from qmtl.heads.quantum import ANGLE_MAPS
-
     model.eval()
     head = model.head.with_simulator(simulator)
     reference = next(model.parameters())
     parts = [
-        head.expectation_values(ANGLE_MAPS[head.angle_map](model.encoder(chunk.to(reference))))
+        head.expectation_values(head.angles(model.encoder(chunk.to(reference))))
         for chunk in split.inputs.split(256)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -29,8 +29,8 @@ from qmtl.analysis.trainability_cases import (
 from qmtl.circuit import Gate, HeadCircuit, IdentityAnsatz
 from qmtl.circuit.gates import Angle
 from qmtl.errors import unknown_name
-from qmtl.heads.quantum import ANGLE_MAPS, INITIAL_STD
-from qmtl.simulators import LightConeSimulator
+from qmtl.heads import INITIAL_STD
+from qmtl.simulators import ANGLE_MAPS, LightConeSimulator
 from qmtl.tasks import Task
 
 __all__ = [

@@ -5,18 +5,20 @@ from qmtl.circuit.ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes,
 from qmtl.circuit.counts import ParameterCount
 from qmtl.circuit.encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
 from qmtl.circuit.entanglers import ENTANGLERS, entangler_edges, entangler_gates
-from qmtl.circuit.gates import Angle, Gate, PauliString
+from qmtl.circuit.gates import DIAGONAL_GATES, ROTATIONS, Angle, Gate, Kind, PauliString
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.circuit.light_cone import LightCone, backward_cone
+from qmtl.circuit.light_cone import LightCone, Walk, backward_cone, gates_by_wire
 from qmtl.circuit.readout import READOUTS, ExpectationZ, PauliStrings, Probabilities, Readout
 from qmtl.circuit.register_encoding import RegisterEncoding
 from qmtl.circuit.registers import Register, default_readout
 
 __all__ = [
     "ANSATZE",
+    "DIAGONAL_GATES",
     "ENCODINGS",
     "ENTANGLERS",
     "READOUTS",
+    "ROTATIONS",
     "Angle",
     "AngleEncoding",
     "Ansatz",
@@ -26,6 +28,7 @@ __all__ = [
     "HeadCircuit",
     "IQPEncoding",
     "IdentityAnsatz",
+    "Kind",
     "LightCone",
     "ParameterCount",
     "PauliString",
@@ -36,11 +39,13 @@ __all__ = [
     "Register",
     "RegisterEncoding",
     "RotationAnsatz",
+    "Walk",
     "backward_cone",
     "count_live_weights",
     "default_readout",
     "entangler_edges",
     "entangler_gates",
+    "gates_by_wire",
     "without_blocks",
     "without_entanglers",
 ]

@@ -1,15 +1,18 @@
 """Gates, angles and Pauli-Z strings: what a head circuit is made of, as plain data."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["DIAGONAL_GATES", "GATE_WIRES", "Angle", "Gate", "PauliString"]
+__all__ = ["DIAGONAL_GATES", "GATE_WIRES", "Angle", "Gate", "Kind", "PauliString"]
 
 # Names and signs are PennyLane's: RX(a) = exp(-i a X / 2), IsingZZ(a) = exp(-i a Z Z / 2).
 GATE_WIRES = {"Hadamard": 1, "RX": 1, "RY": 1, "RZ": 1, "CZ": 2, "CNOT": 2, "IsingZZ": 2}
 ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})
 DIAGONAL_GATES = frozenset({"RZ", "CZ", "IsingZZ"})
+# What an operator may commute with: see `qmtl.circuit.light_cone`.
+Kind = Literal["diagonal", "CNOT", "channel", "other"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,13 @@ class Gate:
     def is_diagonal(self) -> bool:
         """Whether the gate is diagonal in the Z basis (then it commutes with every such gate)."""
         return self.name in DIAGONAL_GATES
+
+    @property
+    def kind(self) -> Kind:
+        """Diagonal, a CNOT, or another gate."""
+        if self.is_diagonal:
+            return "diagonal"
+        return "CNOT" if self.name == "CNOT" else "other"
 
     def owned_by(self, owner: str) -> "Gate":
         """The same gate with its weight assigned to `owner`."""

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from qmtl.circuit.ansatz import Ansatz, RotationAnsatz
@@ -182,6 +183,11 @@ class HeadCircuit:
         """Number of trainable weights of the encoding."""
         return self.encoding.n_weights(self.n_wires)
 
+    @cached_property
+    def n_circuit_weights(self) -> int:
+        """Number of trainable weights of the encoding and of all blocks."""
+        return sum(size for (size,) in self.weight_sizes.values())
+
     def n_weights(self, task: str) -> int:
         """Number of trainable weights of one task's block."""
         register = self.register(task)
@@ -193,6 +199,26 @@ class HeadCircuit:
         """Shapes of the weights: ``"encoding"`` and each task's."""
         tasks = {name: (self.n_weights(name),) for name in self.registers}
         return {"encoding": (self.n_encoding_weights,)} | tasks
+
+    @cached_property
+    def weight_slices(self) -> dict[str, slice]:
+        """Where ``"encoding"`` and each task are in one flat vector of all weights.
+
+        Example:
+            >>> HeadCircuit([Task.binary("a"), Task.binary("b")]).weight_slices["a"]
+            slice(4, 10, None)
+        """
+        return _slices({name: size for name, (size,) in self.weight_sizes.items()})
+
+    @cached_property
+    def output_slices(self) -> dict[str, slice]:
+        """Which columns each task has among the outputs of all tasks side by side.
+
+        Example:
+            >>> HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]).output_slices["b"]
+            slice(1, 4, None)
+        """
+        return _slices({task.name: task.n_outputs for task in self.tasks})
 
     def count_parameters(self) -> ParameterCount:
         """Number of encoding weights, of each task's weights, and of scales (one per task)."""
@@ -276,6 +302,12 @@ class HeadCircuit:
             f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
             f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
         )
+
+
+def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Slices of these sizes, one after the other."""
+    ends = accumulate(sizes.values())
+    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def _check_arguments(method: Callable[..., object], *names: str) -> None:

@@ -10,10 +10,23 @@ the support is flat, so the next CZ on that wire has nothing to act on.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from qmtl.circuit.gates import Gate
+from qmtl.circuit.gates import Gate, Kind
 
-__all__ = ["LightCone", "backward_cone", "gates_by_wire"]
+__all__ = ["Item", "LightCone", "Walk", "backward_cone", "gates_by_wire"]
+
+
+class Item(Protocol):
+    """What an operator may meet: a gate, or a noise channel."""
+
+    @property
+    def wires(self) -> tuple[int, ...]:
+        """Where it is."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it commutes with."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +39,14 @@ class LightCone:
         block: gates of the task's block that matter, in the order of application.
         growth: ``(gate, cone size)`` for each gate that added a wire, last gate of the circuit
             first.
+        positions: places of the encoding's gates that matter among all of them.
     """
 
     wires: tuple[int, ...]
     encoding: tuple[Gate, ...]
     block: tuple[Gate, ...]
     growth: tuple[tuple[Gate, int], ...]
+    positions: tuple[int, ...] = ()
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -39,7 +54,7 @@ class LightCone:
         return self.encoding + self.block
 
 
-def gates_by_wire(gates: Sequence[Gate]) -> dict[int, list[int]]:
+def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
     """Positions of the gates on each wire, ascending."""
     index: dict[int, list[int]] = {}
     for position, gate in enumerate(gates):
@@ -48,53 +63,78 @@ def gates_by_wire(gates: Sequence[Gate]) -> dict[int, list[int]]:
     return index
 
 
-class _Walk:
-    """An operator's support and flat wires while it is taken backwards through gates."""
+class Walk:
+    """An operator's support and flat wires while it is taken backwards through a circuit.
 
-    def __init__(self, measured: Iterable[int], *, diagonal: bool) -> None:
+    Channels are diagonal in the Pauli basis, or turn a Z into the identity: where one meets the
+    support it matters, adds no wire, and leaves flat wires flat.
+
+    Args:
+        measured: wires of the operator.
+        diagonal: whether it is diagonal in the Z basis; if not, it may be anything there.
+        commuting: whether gates that commute with the operator are left out; if not, only gates off
+            its support are (for noise that is not known).
+
+    Attributes:
+        support: wires of the operator.
+        flat: those on which it commutes with Z.
+        growth: ``(gate, size of the support)`` for each gate that added a wire.
+    """
+
+    def __init__(
+        self, measured: Iterable[int], *, diagonal: bool = True, commuting: bool = True
+    ) -> None:
         self.support = set(measured)
-        self.flat = set(self.support) if diagonal else set()
-        self.growth: list[tuple[Gate, int]] = []
+        self.flat = set(self.support) if diagonal and commuting else set()
+        self.growth: list[tuple[Any, int]] = []
+        self._commuting = commuting
 
-    def _commutes(self, gate: Gate) -> bool:
-        meets = self.support.intersection(gate.wires)
+    def _commutes(self, item: Item) -> bool:
+        meets = self.support.intersection(item.wires)
+        if not meets or item.kind == "channel":
+            return not meets
         if not meets <= self.flat:
             return False
-        return not meets or gate.is_diagonal or (gate.name == "CNOT" and gate.wires[1] not in meets)
+        return item.kind == "diagonal" or (item.kind == "CNOT" and item.wires[1] not in meets)
 
-    def _absorb(self, gate: Gate) -> set[int]:
-        added = set(gate.wires) - self.support
+    def _absorb(self, item: Item) -> set[int]:
+        if item.kind == "channel":
+            return set()
+        added = set(item.wires) - self.support
         self.support |= added
-        flat = self.flat | added
-        if gate.is_diagonal or (gate.name == "CNOT" and flat.issuperset(gate.wires)):
-            self.flat = flat
-        elif gate.name == "CNOT":
-            self.flat = flat - {gate.wires[1]}
-        else:
-            self.flat = flat - set(gate.wires)
+        if self._commuting:
+            flat = self.flat | added
+            if item.kind == "diagonal" or (item.kind == "CNOT" and flat.issuperset(item.wires)):
+                self.flat = flat
+            else:
+                self.flat = flat - set(item.wires[1:] if item.kind == "CNOT" else item.wires)
         if added:
-            self.growth.append((gate, len(self.support)))
+            self.growth.append((item, len(self.support)))
         return added
 
     def back_through(
-        self, gates: Sequence[Gate], by_wire: Mapping[int, Sequence[int]]
-    ) -> tuple[Gate, ...]:
-        """Take the operator to before `gates`; the gates that matter, in order of application."""
+        self, items: Sequence[Item], by_wire: Mapping[int, Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Take the operator to before these items; places of those that matter, ascending.
+
+        Args:
+            items: gates and channels in the order of application.
+            by_wire: `gates_by_wire` of them.
+        """
         # Only gates on the support are looked at, so that a cone costs what it holds.
         queue = [-position for wire in self.support for position in by_wire.get(wire, ())]
         heapq.heapify(queue)
-        kept: list[Gate] = []
+        kept: list[int] = []
         previous = None
         while queue:
             position = -heapq.heappop(queue)
             if position == previous:
                 continue
             previous = position
-            gate = gates[position]
-            if self._commutes(gate):
+            if self._commutes(items[position]):
                 continue
-            kept.append(gate)
-            for wire in self._absorb(gate):
+            kept.append(position)
+            for wire in self._absorb(items[position]):
                 for earlier in by_wire[wire]:
                     if earlier < position:
                         heapq.heappush(queue, -earlier)
@@ -125,8 +165,10 @@ def backward_cone(
         >>> backward_cone(gates, [], [50, 51], diagonal=False).wires
         (48, 49, 50, 51, 52, 53)
     """
-    walk = _Walk(measured, diagonal=diagonal)
-    kept_block = walk.back_through(block, gates_by_wire(block))
+    walk = Walk(measured, diagonal=diagonal)
+    kept_block = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
     index = gates_by_wire(encoding) if encoding_by_wire is None else encoding_by_wire
-    kept_encoding = walk.back_through(encoding, index)
-    return LightCone(tuple(sorted(walk.support)), kept_encoding, kept_block, tuple(walk.growth))
+    positions = walk.back_through(encoding, index)
+    kept = tuple(encoding[i] for i in positions)
+    wires, growth = tuple(sorted(walk.support)), tuple(walk.growth)
+    return LightCone(wires, kept, tuple(kept_block), growth, positions)

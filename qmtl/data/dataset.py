@@ -10,8 +10,7 @@ from torch import Tensor
 from qmtl.data.columns import TableColumns
 from qmtl.data.splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks
-from qmtl.tasks.stacked import labelled_rows
+from qmtl.tasks import Task, check_tasks, labelled_rows
 
 __all__ = ["MultiTaskData", "Split", "ThreeSplits", "take_splits"]
 

@@ -16,7 +16,7 @@ from qmtl.hardware.decoding import Observable, TaskReading
 from qmtl.hardware.prepared import Chunk, PreparedRun, Values
 from qmtl.hardware.raw import PubData
 from qmtl.hardware.reading import calibration_register
-from qmtl.heads.quantum import PROBABILITY_FLOOR
+from qmtl.simulators import PROBABILITY_FLOOR
 
 __all__ = ["Decoded", "decode"]
 

@@ -13,7 +13,6 @@ from qmtl.hardware.backends import Backend
 from qmtl.hardware.qiskit import QiskitHeadCircuit, to_qiskit
 from qmtl.hardware.settings import HardwareSettings
 from qmtl.heads import QuantumHead
-from qmtl.heads.features import task_key
 
 __all__ = ["HeadRun", "check_run", "head_circuits", "head_run", "read_wires"]
 
@@ -55,7 +54,8 @@ def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = 
 
 def head_scales(head: QuantumHead) -> dict[str, float]:
     """Each task's factor between outputs and logits."""
-    return {name: float(head.scales[task_key(name)].detach()) for name in head.circuit.registers}
+    scales = head.scales()
+    return dict(zip(head.circuit.registers, scales.detach().tolist(), strict=True))
 
 
 def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:

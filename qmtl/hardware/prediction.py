@@ -12,8 +12,7 @@ from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.hardware.qiskit import QiskitHeadCircuit
 from qmtl.noise import DeviceNoise
-from qmtl.simulators.native import NativeCircuit, native_values
-from qmtl.simulators.noisy_events import Event, Step
+from qmtl.simulators import DeviceStep, Event, NativeCircuit, native_values
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -49,7 +48,7 @@ def predict_transpiled(
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
-            `qmtl.simulators.distributions.distribution_circuit` of it.
+            `qmtl.simulators.distribution_circuit` of it.
         head: it in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
             more), with symbolic features; qubit i is the device's.
@@ -90,7 +89,7 @@ def read_transpiled(
 ) -> NativeCircuit:
     """A transpiled circuit as plain data; see `predict_transpiled`."""
     columns = dict(zip(head.circuit.parameters, head.features, strict=True))
-    steps: list[Step] = []
+    steps: list[DeviceStep] = []
     bits: dict[Any, int] = {}
     measured: set[int] = set()
     for instruction in transpiled.data:
@@ -119,21 +118,21 @@ def read_transpiled(
 
 def _step(
     operation: Any, wires: Wires, columns: Mapping[Any, int | None], dt: float | None
-) -> Step:
+) -> DeviceStep:
     name = operation.name
     if name == "delay":
-        return Step(name, wires, seconds=_seconds(operation.duration, operation.unit, dt))
+        return DeviceStep(name, wires, seconds=_seconds(operation.duration, operation.unit, dt))
     if name in ("barrier", "measure"):
-        return Step(name, wires, seconds=0.0 if name == "barrier" else None)
+        return DeviceStep(name, wires, seconds=0.0 if name == "barrier" else None)
     if name in ROTATIONS:
         terms = _terms(operation.params[0], columns)
         if name == "rz":
-            return Step(name, wires, tuple(_frame(wires, terms)))
+            return DeviceStep(name, wires, tuple(_frame(wires, terms)))
         rotation = ROTATIONS[name]
         gates = [Event(wires, rotation, Angle(features, constant=c)) for features, c in terms]
-        return Step(name, wires, tuple(gates))
+        return DeviceStep(name, wires, tuple(gates))
     if name in FIXED:
-        return Step(name, wires, tuple(FIXED[name](wires)))
+        return DeviceStep(name, wires, tuple(FIXED[name](wires)))
     known = sorted([*FIXED, *ROTATIONS, "barrier", "delay", "measure"])
     raise InvalidInputError(
         f"{name} is not among the native gates known here, {', '.join(known)}: transpile the "
@@ -146,11 +145,6 @@ ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "rzz": "IsingZZ"}
 
 def _one(name: str) -> Callable[[Wires], list[Event]]:
     return lambda wires: [Event(wires, name)]
-
-
-def _cx(wires: Wires) -> list[Event]:
-    flip = Event(wires[1:], "Hadamard")
-    return [flip, Event(wires, "CZ"), flip]
 
 
 def _ecr(wires: Wires) -> list[Event]:
@@ -170,7 +164,7 @@ FIXED: dict[str, Callable[[Wires], list[Event]]] = {
     "sdg": _one("Sdg"),
     "h": _one("Hadamard"),
     "cz": _one("CZ"),
-    "cx": _cx,
+    "cx": _one("CNOT"),
     "ecr": _ecr,
 }
 

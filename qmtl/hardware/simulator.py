@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from math import pi
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
@@ -17,15 +16,22 @@ from qmtl.hardware.local import execute
 from qmtl.hardware.prepare import HeadRun, prepare_head
 from qmtl.hardware.prepared import PreparedRun
 from qmtl.hardware.settings import HardwareSettings
-from qmtl.simulators.parameter_shift import ShiftPlan, shift_plan
-from qmtl.simulators.simulator import check_inputs
+from qmtl.simulators import (
+    Simulator,
+    check_angles,
+    check_weights,
+    joined_weights,
+    shift_plan,
+    shifted_values,
+    weights_by_name,
+)
 
 __all__ = ["HardwareSimulator"]
 
 logger = logging.getLogger("qmtl")
 
 
-class HardwareSimulator:
+class HardwareSimulator(Simulator):
     """Evaluates head circuits on a backend: a device of IBM's, its fake twin, or Aer.
 
     It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
@@ -73,38 +79,44 @@ class HardwareSimulator:
         if not isinstance(backend, str) or not backend.startswith("ibm_"):
             self._open()  # a name that is not known is told here; a device is asked when needed
 
-    def expectation_values(
+    def values(
         self,
         circuit: HeadCircuit,
         angles: Tensor,
-        weights: Mapping[str, Tensor],
+        weights: Tensor,
         tasks: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """Each task's outputs as measured, shape (batch, n_outputs); see `Simulator`.
+    ) -> Tensor:
+        """The tasks' outputs as measured, side by side, shape (batch, outputs); see `Simulator`.
 
         Raises:
             HardwareBudgetError: if the run would cost more than its budget.
             HardwareError: of the service.
         """
-        chosen = check_inputs(circuit, angles, weights, tasks)
-        sizes = [circuit.register(name).readout.n_outputs for name in chosen]
+        chosen = check_angles(circuit, angles, tasks)
+        check_weights(circuit, weights, angles)
         if not chosen or not len(angles):
-            return {name: angles.new_zeros(0, n) for name, n in zip(chosen, sizes, strict=True)}
-        differentiable = [angles, weights["encoding"], *(weights[name] for name in chosen)]
+            sizes = [circuit.register(name).readout.n_outputs for name in chosen]
+            return angles.new_zeros(len(angles), sum(sizes))
         if self.gradient is None or not (
-            torch.is_grad_enabled() and any(value.requires_grad for value in differentiable)
+            torch.is_grad_enabled() and (angles.requires_grad or weights.requires_grad)
         ):
-            measured = self._measure(circuit, angles, weights, chosen)
+            measured = self._outputs(circuit, chosen, weights, angles)
             told = self._refusal(circuit, len(angles), chosen)
-            return {name: _Refused.apply(measured[name], told, *differentiable) for name in chosen}
+            refused: Tensor = _Refused.apply(measured, told, angles, weights)
+            return refused
         plan = shift_plan(circuit)
-        turned = plan.values(angles, weights)
-        found: dict[str, Tensor] = {}
-        for group in _groups(circuit, chosen):
-            wide = _Shifted.apply(turned, self, plan, group)
-            widths = [circuit.register(name).readout.n_outputs for name in group]
-            found |= dict(zip(group, wide.split(widths, dim=1), strict=True))
-        return found
+        turned, none = plan.angles(angles, weights), angles.new_zeros(0)
+
+        def group(names: tuple[str, ...]) -> Tensor:
+            measure = partial(self._outputs, plan.circuit, names, none)
+
+            def shifted(rows: Tensor) -> Tensor:
+                logger.info("parameter shift: %d executions", len(rows) * self.settings.shots)
+                return measure(rows)
+
+            return shifted_values(plan, names, turned, measure(turned), shifted)
+
+        return torch.cat([group(names) for names in _groups(circuit, chosen)], dim=1)
 
     def executions(
         self,
@@ -134,14 +146,15 @@ class HardwareSimulator:
         self,
         circuit: HeadCircuit,
         angles: Tensor,
-        weights: Mapping[str, Tensor],
+        weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> PreparedRun:
         """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
-        chosen = check_inputs(circuit, angles, weights, tasks)
-        return prepare_head(
-            _head_run(circuit, angles, weights, chosen), self._open(), self.settings
-        )
+        chosen = check_angles(circuit, angles, tasks)
+        if not isinstance(weights, Tensor):
+            weights = joined_weights(circuit, weights, chosen, angles)
+        named = weights_by_name(circuit, weights)
+        return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)
 
     def _open(self) -> Backend:
         if self._opened is None:
@@ -158,10 +171,12 @@ class HardwareSimulator:
         decoded = self._run(_head_run(circuit, angles, weights, tasks))
         return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
 
-    def _outputs(self, plan: ShiftPlan, tasks: tuple[str, ...], turned: Tensor) -> Tensor:
-        """Outputs of all tasks side by side, (samples, outputs), at these angles of rotations."""
-        none = dict.fromkeys(("encoding", *tasks), turned.new_zeros(0))
-        values = self._measure(plan.circuit, turned, none, tasks)
+    def _outputs(
+        self, circuit: HeadCircuit, tasks: tuple[str, ...], weights: Tensor, angles: Tensor
+    ) -> Tensor:
+        """Measured outputs of the tasks side by side, (samples, outputs)."""
+        named = weights_by_name(circuit, weights.detach())
+        values = self._measure(circuit, angles.detach(), named, tasks)
         return torch.cat([values[name] for name in tasks], dim=1)
 
     def _run(self, run: HeadRun) -> Decoded:
@@ -222,39 +237,6 @@ class _Refused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         raise InvalidInputError(ctx.told)
-
-
-class _Shifted(torch.autograd.Function):
-    """Measured values with gradients by parameter shift, all tasks from the same circuits."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        turned: Tensor,
-        simulator: HardwareSimulator,
-        plan: ShiftPlan,
-        tasks: tuple[str, ...],
-    ) -> Tensor:
-        ctx.save_for_backward(turned)
-        ctx.settings = (simulator, plan, tasks)
-        return simulator._outputs(plan, tasks, turned)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        (turned,) = ctx.saved_tensors
-        simulator, plan, tasks = ctx.settings
-        columns = sorted({i for task in tasks for i in plan.needed[task]})
-        one = torch.eye(turned.shape[1]).to(turned)[columns] * (pi / 2)
-        rows = turned[:, None, None] + torch.stack([one, -one], 1)
-        logger.info(
-            "parameter shift: %d executions", rows[..., 0].numel() * simulator.settings.shots
-        )
-        values = simulator._outputs(plan, tasks, rows.reshape(-1, turned.shape[1]))
-        pairs = values.reshape(len(turned), len(columns), 2, -1)
-        slopes = torch.zeros_like(turned)
-        slopes[:, columns] = ((pairs[:, :, 0] - pairs[:, :, 1]) / 2 * gradient[:, None]).sum(-1)
-        return slopes, None, None, None
 
 
 def _head_run(

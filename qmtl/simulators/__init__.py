@@ -1,36 +1,81 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.simulators.explain import Explanation
-from qmtl.simulators.lightcone import LightConeSimulator
-from qmtl.simulators.simulator import Simulator
+from qmtl.simulators._explain import Explanation
+from qmtl.simulators._lightcone import LightConeSimulator
+from qmtl.simulators._contract import (
+    ANGLE_MAPS,
+    PROBABILITY_FLOOR,
+    AngleMap,
+    Dependencies,
+    Simulator,
+    check_angles,
+    check_weights,
+    joined_weights,
+    output_layout,
+    to_logits,
+    weights_by_name,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from qmtl.circuit.head_circuit import HeadCircuit
-    from qmtl.simulators.noisy import NoisySimulator
-    from qmtl.simulators.pennylane import PennyLaneSimulator
-    from qmtl.simulators.shots import ShotSimulator
+    from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
+    from qmtl.simulators._extrapolation import METHODS, ExtrapolatedSimulator, extrapolated
+    from qmtl.simulators._noisy import NoisySimulator, native_values
+    from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
+    from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
+    from qmtl.simulators._shots import (
+        Estimate,
+        ShotSimulator,
+        distribution_circuit,
+        output_matrix,
+    )
 
 __all__ = [
+    "ANGLE_MAPS",
+    "METHODS",
+    "PROBABILITY_FLOOR",
+    "AngleMap",
+    "Dependencies",
+    "DeviceStep",
+    "Estimate",
+    "Event",
     "Explanation",
+    "ExtrapolatedSimulator",
     "LightConeSimulator",
+    "NativeCircuit",
     "NoisySimulator",
     "PennyLaneSimulator",
+    "ShiftPlan",
     "ShotSimulator",
     "Simulator",
+    "check_angles",
+    "check_weights",
+    "device_names",
+    "distribution_circuit",
     "explained",
+    "extrapolated",
     "joined_values",
+    "joined_weights",
+    "native_values",
+    "output_layout",
+    "output_matrix",
+    "shift_plan",
+    "shifted_values",
     "simulator_for",
     "simulator_from_dict",
     "simulator_to_dict",
+    "task_qnode",
+    "to_logits",
+    "weights_by_name",
 ]
 
 # Entry points that offer simulators: those of hardware, which this package may not import.
@@ -51,7 +96,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
     if not isinstance(name, str):
         if not isinstance(name, Simulator):
             raise InvalidInputError(
-                f"simulator must be a name, or an object with expectation_values, got {name!r}"
+                f"simulator must be a name or a Simulator, got {name!r}"
             )
         return name
     if name == "lightcone":
@@ -60,8 +105,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
         if name == point.name or (point.name.endswith("_") and name.startswith(point.name)):
             found: Simulator = point.load()(name)
             return found
-    from qmtl.simulators.pennylane import PennyLaneSimulator
-    from qmtl.simulators.qnodes import device_names
+    from qmtl.simulators._pennylane import PennyLaneSimulator, device_names
 
     if name not in device_names():
         raise unknown_name("simulator", name, ["lightcone", *device_names()])
@@ -111,13 +155,6 @@ def explained(
         >>> explained(LightConeSimulator(), circuit, 32, torch.float32).n_wires
         2
     """
-    from qmtl.simulators.noisy import NoisySimulator
-    from qmtl.simulators.shots import ShotSimulator
-
-    if isinstance(simulator, ShotSimulator):
-        return explained(simulator.base, circuit, batch_size, dtype)
-    if not isinstance(simulator, LightConeSimulator | NoisySimulator):
-        simulator = LightConeSimulator()
     return simulator.explain(circuit, batch_size, dtype)
 
 
@@ -131,28 +168,10 @@ def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
         >>> simulator_to_dict(LightConeSimulator(engine="eager"))
         {'type': 'lightcone', 'max_memory': None, 'engine': 'eager'}
     """
-    from qmtl.simulators.noisy import NoisySimulator
-    from qmtl.simulators.shots import ShotSimulator
-
-    if isinstance(simulator, LightConeSimulator):
+    if type(simulator) is LightConeSimulator:
         settings = {"max_memory": simulator.max_memory, "engine": simulator.engine}
         return {"type": "lightcone", **settings}
-    if isinstance(simulator, NoisySimulator):
-        noise = simulator.noise.to_dict()
-        return {"type": "noisy", "noise": noise, "max_memory": simulator.max_memory}
-    if isinstance(simulator, ShotSimulator):
-        base = simulator_to_dict(simulator.base)
-        drawn = {"shots": simulator.shots, "seed": simulator.seed, "gradient": simulator.gradient}
-        return {"type": "shots", "base": base, **drawn}
-    # Whoever has made a PennyLane simulator has imported PennyLane.
-    module = sys.modules.get("qmtl.simulators.pennylane")
-    if module is None or not isinstance(simulator, module.PennyLaneSimulator):
-        raise InvalidInputError(
-            f"the simulator {simulator!r} is not one of qmtl's and cannot be saved; "
-            f"save head.with_simulator('lightcone')"
-        )
-    settings = {"diff_method": simulator.diff_method, "options": simulator.options}
-    return {"type": "pennylane", "device": simulator.device, **settings}
+    return simulator.to_dict()
 
 
 def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
@@ -163,11 +182,11 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         return LightConeSimulator(**settings)
     if kind == "noisy":
         from qmtl.noise import DeviceNoise
-        from qmtl.simulators.noisy import NoisySimulator
+        from qmtl.simulators._noisy import NoisySimulator
 
         return NoisySimulator(DeviceNoise.from_dict(settings["noise"]), settings["max_memory"])
     if kind == "shots":
-        from qmtl.simulators.shots import ShotSimulator
+        from qmtl.simulators._shots import ShotSimulator
 
         base = simulator_from_dict(settings["base"])
         # Models saved before there was a choice do not say.
@@ -175,24 +194,36 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         return ShotSimulator(base, settings["shots"], settings["seed"], gradient)
     if kind != "pennylane":
         raise unknown_name("simulator", kind, ["lightcone", "noisy", "pennylane", "shots"])
-    from qmtl.simulators.pennylane import PennyLaneSimulator
+    from qmtl.simulators._pennylane import PennyLaneSimulator
 
     options = settings["options"]
     return PennyLaneSimulator(settings["device"], diff_method=settings["diff_method"], **options)
 
 
+# What most do not need, or what takes long to import, by the module that has it.
+_LAZY = {
+    "DeviceStep": "_events",
+    "Estimate": "_shots",
+    "Event": "_events",
+    "ExtrapolatedSimulator": "_extrapolation",
+    "METHODS": "_extrapolation",
+    "NativeCircuit": "_events",
+    "NoisySimulator": "_noisy",
+    "PennyLaneSimulator": "_pennylane",
+    "ShiftPlan": "_parameter_shift",
+    "ShotSimulator": "_shots",
+    "device_names": "_pennylane",
+    "distribution_circuit": "_shots",
+    "extrapolated": "_extrapolation",
+    "native_values": "_noisy",
+    "output_matrix": "_shots",
+    "shift_plan": "_parameter_shift",
+    "shifted_values": "_parameter_shift",
+    "task_qnode": "_pennylane",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # PennyLane takes seconds to import; the others are not needed by most.
-    if name == "PennyLaneSimulator":
-        from qmtl.simulators.pennylane import PennyLaneSimulator
-
-        return PennyLaneSimulator
-    if name == "NoisySimulator":
-        from qmtl.simulators.noisy import NoisySimulator
-
-        return NoisySimulator
-    if name == "ShotSimulator":
-        from qmtl.simulators.shots import ShotSimulator
-
-        return ShotSimulator
-    raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
+    return getattr(import_module(f"qmtl.simulators.{_LAZY[name]}"), name)

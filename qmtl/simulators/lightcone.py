@@ -18,6 +18,7 @@ from qmtl.simulators.engine_choice import choose_plan, engine_of
 from qmtl.simulators.explain import Explanation
 from qmtl.simulators.memory import check_chain, fitted, memory_limit
 from qmtl.simulators.plan import Group, Plan, build_plan
+from qmtl.simulators._bridge import _Bridge
 from qmtl.simulators.simulator import check_angles, checked_weights, stacked_weights
 
 __all__ = ["LightConeSimulator"]
@@ -29,7 +30,7 @@ LONG_CHAIN = 9
 ENGINES = ("compiled", "eager")
 
 
-class LightConeSimulator:
+class LightConeSimulator(_Bridge):
     """Exact, batched simulation of head circuits on the tasks' light cones.
 
     A task's outputs depend only on the gates and wires of its backward light cone, so each task is
@@ -94,7 +95,7 @@ class LightConeSimulator:
         limit = memory_limit(torch.device("cpu"), self.max_memory)
         return Explanation.of(circuit, plan, engines, batch_size, dtype, limit)
 
-    def expectation_values(
+    def _by_task(
         self,
         circuit: HeadCircuit,
         angles: Tensor,

@@ -2,43 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn, Protocol, cast, runtime_checkable
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
+
+from qmtl.simulators._contract import Simulator
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["Simulator", "check_angles", "check_inputs", "checked_weights", "stacked_weights"]
-
-
-@runtime_checkable
-class Simulator(Protocol):
-    """A way to evaluate head circuits.
-
-    Implementations are differentiable by torch in angles and weights, compute in the angles'
-    precision, accept any batch size, and are deterministic unless they sample shots.
-    """
-
-    def expectation_values(
-        self,
-        circuit: HeadCircuit,
-        angles: Tensor,
-        weights: Mapping[str, Tensor],
-        tasks: Sequence[str] | None = None,
-    ) -> dict[str, Tensor]:
-        """Each task's outputs, shape (batch, n_outputs): Z values or probabilities.
-
-        Args:
-            circuit: the head circuit.
-            angles: encoding angles in radians, shape (batch, n_features).
-            weights: ``"encoding"`` and the tasks' names to flat vectors, in gate order.
-            tasks: the tasks to evaluate; None for all.
-
-        Raises:
-            InvalidInputError: for angles or weights of another shape or type, or unknown tasks.
-        """
 
 
 def check_inputs(

@@ -4,8 +4,13 @@ Missing labels are NaN in float targets and -100 in integer targets. They never 
 gradient or a metric.
 """
 
+from qmtl.tasks._layout import TaskLayout, labelled_rows, task_layout
 from qmtl.tasks.kinds import MISSING, Kind
+from qmtl.tasks.scores import evaluate_all, evaluate_joined
 from qmtl.tasks.sequence import check_tasks
 from qmtl.tasks.task import Task
 
-__all__ = ["MISSING", "Kind", "Task", "check_tasks"]
+__all__ = [
+    "MISSING", "Kind", "Task", "TaskLayout", "check_tasks", "evaluate_all", "evaluate_joined",
+    "labelled_rows", "task_layout",
+]  # fmt: skip

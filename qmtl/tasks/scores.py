@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
+from qmtl.tasks._layout import TaskLayout, alike
 from qmtl.tasks.column_scores import binary_scores, class_scores, number_scores
 from qmtl.tasks.kinds import is_flat, metric_names
 from qmtl.tasks.labels import read_labels
 from qmtl.tasks.metrics import silence
-from qmtl.tasks.stacked import alike
 
 if TYPE_CHECKING:
     from qmtl.tasks.task import Task
 
-__all__ = ["evaluate", "evaluate_all"]
+__all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
 
 # Entries to work on at a time: many tasks of many rows must not take many times their memory.
 CHUNK = 2**22
@@ -73,6 +73,45 @@ def evaluate_all(
             scores = _evaluate_alike(some, given, labels)
             found |= zip((task.name for task in some), scores, strict=True)
     return {task.name: found[task.name] for task in tasks}
+
+
+def evaluate_joined(
+    layout: TaskLayout, predictions: Tensor, targets: Tensor
+) -> dict[str, dict[str, float]]:
+    """`evaluate_all` of joined tensors, whose labels have been checked before.
+
+    Args:
+        layout: of the tasks.
+        predictions: (N, outputs), as from `Task.activation`.
+        targets: (N, columns), NaN where missing.
+
+    Returns:
+        Task name → metric name → value.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> layout = TaskLayout([Task.binary(name, metrics=("accuracy",)) for name in "ab"])
+        >>> predictions = torch.tensor([[0.9, 0.9], [0.2, 0.2]])
+        >>> evaluate_joined(layout, predictions, torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+        {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
+    """
+    predictions, targets = predictions.cpu().double(), targets.cpu().double()
+    found: dict[str, dict[str, float]] = {}
+    for group in layout.groups(predictions.device):
+        n_tasks, n_rows = len(group.tasks), len(predictions)
+        given, labels = (
+            columns(joined).unflatten(1, (n_tasks, columns.n // n_tasks)).transpose(0, 1)
+            for columns, joined in ((group.outputs, predictions), (group.columns, targets))
+        )
+        size = max(1, CHUNK // max(1, n_rows * group.n_outputs))
+        for same in alike(metric_names(layout.tasks[i]) for i in group.tasks):
+            for start in range(0, len(same), size):
+                some = same[start : start + size]
+                chosen = slice(None) if len(some) == n_tasks else some
+                tasks = [layout.tasks[group.tasks[i]] for i in some]
+                scores = _evaluate_alike(tasks, given[chosen], labels[chosen])
+                found |= zip((task.name for task in tasks), scores, strict=True)
+    return {task.name: found[task.name] for task in layout.tasks}
 
 
 def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:

@@ -8,29 +8,49 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.model import MultiTaskModel
-from qmtl.tasks.scores import evaluate_all
-from qmtl.tasks.stacked import stacked_loss_terms
-from qmtl.training.batches import to_device
+from qmtl.tasks import evaluate_all, evaluate_joined, task_layout
+from qmtl.training._batches import to_device
 
-__all__ = ["baseline_metrics", "evaluate", "score"]
+__all__ = ["baseline_metrics", "evaluate", "joined_scores", "score"]
 
 Metrics = dict[str, dict[str, float]]
+
+
+def joined_scores(model: MultiTaskModel, logits: Tensor, targets: Tensor) -> Metrics:
+    """Loss and metrics of every task, from joined logits and targets of whole splits.
+
+    A task without labels has the loss NaN.
+    """
+    layout = task_layout(model.tasks)
+    mean, std = model.target_scale()
+    terms = layout.loss_terms(logits, (targets - mean) / std)
+    sums, counts = (part.tolist() for part in terms)
+    column = layout.column_of_output.to(logits.device)
+    predictions = layout.activation(logits) * std[column] + mean[column]
+    scores = evaluate_joined(layout, predictions, targets)
+    return {
+        task.name: {"loss": total / count if count else math.nan, **scores[task.name]}
+        for task, total, count in zip(layout.tasks, sums, counts, strict=True)
+    }
 
 
 def score(
     model: MultiTaskModel, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]
 ) -> Metrics:
-    """Loss and metrics of every task, from logits of whole splits.
+    """`joined_scores` by task: from each task's logits and canonical targets.
 
-    A task without labels has the loss NaN.
+    Raises:
+        InvalidInputError: a label or a shape does not fit; the task is named.
     """
+    metrics = {}
     tasks = [task for task in model.tasks if task.name in logits]
-    terms = stacked_loss_terms(tasks, logits, model.standardise_all(targets)).tolist()
-    metrics = evaluate_all(tasks, model.predictions(logits), targets)
-    return {
-        task.name: {"loss": total / count if count else math.nan, **metrics[task.name]}
-        for task, (total, count) in zip(tasks, terms, strict=True)
-    }
+    scores = evaluate_all(tasks, model.predictions(logits), targets)
+    for task in tasks:
+        wanted = model.standardise(task, targets[task.name])
+        total, count = task.loss_terms(logits[task.name], wanted)
+        loss = float(total / count) if count else math.nan
+        metrics[task.name] = {"loss": loss, **scores[task.name]}
+    return metrics
 
 
 @torch.no_grad()
@@ -50,12 +70,13 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     model.eval()
     reference = next(model.parameters())
     try:
-        parts = [model(chunk.to(reference)) for chunk in split.inputs.split(batch_size)]
+        parts = [
+            model(chunk.to(reference), joined=True) for chunk in split.inputs.split(batch_size)
+        ]
     finally:
         model.train(was_training)
-    logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    targets = to_device(split.targets, reference.device)
-    return score(model, logits, targets)
+    targets = task_layout(model.tasks).join_targets(split.targets)
+    return joined_scores(model, torch.cat(parts), to_device(targets, reference.device))
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:

@@ -15,7 +15,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
-from qmtl.tasks.stacked import labelled_rows
+from qmtl.tasks import labelled_rows
+from qmtl.training._batches import MultiTaskDataModule
+from qmtl.training._combine import rehearse
+from qmtl.training._module import MultiTaskModule
 from qmtl.training.checkpoints import (
     BEST,
     LAST,
@@ -24,11 +27,8 @@ from qmtl.training.checkpoints import (
     last_checkpoint,
     read_checkpoint,
 )
-from qmtl.training.combine import rehearse
-from qmtl.training.datamodule import MultiTaskDataModule
 from qmtl.training.evaluate import baseline_metrics, evaluate
 from qmtl.training.guards import plain_interrupt, quiet_libraries
-from qmtl.training.module import MultiTaskModule
 from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings, settings_from
@@ -110,7 +110,8 @@ def _fit(
         module = MultiTaskModule(model, settings)
         if saved is not None:
             # Lightning would load these too, but with errors of torch's own.
-            module.on_load_checkpoint(saved)
+            with quiet_libraries():
+                module.on_load_checkpoint(saved)
             _load_weights(module, saved)
         started = time.perf_counter()
         if saved is not None and is_finished(saved, settings):
@@ -191,7 +192,7 @@ def _check_steps(model: MultiTaskModel, data: MultiTaskData, settings: TrainingS
     plan = MultiTaskDataModule(data, settings).plan
     steps = (rows for epoch in range(settings.max_epochs) for rows in plan.epoch(epoch))
     for step, rows in enumerate(steps):
-        module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten().tolist(), step)
+        module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten(), step)
 
 
 def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:

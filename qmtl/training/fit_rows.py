@@ -12,10 +12,10 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
-from qmtl.training.datamodule import MultiTaskDataModule
+from qmtl.training._batches import MultiTaskDataModule
+from qmtl.training._module import MultiTaskModule
 from qmtl.training.fit import check_parts, set_target_scales
 from qmtl.training.guards import plain_interrupt, quiet_libraries
-from qmtl.training.module import MultiTaskModule
 from qmtl.training.settings import TrainingSettings
 
 __all__ = ["RowsFit", "fit_rows"]

@@ -57,8 +57,9 @@ class HistoryLog(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write what is new."""
-        self._write_rows(pl_module.history[self._done :])
-        self._done = len(pl_module.history)
+        rows = pl_module.history
+        self._write_rows(rows[self._done :])
+        self._done = len(rows)
 
     def write_result(self, result: "Result") -> None:
         """Write the test metrics, and the epochs of a run that had nothing left to train."""

@@ -99,8 +99,9 @@ def fit_each_task(
         results.append(
             fit_one(part.model, part.data, part.settings, checkpoints=folder, resume=started)
         )
-        for name, value in part.model.named_buffers(recurse=False):
-            model.get_buffer(name).copy_(value)
+        state = part.model.state_dict()
+        scales = {key: value for key, value in state.items() if key.startswith("target_")}
+        model.load_state_dict(scales, strict=False)
     model.to("cpu").eval()
     return _together(model, results, None if checkpoints is None else Path(checkpoints))
 

@@ -18,8 +18,7 @@ from qmtl.hardware.compare import compare
 from qmtl.hardware.local import _packed
 from qmtl.hardware.raw import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.heads import QuantumHead
-from qmtl.heads.features import task_key
-from qmtl.heads.quantum import PROBABILITY_FLOOR
+from qmtl.simulators import PROBABILITY_FLOOR
 from qmtl.tasks import Task
 from tests.hardware.samples import deviations, features, small_head
 
@@ -151,7 +150,7 @@ def test_probabilities_of_strings_are_clipped_and_renormalised():
 def test_logits_are_those_of_the_head():
     head = small_head()
     with torch.no_grad():
-        head.scales[task_key("my task")].fill_(3.0)
+        head.scales["my task"].fill_(3.0)
     _, _, decoded = run_on("aer", head, n=2)
     told = {name: torch.from_numpy(values).float() for name, values in decoded.values.items()}
     for name, logits in head.logits(told).items():

@@ -107,7 +107,7 @@ def test_parameter_shift_from_exact_values_is_the_gradient(name, monkeypatch):
 
     def gradients(of):
         loss = sum((out**2).sum() for out in of(x).values())
-        sources = [x, *(p for p in (of.encoding, *of.blocks.values()) if p.requires_grad)]
+        sources = [x, *(p for p in (of.encoding, of.blocks.parameter) if p.requires_grad)]
         return torch.autograd.grad(loss, sources, allow_unused=True)
 
     simulator = HardwareSimulator("aer", gradient="parameter-shift")
@@ -126,7 +126,7 @@ def test_parameter_shift_from_shots():
     def gradient(of):
         of.zero_grad()
         sum(out.sum() for out in of(x).values()).backward()
-        return torch.cat([p.grad.ravel() for p in (of.encoding, *of.blocks.values())])
+        return torch.cat([p.grad.ravel() for p in (of.encoding, of.blocks.parameter)])
 
     shots = 4000
     simulator = HardwareSimulator("aer", shots=shots, seed=1, gradient="parameter-shift")

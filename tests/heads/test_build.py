@@ -64,11 +64,14 @@ class TestCounts:
     @pytest.mark.parametrize("kind", ALL_TYPES)
     def test_partition(self, kind):
         head = rival(kind)
-        parts = list(head.shared_parameters())
-        for task in head.tasks:
-            parts += head.task_parameters(task.name)
+        own = [rows.parameter for rows in head.task_rows()]
+        parts = [*head.shared_parameters(), *own]
         assert len({id(p) for p in parts}) == len(parts)
-        assert {id(p) for p in parts} == {id(p) for p in head.parameters() if p.numel()}
+        assert {id(p) for p in parts if p.numel()} == {
+            id(p) for p in head.parameters() if p.numel()
+        }
+        # Single-task heads have parameters of their own; the others one for all tasks.
+        assert kind.startswith("single") or len(list(head.parameters())) <= 4
 
 
 class TestLogits:
@@ -115,11 +118,12 @@ class TestLogits:
             (x * torch.nan, None, "5 of 5 samples"),
             (x, ["t9"], "unknown task 't9'"),
             (x, "t0", "sequence of names, got the string 't0'"),
+            (x, ["t0", "t0"], "tasks must be distinct"),
         ]:
             with pytest.raises(InvalidInputError, match=message):
                 head(features, tasks=tasks)
         with pytest.raises(InvalidInputError, match="unknown task 'x'"):
-            head.task_parameters("x")
+            head.freeze("x")
 
 
 class TestSeeds:
@@ -130,9 +134,10 @@ class TestSeeds:
         assert torch.equal(torch.get_rng_state(), state)
         first, second, other = (list(head.parameters()) for head in heads)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        drawn = [p.numel() > 1 for p in first]
-        for a, b, several in zip(first, other, drawn, strict=True):
-            assert not several or not torch.equal(a, b)
+        names = [name for name, _ in heads[0].named_parameters()]
+        drawn = [p.numel() and "scales" not in n for n, p in zip(names, first, strict=True)]
+        for a, b, is_drawn in zip(first, other, drawn, strict=True):
+            assert not is_drawn or not torch.equal(a, b)
         torch.manual_seed(7)
         free = rival(kind, seed=None)
         torch.manual_seed(7)
@@ -149,8 +154,14 @@ class TestSeeds:
             options = HeadOptions(rank=2, seed=0)
             heads = [build_head(kind, head_circuit(ts), options) for ts in (tasks, others)]
         for task in tasks:
-            first, second = (head.task_parameters(task.name) for head in heads)
+            first, second = (own_values(head, task.name) for head in heads)
+            assert first
             assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def own_values(head, task):
+    """A task's slices of the head's parameters."""
+    return [rows[task] for rows in head.task_rows() if task in rows.slices]
 
 
 def head_circuit(tasks):
@@ -163,10 +174,10 @@ class TestGradients:
         head = rival(kind)
         x = features_for(head)
         head(x, tasks=["t1"])["t1"].square().sum().backward()
-        own = {id(p) for p in head.task_parameters("t1") + head.shared_parameters()}
-        for name, parameter in head.named_parameters():
-            if id(parameter) not in own:
-                assert parameter.grad is None or not parameter.grad.any(), name
+        for rows in head.task_rows():
+            gradient = rows.parameter.grad
+            for name, where in rows.slices.items():
+                assert name == "t1" or gradient is None or not gradient[where].any()
 
     @pytest.mark.parametrize(
         "kind", [k for k in ALL_TYPES if k not in ("quantum-no-block", "quantum-no-entangler")]
@@ -184,14 +195,14 @@ class TestGradients:
     def test_ablations_keep_weights_without_effect(self, kind):
         head = rival(kind)
         sum(value.square().sum() for value in head(features_for(head)).values()).backward()
-        weights = [p for p in (head.encoding, *head.blocks.values()) if p.numel()]
+        weights = [p for p in (head.encoding, head.blocks.parameter) if p.numel()]
         effective = sum(int((p.grad != 0).sum()) for p in weights)
         assert effective == count_live_weights(head.circuit) < numel(weights)
 
     def test_frozen(self):
         head = rival("quantum-frozen")
         trainable = [name for name, p in head.named_parameters() if p.requires_grad]
-        assert trainable == [f"scales.task_t{i}" for i in range(4)]
+        assert trainable == ["scales.parameter"]
         x = features_for(head).requires_grad_()
         sum(value.sum() for value in head(x).values()).backward()
         assert x.grad.any(dim=0).all()

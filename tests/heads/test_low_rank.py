@@ -6,8 +6,7 @@ import torch
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.heads import LowRankLinearHead
-from qmtl.heads.counts import low_rank_count
-from qmtl.heads.low_rank import closest_low_rank
+from qmtl.heads._low_rank import closest_low_rank, low_rank_count
 from qmtl.tasks import Task
 from tests.heads.rival_samples import mixed_tasks
 
@@ -21,9 +20,8 @@ def test_is_a_dense_head_of_low_rank(bias):
     logits = head(x)
     rows = []
     for task in tasks:
-        layer = head.layers[f"task_{task.name}"]
-        weight = layer.weight @ head.projection.weight
-        offset = layer.bias if bias else torch.zeros(task.n_outputs).double()
+        weight = head.layers.weight[task.name] @ head.projection.weight
+        offset = head.layers.bias[task.name] if bias else torch.zeros(task.n_outputs).double()
         torch.testing.assert_close(logits[task.name], x @ weight.T + offset)
         torch.testing.assert_close(zero[task.name][0], offset)
         rows.append(weight)
@@ -32,7 +30,7 @@ def test_is_a_dense_head_of_low_rank(bias):
 
 def test_initial_weights_are_those_of_torch():
     head = LowRankLinearHead([Task.binary(f"t{i}") for i in range(300)], 400, rank=25, seed=0)
-    weights = torch.cat([layer.weight for layer in head.layers.values()])
+    weights = head.layers.weight.parameter
     for values, width in [(head.projection.weight, 400), (weights, 25)]:
         assert values.abs().max() <= width**-0.5
         assert float(values.detach().std()) == pytest.approx((3 * width) ** -0.5, rel=0.03)

@@ -68,11 +68,11 @@ class TestPerTask:
                 wires_per_task=len(wires),
                 readouts={"z": ExpectationZ(len(wires))},
             )
-            key = f"task_{task.name}"
             angles = torch.pi * torch.tanh(x[:, list(wires)] / 2)
-            weights = {"encoding": head.encodings[key], "z": head.blocks[key]}
+            weights = {"encoding": head.encodings[task.name], "z": head.blocks[task.name]}
             values = head.simulator.expectation_values(alone, angles, weights)["z"]
-            torch.testing.assert_close(logits[task.name], head.layers[key](values))
+            weight, bias = head.layers.weight[task.name], head.layers.bias[task.name]
+            torch.testing.assert_close(logits[task.name], values @ weight.T + bias)
 
     @pytest.mark.parametrize("layout", ["partitioned", "shared"])
     def test_features_that_a_task_sees(self, layout):
@@ -127,8 +127,7 @@ def test_no_dead_weight(kind):
     head = HEADS[kind]("lightcone").double()
     circuit = head.separate if kind == "per task" else head.circuit
     given = (
-        {"encoding": torch.cat(list(head.encodings.values()))}
-        | {task.name: head.blocks[f"task_{task.name}"] for task in circuit.tasks}
+        {"encoding": head.encodings(), **head.blocks.by_name()}
         if kind == "per task"
         else {"encoding": head.encoding, "wires": head.block}
     )

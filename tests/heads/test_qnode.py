@@ -38,11 +38,11 @@ def test_gradients_reach_the_heads_parameters():
     head = QuantumHead(CIRCUIT, seed=0).double()
     angles = head.angles(features(dtype=torch.float64, batch=1))[0]
     head.to_qnode()(angles)["cola"][0].backward()
-    found = head.encoding.grad.clone(), head.blocks["task_cola"].grad.clone()
+    found = head.encoding.grad.clone(), head.blocks.parameter.grad.clone()
     head.zero_grad()
     head.expectation_values(angles[None], ["cola"])["cola"].sum().backward()
     torch.testing.assert_close(found[0], head.encoding.grad)
-    torch.testing.assert_close(found[1], head.blocks["task_cola"].grad)
+    torch.testing.assert_close(found[1], head.blocks.parameter.grad)
 
 
 @pytest.mark.parametrize(

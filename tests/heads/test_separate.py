@@ -20,8 +20,8 @@ def test_parts_of_the_features():
     assert torch.equal(logits["b"], heads[1](x[:, 3:])["b"])
     (gradient,) = torch.autograd.grad(logits["a"].sum(), x)
     assert not gradient[:, 3:].any()
-    assert head.shared_parameters() == []
-    assert head.task_parameters("b") == [heads[1].encoding, *heads[1].task_parameters("b")]
+    assert head.shared_parameters() == [heads[1].encoding]
+    assert head.task_rows() == [*heads[0].task_rows(), *heads[1].task_rows()]
 
 
 @pytest.mark.parametrize(

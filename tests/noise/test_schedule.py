@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from qmtl.circuit import AngleEncoding, HeadCircuit
 from qmtl.errors import InvalidInputError
-from qmtl.noise import Channel, CoherentError, DeviceNoise, Relaxation, Timing
-from qmtl.noise.schedule import idle_times
-from qmtl.simulators.noisy import NoisySimulator
+from qmtl.noise import Channel, CoherentError, DeviceNoise, Relaxation, Timing, idle_times
+from qmtl.simulators import NoisySimulator
 from qmtl.tasks import Task
 
 RELAX = {0: Relaxation(4e-6, 3e-6, 0.1), 3: Relaxation(9e-6, 12e-6)}

@@ -21,10 +21,13 @@ from qmtl.circuit import (
 )
 from qmtl.circuit.gates import Angle
 from qmtl.errors import InvalidInputError
-from qmtl.simulators import LightConeSimulator, simulator_for
-from qmtl.simulators.chain import chain_applies, chain_cost, chain_values
-from qmtl.simulators.chain_cost import CHUNK_BYTES
-from qmtl.simulators.distributions import distribution_circuit
+from qmtl.simulators import _chain, distribution_circuit, simulator_for
+from qmtl.simulators._angles import TableBuilder
+from qmtl.simulators._autograd import Program
+from qmtl.simulators._chain import CHUNK_BYTES, ChainEngine, chain_applies
+from qmtl.simulators._contract import check_tasks
+from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
+from qmtl.simulators._plan import build_plan
 from qmtl.tasks import Task
 from tests.laws import (
     assert_gradients_stay_in_cone,
@@ -37,11 +40,22 @@ from tests.laws import (
 from tests.strategies import binary_tasks, head_circuits, random_angles, random_case, random_weights
 
 
-class ChainSimulator:
-    """`chain_values` as a simulator, for the laws."""
+class ChainSimulator(LightConeSimulator):
+    """Runs all tasks as a chain, whatever their cones are."""
 
-    def expectation_values(self, circuit, angles, weights, tasks=None):
-        return chain_values(circuit, angles, weights, tasks)
+    def _new(self, circuit, tasks, joint):
+        names, builder = check_tasks(circuit, tasks), TableBuilder()
+        engine = ChainEngine(circuit, names, names, builder)
+        plan = build_plan(circuit, names, names, builder=builder)
+        return _Prepared(plan, [engine], Program(plan.table, [engine], plan.n_outputs))
+
+
+def chain_values(circuit, angles, weights, tasks=None):
+    return ChainSimulator().expectation_values(circuit, angles, weights, tasks)
+
+
+def engine_of(circuit, tasks=None):
+    return ChainSimulator()._prepare(circuit, tasks).engines[0]
 
 
 CHAIN = ChainSimulator()
@@ -182,10 +196,10 @@ def test_tasks_keep_to_themselves(entangler):
 
 @pytest.mark.parametrize(
     ("entangler", "n_layers", "chunk"),
-    [("cnot_line", 2, 2**29), ("cnot_ring", 2, 2**29), ("cnot_ring", 1, 1)],
+    [("cnot_line", 2, 2**29), ("cnot_ring", 2, 2**29), ("cnot_ring", 2, 1)],
 )
 def test_second_derivatives(monkeypatch, entangler, n_layers, chunk):
-    monkeypatch.setattr("qmtl.simulators.chain_cost.CHUNK_BYTES", chunk)
+    monkeypatch.setattr(_chain, "CHUNK_BYTES", chunk)
     encoding = AngleEncoding(n_layers=n_layers, entangler=entangler)
     circuit = HeadCircuit(binary_tasks(2), encoding)
     weights = random_weights(circuit, grad=True)
@@ -203,10 +217,8 @@ def test_chunks_do_not_matter(monkeypatch):
     circuit = HeadCircuit(MIXED, AngleEncoding(entangler="cnot_ring"))
     angles, weights = random_angles(circuit, 5), random_weights(circuit)
     expected = vjp(CHAIN, circuit, angles, weights)
-    monkeypatch.setattr(
-        "qmtl.simulators.chain_cost.CHUNK_BYTES", 2 * chain_cost(circuit, 1, 8).bytes
-    )
-    values, grads = vjp(CHAIN, circuit, angles, weights)
+    monkeypatch.setattr(_chain, "CHUNK_BYTES", 2 * engine_of(circuit).lane_bytes(8))
+    values, grads = vjp(ChainSimulator(), circuit, angles, weights)
     for found, whole in zip((values, grads), expected, strict=True):
         for name in whole:
             torch.testing.assert_close(found[name], whole[name], rtol=0, atol=1e-13)
@@ -215,7 +227,7 @@ def test_chunks_do_not_matter(monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 2**29])
 def test_jacobians_by_vmap(monkeypatch, chunk):
     """The rows of a Jacobian in one backward pass, as Jacobian aggregators ask for them."""
-    monkeypatch.setattr("qmtl.simulators.chain_cost.CHUNK_BYTES", chunk)
+    monkeypatch.setattr(_chain, "CHUNK_BYTES", chunk)
     circuit = HeadCircuit(binary_tasks(3), AngleEncoding(entangler="cnot_ring"))
     angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit, grad=True)
     losses = torch.stack(
@@ -273,10 +285,12 @@ def saved_bytes(circuit, batch):
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    angles, weights = random_angles(circuit, batch, grad=True), random_weights(circuit, grad=True)
+    program = ChainSimulator()._prepare(circuit, None).program
+    angles = random_angles(circuit, batch, grad=True)
+    weights = torch.cat(list(random_weights(circuit, grad=True).values()))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        values = chain_values(circuit, angles, weights)
-    assert values["t0"].requires_grad
+        values = program.torch_values(angles, weights)
+    assert values.requires_grad
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -284,23 +298,25 @@ def saved_bytes(circuit, batch):
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_memory_is_linear_in_the_wires_and_estimated(entangler, n_layers):
     encoding = AngleEncoding(n_layers=n_layers, entangler=entangler)
-    kept, costs = [], []
+    kept, engines = [], []
     for n in (64, 128, 256):
         circuit = HeadCircuit(binary_tasks(n // 2), encoding)
         kept.append(saved_bytes(circuit, 2))
-        costs.append(chain_cost(circuit, 2, 8))
+        engines.append(engine_of(circuit))
     assert kept[2] < 1.05 * 2 * kept[1] < 1.05**2 * 4 * kept[0]
-    for n_bytes, cost in zip(kept, costs, strict=True):
-        assert 0.3 * n_bytes < cost.bytes < 4 * n_bytes
-        assert cost.bond == (4 if entangler == "cnot_ring" else 2) ** n_layers
-    assert costs[2].operations < 2.1 * costs[1].operations
+    for n_bytes, engine in zip(kept, engines, strict=True):
+        assert 0.3 * n_bytes < engine.step_bytes(2, 8) < 4 * n_bytes
+        bond = (4 if entangler == "cnot_ring" else 2) ** n_layers
+        assert engine.name == f"matrix products with bonds of {bond}"
+    assert engines[2].step_operations(2) < 2.1 * engines[1].step_operations(2)
 
 
 def test_memory_is_bounded_by_chunks():
     circuit = HeadCircuit(binary_tasks(500), AngleEncoding(entangler="cnot_ring"))
-    assert chain_cost(circuit, 1000, 4).bytes < 1.5 * CHUNK_BYTES
-    assert chain_cost(circuit, 1000, 4).operations == 1000 * chain_cost(circuit, 1, 4).operations
-    assert chain_cost(circuit, 1, 4, ["t3"]).bytes < chain_cost(circuit, 1, 4).bytes
+    engine = engine_of(circuit)
+    assert engine.step_bytes(1000, 4) < 1.5 * CHUNK_BYTES
+    assert engine.step_operations(1000) == 1000 * engine.step_operations(1)
+    assert engine_of(circuit, ["t3"]).step_bytes(1, 4) < engine.step_bytes(1, 4)
 
 
 # --- what it is for ----------------------------------------------------------------------------
@@ -323,7 +339,7 @@ def test_applies():
         assert not chain_applies(other, "t0")
         with pytest.raises(InvalidInputError, match="at most 4 CNOT or CZ per pair of neighbours"):
             chain_values(other, random_angles(other), random_weights(other))
-    with pytest.raises(InvalidInputError, match=r"task 'wide': .* 9 wires .* at most 8"):
+    with pytest.raises(InvalidInputError, match=r"task 'wide': .* more than 8 wires"):
         chain_values(wide, random_angles(wide), random_weights(wide))
     assert list(chain_values(wide, random_angles(wide), random_weights(wide), ["t1"])) == ["t1"]
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import LightConeSimulator, NoisySimulator
-from qmtl.simulators.extrapolation import ExtrapolatedSimulator, extrapolated
+from qmtl.simulators import ExtrapolatedSimulator, LightConeSimulator, NoisySimulator, extrapolated
 from qmtl.tasks import Task
 from tests.strategies import random_angles, random_weights
 

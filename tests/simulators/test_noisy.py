@@ -239,7 +239,32 @@ def test_tasks_run_in_few_batches_whatever_their_noise(n):
     }
     circuit = HeadCircuit(binary_tasks(n // 2))
     simulator = NoisySimulator(DeviceNoise(gates=gates))
-    assert len(simulator._groups(circuit, tuple(circuit.registers))) == 5
+    assert len(simulator.plan(circuit).groups) <= 5
+
+
+@pytest.mark.parametrize("layout", ["partitioned", "shared"])
+def test_dependencies_and_rows_are_those_of_the_jacobian(layout):
+    """Rows of the readout equal separate passes, and nothing else than told has a slope."""
+    circuit, simulator = (
+        HeadCircuit([*MIXED, *binary_tasks(4)], layout=layout),
+        NoisySimulator(DAMPED),
+    )
+    features = random_angles(circuit, 2, grad=True)
+    encoding, *blocks = random_weights(circuit).values()
+    encoding.requires_grad_()
+    rest = torch.cat(blocks), torch.ones(len(circuit.tasks), dtype=encoding.dtype)
+    logits = simulator.logits(circuit, features, encoding, *rest)
+    rows = torch.eye(logits.shape[1], dtype=logits.dtype)[:, None].expand(-1, 2, -1)
+    by_features, by_encoding = simulator.readout_rows(circuit, features, encoding, *rest, rows)
+    found = simulator.dependencies(circuit)
+    of_task = [i for i, task in enumerate(circuit.tasks) for _ in range(task.n_outputs)]
+    for row, task, ours, weights in zip(rows, of_task, by_features, by_encoding, strict=True):
+        exact = torch.autograd.grad(logits, [features, encoding], row, retain_graph=True)
+        for a, b in zip((ours, weights), exact, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+        told = [set(index[tasks == task].tolist()) for tasks, index in found]
+        assert set(ours.any(0).nonzero()[:, 0].tolist()) <= told[0]
+        assert set(weights.nonzero()[:, 0].tolist()) <= told[1]
 
 
 def test_copies():

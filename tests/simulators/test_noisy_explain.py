@@ -56,10 +56,10 @@ def test_heads_explain_their_own_simulator():
 def test_what_does_not_fit_runs_in_chunks(dtype):
     circuit = HeadCircuit(binary_tasks(8))
     whole = NoisySimulator(UNIFORM)
-    need = max(group.bytes for group in whole.explain(circuit, 256, dtype).groups)
+    need = max(group.bytes for group in whole.explain(circuit, 4096, dtype).groups)
     scarce = NoisySimulator(UNIFORM, max_memory=need // 2)
-    assert min(group.chunk for group in scarce.explain(circuit, 256, dtype).groups) < 256
-    angles, weights = random_angles(circuit, 256, dtype), random_weights(circuit, dtype)
+    assert min(group.chunk for group in scarce.explain(circuit, 4096, dtype).groups) < 4096
+    angles, weights = random_angles(circuit, 4096, dtype), random_weights(circuit, dtype)
     expected = whole.expectation_values(circuit, angles, weights)
     for name, values in scarce.expectation_values(circuit, angles, weights).items():
         torch.testing.assert_close(values, expected[name], rtol=0, atol=1e-5)

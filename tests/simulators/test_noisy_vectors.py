@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,14 +10,11 @@ from hypothesis import given, settings
 from qmtl.circuit import Angle, AngleEncoding, Gate, HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.noise import Channel, DeviceNoise
-from qmtl.simulators import LightConeSimulator, NoisySimulator
-from qmtl.simulators.layers import Op
-from qmtl.simulators.noisy_cones import noisy_cones
-from qmtl.simulators.noisy_engines import noisy_engine, vector_engine
-from qmtl.simulators.noisy_maps import channel_matrix
-from qmtl.simulators.noisy_vector_program import vector_program
-from qmtl.simulators.noisy_vectors import VectorEngine, programs_of
-from qmtl.simulators.pauli import PauliEngine
+from qmtl.simulators import LightConeSimulator, NoisySimulator, _noisy
+from qmtl.simulators._cones import Op
+from qmtl.simulators._network import NetworkEngine, contractions
+from qmtl.simulators._pauli import PauliEngine
+from qmtl.simulators._transfer import channel_matrices
 from qmtl.tasks import Task
 from tests.laws import assert_same_values_and_gradients
 from tests.noise.reference import SPREAD, mixed_outputs, noises
@@ -49,12 +47,13 @@ class VectorSimulator(NoisySimulator):
 
     most_bytes = 20_000
 
-    def _groups(self, circuit, tasks):
-        alike = {}
-        for cone in noisy_cones(circuit, self.noise, tasks):
-            alike.setdefault(cone.structure, []).append(cone)
-        found = [(cones, *vector_engine(circuit, cones, 10**9)) for cones in alike.values()]
-        for _, _, engine in found:
+    def _new(self, circuit, tasks, joint):
+        every = tuple(circuit.registers)
+        chosen = every if tasks is None else tasks
+        run = self._runs(circuit, chosen if circuit.layout == "shared" else every)
+        found = _noisy._prepared(circuit, chosen, run, None, strings=False)
+        for engine in found.engines:
+            assert isinstance(engine, NetworkEngine)
             engine.most_bytes = self.most_bytes
         return found
 
@@ -132,7 +131,8 @@ def test_precision_and_chunks(batch):
 
 def test_an_output_that_is_always_zero():
     """X on the start is zero; so is whatever it would become."""
-    program = vector_program([Op("Hadamard", (0,), None), Op("RX", (0,), 0)], [0b1], 1)
+    ops = (Op("Hadamard", (0,), None), Op("RX", (0,), 0))
+    (program,) = contractions(ops, (0b1,), 1, are_apart=False)
     assert (program.places, program.steps, program.operations) == ((-1,), (), 0)
 
 
@@ -142,24 +142,31 @@ def test_wires_are_joined_late_and_leave_early():
     ops = [Op("RY", (w,), w) for w in range(n)]
     ops += [Op("CZ", (w, w + 1), None) for w in range(n - 1)]
     ops += [Op("RY", (w,), n + w) for w in range(n)]
-    program = vector_program(ops, [1 << n // 2], n)
+    (program,) = contractions(tuple(ops), (1 << n // 2,), n, are_apart=False)
     assert program.largest <= 27
     chain = [op for w in range(n - 1) for op in (Op("CZ", (w, w + 1), None), Op("RX", (w + 1,), w))]
-    program = vector_program([*ops[:n], *chain], [1 << n - 1], n)
+    (program,) = contractions((*ops[:n], *chain), (1 << n - 1,), n, are_apart=False)
     assert program.largest <= 64
 
 
 def test_channels_are_matrices():
+    def matrix(channel):
+        return channel_matrices(np.array([[*channel.factors, channel.shift]]), 1)[0]
+
     channel = Channel.thermal_relaxation(50e-6, 70e-6, 4e-6, 0.1)
-    matrix = channel_matrix(channel)
-    again = channel_matrix(channel.then(Channel.depolarising(0.1)))
-    assert (channel_matrix(Channel.depolarising(0.1)) @ matrix == pytest.approx(again)) is True
+    again = matrix(channel.then(Channel.depolarising(0.1)))
+    assert matrix(Channel.depolarising(0.1)) @ matrix(channel) == pytest.approx(again)
 
 
 # --- wide registers ----------------------------------------------------------------------------
 
 
 RELAXING = DeviceNoise(Channel.thermal_relaxation(1e-4, 8e-5, 3e-7), readout=(0.01, 0.03))
+
+
+def engine_of(circuit, noise, task):
+    (engine,) = NoisySimulator(noise)._prepare(circuit, [task]).engines
+    return engine
 
 
 def wide_circuit(n_layers=2):
@@ -180,10 +187,8 @@ def test_ten_classes_under_relaxation():
 
 def test_cones_too_large_for_strings_take_vectors():
     circuit = wide_circuit(n_layers=3)
-    (cone,) = noisy_cones(circuit, RELAXING, ["digit"])
-    assert isinstance(noisy_engine(circuit, [cone], 10**9)[1], VectorEngine)
-    (cone,) = noisy_cones(circuit, RELAXING, ["a"])
-    assert isinstance(noisy_engine(circuit, [cone], 10**9)[1], PauliEngine)
+    assert isinstance(engine_of(circuit, RELAXING, "digit"), NetworkEngine)
+    assert isinstance(engine_of(circuit, RELAXING, "a"), PauliEngine)
     angles, weights = random_angles(circuit, 1, grad=True), random_weights(circuit)
     values = NoisySimulator(RELAXING).expectation_values(circuit, angles, weights, ["digit"])
     value = values["digit"]
@@ -202,16 +207,15 @@ def test_cones_too_large_for_strings_take_vectors():
 
 def test_many_labels_run_apart():
     circuit = HeadCircuit([Task.multilabel("labels", 14)])
-    (cone,) = noisy_cones(circuit, RELAXING, ["labels"])
-    programs = programs_of(cone)
+    (group,) = NoisySimulator(RELAXING).plan(circuit).groups
+    programs = group.cone.contractions()
     assert len(programs) == 14
     assert max(program.largest for program in programs) < 10_000
 
 
 def test_blocks_that_depend_on_the_sample():
     circuit = HeadCircuit(binary_tasks(3), ansatz=FeatureBlock())
-    (cone,) = noisy_cones(circuit, DAMPED, ["t1"])
-    assert isinstance(noisy_engine(circuit, [cone], 10**9)[1], VectorEngine)
+    assert isinstance(engine_of(circuit, DAMPED, "t1"), NetworkEngine)
     angles, weights = random_angles(circuit, 1), random_weights(circuit)
     values = NoisySimulator(DAMPED).expectation_values(circuit, angles, weights)
     for name in circuit.registers:

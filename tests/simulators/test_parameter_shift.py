@@ -9,15 +9,15 @@ from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
 from qmtl.noise import Channel, CoherentError, DeviceNoise
 from qmtl.simulators import (
+    ExtrapolatedSimulator,
     LightConeSimulator,
     NoisySimulator,
     PennyLaneSimulator,
     ShotSimulator,
+    shift_plan,
+    shifted_values,
     simulator_from_dict,
-    simulator_to_dict,
 )
-from qmtl.simulators.extrapolation import ExtrapolatedSimulator
-from qmtl.simulators.parameter_shift import shift_plan, shifted_outputs
 from qmtl.tasks import Task
 from tests.strategies import binary_tasks, random_angles, random_weights
 
@@ -38,7 +38,7 @@ def gradients(values, angles, weights):
         for v in values.values()
     )
     inputs = [angles, *(w for w in weights.values() if w.numel())]
-    found = torch.autograd.grad(total, inputs, materialize_grads=True)
+    found = torch.autograd.grad(total, inputs, materialize_grads=True, retain_graph=True)
     return torch.cat([g.flatten() for g in found])
 
 
@@ -49,16 +49,23 @@ def test_the_rule_is_the_gradient(name, base):
     circuit = CIRCUITS[name]
     angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit, grad=True)
     plan = shift_plan(circuit)
-    none = {key: angles.new_zeros(0) for key in weights}
-
-    def outputs(task, rows):
-        return base.expectation_values(plan.circuit, rows, none, [task])[task].detach()
-
+    turned = plan.angles(angles, torch.cat(list(weights.values())))
     exact = base.expectation_values(circuit, angles, weights)
-    shifted = shifted_outputs(plan, plan.values(angles, weights), exact, outputs)
-    torch.testing.assert_close(
-        gradients(shifted, angles, weights), gradients(exact, angles, weights), rtol=0, atol=1e-10
-    )
+
+    def by_shifts(tasks):
+        def measured(rows):
+            return base.values(plan.circuit, rows, rows.new_zeros(0), tasks).detach()
+
+        together = torch.cat([exact[task] for task in tasks], 1).detach()
+        values = shifted_values(plan, tasks, turned, together, measured)
+        return dict(zip(tasks, values.split([exact[t].shape[1] for t in tasks], 1), strict=True))
+
+    tasks = list(circuit.registers)
+    expected = gradients(exact, angles, weights)
+    apart = {task: by_shifts([task])[task] for task in tasks}
+    for found in (by_shifts(tasks), apart):
+        found = gradients(found, angles, weights)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def spread(shots, n):
@@ -131,10 +138,10 @@ def test_executions():
 
 def test_description_and_copies():
     simulator = ShotSimulator(EXACT, 10, seed=2, gradient="parameter-shift")
-    for twin in (copy.deepcopy(simulator), simulator_from_dict(simulator_to_dict(simulator))):
+    for twin in (copy.deepcopy(simulator), simulator_from_dict(simulator.to_dict())):
         assert repr(twin) == repr(simulator)
         assert twin.gradient == "parameter-shift"
-    old = simulator_to_dict(simulator)
+    old = simulator.to_dict()
     del old["gradient"]
     assert simulator_from_dict(old).gradient == "exact"
 

@@ -17,10 +17,10 @@ from qmtl.simulators import (
     NoisySimulator,
     ShotSimulator,
     Simulator,
+    distribution_circuit,
+    output_matrix,
     simulator_from_dict,
-    simulator_to_dict,
 )
-from qmtl.simulators.distributions import distribution_circuit, output_matrix
 from qmtl.tasks import Task
 from tests.laws import assert_valid_outputs, dense_state, marginal, vjp
 from tests.strategies import binary_tasks, cases, random_angles, random_weights
@@ -232,9 +232,9 @@ def test_shared_layout():
 
 @pytest.mark.parametrize("simulator", [NOISY, ShotSimulator(NOISY, 64, seed=1)])
 def test_description(simulator):
-    again = simulator_from_dict(simulator_to_dict(simulator))
+    again = simulator_from_dict(simulator.to_dict())
     assert repr(again) == repr(simulator)
-    assert simulator_to_dict(again) == simulator_to_dict(simulator)
+    assert again.to_dict() == simulator.to_dict()
     own, other = (
         copy.deepcopy(s).expectation_values(*inputs(HeadCircuit(TASKS))) for s in (simulator, again)
     )

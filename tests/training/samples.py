@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 import qmtl
+from qmtl.tasks import task_layout
 
 TASKS = [
     qmtl.Task.binary("a"),
@@ -69,6 +70,32 @@ def tiny_model(data: qmtl.data.MultiTaskData, **encoder: Any) -> qmtl.MultiTaskM
 def same_state(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     ours, theirs = first.state_dict(), second.state_dict()
     return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def present(batch: Any, tasks: Any = TASKS) -> list[bool]:
+    """Which tasks have a label in a batch."""
+    found: list[bool] = task_layout(tuple(tasks)).labelled(batch.targets).any(dim=0).tolist()
+    return found
+
+
+def rows_of_task(model: qmtl.MultiTaskModel, step: dict[str, Any], task: str) -> Any:
+    """What a `Spy` saw before and after a step of each parameter's rows of one task.
+
+    The state of an optimiser may be one number for all rows, or have one for each task.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    for rows in model.task_rows():
+        if not rows.parameter.requires_grad:
+            continue
+        own = rows.row_of == rows.names.index(task)
+        place = rows.names.index(task)
+        yield tuple(
+            [
+                v if v.ndim == 0 else v[own] if len(v) == len(own) else v[place]
+                for v in step[when][names[id(rows.parameter)]]
+            ]
+            for when in ("before", "after")
+        )
 
 
 class InterruptionError(Exception):

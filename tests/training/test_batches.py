@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qmtl.tasks import labelled_rows, task_layout
 from qmtl.training import MultiTaskDataModule, TrainingSettings
-from qmtl.training.batches import BatchPlan, EpochBatches, SplitRows, plan_batches
+from qmtl.training._batches import BatchPlan, EpochBatches, SplitRows, plan_batches
 from tests.training.samples import disjoint_data, tiny_data, with_missing
 
 
@@ -14,30 +15,32 @@ def _mixed(seed: int = 0, n: int = 23, size: int = 5) -> BatchPlan:
     return BatchPlan((torch.arange(n),), size, 1, 1.0, seed)
 
 
+def _steps(batches) -> list[list[int]]:
+    return [rows.tolist() for rows in batches]
+
+
 def test_a_function_of_seed_and_epoch_alone():
     batches = EpochBatches(_mixed())
-    first = list(batches)
+    first = _steps(batches)
     batches.set_epoch(3)
-    third = list(batches)
+    third = _steps(batches)
     again = EpochBatches(_mixed())
     again.set_epoch(3)
     state = torch.get_rng_state()
-    assert list(again) == third != first
-    assert list(EpochBatches(_mixed(seed=1))) != first
+    assert _steps(again) == third != first
+    assert _steps(EpochBatches(_mixed(seed=1))) != first
     assert torch.equal(state, torch.get_rng_state())
 
 
 @given(n=st.integers(1, 40), size=st.integers(1, 12), world=st.integers(1, 4))
 def test_mixed_batches_see_every_row_once_and_ranks_partition_them(n, size, world):
     plan = _mixed(n=n, size=size)
-    steps = list(EpochBatches(plan))
+    steps = _steps(EpochBatches(plan))
     assert len(steps) == plan.n_steps == len(EpochBatches(plan))
     assert sorted(row for step in steps for row in step) == list(range(n))
-    shares = [list(EpochBatches(plan, rank, world)) for rank in range(world)]
+    shares = [_steps(EpochBatches(plan, rank, world)) for rank in range(world)]
     for i, step in enumerate(steps):
-        parts = [share[i] for share in shares]
-        assert all(parts)
-        assert sorted(row for part in parts for row in part if row >= 0) == sorted(step)
+        assert sorted(row for share in shares for row in share[i]) == sorted(step)
 
 
 @pytest.mark.parametrize("tasks_per_step", [1, 3])
@@ -45,40 +48,52 @@ def test_ranks_partition_single_task_steps_too(tasks_per_step):
     data = disjoint_data({"a": 5, "b": 9, "c": 13})
     options = {"batch_size": 4, "seed": 0, "single_task": True, "tasks_per_step": tasks_per_step}
     plan = plan_batches(data.train, data.tasks, **options)
-    shares = [list(EpochBatches(plan, rank, 2)) for rank in range(2)]
+    shares = [_steps(EpochBatches(plan, rank, 2)) for rank in range(2)]
     for whole, *parts in zip(plan.epoch(0), *shares, strict=True):
-        assert sorted(r for part in parts for r in part if r >= 0) == sorted(whole)
+        assert sorted(r for part in parts for r in part) == sorted(whole.tolist())
 
 
 def test_rows_of_a_batch_are_the_splits():
-    split = with_missing().train
-    rows = [5, 0, 5]
-    batch = SplitRows(split)[rows]
-    assert list(batch.targets) == list(split.targets)
-    for name, values in split.targets.items():
-        torch.testing.assert_close(
-            batch.targets[name], values[rows], rtol=0, atol=0, equal_nan=True
-        )
+    data = with_missing()
+    rows = torch.tensor([5, 0, 5])
+    batch = SplitRows(data.train, data.tasks)[rows]
+    assert not batch.complete
+    expected = task_layout(data.tasks).join_targets(data.train.take(rows).targets)
+    torch.testing.assert_close(batch.targets, expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(batch.inputs, data.train.inputs[rows])
 
 
-def test_padding_has_no_label():
+def test_a_batch_of_no_rows_has_one_without_labels():
     data = tiny_data()
-    batch = SplitRows(data.train)[[-1, 2]]
-    for task in data.tasks:
-        labelled = task.labelled(batch.targets[task.name])
-        assert labelled.tolist() == [False, True]
-    assert torch.equal(batch.inputs[1], data.train.inputs[2])
+    rows = SplitRows(data.train, data.tasks)
+    batch = rows[torch.tensor([], dtype=torch.int64)]
+    assert len(batch.inputs) == 1
+    assert batch.targets.isnan().all()
+    assert not batch.complete
     # The split itself is not written to.
-    assert all(task.labelled(data.train.targets[task.name]).all() for task in data.tasks)
+    assert labelled_rows(data.tasks, data.train.targets).all()
+    assert rows[torch.tensor([2])].complete
 
 
 def test_a_batch_goes_to_a_device_whole():
-    batch = SplitRows(with_missing().train)[[0, 3]]
+    data = with_missing()
+    batch = SplitRows(data.train, data.tasks)[torch.tensor([0, 3])]
     moved = batch.to(torch.device("meta"))
-    assert list(moved.targets) == list(batch.targets)
-    for name, values in batch.targets.items():
-        there = moved.targets[name]
-        assert (there.device.type, there.shape, there.dtype) == ("meta", values.shape, values.dtype)
+    for here, there in ((batch.inputs, moved.inputs), (batch.targets, moved.targets)):
+        assert (there.device.type, there.shape, there.dtype) == ("meta", here.shape, here.dtype)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_loaders_give_the_batches_of_an_epoch(n_workers):
+    data = tiny_data()
+    settings = TrainingSettings(batch_size=5, num_workers=n_workers)
+    module = MultiTaskDataModule(data, settings)
+    loader = module.train_dataloader()
+    loader.sampler.set_epoch(2)
+    plan = module.plan.epoch(2)
+    assert len(loader) == len(plan)
+    for rows, batch in zip(plan, loader, strict=True):
+        assert torch.equal(batch.inputs, data.train.inputs[rows])
 
 
 def test_rows_without_any_label_are_left_out():
@@ -103,12 +118,8 @@ def test_single_task_batches_run_on_into_the_next_shuffle():
     assert len(steps) == plan.n_steps == 4
     for step in steps:
         # A task with fewer rows than a mini-batch gives all that it has, once.
-        assert [sum(r in part for r in step) for part in map(torch.Tensor.tolist, rows)] == [
-            4,
-            3,
-            4,
-        ]
-    first = [row for step in steps for row in step if row < 10]
+        assert [int(torch.isin(step, part).sum()) for part in rows] == [4, 3, 4]
+    first = [row for step in steps for row in step.tolist() if row < 10]
     assert sorted(first[:10]) == list(range(10))
 
 

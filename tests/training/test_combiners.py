@@ -18,8 +18,12 @@ from qmtl.training import (
     make_scalarizer,
     scalarizers,
 )
-from qmtl.training.combine import fixed_size, make_combiner
-from qmtl.training.state import combiner_state, load_combiner_state
+from qmtl.training._combine import (
+    combiner_state,
+    fixed_size,
+    load_combiner_state,
+    make_combiner,
+)
 from tests.training.samples import QUIET, tiny_data, tiny_model
 
 EVERY = [("aggregator", name) for name in aggregators()] + [
@@ -110,7 +114,7 @@ def test_a_missing_solver_names_our_extra(monkeypatch, name, solver):
             raise ImportError(f"No module named {solver!r}")
 
     known = dict.fromkeys(aggregators(), Without)
-    monkeypatch.setattr("qmtl.training.combine.aggregators", lambda: known)
+    monkeypatch.setattr("qmtl.training._combine.aggregators", lambda: known)
     with pytest.raises(MissingDependencyError, match=r"qmtl\[aggregators\]") as caught:
         make_aggregator(name, 3, {})
     assert solver in str(caught.value)

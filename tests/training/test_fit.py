@@ -124,7 +124,7 @@ def test_one_kernel_steps_as_a_loop_does(monkeypatch, optimizer, dtype):
     options = {"optimizer": optimizer, "max_epochs": 2, "weight_decay": 0.1, "schedule": "cosine"}
     models = []
     for devices in (("cpu",), ()):
-        monkeypatch.setattr("qmtl.training.optimizers.FUSED", devices)
+        monkeypatch.setattr("qmtl.training._optimizers.FUSED", devices)
         models.append(tiny_model(data).to(dtype))
         qmtl.fit(models[-1], data, callbacks=[spy], **QUIET, **options)
         assert bool(spy.module.trainer.optimizers[0].defaults["fused"]) == bool(devices)
@@ -142,7 +142,7 @@ def test_learning_rates_and_weight_decay_by_part():
             seen["module"] = pl_module
 
     options = {"learning_rate": 0.02, "head_learning_rate": 0.3, "weight_decay": 0.1}
-    for name, kind in (("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")):
+    for name, kind in (("adam", "RowAdam"), ("adamw", "RowAdamW"), ("sgd", "RowSGD")):
         _fit(max_epochs=1, optimizer=name, scalarizer="uw", callbacks=[Look()], **options)
         assert type(seen["optimizer"]).__name__ == kind
         parts = {}
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_names_task_and_epoch():
     with pytest.raises(QmtlError, match=r"task.* 'c'.* epoch \d, step \d.*learning rate"):
         _fit(data, max_epochs=3, optimizer="sgd", learning_rate=1e38)
     model = tiny_model(data)
-    model.head.scales["task_b"].data.fill_(torch.nan)
+    model.head.load_state_dict(model.head.state_dict() | {"scales.task_b": torch.tensor(torch.nan)})
     with pytest.raises(QmtlError, match="loss of task 'b' is nan in epoch 0, step 0"):
         _fit(data, model, max_epochs=3)
 

@@ -1,0 +1,264 @@
+"""Every head of the comparison by its type: the quantum head, its rivals, and its ablations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads._head import Head, check_width
+from qmtl.heads._linear import (
+    LinearHead,
+    LocalLinearHead,
+    cone_columns,
+    linear_count,
+    local_linear_count,
+    register_columns,
+)
+from qmtl.heads._low_rank import LowRankLinearHead, closest_low_rank, low_rank_count
+from qmtl.heads._peers import (
+    SharedVQCHead,
+    VQCPerTaskHead,
+    shared_circuit,
+    shared_vqc_count,
+    vqc_per_task_count,
+)
+from qmtl.heads._quantum import QuantumHead
+from qmtl.heads._separate import SeparateHeads
+from qmtl.simulators import Simulator
+
+__all__ = ["HEAD_TYPES", "HeadOptions", "HeadType", "build_head", "head_parameters"]
+
+HeadType = Literal[
+    "quantum",
+    "linear",
+    "local-register",
+    "local-cone",
+    "low-rank",
+    "fixed-width",
+    "single-task",
+    "vqc-per-task",
+    "shared-vqc",
+    "quantum-no-block",
+    "quantum-frozen",
+    "quantum-no-entangler",
+]
+HEAD_TYPES: tuple[HeadType, ...] = get_args(HeadType)
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What a head needs to know beside its circuit.
+
+    Args:
+        simulator: of the heads that have a circuit.
+        angle_map: of the heads that have a circuit, see `QuantumHead`.
+        initial: of the heads that have a circuit, see `QuantumHead`.
+        width: (fixed-width, shared-vqc) features of the representation, whatever the number of
+            tasks. With 8, a binary task costs a linear head 9 parameters, as it costs the quantum
+            head in its default design.
+        rank: (low-rank) width of the bottleneck; None for the rank, and a bias or none, with a
+            parameter count closest to the quantum head's.
+        single_task: (single-task) the head of each model: ``"linear"`` on a representation as wide
+            as the shared one, or ``"quantum"`` on the task's own register alone.
+        seed: of the initial weights; None draws it from torch's global generator.
+
+    Raises:
+        InvalidInputError: for a width or rank below 1, or another single-task head.
+
+    Example:
+        >>> HeadOptions(width=4).rank is None
+        True
+    """
+
+    simulator: str | Simulator = "lightcone"
+    angle_map: str = "tanh"
+    initial: str = "normal"
+    width: int = 8
+    rank: int | None = None
+    single_task: Literal["linear", "quantum"] = "linear"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_width(self.width, "width")
+        if self.rank is not None:
+            check_width(self.rank, "rank")
+        if self.single_task not in ("linear", "quantum"):
+            raise unknown_name("single_task head", self.single_task, ["linear", "quantum"])
+
+    @property
+    def of_circuits(self) -> dict[str, Any]:
+        """What heads with a circuit take."""
+        names = ("simulator", "angle_map", "initial", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def build_head(
+    head_type: HeadType, circuit: HeadCircuit, options: HeadOptions | None = None
+) -> Head:
+    """A head of that type for the circuit's tasks.
+
+    Args:
+        head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
+            blocks replaced by the identity (where they would start at the equator: by fixed quarter
+            turns of the read wires); ``quantum-no-entangler``: without two-qubit gates;
+            ``quantum-frozen``: its weights left at their random initial values. ``linear``: dense,
+            on the circuit's features; ``local-register`` and ``local-cone``: on the features that
+            are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
+            bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``single-task``: a
+            head of its own per task, to go with an encoder per task. ``vqc-per-task`` and
+            ``shared-vqc``: hybrid peers, circuits followed by linear layers.
+        circuit: the quantum head's circuit, which the others take tasks and sizes from.
+        options: see `HeadOptions`.
+
+    Returns:
+        The head; its ``n_features`` is what the encoder has to give.
+
+    Raises:
+        InvalidInputError: for an unknown type, or a circuit that the type cannot be made from.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
+        >>> {kind: build_head(kind, circuit).n_features for kind in ("low-rank", "fixed-width")}
+        {'low-rank': 32, 'fixed-width': 8}
+    """
+    if head_type not in _BUILDERS:
+        raise unknown_name("head type", head_type, HEAD_TYPES)
+    return _BUILDERS[head_type](circuit, options or HeadOptions())
+
+
+def head_parameters(
+    head_type: HeadType,
+    circuit: HeadCircuit,
+    options: HeadOptions | None = None,
+    *,
+    trainable: bool = True,
+) -> int:
+    """Number of parameters of `build_head`'s head in closed form, without building it.
+
+    Args:
+        head_type: one of `HEAD_TYPES`.
+        circuit: the quantum head's circuit.
+        options: see `HeadOptions`.
+        trainable: whether to leave the weights of ``quantum-frozen`` out, which are not trained.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
+        >>> {kind: head_parameters(kind, circuit) for kind in ("quantum", "linear", "low-rank")}
+        {'quantum': 144, 'linear': 528, 'low-rank': 144}
+    """
+    if head_type not in _BUILDERS:
+        raise unknown_name("head type", head_type, HEAD_TYPES)
+    options = options or HeadOptions()
+    tasks, width = circuit.tasks, circuit.n_features
+    counts: dict[HeadType, Callable[[], int]] = {
+        "quantum": lambda: circuit.count_parameters().total,
+        "linear": lambda: linear_count(tasks, width),
+        "local-register": lambda: local_linear_count(tasks, register_columns(circuit)),
+        "local-cone": lambda: local_linear_count(tasks, cone_columns(circuit)),
+        "low-rank": lambda: _low_rank_count(circuit, options),
+        "fixed-width": lambda: linear_count(tasks, options.width),
+        "single-task": lambda: _single_task_count(circuit, options),
+        "vqc-per-task": lambda: vqc_per_task_count(circuit),
+        "shared-vqc": lambda: shared_vqc_count(tasks, _shared_circuit(circuit, options)),
+        "quantum-no-block": lambda: without_blocks(circuit).count_parameters().total,
+        "quantum-frozen": lambda: (
+            circuit.count_parameters().scales if trainable else circuit.count_parameters().total
+        ),
+        "quantum-no-entangler": lambda: circuit.count_parameters().total,
+    }
+    return counts[head_type]()
+
+
+def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False) -> QuantumHead:
+    return QuantumHead(circuit, **options.of_circuits, frozen=frozen)
+
+
+def _rank(circuit: HeadCircuit, options: HeadOptions) -> tuple[int, bool]:
+    """Of a low-rank head, and whether it has a bias."""
+    if options.rank is not None:
+        return options.rank, True
+    budget = circuit.count_parameters().total
+    return closest_low_rank(circuit.tasks, circuit.n_features, budget)
+
+
+def _low_rank(circuit: HeadCircuit, options: HeadOptions) -> LowRankLinearHead:
+    rank, bias = _rank(circuit, options)
+    tasks, width = circuit.tasks, circuit.n_features
+    return LowRankLinearHead(tasks, width, rank, bias=bias, seed=options.seed)
+
+
+def _low_rank_count(circuit: HeadCircuit, options: HeadOptions) -> int:
+    rank, bias = _rank(circuit, options)
+    return low_rank_count(circuit.tasks, circuit.n_features, rank, bias=bias)
+
+
+def _single_circuits(circuit: HeadCircuit) -> list[HeadCircuit]:
+    """Each task's circuit as if there were no other task."""
+    return [
+        HeadCircuit(
+            [register.task],
+            circuit.encoding,
+            circuit.ansatz(name),
+            layout=circuit.layout,
+            readouts={name: register.readout},
+            n_wires=len(register.wires) if circuit.layout == "shared" else None,
+            wires_per_task=None if circuit.layout == "shared" else len(register.wires),
+        )
+        for name, register in circuit.registers.items()
+    ]
+
+
+def _single_task(circuit: HeadCircuit, options: HeadOptions) -> SeparateHeads:
+    if options.single_task == "quantum":
+        return SeparateHeads([_quantum(own, options) for own in _single_circuits(circuit)])
+    width, seed = circuit.n_features, options.seed
+    return SeparateHeads([LinearHead([task], width, seed=seed) for task in circuit.tasks])
+
+
+def _single_task_count(circuit: HeadCircuit, options: HeadOptions) -> int:
+    if options.single_task == "quantum":
+        return sum(own.count_parameters().total for own in _single_circuits(circuit))
+    return linear_count(circuit.tasks, circuit.n_features)
+
+
+def _shared_circuit(circuit: HeadCircuit, options: HeadOptions) -> HeadCircuit:
+    """The quantum head's encoding, and its first task's block, on wires enough for the width."""
+    n_wires = _wires_for(options.width, circuit.encoding)
+    return shared_circuit(n_wires, circuit.encoding, circuit.ansatz(circuit.tasks[0].name))
+
+
+def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
+    shared = _shared_circuit(circuit, options)
+    parts = shared.n_wires, shared.encoding, shared.ansatz(shared.tasks[0].name)
+    return SharedVQCHead(circuit.tasks, *parts, **options.of_circuits)
+
+
+def _wires_for(width: int, encoding: Encoding) -> int:
+    """The fewest wires on which the encoding takes at least so many features."""
+    for n_wires in range(1, width + 1):
+        if encoding.n_features(n_wires) >= width:
+            return n_wires
+    raise InvalidInputError(
+        f"{encoding} takes {encoding.n_features(width)} features on {width} wires, fewer than the "
+        f"width {width} of the shared circuit"
+    )
+
+
+_BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
+    "quantum": _quantum,
+    "linear": lambda c, o: LinearHead(c.tasks, c.n_features, seed=o.seed),
+    "local-register": lambda c, o: LocalLinearHead.on_registers(c, seed=o.seed),
+    "local-cone": lambda c, o: LocalLinearHead.on_cones(c, seed=o.seed),
+    "low-rank": _low_rank,
+    "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
+    "single-task": _single_task,
+    "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
+    "shared-vqc": _shared_vqc,
+    # Else it would be measured where nothing has a slope, which is no fair comparison.
+    "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
+    "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
+    "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),
+}

@@ -1,0 +1,280 @@
+"""Head: what all heads have in common, from the check of their features to freezing a task."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads._task_rows import TaskRows
+from qmtl.simulators import (
+    ANGLE_MAPS,
+    Dependencies,
+    Simulator,
+    simulator_for,
+    simulator_from_dict,
+)
+from qmtl.tasks import Task, check_tasks
+
+__all__ = ["CircuitHead", "Head", "check_features", "check_width"]
+
+
+class Head(nn.Module, ABC):
+    """A torch module from features to each task's logits.
+
+    A subclass defines `_joined`, and keeps what belongs to single tasks in `TaskRows`. One that is
+    not made of tasks and a width alone has its other arguments as attributes, named in `settings`.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the features.
+
+    Raises:
+        InvalidInputError: for no task, two tasks of one name, or a width below 1.
+    """
+
+    settings: tuple[str, ...] = ()
+
+    def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
+        super().__init__()
+        check_width(n_features)
+        self.tasks: tuple[Task, ...] = check_tasks(tasks)
+        self.n_features = n_features
+        self._sizes = {task.name: task.n_outputs for task in self.tasks}
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch features"],
+        tasks: Sequence[str] | None = None,
+        *,
+        joined: bool = False,
+    ) -> Any:
+        """Logits of the tasks asked for.
+
+        Args:
+            features: (batch, n_features).
+            tasks: names of the tasks; None for all.
+            joined: whether to return one tensor.
+
+        Returns:
+            A dictionary of names to (batch, n_outputs); or one tensor (batch, outputs of these
+            tasks side by side), in the order asked for.
+
+        Raises:
+            InvalidInputError: for features of another shape or type or that are not finite, and
+                for unknown tasks.
+        """
+        check_features(features, self.n_features)
+        names = None if tasks is None else self._chosen(tasks)
+        if names == ():
+            logits = features.new_zeros(len(features), 0)
+        else:
+            logits = self._joined(features, names)
+        if joined:
+            return logits
+        sizes = self._sizes if names is None else {name: self._sizes[name] for name in names}
+        return dict(zip(sizes, logits.split(list(sizes.values()), dim=1), strict=True))
+
+    @abstractmethod
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        """Logits of these tasks side by side (None: of all), from features that are checked."""
+
+    def _chosen(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(tasks, str):
+            raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
+        names = tuple(tasks)
+        for name in names:
+            if name not in self._sizes:
+                raise unknown_name("task", name, self._sizes)
+        if len(set(names)) < len(names):
+            raise InvalidInputError(f"tasks must be distinct, got {list(names)}")
+        return names
+
+    def task_rows(self) -> list[TaskRows]:
+        """The parameters that belong to tasks, each one parameter of all tasks."""
+        return [module for module in self.modules() if isinstance(module, TaskRows)]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The parameters that several tasks depend on."""
+        owned = {id(p) for rows in self.task_rows() for p in rows.parameters()}
+        return [p for p in self.parameters() if p.numel() and id(p) not in owned]
+
+    def count_parameters(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def frozen_tasks(self) -> frozenset[str]:
+        """The tasks that `freeze` was called for."""
+        return frozenset().union(*(rows.frozen for rows in self.task_rows()))
+
+    def freeze(self, task: str) -> None:
+        """Keep a task's own parameters as they are, whatever an optimiser does to them.
+
+        Their gradient is zero. Parameters that several tasks depend on are not frozen.
+
+        Raises:
+            InvalidInputError: for an unknown task.
+
+        Example:
+            >>> from qmtl import LinearHead
+            >>> head = LinearHead([Task.binary("a"), Task.binary("b")], n_features=2)
+            >>> head.freeze("a")
+            >>> head(torch.ones(1, 2), joined=True).sum().backward()
+            >>> [rows.parameter.grad.tolist() for rows in head.task_rows()]
+            [[[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0]]
+        """
+        self._set_frozen(task, True)
+
+    def unfreeze(self, task: str) -> None:
+        """Train a task's own parameters again, from the values that they were frozen at."""
+        self._set_frozen(task, False)
+
+    def _set_frozen(self, task: str, frozen: bool) -> None:
+        self._chosen([task])
+        for rows in self.task_rows():
+            if task in rows.slices:
+                rows.freeze(task, frozen)
+
+    def dependencies(self) -> Dependencies | None:
+        """Which features and shared weights each task depends on; None: all may depend on all."""
+        return None
+
+    def feature_rows(
+        self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Rows of a Jacobian, by features and by shared weights; None where autograd must do it."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters."""
+        return {
+            "type": type(self).__name__,
+            "tasks": [task.to_dict() for task in self.tasks],
+            "n_features": self.n_features,
+            **{name: getattr(self, name) for name in self.settings},
+        }
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters.
+
+        Args:
+            description: what `to_dict` returned.
+            custom: classes of your own encodings, ansätze and readouts, by class name.
+        """
+        make: Any = cls
+        tasks = [Task.from_dict(task) for task in description["tasks"]]
+        options = {name: description[name] for name in cls.settings}
+        head: Self = make(tasks, description["n_features"], **options, seed=0)
+        return head
+
+
+class CircuitHead(Head):
+    """A head that evaluates a circuit.
+
+    Args:
+        tasks: the tasks.
+        circuit: the circuit.
+        simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
+        angle_map: how features become angles, one of `qmtl.simulators.ANGLE_MAPS`.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        circuit: HeadCircuit,
+        simulator: str | Simulator,
+        angle_map: str,
+    ) -> None:
+        super().__init__(tasks, circuit.n_features)
+        if angle_map not in ANGLE_MAPS:
+            raise unknown_name("angle_map", angle_map, ANGLE_MAPS)
+        self.circuit = circuit
+        self.simulator = simulator_for(simulator)
+        self.angle_map = angle_map
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters.
+
+        Raises:
+            InvalidInputError: for a simulator of your own (take ``with_simulator("lightcone")``).
+        """
+        return {
+            "type": type(self).__name__,
+            "circuit": self.circuit.to_dict(),
+            "angle_map": self.angle_map,
+            "simulator": self.simulator.to_dict(),
+            **{name: getattr(self, name) for name in self.settings},
+        }
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters."""
+        from qmtl.circuit.catalogue import circuit_from_dict
+
+        make: Any = cls
+        options = {name: description[name] for name in cls.settings if name in description}
+        head: Self = make(
+            circuit_from_dict(description["circuit"], custom=custom or {}),
+            simulator_from_dict(description["simulator"]),
+            angle_map=description["angle_map"],
+            seed=0,
+            **options,
+        )
+        return head
+
+
+def check_features(features: Tensor, width: int) -> None:
+    """Raise if features are not (batch, width) floats, or not finite.
+
+    Raises:
+        InvalidInputError: naming what came and what was expected.
+    """
+    if not isinstance(features, Tensor) or not features.dtype.is_floating_point:
+        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise InvalidInputError(f"features must be a floating-point tensor, got {kind}")
+    if features.ndim != 2 or features.shape[1] != width:
+        raise InvalidInputError(
+            f"features must have shape (batch, {width}), got {tuple(features.shape)}"
+        )
+    # A sum is one cheap number; it may overflow where no feature is infinite.
+    if not _has_values(features) or math.isfinite(float(features.detach().sum())):
+        return
+    finite = torch.isfinite(features)
+    if not bool(finite.all()):
+        bad = (~finite.all(dim=1)).nonzero().flatten()
+        raise InvalidInputError(
+            f"features must be finite; {len(bad)} of {len(features)} samples have NaN or infinite "
+            f"values, the first at index {int(bad[0])}"
+        )
+
+
+def _has_values(features: Tensor) -> bool:
+    """Whether there are numbers to look at: not on "meta", and not where torch only traces."""
+    return not (
+        features.is_meta
+        or torch.compiler.is_compiling()
+        or type(features) not in (Tensor, nn.Parameter)
+        # Under vmap and jacrev a tensor has no one value.
+        or torch.func.debug_unwrap(features) is not features
+    )
+
+
+def check_width(n_features: object, what: str = "n_features") -> None:
+    """Raise if a number of features is no integer >= 1.
+
+    Raises:
+        InvalidInputError: naming `what`.
+    """
+    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+        raise InvalidInputError(f"{what} must be an integer >= 1, got {n_features!r}")

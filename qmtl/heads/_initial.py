@@ -1,0 +1,146 @@
+"""Initial parameters: every named part draws from a generator of its own.
+
+So the weights of one task depend on the seed and its name only: adding, leaving out or reordering
+tasks leaves the others' weights alone.
+"""
+
+import math
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.circuit import Ansatz, HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = [
+    "INITIAL_STD", "all_blocks", "block_weights", "circuit_weights", "drawn_seed", "linear_weights",
+]  # fmt: skip
+
+INITIAL_STD = {"encoding": 0.1, "block": 0.5}
+STARTS = ("normal", "equator")
+EQUATOR_STD = 0.1
+
+
+def drawn_seed(seed: int | None) -> int:
+    """The seed, or for None one that torch's global generator gives.
+
+    Raises:
+        InvalidInputError: if it is neither an integer nor None.
+
+    Example:
+        >>> drawn_seed(3)
+        3
+    """
+    if seed is None:
+        return int(torch.randint(2**31, (), device="cpu"))
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
+    return int(seed)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    # crc32 is the same on every machine and in every process; hash() is not.
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+
+
+def circuit_weights(
+    seed: int, name: str, size: int, std: float = INITIAL_STD["encoding"]
+) -> Tensor:
+    """Flat weights from N(0, std²) of the part of that name.
+
+    Example:
+        >>> circuit_weights(0, "task cola", 6, INITIAL_STD["block"]).shape
+        torch.Size([6])
+    """
+    return torch.randn(size, generator=_generator(seed, name)) * std
+
+
+def block_weights(
+    seed: int,
+    name: str,
+    circuit: HeadCircuit,
+    task: str,
+    start: str,
+    turns: dict[tuple[int, ...], list[int]] | None = None,
+) -> Tensor:
+    """A task block's initial weights.
+
+    Args:
+        seed: of the draw, with `name`.
+        name: of the part that is drawn.
+        circuit: the block's.
+        task: whose block.
+        start: ``"normal"``: N(0, 0.5²). ``"equator"``: N(0, 0.1²), but N(π/2, 0.1²) for the last
+            RY on each wire that is read. Around features of zero the default encoding leaves all
+            wires at a pole, where ⟨Z⟩ has no slope; a quarter turn before the measurement makes an
+            output, to first order, linear in the wire's own features, and class probabilities
+            equal.
+        turns: where last turns are, kept for blocks that are alike.
+
+    Raises:
+        InvalidInputError: for another start.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary("cola")])
+        >>> weights = block_weights(0, "task cola", circuit, "cola", "equator")
+        >>> weights.sub(torch.tensor([0, 0, 0, 0, 0, math.pi / 2])).abs().max() < 0.4
+        tensor(True)
+
+    References:
+        Starting near the identity: Grant et al., arXiv:1903.05076.
+    """
+    if start not in STARTS:
+        raise unknown_name("initial", start, STARTS)
+    (size,) = circuit.weight_sizes[task]
+    if start == "normal":
+        return circuit_weights(seed, name, size, INITIAL_STD["block"])
+    ansatz, register = circuit.ansatz(task), circuit.register(task)
+    n_wires = len(register.wires)
+    read = tuple(register.readout.read_wires(n_wires))
+    # Blocks of one's own may not be hashable.
+    key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
+    if key not in turns:
+        turns[key] = _last_turns(ansatz, n_wires, read)
+    weights = circuit_weights(seed, name, size, EQUATOR_STD)
+    weights[turns[key]] += math.pi / 2
+    return weights
+
+
+def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
+    """`block_weights` of all tasks, each drawn for the task's name."""
+    turns: dict[tuple[int, ...], list[int]] = {}
+    return {
+        name: block_weights(seed, f"task {name}", circuit, name, start, turns)
+        for name in circuit.registers
+    }
+
+
+def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
+    """Weights of the last RY on each read wire, where a plain weight turns it."""
+    last: dict[int, int] = {}
+    for gate in ansatz.gates(n_wires, read):
+        angle = gate.angle
+        if gate.name != "RY" or angle is None or angle.weight is None:
+            continue
+        if not angle.features and angle.constant == 1:
+            last[gate.wires[0]] = angle.weight
+    return [last[wire] for wire in read if wire in last]
+
+
+def linear_weights(
+    seed: int, name: str, in_features: int, out_features: int
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer, as torch draws them, U(±1/√in_features), for that name.
+
+    Example:
+        >>> same = [linear_weights(0, "task cola", 4, 1)[0] for _ in range(2)]
+        >>> torch.equal(*same)
+        True
+    """
+    generator, bound = _generator(seed, name), 1 / math.sqrt(in_features)
+    weight, bias = torch.empty(out_features, in_features), torch.empty(out_features)
+    weight.uniform_(-bound, bound, generator=generator)
+    return weight, bias.uniform_(-bound, bound, generator=generator)

@@ -1,0 +1,281 @@
+"""Linear heads, the classical rivals of the quantum head, and the layers that others end in."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import Gate, HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads._head import Head
+from qmtl.heads._initial import drawn_seed, linear_weights
+from qmtl.heads._task_rows import TaskRows, join_rows
+from qmtl.tasks import Task
+
+__all__ = [
+    "DenseLayers", "LinearHead", "LocalLayers", "LocalLinearHead", "cone_columns", "linear_count",
+    "local_linear_count", "register_columns",
+]  # fmt: skip
+
+
+class DenseLayers(nn.Module):
+    """A linear layer for each task, all on the same inputs: one product.
+
+    Args:
+        seed: of the initial weights, drawn per task.
+        tasks: the tasks.
+        width: of the inputs.
+        bias: whether layers have one.
+
+    Attributes:
+        weight: `TaskRows` of shape (outputs of all tasks, width).
+        bias: `TaskRows` of shape (outputs of all tasks,), or None.
+    """
+
+    def __init__(self, seed: int, tasks: Sequence[Task], width: int, *, bias: bool = True) -> None:
+        super().__init__()
+        drawn = {t.name: linear_weights(seed, f"task {t.name}", width, t.n_outputs) for t in tasks}
+        self.weight = TaskRows({n: w for n, (w, _) in drawn.items()}, flat=False, kind="weight")
+        biases = {n: b for n, (_, b) in drawn.items()}
+        self.bias = TaskRows(biases, kind="bias") if bias else None
+        self.register_load_state_dict_pre_hook(_join_layers)
+
+    def forward(self, inputs: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        """Outputs of these tasks (None: of all) side by side, from (batch, width)."""
+        weight = self.weight()
+        bias = None if self.bias is None else self.bias()
+        if names is not None:
+            weight = torch.cat([weight[self.weight.slices[name]] for name in names])
+            if bias is not None and self.bias is not None:
+                bias = torch.cat([bias[self.bias.slices[name]] for name in names])
+        return nn.functional.linear(inputs, weight, bias)
+
+
+class LocalLayers(nn.Module):
+    """A linear layer for each task, each on columns of its own: one product of them all.
+
+    Args:
+        weights: each task's weight (outputs, inputs) and bias.
+        columns: each task's columns of what `forward` is given.
+        width: how many columns there are.
+
+    Attributes:
+        weight: `TaskRows`, flat.
+        bias: `TaskRows`, (outputs of all tasks,).
+    """
+
+    columns: Tensor | None
+    filled: Tensor | None
+
+    def __init__(
+        self,
+        weights: Mapping[str, tuple[Tensor, Tensor]],
+        columns: Mapping[str, Sequence[int]],
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.weight = TaskRows({n: w for n, (w, _) in weights.items()}, kind="weight")
+        self.bias = TaskRows({n: b for n, (_, b) in weights.items()}, kind="bias")
+        own = [columns[name] for name, (w, _) in weights.items() for _ in w]
+        sizes = np.array([len(each) for each in own])
+        # Where outputs see different numbers of columns, zeros fill up their weights.
+        real = np.arange(sizes.max()) < sizes[:, None]
+        places, filled = np.zeros(real.shape, np.int64), np.full(real.shape, sizes.sum())
+        places[real], filled[real] = np.concatenate(own), np.arange(sizes.sum())
+        is_dense = real.shape[1] == width and (places == np.arange(width)).all()
+        buffers = {
+            "columns": None if is_dense else places,
+            "filled": None if real.all() else filled,
+        }
+        for name, table in buffers.items():
+            flat = None if table is None else torch.from_numpy(table.ravel())
+            self.register_buffer(name, flat, persistent=False)
+        self.register_load_state_dict_pre_hook(_join_layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs of all tasks side by side, from (batch, width)."""
+        weight, bias = self.weight(), self.bias()
+        if self.filled is not None:
+            weight = torch.cat([weight, weight.new_zeros(1)]).index_select(0, self.filled)
+        weight = weight.view(len(bias), -1)
+        if self.columns is None:
+            return nn.functional.linear(inputs, weight, bias)
+        seen = inputs.index_select(1, self.columns).view(len(inputs), *weight.shape)
+        return (seen * weight).sum(dim=2) + bias
+
+    def of_tasks(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Outputs of some tasks side by side, from each one's own inputs."""
+        weights, biases = self.weight(), self.bias()
+        parts = []
+        for name, own in inputs.items():
+            weight = weights[self.weight.slices[name]].view(self.weight.shapes[name])
+            bias = biases[self.bias.slices[name]]
+            parts.append(nn.functional.linear(own, weight, bias))
+        return torch.cat(parts, dim=1)
+
+
+def _join_layers(
+    layers: DenseLayers | LocalLayers,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    # A state has each task's weight beside its bias, where torch would not look for them.
+    for rows in (layers.weight, layers.bias):
+        if rows is not None:
+            join_rows(rows, state, f"{prefix}{rows.kind}.", missing, errors)
+
+
+class LinearHead(Head):
+    """Dense linear heads on a shared representation: hard parameter sharing.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation; every task sees all of it.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+
+    Shape:
+        features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Example:
+        >>> head = LinearHead([Task.binary("a"), Task.multiclass("b", 3)], n_features=6, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(2, 6)).items()}
+        {'a': (2, 1), 'b': (2, 3)}
+
+    References:
+        Caruana, Multitask Learning, Machine Learning 28 (1997).
+    """
+
+    def __init__(self, tasks: Sequence[Task], n_features: int, *, seed: int | None = None) -> None:
+        super().__init__(tasks, n_features)
+        self.layers = DenseLayers(drawn_seed(seed), self.tasks, n_features)
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        logits: Tensor = self.layers(features, names)
+        return logits
+
+
+class LocalLinearHead(Head):
+    """Each task linear on features of its own only: a classical head with O(T) parameters, too.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation.
+        columns: each task's features, as indices.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+
+    Shape:
+        features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Raises:
+        InvalidInputError: for a task without features, or an index outside the representation.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(5)])
+        >>> head = LocalLinearHead.on_cones(circuit)
+        >>> head.columns["t1"], sum(p.numel() for p in head.parameters())
+        ((0, 1, 2, 3, 4, 5), 35)
+    """
+
+    settings = ("columns",)
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        n_features: int,
+        columns: Mapping[str, Sequence[int]],
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(tasks, n_features)
+        names = {task.name for task in self.tasks}
+        for name in columns:
+            if name not in names:
+                raise unknown_name("task in columns", name, names)
+        self.columns = {
+            task.name: _indices(task.name, columns.get(task.name, ()), n_features)
+            for task in self.tasks
+        }
+        seed = drawn_seed(seed)
+        weights = {
+            t.name: linear_weights(seed, f"task {t.name}", len(self.columns[t.name]), t.n_outputs)
+            for t in self.tasks
+        }
+        self.layers = LocalLayers(weights, self.columns, n_features)
+
+    @classmethod
+    def on_registers(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
+        """Each task linear on the features that are loaded on its own register."""
+        return cls(circuit.tasks, circuit.n_features, register_columns(circuit), seed=seed)
+
+    @classmethod
+    def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
+        """Each task linear on the features in its light cone: what the quantum head can see."""
+        return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        if names is not None:
+            own = {name: features[:, list(self.columns[name])] for name in names}
+            return self.layers.of_tasks(own)
+        logits: Tensor = self.layers(features)
+        return logits
+
+
+def linear_count(tasks: Sequence[Task], n_features: int) -> int:
+    """Parameters of dense linear heads: O · (n_features + 1), with O outputs of all tasks."""
+    return sum(task.n_outputs for task in tasks) * (n_features + 1)
+
+
+def local_linear_count(tasks: Sequence[Task], columns: Mapping[str, Sequence[int]]) -> int:
+    """Parameters of local linear heads: each output one per feature it sees, and one."""
+    return sum(task.n_outputs * (len(columns[task.name]) + 1) for task in tasks)
+
+
+def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
+    """The features that are loaded on each task's own register.
+
+    Example:
+        >>> register_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))
+        {'a': [0, 1], 'b': [2, 3]}
+    """
+    columns = {}
+    for name, register in circuit.registers.items():
+        wires = set(register.wires)
+        loaded = [gate for gate in circuit.encoding_gates if wires.issuperset(gate.wires)]
+        columns[name] = _features_of(loaded)
+    return columns
+
+
+def cone_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
+    """The features in each task's light cone.
+
+    Example:
+        >>> cone_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))["a"]
+        [0, 1, 2, 3]
+    """
+    return {name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers}
+
+
+def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:
+    """A task's columns, ascending and as plain ints (JSON knows no others)."""
+    try:
+        own = tuple(sorted(operator.index(column) for column in columns))
+    except TypeError:
+        own = ()
+    if not own or own[0] < 0 or own[-1] >= width or len(set(own)) < len(own):
+        raise InvalidInputError(
+            f"columns of task {task!r} must be one or more different integers of 0 to "
+            f"{width - 1}, got {columns!r}"
+        )
+    return own
+
+
+def _features_of(gates: Sequence[Gate]) -> list[int]:
+    return sorted({f for gate in gates if gate.angle is not None for f in gate.angle.features})

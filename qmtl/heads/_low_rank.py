@@ -1,0 +1,134 @@
+"""LowRankLinearHead: linear heads through a shared bottleneck, of about a given size."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError
+from qmtl.heads._head import Head, check_width
+from qmtl.heads._initial import drawn_seed, linear_weights
+from qmtl.heads._linear import DenseLayers
+from qmtl.tasks import Task
+
+__all__ = ["LowRankLinearHead", "closest_low_rank", "low_rank_count"]
+
+
+class LowRankLinearHead(Head):
+    """Linear heads whose joint weight matrix has a low rank: V_t (U x) + b_t.
+
+    U is a projection that all tasks share, (rank, n_features) without a bias; V_t is the task's
+    own, (n_outputs, rank). With a fixed rank the head has O(T) parameters, even if the
+    representation grows with the number of tasks, and every task sees all of it.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation.
+        rank: width of the bottleneck.
+        bias: whether each output has a bias of its own; without, an encoder's bias takes its part
+            as far as the bottleneck lets it through.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+
+    Shape:
+        features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Raises:
+        InvalidInputError: for a width or rank below 1.
+
+    Example:
+        >>> import torch
+        >>> head = LowRankLinearHead([Task.binary("a"), Task.multiclass("b", 3)], 6, rank=2, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(2, 6)).items()}
+        {'a': (2, 1), 'b': (2, 3)}
+
+    References:
+        Ando and Zhang, A framework for learning predictive structures from multiple tasks and
+        unlabeled data, JMLR 6 (2005), whose structural matrix is U here.
+    """
+
+    settings = ("rank", "bias")
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        n_features: int,
+        rank: int,
+        *,
+        bias: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        check_width(rank, "rank")
+        super().__init__(tasks, n_features)
+        self.rank, self.bias = rank, bias
+        seed = drawn_seed(seed)
+        weight, _ = linear_weights(seed, "projection", n_features, rank)
+        self.projection: nn.Linear = nn.utils.skip_init(nn.Linear, n_features, rank, bias=False)
+        self.projection.weight.data = weight
+        self.layers = DenseLayers(seed, self.tasks, rank, bias=bias)
+
+    @classmethod
+    def matching(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
+        """The head on the circuit's features with a parameter count closest to the quantum head's.
+
+        See `closest_low_rank`; `count_parameters` is the count that was reached.
+
+        Example:
+            >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
+            >>> head = LowRankLinearHead.matching(circuit)
+            >>> head, head.count_parameters(), circuit.count_parameters().total
+            (LowRankLinearHead(32 features, rank 3, no bias, 144 parameters), 144, 144)
+        """
+        budget = circuit.count_parameters().total
+        rank, bias = closest_low_rank(circuit.tasks, circuit.n_features, budget)
+        return cls(circuit.tasks, circuit.n_features, rank, bias=bias, seed=seed)
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        logits: Tensor = self.layers(self.projection(features), names)
+        return logits
+
+    def __repr__(self) -> str:
+        bias = "bias" if self.bias else "no bias"
+        return (
+            f"LowRankLinearHead({self.n_features} features, rank {self.rank}, {bias}, "
+            f"{self.count_parameters()} parameters)"
+        )
+
+
+def low_rank_count(tasks: Sequence[Task], n_features: int, rank: int, *, bias: bool = True) -> int:
+    """Parameters of low-rank linear heads: rank · (n_features + O), and O biases."""
+    outputs = sum(task.n_outputs for task in tasks)
+    return rank * (n_features + outputs) + (outputs if bias else 0)
+
+
+def closest_low_rank(tasks: Sequence[Task], n_features: int, budget: int) -> tuple[int, bool]:
+    """Rank, and whether with a bias, whose parameter count is closest to `budget`.
+
+    Ranks go up to that of a dense head, min(n_features, outputs of all tasks): a greater one adds
+    parameters but no function. Of two counts equally close the larger is taken, and of two equal
+    ones that with a bias.
+
+    Args:
+        tasks: the tasks.
+        n_features: width of the representation.
+        budget: the parameter count to come close to.
+
+    Raises:
+        InvalidInputError: for a budget below 1.
+
+    Example:
+        >>> tasks = [Task.binary(f"t{i}") for i in range(16)]
+        >>> closest_low_rank(tasks, 32, 144), closest_low_rank(tasks, 32, 16 * 33)
+        ((3, False), (11, False))
+    """
+    if budget < 1:
+        raise InvalidInputError(f"budget must be at least 1 parameter, got {budget}")
+    ranks = range(1, min(n_features, sum(task.n_outputs for task in tasks)) + 1)
+    options = [(rank, bias) for rank in ranks for bias in (True, False)]
+
+    def distance(option: tuple[int, bool]) -> tuple[int, int, bool]:
+        rank, bias = option
+        count = low_rank_count(tasks, n_features, rank, bias=bias)
+        return abs(count - budget), -count, not bias
+
+    return min(options, key=distance)

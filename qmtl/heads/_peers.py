@@ -1,0 +1,238 @@
+"""The hybrid peers: variational circuits, followed by a linear layer for each task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import Ansatz, Encoding, ExpectationZ, HeadCircuit, RegisterEncoding
+from qmtl.errors import InvalidInputError
+from qmtl.heads._head import CircuitHead, check_width
+from qmtl.heads._initial import (
+    all_blocks,
+    block_weights,
+    circuit_weights,
+    drawn_seed,
+    linear_weights,
+)
+from qmtl.heads._linear import DenseLayers, LocalLayers, linear_count
+from qmtl.heads._task_rows import TaskRows
+from qmtl.simulators import ANGLE_MAPS, Simulator, simulator_from_dict
+from qmtl.tasks import Task
+
+__all__ = [
+    "SharedVQCHead", "VQCPerTaskHead", "shared_circuit", "shared_vqc_count", "vqc_per_task_count",
+]  # fmt: skip
+
+# The one thing that the shared circuit measures; its name is part of saved models.
+MEASURED = "wires"
+
+
+class VQCPerTaskHead(CircuitHead):
+    """Each task a variational circuit of its own, then a linear layer on ⟨Z⟩ of all its wires.
+
+    The circuits are the quantum head's, cut apart: a register's encoding and block are those of
+    `circuit` on the register's wires alone, with no gate between registers. In the partitioned
+    layout a task's circuit loads the features of its own register; in the shared layout every
+    task's circuit loads all of them. All circuits run as one batch on the simulator.
+
+    Args:
+        circuit: the quantum head's circuit, for tasks, registers, encoding and blocks.
+        simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
+        angle_map: as in `QuantumHead`.
+        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+        initial: how the blocks start, as in `QuantumHead`.
+
+    Shape:
+        features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Raises:
+        InvalidInputError: for an encoding whose features cannot be dealt out to the registers.
+
+    Example:
+        >>> head = VQCPerTaskHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]), seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(5, 4)).items()}
+        {'a': (5, 1), 'b': (5, 3)}
+
+    References:
+        The hybrid form of Mari et al., arXiv:1912.08278 (a circuit between classical layers), once
+        per task.
+    """
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        simulator: str | Simulator = "lightcone",
+        *,
+        angle_map: str = "tanh",
+        seed: int | None = None,
+        initial: str = "normal",
+    ) -> None:
+        super().__init__(circuit.tasks, circuit, simulator, angle_map)
+        self.separate = _cut_apart(circuit)
+        self.columns = _columns(circuit, self.separate)
+        seed = drawn_seed(seed)
+        sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
+        self.encodings = TaskRows(
+            {
+                name: circuit_weights(seed, f"encoding of {name}", circuit.encoding.n_weights(size))
+                for name, size in sizes.items()
+            }
+        )
+        self.blocks = TaskRows(all_blocks(seed, self.separate, initial))
+        layers = {
+            t.name: linear_weights(seed, f"layer of {t.name}", sizes[t.name], t.n_outputs)
+            for t in self.tasks
+        }
+        outputs = self.separate.output_slices
+        measured = {name: range(s.start, s.stop) for name, s in outputs.items()}
+        self.layers = LocalLayers(layers, measured, sum(sizes.values()))
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        angles = ANGLE_MAPS[self.angle_map](features)
+        if self.circuit.layout == "shared":
+            angles = angles[:, self.columns]
+        weights = torch.cat([self.encodings(), self.blocks()])
+        values = self.simulator.values(self.separate, angles, weights, names)
+        if names is None:
+            logits: Tensor = self.layers(values)
+            return logits
+        sizes = [len(self.circuit.registers[name].wires) for name in names]
+        return self.layers.of_tasks(dict(zip(names, values.split(sizes, dim=1), strict=True)))
+
+
+class SharedVQCHead(CircuitHead):
+    """One variational circuit for all tasks, ⟨Z⟩ of all its wires, then a linear layer per task.
+
+    The circuit has a fixed number of wires, so the representation does not grow with the tasks.
+
+    Args:
+        tasks: the tasks.
+        n_wires: wires of the circuit.
+        encoding: the encoding; None for the default.
+        ansatz: the block; None for the default.
+        simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
+        angle_map: as in `QuantumHead`.
+        seed: of the initial weights, the linear layers' drawn per task; None draws it from torch's
+            global generator.
+        initial: how the block starts, as in `QuantumHead`.
+
+    Shape:
+        features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Example:
+        >>> head = SharedVQCHead([Task.binary("a"), Task.multiclass("b", 3)], n_wires=4, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(5, 4)).items()}
+        {'a': (5, 1), 'b': (5, 3)}
+
+    References:
+        The hybrid form of Mari et al., arXiv:1912.08278 (a circuit between classical layers), with
+        an output layer per task.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        n_wires: int = 8,
+        encoding: Encoding | None = None,
+        ansatz: Ansatz | None = None,
+        simulator: str | Simulator = "lightcone",
+        *,
+        angle_map: str = "tanh",
+        seed: int | None = None,
+        initial: str = "normal",
+    ) -> None:
+        circuit = shared_circuit(n_wires, encoding, ansatz)
+        super().__init__(tasks, circuit, simulator, angle_map)
+        seed = drawn_seed(seed)
+        weights = circuit_weights(seed, "encoding", circuit.n_encoding_weights)
+        block = block_weights(seed, "block", circuit, MEASURED, initial)
+        # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
+        self.encoding = nn.Parameter(weights, requires_grad=len(weights) > 0)
+        self.block = nn.Parameter(block, requires_grad=len(block) > 0)
+        self.layers = DenseLayers(seed, self.tasks, n_wires)
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        angles = ANGLE_MAPS[self.angle_map](features)
+        weights = torch.cat([self.encoding, self.block])
+        logits: Tensor = self.layers(self.simulator.values(self.circuit, angles, weights), names)
+        return logits
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters, see `CircuitHead`."""
+        return super().to_dict() | {"tasks": [task.to_dict() for task in self.tasks]}
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters."""
+        from qmtl.circuit.catalogue import circuit_from_dict
+
+        circuit = circuit_from_dict(description["circuit"], custom=custom or {})
+        tasks = [Task.from_dict(task) for task in description["tasks"]]
+        parts = circuit.n_wires, circuit.encoding, circuit.ansatz(MEASURED)
+        simulator = simulator_from_dict(description["simulator"])
+        return cls(tasks, *parts, simulator, angle_map=description["angle_map"], seed=0)
+
+
+def shared_circuit(
+    n_wires: int, encoding: Encoding | None = None, ansatz: Ansatz | None = None
+) -> HeadCircuit:
+    """The circuit of a `SharedVQCHead`: one register, read on all wires.
+
+    Example:
+        >>> shared_circuit(4).count_parameters().circuit
+        20
+    """
+    check_width(n_wires, "n_wires")
+    return HeadCircuit(
+        # What is measured: so many numbers, whatever the tasks make of them.
+        [Task.regression(MEASURED, n_wires)],
+        encoding,
+        ansatz,
+        wires_per_task=n_wires,
+        readouts={MEASURED: ExpectationZ(n_wires)},
+    )
+
+
+def vqc_per_task_count(circuit: HeadCircuit) -> int:
+    """Parameters of `VQCPerTaskHead`: each task's encoding and block, and a layer on k wires."""
+    total = 0
+    for name, register in circuit.registers.items():
+        k = len(register.wires)
+        total += circuit.encoding.n_weights(k)
+        total += circuit.ansatz(name).n_weights(k, range(k))
+        total += register.task.n_outputs * (k + 1)
+    return total
+
+
+def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
+    """Parameters of `SharedVQCHead`: the shared circuit's, and a layer on its n wires per task."""
+    return circuit.count_parameters().circuit + linear_count(tasks, circuit.n_wires)
+
+
+def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
+    """One register per task with an encoding of its own, read on all wires."""
+    sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
+    return HeadCircuit(
+        # What is measured: so many numbers, whatever the task makes of them.
+        [Task.regression(name, size) for name, size in sizes.items()],
+        RegisterEncoding(tuple(sizes.values()), circuit.encoding),
+        {name: circuit.ansatz(name) for name in sizes},
+        wires_per_task=sizes,
+        readouts={name: ExpectationZ(size) for name, size in sizes.items()},
+    )
+
+
+def _columns(circuit: HeadCircuit, separate: HeadCircuit) -> list[int]:
+    """Which feature each encoding angle of the separate circuits is."""
+    copies = len(circuit.tasks) if circuit.layout == "shared" else 1
+    if separate.n_features != copies * circuit.n_features:
+        raise InvalidInputError(
+            f"the features of {circuit.encoding} cannot be dealt out to registers: it takes "
+            f"{circuit.n_features} on {circuit.n_wires} wires, and "
+            f"{separate.n_features // copies} on the registers by themselves"
+        )
+    return list(range(circuit.n_features)) * copies

@@ -1,0 +1,260 @@
+"""QuantumHead: a head circuit as a torch module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError
+from qmtl.heads._head import CircuitHead, check_features
+from qmtl.heads._initial import all_blocks, circuit_weights, drawn_seed
+from qmtl.heads._task_rows import TaskRows
+from qmtl.simulators import (
+    ANGLE_MAPS,
+    Dependencies,
+    Explanation,
+    Simulator,
+    output_layout,
+    to_logits,
+)
+
+__all__ = ["QuantumHead"]
+
+INITIAL_SCALE = {False: 5.0, True: 1.0}
+
+
+class QuantumHead(CircuitHead):
+    r"""A fully quantum multi-task head: features in, each task's logits out.
+
+    Features become angles ``π·tanh(features / 2)``; the circuit's shared encoding loads them; a
+    task's logits are what is measured on its register, times one trainable scale: ``s·⟨Z⟩`` (s
+    starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
+    layer follows.
+
+    Args:
+        circuit: what runs on the wires.
+        simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
+            `Simulator`.
+        angle_map: ``"tanh"``; ``"narrow"``, ``π/4·tanh(features / 4)``, for an output that is
+            nearly linear in the features; or ``"identity"`` if these are angles in radians already.
+        seed: of the initial weights; every task draws from a generator of its own, so that adding
+            a task leaves the others' weights alone. None draws the seed from torch's global
+            generator.
+        initial: how blocks start, see `qmtl.heads.block_weights`: ``"normal"``, N(0, 0.5²),
+            or ``"equator"``. The encoding starts with N(0, 0.1²).
+        frozen: whether the circuit's weights stay at their random initial values, so that only the
+            scales are trained (and the encoder before the head). For ablations.
+        like: a head of the same circuit, whose parameters this one is to have; see
+            `with_simulator`.
+
+    Shape:
+        features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
+
+    Attributes:
+        encoding: the encoding's weights, one flat parameter.
+        blocks: `TaskRows` of all tasks' block weights.
+        scales: `TaskRows` of all tasks' scales.
+
+    Raises:
+        InvalidInputError: on a call, for features of another width or with NaN, or unknown tasks.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("cola"), Task.multiclass("emotion", 9)])
+        >>> head = QuantumHead(circuit, seed=0)
+        >>> {name: tuple(logits.shape) for name, logits in head(torch.zeros(3, 6)).items()}
+        {'cola': (3, 1), 'emotion': (3, 9)}
+
+    References:
+        Cowlessur, Thapa, Alpcan and Camtepe, arXiv:2604.13560.
+    """
+
+    settings = ("frozen",)
+    encoding: nn.Parameter
+    blocks: TaskRows
+    scales: TaskRows
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        simulator: str | Simulator = "lightcone",
+        *,
+        angle_map: str = "tanh",
+        seed: int | None = None,
+        initial: str = "normal",
+        frozen: bool = False,
+        like: "QuantumHead | None" = None,
+    ) -> None:
+        super().__init__(circuit.tasks, circuit, simulator, angle_map)
+        self.frozen = frozen
+        if like is not None:
+            self.encoding, self.blocks, self.scales = like.encoding, like.blocks, like.scales
+            return
+        seed = drawn_seed(seed)
+        weights = circuit_weights(seed, "encoding", circuit.n_encoding_weights)
+        scales = {
+            name: torch.tensor(INITIAL_SCALE[bool(register.readout.is_probability)])
+            for name, register in circuit.registers.items()
+        }
+        # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
+        self.encoding = nn.Parameter(weights, requires_grad=len(weights) > 0)
+        self.blocks = TaskRows(all_blocks(seed, circuit, initial))
+        self.scales = TaskRows(scales)
+        if frozen:
+            self.encoding.requires_grad_(False)
+            self.blocks.requires_grad_(False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The circuit weights, flat and in gate order: ``"encoding"`` and views of each task's."""
+        return {"encoding": self.encoding, **self.blocks.by_name()}
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        encoding = self.encoding
+        if features.dtype is not encoding.dtype:
+            raise InvalidInputError(
+                f"features must be {encoding.dtype} as the head's weights are, got {features.dtype}"
+            )
+        return self.simulator.logits(
+            self.circuit,
+            features,
+            encoding,
+            self.blocks(),
+            self.scales(),
+            angle_map=self.angle_map,
+            tasks=names,
+        )
+
+    def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
+        """The encoding angles (radians) that features become, ``(batch, n_features)``.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]))
+            >>> head.angles(torch.tensor([[0.0, 100.0]]))
+            tensor([[0.0000, 3.1416]])
+        """
+        check_features(features, self.n_features)
+        return ANGLE_MAPS[self.angle_map](features)
+
+    def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits from what was measured: scale times ⟨Z⟩, or scale times log-probability.
+
+        Args:
+            values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
+                hardware.
+        """
+        names = self._chosen(list(values))
+        if not names:
+            return {}
+        layout, scales = output_layout(self.circuit, names), self.scales()
+        factors = scales[torch.from_numpy(layout.task_of_output).to(scales.device)]
+        joined = torch.cat(list(values.values()), dim=1)
+        logits = to_logits(joined, factors, layout.is_probability)
+        return dict(zip(names, logits.split(layout.sizes, dim=1), strict=True))
+
+    def expectation_values(
+        self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What is measured at these encoding angles (radians): no angle map and no scale.
+
+        Returns:
+            Task names to ``(batch, n_outputs)``: Z values in [-1, 1], or probabilities in [0, 1].
+        """
+        weights = torch.cat([self.encoding, self.blocks()])
+        return self.simulator.expectation_values(self.circuit, angles, weights, tasks)
+
+    def dependencies(self) -> Dependencies | None:
+        """Which features and encoding weights each task depends on; None if unknown."""
+        return self.simulator.dependencies(self.circuit)
+
+    def feature_rows(
+        self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a Jacobian, from gradients with respect to joined logits.
+
+        See `qmtl.simulators.Simulator.readout_rows`.
+        """
+        weights = self.encoding, self.blocks(), self.scales()
+        return self.simulator.readout_rows(
+            self.circuit, features, *weights, gradients, angle_map=self.angle_map, tasks=tasks
+        )
+
+    def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
+        """A head with these very parameters, evaluated by another simulator.
+
+        What one of them learns or loads is seen by both (but for encoding weights loaded with
+        ``assign=True``, which puts another parameter in the place of one head's). Hooks are not
+        shared.
+
+        Raises:
+            InvalidInputError: if the encoding's weights are pruned or parametrised: remove that
+                first, or do it after. Blocks and scales may be.
+        """
+        if not isinstance(self.encoding, nn.Parameter):
+            raise InvalidInputError(
+                "the encoding's weights are pruned or parametrised, and cannot be shared with "
+                "another head; remove that first, as by torch.nn.utils.prune.remove"
+            )
+        options: dict[str, Any] = {"angle_map": self.angle_map, "frozen": self.frozen}
+        head = QuantumHead(self.circuit, simulator, **options, like=self)
+        # Not by train(), which would change the modules that both have.
+        head.training = self.training
+        return head
+
+    def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
+        """A PennyLane QNode of the head, ``qnode(angles, weights)``, with its weights as default.
+
+        It takes what `angles` makes of features, and returns what is measured, without scales; its
+        gradients reach the head's parameters. A head of the shared layout has a circuit per task:
+        give ``tasks=["name"]``. For the arguments see `qmtl.simulators.task_qnode`.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+            >>> angles = head.angles(torch.zeros(1, 2))
+            >>> value = head.to_qnode("default.qubit")(angles)["a"][0]
+            >>> bool(torch.allclose(value.float(), head.expectation_values(angles)["a"][:, 0]))
+            True
+        """
+        from qmtl.simulators import task_qnode
+
+        return task_qnode(self.circuit, self.weights(), device, **options)
+
+    def explain(self, batch_size: int = 32) -> Explanation:
+        """How this head is simulated, and what a training step takes.
+
+        Under noise, noisy light cones are shown beside the ideal ones; with shots, what is sampled
+        from. Other simulators have no plan: it is the light-cone simulator's then.
+        """
+        return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
+
+    def _repr_html_(self) -> str:
+        from qmtl.circuit.display import circuit_drawing, circuit_facts, task_rows
+        from qmtl.display import facts, folded, panel, table
+
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        whole = self.count_parameters()
+        about = {
+            "parameters": f"{whole:,}" if whole == trained else f"{whole:,}, {trained:,} trained",
+            "simulator": repr(self.simulator),
+            "angle map": self.angle_map,
+        }
+        rows = [
+            row | {"scale": float(self.scales[row["task"]].detach())}
+            for row in task_rows(self.circuit)
+        ]
+        circuit = circuit_facts(self.circuit)
+        del circuit["parameters"]
+        return panel(
+            f"QuantumHead: {len(self.tasks):,} tasks",
+            circuit_drawing(self.circuit),
+            facts(about | circuit),
+            folded("Tasks", table(rows, len(self.tasks))),
+        )
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(head)``."""
+        return f"{self.circuit!r}, simulator={self.simulator!r}"

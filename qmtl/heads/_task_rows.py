@@ -1,0 +1,222 @@
+"""TaskRows: one parameter for all tasks, with a named slice for each.
+
+A parameter per task would cost torch's bookkeeping per task in every step. The keys of a state are
+still one per task, so that a head for more tasks reads the state of one for fewer.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import unknown_name
+
+__all__ = ["TaskRows", "escaped", "join_rows", "pop_part", "task_key"]
+
+
+class TaskRows(nn.Module):
+    """A parameter whose first axis is cut into one slice per task.
+
+    Calling it gives the tensor to compute with: the parameter itself, but for frozen tasks their
+    values when they were frozen, which have no gradient and stay whatever an optimiser does.
+
+    Args:
+        parts: each task's initial values. In states they have these shapes.
+        flat: whether the parameter is one flat vector; else parts are joined along their first
+            axis.
+        kind: names the values of a task that has several, as in the key ``task_cola.weight``; the
+            module must be an attribute of that name.
+
+    Attributes:
+        parameter: of all tasks.
+        names: the tasks, in order.
+        sizes: length of each task's slice.
+        shapes: of each task's values.
+        frozen: the frozen tasks.
+
+    Example:
+        >>> rows = TaskRows({"a": torch.zeros(2), "b": torch.ones(3)})
+        >>> rows().shape, rows["b"].tolist(), list(rows.state_dict())
+        (torch.Size([5]), [1.0, 1.0, 1.0], ['task_a', 'task_b'])
+    """
+
+    frozen_values: Tensor | None
+    frozen_mask: Tensor | None
+
+    def __init__(
+        self, parts: Mapping[str, Tensor], *, flat: bool = True, kind: str | None = None
+    ) -> None:
+        super().__init__()
+        self.names = tuple(parts)
+        self.kind = kind
+        self.shapes = {name: part.shape for name, part in parts.items()}
+        pieces = [part.reshape(-1) for part in parts.values()] if flat else list(parts.values())
+        self.sizes = tuple(len(piece) for piece in pieces)
+        joined = torch.cat(pieces)
+        # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
+        self.parameter = nn.Parameter(joined, requires_grad=joined.numel() > 0)
+        self.frozen: frozenset[str] = frozenset()
+        self.register_buffer("frozen_values", None, persistent=False)
+        self.register_buffer("frozen_mask", None, persistent=False)
+        self.register_state_dict_post_hook(_split)
+        self.register_load_state_dict_pre_hook(_join)
+        self.register_load_state_dict_post_hook(_hold)
+
+    @cached_property
+    def slices(self) -> dict[str, slice]:
+        """Where each task is along the first axis."""
+        ends = accumulate(self.sizes)
+        return {n: slice(e - s, e) for n, s, e in zip(self.names, self.sizes, ends, strict=True)}
+
+    @property
+    def row_of(self) -> Tensor:
+        """The index of the task that each entry along the first axis belongs to, int64.
+
+        Example:
+            >>> TaskRows({"a": torch.zeros(2), "b": torch.ones(3)}).row_of
+            tensor([0, 0, 1, 1, 1])
+        """
+        return torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.sizes))
+
+    def forward(self) -> Tensor:
+        """The tensor to compute with, of the shape of the parameter."""
+        if self.frozen_mask is None or self.frozen_values is None:
+            return self.parameter
+        return torch.where(self.frozen_mask, self.frozen_values, self.parameter)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A view of one task's values, to read or, under ``torch.no_grad``, to set."""
+        if name not in self.slices:
+            raise unknown_name("task", name, self.names)
+        values = self.frozen_values if name in self.frozen else None
+        values = self.parameter if values is None else values
+        return values[self.slices[name]].view(self.shapes[name])
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Views of all tasks' values, as they are computed with."""
+        return dict(zip(self.names, self.split(self()), strict=True))
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        """Views of a tensor of the parameter's shape, in the shape of each task's values."""
+        pieces = zip(joined.split(self.sizes), self.shapes.values(), strict=True)
+        return [piece.view(shape) for piece, shape in pieces]
+
+    def freeze(self, name: str, frozen: bool = True) -> None:
+        """Hold a task's values as they are; or no longer."""
+        if name not in self.slices:
+            raise unknown_name("task", name, self.names)
+        values, where = self().detach().clone(), self.slices[name]
+        # A pruned or parametrised parameter is computed from others.
+        if not frozen and isinstance(self.parameter, nn.Parameter):
+            with torch.no_grad():
+                self.parameter[where] = values[where]
+        self.frozen = self.frozen | {name} if frozen else self.frozen - {name}
+        shape = (len(values), *[1] * (values.ndim - 1))
+        mask = torch.zeros(shape, dtype=torch.bool, device=values.device)
+        for each in self.frozen:
+            mask[self.slices[each]] = True
+        self.frozen_values, self.frozen_mask = (values, mask) if self.frozen else (None, None)
+
+    def keys(self, prefix: str) -> list[str]:
+        """The tasks' keys in a state in which this module has a prefix."""
+        if self.kind is None:
+            return [prefix + task_key(name) for name in self.names]
+        outer = prefix.removesuffix(f"{self.kind}.")
+        return [f"{outer}{task_key(name)}.{self.kind}" for name in self.names]
+
+    def extra_repr(self) -> str:
+        """Shown by ``print``."""
+        return f"{len(self.names)} tasks, {tuple(self.parameter.shape)}"
+
+
+def escaped(name: str) -> str:
+    """A task's name without the dots that torch's keys must not have; different for each name.
+
+    Example:
+        >>> escaped("y.1"), escaped("y%2E1")
+        ('y%2E1', 'y%252E1')
+    """
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def task_key(name: str) -> str:
+    """A task's key in a state: the prefix keeps it apart from what else a module has."""
+    return f"task_{escaped(name)}"
+
+
+def pop_part(
+    state: dict[str, Any], key: str, current: Tensor, missing: list[str], errors: list[str]
+) -> Tensor:
+    """Take one task's tensor from a state that is being loaded.
+
+    Args:
+        state: the state.
+        key: of the tensor.
+        current: what to return if it is not there or does not fit.
+        missing: takes the key if it is not there.
+        errors: takes, in torch's words, what does not fit.
+    """
+    given = state.pop(key, None)
+    if given is None:
+        missing.append(key)
+    elif not isinstance(given, Tensor):
+        errors.append(f'"{key}": expected a torch.Tensor, got {type(given)}.')
+    elif given.shape != current.shape and (current.ndim or given.shape != (1,)):
+        errors.append(
+            f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, "
+            f"the shape in current model is {current.shape}."
+        )
+    else:
+        return given
+    return current
+
+
+def join_rows(
+    rows: TaskRows, state: dict[str, Any], prefix: str, missing: list[str], errors: list[str]
+) -> None:
+    """Put a module's parameter in a state, in the place of its parts, before torch loads it."""
+    key = f"{prefix}parameter"
+    # A pruned or parametrised parameter is computed from others, which torch loads.
+    if key in state or not isinstance(rows.parameter, nn.Parameter):
+        return
+    current = rows.split(rows().detach())
+    keys = rows.keys(prefix)
+    parts = [
+        pop_part(state, k, part, missing, errors) for k, part in zip(keys, current, strict=True)
+    ]
+    if rows.parameter.ndim == 1:
+        parts = [part.reshape(-1) for part in parts]
+    if len({part.device for part in parts}) > 1:
+        parts = [part.to(rows.parameter.device) for part in parts]
+    state[key] = torch.cat(parts)
+
+
+def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> None:
+    # It is not there if it is pruned or parametrised.
+    values = state.pop(f"{prefix}parameter", None)
+    if values is not None:
+        if rows.frozen_mask is not None and rows.frozen_values is not None:
+            values = torch.where(rows.frozen_mask, rows.frozen_values, values)
+        state.update(zip(rows.keys(prefix), rows.split(values), strict=True))
+
+
+def _join(
+    rows: TaskRows,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    join_rows(rows, state, prefix, missing, errors)
+
+
+def _hold(rows: TaskRows, _: object) -> None:
+    """What was loaded is what frozen tasks hold."""
+    if rows.frozen_values is not None:
+        rows.frozen_values = rows.parameter.detach().clone()

@@ -1,0 +1,405 @@
+"""A plan's engines as one differentiable function of features, weights and scales.
+
+Where engines are compiled, it is one node of autograd's graph: the angle map, the simulation and
+the scales. Inside, numpy computes: for small arrays its calls cost a fraction of torch's.
+Everything else (other devices, ``torch.func``, forward mode, second derivatives) runs the engines'
+torch operations, so that every use is either fast or at least right.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.jit import is_tracing
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.simulators._angles import AngleTable, Inputs
+from qmtl.simulators._contract import PROBABILITY_FLOOR, AngleMap, OutputLayout, to_logits
+from qmtl.simulators._engine import Array, Engine
+
+__all__ = ["Program", "Step"]
+
+PLAIN = (Tensor, nn.Parameter)
+
+
+class Program:
+    """A plan's engines, which together compute all its outputs.
+
+    Args:
+        table: where the angles come from.
+        engines: their columns together are all outputs.
+        n_outputs: how many outputs there are.
+    """
+
+    def __init__(self, table: AngleTable, engines: Sequence[Engine], n_outputs: int) -> None:
+        self.table, self.engines, self.n_outputs = table, tuple(engines), n_outputs
+        columns = [engine.columns.ravel() for engine in engines]
+        every = np.concatenate(columns) if columns else np.zeros(0, np.int64)
+        self._order = np.argsort(every, kind="stable")
+
+    def torch_values(self, angles: Tensor, weights: Tensor) -> Tensor:
+        """Outputs by torch operations, shape (batch, n_outputs); differentiable to any order."""
+        sampled, fixed = self.table.sampled(angles, weights), self.table.fixed(weights)
+        if not self.engines:
+            return angles.new_zeros(len(angles), 0)
+        parts = [engine.torch_values(sampled, fixed).flatten(0, 1) for engine in self.engines]
+        order = torch.from_numpy(self._order).to(angles.device)
+        return torch.cat(parts)[order].T
+
+
+class State(NamedTuple):
+    """What a backward pass wants of the forward pass.
+
+    Attributes:
+        given: features and weights.
+        inputs: the engines' angles.
+        kept: what each engine keeps; None if the batch runs in chunks, which run again.
+        columns: the features after the map's tanh, features first.
+        values: the outputs, shape (batch, n_outputs).
+    """
+
+    given: list[Array]
+    inputs: Inputs
+    kept: list[Any] | None
+    columns: Array
+    values: Array
+
+
+class Step:
+    """A program between an angle map and scales, for batches of one size; call it.
+
+    Args:
+        circuit: whose features, weights and tasks these are.
+        program: what computes the outputs.
+        angle_map: from features to angles; None if features are angles.
+        layout: of the outputs, to multiply them by scales; None for none.
+        chunk: samples at a time, so that a step fits into memory.
+        apart: where several tasks are on one state, makes the same with a state for each of them,
+            for numbers that are not finite.
+    """
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        program: Program,
+        angle_map: AngleMap | None,
+        layout: OutputLayout | None,
+        chunk: int,
+        apart: "Callable[[], Step] | None" = None,
+    ) -> None:
+        self.program, self.map, self.chunk, self.apart = program, angle_map, chunk, apart
+        table, sizes = program.table, (circuit.n_features, circuit.n_circuit_weights)
+        self.is_plain = table.is_plain
+        self.features, self.weights = _places(table.features, sizes[0]), _places(table.weights, sizes[1])
+        self.sizes = (*sizes, len(circuit.tasks))
+        self.is_curved = angle_map is not None and angle_map.stretch > 0
+        self.tasks: Array | None = None
+        self.probability: NDArray[np.bool_] | None = None
+        if layout is not None:
+            self.tasks = _places(layout.task_of_output, len(circuit.tasks))
+            self.probability = layout.is_probability
+
+    def __call__(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
+        """Outputs, or logits if there are scales; shape (batch, outputs).
+
+        Args:
+            features: or angles, shape (batch, n_features).
+            scales: one number for each task of the circuit; None for none.
+            *weights: all weights of the circuit, in one or several flat vectors.
+        """
+        given = (features, *weights) if scales is None else (features, scales, *weights)
+        if _runs_kernels(features) and all(map(_is_plain, given)):
+            if self.apart is not None and not all(bool(w.isfinite().all()) for w in weights):
+                return self.apart()(features, scales, *weights)
+            result: Tensor = _Node.apply(self, scales is not None, *given)
+            return result
+        with _full_precision(features):
+            return self.by_torch(features, scales, *weights)
+
+    def by_torch(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
+        """The same by torch operations."""
+        angles = features if self.map is None else self.map(features)
+        joined = weights[0] if len(weights) == 1 else torch.cat(weights)
+        values = self.program.torch_values(angles, joined)
+        if scales is None:
+            return values
+        factors = scales
+        if self.tasks is not None:
+            factors = scales[torch.from_numpy(self.tasks).to(scales.device)]
+        return to_logits(values, factors, self.probability)
+
+    def rows(
+        self, gradients: Tensor, features: Tensor, scales: Tensor, *weights: Tensor
+    ) -> list[tuple[Tensor, ...]]:
+        """Gradients with respect to features, scales and weights, for each row of gradients.
+
+        Args:
+            gradients: with respect to the logits, shape (rows, batch, outputs).
+            features: shape (batch, n_features).
+            scales: one number for each task of the circuit.
+            *weights: all weights of the circuit, in one or several flat vectors.
+        """
+        given = (features, scales, *weights)
+        if not (_runs_kernels(features) and all(map(_is_plain, given))):
+            return [_derivatives(self, True, row, given) for row in gradients]
+        with np.errstate(all="ignore"):
+            state = self.state([_numbers(features), *map(_numbers, weights)])
+            own = _numbers(scales)
+            return [_tensors(self.gradients(row, own, state)) for row in map(_numbers, gradients)]
+
+    def state(self, given: list[Array]) -> State:
+        """The outputs, and what a backward pass wants; from features and weights."""
+        features, weights = given[0], given[1] if len(given) == 2 else np.concatenate(given[1:])
+        columns = features.T
+        if self.is_plain and self.features is not None:
+            columns = columns[self.features]
+        if self.map is not None and self.is_curved:
+            columns = np.divide(columns, self.map.stretch, order="C")
+            angles = np.tanh(columns, out=columns) * self.map.scale
+        else:
+            angles = columns = np.ascontiguousarray(columns)
+        if self.is_plain:
+            inputs = Inputs(angles, weights if self.weights is None else weights[self.weights])
+        else:
+            table, flat = self.program.table, torch.from_numpy(weights)
+            sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
+            inputs = Inputs(sampled.numpy(), table.fixed(flat).numpy())
+        values = np.empty((len(features), self.program.n_outputs), features.dtype)
+        if len(features) <= self.chunk:
+            kept = [engine.forward(inputs, values) for engine in self.program.engines]
+            return State(given, inputs, kept, columns, values)
+        for part, own in self._parts(inputs, len(features)):
+            for engine in self.program.engines:
+                engine.forward(own, values[part])
+        return State(given, inputs, None, columns, values)
+
+    def _parts(self, inputs: Inputs, samples: int) -> Iterator[tuple[slice, Inputs]]:
+        """Chunks of the batch."""
+        for first in range(0, samples, self.chunk):
+            part = slice(first, min(first + self.chunk, samples))
+            yield part, Inputs(np.ascontiguousarray(inputs.sampled[:, part]), inputs.fixed)
+
+    def factors(self, scales: Array) -> Array:
+        """The scale of each output."""
+        return scales if self.tasks is None else scales[self.tasks]
+
+    def measured(self, values: Array) -> Array:
+        """Z values, and logarithms of probabilities; see `qmtl.simulators.to_logits`."""
+        if self.probability is None:
+            return values
+        found, mask = values.copy(), self.probability
+        found[:, mask] = np.log(np.maximum(values[:, mask], 0) + PROBABILITY_FLOOR)
+        return found
+
+    def gradients(self, gradient: Array, scales: Array | None, state: State) -> list[Array]:
+        """Gradients with respect to features, scales (if there are any) and weights.
+
+        Args:
+            gradient: with respect to outputs or logits, shape (batch, outputs).
+            scales: one number for each task of the circuit; None for none.
+            state: of the forward pass.
+        """
+        step, found = self, []
+        if scales is not None:
+            terms = np.einsum("bo,bo->o", gradient, self.measured(state.values))
+            found.append(_placed(terms, self.tasks, len(scales)))
+            gradient = gradient * self.factors(scales)
+            if self.probability is not None:
+                likely = state.values[:, self.probability]
+                slope = (likely >= 0) / (np.maximum(likely, 0) + PROBABILITY_FLOOR)
+                gradient[:, self.probability] *= slope.astype(gradient.dtype)
+        elif not gradient.flags.c_contiguous:
+            gradient = np.ascontiguousarray(gradient)
+        if self.apart is not None and not np.isfinite(gradient).all():
+            # What is wrong with one task must not reach the others.
+            step = self.apart()
+            state = step.state(state.given)
+        by_features, by_weights = step._pull_back(gradient, state)
+        end = 0
+        for weights in state.given[1:]:
+            begin, end = end, end + len(weights)
+            found.append(by_weights[begin:end])
+        return [by_features, *found]
+
+    def _pull_back(self, gradient: Array, state: State) -> tuple[Array, Array]:
+        """Gradients with respect to features (batch, n_features) and all weights, flat."""
+        inputs, engines = state.inputs, self.program.engines
+        by_angle = np.zeros(inputs.sampled.shape, gradient.dtype)
+        by_weight = np.zeros(len(inputs.fixed), gradient.dtype)
+        if state.kept is not None:
+            for engine, own in zip(engines, state.kept, strict=True):
+                engine.pull_back(inputs, own, gradient, by_angle, by_weight)
+        else:
+            for part, some in self._parts(inputs, len(gradient)):
+                values, found = np.empty_like(gradient[part]), np.zeros_like(some.sampled)
+                for engine in engines:
+                    again = engine.forward(some, values)
+                    engine.pull_back(some, again, gradient[part], found, by_weight)
+                by_angle[:, part] = found
+        if not self.is_plain:
+            by_angle, by_weight = self._through_table(by_angle, by_weight, state)
+        if self.map is not None and self.is_curved:
+            slope = self.map.scale / self.map.stretch
+            by_angle *= slope - slope * np.square(state.columns)
+        if self.is_plain:
+            by_angle = _placed(by_angle, self.features, self.sizes[0])
+            by_weight = _placed(by_weight, self.weights, self.sizes[1])
+        return by_angle.T, by_weight
+
+    def _through_table(
+        self, by_sampled: Array, by_fixed: Array, state: State
+    ) -> tuple[Array, Array]:
+        """Gradients with respect to angles and weights, from those of the table's rows."""
+        angles = state.columns * self.map.scale if self.map and self.is_curved else state.columns
+        leaves = [
+            torch.from_numpy(np.array(part)).requires_grad_()
+            for part in (angles.T, np.concatenate(state.given[1:]))
+        ]
+        with torch.enable_grad():
+            found = self.program.table.sampled(*leaves), self.program.table.fixed(leaves[1])
+        gradients = torch.from_numpy(by_sampled), torch.from_numpy(by_fixed)
+        pairs = [pair for pair in zip(found, gradients, strict=True) if pair[0].requires_grad]
+        by_angle, by_weight = torch.autograd.grad(
+            [f for f, _ in pairs], leaves, [g for _, g in pairs], materialize_grads=True
+        )
+        return by_angle.T.numpy(), by_weight.numpy()
+
+
+def _places(index: NDArray[np.int64], size: int) -> Array | None:
+    """Places of chosen numbers among so many; None for all of them in their order."""
+    return None if len(index) == size and (index == np.arange(size)).all() else index
+
+
+def _placed(values: Array, places: Array | None, size: int) -> Array:
+    """Values added up at these places of a vector."""
+    if places is None:
+        return values
+    found = np.zeros((size, *values.shape[1:]), values.dtype)
+    np.add.at(found, places, values)
+    return found
+
+
+def _numbers(tensor: Tensor) -> Array:
+    found: Array = tensor.detach().numpy()
+    return found
+
+
+def _tensors(arrays: Sequence[Array]) -> tuple[Tensor, ...]:
+    return tuple(map(torch.from_numpy, arrays))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has numbers of its own that no transform of torch looks through."""
+    # Kernels read what is in memory, of which a lazy sign is not a part.
+    if type(tensor) not in PLAIN or tensor.is_neg():
+        return False
+    if torch.func.debug_unwrap(tensor) is not tensor:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is None
+
+
+def _runs_kernels(features: Tensor) -> bool:
+    return features.is_cpu and features.shape[0] > 0 and not is_compiling() and not is_tracing()
+
+
+def _full_precision(like: Tensor) -> Any:
+    """A context in which autocast does not round: simulators keep their inputs' precision."""
+    kind = like.device.type
+    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+class _Node(torch.autograd.Function):
+    """Outputs or logits of a step."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
+        numbers = list(map(_numbers, given))
+        scales = numbers.pop(1) if scaled else None
+        with np.errstate(all="ignore"):
+            state = step.state(numbers)
+            values = state.values
+            if scales is None:
+                # The outputs are the caller's, who may change them.
+                state = state._replace(values=values[:0])
+            else:
+                values = step.measured(values) * step.factors(scales)
+        ctx.save_for_backward(*given)
+        ctx.step, ctx.scales, ctx.state = step, scales, state
+        return torch.from_numpy(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # Torch looks here whether they have changed.
+        given, step, scaled = ctx.saved_tensors, ctx.step, ctx.scales is not None
+        if torch.is_grad_enabled():
+            found = _derivatives(step, scaled, gradient, given)
+        elif _is_plain(gradient) and _has_numbers(gradient):
+            with np.errstate(all="ignore"):
+                found = _tensors(step.gradients(_numbers(gradient), ctx.scales, ctx.state))
+        elif torch.func.debug_unwrap(gradient) is not gradient:
+            found = _Adjoint.apply(step, ctx.scales, ctx.state, gradient, *given)
+        else:
+            # The older vmap of ``is_grads_batched``, which knows torch's own operations only.
+            found = _derivatives(step, scaled, gradient, given)
+        return None, None, *found
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _derivatives(
+    step: Step, scaled: bool, gradient: Tensor, given: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients by torch operations, with a graph of their own."""
+    with torch.enable_grad(), _full_precision(given[0]):
+        # Views: where one input was computed from another, that path is the caller's.
+        inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in given]
+        found = step.by_torch(inputs[0], *(inputs[1:] if scaled else (None, *inputs[1:])))
+        if not found.requires_grad:
+            return tuple(map(torch.zeros_like, inputs))
+        return torch.autograd.grad(
+            found, inputs, gradient, create_graph=True, materialize_grads=True
+        )
+
+
+class _Adjoint(torch.autograd.Function):
+    """The backward pass of `_Node`, for batches of gradients as ``torch.vmap`` makes them."""
+
+    @staticmethod
+    def forward(
+        step: Step, scales: Array | None, state: State, gradient: Tensor, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        with np.errstate(all="ignore"):
+            return _tensors(step.gradients(_numbers(gradient), scales, state))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept: there is no graph."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        step, scales, state, gradient, *given = inputs
+        scaled = scales is not None
+        dims = (0,) * len(given)
+        rows = gradient.movedim(in_dims[3], 0) if in_dims[3] is not None else None
+        unmapped = all(dim is None for dim in in_dims[4:])
+        if rows is None or not unmapped or torch.func.debug_unwrap(rows) is not rows:
+            mapped = torch.vmap(lambda g, *t: _derivatives(step, scaled, g, t), in_dims[3:])
+            return mapped(gradient, *given), dims
+        found = [_Adjoint.forward(step, scales, state, row, *given) for row in rows]
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), dims

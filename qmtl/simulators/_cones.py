@@ -1,0 +1,427 @@
+"""Cones: what outputs depend on, on local wires, as layers of gates and a readout.
+
+Outputs that are Z-strings may run apart, each on a cone of its own, or together on the task's cone,
+whichever has fewer amplitudes: fourteen labels on fourteen wires are fourteen small cones instead
+of one of eighteen wires.
+
+Most circuits look the same around most tasks. So a cone is found once, and whatever task sees the
+same gates around it has the same cone, moved along the wires.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmtl.circuit.gates import Angle, Gate
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit.light_cone import LightCone, backward_cone
+from qmtl.errors import CircuitTooLargeError
+from qmtl.simulators._angles import angle_columns
+from qmtl.simulators._memory import cause_of_size
+
+__all__ = [
+    "Cone", "Layer", "Moved", "Op", "WireTable", "cones_of", "gate_table", "joint_cone",
+    "moved_tasks", "spanned_wires", "wire_table", "z_strings_of",
+]  # fmt: skip
+
+# The readout is kept as a matrix over the basis states of the wires that are read together.
+MAX_READ_WIRES = 20
+# More amplitudes than any memory has; a plan for such cones would take minutes to build.
+MAX_CONE_WIRES = 64
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One gate of a layer on local wires; `slot` numbers the rotations of a section."""
+
+    name: str
+    wires: tuple[int, ...]
+    slot: int | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Gates that run together: diagonal ones as one phase vector, or one-wire ones per wire."""
+
+    diagonal: bool
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Cone:
+    """Outputs that are read together, and the gates that they depend on.
+
+    Attributes:
+        outputs: which of the task's outputs; of several tasks on one state, one after the other.
+        wires: the circuit's wires in local order: those that are read, the others of the block,
+            the rest.
+        n_inner: how many of the first local wires the block acts on or the readout reads.
+        encoding: layers of the encoding.
+        block: layers of the task's block.
+        encoding_gates: for each slot of the encoding, the place of its gate in the circuit's
+            encoding.
+        block_angles: for each slot of the block, its angle.
+        readout: outputs over the basis states of the wires that are read.
+        sizes: size of the cone after each gate that widens it, seen from the readout.
+    """
+
+    outputs: tuple[int, ...]
+    wires: tuple[int, ...]
+    n_inner: int
+    encoding: tuple[Layer, ...]
+    block: tuple[Layer, ...]
+    encoding_gates: tuple[int, ...]
+    block_angles: tuple[Angle, ...]
+    readout: tuple[tuple[float, ...], ...]
+    sizes: tuple[int, ...]
+
+
+class _Part(NamedTuple):
+    """Outputs of a task that are read together, with their light cone."""
+
+    task: str
+    outputs: tuple[int, ...]
+    read: tuple[int, ...]
+    cone: LightCone
+
+    @property
+    def inner(self) -> set[int]:
+        """Wires that the block's remaining gates touch or the readout reads."""
+        return set(self.read).union(*(gate.wires for gate in self.cone.block))
+
+
+def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> list[Cone]:
+    """The cones of a task's outputs.
+
+    Args:
+        circuit: the head circuit.
+        task: its name.
+        together: (shared layout) all tasks that run on the same encoded state.
+
+    Raises:
+        CircuitTooLargeError: for a cone that no memory could hold.
+    """
+    parts = _parts(circuit, task)
+    if circuit.layout == "partitioned":
+        return [_cone(circuit, part, part.cone, list(part.read), part.inner) for part in parts]
+    read, inner, shared = _shared_state(circuit, tuple(together or (task,)))
+    return [
+        _cone(
+            circuit,
+            part,
+            LightCone(shared.wires, shared.encoding, part.cone.block, shared.growth,
+                      shared.positions),
+            list(read),
+            set(inner),
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _shared_state(
+    circuit: HeadCircuit, tasks: tuple[str, ...]
+) -> tuple[tuple[int, ...], frozenset[int], LightCone]:
+    """Wires read, wires of blocks, and the cone of everything that any of the tasks looks at."""
+    parts = [part for task in tasks for part in _parts(circuit, task)]
+    inner: set[int] = set().union(*(part.inner for part in parts))
+    read = sorted(set().union(*(part.read for part in parts)))
+    cone = backward_cone(circuit.encoding_gates, [], inner, diagonal=False)
+    return tuple(read), frozenset(inner), cone
+
+
+def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
+    """The task's outputs together, or apart if that makes fewer amplitudes."""
+    together = _together(circuit, task)
+    strings = z_strings_of(circuit, task)
+    parts = [together]
+    if strings is not None and len(strings) > 1 and circuit.layout == "partitioned":
+        apart = [_part(circuit, task, (j,), wires) for j, wires in enumerate(strings)]
+        if sum(1 << len(p.cone.wires) for p in apart) < 1 << len(together.cone.wires):
+            parts = apart
+    for part in parts:
+        _check_size(circuit, part)
+    return parts
+
+
+def _together(circuit: HeadCircuit, task: str) -> _Part:
+    """All outputs of a task."""
+    register = circuit.register(task)
+    readout = register.readout
+    return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))
+
+
+def _part(
+    circuit: HeadCircuit, task: str, outputs: Sequence[int], positions: Sequence[int]
+) -> _Part:
+    read = tuple(circuit.register(task).wires[i] for i in positions)
+    return _Part(task, tuple(outputs), read, circuit.light_cone(task, positions))
+
+
+def _check_size(circuit: HeadCircuit, part: _Part) -> None:
+    if len(part.cone.wires) > MAX_CONE_WIRES:
+        raise CircuitTooLargeError(
+            f"task {part.task!r}: its light cone has {len(part.cone.wires)} of {circuit.n_wires} "
+            f"wires, more than the {MAX_CONE_WIRES} that any memory could hold. "
+            f"{cause_of_size(circuit, part.task, len(part.cone.wires), len(part.inner))}"
+        )
+    if len(part.read) > MAX_READ_WIRES:
+        raise CircuitTooLargeError(
+            f"task {part.task!r}: {len(part.read)} of its wires are read together, at most "
+            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
+        )
+
+
+def _cone(
+    circuit: HeadCircuit, part: _Part, cone: LightCone, read: list[int], inner: set[int]
+) -> Cone:
+    order = _local_order(circuit.n_wires, cone, read, inner)
+    local = {wire: i for i, wire in enumerate(order)}
+    encoding, slots = _sorted_into_layers(cone.encoding, local)
+    block, block_slots = _sorted_into_layers(cone.block, local)
+    return Cone(
+        outputs=part.outputs,
+        wires=tuple(order),
+        n_inner=len(inner),
+        encoding=encoding,
+        block=block,
+        encoding_gates=tuple(cone.positions[i] for i in slots),
+        block_angles=tuple(angle for i in block_slots if (angle := cone.block[i].angle)),
+        readout=tuple(map(tuple, _readout(circuit, part, read).tolist())),
+        sizes=tuple(size for _, size in cone.growth),
+    )
+
+
+def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
+    """All tasks' cones as one: for tasks that look at nearly the same wires.
+
+    Blocks are on wires of their own, so that one after another they are one block.
+    """
+    parts = [_together(circuit, task) for task in tasks]
+    blocks = [gate for task in tasks for gate in circuit.block_gates(task)]
+    read = [wire for part in parts for wire in part.read]
+    cone = backward_cone(circuit.encoding_gates, blocks, read)
+    inner = set().union(*(part.inner for part in parts))
+    outputs = [output for part in parts for output in part.outputs]
+    whole = _cone(circuit, _Part("", tuple(outputs), tuple(read), cone), cone, read, inner)
+    rows = [row for part in parts for row in _readout(circuit, part, read).tolist()]
+    return Cone(**{**vars(whole), "readout": tuple(map(tuple, rows))})
+
+
+def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
+    """Wires that are read, others of the block, then the rest by their place around the ring.
+
+    Places are counted from the first wire read, so that equal cones look equal along a ring.
+    """
+
+    def offset(wire: int) -> int:
+        steps = (wire - read[0]) % n_wires
+        return steps - n_wires if steps > n_wires // 2 else steps
+
+    block = sorted(inner - set(read), key=offset)
+    return [*read, *block, *sorted(set(cone.wires) - inner, key=offset)]
+
+
+def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.float64]:
+    """The part's outputs over the basis states of the wires `read`, first wire most significant."""
+    if not part.task:
+        return np.zeros((0, 1))
+    register = circuit.register(part.task)
+    states = np.arange(1 << len(read))
+    bits = {wire: states >> (len(read) - 1 - i) & 1 for i, wire in enumerate(read)}
+    strings = z_strings_of(circuit, part.task)
+    if strings is None:
+        n = spanned_wires(circuit, part.task)
+        matrix = np.array(register.readout.matrix(n), dtype=np.float64)
+        zero = np.zeros_like(states)
+        columns = sum(bits.get(w, zero) << (n - 1 - i) for i, w in enumerate(register.wires[:n]))
+        return matrix[list(part.outputs)][:, columns]
+    rows = [sum(bits[register.wires[i]] for i in strings[j]) % 2 for j in part.outputs]
+    return 1.0 - 2.0 * np.array(rows)
+
+
+def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
+    """Positions of the Zs of each output; None if the readout is not made of Z-strings."""
+    register = circuit.register(task)
+    strings = getattr(register.readout, "z_strings", None)
+    return None if strings is None else strings(len(register.wires))
+
+
+def spanned_wires(circuit: HeadCircuit, task: str) -> int:
+    """How many of a register's first wires a readout's matrix has to be written over.
+
+    A matrix over a wide register is huge: its last wires are left out if the readout does.
+    """
+    register = circuit.register(task)
+    readout, n = register.readout, len(register.wires)
+    read = tuple(readout.read_wires(n))
+    least = max(readout.min_wires, max(read) + 1)
+    if least < n and tuple(readout.read_wires(least)) == read:
+        n = least
+    if n > MAX_READ_WIRES:
+        raise CircuitTooLargeError(
+            f"task {task!r}: its readout {readout} spans {n} wires of the register, at most "
+            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
+        )
+    return n
+
+
+def _sorted_into_layers(
+    gates: Sequence[Gate], local: dict[int, int]
+) -> tuple[tuple[Layer, ...], list[int]]:
+    """Gates in layers, one-wire ones at even levels and diagonal ones at odd levels.
+
+    A CNOT is a CZ between two Hadamards, so that a layer of diagonal gates becomes one vector of
+    phases. Also returns which gate each slot belongs to.
+    """
+    level = dict.fromkeys(local, 0)
+    levels: dict[int, list[tuple[int, Gate]]] = {}
+    for number, gate in _without_cnots(gates):
+        parity = 1 if gate.is_diagonal else 0
+        place = max(level[w] + (level[w] % 2 != parity) for w in gate.wires)
+        levels.setdefault(place, []).append((number, gate))
+        for w in gate.wires:
+            level[w] = place
+    layers: list[Layer] = []
+    slots: list[int] = []
+    for place in sorted(levels):
+        ops = []
+        # Gates of a layer on different wires commute; sorting them makes equal cones look equal.
+        for number, gate in sorted(levels[place], key=lambda item: _sort_key(item[1], local)):
+            wires = tuple(local[w] for w in gate.wires)
+            wires = tuple(sorted(wires)) if gate.is_diagonal else wires
+            ops.append(Op(gate.name, wires, None if gate.angle is None else len(slots)))
+            if gate.angle is not None:
+                slots.append(number)
+        layers.append(Layer(diagonal=place % 2 == 1, ops=tuple(ops)))
+    return tuple(layers), slots
+
+
+def _without_cnots(gates: Iterable[Gate]) -> Iterator[tuple[int, Gate]]:
+    for number, gate in enumerate(gates):
+        if gate.name == "CNOT":
+            flip = Gate("Hadamard", (gate.wires[1],))
+            yield from ((number, flip), (number, Gate("CZ", gate.wires)), (number, flip))
+        else:
+            yield number, gate
+
+
+def _sort_key(gate: Gate, local: dict[int, int]) -> tuple[object, ...]:
+    wires = tuple(sorted(local[w] for w in gate.wires))
+    # One-wire gates on one wire do not commute: the sort is stable and must not see their names.
+    return (wires, gate.name) if gate.is_diagonal else (wires,)
+
+
+class WireTable(NamedTuple):
+    """An encoding's gates along each wire.
+
+    Attributes:
+        at: places of the gates on each wire, in their order, shape (wires, most gates); -1 after
+            the last.
+        wire: first wire of each gate.
+        rank: which of this wire's gates it is.
+        kind: one number for each wire; equal where the same gates join the same neighbours, seen
+            from the wire.
+        features: of each gate's angle, shape (gates, factors); -1 where there is none.
+        weights: of each gate's angle; -1 where there is none.
+        constants: of each gate's angle.
+    """
+
+    at: IntArray
+    wire: IntArray
+    rank: IntArray
+    kind: IntArray
+    features: IntArray
+    weights: IntArray
+    constants: NDArray[np.float64]
+
+    def moved(self, gates: Sequence[int], shifts: IntArray) -> IntArray:
+        """The gates at the same places of other wires, shape (shifts, gates)."""
+        chosen = np.array(gates, np.int64)
+        wires = (self.wire[chosen] + shifts[:, None]) % len(self.at)
+        return self.at[wires, self.rank[chosen]]
+
+
+NO_ANGLE = Angle()
+
+
+@lru_cache(maxsize=4)
+def wire_table(circuit: HeadCircuit) -> WireTable:
+    """The table of a circuit's encoding."""
+    return gate_table(circuit.encoding_gates, circuit.n_wires)
+
+
+def gate_table(gates: Sequence[Any], n: int) -> WireTable:
+    """The table of gates, or of other things with a name, wires and an angle, on `n` wires."""
+    codes: dict[str, int] = {}
+    code = np.array([codes.setdefault(g.name, len(codes)) for g in gates], np.int64)
+    first = np.array([g.wires[0] for g in gates], np.int64)
+    last = np.array([g.wires[-1] for g in gates], np.int64)
+    features, weights, constants = angle_columns([g.angle or NO_ANGLE for g in gates])
+    looks = (features >= 0).sum(axis=1) * 2 + (weights >= 0)
+    both = np.flatnonzero(first != last)
+    wire = np.concatenate([first, last[both]])
+    place = np.concatenate([np.arange(len(gates)), both])
+    other = np.concatenate([last, first[both]])
+    role = np.concatenate([np.zeros(len(gates), np.int64), np.ones(len(both), np.int64)])
+    order = np.lexsort((place, wire))
+    wire, place, other, role = wire[order], place[order], other[order], role[order]
+    counts = np.bincount(wire, minlength=n)
+    rank = np.arange(len(wire)) - np.repeat(np.cumsum(counts) - counts, counts)
+    seen = np.full((n, max(1, int(counts.max(initial=0)))), -1, np.int64)
+    at = seen.copy()
+    at[wire, rank] = place
+    size = int(looks.max(initial=0)) + 1
+    seen[wire, rank] = ((code[place] * 2 + role) * n + (other - wire) % n) * size + looks[place]
+    kind = np.unique(seen, axis=0, return_inverse=True)[1].ravel()
+    rank_of = np.empty(len(gates), np.int64)
+    rank_of[place[role == 0]] = rank[role == 0]
+    return WireTable(at, first, rank_of, kind, features, weights, constants)
+
+
+class Moved(NamedTuple):
+    """Tasks whose cones are those of the first of them, moved along the wires.
+
+    Attributes:
+        cones: of the first task.
+        tasks: places of the tasks among those asked for.
+        shifts: by how many wires each task's cones are moved.
+    """
+
+    cones: list[Cone]
+    tasks: IntArray
+    shifts: IntArray
+
+
+def moved_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> Iterator[Moved]:
+    """The tasks, those with equal cones together.
+
+    A backward walk sees a wire's gates only. So it is the same walk wherever the wires of a cone
+    have the same gates, seen from the task's register.
+    """
+    if circuit.layout == "shared":
+        for i, task in enumerate(tasks):
+            yield Moved(cones_of(circuit, task, tasks), np.array([i]), np.zeros(1, np.int64))
+        return
+    kind, n = wire_table(circuit).kind, circuit.n_wires
+    alike: dict[object, list[int]] = {}
+    for i, task in enumerate(tasks):
+        register = circuit.registers[task]
+        key = (circuit.ansatz(task), len(register.wires), register.readout)
+        alike.setdefault(key, []).append(i)
+    for places in alike.values():
+        left = np.array(places)
+        starts = np.array([circuit.registers[tasks[i]].wires[0] for i in places])
+        while len(left):
+            cones = cones_of(circuit, tasks[left[0]])
+            wires = np.unique(np.concatenate([np.array(cone.wires) for cone in cones]))
+            there = (wires + (starts - starts[0])[:, None]) % n
+            same = (kind[there] == kind[wires]).all(axis=1)
+            yield Moved(cones, left[same], (starts - starts[0])[same])
+            left, starts = left[~same], starts[~same]

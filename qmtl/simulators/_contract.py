@@ -1,0 +1,366 @@
+"""The contract of simulators: what a head asks for, and what all of them share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+
+if TYPE_CHECKING:
+    from qmtl.simulators._explain import Explanation
+
+__all__ = [
+    "ANGLE_MAPS",
+    "PROBABILITY_FLOOR",
+    "AngleMap",
+    "Dependencies",
+    "Simulator",
+    "check_angles",
+    "check_weights",
+    "joined_weights",
+    "output_layout",
+    "to_logits",
+    "weights_by_name",
+]
+
+# Logits of probabilities are log(p + floor).
+PROBABILITY_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class AngleMap:
+    """How features become angles in radians: ``scale · tanh(features / stretch)``.
+
+    Attributes:
+        scale: the largest angle.
+        stretch: how wide the slope is; 0 if features are angles already (``scale · features``).
+    """
+
+    scale: float
+    stretch: float
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Angles of the shape of the features; differentiable."""
+        if not self.stretch:
+            return features if self.scale == 1 else self.scale * features
+        return self.scale * torch.tanh(features / self.stretch)
+
+
+# "tanh" keeps angles within a period whatever the encoder gives; "narrow" within one slope of the
+# sine, also when features are loaded twice.
+ANGLE_MAPS = {
+    "tanh": AngleMap(math.pi, 2),
+    "narrow": AngleMap(math.pi / 4, 4),
+    "identity": AngleMap(1.0, 0),
+}
+
+
+class Dependencies(NamedTuple):
+    """What each task's outputs depend on, as pairs of indices, int64.
+
+    Attributes:
+        features: ``(task, feature)``: two arrays of one length.
+        weights: ``(task, encoding weight)``.
+    """
+
+    features: tuple[NDArray[np.int64], NDArray[np.int64]]
+    weights: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class OutputLayout(NamedTuple):
+    """The outputs of some tasks side by side.
+
+    Attributes:
+        sizes: outputs of each task.
+        task_of_output: for each output, the place of its task in the circuit.
+        is_probability: for each output, whether it is a probability; None if none is.
+    """
+
+    sizes: tuple[int, ...]
+    task_of_output: NDArray[np.int64]
+    is_probability: NDArray[np.bool_] | None
+
+
+class Simulator(ABC):
+    """A way to evaluate head circuits.
+
+    Implementations are differentiable by torch in angles and weights, compute in the angles'
+    precision, accept any batch size, and are deterministic unless they sample shots.
+    """
+
+    @abstractmethod
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' outputs side by side, shape (batch, outputs): Z values or probabilities.
+
+        Args:
+            circuit: the head circuit.
+            angles: encoding angles in radians, shape (batch, n_features).
+            weights: all weights of the circuit in one flat vector: see
+                `HeadCircuit.weight_slices`.
+            tasks: the tasks to evaluate, in this order; None for all.
+
+        Raises:
+            InvalidInputError: for angles or weights of another shape or type, or unknown tasks.
+        """
+
+    def expectation_values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor | Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """The same by task, shape (batch, n_outputs) each.
+
+        Args:
+            circuit: the head circuit.
+            angles: encoding angles in radians, shape (batch, n_features).
+            weights: one flat vector, or ``"encoding"`` and the tasks' names to flat vectors, as
+                `QuantumHead.weights` gives them.
+            tasks: the tasks to evaluate; None for all.
+        """
+        chosen = check_angles(circuit, angles, tasks)
+        if not isinstance(weights, Tensor):
+            weights = joined_weights(circuit, weights, chosen, angles)
+        values = self.values(circuit, angles, weights, chosen)
+        sizes = output_layout(circuit, chosen).sizes
+        return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
+
+    def logits(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        encoding: Tensor,
+        blocks: Tensor,
+        scales: Tensor,
+        *,
+        angle_map: str = "tanh",
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Logits of the tasks side by side, shape (batch, outputs), from a head's features.
+
+        Args:
+            circuit: the head circuit.
+            features: shape (batch, n_features).
+            encoding: weights of the encoding, flat.
+            blocks: weights of all tasks' blocks, flat.
+            scales: one number for each task of the circuit.
+            angle_map: one of `ANGLE_MAPS`.
+            tasks: the tasks to evaluate, in this order; None for all.
+        """
+        angles = ANGLE_MAPS[angle_map](features)
+        chosen = check_angles(circuit, angles, tasks)
+        values = self.values(circuit, angles, torch.cat([encoding, blocks]), chosen)
+        layout = output_layout(circuit, chosen)
+        return to_logits(values, _factors(scales, layout), layout.is_probability)
+
+    def readout_rows(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        encoding: Tensor,
+        blocks: Tensor,
+        scales: Tensor,
+        gradients: Tensor,
+        *,
+        angle_map: str = "tanh",
+        tasks: Sequence[str] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a Jacobian: gradients with respect to features and encoding weights.
+
+        No graph is kept, and no hook of the given tensors is called.
+
+        Args:
+            circuit: the head circuit.
+            features: shape (batch, n_features).
+            encoding: weights of the encoding, flat.
+            blocks: weights of all tasks' blocks, flat.
+            scales: one number for each task of the circuit.
+            gradients: with respect to the logits, shape (rows, batch, outputs).
+            angle_map: one of `ANGLE_MAPS`.
+            tasks: whose logits these are; None for all.
+
+        Returns:
+            Shapes (rows, batch, n_features) and (rows, n_encoding_weights).
+        """
+        inputs = [features.detach().requires_grad_(), encoding.detach().requires_grad_()]
+        with torch.enable_grad():
+            logits = self.logits(
+                circuit, *inputs, blocks.detach(), scales.detach(), angle_map=angle_map, tasks=tasks
+            )
+        rows = [
+            torch.autograd.grad(logits, inputs, row, retain_graph=True, materialize_grads=True)
+            for row in gradients
+        ]
+        return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+
+    def dependencies(self, circuit: HeadCircuit) -> Dependencies | None:
+        """Which features and encoding weights each task's outputs depend on; None if unknown."""
+        return None
+
+    def explain(
+        self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> "Explanation":
+        """What a training step takes; of the light-cone simulator for those without a plan."""
+        from qmtl.simulators._lightcone import LightConeSimulator
+
+        return LightConeSimulator().explain(circuit, batch_size, dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description, which `simulator_from_dict` reads.
+
+        Raises:
+            InvalidInputError: for simulators of one's own.
+        """
+        raise InvalidInputError(
+            f"the simulator {self!r} is not one of qmtl's and cannot be saved; save "
+            f"head.with_simulator('lightcone')"
+        )
+
+
+def to_logits(
+    values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None
+) -> Tensor:
+    """Logits from what was measured: factor times ⟨Z⟩, or factor times log-probability.
+
+    Args:
+        values: shape (batch, outputs).
+        factors: shape (outputs,).
+        is_probability: which outputs are probabilities; None if none is.
+
+    Example:
+        >>> to_logits(torch.tensor([[0.5, 1.0]]), torch.tensor([5.0, 1.0]), np.array([False, True]))
+        tensor([[2.5000e+00, 9.5367e-07]])
+    """
+    if is_probability is None:
+        return values * factors
+    mask = torch.from_numpy(is_probability).to(values.device)
+    # Shot noise and rounding may take an estimated probability below zero.
+    safe = torch.where(mask, values, 1.0).clamp(min=0)
+    return torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values) * factors
+
+
+def _factors(scales: Tensor, layout: OutputLayout) -> Tensor:
+    if len(layout.task_of_output) == len(scales) == len(layout.sizes):
+        identity = layout.task_of_output[0] == 0 and (np.diff(layout.task_of_output) == 1).all()
+        if identity:
+            return scales
+    return scales[torch.from_numpy(layout.task_of_output).to(scales.device)]
+
+
+@lru_cache(maxsize=64)
+def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
+    """The layout of these tasks' outputs side by side."""
+    readouts = [circuit.registers[name].readout for name in tasks]
+    sizes = tuple(readout.n_outputs for readout in readouts)
+    place = {name: i for i, name in enumerate(circuit.registers)}
+    tasks_of = np.repeat(np.array([place[name] for name in tasks], np.int64), sizes)
+    mask = np.repeat(np.array([bool(r.is_probability) for r in readouts], bool), sizes)
+    return OutputLayout(sizes, tasks_of, mask if mask.any() else None)
+
+
+def check_angles(
+    circuit: HeadCircuit, angles: Tensor, tasks: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The tasks to evaluate, after checking angles and names."""
+    if not isinstance(angles, Tensor) or not angles.dtype.is_floating_point:
+        kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
+        raise InvalidInputError(f"angles must be a floating-point tensor, got {kind}")
+    if angles.dtype not in (torch.float32, torch.float64):
+        raise InvalidInputError(f"angles must be float32 or float64, got {angles.dtype}")
+    if angles.ndim != 2 or angles.shape[1] != circuit.n_features:
+        raise InvalidInputError(
+            f"angles must have shape (batch, {circuit.n_features}), got {tuple(angles.shape)}"
+        )
+    return check_tasks(circuit, tasks)
+
+
+def check_tasks(circuit: HeadCircuit, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks to evaluate, after checking their names."""
+    if tasks is None:
+        return tuple(circuit.registers)
+    if isinstance(tasks, str):
+        raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
+    chosen = tuple(tasks)
+    for name in chosen:
+        if name not in circuit.registers:
+            raise unknown_name("task", name, circuit.registers)
+    if len(set(chosen)) < len(chosen):
+        raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
+    return chosen
+
+
+def check_weights(circuit: HeadCircuit, weights: Tensor, like: Tensor) -> None:
+    """Raise if these are not all weights of the circuit in one vector of the type of `like`.
+
+    Raises:
+        InvalidInputError: naming what came and what was expected.
+    """
+    size = circuit.n_circuit_weights
+    if not isinstance(weights, Tensor):
+        raise InvalidInputError(f"weights must be a tensor, got {type(weights).__name__}")
+    if weights.shape != (size,):
+        raise InvalidInputError(f"weights must have shape ({size},), got {tuple(weights.shape)}")
+    if weights.dtype != like.dtype:
+        raise InvalidInputError(
+            f"weights must be {like.dtype} as the angles are, got {weights.dtype}"
+        )
+
+
+def weights_by_name(circuit: HeadCircuit, weights: Tensor) -> dict[str, Tensor]:
+    """Views of ``"encoding"`` and of each task's weights in one flat vector."""
+    parts = weights.split([s.stop - s.start for s in circuit.weight_slices.values()])
+    return dict(zip(circuit.weight_slices, parts, strict=True))
+
+
+def joined_weights(
+    circuit: HeadCircuit, weights: Mapping[str, Tensor], tasks: Sequence[str], like: Tensor
+) -> Tensor:
+    """One flat vector of weights given by name; those of tasks that are not asked for are zero.
+
+    Args:
+        circuit: the head circuit.
+        weights: ``"encoding"`` and the tasks' names to flat vectors.
+        tasks: those that are asked for.
+        like: the angles, whose type and device weights must have.
+
+    Raises:
+        InvalidInputError: for a weight that is missing, or of another shape or type.
+    """
+    asked = {"encoding", *tasks}
+    parts = []
+    for name, (size,) in circuit.weight_sizes.items():
+        if name not in asked:
+            parts.append(like.new_zeros(size))
+            continue
+        if name not in weights:
+            raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
+        weight: object = weights[name]
+        if not isinstance(weight, Tensor):
+            kind = type(weight).__name__
+            raise InvalidInputError(f"weights[{name!r}] must be a tensor, got {kind}")
+        if weight.shape != (size,):
+            raise InvalidInputError(
+                f"weights[{name!r}] must have shape ({size},), got {tuple(weight.shape)}"
+            )
+        if weight.dtype != like.dtype:
+            raise InvalidInputError(
+                f"weights[{name!r}] must be {like.dtype} as the angles are, got {weight.dtype}"
+            )
+        parts.append(weight)
+    return torch.cat(parts)

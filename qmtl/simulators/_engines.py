@@ -1,0 +1,98 @@
+"""Which engine runs a group of equal cones, and whether cones are better run as one."""
+
+from collections.abc import Sequence
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.simulators._amplitudes import AmplitudeEngine, build_program
+from qmtl.simulators._engine import Engine
+from qmtl.simulators._pauli import LARGEST_PROGRAM, PauliEngine, pauli_program
+from qmtl.simulators._plan import Group, Plan, build_plan
+from qmtl.simulators._torch import TorchEngine
+
+__all__ = ["choose_plan", "engine_of"]
+
+# A Pauli operation takes four times as long as one on state vectors, which are longer loops; below
+# some number of operations neither counts, and the Pauli kernel is the one that compiles faster.
+PAULI_ADVANTAGE = 0.25
+FEW_OPERATIONS = 2_000
+# Basis states of the wires read together, above which no strings are looked for.
+LARGEST_READOUT = 2**10
+# The same, times the outputs, above which tasks are not read from one state.
+LARGEST_JOINT_READOUT = 2**16
+# Beyond it no machine has the memory for tables of a state's size, or for the states.
+LARGEST_STATE = 2**26
+
+
+def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
+    """The plan of a cone for each task, or one for all if a step takes less by it.
+
+    The latter only if all tasks depend on the same parameters of the encoding: a gradient with
+    respect to what a task does not depend on has to be zero, and not nearly so.
+
+    Example:
+        >>> from qmtl import AngleEncoding, HeadCircuit, Task
+        >>> dense = AngleEncoding(entangler="all_to_all")
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], dense)
+        >>> tasks = list(circuit.registers)
+        >>> (group,) = choose_plan(circuit, tasks, build_plan(circuit, tasks)).groups
+        >>> group.n_members, group.amplitudes
+        (1, 4096)
+    """
+    if not _may_join(circuit, plan):
+        return plan
+    return min(plan, build_plan(circuit, tasks, plan.chain, joint=True), key=_cost)
+
+
+def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
+    """Whether the tasks could run on one state, and it has fewer amplitudes than their own."""
+    wires = {wire for group in plan.groups for wire in group.wires.ravel().tolist()}
+    amplitudes = 1 << len(wires)
+    if amplitudes > min(LARGEST_STATE, sum(group.amplitudes for group in plan.groups) - 1):
+        return False
+    names = [task for group in plan.groups for task in group.tasks]
+    if circuit.layout != "partitioned" or len(names) < 2 or len(set(names)) < len(names):
+        return False
+    if any(group.structure.block_slots[0] for group in plan.groups):
+        return False
+    registers = [circuit.register(task) for task in names]
+    n_read = sum(len(r.readout.read_wires(len(r.wires))) for r in registers)
+    if sum(r.readout.n_outputs for r in registers) << n_read > LARGEST_JOINT_READOUT:
+        return False
+    seen = {
+        frozenset(gate for gate in circuit.light_cone(task).encoding if gate.angle is not None)
+        for task in names
+    }
+    return len(seen) == 1
+
+
+def _cost(plan: Plan) -> float:
+    """Operations of a sample, those on Pauli strings counted by the time they take."""
+    engines = [engine_of(group, compiled=True) for group in plan.groups]
+    return sum(
+        engine.step_operations(1) / (PAULI_ADVANTAGE if engine.name == PauliEngine.name else 1)
+        for engine in engines
+    )
+
+
+def engine_of(group: Group, *, compiled: bool) -> Engine:
+    """The compiled engine with the fewest operations, or torch.
+
+    Where a block depends on the sample, torch runs it.
+    """
+    if not compiled:
+        return TorchEngine(group)
+    structure = group.structure
+    # Logits are logarithms of probabilities, and small ones are precise as squares only.
+    are_strings = all(min(row) < 0 for row in structure.readout)
+    are_strings = are_strings and len(structure.readout[0]) <= LARGEST_READOUT
+    amplitudes = (6 * structure.steps + 4) << structure.n_wires
+    most = min(max(FEW_OPERATIONS, int(PAULI_ADVANTAGE * amplitudes)), LARGEST_PROGRAM)
+    paulis = None
+    if are_strings and group.joint is None:
+        paulis = pauli_program(structure, most)
+    if paulis is not None and paulis.operations <= most:
+        return PauliEngine(group, paulis)
+    if 1 << structure.n_wires > LARGEST_STATE:
+        return TorchEngine(group)
+    program = build_program(group)
+    return TorchEngine(group) if program is None else AmplitudeEngine(program)

@@ -1,0 +1,159 @@
+"""What happens on a noisy device: gates, channels and waiting, one event after the other.
+
+A step is a gate as the device runs it, with what it is made of here; noise and durations are looked
+up by its name. Head circuits and circuits in a device's own gates share all this.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import pi
+
+from qmtl.circuit import DIAGONAL_GATES, Angle, Gate, HeadCircuit, Kind
+from qmtl.noise import Channel, DeviceNoise, Timing, idle_times
+from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
+
+__all__ = ["DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps"]
+
+# Names of steps that leave their wires alone, but for time.
+IDLE = frozenset({"barrier", "delay"})
+DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
+# A gate that is made of several here: its error has no angle to be relative to.
+COMPOSED = "ecr"
+RIGHT_ANGLES = {
+    "X": ("RX", pi),
+    "Z": ("RZ", pi),
+    "SX": ("RX", pi / 2),
+    "SXdg": ("RX", -pi / 2),
+    "S": ("RZ", pi / 2),
+    "Sdg": ("RZ", -pi / 2),
+}
+Wires = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A gate, or a channel.
+
+    Attributes:
+        wires: where.
+        name: of the gate, as in `qmtl.circuit.Gate` or one of ``"X"``, ``"Z"``, ``"S"``, ``"Sdg"``,
+            ``"SX"``, ``"SXdg"``; of a channel whether it damps.
+        angle: of a rotation.
+        channel: None for a gate.
+    """
+
+    wires: Wires
+    name: str
+    angle: Angle | None = None
+    channel: Channel | None = None
+
+    @classmethod
+    def of(cls, channel: Channel, wires: Wires) -> "Event":
+        """A channel on these wires."""
+        return cls(wires, DAMPING if channel.shift else CHANNEL, channel=channel)
+
+    @property
+    def kind(self) -> Kind:
+        """What it commutes with."""
+        if self.channel is not None:
+            return "channel"
+        if self.name in DIAGONAL:
+            return "diagonal"
+        return "CNOT" if self.name == "CNOT" else "other"
+
+
+@dataclass(frozen=True)
+class DeviceStep:
+    """A gate, delay, barrier or measurement as the device runs it.
+
+    Attributes:
+        name: the device's (or the head circuit's) name for it.
+        wires: where.
+        gates: what it does.
+        seconds: how long it takes; None to look it up in the noise.
+    """
+
+    name: str
+    wires: Wires
+    gates: tuple[Event, ...] = ()
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class NativeCircuit:
+    """A head circuit as a device runs it, with all weights bound.
+
+    Attributes:
+        steps: gates, delays, barriers and measurements, in the order of application, on the
+            device's wires. Angles depend on the head circuit's features.
+        wires: for each task the device's wires on which its register is read.
+    """
+
+    steps: tuple[DeviceStep, ...]
+    wires: Mapping[str, Wires]
+
+
+def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
+    """The steps of a head circuit when these tasks run together."""
+
+    def step(gate: Gate) -> DeviceStep:
+        return DeviceStep(gate.name, gate.wires, (Event(gate.wires, gate.name, gate.angle),))
+
+    steps = [step(gate) for gate in circuit.encoding_gates]
+    steps += [step(gate) for task in tasks for gate in circuit.block_gates(task)]
+    # Wires that take longer to read are done with their gates earlier.
+    wires = dict.fromkeys(wire for task in tasks for wire in circuit.register(task).wires)
+    return [*steps, *(DeviceStep("measure", (wire,)) for wire in wires)]
+
+
+def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[list[Event]]:
+    """For each step what happens: waiting before it, its gates, their errors and channels."""
+    timing = noise.timing
+    for now, waited in zip(steps, _waiting(steps, timing), strict=True):
+        if now.name == "barrier":
+            yield waited
+        elif now.name == "measure":
+            channels = [(noise.reading(wire), (wire,)) for wire in now.wires]
+            yield waited + [Event.of(c, on) for c, on in channels if not c.is_identity]
+        elif now.name == "delay":
+            channel = None if timing is None else timing.waiting(now.wires[0], now.seconds or 0.0)
+            yield waited + ([] if channel is None else [Event.of(channel, now.wires)])
+        else:
+            yield [*waited, *_gate_events(now, noise)]
+
+
+def _waiting(steps: Sequence[DeviceStep], timing: Timing | None) -> Iterable[list[Event]]:
+    """For each step, the channels of its wires' waiting before it."""
+    if timing is None:
+        yield from ([] for _ in steps)
+        return
+    timed = [
+        (s.wires, timing.duration(s.name, s.wires) if s.seconds is None else s.seconds)
+        for s in steps
+    ]
+    fresh: set[int] = {wire for s in steps for wire in s.wires}
+    for now, times in zip(steps, idle_times(timed, timing.order), strict=True):
+        channels = [
+            (timing.waiting(wire, seconds, is_fresh=wire in fresh), (wire,))
+            for wire, seconds in zip(now.wires, times, strict=True)
+        ]
+        yield [Event.of(channel, on) for channel, on in channels if channel is not None]
+        fresh -= set() if now.name in IDLE else set(now.wires)
+
+
+def _gate_events(now: DeviceStep, noise: DeviceNoise) -> Iterator[Event]:
+    """The gate, its coherent error, and its channels."""
+    error = noise.coherent_error(now.name, now.wires)
+    relative = 0.0 if error is None or now.name == COMPOSED else error.relative
+    for event in now.gates:
+        if relative and event.angle is not None:
+            constant = event.angle.constant * (1 + relative)
+            yield replace(event, angle=replace(event.angle, constant=constant))
+            continue
+        yield event
+        if relative and event.name in RIGHT_ANGLES:
+            axis, angle = RIGHT_ANGLES[event.name]
+            yield Event(event.wires, axis, Angle(constant=angle * relative))
+    for gate in () if error is None else error.after(now.wires):
+        yield Event(gate.wires, gate.name, gate.angle)
+    yield from (Event.of(c, on) for c, on in noise.channels(now.name, now.wires))

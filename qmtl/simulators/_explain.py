@@ -1,0 +1,221 @@
+"""What a plan costs before it runs: engines, cones, bytes, operations, and about how long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from markupsafe import Markup
+
+from qmtl.display import facts, listed, panel, table
+from qmtl.simulators._engine import Engine
+from qmtl.simulators._memory import bytes_text
+from qmtl.simulators._plan import Group
+
+__all__ = ["Explanation", "GroupCost", "largest_chunk"]
+
+# A core of 2020 or later does at least so many operations per second; many do two to four times as
+# many, see scripts/bench_step. It is for telling seconds from hours.
+OPERATIONS_PER_SECOND = 5e9
+# Rows of a table on a page.
+MOST_GROUPS = 24
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """One group of equal cones, and what a training step of it takes.
+
+    Attributes:
+        tasks: the tasks' names.
+        n_cones: encoded states per sample; more than tasks where outputs run apart, fewer where
+            several tasks run on one; 0 for a chain.
+        cone_wires: wires of each cone.
+        block_wires: wires the task's block acts on; all tasks' blocks where they run on one state.
+        amplitudes: complex amplitudes of all states of the batch.
+        engine: how the group is run.
+        chunk: samples that are run at a time to stay within the memory; 0 if not one fits.
+        bytes: estimated peak memory of forward and backward (of one sample if none fits).
+        operations: estimated floating-point operations of forward and backward.
+        sizes: size of the cone after each gate that widens it, seen from the readout.
+        ideal_wires: under noise, the widest cone that the tasks would have without.
+        numbers: under noise, what a state's amplitudes are without: numbers of a sample's longest
+            vector.
+    """
+
+    tasks: tuple[str, ...]
+    n_cones: int
+    cone_wires: int
+    block_wires: int
+    amplitudes: int
+    engine: str
+    chunk: int
+    bytes: int
+    operations: int
+    sizes: tuple[int, ...]
+    ideal_wires: int | None = None
+    numbers: int | None = None
+
+    def lines(self, batch_size: int) -> list[str]:
+        """The group in words."""
+        names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
+        who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
+        if self.ideal_wires is not None:
+            lines = [
+                f"{who}cone {self.cone_wires} wires under noise, {self.ideal_wires} without, block "
+                f"{self.block_wires}, vectors of up to {self.numbers} numbers per sample"
+            ]
+        elif self.n_cones:
+            lines = [
+                f"{who}cone {self.cone_wires} wires, block {self.block_wires}, "
+                f"{_plural(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"
+            ]
+        else:
+            lines = [f"{who}one chain of {self.cone_wires} wires, block {self.block_wires}"]
+        if self.sizes:
+            grows = " → ".join(map(str, self.sizes[:12])) + (" → …" if self.sizes[12:] else "")
+            lines.append(f"    the cone grows, from the readout back: {grows} wires")
+        chunks = "" if self.chunk in (0, batch_size) else f", {self.chunk} samples at a time"
+        return [*lines, f"    run as {self.engine}{chunks}"]
+
+
+    @classmethod
+    def of(
+        cls, group: Group, engine: Engine, batch_size: int, itemsize: int, limit: int
+    ) -> "GroupCost":
+        """What a group of cones takes, run by an engine."""
+        chunk = largest_chunk([engine], batch_size, itemsize, limit)
+        return cls(
+            tasks=tuple(dict.fromkeys(group.tasks)),
+            n_cones=group.n_cones,
+            cone_wires=group.structure.n_wires,
+            block_wires=group.structure.n_inner,
+            amplitudes=group.amplitudes * batch_size,
+            engine=engine.name,
+            chunk=chunk,
+            bytes=engine.step_bytes(chunk or 1, itemsize),
+            operations=engine.step_operations(batch_size),
+            sizes=group.sizes,
+        )
+
+    @classmethod
+    def of_chain(
+        cls,
+        tasks: tuple[str, ...],
+        engine: Engine,
+        n_wires: int,
+        block_wires: int,
+        batch_size: int,
+        itemsize: int,
+        limit: int,
+    ) -> "GroupCost":
+        """What tasks take that run as one chain."""
+        chunk = largest_chunk([engine], batch_size, itemsize, limit)
+        return cls(
+            tasks=tasks,
+            n_cones=0,
+            cone_wires=n_wires,
+            block_wires=block_wires,
+            amplitudes=0,
+            engine=engine.name,
+            chunk=chunk,
+            bytes=engine.step_bytes(chunk or 1, itemsize),
+            operations=engine.step_operations(batch_size),
+            sizes=(),
+        )
+
+
+def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit: int) -> int:
+    """How many samples engines may run at a time within `limit` bytes; 0 if not even one fits."""
+    while samples and sum(e.step_bytes(samples, itemsize) for e in engines) > limit:
+        samples //= 2
+    return samples
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a head circuit will be simulated, as facts and (by ``print``) as text."""
+
+    n_tasks: int
+    n_wires: int
+    batch_size: int
+    dtype: torch.dtype
+    limit: int
+    groups: tuple[GroupCost, ...]
+
+    @property
+    def amplitudes(self) -> int:
+        """Complex amplitudes of all groups."""
+        return sum(group.amplitudes for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Estimated peak memory of a training step."""
+        total = sum(group.bytes for group in self.groups)
+        # Chunks run one after another and keep nothing.
+        return total if total <= self.limit else max(group.bytes for group in self.groups)
+
+    @property
+    def operations(self) -> int:
+        """Estimated floating-point operations of a training step."""
+        return sum(group.operations for group in self.groups)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimate is within the memory limit."""
+        return all(group.chunk for group in self.groups) or not self.batch_size
+
+    @property
+    def seconds(self) -> float:
+        """Roughly how long a training step takes on one core."""
+        return self.operations / OPERATIONS_PER_SECOND
+
+    def _repr_html_(self) -> str:
+        title = f"Plan: {self.n_tasks:,} tasks on {self.n_wires:,} wires, batch {self.batch_size:,}"
+        return panel(title, *self.html_parts())
+
+    def html_parts(self) -> tuple[Markup, Markup]:
+        """For pages: the step's cost, and a row per group of equal cones."""
+        kind = str(self.dtype).removeprefix("torch.")
+        # The last line of the text says what a step takes, and whether it fits.
+        cost = str(self).splitlines()[-1].strip()
+        rows: list[dict[str, object]] = [
+            {
+                "tasks": listed(group.tasks, 4),
+                "cone (wires)": group.cone_wires,
+                "block (wires)": group.block_wires,
+                "states per sample": group.n_cones,
+                "run as": group.engine,
+                "samples at a time": group.chunk,
+                "memory": bytes_text(group.bytes),
+                "GFLOP per step": group.operations / 1e9,
+            }
+            for group in self.groups[:MOST_GROUPS]
+        ]
+        about = {"batch": self.batch_size, "precision": kind, "cost": cost}
+        return facts(about), table(rows, len(self.groups))
+
+    def __str__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        lines = [
+            f"{self.n_tasks} tasks on {self.n_wires} wires, batch {self.batch_size}, {kind}: "
+            f"{_plural(len(self.groups), 'group')} of equal cones"
+        ]
+        for group in self.groups:
+            lines += group.lines(self.batch_size)
+        lines.append(
+            f"  a training step takes about {bytes_text(self.bytes)} and "
+            f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "
+            f"(limit {bytes_text(self.limit)}{'' if self.fits else ': does not fit'})"
+        )
+        return "\n".join(lines)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{1e3 * seconds:.2g} ms"

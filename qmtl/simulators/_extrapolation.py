@@ -1,0 +1,122 @@
+"""Zero-noise extrapolation: outputs at several strengths of noise, taken back to none."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.simulators._contract import Simulator, check_tasks
+
+__all__ = ["METHODS", "ExtrapolatedSimulator", "extrapolated"]
+
+METHODS = ("richardson", "linear", "exponential")
+
+
+def extrapolated(
+    scales: Sequence[float], values: Tensor, method: str = "richardson", floor: Tensor | float = 0.0
+) -> Tensor:
+    """Values at no noise, from values under noise of several strengths.
+
+    Args:
+        scales: strengths, distinct and positive.
+        values: at each of them, shape (scales, ...).
+        method: ``"richardson"``, the polynomial through all points; ``"linear"``, the line of least
+            squares; or ``"exponential"``, a decay to `floor`, the line of least squares through the
+            logarithms (where values are on both sides of the floor, or on it: the plain line).
+        floor: what is left under strong noise: 0 for Z-strings, 2^-k for probabilities.
+
+    Raises:
+        InvalidInputError: for an unknown method, or fewer than two scales.
+
+    Example:
+        >>> extrapolated([1, 2], torch.tensor([0.8, 0.6]))
+        tensor(1.)
+        >>> extrapolated([1, 2], torch.tensor([0.5, 0.25]), "exponential")
+        tensor(1.)
+
+    References:
+        Temme, Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al., arXiv:2005.10921.
+    """
+    if method not in METHODS:
+        raise unknown_name("extrapolation method", method, METHODS)
+    if len(scales) < 2 or len(set(scales)) < len(scales) or not min(scales) > 0:
+        raise InvalidInputError(
+            f"extrapolation needs two or more distinct, positive scales, got {list(scales)}"
+        )
+    if method == "richardson":
+        return _combined(_richardson(scales), values)
+    line = _combined(_line(scales), values)
+    if method == "linear":
+        return line
+    above = values - floor
+    decays = (above > 0).all(0) | (above < 0).all(0)
+    sizes = torch.where(decays, above, 1.0).abs()
+    start = _combined(_line(scales), sizes.log()).exp()
+    return torch.where(decays, floor + above[0].sign() * start, line)
+
+
+def _combined(weights: Sequence[float], values: Tensor) -> Tensor:
+    factors = torch.tensor(weights, dtype=values.dtype, device=values.device)
+    return (factors.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0)
+
+
+def _richardson(scales: Sequence[float]) -> list[float]:
+    """Lagrange's weights at zero."""
+    return [prod(b / (b - a) for b in scales if b != a) for a in scales]
+
+
+def _line(scales: Sequence[float]) -> list[float]:
+    """Weights of the intercept of the line of least squares."""
+    mean = sum(scales) / len(scales)
+    spread = sum((scale - mean) ** 2 for scale in scales)
+    return [1 / len(scales) - mean * (scale - mean) / spread for scale in scales]
+
+
+class ExtrapolatedSimulator(Simulator):
+    """Zero-noise extrapolation of every output, sample by sample.
+
+    Probabilities may leave [0, 1], as extrapolated ones do.
+
+    Args:
+        simulators: strength of the noise to a simulator under it.
+        method: see `extrapolated`.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> from qmtl.noise import DeviceNoise
+        >>> from qmtl.simulators import NoisySimulator
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> noise = DeviceNoise.uniform(readout=0.1)
+        >>> simulators = {scale: NoisySimulator(noise.scaled(scale)) for scale in (1, 2)}
+        >>> mitigated = ExtrapolatedSimulator(simulators)
+        >>> mitigated.values(circuit, torch.zeros(1, 2), torch.zeros(circuit.n_circuit_weights))
+        tensor([[1.]])
+    """
+
+    def __init__(self, simulators: Mapping[float, Simulator], method: str = "richardson") -> None:
+        self.simulators = dict(simulators)
+        self.method = method
+        extrapolated(list(self.simulators), torch.ones(len(self.simulators)), method)
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' extrapolated outputs side by side, shape (batch, outputs)."""
+        found = [one.values(circuit, angles, weights, tasks) for one in self.simulators.values()]
+        floors: list[float] = []
+        for task in check_tasks(circuit, tasks):
+            register = circuit.register(task)
+            floor = 2.0 ** -len(register.wires) if register.readout.is_probability else 0.0
+            floors += [floor] * register.readout.n_outputs
+        values = torch.stack(found)
+        return extrapolated(list(self.simulators), values, self.method, values.new_tensor(floors))
+
+    def __repr__(self) -> str:
+        return f"ExtrapolatedSimulator(scales={list(self.simulators)}, method={self.method!r})"

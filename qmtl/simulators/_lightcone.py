@@ -1,0 +1,299 @@
+"""LightConeSimulator: exact simulation in which every task runs on its light cone only."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import RLock
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
+from qmtl.simulators._angles import TableBuilder
+from qmtl.simulators._autograd import Program, Step
+from qmtl.simulators._chain import ChainEngine, chained_tasks
+from qmtl.simulators._contract import (
+    ANGLE_MAPS,
+    Dependencies,
+    Simulator,
+    check_angles,
+    check_tasks,
+    check_weights,
+    output_layout,
+)
+from qmtl.simulators._engine import Engine
+from qmtl.simulators._engines import choose_plan, engine_of
+from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
+from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
+from qmtl.simulators._plan import Plan, build_plan
+
+__all__ = ["LightConeSimulator"]
+
+# Plans of task subsets are small; random missing labels can ask for many different ones.
+CACHED_PLANS = 64
+ENGINES = ("compiled", "eager")
+
+
+class _Prepared(NamedTuple):
+    """A plan, and what runs it."""
+
+    plan: Plan
+    engines: list[Engine]
+    program: Program
+
+
+class LightConeSimulator(Simulator):
+    """Exact, batched simulation of head circuits on the tasks' light cones.
+
+    A task's outputs depend only on the gates and wires of its backward light cone, so each task is
+    a state vector of a few wires whatever the number of tasks; tasks of equal structure run as one
+    batch. Values and gradients are exact. When all cones cover the whole circuit (``all_to_all``),
+    this is an exact batched state-vector simulator, with one state for all tasks.
+
+    Args:
+        max_memory: bytes that a training step may take, by estimate, before an error is raised;
+            None for three quarters of the machine's (or accelerator's) memory.
+        engine: ``"compiled"`` uses numba's kernels on the CPU where it can, and torch elsewhere;
+            ``"eager"`` always state vectors by torch.
+
+    Raises:
+        InvalidInputError: for an unknown engine.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> weights = torch.zeros(circuit.n_circuit_weights)
+        >>> LightConeSimulator().values(circuit, torch.zeros(3, 4), weights)
+        tensor([[1., 1.],
+                [1., 1.],
+                [1., 1.]])
+    """
+
+    def __init__(
+        self, max_memory: int | None = None, engine: Literal["compiled", "eager"] = "compiled"
+    ) -> None:
+        if engine not in ENGINES:
+            raise unknown_name("engine", engine, ENGINES)
+        self.max_memory = max_memory
+        self.engine = engine
+        self._lock = RLock()
+        self._prepared: OrderedDict[Any, _Prepared] = OrderedDict()
+        self._steps: OrderedDict[Any, Step] = OrderedDict()
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
+        chosen = check_angles(circuit, angles, tasks)
+        check_weights(circuit, weights, angles)
+        return self._step(circuit, angles, chosen, None)(angles, None, weights)
+
+    def logits(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        encoding: Tensor,
+        blocks: Tensor,
+        scales: Tensor,
+        *,
+        angle_map: str = "tanh",
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
+        if features.dtype is not encoding.dtype or features.dtype is not blocks.dtype:
+            raise InvalidInputError(
+                f"features must be {encoding.dtype} as the head's weights are, got {features.dtype}"
+            )
+        step = self._step(circuit, features, tasks, angle_map)
+        return step(features, scales, encoding, blocks)
+
+    def readout_rows(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        encoding: Tensor,
+        blocks: Tensor,
+        scales: Tensor,
+        gradients: Tensor,
+        *,
+        angle_map: str = "tanh",
+        tasks: Sequence[str] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a Jacobian, each by a pass over the cones with a gradient; see `Simulator`."""
+        given = [tensor.detach() for tensor in (features, scales, encoding, blocks)]
+        step = self._step(circuit, given[0], tasks, angle_map)
+        rows = [part[::2] for part in step.rows(gradients.detach(), *given)]
+        return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+
+    def dependencies(self, circuit: HeadCircuit) -> Dependencies:
+        """Which features and encoding weights each task's outputs depend on."""
+        plan = self._prepare(circuit, None, joint=False).plan
+        place = {task: i for i, task in enumerate(plan.tasks)}
+        features, weights = [_pairs([], [])], [_pairs([], [])]
+        for group in plan.groups:
+            own = np.array([place[task] for task in group.tasks])
+            rows = group.encoding
+            for found, values in (
+                (features, rows.features.reshape(group.n_cones, -1)),
+                (weights, rows.weights),
+            ):
+                every = np.broadcast_to(values, (len(own), values.shape[1]))
+                found.append(_pairs(np.repeat(own, values.shape[1]), every.ravel()))
+        for task in plan.chain:
+            angles = [g.angle for g in circuit.light_cone(task).encoding if g.angle is not None]
+            seen = [feature for angle in angles for feature in angle.features]
+            used = [angle.weight for angle in angles if angle.weight is not None]
+            features.append(_pairs([place[task]] * len(seen), seen))
+            weights.append(_pairs([place[task]] * len(used), used))
+        return Dependencies(_distinct(features), _distinct(weights))
+
+    def explain(
+        self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> Explanation:
+        """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
+        plan, engines, _ = self._prepare(circuit, None)
+        limit = memory_limit(torch.device("cpu"), self.max_memory)
+        rest = (batch_size, dtype.itemsize, limit)
+        costs = [
+            GroupCost.of(group, engine, *rest)
+            for group, engine in zip(plan.groups, engines, strict=False)
+        ]
+        if plan.chain:
+            chain, n_wires = engines[-1], circuit.n_wires
+            inner = max(len(circuit.register(task).wires) for task in plan.chain)
+            costs.append(GroupCost.of_chain(plan.chain, chain, n_wires, inner, *rest))
+        return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return {"type": "lightcone", "max_memory": self.max_memory, "engine": self.engine}
+
+    def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
+        """The plan for these tasks (None: all), made once and kept."""
+        return self._prepare(circuit, tasks).plan
+
+    def _prepare(
+        self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
+    ) -> _Prepared:
+        key = (circuit, None if tasks is None else tuple(tasks), joint)
+        with self._lock:
+            return _kept(self._prepared, key, partial(self._new, *key))
+
+    def _new(
+        self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool
+    ) -> _Prepared:
+        names = check_tasks(circuit, tasks)
+        compiled = self.engine == "compiled"
+        chained = chained_tasks(circuit, names) if compiled else ()
+        builder = TableBuilder()
+        chain = []
+        if chained:
+            chain.append(ChainEngine(circuit, names, chained, builder))
+        plan = build_plan(circuit, names, chained, builder=builder)
+        if joint and compiled and not chained:
+            plan = choose_plan(circuit, names, plan)
+        engines = [engine_of(group, compiled=compiled) for group in plan.groups]
+        engines += chain
+        return _Prepared(plan, engines, Program(plan.table, engines, plan.n_outputs))
+
+    def _step(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        tasks: Sequence[str] | None,
+        angle_map: str | None,
+        *,
+        joint: bool = True,
+    ) -> Step:
+        chosen = None if tasks is None else tuple(tasks)
+        key = (circuit, chosen, angle_map, joint, features.shape[0], features.dtype, features.device)
+        step = self._steps.get(key)
+        if step is not None:
+            return step
+        limit = memory_limit(features.device, self.max_memory)
+        make = partial(self._new_step, circuit, features, chosen, angle_map, joint, limit)
+        with self._lock:
+            return _kept(self._steps, key, make)
+
+    def _new_step(
+        self,
+        circuit: HeadCircuit,
+        features: Tensor,
+        tasks: tuple[str, ...] | None,
+        angle_map: str | None,
+        joint: bool,
+        limit: int,
+    ) -> Step:
+        plan, engines, program = self._prepare(circuit, tasks, joint=joint)
+        samples, itemsize = len(features), features.dtype.itemsize
+        chunk = largest_chunk(engines, samples, itemsize, limit)
+        if samples and not chunk:
+            _refuse(circuit, plan, engines, itemsize, limit)
+        layout = None if angle_map is None else output_layout(circuit, plan.tasks)
+        is_joint = any(group.joint is not None for group in plan.groups)
+        apart = partial(self._step, circuit, features, tasks, angle_map, joint=False)
+        mapped = None if angle_map is None else ANGLE_MAPS[angle_map]
+        return Step(circuit, program, mapped, layout, max(chunk, 1), apart if is_joint else None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"max_memory": self.max_memory, "engine": self.engine}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
+
+
+def _kept(kept: "OrderedDict[Any, Any]", key: Any, make: Callable[[], Any]) -> Any:
+    """The value of a key, made if it is not there; the oldest ones are forgotten."""
+    if key not in kept:
+        kept[key] = make()
+        while len(kept) > CACHED_PLANS:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    return kept[key]
+
+
+def _pairs(tasks: Any, indices: Any) -> NDArray[np.int64]:
+    return np.array([tasks, indices], np.int64).reshape(2, -1)
+
+
+def _distinct(parts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pairs = np.concatenate(parts, axis=1)
+    tasks, indices = np.unique(pairs[:, pairs[1] >= 0], axis=1)
+    return tasks, indices
+
+
+def _refuse(
+    circuit: HeadCircuit, plan: Plan, engines: Sequence[Engine], itemsize: int, limit: int
+) -> None:
+    """Say which task is too large, and why.
+
+    Raises:
+        CircuitTooLargeError: always.
+    """
+    needed = [engine.step_bytes(1, itemsize) for engine in engines]
+    worst = max(range(len(engines)), key=needed.__getitem__)
+    if worst >= len(plan.groups):
+        task, wires = plan.chain[0], circuit.n_wires
+        inner = len(circuit.register(task).wires)
+        what = f"its light cone is a chain of up to {wires} wires"
+    else:
+        group = plan.groups[worst]
+        task, wires = group.tasks[0], group.structure.n_wires
+        inner = len(circuit.register(task).wires) if group.joint else group.structure.n_inner
+        what = f"its light cone has {wires} of {circuit.n_wires} wires"
+    raise CircuitTooLargeError(
+        f"task {task!r}: {what}; a step of one sample would take about "
+        f"{bytes_text(needed[worst])}, the limit is {bytes_text(limit)}. "
+        f"{cause_of_size(circuit, task, wires, inner)}"
+    )

@@ -1,0 +1,61 @@
+"""Memory: what a step may take, and why one is too large."""
+
+import os
+from functools import cache
+
+import torch
+
+from qmtl.circuit.head_circuit import HeadCircuit
+
+__all__ = ["bytes_text", "cause_of_size", "memory_limit"]
+
+
+def memory_limit(device: torch.device, max_memory: int | None) -> int:
+    """Bytes that a step may take on `device`."""
+    if max_memory is not None:
+        return max_memory
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1] * 0.75)
+    return int(_machine_memory() * 0.75)
+
+
+@cache
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+def bytes_text(number: float) -> str:
+    """A number of bytes to three digits.
+
+    Example:
+        >>> bytes_text(1_234_567)
+        '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} EB"
+
+def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
+    """Why a task's light cone is as large as it is, and what to use instead."""
+    encoding = circuit.encoding
+    if cone_wires <= 12:
+        return "The cones are small: use a smaller batch, or fewer tasks at a time."
+    if block_wires >= cone_wires - 2:
+        return f"The task's register has {block_wires} wires: use fewer wires."
+    pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)
+    layers = getattr(encoding, "n_layers", None)
+    chained = getattr(encoding, "entangler", None) in ("cnot_ring", "cnot_line")
+    if chained or pattern == "all_to_all":
+        why = "joins every pair of wires" if pattern == "all_to_all" else "is one chain of CNOTs"
+        return (
+            f"The cause is the encoding's entangler {pattern!r}, which {why}; 'cz_ring' widens a "
+            f"cone by 2 wires per layer only."
+        )
+    if pattern is not None and layers is not None:
+        return (
+            f"The cause is {layers} encoding layers of {pattern!r}, each of which widens the cone "
+            f"by 2 wires: use fewer layers."
+        )
+    gate, size = circuit.light_cone(task).growth[-1]
+    return f"The cone reaches {size} wires at the encoding's gate {gate}."

@@ -1,0 +1,207 @@
+"""Parameter shift: gradients of a head circuit from measurements at shifted angles.
+
+An output is A + B cos θ + C sin θ in the angle θ of each rotation, whatever noise follows it, so
+that its derivative is half the difference of the outputs at θ + π/2 and θ - π/2. Every rotation is
+shifted by itself; the chain rule from there to features and weights is torch's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import pi
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qmtl.circuit import Angle, Gate, HeadCircuit, Walk, gates_by_wire
+from qmtl.errors import InvalidInputError
+from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
+
+__all__ = ["ShiftPlan", "shift_plan", "shifted_values"]
+
+# From angles (rows, rotations) to outputs (rows, outputs) of some tasks, side by side.
+Measured = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An encoding, or a task's block on the wires of its register, that is given gate by gate."""
+
+    given: tuple[Gate, ...]
+    rotations: int = 0
+
+    def n_features(self, n_wires: int) -> int:
+        return self.rotations
+
+    def n_weights(self, n_wires: int, read: Sequence[int] = ()) -> int:
+        return 0
+
+    def gates(self, n_wires: int, read: Sequence[int] = ()) -> list[Gate]:
+        return list(self.given)
+
+
+@dataclass(frozen=True)
+class ShiftPlan:
+    """A circuit whose rotations have angles of their own.
+
+    Attributes:
+        circuit: the same gates; its feature i is the angle of the i-th rotation.
+        needed: for each task, the rotations that its outputs may depend on.
+        table: what the angles are made of.
+        rows: and where each rotation's is.
+    """
+
+    circuit: HeadCircuit
+    needed: dict[str, tuple[int, ...]]
+    table: AngleTable
+    rows: AngleRows
+
+    def angles(self, angles: Tensor, weights: Tensor) -> Tensor:
+        """The angle of each rotation, shape (batch, rotations), differentiable.
+
+        Args:
+            angles: encoding angles in radians, shape (batch, n_features).
+            weights: all weights of the circuit in one flat vector.
+        """
+        assert self.rows.rows is not None
+        sampled, fixed = self.table.sampled(angles, weights), self.table.fixed(weights)
+        every = torch.cat([sampled, fixed[:, None].expand(-1, len(angles))])
+        first = np.where(self.rows.is_sampled, 0, len(sampled))
+        return every[torch.from_numpy(self.rows.rows[0] + first).to(every.device)].T
+
+    def shifts(self, tasks: Sequence[str]) -> int:
+        """Circuits that the gradients of these tasks take for each sample."""
+        if self.circuit.layout == "shared":
+            return 2 * sum(len(self.needed[task]) for task in tasks)
+        return 2 * len({i for task in tasks for i in self.needed[task]})
+
+    def reach(self, tasks: Sequence[str]) -> Tensor:
+        """Which outputs each rotation may change, shape (rotations, outputs side by side)."""
+        found = [
+            torch.zeros(self.circuit.n_features, self.circuit.register(task).readout.n_outputs)
+            for task in tasks
+        ]
+        for task, own in zip(tasks, found, strict=True):
+            own[list(self.needed[task])] = 1
+        return torch.cat(found, 1)
+
+
+def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
+    """The plan of a circuit.
+
+    Example:
+        >>> from qmtl import Task
+        >>> plan = shift_plan(HeadCircuit([Task.binary("a"), Task.binary("b")]))
+        >>> plan.circuit.n_features, len(plan.needed["a"]), plan.shifts(["a"])
+        (24, 18, 36)
+
+    References:
+        Mitarai et al., arXiv:1803.00745; Schuld et al., arXiv:1811.11184.
+    """
+    angles: list[Angle] = []
+
+    def freed(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+        found = []
+        for gate in gates:
+            if gate.angle is not None:
+                angles.append(gate.angle)
+                gate = replace(gate, angle=Angle(features=(len(angles) - 1,)))
+            found.append(gate)
+        return tuple(found)
+
+    encoding = freed(circuit.encoding_gates)
+    blocks = {name: freed(circuit.block_gates(name)) for name in circuit.registers}
+    shared = circuit.layout == "shared"
+    sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
+    twin = HeadCircuit(
+        list(circuit.tasks),
+        _Given(encoding, len(angles)),
+        {name: _Given(_local(circuit, name, gates)) for name, gates in blocks.items()},
+        layout=circuit.layout,
+        n_wires=circuit.n_wires if shared else None,
+        wires_per_task=None if shared else sizes,
+        readouts={name: register.readout for name, register in circuit.registers.items()},
+    )
+    features, weights, constants = angle_columns(angles)
+    starts = [0 if a.weight is None else circuit.weight_slices[a.owner].start for a in angles]
+    weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
+    # One place: each rotation is sampled or not by itself.
+    builder = TableBuilder()
+    rows = builder.add(features[None], weights[None], constants[None])
+    index = gates_by_wire(encoding)
+    needed = {name: _needed(circuit, name, (encoding, index), blocks[name]) for name in blocks}
+    return ShiftPlan(twin, needed, builder.finish(), rows)
+
+
+def _local(circuit: HeadCircuit, task: str, gates: Sequence[Gate]) -> tuple[Gate, ...]:
+    place = {wire: i for i, wire in enumerate(circuit.register(task).wires)}
+    return tuple(replace(gate, wires=tuple(place[w] for w in gate.wires)) for gate in gates)
+
+
+def _needed(
+    circuit: HeadCircuit,
+    task: str,
+    encoding: tuple[Sequence[Gate], dict[int, list[int]]],
+    block: Sequence[Gate],
+) -> tuple[int, ...]:
+    """Rotations within reach of the outputs, gates that cancel included: noise may tell them."""
+    register = circuit.register(task)
+    read = [register.wires[i] for i in register.readout.read_wires(len(register.wires))]
+    walk = Walk(read, commuting=False)
+    kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
+    kept += [encoding[0][i] for i in walk.back_through(*encoding)]
+    return tuple(sorted(gate.angle.features[0] for gate in kept if gate.angle is not None))
+
+
+def shifted_values(
+    plan: ShiftPlan, tasks: Sequence[str], angles: Tensor, values: Tensor, measured: Measured
+) -> Tensor:
+    """Measured outputs whose gradients are measured at shifted angles.
+
+    Args:
+        plan: of the circuit.
+        tasks: whose outputs they are.
+        angles: of the rotations, shape (batch, rotations); see `ShiftPlan.angles`.
+        values: the outputs at these angles, side by side, shape (batch, outputs).
+        measured: measures the same outputs at other angles.
+    """
+    found: Tensor = _Shifted.apply(angles, values, plan.reach(tasks), measured)
+    return found
+
+
+class _Shifted(torch.autograd.Function):
+    """Measured outputs; the backward pass measures at shifted angles."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, angles: Tensor, values: Tensor, reach: Tensor, measured: Measured
+    ) -> Tensor:
+        ctx.save_for_backward(angles)
+        ctx.rest = reach, measured
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (angles,), (reach, measured) = ctx.saved_tensors, ctx.rest
+        try:
+            used = gradient.detach().ne(0).any(0).tolist()
+        except RuntimeError:
+            raise InvalidInputError(
+                "parameter shift with shots has no gradients in batches: take a scalarizer, or one "
+                "row of the Jacobian at a time"
+            ) from None
+        slopes = torch.zeros_like(angles)
+        columns = reach[:, used].any(1).nonzero()[:, 0]
+        if not len(columns):
+            return slopes, None, None, None
+        one = torch.eye(angles.shape[1]).to(angles)[columns.to(angles.device)] * (pi / 2)
+        rows = angles[:, None, None] + torch.stack([one, -one], 1)
+        outputs = measured(rows.reshape(-1, angles.shape[1]))
+        plus, minus = outputs.reshape(len(angles), len(columns), 2, -1).unbind(2)
+        # An output beyond a rotation's reach has no slope, only noise.
+        halves = (plus - minus) / 2 * reach[columns].to(angles)
+        slopes[:, columns.to(angles.device)] = (halves * gradient[:, None]).sum(-1)
+        return slopes, None, None, None

@@ -1,0 +1,19 @@
+"""Small light cones in the Pauli basis: operators taken backwards, as polynomials of the angles."""
+
+from qmtl.simulators._pauli._engine import PauliEngine
+from qmtl.simulators._pauli._program import (
+    LARGEST_PROGRAM,
+    PauliProgram,
+    pauli_program,
+    task_strings,
+    write_program,
+)
+
+__all__ = [
+    "LARGEST_PROGRAM",
+    "PauliEngine",
+    "PauliProgram",
+    "pauli_program",
+    "task_strings",
+    "write_program",
+]

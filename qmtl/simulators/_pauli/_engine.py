@@ -1,0 +1,183 @@
+"""A group's outputs by its polynomials in the Pauli basis: the engine for small cones."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.simulators._angles import Inputs
+from qmtl.simulators._engine import Array, Engine
+from qmtl.simulators._pauli._polynomials import PRODUCT, Polynomials
+from qmtl.simulators._pauli._program import PauliProgram
+from qmtl.simulators._plan import Group
+from qmtl.simulators._threads import run_items
+
+__all__ = ["PauliEngine"]
+
+# Lanes of the two kinds of tiles; encoding, block and mixing; constants of cones and of members.
+_Table = tuple[Array, Array, Array]
+_Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
+
+# Bytes of a tile's registers: they and their adjoints should stay in a second-level cache.
+TILE_BYTES = 2**18
+FEWEST_LANES, MOST_LANES = 16, 256
+
+
+class PauliEngine(Engine):
+    """Evaluates a group's program in the compiled kernels.
+
+    Args:
+        group: the cones.
+        program: their polynomials.
+        constants: what the polynomials' constants are for each cone (cones, constants), and for
+            each member (members, constants); None if there are none.
+    """
+
+    name: ClassVar[str] = "Pauli strings"
+
+    def __init__(
+        self,
+        group: Group,
+        program: PauliProgram,
+        constants: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> None:
+        super().__init__(group.columns)
+        self.group, self.program = group, program
+        slots, block_slots = group.structure.distinct_slots, group.structure.block_slots
+        assert group.encoding.rows is not None
+        assert group.block.rows is not None
+        self.sampled = _unsigned(group.encoding.rows[:, slots[0]])
+        self.fixed = _unsigned(group.encoding.rows[:, slots[1]])
+        self.own = _unsigned(group.block.rows[:, block_slots[1]])
+        self.per_cone = group.n_members // group.n_cones
+        # In the shared layout all tasks look at one cone.
+        self.outputs = _unsigned(group.columns.reshape(group.n_cones, -1))
+        self.cones = np.arange(group.n_cones, dtype=np.uint64)
+        self._index = (self.sampled, self.fixed, self.own, self.outputs)
+        none = (np.zeros((group.n_cones, 0)), np.zeros((group.n_members, 0)))
+        self._constants = constants or none
+        self._operations = group.n_members * _operations(program.block)
+        self._per_sample = group.n_cones * _operations(program.encoding)
+        self._per_sample += 6 * group.columns.size * program.n_terms
+        self._kept: dict[Any, _Tables] = {}
+
+    def _tables(self, dtype: np.dtype[Any]) -> _Tables:
+        """What the kernels read, for one precision."""
+        tables = self._kept.get(dtype)
+        if tables is None:
+            program = self.program
+            mixing = np.zeros((0, 0)) if program.mixing is None else program.mixing
+            programs = (
+                _table(program.encoding, dtype),
+                _table(program.block, dtype),
+                np.ascontiguousarray(mixing, dtype),
+            )
+            by_cone, by_task = (np.ascontiguousarray(c, dtype) for c in self._constants)
+            sizes = (program.encoding.n_registers, program.block.n_registers)
+            first, second = (_lanes(size, dtype.itemsize) for size in sizes)
+            tables = self._kept[dtype] = (first, second), programs, (by_cone, by_task)
+        return tables
+
+    def forward(self, inputs: Inputs, values: Array) -> Any:
+        """Write the outputs; the coefficients of the strings are kept."""
+        from qmtl.simulators._pauli._kernels import forward
+
+        lanes, programs, constants = self._tables(values.dtype)
+        shape = (*self.outputs.shape, self.program.n_terms)
+        coefficients = np.empty(shape, values.dtype)
+        rest = (lanes, self.cones, programs, self._index, constants, inputs.whole(), coefficients)
+        work = (self._operations + self._per_sample * len(values)) / 3
+        run_items(forward, len(self.cones), work, *rest, values)
+        return coefficients
+
+    def pull_back(
+        self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
+    ) -> None:
+        """Add the gradients of the cones whose outputs have any."""
+        from qmtl.simulators._pauli._kernels import accumulate, backward
+
+        dtype, cones = gradients.dtype, self._active(gradients)
+        n = len(cones)
+        lanes, programs, constants = self._tables(dtype)
+        found = (
+            np.empty((n, self.sampled.shape[1], len(gradients)), dtype),
+            np.empty((n, self.fixed.shape[1]), dtype),
+            np.empty((n * self.per_cone, self.own.shape[1]), dtype),
+        )
+        rest = (lanes, cones, programs, self._index, constants, inputs.whole(), kept, gradients)
+        work = (self._operations + self._per_sample * len(gradients)) * 2 / 3
+        run_items(backward, n, work, *rest, *found)
+        accumulate(cones, self._index, *found, by_sampled, by_fixed)
+
+    def _active(self, gradients: Array) -> Array:
+        """Cones with a gradient; NaN counts, since it must reach the result."""
+        # Mostly all have one, which a single sample tells.
+        if np.count_nonzero(gradients[0]) == gradients.shape[1]:
+            return self.cones
+        with_gradient = gradients.any(axis=0)[self.outputs].any(axis=1)
+        return self.cones[with_gradient]
+
+    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+        """Outputs by torch operations."""
+        program, group = self.program, self.group
+        angles = [*_rows(sampled, self.sampled), *(a[:, None] for a in _rows(fixed, self.fixed))]
+        constants = [_constant(c[:, None], sampled) for c in self._constants[0].T]
+        found = program.encoding.evaluate(angles, sampled, constants)
+        shape = (group.n_cones, sampled.shape[1])
+        strings = torch.stack([value.expand(shape) for value in found], 1)
+        own = [_constant(c, fixed) for c in self._constants[1].T]
+        found = program.block.evaluate(_rows(fixed, self.own), fixed, own)
+        coefficients = torch.stack([value.expand(group.n_members) for value in found], 1)
+        coefficients = coefficients.reshape(group.n_members, -1, program.n_terms)
+        if program.mixing is not None:
+            coefficients = torch.from_numpy(program.mixing).to(fixed) @ coefficients
+        outputs = coefficients.reshape(group.n_cones, -1, program.n_terms) @ strings
+        return outputs.reshape(*self.columns.shape, sampled.shape[1])
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+        angles = (self.sampled.size + 4 * (int(self.sampled.max(initial=0)) + 1)) * samples
+        slopes = 3 * self.group.n_members * len(self.program.block.outputs)
+        registers = max(p.n_registers for p in (self.program.encoding, self.program.block))
+        tiles = torch.get_num_threads() * 2 * registers * _lanes(registers, itemsize)
+        outputs = 4 * self.columns.size * samples
+        return int(angles + slopes + tiles + outputs) * itemsize
+
+    def step_operations(self, samples: int) -> int:
+        """Floating-point operations of a training step, counted."""
+        return self._operations + samples * self._per_sample
+
+
+def _unsigned(index: Any) -> Array:
+    return np.ascontiguousarray(index, np.uint64)
+
+
+def _table(polynomials: Polynomials, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    """Operations with the register that each writes, registers of the outputs, and their signs."""
+    first = polynomials.n_registers - len(polynomials.ops)
+    ops = np.insert(polynomials.ops, 5, first + np.arange(len(polynomials.ops)), axis=1)
+    return _unsigned(ops), _unsigned(polynomials.outputs), polynomials.signs.astype(dtype)
+
+
+def _lanes(n_registers: int, itemsize: int) -> int:
+    """Lanes of a tile."""
+    fitting = TILE_BYTES // (n_registers * itemsize)
+    return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
+
+
+def _operations(polynomials: Polynomials) -> int:
+    """Of the polynomials and of their gradient, which computes them again."""
+    sums = int((polynomials.ops[:, 0] != PRODUCT).sum())
+    products = len(polynomials.ops) - sums
+    return 2 * (products + 3 * sums) + 4 * products + 8 * sums
+
+
+def _rows(values: Tensor, index: Array) -> list[Tensor]:
+    places = torch.from_numpy(index.astype(np.int64).T.copy()).to(values.device)
+    return list(values[places].unbind())
+
+
+def _constant(numbers: Array, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(numbers)).to(like)

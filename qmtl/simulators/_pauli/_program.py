@@ -1,0 +1,215 @@
+"""From a group of equal cones to polynomials: its circuit in the Heisenberg picture.
+
+A task's outputs are sums of Pauli-Z strings on the wires it reads. Taken backwards through its
+block, such a string is a sum of strings on the block's wires, with coefficients that depend on the
+block's weights alone. The expectation values of those strings after the encoding depend on the
+features and the encoding's weights alone; they come from the encoding taken backwards to |0…0⟩,
+where only products of Z survive. Both are polynomials in cosines and sines of the angles.
+Gates without an angle cost nothing, and no wire outside a string's own cone is ever touched.
+
+Strings grow as 4^wires where state vectors grow as 2^wires: the choice is by the number of
+operations.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmtl.circuit import HeadCircuit
+from qmtl.simulators._cones import Layer, Op, spanned_wires, z_strings_of
+from qmtl.simulators._pauli._polynomials import Builder, Polynomials
+from qmtl.simulators._pauli._strings import z_string
+from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
+from qmtl.simulators._plan import Structure
+
+__all__ = ["PauliProgram", "pauli_program", "task_strings", "write_program"]
+
+# A program of more operations takes seconds to plan.
+LARGEST_PROGRAM = 5_000
+# Z-strings that a readout may be made of.
+MOST_STRINGS = 64
+
+
+@dataclass(frozen=True)
+class PauliProgram:
+    """A group's outputs as ``mixing @ block(weights) @ encoding(features, weights)``.
+
+    Attributes:
+        encoding: expectation values of the strings that the blocks ask for; the angles that depend
+            on the sample come first.
+        block: coefficients of these strings, for each Z-string that is read.
+        n_terms: number of these strings.
+        mixing: the outputs as sums of Z-strings, shape (n_outputs, n_strings); None if each output
+            is one of them.
+    """
+
+    encoding: Polynomials
+    block: Polynomials
+    n_terms: int
+    mixing: NDArray[np.float64] | None
+
+    @property
+    def operations(self) -> int:
+        """Additions and multiplications per sample and task of a forward pass."""
+        sums = int((self.encoding.ops[:, 0] > 0).sum())
+        return len(self.encoding.ops) + 2 * sums + 2 * self.n_outputs * self.n_terms
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of each task."""
+        if self.mixing is not None:
+            return len(self.mixing)
+        return len(self.block.outputs) // self.n_terms
+
+
+@lru_cache(maxsize=256)
+def pauli_program(
+    structure: Structure, most_operations: int = LARGEST_PROGRAM
+) -> PauliProgram | None:
+    """The program of cones of this structure.
+
+    None if it would have more than `most_operations`, or if the block depends on the sample.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> from qmtl.simulators._plan import build_plan
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
+        >>> (group,) = build_plan(circuit, list(circuit.registers)).groups
+        >>> program = pauli_program(group.structure)
+        >>> program.n_terms, len(program.encoding.ops)
+        (12, 192)
+    """
+    if structure.block_slots[0]:
+        return None
+    masks, mixing = z_strings(np.array(structure.readout))
+    if len(masks) > MOST_STRINGS:
+        return None
+    try:
+        return _program(structure, masks, mixing, most_operations)
+    except TooLargeError:
+        return None
+
+
+def _program(
+    structure: Structure, masks: Sequence[int], mixing: NDArray[np.float64] | None, most: int
+) -> PauliProgram:
+    circuits = [
+        Circuit(
+            _operations(structure.encoding, order, structure.alias),
+            _operations(structure.block),
+            structure.distinct_slots,
+            structure.block_slots[1],
+        )
+        for order in _wire_orders(structure)
+    ]
+    return write_program(circuits, masks, mixing, most)
+
+
+def write_program(
+    circuits: Sequence[Circuit],
+    masks: Sequence[int],
+    mixing: NDArray[np.float64] | None,
+    most: int,
+) -> PauliProgram:
+    """The program of a cone; of several ways to write its encoding, the one that is shortest.
+
+    Args:
+        circuits: the cone with its commuting gates in different orders; all have the same block.
+        masks: the wires of each Z-string that is read.
+        mixing: how they make the outputs; None if each output is one of them.
+        most: operations.
+
+    Raises:
+        TooLargeError: there would be more of them.
+    """
+    slots = circuits[0].block_slots
+    builder = Builder(len(slots))
+    sums = [block_sums(builder, z_string(mask), circuits[0].block, slots, most) for mask in masks]
+    terms = sorted(set().union(*sums))
+    block = builder.finish([found.get(term) for found in sums for term in terms])
+    walks = (walk(terms, circuit.encoding, most) for circuit in circuits)
+    shortest = min(walks, key=lambda found: found.operations)
+    encoding = write_encoding(terms, shortest, circuits[0].encoding_slots)
+    return PauliProgram(encoding, block, len(terms), mixing)
+
+
+def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
+    """The masks of the Z-strings that are read, and how they make the outputs."""
+    n_read = readout.shape[1].bit_length() - 1
+    weights = z_coefficients(readout).reshape(len(readout), -1)
+    used = np.flatnonzero((weights != 0).any(axis=0))
+    # The first wire is the most significant bit of a state, and bit 0 of a string.
+    masks = [sum(1 << w for w in range(n_read) if s >> (n_read - 1 - w) & 1) for s in used.tolist()]
+    mixing = weights[:, used]
+    is_plain = mixing.shape[0] == mixing.shape[1] and bool((mixing == np.eye(len(mixing))).all())
+    return masks, None if is_plain else mixing
+
+
+def task_strings(
+    circuit: HeadCircuit, task: str
+) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
+    """The masks of the Z-strings that a task reads, and how they make its outputs (None: as is).
+
+    Bit i of a mask is the i-th wire of the register.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> task_strings(HeadCircuit([Task.multilabel("a", 2)]), "a")
+        ((1, 2), None)
+    """
+    found = z_strings_of(circuit, task)
+    if found is not None:
+        return tuple(sum(1 << i for i in string) for string in found), None
+    matrix = circuit.register(task).readout.matrix(spanned_wires(circuit, task))
+    masks, mixing = z_strings(np.array(matrix, np.float64))
+    return tuple(masks), None if mixing is None else tuple(map(tuple, mixing.tolist()))
+
+
+def z_coefficients(diagonals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients of the Z-strings of diagonal observables, by a Walsh-Hadamard transform.
+
+    Args:
+        diagonals: shape (observables, 2^n), the first wire the most significant bit.
+
+    Returns:
+        Shape (observables, 2, …, 2): index 1 on a wire is Z, 0 is I.
+
+    Example:
+        >>> z_coefficients(np.array([[1.0, 0.0]]))  # |0><0| = (I + Z) / 2
+        array([[0.5, 0.5]])
+    """
+    n_wires = diagonals.shape[1].bit_length() - 1
+    values = diagonals.reshape(-1, *[2] * n_wires)
+    for axis in range(1, n_wires + 1):
+        zero, one = np.moveaxis(values, axis, 0)
+        values = np.stack([zero + one, zero - one], axis) / 2
+    return values
+
+
+def _operations(
+    layers: Iterable[Layer], order: Sequence[int] = (), alias: Sequence[int] = ()
+) -> list[Op]:
+    """The gates one by one; those of a layer of one-wire gates in the given order of wires.
+
+    Slots that always have the same angle become one.
+    """
+    place = {wire: i for i, wire in enumerate(order)}
+    ops: list[Op] = []
+    for layer in layers:
+        # Sorting is stable: gates on one wire keep their order.
+        ops += sorted(layer.ops, key=lambda op: place.get(op.wires[0], 0))
+    if alias:
+        ops = [op if op.slot is None else replace(op, slot=alias[op.slot]) for op in ops]
+    return ops
+
+
+def _wire_orders(structure: Structure) -> list[list[int]]:
+    """Orders in which commuting rotations may run; which is cheapest depends on the circuit."""
+    inner, rest = range(structure.n_inner), range(structure.n_inner, structure.n_wires)
+    half = structure.n_inner + len(rest) // 2
+    ring = [*range(structure.n_inner, half), *inner, *range(half, structure.n_wires)]
+    outwards = [*inner, *rest]
+    return [outwards[::-1], outwards, ring, ring[::-1]]

@@ -1,0 +1,105 @@
+"""Pauli strings as pairs of bit masks, and how gates take them backwards (U† P U).
+
+A string is ``(x, z)``: bit w of `x` is set for X or Y on wire w, bit w of `z` for Z or Y. A gate
+without an angle takes a string to one string and a sign; a rotation exp(-iθA/2) leaves a string
+that commutes with A alone and takes any other to ``cos θ · P + sign · sin θ · Q``.
+"""
+
+from qmtl.simulators._cones import Op
+
+__all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written", "z_string"]
+
+Pauli = tuple[int, int]
+# Rotations by a quarter turn or half a turn: about which axis, and whether they leave a minus sign
+# (half a turn) or the partner with this sign (a quarter).
+HALF_TURNS = {"X": "RX", "Z": "RZ"}
+QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
+
+
+def z_string(wires: int) -> Pauli:
+    """Z on each wire of the mask `wires`.
+
+    Example:
+        >>> z_string(0b101)
+        (0, 5)
+    """
+    return (0, wires)
+
+
+def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
+    """U† P U of a Hadamard, CZ, CNOT, or rotation by right angles, as a string and its sign.
+
+    Example:
+        >>> after_clifford(Op("CZ", (0, 1), None), (0b01, 0b00))  # X I becomes X Z
+        ((1, 2), 1)
+    """
+    x, z = string
+    if op.name == "Hadamard":
+        wire = 1 << op.wires[0]
+        flips = x & z & wire
+        swap = (x ^ z) & wire
+        return (x ^ swap, z ^ swap), -1 if flips else 1
+    if op.name in HALF_TURNS:
+        moved = rotated(Op(HALF_TURNS[op.name], op.wires, None), string)
+        return string, 1 if moved is None else -1
+    if op.name in QUARTER_TURNS:
+        axis, direction = QUARTER_TURNS[op.name]
+        moved = rotated(Op(axis, op.wires, None), string)
+        return (string, 1) if moved is None else (moved[0], moved[1] * direction)
+    if op.name not in ("CZ", "CNOT"):
+        raise AssertionError(f"{op.name} is neither a rotation nor a known gate without angle")
+    a, b = op.wires
+    xa, xb, za, zb = x >> a & 1, x >> b & 1, z >> a & 1, z >> b & 1
+    if op.name == "CNOT":
+        sign = -1 if xa & zb & (xb ^ za ^ 1) else 1
+        return (x ^ (xa << b), z ^ (zb << a)), sign
+    sign = -1 if xa & xb & (za ^ zb) else 1
+    return (x, z ^ (xb << a) ^ (xa << b)), sign
+
+
+def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
+    """The partner Q = ±i A P of a string under a rotation about A, and its sign.
+
+    None if the string commutes with A and so stays as it is.
+
+    Example:
+        >>> rotated(Op("RY", (0,), 0), (0, 1))  # Z becomes cos Z - sin X
+        ((1, 0), -1)
+    """
+    axis = sum(1 << w for w in op.wires)
+    ax, az = {"RX": (axis, 0), "RY": (axis, axis), "RZ": (0, axis), "IsingZZ": (0, axis)}[op.name]
+    x, z = string
+    if ((ax & z).bit_count() + (az & x).bit_count()) % 2 == 0:
+        return None
+    qx, qz = x ^ ax, z ^ az
+    # A string is i^|x&z| X^x Z^z; moving Z^az past X^x costs (-1)^|az&x|.
+    power = 1 + (ax & az).bit_count() + (x & z).bit_count() + 2 * (az & x).bit_count()
+    power -= (qx & qz).bit_count()
+    return (qx, qz), 1 if power % 4 == 0 else -1
+
+
+def without_z(wire: int, string: Pauli) -> Pauli | None:
+    """The string without its Z on a wire; None if it has none there.
+
+    Example:
+        >>> without_z(0, (0, 3)), without_z(0, (1, 3))  # ZZ becomes IZ, but YZ stays
+        ((0, 2), None)
+    """
+    x, z = string
+    bit = 1 << wire
+    return (x, z ^ bit) if z & bit and not x & bit else None
+
+
+def written(wires: tuple[int, ...], string: Pauli) -> int:
+    """The string on some wires as a number in base 4, first wire first: I 0, X 1, Y 2, Z 3.
+
+    Example:
+        >>> written((0, 1), (1, 2))  # X Z
+        7
+    """
+    x, z = string
+    number = 0
+    for wire in wires:
+        a, b = x >> wire & 1, z >> wire & 1
+        number = 4 * number + (3 - a if b else a)
+    return number

@@ -1,0 +1,293 @@
+"""PennyLane: any device of its as a simulator, and QNodes of head circuits for its own tools."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pennylane as qml
+import torch
+from torch import Tensor
+
+from qmtl.circuit import Angle, Gate, HeadCircuit, Register
+from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
+from qmtl.simulators._contract import (
+    Simulator,
+    check_angles,
+    check_weights,
+    weights_by_name,
+)
+from qmtl.simulators._memory import bytes_text, memory_limit
+from qmtl.simulators._pauli import task_strings
+
+__all__ = ["PennyLaneSimulator", "device_names", "task_qnode"]
+
+# Devices that hold a state of all wires, and how many bits of its index a wire takes; complex
+# numbers of single precision at the least.
+STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}
+BYTES_PER_AMPLITUDE = 8
+
+
+class PennyLaneSimulator(Simulator):
+    """Evaluates head circuits gate by gate on a PennyLane device, as torch QNodes.
+
+    All wires are simulated. The outputs of every readout are linear in expectation values of
+    Z-strings, which all PennyLane devices and differentiation methods offer.
+
+    Args:
+        device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
+        diff_method: PennyLane's differentiation method.
+        options: keyword arguments for ``qml.device``.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> weights = torch.zeros(circuit.n_circuit_weights)
+        >>> PennyLaneSimulator().values(circuit, torch.zeros(2, 2), weights).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(
+        self, device: str = "default.qubit", *, diff_method: str = "best", **options: Any
+    ) -> None:
+        self.device = device
+        self.diff_method = diff_method
+        self.options = options
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
+        chosen = check_angles(circuit, angles, tasks)
+        check_weights(circuit, weights, angles)
+        self._check_width(circuit)
+        together = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
+        found = [self._run(circuit, angles, weights, names) for names in together]
+        return torch.cat([angles.new_zeros(len(angles), 0), *found], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        settings = {"diff_method": self.diff_method, "options": self.options}
+        return {"type": "pennylane", "device": self.device, **settings}
+
+    def _check_width(self, circuit: HeadCircuit) -> None:
+        """Raise `CircuitTooLargeError` if the state of all wires cannot be in memory."""
+        wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
+        needed = BYTES_PER_AMPLITUDE << STATE_WIRES.get(self.device, 0) * wires
+        if self.device in STATE_WIRES and needed > limit:
+            raise CircuitTooLargeError(
+                f"{self.device!r} simulates all {wires} wires at once, which takes "
+                f"{bytes_text(needed)}, more than the {bytes_text(limit)} that a step may take; "
+                f"'lightcone' simulates each task on its own few wires"
+            )
+
+    def _run(
+        self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, tasks: tuple[str, ...]
+    ) -> Tensor:
+        read = [task_strings(circuit, name) for name in tasks]
+        # PennyLane measures no string without a Z, which is 1.
+        wires = [
+            [wire for i, wire in enumerate(circuit.register(name).wires) if mask >> i & 1]
+            for name, (masks, _) in zip(tasks, read, strict=True)
+            for mask in masks
+            if mask
+        ]
+
+        def run(angles: Tensor, weights: Tensor) -> list[Any]:
+            _apply_all(_gates(circuit, tasks), angles, weights_by_name(circuit, weights))
+            return [_expectation(own) for own in wires]
+
+        # What is measured are expectation values, which "best" may differentiate by adjoints.
+        methods = ("backprop", "adjoint")
+        node = _node(run, self.device, circuit, self.diff_method, self.options, methods)
+        if len(angles) and wires:
+            with _default_dtype(torch.float64):
+                found = node(angles, weights)
+            measured = torch.stack(tuple(found), dim=-1)
+            # A circuit without features in the cone, or a batch of one, may come back unbatched.
+            measured = measured.reshape(-1, measured.shape[-1]).expand(angles.shape[0], -1)
+            measured = measured.to(angles.dtype)
+        else:
+            # PennyLane refuses circuits of which nothing is measured, and batches of nothing.
+            measured = angles.new_zeros(len(angles), len(wires))
+        strings, values = iter(measured.unbind(1)), [angles.new_zeros(0, len(angles))]
+        for masks, mixing in read:
+            own = [next(strings) if mask else angles.new_ones(len(angles)) for mask in masks]
+            found = torch.stack(own) if own else angles.new_zeros(0, len(angles))
+            values.append(found if mixing is None else angles.new_tensor(mixing) @ found)
+        return torch.cat(values).T
+
+    def __repr__(self) -> str:
+        return f"PennyLaneSimulator({self.device!r}, diff_method={self.diff_method!r})"
+
+
+def device_names() -> list[str]:
+    """Names of the devices that PennyLane and its installed plugins offer.
+
+    Example:
+        >>> {"default.qubit", "lightning.qubit"} <= set(device_names())
+        True
+    """
+    return sorted(qml.plugin_devices)
+
+
+def task_qnode(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor],
+    device: Any = "default.qubit",
+    tasks: Sequence[str] | None = None,
+    *,
+    diff_method: str = "best",
+    **options: Any,
+) -> Any:
+    """A torch QNode for PennyLane's own tools: ``qnode(angles, weights)`` to each task's readout.
+
+    Args:
+        circuit: the head circuit.
+        weights: the default of the QNode's second argument; flat vectors by task, and "encoding".
+        device: a name, or a PennyLane device.
+        tasks: the tasks to measure; None for all. The shared layout has one circuit per task.
+        diff_method: PennyLane's differentiation method.
+        options: keyword arguments for ``qml.device``, if `device` is a name.
+
+    Returns:
+        A QNode to a dict: task name to the probabilities of its register's basis states, or to a
+        list of one expectation value per output. Angles (radians) may have a batch dimension.
+
+    Raises:
+        InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
+            option or method that it does not take, an unknown task, no task, or several tasks of
+            the shared layout; of the QNode, for angles of another number.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)])
+        >>> weights = {name: torch.zeros(*size) for name, size in circuit.weight_sizes.items()}
+        >>> measured = task_qnode(circuit, weights)(torch.zeros(circuit.n_features))
+        >>> len(measured["a"]), measured["b"].shape
+        (1, torch.Size([4]))
+    """
+    chosen = list(circuit.registers) if tasks is None else list(tasks)
+    if isinstance(tasks, str) or not chosen:
+        raise InvalidInputError(f"tasks must be a list of at least one name, got {tasks!r}")
+    registers = {name: circuit.register(name) for name in chosen}
+    if circuit.layout == "shared" and len(chosen) != 1:
+        raise InvalidInputError(
+            f"the shared layout has a circuit per task: give tasks a list with one of "
+            f"{list(circuit.registers)}"
+        )
+
+    def measured(register: Register) -> Any:
+        strings = register.readout.z_strings(len(register.wires))
+        if strings is None:
+            return qml.probs(wires=register.wires)
+        return [_expectation([register.wires[i] for i in string]) for string in strings]
+
+    def run(angles: Tensor, weights: Mapping[str, Tensor] = weights) -> dict[str, Any]:
+        angles = torch.as_tensor(angles)
+        if angles.shape[-1:] != (circuit.n_features,):
+            raise InvalidInputError(
+                f"angles: expected {circuit.n_features} per sample, got shape {tuple(angles.shape)}"
+            )
+        _apply_all(_gates(circuit, chosen), angles, weights)
+        return {name: measured(register) for name, register in registers.items()}
+
+    return _node(run, device, circuit, diff_method, options)
+
+
+def _node(
+    run: Callable[..., Any],
+    device: Any,
+    circuit: HeadCircuit,
+    diff_method: str,
+    options: Mapping[str, Any],
+    best: Sequence[str] = ("backprop",),
+) -> Any:
+    """A torch QNode, of which also batches of angles can be differentiated.
+
+    Args:
+        run: the circuit.
+        device: a name, or a PennyLane device.
+        circuit: whose wires it needs.
+        diff_method: PennyLane's differentiation method.
+        options: for the device.
+        best: methods that take batches, which the method "best" may choose.
+    """
+    target = _device(device, circuit, options)
+    try:
+        qnode = qml.QNode(run, target, interface="torch", diff_method=diff_method)
+    except qml.exceptions.QuantumFunctionError as error:
+        raise InvalidInputError(f"diff_method {diff_method!r}: {error}") from None
+    if diff_method == "best":
+        configs = [qml.devices.ExecutionConfig(gradient_method=method) for method in best]
+        takes_batches = any(target.supports_derivatives(config) for config in configs)
+    else:
+        takes_batches = diff_method in ("backprop", "adjoint")
+    # Shift rules do not take batches, and shots leave these rules only.
+    if takes_batches and not target.shots:
+        return qnode
+    return qml.transforms.broadcast_expand(qnode)
+
+
+def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> Any:
+    if not isinstance(device, str):
+        wires = getattr(device, "wires", None)
+        if not isinstance(device, qml.devices.Device):
+            raise InvalidInputError(f"device must be a name or a PennyLane device, got {device!r}")
+        if wires is not None and not set(range(circuit.n_wires)) <= set(wires):
+            raise InvalidInputError(
+                f"the circuit runs on wires 0 to {circuit.n_wires - 1}, the device has {wires}"
+            )
+        return device
+    if device not in device_names():
+        raise unknown_name("PennyLane device", device, device_names())
+    try:
+        return qml.device(device, wires=circuit.n_wires, **options)
+    except qml.exceptions.DeviceError as error:
+        raise InvalidInputError(f"PennyLane has no device {device!r} ({error})") from None
+    except TypeError as error:
+        raise InvalidInputError(
+            f"device {device!r} with options {dict(options)}: {error}"
+        ) from None
+
+
+def _gates(circuit: HeadCircuit, tasks: Sequence[str]) -> list[Gate]:
+    return [*circuit.encoding_gates, *(g for name in tasks for g in circuit.block_gates(name))]
+
+
+def _apply_all(gates: Sequence[Gate], angles: Tensor, weights: Mapping[str, Tensor]) -> None:
+    for gate in gates:
+        operation = getattr(qml, gate.name)
+        if gate.angle is None:
+            operation(wires=gate.wires)
+        else:
+            operation(_angle(gate.angle, angles, weights), wires=gate.wires)
+
+
+def _angle(angle: Angle, angles: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    value = angles.new_tensor(angle.constant)
+    for feature in angle.features:
+        value = value * angles[..., feature]
+    return value if angle.weight is None else value * weights[angle.owner][angle.weight]
+
+
+def _expectation(wires: Sequence[int]) -> Any:
+    return qml.expval(qml.prod(*map(qml.Z, wires)))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch's default type for a while.
+
+    PennyLane makes a device's numbers (NumPy scalars, as lightning's) tensors of the default type:
+    with float32 they would lose half of their digits, and so would the gradients.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

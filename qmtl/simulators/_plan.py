@@ -1,0 +1,291 @@
+"""The plan: which cones run as one batch, and where their angles come from.
+
+A plan is made once per circuit and set of tasks; running it needs no Python per task. Cones with
+the same gates up to a renaming of wires form one group.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
+from qmtl.simulators._cones import Cone, Layer, joint_cone, moved_tasks, wire_table
+
+__all__ = ["Group", "Plan", "Structure", "build_plan", "output_columns"]
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a group's cones have in common, without their wires and weights; hashable.
+
+    Attributes:
+        n_wires: wires of each cone.
+        n_inner: how many of the first local wires the block acts on or the readout reads.
+        encoding: layers of the encoding.
+        block: layers of the task block.
+        encoding_slots: the encoding's slots: those that depend on the sample, and the others.
+        block_slots: those of the block.
+        readout: outputs over the basis states of the wires read.
+        alias: for each slot of the encoding the first one that always has the same angle; empty if
+            all differ.
+    """
+
+    n_wires: int
+    n_inner: int
+    encoding: tuple[Layer, ...]
+    block: tuple[Layer, ...]
+    encoding_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    block_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    readout: tuple[tuple[float, ...], ...]
+    alias: tuple[int, ...] = ()
+
+    @property
+    def distinct_slots(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The encoding's slots without those that always have another one's angle."""
+        if not self.alias:
+            return self.encoding_slots
+        sampled, fixed = (
+            tuple(slot for slot in slots if self.alias[slot] == slot)
+            for slots in self.encoding_slots
+        )
+        return sampled, fixed
+
+    @property
+    def steps(self) -> int:
+        """Operations on whole states: one per diagonal layer, one per wire of the other layers."""
+        layers = (*self.encoding[1:], *self.block)
+        return sum(1 if lay.diagonal else len({op.wires[0] for op in lay.ops}) for lay in layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Cones of the same structure; they run as one batch.
+
+    A member is a task, or several tasks whose blocks are on one state. A task is a member of
+    several groups if its outputs run apart.
+
+    Attributes:
+        structure: what the cones have in common.
+        tasks: the members' tasks, one after the other.
+        columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
+        wires: each cone's wires in local order, shape (cones, n_wires); one cone if all members
+            share it.
+        encoding: angles of the encoding, a row per cone.
+        block: angles of the block, a row per member.
+        sizes: size of the cone after each gate that widens it, seen from the readout.
+        joint: of several tasks on one state: the task of each output and of each fixed angle of
+            the block.
+    """
+
+    structure: Structure
+    tasks: tuple[str, ...]
+    columns: IntArray
+    wires: IntArray
+    encoding: AngleRows
+    block: AngleRows
+    sizes: tuple[int, ...]
+    joint: tuple[IntArray, IntArray] | None = None
+
+    @property
+    def n_members(self) -> int:
+        """Tasks, or 1 if several are on one state."""
+        return len(self.columns)
+
+    @property
+    def n_cones(self) -> int:
+        """Encoded states per sample: one per member, or one if the members share it."""
+        return len(self.wires)
+
+    @property
+    def amplitudes(self) -> int:
+        """Complex amplitudes per sample over all tasks of the group, at the widest point."""
+        states = max(self.n_cones, self.n_members if self.n_cones == 1 else 0)
+        return states << self.structure.n_wires
+
+
+class Plan(NamedTuple):
+    """Groups that together compute the outputs of `tasks`, but for those in `chain`.
+
+    The latter's cones are long chains, which run as matrix products.
+
+    Attributes:
+        tasks: all tasks, in the order asked for.
+        groups: of those that run on cones.
+        chain: of these, those that run as matrix products.
+        table: the angles of all of them.
+        n_outputs: columns of the outputs.
+    """
+
+    tasks: tuple[str, ...]
+    groups: tuple[Group, ...]
+    chain: tuple[str, ...]
+    table: AngleTable
+    n_outputs: int
+
+
+def output_columns(circuit: HeadCircuit, tasks: Sequence[str]) -> IntArray:
+    """First column of each task's outputs, side by side, and the number of columns at the end."""
+    sizes = [circuit.registers[task].readout.n_outputs for task in tasks]
+    return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
+
+
+def build_plan(
+    circuit: HeadCircuit,
+    tasks: Sequence[str],
+    chain: Sequence[str] = (),
+    *,
+    joint: bool = False,
+    builder: TableBuilder | None = None,
+) -> Plan:
+    """Group the cones of `tasks` by structure, but for those in `chain`; or make one of them all.
+
+    Args:
+        circuit: the head circuit.
+        tasks: their names.
+        chain: those that run as matrix products.
+        joint: whether all tasks run on one state.
+        builder: collects further angles of the same plan.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
+        >>> plan = build_plan(circuit, list(circuit.registers))
+        >>> len(plan.groups), plan.groups[0].wires.shape
+        (1, (8, 6))
+    """
+    builder = builder or TableBuilder()
+    columns = output_columns(circuit, tasks)
+    chained = set(chain)
+    rest = [i for i, task in enumerate(tasks) if task not in chained]
+    if joint:
+        groups = [_joint_group(circuit, tasks, rest, columns, builder)]
+    else:
+        groups = _groups(circuit, tasks, rest, columns, builder)
+    table = builder.finish()
+    return Plan(tuple(tasks), tuple(groups), tuple(chain), table, int(columns[-1]))
+
+
+class _Members(NamedTuple):
+    """Some members of a group: a cone, and where it is."""
+
+    cone: Cone
+    tasks: IntArray
+    shifts: IntArray
+
+
+def _groups(
+    circuit: HeadCircuit,
+    tasks: Sequence[str],
+    chosen: Sequence[int],
+    columns: IntArray,
+    builder: TableBuilder,
+) -> list[Group]:
+    places = np.array(chosen, np.int64)
+    alike: dict[Structure, list[_Members]] = {}
+    for moved in moved_tasks(circuit, [tasks[i] for i in chosen]):
+        for cone in moved.cones:
+            members = _Members(cone, places[moved.tasks], moved.shifts)
+            alike.setdefault(_structure(circuit, cone), []).append(members)
+    return [
+        _group(circuit, tasks, structure, parts, columns, builder)
+        for structure, parts in alike.items()
+    ]
+
+
+def _structure(circuit: HeadCircuit, cone: Cone) -> Structure:
+    features = wire_table(circuit).features
+    sampled = [bool((features[gate] >= 0).any()) for gate in cone.encoding_gates]
+    of_block = [bool(angle.features) for angle in cone.block_angles]
+    slots = (_split(sampled), _split(of_block))
+    return Structure(
+        len(cone.wires), cone.n_inner, cone.encoding, cone.block, *slots, cone.readout
+    )
+
+
+def _split(sampled: Iterable[bool]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    found = list(enumerate(sampled))
+    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
+
+
+def _group(
+    circuit: HeadCircuit,
+    tasks: Sequence[str],
+    structure: Structure,
+    parts: Sequence[_Members],
+    columns: IntArray,
+    builder: TableBuilder,
+) -> Group:
+    table, n = wire_table(circuit), circuit.n_wires
+    starts = np.array(
+        [circuit.weight_slices[tasks[i]].start for part in parts for i in part.tasks.tolist()]
+    )
+    order = np.argsort(np.concatenate([part.tasks for part in parts]), kind="stable")
+    own = np.concatenate([np.full(len(part.tasks), i) for i, part in enumerate(parts)])[order]
+    index = np.concatenate([part.tasks for part in parts])[order]
+    gates = np.concatenate([table.moved(p.cone.encoding_gates, p.shifts) for p in parts])[order]
+    wires = np.concatenate(
+        [(np.array(p.cone.wires) + p.shifts[:, None]) % n for p in parts]
+    )[order]  # fmt: skip
+    if len(wires) > 1 and (wires == wires[0]).all() and (gates == gates[0]).all():
+        wires, gates = wires[:1], gates[:1]
+    blocks = [angle_columns(part.cone.block_angles) for part in parts]
+    factors = max(block[0].shape[1] for block in blocks)
+    features = np.stack(
+        [np.pad(b[0], ((0, 0), (0, factors - b[0].shape[1])), constant_values=-1) for b in blocks]
+    )
+    weights = np.stack([block[1] for block in blocks])[own]
+    weights = np.where(weights >= 0, weights + starts[order][:, None], -1)
+    constants = np.stack([block[2] for block in blocks])[own]
+    outputs = np.array([part.cone.outputs for part in parts])[own]
+    encoding = builder.add(table.features[gates], table.weights[gates], table.constants[gates])
+    return Group(
+        structure=replace(structure, alias=_alias(encoding)),
+        tasks=tuple(tasks[i] for i in index.tolist()),
+        columns=columns[index][:, None] + outputs,
+        wires=wires,
+        encoding=encoding,
+        block=builder.add(features[own], weights, constants),
+        sizes=parts[0].cone.sizes,
+    )
+
+
+def _alias(angles: AngleRows) -> tuple[int, ...]:
+    """For each slot the first one with the same angles in all places."""
+    constants = angles.constants.view(np.int64)[..., None]
+    keys = np.concatenate([angles.features, angles.weights[..., None], constants], axis=2)
+    seen: dict[bytes, int] = {}
+    return tuple(seen.setdefault(keys[:, i].tobytes(), i) for i in range(keys.shape[1]))
+
+
+def _joint_group(
+    circuit: HeadCircuit,
+    tasks: Sequence[str],
+    chosen: Sequence[int],
+    columns: IntArray,
+    builder: TableBuilder,
+) -> Group:
+    names = [tasks[i] for i in chosen]
+    table, cone = wire_table(circuit), joint_cone(circuit, names)
+    gates = np.array([cone.encoding_gates], np.int64)
+    features, weights, constants = angle_columns(cone.block_angles)
+    place = {name: i for i, name in enumerate(names)}
+    starts = [circuit.weight_slices[a.owner].start if a.owner else 0 for a in cone.block_angles]
+    owners = [place.get(angle.owner, 0) for angle in cone.block_angles]
+    weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
+    sizes = [int(columns[i + 1] - columns[i]) for i in chosen]
+    return Group(
+        structure=_structure(circuit, cone),
+        tasks=tuple(names),
+        columns=np.concatenate([np.arange(columns[i], columns[i + 1]) for i in chosen])[None],
+        wires=np.array([cone.wires]),
+        encoding=builder.add(table.features[gates], table.weights[gates], table.constants[gates]),
+        block=builder.add(features[None], weights[None], constants[None]),
+        sizes=cone.sizes,
+        joint=(np.repeat(np.arange(len(names)), sizes), np.array(owners, np.int64)),
+    )

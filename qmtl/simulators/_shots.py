@@ -1,0 +1,399 @@
+"""ShotSimulator: what finitely many measurements give, on top of any exact simulator."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.circuit import ROTATIONS, HeadCircuit, Register
+from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
+from qmtl.simulators._contract import Simulator, check_angles, check_weights, joined_weights
+from qmtl.simulators._explain import Explanation
+from qmtl.simulators._extrapolation import ExtrapolatedSimulator
+from qmtl.simulators._noisy import NoisySimulator
+from qmtl.simulators._parameter_shift import shift_plan, shifted_values
+from qmtl.tasks import Task
+
+__all__ = ["Estimate", "ShotSimulator", "distribution_circuit", "output_matrix"]
+
+CACHED_CIRCUITS = 16
+GRADIENTS = ("exact", "parameter-shift")
+# Wires that are read together; their distribution is a vector of two to their number.
+MOST_WIRES = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A task's outputs as estimated from shots.
+
+    Attributes:
+        values: shape (batch, n_outputs).
+        errors: their standard errors, from the spread of the shots themselves: 0 where all shots
+            agree, NaN for a single shot. Same shape.
+    """
+
+    values: Tensor
+    errors: Tensor
+
+
+class ShotSimulator(Simulator):
+    """Outputs estimated from a number of measurements (shots), as a device gives them.
+
+    For each sample, a task's Z values and probabilities come from the same bit strings, drawn from
+    the joint distribution of all wires that the task reads; tasks and samples are independent.
+
+    Values are those of the shots. Their gradients are one of two estimates:
+
+    * ``"exact"``: the exact gradients of the outputs' means, at no cost in shots
+      (straight-through: for a loss that is not linear in the outputs, its slope is taken at the
+      sampled values);
+    * ``"parameter-shift"``: what a device would give. The derivative by each rotation's angle is
+      half the difference of the outputs at that angle plus and minus π/2, each from `shots`
+      measurements of its own; the chain rule goes on from there to features and weights. It has no
+      bias, and a variance that falls as 1/shots. A backward pass measures two circuits per
+      rotation and sample: `executions` tells how many that makes.
+
+    Args:
+        base: an exact simulator, such as `LightConeSimulator` or `NoisySimulator`.
+        shots: measurements per sample, and in each shifted circuit.
+        seed: of a stream of random numbers that every call goes on with. None draws from torch's
+            global generator, which training seeds in each epoch, so that runs resume.
+        gradient: ``"exact"`` or ``"parameter-shift"``.
+
+    Raises:
+        InvalidInputError: for shots that are no integer >= 1, a base that is sampled itself, an
+            unknown gradient, or one whose rule does not hold: parameter shift under noise that
+            makes rotations turn by another factor than 1, or through an extrapolation.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> from qmtl.simulators import LightConeSimulator
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> weights, angles = torch.zeros(circuit.n_circuit_weights), torch.tensor([[1.0, 0.0]])
+        >>> simulator = ShotSimulator(LightConeSimulator(), shots=100, seed=0)
+        >>> estimate = simulator.estimate(circuit, angles, weights)["a"]
+        >>> bool((estimate.values - torch.cos(2 * angles[:, :1])).abs() < 4 * estimate.errors)
+        True
+    """
+
+    def __init__(
+        self, base: Simulator, shots: int, seed: int | None = None, gradient: str = "exact"
+    ) -> None:
+        if not isinstance(base, Simulator) or isinstance(base, ShotSimulator):
+            raise InvalidInputError(f"base must be an exact simulator, got {base!r}")
+        shots = _integer("shots", shots, 1)
+        seed = None if seed is None else _integer("seed", seed, 0)
+        if gradient not in GRADIENTS:
+            raise unknown_name("gradient", gradient, GRADIENTS)
+        if gradient == "parameter-shift":
+            _check_shiftable(base)
+        self.gradient = gradient
+        self.base = base
+        self.shots = shots
+        self.seed = seed
+        self._random = None if seed is None else np.random.default_rng(seed)
+        self._lock = Lock()
+        self._twin = lru_cache(maxsize=CACHED_CIRCUITS)(distribution_circuit)
+        self._shifts = lru_cache(maxsize=CACHED_CIRCUITS)(shift_plan)
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' outputs from shots side by side, shape (batch, outputs)."""
+        chosen = check_angles(circuit, angles, tasks)
+        check_weights(circuit, weights, angles)
+        if self.gradient == "exact":
+            return _joined(self._sampled(circuit, angles, weights, chosen), angles)
+        with torch.no_grad():
+            values = self._sampled(circuit, angles, weights, chosen)
+        with self._lock:
+            plan = self._shifts(circuit)
+        turned, none = plan.angles(angles, weights), angles.new_zeros(0)
+
+        def shifted(task: str) -> Tensor:
+            """Each task by itself: it looks at the rotations of its own cone only."""
+
+            def measured(rows: Tensor) -> Tensor:
+                with torch.no_grad():
+                    return self._sampled(plan.circuit, rows, none, (task,))[task]
+
+            return shifted_values(plan, [task], turned, values[task], measured)
+
+        return _joined({task: shifted(task) for task in chosen}, angles)
+
+    def executions(
+        self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
+    ) -> tuple[int, int]:
+        """Measurements that a device would make for the values, and for their gradients.
+
+        Circuits times shots; in the partitioned layout one circuit serves all tasks.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> from qmtl.simulators import LightConeSimulator
+            >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+            >>> shifted = ShotSimulator(LightConeSimulator(), 1000, gradient="parameter-shift")
+            >>> shifted.executions(circuit, batch_size=32)  # 24 rotations, each shifted twice
+            (32000, 1536000)
+        """
+        chosen = list(circuit.registers) if tasks is None else list(tasks)
+        several = len(chosen) if circuit.layout == "shared" else min(1, len(chosen))
+        shifted = 0
+        if self.gradient != "exact":
+            with self._lock:
+                shifted = self._shifts(circuit).shifts(chosen)
+        return several * batch_size * self.shots, shifted * batch_size * self.shots
+
+    def counts(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor | Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """How often each bit string was drawn, shape (batch, 2^wires read), int64.
+
+        Bit strings are of the wires that the task's readout reads, the first most significant.
+        Arguments are those of `Simulator.expectation_values`.
+        """
+        chosen = check_angles(circuit, angles, tasks)
+        if not isinstance(weights, Tensor):
+            weights = joined_weights(circuit, weights, chosen, angles)
+        likely = self._distributions(circuit, angles, weights, chosen)
+        return {name: torch.from_numpy(n) for name, n in self._draw(likely).items()}
+
+    def estimate(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor | Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> dict[str, Estimate]:
+        """Each task's outputs from shots, with standard errors and without gradients."""
+        drawn = self.counts(circuit, angles, weights, tasks)
+        return {
+            name: self._estimate(n, output_matrix(circuit.register(name)), angles)
+            for name, n in drawn.items()
+        }
+
+    def explain(
+        self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
+    ) -> Explanation:
+        """What a training step takes: the base's plan."""
+        return self.base.explain(circuit, batch_size, dtype)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        drawn = {"shots": self.shots, "seed": self.seed, "gradient": self.gradient}
+        return {"type": "shots", "base": self.base.to_dict(), **drawn}
+
+    def _sampled(
+        self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Outputs from shots, with the exact gradients of their means."""
+        likely = self._distributions(circuit, angles, weights, chosen)
+        counts = self._draw(likely)
+        outputs = {}
+        for name in chosen:
+            matrix = output_matrix(circuit.register(name)).to(angles)
+            sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix.T
+            outputs[name] = _StraightThrough.apply(likely[name] @ matrix.T, sampled)
+        return outputs
+
+    def _distributions(
+        self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
+    ) -> dict[str, Tensor]:
+        if any(torch.func.debug_unwrap(tensor) is not tensor for tensor in (angles, weights)):
+            raise InvalidInputError(
+                "shots cannot be drawn within vmap or torch.func's transforms; give the whole batch"
+            )
+        with self._lock:
+            twin = self._twin(circuit)
+        return self.base.expectation_values(twin, angles, weights, chosen)
+
+    def _draw(self, likely: Mapping[str, Tensor]) -> dict[str, NDArray[np.int64]]:
+        """Counts of each task; tasks with equally many bit strings are drawn in one call."""
+        sizes: dict[int, list[str]] = {}
+        for name, probabilities in likely.items():
+            sizes.setdefault(probabilities.shape[1], []).append(name)
+        counts: dict[str, NDArray[np.int64]] = {}
+        with self._lock:
+            random = self._random
+            if random is None:
+                random = np.random.default_rng(int(torch.randint(2**62, ())))
+            for names in sizes.values():
+                shares = torch.stack([likely[name].detach() for name in names])
+                # Rounding leaves probabilities that are negative or do not add up to 1.
+                exact = np.clip(shares.cpu().double().numpy(), 0, None)
+                exact /= exact.sum(axis=-1, keepdims=True)
+                counts |= dict(zip(names, random.multinomial(self.shots, exact), strict=True))
+        return counts
+
+    def _estimate(self, counts: Tensor, matrix: Tensor, angles: Tensor) -> Estimate:
+        shares = counts.to(torch.float64) / self.shots
+        values = shares @ matrix.T
+        # One shot's variance; a pass over the deviations keeps digits that a difference would lose.
+        spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
+        rest = self.shots - 1
+        errors = (spread / rest).sqrt() if rest else torch.full_like(spread, torch.nan)
+        values, errors = (part.to(angles) for part in (values, errors))
+        return Estimate(values, errors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The stream goes on where it is, in a copy too.
+        return {
+            "settings": (self.base, self.shots, self.seed, self.gradient),
+            "random": self._random,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["settings"])  # type: ignore[misc]
+        self._random = state["random"]
+
+    def __repr__(self) -> str:
+        shifts = "" if self.gradient == "exact" else f", gradient={self.gradient!r}"
+        return f"ShotSimulator({self.base!r}, shots={self.shots}, seed={self.seed}{shifts})"
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Sampled values with the gradient of the exact ones."""
+
+    @staticmethod
+    def forward(ctx: Any, exact: Tensor, sampled: Tensor) -> Tensor:
+        return sampled.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _joined(values: Mapping[str, Tensor], angles: Tensor) -> Tensor:
+    return torch.cat([angles.new_zeros(len(angles), 0), *values.values()], dim=1)
+
+
+def _integer(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def _check_shiftable(base: Simulator) -> None:
+    """Raise `InvalidInputError` for a simulator whose outputs parameter shift does not hold for."""
+    if isinstance(base, ExtrapolatedSimulator):
+        raise InvalidInputError(
+            "parameter shift needs outputs of one circuit, not extrapolated ones: take "
+            "gradient='exact'"
+        )
+    if not isinstance(base, NoisySimulator):
+        return
+    stretched = [
+        key
+        for key, error in base.noise.coherent.items()
+        if error.relative and (key if isinstance(key, str) else key[0]) in ROTATIONS
+    ]
+    if stretched:
+        raise InvalidInputError(
+            f"parameter shift needs rotations by the angle itself, the noise stretches {stretched} "
+            f"(CoherentError.relative): take gradient='exact'"
+        )
+
+
+# --- joint distributions -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _BitStrings:
+    """Probabilities of the bit strings of the wires `read` of a register."""
+
+    read: tuple[int, ...]
+
+    @property
+    def n_outputs(self) -> int:
+        return 1 << len(self.read)
+
+    @property
+    def min_wires(self) -> int:
+        return max(self.read) + 1
+
+    @property
+    def is_probability(self) -> bool:
+        return True
+
+    def read_wires(self, n_wires: int) -> tuple[int, ...]:
+        return self.read
+
+    def z_strings(self, n_wires: int) -> None:
+        """None: a probability is a sum of Z-strings."""
+
+    def matrix(self, n_wires: int) -> list[list[float]]:
+        states = np.arange(1 << n_wires)
+        strings = np.zeros_like(states)
+        for wire in self.read:
+            strings = 2 * strings + (states >> (n_wires - 1 - wire) & 1)
+        rows: list[list[float]] = (np.arange(self.n_outputs)[:, None] == strings).tolist()
+        return [list(map(float, row)) for row in rows]
+
+
+def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
+    """The same gates, with the bit strings of all wires that a task reads as its outputs.
+
+    Its tasks have the names of the circuit's, and it takes the same angles and weights.
+
+    Raises:
+        CircuitTooLargeError: if a task reads more than 10 wires.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multilabel("b", 2)])
+        >>> [task.n_outputs for task in distribution_circuit(circuit).tasks]
+        [2, 4]
+    """
+    readouts = {name: _bit_strings(register) for name, register in circuit.registers.items()}
+    sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
+    shared = circuit.layout == "shared"
+    return HeadCircuit(
+        [Task.multiclass(name, readout.n_outputs) for name, readout in readouts.items()],
+        circuit.encoding,
+        {name: circuit.ansatz(name) for name in readouts},
+        layout=circuit.layout,
+        n_wires=circuit.n_wires if shared else None,
+        wires_per_task=None if shared else sizes,
+        readouts=readouts,
+    )
+
+
+def _bit_strings(register: Register) -> _BitStrings:
+    size = len(register.wires)
+    read = tuple(register.readout.read_wires(size))
+    if len(read) > MOST_WIRES:
+        raise CircuitTooLargeError(
+            f"task {register.task.name!r} reads {len(read)} wires together, shots can be drawn for "
+            f"at most {MOST_WIRES}: give the task fewer outputs"
+        )
+    return _BitStrings(read)
+
+
+@lru_cache(maxsize=2**12)
+def output_matrix(register: Register) -> Tensor:
+    """A task's outputs over the bit strings of the wires it reads, float64.
+
+    Shape (n_outputs, 2^wires read).
+    """
+    n = len(register.wires)
+    read = register.readout.read_wires(n)
+    matrix = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
+    # A readout does not depend on wires that it does not read: any basis state will do.
+    states = [
+        sum((string >> (len(read) - 1 - i) & 1) << (n - 1 - wire) for i, wire in enumerate(read))
+        for string in range(1 << len(read))
+    ]
+    return matrix[:, states]

@@ -1,0 +1,54 @@
+"""Running a compiled kernel in several threads: an ordinary pool, and only where it pays."""
+
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import torch
+
+__all__ = ["run_items"]
+
+# Handing work to a thread and waiting for it takes some 0.1 ms; these take about a millisecond.
+OPERATIONS_PER_THREAD = 5e6
+# Threads take pieces of the work, so that one that is held up keeps the others waiting for less.
+PIECES_PER_THREAD = 4
+
+
+def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> None:
+    """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
+
+    There are at most as many threads as torch itself uses, and no more than the work is worth.
+
+    Args:
+        run: works on some items; releases Python's lock.
+        n_items: how many there are.
+        operations: floating-point operations of all of them, about.
+        *arguments: of each call.
+
+    Example:
+        >>> done = []
+        >>> run_items(lambda first, last, out: out.extend(range(first, last)), 3, 1e3, done)
+        >>> done
+        [0, 1, 2]
+    """
+    n_threads = 1
+    if operations > OPERATIONS_PER_THREAD:
+        n_threads = min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
+    if n_threads == 1:
+        run(0, n_items, *arguments)
+        return
+    pieces = min(n_items, PIECES_PER_THREAD * n_threads)
+    bounds = [n_items * i // pieces for i in range(pieces + 1)]
+    pool = _pool(os.getpid(), n_threads)
+    parts = [pool.submit(run, *part, *arguments) for part in itertools.pairwise(bounds)]
+    for part in parts:
+        part.result()
+
+
+@cache
+def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked child has none of its parent's."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

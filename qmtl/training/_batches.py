@@ -1,0 +1,268 @@
+"""Batches: which rows make each step, for aligned and for disjoint data.
+
+A plan is a function of a seed and the epoch alone, so that a resumed run sees the same batches
+without any state to save.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from qmtl.data import MultiTaskData, Split
+from qmtl.tasks import Task, labelled_rows, task_layout
+from qmtl.training.settings import TrainingSettings
+
+__all__ = [
+    "Batch", "BatchPlan", "EpochBatches", "MultiTaskDataModule", "SplitRows", "plan_batches",
+    "to_device",
+]  # fmt: skip
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows: their inputs, and the targets of all tasks side by side.
+
+    Attributes:
+        inputs: (rows, ...).
+        targets: joined, (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
+        complete: whether no label is missing in the whole split that the rows are of.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    complete: bool = False
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        if self.inputs.device == device == self.targets.device:
+            return self
+        return Batch(self.inputs.to(device), to_device(self.targets, device), self.complete)
+
+
+def to_device(targets: Tensor, device: torch.device) -> Tensor:
+    """Targets on a device; in float32 on MPS, which has no float64."""
+    return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
+
+
+class SplitRows(Dataset[Batch]):
+    """A split as a torch data set that is indexed by the row numbers of a whole batch."""
+
+    def __init__(self, split: Split, tasks: Sequence[Task]) -> None:
+        self.inputs = split.inputs
+        self.targets = task_layout(tuple(tasks)).join_targets(split.targets)
+        self.complete = not bool(self.targets.isnan().any())
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """The batch of these rows; of none, one row without labels."""
+        if not len(rows):
+            return Batch(self.inputs[:1], torch.full_like(self.targets[:1], math.nan))
+        inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
+        return Batch(inputs, targets, self.complete)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the training rows are cut into steps.
+
+    Attributes:
+        rows: each task's labelled rows, or a single list of all rows for mixed batches.
+        batch_size: rows per task and step.
+        tasks_per_step: how many of the lists a step draws from.
+        temperature: lists are drawn with probability proportional to ``size ** temperature``.
+        seed: of the order of rows.
+    """
+
+    rows: tuple[Tensor, ...]
+    batch_size: int
+    tasks_per_step: int
+    temperature: float
+    seed: int
+
+    @property
+    def n_steps(self) -> int:
+        """Steps per epoch: as many as it takes to see as many rows as there are."""
+        total = sum(len(rows) for rows in self.rows)
+        return math.ceil(total / (self.batch_size * self.tasks_per_step))
+
+    def epoch(self, epoch: int) -> list[Tensor]:
+        """Row numbers of every step of one epoch.
+
+        Example:
+            >>> plan = BatchPlan((torch.arange(5),), 2, 1, 1.0, seed=0)
+            >>> [len(rows) for rows in plan.epoch(0)]
+            [2, 2, 1]
+        """
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        if len(self.rows) == 1:
+            order = self.rows[0][torch.randperm(len(self.rows[0]), generator=generator)]
+            return list(order.split(self.batch_size))
+        streams = [_Stream(rows, generator) for rows in self.rows]
+        sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
+        logits = self.temperature * sizes.log()
+        steps = []
+        for _ in range(self.n_steps):
+            # Gumbel's trick draws from softmax(logits) without replacement, however sharp it is.
+            noise = torch.empty_like(logits).exponential_(generator=generator).log()
+            chosen = (logits - noise).topk(self.tasks_per_step).indices
+            step: list[int] = []
+            for i in sorted(chosen.tolist()):
+                step += streams[i].take(self.batch_size)
+            steps.append(torch.tensor(step))
+        return steps
+
+
+class _Stream:
+    """Rows of one task in random order, shuffled anew whenever they have all been seen.
+
+    Mini-batches run on into the next shuffle, so all are of one size: the one asked for, or all of
+    a task's rows if it has fewer.
+    """
+
+    def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
+        self.rows, self.generator = rows, generator
+        self.waiting: list[int] = []
+
+    def take(self, n: int) -> list[int]:
+        n = min(n, len(self.rows))
+        if len(self.waiting) < n:
+            order = torch.randperm(len(self.rows), generator=self.generator)
+            self.waiting += self.rows[order].tolist()
+        taken, self.waiting = self.waiting[:n], self.waiting[n:]
+        return taken
+
+
+def plan_batches(
+    split: Split,
+    tasks: Sequence[Task],
+    *,
+    batch_size: int,
+    seed: int,
+    single_task: bool,
+    tasks_per_step: int = 1,
+    temperature: float = 1.0,
+) -> BatchPlan:
+    """The plan of a training split.
+
+    Args:
+        split: the training rows.
+        tasks: the tasks to learn.
+        batch_size: rows per step; with `single_task`, rows per task and step.
+        seed: of the order of rows.
+        single_task: draw each mini-batch from one task's labelled rows (disjoint data); else
+            batches mix all rows that have any label.
+        tasks_per_step: with `single_task`, how many tasks a step draws a mini-batch from.
+        temperature: with `single_task`, how strongly larger tasks are preferred: 0 not at all,
+            1 in proportion to their size.
+    """
+    labelled = labelled_rows(tasks, split.targets)
+    if single_task:
+        rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
+        return BatchPlan(rows, batch_size, min(tasks_per_step, len(rows)), temperature, seed)
+    anything = labelled.any(dim=0).nonzero().flatten()
+    return BatchPlan((anything,), batch_size, 1, temperature, seed)
+
+
+class EpochBatches:
+    """A torch sampler whose items are the rows of a step; each process takes its share of them.
+
+    Args:
+        plan: the plan.
+        rank: this process.
+        world_size: number of processes; step s gives rank r the rows ``r, r + world_size, …``,
+            which are none if there are fewer rows than processes.
+    """
+
+    def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
+        self.plan, self.rank, self.world_size = plan, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.plan.n_steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for rows in self.plan.epoch(self.epoch):
+            yield rows[self.rank :: self.world_size]
+
+
+class _Loader:
+    """The batches of a sampler in this process; torch's own loader takes longer over each."""
+
+    # Lightning looks for one, beside the sampler.
+    batch_sampler = None
+
+    def __init__(self, rows: SplitRows, sampler: Any) -> None:
+        self.rows, self.sampler = rows, sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.rows.__getitem__, self.sampler)
+
+
+class MultiTaskDataModule(pl.LightningDataModule):
+    """Training and validation batches.
+
+    Aligned data come in mixed batches. Disjoint data (no row has labels of two tasks) come in
+    single-task batches for a scalarizer, and in one mini-batch per task for an aggregator.
+
+    Args:
+        data: the data.
+        settings: batch size, seed, temperature and the aggregator.
+    """
+
+    def __init__(self, data: MultiTaskData, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.data = data
+        self.settings = settings
+        jacobian = settings.aggregator is not None
+        self.plan = plan_batches(
+            data.train,
+            data.tasks,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            single_task=data.is_disjoint,
+            tasks_per_step=(settings.tasks_per_step or len(data.tasks)) if jacobian else 1,
+            temperature=settings.temperature,
+        )
+
+    def train_dataloader(self) -> Any:
+        """Batches of the training split; every process takes its share of each."""
+        distributed = dist.is_available() and dist.is_initialized()
+        rank = dist.get_rank() if distributed else 0
+        world = dist.get_world_size() if distributed else 1
+        return self._loader(self.data.train, EpochBatches(self.plan, rank, world))
+
+    def val_dataloader(self) -> Any:
+        """The validation split in order, whole in every process."""
+        rows = torch.arange(len(self.data.validation)).split(EVALUATION_BATCH)
+        return self._loader(self.data.validation, rows)
+
+    def _loader(self, split: Split, sampler: Any) -> Any:
+        rows = SplitRows(split, self.data.tasks)
+        if not self.settings.num_workers:
+            return _Loader(rows, sampler)
+        return DataLoader(
+            rows,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.settings.num_workers,
+            # A generator of its own: the loader's seeds must not disturb torch's global one.
+            generator=torch.Generator().manual_seed(self.settings.seed),
+        )

@@ -1,0 +1,366 @@
+"""TorchJD's aggregators and scalarizers by name.
+
+An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
+*scalarizer* combines the losses themselves. Names are those of TorchJD's classes, in any case and
+with or without dashes and underscores: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    ModelFileError,
+    unknown_name,
+)
+from qmtl.training.settings import TrainingSettings
+
+__all__ = [
+    "aggregators", "combiner_state", "fixed_size", "has_state", "is_sum", "load_combiner_state",
+    "make_aggregator", "make_combiner", "make_scalarizer", "move_tensors", "rehearse",
+    "scalarize", "scalarizers",
+]  # fmt: skip
+
+# TorchJD leaves these without a default. CAGrad: the middle of the paper's range. FairGrad: the
+# proportional fairness of its paper. COSMOS, PBI, STCH: values of their papers' examples.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "CAGrad": {"c": 0.5},
+    "COSMOS": {"lambda_": 1.0},
+    "FairGrad": {"alpha": 1.0},
+    "Krum": {"n_byzantine": 0},
+    "PBI": {"theta": 1.0},
+    "STCH": {"mu": 1.0},
+    "TrimmedMean": {"trim_number": 0},
+}
+# Scalarizers that are a sum of one term per task, each with a trainable weight: a vector.
+SUMS = ("UW", "IMTLL")
+# Arguments that hold the number of tasks, and those with one number per task.
+COUNTS = ("n_tasks", "shape")
+VECTORS = ("weights", "pref_vector", "reference", "min_losses", "leak")
+
+# What torch.nn.Module itself keeps in its __dict__.
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def aggregators() -> dict[str, type]:
+    """TorchJD's aggregator classes by name.
+
+    Example:
+        >>> {"UPGrad", "PCGrad", "AlignedMTL", "NashMTL"} <= set(aggregators())
+        True
+    """
+    from torchjd import aggregation
+
+    return _concrete(aggregation, aggregation.Aggregator)
+
+
+def scalarizers() -> dict[str, type]:
+    """TorchJD's scalarizer classes by name.
+
+    Example:
+        >>> {"Mean", "UW", "DWA", "FAMO", "STCH", "IMTLL"} <= set(scalarizers())
+        True
+    """
+    from torchjd import scalarization
+
+    return _concrete(scalarization, scalarization.Scalarizer)
+
+
+def _concrete(module: Any, kind: type) -> dict[str, type]:
+    named = {name: getattr(module, name) for name in module.__all__}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, type)
+        and issubclass(value, kind)
+        and not inspect.isabstract(value)
+        and name not in ("WeightedAggregator", "GramianWeightedAggregator")
+    }
+
+
+def make_aggregator(
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """An aggregator for `n_tasks` tasks.
+
+    Args:
+        name: of a TorchJD class.
+        n_tasks: fills ``n_tasks`` and a missing ``weights`` (equal ones).
+        options: arguments of the class; lists of numbers, one per task, become tensors.
+        dtype: of these tensors: that of the Jacobian.
+
+    Raises:
+        InvalidInputError: for an unknown name or option, or one that does not fit `n_tasks`.
+        MissingDependencyError: if it needs a solver that is not installed.
+
+    Example:
+        >>> make_aggregator("mgda", 3)
+        MGDA(epsilon=0.001, max_iters=100)
+    """
+    return _make("aggregator", aggregators(), name, n_tasks, options or {}, dtype)
+
+
+def make_scalarizer(
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
+
+    Example:
+        >>> make_scalarizer("uw", 3)
+        UW(shape=(3,))
+    """
+    return _make("scalarizer", scalarizers(), name, n_tasks, options or {}, dtype)
+
+
+def make_combiner(
+    settings: TrainingSettings, n_tasks: int, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The aggregator or scalarizer that the settings ask for, for losses of this type."""
+    if settings.aggregator is not None:
+        return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
+    name, options = settings.scalarizer or "mean", settings.options
+    return make_scalarizer(name, n_tasks, options, dtype=dtype)
+
+
+def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
+    """Call the aggregator or scalarizer once on made-up values.
+
+    Raises:
+        InvalidInputError: if its options do not fit the number of tasks.
+    """
+    combiner = make_combiner(settings, n_tasks, dtype)
+    values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    values = values.to(dtype)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            combiner(values[:, 0] if settings.aggregator is None else values)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        kind = "scalarizer" if settings.aggregator is None else "aggregator"
+        raise InvalidInputError(
+            f"{kind} {settings.aggregator or settings.scalarizer!r} with options "
+            f"{settings.options} does not work on {n_tasks} tasks: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _make(
+    what: str,
+    known: dict[str, type],
+    name: str,
+    n_tasks: int,
+    options: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Any:
+    matches = {_plain(key): key for key in known}
+    if not isinstance(name, str) or _plain(name) not in matches:
+        raise unknown_name(what, name, known)
+    key = matches[_plain(name)]
+    parameters = inspect.signature(known[key]).parameters
+    arguments: dict[str, Any] = dict(DEFAULTS.get(key, {}))
+    arguments |= {count: n_tasks for count in COUNTS if count in parameters}
+    if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
+        arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks, dtype=dtype)
+    if "projector" in parameters:
+        from qmtl.training._upgrad import PivotingProjector
+
+        arguments["projector"] = PivotingProjector()
+    for option, value in options.items():
+        if option not in parameters:
+            accepted = [p for p in parameters if p not in ("args", "kwargs", *COUNTS)]
+            raise unknown_name(f"option of {what} {key}:", option, accepted)
+        if option in COUNTS:
+            raise InvalidInputError(
+                f"{what} {key}: option {option!r} is the number of tasks, {n_tasks} here, and "
+                f"cannot be set"
+            )
+        arguments[option] = value
+        if option in VECTORS and value is not None:
+            arguments[option] = _vector(f"{what} {key}: option {option!r}", value, n_tasks, dtype)
+    try:
+        combiner = known[key](**arguments)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{what} {key} needs a solver that is not installed; install the extra "
+            f'qmtl[aggregators] (in a clone: pip install ".[aggregators]"; {error})'
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{what} {key}: {' '.join(str(error).split())}") from None
+    least = _least_tasks(key, arguments)
+    if n_tasks < least:
+        given = f" with options {dict(options)}" if options else ""
+        raise InvalidInputError(f"{what} {key}{given} needs at least {least} tasks, got {n_tasks}")
+    return combiner
+
+
+def _vector(where: str, value: Any, n_tasks: int, dtype: torch.dtype) -> Tensor:
+    try:
+        vector = torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInputError(f"{where} must be a list of numbers, got {value!r}") from None
+    if vector.shape != (n_tasks,):
+        got = len(vector) if vector.ndim == 1 else f"shape {tuple(vector.shape)}"
+        raise InvalidInputError(
+            f"{where} must have one number for each of the {n_tasks} tasks, got {got}"
+        )
+    return vector
+
+
+def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
+    if key == "NashMTL":
+        return 2
+    if key == "Krum":
+        return max(int(arguments["n_byzantine"]) + 3, int(arguments.get("n_selected", 1)))
+    if key == "TrimmedMean":
+        return 2 * int(arguments["trim_number"]) + 1
+    return 1
+
+
+def fixed_size(combiner: Any) -> bool:
+    """Whether a combiner keeps state or weights per task, so that it needs all tasks each time."""
+    return has_state(combiner) or any(
+        isinstance(getattr(module, name, None), Tensor)
+        for module in combiner.modules()
+        for name in ("weights", "pref_vector")
+    )
+
+
+def has_state(combiner: Any) -> bool:
+    """Whether a combiner keeps something from one step to the next."""
+    from torchjd import Stateful
+
+    return any(isinstance(module, Stateful) for module in combiner.modules())
+
+
+def is_sum(combiner: Any) -> bool:
+    """Whether a scalarizer is a sum of one term per task, with one vector of trainable weights."""
+    return type(combiner).__name__ in SUMS
+
+
+def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
+    """A scalarizer's value of the tasks that are present.
+
+    Args:
+        combiner: the scalarizer.
+        losses: of these tasks, shape (present,).
+        present: their places, int64; None for all tasks.
+        last: each task's last loss, which stands for an absent one where the scalarizer keeps
+            something from step to step.
+
+    Example:
+        >>> stch = make_scalarizer("constant", 3, {"weights": [1.0, 10.0, 100.0]})
+        >>> float(scalarize(stch, torch.tensor([2.0, 3.0]), torch.tensor([0, 2]), torch.zeros(3)))
+        302.0
+    """
+    total: Tensor
+    if present is None:
+        total = combiner(losses)
+    elif is_sum(combiner):
+        ((name, vector),) = combiner.named_parameters()
+        total = torch.func.functional_call(combiner, {name: vector[present]}, losses)
+    elif has_state(combiner):
+        total = combiner(last.to(losses.dtype).index_copy(0, present, losses))
+    else:
+        twin = copy.copy(combiner)
+        for name in VECTORS:
+            value = getattr(twin, name, None)
+            if isinstance(value, Tensor):
+                setattr(twin, name, value[present])
+        total = twin(losses)
+    return total
+
+
+def move_tensors(combiner: nn.Module, device: torch.device) -> None:
+    """Move what TorchJD keeps in plain attributes, where ``Module.to`` does not find it."""
+    for module in combiner.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                vars(module)[name] = value.to(device)
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"kind": "array", "value": torch.from_numpy(value.copy())}
+    if isinstance(value, torch.optim.Optimizer):
+        return {"kind": type(value).__name__, "value": value.state_dict()}
+    return {"kind": "plain", "value": value}
+
+
+def _is_state(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_state(item) for item in value)
+    plain = (bool, int, float, str, Tensor, torch.dtype, torch.device)
+    return value is None or isinstance(value, (*plain, np.ndarray, torch.optim.Optimizer))
+
+
+def combiner_state(combiner: nn.Module) -> dict[str, Any]:
+    """All state of a TorchJD aggregator or scalarizer, plain attributes included.
+
+    TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
+    Random generators need no state: they are seeded anew from the run's seed and the epoch.
+    Everything is packed into tensors and plain containers, so that checkpoints can be read with
+    ``torch.load(weights_only=True)``, which runs no code.
+    """
+    attributes = {
+        path: {
+            key: _pack(value)
+            for key, value in vars(module).items()
+            if key not in MODULE_ATTRIBUTES and _is_state(value)
+        }
+        for path, module in combiner.named_modules()
+    }
+    return {"state_dict": combiner.state_dict(), "attributes": attributes}
+
+
+def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
+    """Put back what `combiner_state` saved.
+
+    Raises:
+        ModelFileError: if the state is of another combiner.
+    """
+    modules = dict(combiner.named_modules(remove_duplicate=False))
+    try:
+        # Buffers that TorchJD makes at the first step are None in a new combiner, which
+        # load_state_dict would take for keys too many.
+        for name, value in state["state_dict"].items():
+            path, _, key = name.rpartition(".")
+            if getattr(modules[path], key, value) is None:
+                modules[path].register_buffer(key, value.clone())
+        combiner.load_state_dict(state["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"the checkpoint is of another combiner: {reason}") from None
+    for path, module in modules.items():
+        attributes = state["attributes"].get(path, {})
+        if hasattr(module, "prvs_alpha") and attributes:
+            # Nash-MTL builds its cvxpy problem in its very first step only.
+            module(torch.eye(module.n_tasks))
+        for key, packed in attributes.items():
+            setattr(module, key, _unpack(packed, module))
+
+
+def _unpack(packed: Mapping[str, Any], module: nn.Module) -> Any:
+    if packed["kind"] == "plain":
+        return packed["value"]
+    if packed["kind"] == "array":
+        return packed["value"].numpy()
+    optimiser = getattr(torch.optim, packed["kind"])(list(module.parameters()))
+    optimiser.load_state_dict(packed["value"])
+    return optimiser

@@ -1,0 +1,484 @@
+"""The Jacobian of the task losses by the shared parameters, and its aggregation.
+
+An aggregator that weighs rows by their inner products needs the Gramian only; one backward pass of
+the losses, each times its weight, then gives the gradient. What hooks see is what torch promises of
+that pass: the combined gradient, once. The rows are taken of copies of features and parameters.
+
+Where tasks look at a few features each, rows of tasks without a feature or shared weight in common
+are differentiated as one and taken apart again, since it is known where each is zero (Curtis,
+Powell and Reid, IMA J. Appl. Math. 13, 1974). On light cones the number of such passes does not
+grow with the number of tasks. The rows then stay on top of each other: the Jacobian by the layer
+that computes the features would have T times as many entries as the layer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import task_layout
+from qmtl.training._gradients import n_processes, set_gradients, sum_over_processes
+
+__all__ = ["Places", "SharedJacobian", "SparseRows"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """At which places each task's row may be other than zero.
+
+    Attributes:
+        group: shape (tasks,); rows of one group have no place in common.
+        task, place: where they may be, all tasks one after the other.
+        size: shape (groups, places) of rows on top of each other.
+        same: pairs of entries at the same place, as two tensors of positions in `task`.
+    """
+
+    group: Tensor
+    task: Tensor
+    place: Tensor
+    size: tuple[int, int]
+    same: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, task: Tensor, place: Tensor, group: Tensor, n_places: int) -> "Places":
+        """From pairs of a task and a place, sorted by task.
+
+        Example:
+            >>> task, place = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 2])
+            >>> Places.of(task, place, torch.tensor([0, 1]), 3).same
+            (tensor([0, 1, 1, 2, 2, 3]), tensor([0, 1, 2, 1, 2, 3]))
+        """
+        size = (int(group.max()) + 1, n_places)
+        # For each entry the position of the one of each group at its place.
+        found = torch.full(size, -1)
+        found[group[task], place] = torch.arange(len(task))
+        partners = found[:, place].T
+        first, which = (partners >= 0).nonzero().unbind(1)
+        return cls(group, task, place, size, (first, partners[first, which]))
+
+    def to(self, device: torch.device) -> "Places":
+        """The same on another device."""
+        group, task, place, first, second = (
+            t.to(device) for t in (self.group, self.task, self.place, *self.same)
+        )
+        return Places(group, task, place, self.size, (first, second))
+
+    def apart(self, joint: Tensor) -> Tensor:
+        """Rows (tasks, places, ...) from those of groups, (groups, places, ...).
+
+        Example:
+            >>> both = torch.arange(2)
+            >>> places = Places.of(both, both, torch.tensor([0, 0]), 2)
+            >>> places.apart(torch.tensor([[3.0, 4.0]]))
+            tensor([[3., 0.],
+                    [0., 4.]])
+        """
+        rows = joint.new_zeros(len(self.group), *joint.shape[1:])
+        rows[self.task, self.place] = joint[self.group[self.task], self.place]
+        return rows
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Each task's places, shape (tasks, most of any), and which of them are real."""
+        counts = torch.bincount(self.task, minlength=len(self.group))
+        order = torch.arange(max(1, int(counts.max())), device=self.task.device)
+        real = order < counts[:, None]
+        places = torch.zeros_like(real, dtype=torch.long)
+        places[real] = self.place
+        return places, real
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """The Jacobian's rows by one parameter, those of a group on top of each other.
+
+    Args:
+        joint: shape (groups, *shape of the parameter), whose first axis has the `places`.
+        places: of the tasks' rows.
+
+    Example:
+        >>> task, place = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
+        >>> places = Places.of(task, place, torch.tensor([0, 1]), 2)
+        >>> rows = SparseRows(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), places)
+        >>> rows.dense()
+        tensor([[1., 2.],
+                [0., 3.]])
+        >>> rows.gramian()
+        tensor([[5., 6.],
+                [6., 9.]])
+    """
+
+    joint: Tensor
+    places: Places
+
+    def dense(self) -> Tensor:
+        """Every row for itself, shape (tasks, *shape of the parameter)."""
+        return self.places.apart(self.joint)
+
+    def gramian(self) -> Tensor:
+        """Inner products of the rows, shape (tasks, tasks)."""
+        p = self.places
+        n_groups, n_places = p.size
+        # Not -1 for the width, which is nothing where there are no numbers.
+        width = math.prod(self.joint.shape[2:])
+        values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
+        # Of all groups at one place, which is where rows meet.
+        products = values @ values.transpose(1, 2)
+        first, second = p.same
+        group = p.group[p.task]
+        terms = products[p.place[first], group[first], group[second]]
+        n = len(p.group)
+        flat = terms.new_zeros(n * n).index_add(0, p.task[first] * n + p.task[second], terms)
+        return flat.view(n, n)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step's rows are taken from: copies that no hook is attached to.
+
+    Attributes:
+        features: a view of the encoder's output, which the head is given.
+        logits: joined, (rows, outputs).
+        output: the encoder's output itself.
+        parameters: name → view of each trainable parameter of the encoder.
+        layer: name of the linear layer that the output comes from, or None.
+        inputs: of that layer.
+    """
+
+    features: Tensor
+    logits: Tensor
+    output: Tensor
+    parameters: dict[str, Tensor]
+    layer: str | None
+    inputs: Tensor | None
+
+
+class SharedJacobian:
+    """Aggregates the Jacobian of a model's task losses; made once for a training run.
+
+    Args:
+        model: whose losses these are.
+        shared: parameters that several of the losses depend on.
+        own: parameters of which each entry belongs to one task.
+        aggregator: a TorchJD aggregator.
+        chunk: rows of the Jacobian to differentiate at once; None for all.
+
+    Example:
+        >>> import qmtl
+        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary(f"t{i}") for i in range(12)])
+        >>> model = qmtl.MultiTaskModel(nn.Linear(4, circuit.n_features), qmtl.QuantumHead(circuit))
+        >>> own = [rows.parameter for rows in model.task_rows()]
+        >>> aggregator = qmtl.training.make_aggregator("upgrad", 12)
+        >>> jacobian = SharedJacobian(model, model.shared_parameters(), own, aggregator)
+        >>> jacobian.n_groups
+        3
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        shared: Sequence[nn.Parameter],
+        own: Sequence[nn.Parameter],
+        aggregator: Any,
+        chunk: int | None = None,
+    ) -> None:
+        from torchjd.aggregation import Constant, GramianWeightedAggregator, Mean, Random, Sum
+
+        self.model, self.shared, self.own = model, list(shared), list(own)
+        self.aggregator, self.chunk = aggregator, chunk
+        self.counts_rows = type(aggregator) in (Constant, Mean, Random, Sum)
+        self.needs_gramian = isinstance(aggregator, GramianWeightedAggregator)
+        self.n_groups: int | None = None
+        self._of_layer: dict[str, bool] = {}
+        if self.needs_gramian and self.shared:
+            self._find_groups()
+
+    @property
+    def takes_steps(self) -> bool:
+        """Whether `forward` must run the model, and `aggregate` have what it returned."""
+        return self.n_groups is not None
+
+    def _find_groups(self) -> None:
+        """Tasks with nothing in common, if the head tells and putting them together helps."""
+        head, encoder = self.model.head, self.model.encoder
+        depends = head.dependencies() if hasattr(head, "dependencies") else None
+        if depends is None:
+            return
+        encoders = {id(p) for p in encoder.parameters()}
+        common = [p for p in self.shared if id(p) not in encoders]
+        # Parameters that encoder and head have both, or that the encoding is computed from, do not
+        # get what the head's own rows say.
+        plain = dict(head.named_parameters(recurse=False)).get("encoding")
+        if any(p is not plain for p in common) or any(id(p) in encoders for p in head.parameters()):
+            return
+        n_tasks, n_features = len(self.model.tasks), head.n_features
+        n_weights = 0 if plain is None else plain.numel()
+        pairs = [_by_task(*depends.features), _by_task(*depends.weights)]
+        group = _groups(n_tasks, pairs, (n_features, n_weights))
+        if 2 * (int(group.max()) + 1) > n_tasks:
+            return
+        self.n_groups = int(group.max()) + 1
+        self._encoding = plain if common else None
+        self._features, self._weights = (
+            Places.of(torch.from_numpy(task), torch.from_numpy(place), group, n)
+            for (task, place), n in zip(pairs, (n_features, n_weights), strict=True)
+        )
+        layout = task_layout(self.model.tasks)
+        sizes = torch.tensor([task.n_outputs for task in layout.tasks])
+        self._mask = group.repeat_interleave(sizes) == torch.arange(self.n_groups)[:, None, None]
+        self._layers = {
+            name: module
+            for name, module in encoder.named_modules()
+            if type(module) is nn.Linear and module.out_features == n_features
+        }
+
+    def forward(self, inputs: Tensor) -> _Step:
+        """The model's logits, with all that rows are taken from."""
+        encoder = self.model.encoder
+        parameters = {n: p.view_as(p) for n, p in encoder.named_parameters() if p.requires_grad}
+        seen: list[tuple[str, Any, Tensor, Any]] = []
+
+        def record(name: str) -> Any:
+            def hook(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+                seen.append((name, arguments[0] if arguments else None, output, output.grad_fn))
+
+            return hook
+
+        # Before the user's own hooks, which may put something else in the output's place.
+        hooks = [
+            layer.register_forward_hook(record(name), prepend=True)
+            for name, layer in self._layers.items()
+        ]
+        try:
+            output = torch.func.functional_call(encoder, parameters, (inputs,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features = output.view_as(output)
+        if not features.requires_grad:
+            features = features.detach().requires_grad_()
+        layer, given = None, None
+        for name, argument, result, node in seen:
+            if result is output and node is output.grad_fn and argument is not None:
+                once = sum(other == name for other, *_ in seen) == 1
+                if once and self._is_last(name, argument, parameters):
+                    layer, given = name, argument
+        logits = self.model.head(features, joined=True)
+        return _Step(features, logits, output, parameters, layer, given)
+
+    def _is_last(self, name: str, inputs: Tensor, parameters: dict[str, Tensor]) -> bool:
+        """Whether features can be this layer's outputs and nothing before them has its weights."""
+        if name not in self._of_layer:
+            layer = self._layers[name]
+            own = dict(layer.named_parameters(recurse=False))
+            # Pruning and weight norm compute the weight from another parameter.
+            names = {"weight"} if layer.bias is None else {"weight", "bias"}
+            trained = [_joined(name, key) for key, p in own.items() if p.requires_grad]
+            self._of_layer[name] = (
+                set(own) == names
+                and inputs.ndim == 2
+                and inputs.dtype == layer.weight.dtype
+                and all(key in parameters for key in trained)
+                and not _depends(inputs, [parameters[key] for key in trained])
+            )
+        return self._of_layer[name]
+
+    def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
+        """Set ``.grad``: of shared parameters to the aggregation of the losses' Jacobian, and of
+        the tasks' own ones to the gradient of the losses' sum.
+
+        Args:
+            losses: of the tasks that are present, shape (present,); they must add up over
+                processes.
+            present: the places of these tasks, int64; None for all.
+            step: what `forward` returned, if the losses are of its logits.
+        """
+        if not self.shared or self.counts_rows:
+            self._set(self.own, losses.sum(), retain=bool(self.shared))
+            if self.shared:
+                empty = losses.detach().new_empty(len(losses), 0)
+                self._set_shared(losses, self.aggregator.weighting(empty))
+            return
+        rows = None
+        if step is not None and self.takes_steps:
+            rows = self.rows(losses, step)
+        if rows is None:
+            self._plainly(losses)
+            return
+        if n_processes() > 1:
+            # Other processes, with other labels, have other rows of the same losses.
+            dense = [r.dense() if isinstance(r, SparseRows) else r for r in rows.values()]
+            gramian = _gramian([sum_over_processes(r) for r in dense])
+        else:
+            gramian = _gramian(list(rows.values()))
+        if present is not None:
+            gramian = gramian[present][:, present]
+        self._set_shared(losses, self.aggregator.gramian_weighting(gramian))
+
+    def rows(self, losses: Tensor, step: _Step) -> dict[str, Tensor | SparseRows] | None:
+        """The Jacobian's rows, one for each of the model's tasks; sets the own gradients.
+
+        Returns:
+            For ``"encoding"`` and each name of a parameter of the encoder the rows, shape (tasks,
+            *shape) where they are not sparse. None if the head's rows are not those of the losses,
+            as with hooks that change what it is given or gives.
+        """
+        start, whole, *own = torch.autograd.grad(
+            losses.sum(), [step.logits, step.features, *self.own], retain_graph=True,
+            allow_unused=True, materialize_grads=True,
+        )  # fmt: skip
+        device = start.device
+        if self._mask.device != device:
+            self._mask = self._mask.to(device)
+            self._features, self._weights = self._features.to(device), self._weights.to(device)
+        found = self._head_rows(step.features.detach(), start * self._mask)
+        if found is None:
+            return None
+        by_features, by_encoding = found
+        if (by_features.sum(0) - whole).norm() > 1e-3 * whole.norm():
+            return None
+        set_gradients(self.own, own)
+        rows: dict[str, Tensor | SparseRows] = {}
+        if self._encoding is not None:
+            rows["encoding"] = SparseRows(by_encoding, self._weights)
+        if step.parameters and step.output.requires_grad:
+            rows |= self._encoder_rows(step, by_features.transpose(1, 2))
+        return rows
+
+    def _head_rows(self, features: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor] | None:
+        parts = []
+        for some in gradients.split(self.chunk or len(gradients)):
+            part = self.model.head.feature_rows(features, some)
+            if part is None:
+                return None
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]  # type: ignore[no-any-return]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
+        """Rows by the encoder's parameters.
+
+        Args:
+            step: the step.
+            joint: the groups' rows by the features, (groups, features, batch).
+        """
+        places, inputs = self._features, step.inputs
+        if step.layer is None or inputs is None:
+            rows = places.apart(joint).transpose(1, 2)
+            return self._pulled_back(step.output, step.parameters, rows)
+        weight, bias = _joined(step.layer, "weight"), _joined(step.layer, "bias")
+        found: dict[str, Tensor | SparseRows] = {}
+        if weight in step.parameters:
+            found[weight] = SparseRows(joint @ inputs.detach(), places)
+        if bias in step.parameters:
+            found[bias] = SparseRows(joint.sum(2), places)
+        rest = {name: p for name, p in step.parameters.items() if name not in found}
+        if rest and inputs.requires_grad:
+            features, real = places.padded()
+            own = joint[places.group[:, None], features] * real.unsqueeze(2)
+            # Rows (tasks, batch, inputs) of the layer's inputs.
+            below = own.transpose(1, 2) @ self._layers[step.layer].weight.detach()[features]
+            found |= self._pulled_back(inputs, rest, below)
+        return found
+
+    def _pulled_back(
+        self, outputs: Tensor, parameters: dict[str, Tensor], rows: Tensor
+    ) -> dict[str, Tensor | SparseRows]:
+        """The rows times the Jacobian of the outputs by each parameter."""
+        inputs = list(parameters.values())
+
+        def gradients(row: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(
+                outputs, inputs, row, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+
+        pulled = torch.vmap(gradients, chunk_size=self.chunk)(rows)
+        return dict(zip(parameters, pulled, strict=True))
+
+    def _set(
+        self, parameters: Sequence[nn.Parameter], value: Tensor, *, retain: bool = False
+    ) -> None:
+        gradients = torch.autograd.grad(
+            value, parameters, retain_graph=retain, allow_unused=True,
+            materialize_grads=n_processes() > 1,
+        ) if parameters else ()  # fmt: skip
+        set_gradients(parameters, gradients)
+
+    def _set_shared(self, losses: Tensor, weights: Tensor) -> None:
+        gradients = torch.autograd.grad(
+            losses, self.shared, weights.to(losses), allow_unused=True,
+            materialize_grads=n_processes() > 1,
+        )  # fmt: skip
+        set_gradients(self.shared, gradients)
+
+    def _plainly(self, losses: Tensor) -> None:
+        """By TorchJD's autojac: hooks see each task's row, and not what comes of them."""
+        from torchjd.autojac import jac, jac_to_grad
+
+        self._set(self.own, losses.sum(), retain=True)
+        jacobians = jac(losses, self.shared, parallel_chunk_size=self.chunk)
+        tensors: Any = self.shared
+        for parameter, rows in zip(tensors, jacobians, strict=True):
+            parameter.jac = sum_over_processes(rows)
+        jac_to_grad(tensors, self.aggregator)
+
+
+def _gramian(parts: Sequence[Tensor | SparseRows]) -> Tensor:
+    total: Any = sum(
+        rows.gramian() if isinstance(rows, SparseRows) else _inner(rows) for rows in parts
+    )
+    return total  # type: ignore[no-any-return]
+
+
+def _inner(rows: Tensor) -> Tensor:
+    matrix = rows.unsqueeze(1).flatten(1)
+    return matrix @ matrix.T
+
+
+def _joined(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
+
+
+def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether a tensor was computed from one of the parameters."""
+    if not tensor.requires_grad or not parameters:
+        return False
+    found = torch.autograd.grad(
+        tensor, parameters, torch.zeros_like(tensor), retain_graph=True, allow_unused=True
+    )
+    return any(gradient is not None for gradient in found)
+
+
+Indices = NDArray[np.int64]
+
+
+def _by_task(task: Indices, place: Indices) -> tuple[Indices, Indices]:
+    order = np.lexsort((place, task))
+    return task[order], place[order]
+
+
+def _groups(
+    n_tasks: int, pairs: Sequence[tuple[Indices, Indices]], sizes: tuple[int, int]
+) -> Tensor:
+    """Each task's group, by putting it into the first one in which it meets nobody."""
+    ends = [np.searchsorted(task, np.arange(n_tasks + 1)) for task, _ in pairs]
+    taken = [np.zeros((1, size), bool) for size in sizes]
+    groups = np.zeros(n_tasks, np.int64)
+    n_groups = 0
+    for i in range(n_tasks):
+        own = [p[1][e[i] : e[i + 1]] for p, e in zip(pairs, ends, strict=True)]
+        meets = np.any([t[:, places].any(1) for t, places in zip(taken, own, strict=True)], axis=0)
+        group = int(np.argmin(np.append(meets[:n_groups], False)))
+        groups[i] = group
+        if group == n_groups:
+            n_groups += 1
+            taken = [np.vstack([t, np.zeros((1, t.shape[1]), bool)]) for t in taken]
+        for t, places in zip(taken, own, strict=True):
+            t[group, places] = True
+    return torch.from_numpy(groups)

@@ -1,0 +1,226 @@
+"""Optimisers that step each task's slice of a common parameter for itself, and their schedules.
+
+A head keeps the weights of all tasks in one parameter. A task without labels in a step must keep
+its slice and the optimiser's state of it bit for bit, as if it had a parameter of its own without a
+gradient. Here moments and step counts are kept by row, and a row is a task's slice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.training.settings import TrainingSettings
+
+__all__ = ["RowAdam", "RowAdamW", "RowSGD", "make_optimizer", "make_schedule"]
+
+# Devices on which torch has kernels that step many parameters at once.
+FUSED = ("cpu", "cuda")
+
+
+class _ByRow(torch.optim.Optimizer):
+    """The step of `RowAdam` and its like; a subclass steps the rows of one parameter."""
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None, present: Tensor | None = None
+    ) -> float | None:
+        """One step.
+
+        Args:
+            closure: computes the loss anew, as for torch's optimisers.
+            present: which rows have a gradient, bool (rows,); None for all.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        held = []
+        for group in self.param_groups:
+            for parameter, row_of in zip(group["params"], group.get("row_of", ()), strict=False):
+                if row_of is None or parameter.grad is None:
+                    continue
+                counts = self.state[parameter].get("step")
+                apart = counts is not None and counts.ndim > 0
+                if apart or present is not None:
+                    held.append((parameter, parameter.grad, group, row_of))
+                    parameter.grad = None
+        # Whatever has taken all steps as a whole is stepped by torch's own kernel.
+        super().step()
+        for parameter, gradient, group, row_of in held:
+            parameter.grad = gradient
+            signed = -gradient if group["maximize"] else gradient
+            rows = _Rows(row_of.to(parameter.device), present, parameter.ndim)
+            self._step_rows(parameter, signed, self.state[parameter], group, rows)
+        return loss
+
+    def _step_rows(
+        self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: "_Rows"
+    ) -> None:
+        raise NotImplementedError
+
+
+class _Rows:
+    """Which entries of a parameter are whose, and are to be stepped."""
+
+    def __init__(self, row_of: Tensor, present: Tensor | None, ndim: int) -> None:
+        self.row_of, self.present, self.ndim = row_of, present, ndim
+        self.here = None if present is None else self.spread(present)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Numbers of rows, to each entry of a parameter."""
+        return values[self.row_of].view(-1, *[1] * (self.ndim - 1))
+
+    def replace(self, target: Tensor, new: Tensor) -> None:
+        target.copy_(new if self.here is None else torch.where(self.here, new, target))
+
+    def counted(self, state: dict[str, Any], like: Tensor) -> Tensor:
+        """The rows' counts of steps, which were one number as long as all were present."""
+        if not state["step"].ndim and self.present is not None:
+            state["step"] = state["step"].expand(len(self.present)).clone()
+        counts: Tensor = state["step"].to(like.device)
+        state["step"] = counts
+        return counts
+
+
+class _AdamRows(_ByRow):
+    def _step_rows(
+        self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: _Rows
+    ) -> None:
+        if group["amsgrad"] or group["differentiable"]:
+            raise InvalidInputError("rows are stepped without amsgrad and differentiable")
+        if not state:
+            state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weights)}
+            state["exp_avg_sq"] = torch.zeros_like(weights)
+        mean, square, counts = state["exp_avg"], state["exp_avg_sq"], rows.counted(state, weights)
+        counts += 1 if rows.present is None else rows.present
+        rate, (first, second) = group["lr"], group["betas"]
+        start = weights
+        if group["weight_decay"] and group["decoupled_weight_decay"]:
+            start = weights * (1 - rate * group["weight_decay"])
+        elif group["weight_decay"]:
+            gradient = gradient.add(weights, alpha=group["weight_decay"])
+        rows.replace(mean, mean.lerp(gradient, 1 - first))
+        rows.replace(square, (square * second).addcmul(gradient, gradient, value=1 - second))
+        # In double precision as torch has them; MPS has none.
+        exact = counts if counts.device.type == "mps" else counts.double()
+        sizes = rows.spread((rate / (1 - torch.pow(first, exact))).to(weights.dtype))
+        roots = rows.spread((1 - torch.pow(second, exact)).sqrt().to(weights.dtype))
+        rows.replace(weights, start - mean / (square.sqrt() / roots + group["eps"]) * sizes)
+
+
+class RowAdam(_AdamRows, torch.optim.Adam):
+    """`torch.optim.Adam` in which parameters of groups with the key ``row_of`` are stepped by row.
+
+    ``row_of`` has an int64 tensor for each parameter of the group, to which row each entry of the
+    parameter's first axis belongs, or None for one without rows. ``step(present=...)`` then steps
+    only the rows that are present (bool, one per row): the others keep their weights, moments and
+    counts of steps bit for bit, weight decay included. The result is that of a parameter, and an
+    optimiser's state, for each row. In ``state_dict``, ``step`` is one number until a row has been
+    absent, and has one per row from then on.
+
+    Raises:
+        InvalidInputError: in a step by row, with ``amsgrad`` or ``differentiable``.
+
+    Example:
+        >>> weights = nn.Parameter(torch.zeros(4))
+        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 0, 1, 1])]}
+        >>> optimizer = RowAdam([group], lr=0.1)
+        >>> weights.grad = torch.ones(4)
+        >>> optimizer.step(present=torch.tensor([True, False]))
+        >>> weights.detach()
+        tensor([-0.1000, -0.1000,  0.0000,  0.0000])
+    """
+
+
+class RowAdamW(_AdamRows, torch.optim.AdamW):
+    """`torch.optim.AdamW` with steps by row; see `RowAdam`.
+
+    Example:
+        >>> weights = nn.Parameter(torch.ones(2))
+        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
+        >>> optimizer = RowAdamW([group], lr=0.1, weight_decay=0.5)
+        >>> weights.grad = torch.zeros(2)
+        >>> optimizer.step(present=torch.tensor([True, False]))
+        >>> weights.detach()
+        tensor([0.9500, 1.0000])
+    """
+
+
+class RowSGD(_ByRow, torch.optim.SGD):
+    """`torch.optim.SGD`, with or without momentum, with steps by row; see `RowAdam`.
+
+    Example:
+        >>> weights = nn.Parameter(torch.zeros(2))
+        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
+        >>> optimizer = RowSGD([group], lr=0.5, momentum=0.9)
+        >>> weights.grad = torch.ones(2)
+        >>> optimizer.step(present=torch.tensor([True, False]))
+        >>> weights.detach()
+        tensor([-0.5000,  0.0000])
+    """
+
+    def _step_rows(
+        self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: _Rows
+    ) -> None:
+        if group["weight_decay"]:
+            gradient = gradient.add(weights, alpha=group["weight_decay"])
+        if group["momentum"]:
+            if "step" not in state:
+                known = state.get("momentum_buffer") is not None
+                state["step"] = torch.tensor(float(known))
+                if not known:
+                    state["momentum_buffer"] = torch.zeros_like(weights)
+            buffer, counts = state["momentum_buffer"], rows.counted(state, weights)
+            # A row's first momentum is its gradient, without dampening.
+            new = (buffer * group["momentum"]).add(gradient, alpha=1 - group["dampening"])
+            rows.replace(buffer, torch.where(rows.spread(counts == 0), gradient, new))
+            counts += 1 if rows.present is None else rows.present
+            gradient = gradient + group["momentum"] * buffer if group["nesterov"] else buffer
+        rows.replace(weights, weights - group["lr"] * gradient)
+
+
+OPTIMIZERS = {"adam": RowAdam, "adamw": RowAdamW, "sgd": RowSGD}
+
+
+def make_optimizer(
+    settings: TrainingSettings, groups: Sequence[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """The optimiser of groups of parameters.
+
+    One kernel steps all of them where torch has one: a loop over many small ones is slow. It
+    takes all numbers for contiguous, so that parameters in another layout have torch's loop.
+
+    Example:
+        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> make_optimizer(TrainingSettings(), [{"params": [weight]}]).defaults["fused"]
+        True
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(
+        p.is_floating_point() and p.device.type in FUSED and p.is_contiguous() for p in parameters
+    )
+    make: Any = OPTIMIZERS[settings.optimizer]
+    # Not False, which would turn off torch's other ways to step many at once.
+    optimizer: torch.optim.Optimizer = make(
+        groups, lr=settings.learning_rate, weight_decay=0.0, fused=fused or None
+    )
+    return optimizer
+
+
+def make_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer) -> Any:
+    """The schedule of the learning rates; None for constant ones.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))])
+        >>> make_schedule(TrainingSettings(schedule="cosine"), optimizer).T_max
+        30
+    """
+    schedulers = torch.optim.lr_scheduler
+    if settings.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, settings.max_epochs)
+    if settings.schedule == "plateau":
+        return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+    return None
