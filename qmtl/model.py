@@ -155,8 +155,10 @@ class MultiTaskModel(nn.Module):
 
         Raises:
             InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
-                float32.
+                float32; or for no regression task.
         """
+        if task not in self._columns:
+            raise unknown_name("regression task", task, self._columns)
         columns = self._columns[task]
         buffers: list[Tensor] = [getattr(self, name)[columns] for name in SCALES]
         whole, rest, deviation = buffers

@@ -1,5 +1,8 @@
 """MultiTaskModel: predictions, parts, parameters."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ from torch import nn
 
 from qmtl.encoders import MLP, Identity
 from qmtl.errors import InvalidInputError
+from qmtl.heads import LinearHead
 from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
 from tests.model_samples import HEADS, TASKS, WIDTH, inputs_of, make_model
 
 
@@ -167,7 +172,106 @@ class TestPredict:
         assert "\n" not in str(caught.value)
 
 
+class TestStates:
+    def test_a_key_for_each_regression_task(self):
+        state = make_model().state_dict()
+        assert {key for key in state if key.startswith("target")} == {
+            f"target_{part}_{task.name}" for task in TASKS[3:] for part in ("mean", "rest", "std")
+        }
+        assert state["target_std_two targets"].tolist() == [3.0, 10.0]
+
+    @pytest.mark.parametrize("assign", [False, True])
+    def test_round_trip(self, assign):
+        model = make_model()
+        other = MultiTaskModel(model.encoder, HEADS["quantum"]())
+        other.load_state_dict(model.state_dict(), assign=assign)
+        for name, value in other.predict(inputs_of(model)).items():
+            assert torch.equal(value, model.predict(inputs_of(model))[name])
+
+    def test_a_model_of_more_tasks_takes_the_scales_it_knows(self):
+        whole = make_model(head="linear")
+        some = MultiTaskModel(Identity(WIDTH), LinearHead([TASKS[4], Task.regression("n")], WIDTH))
+        missing, _ = some.load_state_dict(whole.state_dict(), strict=False)
+        assert {key for key in missing if key.startswith("target")} == {
+            "target_mean_n",
+            "target_rest_n",
+            "target_std_n",
+        }
+        mean, std = some.target_scale()
+        assert mean.tolist() == [1.0, -7.0, 0.0]
+        assert std.tolist() == [3.0, 10.0, 1.0]
+
+    def test_errors_are_by_task(self):
+        model = make_model()
+        state = model.state_dict()
+        del state["target_std_STS-B"]
+        state["target_mean_two targets"] = torch.zeros(3)
+        with pytest.raises(RuntimeError) as caught:
+            model.load_state_dict(state)
+        assert 'Missing key(s) in state_dict: "target_std_STS-B"' in str(caught.value)
+        assert "size mismatch for target_mean_two targets" in str(caught.value)
+
+    def test_inside_of_another_module(self):
+        first, second = nn.Sequential(make_model()), nn.Sequential(make_model())
+        second[0].set_target_scale("STS-B", torch.tensor(9.0), torch.tensor(9.0))
+        assert "0.target_mean_STS-B" in first.state_dict()
+        second.load_state_dict(first.state_dict())
+        assert second[0].target_scale()[0].tolist() == first[0].target_scale()[0].tolist()
+
+    @pytest.mark.parametrize("way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+    def test_copies(self, way):
+        model = make_model()
+        other = way(model)
+        x = inputs_of(model)
+        for name, value in other.predict(x).items():
+            assert torch.equal(value, model.predict(x)[name])
+        other.set_target_scale("STS-B", torch.tensor(9.0), torch.tensor(9.0))
+        assert not torch.equal(other.predict(x)["STS-B"], model.predict(x)["STS-B"])
+
+    def test_scales_of_all_columns(self):
+        mean, std = make_model().target_scale()
+        # One column of the binary and of the multiclass task, two of the multilabel task.
+        assert mean.tolist() == [0, 0, 0, 0, 2.5, 1.0, -7.0]
+        assert std.tolist() == [1, 1, 1, 1, 0.5, 3.0, 10.0]
+        assert mean.dtype == std.dtype == torch.float64
+
+    def test_scales_of_no_regression_task(self):
+        with pytest.raises(InvalidInputError, match="unknown regression task 'STSB'; did you mean"):
+            make_model().set_target_scale("STSB", torch.tensor(0.0), torch.tensor(1.0))
+
+
+class Plain(nn.Module):
+    """A head of one's own: tasks, n_features, and a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.tasks, self.n_features = TASKS, WIDTH
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, task.n_outputs) for task in TASKS)
+
+    def forward(self, features, tasks=None):
+        layers = zip(self.tasks, self.layers, strict=True)
+        return {t.name: layer(features) for t, layer in layers if tasks is None or t.name in tasks}
+
+
 class TestParts:
+    @pytest.mark.parametrize("head", [*HEADS, "plain"])
+    def test_joined(self, head):
+        model = make_model(head=head) if head in HEADS else MultiTaskModel(Identity(WIDTH), Plain())
+        model.eval()
+        x = inputs_of(model)
+        for tasks in (None, ["two targets", "keys"]):
+            logits = model(x, tasks)
+            names = list(logits) if tasks is None else tasks
+            expected = torch.cat([logits[name] for name in names], dim=1)
+            torch.testing.assert_close(model(x, tasks, joined=True), expected)
+
+    def test_a_head_of_ones_own(self):
+        model = MultiTaskModel(Identity(WIDTH), Plain())
+        assert model.tasks == tuple(TASKS)
+        assert model.task_rows() == []
+        assert model.shared_parameters() == list(model.head.parameters())
+        assert model.predict(torch.zeros(2, WIDTH))["two targets"].shape == (2, 2)
+
     def test_widths(self):
         with pytest.raises(InvalidInputError, match=f"gives 5 features, the head takes {WIDTH}"):
             MultiTaskModel(MLP(6, out_features=5), HEADS["quantum"]())

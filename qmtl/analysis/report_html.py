@@ -30,7 +30,7 @@ from qmtl.display import facts, hardware_facts, number, table
 from qmtl.files import write_text
 from qmtl.heads import QuantumHead
 from qmtl.simulators import Explanation
-from qmtl.simulators.display import plan_parts
+XX
 from qmtl.tasks import Task
 from qmtl.version import __version__
 

@@ -102,7 +102,11 @@ class HeadCircuit:
             blocks = {name: ansatz.get(name, RotationAnsatz()) for name in names}
         else:
             blocks = dict.fromkeys(names, RotationAnsatz() if ansatz is None else ansatz)
+        checked: set[int] = set()
         for name, block in blocks.items():
+            if id(block) in checked:
+                continue
+            checked.add(id(block))
             if not isinstance(block, Ansatz):
                 raise InvalidInputError(
                     f"task {name!r}: an ansatz must have gates and n_weights, got {block!r}"

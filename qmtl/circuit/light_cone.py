@@ -103,11 +103,11 @@ class Walk:
         added = set(item.wires) - self.support
         self.support |= added
         if self._commuting:
-            flat = self.flat | added
-            if item.kind == "diagonal" or (item.kind == "CNOT" and flat.issuperset(item.wires)):
-                self.flat = flat
-            else:
-                self.flat = flat - set(item.wires[1:] if item.kind == "CNOT" else item.wires)
+            self.flat |= added
+            if item.kind == "other":
+                self.flat.difference_update(item.wires)
+            elif item.kind == "CNOT" and not self.flat.issuperset(item.wires):
+                self.flat.discard(item.wires[1])
         if added:
             self.growth.append((item, len(self.support)))
         return added

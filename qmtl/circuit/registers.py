@@ -125,6 +125,7 @@ def make_registers(
 
 def check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
     """Check that what is given per task names the circuit's tasks only."""
+    known = set(names)
     for name in given:
-        if name not in names:
+        if name not in known:
             raise unknown_name(f"task in {what}", name, names)

@@ -9,7 +9,7 @@ from qmtl.heads._linear import LinearHead, LocalLinearHead
 from qmtl.heads._low_rank import LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
-from qmtl.heads._separate import SeparateHeads
+from qmtl.heads._separate import WHOLE_HEADS, SeparateHeads
 from qmtl.heads._task_rows import TaskRows, escaped, pop_part
 
 __all__ = [
@@ -19,16 +19,4 @@ __all__ = [
     "pop_part",
 ]  # fmt: skip
 
-# By the names that saved models know them by.
-HEADS: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (
-        QuantumHead,
-        LinearHead,
-        LocalLinearHead,
-        LowRankLinearHead,
-        VQCPerTaskHead,
-        SharedVQCHead,
-        SeparateHeads,
-    )
-}
+HEADS: dict[str, Any] = {**WHOLE_HEADS, "SeparateHeads": SeparateHeads}

@@ -97,7 +97,8 @@ class LocalLayers(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs of all tasks side by side, from (batch, width)."""
-        weight, bias = self.weight(), self.bias()
+        weight: Tensor = self.weight()
+        bias: Tensor = self.bias()
         if self.filled is not None:
             weight = torch.cat([weight, weight.new_zeros(1)]).index_select(0, self.filled)
         weight = weight.view(len(bias), -1)

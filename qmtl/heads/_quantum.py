@@ -34,6 +34,9 @@ class QuantumHead(CircuitHead):
     starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
     layer follows.
 
+    A head for more tasks takes what it knows from the state of one for fewer, by ``strict=False``;
+    ``encoding`` has to be left out of that state where the circuits have other wires.
+
     Args:
         circuit: what runs on the wires.
         simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a

@@ -9,9 +9,24 @@ from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._head import Head
+from qmtl.heads._linear import LinearHead, LocalLinearHead
+from qmtl.heads._low_rank import LowRankLinearHead
+from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
+from qmtl.heads._quantum import QuantumHead
 from qmtl.tasks import Task
 
-__all__ = ["SeparateHeads"]
+__all__ = ["WHOLE_HEADS", "SeparateHeads"]
+
+# By the names that saved models know them by; all but those that hold other heads.
+_HEADS: tuple[type[Any], ...] = (
+    QuantumHead,
+    LinearHead,
+    LocalLinearHead,
+    LowRankLinearHead,
+    VQCPerTaskHead,
+    SharedVQCHead,
+)
+WHOLE_HEADS = {cls.__name__: cls for cls in _HEADS}
 
 
 class SeparateHeads(Head):
@@ -77,11 +92,9 @@ class SeparateHeads(Head):
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
         """The heads that `to_dict` described, with fresh parameters."""
-        from qmtl.heads import HEADS
-
         heads = []
         for own in description["heads"]:
-            if own["type"] not in HEADS:
-                raise unknown_name("head", own["type"], HEADS)
-            heads.append(HEADS[own["type"]].from_dict(own, custom))
+            if own["type"] not in WHOLE_HEADS:
+                raise unknown_name("head", own["type"], WHOLE_HEADS)
+            heads.append(WHOLE_HEADS[own["type"]].from_dict(own, custom))
         return cls(heads)

@@ -1,13 +1,11 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.simulators._explain import Explanation
-from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._contract import (
     ANGLE_MAPS,
     PROBABILITY_FLOOR,
@@ -21,12 +19,10 @@ from qmtl.simulators._contract import (
     to_logits,
     weights_by_name,
 )
+from qmtl.simulators._explain import Explanation
+from qmtl.simulators._lightcone import LightConeSimulator
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from qmtl.circuit.head_circuit import HeadCircuit
     from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
     from qmtl.simulators._extrapolation import METHODS, ExtrapolatedSimulator, extrapolated
     from qmtl.simulators._noisy import NoisySimulator, native_values
@@ -61,9 +57,7 @@ __all__ = [
     "check_weights",
     "device_names",
     "distribution_circuit",
-    "explained",
     "extrapolated",
-    "joined_values",
     "joined_weights",
     "native_values",
     "output_layout",
@@ -72,7 +66,6 @@ __all__ = [
     "shifted_values",
     "simulator_for",
     "simulator_from_dict",
-    "simulator_to_dict",
     "task_qnode",
     "to_logits",
     "weights_by_name",
@@ -95,9 +88,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
     """
     if not isinstance(name, str):
         if not isinstance(name, Simulator):
-            raise InvalidInputError(
-                f"simulator must be a name or a Simulator, got {name!r}"
-            )
+            raise InvalidInputError(f"simulator must be a name or a Simulator, got {name!r}")
         return name
     if name == "lightcone":
         return LightConeSimulator()
@@ -112,70 +103,8 @@ def simulator_for(name: "str | Simulator") -> Simulator:
     return PennyLaneSimulator(name)
 
 
-def joined_values(
-    simulator: Simulator,
-    circuit: "HeadCircuit",
-    angles: "Tensor",
-    weights: "Mapping[str, Tensor]",
-    tasks: "Sequence[str] | None" = None,
-    meanwhile: "Callable[[], object] | None" = None,
-) -> "Tensor":
-    """All tasks' outputs side by side, shape (batch, outputs of all tasks), in their order.
-
-    A simulator may call `meanwhile` while its threads are at work.
-
-    Example:
-        >>> import torch
-        >>> from qmtl import HeadCircuit, Task
-        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)])
-        >>> weights = {name: torch.zeros(n) for name, n in circuit.weight_sizes.items()}
-        >>> angles = torch.zeros(2, circuit.n_features)
-        >>> joined_values(LightConeSimulator(), circuit, angles, weights).shape
-        torch.Size([2, 4])
-    """
-    import torch
-
-    # A subclass may have changed what the values are.
-    if type(simulator) is LightConeSimulator:
-        return simulator.joined_values(circuit, angles, weights, tasks, meanwhile)
-    values = simulator.expectation_values(circuit, angles, weights, tasks)
-    names = circuit.registers if tasks is None else tasks
-    return torch.cat([angles.new_zeros(len(angles), 0), *(values[name] for name in names)], dim=1)
-
-
-def explained(
-    simulator: Simulator, circuit: "HeadCircuit", batch_size: int, dtype: "torch.dtype"
-) -> Explanation:
-    """How a simulator runs a circuit: its own plan, its base's, or the light-cone simulator's.
-
-    Example:
-        >>> import torch
-        >>> from qmtl import HeadCircuit, Task
-        >>> circuit = HeadCircuit([Task.binary("a")])
-        >>> explained(LightConeSimulator(), circuit, 32, torch.float32).n_wires
-        2
-    """
-    return simulator.explain(circuit, batch_size, dtype)
-
-
-def simulator_to_dict(simulator: Simulator) -> dict[str, Any]:
-    """A JSON-able description of one of qmtl's simulators, its settings included.
-
-    Raises:
-        InvalidInputError: for any other simulator.
-
-    Example:
-        >>> simulator_to_dict(LightConeSimulator(engine="eager"))
-        {'type': 'lightcone', 'max_memory': None, 'engine': 'eager'}
-    """
-    if type(simulator) is LightConeSimulator:
-        settings = {"max_memory": simulator.max_memory, "engine": simulator.engine}
-        return {"type": "lightcone", **settings}
-    return simulator.to_dict()
-
-
 def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
-    """The simulator that `simulator_to_dict` described."""
+    """The simulator that `Simulator.to_dict` described."""
     settings = dict(description)
     kind = settings.pop("type")
     if kind == "lightcone":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qmtl.circuit.gates import Angle
 
-__all__ = ["AngleRows", "AngleTable", "Inputs", "TableBuilder", "angle_columns"]
+__all__ = ["AngleRows", "AngleTable", "TableBuilder", "angle_columns"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -43,8 +43,7 @@ class AngleRows:
     @property
     def is_sampled(self) -> NDArray[np.bool_]:
         """Which rotations depend on the sample, shape (rotations,)."""
-        found: NDArray[np.bool_] = (self.features[:1] >= 0).any(axis=(0, 2))
-        return found
+        return np.asarray((self.features[:1] >= 0).any(axis=(0, 2)))
 
 
 def angle_columns(angles: Sequence[Angle]) -> tuple[IntArray, IntArray, FloatArray]:
@@ -203,31 +202,3 @@ def _looked_up(values: Tensor, places: IntArray) -> Tensor:
         return values.new_ones(1, 1)
     found = values[_index(places.clip(min=0), values)]
     return found.where(torch.from_numpy(present).to(values.device)[:, None], 1.0)
-
-
-class Inputs:
-    """A step's angles, as the engines take them; cosines and sines are computed when needed.
-
-    Args:
-        sampled: shape (n_sampled, batch).
-        fixed: shape (n_fixed,).
-    """
-
-    def __init__(self, sampled: NDArray[Any], fixed: NDArray[Any]) -> None:
-        self.sampled, self.fixed = sampled, fixed
-        self._whole: tuple[NDArray[Any], ...] | None = None
-        self._half: tuple[NDArray[Any], ...] | None = None
-
-    def whole(self) -> tuple[NDArray[Any], ...]:
-        """Cosines and sines: of the sampled angles, (n_sampled, batch) each, and of the fixed."""
-        if self._whole is None:
-            x, w = self.sampled, self.fixed
-            self._whole = np.cos(x), np.sin(x), np.cos(w), np.sin(w)
-        return self._whole
-
-    def half(self) -> tuple[NDArray[Any], ...]:
-        """The same of half of the angles."""
-        if self._half is None:
-            x, w = self.sampled / 2, self.fixed / 2
-            self._half = np.cos(x), np.sin(x), np.cos(w), np.sin(w)
-        return self._half

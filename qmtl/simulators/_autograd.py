@@ -19,9 +19,9 @@ from torch.compiler import is_compiling
 from torch.jit import is_tracing
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.simulators._angles import AngleTable, Inputs
+from qmtl.simulators._angles import AngleTable
 from qmtl.simulators._contract import PROBABILITY_FLOOR, AngleMap, OutputLayout, to_logits
-from qmtl.simulators._engine import Array, Engine
+from qmtl.simulators._engine import Array, Engine, Inputs
 
 __all__ = ["Program", "Step"]
 
@@ -42,6 +42,18 @@ class Program:
         columns = [engine.columns.ravel() for engine in engines]
         every = np.concatenate(columns) if columns else np.zeros(0, np.int64)
         self._order = np.argsort(every, kind="stable")
+        wanted = {engine.wants for engine in engines}
+        self._whole, self._half = "whole" in wanted, "half" in wanted
+
+    def inputs(self, sampled: Array, fixed: Array) -> Inputs:
+        """The angles as the engines take them."""
+        whole = half = None
+        if self._whole:
+            whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
+        if self._half:
+            x, y = sampled / 2, fixed / 2
+            half = np.cos(x), np.sin(x), np.cos(y), np.sin(y)
+        return Inputs(sampled, fixed, whole, half)
 
     def torch_values(self, angles: Tensor, weights: Tensor) -> Tensor:
         """Outputs by torch operations, shape (batch, n_outputs); differentiable to any order."""
@@ -93,10 +105,14 @@ class Step:
         chunk: int,
         apart: "Callable[[], Step] | None" = None,
     ) -> None:
-        self.program, self.map, self.chunk, self.apart = program, angle_map, chunk, apart
+        self.circuit, self.program, self.map = circuit, program, angle_map
+        self.chunk, self.apart = chunk, apart
         table, sizes = program.table, (circuit.n_features, circuit.n_circuit_weights)
         self.is_plain = table.is_plain
-        self.features, self.weights = _places(table.features, sizes[0]), _places(table.weights, sizes[1])
+        self.features, self.weights = (
+            _places(table.features, sizes[0]),
+            _places(table.weights, sizes[1]),
+        )
         self.sizes = (*sizes, len(circuit.tasks))
         self.is_curved = angle_map is not None and angle_map.stretch > 0
         self.tasks: Array | None = None
@@ -165,11 +181,12 @@ class Step:
         else:
             angles = columns = np.ascontiguousarray(columns)
         if self.is_plain:
-            inputs = Inputs(angles, weights if self.weights is None else weights[self.weights])
+            fixed = weights if self.weights is None else weights[self.weights]
+            inputs = self.program.inputs(angles, fixed)
         else:
             table, flat = self.program.table, torch.from_numpy(weights)
             sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
-            inputs = Inputs(sampled.numpy(), table.fixed(flat).numpy())
+            inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
         values = np.empty((len(features), self.program.n_outputs), features.dtype)
         if len(features) <= self.chunk:
             kept = [engine.forward(inputs, values) for engine in self.program.engines]
@@ -183,7 +200,8 @@ class Step:
         """Chunks of the batch."""
         for first in range(0, samples, self.chunk):
             part = slice(first, min(first + self.chunk, samples))
-            yield part, Inputs(np.ascontiguousarray(inputs.sampled[:, part]), inputs.fixed)
+            own = np.ascontiguousarray(inputs.sampled[:, part])
+            yield part, self.program.inputs(own, inputs.fixed)
 
     def factors(self, scales: Array) -> Array:
         """The scale of each output."""
@@ -214,8 +232,8 @@ class Step:
                 likely = state.values[:, self.probability]
                 slope = (likely >= 0) / (np.maximum(likely, 0) + PROBABILITY_FLOOR)
                 gradient[:, self.probability] *= slope.astype(gradient.dtype)
-        elif not gradient.flags.c_contiguous:
-            gradient = np.ascontiguousarray(gradient)
+        # Products keep the order of their factors in memory, kernels are compiled for one order.
+        gradient = np.ascontiguousarray(gradient)
         if self.apart is not None and not np.isfinite(gradient).all():
             # What is wrong with one task must not reach the others.
             step = self.apart()

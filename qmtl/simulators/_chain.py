@@ -30,6 +30,7 @@ from qmtl.simulators._angles import AngleRows, TableBuilder, angle_columns
 from qmtl.simulators._cones import wire_table
 from qmtl.simulators._network import ChunkedEngine
 from qmtl.simulators._pauli import task_strings
+from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
 
@@ -393,11 +394,11 @@ def _parts(circuit: HeadCircuit, task: str) -> tuple[_Part, ...] | None:
         return _Part(tuple(outputs), wires, tuple(gates), readout(outputs, wires))
 
     def readout(outputs: Sequence[int], wires: Sequence[int]) -> NDArray[np.float64]:
-        full = np.zeros((len(outputs), *[4] * len(wires)))
+        full = np.zeros((len(outputs), 4 ** len(wires)))
         for mask, column in zip(masks, matrix[list(outputs)].T, strict=True):
             if not mask & ~sum(1 << wire for wire in wires):
-                full[(slice(None), *(3 * (mask >> wire & 1) for wire in wires))] = column
-        return full
+                full[:, written(tuple(wires), (0, mask))] = column
+        return full.reshape(-1, *[4] * len(wires))
 
     n_outputs = register.readout.n_outputs
     together = part(range(n_outputs), register.readout.read_wires(size))

@@ -345,7 +345,8 @@ class WireTable(NamedTuple):
         """The gates at the same places of other wires, shape (shifts, gates)."""
         chosen = np.array(gates, np.int64)
         wires = (self.wire[chosen] + shifts[:, None]) % len(self.at)
-        return self.at[wires, self.rank[chosen]]
+        found: IntArray = self.at[wires, self.rank[chosen]]
+        return found
 
 
 NO_ANGLE = Angle()

@@ -198,13 +198,14 @@ class Simulator(ABC):
         Returns:
             Shapes (rows, batch, n_features) and (rows, n_encoding_weights).
         """
-        inputs = [features.detach().requires_grad_(), encoding.detach().requires_grad_()]
+        first, second = features.detach().requires_grad_(), encoding.detach().requires_grad_()
+        rest = blocks.detach(), scales.detach()
         with torch.enable_grad():
-            logits = self.logits(
-                circuit, *inputs, blocks.detach(), scales.detach(), angle_map=angle_map, tasks=tasks
-            )
+            logits = self.logits(circuit, first, second, *rest, angle_map=angle_map, tasks=tasks)
         rows = [
-            torch.autograd.grad(logits, inputs, row, retain_graph=True, materialize_grads=True)
+            torch.autograd.grad(
+                logits, [first, second], row, retain_graph=True, materialize_grads=True
+            )
             for row in gradients
         ]
         return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
@@ -233,9 +234,7 @@ class Simulator(ABC):
         )
 
 
-def to_logits(
-    values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None
-) -> Tensor:
+def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:
     """Logits from what was measured: factor times ⟨Z⟩, or factor times log-probability.
 
     Args:

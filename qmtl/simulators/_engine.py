@@ -1,18 +1,33 @@
 """The contract of engines: what computes a group's outputs, and their gradients."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators._angles import Inputs
-
-__all__ = ["Array", "Engine"]
+__all__ = ["Array", "Engine", "Inputs"]
 
 Array = NDArray[Any]
+
+
+class Inputs(NamedTuple):
+    """A step's angles, as engines take them.
+
+    Attributes:
+        sampled: those that depend on the sample, shape (n_sampled, batch).
+        fixed: the others, shape (n_fixed,).
+        whole: cosines and sines, of the sampled angles and of the fixed ones, where an engine wants
+            them.
+        half: the same of half of the angles.
+    """
+
+    sampled: Array
+    fixed: Array
+    whole: tuple[Array, Array, Array, Array] | None
+    half: tuple[Array, Array, Array, Array] | None
 
 
 class Engine(ABC):
@@ -25,6 +40,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    # Of which angles it wants cosines and sines: "whole", "half" or none.
+    wants: ClassVar[str] = ""
 
     def __init__(self, columns: NDArray[np.int64]) -> None:
         self.columns = columns

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
 from markupsafe import Markup
 
 from qmtl.display import facts, listed, panel, table
@@ -76,7 +75,6 @@ class GroupCost:
             lines.append(f"    the cone grows, from the readout back: {grows} wires")
         chunks = "" if self.chunk in (0, batch_size) else f", {self.chunk} samples at a time"
         return [*lines, f"    run as {self.engine}{chunks}"]
-
 
     @classmethod
     def of(

@@ -1,15 +1,25 @@
-"""How kernels are compiled, and the few that several engines share."""
+"""How kernels are compiled and run, and those that several engines share."""
 
+import itertools
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 
-__all__ = ["add_at", "kernel", "part"]
+__all__ = ["add_at", "kernel", "part", "run_items"]
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
+
+# Handing work to a thread and waiting for it takes some 0.1 ms; these take about a millisecond.
+OPERATIONS_PER_THREAD = 5e6
+# Threads take pieces of the work, so that one that is held up keeps the others waiting for less.
+PIECES_PER_THREAD = 4
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,15 +36,54 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of kernels, which is compiled as part of each."""
-    inlined: Callable[..., Any] = numba.njit(function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+    inlined: Callable[..., Any] = numba.njit(
+        function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST
+    )
     return inlined
 
 
 @kernel
-def add_at(target, index, values):  # type: ignore[no-untyped-def]
+def add_at(target, index, values):
     """Add ``values[p, a]`` to ``target[index[p, a]]``; both are rows of numbers."""
     for p in range(index.shape[0]):
         for a in range(index.shape[1]):
             row = index[p, a]
             for s in range(np.uint64(target.shape[1])):
                 target[row, s] += values[p, a, s]
+
+
+def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> None:
+    """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
+
+    There are at most as many threads as torch itself uses, and no more than the work is worth.
+
+    Args:
+        run: works on some items; releases Python's lock.
+        n_items: how many there are.
+        operations: floating-point operations of all of them, about.
+        *arguments: of each call.
+
+    Example:
+        >>> done = []
+        >>> run_items(lambda first, last, out: out.extend(range(first, last)), 3, 1e3, done)
+        >>> done
+        [0, 1, 2]
+    """
+    n_threads = 1
+    if operations > OPERATIONS_PER_THREAD:
+        n_threads = min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
+    if n_threads == 1:
+        run(0, n_items, *arguments)
+        return
+    pieces = min(n_items, PIECES_PER_THREAD * n_threads)
+    bounds = [n_items * i // pieces for i in range(pieces + 1)]
+    pool = _pool(os.getpid(), n_threads)
+    parts = [pool.submit(run, *part, *arguments) for part in itertools.pairwise(bounds)]
+    for part in parts:
+        part.result()
+
+
+@cache
+def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked child has none of its parent's."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

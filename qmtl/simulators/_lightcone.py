@@ -183,13 +183,14 @@ class LightConeSimulator(Simulator):
     def _prepare(
         self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
     ) -> _Prepared:
-        key = (circuit, None if tasks is None else tuple(tasks), joint)
+        chosen = None if tasks is None else tuple(tasks)
+        # Asked for by name, all tasks in their order are the same plan.
+        key = (circuit, None if chosen == tuple(circuit.registers) else chosen, joint)
         with self._lock:
-            return _kept(self._prepared, key, partial(self._new, *key))
+            found: _Prepared = _kept(self._prepared, key, partial(self._new, *key))
+            return found
 
-    def _new(
-        self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool
-    ) -> _Prepared:
+    def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
         names = check_tasks(circuit, tasks)
         compiled = self.engine == "compiled"
         chained = chained_tasks(circuit, names) if compiled else ()
@@ -214,14 +215,17 @@ class LightConeSimulator(Simulator):
         joint: bool = True,
     ) -> Step:
         chosen = None if tasks is None else tuple(tasks)
-        key = (circuit, chosen, angle_map, joint, features.shape[0], features.dtype, features.device)
+        # By the circuit's identity, which takes no time to ask; the step keeps it.
+        size = (features.shape[0], features.dtype, features.device)
+        key = (id(circuit), chosen, angle_map, joint, *size)
         step = self._steps.get(key)
         if step is not None:
             return step
         limit = memory_limit(features.device, self.max_memory)
         make = partial(self._new_step, circuit, features, chosen, angle_map, joint, limit)
         with self._lock:
-            return _kept(self._steps, key, make)
+            made: Step = _kept(self._steps, key, make)
+            return made
 
     def _new_step(
         self,

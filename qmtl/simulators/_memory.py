@@ -23,6 +23,7 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
 def _machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
+
 def bytes_text(number: float) -> str:
     """A number of bytes to three digits.
 
@@ -35,6 +36,7 @@ def bytes_text(number: float) -> str:
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} EB"
+
 
 def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
     """Why a task's light cone is as large as it is, and what to use instead."""

@@ -203,9 +203,7 @@ def _structure(circuit: HeadCircuit, cone: Cone) -> Structure:
     sampled = [bool((features[gate] >= 0).any()) for gate in cone.encoding_gates]
     of_block = [bool(angle.features) for angle in cone.block_angles]
     slots = (_split(sampled), _split(of_block))
-    return Structure(
-        len(cone.wires), cone.n_inner, cone.encoding, cone.block, *slots, cone.readout
-    )
+    return Structure(len(cone.wires), cone.n_inner, cone.encoding, cone.block, *slots, cone.readout)
 
 
 def _split(sampled: Iterable[bool]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -207,7 +207,9 @@ def _product_state(
     return state
 
 
-def _encode(layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, like: Tensor) -> Tensor:
+def _encode(
+    layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, like: Tensor
+) -> Tensor:
     """The encoded states, shape (cones or 1, 2^n_wires, parts, samples or 1)."""
     if layers and not layers[0].diagonal:
         state = _product_state(layers[0].ops, angles, n_wires, like)

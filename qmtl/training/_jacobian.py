@@ -299,34 +299,39 @@ class SharedJacobian:
             step: what `forward` returned, if the losses are of its logits.
         """
         if not self.shared or self.counts_rows:
-            self._set(self.own, losses.sum(), retain=bool(self.shared))
+            self._set("own", losses.sum(), retain=True)
             if self.shared:
                 empty = losses.detach().new_empty(len(losses), 0)
-                self._set_shared(losses, self.aggregator.weighting(empty))
+                self._set("shared", losses, self.aggregator.weighting(empty))
             return
-        rows = None
-        if step is not None and self.takes_steps:
-            rows = self.rows(losses, step)
-        if rows is None:
+        found = None if step is None or not self.takes_steps else self.rows(losses, step)
+        fails = losses.new_tensor(float(found is None))
+        # Processes must take the same way.
+        if float(sum_over_processes(fails)) or found is None:
             self._plainly(losses)
             return
+        by_name, own = found
+        rows = list(by_name.values())
+        set_gradients(self.own, own)
         if n_processes() > 1:
             # Other processes, with other labels, have other rows of the same losses.
-            dense = [r.dense() if isinstance(r, SparseRows) else r for r in rows.values()]
-            gramian = _gramian([sum_over_processes(r) for r in dense])
-        else:
-            gramian = _gramian(list(rows.values()))
+            dense = (r.dense() if isinstance(r, SparseRows) else r for r in rows)
+            rows = [sum_over_processes(r) for r in dense]
+        gramian = _gramian(rows)
         if present is not None:
             gramian = gramian[present][:, present]
-        self._set_shared(losses, self.aggregator.gramian_weighting(gramian))
+        self._set("shared", losses, self.aggregator.gramian_weighting(gramian).to(losses))
 
-    def rows(self, losses: Tensor, step: _Step) -> dict[str, Tensor | SparseRows] | None:
-        """The Jacobian's rows, one for each of the model's tasks; sets the own gradients.
+    def rows(
+        self, losses: Tensor, step: _Step
+    ) -> tuple[dict[str, Tensor | SparseRows], list[Tensor]] | None:
+        """The Jacobian's rows, one for each of the model's tasks, and the own gradients.
 
         Returns:
             For ``"encoding"`` and each name of a parameter of the encoder the rows, shape (tasks,
-            *shape) where they are not sparse. None if the head's rows are not those of the losses,
-            as with hooks that change what it is given or gives.
+            *shape) where they are not sparse; and the gradients of the losses' sum by the tasks'
+            own parameters. None if the head's rows are not those of the losses, as with hooks that
+            change what it is given or gives.
         """
         start, whole, *own = torch.autograd.grad(
             losses.sum(), [step.logits, step.features, *self.own], retain_graph=True,
@@ -336,30 +341,18 @@ class SharedJacobian:
         if self._mask.device != device:
             self._mask = self._mask.to(device)
             self._features, self._weights = self._features.to(device), self._weights.to(device)
-        found = self._head_rows(step.features.detach(), start * self._mask)
+        found = self.model.head.feature_rows(step.features.detach(), start * self._mask)
         if found is None:
             return None
         by_features, by_encoding = found
         if (by_features.sum(0) - whole).norm() > 1e-3 * whole.norm():
             return None
-        set_gradients(self.own, own)
         rows: dict[str, Tensor | SparseRows] = {}
         if self._encoding is not None:
             rows["encoding"] = SparseRows(by_encoding, self._weights)
         if step.parameters and step.output.requires_grad:
             rows |= self._encoder_rows(step, by_features.transpose(1, 2))
-        return rows
-
-    def _head_rows(self, features: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor] | None:
-        parts = []
-        for some in gradients.split(self.chunk or len(gradients)):
-            part = self.model.head.feature_rows(features, some)
-            if part is None:
-                return None
-            parts.append(part)
-        if len(parts) == 1:
-            return parts[0]  # type: ignore[no-any-return]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return rows, own
 
     def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
         """Rows by the encoder's parameters.
@@ -402,26 +395,22 @@ class SharedJacobian:
         return dict(zip(parameters, pulled, strict=True))
 
     def _set(
-        self, parameters: Sequence[nn.Parameter], value: Tensor, *, retain: bool = False
+        self, of: str, outputs: Tensor, weights: Tensor | None = None, *, retain: bool = False
     ) -> None:
-        gradients = torch.autograd.grad(
-            value, parameters, retain_graph=retain, allow_unused=True,
-            materialize_grads=n_processes() > 1,
-        ) if parameters else ()  # fmt: skip
-        set_gradients(parameters, gradients)
-
-    def _set_shared(self, losses: Tensor, weights: Tensor) -> None:
-        gradients = torch.autograd.grad(
-            losses, self.shared, weights.to(losses), allow_unused=True,
-            materialize_grads=n_processes() > 1,
-        )  # fmt: skip
-        set_gradients(self.shared, gradients)
+        """Set the gradients of the ``own`` or ``shared`` parameters, in one backward pass."""
+        parameters: list[nn.Parameter] = getattr(self, of)
+        if parameters:
+            gradients = torch.autograd.grad(
+                outputs, parameters, weights, retain_graph=retain, allow_unused=True,
+                materialize_grads=n_processes() > 1,
+            )  # fmt: skip
+            set_gradients(parameters, gradients)
 
     def _plainly(self, losses: Tensor) -> None:
         """By TorchJD's autojac: hooks see each task's row, and not what comes of them."""
         from torchjd.autojac import jac, jac_to_grad
 
-        self._set(self.own, losses.sum(), retain=True)
+        self._set("own", losses.sum(), retain=True)
         jacobians = jac(losses, self.shared, parallel_chunk_size=self.chunk)
         tensors: Any = self.shared
         for parameter, rows in zip(tensors, jacobians, strict=True):
@@ -429,16 +418,9 @@ class SharedJacobian:
         jac_to_grad(tensors, self.aggregator)
 
 
-def _gramian(parts: Sequence[Tensor | SparseRows]) -> Tensor:
-    total: Any = sum(
-        rows.gramian() if isinstance(rows, SparseRows) else _inner(rows) for rows in parts
-    )
-    return total  # type: ignore[no-any-return]
-
-
-def _inner(rows: Tensor) -> Tensor:
-    matrix = rows.unsqueeze(1).flatten(1)
-    return matrix @ matrix.T
+def _gramian(parts: Sequence[Tensor | SparseRows]) -> Any:
+    matrices = (p if isinstance(p, SparseRows) else p.unsqueeze(1).flatten(1) for p in parts)
+    return sum(m.gramian() if isinstance(m, SparseRows) else m @ m.T for m in matrices)
 
 
 def _joined(module: str, name: str) -> str:

@@ -179,14 +179,11 @@ class MultiTaskModule(pl.LightningModule):
         """Which tasks' rows the optimiser steps, bool (tasks,); None for all."""
         if present is None and not any(rows.frozen for rows in self._rows):
             return None
-        mask = torch.ones(len(self.model.tasks), dtype=torch.bool, device=self.device)
-        if present is not None:
-            mask.zero_().index_fill_(0, present, True)
+        mask = torch.zeros(len(self.model.tasks), dtype=torch.bool, device=self.device)
+        mask[slice(None) if present is None else present] = True
         frozen = {name for rows in self._rows for name in rows.frozen}
-        for i, task in enumerate(self.model.tasks):
-            if task.name in frozen:
-                mask[i] = False
-        return mask
+        kept = [task.name not in frozen for task in self.model.tasks]
+        return mask & torch.tensor(kept, device=self.device)
 
     def check_present(self, present: Tensor | None, step: int) -> None:
         """Raise if the combiner needs labels of all tasks, and a step has not got them.
@@ -230,27 +227,21 @@ class MultiTaskModule(pl.LightningModule):
                 sums, counts = self._terms_by_task(batch, targets, own)
         if own is None:
             sums, counts = self.layout.loss_terms(logits, targets, complete=batch.complete)
-        present = None
-        if n_processes() == 1:
-            total = torch.stack([sums.detach(), counts])
-            means = sums
-        else:
-            total = sum_over_processes(torch.stack([sums.detach(), counts]))
+        present, alone = None, n_processes() == 1
+        total = sum_over_processes(torch.stack([sums.detach(), counts]))
+        if not alone:
             counts = total[1]
-            means = sums + (total[0] - sums).detach()
-        if not (batch.complete and n_processes() == 1) and not bool(counts.all()):
+            sums = sums + (total[0] - sums).detach()
+        if not (batch.complete and alone) and not bool(counts.all()):
             present = counts.nonzero().flatten()
-            means, counts = means[present], counts[present]
-        losses = means / counts
+            sums, counts = sums[present], counts[present]
+        losses = sums / counts
         self._check_finite(losses, present)
         if record:
             self._epoch_sums += total
             if has_state(self.combiner) and not self.uses_jacobian:
-                values = losses.detach().to(self.last_losses.dtype)
-                if present is None:
-                    self.last_losses.copy_(values)
-                else:
-                    self.last_losses.index_copy_(0, present, values)
+                places = slice(None) if present is None else present
+                self.last_losses[places] = losses.detach().to(self.last_losses.dtype)
         return losses, present, step
 
     def _standardised(self, targets: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class RowAdam(_AdamRows, torch.optim.Adam):
         InvalidInputError: in a step by row, with ``amsgrad`` or ``differentiable``.
 
     Example:
-        >>> weights = nn.Parameter(torch.zeros(4))
+        >>> weights = torch.nn.Parameter(torch.zeros(4))
         >>> group = {"params": [weights], "row_of": [torch.tensor([0, 0, 1, 1])]}
         >>> optimizer = RowAdam([group], lr=0.1)
         >>> weights.grad = torch.ones(4)
@@ -139,7 +139,7 @@ class RowAdamW(_AdamRows, torch.optim.AdamW):
     """`torch.optim.AdamW` with steps by row; see `RowAdam`.
 
     Example:
-        >>> weights = nn.Parameter(torch.ones(2))
+        >>> weights = torch.nn.Parameter(torch.ones(2))
         >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
         >>> optimizer = RowAdamW([group], lr=0.1, weight_decay=0.5)
         >>> weights.grad = torch.zeros(2)
@@ -153,7 +153,7 @@ class RowSGD(_ByRow, torch.optim.SGD):
     """`torch.optim.SGD`, with or without momentum, with steps by row; see `RowAdam`.
 
     Example:
-        >>> weights = nn.Parameter(torch.zeros(2))
+        >>> weights = torch.nn.Parameter(torch.zeros(2))
         >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
         >>> optimizer = RowSGD([group], lr=0.5, momentum=0.9)
         >>> weights.grad = torch.ones(2)
@@ -194,7 +194,7 @@ def make_optimizer(
     takes all numbers for contiguous, so that parameters in another layout have torch's loop.
 
     Example:
-        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
         >>> make_optimizer(TrainingSettings(), [{"params": [weight]}]).defaults["fused"]
         True
     """
@@ -214,7 +214,7 @@ def make_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer) 
     """The schedule of the learning rates; None for constant ones.
 
     Example:
-        >>> optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(2))])
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
         >>> make_schedule(TrainingSettings(schedule="cosine"), optimizer).T_max
         30
     """

@@ -21,15 +21,14 @@ PATIENCE = 3
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-# Indices of inner loops are unsigned: a negative one would count from the end, and such loops do not
-# vectorise.
+# Indices of inner loops are unsigned: negative ones would count from the end.
 _compiled: Any = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
 
 
 @_compiled
-def _sweep(matrix, z, y):  # type: ignore[no-untyped-def]
+def _sweep(matrix, z, y):
     """One Gauss-Seidel pass; whether places became positive or zero."""
     changed = False
     for j in range(len(z)):
@@ -46,7 +45,7 @@ def _sweep(matrix, z, y):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _solve_places(matrix, q, places, k, factor, z):  # type: ignore[no-untyped-def]
+def _solve_places(matrix, q, places, k, factor, z):
     """Solve Mz + q = 0 on k places by Cholesky; whether M is positive definite there."""
     for i in range(k):
         row, own = matrix[places[i]], factor[i]
@@ -74,7 +73,7 @@ def _solve_places(matrix, q, places, k, factor, z):  # type: ignore[no-untyped-d
 
 
 @_compiled
-def _move(z, y, free, limit, one):  # type: ignore[no-untyped-def]
+def _move(z, y, free, limit, one):
     """Count the places with the wrong sign, and move all of them, or the last `one` only."""
     count = 0
     for j in range(len(z) - 1, -1, -1):
@@ -86,7 +85,7 @@ def _move(z, y, free, limit, one):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def solve_rows(matrix, offsets, rows, rounds, found, state):  # type: ignore[no-untyped-def]
+def solve_rows(matrix, offsets, rows, rounds, found, state):
     """Solve some rows of offsets, given by number, into the rows of `found` and `state`."""
     m = len(matrix)
     factor, y = np.empty((m, m)), np.empty(m)

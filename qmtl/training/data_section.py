@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from qmtl.training.section import Fractions, Section, Seed
+from qmtl.training.settings import Fractions, Section, Seed
 
 __all__ = ["DataSection"]
 

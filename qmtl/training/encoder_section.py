@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from qmtl.training.section import Section, Seed
+from qmtl.training.settings import Section, Seed
 
 __all__ = ["EncoderSection"]
 

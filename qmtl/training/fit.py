@@ -34,7 +34,7 @@ from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings, settings_from
 from qmtl.training.single_task import fit_each_task, is_separate, single_task_parts
 
-__all__ = ["check_fit", "check_parts", "fit", "set_target_scales"]
+__all__ = ["check_fit", "check_parts", "fit", "run_trainer", "set_target_scales"]
 
 
 def fit(
@@ -117,9 +117,16 @@ def _fit(
         if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
         else:
-            checkpoint = folder / LAST if resume else None
-            kept = checkpoints is not None
-            epochs = _train(module, data, folder, checkpoint, progress, callbacks, keep_last=kept)
+            if not resume:
+                (folder / BEST).unlink(missing_ok=True)
+            used = [*callbacks, best_checkpoint(folder)]
+            if progress:
+                used.append(progress_callback())
+            if checkpoints is not None:
+                # Last of all, so that it holds the state of the callbacks above after this epoch.
+                used.append(last_checkpoint(folder))
+            last = folder / LAST if resume else None
+            epochs = run_trainer(module, data, used, folder, checkpoint=last)
         seconds = time.perf_counter() - started
         best_epoch = epochs - 1
         if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
@@ -157,7 +164,7 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     else:
         check_parts(model, data, settings)
     with quiet_libraries():
-        _trainer(settings, Path(), False, [], keep_last=False)
+        _trainer(settings, [])
 
 
 def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
@@ -219,49 +226,23 @@ def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
             model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
 
 
-def _train(
-    module: MultiTaskModule,
-    data: MultiTaskData,
-    folder: Path,
-    checkpoint: Path | None,
-    progress: bool,
-    callbacks: list[Callback],
-    *,
-    keep_last: bool,
-) -> int:
-    """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
-    settings = module.settings
-    if checkpoint is None:
-        (folder / BEST).unlink(missing_ok=True)
-    # Training draws random numbers; the caller's stream must not notice.
-    with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        trainer = _trainer(settings, folder, progress, callbacks, keep_last=keep_last)
-        with plain_interrupt():
-            trainer.fit(
-                module,
-                datamodule=MultiTaskDataModule(data, settings),
-                ckpt_path=None if checkpoint is None else str(checkpoint),
-                weights_only=True,
-            )
-    return int(trainer.current_epoch)
-
-
 def _trainer(
     settings: TrainingSettings,
-    folder: Path,
-    progress: bool,
     callbacks: list[Callback],
+    folder: Path | None = None,
     *,
-    keep_last: bool,
+    validate: bool = True,
 ) -> pl.Trainer:
-    used: list[Callback] = [*callbacks, best_checkpoint(folder)]
+    """Lightning's trainer; without a folder it writes nothing.
+
+    Raises:
+        InvalidInputError: for an accelerator that is not there.
+    """
+    used = list(callbacks)
     if settings.patience is not None:
-        used.append(EarlyStopping("validation_loss", patience=settings.patience, mode="min"))
-    if progress:
-        used.append(progress_callback())
-    if keep_last:
-        # Last of all, so that it holds the state of the callbacks above after this epoch.
-        used.append(last_checkpoint(folder))
+        # Before callbacks that save the state of the others.
+        stop = EarlyStopping("validation_loss", patience=settings.patience, mode="min")
+        used.insert(0, stop)
     strategy: Any = "auto"
     if settings.devices > 1:
         gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()
@@ -274,9 +255,11 @@ def _trainer(
             strategy=strategy,
             callbacks=used,
             logger=False,
+            enable_checkpointing=folder is not None,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            limit_val_batches=None if validate else 0,
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
@@ -286,6 +269,29 @@ def _trainer(
             f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
             f"{reason}"
         ) from None
+
+
+def run_trainer(
+    module: MultiTaskModule,
+    data: MultiTaskData,
+    callbacks: list[Callback],
+    folder: Path | None = None,
+    *,
+    checkpoint: Path | None = None,
+    validate: bool = True,
+) -> int:
+    """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
+    # Training draws random numbers; the caller's stream must not notice.
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+        trainer = _trainer(module.settings, callbacks, folder, validate=validate)
+        with plain_interrupt():
+            trainer.fit(
+                module,
+                datamodule=MultiTaskDataModule(data, module.settings),
+                ckpt_path=None if checkpoint is None else str(checkpoint),
+                weights_only=True,
+            )
+    return int(trainer.current_epoch)
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:

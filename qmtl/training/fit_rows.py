@@ -1,21 +1,17 @@
 """fit_rows: train a model on rows in memory, and do nothing else."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
-from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._module import MultiTaskModule
-from qmtl.training.fit import check_parts, set_target_scales
-from qmtl.training.guards import plain_interrupt, quiet_libraries
+from qmtl.training.fit import check_parts, run_trainer, set_target_scales
 from qmtl.training.settings import TrainingSettings
 
 __all__ = ["RowsFit", "fit_rows"]
@@ -107,37 +103,8 @@ def fit_rows(
     module = MultiTaskModule(model, settings)
     keep = _KeepBest()
     callbacks: list[Callback] = [keep] if validation is not None and settings.restore_best else []
-    if settings.patience is not None:
-        callbacks.append(EarlyStopping("validation_loss", patience=settings.patience, mode="min"))
-    epochs = _train(module, data, settings, callbacks, validate=validation is not None)
+    epochs = run_trainer(module, data, callbacks, validate=validation is not None)
     if keep.epoch is not None:
         model.load_state_dict(keep.state)
     model.to("cpu").eval()
     return RowsFit(module.history, epochs, epochs - 1 if keep.epoch is None else keep.epoch)
-
-
-def _train(
-    module: MultiTaskModule,
-    data: MultiTaskData,
-    settings: TrainingSettings,
-    callbacks: Sequence[Callback],
-    *,
-    validate: bool,
-) -> int:
-    with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        trainer = pl.Trainer(
-            max_epochs=settings.max_epochs,
-            accelerator=settings.accelerator,
-            devices=1,
-            callbacks=list(callbacks),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if validate else 0,
-            use_distributed_sampler=False,
-        )
-        with plain_interrupt():
-            trainer.fit(module, datamodule=MultiTaskDataModule(data, settings))
-    return int(trainer.current_epoch)

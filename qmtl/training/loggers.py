@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
 from qmtl.training.guards import quiet_libraries
-from qmtl.training.section import Section
+from qmtl.training.settings import Section
 
 if TYPE_CHECKING:
     from qmtl.training.result import Result

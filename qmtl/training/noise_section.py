@@ -17,8 +17,7 @@ from qmtl.simulators import (
     Simulator,
     simulator_for,
 )
-from qmtl.training.section import Section
-from qmtl.training.settings import TrainingSettings
+from qmtl.training.settings import Section, TrainingSettings
 
 __all__ = ["NoiseSection", "TrainingSection", "with_noise"]
 

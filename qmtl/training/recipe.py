@@ -16,7 +16,7 @@ from qmtl.training.data_section import DataSection
 from qmtl.training.encoder_section import EncoderSection
 from qmtl.training.loggers import LoggingSection
 from qmtl.training.noise_section import TrainingSection
-from qmtl.training.section import Section, Seed
+from qmtl.training.settings import Section, Seed
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl.data import MultiTaskData
@@ -32,7 +33,6 @@ from qmtl.training.loggers import check_loggers, log_to
 from qmtl.training.predictions import prediction_rows
 from qmtl.training.recipe import Recipe, read_recipe
 from qmtl.training.result import Result
-from qmtl.training.results_file import results_problem
 
 __all__ = ["Run", "is_first_process", "resume_run", "start_run"]
 
@@ -66,7 +66,7 @@ class Run:
             ) from None
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
-        problem = results_problem(results)
+        problem = _results_problem(results)
         if problem is not None:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {problem}")
         return cls(folder, recipe, results)
@@ -247,3 +247,51 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
             writer.writeheader()
         writer.writerow(row)
     return text.getvalue()
+
+
+# Of ``results.json``. JSON has no NaN: an undefined metric is null.
+_Metrics = dict[str, dict[str, float | None]]
+
+
+class _Splits(BaseModel):
+    train: _Metrics
+    validation: _Metrics
+    test: _Metrics
+
+
+class _Parameters(BaseModel):
+    __pydantic_extra__: dict[str, int] = Field(init=False)
+    model_config = {"extra": "allow"}
+
+    encoder: int
+    head: int
+
+
+class _Results(BaseModel):
+    metrics: _Splits
+    baselines: _Splits
+    rivals: dict[str, _Splits]
+    parameters: _Parameters
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+    @model_validator(mode="after")
+    def _same_tasks(self) -> "_Results":
+        for name, other in {"baselines": self.baselines, **self.rivals}.items():
+            for split in _Splits.model_fields:
+                if set(getattr(other, split)) != set(getattr(self.metrics, split)):
+                    raise ValueError(f"{name} has other tasks than metrics in {split}")
+        return self
+
+
+def _results_problem(content: Any) -> str | None:
+    """What is wrong with the content of a ``results.json``; None if nothing is."""
+    try:
+        _Results.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    return None

@@ -1,15 +1,24 @@
-"""TrainingSettings: how a model is trained, as one frozen object that a recipe can hold."""
+"""TrainingSettings: how a model is trained, and what sections of a recipe have in common."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["TrainingSettings", "settings_from"]
+__all__ = ["Fractions", "Section", "Seed", "TrainingSettings", "settings_from"]
+
+Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class TrainingSettings(BaseModel):
+class Section(BaseModel):
+    """A table of a recipe: frozen, and without keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSettings(Section):
     """How to train.
 
     Attributes:
@@ -41,7 +50,7 @@ class TrainingSettings(BaseModel):
         num_workers: processes that load data; the data sets here are in memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     max_epochs: int = Field(30, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -59,7 +68,7 @@ class TrainingSettings(BaseModel):
     temperature: float = Field(1.0, ge=0)
     tasks_per_step: int | None = Field(None, ge=1)
     jacobian_chunk: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Seed = 0
     accelerator: Literal["cpu", "gpu", "auto"] = "auto"
     devices: int = Field(1, ge=1)
     num_workers: int = Field(0, ge=0)

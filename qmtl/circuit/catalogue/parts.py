@@ -86,8 +86,9 @@ def check_keys(where: str, data: Any, known: list[str] | None, required: list[st
     """Check that `data` is a table without unknown keys (None: any is known) or missing ones."""
     if not isinstance(data, Mapping):
         raise InvalidInputError(f"{where}: expected a table of keys and values, got {data!r}")
+    names = set(known or ())
     for key in data:
-        if known is not None and key not in known:
+        if known is not None and key not in names:
             raise unknown_name(f"key in {where}:", key, known)
     for key in required:
         if key not in data:

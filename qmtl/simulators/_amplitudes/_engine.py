@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from qmtl.simulators._amplitudes._program import Program
-from qmtl.simulators._angles import Inputs
-from qmtl.simulators._engine import Array, Engine
-from qmtl.simulators._threads import run_items
+from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._torch import TorchEngine
 
 __all__ = ["AmplitudeEngine"]
@@ -27,6 +25,7 @@ class AmplitudeEngine(Engine):
     """
 
     name: ClassVar[str] = "state vectors"
+    wants: ClassVar[str] = "half"
 
     def __init__(self, program: Program) -> None:
         group = self.group = program.group
@@ -40,6 +39,9 @@ class AmplitudeEngine(Engine):
         self.own = np.ascontiguousarray(group.block.rows[:, block_slots[1]])
         self.cones = np.arange(group.n_cones)
         self.per_cone = group.n_members // group.n_cones
+        self.size = 1 << group.structure.n_wires
+        self.states_each = 1 if self.per_cone == 1 else 1 + self.per_cone
+        self._operations = 28 * (group.structure.steps + 2) * group.amplitudes
         self._index = (self.sampled, self.fixed, self.own, np.ascontiguousarray(group.columns))
         self._torch = TorchEngine(group)
         self._readouts: dict[np.dtype[Any], Array] = {}
@@ -49,30 +51,29 @@ class AmplitudeEngine(Engine):
         targets: tuple[Array, Array, Array] | None,
     ) -> None:  # fmt: skip
         from qmtl.simulators._amplitudes._kernels import walk
+        from qmtl.simulators._kernels import run_items
 
         p, dtype, samples = self.program, values.dtype, len(values)
         readout = self._readouts.get(dtype)
         if readout is None:
             readout = self._readouts[dtype] = np.array(self.group.structure.readout, dtype)
-        size = 1 << self.group.structure.n_wires
+        size = self.size
         tile = _tile(samples, size, values.itemsize)
         back, none = targets is not None, np.empty((0, 0, 0), dtype)
         sizes, tables = (size, tile, p.n_shared, p.n_starts), (p.ops, p.terms, p.signs, readout)
 
         share = len(cones) / len(self.cones) * (2 if back else 1) / 3
         run_items(
-            walk, len(cones) * -(-samples // tile), self.step_operations(samples) * share, back,
-            sizes, tables, self._index, inputs.half(), cones, wanted, states, values,
+            walk, len(cones) * -(-samples // tile), self._operations * samples * share, back,
+            sizes, tables, self._index, inputs.half, cones, wanted, states, values,
             *(targets or (none, none, none)),
         )  # fmt: skip
 
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs; the final states are kept."""
-        size, samples = 1 << self.group.structure.n_wires, len(values)
-        tile = _tile(samples, size, values.itemsize)
-        states_each = 1 if self.per_cone == 1 else 1 + self.per_cone
-        items = len(self.cones) * -(-samples // tile)
-        states = np.empty((items, states_each, 2 * size, tile), values.dtype)
+        tile = _tile(len(values), self.size, values.itemsize)
+        items = len(self.cones) * -(-len(values) // tile)
+        states = np.empty((items, self.states_each, 2 * self.size, tile), values.dtype)
         self._run(inputs, self.cones, np.zeros(0, np.bool_), states, values, None)
         return states
 
@@ -83,13 +84,13 @@ class AmplitudeEngine(Engine):
         from qmtl.simulators._kernels import add_at
 
         # NaN counts: it must reach the result.
-        by_output = gradients.any(axis=0)[self.columns]
-        wanted = by_output.any(axis=1)
+        by_output: Array = np.asarray(gradients.any(axis=0))[self.columns]
+        wanted: Array = np.asarray(by_output.any(axis=1))
         cones = self.cones[wanted.reshape(len(self.cones), -1).any(axis=1)]
         if not len(cones):
             return
         samples, dtype, n = len(gradients), gradients.dtype, len(cones)
-        tiles = -(-samples // _tile(samples, 1 << self.group.structure.n_wires, dtype.itemsize))
+        tiles = -(-samples // _tile(samples, self.size, dtype.itemsize))
         members = (cones[:, None] * self.per_cone + np.arange(self.per_cone)).ravel()
         own = np.zeros((n, self.sampled.shape[1], samples), dtype)
         by_cone = np.zeros((tiles, n, self.fixed.shape[1]), dtype)
@@ -113,17 +114,15 @@ class AmplitudeEngine(Engine):
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step, by the sizes of the arrays above."""
-        group, size = self.group, 1 << self.group.structure.n_wires
-        tile = _tile(samples, size, itemsize)
+        size, tile = self.size, _tile(samples, self.size, itemsize)
         padded = -(-samples // tile) * tile
-        states_each = 1 if self.per_cone == 1 else 1 + self.per_cone
-        states = 2 * group.n_cones * states_each * size * padded
-        angles = (3 * self.sampled.size + 2 * group.columns.size) * samples
+        states = 2 * len(self.cones) * self.states_each * size * padded
+        angles = (3 * self.sampled.size + 2 * self.columns.size) * samples
         return (states + angles + torch.get_num_threads() * 8 * size * tile) * itemsize
 
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step."""
-        return 28 * (self.group.structure.steps + 2) * self.group.amplitudes * samples
+        return self._operations * samples
 
 
 def _tile(samples: int, size: int, itemsize: int) -> int:

@@ -1,8 +1,8 @@
 """The compiled kernel: takes cones through their circuit and back, tile by tile of samples.
 
-It interprets a small table of operations, so that it is compiled once per precision and serves every
-circuit. A tile holds one cone's state for some samples, one row of samples for each real number:
-the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples and
+It interprets a small table of operations, so that it is compiled once per precision and serves
+every circuit. A tile holds one cone's state for some samples, one row of samples for each real
+number: the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples and
 vectorise, and a tile stays in the first cache levels from |0…0⟩ to its outputs.
 
 In real numbers every rotation turns pairs of rows by half its angle; `_pair` says which. A layer of
@@ -10,8 +10,8 @@ diagonal gates turns the two parts of each amplitude by an angle of its own. Bac
 state is ∂L/∂(rows): every operation first adds its angle's derivative, which its generator gives
 from its output, and is then undone on state and adjoint together; nothing is stored in between.
 
-Tables (`_program` writes them). ``ops`` has the columns kind; stride of the wire; slot of the angle;
-mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to turn. A
+Tables (`_program` writes them). ``ops`` has the columns kind; stride of the wire; slot of the
+angle; mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to turn. A
 PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its entry; its
 first and after its last term (slot and mask, in ``terms``); the source of their angles; and, last,
 its row of ``signs``. The first ``n_starts`` operations make the product state: they turn the few
@@ -175,7 +175,7 @@ def walk(
     """Outputs of the items from `first` to `last`, or (if `back`) their gradients.
 
     An item is one of the `cones` and a tile of samples. Forwards outputs go to
-    ``values[sample, columns[task, output]]``, and final states to `states`, unless there is no room.
+    ``values[sample, columns[task, output]]``, and final states to `states`, if there is room.
     Backwards these are where it starts, `values` are the gradients (for `wanted` tasks only, the
     others' being zero), and the q-th cone adds to ``by_sampled[q, slot, sample]``,
     ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
@@ -238,7 +238,9 @@ def walk(
                 row = sampled[cone, op[2]] if op[4] == SAMPLE and op[0] != PHASE else 0
                 _load(op, row, angles, fixed, where, low, n, c, d, terms, signs, tables)
                 if back and op[4] != CONSTANT and (op[0] != PHASE or op[2] < op[3]):
-                    target = by_task[tile, place * per_cone + which] if of_task else by_cone[tile, place]
+                    target = (
+                        by_task[tile, place * per_cone + which] if of_task else by_cone[tile, place]
+                    )
                     _derive(state, adjoint, op, terms, n, size, g, slope, target)
                     if op[0] != PHASE and op[4] == SAMPLE:
                         for s in range(n):

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators._angles import AngleRows, Inputs
+from qmtl.simulators._angles import AngleRows
 from qmtl.simulators._cones import Op
-from qmtl.simulators._engine import Array, Engine
+from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._network._program import GONE, Contraction, MatrixStep, numbers, swapped
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 from qmtl.simulators._transfer import channel_matrices, gate_matrix, rotation_matrices

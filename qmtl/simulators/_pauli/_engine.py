@@ -7,12 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators._angles import Inputs
-from qmtl.simulators._engine import Array, Engine
+from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._pauli._polynomials import PRODUCT, Polynomials
 from qmtl.simulators._pauli._program import PauliProgram
 from qmtl.simulators._plan import Group
-from qmtl.simulators._threads import run_items
 
 __all__ = ["PauliEngine"]
 
@@ -36,6 +34,7 @@ class PauliEngine(Engine):
     """
 
     name: ClassVar[str] = "Pauli strings"
+    wants: ClassVar[str] = "whole"
 
     def __init__(
         self,
@@ -82,12 +81,13 @@ class PauliEngine(Engine):
 
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs; the coefficients of the strings are kept."""
+        from qmtl.simulators._kernels import run_items
         from qmtl.simulators._pauli._kernels import forward
 
         lanes, programs, constants = self._tables(values.dtype)
         shape = (*self.outputs.shape, self.program.n_terms)
         coefficients = np.empty(shape, values.dtype)
-        rest = (lanes, self.cones, programs, self._index, constants, inputs.whole(), coefficients)
+        rest = (lanes, self.cones, programs, self._index, constants, inputs.whole, coefficients)
         work = (self._operations + self._per_sample * len(values)) / 3
         run_items(forward, len(self.cones), work, *rest, values)
         return coefficients
@@ -96,6 +96,7 @@ class PauliEngine(Engine):
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
         """Add the gradients of the cones whose outputs have any."""
+        from qmtl.simulators._kernels import run_items
         from qmtl.simulators._pauli._kernels import accumulate, backward
 
         dtype, cones = gradients.dtype, self._active(gradients)
@@ -106,7 +107,7 @@ class PauliEngine(Engine):
             np.empty((n, self.fixed.shape[1]), dtype),
             np.empty((n * self.per_cone, self.own.shape[1]), dtype),
         )
-        rest = (lanes, cones, programs, self._index, constants, inputs.whole(), kept, gradients)
+        rest = (lanes, cones, programs, self._index, constants, inputs.whole, kept, gradients)
         work = (self._operations + self._per_sample * len(gradients)) * 2 / 3
         run_items(backward, n, work, *rest, *found)
         accumulate(cones, self._index, *found, by_sampled, by_fixed)
@@ -116,7 +117,8 @@ class PauliEngine(Engine):
         # Mostly all have one, which a single sample tells.
         if np.count_nonzero(gradients[0]) == gradients.shape[1]:
             return self.cones
-        with_gradient = gradients.any(axis=0)[self.outputs].any(axis=1)
+        by_output: Array = np.asarray(gradients.any(axis=0))
+        with_gradient = by_output[self.outputs].any(axis=1)
         return self.cones[with_gradient]
 
     def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:

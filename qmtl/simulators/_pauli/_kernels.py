@@ -69,17 +69,16 @@ def _backwards(registers, adjoint, ops, n_angles, lanes):
     """
     for k in range(len(ops) - 1, -1, -1):
         x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
-        # A loop for each register, since two of them may be the same one.
         for s in range(lanes):
-            adjoint[x, s] += adjoint[out, s] * registers[y, s]
-        for s in range(lanes):
-            adjoint[y, s] += adjoint[out, s] * registers[x, s]
+            given = adjoint[out, s]
+            adjoint[x, s] += given * registers[y, s]
+            adjoint[y, s] += given * registers[x, s]
         if ops[k, 0] != 0:
             sign = registers[0, 0] if ops[k, 0] == 1 else -registers[0, 0]
             for s in range(lanes):
-                adjoint[z, s] += sign * adjoint[out, s] * registers[w, s]
-            for s in range(lanes):
-                adjoint[w, s] += sign * adjoint[out, s] * registers[z, s]
+                given = sign * adjoint[out, s]
+                adjoint[z, s] += given * registers[w, s]
+                adjoint[w, s] += given * registers[z, s]
     for a in range(n_angles):
         c, d = uint64(1 + 2 * a), uint64(2 + 2 * a)
         for s in range(lanes):

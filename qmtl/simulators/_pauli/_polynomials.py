@@ -155,7 +155,9 @@ class Builder:
         place = {r: r for r in range(first_constant)}
         place |= {self._constants[f]: first_constant + i for i, f in enumerate(constants)}
         kept = [k for k in range(len(rows)) if _FIRST_OPERATION + k in needed]
-        place |= {_FIRST_OPERATION + k: first_constant + len(constants) + i for i, k in enumerate(kept)}
+        place |= {
+            _FIRST_OPERATION + k: first_constant + len(constants) + i for i, k in enumerate(kept)
+        }
         ops = [(rows[k][0], *(place[r] for r in rows[k][1:])) for k in kept]
         return Polynomials(
             self.n_angles,
