@@ -10,9 +10,7 @@ from qmtl.analysis.summary import BenchSummary, HeadScores, choose_setting
 from qmtl.analysis.sweep import Record, Report, Workers, run_cells
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.training.build import build_model
-from qmtl.training.fit import check_fit
-from qmtl.training.recipe import Recipe
+from qmtl.training import Recipe, build_model, check_fit
 
 __all__ = ["bench"]
 
@@ -40,7 +38,7 @@ def bench(
 
     Example:
         >>> import tempfile
-        >>> from qmtl.training.recipe import read_recipe
+        >>> from qmtl.training import read_recipe
         >>> small = ["training.max_epochs=1", "bench.seeds=1", "bench.grid={}",
         ...          'bench.heads=["linear"]', 'data.tasks=["parity"]', "bench.probe=false"]
         >>> with tempfile.TemporaryDirectory() as folder:

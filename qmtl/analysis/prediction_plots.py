@@ -7,9 +7,8 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.plotting import COLOURS, line_look, plain
-from qmtl.tasks import Task
-from qmtl.tasks.kinds import MISSING
-from qmtl.training.predictions import class_labels
+from qmtl.tasks import MISSING, Task
+from qmtl.training import class_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import Any
 
 from qmtl.analysis.statistics import estimate
 from qmtl.analysis.summary import REFERENCE, SINGLE_TASK, UNSCALED, BenchSummary, HeadScores
-from qmtl.training.recipe import Recipe
+from qmtl.training import Recipe
 
 __all__ = ["as_markdown"]
 

@@ -2,7 +2,7 @@
 
 from qmtl.analysis.statistics import estimate
 from qmtl.analysis.summary import BenchSummary, HeadScores
-from qmtl.training.run import as_csv
+from qmtl.training import as_csv
 
 __all__ = ["metrics_csv", "seeds_csv", "summary_csv"]
 

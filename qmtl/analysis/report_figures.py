@@ -18,8 +18,7 @@ from qmtl.analysis.robustness_plots import plot_under_noise
 from qmtl.errors import InvalidInputError
 from qmtl.plotting import inline_svg, style
 from qmtl.tasks import Task
-from qmtl.training.curves import plot_curves
-from qmtl.training.predictions_file import TaskPredictions
+from qmtl.training import TaskPredictions, plot_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

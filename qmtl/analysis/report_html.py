@@ -30,7 +30,6 @@ from qmtl.display import facts, hardware_facts, number, table
 from qmtl.files import write_text
 from qmtl.heads import QuantumHead
 from qmtl.simulators import Explanation
-XX
 from qmtl.tasks import Task
 from qmtl.version import __version__
 
@@ -137,7 +136,7 @@ def _plans(runs: Sequence[RunContent]) -> list[Part]:
         if _quantum(content):
             plan = content.model.head.explain(content.run.recipe.training.batch_size)
             users.setdefault(plan, []).append(content.label)
-    return [Part(", ".join(labels), plan_parts(plan)) for plan, labels in users.items()]
+    return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
 
 
 def _noise(content: RunContent) -> Part:

@@ -10,8 +10,7 @@ from typing import Any
 from qmtl.analysis.robustness import UnderNoise
 from qmtl.errors import InvalidInputError, RunDirectoryError
 from qmtl.model import MultiTaskModel, load
-from qmtl.training.predictions_file import TaskPredictions, read_predictions
-from qmtl.training.run import Run
+from qmtl.training import Run, TaskPredictions, read_predictions
 
 __all__ = ["NoiseRecord", "RunContent", "read_runs"]
 

@@ -8,21 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qmtl.analysis.extrapolation import ExtrapolatedSimulator
 from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz
 from qmtl.data import Split
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import (
-    ExtrapolatedSimulator,
-    LightConeSimulator,
-    NoisySimulator,
-    ShotSimulator,
-    Simulator,
-)
+from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator, Simulator
 from qmtl.tasks import Task
-from qmtl.training.evaluate import evaluate
+from qmtl.training import evaluate
 
 __all__ = [
     "HeadRobustness",
@@ -83,7 +78,7 @@ def evaluate_under_noise(
         noise: of strength 1.
         scales: strengths.
         shots: measurements per sample and strength; None for exact values.
-        extrapolate: method of zero-noise extrapolation (see `qmtl.simulators.extrapolated`) from
+        extrapolate: method of zero-noise extrapolation (see `qmtl.analysis.extrapolation`) from
             the scales of at least 1, which a device can be brought to; None for none. It is one
             more entry, of scale 1.
         seed: of the shots.

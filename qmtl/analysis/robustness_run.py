@@ -19,8 +19,7 @@ from qmtl.model import load
 from qmtl.noise import DeviceNoise
 from qmtl.plotting import save_figure, style
 from qmtl.tasks import Task
-from qmtl.training.build import build_data
-from qmtl.training.run import Run, as_csv
+from qmtl.training import Run, as_csv, build_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

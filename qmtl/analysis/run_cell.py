@@ -20,14 +20,18 @@ from qmtl.analysis.cells import CellResult, CellStore, Failure
 from qmtl.analysis.grid import PROBE, Cell
 from qmtl.analysis.probe import linear_probe
 from qmtl.data import MultiTaskData
-from qmtl.tasks.kinds import METRICS, metric_names
-from qmtl.training.build import build_data, build_model
-from qmtl.training.evaluate import baseline_metrics
-from qmtl.training.fit import fit
-from qmtl.training.recipe import Recipe, recipe_from
-from qmtl.training.result import Result
-from qmtl.training.single_task import is_separate
-from qmtl.training.step_times import StepTimes
+from qmtl.tasks import METRICS, metric_names
+from qmtl.training import (
+    Recipe,
+    Result,
+    StepTimes,
+    baseline_metrics,
+    build_data,
+    build_model,
+    fit,
+    is_separate,
+    recipe_from,
+)
 
 __all__ = ["cell_data", "run_cell"]
 
@@ -63,7 +67,7 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
     metric, and the tasks are shuffled by the seed, if the recipe says so.
 
     Example:
-        >>> from qmtl.training.recipe import read_recipe
+        >>> from qmtl.training import read_recipe
         >>> recipe = read_recipe("digits")
         >>> [task.name for task in cell_data(recipe, 1).tasks]
         ['ink', 'digit', 'parity', 'five_or_more', 'has_loop']

@@ -26,7 +26,7 @@ from qmtl.analysis.scaling_accuracy import (
 from qmtl.analysis.scaling_cost import TIMED_HEADS, CostPoint, StepCost, measure_cost
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.files import write_text
-from qmtl.training.run import as_csv
+from qmtl.training import as_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from qmtl.analysis.fits import Fit, power_law
 from qmtl.analysis.trainability import GradientVariance, decay_rates, gradient_variance
 from qmtl.analysis.trainability_cases import INITIALS, SHALLOW, Case, TrainabilitySettings, cases
 from qmtl.files import write_text
-from qmtl.training.run import as_csv
+from qmtl.training import as_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

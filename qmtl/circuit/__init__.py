@@ -1,6 +1,6 @@
 """What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
 
-from qmtl.circuit.ablations import count_live_weights, without_blocks, without_entanglers
+from qmtl.circuit.ablations import count_live_weights, rebuilt, without_blocks, without_entanglers
 from qmtl.circuit.ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
 from qmtl.circuit.counts import ParameterCount
 from qmtl.circuit.encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
@@ -46,6 +46,7 @@ __all__ = [
     "entangler_edges",
     "entangler_gates",
     "gates_by_wire",
+    "rebuilt",
     "without_blocks",
     "without_entanglers",
 ]

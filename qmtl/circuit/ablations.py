@@ -1,15 +1,17 @@
 """A head circuit with one of its ingredients taken out, to measure what that ingredient gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from qmtl.circuit.ansatz import Ansatz, IdentityAnsatz
 from qmtl.circuit.encodings import Encoding
 from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit.readout import Readout
 from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
 
-__all__ = ["count_live_weights", "without_blocks", "without_entanglers"]
+__all__ = ["count_live_weights", "rebuilt", "without_blocks", "without_entanglers"]
 
 # The field that names a part's pattern of two-qubit gates.
 PATTERN_FIELDS = ("entangler", "pattern")
@@ -33,9 +35,8 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
         >>> without_blocks(HeadCircuit([Task.binary("a"), Task.binary("b")])).count_parameters()
         ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2)
     """
-    ablated = _rebuilt(
-        circuit, circuit.encoding, dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
-    )
+    blocks = dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
+    ablated = rebuilt(circuit, blocks=blocks)
     for name in ablated.registers:
         gates = ablated.light_cone(name).encoding
         if not any(gate.angle is not None and gate.angle.features for gate in gates):
@@ -63,7 +64,7 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
         (2,)
     """
     blocks = {name: _unentangled(circuit.ansatz(name)) for name in circuit.registers}
-    ablated = _rebuilt(circuit, _unentangled(circuit.encoding), blocks)
+    ablated = rebuilt(circuit, _unentangled(circuit.encoding), blocks)
     for name in ablated.registers:
         for gate in ablated.gates(name):
             if len(gate.wires) > 1:
@@ -104,14 +105,33 @@ def _unentangled(part: Any) -> Any:
     return replace(part, **dict.fromkeys(found, "none"))
 
 
-def _rebuilt(circuit: HeadCircuit, encoding: Encoding, blocks: Mapping[str, Ansatz]) -> HeadCircuit:
+def rebuilt(
+    circuit: HeadCircuit,
+    encoding: Encoding | None = None,
+    blocks: Mapping[str, Ansatz] | None = None,
+    *,
+    tasks: Sequence[Task] | None = None,
+    readouts: Mapping[str, Readout] | None = None,
+) -> HeadCircuit:
+    """The same circuit on the same wires, with other parts where they are given.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)
+        >>> other = rebuilt(circuit, blocks={"a": IdentityAnsatz()})
+        >>> other.n_wires, other.count_parameters().tasks
+        (4, {'a': 0, 'b': 10})
+    """
     registers = circuit.registers
     size: dict[str, Any] = (
         {"n_wires": circuit.n_wires}
         if circuit.layout == "shared"
         else {"wires_per_task": {name: len(own.wires) for name, own in registers.items()}}
     )
-    readouts = {name: own.readout for name, own in registers.items()}
     return HeadCircuit(
-        circuit.tasks, encoding, blocks, layout=circuit.layout, readouts=readouts, **size
+        circuit.tasks if tasks is None else tasks,
+        circuit.encoding if encoding is None else encoding,
+        {name: circuit.ansatz(name) for name in registers} | dict(blocks or {}),
+        layout=circuit.layout,
+        readouts={name: own.readout for name, own in registers.items()} | dict(readouts or {}),
+        **size,
     )

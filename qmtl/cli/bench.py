@@ -8,7 +8,7 @@ import typer
 from qmtl.cli.completion import complete_heads, complete_recipe
 
 if TYPE_CHECKING:
-    from qmtl.training.recipe import Recipe
+    from qmtl.training import Recipe
 
 __all__ = ["bench"]
 
@@ -67,7 +67,7 @@ def bench(
     """
     from qmtl.analysis.sweep import Workers
     from qmtl.errors import InvalidInputError
-    from qmtl.training.recipe import parse_grid, read_recipe
+    from qmtl.training import parse_grid, read_recipe
 
     overrides = [*(set_ or [])]
     if heads is not None:

@@ -19,10 +19,8 @@ def evaluate(
     from qmtl.cli.tables import show_metrics
     from qmtl.errors import unknown_name
     from qmtl.model import load
-    from qmtl.training.build import build_data
-    from qmtl.training.evaluate import baseline_metrics
-    from qmtl.training.evaluate import evaluate as metrics_of
-    from qmtl.training.run import Run
+    from qmtl.training import Run, baseline_metrics, build_data
+    from qmtl.training import evaluate as metrics_of
 
     opened = Run.read(run)
     data = build_data(opened.recipe)

@@ -32,10 +32,8 @@ def explain(
 
     import torch
 
-    from qmtl.simulators import explained, simulator_for
-    from qmtl.training.build import build_circuit, build_data
-    from qmtl.training.noise_section import with_noise
-    from qmtl.training.recipe import read_recipe
+    from qmtl.simulators import simulator_for
+    from qmtl.training import build_circuit, build_data, read_recipe, with_noise
 
     path = Path(recipe)
     chosen = read_recipe(
@@ -52,4 +50,4 @@ def explain(
     )
     size = batch_size or chosen.training.batch_size
     options = with_noise(chosen.head.options(), chosen.training, circuit)
-    print(explained(simulator_for(options.simulator), circuit, size, torch.float32))
+    print(simulator_for(options.simulator).explain(circuit, size, torch.float32))

@@ -41,8 +41,7 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
     """
     from qmtl.errors import unknown_name
     from qmtl.model import load
-    from qmtl.training.build import build_data
-    from qmtl.training.run import Run
+    from qmtl.training import Run, build_data
 
     opened = Run.read(path)
     data = build_data(opened.recipe)
@@ -135,7 +134,7 @@ def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, 
     import torch
 
     from qmtl.cli.tables import show_metrics
-    from qmtl.training.evaluate import score
+    from qmtl.training import score
 
     with torch.no_grad():
         simulated = rows.model(rows.inputs.to(next(rows.model.parameters())), list(result.logits))

@@ -28,8 +28,7 @@ def predict(
     from qmtl.data.tables import read_table
     from qmtl.errors import InvalidInputError
     from qmtl.model import load
-    from qmtl.training.predictions import prediction_rows
-    from qmtl.training.run import Run, as_csv
+    from qmtl.training import Run, as_csv, prediction_rows
 
     check_out(out)
     opened = Run.read(run)

@@ -151,9 +151,7 @@ class HardwareSimulator(Simulator):
     ) -> PreparedRun:
         """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
         chosen = check_angles(circuit, angles, tasks)
-        if not isinstance(weights, Tensor):
-            weights = joined_weights(circuit, weights, chosen, angles)
-        named = weights_by_name(circuit, weights)
+        named = weights_by_name(circuit, joined_weights(circuit, weights, chosen, angles))
         return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)
 
     def _open(self) -> Backend:

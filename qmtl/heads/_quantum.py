@@ -152,10 +152,9 @@ class QuantumHead(CircuitHead):
         names = self._chosen(list(values))
         if not names:
             return {}
-        layout, scales = output_layout(self.circuit, names), self.scales()
-        factors = scales[torch.from_numpy(layout.task_of_output).to(scales.device)]
+        layout = output_layout(self.circuit, names)
         joined = torch.cat(list(values.values()), dim=1)
-        logits = to_logits(joined, factors, layout.is_probability)
+        logits = to_logits(joined, layout.factors(self.scales()), layout.is_probability)
         return dict(zip(names, logits.split(layout.sizes, dim=1), strict=True))
 
     def expectation_values(

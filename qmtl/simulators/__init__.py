@@ -24,7 +24,6 @@ from qmtl.simulators._lightcone import LightConeSimulator
 
 if TYPE_CHECKING:
     from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
-    from qmtl.simulators._extrapolation import METHODS, ExtrapolatedSimulator, extrapolated
     from qmtl.simulators._noisy import NoisySimulator, native_values
     from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
     from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANGLE_MAPS",
-    "METHODS",
     "PROBABILITY_FLOOR",
     "AngleMap",
     "Dependencies",
@@ -45,7 +43,6 @@ __all__ = [
     "Estimate",
     "Event",
     "Explanation",
-    "ExtrapolatedSimulator",
     "LightConeSimulator",
     "NativeCircuit",
     "NoisySimulator",
@@ -57,7 +54,6 @@ __all__ = [
     "check_weights",
     "device_names",
     "distribution_circuit",
-    "extrapolated",
     "joined_weights",
     "native_values",
     "output_layout",
@@ -134,8 +130,6 @@ _LAZY = {
     "DeviceStep": "_events",
     "Estimate": "_shots",
     "Event": "_events",
-    "ExtrapolatedSimulator": "_extrapolation",
-    "METHODS": "_extrapolation",
     "NativeCircuit": "_events",
     "NoisySimulator": "_noisy",
     "PennyLaneSimulator": "_pennylane",
@@ -143,7 +137,6 @@ _LAZY = {
     "ShotSimulator": "_shots",
     "device_names": "_pennylane",
     "distribution_circuit": "_shots",
-    "extrapolated": "_extrapolation",
     "native_values": "_noisy",
     "output_matrix": "_shots",
     "shift_plan": "_parameter_shift",

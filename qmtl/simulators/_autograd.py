@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.jit import is_tracing
 
 from qmtl.circuit.head_circuit import HeadCircuit
@@ -113,7 +114,10 @@ class Step:
             _places(table.features, sizes[0]),
             _places(table.weights, sizes[1]),
         )
-        self.sizes = (*sizes, len(circuit.tasks))
+        self.sizes = sizes
+        # Of scales, encoding and blocks.
+        n_encoding = circuit.n_encoding_weights
+        self.lengths = (len(circuit.tasks), n_encoding, sizes[1] - n_encoding)
         self.is_curved = angle_map is not None and angle_map.stretch > 0
         self.tasks: Array | None = None
         self.probability: NDArray[np.bool_] | None = None
@@ -164,6 +168,8 @@ class Step:
         given = (features, scales, *weights)
         if not (_runs_kernels(features) and all(map(_is_plain, given))):
             return [_derivatives(self, True, row, given) for row in gradients]
+        if self.apart is not None and not all(bool(w.isfinite().all()) for w in weights):
+            return self.apart().rows(gradients, features, scales, *weights)
         with np.errstate(all="ignore"):
             state = self.state([_numbers(features), *map(_numbers, weights)])
             own = _numbers(scales)
@@ -323,7 +329,10 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _runs_kernels(features: Tensor) -> bool:
-    return features.is_cpu and features.shape[0] > 0 and not is_compiling() and not is_tracing()
+    """Whether kernels may run: on the CPU, where torch does not record its own operations."""
+    if is_compiling() or is_tracing() or get_proxy_mode() is not None:
+        return False
+    return features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:

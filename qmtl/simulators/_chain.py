@@ -2,9 +2,9 @@
 
 The light cones of a ``cnot_line`` or ``cnot_ring`` encoding are the whole chain, but every layer
 adds only one bond of dimension 2 between neighbours: the encoded state is a matrix product state
-with one site per wire. A register's reduced density matrix is its own sites between a left and a
+with one site per wire. The reduced density matrix of some wires is their sites between a left and a
 right environment; products of transfer matrices over a balanced tree give the environments of all
-registers at once. Everything is real: operators are expanded in Pauli matrices.
+wires at once. Everything is real: operators are expanded in Pauli matrices.
 
 Entries of a transfer matrix of any length are overlaps of states of norm at most one, so that
 nothing overflows or needs to be normalised, however long the chain is.
@@ -14,21 +14,21 @@ References:
     arXiv:1008.3477; operators in the Pauli basis: Greenbaum, arXiv:1509.02921.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
-from qmtl.circuit import Angle, Gate, HeadCircuit, backward_cone
+from qmtl.circuit import Gate, HeadCircuit, backward_cone
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleRows, TableBuilder, angle_columns
 from qmtl.simulators._cones import wire_table
-from qmtl.simulators._network import ChunkedEngine
+from qmtl.simulators._network import ChunkedEngine, angles_of
 from qmtl.simulators._pauli import task_strings
 from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
@@ -38,7 +38,7 @@ __all__ = ["ChainEngine", "chain_applies", "chained_tasks"]
 
 # Samples run in chunks whose intermediate results take about so many bytes.
 CHUNK_BYTES = 2**29
-# Bonds of an edge: four make environments of 256 x 256 numbers per register and sample.
+# Bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.
 MAX_BONDS = 4
 # Wires whose joint density matrix is made: 4^8 numbers per register and sample.
 MAX_BLOCK_WIRES = 8
@@ -46,79 +46,28 @@ MAX_BLOCK_WIRES = 8
 LONG_CHAIN = 9
 # A CNOT or CZ is a projector on its first wire and a Pauli on its second, joined by a bond.
 HALVES = {"CNOT": ("control", "X"), "CZ": ("control", "Z")}
-LEFT, RIGHT, NEITHER = 0, 1, -1
 
 IntArray = NDArray[np.int64]
 
 
-class _SiteStep(NamedTuple):
-    """A one-wire gate, or half of a two-wire gate with a bond to a neighbour.
-
-    Attributes:
-        name: a gate's name; or ``"control"``, ``"X"`` or ``"Z"``.
-        side: where half a gate's bond goes.
-        looks: for a rotation how many features its angle has.
-    """
-
-    name: str
-    side: int = NEITHER
-    looks: int | None = None
-
-
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """Outputs of a task that are read together.
 
     Attributes:
         outputs: which of a task's outputs.
-        wires: positions in the register that they depend on after the encoding.
+        wires: positions in the register that they depend on after the encoding, ascending.
         gates: of the block that matter, on positions within `wires`.
         readout: coefficients of the observables over Pauli strings, shape (n_outputs, 4, …, 4).
     """
 
     outputs: tuple[int, ...]
     wires: tuple[int, ...]
-    gates: tuple[Gate, ...]
+    gates: list[Gate]
     readout: NDArray[np.float64]
 
-    @property
-    def angles(self) -> list[Angle]:
-        """Of the gates."""
-        return [gate.angle for gate in self.gates if gate.angle is not None]
 
-
-class _Sites(NamedTuple):
-    """Wires with the same gates.
-
-    Attributes:
-        steps: the gates, in the order of application.
-        wires: where.
-        angles: a row per wire.
-    """
-
-    steps: tuple[_SiteStep, ...]
-    wires: IntArray
-    angles: AngleRows
-
-
-class _Readers(NamedTuple):
-    """Tasks whose registers have the same gates, and the same is read of them.
-
-    Attributes:
-        registers: their places along the chain.
-        sites: for each wire of the register, the index of its `_Sites`.
-        places: and for each task the place there, shape (tasks, wires).
-        parts: what is read.
-        angles: of each part's block, a row per task.
-        columns: of each part's outputs in what the engine returns, shape (tasks, outputs).
-    """
-
-    registers: IntArray
-    sites: tuple[int, ...]
-    places: IntArray
-    parts: tuple[_Part, ...]
-    angles: list[AngleRows]
-    columns: list[IntArray]
+# Tasks of equal blocks and readouts, and what is read of each; nothing if it is too wide.
+_Read = list[tuple[list[str], list[_Part]]]
 
 
 def chain_applies(circuit: HeadCircuit, task: str) -> bool:
@@ -155,14 +104,13 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
     bonds = _bonds(circuit)
     if bonds is None:
         return ()
-    parts = _all_parts(circuit, tasks)
-    chained = tuple(task for task in tasks if parts[task])
+    read = _read(circuit, tasks)
+    can = {name for names, parts in read if parts for name in names}
     amplitudes = sum(28 * len(cone.gates) << len(cone.wires) for cone in cones) // len(cones)
-    widths = _Widths(4 ** max(bonds), 4 ** bonds[-1])
-    sizes = [len(register.wires) for register in circuit.registers.values()]
-    operations = 6 * widths.sizes(sizes, [(len(circuit.registers[task].wires), parts[task] or ())
-                                          for task in chained])[1]  # fmt: skip
-    return chained if operations < len(chained) * amplitudes else ()
+    operations = 6 * _cost(bonds, read)[1]
+    return (
+        tuple(task for task in tasks if task in can) if operations < len(can) * amplitudes else ()
+    )
 
 
 class ChainEngine(ChunkedEngine):
@@ -191,26 +139,41 @@ class ChainEngine(ChunkedEngine):
                 f"a chain needs the partitioned layout and an encoding of one-wire gates and at "
                 f"most {MAX_BONDS} CNOT or CZ per pair of neighbours, got {circuit!r}"
             )
-        parts = _all_parts(circuit, chained)
-        for task in chained:
-            if not parts[task]:
+        read = _read(circuit, chained)
+        for names, parts in read:
+            if not parts:
                 raise InvalidInputError(
-                    f"task {task!r}: outputs depend on more than {MAX_BLOCK_WIRES} wires of its "
-                    f"register together, more than a chain's density matrices can have"
+                    f"task {names[0]!r}: outputs depend on more than {MAX_BLOCK_WIRES} wires of "
+                    f"its register together, more than a chain's density matrices can have"
                 )
-        first = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
-        own = [first[t] + np.arange(circuit.registers[t].readout.n_outputs) for t in chained]
-        columns = np.concatenate(own) if own else np.zeros(0, np.int64)
-        super().__init__(columns[None], CHUNK_BYTES)
         self.name = f"matrix products with bonds of {2 ** (max(bonds) + bonds[-1])}"  # type: ignore[misc]
-        self._widths = _Widths(4 ** max(bonds), 4 ** bonds[-1])
-        self._sizes = np.array([len(r.wires) for r in circuit.registers.values()])
-        self._sites = _sites(circuit, builder)
-        self._readers = _readers(circuit, chained, parts, self._sites, builder)
-        read = [(len(circuit.registers[task].wires), parts[task] or ()) for task in chained]
-        self._numbers, self._products = self._widths.sizes(self._sizes.tolist(), read)
+        self._closing = 4 ** max(bonds) if bonds[-1] else 1
+        self._numbers, self._products = _cost(bonds, read)
         # Observables take their place whatever the samples.
-        self._constant = 3 * sum(part.readout.size for _, own in read for part in own)
+        self._constant = 3 * sum(part.readout.size for _, parts in read for part in parts)
+        self._sites, most = _sites(circuit, bonds, builder)
+        self._early = 4**most
+        width = 4 ** (max(bonds) - most)
+        self._late = torch.empty(circuit.n_wires, 4, width, 4, width, dtype=torch.float64)
+        for own in self._sites:
+            paulis = torch.eye(4, dtype=torch.float64)[:, None]
+            self._late[own.wires] = _run(paulis, own.late, (), width)
+        # Of each part: its tasks' first wires, and its block's angles, a row per task.
+        self._read: list[tuple[_Part, IntArray, AngleRows]] = []
+        column = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
+        columns = [np.zeros(0, np.int64)]
+        for names, parts in read:
+            starts = np.array([circuit.weight_slices[task].start for task in names])[:, None]
+            first = np.array([circuit.registers[task].wires[0] for task in names])
+            for part in parts:
+                found = [gate.angle for gate in part.gates if gate.angle is not None]
+                features, weights, constants = angle_columns(found)
+                weights = np.where(weights >= 0, weights + starts, -1)
+                features = np.broadcast_to(features, (len(names), *features.shape))
+                rows = builder.add(features, weights, np.tile(constants, (len(names), 1)))
+                self._read.append((part, first, rows))
+                columns += [column[task] + np.array(part.outputs) for task in names]
+        super().__init__(np.concatenate(columns)[None], CHUNK_BYTES)
 
     def lane_bytes(self, itemsize: int) -> int:
         """What a sample keeps in a training step."""
@@ -226,88 +189,28 @@ class ChainEngine(ChunkedEngine):
 
     def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
         """Outputs, shape (1, outputs, batch)."""
-        width = self._widths.edge
-        sites = [_Site.of(own, sampled, fixed, width) for own in self._sites]
-        transfers = self._along([site.transfer() for site in sites])
-        left, right = _environments(transfers, self._widths)
-        found = [sampled.new_zeros(0, sampled.shape[1])]
-        columns = [np.zeros(0, np.int64)]
-        for own in self._readers:
-            place = _index(own.registers, sampled)
-            around = left[place], right[place]
-            chosen = [
-                sites[group].at(_index(own.places[:, i], sampled))
-                for i, group in enumerate(own.sites)
-            ]
-            for part, angles, to in zip(own.parts, own.angles, own.columns, strict=True):
-                density = _density(*around, chosen, part.wires)
-                observables = _observables(part, _by_slot(angles, sampled, fixed), sampled)
-                values = torch.einsum("nosp,nps->nos", observables, density)
-                found.append(values.flatten(0, 1))
-                columns.append(to.ravel())
-        order = _index(np.concatenate(columns).argsort(), sampled)
-        return torch.cat(found)[order][None]
-
-    def _along(self, transfers: Sequence[Tensor]) -> Tensor:
-        """The registers' transfer matrices, from those of the wires."""
-        joined = torch.cat(tuple(transfers))
-        place = np.concatenate([own.wires for own in self._sites]).argsort()
-        sizes = self._sizes
-        starts = np.cumsum(sizes) - sizes
-        parts, registers = [], []
-        for size in np.unique(sizes).tolist():
-            own = np.flatnonzero(sizes == size)
-            product = joined[_index(place[starts[own]], joined)]
-            for i in range(1, size):
-                product = product @ joined[_index(place[starts[own] + i], joined)]
-            parts.append(product)
-            registers.append(own)
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts)[_index(np.concatenate(registers).argsort(), joined)]
-
-
-class _Widths(NamedTuple):
-    """Sizes of a chain's bonds: of an edge, and of the one that closes a ring (1 on a line)."""
-
-    edge: int
-    closing: int
-
-    def sizes(
-        self, registers: Iterable[int], read: Iterable[tuple[int, Sequence[_Part]]]
-    ) -> tuple[int, int]:
-        """Numbers that a step keeps, and multiplications of its forward pass, per sample.
-
-        Args:
-            registers: wires of each register.
-            read: of each task its register's wires, and what is read.
-        """
-        width, rows = self
-        square, n, wires = width**2, 0, 0
-        for size in registers:
-            n, wires = n + 1, wires + size
-        # Sites are made, then their transfer matrices; their products over the tree; gradients.
-        numbers = wires * 4 * square + n * (4 * square + 4 * rows * width)
-        products = wires * (4 * square + width * square) + 2 * n * rows * square
-        for size, parts in read:
-            for part in parts:
-                left, strings = 4 ** (len(part.wires) // 2), 4 ** len(part.wires)
-                # On a ring the sites of the right half are written out, on a line never.
-                right = 5 * square if rows > 1 else rows * width
-                numbers += 7 * left * rows * width + strings // left * right + 2 * strings
-                products += size * left * rows * square + strings * rows * width
-                products += strings * len(part.outputs)
-        return numbers, products
-
-
-def _index(places: IntArray, like: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(places)).to(like.device)
+        samples, parts = sampled.shape[1], []
+        zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]
+        for own in self._sites:
+            angles = angles_of(own.angles, sampled, fixed)
+            states = zero.expand(4, len(own.wires), samples)
+            parts.append(_run(states, own.early, angles, self._early))
+        order = np.concatenate([own.wires for own in self._sites]).argsort()
+        early, late = _chosen(torch.cat(parts), order), self._late.to(sampled)
+        transfers = torch.einsum("nblpm,nptv->nbtlvm", early, late[:, :, :, 0])
+        left, right = _environments(transfers.flatten(4).flatten(2, 3), self._closing)
+        found = [sampled.new_zeros(0, samples)]
+        for part, first, rows in self._read:
+            density = _density(left, right, early, late, first, part.wires)
+            observables = _observables(part, angles_of(rows, sampled, fixed), sampled)
+            found.append(torch.einsum("nosp,nsp->nos", observables, density).flatten(0, 1))
+        return torch.cat(found)[None]
 
 
 # --- the plan ----------------------------------------------------------------------------------
 
 
-def _bonds(circuit: HeadCircuit) -> tuple[int, ...] | None:
+def _bonds(circuit: HeadCircuit) -> list[int] | None:
     """How many two-wire gates there are on each edge, the one that closes the ring last.
 
     None if the encoding is no chain.
@@ -324,7 +227,7 @@ def _bonds(circuit: HeadCircuit) -> tuple[int, ...] | None:
             if edge is None or gate.name not in HALVES:
                 return None
             counts[edge] += 1
-    return tuple(counts) if max(counts) <= MAX_BONDS else None
+    return counts if max(counts) <= MAX_BONDS else None
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
@@ -335,266 +238,172 @@ def _edge(gate: Gate, n_wires: int) -> int | None:
     return high if (low, high) == (0, n_wires - 1) else None
 
 
-def _sites(circuit: HeadCircuit, builder: TableBuilder) -> list[_Sites]:
-    """The wires, those with equal gates together."""
-    steps: list[list[_SiteStep]] = [[] for _ in range(circuit.n_wires)]
-    rotations: list[list[int]] = [[] for _ in range(circuit.n_wires)]
-    for place, gate in enumerate(circuit.encoding_gates):
+# Half of a gate of two wires after the side of its bond; or a gate of one wire after what its angle
+# is: "none", "fixed" or "sampled".
+_Step = tuple[str, str]
+
+
+class _Sites(NamedTuple):
+    """Wires of equal gates.
+
+    Attributes:
+        wires: where.
+        early: gates up to the last layer's two-wire gates.
+        late: the halves of these, which depend on no angle.
+        angles: of the early gates, a row per wire.
+    """
+
+    wires: IntArray
+    early: tuple[_Step, ...]
+    late: tuple[_Step, ...]
+    angles: AngleRows
+
+
+def _sites(
+    circuit: HeadCircuit, bonds: Sequence[int], builder: TableBuilder
+) -> tuple[list[_Sites], int]:
+    """All wires, and the most early bonds of an edge."""
+    gates, n = circuit.encoding_gates, circuit.n_wires
+    last = max((i + 1 for i, gate in enumerate(gates) if len(gate.wires) == 1), default=0)
+    counts = np.zeros((2, n), np.int64)
+    for place, gate in enumerate(gates):
         if len(gate.wires) == 2:
-            edge = _edge(gate, circuit.n_wires)
+            counts[int(place >= last), _edge(gate, n)] += 1
+    # Early and late bonds are padded each by themselves, which must not make edges wider.
+    if counts.max(axis=1).sum() > max(bonds):
+        last, counts = len(gates), np.array([bonds, [0] * n])
+    steps: list[tuple[list[_Step], list[_Step]]] = [([], []) for _ in range(n)]
+    rotations: list[list[int]] = [[] for _ in range(n)]
+    for place, gate in enumerate(gates):
+        if len(gate.wires) == 2:
+            edge = _edge(gate, n)
             for wire, half in zip(gate.wires, HALVES[gate.name], strict=True):
-                steps[wire].append(_SiteStep(half, RIGHT if wire == edge else LEFT))
+                steps[wire][place >= last].append(("right" if wire == edge else "left", half))
             continue
-        looks = None if gate.angle is None else len(gate.angle.features)
-        steps[gate.wires[0]].append(_SiteStep(gate.name, looks=looks))
+        kind = "none"
         if gate.angle is not None:
+            kind = "sampled" if gate.angle.features else "fixed"
             rotations[gate.wires[0]].append(place)
-    alike: dict[tuple[_SiteStep, ...], list[int]] = {}
+        steps[gate.wires[0]][0].append((kind, gate.name))
+    alike: dict[tuple[tuple[_Step, ...], ...], list[int]] = {}
     for wire, own in enumerate(steps):
-        alike.setdefault(tuple(own), []).append(wire)
+        alike.setdefault((tuple(own[0]), tuple(own[1])), []).append(wire)
     table, found = wire_table(circuit), []
-    for key, wires in alike.items():
-        gates = np.array([rotations[wire] for wire in wires], np.int64).reshape(len(wires), -1)
-        rows = builder.add(table.features[gates], table.weights[gates], table.constants[gates])
-        found.append(_Sites(key, np.array(wires), rows))
-    return found
+    for (early, late), wires in alike.items():
+        turning = np.array([rotations[wire] for wire in wires], np.int64).reshape(len(wires), -1)
+        columns = (table.features[turning], table.weights[turning], table.constants[turning])
+        found.append(_Sites(np.array(wires), early, late, builder.add(*columns)))
+    return found, int(counts[0].max())
 
 
-def _all_parts(circuit: HeadCircuit, tasks: Iterable[str]) -> dict[str, tuple[_Part, ...] | None]:
-    """What each task reads; None where that is too wide."""
-    found: dict[str, tuple[_Part, ...] | None] = {}
-    known: dict[object, tuple[_Part, ...] | None] = {}
+def _read(circuit: HeadCircuit, tasks: Sequence[str]) -> _Read:
+    alike: dict[object, list[str]] = {}
     for task in tasks:
         register = circuit.register(task)
         key = (circuit.ansatz(task), register.readout, len(register.wires))
-        if key not in known:
-            known[key] = _parts(circuit, task)
-        found[task] = known[key]
-    return found
+        alike.setdefault(key, []).append(task)
+    return [(names, _parts(circuit, names[0])) for names in alike.values()]
 
 
-def _parts(circuit: HeadCircuit, task: str) -> tuple[_Part, ...] | None:
-    """A task's outputs together, or apart where that takes fewer Pauli strings.
+def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
+    """A task's outputs together, or apart where that takes fewer Pauli strings; [] if too wide.
 
     Fourteen labels on fourteen wires are fourteen density matrices of a few wires each.
     """
-    register = circuit.register(task)
-    size, first = len(register.wires), register.wires[0]
+    register, block = circuit.register(task), circuit.block_gates(task)
+    size, first, n_outputs = len(register.wires), register.wires[0], register.readout.n_outputs
     masks, mixing = task_strings(circuit, task)
-    matrix = np.eye(len(masks)) if mixing is None else np.array(mixing)
-    block = circuit.block_gates(task)
-
-    def part(outputs: Sequence[int], read: Iterable[int]) -> _Part | None:
-        cone = backward_cone((), block, [first + i for i in read])
-        wires = tuple(wire - first for wire in cone.wires)
-        if len(wires) > MAX_BLOCK_WIRES:
-            return None
-        local = {wire: i for i, wire in enumerate(cone.wires)}
-        gates = [Gate(g.name, tuple(local[w] for w in g.wires), g.angle) for g in cone.block]
-        return _Part(tuple(outputs), wires, tuple(gates), readout(outputs, wires))
-
-    def readout(outputs: Sequence[int], wires: Sequence[int]) -> NDArray[np.float64]:
-        full = np.zeros((len(outputs), 4 ** len(wires)))
-        for mask, column in zip(masks, matrix[list(outputs)].T, strict=True):
-            if not mask & ~sum(1 << wire for wire in wires):
-                full[:, written(tuple(wires), (0, mask))] = column
-        return full.reshape(-1, *[4] * len(wires))
-
-    n_outputs = register.readout.n_outputs
-    together = part(range(n_outputs), register.readout.read_wires(size))
-    read = [] if mixing else [[i for i in range(size) if mask >> i & 1] for mask in masks]
-    singles = [part([j], wires) for j, wires in enumerate(read)]
-    apart = tuple(one for one in singles if one is not None)
-    if len(apart) == len(singles) > 0 and (
-        together is None or sum(4 ** len(p.wires) for p in apart) < 4 ** len(together.wires)
-    ):
-        return apart
-    return None if together is None else (together,)
-
-
-def _readers(
-    circuit: HeadCircuit,
-    tasks: Sequence[str],
-    parts: dict[str, tuple[_Part, ...] | None],
-    sites: Sequence[_Sites],
-    builder: TableBuilder,
-) -> list[_Readers]:
-    """The tasks, those with equal registers and parts together."""
-    group, place = np.zeros(circuit.n_wires, np.int64), np.zeros(circuit.n_wires, np.int64)
-    for i, own in enumerate(sites):
-        group[own.wires], place[own.wires] = i, np.arange(len(own.wires))
-    register = {name: i for i, name in enumerate(circuit.registers)}
-    first = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
-    alike: dict[tuple[object, ...], list[str]] = {}
-    for task in tasks:
-        wires = list(circuit.registers[task].wires)
-        # Equal parts are one object.
-        alike.setdefault((id(parts[task]), tuple(group[wires].tolist())), []).append(task)
-    found = []
-    for names in alike.values():
-        read = parts[names[0]] or ()
-        registers = [list(circuit.registers[task].wires) for task in names]
-        starts = np.array([circuit.weight_slices[task].start for task in names])
-        columns = np.array([first[task] for task in names])
-        angles = []
-        for part in read:
-            features, weights, constants = angle_columns(part.angles)
-            n = len(names)
-            weights = np.where(weights >= 0, weights + starts[:, None], -1)
-            features = np.broadcast_to(features, (n, *features.shape))
-            angles.append(builder.add(features, weights, np.tile(constants, (n, 1))))
-        found.append(
-            _Readers(
-                np.array([register[task] for task in names]),
-                tuple(group[registers[0]].tolist()),
-                place[np.array(registers)],
-                read,
-                angles,
-                [columns[:, None] + np.array(part.outputs) for part in read],
-            )
+    matrix = np.eye(n_outputs) if mixing is None else np.array(mixing)
+    choices = [[(tuple(range(n_outputs)), register.readout.read_wires(size))]]
+    if mixing is None:
+        choices.append(
+            [((j,), tuple(i for i in range(size) if m >> i & 1)) for j, m in enumerate(masks)]
         )
-    return found
+    best: list[_Part] = []
+    least = np.inf
+    for choice in choices:
+        cones = [backward_cone((), block, [first + i for i in read]) for _, read in choice]
+        widths = [len(cone.wires) for cone in cones]
+        strings = sum(4**width for width in widths)
+        if max(widths) > MAX_BLOCK_WIRES or strings >= least:
+            continue
+        best, least = [], strings
+        for (outputs, _), cone in zip(choice, cones, strict=True):
+            local = {wire: i for i, wire in enumerate(cone.wires)}
+            gates = [replace(g, wires=tuple(local[w] for w in g.wires)) for g in cone.block]
+            wires = tuple(wire - first for wire in cone.wires)
+            readout = np.zeros((len(outputs), 4 ** len(wires)))
+            for mask, column in zip(masks, matrix[list(outputs)].T, strict=True):
+                if not mask & ~sum(1 << wire for wire in wires):
+                    readout[:, written(wires, (0, mask))] = column
+            best.append(_Part(outputs, wires, gates, readout.reshape(-1, *[4] * len(wires))))
+    return best
+
+
+def _cost(bonds: Sequence[int], read: _Read) -> tuple[int, int]:
+    """Numbers that a step keeps, and multiplications of its forward pass, per sample."""
+    width = 4 ** max(bonds)
+    rows = width if bonds[-1] else 1
+    square = width**2
+    # Sites are made, then their products over a tree, then what is left and right of each.
+    numbers = len(bonds) * (10 * square + 4 * rows * width)
+    products = len(bonds) * (4 * square + width * square + 2 * rows * square)
+    for names, parts in read:
+        for part in parts:
+            n, strings = len(part.wires), 4 ** len(part.wires)
+            half = rows * 4 ** (n - n // 2)
+            numbers += len(names) * (4 * n * square + 5 * half * width + 2 * strings)
+            steps = (part.wires[-1] - part.wires[0] + 1) * half * square
+            products += len(names) * (steps + strings * (rows * width + len(part.outputs)))
+    return numbers, products
 
 
 # --- tensors -----------------------------------------------------------------------------------
 
 
-def _by_slot(rows: AngleRows, sampled: Tensor, fixed: Tensor) -> list[Tensor]:
-    """The angle of each slot, shape (places, samples or 1)."""
-    assert rows.rows is not None
-    return [
-        sampled[_index(own, sampled)] if moving else fixed[_index(own, fixed)][:, None]
-        for moving, own in zip(rows.is_sampled, rows.rows.T, strict=True)
-    ]
+def _chosen(values: Tensor, places: IntArray) -> Tensor:
+    return values.index_select(0, torch.from_numpy(places).to(values.device))
 
 
-class _Site(NamedTuple):
-    """Sites of equal structure, what a wire's gates do between its left and its right bonds.
+def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width: int) -> Tensor:
+    """What a wire's gates make of Paulis: (4, wires, n) to (wires, n, left, 4, right).
 
     Bonds are flattened with the last gate's first. Where an edge has fewer bonds than others its
-    first indices are used, and the others are zero. A site's last gates, the halves of the last
-    layer's two-wire gates, depend on no angle. They are kept apart, so that a site is
-    4^(L-1) x 4^(L-1) x 4 numbers per sample and not 16 times as many.
-
-    Attributes:
-        early: gates up to the last that has an angle, shape (places, samples, left, right, 4).
-        late: gates after it, shape (4 new Paulis, left, right, 4 old Paulis).
-        width: size of an edge.
+    first indices are used, and the others are zero.
     """
-
-    early: Tensor
-    late: Tensor
-    width: int
-
-    @classmethod
-    def of(cls, sites: _Sites, sampled: Tensor, fixed: Tensor, width: int) -> "_Site":
-        """The tensor of these wires."""
-        late = list(takewhile(lambda step: step.side >= 0, reversed(sites.steps)))[::-1]
-        early = sites.steps[: len(sites.steps) - len(late)]
-        n, samples = len(sites.wires), sampled.shape[1]
-        zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]
-        values, left, right = _run(zero, early, _by_slot(sites.angles, sampled, fixed))
-        values = values.expand(*values.shape[:-2], n, samples).permute(-2, -1, *left, *right, 0)
-        values = values.reshape(n, samples, 4 ** len(left), 4 ** len(right), 4)
-        identity = torch.eye(4, dtype=sampled.dtype, device=sampled.device)[:, None, :]
-        constant, left, right = _run(identity, late, ())
-        constant = constant.permute(0, *left, *right, -1, -2)
-        return cls(values, constant.reshape(4, 4 ** len(left), 4 ** len(right), 4), width)
-
-    def at(self, places: Tensor) -> "_Site":
-        """Some of the sites."""
-        return self._replace(early=self.early[places])
-
-    def transfer(self) -> Tensor:
-        """The sites if nobody looks at them, shape (places, samples, width, width)."""
-        return self._joined(1)[..., 0, :]
-
-    def after(self, left: Tensor, *, read: bool) -> Tensor:
-        """What is left of the site's right bonds, its Paulis last among the strings.
-
-        Args:
-            left: what is left of the site, shape (places, samples, rows, strings, width).
-            read: whether the site's Paulis are kept; if not, the site is traced out.
-        """
-        edge = left[..., : self.late.shape[1] * self.early.shape[2]]
-        edge = edge.unflatten(-1, (self.late.shape[1], self.early.shape[2]))
-        # n, b: places, samples; s: rows and strings; l, r: early bonds; t, v: late bonds.
-        found = torch.einsum("nbstl,nblrp->nbstrp", edge.flatten(2, 3), self.early)
-        found = torch.einsum("nbstrp,utvp->nbsuvr", found, self.late[: 4 if read else 1])
-        found = found.flatten(-2).unflatten(2, left.shape[2:4]).flatten(3, 4)
-        return self._padded(found, 4)
-
-    def before(self, right: Tensor | None, *, read: bool) -> Tensor:
-        """What is right of the site's left bonds, its Paulis first among the strings.
-
-        Args:
-            right: what is right of the site, shape (places, samples, width, strings, rows);
-                None for the identity.
-            read: whether the site's Paulis are kept.
-        """
-        paulis = 4 if read else 1
-        if right is None:
-            return self._joined(paulis)
-        edge = right[:, :, : self.late.shape[2] * self.early.shape[3]].flatten(3, 4)
-        edge = edge.unflatten(2, (self.late.shape[2], self.early.shape[3]))
-        found = torch.einsum("nblrp,nbvrs->nblpvs", self.early, edge)
-        found = torch.einsum("nblpvs,utvp->nbtlus", found, self.late[:paulis])
-        found = found.flatten(2, 3).unflatten(-1, right.shape[3:]).flatten(3, 4)
-        return self._padded(found, 2)
-
-    def _joined(self, paulis: int) -> Tensor:
-        """The first `paulis` Paulis, shape (places, samples, width, paulis, width)."""
-        kept = self.late[:paulis]
-        joined = self.early @ kept.reshape(-1, 4).T
-        joined = joined.unflatten(-1, kept.shape[:3]).permute(0, 1, 5, 2, 4, 6, 3)
-        joined = joined.flatten(5, 6).flatten(2, 3)
-        return self._padded(self._padded(joined, -1), 2)
-
-    def _padded(self, values: Tensor, axis: int) -> Tensor:
-        missing = self.width - values.shape[axis]
-        if not missing:
-            return values
-        behind = (values.ndim - 1 - axis) % values.ndim
-        return torch.nn.functional.pad(values, (0, 0) * behind + (0, missing))
-
-
-def _run(
-    values: Tensor, steps: Sequence[_SiteStep], angles: Sequence[Tensor]
-) -> tuple[Tensor, list[int], list[int]]:
-    """Gates on Paulis, the first axis of `values`; also the axes of the left and right bonds.
-
-    A bond's axis is put behind the Paulis, so that no numbers are moved: late bonds come first.
-    """
-    sides: list[int] = []
-    rest = iter(angles)
-    for step in steps:
-        if step.side == NEITHER:
-            values = applied(values, step.name, [0], None if step.looks is None else next(rest))
+    sides: list[str] = []
+    rest, shape = iter(angles), values.shape[1:]
+    for kind, name in steps:
+        if kind in ("left", "right"):
+            # The bond's axis goes behind the Paulis, so that no numbers are moved.
+            half = torch.from_numpy(half_of_gate(name)).to(values)
+            values = (half.flatten(0, 1) @ values.flatten(1)).reshape(4, 4, *values.shape[1:])
+            sides.insert(0, kind)
         else:
-            half = torch.from_numpy(half_of_gate(step.name)).to(values)
-            values = (half.reshape(16, 4) @ values.flatten(1)).reshape(4, 4, *values.shape[1:])
-            sides.insert(0, step.side)
-    left, right = ([i + 1 for i, s in enumerate(sides) if s == side] for side in (LEFT, RIGHT))
-    return values, left, right
+            values = applied(values, name, [0], None if kind == "none" else next(rest))
+    left, right = ([1 + i for i, s in enumerate(sides) if s == side] for side in ("left", "right"))
+    values = values.permute(-2, -1, *left, 0, *right)
+    values = values.reshape(*shape, 4 ** len(left), 4, 4 ** len(right))
+    missing = [width - values.shape[axis] for axis in (2, -1)]
+    return pad(values, (0, missing[1], 0, 0, 0, missing[0])) if any(missing) else values
 
 
-def _environments(transfers: Tensor, widths: _Widths) -> tuple[Tensor, Tensor]:
-    """What is left and right of every register.
+def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
+    """What is left of every wire, and what is right of it.
 
     Args:
-        transfers: of the registers along the chain, shape (registers, samples, width, width).
-        widths: the closing edge's bonds are the rows of what is left of a register and the columns
-            of what is right of it.
+        transfers: of the wires along the chain, shape (wires, samples, width, width).
+        closing: size of the closing edge's bond (1 on a line): the rows of what is left of a wire,
+            and the columns of what is right of it.
     """
     levels = [transfers]
     while len(levels[-1]) > 1:
         last = levels[-1]
         even = len(last) - len(last) % 2
         levels.append(torch.cat([last[0:even:2] @ last[1:even:2], last[even:]]))
-    samples, (width, closing) = transfers.shape[1], widths
+    n, samples, width, _ = levels[-1].shape
     edge = torch.eye(closing, width, dtype=transfers.dtype, device=transfers.device)
-    left = edge.expand(1, samples, closing, width)
-    right = edge.T.expand(1, samples, width, closing)
+    left, right = edge.expand(n, samples, -1, -1), edge.T.expand(n, samples, -1, -1)
     for level in reversed(levels[:-1]):
         pairs, even = len(level) // 2, len(level) - len(level) % 2
         after = torch.stack([left[:pairs], left[:pairs] @ level[0:even:2]], 1).flatten(0, 1)
@@ -603,26 +412,35 @@ def _environments(transfers: Tensor, widths: _Widths) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-def _density(left: Tensor, right: Tensor, sites: Sequence[_Site], wires: Sequence[int]) -> Tensor:
-    """Reduced density matrices of `wires`, shape (registers, 4^wires Pauli strings, samples)."""
+def _density(
+    left: Tensor, right: Tensor, early: Tensor, late: Tensor, first: IntArray, wires: Sequence[int]
+) -> Tensor:
+    """Reduced density matrices of `wires` behind each `first` one, (tasks, samples, strings)."""
+
+    def site(wire: int) -> tuple[Tensor, Tensor]:
+        seen = late if wire in wires else late[:, :, :, :1]
+        return _chosen(early, first + wire), _chosen(seen, first + wire)
+
+    # From both ends to the middle: n, b are places and samples, r the closing bond, s strings.
+    # l, m are early bonds, t, v late ones; p, u the Paulis before and after the late gates.
+    bonds = late.shape[2], early.shape[2]
+    start = _chosen(left, first + wires[0])[..., None, :]
+    end = _chosen(right, first + wires[-1])[..., None, :]
     middle = wires[len(wires) // 2]
-    closed = left.shape[2] > 1
-    # On a ring both environments are matrices: joined, they are needed on one side only.
-    first = (right @ left if closed else left)[..., None, :]
-    for place in range(middle):
-        first = sites[place].after(first, read=place in wires)
-    last = None if closed else right[..., None, :]
-    for place in reversed(range(middle, len(sites))):
-        last = sites[place].before(last, read=place in wires)
-    assert last is not None
-    first = first.transpose(2, 3).flatten(3, 4)
-    last = last.permute(0, 1, 4, 2, 3).flatten(2, 3)
-    return (first @ last).flatten(2, 3).transpose(1, 2)
+    for wire in range(wires[0], middle):
+        start = torch.einsum("nbrstl,nblpm->nbrstpm", start.unflatten(-1, bonds), site(wire)[0])
+        start = torch.einsum("nbrstpm,nptuv->nbrsuvm", start, site(wire)[1])
+        start = start.flatten(5).flatten(3, 4)
+    for wire in range(wires[-1], middle - 1, -1):
+        end = torch.einsum("nblpm,nbvmsr->nblpvsr", site(wire)[0], end.unflatten(2, bonds))
+        end = torch.einsum("nblpvsr,nptuv->nbtlusr", end, site(wire)[1])
+        end = end.flatten(2, 3).flatten(3, 4)
+    return torch.einsum("nbrsl,nbltr->nbst", start, end).flatten(2)
 
 
 def _observables(part: _Part, angles: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The readout taken back through the block: (registers, outputs, samples or 1, strings)."""
-    # Wires first; then outputs, registers and samples.
+    """The readout taken back through the block: (tasks or 1, outputs, samples or 1, strings)."""
+    # Wires first; then outputs, tasks and samples.
     values = torch.from_numpy(part.readout).to(like).movedim(0, -1)[..., None, None]
     rest = iter(reversed(angles))
     for gate in reversed(part.gates):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "check_weights",
     "joined_weights",
     "output_layout",
+    "stacked",
     "to_logits",
     "weights_by_name",
 ]
@@ -89,13 +90,23 @@ class OutputLayout(NamedTuple):
     task_of_output: NDArray[np.int64]
     is_probability: NDArray[np.bool_] | None
 
+    def factors(self, scales: Tensor) -> Tensor:
+        """Each output's scale, from those of all tasks of the circuit."""
+        return scales[torch.from_numpy(self.task_of_output).to(scales.device)]
+
 
 class Simulator(ABC):
     """A way to evaluate head circuits.
 
     Implementations are differentiable by torch in angles and weights, compute in the angles'
     precision, accept any batch size, and are deterministic unless they sample shots.
+
+    Attributes:
+        follows_shift_rule: whether each output is A + B cos θ + C sin θ in the angle θ of each
+            rotation, as it is where outputs are those of one circuit.
     """
+
+    follows_shift_rule: ClassVar[bool] = True
 
     @abstractmethod
     def values(
@@ -127,17 +138,12 @@ class Simulator(ABC):
     ) -> dict[str, Tensor]:
         """The same by task, shape (batch, n_outputs) each.
 
-        Args:
-            circuit: the head circuit.
-            angles: encoding angles in radians, shape (batch, n_features).
-            weights: one flat vector, or ``"encoding"`` and the tasks' names to flat vectors, as
-                `QuantumHead.weights` gives them.
-            tasks: the tasks to evaluate; None for all.
+        Weights are one flat vector, or ``"encoding"`` and the tasks' names to flat vectors, as
+        `QuantumHead.weights` gives them; the other arguments are those of `values`.
         """
         chosen = check_angles(circuit, angles, tasks)
-        if not isinstance(weights, Tensor):
-            weights = joined_weights(circuit, weights, chosen, angles)
-        values = self.values(circuit, angles, weights, chosen)
+        flat = joined_weights(circuit, weights, chosen, angles)
+        values = self.values(circuit, angles, flat, chosen)
         sizes = output_layout(circuit, chosen).sizes
         return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
 
@@ -167,7 +173,7 @@ class Simulator(ABC):
         chosen = check_angles(circuit, angles, tasks)
         values = self.values(circuit, angles, torch.cat([encoding, blocks]), chosen)
         layout = output_layout(circuit, chosen)
-        return to_logits(values, _factors(scales, layout), layout.is_probability)
+        return to_logits(values, layout.factors(scales), layout.is_probability)
 
     def readout_rows(
         self,
@@ -183,17 +189,8 @@ class Simulator(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Rows of a Jacobian: gradients with respect to features and encoding weights.
 
-        No graph is kept, and no hook of the given tensors is called.
-
-        Args:
-            circuit: the head circuit.
-            features: shape (batch, n_features).
-            encoding: weights of the encoding, flat.
-            blocks: weights of all tasks' blocks, flat.
-            scales: one number for each task of the circuit.
-            gradients: with respect to the logits, shape (rows, batch, outputs).
-            angle_map: one of `ANGLE_MAPS`.
-            tasks: whose logits these are; None for all.
+        No graph is kept, and no hook of the given tensors is called. Arguments are those of
+        `logits`, and `gradients` with respect to the logits, shape (rows, batch, outputs).
 
         Returns:
             Shapes (rows, batch, n_features) and (rows, n_encoding_weights).
@@ -208,7 +205,7 @@ class Simulator(ABC):
             )
             for row in gradients
         ]
-        return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+        return stacked(features, [r[0] for r in rows]), stacked(encoding, [r[1] for r in rows])
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies | None:
         """Which features and encoding weights each task's outputs depend on; None if unknown."""
@@ -234,6 +231,11 @@ class Simulator(ABC):
         )
 
 
+def stacked(like: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Rows of the shape of `like`, of which there may be none, in one tensor."""
+    return torch.stack([*rows]) if rows else like.new_zeros(0, *like.shape)
+
+
 def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:
     """Logits from what was measured: factor times ⟨Z⟩, or factor times log-probability.
 
@@ -254,14 +256,6 @@ def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_]
     return torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values) * factors
 
 
-def _factors(scales: Tensor, layout: OutputLayout) -> Tensor:
-    if len(layout.task_of_output) == len(scales) == len(layout.sizes):
-        identity = layout.task_of_output[0] == 0 and (np.diff(layout.task_of_output) == 1).all()
-        if identity:
-            return scales
-    return scales[torch.from_numpy(layout.task_of_output).to(scales.device)]
-
-
 @lru_cache(maxsize=64)
 def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
     """The layout of these tasks' outputs side by side."""
@@ -277,11 +271,9 @@ def check_angles(
     circuit: HeadCircuit, angles: Tensor, tasks: Sequence[str] | None
 ) -> tuple[str, ...]:
     """The tasks to evaluate, after checking angles and names."""
-    if not isinstance(angles, Tensor) or not angles.dtype.is_floating_point:
-        kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
-        raise InvalidInputError(f"angles must be a floating-point tensor, got {kind}")
-    if angles.dtype not in (torch.float32, torch.float64):
-        raise InvalidInputError(f"angles must be float32 or float64, got {angles.dtype}")
+    kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
+    if kind not in (torch.float32, torch.float64):
+        raise InvalidInputError(f"angles must be a tensor of float32 or float64, got {kind}")
     if angles.ndim != 2 or angles.shape[1] != circuit.n_features:
         raise InvalidInputError(
             f"angles must have shape (batch, {circuit.n_features}), got {tuple(angles.shape)}"
@@ -310,14 +302,17 @@ def check_weights(circuit: HeadCircuit, weights: Tensor, like: Tensor) -> None:
     Raises:
         InvalidInputError: naming what came and what was expected.
     """
-    size = circuit.n_circuit_weights
-    if not isinstance(weights, Tensor):
-        raise InvalidInputError(f"weights must be a tensor, got {type(weights).__name__}")
-    if weights.shape != (size,):
-        raise InvalidInputError(f"weights must have shape ({size},), got {tuple(weights.shape)}")
-    if weights.dtype != like.dtype:
+    _check_vector("weights", weights, circuit.n_circuit_weights, like)
+
+
+def _check_vector(name: str, vector: object, size: int, like: Tensor) -> None:
+    if not isinstance(vector, Tensor):
+        raise InvalidInputError(f"{name} must be a tensor, got {type(vector).__name__}")
+    if vector.shape != (size,):
+        raise InvalidInputError(f"{name} must have shape ({size},), got {tuple(vector.shape)}")
+    if vector.dtype != like.dtype:
         raise InvalidInputError(
-            f"weights must be {like.dtype} as the angles are, got {weights.dtype}"
+            f"{name} must be {like.dtype} as the angles are, got {vector.dtype}"
         )
 
 
@@ -328,19 +323,24 @@ def weights_by_name(circuit: HeadCircuit, weights: Tensor) -> dict[str, Tensor]:
 
 
 def joined_weights(
-    circuit: HeadCircuit, weights: Mapping[str, Tensor], tasks: Sequence[str], like: Tensor
+    circuit: HeadCircuit,
+    weights: Tensor | Mapping[str, Tensor],
+    tasks: Sequence[str],
+    like: Tensor,
 ) -> Tensor:
     """One flat vector of weights given by name; those of tasks that are not asked for are zero.
 
     Args:
         circuit: the head circuit.
-        weights: ``"encoding"`` and the tasks' names to flat vectors.
+        weights: ``"encoding"`` and the tasks' names to flat vectors; one vector is taken as it is.
         tasks: those that are asked for.
         like: the angles, whose type and device weights must have.
 
     Raises:
         InvalidInputError: for a weight that is missing, or of another shape or type.
     """
+    if isinstance(weights, Tensor):
+        return weights
     asked = {"encoding", *tasks}
     parts = []
     for name, (size,) in circuit.weight_sizes.items():
@@ -349,17 +349,6 @@ def joined_weights(
             continue
         if name not in weights:
             raise InvalidInputError(f"weights must have the key {name!r}, got {sorted(weights)}")
-        weight: object = weights[name]
-        if not isinstance(weight, Tensor):
-            kind = type(weight).__name__
-            raise InvalidInputError(f"weights[{name!r}] must be a tensor, got {kind}")
-        if weight.shape != (size,):
-            raise InvalidInputError(
-                f"weights[{name!r}] must have shape ({size},), got {tuple(weight.shape)}"
-            )
-        if weight.dtype != like.dtype:
-            raise InvalidInputError(
-                f"weights[{name!r}] must be {like.dtype} as the angles are, got {weight.dtype}"
-            )
-        parts.append(weight)
+        _check_vector(f"weights[{name!r}]", weights[name], size, like)
+        parts.append(weights[name])
     return torch.cat(parts)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
@@ -24,6 +25,7 @@ from qmtl.simulators._contract import (
     check_tasks,
     check_weights,
     output_layout,
+    stacked,
 )
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._engines import choose_plan, engine_of
@@ -36,6 +38,10 @@ __all__ = ["LightConeSimulator"]
 # Plans of task subsets are small; random missing labels can ask for many different ones.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
+
+
+# Shape, type and device of a step's features.
+_Size = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class _Prepared(NamedTuple):
@@ -92,9 +98,12 @@ class LightConeSimulator(Simulator):
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
+        if is_dynamo_compiling():
+            return _uncompiled(self.values, circuit, angles, weights, tasks)
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
-        return self._step(circuit, angles, chosen, None)(angles, None, weights)
+        size = (angles.shape, angles.dtype, angles.device)
+        return self._step(circuit, size, chosen, None)(angles, None, weights)
 
     def logits(
         self,
@@ -108,12 +117,12 @@ class LightConeSimulator(Simulator):
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
-        if features.dtype is not encoding.dtype or features.dtype is not blocks.dtype:
-            raise InvalidInputError(
-                f"features must be {encoding.dtype} as the head's weights are, got {features.dtype}"
-            )
-        step = self._step(circuit, features, tasks, angle_map)
-        return step(features, scales, encoding, blocks)
+        given = (features, scales, encoding, blocks)
+        if is_dynamo_compiling():
+            options = {"angle_map": angle_map, "tasks": tasks}
+            own = (circuit, features, encoding, blocks, scales)
+            return _uncompiled(self.logits, *own, **options)
+        return self._logit_step(circuit, given, tasks, angle_map)(*given)
 
     def readout_rows(
         self,
@@ -129,9 +138,9 @@ class LightConeSimulator(Simulator):
     ) -> tuple[Tensor, Tensor]:
         """Rows of a Jacobian, each by a pass over the cones with a gradient; see `Simulator`."""
         given = [tensor.detach() for tensor in (features, scales, encoding, blocks)]
-        step = self._step(circuit, given[0], tasks, angle_map)
+        step = self._logit_step(circuit, given, tasks, angle_map)
         rows = [part[::2] for part in step.rows(gradients.detach(), *given)]
-        return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+        return stacked(features, [r[0] for r in rows]), stacked(encoding, [r[1] for r in rows])
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
         """Which features and encoding weights each task's outputs depend on."""
@@ -143,6 +152,7 @@ class LightConeSimulator(Simulator):
             rows = group.encoding
             for found, values in (
                 (features, rows.features.reshape(group.n_cones, -1)),
+                (features, group.block.features.reshape(group.n_members, -1)),
                 (weights, rows.weights),
             ):
                 every = np.broadcast_to(values, (len(own), values.shape[1]))
@@ -205,10 +215,33 @@ class LightConeSimulator(Simulator):
         engines += chain
         return _Prepared(plan, engines, Program(plan.table, engines, plan.n_outputs))
 
+    def _logit_step(
+        self,
+        circuit: HeadCircuit,
+        given: Sequence[Tensor],
+        tasks: Sequence[str] | None,
+        angle_map: str,
+    ) -> Step:
+        """The step for features, scales, and weights of encoding and blocks, which it checks."""
+        features, scales, encoding, blocks = given
+        kind = features.dtype
+        step = self._step(circuit, (features.shape, kind, features.device), tasks, angle_map)
+        if not (scales.dtype is encoding.dtype is blocks.dtype is kind):
+            raise InvalidInputError(
+                f"features must be {encoding.dtype} as the head's weights are, got {kind} "
+                f"(blocks {blocks.dtype}, scales {scales.dtype})"
+            )
+        lengths = (scales.numel(), encoding.numel(), blocks.numel())
+        if lengths != step.lengths:
+            raise InvalidInputError(
+                f"scales, encoding and blocks must have {step.lengths} numbers, got {lengths}"
+            )
+        return step
+
     def _step(
         self,
         circuit: HeadCircuit,
-        features: Tensor,
+        size: _Size,
         tasks: Sequence[str] | None,
         angle_map: str | None,
         *,
@@ -216,13 +249,12 @@ class LightConeSimulator(Simulator):
     ) -> Step:
         chosen = None if tasks is None else tuple(tasks)
         # By the circuit's identity, which takes no time to ask; the step keeps it.
-        size = (features.shape[0], features.dtype, features.device)
-        key = (id(circuit), chosen, angle_map, joint, *size)
+        key = (id(circuit), chosen, angle_map, joint, size)
         step = self._steps.get(key)
         if step is not None:
             return step
-        limit = memory_limit(features.device, self.max_memory)
-        make = partial(self._new_step, circuit, features, chosen, angle_map, joint, limit)
+        limit = memory_limit(size[2], self.max_memory)
+        make = partial(self._new_step, circuit, size, chosen, angle_map, joint, limit)
         with self._lock:
             made: Step = _kept(self._steps, key, make)
             return made
@@ -230,20 +262,27 @@ class LightConeSimulator(Simulator):
     def _new_step(
         self,
         circuit: HeadCircuit,
-        features: Tensor,
+        size: _Size,
         tasks: tuple[str, ...] | None,
         angle_map: str | None,
         joint: bool,
         limit: int,
     ) -> Step:
+        shape, dtype, _ = size
+        if len(shape) != 2 or shape[1] != circuit.n_features:
+            raise InvalidInputError(
+                f"features must have shape (batch, {circuit.n_features}), got {tuple(shape)}"
+            )
+        if angle_map is not None and angle_map not in ANGLE_MAPS:
+            raise unknown_name("angle map", angle_map, ANGLE_MAPS)
         plan, engines, program = self._prepare(circuit, tasks, joint=joint)
-        samples, itemsize = len(features), features.dtype.itemsize
+        samples, itemsize = shape[0], dtype.itemsize
         chunk = largest_chunk(engines, samples, itemsize, limit)
         if samples and not chunk:
             _refuse(circuit, plan, engines, itemsize, limit)
         layout = None if angle_map is None else output_layout(circuit, plan.tasks)
         is_joint = any(group.joint is not None for group in plan.groups)
-        apart = partial(self._step, circuit, features, tasks, angle_map, joint=False)
+        apart = partial(self._step, circuit, size, tasks, angle_map, joint=False)
         mapped = None if angle_map is None else ANGLE_MAPS[angle_map]
         return Step(circuit, program, mapped, layout, max(chunk, 1), apart if is_joint else None)
 
@@ -255,6 +294,13 @@ class LightConeSimulator(Simulator):
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
+
+
+def _uncompiled(function: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
+    """Call a function that ``torch.compile`` should not look into: it would only be slower."""
+    # Not a decorator, which would import the compiler.
+    found: Tensor = torch.compiler.disable(function)(*arguments, **options)
+    return found
 
 
 def _kept(kept: "OrderedDict[Any, Any]", key: Any, make: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ shifted by itself; the chain rule from there to features and weights is torch's.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import pi
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qmtl.circuit import Angle, Gate, HeadCircuit, Walk, gates_by_wire
+from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, gates_by_wire, rebuilt
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
 
@@ -79,15 +80,15 @@ class ShiftPlan:
 
     def reach(self, tasks: Sequence[str]) -> Tensor:
         """Which outputs each rotation may change, shape (rotations, outputs side by side)."""
-        found = [
-            torch.zeros(self.circuit.n_features, self.circuit.register(task).readout.n_outputs)
-            for task in tasks
-        ]
-        for task, own in zip(tasks, found, strict=True):
-            own[list(self.needed[task])] = 1
+        found = []
+        for task in tasks:
+            n_outputs = self.circuit.register(task).readout.n_outputs
+            found.append(torch.zeros(self.circuit.n_features, n_outputs))
+            found[-1][list(self.needed[task])] = 1
         return torch.cat(found, 1)
 
 
+@lru_cache(maxsize=16)
 def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
     """The plan of a circuit.
 
@@ -101,58 +102,41 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         Mitarai et al., arXiv:1803.00745; Schuld et al., arXiv:1811.11184.
     """
     angles: list[Angle] = []
+    starts: list[int] = []
 
-    def freed(gates: Sequence[Gate]) -> tuple[Gate, ...]:
+    def freed(owner: str, gates: Sequence[Gate]) -> tuple[Gate, ...]:
         found = []
         for gate in gates:
             if gate.angle is not None:
                 angles.append(gate.angle)
+                starts.append(circuit.weight_slices[owner].start)
                 gate = replace(gate, angle=Angle(features=(len(angles) - 1,)))
             found.append(gate)
         return tuple(found)
 
-    encoding = freed(circuit.encoding_gates)
-    blocks = {name: freed(circuit.block_gates(name)) for name in circuit.registers}
-    shared = circuit.layout == "shared"
-    sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
-    twin = HeadCircuit(
-        list(circuit.tasks),
-        _Given(encoding, len(angles)),
-        {name: _Given(_local(circuit, name, gates)) for name, gates in blocks.items()},
-        layout=circuit.layout,
-        n_wires=circuit.n_wires if shared else None,
-        wires_per_task=None if shared else sizes,
-        readouts={name: register.readout for name, register in circuit.registers.items()},
-    )
+    encoding = freed("encoding", circuit.encoding_gates)
+    blocks: dict[str, Ansatz] = {}
+    for name, register in circuit.registers.items():
+        n = len(register.wires)
+        own = circuit.ansatz(name).gates(n, register.readout.read_wires(n))
+        blocks[name] = _Given(freed(name, own))
+    twin = rebuilt(circuit, _Given(encoding, len(angles)), blocks)
     features, weights, constants = angle_columns(angles)
-    starts = [0 if a.weight is None else circuit.weight_slices[a.owner].start for a in angles]
     weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
     # One place: each rotation is sampled or not by itself.
     builder = TableBuilder()
     rows = builder.add(features[None], weights[None], constants[None])
     index = gates_by_wire(encoding)
-    needed = {name: _needed(circuit, name, (encoding, index), blocks[name]) for name in blocks}
+    needed = {}
+    for name, register in circuit.registers.items():
+        block = twin.block_gates(name)
+        read = register.readout.read_wires(len(register.wires))
+        # Gates that cancel are within reach too: noise may tell them.
+        walk = Walk([register.wires[i] for i in read], commuting=False)
+        kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
+        kept += [encoding[i] for i in walk.back_through(encoding, index)]
+        needed[name] = tuple(sorted(g.angle.features[0] for g in kept if g.angle is not None))
     return ShiftPlan(twin, needed, builder.finish(), rows)
-
-
-def _local(circuit: HeadCircuit, task: str, gates: Sequence[Gate]) -> tuple[Gate, ...]:
-    place = {wire: i for i, wire in enumerate(circuit.register(task).wires)}
-    return tuple(replace(gate, wires=tuple(place[w] for w in gate.wires)) for gate in gates)
-
-
-def _needed(
-    circuit: HeadCircuit,
-    task: str,
-    encoding: tuple[Sequence[Gate], dict[int, list[int]]],
-    block: Sequence[Gate],
-) -> tuple[int, ...]:
-    """Rotations within reach of the outputs, gates that cancel included: noise may tell them."""
-    register = circuit.register(task)
-    read = [register.wires[i] for i in register.readout.read_wires(len(register.wires))]
-    walk = Walk(read, commuting=False)
-    kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
-    kept += [encoding[0][i] for i in walk.back_through(*encoding)]
-    return tuple(sorted(gate.angle.features[0] for gate in kept if gate.angle is not None))
 
 
 def shifted_values(
@@ -193,15 +177,14 @@ class _Shifted(torch.autograd.Function):
                 "parameter shift with shots has no gradients in batches: take a scalarizer, or one "
                 "row of the Jacobian at a time"
             ) from None
-        slopes = torch.zeros_like(angles)
+        reach, slopes = reach.to(angles), torch.zeros_like(angles)
         columns = reach[:, used].any(1).nonzero()[:, 0]
-        if not len(columns):
-            return slopes, None, None, None
-        one = torch.eye(angles.shape[1]).to(angles)[columns.to(angles.device)] * (pi / 2)
-        rows = angles[:, None, None] + torch.stack([one, -one], 1)
-        outputs = measured(rows.reshape(-1, angles.shape[1]))
-        plus, minus = outputs.reshape(len(angles), len(columns), 2, -1).unbind(2)
-        # An output beyond a rotation's reach has no slope, only noise.
-        halves = (plus - minus) / 2 * reach[columns].to(angles)
-        slopes[:, columns.to(angles.device)] = (halves * gradient[:, None]).sum(-1)
+        if len(columns):
+            one = torch.eye(angles.shape[1]).to(angles)[columns] * (pi / 2)
+            rows = angles[:, None, None] + torch.stack([one, -one], 1)
+            outputs = measured(rows.reshape(-1, angles.shape[1]))
+            plus, minus = outputs.reshape(len(angles), len(columns), 2, -1).unbind(2)
+            # An output beyond a rotation's reach has no slope, only noise.
+            halves = (plus - minus) / 2 * reach[columns]
+            slopes[:, columns] = (halves * gradient[:, None]).sum(-1)
         return slopes, None, None, None

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.circuit import ROTATIONS, HeadCircuit, Register
+from qmtl.circuit import ROTATIONS, HeadCircuit, Probabilities, Register, rebuilt
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
-from qmtl.simulators._contract import Simulator, check_angles, check_weights, joined_weights
+from qmtl.simulators._contract import (
+    Simulator,
+    check_angles,
+    check_weights,
+    joined_weights,
+    output_layout,
+)
 from qmtl.simulators._explain import Explanation
-from qmtl.simulators._extrapolation import ExtrapolatedSimulator
 from qmtl.simulators._noisy import NoisySimulator
 from qmtl.simulators._parameter_shift import shift_plan, shifted_values
 from qmtl.tasks import Task
@@ -87,20 +91,15 @@ class ShotSimulator(Simulator):
     ) -> None:
         if not isinstance(base, Simulator) or isinstance(base, ShotSimulator):
             raise InvalidInputError(f"base must be an exact simulator, got {base!r}")
-        shots = _integer("shots", shots, 1)
-        seed = None if seed is None else _integer("seed", seed, 0)
         if gradient not in GRADIENTS:
             raise unknown_name("gradient", gradient, GRADIENTS)
         if gradient == "parameter-shift":
             _check_shiftable(base)
         self.gradient = gradient
         self.base = base
-        self.shots = shots
-        self.seed = seed
-        self._random = None if seed is None else np.random.default_rng(seed)
-        self._lock = Lock()
-        self._twin = lru_cache(maxsize=CACHED_CIRCUITS)(distribution_circuit)
-        self._shifts = lru_cache(maxsize=CACHED_CIRCUITS)(shift_plan)
+        self.shots = _integer("shots", shots, 1)
+        self.seed = None if seed is None else _integer("seed", seed, 0)
+        self._random = None if seed is None else np.random.default_rng(self.seed)
 
     def values(
         self,
@@ -113,23 +112,21 @@ class ShotSimulator(Simulator):
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         if self.gradient == "exact":
-            return _joined(self._sampled(circuit, angles, weights, chosen), angles)
+            return self._sampled(circuit, angles, weights, chosen)
         with torch.no_grad():
             values = self._sampled(circuit, angles, weights, chosen)
-        with self._lock:
-            plan = self._shifts(circuit)
+        plan = shift_plan(circuit)
         turned, none = plan.angles(angles, weights), angles.new_zeros(0)
+        found = [angles.new_zeros(len(angles), 0)]
+        # Each task by itself: it looks at the rotations of its own cone only.
+        parts = values.split(output_layout(circuit, chosen).sizes, dim=1)
+        for task, own in zip(chosen, parts, strict=True):
 
-        def shifted(task: str) -> Tensor:
-            """Each task by itself: it looks at the rotations of its own cone only."""
+            def measured(rows: Tensor, task: str = task) -> Tensor:
+                return self._sampled(plan.circuit, rows, none, (task,))
 
-            def measured(rows: Tensor) -> Tensor:
-                with torch.no_grad():
-                    return self._sampled(plan.circuit, rows, none, (task,))[task]
-
-            return shifted_values(plan, [task], turned, values[task], measured)
-
-        return _joined({task: shifted(task) for task in chosen}, angles)
+            found.append(shifted_values(plan, [task], turned, own, measured))
+        return torch.cat(found, dim=1)
 
     def executions(
         self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
@@ -148,10 +145,7 @@ class ShotSimulator(Simulator):
         """
         chosen = list(circuit.registers) if tasks is None else list(tasks)
         several = len(chosen) if circuit.layout == "shared" else min(1, len(chosen))
-        shifted = 0
-        if self.gradient != "exact":
-            with self._lock:
-                shifted = self._shifts(circuit).shifts(chosen)
+        shifted = 0 if self.gradient == "exact" else shift_plan(circuit).shifts(chosen)
         return several * batch_size * self.shots, shifted * batch_size * self.shots
 
     def counts(
@@ -167,10 +161,9 @@ class ShotSimulator(Simulator):
         Arguments are those of `Simulator.expectation_values`.
         """
         chosen = check_angles(circuit, angles, tasks)
-        if not isinstance(weights, Tensor):
-            weights = joined_weights(circuit, weights, chosen, angles)
-        likely = self._distributions(circuit, angles, weights, chosen)
-        return {name: torch.from_numpy(n) for name, n in self._draw(likely).items()}
+        flat = joined_weights(circuit, weights, chosen, angles)
+        _, counts = self._drawn(circuit, angles, flat, chosen)
+        return {name: torch.from_numpy(n) for name, n in counts.items()}
 
     def estimate(
         self,
@@ -180,11 +173,15 @@ class ShotSimulator(Simulator):
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Estimate]:
         """Each task's outputs from shots, with standard errors and without gradients."""
-        drawn = self.counts(circuit, angles, weights, tasks)
-        return {
-            name: self._estimate(n, output_matrix(circuit.register(name)), angles)
-            for name, n in drawn.items()
-        }
+        found, rest = {}, self.shots - 1
+        for name, counts in self.counts(circuit, angles, weights, tasks).items():
+            matrix, shares = output_matrix(circuit.register(name)), counts.double() / self.shots
+            values = shares @ matrix.T
+            # One shot's variance; deviations keep digits that a difference of means would lose.
+            spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
+            errors = (spread / rest).sqrt() if rest else torch.full_like(spread, torch.nan)
+            found[name] = Estimate(values.to(angles), errors.to(angles))
+        return found
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
@@ -199,86 +196,48 @@ class ShotSimulator(Simulator):
 
     def _sampled(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """Outputs from shots, with the exact gradients of their means."""
-        likely = self._distributions(circuit, angles, weights, chosen)
-        counts = self._draw(likely)
-        outputs = {}
+    ) -> Tensor:
+        """Outputs from shots side by side, with the exact gradients of their means."""
+        likely, counts = self._drawn(circuit, angles, weights, chosen)
+        outputs = [angles.new_zeros(len(angles), 0)]
         for name in chosen:
-            matrix = output_matrix(circuit.register(name)).to(angles)
-            sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix.T
-            outputs[name] = _StraightThrough.apply(likely[name] @ matrix.T, sampled)
-        return outputs
+            matrix = output_matrix(circuit.register(name)).to(angles).T
+            exact = likely[name] @ matrix
+            sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix
+            # Straight through: the difference is zero, but not its gradient.
+            outputs.append(sampled + (exact - exact.detach()))
+        return torch.cat(outputs, dim=1)
 
-    def _distributions(
+    def _drawn(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
+        """Each task's distribution over bit strings, and how often each of them was drawn."""
         if any(torch.func.debug_unwrap(tensor) is not tensor for tensor in (angles, weights)):
             raise InvalidInputError(
                 "shots cannot be drawn within vmap or torch.func's transforms; give the whole batch"
             )
-        with self._lock:
-            twin = self._twin(circuit)
-        return self.base.expectation_values(twin, angles, weights, chosen)
-
-    def _draw(self, likely: Mapping[str, Tensor]) -> dict[str, NDArray[np.int64]]:
-        """Counts of each task; tasks with equally many bit strings are drawn in one call."""
+        likely = self.base.expectation_values(
+            distribution_circuit(circuit), angles, weights, chosen
+        )
+        random = self._random
+        if random is None:
+            random = np.random.default_rng(int(torch.randint(2**62, ())))
+        # Tasks with equally many bit strings are drawn in one call.
         sizes: dict[int, list[str]] = {}
         for name, probabilities in likely.items():
             sizes.setdefault(probabilities.shape[1], []).append(name)
         counts: dict[str, NDArray[np.int64]] = {}
-        with self._lock:
-            random = self._random
-            if random is None:
-                random = np.random.default_rng(int(torch.randint(2**62, ())))
-            for names in sizes.values():
-                shares = torch.stack([likely[name].detach() for name in names])
-                # Rounding leaves probabilities that are negative or do not add up to 1.
-                exact = np.clip(shares.cpu().double().numpy(), 0, None)
-                exact /= exact.sum(axis=-1, keepdims=True)
-                counts |= dict(zip(names, random.multinomial(self.shots, exact), strict=True))
-        return counts
-
-    def _estimate(self, counts: Tensor, matrix: Tensor, angles: Tensor) -> Estimate:
-        shares = counts.to(torch.float64) / self.shots
-        values = shares @ matrix.T
-        # One shot's variance; a pass over the deviations keeps digits that a difference would lose.
-        spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
-        rest = self.shots - 1
-        errors = (spread / rest).sqrt() if rest else torch.full_like(spread, torch.nan)
-        values, errors = (part.to(angles) for part in (values, errors))
-        return Estimate(values, errors)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The stream goes on where it is, in a copy too.
-        return {
-            "settings": (self.base, self.shots, self.seed, self.gradient),
-            "random": self._random,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(*state["settings"])  # type: ignore[misc]
-        self._random = state["random"]
+        for names in sizes.values():
+            shares = torch.stack([likely[name].detach() for name in names])
+            # Rounding leaves probabilities that are negative or do not add up to 1.
+            exact = np.clip(shares.cpu().double().numpy(), 0, None)
+            exact /= exact.sum(axis=-1, keepdims=True)
+            counts |= dict(zip(names, random.multinomial(self.shots, exact), strict=True))
+        return likely, counts
 
     def __repr__(self) -> str:
         shifts = "" if self.gradient == "exact" else f", gradient={self.gradient!r}"
         return f"ShotSimulator({self.base!r}, shots={self.shots}, seed={self.seed}{shifts})"
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Sampled values with the gradient of the exact ones."""
-
-    @staticmethod
-    def forward(ctx: Any, exact: Tensor, sampled: Tensor) -> Tensor:
-        return sampled.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-def _joined(values: Mapping[str, Tensor], angles: Tensor) -> Tensor:
-    return torch.cat([angles.new_zeros(len(angles), 0), *values.values()], dim=1)
 
 
 def _integer(name: str, value: object, least: int) -> int:
@@ -289,16 +248,15 @@ def _integer(name: str, value: object, least: int) -> int:
 
 def _check_shiftable(base: Simulator) -> None:
     """Raise `InvalidInputError` for a simulator whose outputs parameter shift does not hold for."""
-    if isinstance(base, ExtrapolatedSimulator):
+    if not base.follows_shift_rule:
         raise InvalidInputError(
-            "parameter shift needs outputs of one circuit, not extrapolated ones: take "
-            "gradient='exact'"
+            f"parameter shift needs outputs of one circuit, those of {base!r} are made of several "
+            f"(as extrapolated ones are): take gradient='exact'"
         )
-    if not isinstance(base, NoisySimulator):
-        return
+    coherent = base.noise.coherent if isinstance(base, NoisySimulator) else {}
     stretched = [
         key
-        for key, error in base.noise.coherent.items()
+        for key, error in coherent.items()
         if error.relative and (key if isinstance(key, str) else key[0]) in ROTATIONS
     ]
     if stretched:
@@ -312,38 +270,35 @@ def _check_shiftable(base: Simulator) -> None:
 
 
 @dataclass(frozen=True)
-class _BitStrings:
+class _BitStrings(Probabilities):
     """Probabilities of the bit strings of the wires `read` of a register."""
 
     read: tuple[int, ...]
 
     @property
-    def n_outputs(self) -> int:
-        return 1 << len(self.read)
-
-    @property
     def min_wires(self) -> int:
         return max(self.read) + 1
-
-    @property
-    def is_probability(self) -> bool:
-        return True
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
         return self.read
 
-    def z_strings(self, n_wires: int) -> None:
-        """None: a probability is a sum of Z-strings."""
-
     def matrix(self, n_wires: int) -> list[list[float]]:
-        states = np.arange(1 << n_wires)
-        strings = np.zeros_like(states)
-        for wire in self.read:
-            strings = 2 * strings + (states >> (n_wires - 1 - wire) & 1)
-        rows: list[list[float]] = (np.arange(self.n_outputs)[:, None] == strings).tolist()
-        return [list(map(float, row)) for row in rows]
+        rows: list[list[float]] = (
+            (np.arange(self.n)[:, None] == _strings(self.read, n_wires)).astype(float).tolist()
+        )
+        return rows
 
 
+def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
+    """The bit string that each basis state has on the wires `read`."""
+    states = np.arange(1 << n_wires)
+    strings = np.zeros_like(states)
+    for wire in read:
+        strings = 2 * strings + (states >> (n_wires - 1 - wire) & 1)
+    return strings
+
+
+@lru_cache(maxsize=CACHED_CIRCUITS)
 def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
     """The same gates, with the bit strings of all wires that a task reads as its outputs.
 
@@ -357,29 +312,17 @@ def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
         >>> [task.n_outputs for task in distribution_circuit(circuit).tasks]
         [2, 4]
     """
-    readouts = {name: _bit_strings(register) for name, register in circuit.registers.items()}
-    sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
-    shared = circuit.layout == "shared"
-    return HeadCircuit(
-        [Task.multiclass(name, readout.n_outputs) for name, readout in readouts.items()],
-        circuit.encoding,
-        {name: circuit.ansatz(name) for name in readouts},
-        layout=circuit.layout,
-        n_wires=circuit.n_wires if shared else None,
-        wires_per_task=None if shared else sizes,
-        readouts=readouts,
-    )
-
-
-def _bit_strings(register: Register) -> _BitStrings:
-    size = len(register.wires)
-    read = tuple(register.readout.read_wires(size))
-    if len(read) > MOST_WIRES:
-        raise CircuitTooLargeError(
-            f"task {register.task.name!r} reads {len(read)} wires together, shots can be drawn for "
-            f"at most {MOST_WIRES}: give the task fewer outputs"
-        )
-    return _BitStrings(read)
+    readouts = {}
+    for name, register in circuit.registers.items():
+        read = tuple(register.readout.read_wires(len(register.wires)))
+        if len(read) > MOST_WIRES:
+            raise CircuitTooLargeError(
+                f"task {name!r} reads {len(read)} wires together, shots can be drawn for at most "
+                f"{MOST_WIRES}: give the task fewer outputs"
+            )
+        readouts[name] = _BitStrings(1 << len(read), read)
+    tasks = [Task.multiclass(name, readout.n_outputs) for name, readout in readouts.items()]
+    return rebuilt(circuit, tasks=tasks, readouts=readouts)
 
 
 @lru_cache(maxsize=2**12)
@@ -389,11 +332,7 @@ def output_matrix(register: Register) -> Tensor:
     Shape (n_outputs, 2^wires read).
     """
     n = len(register.wires)
-    read = register.readout.read_wires(n)
     matrix = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
     # A readout does not depend on wires that it does not read: any basis state will do.
-    states = [
-        sum((string >> (len(read) - 1 - i) & 1) << (n - 1 - wire) for i, wire in enumerate(read))
-        for string in range(1 << len(read))
-    ]
+    _, states = np.unique(_strings(register.readout.read_wires(n), n), return_index=True)
     return matrix[:, states]

@@ -86,8 +86,7 @@ def train(
     Raises:
         InvalidInputError: a parameter does not fit, or no column has anything to learn.
     """
-    from qmtl.training.fit_rows import fit_rows
-    from qmtl.training.settings import settings_from
+    from qmtl.training import fit_rows, settings_from
 
     chosen = [(c, c.task, v) for c, v in zip(columns, values, strict=True)]
     targets = {t.name: column.targets(v) for column, t, v in chosen if t is not None}

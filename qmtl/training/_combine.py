@@ -133,8 +133,7 @@ def make_combiner(
     """The aggregator or scalarizer that the settings ask for, for losses of this type."""
     if settings.aggregator is not None:
         return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
-    name, options = settings.scalarizer or "mean", settings.options
-    return make_scalarizer(name, n_tasks, options, dtype=dtype)
+    return make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options, dtype=dtype)
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ that computes the features would have T times as many entries as the layer.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import task_layout
 from qmtl.training._gradients import n_processes, set_gradients, sum_over_processes
 
 __all__ = ["Places", "SharedJacobian", "SparseRows"]
@@ -137,24 +136,14 @@ class SparseRows:
         return flat.view(n, n)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What a step's rows are taken from: copies that no hook is attached to.
+class _Step(NamedTuple):
+    """What a step's rows are taken from: copies that no hook is attached to."""
 
-    Attributes:
-        features: a view of the encoder's output, which the head is given.
-        logits: joined, (rows, outputs).
-        output: the encoder's output itself.
-        parameters: name → view of each trainable parameter of the encoder.
-        layer: name of the linear layer that the output comes from, or None.
-        inputs: of that layer.
-    """
-
-    features: Tensor
+    features: Tensor  # A view of the encoder's output, which the head is given.
     logits: Tensor
     output: Tensor
-    parameters: dict[str, Tensor]
-    layer: str | None
+    parameters: dict[str, Tensor]  # Views of the encoder's trainable parameters, by name.
+    layer: str | None  # The linear layer that the output comes from, and its inputs.
     inputs: Tensor | None
 
 
@@ -167,6 +156,9 @@ class SharedJacobian:
         own: parameters of which each entry belongs to one task.
         aggregator: a TorchJD aggregator.
         chunk: rows of the Jacobian to differentiate at once; None for all.
+
+    Attributes:
+        n_groups: of tasks with nothing in common. If it is not None, `forward` must run the model.
 
     Example:
         >>> import qmtl
@@ -192,16 +184,10 @@ class SharedJacobian:
         self.model, self.shared, self.own = model, list(shared), list(own)
         self.aggregator, self.chunk = aggregator, chunk
         self.counts_rows = type(aggregator) in (Constant, Mean, Random, Sum)
-        self.needs_gramian = isinstance(aggregator, GramianWeightedAggregator)
         self.n_groups: int | None = None
         self._of_layer: dict[str, bool] = {}
-        if self.needs_gramian and self.shared:
+        if isinstance(aggregator, GramianWeightedAggregator) and self.shared:
             self._find_groups()
-
-    @property
-    def takes_steps(self) -> bool:
-        """Whether `forward` must run the model, and `aggregate` have what it returned."""
-        return self.n_groups is not None
 
     def _find_groups(self) -> None:
         """Tasks with nothing in common, if the head tells and putting them together helps."""
@@ -218,7 +204,8 @@ class SharedJacobian:
             return
         n_tasks, n_features = len(self.model.tasks), head.n_features
         n_weights = 0 if plain is None else plain.numel()
-        pairs = [_by_task(*depends.features), _by_task(*depends.weights)]
+        orders = [np.lexsort((place, task)) for task, place in depends]
+        pairs = [(t[order], p[order]) for (t, p), order in zip(depends, orders, strict=True)]
         group = _groups(n_tasks, pairs, (n_features, n_weights))
         if 2 * (int(group.max()) + 1) > n_tasks:
             return
@@ -228,8 +215,7 @@ class SharedJacobian:
             Places.of(torch.from_numpy(task), torch.from_numpy(place), group, n)
             for (task, place), n in zip(pairs, (n_features, n_weights), strict=True)
         )
-        layout = task_layout(self.model.tasks)
-        sizes = torch.tensor([task.n_outputs for task in layout.tasks])
+        sizes = torch.tensor([task.n_outputs for task in self.model.tasks])
         self._mask = group.repeat_interleave(sizes) == torch.arange(self.n_groups)[:, None, None]
         self._layers = {
             name: module
@@ -304,7 +290,7 @@ class SharedJacobian:
                 empty = losses.detach().new_empty(len(losses), 0)
                 self._set("shared", losses, self.aggregator.weighting(empty))
             return
-        found = None if step is None or not self.takes_steps else self.rows(losses, step)
+        found = None if step is None else self.rows(losses, step)
         fails = losses.new_tensor(float(found is None))
         # Processes must take the same way.
         if float(sum_over_processes(fails)) or found is None:
@@ -438,11 +424,6 @@ def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 
 Indices = NDArray[np.int64]
-
-
-def _by_task(task: Indices, place: Indices) -> tuple[Indices, Indices]:
-    order = np.lexsort((place, task))
-    return task[order], place[order]
 
 
 def _groups(

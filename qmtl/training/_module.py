@@ -46,11 +46,9 @@ class _History:
         self.columns: tuple[array[Any], ...] = (array("q"), array("q"), array("d"))
 
     def add(self, epoch: int, key: tuple[str, str, str], value: float) -> None:
-        for column, item in zip(self.columns, (epoch, self._place(key), value), strict=True):
+        place = self.keys.setdefault(key, len(self.keys))
+        for column, item in zip(self.columns, (epoch, place, value), strict=True):
             column.append(item)
-
-    def _place(self, key: tuple[str, str, str]) -> int:
-        return self.keys.setdefault(key, len(self.keys))
 
     def rows(self) -> list[dict[str, Any]]:
         keys = [dict(zip(("split", "task", "metric"), key, strict=True)) for key in self.keys]
@@ -114,6 +112,7 @@ class MultiTaskModule(pl.LightningModule):
             )
         self._history = _History()
         # Absent tasks keep their last loss, for DWA.
+        self.keeps_losses = not self.uses_jacobian and has_state(self.combiner)
         self.register_buffer("last_losses", torch.ones(n_tasks))
         self._scale: tuple[Tensor, Tensor] | None = None
         self._epoch_sums = torch.zeros(2, n_tasks)
@@ -221,8 +220,7 @@ class MultiTaskModule(pl.LightningModule):
         step = None
         with self._where():
             if own is None:
-                wanted = record and self.jacobian is not None and self.jacobian.takes_steps
-                logits, step = self._logits(batch, record=wanted)
+                logits, step = self._logits(batch, record=record)
             else:
                 sums, counts = self._terms_by_task(batch, targets, own)
         if own is None:
@@ -239,7 +237,7 @@ class MultiTaskModule(pl.LightningModule):
         self._check_finite(losses, present)
         if record:
             self._epoch_sums += total
-            if has_state(self.combiner) and not self.uses_jacobian:
+            if self.keeps_losses:
                 places = slice(None) if present is None else present
                 self.last_losses[places] = losses.detach().to(self.last_losses.dtype)
         return losses, present, step
@@ -257,7 +255,7 @@ class MultiTaskModule(pl.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Loss terms of all tasks, of which each is computed on its own rows only."""
         tasks = self.layout.tasks
-        features = self._features(batch)
+        features = self.model.encoder(self._inputs(batch))
         parts = []
         for i, rows in own:
             name = tasks[i].name
@@ -271,17 +269,16 @@ class MultiTaskModule(pl.LightningModule):
         zeros = sums.new_zeros(len(tasks))
         return zeros.index_copy(0, places, sums), zeros.index_copy(0, places, counts)
 
-    def _features(self, batch: Batch) -> Tensor:
+    def _inputs(self, batch: Batch) -> Tensor:
         # Data are float32; a float64 model wants its own.
-        features: Tensor = self.model.encoder(batch.inputs.to(self.dtype_of_model))
-        return features
+        return batch.inputs.to(self.dtype_of_model)
 
     def _logits(self, batch: Batch, *, record: bool = False) -> tuple[Tensor, Any]:
         """Joined logits of all tasks, and what the Jacobian's rows are taken from."""
-        if record and self.jacobian is not None:
-            step = self.jacobian.forward(batch.inputs.to(self.dtype_of_model))
+        if record and self.jacobian is not None and self.jacobian.n_groups is not None:
+            step = self.jacobian.forward(self._inputs(batch))
             return step.logits, step
-        return self.model.logits(self._features(batch)), None
+        return self.model(self._inputs(batch), joined=True), None
 
     @contextmanager
     def _where(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ FUSED = ("cpu", "cuda")
 class _ByRow(torch.optim.Optimizer):
     """The step of `RowAdam` and its like; a subclass steps the rows of one parameter."""
 
+    _step_rows: Any
+
     @torch.no_grad()
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
@@ -55,11 +57,6 @@ class _ByRow(torch.optim.Optimizer):
             rows = _Rows(row_of.to(parameter.device), present, parameter.ndim)
             self._step_rows(parameter, signed, self.state[parameter], group, rows)
         return loss
-
-    def _step_rows(
-        self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: "_Rows"
-    ) -> None:
-        raise NotImplementedError
 
 
 class _Rows:

@@ -42,15 +42,13 @@ def score(
     Raises:
         InvalidInputError: a label or a shape does not fit; the task is named.
     """
-    metrics = {}
     tasks = [task for task in model.tasks if task.name in logits]
     scores = evaluate_all(tasks, model.predictions(logits), targets)
     for task in tasks:
         wanted = model.standardise(task, targets[task.name])
         total, count = task.loss_terms(logits[task.name], wanted)
-        loss = float(total / count) if count else math.nan
-        metrics[task.name] = {"loss": loss, **scores[task.name]}
-    return metrics
+        scores[task.name] = {"loss": float(total / count), **scores[task.name]}
+    return scores
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from pytorch_lightning.callbacks import Callback
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
+from qmtl.training._fit import check_parts, run_trainer, set_target_scales
 from qmtl.training._module import MultiTaskModule
-from qmtl.training.fit import check_parts, run_trainer, set_target_scales
 from qmtl.training.settings import TrainingSettings
 
 __all__ = ["RowsFit", "fit_rows"]
@@ -84,7 +84,7 @@ def fit_rows(
         InvalidInputError: for settings that do not fit, such as `patience` without `validation`.
 
     Example:
-        >>> import qmtl
+        >>> import qmtl, torch
         >>> rows = Split(torch.randn(8, 2), {"a": torch.tensor([0.0, 1.0] * 4)})
         >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
         >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))

@@ -12,7 +12,7 @@ from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.training.guards import quiet_libraries
+from qmtl.training._fit import quiet_libraries
 from qmtl.training.settings import Section
 
 if TYPE_CHECKING:

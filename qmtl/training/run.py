@@ -26,9 +26,9 @@ from qmtl.data import MultiTaskData
 from qmtl.errors import RunDirectoryError
 from qmtl.files import write_json, write_text
 from qmtl.model import MultiTaskModel
+from qmtl.training._fit import check_fit, fit
 from qmtl.training.build import build_data, build_model
 from qmtl.training.checkpoints import LAST
-from qmtl.training.fit import check_fit, fit
 from qmtl.training.loggers import check_loggers, log_to
 from qmtl.training.predictions import prediction_rows
 from qmtl.training.recipe import Recipe, read_recipe

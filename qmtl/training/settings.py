@@ -34,7 +34,9 @@ class TrainingSettings(Section):
             without labels in a step adds no term to the loss and leaves its own weight as it is;
             FAMO needs labels of all tasks in each step, and DWA averages over a task's last loss
             in steps without it.
-        aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`.
+        aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`. With one that weighs
+            rows, tensor hooks of features and parameters see the combined gradient, once; else, or
+            where tasks cannot be differentiated together, they see the rows of all tasks.
         options: arguments of the aggregator or scalarizer; lists hold one number per task.
         gradient_clip: largest norm of the gradient of all parameters.
         patience: stop after so many epochs without a better validation loss; None never stops.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 import qmtl
-from peers.problem import BLOCK_WEIGHTS, ENCODING_LAYERS, Problem, Result, random_inputs
+from peers.problem import ENCODING_LAYERS, Problem, Result, random_inputs
 from peers.torch_step import torch_step
 from qmtl.circuit import Angle, Gate, entangler_gates
 from qmtl.simulators import LightConeSimulator
@@ -65,37 +65,22 @@ def forward_of(n_tasks):
     """The torch engine on one vector of weights."""
     circuit = head_circuit(n_tasks)
     simulator = LightConeSimulator(engine="eager")
-    names = list(circuit.registers)
-
-    def forward(features, weights):
-        cut = circuit.n_encoding_weights
-        own = dict(zip(names, weights[cut:].view(n_tasks, BLOCK_WEIGHTS), strict=True))
-        return simulator.joined_values(circuit, features, {"encoding": weights[:cut], **own})
-
-    return forward
+    return lambda features, weights: simulator.values(circuit, features, weights)
 
 
 def build(problem, dtype):
-    """A step with a tensor for each task's weights, as `qmtl.QuantumHead` has them."""
+    """A step with all weights in one vector."""
     kind = getattr(torch, dtype)
-    circuit = head_circuit(problem.n_tasks)
-    simulator, cut = LightConeSimulator(), circuit.n_encoding_weights
-    weights = torch.tensor(problem.weights, dtype=kind)
-    leaves = [weights[:cut].clone(), *weights[cut:].view(-1, BLOCK_WEIGHTS).clone()]
-    named = dict(zip(("encoding", *circuit.registers), leaves, strict=True))
+    circuit, simulator = head_circuit(problem.n_tasks), LightConeSimulator()
+    weights = torch.tensor(problem.weights, dtype=kind, requires_grad=True)
     features = torch.tensor(problem.features, dtype=kind, requires_grad=True)
     targets = torch.tensor(problem.targets, dtype=kind)
-    for leaf in leaves:
-        leaf.requires_grad_()
 
     def step():
-        features.grad = None
-        for leaf in leaves:
-            leaf.grad = None
-        outputs = simulator.joined_values(circuit, features, named)
+        features.grad = weights.grad = None
+        outputs = simulator.values(circuit, features, weights)
         torch.nn.functional.mse_loss(outputs, targets).backward()
-        gradient = torch.cat([leaf.grad for leaf in leaves])
-        return Result(outputs.detach(), features.grad, gradient)
+        return Result(outputs.detach(), features.grad, weights.grad)
 
     return step
 

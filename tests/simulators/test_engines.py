@@ -1,22 +1,30 @@
-"""The compiled engines against torch: values, gradients, Jacobians, and every transform."""
+"""The compiled engines against torch and PennyLane: values, gradients, and every transform."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 
 from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.circuit import IdentityAnsatz, RealAmplitudes
-from qmtl.simulators import LightConeSimulator, compilation
-from qmtl.simulators.amplitudes import build_program, work
-from qmtl.simulators.amplitudes.engine import AmplitudeEngine
-from qmtl.simulators.pauli import pauli_program
-from qmtl.simulators.pauli.tape import Tape
-from qmtl.simulators.plan import build_plan
+from qmtl.simulators import ANGLE_MAPS, LightConeSimulator, _kernels
+from qmtl.simulators._kernels import add_at
 from tests.laws import assert_same_values_and_gradients
-from tests.simulators.engine_samples import CHUNKED, CIRCUITS, COMPILED, EAGER
+from tests.simulators.engine_samples import (
+    CHUNKED,
+    CIRCUITS,
+    COMPILED,
+    EAGER,
+    REFERENCE,
+    FeatureBlock,
+    assert_all_close,
+    head_inputs,
+    mixed_sum,
+)
 from tests.strategies import binary_tasks, cases, random_angles, random_case, random_weights
 
 
@@ -30,15 +38,52 @@ def circuit(request):
     return request.param
 
 
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.setattr(_kernels, "OPERATIONS_PER_THREAD", 1)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def flat_inputs(circuit, batch=3, dtype=torch.float64, *, grad=True):
+    """Angles, and all weights in one vector."""
+    angles, encoding, blocks, _ = head_inputs(circuit, batch, dtype, grad=False)
+    return angles.requires_grad_(grad), torch.cat([encoding, blocks]).requires_grad_(grad)
+
+
+def values_and_gradients(simulator, circuit, batch=3, dtype=torch.float64):
+    inputs = flat_inputs(circuit, batch, dtype)
+    values = simulator.values(circuit, *inputs)
+    gradients = torch.autograd.grad(mixed_sum(values).to(dtype), inputs, materialize_grads=True)
+    return [values, *gradients]
+
+
+# --- values and gradients ----------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("engine", COMPILED.values(), ids=COMPILED)
 @given(case=cases(max_wires=7))
 def test_random_circuits_agree_with_torch(engine, case):
     assert_same_values_and_gradients(engine, EAGER, case)
 
 
-@pytest.mark.parametrize("batch", [1, 9, 32, 33, 140])
+@settings(max_examples=30)
+@given(case=cases(max_wires=7, max_batch=2))
+def test_random_circuits_agree_with_pennylane(case):
+    assert_same_values_and_gradients(LightConeSimulator(), REFERENCE, case)
+
+
+@pytest.mark.parametrize("batch", [1, 9, 32, 33])
 def test_any_batch_agrees_with_torch(engine, circuit, batch):
     assert_same_values_and_gradients(engine, EAGER, random_case(circuit, batch))
+
+
+@pytest.mark.parametrize("batch", [300, 1000])
+@pytest.mark.parametrize("name", ["cnot", "scaled", "shared", "shared, no block"])
+def test_batches_of_several_tiles(engine, name, batch):
+    # Tiles have up to 32 samples (state vectors) or 256 (Pauli strings).
+    assert_same_values_and_gradients(engine, EAGER, random_case(CIRCUITS[name], batch))
 
 
 @pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
@@ -46,276 +91,25 @@ def test_chunks_change_nothing(simulator, circuit):
     assert_same_values_and_gradients(simulator, EAGER, random_case(circuit, 8))
 
 
-def _values_and_gradients(simulator, circuit, dtype, batch=40):
-    angles = random_angles(circuit, batch, dtype, grad=True)
-    weights = random_weights(circuit, dtype, grad=True)
-    values = simulator.expectation_values(circuit, angles, weights)
-    flat = torch.cat([value.flatten() for value in values.values()])
-    inputs = [t for t in (angles, *weights.values()) if t.numel()]
-    return flat, torch.autograd.grad(flat.square().sum(), inputs)
-
-
 def test_single_precision_agrees_to_1e_5(engine, circuit):
-    single, gradients = _values_and_gradients(engine, circuit, torch.float32)
-    double, expected = _values_and_gradients(EAGER, circuit, torch.float64)
-    assert single.dtype == torch.float32
-    torch.testing.assert_close(single.double(), double, atol=1e-5, rtol=1e-5)
-    for gradient, reference in zip(gradients, expected, strict=True):
-        assert gradient.dtype == torch.float32
-        torch.testing.assert_close(gradient.double(), reference, atol=1e-4, rtol=1e-4)
+    single = values_and_gradients(engine, circuit, 40, torch.float32)
+    double = values_and_gradients(EAGER, circuit, 40)
+    assert {part.dtype for part in single} == {torch.float32}
+    for a, b in zip(single, double, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("two_threads")
 def test_threads_change_nothing_but_rounding(engine, circuit, dtype):
-    one, gradients = _values_and_gradients(engine, circuit, dtype, batch=200)
-    torch.set_num_threads(2)
-    try:
-        two, others = _values_and_gradients(engine, circuit, dtype, batch=200)
-    finally:
-        torch.set_num_threads(1)
-    scale = 100 * torch.finfo(dtype).eps
-    for a, b in zip((one, *gradients), (two, *others), strict=True):
-        torch.testing.assert_close(a, b, atol=scale * float(b.detach().abs().max()), rtol=0)
-
-
-def test_states_that_were_not_kept_are_computed_again(circuit, monkeypatch):
-    engine = COMPILED["amplitudes"]
-    kept = _values_and_gradients(engine, circuit, torch.float64)
-    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
-    again = _values_and_gradients(engine, circuit, torch.float64)
-    assert torch.equal(kept[0], again[0])
-    assert all(torch.equal(a, b) for a, b in zip(kept[1], again[1], strict=True))
-
-
-def _held(value):
-    """Addresses of all arrays that these hold."""
-    if isinstance(value, torch.Tensor):
-        return {value.data_ptr()}
-    if isinstance(value, np.ndarray):
-        return {value.__array_interface__["data"][0]}
-    parts = value if isinstance(value, tuple | list) else getattr(value, "__dict__", {}).values()
-    return set().union(*map(_held, parts))
-
-
-def test_calls_hold_all_that_threads_work_on(engine, circuit, monkeypatch):
-    """Which may go on for longer than the step, after Ctrl-C."""
-    missing, run = [], compilation.run_in_threads
-
-    def checked(address, data, n_threads, held):
-        table = np.array(held.table[3:])
-        # Sizes and counters are small; an empty array may be anywhere.
-        missing.extend(set(table[table > 2**20].tolist()) - _held(held.arrays))
-        run(address, data, n_threads, held)
-
-    monkeypatch.setattr(compilation, "run_in_threads", checked)
-    _jacobian_rows(engine, circuit, batched=True)
-    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
-    _jacobian_rows(engine, circuit, batched=True)
-    assert not missing
-
-
-def _jacobian_rows(simulator, circuit, batched):
-    """Rows for mixed outputs and for outputs of one task, by the inputs."""
-    angles, weights = random_angles(circuit, 6, grad=True), random_weights(circuit, grad=True)
-    values = simulator.expectation_values(circuit, angles, weights)
-    flat = torch.cat([value.flatten() for value in values.values()])
-    dense = torch.randn(2, len(flat), generator=torch.Generator().manual_seed(3))
-    rows = torch.cat([torch.eye(len(flat))[::5], dense]).double()
-    inputs = [t for t in (angles, *weights.values()) if t.numel()]
-    if batched:
-        # torch.vmap is what TorchJD uses; is_grads_batched goes another way, tested below.
-        return torch.vmap(lambda row: torch.autograd.grad(flat, inputs, row))(rows)
-    each = [torch.autograd.grad(flat, inputs, row, retain_graph=True) for row in rows]
-    return [torch.stack(column) for column in zip(*each, strict=True)]
-
-
-def test_jacobian_in_one_pass_equals_separate_passes(engine, circuit):
-    together = _jacobian_rows(engine, circuit, batched=True)
-    apart = _jacobian_rows(EAGER, circuit, batched=False)
-    for a, b in zip(together, apart, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
-
-
-def test_states_are_computed_again_for_each_row_of_a_jacobian(circuit, monkeypatch):
-    run = AmplitudeEngine._run_kernel
-
-    def within_bounds(engine, work, items, angles, states, values, rest, **direction):
-        # A kernel's writes are not checked: outside of its arrays they break other memory.
-        _, _, place, row, kept = items.max(0)
-        assert row < len(values)
-        assert kept < len(states)
-        assert all(place < len(target) for target in rest[1:2] if direction["back"])
-        run(engine, work, items, angles, states, values, rest, **direction)
-
-    engine = COMPILED["amplitudes"]
-    kept = _jacobian_rows(engine, circuit, batched=True)
-    monkeypatch.setattr(work, "KEPT_STATES_BYTES", 1)
-    monkeypatch.setattr(AmplitudeEngine, "_run_kernel", within_bounds)
-    again = _jacobian_rows(engine, circuit, batched=True)
-    for a, b in zip(again, kept, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-@pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
-def test_jacobian_in_chunks(simulator):
-    together = _jacobian_rows(simulator, CIRCUITS["mixed"], batched=True)
-    apart = _jacobian_rows(EAGER, CIRCUITS["mixed"], batched=False)
-    for a, b in zip(together, apart, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
-
-
-def test_jacobian_runs_only_cones_that_have_a_gradient(monkeypatch):
-    circuit, places = CIRCUITS["default"], []
-    pull_back = Tape.pull_back
-
-    def counted(tape, which, *arguments):
-        places.append(len(which))
-        return pull_back(tape, which, *arguments)
-
-    monkeypatch.setattr(Tape, "pull_back", counted)
-    angles, weights = random_angles(circuit, 4, grad=True), random_weights(circuit)
-    values = COMPILED["paulis"].expectation_values(circuit, angles, weights)
-    losses = torch.stack([value.sum() for value in values.values()])
-    rows = torch.eye(5).double()
-    fast = torch.vmap(lambda row: torch.autograd.grad(losses, angles, row, retain_graph=True)[0])
-    jacobian = fast(rows)
-    # Of five rows with five cones each; the blocks' weights need no gradient.
-    assert places == [5]
-    older = torch.autograd.grad(losses, angles, rows, is_grads_batched=True)[0]
-    torch.testing.assert_close(jacobian, older)
-
-
-def _gradients_by_some(simulator, circuit, wanted):
-    angles, weights = random_angles(circuit, 5), random_weights(circuit)
-    inputs = {"angles": angles, **weights}
-    chosen = [inputs[name].requires_grad_() for name in inputs if wanted(name)]
-    values = simulator.expectation_values(circuit, angles, weights)
-    total = sum(value.square().sum() for value in values.values())
-    return torch.autograd.grad(total, chosen)
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        lambda name: name == "angles",
-        lambda name: name == "encoding",
-        lambda name: name not in ("angles", "encoding"),
-        lambda name: name != "angles",
-    ],
-    ids=["features", "encoding", "own", "weights"],
-)
-def test_gradients_by_some_inputs_only(engine, wanted):
-    circuit = CIRCUITS["mixed"]
-    found = _gradients_by_some(engine, circuit, wanted)
-    expected = _gradients_by_some(EAGER, circuit, wanted)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-def test_gradients_that_nobody_asked_for_are_not_made(monkeypatch):
-    tapes, pull_back = [], Tape.pull_back
-
-    def counted(tape, *arguments):
-        tapes.append(tape.rows.shape[1] > 0)
-        return pull_back(tape, *arguments)
-
-    monkeypatch.setattr(Tape, "pull_back", counted)
-    for wanted, by_features in ((lambda n: n == "angles", [True]), (lambda n: n == "t0", [False])):
-        tapes.clear()
-        _gradients_by_some(COMPILED["paulis"], CIRCUITS["default"], wanted)
-        assert tapes == by_features
-
-
-def test_torchjd_gets_the_same_jacobian(engine):
-    from torchjd.autojac import jac
-
-    circuit, found = CIRCUITS["default"], []
-    for simulator in (engine, EAGER):
-        angles, weights = random_angles(circuit, 4, grad=True), random_weights(circuit, grad=True)
-        values = simulator.expectation_values(circuit, angles, weights)
-        losses = [value.square().mean() for value in values.values()]
-        found.append(jac(losses, [angles, weights["encoding"]]))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-def test_older_batched_gradients_are_right(engine, circuit):
-    angles, weights = random_angles(circuit, 3, grad=True), random_weights(circuit, grad=True)
-    inputs = [t for t in (angles, *weights.values()) if t.numel()]
-    found = []
-    for simulator in (engine, EAGER):
-        values = simulator.expectation_values(circuit, angles, weights)
-        flat = torch.cat([value.flatten() for value in values.values()])
-        rows = torch.eye(len(flat)).double()[::3]
-        found.append(torch.autograd.grad(flat, inputs, rows, is_grads_batched=True))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
-
-
-def test_derivatives_of_constants(engine):
-    """The outputs depend on nothing: torch's path, which further derivatives take, has no graph."""
-    encoding = AngleEncoding(1, axes="Z", trainable="Z", entangler="none")
-    blocks = {"a": IdentityAnsatz(), "b": RealAmplitudes(1)}
-    circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], encoding, blocks)
-    angles, weights = random_angles(circuit, 3, grad=True), random_weights(circuit, grad=True)
-    inputs = [angles, weights["encoding"]]
-    values = engine.joined_values(circuit, angles, weights)
-    rows = torch.ones(2, *values.shape, dtype=torch.float64)
-    found = torch.autograd.grad(
-        values, inputs, rows, is_grads_batched=True, retain_graph=True, materialize_grads=True
-    )
-    first = torch.autograd.grad(values.sum(), inputs, create_graph=True, materialize_grads=True)
-    total = sum(gradient.sum() for gradient in first) + values.sum()
-    second = torch.autograd.grad(total, [*inputs, weights["b"]], materialize_grads=True)
-    assert sum(gradient.abs().sum() for gradient in (*found, *first, *second[:2])) < 1e-12
-    assert second[2].abs().max() > 1e-3
-
-
-def test_second_derivatives_are_right(engine, circuit):
-    found = []
-    for simulator in (engine, EAGER):
-        angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit, grad=True)
-        inputs = [t for t in (angles, *weights.values()) if t.numel()]
-        values = simulator.expectation_values(circuit, angles, weights)
-        total = sum(value.square().sum() for value in values.values())
-        first = torch.autograd.grad(total, inputs, create_graph=True)
-        square = sum(gradient.square().sum() for gradient in first)
-        found.append(torch.autograd.grad(square, inputs))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
-
-
-@pytest.mark.parametrize("kept", [2**28, 1])
-def test_a_gradient_of_zero(engine, circuit, kept, monkeypatch):
-    monkeypatch.setattr(work, "KEPT_STATES_BYTES", kept)
-    angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit)
-    values = engine.expectation_values(circuit, angles, weights)
-    sum((value * 0).sum() for value in values.values()).backward()
-    assert (angles.grad == 0).all()
-
-
-def test_autocast_does_not_round(engine, circuit):
-    angles = random_angles(circuit, 3, torch.float32, grad=True)
-    weights = random_weights(circuit, torch.float32)
-    plain = engine.expectation_values(circuit, angles, weights)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        values = engine.expectation_values(circuit, angles, weights)
-        total = sum(value.square().sum() for value in values.values())
-        (gradient,) = torch.autograd.grad(total, angles)
-    expected = torch.autograd.grad(sum(v.square().sum() for v in plain.values()), angles)[0]
-    assert all(torch.equal(values[name], plain[name]) for name in plain)
-    torch.testing.assert_close(gradient, expected)
-
-
-def test_infinite_features_give_nan_without_a_warning(engine):
-    circuit = CIRCUITS["default"]
-    angles, weights = random_angles(circuit, 2), random_weights(circuit)
-    angles[0, 0] = torch.inf
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        values = engine.expectation_values(circuit, angles, weights)
-    assert values["t0"][0].isnan().all()
-    assert values["t0"][1].isfinite().all()
+    two = values_and_gradients(engine, circuit, 70, dtype)
+    again = values_and_gradients(engine, circuit, 70, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(two, again, strict=True))
+    torch.set_num_threads(1)
+    one = values_and_gradients(engine, circuit, 70, dtype)
+    for a, b in zip(one, two, strict=True):
+        scale = float(b.detach().abs().max()) if b.numel() else 0
+        torch.testing.assert_close(a, b, atol=100 * torch.finfo(dtype).eps * scale, rtol=0)
 
 
 def test_encodings_without_weights(engine):
@@ -323,89 +117,11 @@ def test_encodings_without_weights(engine):
     assert_same_values_and_gradients(engine, EAGER, random_case(circuit))
 
 
-def test_scarce_memory_does_not_stop_function_transforms():
-    circuit = CIRCUITS["default"]
-    scarce = LightConeSimulator(max_memory=300_000)
-    angles, weights = random_angles(circuit, 64), random_weights(circuit)
-
-    def total(simulator, angles):
-        values = simulator.expectation_values(circuit, angles, weights)
-        return sum(value.square().sum() for value in values.values())
-
-    found = torch.func.grad(lambda a: total(scarce, a))(angles)
-    torch.testing.assert_close(found, torch.func.grad(lambda a: total(EAGER, a))(angles))
-
-
-def test_third_derivatives_are_right(engine):
-    circuit = HeadCircuit([Task.binary("a")])
-    weights = random_weights(circuit)
-
-    def derivative(simulator, order):
-        angles = random_angles(circuit, 1, grad=True)
-        result = simulator.expectation_values(circuit, angles, weights)["a"].sum()
-        for _ in range(order):
-            result = torch.autograd.grad(result, angles, create_graph=True)[0].sum()
-        return result
-
-    for order in (1, 2, 3):
-        torch.testing.assert_close(derivative(engine, order), derivative(EAGER, order))
-
-
-def test_nan_gradients_stay_nan(engine):
-    circuit = CIRCUITS["default"]
-    angles, weights = random_angles(circuit, 2, grad=True), random_weights(circuit)
-    values = engine.expectation_values(circuit, angles, weights)
-    (values["t0"].sum() * float("nan")).backward()
-    seen = {f for g in circuit.light_cone("t0").gates if g.angle for f in g.angle.features}
-    for feature in range(circuit.n_features):
-        assert angles.grad[:, feature].isnan().all() == (feature in seen)
-
-
-def test_forward_mode_runs_on_torch(engine):
-    circuit = CIRCUITS["default"]
-    angles, weights = random_angles(circuit, 2), random_weights(circuit)
-
-    def outputs(angles):
-        return engine.expectation_values(circuit, angles, weights)["t0"]
-
-    backward = torch.autograd.functional.jacobian(outputs, angles)
-    forward = torch.autograd.functional.jacobian(
-        outputs, angles, vectorize=True, strategy="forward-mode"
-    )
-    torch.testing.assert_close(forward, backward)
-
-
-def test_plans_are_shared_between_threads():
-    from concurrent.futures import ThreadPoolExecutor
-    from itertools import combinations
-
-    circuit, simulator = HeadCircuit(binary_tasks(7)), LightConeSimulator()
-    angles, weights = random_angles(circuit, 2), random_weights(circuit)
-    subsets = [list(s) for n in (1, 2, 3, 4) for s in combinations(circuit.registers, n)] * 2
-    with ThreadPoolExecutor(8) as pool:
-        run = lambda s: simulator.expectation_values(circuit, angles, weights, s)  # noqa: E731
-        for subset, values in zip(subsets, pool.map(run, subsets), strict=True):
-            assert list(values) == subset
-
-
-def test_blocks_that_read_features_run_on_torch():
-    from dataclasses import dataclass
-
-    from qmtl.circuit import Angle, Gate
-
-    @dataclass(frozen=True)
-    class FeatureBlock:
-        def n_weights(self, n_wires, read):
-            return 1
-
-        def gates(self, n_wires, read):
-            return [Gate("RX", (0,), Angle(features=(0,), weight=0))]
-
-    circuit = HeadCircuit(binary_tasks(2), ansatz=FeatureBlock())
-    (group,) = build_plan(circuit, ["t0"]).groups
-    assert build_program(group) is None
-    assert pauli_program(group.structure) is None
-    assert_same_values_and_gradients(LightConeSimulator(), EAGER, random_case(circuit))
+def test_blocks_that_read_features():
+    circuit = HeadCircuit(binary_tasks(4), AngleEncoding(1), FeatureBlock())
+    assert_same_values_and_gradients(LightConeSimulator(), REFERENCE, random_case(circuit))
+    groups = LightConeSimulator().explain(circuit, 3).groups
+    assert {group.engine for group in groups} == {"state vectors by torch"}
 
 
 @pytest.mark.parametrize("n_tasks", [12, 30])
@@ -419,5 +135,302 @@ def test_cones_too_wide_for_states_run_as_pauli_strings(n_tasks):
     assert simulator.explain(wide, 3).groups[0].engine == "Pauli strings"
     found = simulator.expectation_values(wide, torch.cat([angles, idle], 1), weights, asked)
     expected = EAGER.expectation_values(narrow, angles, weights)
-    for name in asked:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-10, rtol=0)
+    assert_all_close(found.values(), expected.values())
+
+
+def test_plans_are_shared_between_threads():
+    circuit, simulator = HeadCircuit(binary_tasks(7)), LightConeSimulator()
+    inputs = flat_inputs(circuit, 2)
+    expected = EAGER.values(circuit, *inputs)
+    subsets = [s for n in (1, 2, 3, 4) for s in combinations(range(7), n)] * 2
+    with ThreadPoolExecutor(8) as pool:
+        run = lambda s: simulator.values(circuit, *inputs, [f"t{i}" for i in s])  # noqa: E731
+        for subset, values in zip(subsets, pool.map(run, subsets), strict=True):
+            assert_all_close([values], [expected[:, list(subset)]])
+
+
+def test_numbers_are_added_where_they_belong():
+    generator = np.random.default_rng(0)
+    index, values = generator.integers(0, 5, (7, 3)), generator.normal(size=(7, 3, 4))
+    found, expected = np.ones((5, 4)), np.ones((5, 4))
+    add_at(found, index, values)
+    np.add.at(expected, index.ravel(), values.reshape(21, 4))
+    np.testing.assert_allclose(found, expected)
+
+
+# --- logits ------------------------------------------------------------------------------------
+
+
+def logits_and_gradients(simulator, circuit, inputs, **options):
+    logits = simulator.logits(circuit, *inputs, **options)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    return [logits, *torch.autograd.grad(mixed_sum(logits), wanted, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("angle_map", ANGLE_MAPS)
+def test_logits_are_those_of_pennylane(angle_map):
+    for circuit in (CIRCUITS["mixed"], CIRCUITS["scaled"]):
+        for tasks in (None, ["c", "a"], ["b"], []):
+            inputs, options = head_inputs(circuit), {"angle_map": angle_map, "tasks": tasks}
+            found = logits_and_gradients(LightConeSimulator(), circuit, inputs, **options)
+            assert_all_close(found, logits_and_gradients(REFERENCE, circuit, inputs, **options))
+
+
+def test_logits_by_every_engine(engine, circuit):
+    inputs = head_inputs(circuit, 5)
+    expected = logits_and_gradients(EAGER, circuit, inputs)
+    assert_all_close(logits_and_gradients(engine, circuit, inputs), expected)
+
+
+@given(case=cases(max_wires=6))
+def test_logits_of_random_circuits(case):
+    inputs = head_inputs(case.circuit, case.batch, seed=case.seed)
+    expected = logits_and_gradients(EAGER, case.circuit, inputs)
+    assert_all_close(logits_and_gradients(LightConeSimulator(), case.circuit, inputs), expected)
+
+
+@pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
+def test_logits_in_chunks(simulator):
+    circuit = CIRCUITS["mixed"]
+    inputs = head_inputs(circuit, 7)
+    expected = logits_and_gradients(EAGER, circuit, inputs)
+    assert_all_close(logits_and_gradients(simulator, circuit, inputs), expected)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (1, 2, 3), (0, 3)])
+def test_gradients_by_some_inputs_only(engine, wanted):
+    circuit, found = CIRCUITS["mixed"], []
+    for simulator in (engine, EAGER):
+        inputs = head_inputs(circuit, 5, grad=False)
+        for i in wanted:
+            inputs[i].requires_grad_()
+        found.append(logits_and_gradients(simulator, circuit, inputs))
+    assert_all_close(*found)
+
+
+@pytest.mark.parametrize("subset", [None, ["d", "b"]])
+def test_rows_of_jacobians(engine, circuit, subset):
+    subset = [name for name in subset if name in circuit.registers] if subset else None
+    inputs = head_inputs(circuit, 4)
+    logits = EAGER.logits(circuit, *inputs, tasks=subset)
+    generator = torch.Generator().manual_seed(1)
+    gradients = torch.randn(3, *logits.shape, dtype=torch.float64, generator=generator)
+    gradients[1, :, 1:] = 0
+    inputs[0].register_hook(lambda _: pytest.fail("a hook was called"))
+    found = engine.readout_rows(circuit, *inputs, gradients, tasks=subset)
+    inputs = head_inputs(circuit, 4)
+    logits = EAGER.logits(circuit, *inputs, tasks=subset)
+    expected = [
+        torch.autograd.grad(logits, inputs[:2], row, retain_graph=True, materialize_grads=True)
+        for row in gradients
+    ]
+    assert not any(part.requires_grad for part in found)
+    assert_all_close(found, map(torch.stack, zip(*expected, strict=True)))
+    none = engine.readout_rows(circuit, *inputs, gradients[:0], tasks=subset)
+    assert [len(part) for part in none] == [0, 0]
+
+
+def test_probabilities_near_zero_have_precise_logits():
+    circuit = HeadCircuit([Task.multiclass("m", 4), Task.binary("t")], AngleEncoding(1))
+    inputs = [tensor.detach() / 50 for tensor in head_inputs(circuit, 50)]
+    exact = EAGER.values(circuit, inputs[0], torch.cat(inputs[1:3]), ["m"])
+    assert exact.min() < 1e-6
+    found = LightConeSimulator().values(circuit, inputs[0].float(), torch.cat(inputs[1:3]).float())
+    torch.testing.assert_close(found[:, :4].double(), exact, atol=1e-15, rtol=1e-3)
+
+
+# --- derivatives of all kinds ------------------------------------------------------------------
+
+
+def _jacobian_rows(simulator, circuit, way):
+    """Rows for single outputs and for mixed ones, with respect to angles and weights."""
+    inputs = flat_inputs(circuit, 4)
+    flat = simulator.values(circuit, *inputs).flatten()
+    dense = torch.randn(2, len(flat), generator=torch.Generator().manual_seed(3))
+    rows = torch.cat([torch.eye(len(flat))[::5], dense]).double()
+    options = {"retain_graph": True, "materialize_grads": True}
+    if way == "vmap":
+        return torch.vmap(lambda row: torch.autograd.grad(flat, inputs, row, **options))(rows)
+    if way == "is_grads_batched":
+        return torch.autograd.grad(flat, inputs, rows, is_grads_batched=True, **options)
+    each = [torch.autograd.grad(flat, inputs, row, **options) for row in rows]
+    return [torch.stack(column) for column in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("way", ["vmap", "is_grads_batched", "separate"])
+def test_jacobians(engine, circuit, way):
+    assert_all_close(
+        _jacobian_rows(engine, circuit, way), _jacobian_rows(EAGER, circuit, "separate")
+    )
+
+
+@pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
+def test_jacobian_in_chunks(simulator):
+    expected = _jacobian_rows(EAGER, CIRCUITS["mixed"], "separate")
+    assert_all_close(_jacobian_rows(simulator, CIRCUITS["mixed"], "vmap"), expected)
+
+
+def test_torchjd_gets_the_same_jacobian(engine):
+    from torchjd.autojac import jac
+
+    circuit, found = CIRCUITS["default"], []
+    for simulator in (engine, EAGER):
+        inputs = head_inputs(circuit, 4)
+        losses = simulator.logits(circuit, *inputs).square().mean(0)
+        found.append(jac(list(losses), inputs[:2]))
+    assert_all_close(*found)
+
+
+def test_second_derivatives(engine, circuit):
+    found = []
+    for simulator in (engine, EAGER):
+        inputs = head_inputs(circuit, 2)
+        total = mixed_sum(simulator.logits(circuit, *inputs))
+        options = {"create_graph": True, "materialize_grads": True}
+        first = torch.autograd.grad(total, inputs, **options)
+        square = sum(gradient.square().sum() for gradient in first)
+        found.append(torch.autograd.grad(square, inputs, materialize_grads=True))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+def test_third_derivatives(engine):
+    circuit = HeadCircuit([Task.binary("a")])
+
+    def derivative(simulator, order):
+        angles, weights = flat_inputs(circuit, 1)
+        result = simulator.values(circuit, angles, weights).sum()
+        for _ in range(order):
+            result = torch.autograd.grad(result, angles, create_graph=True)[0].sum()
+        return result
+
+    for order in (1, 2, 3):
+        torch.testing.assert_close(derivative(engine, order), derivative(EAGER, order))
+
+
+@pytest.mark.parametrize("name", ["default", "scaled", "dense"])
+def test_function_transforms(engine, name):
+    circuit = CIRCUITS[name]
+    angles, weights = flat_inputs(circuit, 2, grad=False)
+
+    def total(simulator):
+        return lambda angles: simulator.values(circuit, angles, weights).pow(2).sum()
+
+    def outputs(simulator):
+        return lambda weights: simulator.values(circuit, angles, weights)
+
+    for transform in (torch.func.grad, torch.func.hessian):
+        found, expected = (transform(total(s))(angles) for s in (engine, EAGER))
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        found, expected = (transform(outputs(s))(weights) for s in (engine, EAGER))
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+    per_sample = torch.vmap(lambda x: engine.values(circuit, x[None], weights)[0])(angles)
+    torch.testing.assert_close(per_sample, outputs(EAGER)(weights), atol=1e-10, rtol=0)
+    over_weights = torch.vmap(outputs(engine))(torch.stack([weights, -weights]))
+    torch.testing.assert_close(over_weights[1], outputs(EAGER)(-weights), atol=1e-10, rtol=0)
+    tangent = torch.ones_like(weights)
+    found, expected = (torch.func.jvp(outputs(s), (weights,), (tangent,)) for s in (engine, EAGER))
+    assert_all_close(found, expected)
+
+
+def test_scarce_memory_does_not_stop_function_transforms():
+    circuit = CIRCUITS["default"]
+    scarce = LightConeSimulator(max_memory=600_000)
+    angles, weights = flat_inputs(circuit, 64, grad=False)
+    found, expected = (
+        torch.func.grad(lambda a, s=s: s.values(circuit, a, weights).square().sum())(angles)
+        for s in (scarce, EAGER)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_derivatives_of_constants(engine):
+    """The outputs of "a" depend on nothing."""
+    encoding = AngleEncoding(1, axes="Z", trainable="Z", entangler="none")
+    blocks = {"a": IdentityAnsatz(), "b": RealAmplitudes(1)}
+    circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], encoding, blocks)
+    features, encoding, own, scales = head_inputs(circuit)
+    logits = engine.logits(circuit, features, encoding, own, scales)
+    inputs, rows = [features, encoding], torch.ones(2, *logits.shape, dtype=torch.float64)
+    options = {"materialize_grads": True, "retain_graph": True}
+    found = torch.autograd.grad(logits, inputs, rows, is_grads_batched=True, **options)
+    first = torch.autograd.grad(logits.sum(), inputs, create_graph=True, materialize_grads=True)
+    total = sum(gradient.sum() for gradient in first) + logits.sum()
+    second = torch.autograd.grad(total, [*inputs, own], materialize_grads=True)
+    assert sum(gradient.abs().sum() for gradient in (*found, *first, *second[:2])) < 1e-12
+    assert second[2].abs().max() > 1e-3
+
+
+# --- zero, NaN and infinity --------------------------------------------------------------------
+
+
+def test_a_gradient_of_zero(engine, circuit):
+    inputs = head_inputs(circuit, 2)
+    (engine.logits(circuit, *inputs) * 0).sum().backward()
+    assert all((tensor.grad == 0).all() for tensor in inputs)
+
+
+def test_nan_gradients_stay_nan(engine):
+    circuit = CIRCUITS["default"]
+    angles, weights = flat_inputs(circuit, 2)
+    (engine.values(circuit, angles, weights)[:, 0].sum() * torch.nan).backward()
+    seen = {f for g in circuit.light_cone("t0").gates if g.angle for f in g.angle.features}
+    if engine is not COMPILED["joint"]:
+        assert {f for f in range(10) if angles.grad[:, f].isnan().all()} == seen
+    for name, own in circuit.weight_slices.items():
+        if name != "encoding":
+            gradient = weights.grad[own]
+            assert gradient.isnan().any() if name == "t0" else (gradient == 0).all()
+
+
+def test_infinite_features_give_nan_without_a_warning(engine):
+    circuit = CIRCUITS["default"]
+    inputs = head_inputs(circuit, 2)
+    angles, weights = inputs[0].detach().clone(), torch.cat(inputs[1:3])
+    angles[0, 0] = torch.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = engine.values(circuit, angles, weights)
+        values[1].sum().backward()
+    assert values[0, 0].isnan()
+    assert values[1].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["default", "mixed", "shared", "dense"])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_what_is_wrong_with_one_task_stays_with_it(engine, name, wrong):
+    """Its weights or its gradient: the others have the values and gradients they always have."""
+    circuit = CIRCUITS[name]
+    task, *others = reversed(circuit.registers)
+    first = circuit.n_encoding_weights
+    own = {n: slice(s.start - first, s.stop - first) for n, s in circuit.weight_slices.items()}
+    inputs, broken = head_inputs(circuit), head_inputs(circuit)
+    with torch.no_grad():
+        broken[2][own[task]] = wrong
+    expected = engine.logits(circuit, *inputs, tasks=others)
+    gradients = torch.autograd.grad(expected.square().sum(), inputs)
+    logits = engine.logits(circuit, *broken)
+    assert_all_close(
+        [logits[:, circuit.output_slices[n]] for n in others],
+        expected.split([circuit.task(n).n_outputs for n in others], 1),
+    )
+    # Features and encoding see no gradient of the broken task.
+    kept = torch.cat([logits[:, circuit.output_slices[n]] for n in others], 1)
+    found = torch.autograd.grad(kept.square().sum(), broken)
+    assert_all_close(found[:2], gradients[:2])
+    for n in others:
+        assert_all_close([found[2][own[n]]], [gradients[2][own[n]]])
+    rows = torch.zeros(1, *logits.shape, dtype=torch.float64)
+    for n in others:
+        rows[:, :, circuit.output_slices[n]] = 1
+    assert all(part.isfinite().all() for part in engine.readout_rows(circuit, *broken, rows))
+    # A gradient that is not finite reaches its own block, and no other one.
+    logits = engine.logits(circuit, *inputs)
+    factors = torch.ones_like(logits)
+    factors[:, circuit.output_slices[task]] = wrong
+    found = torch.autograd.grad((logits * factors).sum(), inputs[2])[0]
+    expected = torch.autograd.grad(engine.logits(circuit, *inputs).sum(), inputs[2])[0]
+    assert not found[own[task]].isfinite().all()
+    for n in others:
+        assert_all_close([found[own[n]]], [expected[own[n]]])

@@ -16,7 +16,7 @@ from qmtl.circuit import (
     RotationAnsatz,
 )
 from qmtl.errors import InvalidInputError
-from qmtl.simulators import LightConeSimulator, Simulator, simulator_for, statevector
+from qmtl.simulators import LightConeSimulator, Simulator, simulator_for, simulator_from_dict
 from qmtl.tasks import Task
 from tests.laws import (
     assert_batch_is_samples,
@@ -26,6 +26,7 @@ from tests.laws import (
     assert_valid_outputs,
     vjp,
 )
+from tests.simulators.engine_samples import FeatureBlock, head_inputs
 from tests.strategies import binary_tasks, cases, random_angles, random_case, random_weights
 
 SIMULATOR = LightConeSimulator()
@@ -158,75 +159,79 @@ SMALL = [
 ]
 
 
-def flat_function(circuit):
-    names = ["encoding", *circuit.registers]
-
-    def outputs(angles, *weights):
-        values = evaluate(circuit, angles, dict(zip(names, weights, strict=True)))
-        return torch.cat(list(values.values()), 1)
-
-    return outputs, names
-
-
 @pytest.mark.parametrize("circuit", SMALL)
 def test_gradients_equal_finite_differences(circuit):
-    outputs, names = flat_function(circuit)
-    weights = random_weights(circuit, grad=True)
-    inputs = (random_angles(circuit, 2, grad=True), *(weights[n] for n in names))
-    assert torch.autograd.gradcheck(outputs, inputs)
+    inputs = head_inputs(circuit, 2)
+    assert torch.autograd.gradcheck(lambda *t: SIMULATOR.logits(circuit, *t), inputs)
 
 
 @pytest.mark.parametrize("circuit", SMALL[:2])
 def test_second_derivatives_equal_finite_differences(circuit):
-    outputs, names = flat_function(circuit)
-    weights = random_weights(circuit, grad=True)
-    inputs = (random_angles(circuit, 1, grad=True), *(weights[n] for n in names))
-    assert torch.autograd.gradgradcheck(outputs, inputs)
+    inputs = head_inputs(circuit, 1)
+    assert torch.autograd.gradgradcheck(lambda *t: SIMULATOR.logits(circuit, *t), inputs)
 
 
 @pytest.mark.parametrize("circuit", [*SMALL, HeadCircuit(MIXED)])
 def test_gradients_of_weights_obey_the_parameter_shift_rule(circuit):
-    outputs, names = flat_function(circuit)
-    angles, weights = random_angles(circuit, 2), random_weights(circuit)
-    rows = [weights[n] for n in names]
-    gradients = torch.autograd.functional.jacobian(lambda *w: outputs(angles, *w), tuple(rows))
-    for which, jacobian in enumerate(gradients):
-        for i in range(len(rows[which])):
-            shifted = []
-            for sign in (1, -1):
-                moved = [row.clone() for row in rows]
-                moved[which][i] += sign * torch.pi / 2
-                shifted.append(outputs(angles, *moved))
-            rule = (shifted[0] - shifted[1]) / 2
-            torch.testing.assert_close(jacobian[..., i], rule, rtol=0, atol=1e-12)
+    angles, weights = random_angles(circuit, 2), torch.cat([*random_weights(circuit).values()])
+    jacobian = torch.autograd.functional.jacobian(
+        lambda w: SIMULATOR.values(circuit, angles, w), weights
+    )
+    for i, step in enumerate(torch.eye(len(weights), dtype=torch.float64) * torch.pi / 2):
+        up, down = (SIMULATOR.values(circuit, angles, weights + s * step) for s in (1, -1))
+        torch.testing.assert_close(jacobian[..., i], (up - down) / 2, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("circuit", [*SMALL, HeadCircuit(MIXED)])
-@pytest.mark.parametrize("first", ["vmap", "jacrev", "inference"])
-def test_function_transforms_agree_with_autograd(circuit, first):
-    # Cached tensors must not belong to the transform that was first to ask for them.
-    statevector._signs.cache_clear()
-    statevector._flip_signs.cache_clear()
-    outputs, names = flat_function(circuit)
+# --- what is asked for -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entangler", ["cz_ring", "cnot_ring", "all_to_all"])
+@pytest.mark.parametrize("engine", ["compiled", "eager"])
+def test_outputs_are_in_the_order_asked_for(engine, entangler):
+    tasks = [Task.binary("a"), Task.multiclass("b", 3), Task.multilabel("c", 2), Task.binary("d")]
+    circuit = HeadCircuit(tasks, AngleEncoding(1, entangler=entangler))
     angles, weights = random_angles(circuit, 3), random_weights(circuit)
-    rows = tuple(weights[n] for n in names)
+    flat, simulator = torch.cat([*weights.values()]), LightConeSimulator(engine=engine)
+    for some in (None, ["d", "c", "a"], ["b"], []):
+        found = simulator.values(circuit, angles, flat, some)
+        apart = [
+            simulator.expectation_values(circuit, angles, weights, [name])[name]
+            for name in ("abcd" if some is None else some)
+        ]
+        expected = torch.cat([angles.new_zeros(3, 0), *apart], dim=1)
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+        named = simulator.expectation_values(circuit, angles, flat, some)
+        assert list(named) == list("abcd" if some is None else some)
 
-    def one(row):
-        return outputs(row[None], *rows)[0]
 
-    if first == "inference":
-        with torch.inference_mode():
-            outputs(angles, *rows)
-    if first == "jacrev":
-        torch.func.jacrev(one)(angles[0])
-    each = torch.func.vmap(one)(angles)
-    torch.testing.assert_close(each, outputs(angles, *rows), rtol=0, atol=1e-13)
-    expected = torch.autograd.functional.jacobian(lambda a: outputs(a, *rows).sum(0), angles)
-    transformed = torch.func.vmap(torch.func.jacrev(one))(angles)
-    torch.testing.assert_close(transformed, expected.transpose(0, 1), rtol=0, atol=1e-12)
-    by_weights = torch.func.jacrev(lambda w: outputs(angles, w, *rows[1:]))(rows[0])
-    expected = torch.autograd.functional.jacobian(lambda w: outputs(angles, w, *rows[1:]), rows[0])
-    torch.testing.assert_close(by_weights, expected, rtol=0, atol=1e-12)
+@given(cases(max_wires=8, max_batch=2))
+def test_dependencies_are_what_has_a_gradient(case):
+    assert_dependencies(case, exact=case.circuit.layout == "partitioned")
+
+
+@pytest.mark.parametrize("entangler", ["cnot_line", "cz_ring"])
+def test_dependencies_of_chains_and_of_blocks_with_features(entangler):
+    encoding = AngleEncoding(1, entangler=entangler)
+    assert_dependencies(random_case(HeadCircuit(binary_tasks(7), encoding)), exact=True)
+    case = random_case(HeadCircuit(binary_tasks(4), encoding, FeatureBlock()))
+    assert_dependencies(case, exact=True)
+
+
+def assert_dependencies(case, *, exact):
+    """The pairs are those of the light cones (or more), and all that have a gradient."""
+    circuit = case.circuit
+    found = [set(zip(*map(list, part), strict=True)) for part in SIMULATOR.dependencies(circuit)]
+    cones = [set(), set()]
+    for i, name in enumerate(circuit.registers):
+        cone = circuit.light_cone(name)
+        cones[0] |= {(i, f) for g in cone.gates if g.angle for f in g.angle.features}
+        used = {g.angle.weight for g in cone.encoding if g.angle}
+        cones[1] |= {(i, weight) for weight in used - {None}}
+        _, grads = vjp(SIMULATOR, circuit, case.angles(), case.weights(), [name], case.seed)
+        for pairs, gradient in zip(found, (grads["angles"], grads["encoding"][None]), strict=True):
+            assert {(i, j) for j in gradient.any(0).nonzero()[:, 0].tolist()} <= pairs
+    for pairs, expected in zip(found, cones, strict=True):
+        assert pairs == expected if exact else pairs >= expected
 
 
 # --- precision ---------------------------------------------------------------------------------
@@ -258,7 +263,8 @@ def test_float32_stays_float32(case):
     circuit = case.circuit
     angles, weights = case.angles(torch.float32, grad=True), case.weights(torch.float32, grad=True)
     with NoDouble() as mode:
-        values = evaluate(circuit, angles, weights)
+        eager = LightConeSimulator(engine="eager")
+        values = eager.expectation_values(circuit, angles, weights)
         total = sum(v.square().sum() for v in values.values())
         grads = torch.autograd.grad(total, [angles, *weights.values()], allow_unused=True)
     assert mode.operations > 0
@@ -295,9 +301,9 @@ def simulator(request):
         ({"angles": torch.zeros(3, 7).double()}, r"shape \(batch, 8\), got \(3, 7\)"),
         ({"angles": torch.zeros(8).double()}, r"shape \(batch, 8\), got \(8,\)"),
         ({"angles": torch.zeros(1, 3, 8).double()}, r"shape \(batch, 8\), got \(1, 3, 8\)"),
-        ({"angles": torch.zeros(3, 8).half()}, "must be float32 or float64, got torch.float16"),
-        ({"angles": torch.zeros(3, 8).int()}, "must be a floating-point tensor, got torch.int32"),
-        ({"angles": [[0.0] * 8]}, "must be a floating-point tensor, got list"),
+        ({"angles": torch.zeros(3, 8).half()}, "a tensor of float32 or float64, got torch.float16"),
+        ({"angles": torch.zeros(3, 8).int()}, "a tensor of float32 or float64, got torch.int32"),
+        ({"angles": [[0.0] * 8]}, "a tensor of float32 or float64, got list"),
         ({"angles": torch.zeros(3, 8)}, "float32 as the angles are, got torch.float64"),
         ({"a": torch.zeros(5).double()}, r"weights\['a'\] must have shape \(6,\), got \(5,\)"),
         ({"a": torch.zeros(1, 6).double()}, r"shape \(6,\), got \(1, 6\)"),
@@ -374,7 +380,8 @@ def test_without_weights():
 def test_simulators_can_be_copied():
     used = LightConeSimulator(max_memory=10**9)
     used.plan(HeadCircuit(MIXED))
-    for other in (pickle.loads(pickle.dumps(used)), copy.deepcopy(used)):
+    described = simulator_from_dict(used.to_dict())
+    for other in (pickle.loads(pickle.dumps(used)), copy.deepcopy(used), described):
         assert repr(other) == "LightConeSimulator(max_memory=1000000000, engine='compiled')"
         assert other.plan(HeadCircuit(MIXED)).tasks == ("a", "b", "c")
     assert isinstance(used, Simulator)

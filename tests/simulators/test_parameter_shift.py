@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
+from qmtl.analysis.extrapolation import ExtrapolatedSimulator
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
 from qmtl.noise import Channel, CoherentError, DeviceNoise
 from qmtl.simulators import (
-    ExtrapolatedSimulator,
     LightConeSimulator,
     NoisySimulator,
     PennyLaneSimulator,
@@ -151,7 +151,7 @@ def test_where_the_rule_does_not_hold():
     with pytest.raises(InvalidInputError, match=r"the noise stretches \['RY'\]"):
         ShotSimulator(NoisySimulator(stretched), 10, gradient="parameter-shift")
     mitigated = ExtrapolatedSimulator({1.0: EXACT, 2.0: EXACT})
-    with pytest.raises(InvalidInputError, match="not extrapolated ones"):
+    with pytest.raises(InvalidInputError, match="made of several"):
         ShotSimulator(mitigated, 10, gradient="parameter-shift")
     with pytest.raises(InvalidInputError, match="did you mean 'parameter-shift'"):
         ShotSimulator(EXACT, 10, gradient="parametershift")

@@ -1,149 +1,131 @@
-"""Compiled functions in several threads: torch's own, or a pool's, and after a fork."""
+"""Kernels in several threads: every part once, and what forks, Ctrl-C and new processes see."""
 
-import ctypes
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from qmtl.simulators import threads
+from qmtl.simulators._kernels import OPERATIONS_PER_THREAD, PIECES_PER_THREAD, run_items
 
-# Within a step other threads may be at work, which a child does not have.
-WITHIN_A_STEP = """
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+# One process for all: imports take longer than what is tested.
+PROGRAM = """
 import faulthandler, os, sys, torch
+faulthandler.dump_traceback_later(150, exit=True)
 from qmtl import HeadCircuit, Task
-from qmtl.errors import QmtlError
 from qmtl.simulators import LightConeSimulator
 torch.set_num_threads(2)
 circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(256)])
 simulator = LightConeSimulator()
-weights = {k: torch.randn(n, requires_grad=True) for k, n in circuit.weight_sizes.items()}
 x = torch.randn(128, circuit.n_features, requires_grad=True)
-expected = simulator.joined_values(circuit, x, weights).detach()
-found = []
-def fork(_):
-    pid = os.fork()
-    if pid:
-        found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        return
-    faulthandler.dump_traceback_later(30, exit=True)
-    with torch.no_grad():
-        new = simulator.joined_values(circuit, x, weights)
-    os._exit(0 if torch.allclose(new, expected, atol=1e-6) else 3)
-handle = weights["t0"].register_post_accumulate_grad_hook(fork)
-for _ in range(4):
-    simulator.joined_values(circuit, x, weights).sum().backward()
-handle.remove()
-children = []
-def go_on(_):
+weights = torch.randn(circuit.n_circuit_weights, requires_grad=True)
+expected = None
+def gradients():
+    found = torch.autograd.grad(simulator.values(circuit, x, weights).square().sum(), [x, weights])
+    assert expected is None or all(map(torch.equal, found, expected))
+    return found
+def in_a_child(run):
     if (pid := os.fork()) == 0:
-        faulthandler.dump_traceback_later(30, exit=True)
-        children.append(0)
-    else:
-        found.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-weights["t0"].register_post_accumulate_grad_hook(go_on)
-try:
-    simulator.joined_values(circuit, x, weights).sum().backward()
-except QmtlError as error:
-    os._exit(0 if children and "forked within a step" in str(error) else 4)
-if children:
-    os._exit(5)
-sys.exit(found != [0] * 5)
-"""
-# The child has lost the workers of OpenMP: torch's own parallel operations would wait for them.
-AFTER_A_FORK = """
-import ctypes, os, sys
-from qmtl.simulators.threads import run_in_threads
-found = []
-function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(found.append)
-address = ctypes.cast(function, ctypes.c_void_p).value
-run_in_threads(address, 1, 2)
-if os.fork() == 0:
-    run_in_threads(address, 1, 2)
-    os._exit(len(found))
-sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
-# The end of the interpreter drops in the main thread what other threads have.
-WITH_A_DAEMON = """
-import sys, threading, torch
-from qmtl import HeadCircuit, Task
-from qmtl.simulators import LightConeSimulator, threads
-torch.set_num_threads(2)
-circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(256)])
-weights = {k: torch.randn(n, requires_grad=True) for k, n in circuit.weight_sizes.items()}
-x = torch.randn(128, circuit.n_features, requires_grad=True)
-ready, found = threading.Event(), []
-def fail(_):
-    raise ValueError
-def work():
-    values = LightConeSimulator().joined_values(circuit, x, weights)
-    weights["t0"].register_hook(fail)
-    try:
-        values.sum().backward()
-    except ValueError:
-        found.append(hasattr(threads._THREAD, "running") == (threads._team_entries() is not None))
-    ready.set()
-    threading.Event().wait()
-threading.Thread(target=work, daemon=True).start()
-ready.wait()
-sys.exit(0 if found == [True] else 3)
-"""
-
-
-@pytest.fixture(params=["torch", "pool"])
-def runtime(request, monkeypatch):
-    if request.param == "pool":
-        monkeypatch.setattr(threads, "_openmp", lambda: None)
-    elif threads._openmp() is None:
-        pytest.skip("this torch has no OpenMP with GOMP_parallel")
-
-
-@pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.usefixtures("runtime")
-def test_every_thread_calls_the_function(n_threads):
-    found = []
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(found.append)
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    threads.run_in_threads(address, 7, n_threads)
-    assert found == [7] * n_threads
-
-
-def test_no_more_threads_than_torch_uses():
-    assert torch.get_num_threads() == 1
-    assert threads.thread_count(1000) == 1
-    torch.set_num_threads(2)
-    try:
-        assert threads.thread_count(1000) == 2
-        assert threads.thread_count(1) == 1
-        # Of large items a few are enough.
-        assert threads.thread_count(2, fewest=1) == 2
-    finally:
+        faulthandler.dump_traceback_later(60, exit=True)
+        # A child does not have the threads of torch, which its own operations would wait for.
         torch.set_num_threads(1)
+        run()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+expected = gradients()
+"""
+FORKS = """
+def in_two_threads():
+    with torch.no_grad():
+        one = simulator.values(circuit, x, weights)
+        torch.get_num_threads = lambda: 2
+        assert torch.equal(simulator.values(circuit, x, weights), one)
+in_a_child(in_two_threads)
+gradients()
+handle = weights.register_hook(lambda _: in_a_child(lambda: in_two_threads()))
+gradients(), gradients()
+handle.remove()
+"""
+CTRL_C = """
+steps = 0
+for _ in range(2):
+    print("ready", flush=True)
+    try:
+        while True:
+            gradients()
+            steps += 1
+    except KeyboardInterrupt:
+        pass
+gradients()
+assert steps
+"""
+LATER_PROCESS = """
+import torch, time
+from qmtl import HeadCircuit, QuantumHead, Task
+head = QuantumHead(HeadCircuit([Task.binary(f"t{i}") for i in range(5)]), seed=0)
+start = time.process_time()
+head(torch.zeros(32, head.n_features), joined=True).sum().backward()
+print(time.process_time() - start)
+"""
 
 
-def run(program):
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def start(program):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+
+
+def finished(process):
+    output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    return output
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize(
-    ("program", "status"), [(AFTER_A_FORK, 4), (WITHIN_A_STEP, 0)], ids=["after", "within a step"]
-)
-def test_forked_processes(program, status):
-    done = run(program)
-    assert done.returncode == status, done.stderr
+def test_forked_processes_and_ctrl_c():
+    process = start(PROGRAM + FORKS + CTRL_C)
+    for _ in range(2):
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+    finished(process)
+    # Kernels are on disk now: to compile one takes many seconds.
+    assert float(finished(start(LATER_PROCESS))) < 3
 
 
-def test_a_daemon_thread_within_a_step():
-    done = run(WITH_A_DAEMON)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("n_items", [1, 2, 3, 100])
+@pytest.mark.usefixtures("two_threads")
+def test_every_item_is_run_once(n_items):
+    for operations in (1, 3 * OPERATIONS_PER_THREAD):
+        done, is_one = [], operations == 1 or n_items == 1
+        run_items(lambda *part, to=done: to.append(part[:2]), n_items, operations, "x")
+        assert len(done) == (1 if is_one else min(n_items, 2 * PIECES_PER_THREAD))
+        assert [i for part in sorted(done) for i in range(*part)] == [*range(n_items)]
+
+
+def test_no_more_threads_than_torch_uses():
+    names = set()
+    run_items(lambda *_: names.add(threading.current_thread()), 9, 100 * OPERATIONS_PER_THREAD)
+    assert names == {threading.main_thread()}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_errors_of_other_threads_are_raised():
+    def fail(first, last):
+        raise ValueError(f"{first} to {last}")
+
+    with pytest.raises(ValueError, match="0 to 1"):
+        run_items(fail, 8, 3 * OPERATIONS_PER_THREAD)

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmtl import AngleEncoding, HeadCircuit, QuantumHead, Task
+from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.circuit import Angle, Gate
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import LightConeSimulator, NoisySimulator, PennyLaneSimulator
+from qmtl.simulators import LightConeSimulator, NoisySimulator
 from tests.laws import assert_same_values_and_gradients
-from tests.strategies import Case, ansatze, binary_tasks
+from tests.simulators.engine_samples import COMPILED, EAGER, REFERENCE
+from tests.strategies import Case, ansatze, binary_tasks, gate_lists, readouts_and_tasks
 
-REFERENCE = PennyLaneSimulator("default.qubit")
 SIMULATORS = {
     "compiled": LightConeSimulator(),
     "eager": LightConeSimulator(engine="eager"),
@@ -77,34 +77,59 @@ def test_blocks_of_fixed_gates(simulator, layout):
     torch.testing.assert_close(jacobian[1, 1], row, atol=1e-10, rtol=0)
 
 
-def test_a_transform_leaves_nothing_behind():
-    # Layers that no other test has: what is kept of them is made inside the transforms.
-    circuit = HeadCircuit(binary_tasks(3), AngleEncoding(3, axes="XY", entangler="cz_line"))
-    head = QuantumHead(circuit, seed=0).double()
-    x = torch.linspace(-1, 1, head.n_features, dtype=torch.float64)[None]
+@dataclass(frozen=True)
+class AnyGates:
+    """An encoding, or a block, of gates in no pattern at all."""
 
-    def total(x):
-        return torch.cat(list(head(x).values()), dim=1).sum()
+    given: tuple[Gate, ...]
+    features: int = 3
+    weights: int = 3
 
-    first = torch.func.hessian(total)(x)
-    torch.testing.assert_close(torch.func.hessian(total)(x), first)
-    (expected,) = torch.autograd.grad(total(leaf := x.clone().requires_grad_()), leaf)
-    torch.testing.assert_close(torch.func.grad(total)(x), expected)
+    def n_features(self, n_wires):
+        return self.features
+
+    def n_weights(self, n_wires, read=()):
+        return self.weights
+
+    def gates(self, n_wires, read=()):
+        return list(self.given)
 
 
-@pytest.mark.parametrize("entangler", ["cz_ring", "all_to_all"])
-def test_first_used_under_another_default_device(entangler):
-    circuit = HeadCircuit(binary_tasks(6), AngleEncoding(entangler=entangler))
-    head = QuantumHead(circuit, seed=0)
-    x = torch.ones(3, head.n_features, requires_grad=True)
-    with torch.device("meta"):
-        assert "6 tasks" in str(head.explain())
-        sum(value.sum() for value in head(x).values()).backward()
-        assert isinstance(QuantumHead(circuit).circuit, HeadCircuit)
-    again = QuantumHead(circuit, seed=0)
-    for name, value in again(x).items():
-        torch.testing.assert_close(head(x)[name], value)
-    assert x.grad.isfinite().all()
+@st.composite
+def circuits_of_any_gates(draw):
+    """Angles are constants, features, weights, or products of them; equal ones are frequent."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+
+    def gates(n_wires, may_load, most):
+        found = []
+        for gate in draw(gate_lists(n_wires, most)):
+            loaded = draw(st.lists(st.integers(0, 2), max_size=2)) if may_load else []
+            weight = draw(st.none() | st.integers(0, 2))
+            constant = draw(st.sampled_from([1.0, 1.0, 0.7]))
+            angle = gate.angle and Angle(tuple(loaded), weight, constant)
+            found.append(Gate(gate.name, gate.wires, angle))
+        return tuple(found)
+
+    tasks, blocks, readouts = [], {}, {}
+    for i, size in enumerate(sizes):
+        task, readouts[f"t{i}"] = draw(readouts_and_tasks(f"t{i}", size))
+        tasks.append(task)
+        blocks[f"t{i}"] = AnyGates(gates(size, draw(st.integers(0, 3)) == 3, 6))
+    return HeadCircuit(
+        tasks,
+        AnyGates(gates(sum(sizes), True, 14)),
+        blocks,
+        readouts=readouts,
+        wires_per_task={f"t{i}": size for i, size in enumerate(sizes)},
+    )
+
+
+@pytest.mark.parametrize("name", ["chosen", "paulis", "amplitudes", "joint", "eager"])
+@settings(max_examples=60)
+@given(circuits_of_any_gates(), st.integers(0, 10**6))
+def test_gates_in_no_pattern(name, circuit, seed):
+    simulator = {**COMPILED, "chosen": LightConeSimulator(), "eager": EAGER}[name]
+    assert_same_values_and_gradients(simulator, REFERENCE, Case(circuit, 2, seed))
 
 
 @pytest.mark.parametrize("entangler", ["cz_ring", "cnot_ring", "all_to_all"])

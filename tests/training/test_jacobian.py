@@ -231,7 +231,7 @@ def plain(model, name="upgrad", options=None):
 
 def aggregated(model, jacobian, present=None):
     model.zero_grad()
-    step = jacobian.forward(inputs()) if jacobian.takes_steps else None
+    step = jacobian.forward(inputs()) if jacobian.n_groups else None
     logits = model(inputs(), joined=True) if step is None else step.logits
     jacobian.aggregate(losses_of(model, logits, present), present, step)
     # Parameters that nothing depends on have no gradient, or zeros by TorchJD's way.

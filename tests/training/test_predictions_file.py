@@ -5,8 +5,7 @@ import torch
 
 from qmtl.errors import RunDirectoryError
 from qmtl.tasks import Task
-from qmtl.training.predictions import prediction_rows
-from qmtl.training.predictions_file import read_predictions
+from qmtl.training.predictions import prediction_rows, read_predictions
 from qmtl.training.run import as_csv
 
 TASKS = [

@@ -5,6 +5,7 @@ from qmtl.simulators._network._engine import (
     Channels,
     ChunkedEngine,
     NetworkEngine,
+    angles_of,
 )
 from qmtl.simulators._network._program import Contraction, contractions
 
@@ -14,5 +15,6 @@ __all__ = [
     "ChunkedEngine",
     "Contraction",
     "NetworkEngine",
+    "angles_of",
     "contractions",
 ]

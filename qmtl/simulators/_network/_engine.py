@@ -21,7 +21,7 @@ from qmtl.simulators._network._program import GONE, Contraction, MatrixStep, num
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 from qmtl.simulators._transfer import channel_matrices, gate_matrix, rotation_matrices
 
-__all__ = ["CHUNK_BYTES", "Channels", "ChunkedEngine", "NetworkEngine"]
+__all__ = ["CHUNK_BYTES", "Channels", "ChunkedEngine", "NetworkEngine", "angles_of"]
 
 # Bytes of a chunk: beyond, larger chunks are no faster.
 CHUNK_BYTES = 2**26
@@ -29,6 +29,18 @@ CHUNK_BYTES = 2**26
 Part = tuple[tuple[Tensor, ...], int | None]
 # A vector: its wires, and numbers of shape (cones, samples or 1, letters of each wire).
 Vector = tuple[tuple[int, ...], Tensor]
+
+
+def angles_of(
+    rows: AngleRows, sampled: Tensor, fixed: Tensor, members: slice = slice(None)
+) -> list[Tensor]:
+    """The angle of each slot, shape (members, samples or 1)."""
+    assert rows.rows is not None
+    found = []
+    for moving, own in zip(rows.is_sampled, rows.rows[members].T, strict=True):
+        index = torch.from_numpy(np.ascontiguousarray(own)).to(sampled.device)
+        found.append(sampled[index] if moving else fixed[index][:, None])
+    return found
 
 
 class ChunkedEngine(Engine):

@@ -100,6 +100,10 @@ class PauliEngine(Engine):
         from qmtl.simulators._pauli._kernels import accumulate, backward
 
         dtype, cones = gradients.dtype, self._active(gradients)
+        if self.per_cone > 1:
+            # Outputs without a gradient count for nothing, not even where they are not finite.
+            counts: Array = np.asarray(gradients.any(axis=0))[self.outputs]
+            kept = np.where(counts[..., None], kept, dtype.type(0))
         n = len(cones)
         lanes, programs, constants = self._tables(dtype)
         found = (

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.simulators._contract import Simulator, check_tasks
+from qmtl.simulators import Simulator
 
 __all__ = ["METHODS", "ExtrapolatedSimulator", "extrapolated"]
 
@@ -96,6 +97,8 @@ class ExtrapolatedSimulator(Simulator):
         tensor([[1.]])
     """
 
+    follows_shift_rule: ClassVar[bool] = False
+
     def __init__(self, simulators: Mapping[float, Simulator], method: str = "richardson") -> None:
         self.simulators = dict(simulators)
         self.method = method
@@ -111,7 +114,7 @@ class ExtrapolatedSimulator(Simulator):
         """The tasks' extrapolated outputs side by side, shape (batch, outputs)."""
         found = [one.values(circuit, angles, weights, tasks) for one in self.simulators.values()]
         floors: list[float] = []
-        for task in check_tasks(circuit, tasks):
+        for task in circuit.registers if tasks is None else tasks:
             register = circuit.register(task)
             floor = 2.0 ** -len(register.wires) if register.readout.is_probability else 0.0
             floors += [floor] * register.readout.n_outputs

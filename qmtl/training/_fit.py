@@ -1,7 +1,13 @@
 """fit: train a model on data, and evaluate it."""
 
+import logging
+import signal
 import tempfile
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +34,14 @@ from qmtl.training.checkpoints import (
     read_checkpoint,
 )
 from qmtl.training.evaluate import baseline_metrics, evaluate
-from qmtl.training.guards import plain_interrupt, quiet_libraries
 from qmtl.training.progress import progress_callback
 from qmtl.training.result import Result
 from qmtl.training.settings import TrainingSettings, settings_from
 from qmtl.training.single_task import fit_each_task, is_separate, single_task_parts
 
-__all__ = ["check_fit", "check_parts", "fit", "run_trainer", "set_target_scales"]
+__all__ = [
+    "check_fit", "check_parts", "fit", "quiet_libraries", "run_trainer", "set_target_scales",
+]  # fmt: skip
 
 
 def fit(
@@ -284,7 +291,7 @@ def run_trainer(
     # Training draws random numbers; the caller's stream must not notice.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = _trainer(module.settings, callbacks, folder, validate=validate)
-        with plain_interrupt():
+        with _plain_interrupt():
             trainer.fit(
                 module,
                 datamodule=MultiTaskDataModule(data, module.settings),
@@ -306,3 +313,41 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"the checkpoint does not fit the model: {reason}") from None
+
+
+@contextmanager
+def _plain_interrupt() -> Iterator[None]:
+    """Let Ctrl-C be a `KeyboardInterrupt`: Lightning exits instead, and ignores it from then on."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if in_main_thread and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Lightning's notes on devices and workers are for its own users, not for ours."""
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            warnings.filterwarnings("ignore", module="lightning_fabric")
+            # Nash-MTL's problem, as TorchJD poses it; the solution is right all the same.
+            warnings.filterwarnings(
+                "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
+            )
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

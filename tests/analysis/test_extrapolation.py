@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qmtl.analysis.extrapolation import ExtrapolatedSimulator, extrapolated
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import ExtrapolatedSimulator, LightConeSimulator, NoisySimulator, extrapolated
+from qmtl.simulators import LightConeSimulator, NoisySimulator
 from qmtl.tasks import Task
 from tests.strategies import random_angles, random_weights
 

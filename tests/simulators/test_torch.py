@@ -1,0 +1,59 @@
+"""State vectors by torch: layers of gates in no pattern at all."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmtl.circuit import Angle, Gate
+from qmtl.simulators._cones import _sorted_into_layers
+from qmtl.simulators._torch import _apply_layers, _encode
+from tests.laws import dense_state
+from tests.strategies import gate_lists
+
+many_gates = st.integers(1, 5).flatmap(lambda n: st.tuples(st.just(n), gate_lists(n, max_gates=20)))
+
+
+def layers_of(gates, n):
+    layers, slots = _sorted_into_layers(gates, {w: w for w in range(n)})
+    angles = [torch.full((1, 1), gates[i].angle.constant, dtype=torch.float64) for i in slots]
+    return layers, angles
+
+
+def as_numpy(state):
+    parts = [part.squeeze(-1).numpy() for part in state.unbind(2)]
+    return parts[0] if len(parts) == 1 else parts[0] + 1j * parts[1]
+
+
+@given(many_gates)
+def test_layers_of_any_gates_give_the_dense_state(drawn):
+    n, gates = drawn
+    layers, angles = layers_of(gates, n)
+    expected = dense_state(gates, n).ravel()
+    state = _encode(layers, angles, n, torch.zeros(1, 1, dtype=torch.float64))
+    np.testing.assert_allclose(as_numpy(state)[0], expected, rtol=0, atol=1e-13)
+    # The same without the shortcut for the first layer.
+    zero = torch.zeros(1, 2**n, 1, 1, dtype=torch.float64)
+    zero[:, 0] = 1
+    state = _apply_layers(zero, layers, angles, n)
+    np.testing.assert_allclose(as_numpy(state)[0], expected, rtol=0, atol=1e-13)
+
+
+@given(many_gates)
+def test_layers_alternate_and_keep_every_gate(drawn):
+    n, gates = drawn
+    layers, angles = layers_of(gates, n)
+    ops = [op for layer in layers for op in layer.ops]
+    assert len(ops) == len(gates) + 2 * sum(g.name == "CNOT" for g in gates)
+    assert [op.slot for op in ops if op.slot is not None] == list(range(len(angles)))
+    for layer in layers:
+        assert all((op.name in ("RZ", "CZ", "IsingZZ")) == layer.diagonal for op in layer.ops)
+
+
+@pytest.mark.parametrize(("last", "parts"), [("CNOT", 1), ("RZ", 2)])
+def test_real_gates_keep_the_state_real(last, parts):
+    gates = [Gate("RY", (0,), Angle()), Gate("Hadamard", (1,))]
+    gates += [Gate("CNOT", (0, 1)) if last == "CNOT" else Gate("RZ", (0,), Angle())]
+    layers, angles = layers_of(gates, 2)
+    assert _encode(layers, angles, 2, angles[0]).shape[2] == parts
