@@ -311,7 +311,8 @@ class HeadCircuit:
 def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
     """Slices of these sizes, one after the other."""
     ends = accumulate(sizes.values())
-    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    pairs = zip(sizes.items(), ends, strict=True)
+    return {name: slice(end - size, end) for (name, size), end in pairs}
 
 
 def _check_arguments(method: Callable[..., object], *names: str) -> None:

@@ -48,7 +48,7 @@ def predict_transpiled(
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
-            `qmtl.simulators.distribution_circuit` of it.
+            `qmtl.circuit.distribution_circuit` of it.
         head: it in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
             more), with symbolic features; qubit i is the device's.

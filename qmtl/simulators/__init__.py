@@ -1,11 +1,11 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.noise import DeviceNoise
 from qmtl.simulators._contract import (
     ANGLE_MAPS,
     PROBABILITY_FLOOR,
@@ -19,20 +19,15 @@ from qmtl.simulators._contract import (
     to_logits,
     weights_by_name,
 )
+from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
 from qmtl.simulators._explain import Explanation
 from qmtl.simulators._lightcone import LightConeSimulator
+from qmtl.simulators._noisy import NoisySimulator, native_values
+from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
+from qmtl.simulators._shots import Estimate, ShotSimulator
 
 if TYPE_CHECKING:
-    from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
-    from qmtl.simulators._noisy import NoisySimulator, native_values
-    from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
     from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
-    from qmtl.simulators._shots import (
-        Estimate,
-        ShotSimulator,
-        distribution_circuit,
-        output_matrix,
-    )
 
 __all__ = [
     "ANGLE_MAPS",
@@ -53,11 +48,9 @@ __all__ = [
     "check_angles",
     "check_weights",
     "device_names",
-    "distribution_circuit",
     "joined_weights",
     "native_values",
     "output_layout",
-    "output_matrix",
     "shift_plan",
     "shifted_values",
     "simulator_for",
@@ -106,13 +99,8 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
     if kind == "lightcone":
         return LightConeSimulator(**settings)
     if kind == "noisy":
-        from qmtl.noise import DeviceNoise
-        from qmtl.simulators._noisy import NoisySimulator
-
         return NoisySimulator(DeviceNoise.from_dict(settings["noise"]), settings["max_memory"])
     if kind == "shots":
-        from qmtl.simulators._shots import ShotSimulator
-
         base = simulator_from_dict(settings["base"])
         # Models saved before there was a choice do not say.
         gradient = settings.get("gradient", "exact")
@@ -125,27 +113,10 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
     return PennyLaneSimulator(settings["device"], diff_method=settings["diff_method"], **options)
 
 
-# What most do not need, or what takes long to import, by the module that has it.
-_LAZY = {
-    "DeviceStep": "_events",
-    "Estimate": "_shots",
-    "Event": "_events",
-    "NativeCircuit": "_events",
-    "NoisySimulator": "_noisy",
-    "PennyLaneSimulator": "_pennylane",
-    "ShiftPlan": "_parameter_shift",
-    "ShotSimulator": "_shots",
-    "device_names": "_pennylane",
-    "distribution_circuit": "_shots",
-    "native_values": "_noisy",
-    "output_matrix": "_shots",
-    "shift_plan": "_parameter_shift",
-    "shifted_values": "_parameter_shift",
-    "task_qnode": "_pennylane",
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    # Importing PennyLane takes seconds.
+    if name not in ("PennyLaneSimulator", "device_names", "task_qnode"):
         raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
-    return getattr(import_module(f"qmtl.simulators.{_LAZY[name]}"), name)
+    from qmtl.simulators import _pennylane
+
+    return getattr(_pennylane, name)

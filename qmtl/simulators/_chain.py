@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from qmtl.circuit import Gate, HeadCircuit, backward_cone
+from qmtl.circuit import Gate, HeadCircuit, backward_cone, task_strings
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleRows, TableBuilder, angle_columns
 from qmtl.simulators._cones import wire_table
 from qmtl.simulators._network import ChunkedEngine, angles_of
-from qmtl.simulators._pauli import task_strings
 from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
@@ -51,13 +50,10 @@ IntArray = NDArray[np.int64]
 
 
 class _Part(NamedTuple):
-    """Outputs of a task that are read together.
+    """Some of a task's outputs, read together from some positions of its register, ascending.
 
-    Attributes:
-        outputs: which of a task's outputs.
-        wires: positions in the register that they depend on after the encoding, ascending.
-        gates: of the block that matter, on positions within `wires`.
-        readout: coefficients of the observables over Pauli strings, shape (n_outputs, 4, …, 4).
+    Gates of the block are on places within `wires`; the readout has the observables' coefficients
+    over Pauli strings, shape (n_outputs, 4, …, 4).
     """
 
     outputs: tuple[int, ...]
@@ -155,9 +151,9 @@ class ChainEngine(ChunkedEngine):
         self._early = 4**most
         width = 4 ** (max(bonds) - most)
         self._late = torch.empty(circuit.n_wires, 4, width, 4, width, dtype=torch.float64)
-        for own in self._sites:
+        for wires, _, steps, _ in self._sites:
             paulis = torch.eye(4, dtype=torch.float64)[:, None]
-            self._late[own.wires] = _run(paulis, own.late, (), width)
+            self._late[wires] = _run(paulis, steps, (), width)
         # Of each part: its tasks' first wires, and its block's angles, a row per task.
         self._read: list[tuple[_Part, IntArray, AngleRows]] = []
         column = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
@@ -191,11 +187,10 @@ class ChainEngine(ChunkedEngine):
         """Outputs, shape (1, outputs, batch)."""
         samples, parts = sampled.shape[1], []
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]
-        for own in self._sites:
-            angles = angles_of(own.angles, sampled, fixed)
-            states = zero.expand(4, len(own.wires), samples)
-            parts.append(_run(states, own.early, angles, self._early))
-        order = np.concatenate([own.wires for own in self._sites]).argsort()
+        for wires, steps, _, rows in self._sites:
+            states, angles = zero.expand(4, len(wires), samples), angles_of(rows, sampled, fixed)
+            parts.append(_run(states, steps, angles, self._early))
+        order = np.concatenate([wires for wires, *_ in self._sites]).argsort()
         early, late = _chosen(torch.cat(parts), order), self._late.to(sampled)
         transfers = torch.einsum("nblpm,nptv->nbtlvm", early, late[:, :, :, 0])
         left, right = _environments(transfers.flatten(4).flatten(2, 3), self._closing)
@@ -243,20 +238,9 @@ def _edge(gate: Gate, n_wires: int) -> int | None:
 _Step = tuple[str, str]
 
 
-class _Sites(NamedTuple):
-    """Wires of equal gates.
-
-    Attributes:
-        wires: where.
-        early: gates up to the last layer's two-wire gates.
-        late: the halves of these, which depend on no angle.
-        angles: of the early gates, a row per wire.
-    """
-
-    wires: IntArray
-    early: tuple[_Step, ...]
-    late: tuple[_Step, ...]
-    angles: AngleRows
+# Wires of equal gates: the early ones, the late ones, and the former's angles, a row per wire. Late
+# gates are halves of the two-wire gates at the end, which depend on no angle.
+_Sites = tuple[IntArray, list[_Step], list[_Step], AngleRows]
 
 
 def _sites(
@@ -266,34 +250,34 @@ def _sites(
     gates, n = circuit.encoding_gates, circuit.n_wires
     last = max((i + 1 for i, gate in enumerate(gates) if len(gate.wires) == 1), default=0)
     counts = np.zeros((2, n), np.int64)
-    for place, gate in enumerate(gates):
-        if len(gate.wires) == 2:
-            counts[int(place >= last), _edge(gate, n)] += 1
-    # Early and late bonds are padded each by themselves, which must not make edges wider.
-    if counts.max(axis=1).sum() > max(bonds):
-        last, counts = len(gates), np.array([bonds, [0] * n])
-    steps: list[tuple[list[_Step], list[_Step]]] = [([], []) for _ in range(n)]
+    steps: list[list[tuple[_Step, bool]]] = [[] for _ in range(n)]
     rotations: list[list[int]] = [[] for _ in range(n)]
     for place, gate in enumerate(gates):
         if len(gate.wires) == 2:
-            edge = _edge(gate, n)
+            edge, is_late = _edge(gate, n), place >= last
+            counts[int(is_late), edge] += 1
             for wire, half in zip(gate.wires, HALVES[gate.name], strict=True):
-                steps[wire][place >= last].append(("right" if wire == edge else "left", half))
+                steps[wire].append((("right" if wire == edge else "left", half), is_late))
             continue
         kind = "none"
         if gate.angle is not None:
             kind = "sampled" if gate.angle.features else "fixed"
             rotations[gate.wires[0]].append(place)
-        steps[gate.wires[0]][0].append((kind, gate.name))
-    alike: dict[tuple[tuple[_Step, ...], ...], list[int]] = {}
+        steps[gate.wires[0]].append(((kind, gate.name), False))
+    # Early and late bonds are padded each by themselves, which must not make edges wider.
+    early, late = int(counts[0].max()), int(counts[1].max())
+    splits = early + late <= max(bonds)
+    alike: dict[tuple[tuple[_Step, bool], ...], list[int]] = {}
     for wire, own in enumerate(steps):
-        alike.setdefault((tuple(own[0]), tuple(own[1])), []).append(wire)
+        alike.setdefault(tuple(own), []).append(wire)
     table, found = wire_table(circuit), []
-    for (early, late), wires in alike.items():
+    for key, wires in alike.items():
         turning = np.array([rotations[wire] for wire in wires], np.int64).reshape(len(wires), -1)
         columns = (table.features[turning], table.weights[turning], table.constants[turning])
-        found.append(_Sites(np.array(wires), early, late, builder.add(*columns)))
-    return found, int(counts[0].max())
+        first = [step for step, is_late in key if not (is_late and splits)]
+        last_ones = [step for step, is_late in key if is_late and splits]
+        found.append((np.array(wires), first, last_ones, builder.add(*columns)))
+    return found, early if splits else max(bonds)
 
 
 def _read(circuit: HeadCircuit, tasks: Sequence[str]) -> _Read:
@@ -391,10 +375,7 @@ def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width
 def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
     """What is left of every wire, and what is right of it.
 
-    Args:
-        transfers: of the wires along the chain, shape (wires, samples, width, width).
-        closing: size of the closing edge's bond (1 on a line): the rows of what is left of a wire,
-            and the columns of what is right of it.
+    The closing edge's bond (1 on a line) is the rows of the former and the columns of the latter.
     """
     levels = [transfers]
     while len(levels[-1]) > 1:

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from qmtl.circuit.gates import Angle, Gate
 from qmtl.circuit.head_circuit import HeadCircuit
 from qmtl.circuit.light_cone import LightCone, backward_cone
+from qmtl.circuit.z_strings import MAX_READ_WIRES, spanned_wires, z_strings_of
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import angle_columns
 from qmtl.simulators._memory import cause_of_size
 
 __all__ = [
     "Cone", "Layer", "Moved", "Op", "WireTable", "cones_of", "gate_table", "joint_cone",
-    "moved_tasks", "spanned_wires", "wire_table", "z_strings_of",
+    "moved_tasks", "wire_table",
 ]  # fmt: skip
 
-# The readout is kept as a matrix over the basis states of the wires that are read together.
-MAX_READ_WIRES = 20
 # More amplitudes than any memory has; a plan for such cones would take minutes to build.
 MAX_CONE_WIRES = 64
 
@@ -244,32 +243,6 @@ def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.f
         return matrix[list(part.outputs)][:, columns]
     rows = [sum(bits[register.wires[i]] for i in strings[j]) % 2 for j in part.outputs]
     return 1.0 - 2.0 * np.array(rows)
-
-
-def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
-    """Positions of the Zs of each output; None if the readout is not made of Z-strings."""
-    register = circuit.register(task)
-    strings = getattr(register.readout, "z_strings", None)
-    return None if strings is None else strings(len(register.wires))
-
-
-def spanned_wires(circuit: HeadCircuit, task: str) -> int:
-    """How many of a register's first wires a readout's matrix has to be written over.
-
-    A matrix over a wide register is huge: its last wires are left out if the readout does.
-    """
-    register = circuit.register(task)
-    readout, n = register.readout, len(register.wires)
-    read = tuple(readout.read_wires(n))
-    least = max(readout.min_wires, max(read) + 1)
-    if least < n and tuple(readout.read_wires(least)) == read:
-        n = least
-    if n > MAX_READ_WIRES:
-        raise CircuitTooLargeError(
-            f"task {task!r}: its readout {readout} spans {n} wires of the register, at most "
-            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
-        )
-    return n
 
 
 def _sorted_into_layers(

@@ -6,10 +6,11 @@ up by its name. Head circuits and circuits in a device's own gates share all thi
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from math import pi
 
 from qmtl.circuit import DIAGONAL_GATES, Angle, Gate, HeadCircuit, Kind
-from qmtl.noise import Channel, DeviceNoise, Timing, idle_times
+from qmtl.noise import Channel, DeviceNoise, idle_times
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 
 __all__ = ["DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps"]
@@ -109,36 +110,31 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
 def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[list[Event]]:
     """For each step what happens: waiting before it, its gates, their errors and channels."""
     timing = noise.timing
-    for now, waited in zip(steps, _waiting(steps, timing), strict=True):
-        if now.name == "barrier":
-            yield waited
-        elif now.name == "measure":
-            channels = [(noise.reading(wire), (wire,)) for wire in now.wires]
-            yield waited + [Event.of(c, on) for c, on in channels if not c.is_identity]
-        elif now.name == "delay":
-            channel = None if timing is None else timing.waiting(now.wires[0], now.seconds or 0.0)
-            yield waited + ([] if channel is None else [Event.of(channel, now.wires)])
-        else:
-            yield [*waited, *_gate_events(now, noise)]
-
-
-def _waiting(steps: Sequence[DeviceStep], timing: Timing | None) -> Iterable[list[Event]]:
-    """For each step, the channels of its wires' waiting before it."""
-    if timing is None:
-        yield from ([] for _ in steps)
-        return
-    timed = [
-        (s.wires, timing.duration(s.name, s.wires) if s.seconds is None else s.seconds)
-        for s in steps
-    ]
-    fresh: set[int] = {wire for s in steps for wire in s.wires}
-    for now, times in zip(steps, idle_times(timed, timing.order), strict=True):
-        channels = [
-            (timing.waiting(wire, seconds, is_fresh=wire in fresh), (wire,))
-            for wire, seconds in zip(now.wires, times, strict=True)
+    times: Iterable[Sequence[float]] = repeat((), len(steps))
+    if timing is not None:
+        timed = [
+            (s.wires, timing.duration(s.name, s.wires) if s.seconds is None else s.seconds)
+            for s in steps
         ]
-        yield [Event.of(channel, on) for channel, on in channels if channel is not None]
-        fresh -= set() if now.name in IDLE else set(now.wires)
+        times = idle_times(timed, timing.order)
+    fresh = {wire for s in steps for wire in s.wires}
+    for now, waits in zip(steps, times, strict=True):
+        found: list[tuple[Channel | None, Wires]] = []
+        if timing is not None:
+            found += [
+                (timing.waiting(wire, seconds, is_fresh=wire in fresh), (wire,))
+                for wire, seconds in zip(now.wires, waits, strict=True)
+            ]
+            if now.name == "delay":
+                found.append((timing.waiting(now.wires[0], now.seconds or 0.0), now.wires))
+        if now.name == "measure":
+            channels = [(noise.reading(wire), (wire,)) for wire in now.wires]
+            found += [(channel, on) for channel, on in channels if not channel.is_identity]
+        events = [Event.of(channel, on) for channel, on in found if channel is not None]
+        if now.name not in IDLE:
+            fresh -= set(now.wires)
+            events += [] if now.name == "measure" else _gate_events(now, noise)
+        yield events
 
 
 def _gate_events(now: DeviceStep, noise: DeviceNoise) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """What a plan costs before it runs: engines, cones, bytes, operations, and about how long."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from markupsafe import Markup
@@ -59,17 +59,18 @@ class GroupCost:
         names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
         who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
         if self.ideal_wires is not None:
-            lines = [
-                f"{who}cone {self.cone_wires} wires under noise, {self.ideal_wires} without, block "
+            what = (
+                f"cone {self.cone_wires} wires under noise, {self.ideal_wires} without, block "
                 f"{self.block_wires}, vectors of up to {self.numbers} numbers per sample"
-            ]
+            )
         elif self.n_cones:
-            lines = [
-                f"{who}cone {self.cone_wires} wires, block {self.block_wires}, "
+            what = (
+                f"cone {self.cone_wires} wires, block {self.block_wires}, "
                 f"{_plural(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"
-            ]
+            )
         else:
-            lines = [f"{who}one chain of {self.cone_wires} wires, block {self.block_wires}"]
+            what = f"one chain of {self.cone_wires} wires, block {self.block_wires}"
+        lines = [who + what]
         if self.sizes:
             grows = " → ".join(map(str, self.sizes[:12])) + (" → …" if self.sizes[12:] else "")
             lines.append(f"    the cone grows, from the readout back: {grows} wires")
@@ -81,17 +82,12 @@ class GroupCost:
         cls, group: Group, engine: Engine, batch_size: int, itemsize: int, limit: int
     ) -> "GroupCost":
         """What a group of cones takes, run by an engine."""
-        chunk = largest_chunk([engine], batch_size, itemsize, limit)
-        return cls(
-            tasks=tuple(dict.fromkeys(group.tasks)),
+        tasks, structure = tuple(dict.fromkeys(group.tasks)), group.structure
+        wires = structure.n_wires, structure.n_inner
+        return replace(
+            cls.of_chain(tasks, engine, *wires, batch_size, itemsize, limit),
             n_cones=group.n_cones,
-            cone_wires=group.structure.n_wires,
-            block_wires=group.structure.n_inner,
             amplitudes=group.amplitudes * batch_size,
-            engine=engine.name,
-            chunk=chunk,
-            bytes=engine.step_bytes(chunk or 1, itemsize),
-            operations=engine.step_operations(batch_size),
             sizes=group.sizes,
         )
 
@@ -108,18 +104,8 @@ class GroupCost:
     ) -> "GroupCost":
         """What tasks take that run as one chain."""
         chunk = largest_chunk([engine], batch_size, itemsize, limit)
-        return cls(
-            tasks=tasks,
-            n_cones=0,
-            cone_wires=n_wires,
-            block_wires=block_wires,
-            amplitudes=0,
-            engine=engine.name,
-            chunk=chunk,
-            bytes=engine.step_bytes(chunk or 1, itemsize),
-            operations=engine.step_operations(batch_size),
-            sizes=(),
-        )
+        needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)
+        return cls(tasks, 0, n_wires, block_wires, 0, engine.name, chunk, *needed, ())
 
 
 def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit: int) -> int:
@@ -173,9 +159,6 @@ class Explanation:
 
     def html_parts(self) -> tuple[Markup, Markup]:
         """For pages: the step's cost, and a row per group of equal cones."""
-        kind = str(self.dtype).removeprefix("torch.")
-        # The last line of the text says what a step takes, and whether it fits.
-        cost = str(self).splitlines()[-1].strip()
         rows: list[dict[str, object]] = [
             {
                 "tasks": listed(group.tasks, 4),
@@ -189,23 +172,29 @@ class Explanation:
             }
             for group in self.groups[:MOST_GROUPS]
         ]
-        about = {"batch": self.batch_size, "precision": kind, "cost": cost}
+        about = {"batch": self.batch_size, "precision": self._precision, "cost": self._cost}
         return facts(about), table(rows, len(self.groups))
 
-    def __str__(self) -> str:
-        kind = str(self.dtype).removeprefix("torch.")
-        lines = [
-            f"{self.n_tasks} tasks on {self.n_wires} wires, batch {self.batch_size}, {kind}: "
-            f"{_plural(len(self.groups), 'group')} of equal cones"
-        ]
-        for group in self.groups:
-            lines += group.lines(self.batch_size)
-        lines.append(
-            f"  a training step takes about {bytes_text(self.bytes)} and "
+    @property
+    def _precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def _cost(self) -> str:
+        """What a step takes, and whether it fits."""
+        return (
+            f"a training step takes about {bytes_text(self.bytes)} and "
             f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "
             f"(limit {bytes_text(self.limit)}{'' if self.fits else ': does not fit'})"
         )
-        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        first = (
+            f"{self.n_tasks} tasks on {self.n_wires} wires, batch {self.batch_size}, "
+            f"{self._precision}: {_plural(len(self.groups), 'group')} of equal cones"
+        )
+        groups = [line for group in self.groups for line in group.lines(self.batch_size)]
+        return "\n".join([first, *groups, f"  {self._cost}"])
 
 
 def _plural(number: int, noun: str) -> str:

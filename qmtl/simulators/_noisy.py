@@ -5,7 +5,7 @@ only the noise on its own wires. So a task costs what its light cone costs, and 
 cone would not see, of gates that cancel but stay in the circuit, is seen.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.circuit import HeadCircuit, Walk, gates_by_wire
+from qmtl.circuit import HeadCircuit, Walk, gates_by_wire, task_strings
 from qmtl.errors import CircuitTooLargeError
-from qmtl.noise import Channel, DeviceNoise
+from qmtl.noise import DeviceNoise
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
@@ -28,8 +28,8 @@ from qmtl.simulators._events import Event, NativeCircuit, device_events, head_st
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
 from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
-from qmtl.simulators._network import CHUNK_BYTES, Channels, Contraction, NetworkEngine, contractions
-from qmtl.simulators._pauli import PauliEngine, PauliProgram, task_strings, write_program
+from qmtl.simulators._network import CHUNK_BYTES, Contraction, NetworkEngine, contractions
+from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
 from qmtl.simulators._pauli._polynomials import Polynomials
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError
 from qmtl.simulators._plan import Group, Plan, Structure, output_columns
@@ -37,6 +37,7 @@ from qmtl.simulators._plan import Group, Plan, Structure, output_columns
 __all__ = ["NoisySimulator", "native_values"]
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 # Operations of strings one by one: more take longer to write down than many steps with vectors.
 LARGEST_PROGRAM = 100_000
 # Bytes of a number, when it is asked whether a single sample fits.
@@ -121,7 +122,9 @@ class NoisySimulator(LightConeSimulator):
         for i, together in enumerate([[task] for task in tasks] if apart else [list(tasks)]):
             first = i * circuit.n_wires
             for place, found in enumerate(device_events(head_steps(circuit, together), self.noise)):
-                events += [_moved(event, first) for event in found] if first else found
+                if first:
+                    found = [replace(e, wires=tuple(first + w for w in e.wires)) for e in found]
+                events += found
                 in_block += [place >= n_encoding] * len(found)
             for task in together:
                 wires[task] = tuple(first + wire for wire in circuit.register(task).wires)
@@ -165,16 +168,10 @@ def native_values(
 
 
 class _Run(NamedTuple):
-    """What happens on a device, in its order.
+    """What happens on a device, in its order: gates and channels.
 
-    Attributes:
-        events: gates and channels.
-        by_wire: places of the events on each wire.
-        in_block: which events belong to blocks and readouts.
-        wires: where each task's register is.
-        table: of the events; its weights are places in the flat vector.
-        channel: of each event the index of its channel.
-        numbers: of all channels: the factors of the strings, and the shift at the end.
+    `in_block` are those of blocks and readouts, `wires` where each task's register is; the table's
+    weights are places in the flat vector, and `numbers` each channel's factors and last its shift.
     """
 
     events: list[Event]
@@ -182,8 +179,7 @@ class _Run(NamedTuple):
     in_block: list[bool]
     wires: Mapping[str, tuple[int, ...]]
     table: WireTable
-    channel: IntArray
-    numbers: NDArray[np.float64]
+    numbers: FloatArray
 
     @classmethod
     def of(
@@ -198,54 +194,35 @@ class _Run(NamedTuple):
         table = gate_table(events, n_wires)
         first = [starts.get(e.angle.owner, 0) if e.angle is not None else 0 for e in events]
         weights = np.where(table.weights >= 0, table.weights + np.array(first, np.int64), -1)
-        channels: dict[Channel, int] = {}
-        index = [0 if e.channel is None else channels.setdefault(e.channel, len(channels))
-                 for e in events]  # fmt: skip
-        numbers = np.zeros((len(channels), 17))
-        for i, channel in enumerate(channels):
-            numbers[i, : len(channel.factors)] = channel.factors
-            numbers[i, -1] = channel.shift
-        return cls(events, gates_by_wire(events), in_block, wires, table._replace(weights=weights),
-                   np.array(index, np.int64), numbers)  # fmt: skip
+        numbers = np.zeros((len(events), 17))
+        for own, event in zip(numbers, events, strict=True):
+            if event.channel is not None:
+                own[: len(event.channel.factors)] = event.channel.factors
+                own[-1] = event.channel.shift
+        table = table._replace(weights=weights)
+        return cls(events, gates_by_wire(events), in_block, wires, table, numbers)
 
 
-def _moved(event: Event, first: int) -> Event:
-    return replace(event, wires=tuple(first + wire for wire in event.wires))
+# Those that depend on the sample, and the others.
+_Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class NoisyCone:
     """What noisy cones must have in common to run in one batch.
 
-    Attributes:
-        encoding: operations of the encoding on local wires; slots number the angles, and for
-            channels the channels.
-        block: operations of the block, and read-out errors; their slots follow.
-        n_wires: local wires.
-        sampled: which of the angles depend on the sample.
-        n_encoding: how many of them are the encoding's.
-        strings: the Z-strings that are read, as masks of local wires.
-        mixing: how they make the outputs; None if each output is one of them.
+    Operations are on local wires; those of the block, and read-out errors, come after the
+    encoding's. Slots number the angles throughout, and for channels the channels; `block_slots`
+    start at 0 again. Outputs are Z-strings, masks of local wires, mixed if there is a mixing.
     """
 
     encoding: tuple[Op, ...]
     block: tuple[Op, ...]
     n_wires: int
-    sampled: tuple[bool, ...]
-    n_encoding: int
+    encoding_slots: _Slots
+    block_slots: _Slots
     strings: tuple[int, ...]
     mixing: tuple[tuple[float, ...], ...] | None
-
-    @property
-    def n_outputs(self) -> int:
-        """Outputs of each task."""
-        return len(self.strings if self.mixing is None else self.mixing)
-
-    def slots(self, *, block: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Columns of the angles that depend on the sample, and of the others."""
-        own = self.sampled[self.n_encoding :] if block else self.sampled[: self.n_encoding]
-        found = list(enumerate(own))
-        return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
 
     def contractions(self) -> tuple[Contraction, ...]:
         """How vectors of strings compute the outputs; several where they run apart."""
@@ -255,31 +232,10 @@ class NoisyCone:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoisyGroup(Group):
-    """A group of noisy cones.
-
-    Attributes:
-        cone: what they have in common.
-        channels: those of each cone.
-    """
+    """A group of noisy cones; of each the channels' numbers, (members, channels, 17)."""
 
     cone: NoisyCone
-    channels: Channels
-
-
-class _Members(NamedTuple):
-    """Tasks whose cones are those of the first of them, moved along the wires.
-
-    Attributes:
-        events: places of the cone's events in the run: the encoding's, then the block's.
-        wires: of the run, in local order.
-        tasks: places of the tasks among those asked for.
-        shifts: by how many wires each task's cone is moved.
-    """
-
-    events: list[int]
-    wires: list[int]
-    tasks: IntArray
-    shifts: IntArray
+    channels: FloatArray
 
 
 def _prepared(
@@ -290,39 +246,69 @@ def _prepared(
     *,
     strings: bool = True,
 ) -> _Prepared:
-    """The plan of tasks on a device, and what runs it.
-
-    Args:
-        circuit: whose readouts they have.
-        tasks: their names.
-        run: what happens on the device.
-        max_memory: bytes that a step may take.
-        strings: whether small cones may run as strings one by one, which take time to write down.
+    """The plan of tasks on a device; strings one by one take time to write down.
 
     Raises:
         CircuitTooLargeError: if not even one sample in single precision fits.
     """
     builder, columns = TableBuilder(), output_columns(circuit, tasks)
-    alike: dict[NoisyCone, list[_Members]] = {}
-    for cone, members in _cones(circuit, tasks, run):
-        alike.setdefault(cone, []).append(members)
-    groups = [
-        _group(circuit, tasks, run, cone, parts, columns, builder) for cone, parts in alike.items()
-    ]
-    table = builder.finish()
+    alike: dict[NoisyCone, list[tuple[IntArray, ...]]] = {}
+    for cone, *members in _cones(circuit, tasks, run):
+        alike.setdefault(cone, []).append(tuple(members))
+    table, n_outputs = run.table, int(columns[-1])
+    groups: list[NoisyGroup] = []
+    for cone, parts in alike.items():
+        index, places, wires = map(np.concatenate, zip(*parts, strict=True))
+        order = np.argsort(index, kind="stable")
+        index, places = index[order], places[order]
+        events = [run.events[place] for place in places[0].tolist()]
+        turning = places[:, [event.angle is not None for event in events]]
+        angles = [
+            builder.add(table.features[own], table.weights[own], table.constants[own])
+            for own in np.split(turning, [sum(map(len, cone.encoding_slots))], axis=1)
+        ]
+        n_own = len(cone.strings if cone.mixing is None else cone.mixing)
+        slots = cone.encoding_slots, cone.block_slots
+        n_inner = len(run.wires[tasks[index[0]]])
+        groups.append(
+            NoisyGroup(
+                structure=Structure(cone.n_wires, n_inner, (), (), *slots, ()),
+                tasks=tuple(tasks[i] for i in index.tolist()),
+                columns=columns[index][:, None] + np.arange(n_own),
+                wires=wires[order] % circuit.n_wires,
+                encoding=angles[0],
+                block=angles[1],
+                sizes=(),
+                cone=cone,
+                channels=run.numbers[places[:, [e.channel is not None for e in events]]],
+            )
+        )
+    finished = builder.finish()
     limit = memory_limit(torch.device("cpu"), max_memory)
-    engines = [_engine(group, limit, strings=strings) for group in groups]
-    for group, engine in zip(groups, engines, strict=True):
-        _check_fits(circuit, group, engine, limit)
-    n_outputs = int(columns[-1])
-    plan = Plan(tasks, tuple(groups), (), table, n_outputs)
-    return _Prepared(plan, engines, Program(table, engines, n_outputs))
+    engines = []
+    for group in groups:
+        engine = _engine(group, limit, strings=strings)
+        engines.append(engine)
+        needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
+        if needed > limit:
+            # Numbers of n wires under noise are as many as the amplitudes of 2n wires without.
+            task, inner = group.tasks[0], group.structure.n_inner
+            raise CircuitTooLargeError(
+                f"task {task!r}: under noise its outputs depend on {seen} of {circuit.n_wires} "
+                f"wires; a step of one sample would take about {bytes_text(needed)}, the limit is "
+                f"{bytes_text(limit)}. {cause_of_size(circuit, task, 2 * seen, 2 * inner)}"
+            )
+    plan = Plan(tasks, tuple(groups), (), finished, n_outputs)
+    return _Prepared(plan, engines, Program(finished, engines, n_outputs))
 
 
 def _cones(
     circuit: HeadCircuit, tasks: Sequence[str], run: _Run
-) -> Iterable[tuple[NoisyCone, _Members]]:
-    """The cones of the tasks; those that see the same around them together."""
+) -> Iterator[tuple[NoisyCone, IntArray, IntArray, IntArray]]:
+    """Cones, and of the tasks that see the same around them places, events and wires, a row each.
+
+    Events of the block come last.
+    """
     kind = run.table.kind
     n = len(kind)
     alike: dict[object, list[int]] = {}
@@ -335,81 +321,50 @@ def _cones(
         starts = np.array([run.wires[tasks[i]][0] for i in places])
         readout = task_strings(circuit, tasks[places[0]])
         while len(left):
-            task = tasks[left[0]]
+            task, shifts = tasks[left[0]], (starts - starts[0])[:, None]
             register = run.wires[task]
             reads = circuit.register(task).readout.read_wires(len(register))
-            walk = Walk([register[i] for i in reads])
-            kept = walk.back_through(run.events, run.by_wire)
+            kept = Walk([register[i] for i in reads]).back_through(run.events, run.by_wire)
             # Wires are numbered from the register on, so that equal cones look equal along a ring.
             met = dict.fromkeys(register)
             for place in reversed(kept):
                 met |= dict.fromkeys(run.events[place].wires)
             around = np.array(list(met))
-            there = (around + (starts - starts[0])[:, None]) % n
-            same = (kind[there] == kind[around]).all(axis=1)
+            same = (kind[(around + shifts) % n] == kind[around]).all(axis=1)
             events = sorted(kept, key=lambda place: run.in_block[place])
             cone = _cone(run, events, {wire: i for i, wire in enumerate(met)}, readout)
-            yield cone, _Members(events, list(met), left[same], (starts - starts[0])[same])
+            moved = run.table.moved(events, shifts[same, 0])
+            yield cone, left[same], moved, around + shifts[same]
             left, starts = left[~same], starts[~same]
 
 
-Readings = tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]
-
-
 def _cone(
-    run: _Run, events: Sequence[int], local: Mapping[int, int], readout: Readings
+    run: _Run,
+    events: Sequence[int],
+    local: Mapping[int, int],
+    readout: tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None],
 ) -> NoisyCone:
     sections: tuple[list[Op], list[Op]] = ([], [])
-    sampled: list[bool] = []
-    n_channels = n_encoding = 0
+    sampled: tuple[list[bool], list[bool]] = ([], [])
+    n_channels = 0
     for place in events:
         event, block = run.events[place], run.in_block[place]
         slot = None
         if event.channel is not None:
             slot, n_channels = n_channels, n_channels + 1
         elif event.angle is not None:
-            slot = len(sampled)
-            sampled.append(bool(event.angle.features))
-            n_encoding += not block
+            slot = sum(map(len, sampled))
+            sampled[block].append(bool(event.angle.features))
         sections[block].append(Op(event.name, tuple(local[w] for w in event.wires), slot))
     encoding, block_ops = map(tuple, sections)
-    return NoisyCone(encoding, block_ops, len(local), tuple(sampled), n_encoding, *readout)
-
-
-def _group(
-    circuit: HeadCircuit,
-    tasks: Sequence[str],
-    run: _Run,
-    cone: NoisyCone,
-    parts: Sequence[_Members],
-    columns: IntArray,
-    builder: TableBuilder,
-) -> NoisyGroup:
-    table, n = run.table, circuit.n_wires
-    order = np.argsort(np.concatenate([part.tasks for part in parts]), kind="stable")
-    index = np.concatenate([part.tasks for part in parts])[order]
-    places = np.concatenate([table.moved(part.events, part.shifts) for part in parts])[order]
-    wires = np.concatenate([np.array(p.wires) + p.shifts[:, None] for p in parts])[order]
-    events = [run.events[place] for place in parts[0].events]
-    turning = [i for i, event in enumerate(events) if event.angle is not None]
-    noisy = [i for i, event in enumerate(events) if event.channel is not None]
-    angles = [
-        builder.add(table.features[own], table.weights[own], table.constants[own])
-        for own in np.split(places[:, turning], [cone.n_encoding], axis=1)
-    ]
-    slots = cone.slots(block=False), cone.slots(block=True)
-    n_inner = len(run.wires[tasks[index[0]]])
-    return NoisyGroup(
-        structure=Structure(cone.n_wires, n_inner, (), (), *slots, ()),
-        tasks=tuple(tasks[i] for i in index.tolist()),
-        columns=columns[index][:, None] + np.arange(cone.n_outputs),
-        wires=wires % n,
-        encoding=angles[0],
-        block=angles[1],
-        sizes=(),
-        cone=cone,
-        channels=Channels(run.channel[places[:, noisy]], run.numbers),
+    return NoisyCone(
+        encoding, block_ops, len(local), _slots(sampled[0]), _slots(sampled[1]), *readout
     )
+
+
+def _slots(sampled: Sequence[bool]) -> _Slots:
+    found = list(enumerate(sampled))
+    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
 
 
 def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
@@ -417,10 +372,8 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
     cone = group.cone
     program = _string_program(cone) if strings else None
     if program is not None:
-        constants = (program.encoding, program.block)
-        return PauliEngine(
-            group, program, (_constants(constants[0], group), _constants(constants[1], group))
-        )
+        encoding, block = (_constants(own, group) for own in (program.encoding, program.block))
+        return PauliEngine(group, program, (encoding, block))
     return NetworkEngine(
         group.columns,
         (*cone.encoding, *cone.block),
@@ -435,11 +388,12 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
 @lru_cache(maxsize=256)
 def _string_program(cone: NoisyCone) -> PauliProgram | None:
     """The outputs as polynomials; None if these are too large, or the block has a feature."""
-    moving, still = cone.slots(block=True)
+    moving, still = cone.block_slots
     if moving:
         return None
-    slots = tuple(cone.n_encoding + slot for slot in still)
-    circuit = Circuit(cone.encoding, cone.block, cone.slots(block=False), slots)
+    n_encoding = sum(map(len, cone.encoding_slots))
+    slots = tuple(n_encoding + slot for slot in still)
+    circuit = Circuit(cone.encoding, cone.block, cone.encoding_slots, slots)
     mixing = None if cone.mixing is None else np.array(cone.mixing)
     try:
         return write_program([circuit], cone.strings, mixing, LARGEST_PROGRAM)
@@ -447,25 +401,10 @@ def _string_program(cone: NoisyCone) -> PauliProgram | None:
         return None
 
 
-def _constants(polynomials: Polynomials, group: NoisyGroup) -> NDArray[np.float64]:
+def _constants(polynomials: Polynomials, group: NoisyGroup) -> FloatArray:
     """The value of each constant for each cone."""
-    index, numbers = group.channels
-    found = np.ones((len(index), len(polynomials.constants)))
+    found = np.ones((group.n_members, len(polynomials.constants)))
     for i, factors in enumerate(polynomials.constants):
         for slot, which in factors:
-            found[:, i] *= numbers[index[:, slot], which]
+            found[:, i] *= group.channels[:, slot, which]
     return found
-
-
-def _check_fits(circuit: HeadCircuit, group: NoisyGroup, engine: Engine, limit: int) -> None:
-    needed = engine.step_bytes(1, SINGLE)
-    if needed <= limit:
-        return
-    task, wires = group.tasks[0], group.cone.n_wires
-    # Numbers of n wires under noise are as many as the amplitudes of 2n wires without.
-    cause = cause_of_size(circuit, task, 2 * wires, 2 * group.structure.n_inner)
-    raise CircuitTooLargeError(
-        f"task {task!r}: under noise its outputs depend on {wires} of {circuit.n_wires} wires; a "
-        f"step of one sample would take about {bytes_text(needed)}, the limit is "
-        f"{bytes_text(limit)}. {cause}"
-    )

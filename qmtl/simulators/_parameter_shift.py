@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, gates_by_wire, rebuilt
 from qmtl.errors import InvalidInputError
-from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
+from qmtl.simulators._angles import angle_columns
 
 __all__ = ["ShiftPlan", "shift_plan", "shifted_values"]
 
@@ -50,14 +50,13 @@ class ShiftPlan:
     Attributes:
         circuit: the same gates; its feature i is the angle of the i-th rotation.
         needed: for each task, the rotations that its outputs may depend on.
-        table: what the angles are made of.
-        rows: and where each rotation's is.
+        factors: constants, features and weights of each rotation; see `angle_columns`. Weights are
+            places in the flat vector of all weights.
     """
 
     circuit: HeadCircuit
     needed: dict[str, tuple[int, ...]]
-    table: AngleTable
-    rows: AngleRows
+    factors: tuple[Tensor, Tensor, Tensor]
 
     def angles(self, angles: Tensor, weights: Tensor) -> Tensor:
         """The angle of each rotation, shape (batch, rotations), differentiable.
@@ -66,11 +65,13 @@ class ShiftPlan:
             angles: encoding angles in radians, shape (batch, n_features).
             weights: all weights of the circuit in one flat vector.
         """
-        assert self.rows.rows is not None
-        sampled, fixed = self.table.sampled(angles, weights), self.table.fixed(weights)
-        every = torch.cat([sampled, fixed[:, None].expand(-1, len(angles))])
-        first = np.where(self.rows.is_sampled, 0, len(sampled))
-        return every[torch.from_numpy(self.rows.rows[0] + first).to(every.device)].T
+        constants, features, places = (part.to(angles.device) for part in self.factors)
+        # What is not there, at -1, is the 1 at the end.
+        columns = torch.cat([angles, angles.new_ones(len(angles), 1)], dim=1)
+        found = constants.to(angles.dtype) * torch.cat([weights, weights.new_ones(1)])[places]
+        for factor in features.T:
+            found = found * columns[:, factor]
+        return found.expand(len(angles), -1)
 
     def shifts(self, tasks: Sequence[str]) -> int:
         """Circuits that the gradients of these tasks take for each sample."""
@@ -123,9 +124,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
     twin = rebuilt(circuit, _Given(encoding, len(angles)), blocks)
     features, weights, constants = angle_columns(angles)
     weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
-    # One place: each rotation is sampled or not by itself.
-    builder = TableBuilder()
-    rows = builder.add(features[None], weights[None], constants[None])
+    factors = torch.from_numpy(constants), torch.from_numpy(features), torch.from_numpy(weights)
     index = gates_by_wire(encoding)
     needed = {}
     for name, register in circuit.registers.items():
@@ -136,7 +135,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
         kept += [encoding[i] for i in walk.back_through(encoding, index)]
         needed[name] = tuple(sorted(g.angle.features[0] for g in kept if g.angle is not None))
-    return ShiftPlan(twin, needed, builder.finish(), rows)
+    return ShiftPlan(twin, needed, factors)
 
 
 def shifted_values(

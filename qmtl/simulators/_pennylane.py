@@ -1,23 +1,16 @@
 """PennyLane: any device of its as a simulator, and QNodes of head circuits for its own tools."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pennylane as qml
 import torch
 from torch import Tensor
 
-from qmtl.circuit import Angle, Gate, HeadCircuit, Register
+from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
-from qmtl.simulators._contract import (
-    Simulator,
-    check_angles,
-    check_weights,
-    weights_by_name,
-)
+from qmtl.simulators._contract import Simulator, check_angles, check_weights, weights_by_name
 from qmtl.simulators._memory import bytes_text, memory_limit
-from qmtl.simulators._pauli import task_strings
 
 __all__ = ["PennyLaneSimulator", "device_names", "task_qnode"]
 
@@ -63,7 +56,14 @@ class PennyLaneSimulator(Simulator):
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
-        self._check_width(circuit)
+        wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
+        needed = BYTES_PER_AMPLITUDE << STATE_WIRES.get(self.device, 0) * wires
+        if needed > limit:
+            raise CircuitTooLargeError(
+                f"{self.device!r} simulates all {wires} wires at once, which takes "
+                f"{bytes_text(needed)}, more than the {bytes_text(limit)} that a step may take; "
+                f"'lightcone' simulates each task on its own few wires"
+            )
         together = [chosen] if circuit.layout == "partitioned" else [(name,) for name in chosen]
         found = [self._run(circuit, angles, weights, names) for names in together]
         return torch.cat([angles.new_zeros(len(angles), 0), *found], dim=1)
@@ -73,51 +73,41 @@ class PennyLaneSimulator(Simulator):
         settings = {"diff_method": self.diff_method, "options": self.options}
         return {"type": "pennylane", "device": self.device, **settings}
 
-    def _check_width(self, circuit: HeadCircuit) -> None:
-        """Raise `CircuitTooLargeError` if the state of all wires cannot be in memory."""
-        wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
-        needed = BYTES_PER_AMPLITUDE << STATE_WIRES.get(self.device, 0) * wires
-        if self.device in STATE_WIRES and needed > limit:
-            raise CircuitTooLargeError(
-                f"{self.device!r} simulates all {wires} wires at once, which takes "
-                f"{bytes_text(needed)}, more than the {bytes_text(limit)} that a step may take; "
-                f"'lightcone' simulates each task on its own few wires"
-            )
-
     def _run(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, tasks: tuple[str, ...]
     ) -> Tensor:
         read = [task_strings(circuit, name) for name in tasks]
-        # PennyLane measures no string without a Z, which is 1.
         wires = [
             [wire for i, wire in enumerate(circuit.register(name).wires) if mask >> i & 1]
             for name, (masks, _) in zip(tasks, read, strict=True)
             for mask in masks
-            if mask
         ]
+        # PennyLane measures no string without a Z, which is 1, and refuses batches of nothing.
+        measured = [own for own in wires if own and len(angles)]
 
         def run(angles: Tensor, weights: Tensor) -> list[Any]:
-            _apply_all(_gates(circuit, tasks), angles, weights_by_name(circuit, weights))
-            return [_expectation(own) for own in wires]
+            _apply_all(circuit, tasks, angles, weights_by_name(circuit, weights))
+            return [_expectation(own) for own in measured]
 
         # What is measured are expectation values, which "best" may differentiate by adjoints.
         methods = ("backprop", "adjoint")
         node = _node(run, self.device, circuit, self.diff_method, self.options, methods)
-        if len(angles) and wires:
-            with _default_dtype(torch.float64):
-                found = node(angles, weights)
-            measured = torch.stack(tuple(found), dim=-1)
-            # A circuit without features in the cone, or a batch of one, may come back unbatched.
-            measured = measured.reshape(-1, measured.shape[-1]).expand(angles.shape[0], -1)
-            measured = measured.to(angles.dtype)
-        else:
-            # PennyLane refuses circuits of which nothing is measured, and batches of nothing.
-            measured = angles.new_zeros(len(angles), len(wires))
-        strings, values = iter(measured.unbind(1)), [angles.new_zeros(0, len(angles))]
+        # PennyLane makes a device's numbers (NumPy scalars, as lightning's) tensors of the default
+        # type: with float32 they would lose half of their digits, and so would the gradients.
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = iter(node(angles, weights) if measured else ())
+        finally:
+            torch.set_default_dtype(before)
+        # A circuit without features in the cone may come back unbatched.
+        one = angles.new_ones(len(angles))
+        rows = [next(found).to(one).expand(len(one)) if own and len(one) else one for own in wires]
+        values = [angles.new_zeros(0, len(angles))]
         for masks, mixing in read:
-            own = [next(strings) if mask else angles.new_ones(len(angles)) for mask in masks]
-            found = torch.stack(own) if own else angles.new_zeros(0, len(angles))
-            values.append(found if mixing is None else angles.new_tensor(mixing) @ found)
+            own, rows = rows[: len(masks)], rows[len(masks) :]
+            strings = torch.stack(own) if own else values[0]
+            values.append(strings if mixing is None else angles.new_tensor(mixing) @ strings)
         return torch.cat(values).T
 
     def __repr__(self) -> str:
@@ -192,7 +182,7 @@ def task_qnode(
             raise InvalidInputError(
                 f"angles: expected {circuit.n_features} per sample, got shape {tuple(angles.shape)}"
             )
-        _apply_all(_gates(circuit, chosen), angles, weights)
+        _apply_all(circuit, chosen, angles, weights)
         return {name: measured(register) for name, register in registers.items()}
 
     return _node(run, device, circuit, diff_method, options)
@@ -208,13 +198,7 @@ def _node(
 ) -> Any:
     """A torch QNode, of which also batches of angles can be differentiated.
 
-    Args:
-        run: the circuit.
-        device: a name, or a PennyLane device.
-        circuit: whose wires it needs.
-        diff_method: PennyLane's differentiation method.
-        options: for the device.
-        best: methods that take batches, which the method "best" may choose.
+    `best` are the methods that take batches which the method "best" may choose.
     """
     target = _device(device, circuit, options)
     try:
@@ -254,40 +238,23 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
         ) from None
 
 
-def _gates(circuit: HeadCircuit, tasks: Sequence[str]) -> list[Gate]:
-    return [*circuit.encoding_gates, *(g for name in tasks for g in circuit.block_gates(name))]
-
-
-def _apply_all(gates: Sequence[Gate], angles: Tensor, weights: Mapping[str, Tensor]) -> None:
-    for gate in gates:
-        operation = getattr(qml, gate.name)
-        if gate.angle is None:
+def _apply_all(
+    circuit: HeadCircuit, tasks: Sequence[str], angles: Tensor, weights: Mapping[str, Tensor]
+) -> None:
+    """The encoding's gates and those of the tasks' blocks."""
+    blocks = (gate for name in tasks for gate in circuit.block_gates(name))
+    for gate in (*circuit.encoding_gates, *blocks):
+        operation, angle = getattr(qml, gate.name), gate.angle
+        if angle is None:
             operation(wires=gate.wires)
-        else:
-            operation(_angle(gate.angle, angles, weights), wires=gate.wires)
-
-
-def _angle(angle: Angle, angles: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    value = angles.new_tensor(angle.constant)
-    for feature in angle.features:
-        value = value * angles[..., feature]
-    return value if angle.weight is None else value * weights[angle.owner][angle.weight]
+            continue
+        value = angles.new_tensor(angle.constant)
+        for feature in angle.features:
+            value = value * angles[..., feature]
+        if angle.weight is not None:
+            value = value * weights[angle.owner][angle.weight]
+        operation(value, wires=gate.wires)
 
 
 def _expectation(wires: Sequence[int]) -> Any:
     return qml.expval(qml.prod(*map(qml.Z, wires)))
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Torch's default type for a while.
-
-    PennyLane makes a device's numbers (NumPy scalars, as lightning's) tensors of the default type:
-    with float32 they would lose half of their digits, and so would the gradients.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

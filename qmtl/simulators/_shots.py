@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.circuit import ROTATIONS, HeadCircuit, Probabilities, Register, rebuilt
-from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
+from qmtl.circuit import ROTATIONS, HeadCircuit, distribution_circuit, output_matrix
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.simulators._contract import (
     Simulator,
     check_angles,
@@ -22,14 +21,10 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._explain import Explanation
 from qmtl.simulators._noisy import NoisySimulator
 from qmtl.simulators._parameter_shift import shift_plan, shifted_values
-from qmtl.tasks import Task
 
-__all__ = ["Estimate", "ShotSimulator", "distribution_circuit", "output_matrix"]
+__all__ = ["Estimate", "ShotSimulator"]
 
-CACHED_CIRCUITS = 16
 GRADIENTS = ("exact", "parameter-shift")
-# Wires that are read together; their distribution is a vector of two to their number.
-MOST_WIRES = 10
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,8 @@ class ShotSimulator(Simulator):
         """Each task's outputs from shots, with standard errors and without gradients."""
         found, rest = {}, self.shots - 1
         for name, counts in self.counts(circuit, angles, weights, tasks).items():
-            matrix, shares = output_matrix(circuit.register(name)), counts.double() / self.shots
+            matrix = torch.from_numpy(output_matrix(circuit.register(name)))
+            shares = counts.double() / self.shots
             values = shares @ matrix.T
             # One shot's variance; deviations keep digits that a difference of means would lose.
             spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
@@ -201,7 +197,7 @@ class ShotSimulator(Simulator):
         likely, counts = self._drawn(circuit, angles, weights, chosen)
         outputs = [angles.new_zeros(len(angles), 0)]
         for name in chosen:
-            matrix = output_matrix(circuit.register(name)).to(angles).T
+            matrix = torch.from_numpy(output_matrix(circuit.register(name))).to(angles).T
             exact = likely[name] @ matrix
             sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix
             # Straight through: the difference is zero, but not its gradient.
@@ -264,75 +260,3 @@ def _check_shiftable(base: Simulator) -> None:
             f"parameter shift needs rotations by the angle itself, the noise stretches {stretched} "
             f"(CoherentError.relative): take gradient='exact'"
         )
-
-
-# --- joint distributions -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _BitStrings(Probabilities):
-    """Probabilities of the bit strings of the wires `read` of a register."""
-
-    read: tuple[int, ...]
-
-    @property
-    def min_wires(self) -> int:
-        return max(self.read) + 1
-
-    def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        return self.read
-
-    def matrix(self, n_wires: int) -> list[list[float]]:
-        rows: list[list[float]] = (
-            (np.arange(self.n)[:, None] == _strings(self.read, n_wires)).astype(float).tolist()
-        )
-        return rows
-
-
-def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
-    """The bit string that each basis state has on the wires `read`."""
-    states = np.arange(1 << n_wires)
-    strings = np.zeros_like(states)
-    for wire in read:
-        strings = 2 * strings + (states >> (n_wires - 1 - wire) & 1)
-    return strings
-
-
-@lru_cache(maxsize=CACHED_CIRCUITS)
-def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """The same gates, with the bit strings of all wires that a task reads as its outputs.
-
-    Its tasks have the names of the circuit's, and it takes the same angles and weights.
-
-    Raises:
-        CircuitTooLargeError: if a task reads more than 10 wires.
-
-    Example:
-        >>> circuit = HeadCircuit([Task.binary("a"), Task.multilabel("b", 2)])
-        >>> [task.n_outputs for task in distribution_circuit(circuit).tasks]
-        [2, 4]
-    """
-    readouts = {}
-    for name, register in circuit.registers.items():
-        read = tuple(register.readout.read_wires(len(register.wires)))
-        if len(read) > MOST_WIRES:
-            raise CircuitTooLargeError(
-                f"task {name!r} reads {len(read)} wires together, shots can be drawn for at most "
-                f"{MOST_WIRES}: give the task fewer outputs"
-            )
-        readouts[name] = _BitStrings(1 << len(read), read)
-    tasks = [Task.multiclass(name, readout.n_outputs) for name, readout in readouts.items()]
-    return rebuilt(circuit, tasks=tasks, readouts=readouts)
-
-
-@lru_cache(maxsize=2**12)
-def output_matrix(register: Register) -> Tensor:
-    """A task's outputs over the bit strings of the wires it reads, float64.
-
-    Shape (n_outputs, 2^wires read).
-    """
-    n = len(register.wires)
-    matrix = torch.tensor(register.readout.matrix(n), dtype=torch.float64)
-    # A readout does not depend on wires that it does not read: any basis state will do.
-    _, states = np.unique(_strings(register.readout.read_wires(n), n), return_index=True)
-    return matrix[:, states]

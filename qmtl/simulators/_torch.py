@@ -1,13 +1,13 @@
 """A group's outputs by plain torch operations: for GPUs, function transforms, and as reference.
 
-A state has shape ``(cones, amplitudes, parts, samples)``: `parts` is 1 while all amplitudes are
-real and 2 (real, imaginary) afterwards, so that real gates cost half and float32 stays float32.
-Samples come last: every operation is a long contiguous loop over them. Only differentiable,
-out-of-place torch operations are used, so autograd, ``vmap`` and double backward work.
+A state has shape ``(cones, amplitudes, samples)``. It is real while all amplitudes are, and complex
+afterwards, so that real gates cost half. Samples come last: every operation is a long contiguous
+loop over them. Only differentiable, out-of-place torch operations are used, so autograd, ``vmap``
+and double backward work.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import ClassVar
 
 import numpy as np
@@ -28,113 +28,57 @@ LARGEST_UNITARY = 64
 # The angle of each slot, shape (cones, samples or 1).
 Angles = Sequence[Tensor]
 
-# A 2x2 matrix as ((m00, m01), (m10, m11)); an entry is (real, imaginary or None), each broadcast
-# over (cones, samples), samples being 1 where the angle does not depend on the sample.
-Entry = tuple[Tensor, Tensor | None]
-Matrix = tuple[tuple[Entry, Entry], tuple[Entry, Entry]]
+# A 2x2 matrix; entries are real or complex, of shape (cones, samples), or 1 where the angle does
+# not depend on the sample.
+Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def _multiply(a: Entry, b: Entry) -> Entry:
-    (ar, ai), (br, bi) = a, b
-    if bi is None:
-        return ar * br, None if ai is None else ai * br
-    if ai is None:
-        return ar * br, ar * bi
-    return ar * br - ai * bi, ar * bi + ai * br
-
-
-def _add(a: Entry, b: Entry) -> Entry:
-    (ar, ai), (br, bi) = a, b
-    if ai is None or bi is None:
-        return ar + br, ai if bi is None else bi
-    return ar + br, ai + bi
-
-
-def _gate_matrix(name: str, angle: Tensor | None, like: Tensor) -> Matrix:
-    if name == "Hadamard":
+def _gate_matrix(op: Op, angles: Angles, like: Tensor) -> Matrix:
+    if op.slot is None:  # a Hadamard
         h = like.new_full((1, 1), 0.5**0.5)
-        return ((h, None), (h, None)), ((h, None), (-h, None))
-    assert angle is not None
-    cos, sin = torch.cos(angle / 2), torch.sin(angle / 2)
-    if name == "RY":
-        return ((cos, None), (-sin, None)), ((sin, None), (cos, None))
-    zero = torch.zeros_like(cos)
-    return ((cos, None), (zero, -sin)), ((zero, -sin), (cos, None))  # RX
+        return (h, h), (h, -h)
+    cos, sin = torch.cos(angles[op.slot] / 2), torch.sin(angles[op.slot] / 2)
+    if op.name == "RY":
+        return (cos, -sin), (sin, cos)
+    turned = torch.complex(torch.zeros_like(sin), -sin)
+    return (cos, turned), (turned, cos)  # RX
 
 
-def _compose(later: Matrix, earlier: Matrix) -> Matrix:
-    def entry(i: int, j: int) -> Entry:
-        return _add(_multiply(later[i][0], earlier[0][j]), _multiply(later[i][1], earlier[1][j]))
-
-    return (entry(0, 0), entry(0, 1)), (entry(1, 0), entry(1, 1))
-
-
-def _one_wire_matrices(
-    ops: Sequence[Op], angles: Sequence[Tensor], like: Tensor
-) -> dict[int, Matrix]:
+def _one_wire_matrices(ops: Sequence[Op], angles: Angles, like: Tensor) -> dict[int, Matrix]:
     """The product of each wire's gates in a layer."""
     matrices: dict[int, Matrix] = {}
     for op in ops:
-        matrix = _gate_matrix(op.name, None if op.slot is None else angles[op.slot], like)
-        wire = op.wires[0]
-        matrices[wire] = _compose(matrix, matrices[wire]) if wire in matrices else matrix
+        (a, b), (c, d) = _gate_matrix(op, angles, like)
+        if op.wires[0] in matrices:
+            (e, f), (g, h) = matrices[op.wires[0]]
+            (a, b), (c, d) = (a * e + b * g, a * f + b * h), (c * e + d * g, c * f + d * h)
+        matrices[op.wires[0]] = (a, b), (c, d)
     return matrices
 
 
-def _to_complex(state: Tensor) -> Tensor:
-    """The state with an imaginary part (zero if it had none)."""
-    return state if state.shape[2] == 2 else torch.cat([state, torch.zeros_like(state)], dim=2)
-
-
-def _rotate_quarter(state: Tensor, parts: int) -> Tensor:
-    """I times the state; `parts` is the position of the parts' axis."""
-    real, imaginary = state.unbind(parts)
-    return torch.stack([-imaginary, real], parts)
-
-
-def _scale(entry: Entry, amplitudes: Tensor) -> Tensor:
-    """Entry times amplitudes of shape (cones, left, right, parts, samples)."""
-    real, imaginary = (None if p is None else p[:, None, None, None, :] for p in entry)
-    assert real is not None
-    scaled = real * amplitudes
-    return scaled if imaginary is None else scaled + imaginary * _rotate_quarter(amplitudes, 3)
-
-
 def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Tensor:
-    if any(entry[1] is not None for row in matrix for entry in row):
-        state = _to_complex(state)
-    cones, _, parts, samples = state.shape
-    split = state.reshape(cones, 2**wire, 2, 2 ** (n_wires - 1 - wire), parts, samples)
-    zero, one = split[:, :, 0], split[:, :, 1]
-    rows = [_scale(row[0], zero) + _scale(row[1], one) for row in matrix]
-    shape = (max(cones, rows[0].shape[0]), 2**n_wires, parts, rows[0].shape[-1])
-    return torch.stack(rows, 2).reshape(shape)
+    cones, _, samples = state.shape
+    zero, one = state.reshape(cones, 2**wire, 2, 2 ** (n_wires - 1 - wire), samples).unbind(2)
+    rows = [a[:, None, None] * zero + b[:, None, None] * one for a, b in matrix]
+    return torch.stack(rows, 2).flatten(1, 3)
 
 
 @lru_cache(maxsize=256)
-def _signs(wires: tuple[tuple[int, ...], ...], n_wires: int) -> NDArray[np.int8]:
-    """Eigenvalues of products of Z, one row per tuple of wires, shape (products, 2^n_wires).
+def _signs(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
+    """Eigenvalues of products of Z, a row for each, or one row: those of the product of CZs.
 
     Not a tensor: one made inside a transform of `torch.func` must not be kept.
     """
     states = np.arange(2**n_wires)
-    rows = []
-    for product in wires:
-        odd = np.zeros_like(states)
-        for wire in product:
-            odd ^= states >> (n_wires - 1 - wire)
-        rows.append((1 - 2 * (odd & 1)).astype(np.int8))
-    return np.stack(rows)
 
+    def bit(wire: int) -> NDArray[np.int8]:
+        return (states >> (n_wires - 1 - wire) & 1).astype(np.int8)
 
-@lru_cache(maxsize=256)
-def _flip_signs(pairs: tuple[tuple[int, ...], ...], n_wires: int) -> NDArray[np.int8]:
-    """Diagonal of a product of CZs, shape (2^n_wires,)."""
-    states = np.arange(2**n_wires)
-    odd = np.zeros_like(states)
-    for a, b in pairs:
-        odd ^= (states >> (n_wires - 1 - a)) & (states >> (n_wires - 1 - b))
-    signs: NDArray[np.int8] = (1 - 2 * (odd & 1)).astype(np.int8)
+    if flips:
+        rows = [reduce(np.bitwise_xor, (bit(a) & bit(b) for a, b in wires))]
+    else:
+        rows = [reduce(np.bitwise_xor, map(bit, product)) for product in wires]
+    signs: NDArray[np.int8] = 1 - 2 * np.stack(rows)
     return signs
 
 
@@ -142,79 +86,48 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     """Multiply by the layer's diagonal: signs of the CZs, then exp(-i Σ angle · sign / 2)."""
     flips = tuple(op.wires for op in layer.ops if op.name == "CZ")
     if flips:
-        signs = torch.from_numpy(_flip_signs(flips, n_wires)).to(state)
-        state = state * signs[None, :, None, None]
-    rotations = [op for op in layer.ops if op.slot is not None]
+        signs = torch.from_numpy(_signs(flips, n_wires, flips=True)).to(state.device)
+        state = state * signs.T
+    rotations = [(op.wires, angles[op.slot]) for op in layer.ops if op.slot is not None]
     if not rotations:
         return state
-    phase: Tensor | None = None
+    phase: Tensor | float = 0.0
+    # Angles that are equal for all samples are summed apart: theirs is a small product.
     for fixed in (True, False):
-        # Angles that are equal for all samples are summed apart: theirs is a small product.
-        chosen = [op for op in rotations if (angles[_slot(op)].shape[-1] == 1) == fixed]
+        chosen = [(wires, a) for wires, a in rotations if (a.shape[-1] == 1) == fixed]
         if chosen:
-            products = _signs(tuple(op.wires for op in chosen), n_wires)
-            signs = torch.from_numpy(products).to(state)
-            halves = torch.stack([angles[_slot(op)] for op in chosen], 1) * -0.5
-            part = signs.T @ halves
-            phase = part if phase is None else phase + part
-    assert phase is not None
-    cos, sin = torch.cos(phase)[:, :, None], torch.sin(phase)[:, :, None]
-    if state.shape[2] == 1:
-        return torch.cat([state * cos, state * sin], dim=2)
-    return state * cos + _rotate_quarter(state, 2) * sin
+            halves = torch.stack([angle for _, angle in chosen], 1) * -0.5
+            products = tuple(wires for wires, _ in chosen)
+            signs = torch.from_numpy(_signs(products, n_wires, flips=False))
+            phase = phase + signs.to(halves).T @ halves
+    assert isinstance(phase, Tensor)
+    return state * torch.complex(torch.cos(phase), torch.sin(phase))
 
 
-def _slot(op: Op) -> int:
-    assert op.slot is not None
-    return op.slot
-
-
-def _apply_layers(
-    state: Tensor, layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int
-) -> Tensor:
-    """Run layers on a state of shape (cones, 2^n_wires, parts, samples).
-
-    Args:
-        state: the amplitudes, wire 0 the most significant bit.
-        layers: what to apply, in order.
-        angles: one tensor (cones, samples or 1) per slot, in radians.
-        n_wires: number of wires of the state.
-    """
+def _apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires: int) -> Tensor:
+    """Run layers on a state of shape (cones, 2^n_wires, samples), wire 0 most significant."""
     for layer in layers:
         if layer.diagonal:
             state = _apply_phases(state, layer, angles, n_wires)
         else:
-            for wire, matrix in _one_wire_matrices(layer.ops, angles, state).items():
+            for wire, matrix in _one_wire_matrices(layer.ops, angles, state.real).items():
                 state = _apply_matrix(state, matrix, wire, n_wires)
     return state
 
 
-def _product_state(
-    ops: Sequence[Op], angles: Sequence[Tensor], n_wires: int, like: Tensor
-) -> Tensor:
-    """The state after a first layer of one-wire gates on |0…0>, built wire by wire."""
-    matrices = _one_wire_matrices(ops, angles, like)
-    state = like.new_ones((1, 1, 1, 1))
+def _encode(layers: Sequence[Layer], angles: Angles, n_wires: int, like: Tensor) -> Tensor:
+    """The encoded states, shape (cones or 1, 2^n_wires, samples or 1)."""
+    # A first layer of one-wire gates makes a product state, built wire by wire.
+    first = layers[0].ops if layers and not layers[0].diagonal else ()
+    matrices = _one_wire_matrices(first, angles, like)
+    state = like.new_ones((1, 1, 1))
     for wire in range(n_wires):
-        if wire not in matrices:
-            state = torch.stack([state, torch.zeros_like(state)], 2).flatten(1, 2)
-            continue
-        column = [row[0] for row in matrices[wire]]
-        if any(imaginary is not None for _, imaginary in column):
-            state = _to_complex(state)
-        spread = state[:, :, None]
-        state = torch.stack([_scale(entry, spread)[:, :, 0] for entry in column], 2).flatten(1, 2)
-    return state
-
-
-def _encode(
-    layers: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, like: Tensor
-) -> Tensor:
-    """The encoded states, shape (cones or 1, 2^n_wires, parts, samples or 1)."""
-    if layers and not layers[0].diagonal:
-        state = _product_state(layers[0].ops, angles, n_wires, like)
-        return _apply_layers(state, layers[1:], angles, n_wires)
-    return _apply_layers(_product_state((), (), n_wires, like), layers, angles, n_wires)
+        if wire in matrices:
+            column = [row[0][:, None] * state for row in matrices[wire]]
+        else:
+            column = [state, torch.zeros_like(state)]
+        state = torch.stack(column, 2).flatten(1, 2)
+    return _apply_layers(state, layers[1:] if first else layers, angles, n_wires)
 
 
 class TorchEngine(Engine):
@@ -236,51 +149,44 @@ class TorchEngine(Engine):
         samples, n_wires = sampled.shape[1], structure.n_wires
         angles = _by_slot(group.encoding, structure.encoding_slots, sampled, fixed)
         state = _encode(structure.encoding, angles, n_wires, sampled)
-        state = state.expand(group.n_cones, -1, -1, samples)
+        state = state.expand(group.n_cones, -1, samples)
         block = _by_slot(group.block, structure.block_slots, sampled, fixed)
         parts = [block] if group.joint is None else _apart(group, block)
+        readout = sampled.new_tensor(structure.readout)
+        n_read = readout.shape[1]
         found = []
         for part in parts:
-            end = self._apply_block(state, part)
-            readout = sampled.new_tensor(structure.readout)
-            rest = 2**n_wires // readout.shape[1] * end.shape[2]
-            weights = end.square().reshape(len(end), readout.shape[1], rest, samples).sum(2)
+            ends = self._apply_block(state, part)
+            weights = sum((end.square() for end in ends[1:]), ends[0].square())
+            weights = weights.reshape(len(weights), n_read, 2**n_wires // n_read, samples).sum(2)
             found.append((readout @ weights).expand(group.n_members, -1, -1))
         if group.joint is None:
             return found[0]
         owner = group.joint[0].tolist()
         return torch.stack([found[task][:, i] for i, task in enumerate(owner)], 1)
 
-    def _apply_block(self, state: Tensor, angles: Angles) -> Tensor:
-        """The tasks' blocks on the encoded states.
+    def _apply_block(self, state: Tensor, angles: Angles) -> list[Tensor]:
+        """The encoded states after the tasks' blocks: real parts, and imaginary ones if any.
 
         Where the block is the same for all samples and has fewer columns than there are amplitudes
         beside it, its unitary is built once and applied as one batched product.
         """
-        structure, n_members, samples = self.group.structure, self.group.n_members, state.shape[3]
-        if not structure.block:
-            return state
+        structure, n_members, samples = self.group.structure, self.group.n_members, state.shape[2]
         dim, rest = 2**structure.n_inner, 2 ** (structure.n_wires - structure.n_inner)
         fixed = all(angle.shape[-1] == 1 for angle in angles)
+        if not structure.block:
+            return _parts(state)
         if not fixed or dim > rest * samples or dim > LARGEST_UNITARY:
-            state = state.expand(n_members, -1, -1, -1)
-            return _apply_layers(state, structure.block, angles, structure.n_wires)
-        identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, :, None, :]
+            state = state.expand(n_members, -1, -1)
+            return _parts(_apply_layers(state, structure.block, angles, structure.n_wires))
+        identity = torch.eye(dim, dtype=state.real.dtype, device=state.device)[None]
         unitary = _apply_layers(identity, structure.block, angles, structure.n_inner)
         # Without angles it is one for all tasks.
-        unitary = unitary.expand(n_members, -1, -1, -1)
-        cones, _, parts, _ = state.shape
-        columns = state.reshape(cones, dim, rest * parts * samples)
-        shape = (n_members, dim * rest, parts, samples)
-        real = torch.matmul(unitary[:, :, 0], columns).reshape(shape)
-        if unitary.shape[2] == 1:
-            return real
-        imaginary = torch.matmul(unitary[:, :, 1], columns).reshape(shape)
-        real = _to_complex(real)
-        if parts == 1:
-            return real + torch.cat([torch.zeros_like(imaginary), imaginary], 2)
-        re, im = imaginary.unbind(2)
-        return real + torch.stack([-im, re], 2)
+        unitary = unitary.expand(n_members, -1, -1)
+        columns = state.reshape(len(state), dim, rest * samples)
+        if columns.is_complex():
+            return _parts(unitary.to(columns.dtype) @ columns)
+        return [part @ columns for part in _parts(unitary)]
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
@@ -293,6 +199,10 @@ class TorchEngine(Engine):
         return 28 * (self.group.structure.steps + 2) * self.group.amplitudes * samples
 
 
+def _parts(numbers: Tensor) -> list[Tensor]:
+    return [numbers.real, numbers.imag] if numbers.is_complex() else [numbers]
+
+
 def _by_slot(
     rows: AngleRows,
     slots: tuple[tuple[int, ...], tuple[int, ...]],
@@ -302,11 +212,8 @@ def _by_slot(
     """The angle of each slot, in the order of slots."""
     assert rows.rows is not None
     places = torch.from_numpy(rows.rows).to(sampled.device)
-    found: dict[int, Tensor] = {}
-    for slot in slots[0]:
-        found[slot] = sampled[places[:, slot]]
-    for slot in slots[1]:
-        found[slot] = fixed[places[:, slot]][:, None]
+    found = {slot: sampled[places[:, slot]] for slot in slots[0]}
+    found |= {slot: fixed[places[:, slot], None] for slot in slots[1]}
     return [found[slot] for slot in range(len(found))]
 
 

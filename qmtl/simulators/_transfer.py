@@ -19,7 +19,8 @@ from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, writ
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 
 __all__ = [
-    "applied", "channel_matrices", "gate_matrix", "half_of_gate", "pattern", "rotation_matrices",
+    "applied", "channel_matrices", "gate_matrix", "half_of_gate", "matrices_of",
+    "rotation_matrices",
 ]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
@@ -28,17 +29,7 @@ PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1,
 
 
 def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
-    """The matrices of noise channels, shape (channels, 4^n, 4^n).
-
-    Args:
-        numbers: of each channel the factors of the strings, and at the end how much of the identity
-            a Z becomes.
-        n_wires: of the channels.
-
-    Example:
-        >>> channel_matrices(np.array([[1.0, 0.8, 0.8, 0.64, 0.36]]), 1)[0, 3].tolist()
-        [0.36, 0.0, 0.0, 0.64]
-    """
+    """Matrices (channels, 4^n, 4^n) of noise channels: factors, and last what Z gets of I."""
     strings = np.arange(4**n_wires)
     matrices = np.zeros((len(numbers), 4**n_wires, 4**n_wires))
     matrices[:, strings, strings] = numbers[:, : 4**n_wires]
@@ -49,12 +40,7 @@ def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
 
 @cache
 def gate_matrix(name: str, n_wires: int) -> FloatArray:
-    """The matrix of a gate without an angle.
-
-    Example:
-        >>> int(gate_matrix("CZ", 2)[1].argmax())  # IX comes from ZX: Z 3, X 1
-        13
-    """
+    """The matrix of a gate without an angle."""
     op = Op(name, tuple(range(n_wires)), None)
     matrix = np.zeros((4**n_wires, 4**n_wires))
     for row in range(len(matrix)):
@@ -65,13 +51,7 @@ def gate_matrix(name: str, n_wires: int) -> FloatArray:
 
 @cache
 def rotation_matrices(name: str, n_wires: int) -> FloatArray:
-    """The three matrices of a rotation: the rest, and what goes with cosine and sine.
-
-    Example:
-        >>> rest, cosine, sine = rotation_matrices("RY", 1)
-        >>> sine[3].tolist()  # Z becomes cos Z - sin X
-        [0.0, -1.0, 0.0, 0.0]
-    """
+    """The three matrices of a rotation: the rest, and what goes with cosine and sine."""
     op = Op(name, tuple(range(n_wires)), 0)
     found = np.zeros((3, 4**n_wires, 4**n_wires))
     for row in range(4**n_wires):
@@ -82,17 +62,18 @@ def rotation_matrices(name: str, n_wires: int) -> FloatArray:
     return found
 
 
-def pattern(op: Op) -> NDArray[np.bool_]:
-    """Where an operation's matrix may be other than zero."""
+def matrices_of(op: Op, numbers: FloatArray | None = None) -> FloatArray:
+    """An operation's matrix: one, a rotation's three, or one for each row of a channel's numbers.
+
+    Without numbers a channel's matrix is one wherever it may be other than zero.
+    """
     n = len(op.wires)
     if op.name in (CHANNEL, DAMPING):
-        numbers = np.ones((1, 4**n + 1))
-        numbers[0, -1] = op.name == DAMPING
-        return channel_matrices(numbers, n)[0] != 0
-    if op.slot is None:
-        return gate_matrix(op.name, n) != 0
-    found: NDArray[np.bool_] = (rotation_matrices(op.name, n) != 0).any(axis=0)
-    return found
+        if numbers is None:
+            numbers = np.ones((1, 4**n + 1))
+            numbers[0, -1] = op.name == DAMPING
+        return channel_matrices(numbers, n)
+    return gate_matrix(op.name, n)[None] if op.slot is None else rotation_matrices(op.name, n)
 
 
 def applied(
@@ -103,19 +84,9 @@ def applied(
     *,
     backwards: bool = False,
 ) -> Tensor:
-    """A gate on the wires whose Paulis are along `axes`.
+    """A gate on the wires whose Paulis are along `axes`; the angle is broadcast over the last axes.
 
-    Args:
-        values: numbers of a state; if backwards, coefficients of an observable.
-        name: of the gate.
-        axes: positions of the wires' axes.
-        angle: in radians, broadcast over the last axes; None for a gate without one.
-        backwards: whether an observable is taken back through the gate.
-
-    Example:
-        >>> zero = torch.tensor([1.0, 0.0, 0.0, 1.0])
-        >>> applied(zero, "RY", [0], torch.tensor(torch.pi / 2)).round(decimals=6) + 0
-        tensor([1., 1., 0., 0.])
+    `values` are numbers of a state or, backwards, the coefficients of an observable.
     """
     n, front = len(axes), values.movedim(tuple(axes), tuple(range(len(axes))))
     flat = front.reshape(4**n, -1)
@@ -136,17 +107,10 @@ def applied(
 def half_of_gate(kind: str) -> FloatArray:
     r"""One wire's half of a controlled Pauli gate, shape (4, 4, 4): new Pauli, bond, old Pauli.
 
-    A controlled gate is :math:`\sum_b P_b \otimes V^b`, so that on operators it is
+    `kind` is ``"control"`` for the wire of the projectors, ``"X"`` or ``"Z"`` for that of V. The
+    gate is :math:`\sum_b P_b \otimes V^b`, on operators
     :math:`\sum_{bb'} (P_b \cdot P_{b'}) \otimes (V^b \cdot V^{b'})`. The pair (b, b') is taken in
     the basis of Hermitian matrices, in which both halves are real.
-
-    Args:
-        kind: ``"control"`` for the wire of the projectors; ``"X"`` or ``"Z"`` for that of V.
-
-    Example:
-        >>> cnot = np.einsum("paq,ras->prqs", half_of_gate("control"), half_of_gate("X"))
-        >>> bool((cnot.reshape(16, 16) == gate_matrix("CNOT", 2)).all())
-        True
     """
     if kind == "control":
         halves = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]]], dtype=complex)

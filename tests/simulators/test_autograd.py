@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
@@ -242,16 +241,6 @@ def test_traced_logits_are_no_constants():
     other = [inputs[0] + 1, *inputs[1:]]
     traced = make_fx(lambda x: logits_of(circuit, [x, *inputs[1:]]))(inputs[0])
     torch.testing.assert_close(traced(other[0]), logits_of(circuit, other), atol=1e-10, rtol=0)
-
-
-def test_dispatch_modes_do_not_disturb(circuit):
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(self, function, kinds, arguments=(), options=None):
-            return function(*arguments, **(options or {}))
-
-    with Recorder():
-        found = gradients(circuit)
-    assert_all_close(found, gradients(circuit))
 
 
 def test_compiled_heads_have_the_right_values_and_gradients():

@@ -18,10 +18,11 @@ from qmtl.circuit import (
     PauliStrings,
     RealAmplitudes,
     RotationAnsatz,
+    distribution_circuit,
 )
 from qmtl.circuit.gates import Angle
 from qmtl.errors import InvalidInputError
-from qmtl.simulators import _chain, distribution_circuit, simulator_for
+from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program
 from qmtl.simulators._chain import CHUNK_BYTES, ChainEngine, chain_applies

@@ -112,11 +112,6 @@ def test_threads_change_nothing_but_rounding(engine, circuit, dtype):
         torch.testing.assert_close(a, b, atol=100 * torch.finfo(dtype).eps * scale, rtol=0)
 
 
-def test_encodings_without_weights(engine):
-    circuit = HeadCircuit(binary_tasks(3), AngleEncoding(trainable=""))
-    assert_same_values_and_gradients(engine, EAGER, random_case(circuit))
-
-
 def test_blocks_that_read_features():
     circuit = HeadCircuit(binary_tasks(4), AngleEncoding(1), FeatureBlock())
     assert_same_values_and_gradients(LightConeSimulator(), REFERENCE, random_case(circuit))
@@ -187,14 +182,6 @@ def test_logits_of_random_circuits(case):
     inputs = head_inputs(case.circuit, case.batch, seed=case.seed)
     expected = logits_and_gradients(EAGER, case.circuit, inputs)
     assert_all_close(logits_and_gradients(LightConeSimulator(), case.circuit, inputs), expected)
-
-
-@pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
-def test_logits_in_chunks(simulator):
-    circuit = CIRCUITS["mixed"]
-    inputs = head_inputs(circuit, 7)
-    expected = logits_and_gradients(EAGER, circuit, inputs)
-    assert_all_close(logits_and_gradients(simulator, circuit, inputs), expected)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (1, 2, 3), (0, 3)])

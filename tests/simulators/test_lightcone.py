@@ -238,7 +238,7 @@ def assert_dependencies(case, *, exact):
 
 
 class NoDouble(TorchDispatchMode):
-    """Fails when an operation makes a float64 or complex tensor; counts the others."""
+    """Fails when an operation makes a tensor of double precision; counts the others."""
 
     def __init__(self):
         super().__init__()
@@ -249,7 +249,7 @@ class NoDouble(TorchDispatchMode):
         for tensor in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(tensor, torch.Tensor):
                 self.operations += 1
-                wide = tensor.dtype == torch.float64 or tensor.dtype.is_complex
+                wide = tensor.dtype in (torch.float64, torch.complex128)
                 # A plan's constants come from NumPy as they are, and are cast at once.
                 assert not wide or "lift_fresh" in str(func), (
                     f"{func} made {tensor.dtype} of shape {tuple(tensor.shape)}"

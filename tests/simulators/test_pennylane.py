@@ -15,10 +15,10 @@ from qmtl.circuit import (
     Probabilities,
     RealAmplitudes,
     RotationAnsatz,
+    task_strings,
 )
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator, PennyLaneSimulator, Simulator, simulator_for
-from qmtl.simulators._pauli import task_strings
 from qmtl.tasks import Task
 from tests.laws import (
     assert_batch_is_samples,

@@ -24,7 +24,6 @@ def two_threads():
 # One process for all: imports take longer than what is tested.
 PROGRAM = """
 import faulthandler, os, sys, torch
-faulthandler.dump_traceback_later(150, exit=True)
 from qmtl import HeadCircuit, Task
 from qmtl.simulators import LightConeSimulator
 torch.set_num_threads(2)

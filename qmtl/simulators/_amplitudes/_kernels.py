@@ -2,8 +2,8 @@
 
 It interprets a small table of operations, so that it is compiled once per precision and serves
 every circuit. A tile holds one cone's state for some samples, one row of samples for each real
-number: the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples and
-vectorise, and a tile stays in the first cache levels from |0…0⟩ to its outputs.
+number: the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples
+and vectorise, and a tile stays in the first cache levels from |0…0⟩ to its outputs.
 
 In real numbers every rotation turns pairs of rows by half its angle; `_pair` says which. A layer of
 diagonal gates turns the two parts of each amplitude by an angle of its own. Backwards, the adjoint
@@ -11,12 +11,12 @@ state is ∂L/∂(rows): every operation first adds its angle's derivative, whic
 from its output, and is then undone on state and adjoint together; nothing is stored in between.
 
 Tables (`_program` writes them). ``ops`` has the columns kind; stride of the wire; slot of the
-angle; mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to turn. A
-PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its entry; its
-first and after its last term (slot and mask, in ``terms``); the source of their angles; and, last,
-its row of ``signs``. The first ``n_starts`` operations make the product state: they turn the few
-rows that are not zero yet, and need not be undone. Angles come as cosines and sines of their
-halves.
+angle; mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to
+turn. A PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its
+entry; its first and after its last term (slot and mask, in ``terms``); the source of their angles;
+and, last, its row of ``signs``. The first ``n_starts`` operations make the product state: they turn
+the few rows that are not zero yet, and need not be undone. Angles come as cosines and sines of
+their halves.
 """
 
 import math

@@ -5,7 +5,6 @@ from qmtl.simulators._pauli._program import (
     LARGEST_PROGRAM,
     PauliProgram,
     pauli_program,
-    task_strings,
     write_program,
 )
 
@@ -14,6 +13,5 @@ __all__ = [
     "PauliEngine",
     "PauliProgram",
     "pauli_program",
-    "task_strings",
     "write_program",
 ]

@@ -9,7 +9,7 @@ they are added, so that uniform noise costs next to nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["DIFFERENCE", "ONE", "PRODUCT", "SUM", "Builder", "Factors", "Polynomials", "Value"]
+__all__ = [
+    "DIFFERENCE", "ONE", "PRODUCT", "SUM", "Builder", "Polynomials", "Value", "cosine", "sine",
+]  # fmt: skip
 
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
 # What a constant is the product of: (channel, which of its numbers), sorted.
-Factors = tuple[tuple[int, int], ...]
+Factor = tuple[int, int]
+Factors = tuple[Factor, ...]
 # A polynomial while it is written: its register, its sign, and factors; None is zero.
 Value = tuple[int, int, Factors] | None
 ONE: Value = (0, 1, ())
@@ -64,7 +67,7 @@ class Polynomials:
 
         Example:
             >>> builder = Builder(1)
-            >>> square = builder.combine(builder.cosine(0), builder.cosine(0))
+            >>> square = builder.combine((cosine(0), cosine(0)))
             >>> builder.finish([square]).evaluate([torch.tensor(0.0)], like=torch.zeros(1))
             [tensor(1.)]
         """
@@ -83,6 +86,16 @@ class Polynomials:
         return [registers[place] * sign for place, sign in places]
 
 
+def cosine(angle: int) -> Value:
+    """The cosine of an angle."""
+    return 1 + 2 * angle, 1, ()
+
+
+def sine(angle: int, sign: int = 1) -> Value:
+    """The sine of an angle, or of its negative."""
+    return 2 + 2 * angle, sign, ()
+
+
 class Builder:
     """Writes `Polynomials` of so many angles."""
 
@@ -95,98 +108,65 @@ class Builder:
         """How many operations have been written."""
         return len(self._rows)
 
-    def cosine(self, angle: int) -> Value:
-        """The cosine of an angle."""
-        return 1 + 2 * angle, 1, ()
-
-    def sine(self, angle: int, sign: int = 1) -> Value:
-        """The sine of an angle, or of its negative."""
-        return 2 + 2 * angle, sign, ()
-
-    def combine(self, a: Value, b: Value, c: Value = None, d: Value = None) -> Value:
-        """a·b + c·d; `a` and `c` carry no factors."""
-        first, second = _product(a, b), _product(c, d)
-        if first is None:
-            first, second = second, None
-        if first is None:
+    def combine(self, *products: tuple[Value, Value]) -> Value:
+        """The sum of one or two products of two values."""
+        if len(products) == 1 and products[0][0] is ONE:
+            return products[0][1]
+        found = [
+            (a[0], b[0], a[1] * b[1], tuple(sorted(a[2] + b[2])) if a[2] else b[2])
+            for a, b in products
+            if a is not None and b is not None
+        ]
+        if not found:
             return None
-        x, y, sign, factors = first
-        if second is None:
-            if x == 0 or y == 0:
-                return x + y, sign, factors
-            return self._write(PRODUCT, *_ordered(x, y), 0, 0), sign, factors
-        z, w, other, others = second
-        # Only what the two do not have in common is multiplied now.
-        common = Counter(factors) & Counter(others)
-        x, y = self._scaled(x, y, _without(factors, common))
-        z, w = self._scaled(z, w, _without(others, common))
-        kind = SUM if sign == other else DIFFERENCE
-        register = self._write(kind, *_ordered(x, y), *_ordered(z, w))
-        return register, sign, tuple(sorted(common.elements()))
+        x, y, sign, factors = found[0]
+        if len(found) == 1:
+            return self._times(x, y), sign, factors
+        z, w, other, others = found[1]
+        kind, common = SUM if sign == other else DIFFERENCE, factors
+        if factors != others:
+            # Only what the two do not have in common is multiplied now.
+            shared = Counter(factors) & Counter(others)
+            common = tuple(sorted(shared.elements()))
+            x, y = self._scaled(x, y, Counter(factors) - shared)
+            z, w = self._scaled(z, w, Counter(others) - shared)
+        return self._write(kind, x, y, z, w), sign, common
 
-    def _scaled(self, x: int, y: int, factors: Factors) -> tuple[int, int]:
+    def _scaled(self, x: int, y: int, factors: Counter[Factor]) -> tuple[int, int]:
         """Two registers whose product is `x` times `y` times the factors."""
-        if not factors:
-            return x, y
-        constant = self._constant(factors)
-        if x == 0:
-            return constant, y
-        if y == 0:
-            return x, constant
-        return x, self._write(PRODUCT, *_ordered(constant, y), 0, 0)
+        constant = self._constant(tuple(sorted(factors.elements())))
+        return (constant, y) if x == 0 else (x, self._times(constant, y))
 
     def _constant(self, factors: Factors) -> int:
-        return self._constants.setdefault(factors, -1 - len(self._constants))
+        return self._constants.setdefault(factors, -1 - len(self._constants)) if factors else 0
+
+    def _times(self, x: int, y: int) -> int:
+        return x + y if x == 0 or y == 0 else self._write(PRODUCT, x, y, 0, 0)
 
     def _write(self, kind: int, x: int, y: int, z: int, w: int) -> int:
-        return self._rows.setdefault((kind, x, y, z, w), _FIRST_OPERATION + len(self._rows))
+        row = (kind, min(x, y), max(x, y), min(z, w), max(z, w))
+        return self._rows.setdefault(row, _FIRST_OPERATION + len(self._rows))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
         """The polynomials of these values, without the operations that none of them needs."""
-        done = [None if v is None else self._whole(v) for v in values]
-        rows = list(self._rows)
-        needed = {value[0] for value in done if value is not None}
-        for k in range(len(rows) - 1, -1, -1):
-            if _FIRST_OPERATION + k in needed:
-                kind, x, y, z, w = rows[k]
-                needed |= {x, y} if kind == PRODUCT else {x, y, z, w}
+        done = [
+            (0, 0) if value is None else (self._times(self._constant(value[2]), value[0]), value[1])
+            for value in values
+        ]
+        needed = {register for register, _ in done}
+        for row, register in reversed(self._rows.items()):
+            if register in needed:
+                needed.update(row[1:])
         constants = [factors for factors, register in self._constants.items() if register in needed]
-        first_constant = 1 + 2 * self.n_angles
-        place = {r: r for r in range(first_constant)}
-        place |= {self._constants[f]: first_constant + i for i, f in enumerate(constants)}
-        kept = [k for k in range(len(rows)) if _FIRST_OPERATION + k in needed]
-        place |= {
-            _FIRST_OPERATION + k: first_constant + len(constants) + i for i, k in enumerate(kept)
-        }
-        ops = [(rows[k][0], *(place[r] for r in rows[k][1:])) for k in kept]
+        kept = [(row, register) for row, register in self._rows.items() if register in needed]
+        order = [*range(1 + 2 * self.n_angles), *map(self._constants.__getitem__, constants)]
+        order += [register for _, register in kept]
+        place = {register: i for i, register in enumerate(order)}
+        ops = [(kind, *map(place.__getitem__, registers)) for (kind, *registers), _ in kept]
         return Polynomials(
             self.n_angles,
             np.array(ops, np.int64).reshape(-1, 5),
-            np.array([0 if v is None else place[v[0]] for v in done], np.int64),
-            np.array([0 if v is None else v[1] for v in done], np.int64),
+            np.array([place[register] for register, _ in done], np.int64),
+            np.array([sign for _, sign in done], np.int64),
             tuple(constants),
         )
-
-    def _whole(self, value: tuple[int, int, Factors]) -> tuple[int, int]:
-        """A value multiplied by its factors."""
-        register, sign, factors = value
-        if not factors:
-            return register, sign
-        constant = self._constant(factors)
-        if register == 0:
-            return constant, sign
-        return self._write(PRODUCT, *_ordered(constant, register), 0, 0), sign
-
-
-def _ordered(x: int, y: int) -> tuple[int, int]:
-    return (x, y) if x <= y else (y, x)
-
-
-def _product(a: Value, b: Value) -> tuple[int, int, int, Factors] | None:
-    if a is None or b is None:
-        return None
-    return a[0], b[0], a[1] * b[1], b[2]
-
-
-def _without(factors: Iterable[tuple[int, int]], common: Counter[tuple[int, int]]) -> Factors:
-    return tuple(sorted((Counter(factors) - common).elements()))

@@ -18,14 +18,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.circuit import HeadCircuit
-from qmtl.simulators._cones import Layer, Op, spanned_wires, z_strings_of
+from qmtl.circuit.z_strings import z_strings
+from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._pauli._polynomials import Builder, Polynomials
 from qmtl.simulators._pauli._strings import z_string
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
 from qmtl.simulators._plan import Structure
 
-__all__ = ["PauliProgram", "pauli_program", "task_strings", "write_program"]
+__all__ = ["PauliProgram", "pauli_program", "write_program"]
 
 # A program of more operations takes seconds to plan.
 LARGEST_PROGRAM = 5_000
@@ -55,14 +55,10 @@ class PauliProgram:
     def operations(self) -> int:
         """Additions and multiplications per sample and task of a forward pass."""
         sums = int((self.encoding.ops[:, 0] > 0).sum())
-        return len(self.encoding.ops) + 2 * sums + 2 * self.n_outputs * self.n_terms
-
-    @property
-    def n_outputs(self) -> int:
-        """Outputs of each task."""
+        n_outputs = len(self.block.outputs) // self.n_terms
         if self.mixing is not None:
-            return len(self.mixing)
-        return len(self.block.outputs) // self.n_terms
+            n_outputs = len(self.mixing)
+        return len(self.encoding.ops) + 2 * sums + 2 * n_outputs * self.n_terms
 
 
 @lru_cache(maxsize=256)
@@ -87,25 +83,15 @@ def pauli_program(
     masks, mixing = z_strings(np.array(structure.readout))
     if len(masks) > MOST_STRINGS:
         return None
+    block, slots = _operations(structure.block), structure.block_slots[1]
+    circuits = []
+    for order in _wire_orders(structure):
+        encoding = _operations(structure.encoding, order, structure.alias)
+        circuits.append(Circuit(encoding, block, structure.distinct_slots, slots))
     try:
-        return _program(structure, masks, mixing, most_operations)
+        return write_program(circuits, masks, mixing, most_operations)
     except TooLargeError:
         return None
-
-
-def _program(
-    structure: Structure, masks: Sequence[int], mixing: NDArray[np.float64] | None, most: int
-) -> PauliProgram:
-    circuits = [
-        Circuit(
-            _operations(structure.encoding, order, structure.alias),
-            _operations(structure.block),
-            structure.distinct_slots,
-            structure.block_slots[1],
-        )
-        for order in _wire_orders(structure)
-    ]
-    return write_program(circuits, masks, mixing, most)
 
 
 def write_program(
@@ -130,63 +116,10 @@ def write_program(
     sums = [block_sums(builder, z_string(mask), circuits[0].block, slots, most) for mask in masks]
     terms = sorted(set().union(*sums))
     block = builder.finish([found.get(term) for found in sums for term in terms])
-    walks = (walk(terms, circuit.encoding, most) for circuit in circuits)
+    walks = (walk(terms, circuit, most) for circuit in circuits)
     shortest = min(walks, key=lambda found: found.operations)
-    encoding = write_encoding(terms, shortest, circuits[0].encoding_slots)
+    encoding = write_encoding(terms, shortest, circuits[0].encoding_angles)
     return PauliProgram(encoding, block, len(terms), mixing)
-
-
-def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
-    """The masks of the Z-strings that are read, and how they make the outputs."""
-    n_read = readout.shape[1].bit_length() - 1
-    weights = z_coefficients(readout).reshape(len(readout), -1)
-    used = np.flatnonzero((weights != 0).any(axis=0))
-    # The first wire is the most significant bit of a state, and bit 0 of a string.
-    masks = [sum(1 << w for w in range(n_read) if s >> (n_read - 1 - w) & 1) for s in used.tolist()]
-    mixing = weights[:, used]
-    is_plain = mixing.shape[0] == mixing.shape[1] and bool((mixing == np.eye(len(mixing))).all())
-    return masks, None if is_plain else mixing
-
-
-def task_strings(
-    circuit: HeadCircuit, task: str
-) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
-    """The masks of the Z-strings that a task reads, and how they make its outputs (None: as is).
-
-    Bit i of a mask is the i-th wire of the register.
-
-    Example:
-        >>> from qmtl.tasks import Task
-        >>> task_strings(HeadCircuit([Task.multilabel("a", 2)]), "a")
-        ((1, 2), None)
-    """
-    found = z_strings_of(circuit, task)
-    if found is not None:
-        return tuple(sum(1 << i for i in string) for string in found), None
-    matrix = circuit.register(task).readout.matrix(spanned_wires(circuit, task))
-    masks, mixing = z_strings(np.array(matrix, np.float64))
-    return tuple(masks), None if mixing is None else tuple(map(tuple, mixing.tolist()))
-
-
-def z_coefficients(diagonals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Coefficients of the Z-strings of diagonal observables, by a Walsh-Hadamard transform.
-
-    Args:
-        diagonals: shape (observables, 2^n), the first wire the most significant bit.
-
-    Returns:
-        Shape (observables, 2, …, 2): index 1 on a wire is Z, 0 is I.
-
-    Example:
-        >>> z_coefficients(np.array([[1.0, 0.0]]))  # |0><0| = (I + Z) / 2
-        array([[0.5, 0.5]])
-    """
-    n_wires = diagonals.shape[1].bit_length() - 1
-    values = diagonals.reshape(-1, *[2] * n_wires)
-    for axis in range(1, n_wires + 1):
-        zero, one = np.moveaxis(values, axis, 0)
-        values = np.stack([zero + one, zero - one], axis) / 2
-    return values
 
 
 def _operations(

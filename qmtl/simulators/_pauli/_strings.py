@@ -66,15 +66,16 @@ def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
         >>> rotated(Op("RY", (0,), 0), (0, 1))  # Z becomes cos Z - sin X
         ((1, 0), -1)
     """
-    axis = sum(1 << w for w in op.wires)
-    ax, az = {"RX": (axis, 0), "RY": (axis, axis), "RZ": (0, axis), "IsingZZ": (0, axis)}[op.name]
-    x, z = string
-    if ((ax & z).bit_count() + (az & x).bit_count()) % 2 == 0:
+    axis, (x, z) = 0, string
+    for wire in op.wires:
+        axis |= 1 << wire
+    ax, az = axis if op.name in ("RX", "RY") else 0, axis if op.name != "RX" else 0
+    passed = (az & x).bit_count()
+    if ((ax & z).bit_count() + passed) % 2 == 0:
         return None
     qx, qz = x ^ ax, z ^ az
     # A string is i^|x&z| X^x Z^z; moving Z^az past X^x costs (-1)^|az&x|.
-    power = 1 + (ax & az).bit_count() + (x & z).bit_count() + 2 * (az & x).bit_count()
-    power -= (qx & qz).bit_count()
+    power = 1 + (ax & az).bit_count() + (x & z).bit_count() + 2 * passed - (qx & qz).bit_count()
     return (qx, qz), 1 if power % 4 == 0 else -1
 
 

@@ -5,12 +5,13 @@ with a Z on its wire, a multiple of the same string without it. (In the Heisenbe
 numbers are factors of a constant, so that cones with other noise share a program.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import NamedTuple
 
 from qmtl.simulators._cones import Op
-from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value
+from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value, cosine, sine
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Circuit",
     "TooLargeError",
     "block_sums",
+    "walk",
     "write_encoding",
 ]
 
@@ -31,7 +33,7 @@ SHIFT = -1
 MOST_STRINGS = 20_000
 MOST_VISITS = 1_000_000
 Sums = dict[Pauli, Value]
-Partner = tuple[Pauli, int] | None
+Image = tuple[Pauli, tuple[tuple[Pauli, Value], ...]]
 
 
 class TooLargeError(Exception):
@@ -54,6 +56,41 @@ class Circuit:
     encoding_slots: tuple[tuple[int, ...], tuple[int, ...]]
     block_slots: tuple[int, ...]
 
+    @property
+    def encoding_angles(self) -> dict[int, int]:
+        """For each slot of the encoding the index of its angle."""
+        return {slot: i for i, slot in enumerate(chain(*self.encoding_slots))}
+
+
+def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Iterator[Image]:
+    """Strings, and what each is before an operation: one or two strings with coefficients.
+
+    Args:
+        op: the operation.
+        strings: those after it.
+        angle_of: for each slot the index of its angle.
+
+    Example:
+        >>> list(images(Op("RY", (0,), 3), [(0, 1)], {3: 0}))  # Z becomes cos Z - sin X
+        [((0, 1), (((0, 1), (1, 1, ())), ((1, 0), (2, -1, ()))))]
+    """
+    if op.slot is None:
+        for p in strings:
+            q, sign = after_clifford(op, p)
+            yield p, ((q, (0, sign, ())),)
+    elif op.name in (CHANNEL, DAMPING):
+        numbers = [ONE, *((0, 1, ((op.slot, which),)) for which in range(1, 4 ** len(op.wires)))]
+        for p in strings:
+            kept = (p, numbers[written(op.wires, p)])
+            rest = without_z(op.wires[0], p) if op.name == DAMPING else None
+            yield p, (kept,) if rest is None else (kept, (rest, (0, 1, ((op.slot, SHIFT),))))
+    else:
+        angle = angle_of[op.slot]
+        cos, sines = cosine(angle), {sign: sine(angle, sign) for sign in (1, -1)}
+        for p in strings:
+            partner = rotated(op, p)
+            yield p, ((p, ONE),) if partner is None else ((p, cos), (partner[0], sines[partner[1]]))
+
 
 def block_sums(
     builder: Builder, string: Pauli, ops: Sequence[Op], slots: Sequence[int], most: int
@@ -62,132 +99,61 @@ def block_sums(
     angle_of = {slot: i for i, slot in enumerate(slots)}
     sums: Sums = {string: ONE}
     for op in reversed(ops):
-        grown: Sums = {}
-        for p, value in sums.items():
-            if op.name in (CHANNEL, DAMPING):
-                grown[p] = builder.combine(ONE, _damped(value, op, p), ONE, grown.get(p))
-                if op.name == DAMPING and (rest := without_z(op.wires[0], p)) is not None:
-                    added = _times(value, (_slot(op), SHIFT))
-                    grown[rest] = builder.combine(ONE, grown.get(rest), ONE, added)
-            elif op.slot is None:
-                q, sign = after_clifford(op, p)
-                grown[q] = _signed(value, sign)
-            else:
-                _rotate(builder, grown, sums, op, angle_of[op.slot], p)
-        sums = grown
+        grown: dict[Pauli, list[tuple[Value, Value]]] = {}
+        for p, found in images(op, sums, angle_of):
+            for q, factor in found:
+                grown.setdefault(q, []).append((factor, sums[p]))
+        sums = {q: builder.combine(*products) for q, products in grown.items()}
         _check(len(builder) + len(sums), most)
     return sums
 
 
-def _rotate(builder: Builder, grown: Sums, sums: Sums, op: Op, angle: int, p: Pauli) -> None:
-    partner, value = rotated(op, p), sums[p]
-    if partner is None:
-        grown[p] = value
-        return
-    q, sign = partner
-    # P becomes cos P + sign sin Q, and Q, if it is there, cos Q - sign sin P.
-    sine = builder.sine(angle, -sign)
-    grown[p] = builder.combine(builder.cosine(angle), value, sine, sums.get(q))
-    if q not in sums:
-        grown[q] = builder.combine(builder.sine(angle, sign), value)
-
-
-@dataclass(frozen=True)
-class Walk:
+class Walk(NamedTuple):
     """Strings taken backwards through an encoding.
 
     Attributes:
-        start: the strings of |0…0⟩ that are needed; all are products of Z.
-        steps: per operation, in the order of application: it, and for each string that is needed
-            after it the other string that it comes from, and its sign.
+        encoding: its operations, in the order of application.
+        needed: the strings that are needed after each operation; before the first one, those of
+            |0…0⟩, which are all products of Z.
         operations: how many sums of two products that makes.
     """
 
-    start: set[Pauli]
-    steps: list[tuple[Op, Mapping[Pauli, Partner]]]
+    encoding: Sequence[Op]
+    needed: list[set[Pauli]]
     operations: int
 
 
-def walk(terms: Sequence[Pauli], ops: Sequence[Op], most: int) -> Walk:
-    """Find the strings that `terms` ask for, before each operation."""
-    touched = [0]
-    for op in ops:
+def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
+    """Find the strings that `terms` ask for, before each operation of an encoding."""
+    angle_of, touched = circuit.encoding_angles, [0]
+    for op in circuit.encoding:
         wires = () if op.name in (CHANNEL, DAMPING) else op.wires
         touched.append(touched[-1] | sum(1 << w for w in wires))
-    steps: list[tuple[Op, Mapping[Pauli, Partner]]] = []
-    needed, operations, visits = set(terms), 0, 0
-    for op, before in zip(reversed(ops), touched[-2::-1], strict=True):
-        partners: dict[Pauli, Any] = {p: _partner(op, p) for p in needed}
-        found = [partner[0] for partner in partners.values() if partner is not None]
-        if op.slot is not None:
-            operations += len(found)
-            found += needed
-        steps.append((op, partners))
+    needed, operations, visits = [set(terms)], 0, 0
+    for op, before in zip(reversed(circuit.encoding), touched[-2::-1], strict=True):
+        every = [found for _, found in images(op, needed[-1], angle_of)]
+        operations += sum(map(len, every)) - len(every)
         # X or Y on a wire that no earlier gate has touched is zero.
-        needed = {p for p in found if not p[0] & ~before}
-        visits += len(needed)
+        needed.append({q for found in every for q, _ in found if not q[0] & ~before})
+        visits += len(needed[-1])
         _check(operations, most)
-        _check(len(needed), MOST_STRINGS)
+        _check(len(needed[-1]), MOST_STRINGS)
         _check(visits, MOST_VISITS)
     # Without any operation, nothing has been left out so far.
-    start = {p for p in needed if not p[0]}
-    return Walk(start, steps[::-1], operations)
+    needed[-1] = {p for p in needed[-1] if not p[0]}
+    return Walk(circuit.encoding, needed[::-1], operations)
 
 
-def _partner(op: Op, p: Pauli) -> Partner:
-    if op.name == CHANNEL:
-        return None
-    if op.name == DAMPING:
-        rest = without_z(op.wires[0], p)
-        return None if rest is None else (rest, 1)
-    return after_clifford(op, p) if op.slot is None else rotated(op, p)
-
-
-def write_encoding(
-    terms: Sequence[Pauli], found: Walk, slots: tuple[tuple[int, ...], tuple[int, ...]]
-) -> Polynomials:
+def write_encoding(terms: Sequence[Pauli], found: Walk, angle_of: Mapping[int, int]) -> Polynomials:
     """Expectation values of `terms` after the encoding."""
-    angle_of = {slot: i for i, slot in enumerate(slots[0] + slots[1])}
     builder = Builder(len(angle_of))
-    values: Sums = dict.fromkeys(found.start, ONE)
-    for op, partners in found.steps:
-        after: Sums = {}
-        for p, partner in partners.items():
-            value = values.get(p)
-            other = None if partner is None else _signed(values.get(partner[0]), partner[1])
-            if op.name in (CHANNEL, DAMPING):
-                shifted = None if other is None else _times(other, (_slot(op), SHIFT))
-                after[p] = builder.combine(ONE, _damped(value, op, p), ONE, shifted)
-            elif op.slot is None:
-                after[p] = other
-            elif partner is None:
-                after[p] = value
-            else:
-                angle = angle_of[op.slot]
-                after[p] = builder.combine(builder.cosine(angle), value, builder.sine(angle), other)
-        values = after
+    values: Sums = dict.fromkeys(found.needed[0], ONE)
+    for op, needed in zip(found.encoding, found.needed[1:], strict=True):
+        values = {
+            p: builder.combine(*[(factor, values.get(q)) for q, factor in before])
+            for p, before in images(op, needed, angle_of)
+        }
     return builder.finish([values.get(term) for term in terms])
-
-
-def _damped(value: Value, op: Op, p: Pauli) -> Value:
-    """A string's value after noise on its wires."""
-    which = written(op.wires, p)
-    return _times(value, (_slot(op), which)) if which else value
-
-
-def _times(value: Value, factor: tuple[int, int]) -> Value:
-    if value is None:
-        return None
-    return value[0], value[1], tuple(sorted((*value[2], factor)))
-
-
-def _signed(value: Value, sign: int) -> Value:
-    return None if value is None else (value[0], value[1] * sign, value[2])
-
-
-def _slot(op: Op) -> int:
-    assert op.slot is not None
-    return op.slot
 
 
 def _check(operations: int, most: int) -> None:

@@ -1,0 +1,436 @@
+"""Contractions of Pauli transfer matrices: for noisy cones too large for strings one by one.
+
+All strings of some wires are a vector of the numbers tr(Pρ), and a gate is a small matrix on its
+wires' letters. Wires are joined only when a gate asks for it and leave as soon as nothing looks at
+them. Each wire has only the letters (I, X, Y, Z) that the state can have there and that the outputs
+can see, so that a vector is much shorter than 4^wires.
+
+Steps run for several cones and samples at a time. A backward pass computes each chunk again, so
+that memory is bounded whatever the batch.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.simulators._angles import AngleRows
+from qmtl.simulators._cones import Op
+from qmtl.simulators._engine import Array, Engine, Inputs
+from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
+from qmtl.simulators._transfer import matrices_of
+
+__all__ = ["CHUNK_BYTES", "ChunkedEngine", "Contraction", "NetworkEngine", "angles_of",
+           "contractions"]  # fmt: skip
+
+# Bytes of a chunk: beyond, larger chunks are no faster.
+CHUNK_BYTES = 2**26
+# Letters of a wire, ascending: I 0, X 1, Y 2, Z 3.
+Letters = tuple[int, ...]
+# Those of a wire that is part of no vector.
+GONE: Letters = (0,)
+ZERO_STATE: Letters = (0, 3)
+READ = 3
+
+Number = TypeVar("Number", np.bool_, np.float64)
+FloatArray = NDArray[np.float64]
+# A vector: its wires, and numbers of shape (cones or 1, samples or 1, letters of each wire).
+Vector = tuple[list[int], Tensor]
+
+
+def angles_of(
+    rows: AngleRows, sampled: Tensor, fixed: Tensor, members: slice = slice(None)
+) -> list[Tensor]:
+    """The angle of each slot, shape (members, samples or 1)."""
+    assert rows.rows is not None
+    found = []
+    for moving, own in zip(rows.is_sampled, rows.rows[members].T, strict=True):
+        index = torch.from_numpy(np.ascontiguousarray(own)).to(sampled.device)
+        found.append(sampled[index] if moving else fixed[index][:, None])
+    return found
+
+
+class ChunkedEngine(Engine):
+    """An engine of torch operations that runs some members and samples at a time.
+
+    Args:
+        columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
+        most_bytes: of a chunk, as far as one sample of one member allows.
+    """
+
+    def __init__(self, columns: NDArray[np.int64], most_bytes: int) -> None:
+        super().__init__(columns)
+        self.most_bytes = most_bytes
+
+    @abstractmethod
+    def lane_bytes(self, itemsize: int) -> int:
+        """Estimated bytes that one sample of one member takes in a training step."""
+
+    @abstractmethod
+    def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
+        """Outputs of some members; see `Engine.torch_values`."""
+
+    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+        """All outputs; see `Engine.torch_values`."""
+        return self.values_of(sampled, fixed, slice(0, len(self.columns)))
+
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+        lanes = min(len(self.columns) * samples, self._lanes(itemsize))
+        return lanes * self.lane_bytes(itemsize) + 4 * self.columns.size * samples * itemsize
+
+    def _lanes(self, itemsize: int) -> int:
+        return max(1, self.most_bytes // self.lane_bytes(itemsize))
+
+    def _chunks(self, samples: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+        lanes, n = self._lanes(itemsize), len(self.columns)
+        width = max(1, min(lanes, samples))
+        height = max(1, lanes // width)
+        for member in range(0, n, height):
+            for low in range(0, samples, width):
+                yield slice(member, min(member + height, n)), slice(low, min(low + width, samples))
+
+    def forward(self, inputs: Inputs, values: Array) -> Any:
+        """Write the outputs; a single chunk keeps its graph."""
+        chunks = list(self._chunks(len(values), values.itemsize))
+        kept = None
+        for members, part in chunks:
+            with torch.set_grad_enabled(len(chunks) == 1):
+                leaves, found = self._graph(inputs, members, part)
+            values[part, self.columns[members].ravel()] = found.detach().numpy()
+            kept = leaves, found
+        return kept if len(chunks) == 1 else None
+
+    def pull_back(
+        self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
+    ) -> None:
+        """Add the gradients; several chunks are computed again, one after the other."""
+        for members, part in self._chunks(len(gradients), gradients.itemsize):
+            chosen = gradients[part, self.columns[members].ravel()]
+            # NaN counts as a gradient, since it must reach the result.
+            if not chosen.any():
+                continue
+            with torch.enable_grad():
+                leaves, values = kept or self._graph(inputs, members, part)
+            # Outputs may depend on no angle at all.
+            if values.requires_grad:
+                # There may be several gradients of what was kept.
+                first, second = torch.autograd.grad(
+                    values, leaves, torch.from_numpy(chosen), materialize_grads=True,
+                    retain_graph=kept is not None,
+                )  # fmt: skip
+                by_sampled[:, part] += first.numpy()
+                by_fixed += second.numpy()
+
+    def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
+        """Angles of a chunk, and outputs (samples, members' outputs) computed from them."""
+        numbers = inputs.sampled[:, part], inputs.fixed
+        leaves = [torch.from_numpy(own).requires_grad_() for own in numbers]
+        return leaves, self.values_of(leaves[0], leaves[1], members).flatten(0, 1).T
+
+
+class MatrixStep(NamedTuple):
+    """Operations (their positions) that follow each other on one or two wires, as one matrix.
+
+    Its columns are the letters of each wire before them, its rows those after them; they are
+    ``(0,)`` for a wire that is part of no vector.
+    """
+
+    wires: tuple[int, ...]
+    ops: tuple[int, ...]
+    before: tuple[Letters, ...]
+    after: tuple[Letters, ...]
+
+
+class Contraction(NamedTuple):
+    """Steps from the state 0…0 to the expectation values of some Z-strings.
+
+    They start with these letters of each wire and leave the wires `read`; `places` are the strings'
+    in the vector over these, -1 if one is zero. A sample takes `largest` numbers in the longest
+    vector, `kept` in all vectors and matrices, and so many multiplications in a forward pass.
+    """
+
+    start: tuple[Letters, ...]
+    steps: tuple[MatrixStep, ...]
+    read: tuple[int, ...]
+    places: tuple[int, ...]
+    largest: int
+    kept: int
+    operations: int
+
+
+@lru_cache(maxsize=256)
+def contractions(
+    ops: tuple[Op, ...], strings: tuple[int, ...], n_wires: int, *, are_apart: bool
+) -> tuple[Contraction, ...]:
+    """The contractions of Z-strings: one for all, or one for each where that is less work.
+
+    Example:
+        >>> ops = (Op("RY", (0,), 0), Op("CZ", (0, 1), None))
+        >>> (one,) = contractions(ops, (0b1,), 2, are_apart=False)
+        >>> one.start, one.largest  # only Z of wire 0 is ever looked at
+        (((3,), (0,)), 1)
+    """
+    together = (_contraction(ops, strings, n_wires),)
+    if not are_apart or len(strings) == 1:
+        return together
+    apart = tuple(_contraction(ops, (mask,), n_wires) for mask in strings)
+    smaller = sum(one.operations for one in apart) < together[0].operations
+    return apart if smaller else together
+
+
+def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Contraction:
+    """The contraction of these strings together."""
+    # Operations that follow each other on the same wires are one matrix.
+    runs: list[tuple[tuple[int, ...], list[int]]] = []
+    last: dict[int, int] = {}
+    for position, op in enumerate(ops):
+        found = {last.get(wire, -1) for wire in op.wires}
+        run = found.pop()
+        if not found and run >= 0 and set(runs[run][0]) == set(op.wires):
+            runs[run][1].append(position)
+            continue
+        last |= dict.fromkeys(op.wires, len(runs))
+        runs.append((op.wires, [position]))
+    # Forwards: letters that can be.
+    can: list[Letters] = [ZERO_STATE] * n_wires
+    patterns: list[tuple[NDArray[np.bool_], list[Letters], list[Letters]]] = []
+    for wires, positions in runs:
+        pattern = np.eye(4 ** len(wires), dtype=np.bool_)
+        for op in (ops[i] for i in positions):
+            own: NDArray[np.bool_] = (matrices_of(op) != 0).any(axis=0)
+            pattern = (own if op.wires == wires else _swapped(own)) @ pattern
+        before = [can[wire] for wire in wires]
+        _set(can, wires, np.flatnonzero(pattern[:, _numbers(before)].any(axis=1)))
+        patterns.append((pattern, before, [can[wire] for wire in wires]))
+    # Backwards: those of them that are seen.
+    seen: list[Letters] = [
+        tuple(sorted({READ * (mask >> wire & 1) for mask in strings} & set(can[wire])))
+        for wire in range(n_wires)
+    ]
+    end, steps = tuple(seen), []
+    for (wires, positions), (pattern, before, after) in zip(
+        runs[::-1], patterns[::-1], strict=True
+    ):
+        now = tuple(
+            tuple(letter for letter in own if letter in seen[wire])
+            for wire, own in zip(wires, after, strict=True)
+        )
+        columns = _numbers(before)
+        _set(seen, wires, columns[pattern[np.ix_(_numbers(now), columns)].any(axis=0)])
+        step = MatrixStep(wires, tuple(positions), tuple(seen[wire] for wire in wires), now)
+        if any(own != GONE for own in (*step.before, *step.after)):
+            steps.append(step)
+    # Where no letter can be, every string is zero.
+    if not all(end) or any(not own for step in steps for own in (*step.before, *step.after)):
+        return Contraction((), (), (), (-1,) * len(strings), 0, 0, 0)
+    place = {number: i for i, number in enumerate(_numbers(end).tolist())}
+    letters = [[(READ * (mask >> wire & 1),) for wire in range(n_wires)] for mask in strings]
+    places = tuple(place.get(_numbers(own).item(), -1) for own in letters)
+    read = tuple(wire for wire, own in enumerate(end) if own != GONE)
+    return _scheduled(steps[::-1], tuple(seen), read, places)
+
+
+def _numbers(letters: Sequence[Letters]) -> NDArray[np.int64]:
+    """The strings of these letters as numbers in base 4, first wire first."""
+    found = np.zeros(1, np.int64)
+    for own in letters:
+        found = (4 * found[:, None] + np.array(own, np.int64)).ravel()
+    return found
+
+
+def _set(letters: list[Letters], wires: Sequence[int], strings: NDArray[np.int64]) -> None:
+    """Give wires the letters that they have in strings on them."""
+    for i, wire in enumerate(reversed(wires)):
+        letters[wire] = tuple(np.unique(strings >> 2 * i & 3).tolist())
+
+
+def _swapped(matrices: NDArray[Number]) -> NDArray[Number]:
+    """Matrices on two wires, with the wires the other way round."""
+    turned = matrices.reshape(-1, 4, 4, 4, 4).transpose(0, 2, 1, 4, 3)
+    return turned.reshape(matrices.shape)
+
+
+def _length(letters: Iterable[Letters]) -> int:
+    return prod(map(len, letters))
+
+
+def _scheduled(
+    steps: Sequence[MatrixStep],
+    start: tuple[Letters, ...],
+    read: tuple[int, ...],
+    places: tuple[int, ...],
+) -> Contraction:
+    """The steps in an order that keeps vectors short, and what they cost.
+
+    Of those that can run, the one that lets the vectors grow least is next.
+    """
+    letters = dict(enumerate(start))
+    # The wires of the vector that each wire is part of.
+    shared = {w: frozenset() if own == GONE else frozenset([w]) for w, own in enumerate(start)}
+
+    def lengths(step: MatrixStep) -> tuple[int, int, int]:
+        """The growth of the vectors, and numbers of the joined one before and after."""
+        met = {shared[wire] for wire in step.wires} - {frozenset()}
+        sizes = [_length(letters[wire] for wire in wires) for wires in met]
+        before = prod(sizes)
+        after = before // _length(step.before) * _length(step.after)
+        return after - sum(sizes), before, after
+
+    waiting: dict[int, list[int]] = {}
+    for position in range(len(steps) - 1, -1, -1):
+        for wire in steps[position].wires:
+            waiting.setdefault(wire, []).append(position)
+    ordered: list[MatrixStep] = []
+    largest = kept = operations = 0
+    while first := {queue[-1] for queue in waiting.values() if queue}:
+        ready = [i for i in first if all(waiting[wire][-1] == i for wire in steps[i].wires)]
+        step = steps[min(ready, key=lambda i: (lengths(steps[i])[0], i))]
+        _, before, after = lengths(step)
+        columns = _length(step.before)
+        largest = max(largest, before, after)
+        # What is joined, its copy with the wires in front, the result, and the matrix.
+        size = max(_length(step.after), columns) ** 2
+        kept += 2 * before + after + len(step.ops) * size
+        operations += after * columns
+        wires = frozenset(step.wires).union(*(shared[wire] for wire in step.wires))
+        letters |= zip(step.wires, step.after, strict=True)
+        left = frozenset(wire for wire in wires if letters[wire] != GONE)
+        shared |= {wire: left if wire in left else frozenset() for wire in wires}
+        ordered.append(step)
+        for wire in step.wires:
+            waiting[wire].pop()
+    return Contraction(start, tuple(ordered), read, places, largest, kept, operations)
+
+
+class NetworkEngine(ChunkedEngine):
+    """Evaluates noisy cones of one structure by vectors of Pauli strings.
+
+    Args:
+        columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
+        ops: of the cones, on local wires; slots number the angles, and for channels the channels.
+        programs: how they are contracted.
+        angles: of the slots, one after the other.
+        channels: of each cone, shape (members, channels, numbers); see `channel_matrices`.
+        mixing: how the strings make the outputs; None if each output is one of them.
+        most_bytes: of a chunk, as far as one sample of one cone allows.
+    """
+
+    name: ClassVar[str] = "vectors of Pauli strings"
+
+    def __init__(
+        self,
+        columns: NDArray[np.int64],
+        ops: Sequence[Op],
+        programs: Sequence[Contraction],
+        angles: Sequence[AngleRows],
+        channels: FloatArray,
+        mixing: FloatArray | None,
+        most_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        super().__init__(columns, most_bytes)
+        self.programs = programs
+        self._mixing = None if mixing is None else torch.from_numpy(mixing)
+        self._parts = [[_parts(s, ops, channels) for s in one.steps] for one in programs]
+        self._angles = angles
+
+    def lane_bytes(self, itemsize: int) -> int:
+        """Vectors and matrices, and their gradients."""
+        return max(1, 2 * sum(program.kept for program in self.programs)) * itemsize
+
+    def step_operations(self, samples: int) -> int:
+        """Estimated floating-point operations of a training step."""
+        products = sum(program.operations for program in self.programs)
+        return 6 * products * len(self.columns) * samples
+
+    def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
+        """Outputs of some members; see `Engine.torch_values`."""
+        angles = [own for a in self._angles for own in angles_of(a, sampled, fixed, members)]
+        shape = (members.stop - members.start, -1, sampled.shape[1])
+        found = []
+        for program, parts in zip(self.programs, self._parts, strict=True):
+            matrices = (_matrix(own, angles, members, sampled) for own in parts)
+            found.append(_expectations(program, matrices, sampled).expand(shape))
+        strings = torch.cat(found, 1)
+        return strings if self._mixing is None else self._mixing.to(strings) @ strings
+
+
+# Constant matrices (cones or 1, rows, columns), or a rotation's three and its slot.
+Part = tuple[Tensor, int | None]
+
+
+def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Part]:
+    """A step's matrices, those that are constant multiplied together for each cone."""
+    found: list[tuple[FloatArray, int | None]] = []
+    for op in (ops[position] for position in step.ops):
+        is_channel = op.name in (CHANNEL, DAMPING)
+        slot = None if is_channel else op.slot
+        matrices = matrices_of(op, channels[:, op.slot] if is_channel else None)
+        if op.wires != step.wires:
+            matrices = _swapped(matrices)
+        if slot is None and found and found[-1][1] is None:
+            matrices = matrices @ found.pop()[0]
+        found.append((matrices, slot))
+    # Only the rows and columns that are wanted, of the last and of the first.
+    found[0] = found[0][0][..., _numbers(step.before)], found[0][1]
+    found[-1] = found[-1][0][..., _numbers(step.after), :], found[-1][1]
+    return [(torch.from_numpy(np.ascontiguousarray(m)), slot) for m, slot in found]
+
+
+def _matrix(
+    parts: Sequence[Part], angles: Sequence[Tensor], members: slice, like: Tensor
+) -> Tensor:
+    """The matrix of a step, shape (cones or 1, samples or 1, rows, columns)."""
+    found: Tensor | None = None
+    for matrices, slot in parts:
+        if slot is None:
+            own = (matrices if len(matrices) == 1 else matrices[members]).to(like)[:, None]
+        else:
+            rest, cosine, sine = matrices.to(like)
+            angle = angles[slot][..., None, None]
+            own = rest + angle.cos() * cosine + angle.sin() * sine
+        found = own if found is None else own @ found
+    assert found is not None
+    return found
+
+
+def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor) -> Tensor:
+    """Expectation values of a program's strings, shape (cones or 1, strings, samples or 1)."""
+    if set(program.places) == {-1}:
+        return like.new_zeros(1, len(program.places), 1)
+    vectors: list[Vector] = [
+        ([wire], like.new_ones(1, 1, len(own)))
+        for wire, own in enumerate(program.start)
+        if own != GONE
+    ]
+    for step, matrix in zip(program.steps, matrices, strict=True):
+        own = step.wires
+        met = [vector for vector in vectors if not set(own).isdisjoint(vector[0])]
+        vectors = [vector for vector in vectors if set(own).isdisjoint(vector[0])]
+        new = [wire for wire, left in zip(own, step.after, strict=True) if left != GONE]
+        rest = [wire for wires, _ in met for wire in wires if wire not in own]
+        # The matrix's rows are wires of their own, ~wire; of wires that are gone there is one.
+        matrix = matrix.reshape(*matrix.shape[:2], *map(len, (*step.after, *step.before)))
+        vector = ([~wire for wire in own] + list(own), matrix)
+        values = _product([vector, *met], [~wire for wire in new] + rest)
+        vectors += [(new + rest, values)] if new or rest else []
+    values = _product([([], like.new_ones(1, 1)), *vectors], program.read)[..., None].flatten(2)
+    # A string that is always zero has no place; any finite number will do.
+    places = torch.tensor(program.places, device=like.device)
+    return (values[..., places.clamp(min=0)] * (places >= 0)).mT
+
+
+def _product(vectors: Sequence[Vector], wires: Sequence[int]) -> Tensor:
+    """The product of vectors, summed over all wires but these."""
+    axes = {wire: 0 for own, _ in vectors for wire in own}
+    axes |= {wire: i for i, wire in enumerate(axes, 2)}
+    operands: list[Any] = []
+    for own, values in vectors:
+        operands += [values, [0, 1, *(axes[wire] for wire in own)]]
+    return torch.einsum(*operands, [0, 1, *(axes[wire] for wire in wires)])
