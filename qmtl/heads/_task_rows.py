@@ -83,7 +83,8 @@ class TaskRows(nn.Module):
 
     def forward(self) -> Tensor:
         """The tensor to compute with, of the shape of the parameter."""
-        if self.frozen_mask is None or self.frozen_values is None:
+        # Asked first, as it is cheaper to ask than for a buffer.
+        if not self.frozen or self.frozen_mask is None or self.frozen_values is None:
             return self.parameter
         return torch.where(self.frozen_mask, self.frozen_values, self.parameter)
 

@@ -268,13 +268,18 @@ class Step:
                 by_angle[:, part] = found
         if not self.is_plain:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
+        # In the features' order, which torch would else have to bring them into.
         if self.map is not None and self.is_curved:
             slope = self.map.scale / self.map.stretch
-            by_angle *= slope - slope * np.square(state.columns)
+            slopes = slope - slope * np.square(state.columns)
+            by_feature = np.multiply(by_angle.T, slopes.T, order="C")
+        else:
+            by_feature = np.ascontiguousarray(by_angle.T)
         if self.is_plain:
-            by_angle = _placed(by_angle, self.features, self.sizes[0])
             by_weight = _placed(by_weight, self.weights, self.sizes[1])
-        return by_angle.T, by_weight
+            if self.features is not None:
+                by_feature = _placed(by_feature.T, self.features, self.sizes[0]).T
+        return by_feature, by_weight
 
     def _through_table(
         self, by_sampled: Array, by_fixed: Array, state: State
