@@ -19,7 +19,7 @@ from qmtl.simulators import (
     simulator_for,
     simulator_from_dict,
 )
-from qmtl.tasks import Task, check_tasks
+from qmtl.tasks import Task, check_tasks, chosen_tasks
 
 __all__ = ["CircuitHead", "Head", "check_features", "check_width"]
 
@@ -70,7 +70,7 @@ class Head(nn.Module, ABC):
                 for unknown tasks.
         """
         check_features(features, self.n_features)
-        names = None if tasks is None else self._chosen(tasks)
+        names = None if tasks is None else chosen_tasks(tasks, self._sizes)
         if names == ():
             logits = features.new_zeros(len(features), 0)
         else:
@@ -83,17 +83,6 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
         """Logits of these tasks side by side (None: of all), from features that are checked."""
-
-    def _chosen(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        if isinstance(tasks, str):
-            raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
-        names = tuple(tasks)
-        for name in names:
-            if name not in self._sizes:
-                raise unknown_name("task", name, self._sizes)
-        if len(set(names)) < len(names):
-            raise InvalidInputError(f"tasks must be distinct, got {list(names)}")
-        return names
 
     def task_rows(self) -> list[TaskRows]:
         """The parameters that belong to tasks, each one parameter of all tasks."""
@@ -136,7 +125,7 @@ class Head(nn.Module, ABC):
         self._set_frozen(task, False)
 
     def _set_frozen(self, task: str, frozen: bool) -> None:
-        self._chosen([task])
+        chosen_tasks([task], self._sizes)
         for rows in self.task_rows():
             if task in rows.slices:
                 rows.freeze(task, frozen)

@@ -20,6 +20,7 @@ from qmtl.simulators import (
     output_layout,
     to_logits,
 )
+from qmtl.tasks import chosen_tasks
 
 __all__ = ["QuantumHead"]
 
@@ -149,7 +150,7 @@ class QuantumHead(CircuitHead):
             values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
                 hardware.
         """
-        names = self._chosen(list(values))
+        names = chosen_tasks(list(values), self._sizes)
         if not names:
             return {}
         layout = output_layout(self.circuit, names)

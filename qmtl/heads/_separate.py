@@ -13,7 +13,7 @@ from qmtl.heads._linear import LinearHead, LocalLinearHead
 from qmtl.heads._low_rank import LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
-from qmtl.tasks import Task
+from qmtl.tasks import Task, chosen_tasks
 
 __all__ = ["WHOLE_HEADS", "SeparateHeads"]
 
@@ -72,7 +72,7 @@ class SeparateHeads(Head):
 
     def head(self, task: str) -> Any:
         """The head of one task."""
-        (name,) = self._chosen([task])
+        (name,) = chosen_tasks([task], self._sizes)
         return self.heads[self._positions[name]]
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import chosen_tasks
 
 if TYPE_CHECKING:
     from qmtl.simulators._explain import Explanation
@@ -278,22 +279,7 @@ def check_angles(
         raise InvalidInputError(
             f"angles must have shape (batch, {circuit.n_features}), got {tuple(angles.shape)}"
         )
-    return check_tasks(circuit, tasks)
-
-
-def check_tasks(circuit: HeadCircuit, tasks: Sequence[str] | None) -> tuple[str, ...]:
-    """The tasks to evaluate, after checking their names."""
-    if tasks is None:
-        return tuple(circuit.registers)
-    if isinstance(tasks, str):
-        raise InvalidInputError(f"tasks must be a sequence of names, got the string {tasks!r}")
-    chosen = tuple(tasks)
-    for name in chosen:
-        if name not in circuit.registers:
-            raise unknown_name("task", name, circuit.registers)
-    if len(set(chosen)) < len(chosen):
-        raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
-    return chosen
+    return chosen_tasks(tasks, circuit.registers)
 
 
 def check_weights(circuit: HeadCircuit, weights: Tensor, like: Tensor) -> None:

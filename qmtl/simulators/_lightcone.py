@@ -22,7 +22,6 @@ from qmtl.simulators._contract import (
     Dependencies,
     Simulator,
     check_angles,
-    check_tasks,
     check_weights,
     output_layout,
     stacked,
@@ -32,6 +31,7 @@ from qmtl.simulators._engines import choose_plan, engine_of
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
 from qmtl.simulators._plan import Plan, build_plan
+from qmtl.tasks import chosen_tasks
 
 __all__ = ["LightConeSimulator"]
 
@@ -201,7 +201,7 @@ class LightConeSimulator(Simulator):
             return found
 
     def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
-        names = check_tasks(circuit, tasks)
+        names = chosen_tasks(tasks, circuit.registers)
         compiled = self.engine == "compiled"
         chained = chained_tasks(circuit, names) if compiled else ()
         builder = TableBuilder()

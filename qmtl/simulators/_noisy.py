@@ -22,7 +22,6 @@ from qmtl.noise import DeviceNoise
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
-from qmtl.simulators._contract import check_tasks
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._events import Event, NativeCircuit, device_events, head_steps
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
@@ -33,6 +32,7 @@ from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
 from qmtl.simulators._pauli._polynomials import Polynomials
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError
 from qmtl.simulators._plan import Group, Plan, Structure, output_columns
+from qmtl.tasks import chosen_tasks
 
 __all__ = ["NoisySimulator", "native_values"]
 
@@ -106,7 +106,7 @@ class NoisySimulator(LightConeSimulator):
         return super()._prepare(circuit, tasks, joint=False)
 
     def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
-        names = check_tasks(circuit, tasks)
+        names = chosen_tasks(tasks, circuit.registers)
         run = self._runs(circuit, names if circuit.layout == "shared" else tuple(circuit.registers))
         return _prepared(circuit, names, run, self.max_memory)
 

@@ -7,10 +7,10 @@ gradient or a metric.
 from qmtl.tasks._layout import TaskLayout, labelled_rows, task_layout
 from qmtl.tasks.kinds import METRICS, MISSING, Kind, metric_names
 from qmtl.tasks.scores import evaluate_all, evaluate_joined
-from qmtl.tasks.sequence import check_tasks
+from qmtl.tasks.sequence import check_tasks, chosen_tasks
 from qmtl.tasks.task import Task
 
 __all__ = [
-    "METRICS", "MISSING", "Kind", "Task", "TaskLayout", "check_tasks", "evaluate_all",
-    "evaluate_joined", "labelled_rows", "metric_names", "task_layout",
+    "METRICS", "MISSING", "Kind", "Task", "TaskLayout", "check_tasks", "chosen_tasks",
+    "evaluate_all", "evaluate_joined", "labelled_rows", "metric_names", "task_layout",
 ]  # fmt: skip

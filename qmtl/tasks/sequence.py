@@ -1,11 +1,11 @@
-"""`check_tasks`: a sequence of tasks with distinct names."""
+"""Sequences of tasks with distinct names, and choices among them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks.task import Task
 
-__all__ = ["check_tasks"]
+__all__ = ["check_tasks", "chosen_tasks"]
 
 
 def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
@@ -34,3 +34,26 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
             )
         first[task.name] = position
     return found
+
+
+def chosen_tasks(names: Sequence[str] | None, known: Collection[str]) -> tuple[str, ...]:
+    """Names of tasks, in the order asked for; all known ones for None.
+
+    Raises:
+        InvalidInputError: for a string, and for names that are unknown or come twice.
+
+    Example:
+        >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
+        (('b',), ('a', 'b'))
+    """
+    if names is None:
+        return tuple(known)
+    if isinstance(names, str):
+        raise InvalidInputError(f"tasks must be a sequence of names, got the string {names!r}")
+    chosen = tuple(names)
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("task", name, known)
+    if len(set(chosen)) < len(chosen):
+        raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
+    return chosen

@@ -32,6 +32,8 @@ def test_one_command_measures_steps_beside_a_linear_layer():
 
 
 @pytest.mark.slow
-def test_steps_of_fit_are_measured():
-    output = run("--fit", "--tasks", "2", "--rounds", "1", "--baseline", "")
+@pytest.mark.parametrize(("option", "what"), [("--fit", "fit"), ("--upgrad", "fit with UPGrad")])
+def test_steps_of_fit_are_measured(option, what):
+    output = run(option, "--tasks", "2", "--rounds", "1", "--baseline", "")
+    assert f"steps of qmtl.{what}, batch" in output
     assert re.search(r"T = +2: +[\d.]+ ms", output)

@@ -417,9 +417,17 @@ def test_one_simulator_in_several_threads():
     simulator = LightConeSimulator()
     circuits = [HeadCircuit([Task.binary(f"t{i}")], AngleEncoding(1)) for i in range(80)]
 
-    def work(start):
-        for circuit in circuits[start:] + circuits[:start]:
-            simulator.logits(circuit, *head_inputs(circuit, 2)).sum().backward()
+    def gradients(simulator, circuit):
+        inputs = head_inputs(circuit, 2)
+        simulator.logits(circuit, *inputs).sum().backward()
+        return [i.grad for i in inputs if i.grad is not None]
 
+    def work(start):
+        return [gradients(simulator, c) for c in circuits[start:] + circuits[:start]]
+
+    expected = [gradients(LightConeSimulator(), circuit) for circuit in circuits]
+    starts = range(0, 80, 20)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(0, 80, 20)))
+        for start, found in zip(starts, pool.map(work, starts), strict=True):
+            for one, other in zip(found, expected[start:] + expected[:start], strict=True):
+                assert_all_close(one, other)

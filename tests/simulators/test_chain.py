@@ -26,10 +26,9 @@ from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program
 from qmtl.simulators._chain import CHUNK_BYTES, ChainEngine, chain_applies
-from qmtl.simulators._contract import check_tasks
 from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
 from qmtl.simulators._plan import build_plan
-from qmtl.tasks import Task
+from qmtl.tasks import Task, chosen_tasks
 from tests.laws import (
     assert_gradients_stay_in_cone,
     assert_same_values_and_gradients,
@@ -45,7 +44,7 @@ class ChainSimulator(LightConeSimulator):
     """Runs all tasks as a chain, whatever their cones are."""
 
     def _new(self, circuit, tasks, joint):
-        names, builder = check_tasks(circuit, tasks), TableBuilder()
+        names, builder = chosen_tasks(tasks, circuit.registers), TableBuilder()
         engine = ChainEngine(circuit, names, names, builder)
         plan = build_plan(circuit, names, names, builder=builder)
         return _Prepared(plan, [engine], Program(plan.table, [engine], plan.n_outputs))

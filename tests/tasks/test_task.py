@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, check_tasks
+from qmtl.tasks import Task, check_tasks, chosen_tasks
 from tests.tasks.task_samples import ALL, BINARY, REGRESSION
 
 
@@ -71,6 +71,14 @@ class TestConstruction:
             Task.from_dict({"name": "a"})
         with pytest.raises(InvalidInputError, match="expected a dict"):
             Task.from_dict([1])
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [("ab", "got the string 'ab'"), (["a", "c"], "unknown task 'c'"), (["b", "b"], "distinct")],
+    )
+    def test_choices_that_are_none(self, names, message):
+        with pytest.raises(InvalidInputError, match=message):
+            chosen_tasks(names, ["a", "b", "ab"])
 
     def test_check_tasks(self):
         assert check_tasks(iter(ALL)) == tuple(ALL)
