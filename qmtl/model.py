@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qmtl._io import write_text
+from qmtl._model_files import read_model, write_model
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
-from qmtl.files import write_text
 from qmtl.heads import HEADS, Head, TaskRows, escaped, pop_part
-from qmtl.model_files import read_model, write_model
 from qmtl.tasks import Task, task_layout
 
 __all__ = ["MultiTaskModel", "load"]
@@ -322,7 +322,7 @@ class MultiTaskModel(nn.Module):
             title: of the card.
             metrics: task → metric → value to show, such as ``result.metrics["test"]``.
         """
-        from qmtl.model_card import model_card
+        from qmtl._model_card import model_card
 
         self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)

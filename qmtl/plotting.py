@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from qmtl._io import write_bytes
 from qmtl.errors import InvalidInputError
-from qmtl.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from qmtl.circuit import (
     RealAmplitudes,
     RotationAnsatz,
 )
-from qmtl.circuit.gates import Angle
+from qmtl.circuit._gates import Angle
 from qmtl.tasks import Task
 
 __all__ = [

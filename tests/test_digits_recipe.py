@@ -2,8 +2,8 @@
 
 import pytest
 
-from qmtl.training.recipe import read_recipe
-from qmtl.training.run import start_run
+from qmtl.training._recipe import read_recipe
+from qmtl.training._run import start_run
 
 
 def _scores(metrics):

@@ -5,7 +5,7 @@ import torch
 from markupsafe import Markup
 
 import qmtl
-from qmtl.display import drawing, facts, folded, listed, number, panel, table
+from qmtl._html import drawing, facts, folded, listed, number, panel, table
 
 EVIL = "<img src=x onerror=boom()>"
 

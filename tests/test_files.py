@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from qmtl.files import write_bytes, write_json, write_text
+from qmtl._io import write_bytes, write_json, write_text
 
 
 def test_contents(tmp_path):

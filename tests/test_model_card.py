@@ -5,8 +5,8 @@ import torch
 import yaml
 
 import qmtl
+from qmtl._model_card import model_card
 from qmtl.errors import ModelFileError
-from qmtl.model_card import model_card
 
 
 def small_model():

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from qmtl._version import __version__
 from qmtl.cli import (
     bench,
     circuits,
@@ -21,7 +22,6 @@ from qmtl.cli import (
     trainability,
 )
 from qmtl.errors import QmtlError
-from qmtl.version import __version__
 
 __all__ = ["app", "main"]
 

@@ -65,8 +65,8 @@ def bench(
 
     qmtl bench my.toml --grid training.learning_rate=0.003,0.01 --jobs 2 --out bench
     """
-    from qmtl.analysis.sweep import Workers
     from qmtl.errors import InvalidInputError
+    from qmtl.experiments import Workers
     from qmtl.training import parse_grid, read_recipe
 
     overrides = [*(set_ or [])]
@@ -95,11 +95,9 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
     """Run one recipe, write and show its tables; the number of failed cells."""
     from rich.console import Console
 
-    from qmtl.analysis.bench import bench as run_bench
-    from qmtl.analysis.bench_plots import write_plots
-    from qmtl.analysis.report import as_markdown
-    from qmtl.analysis.report_csv import metrics_csv, seeds_csv, summary_csv
-    from qmtl.files import write_text
+    from qmtl._io import write_text
+    from qmtl.experiments import as_markdown, metrics_csv, seeds_csv, summary_csv, write_plots
+    from qmtl.experiments import bench as run_bench
 
     progress = Console(stderr=True, markup=False, highlight=False)
 

@@ -36,7 +36,7 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from qmtl.circuit.catalogue import list_designs, load_design
+    from qmtl.circuit import list_designs, load_design
 
     table = Table("design", "layout", "description", box=None, padding=(0, 2, 0, 0))
     for name in list_designs():
@@ -82,11 +82,11 @@ def export(
     check_out(out)
     circuit = _circuit(design, task)
     if format_ == "qasm":
-        from qmtl.hardware.qiskit import to_qasm3
+        from qmtl.hardware import to_qasm3
 
         content = to_qasm3(circuit)
     elif format_ == "svg":
-        from qmtl.circuit.drawing import draw_svg
+        from qmtl.circuit import draw_svg
 
         content = draw_svg(circuit)
     else:

@@ -46,11 +46,11 @@ def _system() -> str:
     import sys
     from pathlib import Path
 
-    import qmtl.version
+    import qmtl
 
     return "\n".join(
         [
-            f"qmtl {qmtl.version.__version__} in {Path(qmtl.version.__file__).parent}",
+            f"qmtl {qmtl.__version__} in {Path(qmtl.__file__).parent}",
             f"Python {platform.python_version()} in {sys.prefix}",
             f"{platform.platform()}, {platform.machine()}\n",
         ]

@@ -50,8 +50,7 @@ def backends(
     import sys
 
     from qmtl.errors import HardwareError
-    from qmtl.hardware.backends import backend_names
-    from qmtl.hardware.client import Client
+    from qmtl.hardware import Client, backend_names
 
     if not local:
         try:
@@ -79,7 +78,7 @@ def estimate(
     Example: qmtl ibm estimate runs/seed1 --backend fake_fez --samples 16
     """
     from qmtl.cli.ibm_runs import open_run, settings_of, show_estimate
-    from qmtl.hardware.prepare import prepare
+    from qmtl.hardware import prepare
 
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     rows = open_run(run, split, samples)
@@ -120,9 +119,8 @@ def submit(
     qmtl ibm submit runs/seed1 --backend fake_fez --wait
     """
     from qmtl.cli.ibm_runs import open_run, settings_of
-    from qmtl.hardware.ledger import Ledger
-    from qmtl.hardware.run import send
-    from qmtl.hardware.submit import submit as send_again
+    from qmtl.hardware import Ledger, send
+    from qmtl.hardware import submit as send_again
 
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
@@ -177,8 +175,8 @@ def status(
     Example: qmtl ibm status 1a2b3c4d5e6f
     """
     from qmtl.cli.ibm_runs import show_status
-    from qmtl.hardware.ledger import Ledger
-    from qmtl.hardware.status import status as status_of
+    from qmtl.hardware import Ledger
+    from qmtl.hardware import status as status_of
 
     opened = Ledger(ledger)
     found = status_of(name, opened, ask=not offline)
@@ -200,9 +198,7 @@ def fetch(
 
     Example: qmtl ibm fetch 1a2b3c4d5e6f --wait
     """
-    from qmtl.hardware.fetch import collect
-    from qmtl.hardware.ledger import Ledger
-    from qmtl.hardware.submit import complain
+    from qmtl.hardware import Ledger, collect, complain
 
     opened = Ledger(ledger)
     run = opened.run(name).run
@@ -224,7 +220,7 @@ def cancel(name: Name, ledger: LedgerFile = None) -> None:
 
     Example: qmtl ibm cancel 1a2b3c4d5e6f
     """
-    from qmtl.hardware.submit import cancel as cancel_run
+    from qmtl.hardware import cancel as cancel_run
 
     print(cancel_run(name, ledger))
 
@@ -235,8 +231,8 @@ def list_(ledger: LedgerFile = None) -> None:
 
     Example: qmtl ibm list
     """
-    from qmtl.hardware.ledger import Ledger
-    from qmtl.hardware.status import status as status_of
+    from qmtl.hardware import Ledger
+    from qmtl.hardware import status as status_of
 
     opened = Ledger(ledger)
     for run in opened.runs():
@@ -250,7 +246,7 @@ def _tasks(text: str | None) -> list[str] | None:
 
 
 def _fetch(run: str, ledger: Any) -> None:
-    from qmtl.hardware.fetch import wait
+    from qmtl.hardware import wait
 
     wait(run, ledger)
     _show(run, ledger)
@@ -258,6 +254,6 @@ def _fetch(run: str, ledger: Any) -> None:
 
 def _show(run: str, ledger: Any) -> None:
     from qmtl.cli.ibm_runs import show_result
-    from qmtl.hardware.result import read_result
+    from qmtl.hardware import read_result
 
     show_result(ledger, read_result(ledger, run))

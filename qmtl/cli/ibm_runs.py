@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qmtl.hardware.estimate import Estimate
-    from qmtl.hardware.ledger import Ledger
-    from qmtl.hardware.result import HardwareResult
-    from qmtl.hardware.status import RunStatus
+    from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
     from qmtl.model import MultiTaskModel
 
 __all__ = ["Measured", "open_run", "settings_of", "show_estimate", "show_result", "show_status"]
@@ -59,7 +56,7 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
         InvalidInputError: a pair is no ``KEY=VALUE``, or a key or value does not fit.
     """
     from qmtl.errors import InvalidInputError
-    from qmtl.hardware.settings import HardwareSettings
+    from qmtl.hardware import HardwareSettings
 
     options: dict[str, Any] = {"shots": shots, "max_qpu_seconds": max_qpu_seconds}
     for pair in pairs:
@@ -108,7 +105,7 @@ def show_status(found: "RunStatus", ledger: "Ledger") -> None:
 
 def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
     """A result's table; of a run directory's model also metrics, and a record in that directory."""
-    from qmtl.hardware.result import write_result
+    from qmtl.hardware import write_result
 
     table = _table("task", "output", "measured", "predicted", "exact", "error", "deviation")
     for row in result.table():

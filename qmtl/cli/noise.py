@@ -62,10 +62,10 @@ def noise(
 
     qmtl noise --study --one-qubit 0.0003 --two-qubit 0.003 --readout 0.01
     """
-    from qmtl.analysis.robustness_run import run_robustness, run_study
     from qmtl.cli.numbers import parse_scales
     from qmtl.cli.output import make_folder
     from qmtl.errors import InvalidInputError
+    from qmtl.experiments import run_robustness, run_study
 
     if (run is None) != study:
         raise InvalidInputError("give a run directory, or --study, and not both")

@@ -38,7 +38,7 @@ def make_folder(out: Path) -> None:
 
 def write_out(out: Path | None, content: str) -> None:
     """Write a file, or to standard output."""
-    from qmtl.files import write_text
+    from qmtl._io import write_text
 
     if out is None:
         print(content, end="")

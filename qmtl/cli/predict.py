@@ -24,8 +24,7 @@ def predict(
     import json
 
     from qmtl.cli.output import check_out, write_out
-    from qmtl.data import TableColumns
-    from qmtl.data.tables import read_table
+    from qmtl.data import TableColumns, read_table
     from qmtl.errors import InvalidInputError
     from qmtl.model import load
     from qmtl.training import Run, as_csv, prediction_rows

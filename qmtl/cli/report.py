@@ -25,8 +25,8 @@ def report(
 
     qmtl report runs/quantum runs/linear --out comparison.html
     """
-    from qmtl.analysis.report_html import write_report
     from qmtl.cli.output import check_out
+    from qmtl.experiments import write_report
 
     default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
     check_out(out)

@@ -41,10 +41,9 @@ def scaling(
 
     qmtl scaling --parts accuracy --data chestxray/nih1000 --seeds 5
     """
-    from qmtl.analysis.scaling_accuracy import AccuracySettings
-    from qmtl.analysis.scaling_run import ScalingSettings, run_scaling
     from qmtl.cli.numbers import parse_numbers
     from qmtl.cli.output import make_folder
+    from qmtl.experiments import AccuracySettings, ScalingSettings, run_scaling
 
     settings = ScalingSettings(
         tasks=parse_numbers("--tasks", tasks),

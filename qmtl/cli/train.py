@@ -72,6 +72,6 @@ def train(
     if is_first_process():
         show_run(run)
         if report:
-            from qmtl.analysis.report_html import write_report
+            from qmtl.experiments import write_report
 
             print(f"report: {write_report([run.path], run.path / 'report.html')}")

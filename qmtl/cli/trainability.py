@@ -28,10 +28,9 @@ def trainability(
 
     Example: qmtl trainability --wires 2,4,6,8 --layers 2,8 --samples 500 --out plateaus
     """
-    from qmtl.analysis.trainability import TrainabilitySettings
-    from qmtl.analysis.trainability_run import run_trainability
     from qmtl.cli.numbers import parse_numbers
     from qmtl.cli.output import make_folder
+    from qmtl.experiments import TrainabilitySettings, run_trainability
 
     settings = TrainabilitySettings(
         wires=parse_numbers("--wires", wires, least=2),

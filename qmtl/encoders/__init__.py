@@ -1,13 +1,13 @@
 """Classical encoders: torch modules from inputs to features."""
 
-from qmtl.encoders.cnn import CNN
-from qmtl.encoders.fusion import Fusion
-from qmtl.encoders.identity import Identity
-from qmtl.encoders.image import ImageBackbone
-from qmtl.encoders.mlp import MLP
-from qmtl.encoders.registry import WHOLE_ENCODERS
-from qmtl.encoders.separate import SeparateEncoders
-from qmtl.encoders.text import TextEmbedding
+from qmtl.encoders._cnn import CNN
+from qmtl.encoders._fusion import Fusion
+from qmtl.encoders._identity import Identity
+from qmtl.encoders._image import ImageBackbone
+from qmtl.encoders._mlp import MLP
+from qmtl.encoders._registry import WHOLE_ENCODERS
+from qmtl.encoders._separate import SeparateEncoders
+from qmtl.encoders._text import TextEmbedding
 
 __all__ = [
     "CNN",

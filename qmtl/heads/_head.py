@@ -209,7 +209,7 @@ class CircuitHead(Head):
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
         """The head that `to_dict` described, with fresh parameters."""
-        from qmtl.circuit.catalogue import circuit_from_dict
+        from qmtl.circuit import circuit_from_dict
 
         make: Any = cls
         options = {name: description[name] for name in cls.settings if name in description}

@@ -168,7 +168,7 @@ class SharedVQCHead(CircuitHead):
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
         """The head that `to_dict` described, with fresh parameters."""
-        from qmtl.circuit.catalogue import circuit_from_dict
+        from qmtl.circuit import circuit_from_dict
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})
         tasks = [Task.from_dict(task) for task in description["tasks"]]

@@ -235,8 +235,8 @@ class QuantumHead(CircuitHead):
         return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
 
     def _repr_html_(self) -> str:
-        from qmtl.circuit.display import circuit_drawing, circuit_facts, task_rows
-        from qmtl.display import facts, folded, panel, table
+        from qmtl._html import facts, folded, panel, table
+        from qmtl.circuit import circuit_drawing, circuit_facts, task_rows
 
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         whole = self.count_parameters()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.circuit.gates import Angle
+from qmtl.circuit import Angle
 
 __all__ = ["AngleRows", "AngleTable", "TableBuilder", "angle_columns"]
 

@@ -19,7 +19,7 @@ from torch.compiler import is_compiling
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.jit import is_tracing
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 from qmtl.simulators._angles import AngleTable
 from qmtl.simulators._contract import PROBABILITY_FLOOR, AngleMap, OutputLayout, to_logits
 from qmtl.simulators._engine import Array, Engine, Inputs

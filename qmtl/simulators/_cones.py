@@ -16,10 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.circuit.gates import Angle, Gate
-from qmtl.circuit.head_circuit import HeadCircuit
-from qmtl.circuit.light_cone import LightCone, backward_cone
-from qmtl.circuit.z_strings import MAX_READ_WIRES, spanned_wires, z_strings_of
+from qmtl.circuit import (
+    MAX_READ_WIRES,
+    Angle,
+    Gate,
+    HeadCircuit,
+    LightCone,
+    backward_cone,
+    spanned_wires,
+    z_strings_of,
+)
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import angle_columns
 from qmtl.simulators._memory import cause_of_size

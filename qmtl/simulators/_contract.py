@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import chosen_tasks
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 from qmtl.simulators._amplitudes import AmplitudeEngine, build_program
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._pauli import LARGEST_PROGRAM, PauliEngine, pauli_program

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from markupsafe import Markup
 
-from qmtl.display import facts, listed, panel, table
+from qmtl._html import facts, listed, panel, table
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._memory import bytes_text
 from qmtl.simulators._plan import Group

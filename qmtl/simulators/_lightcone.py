@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program, Step

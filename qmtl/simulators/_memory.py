@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 
 __all__ = ["bytes_text", "cause_of_size", "memory_limit"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.circuit.head_circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit
 from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
 from qmtl.simulators._cones import Cone, Layer, joint_cone, moved_tasks, wire_table
 

@@ -5,8 +5,8 @@ kind, `MultiTaskEstimator` columns of both kinds, with labels missing. They clon
 in pipelines and searches.
 """
 
-from qmtl.sklearn.classifier import QuantumMultiTaskClassifier
-from qmtl.sklearn.mixed import MultiTaskEstimator
-from qmtl.sklearn.regressor import QuantumMultiTaskRegressor
+from qmtl.sklearn._classifier import QuantumMultiTaskClassifier
+from qmtl.sklearn._mixed import MultiTaskEstimator
+from qmtl.sklearn._regressor import QuantumMultiTaskRegressor
 
 __all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]

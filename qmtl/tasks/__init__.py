@@ -4,11 +4,11 @@ Missing labels are NaN in float targets and -100 in integer targets. They never 
 gradient or a metric.
 """
 
+from qmtl.tasks._kinds import METRICS, MISSING, Kind, metric_names
 from qmtl.tasks._layout import TaskLayout, labelled_rows, task_layout
-from qmtl.tasks.kinds import METRICS, MISSING, Kind, metric_names
-from qmtl.tasks.scores import evaluate_all, evaluate_joined
-from qmtl.tasks.sequence import check_tasks, chosen_tasks
-from qmtl.tasks.task import Task
+from qmtl.tasks._scores import evaluate_all, evaluate_joined
+from qmtl.tasks._sequence import check_tasks, chosen_tasks
+from qmtl.tasks._task import Task
 
 __all__ = [
     "METRICS", "MISSING", "Kind", "Task", "TaskLayout", "check_tasks", "chosen_tasks",

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from qmtl.tasks.kinds import is_flat
+from qmtl.tasks._kinds import is_flat
 
 if TYPE_CHECKING:
-    from qmtl.tasks.task import Task
+    from qmtl.tasks._task import Task
 
 __all__ = ["TaskLayout", "alike", "labelled_rows", "task_layout"]
 

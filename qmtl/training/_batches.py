@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.tasks import Task, labelled_rows, task_layout
-from qmtl.training.settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings
 
 __all__ = [
     "Batch", "BatchPlan", "EpochBatches", "MultiTaskDataModule", "SplitRows", "plan_batches",

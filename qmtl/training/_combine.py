@@ -20,7 +20,7 @@ from qmtl.errors import (
     ModelFileError,
     unknown_name,
 )
-from qmtl.training.settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings
 
 __all__ = [
     "aggregators", "combiner_state", "fixed_size", "has_state", "is_sum", "load_combiner_state",

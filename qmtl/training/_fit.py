@@ -23,9 +23,7 @@ from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
 from qmtl.training._batches import MultiTaskDataModule
-from qmtl.training._combine import rehearse
-from qmtl.training._module import MultiTaskModule
-from qmtl.training.checkpoints import (
+from qmtl.training._checkpoints import (
     BEST,
     LAST,
     best_checkpoint,
@@ -33,11 +31,13 @@ from qmtl.training.checkpoints import (
     last_checkpoint,
     read_checkpoint,
 )
-from qmtl.training.evaluate import baseline_metrics, evaluate
-from qmtl.training.progress import progress_callback
-from qmtl.training.result import Result
-from qmtl.training.settings import TrainingSettings, settings_from
-from qmtl.training.single_task import fit_each_task, is_separate, single_task_parts
+from qmtl.training._combine import rehearse
+from qmtl.training._evaluate import baseline_metrics, evaluate
+from qmtl.training._module import MultiTaskModule
+from qmtl.training._progress import progress_callback
+from qmtl.training._result import Result
+from qmtl.training._settings import TrainingSettings, settings_from
+from qmtl.training._single_task import fit_each_task, is_separate, single_task_parts
 
 __all__ = [
     "check_fit", "check_parts", "fit", "quiet_libraries", "run_trainer", "set_target_scales",

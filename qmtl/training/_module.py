@@ -25,11 +25,11 @@ from qmtl.training._combine import (
     move_tensors,
     scalarize,
 )
+from qmtl.training._evaluate import joined_scores
 from qmtl.training._gradients import n_processes, set_gradients, sum_over_processes
 from qmtl.training._jacobian import SharedJacobian
 from qmtl.training._optimizers import make_optimizer, make_schedule
-from qmtl.training.evaluate import joined_scores
-from qmtl.training.settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings
 
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.training.settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings
 
 __all__ = ["RowAdam", "RowAdamW", "RowSGD", "make_optimizer", "make_schedule"]
 

@@ -22,7 +22,7 @@ from qmtl.circuit import (
     RealAmplitudes,
     RotationAnsatz,
 )
-from qmtl.circuit.catalogue import (
+from qmtl.circuit._catalogue import (
     Design,
     circuit_from_dict,
     circuit_to_dict,
@@ -31,7 +31,7 @@ from qmtl.circuit.catalogue import (
     load_design,
     to_toml,
 )
-from qmtl.circuit.gates import Angle
+from qmtl.circuit._gates import Angle
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator
 from qmtl.tasks import Task
@@ -210,7 +210,7 @@ def test_installed_designs_come_first(monkeypatch, tmp_path):
     (tmp_path / "circuits").mkdir()
     text = to_toml(load_design("iqp")).replace('"iqp"', '"mine"')
     (tmp_path / "circuits" / "mine.toml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("qmtl.circuit.catalogue.designs.files", lambda package: tmp_path)
+    monkeypatch.setattr("qmtl.circuit._catalogue._designs.files", lambda package: tmp_path)
     assert list_designs() == ["mine"]
     assert load_design("mine").encoding == IQPEncoding()
 

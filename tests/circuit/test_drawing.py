@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RealAmplitudes
-from qmtl.circuit.drawing import COLOURS, draw_svg, draw_text
+from qmtl.circuit._drawing import COLOURS, draw_svg, draw_text
 from qmtl.tasks import Task
 
 SVG = "{http://www.w3.org/2000/svg}"

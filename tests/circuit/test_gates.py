@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qmtl.circuit import Angle, Gate, PauliString
-from qmtl.circuit.gates import DIAGONAL_GATES, GATE_WIRES
+from qmtl.circuit._gates import DIAGONAL_GATES, GATE_WIRES
 from qmtl.errors import InvalidInputError
 from tests.laws import dense_state
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qmtl.data import MultiTaskData, Split, digits, from_arrays
-from qmtl.data.infer import infer_task
+from qmtl.data._infer import infer_task
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 

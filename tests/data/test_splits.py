@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qmtl.data.splits import explicit_indices, label_codes, split_indices
+from qmtl.data._splits import explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qmtl.data import TableColumns, from_csv
-from qmtl.data.tables import read_table
+from qmtl.data._tables import read_table
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from qmtl.hardware.decoding import Decoding, Observable, TaskReading
-from qmtl.hardware.estimate import Estimate
-from qmtl.hardware.prepared import Chunk, PreparedRun, Pub, chunk_hash, fingerprint
-from qmtl.hardware.sending import Patience
+from qmtl.hardware._decoding import Decoding, Observable, TaskReading
+from qmtl.hardware._estimate import Estimate
+from qmtl.hardware._prepared import Chunk, PreparedRun, Pub, chunk_hash, fingerprint
+from qmtl.hardware._sending import Patience
 
 BACKEND = "ibm_manila"
 # As the default, in a time that suits tests.

@@ -14,14 +14,14 @@ from qiskit.quantum_info import Statevector  # noqa: E402
 from qmtl.circuit import HeadCircuit  # noqa: E402
 from qmtl.errors import InvalidInputError  # noqa: E402
 from qmtl.hardware import open_backend, to_qiskit  # noqa: E402
-from qmtl.hardware.contraction import (  # noqa: E402
+from qmtl.hardware._contraction import (  # noqa: E402
     best_plan,
     causal_cone,
     outcome_probabilities,
 )
-from qmtl.hardware.cut import active_qubits, cut_circuit, cut_target, scheduled  # noqa: E402
-from qmtl.hardware.transfer import operations  # noqa: E402
-from qmtl.hardware.transpiled import transpiled  # noqa: E402
+from qmtl.hardware._cut import active_qubits, cut_circuit, cut_target, scheduled  # noqa: E402
+from qmtl.hardware._transfer import operations  # noqa: E402
+from qmtl.hardware._transpiled import transpiled  # noqa: E402
 from qmtl.noise import DeviceNoise, Relaxation, Timing  # noqa: E402
 from qmtl.tasks import Task  # noqa: E402
 
@@ -148,7 +148,7 @@ def test_a_long_ring_needs_no_more_room_for_its_length():
 
 
 def test_chunks_of_samples_change_nothing(monkeypatch):
-    from qmtl.hardware import contraction
+    from qmtl.hardware import _contraction as contraction
 
     circuit = QuantumCircuit(2)
     angle = qiskit.circuit.Parameter("a")

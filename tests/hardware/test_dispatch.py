@@ -16,10 +16,10 @@ from qmtl.errors import (
     HardwareResultError,
     InvalidInputError,
 )
-from qmtl.hardware.fetch import Progress, collect, raw_results, wait
-from qmtl.hardware.ledger import Ledger
-from qmtl.hardware.status import status as status_of
-from qmtl.hardware.submit import cancel, submit
+from qmtl.hardware._fetch import Progress, collect, raw_results, wait
+from qmtl.hardware._ledger import Ledger
+from qmtl.hardware._status import status as status_of
+from qmtl.hardware._submit import cancel, submit
 from tests.hardware.dispatch_samples import QUICK, impatient, small_run
 from tests.hardware.ibm_server import Fault
 

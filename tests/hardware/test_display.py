@@ -8,8 +8,8 @@ import torch
 
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.hardware import run
-from qmtl.hardware.fetch import Progress
-from qmtl.hardware.status import status
+from qmtl.hardware._fetch import Progress
+from qmtl.hardware._status import status
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import sqlite3
 
 import pytest
 
-from qmtl.hardware.fetch import raw_results, wait
-from qmtl.hardware.ledger import Ledger
-from qmtl.hardware.submit import submit
+from qmtl.hardware._fetch import raw_results, wait
+from qmtl.hardware._ledger import Ledger
+from qmtl.hardware._submit import submit
 from tests.hardware.dispatch_samples import QUICK, small_run
 from tests.hardware.test_dispatch import check_once
 

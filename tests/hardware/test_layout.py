@@ -15,11 +15,11 @@ from qiskit.quantum_info import Operator
 from qiskit.transpiler import InstructionProperties, Target
 
 from qmtl.errors import InvalidInputError
+from qmtl.hardware import _transpiled as transpiled_module
 from qmtl.hardware import open_backend, to_qiskit
-from qmtl.hardware import transpiled as transpiled_module
-from qmtl.hardware.backends import Backend
-from qmtl.hardware.layout import best_layout, estimated_success, usable_target
-from qmtl.hardware.transpiled import transpiled
+from qmtl.hardware._backends import Backend
+from qmtl.hardware._layout import best_layout, estimated_success, usable_target
+from qmtl.hardware._transpiled import transpiled
 from tests.hardware.samples import binary_head
 
 

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from qmtl.errors import InvalidInputError, LedgerError
-from qmtl.hardware.claim import Claim, claimed
-from qmtl.hardware.lease import Holder
-from qmtl.hardware.ledger import Ledger, ledger_path
+from qmtl.hardware._claim import Claim, claimed
+from qmtl.hardware._lease import Holder
+from qmtl.hardware._ledger import Ledger, ledger_path
 from tests.hardware.dispatch_samples import small_run
 
 FORK = multiprocessing.get_context("fork")

@@ -13,8 +13,8 @@ from qiskit.providers.fake_provider import GenericBackendV2
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.hardware import decode, execute, open_backend, prepare
-from qmtl.hardware.backends import backend_names
-from qmtl.hardware.compare import compare
+from qmtl.hardware._backends import backend_names
+from qmtl.hardware._compare import compare
 from qmtl.heads import QuantumHead
 from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head

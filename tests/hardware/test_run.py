@@ -8,11 +8,11 @@ import torch
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.errors import HardwareBudgetError, HardwareJobError, InvalidInputError
 from qmtl.hardware import HardwareSimulator, Ledger, fetch, run, submit
-from qmtl.hardware.fetch import Progress
-from qmtl.hardware.prepare import head_run
-from qmtl.hardware.result import write_result
-from qmtl.hardware.run import request_hash, send
-from qmtl.hardware.settings import HardwareSettings
+from qmtl.hardware._fetch import Progress
+from qmtl.hardware._prepare import head_run
+from qmtl.hardware._result import write_result
+from qmtl.hardware._run import request_hash, send
+from qmtl.hardware._settings import HardwareSettings
 from tests.hardware.dispatch_samples import QUICK, backend_files
 
 QUIET = Progress(write=len)

@@ -10,12 +10,12 @@ import pytest
 
 from qmtl.errors import HardwareError, QmtlError
 from qmtl.hardware import HardwareSimulator
-from qmtl.hardware.client import Client
-from qmtl.hardware.fetch import wait
-from qmtl.hardware.ledger import Ledger
-from qmtl.hardware.service_errors import one_line, translated
-from qmtl.hardware.status import status
-from qmtl.hardware.submit import cancel, submit
+from qmtl.hardware._client import Client
+from qmtl.hardware._fetch import wait
+from qmtl.hardware._ledger import Ledger
+from qmtl.hardware._service_errors import one_line, translated
+from qmtl.hardware._status import status
+from qmtl.hardware._submit import cancel, submit
 from tests.hardware.dispatch_samples import BACKEND, QUICK, small_run
 from tests.hardware.ibm_server import INSTANCE, Fault
 

@@ -16,9 +16,9 @@ from qmtl.errors import (
     HardwareJobError,
     HardwareRefusedError,
 )
-from qmtl.hardware.client import Client
-from qmtl.hardware.posting import primitive_options
-from qmtl.hardware.service_errors import ask, translated
+from qmtl.hardware._client import Client
+from qmtl.hardware._posting import primitive_options
+from qmtl.hardware._service_errors import ask, translated
 from tests.hardware.dispatch_samples import impatient
 
 CHECK = "Unable to retrieve instances. Please check that you are using a valid API token."

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from qmtl.circuit import Gate
-from qmtl.circuit.gates import Angle
+from qmtl.circuit._gates import Angle
 from qmtl.errors import InvalidInputError
 from qmtl.noise import Channel, DeviceNoise
 from tests.noise.reference import gate_channels, noises

@@ -20,7 +20,7 @@ from qmtl.circuit import (
     RotationAnsatz,
     distribution_circuit,
 )
-from qmtl.circuit.gates import Angle
+from qmtl.circuit._gates import Angle
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from qmtl.analysis.extrapolation import ExtrapolatedSimulator
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
+from qmtl.experiments._extrapolation import ExtrapolatedSimulator
 from qmtl.noise import Channel, CoherentError, DeviceNoise
 from qmtl.simulators import (
     LightConeSimulator,

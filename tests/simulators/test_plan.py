@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings, RealAmplitudes
-from qmtl.circuit import light_cone as light_cone_module
+from qmtl.circuit import _light_cone as light_cone_module
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators import LightConeSimulator
 from qmtl.simulators._cones import cones_of, moved_tasks, wire_table

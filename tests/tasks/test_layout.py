@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.tasks import Task, labelled_rows, task_layout
-from qmtl.tasks.scores import evaluate_joined
+from qmtl.tasks._scores import evaluate_joined
 from tests.tasks.task_samples import BINARY, NAN, random_labels, random_logits
 
 SHAPES = [("binary", 1, 2), ("multiclass", 3, 3), ("multiclass", 4, 4), ("multilabel", 2, 2),

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from sklearn import metrics as skm
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, scores
-from qmtl.tasks.kinds import METRICS
-from qmtl.tasks.scores import evaluate_all
+from qmtl.tasks import Task
+from qmtl.tasks import _scores as scores
+from qmtl.tasks._kinds import METRICS
+from qmtl.tasks._scores import evaluate_all
 from tests.tasks.task_samples import NAN, random_labels
 
 SHAPES = [("binary", 1), ("multiclass", 3), ("multilabel", 2), ("regression", 1), ("regression", 2)]

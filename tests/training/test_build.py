@@ -6,8 +6,8 @@ import torch
 import qmtl
 from qmtl.errors import InvalidInputError, RecipeError
 from qmtl.heads import HEAD_TYPES, build_head, head_parameters
-from qmtl.training.build import build_circuit, build_data, build_model
-from qmtl.training.recipe import read_recipe
+from qmtl.training._build import build_circuit, build_data, build_model
+from qmtl.training._recipe import read_recipe
 from tests.heads.rival_samples import OPTIONS
 from tests.training.samples import QUIET, TASKS, Spy, arrays, present, rows_of_task
 

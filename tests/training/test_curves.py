@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from qmtl.errors import InvalidInputError
-from qmtl.training.curves import plot_curves
+from qmtl.training._curves import plot_curves
 
 
 def history(tasks, epochs=3, metric="loss", split="validation"):

@@ -12,9 +12,9 @@ import qmtl
 from qmtl.data import from_arrays, join_modalities
 from qmtl.encoders import CNN, MLP, Fusion, Identity
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
-from qmtl.training.build import build_data, build_model
-from qmtl.training.encoder_build import build_encoder
-from qmtl.training.recipe import read_recipe, recipe_from
+from qmtl.training._build import build_data, build_model
+from qmtl.training._encoder_build import build_encoder
+from qmtl.training._recipe import read_recipe, recipe_from
 
 LABELS = {"a": torch.arange(40) % 2, "b": torch.arange(40) // 2 % 2}
 FLAT = from_arrays(torch.rand(40, 6), LABELS)
@@ -68,7 +68,7 @@ class TestTypes:
     def test_image_backbone(self, monkeypatch, tmp_path):
         seen = {}
         monkeypatch.setattr(
-            "qmtl.training.encoder_build.ImageBackbone",
+            "qmtl.training._encoder_build.ImageBackbone",
             lambda *arguments, **options: seen.update(options, arguments=arguments),
         )
         keys = {"network": "resnet34", "library": "timm", "weights": "w.pth", "frozen": True}

@@ -5,8 +5,8 @@ import torch
 
 from qmtl.errors import RunDirectoryError
 from qmtl.tasks import Task
-from qmtl.training.predictions import prediction_rows, read_predictions
-from qmtl.training.run import as_csv
+from qmtl.training._predictions import prediction_rows, read_predictions
+from qmtl.training._run import as_csv
 
 TASKS = [
     Task.binary("row", class_names=("no", "yes")),

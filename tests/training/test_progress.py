@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from qmtl.display import in_notebook
-from qmtl.training.progress import EpochBar, EpochLines, NotebookBar, progress_callback
+from qmtl._html import in_notebook
+from qmtl.training._progress import EpochBar, EpochLines, NotebookBar, progress_callback
 
 CELL = """
 import torch, qmtl

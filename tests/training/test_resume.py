@@ -7,7 +7,7 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError, ModelFileError
-from qmtl.training.checkpoints import BEST, LAST
+from qmtl.training._checkpoints import BEST, LAST
 from tests.training.samples import (
     QUIET,
     InterruptAt,

@@ -8,8 +8,8 @@ from qmtl.encoders import MLP, SeparateEncoders
 from qmtl.errors import InvalidInputError
 from qmtl.heads import LinearHead, SeparateHeads
 from qmtl.training import TrainingSettings, check_fit
-from qmtl.training.recipe import read_recipe
-from qmtl.training.run import Run, resume_run, start_run
+from qmtl.training._recipe import read_recipe
+from qmtl.training._run import Run, resume_run, start_run
 from tests.training.samples import (
     QUIET,
     TASKS,

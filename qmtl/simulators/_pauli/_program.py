@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.circuit.z_strings import z_strings
+from qmtl.circuit import z_strings
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._pauli._polynomials import Builder, Polynomials
 from qmtl.simulators._pauli._strings import z_string

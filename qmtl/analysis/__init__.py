@@ -1,1 +1,0 @@
-"""Analysis: benchmarks of heads, parameter scaling, trainability, and their plots."""

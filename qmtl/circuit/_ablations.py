@@ -1,0 +1,137 @@
+"""A head circuit with one of its ingredients taken out, to measure what that ingredient gives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from qmtl.circuit._ansatz import Ansatz, IdentityAnsatz
+from qmtl.circuit._encodings import Encoding
+from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._readout import Readout
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+__all__ = ["count_live_weights", "rebuilt", "without_blocks", "without_entanglers"]
+
+# The field that names a part's pattern of two-qubit gates.
+PATTERN_FIELDS = ("entangler", "pattern")
+
+
+def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit:
+    """The same circuit with every task's block replaced by the identity.
+
+    What is left to train is the shared encoding's weights; of these, only the ones in a light cone
+    have an effect (`count_live_weights`).
+
+    Args:
+        circuit: the circuit.
+        turned: whether a fixed quarter turn is left of each block, see `IdentityAnsatz`.
+
+    Raises:
+        InvalidInputError: if a task would then depend on no feature at all.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> without_blocks(HeadCircuit([Task.binary("a"), Task.binary("b")])).count_parameters()
+        ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2)
+    """
+    blocks = dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
+    ablated = rebuilt(circuit, blocks=blocks)
+    for name in ablated.registers:
+        gates = ablated.light_cone(name).encoding
+        if not any(gate.angle is not None and gate.angle.features for gate in gates):
+            raise InvalidInputError(
+                f"without its block, task {name!r} depends on no feature: what "
+                f"{circuit.encoding} loads is not seen by a measurement in the Z basis; take more "
+                f"encoding layers"
+            )
+    return ablated
+
+
+def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
+    """The same circuit without any two-qubit gate, in the encoding and in the blocks.
+
+    Every wire is then on its own, and what is loaded on wires that no task reads has no effect.
+
+    Raises:
+        InvalidInputError: for a part that has two-qubit gates but neither a field ``entangler`` nor
+            ``pattern`` to set to ``"none"``.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> without_entanglers(circuit).light_cone("b").wires
+        (2,)
+    """
+    blocks = {name: _unentangled(circuit.ansatz(name)) for name in circuit.registers}
+    ablated = rebuilt(circuit, _unentangled(circuit.encoding), blocks)
+    for name in ablated.registers:
+        for gate in ablated.gates(name):
+            if len(gate.wires) > 1:
+                raise InvalidInputError(
+                    f"the circuit of task {name!r} keeps its two-qubit gate {gate}: neither "
+                    f"{circuit.encoding} nor {circuit.ansatz(name)} may have gates of more than "
+                    f"one wire when its {' or '.join(PATTERN_FIELDS)} is 'none'"
+                )
+    return ablated
+
+
+def count_live_weights(circuit: HeadCircuit) -> int:
+    """Number of circuit weights in at least one task's light cone; the others have no effect.
+
+    Equal to ``circuit.count_parameters().circuit`` for every catalogue design; smaller for
+    ablations, which leave weights in place that nothing reads.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> count_live_weights(circuit), count_live_weights(without_entanglers(circuit))
+        (16, 10)
+    """
+    return len(
+        {
+            (gate.angle.owner, gate.angle.weight)
+            for name in circuit.registers
+            for gate in circuit.light_cone(name).gates
+            if gate.angle is not None and gate.angle.weight is not None
+        }
+    )
+
+
+def _unentangled(part: Any) -> Any:
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    found = [f.name for f in fields(part) if f.name in PATTERN_FIELDS]
+    return replace(part, **dict.fromkeys(found, "none"))
+
+
+def rebuilt(
+    circuit: HeadCircuit,
+    encoding: Encoding | None = None,
+    blocks: Mapping[str, Ansatz] | None = None,
+    *,
+    tasks: Sequence[Task] | None = None,
+    readouts: Mapping[str, Readout] | None = None,
+) -> HeadCircuit:
+    """The same circuit on the same wires, with other parts where they are given.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)
+        >>> other = rebuilt(circuit, blocks={"a": IdentityAnsatz()})
+        >>> other.n_wires, other.count_parameters().tasks
+        (4, {'a': 0, 'b': 10})
+    """
+    registers = circuit.registers
+    size: dict[str, Any] = (
+        {"n_wires": circuit.n_wires}
+        if circuit.layout == "shared"
+        else {"wires_per_task": {name: len(own.wires) for name, own in registers.items()}}
+    )
+    return HeadCircuit(
+        circuit.tasks if tasks is None else tasks,
+        circuit.encoding if encoding is None else encoding,
+        {name: circuit.ansatz(name) for name in registers} | dict(blocks or {}),
+        layout=circuit.layout,
+        readouts={name: own.readout for name, own in registers.items()} | dict(readouts or {}),
+        **size,
+    )

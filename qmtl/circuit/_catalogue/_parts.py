@@ -1,0 +1,126 @@
+"""Encodings, blocks and readouts as plain data: a type and its fields, checked when they are read.
+
+Only classes that are named in `ENCODINGS`, `ANSATZE` and `READOUTS`, or passed in `custom`, are
+built: reading a file executes no code of the file's.
+"""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from qmtl.circuit._ansatz import ANSATZE
+from qmtl.circuit._encodings import ENCODINGS
+from qmtl.circuit._readout import READOUTS
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = [
+    "NO_CLASSES",
+    "Classes",
+    "build_part",
+    "check_keys",
+    "check_types",
+    "fits",
+    "part_to_dict",
+]
+
+Classes = Mapping[str, type]
+NO_CLASSES: Classes = types.MappingProxyType({})
+BUILT_IN: dict[str, Any] = {**ENCODINGS, **ANSATZE, **READOUTS}
+
+
+def part_to_dict(part: Any) -> dict[str, Any]:
+    """The part's class name, as ``type``, and its dataclass fields."""
+    kind = type(part).__name__
+    if not is_dataclass(part):
+        raise InvalidInputError(f"{kind} cannot be written: it must be a (frozen) dataclass")
+    if BUILT_IN.get(kind, type(part)) is not type(part):
+        raise InvalidInputError(f"{kind} cannot be written: qmtl has a class of that name")
+    plain = {
+        f.name: _plain(f"{kind}.{f.name}", getattr(part, f.name)) for f in fields(part) if f.init
+    }
+    return {"type": kind, **plain}
+
+
+def _plain(where: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(where, item) for item in value]
+    finite = type(value) is float and math.isfinite(value)
+    if value is None or finite or type(value) in (bool, int, str):
+        return value
+    raise InvalidInputError(
+        f"{where} cannot be written: expected numbers, text, booleans or tuples of them, "
+        f"got {value!r}"
+    )
+
+
+def build_part(where: str, data: Any, known: Mapping[str, type], custom: Classes) -> Any:
+    """The object that ``type`` and fields describe, if its class is among those given."""
+    for name in custom:
+        if name in BUILT_IN:
+            raise InvalidInputError(f"custom: qmtl has a class named {name!r}; rename yours")
+    check_keys(where, data, None, ["type"])
+    classes = {**known, **custom}
+    if data["type"] not in list(classes):
+        raise unknown_name(f"{where} type", data["type"], classes)
+    cls = classes[data["type"]]
+    if not is_dataclass(cls):
+        raise InvalidInputError(f"{where}: {data['type']} must be a dataclass, got {cls!r}")
+    given = {key: _as_tuples(value) for key, value in data.items() if key != "type"}
+    check_keys(f"{where} ({data['type']})", given, [f.name for f in fields(cls) if f.init], [])
+    check_types(f"{where} ({data['type']})", cls, given)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def check_keys(where: str, data: Any, known: list[str] | None, required: list[str]) -> None:
+    """Check that `data` is a table without unknown keys (None: any is known) or missing ones."""
+    if not isinstance(data, Mapping):
+        raise InvalidInputError(f"{where}: expected a table of keys and values, got {data!r}")
+    names = set(known or ())
+    for key in data:
+        if known is not None and key not in names:
+            raise unknown_name(f"key in {where}:", key, known)
+    for key in required:
+        if key not in data:
+            raise InvalidInputError(f"{where}: the key {key!r} is missing; got {list(data)}")
+
+
+def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
+    """Check values read from a file against the annotations of the class they are for."""
+    try:
+        hints = get_type_hints(cls)
+    except (NameError, TypeError):  # a user's class with annotations that cannot be resolved
+        return
+    for key, value in values.items():
+        if key in hints and not fits(value, hints[key]):
+            expected = getattr(hints[key], "__name__", None) or str(hints[key])
+            if get_args(hints[key]):
+                expected = str(hints[key]).replace("typing.", "")
+            raise InvalidInputError(f"{where}: {key} must be {expected}, got {value!r}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from a file may stand where `hint` is asked for; unsure means yes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple)
+    if hint in (int, float):
+        number = isinstance(value, (int, float) if hint is float else int)
+        return number and not isinstance(value, bool)
+    if hint in (str, bool, types.NoneType):
+        return isinstance(value, hint)
+    return True

@@ -1,0 +1,204 @@
+"""Drawings of head circuits, as text and as SVG, from one placement of gates in columns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from qmtl.circuit._gates import Gate
+from qmtl.circuit._head_circuit import HeadCircuit
+
+__all__ = ["draw_svg", "draw_text"]
+
+# Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+ENCODING_COLOUR = "#777"
+INK = "#222"
+ROW = 34  # pixels from wire to wire
+FAINT = ' opacity="0.2"'
+CHARACTER = 7  # pixels that a character takes
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Gates on disjoint wires, and which of them belong to a task's block."""
+
+    gates: list[Gate]
+    in_block: list[bool]
+
+
+def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str | None]:
+    if circuit.layout == "shared" and task is None:
+        task = circuit.tasks[0].name
+    level = [0] * circuit.n_wires
+    columns: list[_Column] = []
+    for position, gate in enumerate(circuit.gates(task)):
+        # A two-wire gate takes the whole span between its wires, so that lines never cross it.
+        span = range(min(gate.wires), max(gate.wires) + 1)
+        place = max(level[w] for w in span)
+        if place == len(columns):
+            columns.append(_Column([], []))
+        columns[place].gates.append(gate)
+        columns[place].in_block.append(position >= len(circuit.encoding_gates))
+        for w in span:
+            level[w] = place + 1
+    return columns, task
+
+
+def _marks(gate: Gate) -> dict[int, str]:
+    if len(gate.wires) == 1:
+        name = "H" if gate.name == "Hadamard" else gate.name
+        return {gate.wires[0]: f"{name}({gate.angle})" if gate.angle else name}
+    first, second = gate.wires
+    if gate.name == "IsingZZ":
+        return {first: f"ZZ({gate.angle})", second: "ZZ"}
+    return {first: "●", second: "●" if gate.name == "CZ" else "⊕"}
+
+
+def _readouts(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
+    marks = {}
+    for name, register in circuit.registers.items():
+        if task is None or name == task:
+            symbol = "P" if register.readout.is_probability else "⟨Z⟩"
+            for i in register.readout.read_wires(len(register.wires)):
+                marks[register.wires[i]] = symbol
+    return marks
+
+
+def _labels(circuit: HeadCircuit, task: str | None) -> list[str]:
+    owner = [""] * circuit.n_wires
+    for name, register in circuit.registers.items():
+        for w in register.wires:
+            if task is None or name == task:
+                owner[w] = name
+    width = max(map(len, owner))
+    digits = len(str(circuit.n_wires - 1))
+    return [f"{name:<{width}} {w:>{digits}}" for w, name in enumerate(owner)]
+
+
+def draw_text(circuit: HeadCircuit, task: str | None = None, *, max_wires: int = 16) -> str:
+    """One line per wire; at most `max_wires` lines, then how many more there are.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> print(draw_text(HeadCircuit([Task.binary("a"), Task.binary("b")]), max_wires=1)[-22:])
+        ⟨Z⟩
+        … and 3 more wires
+    """
+    columns, task = _columns(circuit, task)
+    lines = [f"{label}: ─" for label in _labels(circuit, task)]
+    for column in columns:
+        marks = {wire: mark for gate in column.gates for wire, mark in _marks(gate).items()}
+        for gate in column.gates:
+            for wire in range(min(gate.wires) + 1, max(gate.wires)):
+                marks.setdefault(wire, "│")
+        width = max(map(len, marks.values())) + 1
+        lines = [line + marks.get(w, "").ljust(width, "─") for w, line in enumerate(lines)]
+    ends = _readouts(circuit, task)
+    lines = [line + ends.get(w, "───") for w, line in enumerate(lines)]
+    if len(lines) > max_wires:
+        lines = [*lines[:max_wires], f"… and {len(lines) - max_wires} more wires"]
+    return "\n".join(lines)
+
+
+def draw_svg(
+    circuit: HeadCircuit, task: str | None = None, *, light_cone: str | None = None
+) -> str:
+    """A drawing in SVG: grey gates encode, coloured gates belong to a task's block.
+
+    Args:
+        circuit: what to draw.
+        task: picks one circuit of the shared layout (None: the first).
+        light_cone: a task; gates and wires that its output does not depend on are drawn faintly.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> draw_svg(HeadCircuit([Task.binary("a")])).startswith("<svg ")
+        True
+    """
+    if light_cone is not None and circuit.layout == "shared":
+        task = light_cone
+    columns, task = _columns(circuit, task)
+    is_faint = _faint_gates(circuit, light_cone)
+    seen = range(circuit.n_wires) if light_cone is None else circuit.light_cone(light_cone).wires
+    labels = _labels(circuit, task)
+    colours = _wire_colours(circuit, task)
+    widths = [_column_width(column) for column in columns]
+    left = 12 + CHARACTER * max(map(len, labels))
+    right = left + sum(widths) + 10
+    width, height = right + 34, ROW * circuit.n_wires + 6
+    y = [20 + ROW * w for w in range(circuit.n_wires)]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-family="monospace" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for w, label in enumerate(labels):
+        colour = colours.get(w, ENCODING_COLOUR)
+        parts.append(f'<text x="6" y="{y[w] + 4}" fill="{colour}">{escape(label)}</text>')
+        stroke = f'stroke="#999"{"" if w in seen else FAINT}'
+        parts.append(f'<path d="M{left} {y[w]}H{right}" {stroke}/>')
+    x = left
+    for column, column_width in zip(columns, widths, strict=True):
+        for gate, in_block in zip(column.gates, column.in_block, strict=True):
+            colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
+            drawn = _svg_gate(gate, x + column_width // 2, y, colour)
+            parts += [f"<g{FAINT}>", *drawn, "</g>"] if is_faint(gate, in_block) else drawn
+        x += column_width
+    for w, mark in _readouts(circuit, light_cone or task).items():
+        parts.append(f'<text x="{right + 6}" y="{y[w] + 4}" fill="{INK}">{mark}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
+    """Tells a gate (of a block or not) outside the light cone; without a cone there is none."""
+    if light_cone is None:
+        return lambda gate, in_block: False
+    cone = circuit.light_cone(light_cone)
+    # By identity: layers of the encoding repeat gates that compare equal.
+    encoding, block = {id(gate) for gate in cone.encoding}, set(cone.block)
+    return lambda gate, in_block: gate not in block if in_block else id(gate) not in encoding
+
+
+def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
+    return {
+        w: COLOURS[i % len(COLOURS)]
+        for i, (name, register) in enumerate(circuit.registers.items())
+        if task is None or name == task
+        for w in register.wires
+    }
+
+
+def _box_width(mark: str) -> int:
+    return max(30, CHARACTER * len(mark) + 10)
+
+
+def _column_width(column: _Column) -> int:
+    marks = [mark for gate in column.gates for mark in _marks(gate).values()]
+    return max(24 if mark in "●⊕" else _box_width(mark) + 8 for mark in marks)
+
+
+def _svg_gate(gate: Gate, x: int, y: list[int], colour: str) -> list[str]:
+    parts = []
+    if len(gate.wires) == 2:
+        a, b = (y[w] for w in gate.wires)
+        parts.append(f'<path d="M{x} {a}V{b}" stroke="{colour}" stroke-width="1.5"/>')
+    for wire, mark in _marks(gate).items():
+        parts += _svg_mark(mark, x, y[wire], colour)
+    return parts
+
+
+def _svg_mark(mark: str, x: int, y: int, colour: str) -> list[str]:
+    if mark == "●":
+        return [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>']
+    if mark == "⊕":
+        stroke = f'stroke="{colour}" stroke-width="1.5"'
+        return [
+            f'<circle cx="{x}" cy="{y}" r="8" fill="white" {stroke}/>',
+            f'<path d="M{x - 8} {y}h16M{x} {y - 8}v16" {stroke}/>',
+        ]
+    width = _box_width(mark)
+    return [
+        f'<rect x="{x - width // 2}" y="{y - 11}" width="{width}" height="22" rx="3" '
+        f'fill="white" stroke="{colour}"/>',
+        f'<text x="{x}" y="{y + 4}" fill="{INK}" text-anchor="middle">{escape(mark)}</text>',
+    ]

@@ -1,0 +1,189 @@
+"""Shared encodings: circuits that load features into all wires of a head.
+
+An encoding is any frozen object with ``n_features(n_wires)``, ``n_weights(n_wires)`` and
+``gates(n_wires)``; `HeadCircuit` needs nothing else.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from qmtl.circuit._entanglers import entangler_edges, entangler_gates
+from qmtl.circuit._gates import Angle, Gate
+from qmtl.errors import InvalidInputError
+
+__all__ = ["ENCODINGS", "AngleEncoding", "Encoding", "IQPEncoding"]
+
+
+@runtime_checkable
+class Encoding(Protocol):
+    """What `HeadCircuit` asks of an encoding."""
+
+    def n_features(self, n_wires: int) -> int:
+        """Number of encoding angles that the circuit takes."""
+
+    def n_weights(self, n_wires: int) -> int:
+        """Number of trainable weights."""
+
+    def gates(self, n_wires: int) -> list[Gate]:
+        """Gates in the order of application; weights numbered from 0 in gate order."""
+
+
+def _check_axes(what: str, axes: str, *, empty: bool) -> None:
+    if set(axes) - set("XYZ") or (not axes and not empty):
+        allowed = "X, Y and Z" + (", or empty" if empty else "")
+        raise InvalidInputError(f"{what} must be a string of {allowed}, got {axes!r}")
+
+
+def _check_layers(n_layers: int) -> None:
+    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
+        raise InvalidInputError(f"n_layers must be an integer >= 1, got {n_layers!r}")
+
+
+@dataclass(frozen=True)
+class AngleEncoding:
+    r"""Angle encoding with re-uploading, trainable rotations and an entangler per layer.
+
+    A layer loads features by one rotation per axis on every wire, turns every wire by trainable
+    rotations (not in the last layer: the task's block begins with its own), then entangles::
+
+        ──RY(x0)──RZ(w0)──╭●────────●──RY(x0)──╭●────────●──
+        ──RY(x1)──RZ(w1)──╰●──╭●────│──RY(x1)──╰●──╭●────│──
+        ──RY(x2)──RZ(w2)──────╰●────●──RY(x2)──────╰●────●──
+
+    Args:
+        n_layers: number of layers.
+        axes: rotation axes that load features, each by one rotation per wire and layer.
+        features_per_wire: features on each wire; None means one per axis. The loading rotations
+            of the whole circuit take a wire's features in turn, so that more features than axes
+            are spread over the layers. Feature ``j`` of wire ``i`` is number
+            ``i · features_per_wire + j``.
+        trainable: axes of the trainable rotations, in order; empty for none.
+        reupload: whether every layer loads features again; if not, layers after the first have
+            trainable rotations only (in the last layer, too).
+        entangler: a name from `qmtl.circuit.ENTANGLERS`.
+
+    Raises:
+        InvalidInputError: for axes other than X, Y, Z, an unknown entangler, features that no
+            rotation would load, or layers in which nothing but diagonal gates would be left.
+
+    Example:
+        >>> encoding = AngleEncoding(n_layers=2)
+        >>> encoding.n_features(6), encoding.n_weights(6)
+        (6, 6)
+
+    References:
+        Re-uploading: Pérez-Salinas et al., arXiv:1907.02085. Dense angles: LaRose and Coyle,
+        arXiv:2003.01695.
+    """
+
+    n_layers: int = 2
+    axes: str = "Y"
+    features_per_wire: int | None = None
+    trainable: str = "Z"
+    reupload: bool = True
+    entangler: str = "cz_ring"
+
+    def __post_init__(self) -> None:
+        _check_layers(self.n_layers)
+        _check_axes("axes", self.axes, empty=False)
+        _check_axes("trainable", self.trainable, empty=True)
+        entangler_edges(self.entangler, 2)
+        slots = len(self.axes) * (self.n_layers if self.reupload else 1)
+        if not 1 <= self._per_wire <= slots:
+            raise InvalidInputError(
+                f"features_per_wire must be from 1 to {slots}, the number of loading rotations "
+                f"per wire (axes {self.axes!r}, n_layers {self.n_layers}, reupload "
+                f"{self.reupload}), got {self.features_per_wire}"
+            )
+        if not self.reupload and self.n_layers > 1 and not set(self.trainable) - {"Z"}:
+            raise InvalidInputError(
+                f"without re-uploading, layers after the first need a trainable X or Y rotation, "
+                f"got trainable={self.trainable!r}"
+            )
+
+    @property
+    def _per_wire(self) -> int:
+        return len(self.axes) if self.features_per_wire is None else self.features_per_wire
+
+    def _has_trainable(self, layer: int) -> bool:
+        return layer < self.n_layers - 1 or (not self.reupload and layer > 0)
+
+    def n_features(self, n_wires: int) -> int:
+        """Number of encoding angles on `n_wires` wires."""
+        return self._per_wire * n_wires
+
+    def n_weights(self, n_wires: int) -> int:
+        """Number of trainable weights on `n_wires` wires."""
+        layers = sum(self._has_trainable(layer) for layer in range(self.n_layers))
+        return layers * len(self.trainable) * n_wires
+
+    def gates(self, n_wires: int) -> list[Gate]:
+        """Gates in the order of application."""
+        gates: list[Gate] = []
+        weight = loaded = 0
+        for layer in range(self.n_layers):
+            if self.reupload or layer == 0:
+                for axis in self.axes:
+                    feature = loaded % self._per_wire
+                    loaded += 1
+                    gates += [
+                        Gate(f"R{axis}", (i,), Angle(features=(i * self._per_wire + feature,)))
+                        for i in range(n_wires)
+                    ]
+            if self._has_trainable(layer):
+                for axis in self.trainable:
+                    gates += [
+                        Gate(f"R{axis}", (i,), Angle(weight=weight + i)) for i in range(n_wires)
+                    ]
+                    weight += n_wires
+            gates += entangler_gates(self.entangler, range(n_wires))
+        return gates
+
+
+@dataclass(frozen=True)
+class IQPEncoding:
+    r"""Instantaneous quantum polynomial encoding: H, RZ(x_i), and ZZ(x_i x_j) on a pattern.
+
+    The signs and angles are those of PennyLane's ``IQPEmbedding``. It has no trainable weights.
+    A `pattern` of neighbours keeps light cones constant; ``all_to_all`` is the original proposal.
+
+    Args:
+        n_layers: number of repetitions.
+        pattern: edges of the ZZ rotations, as a name from `qmtl.circuit.ENTANGLERS` (of which only
+            the edges count): ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
+
+    Example:
+        >>> [str(gate) for gate in IQPEncoding(n_layers=1).gates(2)][2:]
+        ['RZ(x[0]) 0', 'RZ(x[1]) 1', 'IsingZZ(x[0]·x[1]) 0,1']
+
+    References:
+        Havlíček et al., arXiv:1804.11326.
+    """
+
+    n_layers: int = 2
+    pattern: str = "cz_ring"
+
+    def __post_init__(self) -> None:
+        _check_layers(self.n_layers)
+        entangler_edges(self.pattern, 2)
+
+    def n_features(self, n_wires: int) -> int:
+        """Number of encoding angles on `n_wires` wires."""
+        return n_wires
+
+    def n_weights(self, n_wires: int) -> int:
+        """No trainable weights."""
+        return 0
+
+    def gates(self, n_wires: int) -> list[Gate]:
+        """Gates in the order of application."""
+        layer = [Gate("Hadamard", (i,)) for i in range(n_wires)]
+        layer += [Gate("RZ", (i,), Angle(features=(i,))) for i in range(n_wires)]
+        layer += [
+            Gate("IsingZZ", edge, Angle(features=edge))
+            for edge in entangler_edges(self.pattern, n_wires)
+        ]
+        return layer * self.n_layers
+
+
+ENCODINGS = {"AngleEncoding": AngleEncoding, "IQPEncoding": IQPEncoding}

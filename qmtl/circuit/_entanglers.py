@@ -1,0 +1,81 @@
+"""Entanglers: named patterns of two-wire gates over a list of wires.
+
+CZ patterns are emitted in edge-colour order (edges that share no wire side by side), so that their
+two-qubit depth is 2 or 3 at any number of wires. CNOT patterns do not commute; they keep the
+sequential order that their names stand for elsewhere (PennyLane's ``BasicEntanglerLayers``).
+"""
+
+from collections.abc import Callable, Sequence
+
+from qmtl.circuit._gates import Gate
+from qmtl.errors import unknown_name
+
+__all__ = ["ENTANGLERS", "Edge", "entangler_edges", "entangler_gates"]
+
+Edge = tuple[int, int]
+
+
+def _sequential_line(n: int) -> list[Edge]:
+    return [(i, i + 1) for i in range(n - 1)]
+
+
+def _sequential_ring(n: int) -> list[Edge]:
+    return _sequential_line(n) + ([(n - 1, 0)] if n > 2 else [])
+
+
+def _coloured_line(n: int) -> list[Edge]:
+    edges = _sequential_line(n)
+    return edges[0::2] + edges[1::2]
+
+
+def _coloured_ring(n: int) -> list[Edge]:
+    # An even ring has two colours and its closing edge is of the second; an odd one needs a third.
+    return _coloured_line(n) + ([(n - 1, 0)] if n > 2 else [])
+
+
+def _coloured_complete(n: int) -> list[Edge]:
+    """All pairs by the circle method: each round is a set of edges that share no wire."""
+    seats = list(range(n)) + ([-1] if n % 2 else [])
+    edges = []
+    for _ in range(len(seats) - 1):
+        half = len(seats) // 2
+        pairs = zip(seats[:half], reversed(seats[half:]), strict=True)
+        edges += sorted((min(p), max(p)) for p in pairs if -1 not in p)
+        seats = [seats[0], seats[-1], *seats[1:-1]]
+    return edges
+
+
+ENTANGLERS: dict[str, tuple[str, Callable[[int], list[Edge]]]] = {
+    "cz_ring": ("CZ", _coloured_ring),
+    "cz_line": ("CZ", _coloured_line),
+    "cnot_ring": ("CNOT", _sequential_ring),
+    "cnot_line": ("CNOT", _sequential_line),
+    "all_to_all": ("CZ", _coloured_complete),
+    "none": ("CZ", lambda n: []),
+}
+
+
+def entangler_edges(name: str, n: int) -> list[Edge]:
+    """Edges of the pattern on positions ``0 … n-1``, in the order in which the gates are applied.
+
+    Raises:
+        InvalidInputError: for an unknown name.
+
+    Example:
+        >>> entangler_edges("cz_ring", 6)
+        [(0, 1), (2, 3), (4, 5), (1, 2), (3, 4), (5, 0)]
+    """
+    if name not in ENTANGLERS:
+        raise unknown_name("entangler", name, ENTANGLERS)
+    return ENTANGLERS[name][1](n)
+
+
+def entangler_gates(name: str, wires: Sequence[int]) -> list[Gate]:
+    """The pattern's gates on `wires`.
+
+    Example:
+        >>> [str(gate) for gate in entangler_gates("cnot_line", [4, 7, 8])]
+        ['CNOT 4,7', 'CNOT 7,8']
+    """
+    edges = entangler_edges(name, len(wires))
+    return [Gate(ENTANGLERS[name][0], (wires[a], wires[b])) for a, b in edges]

@@ -1,0 +1,324 @@
+"""HeadCircuit: tasks, layout, encoding, task blocks and readouts as one circuit description."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from qmtl.circuit._ansatz import Ansatz, RotationAnsatz
+from qmtl.circuit._counts import ParameterCount, gate_depth
+from qmtl.circuit._encodings import AngleEncoding, Encoding
+from qmtl.circuit._gates import Gate
+from qmtl.circuit._light_cone import LightCone, backward_cone, gates_by_wire
+from qmtl.circuit._readout import Readout
+from qmtl.circuit._registers import (
+    Layout,
+    Register,
+    check_names,
+    check_sizes,
+    default_readout,
+    make_registers,
+    register_sizes,
+)
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task, check_tasks
+
+__all__ = ["HeadCircuit"]
+
+
+class HeadCircuit:
+    """The circuit of a quantum multi-task head: shared encoding, task blocks, readouts.
+
+    In the ``partitioned`` layout every task owns a register of wires, in the order of `tasks`
+    (neighbours share light cones, so the order is part of the circuit), and one circuit serves all
+    tasks. In the ``shared`` layout every task's block acts on all wires after the encoding, which
+    makes one circuit per task.
+
+    Args:
+        tasks: the tasks, with distinct names.
+        encoding: the shared encoding.
+        ansatz: the task block, or one per task name.
+        layout: ``"partitioned"`` or ``"shared"``.
+        wires_per_task: (partitioned) wires of every register, or of those named; None for the
+            defaults (binary 2, regression 2 per target, multiclass ``max(2, ⌈log2 C⌉)``,
+            multilabel one per label and at least 2).
+        n_wires: (shared) wires of the one register; None for the most that any task needs.
+        readouts: readouts of the tasks named; the others get `default_readout`.
+
+    Raises:
+        InvalidInputError: if a register is too small for its readout, a readout has another
+            number of outputs than its task, or a name is unknown.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("cola"), Task.multiclass("emotion", 9)])
+        >>> circuit.n_wires, circuit.light_cone("cola").wires
+        (6, (0, 1, 2, 3, 4, 5))
+        >>> circuit.count_parameters().tasks
+        {'cola': 6, 'emotion': 16}
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        encoding: Encoding | None = None,
+        ansatz: Ansatz | Mapping[str, Ansatz] | None = None,
+        *,
+        layout: Layout = "partitioned",
+        wires_per_task: int | Mapping[str, int] | None = None,
+        n_wires: int | None = None,
+        readouts: Mapping[str, Readout] | None = None,
+    ) -> None:
+        self.tasks = check_tasks(tasks)
+        self.encoding: Encoding = AngleEncoding() if encoding is None else encoding
+        if not isinstance(self.encoding, Encoding):
+            raise InvalidInputError(
+                f"encoding must have gates, n_features and n_weights, got {encoding!r}"
+            )
+        if layout not in ("partitioned", "shared"):
+            raise unknown_name("layout", layout, ["partitioned", "shared"])
+        self.layout: Layout = layout
+        for method in (self.encoding.gates, self.encoding.n_weights, self.encoding.n_features):
+            _check_arguments(method, "n_wires")
+        names = [task.name for task in self.tasks]
+        chosen = dict(readouts or {})
+        check_names("readouts", chosen, names)
+        sizes = register_sizes(self.tasks, layout, chosen, wires_per_task, n_wires)
+        reads = {
+            task.name: chosen.get(task.name, default_readout(task, sizes[task.name]))
+            for task in self.tasks
+        }
+        check_sizes(sizes, reads)
+        self._ansatz = self._blocks(ansatz, names)
+        self.registers = make_registers(self.tasks, layout, reads, sizes)
+        self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
+        self.n_features = self.encoding.n_features(self.n_wires)
+
+    def _blocks(
+        self, ansatz: Ansatz | Mapping[str, Ansatz] | None, names: list[str]
+    ) -> dict[str, Ansatz]:
+        if isinstance(ansatz, Mapping):
+            check_names("ansatz", ansatz, names)
+            blocks = {name: ansatz.get(name, RotationAnsatz()) for name in names}
+        else:
+            blocks = dict.fromkeys(names, RotationAnsatz() if ansatz is None else ansatz)
+        checked: set[int] = set()
+        for name, block in blocks.items():
+            if id(block) in checked:
+                continue
+            checked.add(id(block))
+            if not isinstance(block, Ansatz):
+                raise InvalidInputError(
+                    f"task {name!r}: an ansatz must have gates and n_weights, got {block!r}"
+                )
+            for method in (block.gates, block.n_weights):
+                _check_arguments(method, "n_wires", "read")
+        return blocks
+
+    def task(self, name: str) -> Task:
+        """The task of that name; an unknown name is an error that suggests the nearest."""
+        return self.register(name).task
+
+    def register(self, name: str) -> Register:
+        """The register of the task of that name."""
+        if name not in self.registers:
+            raise unknown_name("task", name, self.registers)
+        return self.registers[name]
+
+    def ansatz(self, name: str) -> Ansatz:
+        """The block of the task of that name."""
+        self.register(name)
+        return self._ansatz[name]
+
+    @cached_property
+    def encoding_gates(self) -> tuple[Gate, ...]:
+        """Gates of the shared encoding, in the order of application."""
+        return tuple(gate.owned_by("encoding") for gate in self.encoding.gates(self.n_wires))
+
+    @cached_property
+    def _encoding_by_wire(self) -> dict[int, list[int]]:
+        return gates_by_wire(self.encoding_gates)
+
+    def block_gates(self, name: str) -> tuple[Gate, ...]:
+        """Gates of one task's block, on the circuit's wires."""
+        register = self.register(name)
+        read = register.readout.read_wires(len(register.wires))
+        gates = self._ansatz[name].gates(len(register.wires), read)
+        return tuple(
+            Gate(g.name, tuple(register.wires[w] for w in g.wires), g.angle).owned_by(name)
+            for g in gates
+        )
+
+    def gates(self, task: str | None = None) -> tuple[Gate, ...]:
+        """The circuit, in the order of application.
+
+        Args:
+            task: with a name, the encoding and that task's block; None for the whole circuit
+                (partitioned layout only: the shared layout has one circuit per task).
+        """
+        if task is not None:
+            return self.encoding_gates + self.block_gates(task)
+        if self.layout == "shared" and len(self.tasks) > 1:
+            raise InvalidInputError(
+                f"the shared layout has one circuit per task; name one of {list(self.registers)}"
+            )
+        blocks = tuple(gate for name in self.registers for gate in self.block_gates(name))
+        return self.encoding_gates + blocks
+
+    def light_cone(self, task: str, read: Sequence[int] | None = None) -> LightCone:
+        """Gates and wires that a task's outputs depend on.
+
+        Args:
+            task: its name.
+            read: positions in the register that are read; None for all that the readout reads.
+        """
+        register = self.register(task)
+        if read is None:
+            read = register.readout.read_wires(len(register.wires))
+        return backward_cone(
+            self.encoding_gates,
+            self.block_gates(task),
+            [register.wires[i] for i in read],
+            encoding_by_wire=self._encoding_by_wire,
+        )
+
+    @property
+    def n_encoding_weights(self) -> int:
+        """Number of trainable weights of the encoding."""
+        return self.encoding.n_weights(self.n_wires)
+
+    @cached_property
+    def n_circuit_weights(self) -> int:
+        """Number of trainable weights of the encoding and of all blocks."""
+        return sum(size for (size,) in self.weight_sizes.values())
+
+    def n_weights(self, task: str) -> int:
+        """Number of trainable weights of one task's block."""
+        register = self.register(task)
+        read = register.readout.read_wires(len(register.wires))
+        return self._ansatz[task].n_weights(len(register.wires), read)
+
+    @cached_property
+    def weight_sizes(self) -> dict[str, tuple[int]]:
+        """Shapes of the weights: ``"encoding"`` and each task's."""
+        tasks = {name: (self.n_weights(name),) for name in self.registers}
+        return {"encoding": (self.n_encoding_weights,)} | tasks
+
+    @cached_property
+    def weight_slices(self) -> dict[str, slice]:
+        """Where ``"encoding"`` and each task are in one flat vector of all weights.
+
+        Example:
+            >>> HeadCircuit([Task.binary("a"), Task.binary("b")]).weight_slices["a"]
+            slice(4, 10, None)
+        """
+        return _slices({name: size for name, (size,) in self.weight_sizes.items()})
+
+    @cached_property
+    def output_slices(self) -> dict[str, slice]:
+        """Which columns each task has among the outputs of all tasks side by side.
+
+        Example:
+            >>> HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]).output_slices["b"]
+            slice(1, 4, None)
+        """
+        return _slices({task.name: task.n_outputs for task in self.tasks})
+
+    def count_parameters(self) -> ParameterCount:
+        """Number of encoding weights, of each task's weights, and of scales (one per task)."""
+        tasks = {name: self.n_weights(name) for name in self.registers}
+        return ParameterCount(self.n_encoding_weights, tasks, scales=len(tasks))
+
+    @cached_property
+    def depth(self) -> int:
+        """Number of layers of gates on disjoint wires (the deepest task in the shared layout)."""
+        return gate_depth(self._circuits(), self.n_wires, two_qubit_only=False)
+
+    @cached_property
+    def two_qubit_depth(self) -> int:
+        """The same, counting two-qubit gates only."""
+        return gate_depth(self._circuits(), self.n_wires, two_qubit_only=True)
+
+    @cached_property
+    def two_qubit_gates(self) -> int:
+        """Number of two-qubit gates (of the largest task circuit in the shared layout)."""
+        return max(sum(len(g.wires) == 2 for g in gates) for gates in self._circuits())
+
+    def _circuits(self) -> list[tuple[Gate, ...]]:
+        if self.layout == "partitioned":
+            return [self.gates()]
+        return [self.gates(name) for name in self.registers]
+
+    def draw(self, task: str | None = None, *, max_wires: int = 16) -> str:
+        """A text drawing; `task` picks one circuit of the shared layout (default: the first).
+
+        Example:
+            >>> print(HeadCircuit([Task.binary("a")], AngleEncoding(n_layers=1)).draw())
+            a 0: ─RY(x[0])─●─RZ(a[0])─RY(a[2])─●─RZ(a[4])─RY(a[5])─⟨Z⟩
+            a 1: ─RY(x[1])─●─RZ(a[1])─RY(a[3])─●──────────────────────
+        """
+        from qmtl.circuit._drawing import draw_text
+
+        return draw_text(self, task, max_wires=max_wires)
+
+    def _repr_html_(self) -> str:
+        from qmtl.circuit._display import circuit_html
+
+        return circuit_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; `qmtl.circuit._catalogue.circuit_from_dict` reads it."""
+        from qmtl.circuit._catalogue import circuit_to_dict
+
+        return circuit_to_dict(self)
+
+    @classmethod
+    def load(cls, name_or_path: str, tasks: Sequence[Task]) -> "HeadCircuit":
+        """A catalogue design by name (``"cz-ring"``), or a design file by path, for `tasks`."""
+        from qmtl.circuit._catalogue import load_design
+
+        return load_design(name_or_path).circuit(tasks)
+
+    def _key(self) -> tuple[object, ...]:
+        return (
+            self.layout,
+            self.encoding,
+            tuple(self.registers.values()),
+            tuple(self._ansatz.values()),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, HeadCircuit) and self._key() == other._key()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self._key())
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        count = self.count_parameters()
+        cone = max(len(self.light_cone(name).wires) for name in list(self.registers)[:8])
+        return (
+            f"HeadCircuit({len(self.tasks)} tasks, {self.n_wires} wires, {self.layout}, "
+            f"{self.encoding}, cones of up to {cone} wires, {count.circuit} weights)"
+        )
+
+
+def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Slices of these sizes, one after the other."""
+    ends = accumulate(sizes.values())
+    pairs = zip(sizes.items(), ends, strict=True)
+    return {name: slice(end - size, end) for (name, size), end in pairs}
+
+
+def _check_arguments(method: Callable[..., object], *names: str) -> None:
+    """Find a method of a user's own class that takes other arguments, while it is named."""
+    try:
+        inspect.signature(method).bind(*names)
+    except TypeError as error:
+        name = getattr(method, "__qualname__", repr(method))
+        raise InvalidInputError(f"{name} must take ({', '.join(names)}): {error}") from None

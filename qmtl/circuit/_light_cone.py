@@ -1,0 +1,174 @@
+"""Backward light cones: which gates and wires a measurement depends on.
+
+Walking backwards from a measured operator, a gate can be dropped if it commutes with the operator
+as evolved so far. Two rules suffice: a gate off the operator's support commutes; and so does a
+diagonal gate that meets the support only on wires where the operator commutes with Z (called flat
+here). The second rule makes a ring of CZs one step instead of a chain: a wire that a CZ adds to
+the support is flat, so the next CZ on that wire has nothing to act on.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from qmtl.circuit._gates import Gate, Kind
+
+__all__ = ["Item", "LightCone", "Walk", "backward_cone", "gates_by_wire"]
+
+
+class Item(Protocol):
+    """What an operator may meet: a gate, or a noise channel."""
+
+    @property
+    def wires(self) -> tuple[int, ...]:
+        """Where it is."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it commutes with."""
+
+
+@dataclass(frozen=True)
+class LightCone:
+    """The part of a circuit that a measurement depends on.
+
+    Attributes:
+        wires: wires of the cone, ascending.
+        encoding: gates of the shared encoding that matter, in the order of application.
+        block: gates of the task's block that matter, in the order of application.
+        growth: ``(gate, cone size)`` for each gate that added a wire, last gate of the circuit
+            first.
+        positions: places of the encoding's gates that matter among all of them.
+    """
+
+    wires: tuple[int, ...]
+    encoding: tuple[Gate, ...]
+    block: tuple[Gate, ...]
+    growth: tuple[tuple[Gate, int], ...]
+    positions: tuple[int, ...] = ()
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """All gates that matter, in the order of application."""
+        return self.encoding + self.block
+
+
+def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
+    """Positions of the gates on each wire, ascending."""
+    index: dict[int, list[int]] = {}
+    for position, gate in enumerate(gates):
+        for wire in gate.wires:
+            index.setdefault(wire, []).append(position)
+    return index
+
+
+class Walk:
+    """An operator's support and flat wires while it is taken backwards through a circuit.
+
+    Channels are diagonal in the Pauli basis, or turn a Z into the identity: where one meets the
+    support it matters, adds no wire, and leaves flat wires flat.
+
+    Args:
+        measured: wires of the operator.
+        diagonal: whether it is diagonal in the Z basis; if not, it may be anything there.
+        commuting: whether gates that commute with the operator are left out; if not, only gates off
+            its support are (for noise that is not known).
+
+    Attributes:
+        support: wires of the operator.
+        flat: those on which it commutes with Z.
+        growth: ``(gate, size of the support)`` for each gate that added a wire.
+    """
+
+    def __init__(
+        self, measured: Iterable[int], *, diagonal: bool = True, commuting: bool = True
+    ) -> None:
+        self.support = set(measured)
+        self.flat = set(self.support) if diagonal and commuting else set()
+        self.growth: list[tuple[Any, int]] = []
+        self._commuting = commuting
+
+    def _commutes(self, item: Item) -> bool:
+        meets = self.support.intersection(item.wires)
+        if not meets or item.kind == "channel":
+            return not meets
+        if not meets <= self.flat:
+            return False
+        return item.kind == "diagonal" or (item.kind == "CNOT" and item.wires[1] not in meets)
+
+    def _absorb(self, item: Item) -> set[int]:
+        if item.kind == "channel":
+            return set()
+        added = set(item.wires) - self.support
+        self.support |= added
+        if self._commuting:
+            self.flat |= added
+            if item.kind == "other":
+                self.flat.difference_update(item.wires)
+            elif item.kind == "CNOT" and not self.flat.issuperset(item.wires):
+                self.flat.discard(item.wires[1])
+        if added:
+            self.growth.append((item, len(self.support)))
+        return added
+
+    def back_through(
+        self, items: Sequence[Item], by_wire: Mapping[int, Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Take the operator to before these items; places of those that matter, ascending.
+
+        Args:
+            items: gates and channels in the order of application.
+            by_wire: `gates_by_wire` of them.
+        """
+        # Only gates on the support are looked at, so that a cone costs what it holds.
+        queue = [-position for wire in self.support for position in by_wire.get(wire, ())]
+        heapq.heapify(queue)
+        kept: list[int] = []
+        previous = None
+        while queue:
+            position = -heapq.heappop(queue)
+            if position == previous:
+                continue
+            previous = position
+            if self._commutes(items[position]):
+                continue
+            kept.append(position)
+            for wire in self._absorb(items[position]):
+                for earlier in by_wire[wire]:
+                    if earlier < position:
+                        heapq.heappush(queue, -earlier)
+        return tuple(reversed(kept))
+
+
+def backward_cone(
+    encoding: Sequence[Gate],
+    block: Sequence[Gate],
+    measured: Iterable[int],
+    *,
+    diagonal: bool = True,
+    encoding_by_wire: Mapping[int, Sequence[int]] | None = None,
+) -> LightCone:
+    """Light cone of an operator on the wires `measured` after `encoding` and then `block`.
+
+    Args:
+        encoding: gates of the shared encoding, in the order of application.
+        block: gates that follow it.
+        measured: wires of the operator.
+        diagonal: whether the operator is diagonal in the Z basis (any Z-string, any basis-state
+            probability); if not, it may be anything on those wires.
+        encoding_by_wire: `gates_by_wire` of the encoding, to share between many cones.
+
+    Example:
+        >>> from qmtl.circuit.encodings import AngleEncoding
+        >>> gates = AngleEncoding(n_layers=2).gates(100)
+        >>> backward_cone(gates, [], [50, 51], diagonal=False).wires
+        (48, 49, 50, 51, 52, 53)
+    """
+    walk = Walk(measured, diagonal=diagonal)
+    kept_block = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
+    index = gates_by_wire(encoding) if encoding_by_wire is None else encoding_by_wire
+    positions = walk.back_through(encoding, index)
+    kept = tuple(encoding[i] for i in positions)
+    wires, growth = tuple(sorted(walk.support)), tuple(walk.growth)
+    return LightCone(wires, kept, tuple(kept_block), growth, positions)

@@ -1,0 +1,186 @@
+"""CheXpert's label tables (arXiv:1901.07031): findings that are 1, 0, -1 (uncertain) or blank."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from qmtl.data._columns import is_blank, parse_number
+from qmtl.data._folders import check_files
+from qmtl.data._tables import read_table
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["LabelTable", "read_chestxray_labels"]
+
+_WHERE = (
+    "Stanford's CheXpert page (Stanford AIMI; the download needs registration), or bring a table "
+    "of the same columns"
+)
+_NOT_FINDINGS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
+_DEFAULT_FILES = ("train.csv", "valid.csv", "test.csv")
+_UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
+_BLANK = {"ignore": np.nan, "zeros": 0.0}
+_VIEWS = ("all", "frontal", "lateral")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The rows of one or more label files, joined.
+
+    Attributes:
+        paths: the image of each row.
+        patients: patient of each row, from the path, as text (N,): "7" for patient00007.
+        findings: names of the label columns.
+        values: 1, 0 or NaN, float64 (N, findings).
+        index: row numbers over all files, from 0: int64 (N,).
+    """
+
+    paths: list[str]
+    patients: np.ndarray
+    findings: tuple[str, ...]
+    values: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray) -> "LabelTable":
+        """The given rows, by position."""
+        paths = [self.paths[row] for row in rows]
+        return LabelTable(
+            paths, self.patients[rows], self.findings, self.values[rows], self.index[rows]
+        )
+
+
+def read_chestxray_labels(
+    path: str | PathLike[str],
+    labels: str | Sequence[str] | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    uncertain: str | Mapping[str, str] = "ignore",
+    blank: str = "ignore",
+    views: str = "all",
+) -> LabelTable:
+    r"""The label files of a folder, joined; arguments as in `chestxray`.
+
+    Raises:
+        InvalidInputError: a file or column is missing, an image is named twice, a path has no
+            patient, or a cell is none of 1, 0, -1 and blank (file and row are named).
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> text = "Path,Sex,Age,Frontal/Lateral,AP/PA,Edema\na/patient7/s/v.png,,,Frontal,AP,-1"
+        >>> _ = (folder / "train.csv").write_text(text)
+        >>> read_chestxray_labels(folder, uncertain="ones").values
+        array([[1.]])
+    """
+    if blank not in _BLANK:
+        raise unknown_name("blank policy", blank, _BLANK)
+    if views not in _VIEWS:
+        raise unknown_name("views", views, _VIEWS)
+    files = _label_files(Path(path), labels)
+    tables = [read_table(file) for file in files]
+    header = tables[0][0]
+    for file, (other, _) in zip(files, tables, strict=True):
+        _check_header(file, other, header, files[0])
+    findings = _findings(header, tasks)
+    policies = _policies(uncertain, findings)
+    paths: list[str] = []
+    patients, values, kept = [], [], []
+    number = 0
+    for file, (_, rows) in zip(files, tables, strict=True):
+        for line, row in enumerate(rows, start=2):
+            number += 1
+            if views != "all" and row["Frontal/Lateral"].lower() != views:
+                continue
+            paths.append(row["Path"])
+            patients.append(_patient(file, line, row["Path"]))
+            values.append([
+                _label(file, line, name, row[name], policies[name], _BLANK[blank])
+                for name in findings
+            ])  # fmt: skip
+            kept.append(number - 1)
+    if not paths:
+        raise InvalidInputError(f"views: {path} has no {views} image")
+    _check_unique(paths)
+    return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
+
+
+def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
+    if labels is not None:
+        needed = [labels] if isinstance(labels, str) else list(labels)
+        if not needed or len(set(needed)) != len(needed):
+            raise InvalidInputError(f"labels: expected different file names, got {labels!r}")
+    else:
+        needed = [name for name in _DEFAULT_FILES if (root / name).is_file()] or ["train.csv"]
+    return check_files(root, needed, what="Chest X-rays", where=_WHERE)
+
+
+def _check_header(file: Path, header: Sequence[str], first: Sequence[str], of: Path) -> None:
+    missing = [name for name in _NOT_FINDINGS if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"{file}: expected CheXpert's columns {', '.join(_NOT_FINDINGS)} and the findings; "
+            f"missing: {', '.join(missing)}"
+        )
+    if set(header) != set(first):
+        odd = ", ".join(sorted(set(header) ^ set(first)))
+        raise InvalidInputError(f"{file}: the columns are not those of {of.name}: {odd}")
+
+
+def _findings(header: Iterable[str], tasks: Sequence[str] | None) -> tuple[str, ...]:
+    known = [name for name in header if name not in _NOT_FINDINGS]
+    if tasks is None:
+        return tuple(known)
+    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
+        raise InvalidInputError(f"tasks: expected one or more different names, got {tasks!r}")
+    for name in tasks:
+        if name not in known:
+            raise unknown_name("finding", name, known)
+    return tuple(tasks)
+
+
+def _policies(uncertain: str | Mapping[str, str], findings: Sequence[str]) -> dict[str, float]:
+    given = uncertain if isinstance(uncertain, Mapping) else dict.fromkeys(findings, uncertain)
+    for name, policy in given.items():
+        if name not in findings:
+            raise unknown_name("finding in uncertain:", name, findings)
+        if policy not in _UNCERTAIN:
+            raise unknown_name("uncertain policy", policy, _UNCERTAIN)
+    return {name: _UNCERTAIN[given.get(name, "ignore")] for name in findings}
+
+
+def _patient(file: Path, line: int, path: str) -> str:
+    found = re.search(r"(?:^|[/\\])patient(\w+)(?:[/\\]|$)", path)
+    if found is None:
+        raise InvalidInputError(
+            f"{file}: row {line}: expected a Path with a folder patientN, got {path!r}; without "
+            f"the patient, rows of one patient could come on two sides of the split"
+        )
+    return found[1].lstrip("0") or "0"
+
+
+def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
+    if is_blank(cell):
+        return blank
+    number = parse_number(cell)
+    if number == -1:
+        return uncertain
+    if number not in (0, 1):
+        raise InvalidInputError(
+            f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
+        )
+    return number
+
+
+def _check_unique(paths: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise InvalidInputError(f"the label files name the image {path!r} twice")
+        seen.add(path)

@@ -1,0 +1,254 @@
+"""`MultiTaskData`: inputs and one target per task, in three splits; labels may be missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from qmtl.data._columns import TableColumns
+from qmtl.data._splits import SPLITS, Indices
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task, check_tasks, labelled_rows
+
+__all__ = ["MultiTaskData", "Split", "ThreeSplits", "take_splits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The rows of one split.
+
+    Args:
+        inputs: float32 (N, ...); an encoder of tokens takes them to integers itself.
+        targets: task name → canonical targets, see `Task.to_targets`.
+        index: the rows' numbers in the original data, int64 (N,); 0..N-1 by default.
+
+    Example:
+        >>> len(Split(torch.zeros(3, 2), {"a": torch.zeros(3)}))
+        3
+    """
+
+    inputs: Tensor
+    targets: dict[str, Tensor]
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        if not self.index.numel():
+            object.__setattr__(self, "index", torch.arange(len(self.inputs)))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.inputs)
+
+    def __repr__(self) -> str:
+        """The shape of the inputs and the names of the targets."""
+        return f"Split(inputs={tuple(self.inputs.shape)}, targets={list(self.targets)})"
+
+    def take(self, rows: Tensor) -> "Split":
+        """The given rows: a bool mask (N,) or row numbers.
+
+        Example:
+            >>> len(Split(torch.zeros(3, 2), {}).take(torch.tensor([0, 2])))
+            2
+        """
+        targets = {name: values[rows] for name, values in self.targets.items()}
+        return Split(self.inputs[rows], targets, self.index[rows])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MultiTaskData:
+    """A data set of several tasks on common inputs.
+
+    Args:
+        name: what it is called in tables and run directories.
+        tasks: in the order that circuits use.
+        train: rows to learn from; every task has a label here.
+        validation: rows to choose settings by.
+        test: rows to report on.
+        columns: how table rows become inputs, if the data comes from a table.
+        split_seed: the seed that made the splits; None if they were given.
+        modalities: name → width of each block of inputs, if `join_modalities` made them.
+        notes: what the loader left out or changed, in words, for reports.
+
+    Raises:
+        InvalidInputError: lengths differ, inputs are not finite, a split is empty, a task has no
+            target or no training label. The split or task is named.
+
+    Example:
+        >>> rows = Split(torch.zeros(3, 2), {"a": torch.tensor([0.0, 1.0, 1.0])})
+        >>> MultiTaskData("tiny", (Task.binary("a"),), rows, rows, rows)
+        MultiTaskData('tiny', inputs=(2,), train=3, validation=3, test=3, tasks: a (binary))
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    train: Split
+    validation: Split
+    test: Split
+    columns: TableColumns | None = None
+    split_seed: int | None = None
+    modalities: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", check_tasks(self.tasks))
+        for name, split in self.splits.items():
+            _check_split(name, split, self.tasks)
+        shapes = {name: tuple(split.inputs.shape[1:]) for name, split in self.splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise InvalidInputError(f"data: the splits have different input shapes: {shapes}")
+        for task in self.tasks:
+            if not task.labelled(self.train.targets[task.name]).any():
+                raise InvalidInputError(
+                    f"data: task '{task.name}' has no label in the train split, so that it cannot "
+                    f"be learned"
+                )
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """Name → split: train, validation, test.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> list(digits().splits)
+            ['train', 'validation', 'test']
+        """
+        return {name: getattr(self, name) for name in SPLITS}
+
+    @property
+    def n_inputs(self) -> int | tuple[int, ...]:
+        """Inputs per row: their number, or their shape if it has several dimensions.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> digits().n_inputs
+            64
+        """
+        shape = tuple(self.train.inputs.shape[1:])
+        return shape[0] if len(shape) == 1 else shape
+
+    @property
+    def is_disjoint(self) -> bool:
+        """Whether there are several tasks and no training row has labels of two of them.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> digits().is_disjoint
+            False
+        """
+        return len(self.tasks) > 1 and int(self._labelled(self.train).sum(dim=0).max()) <= 1
+
+    def _labelled(self, split: Split) -> Tensor:
+        """Bool (tasks, N): which task labels which row."""
+        return labelled_rows(self.tasks, split.targets)
+
+    def task(self, name: str) -> Task:
+        """The task of that name.
+
+        Raises:
+            InvalidInputError: there is none; the nearest names are suggested.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> digits().task("parity").kind
+            'binary'
+        """
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise unknown_name("task", name, [task.name for task in self.tasks])
+
+    def subset(self, tasks: Sequence[str]) -> "MultiTaskData":
+        """The same data with some of its tasks, in the order given.
+
+        Rows without any label of these tasks are dropped.
+
+        Raises:
+            InvalidInputError: a name is unknown or given twice, or a split becomes empty.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> digits().subset(["ink"]).tasks[0].name
+            'ink'
+        """
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        chosen = check_tasks([self.task(name) for name in names])
+        parts = {}
+        for part, split in self.splits.items():
+            targets = {task.name: split.targets[task.name] for task in chosen}
+            kept = labelled_rows(chosen, targets).any(dim=0)
+            parts[part] = Split(split.inputs, targets, split.index).take(kept)
+        return replace(self, tasks=chosen, **parts)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        """Name, input shape, sizes and tasks."""
+        sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
+        tasks = ", ".join(f"{task.name} ({task.kind})" for task in self.tasks)
+        shape = tuple(self.train.inputs.shape[1:])
+        return f"MultiTaskData({self.name!r}, inputs={shape}, {sizes}, tasks: {tasks})"
+
+
+class ThreeSplits(TypedDict):
+    """The splits as keyword arguments of `MultiTaskData`."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def take_splits(rows: Split, indices: Indices) -> ThreeSplits:
+    """The three splits of some rows, by name.
+
+    Example:
+        >>> one = torch.tensor([0])
+        >>> list(take_splits(Split(torch.zeros(1, 2), {}), (one, one, one)))
+        ['train', 'validation', 'test']
+    """
+    train, validation, test = (rows.take(part) for part in indices)
+    return {"train": train, "validation": validation, "test": test}
+
+
+def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
+    if not len(split):
+        raise InvalidInputError(f"data: the {name} split is empty; it needs at least one row")
+    if split.inputs.ndim < 2 or split.inputs.dtype != torch.float32:
+        raise InvalidInputError(
+            f"data: {name} inputs must be float32 of shape (N, ...), got {split.inputs.dtype} "
+            f"{tuple(split.inputs.shape)}"
+        )
+    _check_targets(name, split, tasks)
+    if len(split.index) != len(split):
+        raise InvalidInputError(
+            f"data: {name} has {len(split)} rows of inputs but {len(split.index)} row numbers"
+        )
+    bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        first = int(split.index[int(bad.long().argmax())])
+        raise InvalidInputError(
+            f"data: {name} inputs must be finite, but {int(bad.sum())} of {len(split)} rows hold "
+            f"NaN or infinity; the first is row {first}"
+        )
+
+
+def _check_targets(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
+    names = [task.name for task in tasks]
+    for target in split.targets:
+        if target not in names:
+            raise unknown_name(f"target in the {name} split:", target, names)
+    for task in tasks:
+        if task.name not in split.targets:
+            raise InvalidInputError(f"data: the {name} split has no target for task '{task.name}'")
+        values = split.targets[task.name]
+        if len(values) != len(split):
+            raise InvalidInputError(
+                f"data: {name} has {len(split)} rows of inputs but {len(values)} targets of "
+                f"task '{task.name}'"
+            )
+        canonical = task.to_targets(values)
+        if values.dtype != canonical.dtype or values.shape != canonical.shape:
+            raise InvalidInputError(
+                f"data: {name} targets of task '{task.name}' must come from Task.to_targets: "
+                f"expected {canonical.dtype} {tuple(canonical.shape)}, got {values.dtype} "
+                f"{tuple(values.shape)}"
+            )

@@ -1,0 +1,71 @@
+"""scikit-learn's handwritten digits with five tasks: small, real, and part of the installation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from qmtl.data._arrays import choose_rows
+from qmtl.data._columns import TableColumns
+from qmtl.data._dataset import MultiTaskData, Split, take_splits
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task
+
+__all__ = ["digits"]
+
+
+def digits(
+    *,
+    seed: int = 0,
+    splits: Sequence[float] | Mapping[str, Any] = (0.6, 0.2, 0.2),
+    tasks: Sequence[str] | None = None,
+) -> MultiTaskData:
+    """1797 images of 8x8 pixels, five tasks on each.
+
+    Tasks: digit (10 classes), parity (odd is 1), five_or_more, has_loop (0, 6, 8 and 9; binary)
+    and ink (regression: the mean pixel in [0, 1]).
+
+    Args:
+        seed: of the split, which is stratified by digit.
+        splits: three fractions, or a dict of row numbers.
+        tasks: names of some of the tasks, in the order wanted; None for all.
+
+    Returns:
+        Inputs (N, 64), pixels in [0, 1]. `columns` reads tables with raw pixels 0..16.
+
+    Raises:
+        InvalidInputError: a task is unknown, or the splits do not fit.
+
+    Example:
+        >>> data = digits(tasks=["digit", "ink"])
+        >>> len(data.train), [task.kind for task in data.tasks]
+        (1079, ['multiclass', 'regression'])
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(pixels).float() / 16
+    digit = torch.from_numpy(labels).long()
+    loops = torch.isin(digit, torch.tensor([0, 6, 8, 9]))
+    known: dict[str, tuple[Task, torch.Tensor]] = {
+        "digit": (Task.multiclass("digit", 10, class_names=tuple("0123456789")), digit),
+        "parity": (Task.binary("parity", class_names=("even", "odd")), digit % 2),
+        "five_or_more": (Task.binary("five_or_more"), digit >= 5),
+        "has_loop": (Task.binary("has_loop"), loops),
+        "ink": (Task.regression("ink"), inputs.mean(dim=1)),
+    }
+    chosen = list(known) if tasks is None else tasks
+    if isinstance(chosen, str):
+        raise InvalidInputError(f"tasks: expected a sequence of names, got the text {chosen!r}")
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("digits task", name, known)
+    targets = {name: known[name][0].to_targets(known[name][1]) for name in chosen}
+    indices = choose_rows(len(inputs), splits, seed, digit)
+    return MultiTaskData(
+        "digits",
+        tuple(known[name][0] for name in chosen),
+        **take_splits(Split(inputs, targets), indices),
+        columns=TableColumns(tuple((f"pixel_{i}", 0.0, 16.0) for i in range(64))),
+        split_seed=None if isinstance(splits, Mapping) else int(seed),
+    )

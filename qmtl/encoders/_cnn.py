@@ -1,0 +1,157 @@
+"""CNN: a small convolutional encoder for grey (or few-channel) images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.encoders._initial import seeded
+from qmtl.encoders._mlp import ACTIVATIONS
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["CNN", "POOLINGS"]
+
+POOLINGS = ("average", "flatten")
+LARGEST_GROUPS = 8
+
+
+class CNN(nn.Module):
+    """Blocks of convolution, normalisation, activation and pooling, then one linear layer.
+
+    Each block is a 3x3 convolution (padding 1), group normalisation, the activation and a 2x2
+    maximum, which halves height and width (rounded down). Groups, not batches, are normalised: a
+    sample's features do not depend on the others in its batch, which may be of size 1, and
+    training and prediction compute the same. It also takes away most of what an image's overall
+    brightness and contrast tell: a task of that kind wants it as an input of its own.
+
+    Args:
+        in_channels: 1 for grey images.
+        image_size: height and width in pixels; a number for square images.
+        out_features: width of the features.
+        channels: of each block; a block's channels are normalised in up to 8 equal groups.
+        pooling: what the linear layer sees: the ``average`` of each channel over the image, or all
+            of its pixels (``flatten``), which keeps where something is and costs more parameters.
+        activation: ``relu``, ``gelu``, ``silu`` or ``tanh``.
+        dropout: probability of dropping an input of the linear layer in training.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, in_channels, height, width)`` to ``(batch, out_features)``.
+
+    Raises:
+        InvalidInputError: if a number does not fit, or the image is too small for the blocks.
+
+    Example:
+        >>> import torch
+        >>> CNN(1, 64, out_features=12, seed=0)(torch.zeros(5, 1, 64, 64)).shape
+        torch.Size([5, 12])
+
+    References:
+        Group normalisation: Wu and He, arXiv:1803.08494.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        image_size: int | Sequence[int],
+        out_features: int,
+        channels: Sequence[int] = (16, 32, 64),
+        *,
+        pooling: str = "average",
+        activation: str = "relu",
+        dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        widths = (in_channels, *channels)
+        _check_numbers(size, widths, out_features)
+        if pooling not in POOLINGS:
+            raise unknown_name("pooling", pooling, POOLINGS)
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        if not 0 <= dropout < 1:
+            raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
+        self.in_channels, self.image_size, self.out_features = in_channels, size, out_features
+        self.channels, self.pooling = widths[1:], pooling
+        self.activation, self.dropout = activation, dropout
+        pixels = 1
+        if pooling == "flatten":
+            pixels = (size[0] >> len(channels)) * (size[1] >> len(channels))
+        with seeded(seed):
+            blocks = [
+                layer
+                for i, width in enumerate(self.channels)
+                for layer in _block(widths[i], width, ACTIVATIONS[activation]())
+            ]
+            pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if pooling == "average" else []
+            self.layers = nn.Sequential(*blocks, *pool, nn.Flatten(), nn.Dropout(dropout))
+            self.projection = nn.Linear(self.channels[-1] * pixels, out_features)
+
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """Features of the images.
+
+        Raises:
+            InvalidInputError: if the images have another shape.
+        """
+        expected = (self.in_channels, *self.image_size)
+        if tuple(inputs.shape[1:]) != expected:
+            raise InvalidInputError(
+                f"images must have shape (batch, {', '.join(map(str, expected))}), got "
+                f"{tuple(inputs.shape)}"
+            )
+        features: Tensor = self.projection(self.layers(inputs))
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        return {
+            "type": "CNN",
+            "in_channels": self.in_channels,
+            "image_size": list(self.image_size),
+            "out_features": self.out_features,
+            "channels": list(self.channels),
+            "pooling": self.pooling,
+            "activation": self.activation,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
+
+
+def _block(in_channels: int, out_channels: int, activation: nn.Module) -> list[nn.Module]:
+    groups = max(g for g in range(1, LARGEST_GROUPS + 1) if out_channels % g == 0)
+    return [
+        # The normalisation that follows has a shift of its own.
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.GroupNorm(groups, out_channels),
+        activation,
+        nn.MaxPool2d(2),
+    ]
+
+
+def _check_numbers(size: Sequence[int], widths: Sequence[int], out_features: int) -> None:
+    if len(size) != 2 or any(_is_no_count(n) for n in size):
+        raise InvalidInputError(f"image_size must be two integers >= 1, got {tuple(size)}")
+    if len(widths) < 2:
+        raise InvalidInputError("channels must hold at least one block's channels, got none")
+    if any(_is_no_count(n) for n in widths):
+        raise InvalidInputError(f"in_channels and channels must be integers >= 1, got {widths}")
+    if _is_no_count(out_features):
+        raise InvalidInputError(f"out_features must be an integer >= 1, got {out_features!r}")
+    blocks = len(widths) - 1
+    if min(size) < 2**blocks:
+        raise InvalidInputError(
+            f"image_size {tuple(size)} is halved by each of {blocks} blocks, so that it needs at "
+            f"least {2**blocks} pixels a side; give fewer channels"
+        )
+
+
+def _is_no_count(number: object) -> bool:
+    return isinstance(number, bool) or not isinstance(number, int) or number < 1

@@ -1,0 +1,173 @@
+"""Fusion: several modalities in one flat input, any of which may be missing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from qmtl.encoders._fusion_joins import JOINS
+from qmtl.encoders._initial import seeded
+from qmtl.encoders._mlp import MLP
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["Fusion"]
+
+
+class Fusion(nn.Module):
+    """Modalities joined by concatenation, gates or cross-attention, then an MLP.
+
+    An input row is what `qmtl.data.join_modalities` makes: a presence flag (1 or 0) per modality,
+    then the columns of each modality, in the order of `widths`. The columns of a modality that is
+    missing contribute exactly nothing: neither to the features nor to a gradient. Instead
+
+    * ``concat`` puts a learned vector of the same width in their place;
+    * ``gated`` shares the weight of a missing modality out among those that are there;
+    * ``cross-attention`` masks it as key and leaves it out of the mean over modalities.
+
+    A row without any modality gets the learned vectors (``concat``) or one learned vector alone, so
+    that its features are finite and the same for all such rows.
+
+    Columns should be of like scale (standardised, or of length 1, as sentence embeddings are).
+
+    Args:
+        widths: modality to its number of columns, in the order of the input.
+        out_features: width of the features.
+        kind: ``concat``, ``gated`` (gated multimodal units; a softmax over modalities per unit,
+            which for two modalities is the paper's gate) or ``cross-attention`` (the modalities,
+            one token each, attend to the other ones).
+        dim: width of the joint representation, for ``gated`` and ``cross-attention``.
+        n_heads: attention heads, a divisor of `dim`, for ``cross-attention``.
+        hidden: widths of hidden layers between the joint representation and the features.
+        activation: of the hidden layers: ``relu``, ``gelu``, ``silu`` or ``tanh``.
+        dropout: probability of dropping a unit of the joint representation or a hidden one in
+            training.
+        modality_dropout: probability of taking a modality for missing in training, drawn per row;
+            a row keeps what it has where that would leave it with none.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, len(widths) + sum(widths.values()))`` to ``(batch, out_features)``.
+
+    Raises:
+        InvalidInputError: if a number or a name does not fit.
+
+    Example:
+        >>> encoder = Fusion({"text": 3, "audio": 2}, 4, kind="gated", dim=8, seed=0)
+        >>> both, text_only = torch.ones(1, 7), torch.tensor([[1.0, 0, 1, 1, 1, 0, 0]])
+        >>> encoder(torch.cat([both, text_only])).shape
+        torch.Size([2, 4])
+
+    References:
+        Gates: Arevalo et al., arXiv:1702.01992. Attention between modalities: Tsai et al.,
+        arXiv:1906.00295. Modality dropout: Neverova et al., arXiv:1501.00102.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        out_features: int,
+        kind: str = "concat",
+        *,
+        dim: int = 64,
+        n_heads: int = 4,
+        hidden: Sequence[int] = (),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        modality_dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in JOINS:
+            raise unknown_name("kind of fusion", kind, JOINS)
+        _check(widths, dim, n_heads, modality_dropout)
+        self.widths, self.out_features, self.kind = dict(widths), out_features, kind
+        self.dim, self.n_heads, self.modality_dropout = dim, n_heads, modality_dropout
+        self.in_features = len(self.widths) + sum(self.widths.values())
+        with seeded(seed):
+            join: Any = JOINS[kind](list(self.widths.values()), dim, n_heads)
+            layers = MLP(
+                join.out_features,
+                *hidden,
+                out_features=out_features,
+                activation=activation,
+                dropout=dropout,
+            )
+        self.join, self.dropout, self.layers = join, nn.Dropout(dropout), layers
+
+    def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
+        """Features of the inputs.
+
+        Raises:
+            InvalidInputError: if the inputs have another width, or a flag is neither 0 nor 1.
+        """
+        present, columns = self._split(inputs)
+        if self.training and self.modality_dropout:
+            present = _drop(present, self.modality_dropout)
+        # What a missing modality's columns hold reaches nothing, and gets no gradient.
+        columns = [
+            torch.where(present[:, i, None], own, torch.zeros_like(own))
+            for i, own in enumerate(columns)
+        ]
+        features: Tensor = self.layers(self.dropout(self.join(columns, present)))
+        return features
+
+    def _split(self, inputs: Tensor) -> tuple[Bool[Tensor, "batch modalities"], list[Tensor]]:
+        layout = f"a presence flag per modality, then the columns of {self.widths}"
+        if inputs.ndim != 2 or inputs.shape[1] != self.in_features:
+            raise InvalidInputError(
+                f"inputs must have shape (batch, {self.in_features}): {layout}; got "
+                f"{tuple(inputs.shape)}"
+            )
+        flags, *columns = inputs.split([len(self.widths), *self.widths.values()], dim=1)
+        present = flags == 1
+        if not (present | (flags == 0)).all():
+            raise InvalidInputError(
+                f"inputs must begin with flags that are 0 or 1, got {flags.min().item():g} to "
+                f"{flags.max().item():g}; expected {layout}"
+            )
+        return present, columns
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        return {
+            "type": "Fusion",
+            # Pairs: their order is the layout of the input.
+            "widths": [[name, width] for name, width in self.widths.items()],
+            "out_features": self.out_features,
+            "kind": self.kind,
+            "dim": self.dim,
+            "n_heads": self.n_heads,
+            "hidden": list(self.layers.hidden),
+            "activation": self.layers.activation,
+            "dropout": self.layers.dropout,
+            "modality_dropout": self.modality_dropout,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        options = {k: v for k, v in description.items() if k not in ("type", "widths")}
+        return cls(dict(description["widths"]), **options, seed=0)
+
+
+def _drop(present: Tensor, probability: float) -> Tensor:
+    """Some modalities taken for missing; a row that would have none left keeps what it has."""
+    kept = present & (torch.rand(present.shape, device=present.device) >= probability)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, present)
+
+
+def _check(widths: Mapping[str, int], dim: int, n_heads: int, modality_dropout: float) -> None:
+    if not isinstance(widths, Mapping) or not widths:
+        raise InvalidInputError(
+            f"widths must map each modality to its number of columns, got {widths!r}"
+        )
+    numbers = {f"widths[{name!r}]": width for name, width in widths.items()}
+    for name, value in {**numbers, "dim": dim, "n_heads": n_heads}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
+    if dim % n_heads:
+        raise InvalidInputError(f"n_heads must divide dim, got {n_heads} heads and dim {dim}")
+    if not 0 <= modality_dropout < 1:
+        raise InvalidInputError(f"modality_dropout must be in [0, 1), got {modality_dropout}")

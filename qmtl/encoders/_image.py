@@ -1,0 +1,222 @@
+"""ImageBackbone: a ResNet, or another classifier of torchvision or timm, as image encoder."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.encoders._initial import seeded
+from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+
+__all__ = ["LIBRARIES", "ImageBackbone"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageBackbone(nn.Module):
+    """A classification network of a library, its last layer replaced by one to the features.
+
+    Nothing is downloaded: weights come from a file of yours, or are drawn at random. Images are
+    normalised by ImageNet's mean and standard deviation, as published weights expect. Networks
+    with batch normalisation (ResNets) couple the samples of a training batch, unless `frozen`, and
+    cannot train on a batch of one small image.
+
+    Args:
+        name: of the network in its library: ``resnet18``, ``resnet50``, ``densenet121``, ...
+        out_features: width of the features.
+        weights: a file with the network's state dict: ``.safetensors``, or what ``torch.save``
+            wrote (read with ``weights_only=True``: no code is run). Its last layer is left out.
+        frozen: whether only the layer to the features learns; the network then stays in evaluation
+            mode. Needs `weights`.
+        library: ``torchvision`` or ``timm``.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, 1 or 3, height, width)``, values in [0, 1], to ``(batch, out_features)``. A grey
+        image is repeated for the three channels.
+
+    Raises:
+        InvalidInputError: if the library has no such network, or the weights do not fit it.
+        MissingDependencyError: if the library is not installed, or does not fit torch.
+
+    Example:
+        >>> ImageBackbone("resnet18", 12, library="torchvison")
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: unknown library 'torchvison'; did you mean 'torchvision'? ...
+
+    References:
+        ResNet: He et al., arXiv:1512.03385.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_features: int,
+        weights: str | Path | None = None,
+        *,
+        frozen: bool = False,
+        library: str = "torchvision",
+        seed: int | None = None,
+    ) -> None:
+        if frozen and weights is None:
+            raise InvalidInputError("frozen=True needs weights: what is frozen does not learn")
+        self._build(name, out_features, library, seed)
+        if weights is not None:
+            _load_weights(self.backbone, Path(weights).expanduser(), self._last_layer)
+        if frozen:
+            self._freeze()
+
+    def _build(self, name: str, out_features: int, library: str, seed: int | None) -> None:
+        super().__init__()
+        if library not in LIBRARIES:
+            raise unknown_name("library", library, LIBRARIES)
+        if isinstance(out_features, bool) or not isinstance(out_features, int) or out_features < 1:
+            raise InvalidInputError(f"out_features must be an integer >= 1, got {out_features!r}")
+        self.name, self.out_features, self.library = name, out_features, library
+        self.frozen = False
+        with seeded(seed):
+            self.backbone, width, self._last_layer = LIBRARIES[library](name)
+            self.projection = nn.Linear(width, out_features)
+        for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def _freeze(self) -> None:
+        self.frozen = True
+        self.backbone.requires_grad_(False)
+        self.backbone.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; a frozen network keeps its running statistics."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(
+        self, inputs: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """Features of the images.
+
+        Raises:
+            InvalidInputError: if the images are neither grey nor of three channels.
+        """
+        if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+            raise InvalidInputError(
+                f"images must have shape (batch, 1 or 3, height, width), got {tuple(inputs.shape)}"
+            )
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        images = (inputs.expand(-1, 3, -1, -1) - mean) / std
+        features: Tensor = self.projection(self.backbone(images))
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        return {
+            "type": "ImageBackbone",
+            "name": self.name,
+            "out_features": self.out_features,
+            "frozen": self.frozen,
+            "library": self.library,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        encoder = cls.__new__(cls)
+        encoder._build(
+            description["name"], description["out_features"], description["library"], seed=0
+        )
+        if description["frozen"]:
+            encoder._freeze()
+        return encoder
+
+
+def _torchvision(name: str) -> tuple[nn.Module, int, str]:
+    models = _import("torchvision", "torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown_name("network of torchvision:", name, known)
+    backbone: nn.Module = models.get_model(name, weights=None)
+    for last in ("fc", "classifier"):
+        layer = getattr(backbone, last, None)
+        if isinstance(layer, nn.Linear):
+            setattr(backbone, last, nn.Identity())
+            return backbone, layer.in_features, last
+    raise InvalidInputError(
+        f"the network {name!r} of torchvision has no single linear layer at its end that could be "
+        f"replaced; take a ResNet or a DenseNet, or library 'timm'"
+    )
+
+
+def _timm(name: str) -> tuple[nn.Module, int, str]:
+    timm = _import("timm", "timm")
+    known = timm.list_models()
+    if name not in known:
+        raise unknown_name("network of timm:", name, known)
+    backbone: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    return backbone, backbone.num_features, str(backbone.default_cfg["classifier"])
+
+
+LIBRARIES = {"torchvision": _torchvision, "timm": _timm}
+
+
+def _import(library: str, module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the library {library!r} is not installed; install the extra qmtl[image] "
+            f'(in a clone: pip install ".[image]"; {error})'
+        ) from None
+    except RuntimeError as error:  # what torchvision raises when built for another torch
+        raise MissingDependencyError(
+            f"the library {library!r} cannot be imported; its build of torchvision must fit torch "
+            f"{torch.__version__} ({error})"
+        ) from None
+
+
+def _load_weights(backbone: nn.Module, path: Path, last_layer: str) -> None:
+    state = _read_weights(path)
+    state = {key: value for key, value in state.items() if not key.startswith(f"{last_layer}.")}
+    try:
+        missing, unexpected = backbone.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(f"weights {path} do not fit the network: {reason}") from None
+    if missing or unexpected:
+        raise InvalidInputError(
+            f"weights {path} do not fit the network: {_some(missing)} missing, "
+            f"{_some(unexpected)} not known to it"
+        )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load
+
+            state: Any = load(path.read_bytes())
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InvalidInputError(f"weights: there is no file {path}") from None
+    except Exception as error:  # damaged files raise whatever the readers stumble on
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInputError(f"weights {path} cannot be read: {reason}") from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        keys = f"a dict with {_some(list(state))}" if isinstance(state, Mapping) else type(state)
+        raise InvalidInputError(
+            f"weights {path} must hold a state dict (name to tensor), got {keys}"
+        )
+    return dict(state)
+
+
+def _some(names: Sequence[object]) -> str:
+    """How many names, and the first ones."""
+    shown = ", ".join(map(str, names[:3]))
+    return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"

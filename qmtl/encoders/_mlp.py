@@ -1,0 +1,139 @@
+"""MLP: a multi-layer perceptron as classical encoder."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.encoders._initial import seeded
+from qmtl.errors import InvalidInputError, unknown_name
+
+__all__ = ["ACTIVATIONS", "MLP"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+# In units of the inputs, which are of order one.
+LEAST_DEVIATION = 1e-6
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them.
+
+    Args:
+        in_features: width of the inputs.
+        hidden: widths of the hidden layers; none makes one linear layer.
+        out_features: width of the features.
+        activation: ``relu``, ``gelu``, ``silu`` or ``tanh``.
+        dropout: probability of dropping a hidden unit in training.
+        standardise: whether inputs are brought to mean 0 and deviation 1, column by column, by the
+            statistics that `set_input_scale` was given (until then they stay as they are). These
+            are kept with the parameters, and are not trained.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, in_features)`` to ``(batch, out_features)``.
+
+    Example:
+        >>> import torch
+        >>> MLP(64, 32, out_features=12, seed=0)(torch.zeros(5, 64)).shape
+        torch.Size([5, 12])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        *hidden: int,
+        out_features: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        standardise: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        widths = (in_features, *hidden, out_features)
+        if any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
+            raise InvalidInputError(f"widths must be integers >= 1, got {widths}")
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        if not 0 <= dropout < 1:
+            raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
+        self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
+        self.activation, self.dropout = activation, dropout
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("input_mean", torch.zeros(in_features))
+            self.register_buffer("input_scale", torch.ones(in_features))
+        layers: list[nn.Module] = []
+        with seeded(seed):
+            for width, following in pairwise(widths):
+                layers.append(nn.Linear(width, following))
+                layers.append(ACTIVATIONS[activation]())
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers[:-2])
+
+    def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
+        """Features of the inputs."""
+        if inputs.ndim != 2 or inputs.shape[1] != self.in_features:
+            raise InvalidInputError(
+                f"inputs must have shape (batch, {self.in_features}), got {tuple(inputs.shape)}"
+            )
+        if self.standardise:
+            inputs = (inputs - self.get_buffer("input_mean")) * self.get_buffer("input_scale")
+        features: Tensor = self.layers(inputs)
+        return features
+
+    @torch.no_grad()
+    def set_input_scale(self, inputs: Float[Tensor, "rows inputs"]) -> None:
+        """Take the columns' means and deviations from the rows of a training split.
+
+        A column that is constant there is ignored from then on: it says nothing about those rows,
+        and divided by its deviation it would say everything about others.
+
+        Raises:
+            InvalidInputError: for an encoder made without `standardise`, or inputs of another
+                width.
+
+        Example:
+            >>> encoder = MLP(2, out_features=1, standardise=True, seed=0)
+            >>> encoder.set_input_scale(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+            >>> encoder.input_mean.tolist(), encoder.input_scale.tolist()
+            ([2.0, 5.0], [1.0, 0.0])
+        """
+        if not self.standardise:
+            raise InvalidInputError("set_input_scale needs an MLP made with standardise=True")
+        if inputs.ndim != 2 or inputs.shape[1] != self.in_features or not len(inputs):
+            raise InvalidInputError(
+                f"inputs must have shape (rows, {self.in_features}) with at least one row, got "
+                f"{tuple(inputs.shape)}"
+            )
+        mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
+        varies = std > LEAST_DEVIATION
+        self.get_buffer("input_mean").copy_(mean)
+        self.get_buffer("input_scale").copy_(torch.where(varies, 1 / std, 0.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        return {
+            "type": "MLP",
+            "in_features": self.in_features,
+            "hidden": list(self.hidden),
+            "out_features": self.out_features,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "standardise": self.standardise,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        options = {k: description[k] for k in ("out_features", "activation", "dropout")}
+        # Models saved before inputs could be standardised do not say.
+        options["standardise"] = description.get("standardise", False)
+        return cls(description["in_features"], *description["hidden"], **options, seed=0)

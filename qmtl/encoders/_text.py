@@ -1,0 +1,232 @@
+"""TextEmbedding: a frozen sentence encoder whose vectors are kept on disk."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qmtl.encoders._embedding_cache import (
+    EmbeddingCache,
+    Vectors,
+    files_digest,
+    user_cache_folder,
+)
+from qmtl.errors import InvalidInputError, MissingDependencyError
+
+__all__ = ["TextEmbedding"]
+
+
+class TextEmbedding:
+    """Texts to vectors by a frozen model of sentence-transformers, each text embedded once.
+
+    Vectors are kept on disk by SHA-256 of the model, its settings and the text, batch by batch: a
+    run that was killed goes on where it stopped, and a text that is known loads no model. A model
+    in a folder is known by the contents of its files, and no hub is asked about it; a model of the
+    hub by its name and `revision`.
+
+    Vectors are as the model gives them: all-MiniLM-L6-v2 and most others normalise them to
+    Euclidean length 1 themselves. They depend in the last digits on the batch that a text was
+    embedded in; what is on disk is what is returned.
+
+    Args:
+        model: a folder with a model, or a name on the Hugging Face hub.
+        cache: True for `user_cache_folder`, a folder of your own, None or False to keep nothing.
+        batch_size: texts embedded (and written) at a time.
+        max_length: tokens of a text that are read, at most (and None for) the model's own limit,
+            which is 256 for the default.
+        device: torch device; None for sentence-transformers' choice.
+        revision: branch, tag or commit of a model on the hub; give a commit where it matters.
+        progress: whether to show a bar while embedding, where standard error is a terminal.
+
+    Raises:
+        InvalidInputError: if the folder is not there or holds no model, or a number is not >= 1.
+
+    Example:
+        >>> embed = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", cache=None)
+        >>> embed  # nothing is loaded before the first text
+        TextEmbedding('sentence-transformers/all-MiniLM-L6-v2')
+
+    References:
+        Reimers and Gurevych, "Sentence-BERT", arXiv:1908.10084.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "sentence-transformers/all-MiniLM-L6-v2",
+        *,
+        cache: str | Path | bool | None = True,
+        batch_size: int = 64,
+        max_length: int | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.folder = _model_folder(model)
+        if self.folder is not None and revision is not None:
+            raise InvalidInputError(f"revision is for models of the hub, and {model} is a folder")
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value is None and name == "max_length":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
+        self.model = str(model)
+        self.cache_folder = _cache_folder(cache)
+        self.batch_size, self.max_length = batch_size, max_length
+        self.device, self.revision, self.progress = device, revision, progress
+        self._cache: EmbeddingCache | None = None
+        self._loaded: Any = None
+
+    def __call__(self, texts: Iterable[str]) -> Vectors:
+        """The texts' vectors.
+
+        Args:
+            texts: at least one; texts that occur again are embedded once.
+
+        Returns:
+            float32 (n, d), in the order of the texts.
+
+        Raises:
+            InvalidInputError: if there is no text, one is no valid string, or the model cannot be
+                loaded.
+            MissingDependencyError: if a vector is wanted that is not on disk, and
+                sentence-transformers is not installed.
+        """
+        wanted = _check_texts(texts)
+        unique = list(dict.fromkeys(wanted))
+        cache = self._open_cache()
+        found = {} if cache is None else cache.read(unique)
+        missing = [text for text in unique if text not in found]
+        for vectors in self._embedded(missing):
+            if cache is not None:
+                cache.write(vectors)
+                # Another process may have been first: what is on disk holds.
+                vectors = cache.read(list(vectors))
+            found |= vectors
+        return np.stack([found[text] for text in wanted])
+
+    def __repr__(self) -> str:
+        """The model."""
+        return f"TextEmbedding({self.model!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded model: another process loads its own, if it needs it."""
+        return self.__dict__ | {"_loaded": None}
+
+    def _open_cache(self) -> EmbeddingCache | None:
+        if self._cache is None and self.cache_folder is not None:
+            if self.folder is not None:
+                identity = {"files": files_digest(self.folder)}
+            else:
+                identity = {"name": self.model, "revision": self.revision or "main"}
+            space = {"model": identity, "max_length": self.max_length}
+            self._cache = EmbeddingCache(self.cache_folder, space)
+        return self._cache
+
+    def _embedded(self, texts: list[str]) -> Iterator[dict[str, Vectors]]:
+        """Text to vector, batch by batch; texts of like length together, to pad little."""
+        if not texts:
+            return
+        if self._loaded is None:
+            self._loaded = self._load()
+        ordered = sorted(texts, key=len, reverse=True)
+        starts = range(0, len(ordered), self.batch_size)
+        for start in self._tracked(starts):
+            batch = ordered[start : start + self.batch_size]
+            vectors = self._loaded.encode(
+                batch, batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False
+            )
+            yield dict(zip(batch, np.asarray(vectors, dtype=np.float32), strict=True))
+
+    def _tracked(self, starts: range) -> Iterable[int]:
+        from rich.console import Console
+        from rich.progress import track
+
+        console = Console(stderr=True)
+        hidden = not (self.progress and console.is_terminal)
+        return track(starts, "Embedding", console=console, transient=True, disable=hidden)
+
+    def _load(self) -> Any:
+        try:
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
+        except (ImportError, RuntimeError) as error:
+            raise _cannot_import(error) from None
+        bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            model = SentenceTransformer(
+                self.model if self.folder is None else str(self.folder),
+                device=self.device,
+                revision=self.revision,
+                local_files_only=self.folder is not None,
+            )
+        except Exception as error:  # the library and the model's own files may raise anything
+            reason = " ".join(str(error).split())
+            raise InvalidInputError(
+                f"the sentence encoder {self.model!r} cannot be loaded: {reason} (without a "
+                f"network, give the folder of a model)"
+            ) from error
+        finally:
+            if bars:
+                logging.enable_progress_bar()
+        if self.max_length is not None:
+            limit = model.max_seq_length
+            if limit is not None and self.max_length > limit:
+                raise InvalidInputError(
+                    f"max_length must be at most {limit} for {self.model!r}, got {self.max_length}"
+                )
+            model.max_seq_length = self.max_length
+        return model
+
+
+def _cannot_import(error: Exception) -> MissingDependencyError:
+    if isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers":
+        return MissingDependencyError(
+            f"embedding texts needs sentence-transformers; install the extra qmtl[text] "
+            f'(in a clone: pip install ".[text]"; {error})'
+        )
+    return MissingDependencyError(
+        f"sentence-transformers is installed, but cannot be imported; a torchvision that does not "
+        f"fit torch is a common cause ({' '.join(str(error).split())})"
+    )
+
+
+def _model_folder(model: str | Path) -> Path | None:
+    """The model's folder, or None for a name on the hub."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        # The hub's names are NAME or OWNER/NAME.
+        if isinstance(model, Path) or model[:1] in ("", ".", "/", "~") or model.count("/") > 1:
+            raise InvalidInputError(f"model: there is no folder {str(model)!r}")
+        return None
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
+        raise InvalidInputError(
+            f"model: the folder {str(model)!r} holds no sentence encoder (neither modules.json nor "
+            f"config.json is in it)"
+        )
+    return folder.resolve()
+
+
+def _cache_folder(cache: str | Path | bool | None) -> Path | None:
+    if cache is None or cache is False:
+        return None
+    return user_cache_folder() if cache is True else Path(cache).expanduser()
+
+
+def _check_texts(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InvalidInputError("texts must be a list of strings, got one string")
+    wanted = list(texts)
+    if not wanted:
+        raise InvalidInputError("texts must hold at least one text, got none")
+    for i, text in enumerate(wanted):
+        if not isinstance(text, str):
+            raise InvalidInputError(f"texts must be strings, got {text!r} at position {i}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInputError(
+                f"texts must be valid Unicode, but the one at position {i} is not: {error}"
+            ) from None
+    return wanted

@@ -1,0 +1,227 @@
+"""Time and memory of a training step against the number of tasks, each point in its own process.
+
+``python -m qmtl.experiments.scaling_cost`` is the child: one point as JSON on standard input, one
+line of JSON on standard output.
+
+Linear heads are modules per task, which suits tasks of different kinds but is slow for a thousand
+equal ones. They are timed both so and *fused*, as the single matrix product that one would write
+for equal tasks, so that the quantum head is not compared with a slow rival only.
+"""
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, QmtlError, unknown_name
+from qmtl.experiments._scaling import circuit_for
+from qmtl.heads import LocalLinearHead, build_head
+
+__all__ = ["TIMED_HEADS", "CostPoint", "StepCost", "measure_cost"]
+
+LEAST_STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
+CHILD = "qmtl.experiments._scaling_cost"
+
+
+class _FusedLinear(nn.Module):
+    """Dense linear heads of equal tasks as one matrix: the parameters of `LinearHead`."""
+
+    def __init__(self, circuit: HeadCircuit) -> None:
+        super().__init__()
+        self.layer = nn.Linear(circuit.n_features, len(circuit.tasks))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        return {"all": self.layer(features)}
+
+
+class _FusedLocalLinear(nn.Module):
+    """Linear heads on equal cones as one product: the parameters of `LocalLinearHead`."""
+
+    def __init__(self, circuit: HeadCircuit) -> None:
+        super().__init__()
+        columns = list(LocalLinearHead.on_cones(circuit).columns.values())
+        self.columns = torch.tensor(columns)
+        self.weight = nn.Parameter(torch.randn(len(columns), len(columns[0])))
+        self.bias = nn.Parameter(torch.zeros(len(columns)))
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        return {"all": (features[:, self.columns] * self.weight).sum(dim=2) + self.bias}
+
+
+TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
+    "quantum": partial(build_head, "quantum"),
+    "linear": partial(build_head, "linear"),
+    "linear-fused": _FusedLinear,
+    "local-cone": partial(build_head, "local-cone"),
+    "local-cone-fused": _FusedLocalLinear,
+}
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """What is timed: a head under the matched rule, forward and backward to all parameters.
+
+    Attributes:
+        head: its name in `TIMED_HEADS`.
+        tasks: number of binary tasks.
+        batch_size: rows per step.
+        threads: of torch and of the compiled kernel.
+    """
+
+    head: str
+    tasks: int
+    batch_size: int = 32
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.head not in TIMED_HEADS:
+            raise unknown_name("head to time:", self.head, TIMED_HEADS)
+        for name in ("tasks", "batch_size", "threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInputError(f"{name}: expected an integer >= 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Measured cost of one step.
+
+    Attributes:
+        head: as in `CostPoint`.
+        tasks: as in `CostPoint`.
+        batch_size: as in `CostPoint`.
+        threads: as in `CostPoint`.
+        first_ms: the first step, with its plan, in a process that has run a smaller head before.
+        step_ms: median of the others.
+        fastest_ms: the fastest of them.
+        slowest_ms: the slowest of them.
+        steps: how many there were.
+        peak_mb: largest resident memory, above that before the head was built, in 10^6 bytes;
+            NaN where the system does not say.
+    """
+
+    head: str
+    tasks: int
+    batch_size: int
+    threads: int
+    first_ms: float
+    step_ms: float
+    fastest_ms: float
+    slowest_ms: float
+    steps: int
+    peak_mb: float
+
+    def as_row(self) -> dict[str, Any]:
+        """The fields by name, for a table."""
+        return asdict(self)
+
+
+def measure_cost(point: CostPoint) -> StepCost:
+    """Time a head's training step in a process of its own, so that no peak hides another.
+
+    A step is the head's forward pass on random features, the mean squared logit, and the backward
+    pass to all parameters and to the features, as an encoder before the head would ask for.
+
+    Raises:
+        QmtlError: if the process fails; its last line says why.
+    """
+    limit = str(point.threads)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), limit)
+    done = subprocess.run(
+        [sys.executable, "-m", CHILD],
+        input=json.dumps(asdict(point)),
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise QmtlError(
+            f"timing {point.head} with {point.tasks} tasks ended with status {done.returncode}: "
+            f"{last}"
+        )
+    return StepCost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _run(point: CostPoint) -> StepCost:
+    torch.set_num_threads(point.threads)
+    torch.manual_seed(0)
+    # A smaller head first: imports, compiled code and torch's pools are not the step's.
+    for _ in zip(_steps(point.head, 4, point.batch_size), range(3), strict=False):
+        pass
+    before = _restart_peak()
+    steps = _steps(point.head, point.tasks, point.batch_size)
+    first = next(steps)
+    times: list[float] = []
+    while len(times) < LEAST_STEPS or (len(times) < MOST_STEPS and sum(times) < 1e3 * SECONDS):
+        times.append(next(steps))
+    return StepCost(
+        **asdict(point),
+        first_ms=first,
+        step_ms=statistics.median(times),
+        fastest_ms=min(times),
+        slowest_ms=max(times),
+        steps=len(times),
+        peak_mb=(_peak() - before) / 1e6,
+    )
+
+
+def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
+    """Milliseconds of one step after another."""
+    circuit = circuit_for("matched", n_tasks)
+    head = TIMED_HEADS[name](circuit)
+    features = torch.randn(batch_size, circuit.n_features, requires_grad=True)
+    while True:
+        start = time.perf_counter()
+        _step(head, features)
+        yield 1e3 * (time.perf_counter() - start)
+
+
+def _step(head: nn.Module, features: Tensor) -> None:
+    head.zero_grad()
+    features.grad = None
+    torch.cat(list(head(features).values()), dim=1).square().mean().backward()
+
+
+def _restart_peak() -> float:
+    """Resident bytes now; where Linux allows it, the peak is counted anew from here."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _peak()
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    """Largest resident bytes of this process."""
+    if Path("/proc/self/status").is_file():
+        return _status("VmHWM")
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _status(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{key}:"))
+    return 1024.0 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_run(CostPoint(**json.load(sys.stdin))))))

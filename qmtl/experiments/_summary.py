@@ -1,0 +1,227 @@
+"""What the cells of a benchmark say together: chosen settings, scores and comparisons."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from qmtl.experiments._cells import CellResult, Failure
+from qmtl.experiments._grid import Setting
+from qmtl.experiments._statistics import (
+    Estimate,
+    PairedTest,
+    delta_m,
+    estimate,
+    holm,
+    paired_test,
+)
+
+__all__ = [
+    "REFERENCE",
+    "SINGLE_TASK",
+    "UNSCALED",
+    "BenchSummary",
+    "Comparison",
+    "HeadScores",
+    "choose_setting",
+    "mean_score",
+]
+
+REFERENCE = "linear"
+"""The head that the others are tested against: dense linear heads, hard parameter sharing."""
+SINGLE_TASK = "single-task"
+"""The head that negative transfer is measured against."""
+UNSCALED = ("mse", "mae")
+"""Metrics in the units of the targets, which are not given times 100."""
+
+
+def mean_score(scores: Iterable[float]) -> float:
+    """Mean of the values that are defined; NaN without any.
+
+    Example:
+        >>> mean_score([1.0, float("nan"), 2.0])
+        1.5
+    """
+    kept = [score for score in scores if not math.isnan(score)]
+    return math.fsum(kept) / len(kept) if kept else math.nan
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """A head at its chosen setting, on every seed.
+
+    Scores are test scores times 100, one per seed in the order of the seeds; NaN for a seed whose
+    cell failed and for a metric that is undefined.
+
+    Attributes:
+        head: its type.
+        setting: the chosen one.
+        results: one per seed; None where the cell failed.
+    """
+
+    head: str
+    setting: Setting
+    results: tuple[CellResult | None, ...]
+
+    @cached_property
+    def some(self) -> CellResult:
+        """Any of the results, for what is the same in all."""
+        return next(result for result in self.results if result is not None)
+
+    @property
+    def metrics(self) -> dict[str, list[str]]:
+        """Task → its metrics, the main one first."""
+        return {task: list(self.some.test[task]) for task in self.some.main_metrics}
+
+    def scores(self, task: str, metric: str | None = None) -> list[float]:
+        """A metric of a task; None for the main one. Errors keep their units."""
+        name = metric or self.some.main_metrics[task]
+        factor = 1 if name in UNSCALED else 100
+        return self._each(lambda result: factor * result.test[task][name])
+
+    def means(self) -> list[float]:
+        """The main metrics' mean over the tasks that have one."""
+        return self._each(lambda result: 100 * mean_score(result.main("test").values()))
+
+    def baseline(self, task: str) -> list[float]:
+        """The main metric of the best constant prediction."""
+        return self._each(lambda result: 100 * result.main("baseline")[task])
+
+    def calibration(self) -> list[float]:
+        """The expected calibration error's mean over the tasks that have one, times 100."""
+        return self._each(
+            lambda result: (
+                100 * mean_score(task.get("ece", math.nan) for task in result.test.values())
+            )
+        )
+
+    @property
+    def step_seconds(self) -> float:
+        """The median over seeds of the median time of a training step."""
+        return statistics.median(r.step_seconds for r in self.results if r is not None)
+
+    @property
+    def best_epoch(self) -> float:
+        """The kept epoch, mean over seeds, counted from 1."""
+        return mean_score(r.best_epoch for r in self.results if r is not None)
+
+    def _each(self, function: Callable[[CellResult], float]) -> list[float]:
+        return [math.nan if result is None else function(result) for result in self.results]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A head against the reference.
+
+    Attributes:
+        test: on the mean over tasks, paired by seed.
+        corrected: the t-test's p after Holm's correction over the heads.
+    """
+
+    test: PairedTest
+    corrected: float
+
+
+@dataclass(frozen=True)
+class BenchSummary:
+    """Everything that tables and plots of a benchmark show.
+
+    Attributes:
+        name: of the recipe.
+        heads: those with a result, in the order asked for.
+        probe: the linear probe, if it was fitted.
+        failures: cells that ended in an error.
+        n_seeds: number of seeds.
+        n_settings: number of settings that each head tried.
+        search_seeds: number of seeds on whose validation splits the setting was chosen.
+    """
+
+    name: str
+    heads: tuple[HeadScores, ...]
+    probe: HeadScores | None
+    failures: tuple[Failure, ...]
+    n_seeds: int
+    n_settings: int
+    search_seeds: int
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """Task → its main metric, sorted by name (every seed has another order)."""
+        return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
+
+    def head(self, name: str) -> HeadScores | None:
+        """A head's scores; None if it has none."""
+        return next((scores for scores in self.heads if scores.head == name), None)
+
+    def compare(self) -> dict[str, Comparison]:
+        """Every other head against the reference, on the mean over tasks; empty without it."""
+        reference = self.head(REFERENCE)
+        if reference is None:
+            return {}
+        tests = {
+            scores.head: paired_test(scores.means(), reference.means())
+            for scores in self.heads
+            if scores is not reference
+        }
+        corrected = holm({head: test.t_test for head, test in tests.items()})
+        return {head: Comparison(test, corrected[head]) for head, test in tests.items()}
+
+    def compare_task(self, task: str) -> dict[str, PairedTest]:
+        """Every other head against the reference on one task; not corrected."""
+        reference = self.head(REFERENCE)
+        if reference is None:
+            return {}
+        return {
+            scores.head: paired_test(scores.scores(task), reference.scores(task))
+            for scores in self.heads
+            if scores is not reference
+        }
+
+    def transfer(self) -> dict[str, Estimate]:
+        """Δm of every head against single-task models, in percent; empty without these.
+
+        Per seed, relative to the single-task models' mean over seeds, so that the mean over seeds
+        is Δm of the means and no seed's small score stands below a fraction.
+        """
+        single = self.head(SINGLE_TASK)
+        if single is None:
+            return {}
+        reference = {task: mean_score(single.scores(task)) for task in self.tasks}
+        result = {}
+        for scores in self.heads:
+            if scores is single:
+                continue
+            columns = {task: scores.scores(task) for task in self.tasks}
+            values = [
+                delta_m({task: column[seed] for task, column in columns.items()}, reference, ())
+                for seed in range(self.n_seeds)
+            ]
+            result[scores.head] = estimate(values)
+        return result
+
+
+def choose_setting(
+    results: Mapping[int, Sequence[CellResult | None]], settings: Sequence[Setting]
+) -> Setting | None:
+    """The setting with the best mean over seeds and tasks of the main validation metrics.
+
+    Args:
+        results: number of the setting → the head's results on the search seeds; a setting with a
+            failed cell (None) cannot be chosen.
+        settings: of these numbers.
+
+    Returns:
+        The only setting, if there is one; of equals, the first; None if every setting has a
+        failed cell.
+    """
+    if len(settings) == 1:
+        return settings[0]
+    best, chosen = -math.inf, None
+    for number, found in results.items():
+        if any(result is None for result in found):
+            continue
+        value = mean_score(mean_score(r.main("validation").values()) for r in found if r)
+        if value > best:
+            best, chosen = value, settings[number]
+    return chosen

@@ -1,0 +1,144 @@
+"""Claims: one process at a time works on a chunk, and what it does is written before it is done."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from qmtl.errors import LedgerError
+from qmtl.hardware._lease import Holder
+from qmtl.hardware._ledger import Ledger, note, now
+from qmtl.hardware._records import ChunkRecord
+
+__all__ = ["Claim", "claimed"]
+
+# Of a holder on another machine; longer than the client takes for an upload with all its retries.
+HOLD = timedelta(hours=2)
+
+
+@contextmanager
+def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
+    """Hold a chunk for the length of a block; None if a living process holds it.
+
+    A process that ends in the block, however it does, holds nothing any more.
+    """
+    holder = Holder.of_this_process()
+    if not _take(ledger, run, idx, holder):
+        yield None
+        return
+    try:
+        yield Claim(ledger, run, idx, str(holder))
+    finally:
+        with ledger.transaction() as connection:
+            connection.execute(
+                "UPDATE chunks SET holder = NULL, held_until = NULL "
+                "WHERE run = ? AND idx = ? AND holder = ?",
+                (run, idx, str(holder)),
+            )
+
+
+def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "SELECT holder, held_until FROM chunks WHERE run = ? AND idx = ?", (run, idx)
+        ).fetchone()
+        if row["holder"] is not None:
+            other = Holder.parse(row["holder"])
+            over = not other.is_local and row["held_until"] < now()
+            if not over and not other.is_gone():
+                return False
+            note(connection, run, idx, f"passed over {other.host}, process {other.pid}")
+        until = (datetime.now(UTC) + HOLD).isoformat(timespec="milliseconds")
+        connection.execute(
+            "UPDATE chunks SET holder = ?, held_until = ? WHERE run = ? AND idx = ?",
+            (str(holder), until, run, idx),
+        )
+        return True
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A held chunk. Every change fails if the hold was lost meanwhile.
+
+    Attributes:
+        ledger: where it is.
+        run: its run.
+        idx: its place in the run.
+        holder: who holds it, as text.
+    """
+
+    ledger: Ledger
+    run: str
+    idx: int
+    holder: str
+
+    @property
+    def record(self) -> ChunkRecord:
+        """The chunk as it is now."""
+        return self.ledger.chunks(self.run)[self.idx]
+
+    def intend(self) -> None:
+        """Write that the chunk is about to be sent; from here on it is looked up first."""
+        with self._change("about to be sent", state="sending", sent_at=now()):
+            pass
+
+    def note_job(self, job: str) -> None:
+        """Write which job carries the chunk."""
+        with self._change(f"job {job}", job=job) as connection:
+            self._enter_job(connection, job, counts=True)
+
+    def note_duplicate(self, job: str) -> None:
+        """Write that a job is one too many."""
+        with self._change(f"job {job} is one too many and was cancelled") as connection:
+            self._enter_job(connection, job, counts=False)
+
+    def confirm(self) -> None:
+        """Write that exactly one job carries the chunk."""
+        with self._change("one job carries it", state="sent", error=None):
+            pass
+
+    def store(self, raw: bytes, job: str) -> None:
+        """Store the result, once."""
+        with self._change("result stored", state="stored", error=None) as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO results VALUES (?,?,?,?,?)",
+                (self.run, self.idx, job, raw, now()),
+            )
+
+    def end(self, state: str, reason: str) -> None:
+        """Write that there will be no result: ``"failed"`` or ``"cancelled"``."""
+        with self._change(f"{state}: {reason}", state=state, error=reason):
+            pass
+
+    def reopen(self) -> None:
+        """Let a chunk that failed or was cancelled be sent anew, under tags of its own."""
+        with self._change("to be sent anew", state="planned", job=None, error=None) as connection:
+            connection.execute(
+                "UPDATE chunks SET attempt = attempt + 1, sent_at = NULL WHERE run = ? AND idx = ?",
+                (self.run, self.idx),
+            )
+
+    @contextmanager
+    def _change(self, event: str, **columns: str | None) -> Iterator[sqlite3.Connection]:
+        with self.ledger.transaction() as connection:
+            assignments = "".join(f", {column} = ?" for column in columns)
+            changed = connection.execute(
+                f"UPDATE chunks SET holder = holder{assignments} "
+                "WHERE run = ? AND idx = ? AND holder = ?",
+                (*columns.values(), self.run, self.idx, self.holder),
+            )
+            if changed.rowcount != 1:
+                raise LedgerError(
+                    f"another process took over chunk {self.idx} of run {self.run}; run the same "
+                    "command again"
+                )
+            note(connection, self.run, self.idx, event)
+            yield connection
+
+    def _enter_job(self, connection: sqlite3.Connection, job: str, *, counts: bool) -> None:
+        connection.execute(
+            "INSERT INTO jobs SELECT ?, run, idx, attempt, ?, ? FROM chunks "
+            "WHERE run = ? AND idx = ? ON CONFLICT (job) DO UPDATE SET counts = excluded.counts",
+            (job, int(counts), now(), self.run, self.idx),
+        )

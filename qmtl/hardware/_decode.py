@@ -1,0 +1,242 @@
+"""decode: raw results become values, probabilities and logits with standard errors.
+
+Every output is linear in the probabilities of the bit strings of some wires, and so it stays when
+read-out errors are undone: the inverse of the wires' confusion matrices is put into its rows. An
+output is then a mean over shots, and its standard error follows from their spread.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmtl.errors import InvalidInputError
+from qmtl.hardware._decoding import Observable, TaskReading
+from qmtl.hardware._prepared import Chunk, PreparedRun, Values
+from qmtl.hardware._raw import PubData
+from qmtl.hardware._reading import calibration_register
+from qmtl.simulators import PROBABILITY_FLOOR
+
+__all__ = ["Decoded", "decode"]
+
+# How often each error was seen among so many calibration shots: (0 as 1, 1 as 0, shots).
+Confusion = Mapping[int, tuple[float, float, int | None]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Measured outputs of each task, (samples, n_outputs); NaN for samples not yet fetched.
+
+    Attributes:
+        values: Z values or probabilities. After mitigation of the sampler's read-out errors they
+            may lie outside of [-1, 1] or [0, 1] by some standard errors.
+        errors: their standard errors; where all shots agree what one other shot would change, NaN
+            for a single shot.
+        logits: what the head gives for these values.
+        logit_errors: their standard errors, to first order; where a probability was measured as 0
+            the change of its logarithm by one standard error.
+        shots: of each sample.
+    """
+
+    values: dict[str, Values]
+    errors: dict[str, Values]
+    logits: dict[str, Values]
+    logit_errors: dict[str, Values]
+    shots: int
+
+
+def decode(
+    prepared: PreparedRun, raw: Sequence[Sequence[PubData]] | Mapping[int, Sequence[PubData]]
+) -> Decoded:
+    """The outputs of a run from its raw results; pure, and as often as wanted.
+
+    Args:
+        prepared: the run.
+        raw: of each chunk, in their order; or by the chunks' indices, where some are missing.
+
+    Raises:
+        InvalidInputError: for raw results that are not this run's.
+
+    Example:
+        >>> import torch
+        >>> from qmtl import HeadCircuit, QuantumHead, Task
+        >>> from qmtl.hardware import execute, prepare
+        >>> head = QuantumHead(HeadCircuit([Task.multiclass("a", 3)]), seed=0)
+        >>> run = prepare(head, torch.zeros(2, 2), "aer", shots=1000, seed=1)
+        >>> decoded = decode(run, [execute(run, 0)])
+        >>> bool((abs(decoded.values["a"] - run.exact["a"]) < 4 * decoded.errors["a"]).all())
+        True
+    """
+    given = dict(raw) if isinstance(raw, Mapping) else dict(enumerate(raw))
+    unknown = set(given) - set(range(len(prepared.chunks)))
+    if unknown:
+        raise InvalidInputError(
+            f"the run has {len(prepared.chunks)} chunks, got results of {sorted(unknown)}"
+        )
+    n = prepared.decoding.n_samples
+    values = {t.task: np.full((n, t.n_outputs), np.nan) for t in prepared.decoding.tasks}
+    errors = {task: array.copy() for task, array in values.items()}
+    for index, pubs in given.items():
+        _decode_chunk(prepared, prepared.chunks[index], pubs, values, errors)
+    logits, logit_errors = {}, {}
+    for task in prepared.decoding.tasks:
+        logits[task.task], logit_errors[task.task] = _logits(
+            task, values[task.task], errors[task.task]
+        )
+    shots = prepared.chunks[0].pubs[0].shots
+    return Decoded(values, errors, logits, logit_errors, shots)
+
+
+def _decode_chunk(
+    prepared: PreparedRun,
+    chunk: Chunk,
+    pubs: Sequence[PubData],
+    values: dict[str, Values],
+    errors: dict[str, Values],
+) -> None:
+    if len(pubs) != len(chunk.pubs):
+        raise InvalidInputError(
+            f"chunk {chunk.index} has {len(chunk.pubs)} PUBs, got results of {len(pubs)}"
+        )
+    data = {pub.circuit: found for pub, found in zip(chunk.pubs, pubs, strict=True)}
+    rows = {pub.circuit: slice(*pub.samples) for pub in chunk.pubs}
+    confusion = _confusion(prepared, data)
+    for task in prepared.decoding.tasks:
+        own, at = data[task.circuit], rows[task.circuit]
+        if prepared.primitive == "sampler":
+            found = _sampled(task, own, confusion)
+        else:
+            found = _estimated(task, own, prepared.decoding.strings[task.circuit])
+        if found[0].shape[0] != at.stop - at.start:
+            raise InvalidInputError(
+                f"chunk {chunk.index} must have {at.stop - at.start} samples of task "
+                f"{task.task!r}, got {found[0].shape[0]}"
+            )
+        values[task.task][at], errors[task.task][at] = found
+
+
+def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
+    decoding = prepared.decoding
+    if decoding.calibration_circuits is None:
+        return {qubit: (*pair, None) for qubit, pair in decoding.confusion.items()}
+    zeros, ones = data[decoding.calibration_circuits[0]], data[decoding.calibration_circuits[1]]
+    found: dict[int, tuple[float, float, int | None]] = {}
+    for qubit in {qubit for task in decoding.tasks for qubit in task.qubits}:
+        name = calibration_register(qubit)
+        up = float(zeros.arrays[name].mean())
+        down = 1.0 - float(ones.arrays[name].mean())
+        if up + down >= 1:
+            raise InvalidInputError(
+                f"the calibration circuits read qubit {qubit} wrongly as often as rightly: "
+                f"mitigation cannot help; choose another layout"
+            )
+        found[qubit] = (up, down, int(zeros.arrays[name].size))
+    return found
+
+
+def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> tuple[Values, Values]:
+    packed = data.arrays[task.register]
+    values = np.empty((len(packed), task.n_outputs))
+    errors = np.empty_like(values)
+    for observable in task.observables:
+        shares = _shares(packed, observable.wires)
+        found = _mean_and_error(task, observable, shares, packed.shape[1], confusion)
+        values[:, observable.outputs], errors[:, observable.outputs] = found
+    return values, errors
+
+
+def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
+    """How often each bit string of some wires was seen, first wire most significant."""
+    n_samples, shots, n_bytes = packed.shape
+    last = n_bytes - 1
+    strings = np.zeros((n_samples, shots), np.int64)
+    for wire in wires:
+        strings = 2 * strings + (packed[..., last - wire // 8] >> wire % 8 & 1)
+    size = 1 << len(wires)
+    offsets = size * np.arange(n_samples)[:, None]
+    counts = np.bincount((strings + offsets).ravel(), minlength=size * n_samples)
+    found: Values = counts.reshape(n_samples, size) / shots
+    return found
+
+
+def _mean_and_error(
+    task: TaskReading, observable: Observable, shares: Values, shots: int, confusion: Confusion
+) -> tuple[Values, Values]:
+    rows = np.array(observable.rows)
+    known = [confusion.get(task.qubits[wire]) for wire in observable.wires]
+    inverses: list[Values] = [np.eye(2) if c is None else _inverse(c[0], c[1]) for c in known]
+    undone = _through(rows, inverses)
+    means = shares @ undone.T
+    spread = (shares[:, None] * (undone - means[..., None]) ** 2).sum(-1)
+    variance = spread / (shots - 1) if shots > 1 else np.full_like(spread, np.nan)
+    for i, c in enumerate(known):
+        if c is None or c[2] is None:
+            continue
+        # What is not known of the confusion matrix, to first order.
+        for share, change in ((c[0], [[-1, 0], [1, 0]]), (c[1], [[0, 1], [0, -1]])):
+            turned = [*inverses]
+            turned[i] = -inverses[i] @ np.array(change) @ inverses[i]
+            slope = shares @ _through(rows, turned).T
+            variance = variance + slope**2 * share * (1 - share) / c[2]
+    # All shots alike do not make an output certain: one more might be another.
+    return means, np.maximum(np.sqrt(variance), np.ptp(undone, axis=1) / shots)
+
+
+def _inverse(up: float, down: float) -> Values:
+    """Of the matrix whose column is the bit that was there, and its row the bit that is read."""
+    return np.array([[1 - down, -down], [-up, 1 - up]]) / (1 - up - down)
+
+
+def _through(rows: Values, matrices: Sequence[Values]) -> Values:
+    """Rows over bit strings times the tensor product of matrices of each bit."""
+    state = rows.reshape(len(rows), *(2,) * len(matrices))
+    for axis, matrix in enumerate(matrices, start=1):
+        state = np.moveaxis(np.tensordot(state, matrix, axes=(axis, 0)), -1, axis)
+    return state.reshape(len(rows), -1)
+
+
+def _estimated(
+    task: TaskReading, data: PubData, strings: Sequence[tuple[int, ...]]
+) -> tuple[Values, Values]:
+    column = {string: i for i, string in enumerate(strings)}
+    means, stds = data.arrays["evs"], data.arrays["stds"]
+    values = np.empty((len(means), task.n_outputs))
+    errors = np.empty_like(values)
+    for observable in task.observables:
+        qubits = [task.qubits[wire] for wire in observable.wires]
+        if not task.is_probability:
+            at = column[tuple(qubits)]
+            values[:, observable.outputs] = means[:, [at]]
+            errors[:, observable.outputs] = stds[:, [at]]
+            continue
+        k = len(qubits)
+        masks = range(1, 1 << k)
+        at_masks = [
+            column[tuple(q for i, q in enumerate(qubits) if mask >> (k - 1 - i) & 1)]
+            for mask in masks
+        ]
+        states = np.arange(1 << k)
+        signs = np.array(
+            [[1 - 2 * ((s & m).bit_count() % 2) for m in masks] for s in map(int, states)]
+        )
+        likely = (1 + means[:, at_masks] @ signs.T) / (1 << k)
+        # Strings come from the same shots; their errors are taken as independent.
+        spread = np.sqrt((stds[:, at_masks] ** 2).sum(axis=1, keepdims=True)) / (1 << k)
+        likely = np.clip(likely, 0, None)
+        likely /= likely.sum(axis=1, keepdims=True)
+        rows = np.array(observable.rows)
+        values[:, observable.outputs] = likely @ rows.T
+        errors[:, observable.outputs] = spread * np.sqrt((rows**2).sum(axis=1))
+    return values, errors
+
+
+def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, Values]:
+    """As `QuantumHead` has them."""
+    if not task.is_probability:
+        return task.scale * values, abs(task.scale) * errors
+    floored = np.clip(values, 0, None) + PROBABILITY_FLOOR
+    relative = errors / floored
+    # The logarithm is not linear where nothing was seen: how far one standard error takes it.
+    relative = np.where(values > 0, relative, np.log1p(relative))
+    return task.scale * np.log(floored), abs(task.scale) * relative

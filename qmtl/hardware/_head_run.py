@@ -1,0 +1,134 @@
+"""HeadRun: a trained head and a batch of inputs, as the circuit that is to be measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware._backends import Backend
+from qmtl.hardware._qiskit import QiskitHeadCircuit, to_qiskit
+from qmtl.hardware._settings import HardwareSettings
+from qmtl.heads import QuantumHead
+
+__all__ = ["HeadRun", "check_run", "head_circuits", "head_run", "read_wires"]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRun:
+    """A head circuit to be measured, with all its numbers.
+
+    Attributes:
+        circuit: what runs on the wires.
+        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order.
+        angles: encoding angles in radians, (samples, n_features).
+        tasks: the tasks to measure.
+        scales: each task's factor between outputs and logits.
+    """
+
+    circuit: HeadCircuit
+    weights: Mapping[str, Tensor]
+    angles: Tensor
+    tasks: tuple[str, ...]
+    scales: Mapping[str, float]
+
+
+def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
+    """What `prepare` measures of a model: its head's circuit, weights, angles and scales."""
+    head, features = _features(model, inputs)
+    if isinstance(tasks, str):
+        tasks = (tasks,)
+    chosen = tuple(head.circuit.registers) if tasks is None else tuple(tasks)
+    with torch.no_grad():
+        return HeadRun(
+            head.circuit,
+            {name: weights.detach() for name, weights in head.weights().items()},
+            head.angles(features),
+            chosen,
+            head_scales(head),
+        )
+
+
+def head_scales(head: QuantumHead) -> dict[str, float]:
+    """Each task's factor between outputs and logits."""
+    scales = head.scales()
+    return dict(zip(head.circuit.registers, scales.detach().tolist(), strict=True))
+
+
+def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:
+    head = getattr(model, "head", model)
+    if not isinstance(head, QuantumHead):
+        raise InvalidInputError(
+            f"only quantum heads run on hardware, got a {type(head).__name__}; pass a model with "
+            f"a QuantumHead, or one"
+        )
+    if model is head:
+        features = _samples(inputs).to(head.encoding)
+    else:
+        # Module by module: a frozen encoder may be in evaluation mode while the head trains.
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad():
+                features = model.encoder(model._as_samples(inputs))  # type: ignore[operator]
+        finally:
+            for module, training in modes:
+                module.training = training
+    if features.ndim != 2 or features.shape[1] != head.n_features:
+        raise InvalidInputError(
+            f"features must have shape (samples, {head.n_features}), got {tuple(features.shape)}"
+        )
+    return head, features
+
+
+def _samples(inputs: Any) -> Tensor:
+    try:
+        samples = torch.as_tensor(inputs)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInputError(
+            f"inputs must be numbers of shape (samples, features), got {type(inputs).__name__} "
+            f"that is not numeric or has rows of different lengths"
+        ) from None
+    if samples.is_complex():
+        raise InvalidInputError("inputs must be real, got complex numbers")
+    return samples
+
+
+def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
+    """Check that a run is one, and that its backend knows what is asked for."""
+    if not len(run.angles):
+        raise InvalidInputError("inputs must have at least one sample, got none")
+    if not torch.isfinite(run.angles).all():
+        raise InvalidInputError("inputs must be finite, some of their angles are not")
+    for name in run.tasks:
+        if name not in run.circuit.registers:
+            raise unknown_name("task", name, run.circuit.registers)
+    if not run.tasks or len(set(run.tasks)) < len(run.tasks):
+        raise InvalidInputError(f"tasks must be distinct, at least one, got {list(run.tasks)}")
+    if settings.primitive == "estimator" and backend.is_local and settings.resilience > 1:
+        raise InvalidInputError(
+            f"resilience 2 (extrapolation to zero noise) needs a device, {backend.name} is "
+            f"simulated: use resilience 0 or 1"
+        )
+    if settings.mode is not None and settings.mode != "job" and backend.is_local:
+        raise InvalidInputError(f"{backend.name} is simulated here and knows no {settings.mode}")
+
+
+def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
+    """One circuit for all tasks; in the shared layout one for each."""
+    if run.circuit.layout == "partitioned":
+        return [to_qiskit(run.circuit, run.weights, run.tasks)]
+    return [to_qiskit(run.circuit, run.weights, task) for task in run.tasks]
+
+
+def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
+    """Wires whose read-out enters some output."""
+    registers = [run.circuit.register(task) for task in head.registers]
+    return [
+        register.wires[i]
+        for register in registers
+        for i in register.readout.read_wires(len(register.wires))
+    ]

@@ -1,0 +1,224 @@
+"""Prediction of hardware runs: what a transpiled circuit should give under a device's noise."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from math import pi, prod
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from qmtl.circuit import Angle, HeadCircuit
+from qmtl.errors import InvalidInputError
+from qmtl.hardware._qiskit import QiskitHeadCircuit
+from qmtl.noise import DeviceNoise
+from qmtl.simulators import DeviceStep, Event, NativeCircuit, native_values
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+
+__all__ = ["predict_transpiled", "read_transpiled"]
+
+Wires = tuple[int, ...]
+# Sum of: constant times the product of these features.
+Terms = list[tuple[tuple[int, ...], float]]
+# A constant angle that close to a multiple of π/2 is one.
+RIGHT_ANGLE = 1e-12
+# Features that an angle's expression may hold, and what a sum of its values may be off by.
+MOST_FACTORS = 8
+ROUNDING = 1e-12
+Z_TURNS = {1: "S", 2: "Z", 3: "Sdg"}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
+
+
+def predict_transpiled(
+    circuit: HeadCircuit,
+    head: QiskitHeadCircuit,
+    transpiled: "QuantumCircuit",
+    angles: Tensor,
+    noise: DeviceNoise,
+    *,
+    dt: float | None = None,
+) -> dict[str, Tensor]:
+    """What each task of a transpiled circuit should give, exactly, on a device with this noise.
+
+    Values are computed on the noisy cone of each task, so that time and memory are linear in the
+    number of tasks. Delays relax by ``noise.timing``; so does the time that its schedule leaves
+    between the gates (nothing, in a circuit that is padded with delays already).
+
+    Args:
+        circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
+            `qmtl.circuit.distribution_circuit` of it.
+        head: it in Qiskit, with its weights bound (`to_qiskit`).
+        transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
+            more), with symbolic features; qubit i is the device's.
+        angles: encoding angles in radians, shape (batch, n_features).
+        noise: of the device's qubits (`DeviceNoise.from_backend` of the whole backend). Read-out
+            errors are part of the prediction: it is for raw counts, not for mitigated ones.
+        dt: seconds of the backend's time step, for delays that are given in such steps.
+
+    Returns:
+        Task name to its outputs, shape (batch, n_outputs), on the dtype of `angles`.
+
+    Raises:
+        InvalidInputError: for gates that are not known here, unbound weights, angles that are not
+            sums of products of features, or angles of another shape.
+        CircuitTooLargeError: if a task's cone is too large.
+
+    Example:
+        >>> import torch
+        >>> from qiskit import transpile
+        >>> from qmtl import HeadCircuit, Task
+        >>> from qmtl.hardware import to_qiskit
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> head = to_qiskit(circuit, {"encoding": torch.zeros(2), "a": torch.zeros(6)})
+        >>> native = transpile(head.circuit, basis_gates=["rz", "sx", "x", "cz"])
+        >>> noise = DeviceNoise.uniform(readout=0.1)
+        >>> predict_transpiled(circuit, head, native, torch.zeros(1, 2), noise)["a"]
+        tensor([[0.8000]])
+    """
+    if angles.ndim != 2 or angles.shape[1] != head.n_features:
+        raise InvalidInputError(
+            f"angles must have shape (batch, {head.n_features}), got {tuple(angles.shape)}"
+        )
+    return native_values(circuit, read_transpiled(head, transpiled, dt=dt), angles, noise)
+
+
+def read_transpiled(
+    head: QiskitHeadCircuit, transpiled: "QuantumCircuit", *, dt: float | None = None
+) -> NativeCircuit:
+    """A transpiled circuit as plain data; see `predict_transpiled`."""
+    columns = dict(zip(head.circuit.parameters, head.features, strict=True))
+    steps: list[DeviceStep] = []
+    bits: dict[Any, int] = {}
+    measured: set[int] = set()
+    for instruction in transpiled.data:
+        operation = instruction.operation
+        wires = tuple(transpiled.find_bit(qubit).index for qubit in instruction.qubits)
+        if operation.name == "barrier":
+            wires = tuple(wire for wire in wires if wire not in measured)
+        if operation.name == "delay" and wires[0] in measured:
+            continue  # an ASAP schedule pads to the end of the circuit
+        if not measured.isdisjoint(wires):
+            raise InvalidInputError(
+                f"qubits must be measured at the end, got {operation.name} on {wires} after that"
+            )
+        if operation.name == "measure":
+            bits[instruction.clbits[0]] = wires[0]
+            measured.update(wires)
+        steps.append(_step(operation, wires, columns, dt))
+    registers = {register.name: register for register in transpiled.cregs}
+    names = {task: registers.get(name) for task, name in head.registers.items()}
+    missing = [task for task, r in names.items() if r is None or any(b not in bits for b in r)]
+    if missing:
+        raise InvalidInputError(f"the transpiled circuit does not measure all wires of {missing}")
+    read = {task: tuple(bits[bit] for bit in register or ()) for task, register in names.items()}
+    return NativeCircuit(tuple(steps), read)
+
+
+def _step(
+    operation: Any, wires: Wires, columns: Mapping[Any, int | None], dt: float | None
+) -> DeviceStep:
+    name = operation.name
+    if name == "delay":
+        return DeviceStep(name, wires, seconds=_seconds(operation.duration, operation.unit, dt))
+    if name in ("barrier", "measure"):
+        return DeviceStep(name, wires, seconds=0.0 if name == "barrier" else None)
+    if name in ROTATIONS:
+        terms = _terms(operation.params[0], columns)
+        if name == "rz":
+            return DeviceStep(name, wires, tuple(_frame(wires, terms)))
+        rotation = ROTATIONS[name]
+        gates = [Event(wires, rotation, Angle(features, constant=c)) for features, c in terms]
+        return DeviceStep(name, wires, tuple(gates))
+    if name in FIXED:
+        return DeviceStep(name, wires, tuple(FIXED[name](wires)))
+    known = sorted([*FIXED, *ROTATIONS, "barrier", "delay", "measure"])
+    raise InvalidInputError(
+        f"{name} is not among the native gates known here, {', '.join(known)}: transpile the "
+        f"circuit to the device's gates first"
+    )
+
+
+ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "rzz": "IsingZZ"}
+
+
+def _one(name: str) -> Callable[[Wires], list[Event]]:
+    return lambda wires: [Event(wires, name)]
+
+
+def _ecr(wires: Wires) -> list[Event]:
+    # A quarter turn about ZX, and then X: the echo's second half has the other sign behind an X.
+    quarter = [Event(wires, "CZ"), Event(wires[:1], "S"), Event(wires[1:], "S")]
+    flip = Event(wires[1:], "Hadamard")
+    return [flip, *quarter, flip, Event(wires[:1], "X")]
+
+
+FIXED: dict[str, Callable[[Wires], list[Event]]] = {
+    "id": lambda wires: [],
+    "x": _one("X"),
+    "z": _one("Z"),
+    "sx": _one("SX"),
+    "sxdg": _one("SXdg"),
+    "s": _one("S"),
+    "sdg": _one("Sdg"),
+    "h": _one("Hadamard"),
+    "cz": _one("CZ"),
+    "cx": _one("CNOT"),
+    "ecr": _ecr,
+}
+
+
+def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
+    """A rotation about Z; by right angles it maps each Pauli string to one, which costs nothing."""
+    for features, constant in terms:
+        turns = round(constant / (pi / 2))
+        if features or abs(constant - turns * pi / 2) > RIGHT_ANGLE:
+            yield Event(wires, "RZ", Angle(features, constant=constant))
+        elif turns % 4:
+            yield Event(wires, Z_TURNS[turns % 4])
+
+
+def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
+    """A constant, and products of features with their factors; zeros are left out."""
+    if not getattr(value, "parameters", ()):
+        return [((), float(value))] if float(value) else []
+    unknown = [p.name for p in value.parameters if columns.get(p) is None]
+    if unknown:
+        raise InvalidInputError(f"parameters must be features, and weights bound, got {unknown}")
+    return _split(value, columns)
+
+
+def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
+    """The coefficients of an angle that is linear in each of its features.
+
+    They follow from the angle's values where features are 0 or 1 (inclusion and exclusion); another
+    point tells whether there is anything else.
+    """
+    parameters = sorted(value.parameters, key=lambda p: str(p.name))
+    if len(parameters) > MOST_FACTORS:
+        raise InvalidInputError(f"an angle has at most {MOST_FACTORS} features, got {value}")
+    sets = [c for n in range(len(parameters) + 1) for c in combinations(parameters, n)]
+    coefficients: dict[tuple[Any, ...], float] = {}
+    for chosen in sets:
+        ones = dict.fromkeys(parameters, 0.0) | dict.fromkeys(chosen, 1.0)
+        smaller = (c for found, c in coefficients.items() if set(found) < set(chosen))
+        coefficients[chosen] = float(value.bind(ones)) - sum(smaller)
+    point = {p: 0.37 + 0.61 * i for i, p in enumerate(parameters)}
+    there = sum(c * prod(point[p] for p in found) for found, c in coefficients.items())
+    if abs(there - float(value.bind(point))) > ROUNDING * (
+        1 + sum(map(abs, coefficients.values()))
+    ):
+        raise InvalidInputError(f"an angle must be a sum of products of features, got {value}")
+    return [
+        (tuple(index for p in found if (index := columns[p]) is not None), c)
+        for found, c in coefficients.items()
+        if abs(c) > ROUNDING
+    ]
+
+
+def _seconds(duration: Any, unit: str, dt: float | None) -> float:
+    if unit != "dt":
+        return float(duration) * SECONDS[unit]
+    if dt is None:
+        raise InvalidInputError("the circuit's delays are in time steps: pass dt=backend.dt")
+    return float(duration) * dt

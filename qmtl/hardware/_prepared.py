@@ -1,0 +1,283 @@
+"""PreparedRun: all that is sent to a backend and needed to read its answer, as plain data."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmtl.errors import InvalidInputError
+from qmtl.hardware._decoding import Decoding
+from qmtl.hardware._estimate import Estimate
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+
+__all__ = [
+    "Chunk",
+    "Execution",
+    "Mode",
+    "PreparedRun",
+    "Primitive",
+    "Pub",
+    "chunk_hash",
+    "fingerprint",
+]
+
+FORMAT = "qmtl-prepared-run"
+VERSION = 1
+Primitive = Literal["sampler", "estimator"]
+Mode = Literal["job", "batch", "session"]
+Execution = Literal["device", "whole circuit on the cut", "task by task"]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pub:
+    """One circuit with some of its parameter sets.
+
+    Attributes:
+        circuit: index into the run's circuits.
+        samples: rows ``[start, stop)`` of the circuit's parameter values.
+        shots: of each parameter set; the same in all PUBs of a chunk, as the client asks for.
+    """
+
+    circuit: int
+    samples: tuple[int, int]
+    shots: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one job carries.
+
+    Attributes:
+        index: its place in the run.
+        pubs: its PUBs.
+        executions: parameter sets times shots, over all PUBs.
+        hash: SHA-256 of circuits, parameter values, shots, options and backend.
+    """
+
+    index: int
+    pubs: tuple[Pub, ...]
+    executions: int
+    hash: str
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRun:
+    """A run that is ready to be sent: nothing else is needed to send it, or to read its results.
+
+    Attributes:
+        backend: name of the backend it is transpiled for.
+        primitive: ``"sampler"`` or ``"estimator"``.
+        mode: how its chunks are sent: ``"job"``, ``"batch"`` or ``"session"``.
+        circuits: transpiled circuits, features symbolic and weights bound; the sampler's with
+            measurements.
+        values: for each circuit its parameter values in the order of ``circuit.parameters``,
+            (n_samples, n_parameters).
+        chunks: one for each job.
+        decoding: how raw results become outputs.
+        options: the primitive's options (`SamplerOptions` or `EstimatorOptions`), JSON-able.
+        estimate: what the run needs.
+        predicted: what each task should give under the backend's calibration, (n_samples,
+            n_outputs); empty if it was not asked for or there is no calibration.
+        exact: what it would give without noise, the same.
+        execution: how it is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task by
+            task"``, where shots of different tasks are not correlated.
+        context: JSON-able notes of whoever prepared the run; not part of any hash.
+    """
+
+    backend: str
+    primitive: Primitive
+    mode: Mode
+    circuits: tuple["QuantumCircuit", ...]
+    values: tuple[Values, ...]
+    chunks: tuple[Chunk, ...]
+    decoding: Decoding
+    options: Mapping[str, Any]
+    estimate: Estimate
+    predicted: Mapping[str, Values] = field(default_factory=dict)
+    exact: Mapping[str, Values] = field(default_factory=dict)
+    execution: Execution = "device"
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of all that is sent and of how it is decoded."""
+        parts = [chunk.hash for chunk in self.chunks]
+        return _digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
+
+    def with_context(self, **notes: Any) -> "PreparedRun":
+        """The same run with further notes in its context."""
+        return replace(self, context={**self.context, **notes})
+
+    def pubs(self, chunk: int) -> list[tuple[Any, ...]]:
+        """A chunk's PUBs as Qiskit's primitives take them.
+
+        Sampler: (circuit, values, shots), without values for a circuit without parameters;
+        estimator: (circuit, observables, values, precision), whose result has shape (samples,
+        observables).
+        """
+        found: list[tuple[Any, ...]] = []
+        for pub in self.chunks[chunk].pubs:
+            circuit = self.circuits[pub.circuit]
+            values = self.values[pub.circuit][pub.samples[0] : pub.samples[1]]
+            if self.primitive == "sampler":
+                found.append((circuit, values if values.shape[1] else None, pub.shots))
+                continue
+            observables = _paulis(self.decoding.strings[pub.circuit], circuit.num_qubits)
+            found.append((circuit, observables, values[:, None, :], pub.shots**-0.5))
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The run as one zip file of QPY, JSON and npz; `from_bytes` reads it."""
+        from qiskit import qpy
+
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "backend": self.backend,
+            "primitive": self.primitive,
+            "mode": self.mode,
+            "chunks": [asdict(chunk) for chunk in self.chunks],
+            "decoding": self.decoding.to_dict(),
+            "options": dict(self.options),
+            "estimate": self.estimate.to_dict(),
+            "predicted": list(self.predicted),
+            "exact": list(self.exact),
+            "execution": self.execution,
+            "context": dict(self.context),
+        }
+        circuits, arrays, content = io.BytesIO(), io.BytesIO(), io.BytesIO()
+        qpy.dump(list(self.circuits), circuits)
+        named = {f"values-{i}": array for i, array in enumerate(self.values)}
+        for key, of_tasks in (("predicted", self.predicted), ("exact", self.exact)):
+            named |= {f"{key}-{i}": array for i, array in enumerate(of_tasks.values())}
+        np.savez_compressed(arrays, allow_pickle=False, **named)
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("run.json", json.dumps(description))
+            archive.writestr("circuits.qpy", circuits.getvalue())
+            archive.writestr("arrays.npz", arrays.getvalue())
+        return content.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """The run that `to_bytes` wrote.
+
+        Raises:
+            InvalidInputError: if the bytes are damaged, or of a version that cannot be read.
+        """
+        from qiskit import qpy
+
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                read = json.loads(archive.read("run.json"))
+                if (read["format"], read["version"]) != (FORMAT, VERSION):
+                    raise InvalidInputError(f"format {read['format']} {read['version']}")
+                circuits = tuple(qpy.load(io.BytesIO(archive.read("circuits.qpy"))))
+                with np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False) as file:
+                    arrays = {key: file[key] for key in file.files}
+            return cls(
+                backend=read["backend"],
+                primitive=read["primitive"],
+                mode=read["mode"],
+                circuits=circuits,
+                values=tuple(arrays[f"values-{i}"] for i in range(len(circuits))),
+                chunks=tuple(map(_chunk, read["chunks"])),
+                decoding=Decoding.from_dict(read["decoding"]),
+                options=read["options"],
+                estimate=Estimate.from_dict(read["estimate"]),
+                predicted={t: arrays[f"predicted-{i}"] for i, t in enumerate(read["predicted"])},
+                exact={t: arrays[f"exact-{i}"] for i, t in enumerate(read["exact"])},
+                execution=read["execution"],
+                context=read["context"],
+            )
+        except Exception as error:
+            raise InvalidInputError(f"a prepared run cannot be read: {error!r}") from None
+
+
+def _chunk(description: Mapping[str, Any]) -> Chunk:
+    pubs = tuple(
+        Pub(pub["circuit"], (pub["samples"][0], pub["samples"][1]), pub["shots"])
+        for pub in description["pubs"]
+    )
+    return Chunk(description["index"], pubs, description["executions"], description["hash"])
+
+
+def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
+    from qiskit.quantum_info import SparsePauliOp
+
+    # A list: numpy would take an array of these for dense matrices.
+    return [
+        SparsePauliOp.from_sparse_list([("Z" * len(qubits), list(qubits), 1.0)], n_qubits)
+        for qubits in strings
+    ]
+
+
+def fingerprint(circuit: "QuantumCircuit") -> str:
+    """SHA-256 of a circuit's instructions.
+
+    It is the same in every process, which QPY is not: that holds the identifiers of parameters.
+
+    Example:
+        >>> from qiskit import QuantumCircuit
+        >>> circuits = [QuantumCircuit(2), QuantumCircuit(2)]
+        >>> fingerprint(circuits[0]) == fingerprint(circuits[1])
+        True
+    """
+    instructions = [
+        [
+            instruction.operation.name,
+            [circuit.find_bit(qubit).index for qubit in instruction.qubits],
+            [circuit.find_bit(bit).index for bit in instruction.clbits],
+            [str(parameter) for parameter in instruction.operation.params],
+        ]
+        for instruction in circuit.data
+    ]
+    registers = [[register.name, register.size] for register in circuit.cregs]
+    parameters = [parameter.name for parameter in circuit.parameters]
+    return _digest([circuit.num_qubits, registers, parameters, instructions])
+
+
+def chunk_hash(
+    backend: str,
+    pubs: tuple[Pub, ...],
+    fingerprints: tuple[str, ...],
+    values: tuple[Values, ...],
+    content: Any,
+) -> str:
+    """SHA-256 of what a chunk sends.
+
+    Args:
+        backend: name of the backend.
+        pubs: the chunk's.
+        fingerprints: of the run's circuits.
+        values: of the run's circuits.
+        content: whatever else is sent (options, observables), JSON-able.
+    """
+    parts = [
+        [
+            fingerprints[pub.circuit],
+            pub.shots,
+            list(pub.samples),
+            hashlib.sha256(
+                np.ascontiguousarray(
+                    values[pub.circuit][pub.samples[0] : pub.samples[1]], "<f8"
+                ).tobytes()
+            ).hexdigest(),
+        ]
+        for pub in pubs
+    ]
+    return _digest([FORMAT, VERSION, backend, parts, content])
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,252 @@
+"""Head circuits as Qiskit circuits with symbolic features, and as OpenQASM 3.
+
+Qiskit is little-endian: bit 0 of a register is the lowest bit of its integer outcome, and is
+printed last. Bit i of a task's classical register is wire i of the task's register, so that an
+integer outcome is our state index (first wire most significant) with its bits in reverse;
+`state_index` turns one into the other.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from qmtl.circuit import Angle, HeadCircuit
+from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+
+__all__ = ["QiskitHeadCircuit", "state_index", "to_qasm3", "to_qiskit"]
+
+# Attributes of the container in which Qiskit returns what each register held.
+TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
+METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # others: lower case
+
+
+@dataclass(frozen=True, eq=False)
+class QiskitHeadCircuit:
+    """A head circuit in Qiskit, and how its parameters and registers relate to ours.
+
+    Attributes:
+        circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``;
+            weights, unless bound, are ``w_encoding`` and ``w_<register>`` for each task.
+        features: for each column of ``circuit.parameters`` (which Qiskit sorts by name) the index
+            of its feature; None where the parameter is a weight.
+        n_features: encoding angles that the head circuit takes.
+        registers: task name to the name of its classical register, which is the task's name with
+            whatever OpenQASM does not allow in a name replaced.
+    """
+
+    circuit: "QuantumCircuit"
+    features: tuple[int | None, ...]
+    n_features: int
+    registers: dict[str, str]
+
+    def parameter_values(self, angles: Any) -> np.ndarray:
+        """Values of ``circuit.parameters``, shape (batch, n_parameters), for a batch of angles.
+
+        Args:
+            angles: tensor or array of encoding angles in radians, shape (batch, n_features).
+
+        Raises:
+            InvalidInputError: for another shape, or if the circuit's weights are not bound.
+
+        Example:
+            >>> import torch
+            >>> from qmtl import HeadCircuit, Task
+            >>> circuit = HeadCircuit([Task.binary("a")])
+            >>> bound = to_qiskit(circuit, {"encoding": torch.zeros(2), "a": torch.zeros(6)})
+            >>> bound.parameter_values([[0.1, 0.2]])
+            array([[0.1, 0.2]])
+        """
+        columns = [index for index in self.features if index is not None]
+        if len(columns) < len(self.features):
+            raise InvalidInputError(
+                "the circuit has symbolic weights; pass weights to to_qiskit to bind them"
+            )
+        values = angles.detach().cpu() if isinstance(angles, Tensor) else angles
+        array = np.asarray(values, dtype=np.float64)
+        if array.ndim != 2 or array.shape[1] != self.n_features:
+            raise InvalidInputError(
+                f"angles must have shape (batch, {self.n_features}), got {array.shape}"
+            )
+        return array[:, columns]
+
+
+def state_index(outcome: Any, n_wires: int) -> Any:
+    """Our state index (first wire most significant) of a register's integer outcome(s) in Qiskit.
+
+    Args:
+        outcome: an integer, or an integer array of any shape.
+        n_wires: wires of the register.
+
+    Raises:
+        InvalidInputError: for an outcome outside ``0 … 2^n_wires - 1``.
+
+    Example:
+        >>> state_index(0b001, 3), state_index(np.array([0, 1, 2, 3]), 2).tolist()
+        (4, [0, 2, 1, 3])
+    """
+    array = np.asarray(outcome)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InvalidInputError(f"outcomes must be integers, got {array.dtype}")
+    if array.size and (array.min() < 0 or array.max() >= 2**n_wires):
+        raise InvalidInputError(
+            f"outcomes of {n_wires} wires lie in 0 … {2**n_wires - 1}, "
+            f"got {array.min()} … {array.max()}"
+        )
+    wide = array.astype(np.int64)
+    index = sum(((wide >> i) & 1) << (n_wires - 1 - i) for i in range(n_wires))
+    return int(index) if array.ndim == 0 else index
+
+
+def to_qiskit(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    *,
+    measure: bool = True,
+) -> QiskitHeadCircuit:
+    """The circuit in Qiskit, with symbolic features: one transpilation serves every sample.
+
+    Args:
+        circuit: the head circuit.
+        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order, to be bound;
+            None leaves them symbolic.
+        tasks: tasks whose blocks and measurements are included; None for all. The shared layout
+            has one circuit per task, so that it takes one task only.
+        measure: whether every task's wires are measured into a classical register of its own.
+
+    Raises:
+        InvalidInputError: for unknown tasks, several tasks in the shared layout, or weights of
+            another shape.
+        MissingDependencyError: if Qiskit is not installed.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> head = to_qiskit(HeadCircuit([Task.binary("my task"), Task.regression("b")]))
+        >>> [(register.name, register.size) for register in head.circuit.cregs]
+        [('my_task', 2), ('b', 2)]
+    """
+    qiskit, vector = _qiskit()
+    chosen = _chosen_tasks(circuit, tasks)
+    sizes = {"encoding": circuit.n_encoding_weights}
+    sizes |= {name: circuit.n_weights(name) for name in chosen}
+    registers = _identifiers(chosen)
+    symbols: dict[str, Any] = {}
+    for key, size in sizes.items():
+        name = f"w_{registers.get(key, key)}"
+        symbols[key] = vector(name, size) if weights is None else _numbers(weights, key, size)
+    x = vector("x", circuit.n_features)
+    target = qiskit.QuantumCircuit(
+        qiskit.QuantumRegister(circuit.n_wires, "q"), name="_".join(registers.values())
+    )
+    blocks = [gate for name in chosen for gate in circuit.block_gates(name)]
+    for gate in (*circuit.encoding_gates, *blocks):
+        angle = () if gate.angle is None else (_angle(gate.angle, x, symbols),)
+        getattr(target, METHODS.get(gate.name, gate.name.lower()))(*angle, *gate.wires)
+    for name in chosen if measure else ():
+        wires = circuit.register(name).wires
+        bits = qiskit.ClassicalRegister(len(wires), registers[name])
+        target.add_register(bits)
+        target.measure(wires, bits)
+    index = {parameter: i for i, parameter in enumerate(x)}
+    features = tuple(index.get(parameter) for parameter in target.parameters)
+    return QiskitHeadCircuit(target, features, circuit.n_features, registers)
+
+
+def to_qasm3(
+    circuit: HeadCircuit,
+    weights: Mapping[str, Tensor] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    *,
+    measure: bool = True,
+) -> str:
+    """OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
+
+    Qiskit writes feature 3 as ``input float[64] _x_3_`` and weight 2 of task ``a`` as ``_w_a_2_``.
+    Read back, parameters sort as text (``_x_10_`` before ``_x_2_``): bind them by name.
+
+    Example:
+        >>> from qmtl import HeadCircuit, Task
+        >>> text = to_qasm3(HeadCircuit([Task.binary("a")]))
+        >>> text.splitlines()[0], "input float[64] _w_a_5_;" in text
+        ('OPENQASM 3.0;', True)
+    """
+    target = to_qiskit(circuit, weights, tasks, measure=measure).circuit
+    from qiskit import qasm3
+
+    return str(qasm3.dumps(target)).rstrip("\n") + "\n"
+
+
+def _qiskit() -> tuple[Any, Any]:
+    try:
+        import qiskit
+        from qiskit.circuit import ParameterVector
+    except ImportError:
+        message = 'Qiskit is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
+        raise MissingDependencyError(message) from None
+    return qiskit, ParameterVector
+
+
+def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(tasks, str):
+        tasks = (tasks,)
+    chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
+    for name in chosen:
+        if name not in circuit.registers:
+            raise unknown_name("task", name, circuit.registers)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InvalidInputError(f"tasks must be distinct names, at least one, got {list(chosen)}")
+    if circuit.layout == "shared" and len(chosen) > 1:
+        raise InvalidInputError(
+            f"the shared layout has one circuit per task; name one of {list(chosen)}"
+        )
+    return chosen
+
+
+def _identifiers(names: Iterable[str]) -> dict[str, str]:
+    """Names of classical registers: letters, digits and _, a letter first, distinct."""
+    identifiers: dict[str, str] = {}
+    used = {"q", "x", "w_encoding", *TAKEN}  # the first three are names of our own
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9_]", "_", name)
+        if not base[0].isalpha() or base in used or base.startswith("w_"):
+            base = f"task_{base}"
+        identifier, n = base, 1
+        while identifier in used:
+            n += 1
+            identifier = f"{base}_{n}"
+        used.add(identifier)
+        identifiers[name] = identifier
+    return identifiers
+
+
+def _numbers(weights: Mapping[str, Tensor], key: str, size: int) -> list[float]:
+    if key not in weights:
+        raise InvalidInputError(f"weights must have the key {key!r}, got {sorted(weights)}")
+    if tuple(weights[key].shape) != (size,):
+        raise InvalidInputError(
+            f"weights[{key!r}] must have shape ({size},), got {tuple(weights[key].shape)}"
+        )
+    return [float(value) for value in weights[key].detach().cpu().double().tolist()]
+
+
+def _angle(angle: Angle, x: Any, symbols: Mapping[str, Any]) -> Any:
+    factor = angle.constant
+    symbolic = [x[i] for i in angle.features]
+    if angle.weight is not None:
+        weight = symbols[angle.owner][angle.weight]
+        if isinstance(weight, float):
+            factor *= weight
+        else:
+            symbolic.append(weight)
+    if not symbolic:
+        return factor
+    product = prod(symbolic[1:], start=symbolic[0])  # prod of all would keep a factor 1
+    return product if factor == 1.0 else factor * product

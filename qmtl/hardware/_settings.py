@@ -1,0 +1,160 @@
+"""HardwareSettings: how a head is run on a backend, and what it may cost."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware._decoding import Mitigation
+from qmtl.hardware._prepared import Mode, Primitive
+
+__all__ = ["HardwareSettings"]
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "primitive": ("sampler", "estimator"),
+    "mode": (None, "job", "batch", "session"),
+    "mitigation": ("none", "calibration", "circuits"),
+    "resilience": (0, 1, 2),
+    "decoupling": (None, "XX", "XpXm", "XY4"),
+}
+SWITCHES = ("twirl_gates", "twirl_readout", "predict", "cache")
+POSITIVE = ("shots", "max_executions", "max_job_bytes")
+POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
+
+
+@dataclass(frozen=True)
+class HardwareSettings:
+    """How a head is run on a backend.
+
+    Args:
+        shots: measurements of each circuit and sample.
+        primitive: ``"sampler"`` (every task from the same shots) or ``"estimator"`` (for its
+            mitigation).
+        mode: ``"job"``, ``"batch"`` or ``"session"``; None: a batch if there are several jobs.
+        mitigation: of read-out errors, on the sampler's path: ``"none"``, ``"calibration"`` (the
+            backend's own) or ``"circuits"`` (two more circuits in each job).
+        resilience: the estimator's level: 0 none, 1 read-out mitigation (TREX), 2 also gate
+            twirling and extrapolation to zero noise.
+        twirl_gates: the sampler's Pauli twirling of two-qubit gates.
+        twirl_readout: the sampler's twirling of measurements.
+        decoupling: sequence of dynamical decoupling (``"XX"``, ``"XpXm"``, ``"XY4"``), or None.
+        max_execution_time: seconds after which the service stops a job.
+        max_qpu_seconds: a run that is estimated to take longer is refused.
+        max_shots: a run of more executions in all is refused.
+        layout: the device's qubits of the circuit's wires; None to choose them by calibration.
+        seed: of the shots on fake backends and Aer; None for other shots each time.
+        predict: whether to compute what each output should be, with and without noise.
+        cache: whether transpiled circuits are kept in the user's cache folder.
+        max_executions: of one job; IBM's limit is 10 million.
+        max_job_bytes: of one job's input, and of its result.
+
+    Raises:
+        InvalidInputError: for a value that does not fit.
+
+    Example:
+        >>> HardwareSettings(shots=1024, mitigation="calibration").mitigation
+        'calibration'
+    """
+
+    shots: int = 4096
+    primitive: Primitive = "sampler"
+    mode: Mode | None = None
+    mitigation: Mitigation = "none"
+    resilience: int = 1
+    twirl_gates: bool = False
+    twirl_readout: bool = False
+    decoupling: str | None = None
+    max_execution_time: int | None = None
+    max_qpu_seconds: float | None = None
+    max_shots: int | None = None
+    layout: tuple[int, ...] | None = None
+    seed: int | None = None
+    predict: bool = True
+    cache: bool = True
+    max_executions: int = 10_000_000
+    max_job_bytes: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic | np.ndarray):
+                object.__setattr__(self, field.name, value.tolist())
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, getattr(self, name), map(str, choices))
+        for name in (*POSITIVE, *POSITIVE_OR_NONE):
+            value = getattr(self, name)
+            if value is None and name in POSITIVE_OR_NONE:
+                continue
+            real = name == "max_qpu_seconds" and isinstance(value, float)
+            fits = (isinstance(value, int) or real) and not isinstance(value, bool)
+            if not fits or not 0 < value < math.inf:
+                raise InvalidInputError(f"{name} must be a positive number, got {value!r}")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidInputError(
+                    f"{name} must be true or false, got {getattr(self, name)!r}"
+                )
+        if self.seed is not None and not _is_count(self.seed):
+            raise InvalidInputError(f"seed must be an integer >= 0, got {self.seed!r}")
+        if self.primitive == "estimator" and self.mitigation != "none":
+            raise InvalidInputError(
+                "mitigation is the sampler's; the estimator's is resilience (1 undoes read-out "
+                "errors)"
+            )
+        if self.shots > self.max_executions:
+            raise InvalidInputError(
+                f"shots must be at most max_executions ({self.max_executions}), got {self.shots}"
+            )
+        if self.layout is not None:
+            if not isinstance(self.layout, list | tuple) or not all(map(_is_count, self.layout)):
+                raise InvalidInputError(
+                    f"layout must be the number of a qubit for each wire, got {self.layout!r}"
+                )
+            object.__setattr__(self, "layout", tuple(map(int, self.layout)))
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """Settings by name; an unknown one is an error that suggests the nearest.
+
+        Example:
+            >>> HardwareSettings.of({"shots": 100}).shots
+            100
+        """
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise unknown_name("hardware setting", name, known)
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description; `of` reads it."""
+        return asdict(self) | {"layout": None if self.layout is None else list(self.layout)}
+
+    def runtime_options(self, *, is_local: bool) -> dict[str, Any]:
+        """The primitive's options: `SamplerOptions` or `EstimatorOptions` of the client."""
+        options: dict[str, Any] = {}
+        if self.primitive == "sampler":
+            options["default_shots"] = self.shots
+            if self.twirl_gates or self.twirl_readout:
+                options["twirling"] = {
+                    "enable_gates": self.twirl_gates,
+                    "enable_measure": self.twirl_readout,
+                }
+        else:
+            options["resilience_level"] = self.resilience
+            options["default_precision"] = self.shots**-0.5
+        if self.decoupling is not None:
+            options["dynamical_decoupling"] = {"enable": True, "sequence_type": self.decoupling}
+        if self.max_execution_time is not None:
+            options["max_execution_time"] = self.max_execution_time
+        if is_local and self.seed is not None:
+            options["simulator"] = {"seed_simulator": self.seed}
+        return options
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0

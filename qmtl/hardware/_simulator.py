@@ -1,0 +1,249 @@
+"""HardwareSimulator: a backend under the contract of simulators, for trained heads."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware._backends import Backend, open_backend
+from qmtl.hardware._decode import Decoded, decode
+from qmtl.hardware._local import execute
+from qmtl.hardware._prepare import HeadRun, prepare_head
+from qmtl.hardware._prepared import PreparedRun
+from qmtl.hardware._settings import HardwareSettings
+from qmtl.simulators import (
+    Simulator,
+    check_angles,
+    check_weights,
+    joined_weights,
+    shift_plan,
+    shifted_values,
+    weights_by_name,
+)
+
+__all__ = ["HardwareSimulator"]
+
+logger = logging.getLogger("qmtl")
+
+
+class HardwareSimulator(Simulator):
+    """Evaluates head circuits on a backend: a device of IBM's, its fake twin, or Aer.
+
+    It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
+    samples and tasks of a call go into one run. On a device the run goes through the ledger, and
+    the same call after an interruption comes back to it instead of sending it again.
+
+    Gradients are refused unless asked for; by parameter shift they take 2 executions more for each
+    rotation, sample and shot: `executions` tells how many.
+
+    Args:
+        backend: a name or a backend, see `qmtl.hardware.open_backend`.
+        gradient: None, or ``"parameter-shift"``.
+        service: for IBM's devices; None for the saved account.
+        ledger: for IBM's devices; None for the user's.
+        **options: fields of `HardwareSettings`, such as ``shots`` or ``mitigation``.
+
+    Raises:
+        InvalidInputError: for unknown names or settings.
+
+    Example:
+        >>> from qmtl import HeadCircuit, QuantumHead, Task
+        >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+        >>> measured = head.with_simulator(HardwareSimulator("aer", shots=100, seed=1))
+        >>> measured(torch.zeros(3, 2))["a"].shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        backend: Any = "fake_fez",
+        *,
+        gradient: Literal["parameter-shift"] | None = None,
+        service: Any = None,
+        ledger: Any = None,
+        **options: Any,
+    ) -> None:
+        if gradient not in (None, "parameter-shift"):
+            raise unknown_name("gradient", gradient, ["parameter-shift", "None"])
+        self.backend = backend
+        self.gradient = gradient
+        self.service = service
+        self.ledger = ledger
+        self.settings = HardwareSettings.of({"predict": False, **options})
+        self._opened: Backend | None = None
+        if not isinstance(backend, str) or not backend.startswith("ibm_"):
+            self._open()  # a name that is not known is told here; a device is asked when needed
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        """The tasks' outputs as measured, side by side, shape (batch, outputs); see `Simulator`.
+
+        Raises:
+            HardwareBudgetError: if the run would cost more than its budget.
+            HardwareError: of the service.
+        """
+        chosen = check_angles(circuit, angles, tasks)
+        check_weights(circuit, weights, angles)
+        if not chosen or not len(angles):
+            sizes = [circuit.register(name).readout.n_outputs for name in chosen]
+            return angles.new_zeros(len(angles), sum(sizes))
+        if self.gradient is None or not (
+            torch.is_grad_enabled() and (angles.requires_grad or weights.requires_grad)
+        ):
+            measured = self._outputs(circuit, chosen, weights, angles)
+            told = self._refusal(circuit, len(angles), chosen)
+            refused: Tensor = _Refused.apply(measured, told, angles, weights)
+            return refused
+        plan = shift_plan(circuit)
+        turned, none = plan.angles(angles, weights), angles.new_zeros(0)
+
+        def group(names: tuple[str, ...]) -> Tensor:
+            measure = partial(self._outputs, plan.circuit, names, none)
+
+            def shifted(rows: Tensor) -> Tensor:
+                logger.info("parameter shift: %d executions", len(rows) * self.settings.shots)
+                return measure(rows)
+
+            return shifted_values(plan, names, turned, measure(turned), shifted)
+
+        return torch.cat([group(names) for names in _groups(circuit, chosen)], dim=1)
+
+    def executions(
+        self,
+        circuit: HeadCircuit,
+        batch_size: int,
+        tasks: Sequence[str] | None = None,
+        *,
+        gradient: bool = True,
+    ) -> int:
+        """Executions of one forward pass, and by parameter shift of one backward pass after it.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> circuit = HeadCircuit([Task.binary("a")])
+            >>> HardwareSimulator("aer", shots=100).executions(circuit, 2)
+            5000
+
+        References:
+            Mitarai et al., arXiv:1803.00745; Schuld et al., arXiv:1811.11184.
+        """
+        chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
+        circuits = len(_groups(circuit, chosen))
+        shifts = shift_plan(circuit).shifts(chosen) if gradient else 0
+        return (circuits + shifts) * batch_size * self.settings.shots
+
+    def prepare(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor | Mapping[str, Tensor],
+        tasks: Sequence[str] | None = None,
+    ) -> PreparedRun:
+        """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
+        chosen = check_angles(circuit, angles, tasks)
+        named = weights_by_name(circuit, joined_weights(circuit, weights, chosen, angles))
+        return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)
+
+    def _open(self) -> Backend:
+        if self._opened is None:
+            self._opened = open_backend(self.backend, service=self.service)
+        return self._opened
+
+    def _measure(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Mapping[str, Tensor],
+        tasks: tuple[str, ...],
+    ) -> dict[str, Tensor]:
+        decoded = self._run(_head_run(circuit, angles, weights, tasks))
+        return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
+
+    def _outputs(
+        self, circuit: HeadCircuit, tasks: tuple[str, ...], weights: Tensor, angles: Tensor
+    ) -> Tensor:
+        """Measured outputs of the tasks side by side, (samples, outputs)."""
+        named = weights_by_name(circuit, weights.detach())
+        values = self._measure(circuit, angles.detach(), named, tasks)
+        return torch.cat([values[name] for name in tasks], dim=1)
+
+    def _run(self, run: HeadRun) -> Decoded:
+        backend = self._open()
+        prepared = prepare_head(run, backend, self.settings)
+        if backend.is_local:
+            chunks = range(len(prepared.chunks))
+            return decode(prepared, [execute(prepared, i, backend=backend) for i in chunks])
+        from qmtl.hardware._fetch import raw_results, wait
+        from qmtl.hardware._run import request_hash
+        from qmtl.hardware._submit import open_ledger, submit
+
+        ledger = open_ledger(self.ledger)
+        # The prepared run's own hash is another one with each calibration of the device.
+        name = submit(
+            prepared,
+            ledger,
+            service=self.service,
+            request=request_hash(run, backend.name, self.settings),
+            budget_seconds=self.settings.max_qpu_seconds,
+        )
+        wait(name, ledger, service=self.service)
+        return decode(ledger.prepared(name), raw_results(name, ledger))
+
+    def _refusal(self, circuit: HeadCircuit, batch: int, tasks: tuple[str, ...]) -> str:
+        forward = self.executions(circuit, batch, tasks, gradient=False)
+        backward = self.executions(circuit, batch, tasks) - forward
+        return (
+            f"a {self._open().name} head is for evaluation: gradients by parameter shift would "
+            f"take {backward:,} executions for this batch; ask for them with "
+            f"HardwareSimulator(..., gradient='parameter-shift'), or train with 'lightcone'"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open device or service holds connections and a token; it is opened again, from the
+        # account, where it is needed.
+        backend = self.backend
+        if not isinstance(backend, str) and not self._open().is_local:
+            backend = self._open().name
+        return {**self.__dict__, "_opened": None, "service": None, "backend": backend}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HardwareSimulator":
+        return self  # nothing in it changes, and its service cannot be copied
+
+    def __repr__(self) -> str:
+        name = self.backend if isinstance(self.backend, str) else self._open().name
+        return f"HardwareSimulator({name!r}, shots={self.settings.shots})"
+
+
+class _Refused(torch.autograd.Function):
+    """Measured values; a backward pass through them is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, measured: Tensor, told: str, *inputs: Tensor) -> Tensor:
+        ctx.told = told
+        return measured.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        raise InvalidInputError(ctx.told)
+
+
+def _head_run(
+    circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: tuple[str, ...]
+) -> HeadRun:
+    numbers = {name: value.detach() for name, value in weights.items()}
+    return HeadRun(circuit, numbers, angles.detach(), tasks, dict.fromkeys(tasks, 1.0))
+
+
+def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Tasks that are measured by one circuit."""
+    return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

@@ -1,0 +1,270 @@
+"""DeviceNoise: what a device does after each gate, while wires wait, and when they are read."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from qmtl._io import write_json
+from qmtl.circuit import Gate
+from qmtl.errors import InvalidInputError
+from qmtl.noise._backend import read_calibration
+from qmtl.noise._channel import Channel, check_probability
+from qmtl.noise._coherent import CoherentError
+from qmtl.noise._schedule import Order, Timing
+
+__all__ = ["DeviceNoise"]
+
+FORMAT = "qmtl-noise"
+# Channels after a gate, each with the positions of its wires among the gate's.
+Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
+# Gates whose two wires may be given in either order.
+SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
+
+
+@dataclass(frozen=True)
+class DeviceNoise:
+    """Noise of a device: channels after gates, waiting, coherent errors, and read-out errors.
+
+    Gates are named as in `qmtl.circuit._gates`; those of transpiled circuits by their Qiskit names
+    (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without noise unless
+    named in `gates`.
+
+    Args:
+        one_wire: after every one-wire gate, on its wire; None for none.
+        two_wire: after every two-wire gate, on its wires.
+        gates: channels of particular gates instead, by name and wires: ``("CZ", (0, 1))``; each
+            channel with the positions of its wires in the gate.
+        readout: probabilities that a bit 0 is read as 1, and 1 as 0.
+        readouts: the same for particular wires instead.
+        coherent: rotations by too much or too little, by the gate's name or by name and wires;
+            they come before the gate's channels.
+        timing: durations and relaxation of wires that wait; None for no noise while waiting.
+
+    Example:
+        >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
+        >>> noise.after(Gate("CZ", (3, 4)))[0][1]
+        (3, 4)
+    """
+
+    one_wire: Channel | None = None
+    two_wire: Channel | None = None
+    gates: Mapping[tuple[str, tuple[int, ...]], tuple[tuple[Channel, tuple[int, ...]], ...]] = (
+        field(default_factory=dict)
+    )
+    readout: tuple[float, float] = (0.0, 0.0)
+    readouts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    coherent: Mapping[str | tuple[str, tuple[int, ...]], CoherentError] = field(
+        default_factory=dict
+    )
+    timing: Timing | None = None
+
+    @classmethod
+    def uniform(cls, one_qubit: float = 0.0, two_qubit: float = 0.0, readout: float = 0.0) -> Self:
+        """Depolarising noise after every gate, and symmetric read-out errors.
+
+        Args:
+            one_qubit: probability of an error after a one-wire gate, a third for each Pauli.
+            two_qubit: probability after a two-wire gate, a 15th for each pair of Paulis.
+            readout: probability that a bit is read wrongly.
+        """
+        given = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
+        for name, value in given.items():
+            check_probability(name, value)
+        return cls(
+            Channel.depolarising(one_qubit),
+            Channel.depolarising(two_qubit, n_wires=2),
+            readout=(readout, readout),
+        )
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: Any,
+        wires: Mapping[int, int] | Sequence[int] | None = None,
+        *,
+        relaxation: bool = True,
+        order: Order | None = "alap",
+    ) -> Self:
+        """The noise of a Qiskit backend, from its calibration.
+
+        Gates relax during their time, and depolarise before so that their reported error is met, as
+        in Aer's `NoiseModel.from_backend`; read-out errors are asymmetric where the backend's
+        properties tell them (a `Target` does not). For circuits that are not transpiled, a RY costs
+        two ``sx``, a Hadamard one, a CZ the native two-wire gate, and so on, their noise all after
+        the gate; pairs of wires that the device does not couple have depolarising noise of the
+        median two-wire error, without the swaps that they would need. `predict_transpiled` in
+        `qmtl.hardware` has no such approximations.
+
+        Args:
+            backend: a Qiskit backend, fake ones included, or a `Target`.
+            wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
+                over more wires than the device has.
+            relaxation: whether wires relax, in gates and while they wait.
+            order: of the schedule (see `Timing`); None for no noise while waiting.
+
+        Raises:
+            InvalidInputError: for something else than a backend, or qubits that it does not have.
+
+        Example:
+            >>> from qiskit.providers.fake_provider import GenericBackendV2
+            >>> backend = GenericBackendV2(3, seed=1, noise_info=True)
+            >>> noise = DeviceNoise.from_backend(backend, wires=[2, 0])
+            >>> sorted(noise.readouts)
+            [0, 1]
+        """
+        found = read_calibration(backend, wires, relaxation=relaxation, order=order)
+        return cls(
+            two_wire=found.two_wire,
+            gates=found.gates,
+            readouts=found.readouts,
+            timing=found.timing,
+        )
+
+    def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:
+        """The channels after a gate, with their wires."""
+        return self.channels(gate.name, gate.wires)
+
+    def channels(self, name: str, wires: tuple[int, ...]) -> list[tuple[Channel, tuple[int, ...]]]:
+        """The channels after the gate of that name, with their wires."""
+        found = self.gates.get((name, wires))
+        if found is None and name in SYMMETRIC:
+            found = self.gates.get((name, wires[::-1]))
+            if found is not None:
+                found = tuple((c, tuple(1 - i for i in at)) for c, at in found)
+        if found is None:
+            default = self.one_wire if len(wires) == 1 else self.two_wire
+            found = ()
+            if default is not None and name != "rz":
+                found = ((default, tuple(range(len(wires)))),)
+        return [
+            (channel, tuple(wires[i] for i in at))
+            for channel, at in found
+            if not channel.is_identity
+        ]
+
+    def coherent_error(self, name: str, wires: tuple[int, ...]) -> CoherentError | None:
+        """The coherent error of a gate; None if it has none."""
+        return self.coherent.get((name, wires), self.coherent.get(name))
+
+    def reading(self, wire: int) -> Channel:
+        """The channel before a wire is read."""
+        return Channel.readout(*self.readouts.get(wire, self.readout))
+
+    def scaled(self, scale: float) -> "DeviceNoise":
+        """The same noise `scale` times as strong, for extrapolation and studies of robustness."""
+        if not scale >= 0:
+            raise InvalidInputError(f"scale must not be negative, got {scale}")
+
+        def times(p: tuple[float, float]) -> tuple[float, float]:
+            return min(1.0, p[0] * scale), min(1.0, p[1] * scale)
+
+        return DeviceNoise(
+            None if self.one_wire is None else self.one_wire.scaled(scale),
+            None if self.two_wire is None else self.two_wire.scaled(scale),
+            {
+                key: tuple((channel.scaled(scale), at) for channel, at in channels)
+                for key, channels in self.gates.items()
+            },
+            times(self.readout),
+            {wire: times(p) for wire, p in self.readouts.items()},
+            {key: error.scaled(scale) for key, error in self.coherent.items()},
+            None if self.timing is None else self.timing.scaled(scale),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return {
+            "format": FORMAT,
+            "one_wire": None if self.one_wire is None else asdict(self.one_wire),
+            "two_wire": None if self.two_wire is None else asdict(self.two_wire),
+            "gates": [
+                {
+                    "name": name,
+                    "wires": list(wires),
+                    "channels": [{**asdict(c), "at": list(at)} for c, at in channels],
+                }
+                for (name, wires), channels in self.gates.items()
+            ],
+            "readout": list(self.readout),
+            "readouts": {str(wire): list(p) for wire, p in self.readouts.items()},
+            "coherent": [
+                {
+                    "name": key if isinstance(key, str) else key[0],
+                    "wires": None if isinstance(key, str) else list(key[1]),
+                    **error.to_dict(),
+                }
+                for key, error in self.coherent.items()
+            ],
+            "timing": None if self.timing is None else self.timing.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The noise that `to_dict` described.
+
+        Example:
+            >>> noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
+            >>> DeviceNoise.from_dict(noise.to_dict()) == noise
+            True
+        """
+        try:
+            if description["format"] != FORMAT:
+                raise InvalidInputError(f"not noise of qmtl: format {description['format']!r}")
+            timing = description.get("timing")
+            return cls(
+                _channel(description["one_wire"]),
+                _channel(description["two_wire"]),
+                {
+                    (gate["name"], tuple(gate["wires"])): tuple(_channels(gate["channels"]))
+                    for gate in description["gates"]
+                },
+                _pair(description["readout"]),
+                {int(wire): _pair(p) for wire, p in description["readouts"].items()},
+                dict(map(_coherent, description.get("coherent", ()))),
+                None if timing is None else Timing.from_dict(timing),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(f"noise: a part is missing or wrong ({error!r})") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the noise as JSON."""
+        write_json(Path(path), self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read noise that `save` wrote."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError) as error:
+            raise InvalidInputError(f"noise {path} cannot be read: {error}") from None
+
+
+def _channel(description: Mapping[str, Any] | None) -> Channel | None:
+    if description is None:
+        return None
+    return Channel(tuple(map(float, description["factors"])), float(description["shift"]))
+
+
+def _channels(
+    descriptions: Iterable[Mapping[str, Any]],
+) -> Iterable[tuple[Channel, tuple[int, ...]]]:
+    for description in descriptions:
+        channel = _channel(description)
+        assert channel is not None
+        yield channel, tuple(description["at"])
+
+
+def _coherent(
+    description: Mapping[str, Any],
+) -> tuple[str | tuple[str, tuple[int, ...]], CoherentError]:
+    name, wires = description["name"], description["wires"]
+    return name if wires is None else (name, tuple(wires)), CoherentError.from_dict(description)
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    first, second = map(float, values)
+    return first, second

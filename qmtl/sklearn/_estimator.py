@@ -1,0 +1,160 @@
+"""What the three estimators share: parameters, fitting, and predictions per task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from qmtl.errors import InvalidInputError
+from qmtl.model import MultiTaskModel
+from qmtl.simulators import Simulator
+from qmtl.sklearn._columns import Column, Layout, read_target
+from qmtl.sklearn._trained import Seeds, train
+from qmtl.tasks import Task
+
+__all__ = ["ColumnsEstimator"]
+
+
+class ColumnsEstimator(BaseEstimator):
+    """Parameters and fitting of the public estimators, which say how columns become tasks."""
+
+    def __init__(
+        self,
+        *,
+        hidden: int | Sequence[int] = (32,),
+        circuit: str = "cz-ring",
+        wires_per_task: int | Mapping[str, int] | None = None,
+        encoding_layers: int | None = None,
+        block_layers: int | None = None,
+        head: str = "quantum",
+        simulator: str | Simulator = "lightcone",
+        max_epochs: int = 50,
+        batch_size: int = 32,
+        learning_rate: float = 0.01,
+        head_learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        scalarizer: str | None = None,
+        aggregator: str | None = None,
+        validation_fraction: float | None = None,
+        patience: int | None = None,
+        scale_inputs: bool = True,
+        accelerator: str = "cpu",
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.circuit = circuit
+        self.wires_per_task = wires_per_task
+        self.encoding_layers = encoding_layers
+        self.block_layers = block_layers
+        self.head = head
+        self.simulator = simulator
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.head_learning_rate = head_learning_rate
+        self.weight_decay = weight_decay
+        self.scalarizer = scalarizer
+        self.aggregator = aggregator
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.scale_inputs = scale_inputs
+        self.accelerator = accelerator
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        """Several target columns, no sparse or missing inputs."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
+
+    @property
+    def model_(self) -> MultiTaskModel:
+        """The trained model; its inputs are scaled by `input_mean_` and `input_std_`."""
+        check_is_fitted(self, "_trained")
+        model: MultiTaskModel = self._trained.model
+        return model
+
+    @property
+    def input_mean_(self) -> np.ndarray:
+        """What is taken from each input column."""
+        check_is_fitted(self, "_trained")
+        mean: np.ndarray = self._trained.mean
+        return mean
+
+    @property
+    def input_std_(self) -> np.ndarray:
+        """What each input column is then divided by."""
+        check_is_fitted(self, "_trained")
+        std: np.ndarray = self._trained.std
+        return std
+
+    @property
+    def tasks_(self) -> tuple[Task, ...]:
+        """The tasks, a column each; a column with a single class has none."""
+        return self.model_.tasks
+
+    @property
+    def loss_curve_(self) -> list[float]:
+        """The mean training loss of every epoch."""
+        check_is_fitted(self, "_trained")
+        return list(self._trained.losses)
+
+    def _read(self, X: Any, y: Any) -> tuple[np.ndarray, Layout, list[np.ndarray]]:
+        """Checked inputs and the target's columns."""
+        if y is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} requires y to be passed, but the target y is None")
+        inputs = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        layout, values = read_target(y)
+        check_consistent_length(inputs, *values)
+        return inputs, layout, values
+
+    def _train(
+        self, X: np.ndarray, layout: Layout, columns: Sequence[Column], values: list[np.ndarray]
+    ) -> None:
+        seeds = Seeds.draw(check_random_state(self.random_state))
+        params = self.get_params(deep=False)
+        self._trained = train(params, X, columns, values, seeds)
+        self._layout = layout
+        self._columns = tuple(columns)
+        self.n_outputs_ = len(columns)
+
+    def _predictions(self, X: Any) -> tuple[dict[str, np.ndarray], int]:
+        """Every task's raw predictions, and the number of rows."""
+        check_is_fitted(self, "_trained")
+        inputs = validate_data(self, X, dtype=np.float64, reset=False)
+        return self._trained.predict(inputs), len(inputs)
+
+    def predict(self, X: Any) -> Any:
+        """Classes, or numbers in the target's units.
+
+        Args:
+            X: inputs (n, features).
+
+        Returns:
+            In the form of the `y` that was fitted: (n,), (n, columns), or a DataFrame with its
+            columns and the rows' labels of `X`.
+        """
+        predictions, n = self._predictions(X)
+        decided = [column.decide(predictions.get(column.name), n) for column in self._columns]
+        # A list has an index, too, which is a method.
+        index = X.index if hasattr(X, "iloc") else None
+        return self._layout.assemble(decided, index)
+
+    def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+        """Name, labels and predictions of every column."""
+        _, predicted = read_target(self.predict(X))
+        layout, truth = read_target(y)
+        names = self._layout.names
+        if len(truth) != len(names):
+            raise InvalidInputError(f"y: expected {len(names)} columns, got {len(truth)}")
+        if layout.form == self._layout.form == "frame" and layout.names != names:
+            raise InvalidInputError(
+                f"y: expected the columns {list(names)} in this order, got {list(layout.names)}"
+            )
+        check_consistent_length(predicted[0], *truth)
+        return list(zip(names, truth, predicted, strict=True))

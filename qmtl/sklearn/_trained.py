@@ -1,0 +1,179 @@
+"""From columns to a trained model: what the estimators have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from operator import index
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.circuit import HeadCircuit, load_design
+from qmtl.data import Split, label_codes, validation_cut
+from qmtl.encoders import MLP
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads import HEAD_TYPES, HeadOptions, build_head
+from qmtl.model import MultiTaskModel
+from qmtl.sklearn._columns import Column
+from qmtl.tasks import Task
+
+__all__ = ["Seeds", "Trained", "build_circuit", "train"]
+
+# Of an estimator's parameters, those that are qmtl.TrainingSettings.
+TRAINING = (
+    "max_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay",
+    "scalarizer", "aggregator", "patience", "accelerator",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of the initial weights, of the order of rows, and of the validation rows."""
+
+    encoder: int
+    head: int
+    training: int
+    validation: int
+
+    @classmethod
+    def draw(cls, random: np.random.RandomState) -> "Seeds":
+        """Four numbers of scikit-learn's random state."""
+        return cls(*(int(seed) for seed in random.randint(2**31 - 1, size=4)))
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model and the scale of its inputs.
+
+    Attributes:
+        model: in double precision, so that predictions do not depend on how rows are batched.
+        mean: of each input column.
+        std: of each input column; 1 for a constant.
+        losses: mean training loss per epoch.
+    """
+
+    model: MultiTaskModel
+    mean: np.ndarray
+    std: np.ndarray
+    losses: tuple[float, ...]
+
+    def predict(self, X: np.ndarray) -> dict[str, np.ndarray]:
+        """Every task's probabilities or numbers, float64."""
+        predictions = self.model.predict(_scaled(X, self.mean, self.std))
+        return {name: values.numpy() for name, values in predictions.items()}
+
+
+def train(
+    params: Mapping[str, Any],
+    X: np.ndarray,
+    columns: Sequence[Column],
+    values: Sequence[np.ndarray],
+    seeds: Seeds,
+) -> Trained:
+    """Train a model of an estimator's parameters.
+
+    Args:
+        params: as from ``get_params``.
+        X: inputs (n, features), finite.
+        columns: of the target; those with a single class are left out.
+        values: the columns' labels.
+        seeds: see `Seeds`.
+
+    Raises:
+        InvalidInputError: a parameter does not fit, or no column has anything to learn.
+    """
+    from qmtl.training import fit_rows, settings_from
+
+    chosen = [(c, c.task, v) for c, v in zip(columns, values, strict=True)]
+    targets = {t.name: column.targets(v) for column, t, v in chosen if t is not None}
+    tasks = [task for _, task, _ in chosen if task is not None]
+    if not tasks:
+        raise InvalidInputError(
+            "y has one class in every column; a classification needs at least two classes"
+        )
+    options = {name: params[name] for name in TRAINING}
+    settings = settings_from(None, options | {"seed": seeds.training})
+    if not isinstance(params["scale_inputs"], bool | np.bool_):
+        raise InvalidInputError(f"scale_inputs must be a bool, got {params['scale_inputs']!r}")
+    fraction = params["validation_fraction"]
+    rows, held = np.arange(len(X)), None
+    if fraction is not None:
+        codes = label_codes(tasks, targets)
+        groups = np.zeros(len(X)) if codes is None else codes.numpy()
+        rows, held = validation_cut(groups, fraction, seeds.validation, name="validation_fraction")
+    mean, std = _scale(X[rows], scaled=bool(params["scale_inputs"]))
+    inputs = _scaled(X, mean, std)
+    model = build_model(params, tasks, X.shape[1], seeds)
+    validation = None if held is None else _split(inputs, targets, held)
+    result = fit_rows(model, _split(inputs, targets, rows), settings, validation)
+    return Trained(model, mean, std, tuple(result.training_losses()))
+
+
+def build_model(
+    params: Mapping[str, Any], tasks: Sequence[Task], n_inputs: int, seeds: Seeds
+) -> MultiTaskModel:
+    """An untrained model for the tasks, in double precision."""
+    kinds = [kind for kind in HEAD_TYPES if kind != "single-task"]
+    if params["head"] not in kinds:
+        raise unknown_name("head", params["head"], kinds)
+    options = HeadOptions(simulator=params["simulator"], seed=seeds.head)
+    head = build_head(params["head"], build_circuit(params, tasks), options)
+    hidden = params["hidden"]
+    try:
+        widths = [index(width) for width in np.atleast_1d(hidden).tolist()]
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"hidden must be widths of layers, got {hidden!r}") from None
+    encoder = MLP(n_inputs, *widths, out_features=head.n_features, seed=seeds.encoder)
+    return MultiTaskModel(encoder, head).double()
+
+
+def build_circuit(params: Mapping[str, Any], tasks: Sequence[Task]) -> HeadCircuit:
+    """The design's circuit for the tasks, with the layers and wires that are asked for.
+
+    Raises:
+        InvalidInputError: an unknown design, a part without layers, or a register too small.
+
+    Example:
+        >>> params = {"circuit": "cz-ring", "wires_per_task": 3, "encoding_layers": 1}
+        >>> build_circuit(params | {"block_layers": None}, [Task.binary("a")]).n_wires
+        3
+    """
+    design = load_design(params["circuit"])
+    parts: dict[str, Any] = {"encoding": design.encoding, "ansatz": design.ansatz}
+    for part, key in (("encoding", "encoding_layers"), ("ansatz", "block_layers")):
+        layers = params[key]
+        if layers is None:
+            continue
+        if "n_layers" not in [field.name for field in fields(parts[part])]:
+            kind = type(parts[part]).__name__
+            raise InvalidInputError(f"{key}: {kind} of circuit {design.name!r} has no layers")
+        parts[part] = replace(parts[part], n_layers=_whole(layers))
+    wires = params["wires_per_task"]
+    wires = _whole(wires) if not isinstance(wires, Mapping) else wires
+    if wires is None:
+        return replace(design, **parts).circuit(tasks)
+    key = "n_wires" if design.layout == "shared" else "wires_per_task"
+    sizes: dict[str, Any] = {key: wires}
+    return HeadCircuit(tasks, parts["encoding"], parts["ansatz"], layout=design.layout, **sizes)
+
+
+def _whole(value: Any) -> Any:
+    """NumPy's whole numbers, which grids are often made of, as Python's."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def _scale(X: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
+    if not scaled:
+        return np.zeros(X.shape[1]), np.ones(X.shape[1])
+    mean, std = X.mean(axis=0), X.std(axis=0)
+    # A constant has a deviation of rounding errors, which would blow up in the quotient.
+    return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)
+
+
+def _scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
+    return torch.from_numpy(((X - mean) / std).astype(np.float32))
+
+
+def _split(inputs: Tensor, targets: Mapping[str, Tensor], rows: np.ndarray) -> Split:
+    return Split(inputs, dict(targets)).take(torch.from_numpy(rows))

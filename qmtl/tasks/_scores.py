@@ -1,0 +1,177 @@
+"""Values of metrics on predictions and labels, of which some may be missing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.tasks._column_scores import binary_scores, class_scores, number_scores
+from qmtl.tasks._kinds import is_flat, metric_names
+from qmtl.tasks._labels import read_labels
+from qmtl.tasks._layout import TaskLayout, alike
+from qmtl.tasks._metrics import silence
+
+if TYPE_CHECKING:
+    from qmtl.tasks._task import Task
+
+__all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
+
+# Entries to work on at a time: many tasks of many rows must not take many times their memory.
+CHUNK = 2**22
+
+
+def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
+    """The task's metrics on the labelled rows and entries; see `Task.evaluate`."""
+    labels = torch.from_numpy(read_labels(task, targets, 0))
+    if not isinstance(predictions, Tensor):
+        predictions = torch.tensor(np.asarray(predictions, dtype=np.float64))
+    _check_shape(task, predictions, labels)
+    return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0))[0]
+
+
+def evaluate_all(
+    tasks: Sequence["Task"], predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """`Task.evaluate` of many tasks; those of one kind and shape together.
+
+    Args:
+        tasks: the tasks.
+        predictions: task name → predictions as from `Task.activation`.
+        targets: task name → labels, canonical ones.
+
+    Returns:
+        Task name → metric name → value.
+
+    Raises:
+        InvalidInputError: a label or a shape does not fit; the task is named.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> tasks = [Task.binary(name, metrics=("accuracy",)) for name in "ab"]
+        >>> predictions = {"a": torch.tensor([0.9, 0.2]), "b": torch.tensor([0.9, 0.2])}
+        >>> evaluate_all(tasks, predictions, {"a": torch.ones(2), "b": torch.tensor([1.0, 0.0])})
+        {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
+    """
+    keys = []
+    for task in tasks:
+        given, wanted = predictions[task.name], targets[task.name]
+        kind = (task.kind, task.n_outputs, metric_names(task))
+        keys.append((kind, given.shape, given.dtype, wanted.shape, wanted.dtype))
+    found: dict[str, dict[str, float]] = {}
+    for places in alike(keys):
+        first = tasks[places[0]]
+        size = max(1, CHUNK // max(1, predictions[first.name].numel()))
+        for start in range(0, len(places), size):
+            some = [tasks[i] for i in places[start : start + size]]
+            labels = _read_alike(some, torch.stack([targets[task.name] for task in some]))
+            _check_shape(first, predictions[first.name], labels[0])
+            given = torch.stack([predictions[task.name] for task in some])
+            scores = _evaluate_alike(some, given, labels)
+            found |= zip((task.name for task in some), scores, strict=True)
+    return {task.name: found[task.name] for task in tasks}
+
+
+def evaluate_joined(
+    layout: TaskLayout, predictions: Tensor, targets: Tensor
+) -> dict[str, dict[str, float]]:
+    """`evaluate_all` of joined tensors, whose labels have been checked before.
+
+    Args:
+        layout: of the tasks.
+        predictions: (N, outputs), as from `Task.activation`.
+        targets: (N, columns), NaN where missing.
+
+    Returns:
+        Task name → metric name → value.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> layout = TaskLayout([Task.binary(name, metrics=("accuracy",)) for name in "ab"])
+        >>> predictions = torch.tensor([[0.9, 0.9], [0.2, 0.2]])
+        >>> evaluate_joined(layout, predictions, torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+        {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
+    """
+    predictions, targets = predictions.cpu().double(), targets.cpu().double()
+    found: dict[str, dict[str, float]] = {}
+    for group in layout.groups(predictions.device):
+        n_tasks, n_rows = len(group.tasks), len(predictions)
+        given, labels = (
+            columns(joined).unflatten(1, (n_tasks, columns.n // n_tasks)).transpose(0, 1)
+            for columns, joined in ((group.outputs, predictions), (group.columns, targets))
+        )
+        size = max(1, CHUNK // max(1, n_rows * group.n_outputs))
+        for same in alike(metric_names(layout.tasks[i]) for i in group.tasks):
+            for start in range(0, len(same), size):
+                some = same[start : start + size]
+                chosen = slice(None) if len(some) == n_tasks else some
+                tasks = [layout.tasks[group.tasks[i]] for i in some]
+                scores = _evaluate_alike(tasks, given[chosen], labels[chosen])
+                found |= zip((task.name for task in tasks), scores, strict=True)
+    return {task.name: found[task.name] for task in layout.tasks}
+
+
+def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
+    """Checked labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
+    try:
+        labels = read_labels(tasks[0], targets.flatten(0, 1), 0)
+    except InvalidInputError:
+        for task, values in zip(tasks, targets, strict=True):
+            read_labels(task, values, 0)  # raises with the name of the right one
+        raise
+    return torch.from_numpy(labels).reshape(*targets.shape[:2], *labels.shape[1:])
+
+
+def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
+    expected = (len(labels), task.n_outputs)
+    shapes = [expected, expected[:1]] if task.n_outputs == 1 else [expected]
+    if tuple(predictions.shape) not in shapes:
+        raise InvalidInputError(
+            f"task '{task.name}': predictions have shape {tuple(predictions.shape)}, expected "
+            f"{expected[:1] if is_flat(task) and task.n_outputs == 1 else expected} "
+            f"for targets of shape {tuple(labels.shape)}"
+        )
+
+
+def _evaluate_alike(
+    tasks: Sequence["Task"], predictions: Tensor, labels: Tensor
+) -> list[dict[str, float]]:
+    """The metrics of tasks that differ in name only, stacked along the first dimension."""
+    first, shape = tasks[0], labels.shape[:2]
+    given = predictions.detach().to("cpu", torch.float64).reshape(*shape, first.n_outputs)
+    # (tasks, outputs, N): whatever is computed, is computed along rows.
+    given = given.transpose(1, 2)
+    labels = (labels if labels.ndim == 3 else labels.unsqueeze(2)).transpose(1, 2)
+    names = metric_names(first)
+    with silence():
+        values = [_scores(first.kind, name, given, labels) for name in names]
+    return [dict(zip(names, own, strict=True)) for own in zip(*values, strict=True)]
+
+
+def _scores(kind: str, name: str, predictions: Tensor, labels: Tensor) -> list[float]:
+    """One metric of every task; predictions and labels (tasks, outputs, N), NaN if missing."""
+    if kind == "multiclass":
+        return class_scores(name, predictions, labels[:, 0])
+    if kind == "multilabel" and name == "accuracy":
+        return binary_scores(name, predictions.flatten(1), labels.flatten(1))
+    columns = predictions.flatten(0, 1), labels.flatten(0, 1)
+    weights: list[list[float] | None] = [None] * len(labels)
+    if kind == "multilabel" and name in ("macro_f1", "weighted_f1"):
+        if name == "weighted_f1":
+            weights = list(labels.nansum(dim=2).tolist())
+        name = "f1"
+    found = number_scores(name, *columns) if kind == "regression" else binary_scores(name, *columns)
+    n = predictions.shape[1]
+    parts = [found[start : start + n] for start in range(0, len(found), n)]
+    return [_mean(own, weight) for own, weight in zip(parts, weights, strict=True)]
+
+
+def _mean(scores: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    """Mean of the scores that are defined."""
+    pairs = zip(scores, weights or [1.0] * len(scores), strict=True)
+    kept = [(score, weight) for score, weight in pairs if not math.isnan(score)]
+    total = sum(weight for _, weight in kept)
+    return sum(score * weight for score, weight in kept) / total if total > 0 else math.nan

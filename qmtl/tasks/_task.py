@@ -1,0 +1,222 @@
+"""`Task`: a definition, and what is done with it; how is in the modules beside it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from qmtl.tasks import _labels as labels
+from qmtl.tasks import _losses as losses
+from qmtl.tasks import _scores as scores
+from qmtl.tasks._definition import TaskDefinition
+from qmtl.tasks._kinds import metric_names
+from qmtl.tasks._metrics import harden, metric_collection
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+__all__ = ["Task"]
+
+
+@dataclass(frozen=True)
+class Task(TaskDefinition):
+    """One thing to predict. Build it with `binary`, `multiclass`, `multilabel` or `regression`.
+
+    Args:
+        name: non-empty, and not "encoding" (the name of the weights that all tasks share).
+        kind: "binary", "multiclass", "multilabel" or "regression".
+        n_outputs: logits of the task: 1, classes, labels, or regression targets.
+        class_names: (negative, positive); one per class or label; or the names of the targets.
+        class_weights: (negative, positive) for binary, one per class for multiclass, the weight
+            of the positives of each label for multilabel; none for regression.
+        metric_names: the metrics that `evaluate` returns, the main one first; None for defaults.
+
+    Raises:
+        InvalidInputError: a value does not fit; it is named with what was expected.
+
+    Example:
+        >>> Task.multiclass("emotion", 9).metric_names is None, Task.binary("cola").main_metric
+        (True, 'accuracy')
+    """
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the task predicts classes or labels, not numbers.
+
+        Example:
+            >>> Task.regression("price").is_classification
+            False
+        """
+        return self.kind != "regression"
+
+    @property
+    def main_metric(self) -> str:
+        """The first of the task's metrics: the one to select models by.
+
+        Example:
+            >>> Task.binary("cola", metrics=("matthews", "accuracy")).main_metric
+            'matthews'
+        """
+        return metric_names(self)[0]
+
+    def to_targets(self, values: Any, *, first_row: int = 0) -> Tensor:
+        """Check labels and return them in the form that losses and metrics expect.
+
+        Args:
+            values: tensor, array, list or column of labels, (N,), (N, 1) or (N, n_outputs).
+                Missing: None, NaN, and (but for regression) -100. Texts are looked up in
+                `class_names`.
+            first_row: the number of the first row in error messages (files count differently).
+
+        Returns:
+            binary: float32 (N,) in {0, 1, NaN}; multiclass: int64 (N,) in 0..C-1 or -100;
+            multilabel: float32 (N, L) in {0, 1, NaN}; regression: float64 (N,), or (N, n) for
+            several targets, finite or NaN (losses take them to the logits' type, once they are
+            standardised). On the device of `values` if that is a tensor.
+
+        Raises:
+            InvalidInputError: wrong shape, or a label out of range (with its row).
+
+        Example:
+            >>> Task.binary("a").to_targets([1, None, 0])
+            tensor([1., nan, 0.])
+            >>> Task.multiclass("b", 3).to_targets([2, -100, 0])
+            tensor([   2, -100,    0])
+        """
+        return labels.to_targets(self, values, first_row)
+
+    def labelled(self, targets: Tensor) -> Tensor:
+        """Which rows of canonical targets have at least one label: bool (N,).
+
+        Example:
+            >>> task = Task.multilabel("finding", 2)
+            >>> task.labelled(task.to_targets([[1, None], [None, None]]))
+            tensor([ True, False])
+        """
+        mask = labels.present(targets)
+        return mask if mask.ndim == 1 else mask.any(dim=1)
+
+    def loss_terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the loss over the labelled entries, and what to divide it by.
+
+        Args:
+            logits: (B, n_outputs).
+            targets: canonical, see `to_targets`; regression targets already standardised.
+
+        Returns:
+            Two 0-dim tensors: the (weighted) sum and the normaliser: the number of labelled
+            entries, or for weighted multiclass the sum of the weights of the labelled rows, as
+            in torch. Both are 0 without labels. Neither they nor their gradients are ever NaN
+            because of a missing label.
+
+        Raises:
+            InvalidInputError: the shapes do not fit; both are named.
+
+        Example:
+            >>> import torch
+            >>> task = Task.regression("a")
+            >>> task.loss_terms(torch.tensor([[1.0], [5.0]]), torch.tensor([3.0, float("nan")]))
+            (tensor(4.), tensor(1.))
+        """
+        return losses.loss_terms(self, logits, targets)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over the labelled entries: 0-dim. Arguments as in `loss_terms`.
+
+        Raises:
+            InvalidInputError: there is no label at all, or the shapes do not fit.
+
+        Example:
+            >>> import torch
+            >>> task = Task.binary("a")
+            >>> task.loss(torch.zeros(2, 1), task.to_targets([1, None]))
+            tensor(0.6931)
+        """
+        return losses.loss(self, logits, targets)
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Predictions from logits (B, n_outputs).
+
+        Returns:
+            binary: probability of the positive class (B,); multiclass: class probabilities
+            (B, C); multilabel: probabilities (B, L); regression: (B,), or (B, n) for several.
+
+        Example:
+            >>> import torch
+            >>> Task.binary("a").activation(torch.zeros(2, 1))
+            tensor([0.5000, 0.5000])
+        """
+        return losses.activation(self, logits)
+
+    def decision(self, predictions: Tensor) -> Tensor:
+        """Hard labels from the predictions that `activation` returns; regression unchanged.
+
+        Returns:
+            int64: binary (B,), multiclass (B,), multilabel (B, L). A tie at 0.5 is positive.
+
+        Example:
+            >>> import torch
+            >>> Task.binary("a").decision(torch.tensor([0.2, 0.5]))
+            tensor([0, 1])
+        """
+        if self.kind == "regression":
+            return predictions
+        if self.kind == "multiclass":
+            return predictions.argmax(dim=-1)
+        return harden(predictions)
+
+    def metrics(self) -> "MetricCollection":
+        """The task's metrics as a `torchmetrics.MetricCollection`, for running epochs.
+
+        Its inputs are predictions as from `activation` and targets *without* missing labels
+        (int64 for classes). `evaluate` handles missing labels and undefined metrics; this
+        follows torchmetrics' own conventions. With several regression targets, pearson and
+        spearman give one value per target.
+
+        Example:
+            >>> import torch
+            >>> collection = Task.binary("a", metrics=("accuracy", "f1")).metrics()
+            >>> collection(torch.tensor([0.9, 0.2]), torch.tensor([1, 1]))
+            {'accuracy': tensor(0.5000), 'f1': tensor(0.6667)}
+        """
+        return metric_collection(self)
+
+    def evaluate(self, predictions: Any, targets: Any) -> dict[str, float]:
+        """The task's metrics on the labelled rows and entries.
+
+        Args:
+            predictions: as from `activation`; regression in original units.
+            targets: labels, see `to_targets`.
+
+        Returns:
+            metric name → value; NaN where it is undefined (no labels, one class only for auroc
+            and matthews, a constant for pearson) or a prediction is not finite. Metrics that
+            average over classes, labels or targets average over those where they are defined.
+
+        Raises:
+            InvalidInputError: the shapes do not fit; both are named.
+
+        Example:
+            >>> Task.binary("a").evaluate([0.9, 0.2, 0.4], [1, 0, None])
+            {'accuracy': 1.0, 'f1': 1.0, 'auroc': 1.0}
+        """
+        return scores.evaluate(self, predictions, targets)
+
+    def baseline(self, train_targets: Any) -> Tensor:
+        """The best constant prediction: class frequencies, positive rates, or the mean.
+
+        Args:
+            train_targets: labels, see `to_targets`.
+
+        Returns:
+            One row of what `activation` returns: 0-dim, or (n_outputs,); float64 for regression.
+            A label of a multilabel task without any training label gets 0.5.
+
+        Raises:
+            InvalidInputError: there is no label (of a regression target) to learn from.
+
+        Example:
+            >>> Task.multiclass("a", 3).baseline([0, 2, 2, None])
+            tensor([0.3333, 0.0000, 0.6667])
+        """
+        return labels.best_constant(self, train_targets)

@@ -1,0 +1,193 @@
+"""Metrics to TensorBoard, MLflow, W&B or CSV, by name, through Lightning's loggers."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import pytorch_lightning as pl
+from pydantic import Field
+from pytorch_lightning.callbacks import Checkpoint
+
+from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.training._fit import quiet_libraries
+from qmtl.training._settings import Section
+
+if TYPE_CHECKING:
+    from qmtl.training._result import Result
+
+__all__ = ["HistoryLog", "LoggingSection", "check_loggers", "log_to"]
+
+LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
+LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
+
+
+class LoggingSection(Section):
+    """Where metrics go, beside the run directory's own files.
+
+    Attributes:
+        loggers: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the first need
+            the extra of their name. Files go to the run directory's ``logs``.
+        options: logger to arguments of Lightning's class, such as
+            ``{ wandb = { offline = true }, mlflow = { tracking_uri = "http://…" } }``.
+    """
+
+    loggers: list[LoggerName] = Field(default_factory=list)
+    options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
+
+
+class HistoryLog(Checkpoint):
+    """Writes every epoch's losses and metrics to loggers, as ``split/task/metric``.
+
+    The step is the epoch. A run that resumes is logged anew with all its epochs. A `Checkpoint`,
+    since Lightning calls other callbacks before the module has its training losses.
+    """
+
+    def __init__(self, loggers: Sequence[Any]) -> None:
+        self.loggers = tuple(loggers)
+        self._done = 0
+        self._trained = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Begin a history."""
+        self._done = 0
+        self._trained = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write what is new."""
+        rows = pl_module.history
+        self._write_rows(rows[self._done :])
+        self._done = len(rows)
+
+    def write_result(self, result: "Result") -> None:
+        """Write the test metrics, and the epochs of a run that had nothing left to train."""
+        if not self._trained:
+            self._write_rows(result.history)
+        tests = result.metrics["test"].items()
+        values = {f"test/{t}/{metric}": v for t, row in tests for metric, v in row.items()}
+        self._write(values, result.best_epoch)
+
+    def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        epochs: dict[int, dict[str, float]] = {}
+        for row in rows:
+            name = f"{row['split']}/{row['task']}/{row['metric']}"
+            epochs.setdefault(row["epoch"], {})[name] = row["value"]
+        for epoch, values in epochs.items():
+            self._write(values, epoch)
+
+    def _write(self, values: Mapping[str, float], epoch: int) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for logger in self.loggers:
+            logger.log_metrics(finite, step=epoch)
+            logger.save()
+
+
+def check_loggers(names: Iterable[str]) -> None:
+    """Check that loggers exist and are installed.
+
+    Raises:
+        InvalidInputError: an unknown name; the nearest are suggested.
+        MissingDependencyError: the extra that brings it is named.
+
+    Example:
+        >>> check_loggers(["csv"])
+        >>> check_loggers(["tensorbord"])
+        Traceback (most recent call last):
+        ...
+        qmtl.errors.InvalidInputError: unknown logger 'tensorbord'; did you mean 'tensorboard'? \
+Known: csv, tensorboard, mlflow, wandb
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown_name("logger", name, LOGGERS)
+        if name != "csv" and find_spec(name) is None:
+            raise MissingDependencyError(
+                f"logger {name!r} is not installed; install the extra qmtl[{name}] "
+                f'(in a clone: pip install ".[{name}]")'
+            )
+
+
+@contextmanager
+def log_to(
+    *names: str,
+    folder: str | Path = "logs",
+    run_name: str = "run",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Iterator[HistoryLog]:
+    """Loggers by name, as a callback for `qmtl.fit`; closed at the end of the block.
+
+    Args:
+        names: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
+        folder: for their files.
+        run_name: what MLflow and W&B call the run.
+        options: logger to arguments of Lightning's class.
+        params: settings to show beside the metrics.
+
+    Raises:
+        InvalidInputError: an unknown name, or options that do not fit.
+        MissingDependencyError: a logger is not installed; the extra is named.
+
+    Example:
+        >>> import tempfile, qmtl
+        >>> data = qmtl.data.digits(tasks=["parity"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features)
+        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit))
+        >>> with tempfile.TemporaryDirectory() as folder, log_to("csv", folder=folder) as log:
+        ...     result = qmtl.fit(model, data, max_epochs=1, progress=False, callbacks=[log])
+        ...     (Path(folder) / "csv" / "metrics.csv").is_file()
+        True
+    """
+    check_loggers(names)
+    given = dict(options or {})
+    for name in given:
+        if name not in names:
+            raise unknown_name("logger in options:", name, names)
+    with quiet_libraries():
+        loggers = [_make(name, Path(folder), run_name, given.get(name, {})) for name in names]
+        for logger in loggers:
+            logger.log_hyperparams(dict(params or {}))
+    status = "failed"
+    try:
+        yield HistoryLog(loggers)
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
+            if type(logger).__name__ == "WandbLogger":
+                # W&B's run is the process's; the next one would go on with it.
+                logger.experiment.finish(exit_code=int(status != "success"))
+
+
+def _make(name: str, folder: Path, run_name: str, options: Mapping[str, Any]) -> Any:
+    from pytorch_lightning import loggers
+
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "csv": (loggers.CSVLogger, {"save_dir": folder, "name": "csv", "version": ""}),
+        "tensorboard": (
+            loggers.TensorBoardLogger,
+            {"save_dir": folder, "name": "tensorboard", "version": "", "default_hp_metric": False},
+        ),
+        "mlflow": (
+            loggers.MLFlowLogger,
+            {
+                "experiment_name": "qmtl",
+                "run_name": run_name,
+                "tracking_uri": f"sqlite:///{(folder / 'mlflow.sqlite').resolve()}",
+            },
+        ),
+        "wandb": (
+            loggers.WandbLogger,
+            {"name": run_name, "project": "qmtl", "save_dir": folder},
+        ),
+    }
+    logger, defaults = kinds[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return logger(**defaults | dict(options))
+    except TypeError as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(f"logger {name!r} with options {dict(options)}: {reason}") from None

@@ -1,0 +1,297 @@
+"""Run directories: a recipe trained to files that every later command reads.
+
+A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per epoch),
+``checkpoints/``, and when training is done ``model/``, ``inputs.json`` (for table data),
+``predictions.csv`` and ``results.json``, which is written last.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pytorch_lightning.callbacks import Checkpoint
+
+from qmtl._io import write_json, write_text
+from qmtl.data import MultiTaskData
+from qmtl.errors import RunDirectoryError
+from qmtl.model import MultiTaskModel
+from qmtl.training._build import build_data, build_model
+from qmtl.training._checkpoints import LAST
+from qmtl.training._fit import check_fit, fit
+from qmtl.training._loggers import check_loggers, log_to
+from qmtl.training._predictions import prediction_rows
+from qmtl.training._recipe import Recipe, read_recipe
+from qmtl.training._result import Result
+
+__all__ = ["Run", "is_first_process", "resume_run", "start_run"]
+
+PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its directory and what ``results.json`` says."""
+
+    path: Path
+    recipe: Recipe
+    results: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Run":
+        """Read a run directory.
+
+        Raises:
+            RunDirectoryError: if it is none, or the run has not finished.
+        """
+        folder = Path(path)
+        if not (folder / "recipe.toml").is_file():
+            raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+        recipe = read_recipe(folder / "recipe.toml")
+        try:
+            results = json.loads((folder / "results.json").read_text())
+        except FileNotFoundError:
+            raise RunDirectoryError(
+                f"the run {folder} has not finished; continue it with: qmtl train --resume {folder}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {error}") from None
+        problem = _results_problem(results)
+        if problem is not None:
+            raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {problem}")
+        return cls(folder, recipe, results)
+
+
+def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:
+    """Train a recipe in a new run directory.
+
+    Args:
+        recipe: what to run.
+        path: the directory, which must not exist; None for ``runs/<name>-<time>``.
+        progress: whether to show it.
+
+    Raises:
+        RunDirectoryError: if the directory exists.
+    """
+    data = build_data(recipe)
+    model = build_model(recipe, data)
+    # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
+    # not leave a run directory behind.
+    check_fit(model, data, recipe.training)
+    check_loggers(recipe.logging.loggers)
+    model.predict(data.train.inputs[:1])
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)
+    if is_first_process():
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise RunDirectoryError(
+                f"the run directory {folder} exists already; give another --out, or continue it "
+                f"with: qmtl train --resume {folder}"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"the run directory {folder} cannot be made: {error.strerror}"
+            ) from None
+        write_text(folder / "recipe.toml", recipe.as_toml())
+        notes = {"data_notes": list(data.notes)}
+        write_json(folder / "environment.json", environment(recipe) | notes)
+    return _train(folder, recipe, data, model, resume=False, progress=progress)
+
+
+def resume_run(path: str | Path, *, progress: bool = True) -> Run:
+    """Continue a run from its last checkpoint; a finished run is only read.
+
+    The result is bit for bit that of a run that was not interrupted (on one kind of CPU).
+    """
+    folder = Path(path)
+    if not (folder / "recipe.toml").is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+    if (folder / "results.json").is_file():
+        return Run.read(folder)
+    recipe = read_recipe(folder / "recipe.toml")
+    data = build_data(recipe)
+    # A run that was killed in its first epoch has no checkpoint yet and starts anew.
+    started = any((folder / "checkpoints").rglob(LAST))
+    model = build_model(recipe, data)
+    return _train(folder, recipe, data, model, resume=started, progress=progress)
+
+
+class _MetricsFile(Checkpoint):
+    """Writes ``metrics.csv`` after every epoch.
+
+    A `Checkpoint`, since Lightning calls other callbacks before the module has its training losses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            write_text(self.path, as_csv(pl_module.history))
+
+
+def _train(
+    folder: Path,
+    recipe: Recipe,
+    data: MultiTaskData,
+    model: MultiTaskModel,
+    *,
+    resume: bool,
+    progress: bool,
+) -> Run:
+    # Of the processes of a distributed run, the first one keeps the logs.
+    names = recipe.logging.loggers if is_first_process() else []
+    try:
+        with log_to(
+            *names,
+            folder=folder / "logs",
+            run_name=folder.name,
+            options={str(name): recipe.logging.options.get(name, {}) for name in names},
+            params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
+        ) as log:
+            result = fit(
+                model,
+                data,
+                recipe.training,
+                checkpoints=folder / "checkpoints",
+                resume=resume,
+                progress=progress,
+                callbacks=[_MetricsFile(folder / "metrics.csv"), log],
+            )
+            log.write_result(result)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
+    rivals: dict[str, Result] = {
+        head: fit(build_model(recipe, data, head), data, recipe.training, progress=False)
+        for head in recipe.compare
+    }
+    results = _results(result, rivals)
+    if is_first_process():
+        write_text(folder / "metrics.csv", as_csv(result.history))
+        result.model.save(folder / "model")
+        if data.columns is not None:
+            write_json(folder / "inputs.json", data.columns.to_dict())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.training.seed)
+            test = data.test
+            rows = prediction_rows(result.model, test.inputs, test.index, test.targets)
+        write_text(folder / "predictions.csv", as_csv(rows))
+        write_json(folder / "results.json", results)
+    return Run(folder, recipe, results)
+
+
+def _results(result: Result, rivals: Mapping[str, Result]) -> dict[str, Any]:
+    return {
+        "metrics": result.metrics,
+        "baselines": result.baselines,
+        "rivals": {head: rival.metrics for head, rival in rivals.items()},
+        "parameters": _parameters(result.model)
+        | {f"{head} head": _parameters(rival.model)["head"] for head, rival in rivals.items()},
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "seconds": result.seconds,
+    }
+
+
+def _parameters(model: MultiTaskModel) -> dict[str, int]:
+    return {
+        "encoder": sum(p.numel() for p in model.encoder.parameters()),
+        "head": sum(p.numel() for p in model.head.parameters()),
+    }
+
+
+def is_first_process() -> bool:
+    """Whether this process writes files and shows results (true unless the run is distributed)."""
+    # Lightning starts the other processes of a run with the same command line.
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def environment(recipe: Recipe) -> dict[str, Any]:
+    """Versions, seeds, machine and threads."""
+    return {
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "seeds": {
+            "split": recipe.data.seed,
+            "encoder": recipe.encoder.seed,
+            "head": recipe.head.seed,
+            "training": recipe.training.seed,
+        },
+    }
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header."""
+    text = io.StringIO()
+    writer: Any = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    return text.getvalue()
+
+
+# Of ``results.json``. JSON has no NaN: an undefined metric is null.
+_Metrics = dict[str, dict[str, float | None]]
+
+
+class _Splits(BaseModel):
+    train: _Metrics
+    validation: _Metrics
+    test: _Metrics
+
+
+class _Parameters(BaseModel):
+    __pydantic_extra__: dict[str, int] = Field(init=False)
+    model_config = {"extra": "allow"}
+
+    encoder: int
+    head: int
+
+
+class _Results(BaseModel):
+    metrics: _Splits
+    baselines: _Splits
+    rivals: dict[str, _Splits]
+    parameters: _Parameters
+    epochs: int
+    best_epoch: int
+    seconds: float
+
+    @model_validator(mode="after")
+    def _same_tasks(self) -> "_Results":
+        for name, other in {"baselines": self.baselines, **self.rivals}.items():
+            for split in _Splits.model_fields:
+                if set(getattr(other, split)) != set(getattr(self.metrics, split)):
+                    raise ValueError(f"{name} has other tasks than metrics in {split}")
+        return self
+
+
+def _results_problem(content: Any) -> str | None:
+    """What is wrong with the content of a ``results.json``; None if nothing is."""
+    try:
+        _Results.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
+    return None

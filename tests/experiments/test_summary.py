@@ -1,0 +1,114 @@
+"""Choice of settings, comparisons and negative transfer, on results made by hand."""
+
+import math
+
+import pytest
+
+from qmtl.experiments._cells import Failure
+from qmtl.experiments._report import as_markdown
+from qmtl.experiments._report_csv import metrics_csv, seeds_csv, summary_csv
+from qmtl.experiments._summary import HeadScores, choose_setting
+from tests.analysis.bench_samples import result, summary, tiny
+
+LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}]
+QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}, {"a": 0.6, "b": 0.5}]
+FAILURE = Failure(key="k", head="low-rank", seed=2, setting={}, error="E: no", traceback="…")
+
+
+def test_the_setting_is_chosen_on_validation_whatever_the_test_split_says():
+    settings = [{"rate": 1}, {"rate": 2}]
+    good_on_test = result(validation={"a": 0.5}, test={"a": 0.9})
+    good_on_validation = result(validation={"a": 0.6}, test={"a": 0.1})
+    found = choose_setting({0: [good_on_test], 1: [good_on_validation]}, settings)
+    assert found == {"rate": 2}
+
+
+def test_settings_with_a_failed_cell_are_not_chosen():
+    settings = [{"rate": 1}, {"rate": 2}]
+    good, poor = result(validation={"a": 0.9}), result(validation={"a": 0.2})
+    assert choose_setting({0: [good, None], 1: [poor, poor]}, settings) == {"rate": 2}
+    assert choose_setting({0: [None], 1: [None]}, settings) is None
+    # Of equals the first; a metric that is undefined for one task leaves the others to decide.
+    assert choose_setting({0: [poor], 1: [poor]}, settings) == {"rate": 1}
+    undefined = result(validation={"a": math.nan, "b": 0.9})
+    assert choose_setting({0: [poor], 1: [undefined]}, settings) == {"rate": 2}
+
+
+def test_comparison_is_paired_and_corrected():
+    compared = summary({"quantum": QUANTUM, "linear": LINEAR, "other": QUANTUM}).compare()
+    assert list(compared) == ["quantum", "other"]
+    test = compared["quantum"].test
+    assert test.difference.mean == pytest.approx((10 + 10 + 5) / 3)
+    # Two heads, both with this p: Holm doubles it.
+    assert compared["quantum"].corrected == pytest.approx(2 * test.t_test)
+    assert summary({"quantum": QUANTUM}).compare() == {}
+
+
+def test_transfer_is_delta_m_of_the_means():
+    found = summary({"quantum": QUANTUM, "single-task": LINEAR}).transfer()
+    a, b = (0.5 + 0.6 + 0.5) / 3, (0.7 + 0.6 + 0.5) / 3
+    mean_a, mean_b = (0.7 + 0.7 + 0.6) / 3, (0.7 + 0.7 + 0.5) / 3
+    expected = 100 * ((mean_a - a) / a + (mean_b - b) / b) / 2
+    assert found["quantum"].mean == pytest.approx(expected)
+    assert "single-task" not in found
+
+
+def test_a_failed_seed_is_left_out_and_said():
+    some = summary({"quantum": [QUANTUM[0], None, QUANTUM[2]], "linear": LINEAR}, [FAILURE])
+    assert some.compare()["quantum"].test.difference.n == 2
+    text = as_markdown(some, tiny())
+    assert "low-rank, seed 2: E: no" in text
+
+
+def test_tables_of_nothing_but_failures():
+    text = as_markdown(summary({}, [FAILURE]), tiny())
+    assert "Failed cells" in text
+    assert "## Heads" not in text
+
+
+def test_markdown_tables_are_tables():
+    heads = {"quantum": QUANTUM, "linear": LINEAR, "single-task": LINEAR}
+    text = as_markdown(summary(heads), tiny())
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    head = dict(zip(rows[0], rows[1], strict=True))
+    assert head["| head"] == "| quantum"
+    assert head["mean over tasks"] == "65.0 ± 21.5"
+    assert head["against linear"] == "+8.3 ± 7.2"
+    assert "majority or mean | 50.0" in text
+    assert "Holm's correction over the 2 heads" in text
+    assert "tried the same 4 settings" in text
+
+
+def test_a_task_name_with_a_pipe_does_not_break_the_table():
+    text = as_markdown(summary({"linear": [{"a|b": 0.5}]}), tiny())
+    assert "a\\|b (accuracy)" in text
+
+
+def test_csv_files_hold_every_number():
+    some = summary({"quantum": QUANTUM, "linear": LINEAR})
+    assert len(summary_csv(some).splitlines()) == 1 + 2
+    assert len(metrics_csv(some).splitlines()) == 1 + 2 * 2 * 2
+    lines = seeds_csv(some).splitlines()
+    assert len(lines) == 1 + 2 * 2 * 2 * 3
+    assert lines[1] == "quantum,a,accuracy,0,70.0"
+
+
+def test_what_a_head_misses_though_the_probe_finds_it_is_said():
+    probe = HeadScores("linear-probe", {}, (result("linear-probe", test={"a": 0.4, "b": 0.8}),))
+    heads = {"linear": [{"a": 0.4, "b": 0.7}], "quantum": [{"a": 0.6, "b": 0.5}]}
+    text = as_markdown(summary(heads, probe=probe), tiny())
+    assert "though the linear probe is: `quantum`: b.\n" in text
+    good = as_markdown(summary({"linear": [{"a": 0.4, "b": 0.7}]}, probe=probe), tiny())
+    assert "Every head is above the constant prediction" in good
+    assert "constant prediction" not in as_markdown(summary(heads), tiny())
+
+
+@pytest.mark.parametrize(
+    ("best", "words"), [("true", "weights of the best validation"), ("false", "of the last one")]
+)
+def test_which_epoch_is_kept_is_said(best, words):
+    recipe = tiny(f"training.restore_best={best}")
+    assert words in as_markdown(summary({"linear": [{"a": 0.5}]}), recipe)
