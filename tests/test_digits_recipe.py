@@ -2,8 +2,8 @@
 
 import pytest
 
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import start_run
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import start_run
 
 
 def _scores(metrics):

@@ -164,7 +164,7 @@ def test_every_unit_is_in_the_table():
 
 def test_modules_are_private():
     public = {"qmtl.errors", "qmtl.model", "qmtl.plotting"}
-    named = {m for m in MODULES - public if m.count(".") > 1 or "." in m and m.count(".") == 1}
+    named = {m for m in MODULES - public if m.count(".") > 1 or ("." in m and m.count(".") == 1)}
     packages = {m for m in MODULES if (ROOT / m.split(".")[-1]).is_dir() and m.count(".") == 1}
     wrong = [m for m in named - packages if not m.split(".")[-1].startswith("_")]
     assert [m for m in wrong if not m.startswith("qmtl.cli.")] == []

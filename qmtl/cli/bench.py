@@ -8,7 +8,7 @@ import typer
 from qmtl.cli.completion import complete_heads, complete_recipe
 
 if TYPE_CHECKING:
-    from qmtl.training import Recipe
+    from qmtl.experiments import Recipe
 
 __all__ = ["bench"]
 
@@ -66,8 +66,7 @@ def bench(
     qmtl bench my.toml --grid training.learning_rate=0.003,0.01 --jobs 2 --out bench
     """
     from qmtl.errors import InvalidInputError
-    from qmtl.experiments import Workers
-    from qmtl.training import parse_grid, read_recipe
+    from qmtl.experiments import Workers, parse_grid, read_recipe
 
     overrides = [*(set_ or [])]
     if heads is not None:

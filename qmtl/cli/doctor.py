@@ -46,11 +46,11 @@ def _system() -> str:
     import sys
     from pathlib import Path
 
-    import qmtl
+    from qmtl._version import __version__
 
     return "\n".join(
         [
-            f"qmtl {qmtl.__version__} in {Path(qmtl.__file__).parent}",
+            f"qmtl {__version__} in {Path(__file__).parents[1]}",
             f"Python {platform.python_version()} in {sys.prefix}",
             f"{platform.platform()}, {platform.machine()}\n",
         ]

@@ -18,8 +18,9 @@ def evaluate(
     """
     from qmtl.cli.tables import show_metrics
     from qmtl.errors import unknown_name
+    from qmtl.experiments import Run, build_data
     from qmtl.model import load
-    from qmtl.training import Run, baseline_metrics, build_data
+    from qmtl.training import baseline_metrics
     from qmtl.training import evaluate as metrics_of
 
     opened = Run.read(run)

@@ -32,8 +32,8 @@ def explain(
 
     import torch
 
+    from qmtl.experiments import build_circuit, build_data, read_recipe, with_noise
     from qmtl.simulators import simulator_for
-    from qmtl.training import build_circuit, build_data, read_recipe, with_noise
 
     path = Path(recipe)
     chosen = read_recipe(

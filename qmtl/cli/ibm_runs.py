@@ -37,8 +37,8 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
         InvalidInputError: it is no run directory, or its data have no such split.
     """
     from qmtl.errors import unknown_name
+    from qmtl.experiments import Run, build_data
     from qmtl.model import load
-    from qmtl.training import Run, build_data
 
     opened = Run.read(path)
     data = build_data(opened.recipe)

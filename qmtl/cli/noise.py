@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from qmtl.training import NoiseSection
+    from qmtl.experiments import NoiseSection
 
 __all__ = ["noise"]
 
@@ -101,7 +101,7 @@ def _source(
     readout: float,
 ) -> "NoiseSection":
     from qmtl.errors import InvalidInputError
-    from qmtl.training import NoiseSection
+    from qmtl.experiments import NoiseSection
 
     numbers = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
     if (backend is not None) + (file is not None) + any(numbers.values()) != 1:

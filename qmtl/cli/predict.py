@@ -23,11 +23,13 @@ def predict(
     """
     import json
 
+    from qmtl._io import as_csv
     from qmtl.cli.output import check_out, write_out
     from qmtl.data import TableColumns, read_table
     from qmtl.errors import InvalidInputError
+    from qmtl.experiments import Run
     from qmtl.model import load
-    from qmtl.training import Run, as_csv, prediction_rows
+    from qmtl.training import prediction_rows
 
     check_out(out)
     opened = Run.read(run)

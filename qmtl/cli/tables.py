@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from qmtl.training import Run
+    from qmtl.experiments import Run
 
 __all__ = ["show_metrics", "show_run"]
 

@@ -52,7 +52,7 @@ def train(
     """
     from qmtl.cli.tables import show_run
     from qmtl.errors import InvalidInputError
-    from qmtl.training import is_first_process, read_recipe, resume_run, start_run
+    from qmtl.experiments import is_first_process, read_recipe, resume_run, start_run
 
     if (recipe is None) == (resume is None):
         raise InvalidInputError("give a recipe, or --resume DIR, and not both")

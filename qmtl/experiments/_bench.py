@@ -5,12 +5,14 @@ from pathlib import Path
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
+from qmtl.experiments._build import build_model
 from qmtl.experiments._cells import CellResult, CellStore, Failure
 from qmtl.experiments._grid import PROBE, Cell, Setting, cell_of, fingerprint, settings_of
+from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._run_cell import cell_data
 from qmtl.experiments._summary import BenchSummary, HeadScores, choose_setting
 from qmtl.experiments._sweep import Record, Report, Workers, run_cells
-from qmtl.training import Recipe, build_model, check_fit
+from qmtl.training import check_fit
 
 __all__ = ["bench"]
 
@@ -38,7 +40,7 @@ def bench(
 
     Example:
         >>> import tempfile
-        >>> from qmtl.training import read_recipe
+        >>> from qmtl.experiments import read_recipe
         >>> small = ["training.max_epochs=1", "bench.seeds=1", "bench.grid={}",
         ...          'bench.heads=["linear"]', 'data.tasks=["parity"]', "bench.probe=false"]
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -12,8 +12,8 @@ import numpy as np
 from qmtl._version import __version__
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
+from qmtl.experiments._recipe import Recipe
 from qmtl.heads import HeadType
-from qmtl.training import Recipe
 
 __all__ = ["PROBE", "Cell", "Setting", "cell_of", "fingerprint", "settings_of"]
 
@@ -91,7 +91,7 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
         InvalidInputError: the setting has a key that the benchmark itself sets.
 
     Example:
-        >>> from qmtl.training import read_recipe
+        >>> from qmtl.experiments import read_recipe
         >>> rates = {"training.learning_rate": 0.01}
         >>> print(cell_of(read_recipe("digits"), "linear", 1, rates, "0"))
         linear, seed 1, learning_rate 0.01

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._statistics import estimate
 from qmtl.experiments._summary import REFERENCE, SINGLE_TASK, UNSCALED, BenchSummary, HeadScores
-from qmtl.training import Recipe
 
 __all__ = ["as_markdown"]
 

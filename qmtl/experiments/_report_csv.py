@@ -1,8 +1,8 @@
 """The tables of a benchmark as CSV, in full precision."""
 
+from qmtl._io import as_csv
 from qmtl.experiments._statistics import estimate
 from qmtl.experiments._summary import BenchSummary, HeadScores
-from qmtl.training import as_csv
 
 __all__ = ["metrics_csv", "seeds_csv", "summary_csv"]
 

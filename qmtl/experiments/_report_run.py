@@ -9,8 +9,9 @@ from typing import Any
 
 from qmtl.errors import InvalidInputError, RunDirectoryError
 from qmtl.experiments._robustness import UnderNoise
+from qmtl.experiments._run import Run
 from qmtl.model import MultiTaskModel, load
-from qmtl.training import Run, TaskPredictions, read_predictions
+from qmtl.training import TaskPredictions, read_predictions
 
 __all__ = ["NoiseRecord", "RunContent", "read_runs"]
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl._io import write_json, write_text
+from qmtl._io import as_csv, write_json, write_text
 from qmtl.errors import unknown_name
+from qmtl.experiments._build import build_data
 from qmtl.experiments._robustness import (
     NONE,
     HeadRobustness,
@@ -15,11 +16,11 @@ from qmtl.experiments._robustness import (
     study,
 )
 from qmtl.experiments._robustness_plots import plot_signal, plot_under_noise
+from qmtl.experiments._run import Run
 from qmtl.model import load
 from qmtl.noise import DeviceNoise
 from qmtl.plotting import save_figure, style
 from qmtl.tasks import Task
-from qmtl.training import Run, as_csv, build_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,21 +17,13 @@ import torch
 from torch import nn
 
 from qmtl.data import MultiTaskData
+from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._cells import CellResult, CellStore, Failure
 from qmtl.experiments._grid import PROBE, Cell
 from qmtl.experiments._probe import linear_probe
+from qmtl.experiments._recipe import Recipe, recipe_from
 from qmtl.tasks import METRICS, metric_names
-from qmtl.training import (
-    Recipe,
-    Result,
-    StepTimes,
-    baseline_metrics,
-    build_data,
-    build_model,
-    fit,
-    is_separate,
-    recipe_from,
-)
+from qmtl.training import Result, StepTimes, baseline_metrics, fit, is_separate
 
 __all__ = ["cell_data", "run_cell"]
 
@@ -67,7 +59,7 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
     metric, and the tasks are shuffled by the seed, if the recipe says so.
 
     Example:
-        >>> from qmtl.training import read_recipe
+        >>> from qmtl.experiments import read_recipe
         >>> recipe = read_recipe("digits")
         >>> [task.name for task in cell_data(recipe, 1).tasks]
         ['ink', 'digit', 'parity', 'five_or_more', 'has_loop']

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl._io import write_text
+from qmtl._io import as_csv, write_text
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.experiments._fits import power_law
 from qmtl.experiments._scaling import (
@@ -26,7 +26,6 @@ from qmtl.experiments._scaling_accuracy import (
     summarise,
 )
 from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, StepCost, measure_cost
-from qmtl.training import as_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

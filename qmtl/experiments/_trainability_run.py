@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl._io import write_text
+from qmtl._io import as_csv, write_text
 from qmtl.experiments._fits import Fit, power_law
 from qmtl.experiments._trainability import GradientVariance, decay_rates, gradient_variance
 from qmtl.experiments._trainability_cases import (
@@ -14,7 +14,6 @@ from qmtl.experiments._trainability_cases import (
     TrainabilitySettings,
     cases,
 )
-from qmtl.training import as_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint
 
+from qmtl._io import as_csv, write_text
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
 from qmtl.training._fit import quiet_libraries
 from qmtl.training._settings import Section
@@ -18,7 +19,7 @@ from qmtl.training._settings import Section
 if TYPE_CHECKING:
     from qmtl.training._result import Result
 
-__all__ = ["HistoryLog", "LoggingSection", "check_loggers", "log_to"]
+__all__ = ["HistoryLog", "LoggingSection", "MetricsFile", "check_loggers", "log_to"]
 
 LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
 LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
@@ -36,6 +37,21 @@ class LoggingSection(Section):
 
     loggers: list[LoggerName] = Field(default_factory=list)
     options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
+
+
+class MetricsFile(Checkpoint):
+    """Writes the module's history as a CSV file after every epoch.
+
+    A `Checkpoint`, since Lightning calls other callbacks before the module has its training losses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write all epochs so far."""
+        if trainer.is_global_zero:
+            write_text(self.path, as_csv(pl_module.history))
 
 
 class HistoryLog(Checkpoint):

@@ -30,8 +30,8 @@ def is_separate(model: MultiTaskModel) -> bool:
     """Whether the model is one single-task model per task: separate encoders, separate heads.
 
     Example:
-        >>> from qmtl.training.build import build_data, build_model
-        >>> from qmtl.training.recipe import read_recipe
+        >>> from qmtl.experiments import build_data, build_model
+        >>> from qmtl.experiments import read_recipe
         >>> recipe = read_recipe("digits")
         >>> is_separate(build_model(recipe, build_data(recipe), "single-task"))
         True

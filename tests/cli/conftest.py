@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import start_run
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import start_run
 from tests.cli.command import TINY, Command
 
 

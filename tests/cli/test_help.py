@@ -79,8 +79,8 @@ def test_the_shell_completes(words, expected):
 
 def test_what_is_completed_is_what_is_there():
     from qmtl.circuit._catalogue import list_designs
+    from qmtl.experiments._recipe import built_in_recipes
     from qmtl.heads import HEAD_TYPES
-    from qmtl.training._recipe import built_in_recipes
 
     assert complete_recipe("") == built_in_recipes()
     assert complete_design("") == list_designs()

@@ -1,8 +1,8 @@
 """Benchmarks that take a moment, and results that no training made."""
 
 from qmtl.experiments._cells import CellResult
+from qmtl.experiments._recipe import read_recipe
 from qmtl.experiments._summary import BenchSummary, HeadScores
-from qmtl.training._recipe import read_recipe
 
 TINY = [
     "training.max_epochs=1",

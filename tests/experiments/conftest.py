@@ -3,7 +3,7 @@
 import pytest
 
 from qmtl.experiments._report_html import write_report
-from tests.analysis.report_samples import add_hardware, train
+from tests.experiments.report_samples import add_hardware, train
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +19,9 @@ def runs(tmp_path_factory):
 
 
 def _write_noise(folder):
-    from qmtl._io import write_json, write_text
+    from qmtl._io import as_csv, write_json, write_text
     from qmtl.experiments._robustness import UnderNoise
-    from qmtl.training._run import as_csv
-    from tests.analysis.report_samples import GRADE, PRICE, SPAM
+    from tests.experiments.report_samples import GRADE, PRICE, SPAM
 
     metrics = {SPAM: {"accuracy": 0.8}, GRADE: {"accuracy": 0.5}, PRICE: {"r2": float("nan")}}
     found = [UnderNoise(0.0, "none", metrics), UnderNoise(1.0, "none", metrics)]

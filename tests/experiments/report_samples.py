@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from qmtl._io import write_json
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import start_run
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import start_run
 
 SPAM, GRADE, PRICE = "<b onclick='x'>spam</b>", 'a & "b" $x_1$', "_price: $\\frac$"
 CLASSES = ("</svg><script>boom()</script>", "<i>mid</i>", "$")

@@ -26,7 +26,7 @@ from qmtl.experiments._trainability import Case, GradientVariance
 from qmtl.plotting import COLOURS, inline_svg, save_figure, style
 from qmtl.tasks import Task
 from qmtl.training._curves import plot_curves
-from tests.analysis.bench_samples import summary
+from tests.experiments.bench_samples import summary
 
 ROWS = {
     "quantum": [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}],

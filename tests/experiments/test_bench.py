@@ -9,7 +9,7 @@ from qmtl.experiments import _run_cell as cell_module
 from qmtl.experiments._bench import bench
 from qmtl.experiments._run_cell import cell_data
 from qmtl.experiments._sweep import Workers
-from tests.analysis.bench_samples import tiny
+from tests.experiments.bench_samples import tiny
 
 HERE = Workers(jobs=1)
 

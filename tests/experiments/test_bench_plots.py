@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from qmtl.experiments._bench_plots import plot_forest, plot_score_against_parameters, write_plots
 from qmtl.experiments._plotting import look, save_figure, style
 from qmtl.heads import HEAD_TYPES
-from tests.analysis.bench_samples import summary
+from tests.experiments.bench_samples import summary
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}]
 QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}]

@@ -4,7 +4,7 @@ import math
 
 from qmtl.experiments._cells import CellResult, CellStore, Failure
 from qmtl.experiments._grid import cell_of
-from tests.analysis.bench_samples import result, tiny
+from tests.experiments.bench_samples import result, tiny
 
 
 def sample():

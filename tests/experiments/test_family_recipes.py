@@ -3,9 +3,9 @@
 import pytest
 
 from qmtl.experiments._bench import bench
+from qmtl.experiments._recipe import built_in_recipes, read_recipe
 from qmtl.experiments._report import as_markdown
 from qmtl.experiments._sweep import Workers
-from qmtl.training._recipe import built_in_recipes, read_recipe
 
 FOLDERS = {"glue": "glue", "mustard": "mustard", "chestxray": "chestxray/nih1000"}
 MAIN = {

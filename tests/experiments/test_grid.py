@@ -5,8 +5,8 @@ import pytest
 from qmtl.data import digits
 from qmtl.errors import InvalidInputError, RecipeError
 from qmtl.experiments._grid import PROBE, cell_of, fingerprint, settings_of
-from qmtl.training._recipe import parse_grid, read_recipe
-from tests.analysis.bench_samples import tiny
+from qmtl.experiments._recipe import parse_grid, read_recipe
+from tests.experiments.bench_samples import tiny
 
 RATES = {"training.learning_rate": 0.01}
 

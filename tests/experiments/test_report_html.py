@@ -11,7 +11,7 @@ from qmtl.errors import InvalidInputError, RunDirectoryError
 from qmtl.experiments._report_html import write_report
 from qmtl.experiments._report_run import read_runs
 from qmtl.experiments._report_tables import metric_table, recipe_rows
-from tests.analysis.report_samples import CLASSES, GRADE, PRICE, SPAM, train
+from tests.experiments.report_samples import CLASSES, GRADE, PRICE, SPAM, train
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

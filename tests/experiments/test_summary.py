@@ -8,7 +8,7 @@ from qmtl.experiments._cells import Failure
 from qmtl.experiments._report import as_markdown
 from qmtl.experiments._report_csv import metrics_csv, seeds_csv, summary_csv
 from qmtl.experiments._summary import HeadScores, choose_setting
-from tests.analysis.bench_samples import result, summary, tiny
+from tests.experiments.bench_samples import result, summary, tiny
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}]
 QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}, {"a": 0.6, "b": 0.5}]

@@ -10,10 +10,10 @@ from pytorch_lightning.loggers import CSVLogger
 
 import qmtl
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
+from qmtl.experiments._recipe import read_recipe, recipe_from
+from qmtl.experiments._run import resume_run, start_run
 from qmtl.training import _loggers as module
 from qmtl.training._loggers import log_to
-from qmtl.training._recipe import read_recipe, recipe_from
-from qmtl.training._run import resume_run, start_run
 from tests.cli.command import TINY
 from tests.training.samples import QUIET, tiny_data, tiny_model
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from qmtl._io import as_csv
 from qmtl.errors import RunDirectoryError
 from qmtl.tasks import Task
 from qmtl.training._predictions import prediction_rows, read_predictions
-from qmtl.training._run import as_csv
 
 TASKS = [
     Task.binary("row", class_names=("no", "yes")),

@@ -6,10 +6,10 @@ import torch
 import qmtl
 from qmtl.encoders import MLP, SeparateEncoders
 from qmtl.errors import InvalidInputError
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import Run, resume_run, start_run
 from qmtl.heads import LinearHead, SeparateHeads
 from qmtl.training import TrainingSettings, check_fit
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import Run, resume_run, start_run
 from tests.training.samples import (
     QUIET,
     TASKS,

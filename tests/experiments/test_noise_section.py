@@ -5,11 +5,11 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError, RecipeError
+from qmtl.experiments._build import build_data, build_model
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import Run, resume_run, start_run
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator
-from qmtl.training._build import build_data, build_model
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import Run, resume_run, start_run
 from tests.training.samples import InterruptAt, InterruptionError, same_state
 
 SMALL = [
@@ -116,7 +116,7 @@ def test_a_run_is_saved_with_its_noise(tmp_path, overrides):
 def test_a_run_with_shots_resumes_to_the_same(tmp_path, monkeypatch):
     chosen = recipe(NUMBERS, "training.shots=16", "training.max_epochs=3")
     whole = start_run(chosen, tmp_path / "whole", progress=False)
-    import qmtl.training._run as module
+    import qmtl.experiments._run as module
 
     fit = module.fit
 

@@ -9,13 +9,12 @@ from qmtl import data as sources
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
 from qmtl.encoders import SeparateEncoders
+from qmtl.experiments._noise_section import with_noise
+from qmtl.experiments._recipe import Recipe
 from qmtl.heads import HeadType, SeparateHeads, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
-from qmtl.training._data_section import DataSection
-from qmtl.training._encoder_build import build_encoder
-from qmtl.training._noise_section import with_noise
-from qmtl.training._recipe import Recipe
+from qmtl.training import DataSection, build_encoder
 
 __all__ = ["build_circuit", "build_data", "build_model"]
 
@@ -30,7 +29,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
     """The recipe's data, split.
 
     Example:
-        >>> from qmtl.training.recipe import read_recipe
+        >>> from qmtl.experiments import read_recipe
         >>> build_data(read_recipe("digits")).n_inputs
         64
     """

@@ -5,34 +5,35 @@ A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metric
 ``predictions.csv`` and ``results.json``, which is written last.
 """
 
-import csv
-import io
 import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from pytorch_lightning.callbacks import Checkpoint
 
-from qmtl._io import write_json, write_text
+from qmtl._io import as_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.errors import RunDirectoryError
+from qmtl.experiments._build import build_data, build_model
+from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel
-from qmtl.training._build import build_data, build_model
-from qmtl.training._checkpoints import LAST
-from qmtl.training._fit import check_fit, fit
-from qmtl.training._loggers import check_loggers, log_to
-from qmtl.training._predictions import prediction_rows
-from qmtl.training._recipe import Recipe, read_recipe
-from qmtl.training._result import Result
+from qmtl.training import (
+    LAST,
+    MetricsFile,
+    Result,
+    check_fit,
+    check_loggers,
+    fit,
+    log_to,
+    prediction_rows,
+)
 
 __all__ = ["Run", "is_first_process", "resume_run", "start_run"]
 
@@ -128,20 +129,6 @@ def resume_run(path: str | Path, *, progress: bool = True) -> Run:
     return _train(folder, recipe, data, model, resume=started, progress=progress)
 
 
-class _MetricsFile(Checkpoint):
-    """Writes ``metrics.csv`` after every epoch.
-
-    A `Checkpoint`, since Lightning calls other callbacks before the module has its training losses.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            write_text(self.path, as_csv(pl_module.history))
-
-
 def _train(
     folder: Path,
     recipe: Recipe,
@@ -168,7 +155,7 @@ def _train(
                 checkpoints=folder / "checkpoints",
                 resume=resume,
                 progress=progress,
-                callbacks=[_MetricsFile(folder / "metrics.csv"), log],
+                callbacks=[MetricsFile(folder / "metrics.csv"), log],
             )
             log.write_result(result)
     except KeyboardInterrupt:
@@ -235,18 +222,6 @@ def environment(recipe: Recipe) -> dict[str, Any]:
             "training": recipe.training.seed,
         },
     }
-
-
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header."""
-    text = io.StringIO()
-    writer: Any = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
-    return text.getvalue()
 
 
 # Of ``results.json``. JSON has no NaN: an undefined metric is null.

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from qmtl.errors import InvalidInputError
-from qmtl.training._recipe import read_recipe
-from qmtl.training._run import start_run
+from qmtl.experiments._recipe import read_recipe
+from qmtl.experiments._run import start_run
 
 
 @pytest.mark.parametrize(

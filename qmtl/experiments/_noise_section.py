@@ -17,7 +17,7 @@ from qmtl.simulators import (
     Simulator,
     simulator_for,
 )
-from qmtl.training._settings import Section, TrainingSettings
+from qmtl.training import Section, TrainingSettings
 
 __all__ = ["NoiseSection", "TrainingSection", "with_noise"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from qmtl.errors import RecipeError
-from qmtl.training._build import build_data, build_model
-from qmtl.training._recipe import read_recipe, recipe_from
+from qmtl.experiments._build import build_data, build_model
+from qmtl.experiments._recipe import read_recipe, recipe_from
 
 
 def recipe(**data):

@@ -11,12 +11,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationError
 
 from qmtl.errors import RecipeError, unknown_name
+from qmtl.experiments._noise_section import TrainingSection
 from qmtl.heads import HeadOptions, HeadType
-from qmtl.training._data_section import DataSection
-from qmtl.training._encoder_section import EncoderSection
-from qmtl.training._loggers import LoggingSection
-from qmtl.training._noise_section import TrainingSection
-from qmtl.training._settings import Section, Seed
+from qmtl.training import DataSection, EncoderSection, LoggingSection, Section, Seed
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
@@ -142,7 +139,7 @@ def built_in_recipes() -> list[str]:
         >>> "digits" in built_in_recipes()
         True
     """
-    folder = resources.files("qmtl.training") / "recipes"
+    folder = resources.files("qmtl.experiments") / "recipes"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
     )
@@ -172,7 +169,9 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     elif str(name_or_path) in built_in_recipes():
-        text = (resources.files("qmtl.training") / "recipes" / f"{name_or_path}.toml").read_text()
+        text = (
+            resources.files("qmtl.experiments") / "recipes" / f"{name_or_path}.toml"
+        ).read_text()
     else:
         raise unknown_name(
             "recipe (or path to a .toml file)", str(name_or_path), built_in_recipes()
