@@ -5,8 +5,10 @@ kind, `MultiTaskEstimator` columns of both kinds, with labels missing. They clon
 in pipelines and searches.
 """
 
-from qmtl.sklearn._classifier import QuantumMultiTaskClassifier
-from qmtl.sklearn._mixed import MultiTaskEstimator
-from qmtl.sklearn._regressor import QuantumMultiTaskRegressor
+from qmtl.sklearn._estimators import (
+    MultiTaskEstimator,
+    QuantumMultiTaskClassifier,
+    QuantumMultiTaskRegressor,
+)
 
 __all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]

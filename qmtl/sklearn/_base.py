@@ -1,6 +1,9 @@
 """What the three estimators share: parameters, fitting, and predictions per task."""
 
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -17,52 +20,64 @@ from qmtl.tasks import Task
 
 __all__ = ["ColumnsEstimator"]
 
+PARAMETERS = """\
+hidden: widths of the network's hidden layers; an empty tuple makes it one linear layer.
+circuit: a design of the catalogue (``qmtl circuits list``), or a path to a .toml file.
+wires_per_task: wires of every register, or by task name; None for the design's. A task with C
+    classes needs at least log2(C).
+encoding_layers: layers of the shared encoding; None for the design's.
+block_layers: layers of the tasks' blocks; None for the design's.
+head: ``"quantum"``, or another type of `qmtl.heads.build_head`, such as ``"linear"``.
+simulator: ``"lightcone"`` (exact), the name of a PennyLane device, or a `qmtl.simulators`
+    object, such as a `NoisySimulator`.
+max_epochs: epochs of training.
+batch_size: rows per step.
+learning_rate: of all parameters.
+head_learning_rate: of the head's parameters, if it differs.
+weight_decay: of the network's parameters.
+scalarizer: how task losses are combined, by name (None: their mean); see
+    `qmtl.TrainingSettings`.
+aggregator: how task gradients are combined, by name; excludes `scalarizer`.
+validation_fraction: share of the rows to hold out; the weights of their best epoch are kept.
+    None trains on all rows and keeps the last epoch's.
+patience: stop after so many epochs without a better loss on the rows held out.
+scale_inputs: whether to standardise input columns by the training rows.
+accelerator: Lightning's: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+random_state: seed or RandomState of initial weights, rows held out and order of rows; an
+    integer makes fits repeatable, to the bit on one machine."""
 
+
+# A dataclass, since scikit-learn reads the parameters from the signature of __init__: so a subclass
+# adds its own to these, and none is written twice.
+@dataclass(kw_only=True, eq=False, repr=False)
 class ColumnsEstimator(BaseEstimator):
     """Parameters and fitting of the public estimators, which say how columns become tasks."""
 
-    def __init__(
-        self,
-        *,
-        hidden: int | Sequence[int] = (32,),
-        circuit: str = "cz-ring",
-        wires_per_task: int | Mapping[str, int] | None = None,
-        encoding_layers: int | None = None,
-        block_layers: int | None = None,
-        head: str = "quantum",
-        simulator: str | Simulator = "lightcone",
-        max_epochs: int = 50,
-        batch_size: int = 32,
-        learning_rate: float = 0.01,
-        head_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
-        scalarizer: str | None = None,
-        aggregator: str | None = None,
-        validation_fraction: float | None = None,
-        patience: int | None = None,
-        scale_inputs: bool = True,
-        accelerator: str = "cpu",
-        random_state: Any = None,
-    ) -> None:
-        self.hidden = hidden
-        self.circuit = circuit
-        self.wires_per_task = wires_per_task
-        self.encoding_layers = encoding_layers
-        self.block_layers = block_layers
-        self.head = head
-        self.simulator = simulator
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.head_learning_rate = head_learning_rate
-        self.weight_decay = weight_decay
-        self.scalarizer = scalarizer
-        self.aggregator = aggregator
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.scale_inputs = scale_inputs
-        self.accelerator = accelerator
-        self.random_state = random_state
+    hidden: int | Sequence[int] = (32,)
+    circuit: str = "cz-ring"
+    wires_per_task: int | Mapping[str, int] | None = None
+    encoding_layers: int | None = None
+    block_layers: int | None = None
+    head: str = "quantum"
+    simulator: str | Simulator = "lightcone"
+    max_epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    head_learning_rate: float | None = None
+    weight_decay: float = 0.0
+    scalarizer: str | None = None
+    aggregator: str | None = None
+    validation_fraction: float | None = None
+    patience: int | None = None
+    scale_inputs: bool = True
+    accelerator: str = "cpu"
+    random_state: Any = None
+
+    def __init_subclass__(cls) -> None:
+        """Fill in ``{parameters}`` in the class's docstring."""
+        super().__init_subclass__()
+        text = inspect.cleandoc(cls.__doc__ or "")
+        cls.__doc__ = text.replace("    {parameters}", indent(PARAMETERS, "    "))
 
     def __sklearn_tags__(self) -> Any:
         """Several target columns, no sparse or missing inputs."""

@@ -1,0 +1,286 @@
+"""The public estimators: of classes, of numbers, and of both kinds with labels missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.sklearn._base import ColumnsEstimator
+from qmtl.sklearn._columns import ClassColumn, Column, Layout, NumberColumn, class_column, missing
+
+__all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]
+
+KINDS = ("classification", "regression")
+
+
+class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
+    """A classifier of one or several columns: a small network, then a quantum head.
+
+    Every column of `y` is a task with its own classes, register and light cone.
+
+    Parameters:
+        {parameters}
+
+    Attributes:
+        classes_: the classes, sorted; for a 2-D `y` a list with one array per column.
+        model_: the trained `qmtl.MultiTaskModel`, in double precision.
+        tasks_: its tasks.
+        loss_curve_: mean training loss per epoch.
+        input_mean_, input_std_: the scale of the inputs.
+        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+
+    There is no ``sample_weight``: losses are means over labels.
+
+    Example:
+        >>> from sklearn.datasets import load_wine
+        >>> X, y = load_wine(return_X_y=True)
+        >>> classifier = QuantumMultiTaskClassifier(max_epochs=10, random_state=0)
+        >>> classifier.fit(X, y).score(X, y) > 0.9
+        True
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        """Binary, multiclass, multilabel, and several columns of them."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> "QuantumMultiTaskClassifier":
+        """Train.
+
+        Args:
+            X: inputs (n, features), finite numbers.
+            y: labels (n,), or (n, columns) with a classification per column; of any type that
+                sorts. A column with a single class is predicted as that class.
+
+        Raises:
+            ValueError: for other inputs or labels, or a parameter that does not fit.
+        """
+        inputs, layout, values = self._read(X, y)
+        columns = []
+        for name, column in zip(layout.names, values, strict=True):
+            if missing(column).any() or _infinite(column):
+                raise InvalidInputError(
+                    f"y: column {name!r} contains NaN or infinity; for missing labels use "
+                    f"MultiTaskEstimator"
+                )
+            columns.append(class_column(name, column))
+            check_classification_targets(column)
+        self._train(inputs, layout, columns, values)
+        classes = [column.classes for column in columns]
+        self.classes_ = classes[0] if layout.form == "flat" else classes
+        return self
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes, in the order of `classes_`.
+
+        Returns:
+            (n, classes); for a 2-D `y` a list with one such array per column.
+        """
+        predictions, n = self._predictions(X)
+        found = [
+            column.probabilities(predictions.get(column.name), n)
+            for column in self._columns
+            if isinstance(column, ClassColumn)
+        ]
+        return found[0] if self._layout.form == "flat" else found
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows with all columns right (of one column: accuracy).
+
+        `task_scores` gives the accuracy of each column.
+        """
+        right = [truth == found for _, truth, found in self._true_and_predicted(X, y)]
+        return float(np.average(np.all(right, axis=0), weights=sample_weight))
+
+    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+        """Accuracy of each column, by name."""
+        return {n: float(accuracy_score(t, p)) for n, t, p in self._true_and_predicted(X, y)}
+
+
+def _infinite(column: np.ndarray) -> bool:
+    return column.dtype.kind == "f" and not np.isfinite(column).all()
+
+
+class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
+    """A regressor of one or several columns: a small network, then a quantum head.
+
+    Every column of `y` is a task with its own register and light cone. Targets are standardised
+    by the training rows; a prediction stays within 5 of their standard deviations at first, since
+    expectation values are bounded (the bound is trained).
+
+    Parameters:
+        {parameters}
+
+    Attributes:
+        model_: the trained `qmtl.MultiTaskModel`, in double precision.
+        tasks_: its tasks.
+        loss_curve_: mean training loss per epoch.
+        input_mean_, input_std_: the scale of the inputs.
+        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+
+    `score` is R², of several columns their mean. There is no ``sample_weight`` in `fit`: losses
+    are means over labels.
+
+    Example:
+        >>> from sklearn.datasets import load_linnerud
+        >>> X, y = load_linnerud(return_X_y=True)
+        >>> regressor = QuantumMultiTaskRegressor(max_epochs=5, random_state=0)
+        >>> regressor.fit(X, y).predict(X).shape
+        (20, 3)
+    """
+
+    def fit(self, X: Any, y: Any) -> "QuantumMultiTaskRegressor":
+        """Train.
+
+        Args:
+            X: inputs (n, features), finite numbers.
+            y: numbers (n,), or (n, columns).
+
+        Raises:
+            ValueError: for other inputs or targets, or a parameter that does not fit.
+        """
+        inputs, layout, values = self._read(X, y)
+        columns = [NumberColumn(name) for name in layout.names]
+        for column, numbers in zip(columns, values, strict=True):
+            if missing(numbers).any():
+                raise InvalidInputError(
+                    f"y: column {column.name!r} contains NaN; for missing labels use "
+                    f"MultiTaskEstimator"
+                )
+        self._train(inputs, layout, columns, values)
+        return self
+
+    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+        """R² of each column, by name."""
+        return {n: float(r2_score(t, p)) for n, t, p in self._true_and_predicted(X, y)}
+
+
+@dataclass(eq=False, repr=False)
+class MultiTaskEstimator(ColumnsEstimator):
+    """Classifications and regressions of the same rows, each column a task with its own register.
+
+    Labels may be missing (None, NaN): they reach no loss and no score.
+
+    Parameters:
+        kinds: column name to ``"classification"`` or ``"regression"``, for columns where the
+            guess would be wrong, such as counts. Columns are guessed as scikit-learn does: texts,
+            booleans and whole numbers are classes, fractions are a regression.
+        {parameters}
+
+    Attributes:
+        kinds_: column name to kind.
+        classes_: column name to its sorted classes, for the classifications.
+        model_: the trained `qmtl.MultiTaskModel`, in double precision.
+        tasks_: its tasks.
+        loss_curve_: mean training loss per epoch.
+        input_mean_, input_std_: the scale of the inputs.
+        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+
+    Example:
+        >>> import pandas as pd
+        >>> X = [[float(i), float(i % 5)] for i in range(40)]
+        >>> late, size = ["no"] * 20 + ["yes"] * 20, [i / 7 for i in range(40)]
+        >>> y = pd.DataFrame({"late": late, "size": size})
+        >>> estimator = MultiTaskEstimator(max_epochs=5, random_state=0).fit(X, y)
+        >>> estimator.kinds_
+        {'late': 'classification', 'size': 'regression'}
+        >>> estimator.predict(X[:2]).shape, estimator.predict_proba(X[:2])["late"].shape
+        ((2, 2), (2, 2))
+    """
+
+    kinds: Mapping[str, str] | None = None
+
+    def fit(self, X: Any, y: Any) -> "MultiTaskEstimator":
+        """Train.
+
+        Args:
+            X: inputs (n, features), finite numbers.
+            y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
+                whose tasks are ``y0``, ``y1``, …
+
+        Raises:
+            ValueError: for other inputs or labels, or a parameter that does not fit.
+        """
+        inputs, layout, values = self._read(X, y)
+        kinds = self._kinds(layout, values)
+        columns: list[Column] = [
+            class_column(name, column) if kinds[name] == "classification" else NumberColumn(name)
+            for name, column in zip(layout.names, values, strict=True)
+        ]
+        self._train(inputs, layout, columns, values)
+        self.kinds_ = kinds
+        self.classes_ = {c.name: c.classes for c in columns if isinstance(c, ClassColumn)}
+        return self
+
+    def _kinds(self, layout: Layout, values: Sequence[np.ndarray]) -> dict[str, str]:
+        given = {} if self.kinds is None else self.kinds
+        if not isinstance(given, Mapping):
+            raise InvalidInputError(
+                f"kinds must map names of columns to {' or '.join(KINDS)}, got {given!r}"
+            )
+        for name, kind in given.items():
+            if name not in layout.names:
+                raise unknown_name("column in kinds:", name, layout.names)
+            if kind not in KINDS:
+                raise unknown_name(f"kind of column {name!r}:", kind, KINDS)
+        return {
+            name: given.get(name) or _guess(name, column)
+            for name, column in zip(layout.names, values, strict=True)
+        }
+
+    def predict_proba(self, X: Any) -> Any:
+        """Class probabilities of the classifications.
+
+        Returns:
+            Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
+
+        Raises:
+            InvalidInputError: no column is a classification.
+        """
+        predictions, n = self._predictions(X)
+        found = {
+            column.name: column.probabilities(predictions.get(column.name), n)
+            for column in self._columns
+            if isinstance(column, ClassColumn)
+        }
+        if not found:
+            raise InvalidInputError("predict_proba: no column of y is a classification")
+        return next(iter(found.values())) if self._layout.form == "flat" else found
+
+    def score(self, X: Any, y: Any) -> float:
+        """The mean of `task_scores`."""
+        return float(np.mean(list(self.task_scores(X, y).values())))
+
+    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+        """Accuracy of each classification and R² of each regression, on the rows with labels.
+
+        Raises:
+            InvalidInputError: a column has no label.
+        """
+        check_is_fitted(self, "_trained")
+        scores = {}
+        for name, truth, predicted in self._true_and_predicted(X, y):
+            known = ~missing(truth)
+            if not known.any():
+                raise InvalidInputError(f"y: column {name!r} has no label to score")
+            score = accuracy_score if self.kinds_[name] == "classification" else r2_score
+            kind = predicted.dtype
+            scores[name] = float(score(truth[known].astype(kind), predicted[known]))
+        return scores
+
+
+def _guess(name: str, column: np.ndarray) -> str:
+    known = column[~missing(column)]
+    if not len(known):
+        raise InvalidInputError(f"y: column {name!r} has no label")
+    if known.dtype.kind == "O" and not any(isinstance(value, str) for value in known):
+        known = np.array(known.tolist())
+    kind = type_of_target(known, input_name=f"y's column {name!r}", raise_unknown=True)
+    return "regression" if kind == "continuous" else "classification"
