@@ -5,7 +5,6 @@ from ._combine import aggregators as aggregators
 from ._combine import make_aggregator as make_aggregator
 from ._combine import make_scalarizer as make_scalarizer
 from ._combine import scalarizers as scalarizers
-from ._curves import plot_curves as plot_curves
 from ._data_section import DataSection as DataSection
 from ._encoder_build import build_encoder as build_encoder
 from ._encoder_section import EncoderSection as EncoderSection
@@ -14,7 +13,7 @@ from ._evaluate import evaluate as evaluate
 from ._evaluate import score as score
 from ._fit import check_fit as check_fit
 from ._fit import fit as fit
-from ._fit_rows import fit_rows as fit_rows
+from ._fit import fit_rows as fit_rows
 from ._jacobian import SharedJacobian as SharedJacobian
 from ._loggers import LoggingSection as LoggingSection
 from ._loggers import MetricsFile as MetricsFile
@@ -30,6 +29,7 @@ from ._predictions import prediction_rows as prediction_rows
 from ._predictions import read_predictions as read_predictions
 from ._progress import StepTimes as StepTimes
 from ._result import Result as Result
+from ._result import plot_curves as plot_curves
 from ._settings import Section as Section
 from ._settings import Seed as Seed
 from ._settings import TrainingSettings as TrainingSettings

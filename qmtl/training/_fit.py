@@ -1,24 +1,18 @@
-"""fit: train a model on data, and evaluate it."""
+"""fit: train a model on data and evaluate it; fit_rows: only train it, on rows in memory."""
 
-import logging
-import signal
+import copy
 import tempfile
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
-from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback
 
-from qmtl.data import MultiTaskData
+from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
@@ -38,10 +32,9 @@ from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
 from qmtl.training._settings import TrainingSettings, settings_from
 from qmtl.training._single_task import fit_each_task, is_separate, single_task_parts
+from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
 
-__all__ = [
-    "check_fit", "check_parts", "fit", "quiet_libraries", "run_trainer", "set_target_scales",
-]  # fmt: skip
+__all__ = ["RowsFit", "check_fit", "fit", "fit_rows"]
 
 
 def fit(
@@ -109,8 +102,8 @@ def _fit(
     progress: bool,
     callbacks: list[Callback],
 ) -> Result:
-    check_parts(model, data, settings)
-    set_target_scales(model, data)
+    _check_one(model, data, settings)
+    _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
         saved = read_checkpoint(folder / LAST) if resume else None
@@ -167,14 +160,14 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     if is_separate(model):
         _check_tasks(model, data)
         for part in single_task_parts(model, data, settings):
-            check_parts(part.model, part.data, part.settings)
+            _check_one(part.model, part.data, part.settings)
     else:
-        check_parts(model, data, settings)
+        _check_one(model, data, settings)
     with quiet_libraries():
-        _trainer(settings, [])
+        make_trainer(settings, [])
 
 
-def check_parts(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+def _check_one(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
     """`check_fit` for one model, without the accelerator."""
     _check_tasks(model, data)
     if not _has_validation(data):
@@ -221,7 +214,7 @@ def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
         )
 
 
-def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
+def _set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
     """Set each regression task's mean and standard deviation from the training split."""
     for task in model.tasks:
         if task.kind == "regression":
@@ -231,74 +224,6 @@ def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
             # A constant has a deviation of rounding errors, which would blow up in the quotient.
             varies = ~(std <= 1e-12 * mean.abs())
             model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
-
-
-def _trainer(
-    settings: TrainingSettings,
-    callbacks: list[Callback],
-    folder: Path | None = None,
-    *,
-    validate: bool = True,
-) -> pl.Trainer:
-    """Lightning's trainer; without a folder it writes nothing.
-
-    Raises:
-        InvalidInputError: for an accelerator that is not there.
-    """
-    used = list(callbacks)
-    if settings.patience is not None:
-        # Before callbacks that save the state of the others.
-        stop = EarlyStopping("validation_loss", patience=settings.patience, mode="min")
-        used.insert(0, stop)
-    strategy: Any = "auto"
-    if settings.devices > 1:
-        gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()
-        strategy = DDPStrategy(process_group_backend="gloo" if gloo else None)
-    try:
-        return pl.Trainer(
-            max_epochs=settings.max_epochs,
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=strategy,
-            callbacks=used,
-            logger=False,
-            enable_checkpointing=folder is not None,
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=None if validate else 0,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
-    except MisconfigurationException as error:
-        reason = " ".join(str(error).split())
-        raise InvalidInputError(
-            f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
-            f"{reason}"
-        ) from None
-
-
-def run_trainer(
-    module: MultiTaskModule,
-    data: MultiTaskData,
-    callbacks: list[Callback],
-    folder: Path | None = None,
-    *,
-    checkpoint: Path | None = None,
-    validate: bool = True,
-) -> int:
-    """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
-    # Training draws random numbers; the caller's stream must not notice.
-    with quiet_libraries(), torch.random.fork_rng(devices=[]):
-        trainer = _trainer(module.settings, callbacks, folder, validate=validate)
-        with _plain_interrupt():
-            trainer.fit(
-                module,
-                datamodule=MultiTaskDataModule(data, module.settings),
-                ckpt_path=None if checkpoint is None else str(checkpoint),
-                weights_only=True,
-            )
-    return int(trainer.current_epoch)
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
@@ -315,39 +240,94 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
         raise ModelFileError(f"the checkpoint does not fit the model: {reason}") from None
 
 
-@contextmanager
-def _plain_interrupt() -> Iterator[None]:
-    """Let Ctrl-C be a `KeyboardInterrupt`: Lightning exits instead, and ignores it from then on."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        if in_main_thread and handler is not None:
-            signal.signal(signal.SIGINT, handler)
+@dataclass(frozen=True)
+class RowsFit:
+    """How `fit_rows` went.
+
+    Attributes:
+        history: one row per epoch, split, task and metric, as in `qmtl.Result`.
+        epochs: epochs trained.
+        best_epoch: the epoch whose weights were kept, counted from 0.
+    """
+
+    history: list[dict[str, Any]]
+    epochs: int
+    best_epoch: int
+
+    def training_losses(self) -> list[float]:
+        """The mean over tasks of the training loss, per epoch.
+
+        Example:
+            >>> rows = [{"epoch": 0, "split": "train", "task": t, "metric": "loss", "value": v}
+            ...         for t, v in (("a", 1.0), ("b", 3.0))]
+            >>> RowsFit(rows, 1, 0).training_losses()
+            [2.0]
+        """
+        epochs: list[list[float]] = [[] for _ in range(self.epochs)]
+        for row in self.history:
+            if (row["split"], row["metric"]) == ("train", "loss"):
+                epochs[row["epoch"]].append(row["value"])
+        return [sum(losses) / len(losses) for losses in epochs]
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Lightning's notes on devices and workers are for its own users, not for ours."""
-    names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            # Nash-MTL's problem, as TorchJD poses it; the solution is right all the same.
-            warnings.filterwarnings(
-                "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
-            )
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+class _KeepBest(Callback):
+    """Holds the weights of the epoch with the best validation loss, in memory."""
+
+    def __init__(self) -> None:
+        self.loss = float("inf")
+        self.epoch: int | None = None
+        self.state: dict[str, Any] = {}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        loss = float(trainer.callback_metrics["validation_loss"])
+        if loss < self.loss:
+            self.loss, self.epoch = loss, int(trainer.current_epoch)
+            self.state = copy.deepcopy(pl_module.model.state_dict())
+
+
+def fit_rows(
+    model: MultiTaskModel,
+    train: Split,
+    settings: TrainingSettings,
+    validation: Split | None = None,
+) -> RowsFit:
+    """Train a model in place: no files, no progress, no metrics but the losses.
+
+    The same steps as `qmtl.fit` takes, which adds checkpoints, metrics of three splits and
+    baselines. For callers that fit many small models, such as `qmtl.sklearn`.
+
+    Args:
+        model: what to train. Its regression targets' scale is set from `train`.
+        train: rows to learn from.
+        settings: how; one process (`devices` = 1).
+        validation: rows by whose loss the best epoch is chosen, and training stopped with
+            `patience`; None keeps the last epoch's weights.
+
+    Raises:
+        InvalidInputError: for settings that do not fit, such as `patience` without `validation`.
+
+    Example:
+        >>> import qmtl, torch
+        >>> rows = Split(torch.randn(8, 2), {"a": torch.tensor([0.0, 1.0] * 4)})
+        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+        >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))
+        >>> len(fit_rows(model, rows, TrainingSettings(max_epochs=2)).training_losses())
+        2
+    """
+    if settings.devices != 1:
+        raise InvalidInputError(f"devices must be 1 to fit rows in memory, got {settings.devices}")
+    if validation is None and (settings.patience is not None or settings.schedule == "plateau"):
+        key = "patience" if settings.patience is not None else "schedule 'plateau'"
+        raise InvalidInputError(f"{key} needs validation rows, but there are none")
+    spare = train if validation is None else validation
+    data = MultiTaskData("rows", model.tasks, train, spare, spare)
+    _check_one(model, data, settings)
+    _set_target_scales(model, data)
+    module = MultiTaskModule(model, settings)
+    keep = _KeepBest()
+    callbacks: list[Callback] = [keep] if validation is not None and settings.restore_best else []
+    epochs = run_trainer(module, data, callbacks, validate=validation is not None)
+    if keep.epoch is not None:
+        model.load_state_dict(keep.state)
+    model.to("cpu").eval()
+    return RowsFit(module.history, epochs, epochs - 1 if keep.epoch is None else keep.epoch)

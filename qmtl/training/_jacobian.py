@@ -11,129 +11,18 @@ grow with the number of tasks. The rows then stay on top of each other: the Jaco
 that computes the features would have T times as many entries as the layer.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from qmtl.model import MultiTaskModel
-from qmtl.training._gradients import n_processes, set_gradients, sum_over_processes
+from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
 
-__all__ = ["Places", "SharedJacobian", "SparseRows"]
-
-
-@dataclass(frozen=True)
-class Places:
-    """At which places each task's row may be other than zero.
-
-    Attributes:
-        group: shape (tasks,); rows of one group have no place in common.
-        task, place: where they may be, all tasks one after the other.
-        size: shape (groups, places) of rows on top of each other.
-        same: pairs of entries at the same place, as two tensors of positions in `task`.
-    """
-
-    group: Tensor
-    task: Tensor
-    place: Tensor
-    size: tuple[int, int]
-    same: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(cls, task: Tensor, place: Tensor, group: Tensor, n_places: int) -> "Places":
-        """From pairs of a task and a place, sorted by task.
-
-        Example:
-            >>> task, place = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 2])
-            >>> Places.of(task, place, torch.tensor([0, 1]), 3).same
-            (tensor([0, 1, 1, 2, 2, 3]), tensor([0, 1, 2, 1, 2, 3]))
-        """
-        size = (int(group.max()) + 1, n_places)
-        # For each entry the position of the one of each group at its place.
-        found = torch.full(size, -1)
-        found[group[task], place] = torch.arange(len(task))
-        partners = found[:, place].T
-        first, which = (partners >= 0).nonzero().unbind(1)
-        return cls(group, task, place, size, (first, partners[first, which]))
-
-    def to(self, device: torch.device) -> "Places":
-        """The same on another device."""
-        group, task, place, first, second = (
-            t.to(device) for t in (self.group, self.task, self.place, *self.same)
-        )
-        return Places(group, task, place, self.size, (first, second))
-
-    def apart(self, joint: Tensor) -> Tensor:
-        """Rows (tasks, places, ...) from those of groups, (groups, places, ...).
-
-        Example:
-            >>> both = torch.arange(2)
-            >>> places = Places.of(both, both, torch.tensor([0, 0]), 2)
-            >>> places.apart(torch.tensor([[3.0, 4.0]]))
-            tensor([[3., 0.],
-                    [0., 4.]])
-        """
-        rows = joint.new_zeros(len(self.group), *joint.shape[1:])
-        rows[self.task, self.place] = joint[self.group[self.task], self.place]
-        return rows
-
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Each task's places, shape (tasks, most of any), and which of them are real."""
-        counts = torch.bincount(self.task, minlength=len(self.group))
-        order = torch.arange(max(1, int(counts.max())), device=self.task.device)
-        real = order < counts[:, None]
-        places = torch.zeros_like(real, dtype=torch.long)
-        places[real] = self.place
-        return places, real
-
-
-@dataclass(frozen=True)
-class SparseRows:
-    """The Jacobian's rows by one parameter, those of a group on top of each other.
-
-    Args:
-        joint: shape (groups, *shape of the parameter), whose first axis has the `places`.
-        places: of the tasks' rows.
-
-    Example:
-        >>> task, place = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
-        >>> places = Places.of(task, place, torch.tensor([0, 1]), 2)
-        >>> rows = SparseRows(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), places)
-        >>> rows.dense()
-        tensor([[1., 2.],
-                [0., 3.]])
-        >>> rows.gramian()
-        tensor([[5., 6.],
-                [6., 9.]])
-    """
-
-    joint: Tensor
-    places: Places
-
-    def dense(self) -> Tensor:
-        """Every row for itself, shape (tasks, *shape of the parameter)."""
-        return self.places.apart(self.joint)
-
-    def gramian(self) -> Tensor:
-        """Inner products of the rows, shape (tasks, tasks)."""
-        p = self.places
-        n_groups, n_places = p.size
-        # Not -1 for the width, which is nothing where there are no numbers.
-        width = math.prod(self.joint.shape[2:])
-        values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
-        # Of all groups at one place, which is where rows meet.
-        products = values @ values.transpose(1, 2)
-        first, second = p.same
-        group = p.group[p.task]
-        terms = products[p.place[first], group[first], group[second]]
-        n = len(p.group)
-        flat = terms.new_zeros(n * n).index_add(0, p.task[first] * n + p.task[second], terms)
-        return flat.view(n, n)
+__all__ = ["SharedJacobian", "n_processes", "set_gradients", "sum_over_processes"]
 
 
 class _Step(NamedTuple):
@@ -206,7 +95,7 @@ class SharedJacobian:
         n_weights = 0 if plain is None else plain.numel()
         orders = [np.lexsort((place, task)) for task, place in depends]
         pairs = [(t[order], p[order]) for (t, p), order in zip(depends, orders, strict=True)]
-        group = _groups(n_tasks, pairs, (n_features, n_weights))
+        group = groups_apart(n_tasks, pairs, (n_features, n_weights))
         if 2 * (int(group.max()) + 1) > n_tasks:
             return
         self.n_groups = int(group.max()) + 1
@@ -423,25 +312,57 @@ def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
     return any(gradient is not None for gradient in found)
 
 
-Indices = NDArray[np.int64]
+def n_processes() -> int:
+    """How many processes train together.
+
+    Example:
+        >>> n_processes()
+        1
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _groups(
-    n_tasks: int, pairs: Sequence[tuple[Indices, Indices]], sizes: tuple[int, int]
-) -> Tensor:
-    """Each task's group, by putting it into the first one in which it meets nobody."""
-    ends = [np.searchsorted(task, np.arange(n_tasks + 1)) for task, _ in pairs]
-    taken = [np.zeros((1, size), bool) for size in sizes]
-    groups = np.zeros(n_tasks, np.int64)
-    n_groups = 0
-    for i in range(n_tasks):
-        own = [p[1][e[i] : e[i + 1]] for p, e in zip(pairs, ends, strict=True)]
-        meets = np.any([t[:, places].any(1) for t, places in zip(taken, own, strict=True)], axis=0)
-        group = int(np.argmin(np.append(meets[:n_groups], False)))
-        groups[i] = group
-        if group == n_groups:
-            n_groups += 1
-            taken = [np.vstack([t, np.zeros((1, t.shape[1]), bool)]) for t in taken]
-        for t, places in zip(taken, own, strict=True):
-            t[group, places] = True
-    return torch.from_numpy(groups)
+@torch.no_grad()
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's tensor, on all of them; the tensor itself in a single process.
+
+    Example:
+        >>> sum_over_processes(torch.tensor([1.0]))
+        tensor([1.])
+    """
+    if n_processes() == 1:
+        return values
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Set ``.grad`` to the sum over all processes; a parameter without a gradient keeps none.
+
+    Gradients of all types travel in one flat tensor of each type.
+
+    Example:
+        >>> weight = nn.Parameter(torch.zeros(2))
+        >>> set_gradients([weight], [torch.ones(2)])
+        >>> weight.grad
+        tensor([1., 1.])
+    """
+    found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    if n_processes() > 1:
+        for dtype in dict.fromkeys(g.dtype for _, g in found):
+            same = [(p, g) for p, g in found if g.dtype == dtype]
+            flat = sum_over_processes(torch.cat([g.flatten() for _, g in same]))
+            parts = flat.split([g.numel() for _, g in same])
+            for (parameter, gradient), part in zip(same, parts, strict=True):
+                parameter.grad = part.view(gradient.shape)
+        return
+    seen = set[int]()
+    for parameter, gradient in found:
+        # What autograd returns may share memory, which whoever clips gradients must not change.
+        place = gradient.untyped_storage().data_ptr()
+        apart = place not in seen and gradient.is_contiguous()
+        seen.add(place)
+        parameter.grad = (
+            gradient if apart else gradient.clone(memory_format=torch.contiguous_format)
+        )

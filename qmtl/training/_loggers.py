@@ -13,8 +13,8 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl._io import as_csv, write_text
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.training._fit import quiet_libraries
 from qmtl.training._settings import Section
+from qmtl.training._trainer import quiet_libraries
 
 if TYPE_CHECKING:
     from qmtl.training._result import Result

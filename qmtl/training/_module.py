@@ -1,12 +1,10 @@
 """The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
 
 import math
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -26,9 +24,14 @@ from qmtl.training._combine import (
     scalarize,
 )
 from qmtl.training._evaluate import joined_scores
-from qmtl.training._gradients import n_processes, set_gradients, sum_over_processes
-from qmtl.training._jacobian import SharedJacobian
+from qmtl.training._jacobian import (
+    SharedJacobian,
+    n_processes,
+    set_gradients,
+    sum_over_processes,
+)
 from qmtl.training._optimizers import make_optimizer, make_schedule
+from qmtl.training._result import History
 from qmtl.training._settings import TrainingSettings
 
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
@@ -36,40 +39,6 @@ __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule"]
 CHECKPOINT_VERSION = 2
 # Settings that shape the state in a checkpoint.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator")
-
-
-class _History:
-    """Rows of metrics as columns of numbers: checkpoints hold all of them, epoch after epoch."""
-
-    def __init__(self) -> None:
-        self.keys: dict[tuple[str, str, str], int] = {}
-        self.columns: tuple[array[Any], ...] = (array("q"), array("q"), array("d"))
-
-    def add(self, epoch: int, key: tuple[str, str, str], value: float) -> None:
-        place = self.keys.setdefault(key, len(self.keys))
-        for column, item in zip(self.columns, (epoch, place, value), strict=True):
-            column.append(item)
-
-    def rows(self) -> list[dict[str, Any]]:
-        keys = [dict(zip(("split", "task", "metric"), key, strict=True)) for key in self.keys]
-        return [
-            {"epoch": epoch, **keys[place], "value": value}
-            for epoch, place, value in zip(*self.columns, strict=True)
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "keys": list(self.keys),
-            "columns": [torch.from_numpy(np.array(c)) for c in self.columns],
-        }
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "_History":
-        history = cls()
-        history.keys = {tuple(key): place for place, key in enumerate(state["keys"])}
-        for column, values in zip(history.columns, state["columns"], strict=True):
-            column.extend(values.tolist())
-        return history
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -110,7 +79,7 @@ class MultiTaskModule(pl.LightningModule):
             self.jacobian = SharedJacobian(
                 model, self.shared, self.own, self.combiner, settings.jacobian_chunk
             )
-        self._history = _History()
+        self._history = History()
         # Absent tasks keep their last loss, for DWA.
         self.keeps_losses = not self.uses_jacobian and has_state(self.combiner)
         self.register_buffer("last_losses", torch.ones(n_tasks))
@@ -388,7 +357,7 @@ class MultiTaskModule(pl.LightningModule):
             if value != given:
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         load_combiner_state(self.combiner, extra["combiner"])
-        self._history = _History.from_dict(extra["history"])
+        self._history = History.from_dict(extra["history"])
 
 
 def rows_by_task(labelled: Tensor) -> list[tuple[int, Tensor]] | None:

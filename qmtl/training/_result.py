@@ -1,17 +1,66 @@
-"""Result: what a training run gives back, as plain tables."""
+"""Result: what a training run gives back, as tables, curves and a notebook's page."""
 
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from markupsafe import Markup
+
+from qmtl._html import facts, panel, table
+from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
+from qmtl.plotting import COLOURS, axes_or_new, inline_svg, line_look, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Metrics", "Result"]
+__all__ = ["History", "Metrics", "Result", "plot_curves"]
 
 Metrics = dict[str, dict[str, dict[str, float]]]
+
+# Lines that a reader can follow; with more tasks, their median stands out instead.
+MOST_LINES = 12
+# Rows of a notebook's table.
+MOST_ROWS = 60
+
+
+class History:
+    """Rows of metrics as columns of numbers: checkpoints hold all of them, epoch after epoch."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, str, str], int] = {}
+        self.columns: tuple[array[Any], ...] = (array("q"), array("q"), array("d"))
+
+    def add(self, epoch: int, key: tuple[str, str, str], value: float) -> None:
+        place = self.keys.setdefault(key, len(self.keys))
+        for column, item in zip(self.columns, (epoch, place, value), strict=True):
+            column.append(item)
+
+    def rows(self) -> list[dict[str, Any]]:
+        keys = [dict(zip(("split", "task", "metric"), key, strict=True)) for key in self.keys]
+        return [
+            {"epoch": epoch, **keys[place], "value": value}
+            for epoch, place, value in zip(*self.columns, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "keys": list(self.keys),
+            "columns": [torch.from_numpy(np.array(c)) for c in self.columns],
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "History":
+        history = cls()
+        history.keys = {tuple(key): place for place, key in enumerate(state["keys"])}
+        for column, values in zip(history.columns, state["columns"], strict=True):
+            column.extend(values.tolist())
+        return history
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,14 +120,150 @@ class Result:
         Raises:
             InvalidInputError: if no task has the metric.
         """
-        from qmtl.plotting import axes_or_new, style
-        from qmtl.training._curves import plot_curves
-
         with style():
             kept = None if self.best_epochs else self.best_epoch
             return plot_curves(self.history, axes_or_new(ax), metric=metric, kept=kept)
 
     def _repr_html_(self) -> str:
-        from qmtl.training._display import result_html
+        return _html(self)
 
-        return result_html(self)
+
+def plot_curves(
+    history: Sequence[Mapping[str, Any]],
+    ax: "Axes",
+    *,
+    metric: str = "loss",
+    split: str = "validation",
+    tasks: Sequence[str] | None = None,
+    kept: int | None = None,
+) -> "Axes":
+    """One line per task; of more than twelve tasks, thin lines and their median.
+
+    Args:
+        history: rows with ``epoch`` (from 0), ``split``, ``task``, ``metric`` and ``value``, as in
+            `Result.history`.
+        ax: where to draw.
+        metric: ``"loss"`` or a metric's name.
+        split: ``"train"`` (its loss only) or ``"validation"``.
+        tasks: those to draw; None for all that have the metric.
+        kept: the epoch whose weights were kept, to be marked.
+
+    Raises:
+        InvalidInputError: if no row fits.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> row = {"split": "validation", "task": "a", "metric": "loss"}
+        >>> history = [row | {"epoch": 0, "value": 0.7}, row | {"epoch": 1, "value": 0.5}]
+        >>> ax = plot_curves(history, Figure().subplots(), kept=1)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('epoch', 'validation loss')
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    lines = _lines(history, metric, split, tasks)
+    many = len(lines) > MOST_LINES
+    for number, (name, points) in enumerate(lines.items()):
+        look = {"color": "0.6", "linestyle": "-", "linewidth": 0.6} if many else line_look(number)
+        every = max(1, len(points) // 8)
+        ax.plot(
+            list(points),
+            list(points.values()),
+            label="_" if many else plain(name),
+            markersize=4,
+            markevery=(number % every, every),
+            **look,
+        )
+    if many:
+        median = _median(list(lines.values()))
+        label = f"median of {len(lines)} tasks"
+        ax.plot(list(median), list(median.values()), "-", color=COLOURS[0], lw=2.5, label=label)
+    if kept is not None:
+        ax.axvline(kept + 1, color="0.5", linestyle=":", linewidth=1, label="kept")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(f"{metric} on the {split} split")
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(f"{split} {metric}")
+    # Below the axes, where it hides no line.
+    columns = 3 if max(map(len, lines)) <= 14 else 2
+    ax.legend(
+        fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=3
+    )
+    return ax
+
+
+def _lines(
+    history: Sequence[Mapping[str, Any]], metric: str, split: str, tasks: Sequence[str] | None
+) -> dict[str, dict[int, float]]:
+    """Task to epoch (from 1) to value."""
+    lines: dict[str, dict[int, float]] = {} if tasks is None else {name: {} for name in tasks}
+    for row in history:
+        wanted = tasks is None or row["task"] in lines
+        if wanted and (row["split"], row["metric"]) == (split, metric):
+            lines.setdefault(row["task"], {})[row["epoch"] + 1] = row["value"]
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        known = sorted({f"{row['split']} {row['metric']}" for row in history})
+        raise InvalidInputError(
+            f"nothing to draw: the history has no {split} {metric}"
+            + ("" if tasks is None else f" of {list(tasks)}")
+            + f"; it has {', '.join(known) or 'no rows'}"
+        )
+    return lines
+
+
+def _median(lines: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    result = {}
+    for epoch in sorted({epoch for points in lines for epoch in points}):
+        values = [points[epoch] for points in lines if not math.isnan(points.get(epoch, math.nan))]
+        if values:
+            result[epoch] = float(np.median(values))
+    return result
+
+
+def _html(result: Result) -> str:
+    """What ``Result._repr_html_`` returns."""
+    head = sum(p.numel() for p in result.model.head.parameters())
+    encoder = sum(p.numel() for p in result.model.encoder.parameters())
+    about = {
+        "epochs": f"{result.epochs:,} in {result.seconds:.1f} s",
+        "kept": f"epoch {result.best_epoch + 1:,}",
+        "parameters": f"encoder {encoder:,}, head {head:,}",
+    }
+    rows = [
+        {
+            "task": row["task"],
+            "metric": row["metric"],
+            "test": row["value"],
+            "constant prediction": row["baseline"],
+        }
+        for row in result.table()
+    ]
+    tasks = len(result.model.tasks)
+    return panel(
+        f"Result: {tasks:,} {'task' if tasks == 1 else 'tasks'}",
+        facts(about),
+        table(rows[:MOST_ROWS], len(rows)),
+        _loss_curves(result),
+    )
+
+
+def _loss_curves(result: Result) -> Markup:
+    """Losses on both splits, side by side, as far as there are any."""
+    from matplotlib.figure import Figure
+
+    splits = [
+        split
+        for split in ("train", "validation")
+        if any((row["split"], row["metric"]) == (split, "loss") for row in result.history)
+    ]
+    if not splits:
+        return Markup()
+    with style():
+        figure = Figure(figsize=(4.4 * len(splits), 2.9))
+        for ax, split in zip(
+            figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True
+        ):
+            kept = None if result.best_epochs else result.best_epoch
+            plot_curves(result.history, ax, split=split, kept=kept)
+        return inline_svg(figure, "curves of the loss")

@@ -25,7 +25,7 @@ from qmtl.experiments._statistics import Estimate
 from qmtl.experiments._trainability import Case, GradientVariance
 from qmtl.plotting import COLOURS, inline_svg, save_figure, style
 from qmtl.tasks import Task
-from qmtl.training._curves import plot_curves
+from qmtl.training import plot_curves
 from tests.experiments.bench_samples import summary
 
 ROWS = {

@@ -5,7 +5,7 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError
-from qmtl.training._fit_rows import fit_rows
+from qmtl.training import fit_rows
 from tests.training.samples import QUIET, same_state, tiny_data, tiny_model
 
 SETTINGS = qmtl.TrainingSettings(max_epochs=3, batch_size=8, accelerator="cpu")

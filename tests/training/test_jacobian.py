@@ -10,8 +10,8 @@ from torch.nn.utils import prune
 from torchjd.aggregation import UPGrad
 
 import qmtl
-from qmtl.training import make_aggregator
-from qmtl.training._jacobian import SharedJacobian, SparseRows
+from qmtl.training import SharedJacobian, make_aggregator
+from qmtl.training._sparse_rows import SparseRows
 from tests.training.samples import QUIET
 
 MIXED = [

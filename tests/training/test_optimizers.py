@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qmtl.training import RowAdam, RowAdamW, RowSGD, TrainingSettings
-from qmtl.training._gradients import set_gradients
+from qmtl.training._jacobian import set_gradients
 from qmtl.training._optimizers import make_optimizer, make_schedule
 
 CASES = [

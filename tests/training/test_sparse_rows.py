@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmtl.training._jacobian import Places, SparseRows
+from qmtl.training._sparse_rows import Places, SparseRows
 
 
 @st.composite

@@ -1,10 +1,10 @@
-"""Curves against epochs."""
+"""Result: its curves against epochs."""
 
 import pytest
 from matplotlib.figure import Figure
 
 from qmtl.errors import InvalidInputError
-from qmtl.training._curves import plot_curves
+from qmtl.training import plot_curves
 
 
 def history(tasks, epochs=3, metric="loss", split="validation"):
