@@ -23,7 +23,7 @@ class RegisterEncoding:
         InvalidInputError: for sizes below 1, or wires in another number than the sizes' sum.
 
     Example:
-        >>> from qmtl.circuit.encodings import AngleEncoding
+        >>> from qmtl.circuit._encodings import AngleEncoding
         >>> gates = RegisterEncoding((2, 2), AngleEncoding(n_layers=1)).gates(4)
         >>> [str(gate) for gate in gates]
         ['RY(x[0]) 0', 'RY(x[1]) 1', 'CZ 0,1', 'RY(x[2]) 2', 'RY(x[3]) 3', 'CZ 2,3']

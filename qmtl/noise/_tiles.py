@@ -29,7 +29,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
         InvalidInputError: for a tile of fewer than 3 wires, where a ring and a line are the same.
 
     Example:
-        >>> from qmtl.circuit.gates import Gate
+        >>> from qmtl.circuit._gates import Gate
         >>> from qmtl.noise import Channel
         >>> error = ((Channel.depolarising(0.01, n_wires=2), (0, 1)),)
         >>> noise = tiled(DeviceNoise(gates={("CZ", (0, 1)): error}), tile=3, n_wires=9)

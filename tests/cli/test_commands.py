@@ -41,7 +41,7 @@ def test_train_with_settings_and_a_rival(qmtl, tmp_path):
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["seeds"]["training"] == 3
     assert environment["data_notes"] == []
-    recipe = package.training.recipe.read_recipe(folder / "recipe.toml")
+    recipe = package.experiments.read_recipe(folder / "recipe.toml")
     assert recipe.training.aggregator == "upgrad"
     assert recipe.training.seed == 3
     history = _table((folder / "metrics.csv").read_text())
@@ -71,10 +71,10 @@ def test_the_default_run_directory(qmtl, tmp_path):
     ],
 )
 def test_values_of_set(key, value, expected):
-    recipe = package.training.recipe.read_recipe("digits", [f"{key}={value}"])
+    recipe = package.experiments.read_recipe("digits", [f"{key}={value}"])
     section, name = key.split(".")[:2]
     assert getattr(getattr(recipe, section), name) == expected
-    assert package.training.recipe.recipe_from(_toml(recipe)) == recipe
+    assert package.experiments.recipe_from(_toml(recipe)) == recipe
 
 
 def _toml(recipe):
