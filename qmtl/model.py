@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._io import write_text
-from qmtl._model_files import read_model, write_model
+from qmtl._model_files import model_card, read_model, write_model
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
 from qmtl.heads import HEADS, Head, TaskRows, escaped, pop_part
@@ -322,8 +322,6 @@ class MultiTaskModel(nn.Module):
             title: of the card.
             metrics: task → metric → value to show, such as ``result.metrics["test"]``.
         """
-        from qmtl._model_card import model_card
-
         self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)
         write_text(Path(save_directory) / "README.md", card)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qmtl.circuit import (
     ENTANGLERS,
+    Angle,
     AngleEncoding,
     ExpectationZ,
     Gate,
@@ -19,7 +20,6 @@ from qmtl.circuit import (
     RealAmplitudes,
     RotationAnsatz,
 )
-from qmtl.circuit._gates import Angle
 from qmtl.tasks import Task
 
 __all__ = [

@@ -2,8 +2,7 @@
 
 import pytest
 
-from qmtl.experiments._recipe import read_recipe
-from qmtl.experiments._run import start_run
+from qmtl.experiments import read_recipe, start_run
 
 
 def _scores(metrics):

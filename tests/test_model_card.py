@@ -5,7 +5,7 @@ import torch
 import yaml
 
 import qmtl
-from qmtl._model_card import model_card
+from qmtl._model_files import model_card
 from qmtl.errors import ModelFileError
 
 

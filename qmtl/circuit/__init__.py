@@ -2,25 +2,51 @@
 
 from qmtl.circuit._ablations import count_live_weights, rebuilt, without_blocks, without_entanglers
 from qmtl.circuit._ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
-from qmtl.circuit._bit_strings import distribution_circuit, output_matrix
-from qmtl.circuit._catalogue import circuit_from_dict, list_designs, load_design
-from qmtl.circuit._counts import ParameterCount
-from qmtl.circuit._display import circuit_drawing, circuit_facts, task_rows
-from qmtl.circuit._drawing import draw_svg
-from qmtl.circuit._encodings import ENCODINGS, AngleEncoding, Encoding, IQPEncoding
+from qmtl.circuit._catalogue import (
+    Design,
+    design_from_toml,
+    list_designs,
+    load_design,
+    to_toml,
+)
+from qmtl.circuit._description import circuit_from_dict, circuit_to_dict
+from qmtl.circuit._drawing import circuit_drawing, circuit_facts, draw_svg, task_rows
+from qmtl.circuit._encodings import (
+    ENCODINGS,
+    AngleEncoding,
+    Encoding,
+    IQPEncoding,
+    RegisterEncoding,
+)
 from qmtl.circuit._entanglers import ENTANGLERS, entangler_edges, entangler_gates
-from qmtl.circuit._gates import DIAGONAL_GATES, ROTATIONS, Angle, Gate, Kind, PauliString
-from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._gates import (
+    DIAGONAL_GATES,
+    GATE_WIRES,
+    ROTATIONS,
+    Angle,
+    Gate,
+    Kind,
+    PauliString,
+)
+from qmtl.circuit._head_circuit import HeadCircuit, ParameterCount
 from qmtl.circuit._light_cone import LightCone, Walk, backward_cone, gates_by_wire
-from qmtl.circuit._readout import READOUTS, ExpectationZ, PauliStrings, Probabilities, Readout
-from qmtl.circuit._register_encoding import RegisterEncoding
-from qmtl.circuit._registers import Register, default_readout
-from qmtl.circuit._z_strings import (
+from qmtl.circuit._observables import (
     MAX_READ_WIRES,
+    distribution_circuit,
+    output_matrix,
     spanned_wires,
     task_strings,
     z_strings,
     z_strings_of,
+)
+from qmtl.circuit._readout import (
+    READOUTS,
+    ExpectationZ,
+    PauliStrings,
+    Probabilities,
+    Readout,
+    Register,
+    default_readout,
 )
 
 __all__ = [
@@ -28,12 +54,14 @@ __all__ = [
     "DIAGONAL_GATES",
     "ENCODINGS",
     "ENTANGLERS",
+    "GATE_WIRES",
     "MAX_READ_WIRES",
     "READOUTS",
     "ROTATIONS",
     "Angle",
     "AngleEncoding",
     "Ansatz",
+    "Design",
     "Encoding",
     "ExpectationZ",
     "Gate",
@@ -56,8 +84,10 @@ __all__ = [
     "circuit_drawing",
     "circuit_facts",
     "circuit_from_dict",
+    "circuit_to_dict",
     "count_live_weights",
     "default_readout",
+    "design_from_toml",
     "distribution_circuit",
     "draw_svg",
     "entangler_edges",
@@ -70,6 +100,7 @@ __all__ = [
     "spanned_wires",
     "task_rows",
     "task_strings",
+    "to_toml",
     "without_blocks",
     "without_entanglers",
     "z_strings",

@@ -1,20 +1,36 @@
-"""Drawings of head circuits, as text and as SVG, from one placement of gates in columns."""
+"""A head circuit to look at: drawings as text and as SVG, and tables of its counts and tasks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import islice
+from typing import Any
 
+from markupsafe import Markup
+
+from qmtl._html import drawing
 from qmtl.circuit._gates import Gate
 from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._readout import Register
 
-__all__ = ["draw_svg", "draw_text"]
+__all__ = ["circuit_drawing", "circuit_facts", "draw_svg", "draw_text", "task_rows"]
 
 # Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
 ENCODING_COLOUR = "#777"
+
+
 INK = "#222"
+
+
 ROW = 34  # pixels from wire to wire
+
+
 FAINT = ' opacity="0.2"'
+
+
 CHARACTER = 7  # pixels that a character takes
 
 
@@ -202,3 +218,75 @@ def _svg_mark(mark: str, x: int, y: int, colour: str) -> list[str]:
         f'fill="white" stroke="{colour}"/>',
         f'<text x="{x}" y="{y + 4}" fill="{INK}" text-anchor="middle">{escape(mark)}</text>',
     ]
+
+
+# A drawing of more wires than a screen holds is no drawing.
+MOST_WIRES = 24
+
+
+MOST_TASKS = 24
+
+
+def circuit_drawing(circuit: HeadCircuit) -> Markup:
+    """The circuit as SVG, or the first wires as text where there are too many for it."""
+    if circuit.n_wires > MOST_WIRES:
+        return drawing(draw_text(circuit))
+    svg = draw_svg(circuit).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+    return drawing(Markup(svg))
+
+
+def circuit_facts(circuit: HeadCircuit) -> dict[str, object]:
+    """Counts of the whole circuit, by name."""
+    count = circuit.count_parameters()
+    return {
+        "layout": circuit.layout,
+        "encoding": str(circuit.encoding),
+        "wires": circuit.n_wires,
+        "features": circuit.n_features,
+        "depth": circuit.depth,
+        "two-qubit gates": f"{circuit.two_qubit_gates:,} (depth {circuit.two_qubit_depth})",
+        "parameters": f"{count.total:,}: encoding {count.encoding:,}, tasks "
+        f"{sum(count.tasks.values()):,}, scales {count.scales:,}",
+    }
+
+
+def task_rows(circuit: HeadCircuit) -> list[dict[str, Any]]:
+    """A row for each of the first 24 tasks: its register, what is read, what it depends on.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> task_rows(HeadCircuit([Task.binary("a"), Task.binary("b")]))[0]["light cone"]
+        '4 wires: 0–3'
+    """
+    return [
+        _task_row(circuit, name, register)
+        for name, register in islice(circuit.registers.items(), MOST_TASKS)
+    ]
+
+
+def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, Any]:
+    cone = circuit.light_cone(name).wires
+    return {
+        "task": name,
+        "kind": register.task.kind,
+        "outputs": register.task.n_outputs,
+        "register": _span(register.wires),
+        "readout": "probabilities" if register.readout.is_probability else "⟨Z⟩",
+        "light cone": f"{_count(len(cone), 'wire')}: {_span(cone)}",
+        "weights": circuit.n_weights(name),
+    }
+
+
+def _span(wires: tuple[int, ...]) -> str:
+    """Wires as ranges: those of a ring may end at its last wire and go on at its first."""
+    parts: list[list[int]] = []
+    for wire in sorted(wires):
+        if parts and wire == parts[-1][1] + 1:
+            parts[-1][1] = wire
+        else:
+            parts.append([wire, wire])
+    return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,19 +1,19 @@
 """HeadCircuit: tasks, layout, encoding, task blocks and readouts as one circuit description."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from qmtl.circuit._ansatz import Ansatz, RotationAnsatz
-from qmtl.circuit._counts import ParameterCount, gate_depth
 from qmtl.circuit._encodings import AngleEncoding, Encoding
 from qmtl.circuit._gates import Gate
 from qmtl.circuit._light_cone import LightCone, backward_cone, gates_by_wire
-from qmtl.circuit._readout import Readout
-from qmtl.circuit._registers import (
+from qmtl.circuit._readout import (
     Layout,
+    Readout,
     Register,
     check_names,
     check_sizes,
@@ -24,7 +24,40 @@ from qmtl.circuit._registers import (
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["HeadCircuit"]
+__all__ = ["HeadCircuit", "ParameterCount", "gate_depth"]
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Trainable numbers of a head: the encoding's, each task's circuit weights, and the scales."""
+
+    encoding: int
+    tasks: dict[str, int]
+    scales: int
+
+    @property
+    def circuit(self) -> int:
+        """Circuit weights: the encoding's and all blocks'."""
+        return self.encoding + sum(self.tasks.values())
+
+    @property
+    def total(self) -> int:
+        """Circuit weights and one scale per task."""
+        return self.circuit + self.scales
+
+
+def gate_depth(circuits: Iterable[Sequence[Gate]], n_wires: int, *, two_qubit_only: bool) -> int:
+    """Layers of gates on disjoint wires, of all gates or the two-qubit ones, in the deepest."""
+    deepest = 0
+    for gates in circuits:
+        level = [0] * n_wires
+        for gate in gates:
+            step = 1 if len(gate.wires) == 2 or not two_qubit_only else 0
+            top = max(level[w] for w in gate.wires) + step
+            for w in gate.wires:
+                level[w] = top
+        deepest = max(deepest, *level)
+    return deepest
 
 
 class HeadCircuit:
@@ -262,13 +295,20 @@ class HeadCircuit:
         return draw_text(self, task, max_wires=max_wires)
 
     def _repr_html_(self) -> str:
-        from qmtl.circuit._display import circuit_html
+        from qmtl._html import facts, panel, table
+        from qmtl.circuit._drawing import circuit_drawing, circuit_facts, task_rows
 
-        return circuit_html(self)
+        return panel(
+            f"HeadCircuit: {len(self.tasks):,} task{'s' if len(self.tasks) > 1 else ''}, "
+            f"{self.n_wires:,} wire{'s' if self.n_wires > 1 else ''}",
+            circuit_drawing(self),
+            facts(circuit_facts(self)),
+            table(task_rows(self), len(self.tasks)),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description; `qmtl.circuit._catalogue.circuit_from_dict` reads it."""
-        from qmtl.circuit._catalogue import circuit_to_dict
+        """A JSON-able description; `qmtl.circuit.circuit_from_dict` reads it."""
+        from qmtl.circuit._description import circuit_to_dict
 
         return circuit_to_dict(self)
 

@@ -160,7 +160,7 @@ def backward_cone(
         encoding_by_wire: `gates_by_wire` of the encoding, to share between many cones.
 
     Example:
-        >>> from qmtl.circuit._encodings import AngleEncoding
+        >>> from qmtl.circuit import AngleEncoding
         >>> gates = AngleEncoding(n_layers=2).gates(100)
         >>> backward_cone(gates, [], [50, 51], diagonal=False).wires
         (48, 49, 50, 51, 52, 53)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmtl.cli.completion import complete_heads, complete_recipe
+from qmtl.cli._options import complete_heads, complete_recipe
+from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qmtl.experiments import Recipe
@@ -65,7 +66,6 @@ def bench(
 
     qmtl bench my.toml --grid training.learning_rate=0.003,0.01 --jobs 2 --out bench
     """
-    from qmtl.errors import InvalidInputError
     from qmtl.experiments import Workers, parse_grid, read_recipe
 
     overrides = [*(set_ or [])]

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli.completion import complete_design
+from qmtl.cli._options import complete_design
+from qmtl.cli._output import check_out, write_out
+from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["app"]
 
@@ -74,9 +76,6 @@ def export(
 
     Example: qmtl circuits export cz-ring --format svg --out cz-ring.svg
     """
-    from qmtl.cli.output import check_out, write_out
-    from qmtl.errors import unknown_name
-
     if format_ not in FORMATS:
         raise unknown_name("format", format_, FORMATS)
     check_out(out)
@@ -109,7 +108,6 @@ def _circuit(design: str, tasks: list[str] | None):  # type: ignore[no-untyped-d
 
 
 def _task(text: str):  # type: ignore[no-untyped-def]
-    from qmtl.errors import InvalidInputError, unknown_name
     from qmtl.tasks import Task
 
     name, _, rest = text.partition(":")

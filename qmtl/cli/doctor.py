@@ -1,13 +1,92 @@
 """``qmtl doctor``: versions, devices, extras, and what is missing."""
 
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import typer
 
+from qmtl._version import __version__
+
 if TYPE_CHECKING:
-    from qmtl.cli.requirements import Needed
+    from packaging.requirements import Requirement
 
 __all__ = ["doctor"]
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A requirement and the version that is installed.
+
+    Attributes:
+        name: of the package.
+        wanted: versions, such as ``>=2.6``.
+        installed: the version, or None.
+        extra: what asks for it; empty for the package itself.
+    """
+
+    name: str
+    wanted: str
+    installed: str | None
+    extra: str = ""
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``missing``, or ``unfit`` (another version is installed).
+
+        Example:
+            >>> Needed("torch", ">=2.6", "2.1").state
+            'unfit'
+        """
+        from packaging.specifiers import SpecifierSet
+
+        if self.installed is None:
+            return "missing"
+        fits = SpecifierSet(self.wanted).contains(self.installed, prereleases=True)
+        return "ok" if fits else "unfit"
+
+
+def declared() -> list[str]:
+    """Requirements of the installed package, as its metadata have them."""
+    return metadata.requires("qmtl") or []
+
+
+def needed(requirements: Iterable[str]) -> list[Needed]:
+    """Requirements with the installed versions, those of the package first, then by extra.
+
+    An extra that is made of others is left out.
+
+    Example:
+        >>> [n.extra for n in needed(["rich>=13", "no-such-thing>=1; extra == 'none'"])]
+        ['', 'none']
+    """
+    from packaging.requirements import Requirement
+
+    found = []
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.name == "qmtl":
+            continue
+        for extra in ("", *_extras_of(requirement)):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                wanted = str(requirement.specifier)
+                found.append(Needed(requirement.name, wanted, _installed(requirement.name), extra))
+                break
+    return sorted(found, key=lambda one: (one.extra, one.name.lower()))
+
+
+def _extras_of(requirement: "Requirement") -> list[str]:
+    """The extras that a requirement's marker names."""
+    return re.findall(r'extra == "([^"]+)"', str(requirement.marker or ""))
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def doctor() -> None:
@@ -19,8 +98,6 @@ def doctor() -> None:
     Example: qmtl doctor
     """
     from rich.console import Console
-
-    from qmtl.cli.requirements import declared, needed
 
     # Long paths and lists stay on one line, for reports of errors.
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -46,8 +123,6 @@ def _system() -> str:
     import sys
     from pathlib import Path
 
-    from qmtl._version import __version__
-
     return "\n".join(
         [
             f"qmtl {__version__} in {Path(__file__).parents[1]}",
@@ -57,14 +132,14 @@ def _system() -> str:
     )
 
 
-def _packages(core: "list[Needed]") -> str:
+def _packages(core: list[Needed]) -> str:
     width = max((len(one.name) for one in core), default=0)
     lines = [f"  {one.name:{width}}  {one.installed or '–':14} {one.wanted}" for one in core]
     marks = ["" if one.state == "ok" else f"  {one.state}" for one in core]
     return "\n".join(["packages", *(a + b for a, b in zip(lines, marks, strict=True))]) + "\n"
 
 
-def _extras(optional: "list[Needed]") -> str:
+def _extras(optional: list[Needed]) -> str:
     lines = ["extras"]
     names = sorted({one.extra for one in optional})
     width = max(map(len, names), default=0)
@@ -123,5 +198,5 @@ def _engine() -> tuple[str, bool]:
     return f"light cones: a first training step in {took:.2f} s, kernels included", works
 
 
-def _text(one: "Needed") -> str:
+def _text(one: Needed) -> str:
     return f"{one.name}{one.wanted}"

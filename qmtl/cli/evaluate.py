@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._output import show_metrics
+from qmtl.errors import unknown_name
+
 __all__ = ["evaluate"]
 
 
@@ -16,8 +19,6 @@ def evaluate(
 
     Example: qmtl evaluate runs/seed1 --split validation
     """
-    from qmtl.cli.tables import show_metrics
-    from qmtl.errors import unknown_name
     from qmtl.experiments import Run, build_data
     from qmtl.model import load
     from qmtl.training import baseline_metrics

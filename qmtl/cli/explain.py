@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli.completion import complete_recipe
+from qmtl.cli._options import complete_recipe
 
 __all__ = ["explain"]
 

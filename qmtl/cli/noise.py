@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qmtl.cli._options import parse_scales
+from qmtl.cli._output import make_folder
+from qmtl.errors import InvalidInputError
+
 if TYPE_CHECKING:
     from qmtl.experiments import NoiseSection
 
@@ -62,9 +66,6 @@ def noise(
 
     qmtl noise --study --one-qubit 0.0003 --two-qubit 0.003 --readout 0.01
     """
-    from qmtl.cli.numbers import parse_scales
-    from qmtl.cli.output import make_folder
-    from qmtl.errors import InvalidInputError
     from qmtl.experiments import run_robustness, run_study
 
     if (run is None) != study:
@@ -100,7 +101,6 @@ def _source(
     two_qubit: float,
     readout: float,
 ) -> "NoiseSection":
-    from qmtl.errors import InvalidInputError
     from qmtl.experiments import NoiseSection
 
     numbers = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}

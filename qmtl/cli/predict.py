@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._output import check_out, write_out
+from qmtl.errors import InvalidInputError
+
 __all__ = ["predict"]
 
 
@@ -24,9 +27,7 @@ def predict(
     import json
 
     from qmtl._io import as_csv
-    from qmtl.cli.output import check_out, write_out
     from qmtl.data import TableColumns, read_table
-    from qmtl.errors import InvalidInputError
     from qmtl.experiments import Run
     from qmtl.model import load
     from qmtl.training import prediction_rows

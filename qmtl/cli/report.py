@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._output import check_out
+
 __all__ = ["report"]
 
 
@@ -25,7 +27,6 @@ def report(
 
     qmtl report runs/quantum runs/linear --out comparison.html
     """
-    from qmtl.cli.output import check_out
     from qmtl.experiments import write_report
 
     default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")

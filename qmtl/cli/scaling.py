@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._options import parse_numbers
+from qmtl.cli._output import make_folder
+
 __all__ = ["scaling"]
 
 
@@ -41,8 +44,6 @@ def scaling(
 
     qmtl scaling --parts accuracy --data chestxray/nih1000 --seeds 5
     """
-    from qmtl.cli.numbers import parse_numbers
-    from qmtl.cli.output import make_folder
     from qmtl.experiments import AccuracySettings, ScalingSettings, run_scaling
 
     settings = ScalingSettings(

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli.completion import complete_head, complete_recipe
+from qmtl.cli._options import complete_head, complete_recipe
+from qmtl.cli._output import show_run
+from qmtl.errors import InvalidInputError
 
 __all__ = ["train"]
 
@@ -50,8 +52,6 @@ def train(
 
     qmtl train --resume runs/seed1
     """
-    from qmtl.cli.tables import show_run
-    from qmtl.errors import InvalidInputError
     from qmtl.experiments import is_first_process, read_recipe, resume_run, start_run
 
     if (recipe is None) == (resume is None):

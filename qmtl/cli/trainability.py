@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._options import parse_numbers
+from qmtl.cli._output import make_folder
+
 __all__ = ["trainability"]
 
 
@@ -28,8 +31,6 @@ def trainability(
 
     Example: qmtl trainability --wires 2,4,6,8 --layers 2,8 --samples 500 --out plateaus
     """
-    from qmtl.cli.numbers import parse_numbers
-    from qmtl.cli.output import make_folder
     from qmtl.experiments import TrainabilitySettings, run_trainability
 
     settings = TrainabilitySettings(

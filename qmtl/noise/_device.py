@@ -1,24 +1,27 @@
 """DeviceNoise: what a device does after each gate, while wires wait, and when they are read."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from qmtl._io import write_json
 from qmtl.circuit import Gate
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.noise._backend import read_calibration
-from qmtl.noise._channel import Channel, check_probability
-from qmtl.noise._coherent import CoherentError
+from qmtl.noise._channel import Channel, CoherentError, check_probability
 from qmtl.noise._schedule import Order, Timing
 
-__all__ = ["DeviceNoise"]
+__all__ = ["DeviceNoise", "noise_of_backend", "tiled"]
 
 FORMAT = "qmtl-noise"
+
+
 # Channels after a gate, each with the positions of its wires among the gate's.
 Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
+
+
 # Gates whose two wires may be given in either order.
 SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 
@@ -268,3 +271,110 @@ def _coherent(
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     first, second = map(float, values)
     return first, second
+
+
+Wires = tuple[int, ...]
+
+
+T = TypeVar("T")
+
+
+def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
+    """The noise of wires 0 to ``tile - 1``, repeated over `n_wires` wires.
+
+    Wire w has the noise of wire ``w % tile``. Gates between neighbouring tiles, from the last wire
+    of one to the first of the next, have the noise of the pair ``(tile - 1, 0)``; if that has none
+    of its own (the tile is a line, not a ring), they have that of pairs that `noise` does not name.
+
+    Args:
+        noise: of the tile.
+        tile: wires of it.
+        n_wires: wires wanted.
+
+    Raises:
+        InvalidInputError: for a tile of fewer than 3 wires, where a ring and a line are the same.
+
+    Example:
+        >>> from qmtl.circuit import Gate
+        >>> from qmtl.noise import Channel
+        >>> error = ((Channel.depolarising(0.01, n_wires=2), (0, 1)),)
+        >>> noise = tiled(DeviceNoise(gates={("CZ", (0, 1)): error}), tile=3, n_wires=9)
+        >>> len(noise.after(Gate("CZ", (6, 7)))), len(noise.after(Gate("CZ", (7, 8))))
+        (1, 0)
+    """
+    if tile < 3 or n_wires < 1:
+        raise InvalidInputError(f"a tile must have at least 3 wires, got {tile} (of {n_wires})")
+    starts = range(0, n_wires, tile)
+
+    def places(wires: Wires) -> Iterator[Wires]:
+        ring = sorted(wires) == [0, tile - 1]
+        for start in starts if max(wires) < tile else ():
+            # The low end of a pair across the border lies in the next tile.
+            moved = tuple(start + w + (tile if ring and w == 0 else 0) for w in wires)
+            if ring and start + tile == n_wires:
+                moved = tuple(w % n_wires for w in moved)
+            if max(moved) < n_wires:
+                yield moved
+
+    def spread(values: dict[int, T]) -> dict[int, T]:
+        return {w: values[w % tile] for w in range(n_wires) if w % tile in values}
+
+    timing = noise.timing
+    if timing is not None:
+        durations: dict[str | tuple[str, Wires], float] = {}
+        for key, seconds in timing.durations.items():
+            if isinstance(key, str):
+                durations[key] = seconds
+            else:
+                durations |= {(key[0], moved): seconds for moved in places(key[1])}
+        relaxation = spread(dict(timing.relaxation))
+        timing = Timing(durations, relaxation, timing.others, timing.order)
+    return DeviceNoise(
+        noise.one_wire,
+        noise.two_wire,
+        {
+            (name, moved): channels
+            for (name, wires), channels in noise.gates.items()
+            for moved in places(wires)
+        },
+        noise.readout,
+        spread(dict(noise.readouts)),
+        {
+            key if isinstance(key, str) else (key[0], moved): error
+            for key, error in noise.coherent.items()
+            for moved in ([()] if isinstance(key, str) else places(key[1]))
+        },
+        timing,
+    )
+
+
+def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> DeviceNoise:
+    """The noise of a fake IBM backend, wire i on qubit i; repeated where wires are more.
+
+    Args:
+        name: such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
+        n_wires: of the circuit.
+        relaxation: whether wires relax; without, gates depolarise by their reported error.
+
+    Raises:
+        InvalidInputError: for an unknown name, or if qiskit-ibm-runtime is not installed.
+    """
+    try:
+        from qiskit_ibm_runtime import fake_provider
+    except ImportError:
+        raise InvalidInputError(
+            f"the noise of backend {name!r} needs qiskit-ibm-runtime: pip install "
+            f"qiskit-ibm-runtime, or give noise as a file or as numbers"
+        ) from None
+    known = {
+        entry.backend_name: entry
+        for key, entry in vars(fake_provider).items()
+        if key.startswith("Fake") and isinstance(getattr(entry, "backend_name", None), str)
+    }
+    if name not in known:
+        raise unknown_name("backend", name, sorted(known))
+    backend = known[name]()
+    n_qubits = backend.target.num_qubits
+    if n_wires <= n_qubits:
+        return DeviceNoise.from_backend(backend, range(n_wires), relaxation=relaxation)
+    return tiled(DeviceNoise.from_backend(backend, relaxation=relaxation), n_qubits, n_wires)

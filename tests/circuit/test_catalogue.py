@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmtl.circuit import (
+    Angle,
     AngleEncoding,
+    Design,
     ExpectationZ,
     Gate,
     HeadCircuit,
@@ -21,9 +23,6 @@ from qmtl.circuit import (
     Probabilities,
     RealAmplitudes,
     RotationAnsatz,
-)
-from qmtl.circuit._catalogue import (
-    Design,
     circuit_from_dict,
     circuit_to_dict,
     design_from_toml,
@@ -31,7 +30,6 @@ from qmtl.circuit._catalogue import (
     load_design,
     to_toml,
 )
-from qmtl.circuit._gates import Angle
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator
 from qmtl.tasks import Task
@@ -210,7 +208,7 @@ def test_installed_designs_come_first(monkeypatch, tmp_path):
     (tmp_path / "circuits").mkdir()
     text = to_toml(load_design("iqp")).replace('"iqp"', '"mine"')
     (tmp_path / "circuits" / "mine.toml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("qmtl.circuit._catalogue._designs.files", lambda package: tmp_path)
+    monkeypatch.setattr("qmtl.circuit._catalogue.files", lambda package: tmp_path)
     assert list_designs() == ["mine"]
     assert load_design("mine").encoding == IQPEncoding()
 

@@ -3,8 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from qmtl.circuit import Angle, Gate, PauliString
-from qmtl.circuit._gates import DIAGONAL_GATES, GATE_WIRES
+from qmtl.circuit import DIAGONAL_GATES, GATE_WIRES, Angle, Gate, PauliString
 from qmtl.errors import InvalidInputError
 from tests.laws import dense_state
 

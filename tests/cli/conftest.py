@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from qmtl.experiments._recipe import read_recipe
-from qmtl.experiments._run import start_run
+from qmtl.experiments import read_recipe, start_run
 from tests.cli.command import TINY, Command
 
 

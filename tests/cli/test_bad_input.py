@@ -9,8 +9,7 @@ import torch
 import qmtl as package
 from qmtl.data import from_arrays
 from qmtl.errors import ModelFileError, QmtlError, RecipeError, RunDirectoryError
-from qmtl.experiments._recipe import read_recipe
-from qmtl.experiments._run import Run, resume_run, start_run
+from qmtl.experiments import Run, read_recipe, resume_run, start_run
 from tests.cli.command import TABLE_RECIPE, TINY, settings, write_table
 
 Task = package.Task

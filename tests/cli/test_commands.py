@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qmtl as package
-from qmtl.cli.tables import show_metrics
+from qmtl.cli._output import show_metrics
 from tests.cli.command import TABLE_RECIPE, settings, write_table
 
 FILES = [

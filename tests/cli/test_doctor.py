@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from qmtl.cli import doctor, requirements
-from qmtl.cli.requirements import needed
+from qmtl.cli import doctor
+from qmtl.cli.doctor import needed
 
 
 def test_a_healthy_installation(qmtl, monkeypatch):
     monkeypatch.setattr(
-        requirements, "declared", lambda: ["torch>=2.6", "no-such-thing>=1; extra == 'odd'"]
+        doctor, "declared", lambda: ["torch>=2.6", "no-such-thing>=1; extra == 'odd'"]
     )
     shown = qmtl.good("doctor")
     lines = shown.splitlines()
@@ -26,7 +26,7 @@ def test_a_healthy_installation(qmtl, monkeypatch):
 
 
 def test_something_that_cannot_be_done_without(qmtl, monkeypatch):
-    monkeypatch.setattr(requirements, "declared", lambda: ["no-such-thing>=1", "torch>=99"])
+    monkeypatch.setattr(doctor, "declared", lambda: ["no-such-thing>=1", "torch>=99"])
     answer = qmtl("doctor")
     assert answer.code == 1
     assert "no-such-thing>=1 is missing: pip install 'no-such-thing>=1'" in answer.out
@@ -35,7 +35,7 @@ def test_something_that_cannot_be_done_without(qmtl, monkeypatch):
 
 
 def test_an_engine_that_does_not_work(qmtl, monkeypatch):
-    monkeypatch.setattr(requirements, "declared", list)
+    monkeypatch.setattr(doctor, "declared", list)
     monkeypatch.setattr("qmtl.heads.QuantumHead", lambda *a, **k: 1 / 0)
     answer = qmtl("doctor")
     assert answer.code == 1
@@ -43,7 +43,7 @@ def test_an_engine_that_does_not_work(qmtl, monkeypatch):
 
 
 def test_without_torch(qmtl, monkeypatch):
-    monkeypatch.setattr(requirements, "declared", list)
+    monkeypatch.setattr(doctor, "declared", list)
     monkeypatch.setitem(sys.modules, "torch", None)
     answer = qmtl("doctor")
     assert answer.code == 1
@@ -71,7 +71,7 @@ def test_what_does_not_apply_is_left_out():
 
 
 def test_the_metadata_of_the_package_can_be_read():
-    found = needed(requirements.declared())
+    found = needed(doctor.declared())
     assert {"torch", "pennylane"} <= {one.name for one in found if not one.extra}
     assert {"ibm", "text", "ray"} <= {one.extra for one in found}
     assert doctor._extras([one for one in found if one.extra]).startswith("extras")

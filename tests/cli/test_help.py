@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from qmtl.cli import app
-from qmtl.cli.completion import HEADS, complete_design, complete_recipe
+from qmtl.cli._options import HEADS, complete_design, complete_recipe
 from tests.cli.command import SCRIPT
 
 ROOT = typer.main.get_command(app)
@@ -78,8 +78,8 @@ def test_the_shell_completes(words, expected):
 
 
 def test_what_is_completed_is_what_is_there():
-    from qmtl.circuit._catalogue import list_designs
-    from qmtl.experiments._recipe import built_in_recipes
+    from qmtl.circuit import list_designs
+    from qmtl.experiments import built_in_recipes
     from qmtl.heads import HEAD_TYPES
 
     assert complete_recipe("") == built_in_recipes()
@@ -89,7 +89,7 @@ def test_what_is_completed_is_what_is_there():
 
 def test_completion_imports_nothing_heavy():
     code = (
-        "import sys; from qmtl.cli.completion import *; complete_recipe(''); complete_design('');"
+        "import sys; from qmtl.cli._options import *; complete_recipe(''); complete_design('');"
         "print([m for m in ('torch', 'numpy', 'pytorch_lightning') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from qiskit.quantum_info import PTM
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
 from qiskit_aer.noise import NoiseModel
 
-from qmtl.circuit._gates import Angle, Gate
+from qmtl.circuit import Angle, Gate
 from qmtl.errors import InvalidInputError
 from qmtl.noise import DeviceNoise, tiled
 from tests.noise.backends import cut, ring

@@ -5,8 +5,7 @@ import json
 import pytest
 from hypothesis import given
 
-from qmtl.circuit import Gate
-from qmtl.circuit._gates import Angle
+from qmtl.circuit import Angle, Gate
 from qmtl.errors import InvalidInputError
 from qmtl.noise import Channel, DeviceNoise
 from tests.noise.reference import gate_channels, noises

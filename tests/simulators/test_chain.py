@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmtl.circuit import (
+    Angle,
     AngleEncoding,
     ExpectationZ,
     Gate,
@@ -20,7 +21,6 @@ from qmtl.circuit import (
     RotationAnsatz,
     distribution_circuit,
 )
-from qmtl.circuit._gates import Angle
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder

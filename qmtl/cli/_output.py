@@ -1,22 +1,65 @@
-"""Tables on the terminal."""
+"""What commands write: files, metrics as tables, a finished run."""
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+from qmtl._io import write_text
+from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-__all__ = ["show_metrics", "show_run"]
+__all__ = ["check_out", "make_folder", "show_metrics", "show_run", "write_out"]
+
+
+def check_out(out: Path | None) -> None:
+    """Raise if a file cannot be written there, before any work is done for it.
+
+    Raises:
+        InvalidInputError: it is a folder, or its folder does not exist.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise InvalidInputError(f"--out: {out} is a folder; give the name of a file")
+    if not out.parent.is_dir():
+        raise InvalidInputError(f"--out: there is no folder {out.parent}")
+
+
+def make_folder(out: Path) -> None:
+    """Make a folder for several files, unless it is there.
+
+    Raises:
+        InvalidInputError: there is a file of that name.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InvalidInputError(f"--out: {out} is a file; give the name of a folder") from None
+
+
+def write_out(out: Path | None, content: str) -> None:
+    """Write a file, or to standard output."""
+    if out is None:
+        print(content, end="")
+    else:
+        write_text(out, content)
+        print(f"wrote {out}", file=sys.stderr)
+
 
 Metrics = Mapping[str, Mapping[str, float]]
+
+
 HIGHER_IS_WORSE = ("mse", "mae", "ece")
 
 
 def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:
     """One row per task and metric: the model's value, then those of `others` by column."""
+    from rich.console import Console
+    from rich.table import Table
+
     # Names of tasks and paths are the user's: a [/b] or a :b: in them is no markup.
     console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qmtl.circuit._ansatz import ANSATZE, Ansatz
-from qmtl.circuit._catalogue._parts import (
+from qmtl.circuit._description import (
     NO_CLASSES,
     Classes,
     build_part,
@@ -20,7 +20,7 @@ from qmtl.circuit._catalogue._parts import (
 )
 from qmtl.circuit._encodings import ENCODINGS, Encoding
 from qmtl.circuit._head_circuit import HeadCircuit
-from qmtl.circuit._registers import Layout
+from qmtl.circuit._readout import Layout
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
@@ -74,7 +74,7 @@ class Design:
 
 def _folder() -> Traversable:
     installed = files("qmtl") / "circuits"
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "circuits"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
 
 
 def list_designs() -> list[str]:
