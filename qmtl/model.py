@@ -452,6 +452,11 @@ def _join_scales(
 
 def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
     kind = description[part]["type"]
+    if kind in ("SeparateEncoders", "SeparateHeads"):
+        raise InvalidInputError(
+            f"version 0.1 saved single-task models side by side, as {kind}; now each is a model of "
+            f"its own: train it on data.subset([task]) and save it by itself"
+        )
     if kind not in known:
         raise unknown_name(part, kind, known)
     return known[kind]

@@ -13,10 +13,12 @@ import safetensors.torch
 import torch
 
 import qmtl
+from qmtl.errors import ModelFileError
 from qmtl.heads import HEAD_TYPES
 
 HERE = Path(__file__).parent
 DESCRIPTIONS = json.loads((HERE / "models_of_0_1.json").read_text())
+SIDE_BY_SIDE = ("single-task", "single-task quantum")
 TENSORS = safetensors.torch.load_file(HERE / "models_of_0_1.safetensors")
 
 
@@ -25,17 +27,28 @@ def of_kind(kind, what):
     return {key.removeprefix(start): v for key, v in TENSORS.items() if key.startswith(start)}
 
 
-def test_every_head_type_is_there():
-    assert set(DESCRIPTIONS) == {*HEAD_TYPES, "single-task quantum"}
-
-
-@pytest.mark.parametrize("kind", DESCRIPTIONS)
-def test_loads_predicts_and_saves_the_same(kind, tmp_path):
+def write(kind, folder):
     weights = safetensors.torch.save(of_kind(kind, "weights"))
     digest = hashlib.sha256(weights).hexdigest()
-    (tmp_path / "model.safetensors").write_bytes(weights)
+    (folder / "model.safetensors").write_bytes(weights)
     description = DESCRIPTIONS[kind] | {"weights_sha256": digest}
-    (tmp_path / "model.json").write_text(json.dumps(description))
+    (folder / "model.json").write_text(json.dumps(description))
+
+
+def test_every_head_type_is_there():
+    assert set(DESCRIPTIONS) == {*HEAD_TYPES, *SIDE_BY_SIDE}
+
+
+@pytest.mark.parametrize("kind", SIDE_BY_SIDE)
+def test_models_side_by_side_say_what_took_their_place(kind, tmp_path):
+    write(kind, tmp_path)
+    with pytest.raises(ModelFileError, match=r"train it on data\.subset\(\[task\]\)"):
+        qmtl.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", HEAD_TYPES)
+def test_loads_predicts_and_saves_the_same(kind, tmp_path):
+    write(kind, tmp_path)
     model = qmtl.load(tmp_path)
     predictions = model.predict(TENSORS["inputs"])
     assert predictions.keys() == of_kind(kind, "predictions").keys()

@@ -4,8 +4,6 @@ from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model
 from ._hardware_plots import plot_measured as plot_measured
-from ._noise_section import NoiseSection as NoiseSection
-from ._noise_section import with_noise as with_noise
 from ._prediction_plots import plot_confusion as plot_confusion
 from ._recipe import Recipe as Recipe
 from ._recipe import built_in_recipes as built_in_recipes
@@ -44,3 +42,5 @@ from ._trainability import cases as cases
 from ._trainability import gradient_variance as gradient_variance
 from ._trainability_plots import plot_variance as plot_variance
 from ._trainability_run import run_trainability as run_trainability
+from ._training_section import NoiseSection as NoiseSection
+from ._training_section import with_noise as with_noise

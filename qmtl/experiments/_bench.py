@@ -5,14 +5,13 @@ from pathlib import Path
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._build import build_model
 from qmtl.experiments._cells import CellResult, CellStore, Failure
 from qmtl.experiments._grid import PROBE, Cell, Setting, cell_of, fingerprint, settings_of
-from qmtl.experiments._recipe import Recipe
+from qmtl.experiments._recipe import Recipe, RivalType
+from qmtl.experiments._rivals import check_rival
 from qmtl.experiments._run_cell import cell_data
 from qmtl.experiments._summary import BenchSummary, HeadScores, choose_setting
 from qmtl.experiments._sweep import Record, Report, Workers, run_cells
-from qmtl.training import check_fit
 
 __all__ = ["bench"]
 
@@ -51,7 +50,7 @@ def bench(
     plan = _Plan(recipe)
     store, workers = CellStore(Path(out) / "cells"), workers or Workers()
     records = run_cells(plan.search(), store, workers, report)
-    chosen = {head: plan.choose(head, records) for head in plan.heads}
+    chosen: dict[str, Setting | None] = {h: plan.choose(h, records) for h in plan.heads}
     records |= run_cells(plan.rest(chosen), store, workers, report)
     heads = [plan.scores(head, setting, records) for head, setting in chosen.items()]
     return BenchSummary(
@@ -70,7 +69,7 @@ class _Plan:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.heads: list[str] = list(dict.fromkeys(recipe.bench.heads))
+        self.heads: list[RivalType] = list(dict.fromkeys(recipe.bench.heads))
         self.settings = settings_of(recipe.bench.grid)
         # There is nothing to choose among one setting.
         searched = recipe.bench.search_seeds if len(self.settings) > 1 else recipe.bench.seeds
@@ -85,10 +84,7 @@ class _Plan:
         for head in self.heads:
             for setting in self.settings:
                 cell = self.cell(head, 0, setting)
-            model = build_model(cell.recipe, data)
-            check_fit(model, data, cell.recipe.training)
-            # A circuit that is too large says so when it is first simulated.
-            model.predict(data.train.inputs[:1])
+            check_rival(cell.recipe, data, head)
 
     def cell(self, head: str, seed: int, setting: Setting) -> Cell:
         return cell_of(self.recipe, head, seed, setting, self.data[seed])

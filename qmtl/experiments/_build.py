@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from qmtl import data as sources
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
-from qmtl.encoders import SeparateEncoders
-from qmtl.experiments._noise_section import with_noise
 from qmtl.experiments._recipe import Recipe
-from qmtl.heads import HeadType, SeparateHeads, build_head
+from qmtl.experiments._training_section import with_noise
+from qmtl.heads import HeadType, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 from qmtl.training import DataSection, build_encoder
@@ -56,18 +53,12 @@ def build_model(
     """The recipe's model for these data, or the same with another head.
 
     The encoder is the same for all heads but in its last layer, which gives the features that the
-    head takes. ``single-task`` has an encoder per task; `qmtl.fit` trains its parts one by one.
+    head takes.
     """
     circuit = build_circuit(recipe, data.tasks)
     options = with_noise(recipe.head.options(), recipe.training, circuit)
     head = build_head(head_type or recipe.head.type, circuit, options)
-    encoder: nn.Module
-    if isinstance(head, SeparateHeads):
-        widths: list[Any] = [own.n_features for own in head.heads]
-        encoder = SeparateEncoders([build_encoder(recipe.encoder, data, width) for width in widths])
-    else:
-        encoder = build_encoder(recipe.encoder, data, head.n_features)
-    return MultiTaskModel(encoder, head)
+    return MultiTaskModel(build_encoder(recipe.encoder, data, head.n_features), head)
 
 
 def _load_data(section: DataSection) -> MultiTaskData:

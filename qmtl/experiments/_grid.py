@@ -12,7 +12,7 @@ import numpy as np
 from qmtl._version import __version__
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._recipe import Recipe
+from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.heads import HeadType
 
 __all__ = ["PROBE", "Cell", "Setting", "cell_of", "fingerprint", "settings_of"]
@@ -102,7 +102,7 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
                 f"grid: {key!r} is not for a grid: heads and seeds have options of their own"
             )
     values = {**dict.fromkeys(SEED_KEYS, seed), **setting, "compare": []}
-    if head != PROBE:
+    if head not in (PROBE, SINGLE_TASK):
         values["head.type"] = cast(HeadType, head)
     return Cell(recipe.with_values(values), head, seed, setting, data)
 

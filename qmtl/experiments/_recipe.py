@@ -8,14 +8,28 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from qmtl.errors import RecipeError, unknown_name
-from qmtl.experiments._noise_section import TrainingSection
+from qmtl.experiments._training_section import TrainingSection
 from qmtl.heads import HeadOptions, HeadType
 from qmtl.training import DataSection, EncoderSection, LoggingSection, Section, Seed
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
+
+
+SINGLE_TASK: Literal["single-task"] = "single-task"
+RivalType = Literal[HeadType, "single-task"]
+
+
+def _one_model(value: Any) -> Any:
+    if value == SINGLE_TASK:
+        raise ValueError(
+            "single-task models are not one model; compare with them by compare = "
+            "['single-task'], or by qmtl bench --heads single-task,..., and train one of them "
+            "by data.tasks = ['its name'] with head.type = 'linear'"
+        )
+    return value
 
 
 class HeadSection(Section):
@@ -28,11 +42,12 @@ class HeadSection(Section):
         initial: of the heads that have a circuit.
         width: (fixed-width, shared-vqc) features of the representation.
         rank: (low-rank) width of the bottleneck; None for the closest parameter count.
-        single_task: (single-task) the head of each task's own model.
+        single_task: the head of each single-task model that a comparison trains: ``linear``, on a
+            representation as wide as the shared one, or ``quantum``, on the task's own register.
         seed: of the initial weights.
     """
 
-    type: HeadType = "quantum"
+    type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
     simulator: str = "lightcone"
     angle_map: Literal["tanh", "narrow", "identity"] = "tanh"
     initial: Literal["normal", "equator"] = "normal"
@@ -43,7 +58,7 @@ class HeadSection(Section):
 
     def options(self) -> HeadOptions:
         """All but the type, as `qmtl.heads.build_head` takes them."""
-        return HeadOptions(**self.model_dump(exclude={"type"}))
+        return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
 
 
 class CircuitSection(Section):
@@ -57,7 +72,7 @@ class BenchSection(Section):
     """What ``qmtl bench`` compares; a single run takes no notice of it.
 
     Attributes:
-        heads: types of heads, each trained on every seed.
+        heads: types of heads, or ``single-task``, each trained on every seed.
         seeds: number of seeds; seed ``s`` sets those of data, encoder, head and training to ``s``.
         search_seeds: the setting of each head is chosen on the validation splits of so many
             seeds, the first ones; the other seeds run with the chosen setting only.
@@ -66,7 +81,7 @@ class BenchSection(Section):
         grid: recipe key to values; every head tries every combination of them.
     """
 
-    heads: list[HeadType] = Field(
+    heads: list[RivalType] = Field(
         ["quantum", "linear", "local-cone", "local-register"], min_length=1
     )
     seeds: int = Field(5, ge=1)
@@ -104,7 +119,7 @@ class Recipe(Section):
     circuit: CircuitSection = CircuitSection()
     training: TrainingSection = TrainingSection()
     logging: LoggingSection = LoggingSection()
-    compare: list[HeadType] = Field(default_factory=list)
+    compare: list[RivalType] = Field(default_factory=list)
     bench: BenchSection = BenchSection()
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":

@@ -43,8 +43,7 @@ def curve_figures(runs: Sequence[RunContent]) -> list[list[Shown]]:
     """For each of losses and main metrics, a figure per run that has it, on one scale."""
     panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
     for content in runs:
-        single = content.run.recipe.head.type == "single-task"
-        kept = None if single else int(content.run.results["best_epoch"])
+        kept = int(content.run.results["best_epoch"])
         for split, metric, tasks in _wanted(content):
             draw = _curve(content, split, metric, tasks, kept)
             panels.setdefault((split, metric), {})[content.label] = draw
@@ -67,7 +66,7 @@ def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _curve(
-    content: RunContent, split: str, metric: str, tasks: Sequence[str], kept: int | None
+    content: RunContent, split: str, metric: str, tasks: Sequence[str], kept: int
 ) -> "Callable[[Axes], Axes]":
     return lambda ax: plot_curves(
         content.history, ax, metric=metric, split=split, tasks=tasks, kept=kept

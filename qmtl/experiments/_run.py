@@ -23,6 +23,7 @@ from qmtl.data import MultiTaskData
 from qmtl.errors import RunDirectoryError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
+from qmtl.experiments._rivals import Trained, train_rival
 from qmtl.model import MultiTaskModel
 from qmtl.training import (
     LAST,
@@ -160,10 +161,7 @@ def _train(
             log.write_result(result)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
-    rivals: dict[str, Result] = {
-        head: fit(build_model(recipe, data, head), data, recipe.training, progress=False)
-        for head in recipe.compare
-    }
+    rivals: dict[str, Trained] = {head: train_rival(recipe, data, head) for head in recipe.compare}
     results = _results(result, rivals)
     if is_first_process():
         write_text(folder / "metrics.csv", as_csv(result.history))
@@ -179,13 +177,13 @@ def _train(
     return Run(folder, recipe, results)
 
 
-def _results(result: Result, rivals: Mapping[str, Result]) -> dict[str, Any]:
+def _results(result: Result, rivals: Mapping[str, Trained]) -> dict[str, Any]:
     return {
         "metrics": result.metrics,
         "baselines": result.baselines,
         "rivals": {head: rival.metrics for head, rival in rivals.items()},
         "parameters": _parameters(result.model)
-        | {f"{head} head": _parameters(rival.model)["head"] for head, rival in rivals.items()},
+        | {f"{head} head": rival.head_parameters for head, rival in rivals.items()},
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,

@@ -3,27 +3,26 @@
 import math
 import os
 import platform
-import statistics
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from qmtl.data import MultiTaskData
-from qmtl.experiments._build import build_data, build_model
+from qmtl.experiments._build import build_data
 from qmtl.experiments._cells import CellResult, CellStore, Failure
 from qmtl.experiments._grid import PROBE, Cell
 from qmtl.experiments._probe import linear_probe
-from qmtl.experiments._recipe import Recipe, recipe_from
+from qmtl.experiments._recipe import Recipe, RivalType, recipe_from
+from qmtl.experiments._rivals import train_rival
 from qmtl.tasks import METRICS, metric_names
-from qmtl.training import Result, StepTimes, baseline_metrics, fit, is_separate
+from qmtl.training import baseline_metrics
 
 __all__ = ["cell_data", "run_cell"]
 
@@ -89,29 +88,16 @@ def _load(recipe: str) -> MultiTaskData:
 
 def _train(cell: Cell) -> dict[str, Any]:
     data = cell_data(cell.recipe, cell.seed)
-    times = StepTimes()
-    model = build_model(cell.recipe, data)
-    result = fit(model, data, cell.recipe.training, progress=False, callbacks=[times])
-    return _scores(data, result) | {
-        "head_parameters": _trainable(result.model.head),
-        "total_parameters": _trainable(result.model),
-        "best_epoch": 1
-        + statistics.fmean((result.best_epochs or {"": result.best_epoch}).values()),
-        "seconds": result.seconds,
-        "step_seconds": times.median * _models_per_step(result, data),
-    }
-
-
-def _models_per_step(result: Result, data: MultiTaskData) -> int:
-    """On mixed batches, single-task models need a step each to see what others see in one."""
-    return len(data.tasks) if is_separate(result.model) and not data.is_disjoint else 1
-
-
-def _scores(data: MultiTaskData, result: Result) -> dict[str, Any]:
+    trained = train_rival(cell.recipe, data, cast(RivalType, cell.head))
     return {
-        "validation": _without_loss(result.metrics["validation"]),
-        "test": _without_loss(result.metrics["test"]),
-        "baseline": result.baselines["test"],
+        "validation": _without_loss(trained.metrics["validation"]),
+        "test": _without_loss(trained.metrics["test"]),
+        "baseline": trained.baselines["test"],
+        "head_parameters": trained.head_parameters,
+        "total_parameters": trained.total_parameters,
+        "best_epoch": trained.best_epoch,
+        "seconds": trained.seconds,
+        "step_seconds": trained.step_seconds,
     } | _facts(data)
 
 
@@ -145,10 +131,6 @@ def _without_loss(metrics: Metrics) -> Metrics:
         task: {name: value for name, value in values.items() if name != "loss"}
         for task, values in metrics.items()
     }
-
-
-def _trainable(*modules: nn.Module) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad)
 
 
 def _environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class AccuracySettings:
     """What is trained, and with which budget: the same for every head.
 
     Attributes:
-        heads: of `qmtl.heads.HEAD_TYPES`, but single-task, which is no multi-task model.
+        heads: of `qmtl.heads.HEAD_TYPES`.
         seeds: how many, from 0; a seed sets splits, task order, initial weights and batches.
         head_learning_rates: tried for every head; one is chosen per head and number of tasks by
             the mean of the metric on the validation split.
@@ -45,10 +45,9 @@ class AccuracySettings:
     most_tasks: int = 32
 
     def __post_init__(self) -> None:
-        known = [name for name in HEAD_TYPES if name != "single-task"]
         for head in self.heads:
-            if head not in known:
-                raise unknown_name("head:", head, known)
+            if head not in HEAD_TYPES:
+                raise unknown_name("head:", head, HEAD_TYPES)
         for name in ("heads", "seeds", "head_learning_rates"):
             if not getattr(self, name):
                 raise InvalidInputError(f"{name}: expected at least one, got {getattr(self, name)}")

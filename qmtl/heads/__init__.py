@@ -9,14 +9,24 @@ from qmtl.heads._linear import LinearHead, LocalLinearHead
 from qmtl.heads._low_rank import LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
-from qmtl.heads._separate import WHOLE_HEADS, SeparateHeads
 from qmtl.heads._task_rows import TaskRows, escaped, pop_part
 
 __all__ = [
     "HEADS", "HEAD_TYPES", "INITIAL_STD", "Head", "HeadOptions", "HeadType", "LinearHead",
-    "LocalLinearHead", "LowRankLinearHead", "QuantumHead", "SeparateHeads", "SharedVQCHead",
+    "LocalLinearHead", "LowRankLinearHead", "QuantumHead", "SharedVQCHead",
     "TaskRows", "VQCPerTaskHead", "block_weights", "build_head", "escaped", "head_parameters",
     "pop_part",
 ]  # fmt: skip
 
-HEADS: dict[str, Any] = {**WHOLE_HEADS, "SeparateHeads": SeparateHeads}
+# By the names that saved models know them by.
+HEADS: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        QuantumHead,
+        LinearHead,
+        LocalLinearHead,
+        LowRankLinearHead,
+        VQCPerTaskHead,
+        SharedVQCHead,
+    )
+}

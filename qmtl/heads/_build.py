@@ -24,7 +24,6 @@ from qmtl.heads._peers import (
     vqc_per_task_count,
 )
 from qmtl.heads._quantum import QuantumHead
-from qmtl.heads._separate import SeparateHeads
 from qmtl.simulators import Simulator
 
 __all__ = ["HEAD_TYPES", "HeadOptions", "HeadType", "build_head", "head_parameters"]
@@ -36,7 +35,6 @@ HeadType = Literal[
     "local-cone",
     "low-rank",
     "fixed-width",
-    "single-task",
     "vqc-per-task",
     "shared-vqc",
     "quantum-no-block",
@@ -59,12 +57,10 @@ class HeadOptions:
             head in its default design.
         rank: (low-rank) width of the bottleneck; None for the rank, and a bias or none, with a
             parameter count closest to the quantum head's.
-        single_task: (single-task) the head of each model: ``"linear"`` on a representation as wide
-            as the shared one, or ``"quantum"`` on the task's own register alone.
         seed: of the initial weights; None draws it from torch's global generator.
 
     Raises:
-        InvalidInputError: for a width or rank below 1, or another single-task head.
+        InvalidInputError: for a width or rank below 1.
 
     Example:
         >>> HeadOptions(width=4).rank is None
@@ -76,15 +72,12 @@ class HeadOptions:
     initial: str = "normal"
     width: int = 8
     rank: int | None = None
-    single_task: Literal["linear", "quantum"] = "linear"
     seed: int | None = None
 
     def __post_init__(self) -> None:
         check_width(self.width, "width")
         if self.rank is not None:
             check_width(self.rank, "rank")
-        if self.single_task not in ("linear", "quantum"):
-            raise unknown_name("single_task head", self.single_task, ["linear", "quantum"])
 
     @property
     def of_circuits(self) -> dict[str, Any]:
@@ -105,8 +98,7 @@ def build_head(
             ``quantum-frozen``: its weights left at their random initial values. ``linear``: dense,
             on the circuit's features; ``local-register`` and ``local-cone``: on the features that
             are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
-            bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``single-task``: a
-            head of its own per task, to go with an encoder per task. ``vqc-per-task`` and
+            bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``vqc-per-task`` and
             ``shared-vqc``: hybrid peers, circuits followed by linear layers.
         circuit: the quantum head's circuit, which the others take tasks and sizes from.
         options: see `HeadOptions`.
@@ -160,7 +152,6 @@ def head_parameters(
         "local-cone": lambda: local_linear_count(tasks, cone_columns(circuit)),
         "low-rank": lambda: _low_rank_count(circuit, options),
         "fixed-width": lambda: linear_count(tasks, options.width),
-        "single-task": lambda: _single_task_count(circuit, options),
         "vqc-per-task": lambda: vqc_per_task_count(circuit),
         "shared-vqc": lambda: shared_vqc_count(tasks, _shared_circuit(circuit, options)),
         "quantum-no-block": lambda: without_blocks(circuit).count_parameters().total,
@@ -195,35 +186,6 @@ def _low_rank_count(circuit: HeadCircuit, options: HeadOptions) -> int:
     return low_rank_count(circuit.tasks, circuit.n_features, rank, bias=bias)
 
 
-def _single_circuits(circuit: HeadCircuit) -> list[HeadCircuit]:
-    """Each task's circuit as if there were no other task."""
-    return [
-        HeadCircuit(
-            [register.task],
-            circuit.encoding,
-            circuit.ansatz(name),
-            layout=circuit.layout,
-            readouts={name: register.readout},
-            n_wires=len(register.wires) if circuit.layout == "shared" else None,
-            wires_per_task=None if circuit.layout == "shared" else len(register.wires),
-        )
-        for name, register in circuit.registers.items()
-    ]
-
-
-def _single_task(circuit: HeadCircuit, options: HeadOptions) -> SeparateHeads:
-    if options.single_task == "quantum":
-        return SeparateHeads([_quantum(own, options) for own in _single_circuits(circuit)])
-    width, seed = circuit.n_features, options.seed
-    return SeparateHeads([LinearHead([task], width, seed=seed) for task in circuit.tasks])
-
-
-def _single_task_count(circuit: HeadCircuit, options: HeadOptions) -> int:
-    if options.single_task == "quantum":
-        return sum(own.count_parameters().total for own in _single_circuits(circuit))
-    return linear_count(circuit.tasks, circuit.n_features)
-
-
 def _shared_circuit(circuit: HeadCircuit, options: HeadOptions) -> HeadCircuit:
     """The quantum head's encoding, and its first task's block, on wires enough for the width."""
     n_wires = _wires_for(options.width, circuit.encoding)
@@ -254,7 +216,6 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "local-cone": lambda c, o: LocalLinearHead.on_cones(c, seed=o.seed),
     "low-rank": _low_rank,
     "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
-    "single-task": _single_task,
     "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
     "shared-vqc": _shared_vqc,
     # Else it would be measured where nothing has a slope, which is no fair comparison.

@@ -114,9 +114,8 @@ def build_model(
     params: Mapping[str, Any], tasks: Sequence[Task], n_inputs: int, seeds: Seeds
 ) -> MultiTaskModel:
     """An untrained model for the tasks, in double precision."""
-    kinds = [kind for kind in HEAD_TYPES if kind != "single-task"]
-    if params["head"] not in kinds:
-        raise unknown_name("head", params["head"], kinds)
+    if params["head"] not in HEAD_TYPES:
+        raise unknown_name("head", params["head"], HEAD_TYPES)
     options = HeadOptions(simulator=params["simulator"], seed=seeds.head)
     head = build_head(params["head"], build_circuit(params, tasks), options)
     hidden = params["hidden"]

@@ -34,4 +34,3 @@ from ._settings import Section as Section
 from ._settings import Seed as Seed
 from ._settings import TrainingSettings as TrainingSettings
 from ._settings import settings_from as settings_from
-from ._single_task import is_separate as is_separate

@@ -4,7 +4,6 @@ import copy
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from qmtl.training._module import MultiTaskModule
 from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
 from qmtl.training._settings import TrainingSettings, settings_from
-from qmtl.training._single_task import fit_each_task, is_separate, single_task_parts
 from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
 
 __all__ = ["RowsFit", "check_fit", "fit", "fit_rows"]
@@ -50,9 +48,6 @@ def fit(
 ) -> Result:
     """Train a model, keep the weights of the best validation epoch, and evaluate them.
 
-    Single-task models (`qmtl.encoders.SeparateEncoders` before `qmtl.heads.SeparateHeads`) are
-    trained one after the other, each on the rows with its label and to its own best epoch.
-
     Args:
         model: what to train, in place. Its regression targets' scale is set from the training
             split.
@@ -63,7 +58,7 @@ def fit(
         resume: continue from the last checkpoint in that folder. The result is the same, bit for
             bit on a CPU, as that of a run that was not interrupted.
         progress: whether to show it.
-        callbacks: further Lightning callbacks (of single-task models: of each in turn).
+        callbacks: further Lightning callbacks.
 
     Raises:
         InvalidInputError: for settings that do not fit model and data, such as `patience` without
@@ -85,23 +80,6 @@ def fit(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
         )
     settings = settings_from(settings, options)
-    fit_one = partial(_fit, progress=progress, callbacks=callbacks or [])
-    if is_separate(model):
-        _check_tasks(model, data)
-        return fit_each_task(fit_one, model, data, settings, checkpoints, resume)
-    return fit_one(model, data, settings, checkpoints=checkpoints, resume=resume)
-
-
-def _fit(
-    model: MultiTaskModel,
-    data: MultiTaskData,
-    settings: TrainingSettings,
-    *,
-    checkpoints: str | Path | None,
-    resume: bool,
-    progress: bool,
-    callbacks: list[Callback],
-) -> Result:
     _check_one(model, data, settings)
     _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
@@ -119,7 +97,7 @@ def _fit(
         else:
             if not resume:
                 (folder / BEST).unlink(missing_ok=True)
-            used = [*callbacks, best_checkpoint(folder)]
+            used = [*(callbacks or ()), best_checkpoint(folder)]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
@@ -157,12 +135,7 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     Raises:
         InvalidInputError: as `fit` would.
     """
-    if is_separate(model):
-        _check_tasks(model, data)
-        for part in single_task_parts(model, data, settings):
-            _check_one(part.model, part.data, part.settings)
-    else:
-        _check_one(model, data, settings)
+    _check_one(model, data, settings)
     with quiet_libraries():
         make_trainer(settings, [])
 

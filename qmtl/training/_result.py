@@ -78,8 +78,6 @@ class Result:
             last one with ``restore_best=False`` or without any validation label.
         seconds: time spent training.
         checkpoints: folder of the checkpoints, if they were kept.
-        best_epochs: (single-task models) each task's own best epoch; `epochs` and `best_epoch` are
-            then the largest over tasks, and `seconds` their sum.
     """
 
     model: MultiTaskModel
@@ -90,7 +88,6 @@ class Result:
     best_epoch: int
     seconds: float
     checkpoints: Path | None = None
-    best_epochs: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         test = self.metrics["test"]
@@ -121,8 +118,8 @@ class Result:
             InvalidInputError: if no task has the metric.
         """
         with style():
-            kept = None if self.best_epochs else self.best_epoch
-            return plot_curves(self.history, axes_or_new(ax), metric=metric, kept=kept)
+            ax = axes_or_new(ax)
+            return plot_curves(self.history, ax, metric=metric, kept=self.best_epoch)
 
     def _repr_html_(self) -> str:
         return _html(self)
@@ -264,6 +261,5 @@ def _loss_curves(result: Result) -> Markup:
         for ax, split in zip(
             figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True
         ):
-            kept = None if result.best_epochs else result.best_epoch
-            plot_curves(result.history, ax, split=split, kept=kept)
+            plot_curves(result.history, ax, split=split, kept=result.best_epoch)
         return inline_svg(figure, "curves of the loss")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from qmtl.errors import InvalidInputError, QmtlError
-from qmtl.experiments import _run_cell as cell_module
+from qmtl.experiments import _rivals as cell_module
 from qmtl.experiments._bench import bench
 from qmtl.experiments._run_cell import cell_data
 from qmtl.experiments._sweep import Workers

@@ -41,17 +41,13 @@ def test_options_of_the_recipe():
     assert build_model(recipe, DATA, "shared-vqc").head.circuit.n_wires == 5
     assert build_model(recipe, DATA, "low-rank").head.rank == 3
     assert build_model(recipe, DATA, "vqc-per-task").head.angle_map == "identity"
-    quantum = recipe.with_values({"head.single_task": "quantum", "head.type": "single-task"})
-    widths = [part.out_features for part in build_model(quantum, DATA).encoder.encoders]
-    assert widths == [4, 2, 2, 2, 2]
 
 
 def test_the_encoder_starts_the_same():
     first, *others = (
         build_model(RECIPE, DATA, kind).encoder.state_dict() for kind in ("linear", "low-rank")
     )
-    apart = build_model(RECIPE, DATA, "single-task").encoder.encoders
-    for other in (*others, *(part.state_dict() for part in apart)):
+    for other in others:
         assert all(torch.equal(first[name], value) for name, value in other.items())
 
 
@@ -69,7 +65,7 @@ def test_identity_of_another_width():
 
 
 @pytest.mark.parametrize("combiner", [{"scalarizer": "mean"}, {"aggregator": "upgrad"}])
-@pytest.mark.parametrize("kind", sorted(set(HEAD_TYPES) - {"single-task"}))
+@pytest.mark.parametrize("kind", HEAD_TYPES)
 def test_a_task_without_labels_stays_as_it_is(kind, combiner):
     X, targets = arrays(48)
     targets["d"][1:32] = torch.nan

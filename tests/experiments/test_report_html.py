@@ -149,7 +149,7 @@ def test_runs_of_one_name_are_told_apart(runs, tmp_path):
     assert labels == [str(runs[1]), str(twin)]
 
 
-@pytest.mark.parametrize("head", ["single-task", "local-cone", "vqc-per-task"])
+@pytest.mark.parametrize("head", ["local-cone", "vqc-per-task"])
 def test_other_heads(head, tmp_path):
     run = train(tmp_path, "run", f"head.type={head}", "training.max_epochs=1")
     (run / "predictions.csv").unlink()

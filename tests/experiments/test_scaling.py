@@ -221,7 +221,6 @@ def test_rates_are_chosen_on_validation_and_never_on_test():
     ("change", "words"),
     [
         ({"heads": ("quantun",)}, "'quantum'"),
-        ({"heads": ("single-task",)}, "single-task"),
         ({"heads": ()}, "heads: expected at least one"),
         ({"seeds": 0}, "seeds: expected at least one"),
     ],

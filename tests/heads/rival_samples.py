@@ -3,7 +3,7 @@
 import torch
 
 from qmtl.circuit import HeadCircuit
-from qmtl.heads import HEAD_TYPES, HeadOptions, build_head
+from qmtl.heads import HeadOptions, build_head
 from qmtl.tasks import Task
 
 KINDS = [
@@ -13,7 +13,6 @@ KINDS = [
     lambda name: Task.multilabel(name, 3),
 ]
 OPTIONS = HeadOptions(width=4, seed=0)
-ALL_TYPES = [*HEAD_TYPES, "single-task quantum"]
 
 
 def mixed_tasks(n):
@@ -21,10 +20,7 @@ def mixed_tasks(n):
 
 
 def make(kind, circuit, seed=0):
-    """A head of one of `ALL_TYPES`."""
-    if kind == "single-task quantum":
-        options = HeadOptions(width=4, single_task="quantum", seed=seed)
-        return build_head("single-task", circuit, options)
+    """A head of that type."""
     return build_head(kind, circuit, HeadOptions(width=4, seed=seed))
 
 

@@ -12,7 +12,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import HEAD_TYPES, HEADS, HeadOptions, build_head, head_parameters
 from qmtl.tasks import Task
 from tests.heads.quantum_samples import assert_equal
-from tests.heads.rival_samples import ALL_TYPES, features_for, make, mixed_tasks, rival
+from tests.heads.rival_samples import features_for, make, mixed_tasks, rival
 
 CIRCUITS = {
     "partitioned": lambda tasks: HeadCircuit(tasks),
@@ -32,7 +32,7 @@ class TestCounts:
     @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_closed_form(self, kind, circuit, n_tasks):
         built = CIRCUITS[circuit](mixed_tasks(n_tasks))
-        for options in (HeadOptions(), HeadOptions(width=4, rank=2, single_task="quantum")):
+        for options in (HeadOptions(), HeadOptions(width=4, rank=2)):
             head = build_head(kind, built, options)
             whole = head_parameters(kind, built, options, trainable=False)
             assert numel(head.parameters()) == whole
@@ -53,7 +53,6 @@ class TestCounts:
             "local-cone": 7 * n_tasks,
             "low-rank": 9 * n_tasks,
             "fixed-width": 9 * n_tasks,
-            "single-task": n_tasks * (2 * n_tasks + 1),
             "vqc-per-task": 13 * n_tasks,
             "shared-vqc": 40 + 9 * n_tasks,
             "quantum-no-block": 3 * n_tasks,
@@ -61,7 +60,7 @@ class TestCounts:
             "quantum-no-entangler": 9 * n_tasks,
         }
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_partition(self, kind):
         head = rival(kind)
         own = [rows.parameter for rows in head.task_rows()]
@@ -70,13 +69,12 @@ class TestCounts:
         assert {id(p) for p in parts if p.numel()} == {
             id(p) for p in head.parameters() if p.numel()
         }
-        # Single-task heads have parameters of their own; the others one for all tasks.
-        assert kind.startswith("single") or len(list(head.parameters())) <= 4
+        assert len(list(head.parameters())) <= 4
 
 
 class TestLogits:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_shapes_types_and_subsets(self, kind, dtype):
         head = rival(kind).to(dtype)
         x = features_for(head, dtype=dtype)
@@ -95,7 +93,7 @@ class TestLogits:
         for name, value in head(x[2:3]).items():
             torch.testing.assert_close(value[0], logits[name][2])
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_copies_and_descriptions(self, kind):
         head = rival(kind)
         x = features_for(head)
@@ -108,7 +106,7 @@ class TestLogits:
             assert trainable == [p.requires_grad for p in head.parameters()]
             assert other.to_dict() == head.to_dict()
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_bad_calls(self, kind):
         head = rival(kind)
         x = features_for(head)
@@ -127,7 +125,7 @@ class TestLogits:
 
 
 class TestSeeds:
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_equal_seeds_and_no_seed(self, kind):
         state = torch.get_rng_state()
         heads = [rival(kind, seed=seed) for seed in (3, 3, 4)]
@@ -143,7 +141,7 @@ class TestSeeds:
         torch.manual_seed(7)
         assert_equal(free.state_dict(), rival(kind, seed=None).state_dict())
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     @pytest.mark.parametrize("change", ["one more", "other order"])
     def test_other_tasks_leave_a_tasks_weights_alone(self, kind, change):
         tasks = mixed_tasks(4)
@@ -169,7 +167,7 @@ def head_circuit(tasks):
 
 
 class TestGradients:
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_a_task_moves_its_own_and_shared_parameters_only(self, kind):
         head = rival(kind)
         x = features_for(head)
@@ -180,7 +178,7 @@ class TestGradients:
                 assert name == "t1" or gradient is None or not gradient[where].any()
 
     @pytest.mark.parametrize(
-        "kind", [k for k in ALL_TYPES if k not in ("quantum-no-block", "quantum-no-entangler")]
+        "kind", [k for k in HEAD_TYPES if k not in ("quantum-no-block", "quantum-no-entangler")]
     )
     def test_every_trainable_parameter_has_an_effect(self, kind):
         head = rival(kind)
@@ -222,7 +220,6 @@ class TestErrors:
         [
             ({"width": 0}, "width must be an integer >= 1, got 0"),
             ({"rank": 1.5}, "rank must be an integer >= 1, got 1.5"),
-            ({"single_task": "linea"}, "single_task head 'linea'; did you mean 'linear'"),
         ],
     )
     def test_options(self, options, message):

@@ -13,11 +13,11 @@ from torch.nn.utils import parametrize, prune
 import qmtl
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
-from qmtl.heads import Head, LinearHead, LocalLinearHead, QuantumHead, TaskRows
+from qmtl.heads import HEAD_TYPES, Head, LinearHead, LocalLinearHead, QuantumHead, TaskRows
 from qmtl.simulators import LightConeSimulator, Simulator
 from qmtl.tasks import Task
 from tests.heads.quantum_samples import CIRCUIT, TASKS, assert_equal, features
-from tests.heads.rival_samples import ALL_TYPES, features_for, make, mixed_tasks, rival
+from tests.heads.rival_samples import features_for, make, mixed_tasks, rival
 
 
 def shared(tasks):
@@ -53,7 +53,7 @@ class TestRows:
 
 
 class TestJoined:
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_the_dictionarys_values_side_by_side(self, kind):
         head = rival(kind)
         assert isinstance(head, Head)
@@ -63,7 +63,7 @@ class TestJoined:
             expected = torch.cat([x[:, :0], *logits.values()], dim=1)
             torch.testing.assert_close(joined, expected)
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_gradients_of_some_tasks_are_those_of_all(self, kind):
         head = rival(kind).double()
         x = features_for(head, dtype=torch.float64)
@@ -79,7 +79,7 @@ class TestJoined:
 
 
 class TestStates:
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     @pytest.mark.parametrize("way", ["plain", "saved", "assigned", "converted"])
     def test_round_trip(self, kind, way):
         head, other = rival(kind), rival(kind, seed=1)
@@ -100,7 +100,7 @@ class TestStates:
             p.requires_grad for p in head.parameters()
         ]
 
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_errors_are_by_task(self, kind):
         head = rival(kind)
         state = head.state_dict()
@@ -120,7 +120,7 @@ class TestStates:
 
     # Single-task heads are numbered, and the rank depends on the number of tasks.
     @pytest.mark.parametrize(
-        "kind", [kind for kind in ALL_TYPES if "single" not in kind and kind != "low-rank"]
+        "kind", [kind for kind in HEAD_TYPES if "single" not in kind and kind != "low-rank"]
     )
     def test_growth(self, kind):
         """A head for more tasks, in another order, takes what an older state has."""
@@ -166,7 +166,7 @@ class TestStates:
 
 
 class TestFreeze:
-    @pytest.mark.parametrize("kind", ALL_TYPES)
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
     @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
     def test_a_frozen_task_stays_and_the_others_train_as_before(self, kind, optimizer):
         options = {"momentum": 0.9} if optimizer == "SGD" else {}

@@ -95,13 +95,6 @@ def test_a_run_that_breaks_off_is_marked(tmp_path, monkeypatch):
     assert statuses == ["failed"]
 
 
-def test_single_task_models_are_logged_one_after_the_other(tmp_path):
-    whole = recipe("csv").with_values({"head.type": "single-task"})
-    start_run(whole, tmp_path / "run", progress=False)
-    last = rows(tmp_path / "run" / "logs" / "csv" / "metrics.csv")[0]
-    assert {"train/ink/loss", "train/parity/loss"} <= last.keys()
-
-
 def test_a_logger_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow", "wandb"):
