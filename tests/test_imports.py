@@ -17,7 +17,7 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"_html", "_io", "_version", "errors", "plotting", "tasks"}
+BASE = {"_html", "_io", "_sections", "_version", "errors", "plotting", "tasks"}
 MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders"}
 MODEL |= {"model", "_model_files"}
 TRAINING = MODEL | {"data", "training"}
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "_version": set(),
     "_io": {"errors"},
     "_html": set(),
+    "_sections": {"errors"},
     "plotting": {"errors", "_io"},
     "tasks": {"errors"},
     "data": BASE | {"encoders"},

@@ -1,36 +1,22 @@
 """Data sets of several tasks: inputs, one target per task, missing labels allowed."""
 
-from qmtl.data._arrays import from_arrays
-from qmtl.data._chestxray import chestxray
-from qmtl.data._dataset import MultiTaskData, Split
-from qmtl.data._digits import digits
-from qmtl.data._glue import glue
-from qmtl.data._glue_files import GlueRows, glue_rows
-from qmtl.data._modalities import join_modalities
-from qmtl.data._mustard import mustard
-from qmtl.data._mustard_files import mustard_utterances
-from qmtl.data._sentences import embed_texts, pair_features
-from qmtl.data._splits import label_codes
-from qmtl.data._stratified import validation_cut
-from qmtl.data._tables import TableColumns, from_csv, read_table
-
-__all__ = [
-    "GlueRows",
-    "MultiTaskData",
-    "Split",
-    "TableColumns",
-    "chestxray",
-    "digits",
-    "embed_texts",
-    "from_arrays",
-    "from_csv",
-    "glue",
-    "glue_rows",
-    "join_modalities",
-    "label_codes",
-    "mustard",
-    "mustard_utterances",
-    "pair_features",
-    "read_table",
-    "validation_cut",
-]
+from qmtl.data._arrays import from_arrays as from_arrays
+from qmtl.data._chestxray import chestxray as chestxray
+from qmtl.data._columns import TableColumns as TableColumns
+from qmtl.data._dataset import AnyDataSection as AnyDataSection
+from qmtl.data._dataset import DataSection as DataSection
+from qmtl.data._dataset import MultiTaskData as MultiTaskData
+from qmtl.data._dataset import Split as Split
+from qmtl.data._digits import digits as digits
+from qmtl.data._glue import glue as glue
+from qmtl.data._glue_files import GlueRows as GlueRows
+from qmtl.data._glue_files import glue_rows as glue_rows
+from qmtl.data._modalities import join_modalities as join_modalities
+from qmtl.data._mustard import mustard as mustard
+from qmtl.data._mustard_files import mustard_utterances as mustard_utterances
+from qmtl.data._sentences import embed_texts as embed_texts
+from qmtl.data._sentences import pair_features as pair_features
+from qmtl.data._splits import label_codes as label_codes
+from qmtl.data._splits import validation_cut as validation_cut
+from qmtl.data._tables import from_csv as from_csv
+from qmtl.data._tables import read_table as read_table

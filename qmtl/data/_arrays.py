@@ -9,10 +9,9 @@ from torch import Tensor
 
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
-from qmtl.data._infer import infer_task
 from qmtl.data._splits import Indices, explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks
+from qmtl.tasks import Task, check_tasks, infer_task
 
 __all__ = ["choose_rows", "from_arrays", "scale_of"]
 

@@ -2,22 +2,59 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from qmtl.data._chestxray_images import load_images
-from qmtl.data._chestxray_labels import LabelTable, read_chestxray_labels
-from qmtl.data._dataset import MultiTaskData, Split, take_splits
-from qmtl.data._patient_split import patient_split
-from qmtl.data._splits import Indices, check_seed
-from qmtl.data._stratified import check_count
+from qmtl._sections import Fractions, RecipePath
+from qmtl.data._chestxray_files import LabelTable, load_images, read_chestxray_labels
+from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._splits import Indices, check_count, check_seed, patient_split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["chestxray"]
+__all__ = ["ChestXraySection", "chestxray"]
 
 _METRICS = ("auroc", "average_precision")
+
+
+class ChestXraySection(DataSection):
+    """``source = "chestxray"``; `chestxray` says what the values mean.
+
+    Attributes:
+        path: the folder of the data set.
+        labels: label files in the folder; None for those of train.csv, valid.csv and test.csv that
+            are there.
+        images: a folder or a .npz; None to look in `path`.
+        image_size: side in pixels.
+        uncertain: what -1 means, or a table of finding to policy.
+        blank: what a blank means.
+        views: all, frontal or lateral.
+        kind: binary, a task per finding; or multilabel, one task.
+        flat: inputs as one vector, for encoders that take no images.
+        max_patients: at most so many patients.
+        splits: shares of the patients: train, validation, test; None for `chestxray`'s own.
+    """
+
+    source: Literal["chestxray"] = "chestxray"
+    path: RecipePath
+    labels: list[str] | None = None
+    images: RecipePath | None = None
+    image_size: int | None = Field(None, ge=1)
+    uncertain: str | dict[str, str] = "ignore"
+    blank: str = "ignore"
+    views: str = "all"
+    kind: str = "binary"
+    flat: bool = False
+    max_patients: int | None = Field(None, ge=3)
+    splits: Fractions | None = None
+
+    def load(self) -> MultiTaskData:
+        """The images and findings, split by patient."""
+        options = self.model_dump(exclude={"source", "path"}, exclude_none=True)
+        return chestxray(self.path, **options)
 
 
 def chestxray(

@@ -1,18 +1,23 @@
-"""`MultiTaskData`: inputs and one target per task, in three splits; labels may be missing."""
+"""`MultiTaskData`: inputs and one target per task, in three splits; labels may be missing.
 
+`DataSection` is the section of a recipe that a data set of its own kind is read from.
+"""
+
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import Annotated, Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from qmtl._sections import OneOf, Section, Seed
 from qmtl.data._columns import TableColumns
 from qmtl.data._splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, labelled_rows
 
-__all__ = ["MultiTaskData", "Split", "ThreeSplits", "take_splits"]
+__all__ = ["AnyDataSection", "DataSection", "MultiTaskData", "Split", "ThreeSplits", "take_splits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +192,32 @@ class MultiTaskData:
         tasks = ", ".join(f"{task.name} ({task.kind})" for task in self.tasks)
         shape = tuple(self.train.inputs.shape[1:])
         return f"MultiTaskData({self.name!r}, inputs={shape}, {sizes}, tasks: {tasks})"
+
+
+class DataSection(Section):
+    """The section ``[data]`` of a recipe. A subclass for each data set stands beside its loader.
+
+    Attributes:
+        source: the name of the data set; each subclass has its own.
+        tasks: names of the tasks to keep, in this order; None for all.
+        seed: of the splits.
+    """
+
+    source: str
+    tasks: list[str] | None = None
+    seed: Seed = 0
+
+    @abstractmethod
+    def load(self) -> MultiTaskData:
+        """The data that the section describes, split."""
+
+    def given(self, *keys: str) -> dict[str, Any]:
+        """The values of these keys but for None, which stands for the loader's default."""
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+
+
+AnyDataSection = Annotated[DataSection, OneOf("source")]
+"""A field of a recipe that holds the section of any data set."""
 
 
 class ThreeSplits(TypedDict):

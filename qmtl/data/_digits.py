@@ -1,17 +1,37 @@
 """scikit-learn's handwritten digits with five tasks: small, real, and part of the installation."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from qmtl._sections import Fractions
 from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import TableColumns
-from qmtl.data._dataset import MultiTaskData, Split, take_splits
+from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["digits"]
+__all__ = ["DigitsSection", "digits"]
+
+
+class DigitsSection(DataSection):
+    """``source = "digits"``.
+
+    Attributes:
+        splits: fractions of train, validation and test; None for `digits`' own.
+
+    Example:
+        >>> DigitsSection(tasks=["ink"]).load().tasks[0].name
+        'ink'
+    """
+
+    source: Literal["digits"] = "digits"
+    splits: Fractions | None = None
+
+    def load(self) -> MultiTaskData:
+        """The digits, split."""
+        return digits(seed=self.seed, tasks=self.tasks, **self.given("splits"))
 
 
 def digits(

@@ -2,24 +2,51 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from qmtl.data._dataset import MultiTaskData, Split
+from qmtl._sections import NameOrPath, RecipePath
+from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._glue_files import (
     GLUE_TASKS,
     GlueRows,
     check_glue_folder,
     glue_rows,
 )
-from qmtl.data._sentences import Embed, embed_texts, pair_features
-from qmtl.data._splits import check_seed
-from qmtl.data._stratified import check_count, stratified_sample, validation_cut
+from qmtl.data._sentences import Embed, embed_texts, pair_features, text_model
+from qmtl.data._splits import check_count, check_seed, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
 
-__all__ = ["glue"]
+__all__ = ["GlueSection", "glue"]
+
+
+class GlueSection(DataSection):
+    """``source = "glue"``.
+
+    Attributes:
+        path: the folder of the data set.
+        validation: share of the training rows; None for `glue`'s own.
+        max_rows: at most so many training rows per task.
+        max_test_rows: at most so many test rows per task.
+        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
+            the default of `qmtl.encoders.TextEmbedding`.
+    """
+
+    source: Literal["glue"] = "glue"
+    path: RecipePath
+    validation: float | None = Field(None, gt=0, lt=1)
+    max_rows: int | None = Field(None, ge=2)
+    max_test_rows: int | None = Field(None, ge=1)
+    text_model: NameOrPath | None = None
+
+    def load(self) -> MultiTaskData:
+        """The tasks of GLUE, split."""
+        options = self.given("validation", "max_rows", "max_test_rows")
+        return glue(self.path, self.tasks, text_model(self.text_model), seed=self.seed, **options)
 
 
 def glue(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qmtl.data._folders import check_files
+from qmtl.data._files import check_files
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 

@@ -2,25 +2,84 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from qmtl.data._dataset import MultiTaskData, Split, take_splits
-from qmtl.data._feature_files import features_by_id
+from qmtl._sections import Fractions, NameOrPath, RecipePath
+from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._files import features_by_id
 from qmtl.data._modalities import join_modalities
-from qmtl.data._mustard_files import Utterances, mustard_utterances
-from qmtl.data._mustard_splits import Rows, authors_folds, speaker_independent
-from qmtl.data._sentences import Embed, embed_texts
-from qmtl.data._splits import Indices, check_seed, split_sizes
-from qmtl.data._stratified import stratified_sample, validation_cut
+from qmtl.data._mustard_files import (
+    Rows,
+    Utterances,
+    authors_folds,
+    mustard_utterances,
+    speaker_independent,
+)
+from qmtl.data._sentences import Embed, embed_texts, text_model
+from qmtl.data._splits import (
+    Indices,
+    check_seed,
+    split_sizes,
+    stratified_sample,
+    validation_cut,
+)
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["mustard"]
+__all__ = ["MustardSection", "mustard"]
 
 _NAMES = {"sarcasm": "mustard", "extended": "mustard-extended", "plus_plus": "mustard-plus-plus"}
+
+
+class MustardSection(DataSection):
+    """``source = "mustard"`` (sarcasm alone), ``"mustard-extended"`` or ``"mustard-plus-plus"``.
+
+    Attributes:
+        path: the folder of the data set.
+        split: ``fold 0`` to ``fold 4``, or ``speaker-independent``.
+        splits: fractions of train, validation and test, in place of `split`.
+        context: the lines before the utterance are a modality, too.
+        audio: a file of features by id.
+        visual: a file of features by id.
+        validation: share of the training rows; None for `mustard`'s own.
+        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
+            the default of `qmtl.encoders.TextEmbedding`.
+    """
+
+    source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]
+    path: RecipePath
+    split: str | None = None
+    splits: Fractions | None = None
+    context: bool = False
+    audio: RecipePath | None = None
+    visual: RecipePath | None = None
+    validation: float | None = Field(None, gt=0, lt=1)
+    text_model: NameOrPath | None = None
+
+    @model_validator(mode="after")
+    def _one_split(self) -> "MustardSection":
+        if self.split is not None and self.splits is not None:
+            raise ValueError("give split (of the authors) or splits (fractions), not both")
+        return self
+
+    def load(self) -> MultiTaskData:
+        """The utterances, split."""
+        labels = {name: key for key, name in _NAMES.items()}[self.source]
+        return mustard(
+            self.path,
+            labels,
+            split=self.split or self.splits,
+            tasks=self.tasks,
+            embed=text_model(self.text_model),
+            context=self.context,
+            seed=self.seed,
+            **self.given("audio", "visual", "validation"),
+        )
 
 
 def mustard(

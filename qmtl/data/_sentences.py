@@ -7,7 +7,7 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["Embed", "embed_texts", "pair_features"]
+__all__ = ["Embed", "embed_texts", "pair_features", "text_model"]
 
 Embed = Callable[[list[str]], Any]
 """Texts to vectors: N texts become an array (N, d)."""
@@ -49,6 +49,20 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scale = np.divide(np.sqrt(vectors.shape[1]), lengths, where=lengths > 0, out=lengths * 0)
     return np.asarray((vectors * scale)[rows])
+
+
+def text_model(name: str | None) -> Embed | None:
+    """The sentence encoder of that name or folder; None stays None, the default of `embed_texts`.
+
+    Example:
+        >>> text_model("sentence-transformers/all-MiniLM-L6-v2")  # loaded with the first text
+        TextEmbedding('sentence-transformers/all-MiniLM-L6-v2')
+    """
+    if name is None:
+        return None
+    from qmtl.encoders import TextEmbedding
+
+    return TextEmbedding(name)
 
 
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:

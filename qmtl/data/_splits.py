@@ -1,4 +1,4 @@
-"""Seeded splits: stratified by the labels, or with every group of rows on one side."""
+"""Seeded splits: stratified by the labels, by groups of rows, by patient; samples of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,13 +11,9 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
 
 __all__ = [
-    "SPLITS",
-    "check_seed",
-    "explicit_indices",
-    "label_codes",
-    "split_indices",
-    "split_sizes",
-]
+    "SPLITS", "check_count", "check_seed", "explicit_indices", "label_codes", "patient_split",
+    "split_indices", "split_sizes", "stratified_sample", "validation_cut",
+]  # fmt: skip
 
 SPLITS = ("train", "validation", "test")
 
@@ -241,3 +237,140 @@ def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) ->
     rest, test = cut(np.arange(len(strata)), sizes[0] + sizes[1], sizes[2])
     train, validation = cut(rest, sizes[0], sizes[1])
     return [train, validation, test]
+
+
+def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Row numbers of a sample, spread evenly over the classes.
+
+    Systematic sampling: rows are sorted by class, in random order within it, and taken at equal
+    steps. Each class gets its share to within one row, however rare it is; with several columns of
+    codes the first one does, and the next ones within its classes.
+
+    Args:
+        codes: class numbers (N,) or (N, columns).
+        size: rows wanted, 1..N.
+        seed: the same seed gives the same sample.
+
+    Returns:
+        Sorted row numbers, int64 (size,).
+
+    Raises:
+        InvalidInputError: the size is out of range.
+
+    Example:
+        >>> codes = np.array([0] * 80 + [1] * 20)
+        >>> np.bincount(codes[stratified_sample(codes, 10, seed=0)])
+        array([8, 2])
+    """
+    n = len(codes)
+    if not 1 <= size <= n:
+        raise InvalidInputError(f"size: expected 1..{n} rows, got {size}")
+    random = np.random.default_rng(seed)
+    columns = codes.reshape(n, -1).T
+    order = np.lexsort((random.permutation(n), *columns[::-1]))
+    steps = np.floor((np.arange(size) + random.random()) * (n / size)).astype(np.int64)
+    return np.sort(order[np.minimum(steps, n - 1)])
+
+
+def validation_cut(
+    codes: np.ndarray, share: float, seed: int, name: str = "validation"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation rows, cut by `stratified_sample`; errors call the share `name`.
+
+    Raises:
+        InvalidInputError: the share is not in (0, 1), or a part would be empty.
+
+    Example:
+        >>> [part.tolist() for part in validation_cut(np.zeros(4), 0.25, seed=0)]
+        [[0, 2, 3], [1]]
+    """
+    valid = isinstance(share, int | float) and not isinstance(share, bool) and 0 < share < 1
+    if not valid:
+        raise InvalidInputError(
+            f"{name}: expected the share of the training rows, between 0 and 1, got {share!r}"
+        )
+    size = max(1, round(share * len(codes)))
+    if size >= len(codes):
+        raise InvalidInputError(
+            f"{name}: a share of {share} of {len(codes)} rows leaves none to train on"
+        )
+    chosen = stratified_sample(codes, size, seed)
+    return np.setdiff1d(np.arange(len(codes)), chosen), chosen
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number of at least `least`; None passes, it means all.
+
+    Example:
+        >>> check_count("max_rows", 0, 2)
+        Traceback (most recent call last):
+        ...
+        qmtl.errors.InvalidInputError: max_rows: expected a whole number of at least 2, or None, \
+got 0
+    """
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if value is not None and not (is_int and value >= least):
+        raise InvalidInputError(
+            f"{name}: expected a whole number of at least {least}, or None, got {value!r}"
+        )
+
+
+def patient_split(
+    patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int
+) -> Indices:
+    """Row numbers of three splits that have no patient in common.
+
+    Iterative stratification (Sechidis et al., doi 10.1007/978-3-642-23808-6_10) over patients:
+    those with the label that fewest patients have are dealt out first, each to the split that
+    still wants most of it. A random split by patient would often leave a split without any case
+    of a rare finding, where its score is undefined.
+
+    Args:
+        patients: one number or text per row (N,).
+        labels: whether a row has each label, bool (N, labels).
+        fractions: shares of the patients: train, validation, test.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Three sorted int64 tensors.
+
+    Raises:
+        InvalidInputError: the fractions do not fit, or a split would be empty.
+
+    Example:
+        >>> patients = np.arange(20) // 2
+        >>> parts = patient_split(patients, np.ones((20, 1), bool), (0.6, 0.2, 0.2), seed=0)
+        >>> [len(part) for part in parts]
+        [12, 4, 4]
+    """
+    check_seed(seed)
+    names, member = np.unique(patients, return_inverse=True)
+    sizes = np.array(split_sizes(len(names), fractions, f"patients ({len(patients)} rows)"))
+    has = np.zeros((len(names), labels.shape[1]), dtype=bool)
+    np.logical_or.at(has, member, labels)
+    side = _deal(has, sizes, np.random.default_rng(seed))[member]
+    train, validation, test = (torch.from_numpy(np.flatnonzero(side == s)) for s in range(3))
+    return train, validation, test
+
+
+def _deal(has: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The side (0, 1, 2) of each patient, with exactly `sizes` patients on each."""
+    side = np.full(len(has), -1)
+    room = sizes.copy()
+    wanted = np.outer(sizes / len(has), has.sum(axis=0))
+    while (side < 0).any():
+        left = has & (side < 0)[:, None]
+        counts = left.sum(axis=0)
+        if counts.any():
+            label = int(np.where(counts > 0, counts, len(has) + 1).argmin())
+            waiting = np.flatnonzero(left[:, label])
+        else:
+            label, waiting = -1, np.flatnonzero(side < 0)
+        for patient in random.permutation(waiting):
+            need = wanted[:, label] if label >= 0 else room / sizes
+            # Most wanted, then most room (as a share), among the sides that are not full.
+            order = np.lexsort((random.random(3), room / sizes, need, room > 0))
+            side[patient] = order[-1]
+            room[order[-1]] -= 1
+            wanted[order[-1]] -= has[patient]
+    return side

@@ -6,9 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from qmtl.data._columns import is_blank, parse_number, read_numbers
-from qmtl.data._infer import infer_task
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks
+from qmtl.tasks import Task, check_tasks, infer_task
 
 __all__ = ["label_columns", "read_labels", "table_tasks"]
 

@@ -4,25 +4,64 @@ import csv
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 
+from qmtl._sections import Fractions, RecipePath
 from qmtl.data._arrays import choose_rows, scale_of
 from qmtl.data._columns import TableColumns, is_blank, parse_number, read_numbers
-from qmtl.data._dataset import MultiTaskData, Split, take_splits
+from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._splits import SPLITS, label_codes
 from qmtl.data._table_labels import label_columns, read_labels, table_tasks
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["TableColumns", "from_csv", "read_table"]
+__all__ = ["CsvSection", "from_csv", "read_table"]
 
 Rows = list[dict[str, str]]
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation",
                 "val": "validation", "valid": "validation", "dev": "validation",
                 "test": "test"}  # fmt: skip
+
+
+class CsvSection(DataSection):
+    """``source = "csv"``; `from_csv` says what the values mean.
+
+    Attributes:
+        path: the file.
+        targets: column to kind, or None with a list of `tasks` to infer the kinds.
+        inputs: input columns; None for all others.
+        ignore: columns to leave out.
+        delimiter: between cells.
+        split_column: column with train, validation or test.
+        group_column: column whose equal values stay in one split.
+        splits: fractions of train, validation and test; None for `from_csv`'s own.
+    """
+
+    source: Literal["csv"] = "csv"
+    path: RecipePath
+    targets: dict[str, str] | None = None
+    inputs: list[str] | None = None
+    ignore: list[str] = Field(default_factory=list)
+    delimiter: str = ","
+    split_column: str | None = None
+    group_column: str | None = None
+    splits: Fractions | None = None
+
+    @model_validator(mode="after")
+    def _has_targets(self) -> "CsvSection":
+        if not (self.targets or self.tasks):
+            raise ValueError("source 'csv' needs targets (or tasks)")
+        return self
+
+    def load(self) -> MultiTaskData:
+        """The table, split."""
+        options = self.model_dump(exclude={"source", "path", "targets", "tasks"}, exclude_none=True)
+        data = from_csv(self.path, targets=self.targets or self.tasks or (), **options)
+        return data if self.tasks is None else data.subset(self.tasks)
 
 
 def read_table(path: str | PathLike[str], delimiter: str = ",") -> tuple[list[str], Rows]:

@@ -1,25 +1,15 @@
 """Classical encoders: torch modules from inputs to features."""
 
-from typing import Any
+from qmtl.encoders._cnn import CNN as CNN
+from qmtl.encoders._fusion import Fusion as Fusion
+from qmtl.encoders._image import ImageBackbone as ImageBackbone
+from qmtl.encoders._mlp import MLP as MLP
+from qmtl.encoders._mlp import Identity as Identity
+from qmtl.encoders._mlp import MLPSection as MLPSection
+from qmtl.encoders._section import AnyEncoderSection as AnyEncoderSection
+from qmtl.encoders._section import EncoderSection as EncoderSection
+from qmtl.encoders._section import known_encoders
+from qmtl.encoders._text import TextEmbedding as TextEmbedding
 
-from qmtl.encoders._cnn import CNN
-from qmtl.encoders._fusion import Fusion
-from qmtl.encoders._identity import Identity
-from qmtl.encoders._image import ImageBackbone
-from qmtl.encoders._mlp import MLP
-from qmtl.encoders._text import TextEmbedding
-
-__all__ = [
-    "CNN",
-    "ENCODERS",
-    "MLP",
-    "Fusion",
-    "Identity",
-    "ImageBackbone",
-    "TextEmbedding",
-]
-
-# By the names that saved models know them by.
-ENCODERS: dict[str, Any] = {
-    cls.__name__: cls for cls in (CNN, Fusion, Identity, ImageBackbone, MLP)
-}
+ENCODERS = known_encoders()
+"""The encoders by the name that saved models know them by."""

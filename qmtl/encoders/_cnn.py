@@ -1,13 +1,14 @@
 """CNN: a small convolutional encoder for grey (or few-channel) images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._initial import seeded
 from qmtl.encoders._mlp import ACTIVATIONS
+from qmtl.encoders._section import Count, EncoderSection, image_shape, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["CNN", "POOLINGS"]
@@ -123,6 +124,32 @@ class CNN(nn.Module):
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """The encoder that `to_dict` described, with fresh parameters."""
         return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
+
+
+class CNNSection(EncoderSection):
+    """``type = "CNN"``.
+
+    Attributes:
+        channels: of each block.
+        pooling: average or flatten.
+        activation: relu, gelu, silu or tanh.
+        dropout: probability of dropping a unit in training.
+    """
+
+    encoder: ClassVar[type[nn.Module]] = CNN
+    type: Literal["CNN"] = "CNN"
+    channels: list[Count] = Field(default_factory=lambda: [16, 32, 64], min_length=1)
+    pooling: Literal["average", "flatten"] = "average"
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(
+        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+    ) -> nn.Module:
+        """The network for images (N, channels, height, width)."""
+        in_channels, *size = image_shape(self.type, inputs)
+        options = self.model_dump(exclude={"type"})
+        return CNN(in_channels, size, n_features, **options)
 
 
 def _block(in_channels: int, out_channels: int, activation: nn.Module) -> list[nn.Module]:

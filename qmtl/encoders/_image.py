@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qmtl.encoders._initial import seeded
+from qmtl._sections import RecipePath
+from qmtl.encoders._section import EncoderSection, image_shape, seeded
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
 
 __all__ = ["LIBRARIES", "ImageBackbone"]
@@ -134,6 +135,34 @@ class ImageBackbone(nn.Module):
         if description["frozen"]:
             encoder._freeze()
         return encoder
+
+
+class ImageBackboneSection(EncoderSection):
+    """``type = "ImageBackbone"``.
+
+    Attributes:
+        network: such as resnet18.
+        library: torchvision or timm.
+        weights: a file with the network's weights; None for random ones.
+        frozen: whether the network keeps its weights.
+    """
+
+    encoder: ClassVar[type[nn.Module]] = ImageBackbone
+    type: Literal["ImageBackbone"] = "ImageBackbone"
+    network: str = "resnet18"
+    library: Literal["torchvision", "timm"] = "torchvision"
+    weights: RecipePath | None = None
+    frozen: bool = False
+
+    def build(
+        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+    ) -> nn.Module:
+        """The network for images of one channel or three."""
+        channels, *_ = image_shape(self.type, inputs)
+        if channels not in (1, 3):
+            raise InvalidInputError(f"encoder {self.type!r} needs 1 or 3 channels, got {channels}")
+        options = self.model_dump(include={"frozen", "library", "seed"})
+        return ImageBackbone(self.network, n_features, self.weights, **options)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, int, str]:

@@ -1,17 +1,18 @@
-"""MLP: a multi-layer perceptron as classical encoder."""
+"""MLP: a multi-layer perceptron as classical encoder; and Identity, no encoder at all."""
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._initial import seeded
+from qmtl.encoders._section import EncoderSection, flat_width, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["ACTIVATIONS", "MLP"]
+__all__ = ["ACTIVATIONS", "MLP", "Identity", "MLPSection"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -137,3 +138,90 @@ class MLP(nn.Module):
         # Models saved before inputs could be standardised do not say.
         options["standardise"] = description.get("standardise", False)
         return cls(description["in_features"], *description["hidden"], **options, seed=0)
+
+
+class Identity(nn.Module):
+    """Passes inputs of shape (batch, n_features) on as features.
+
+    Example:
+        >>> Identity(4)(torch.ones(1, 4))
+        tensor([[1., 1., 1., 1.]])
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
+            raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+        self.in_features = self.out_features = n_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs, unchanged."""
+        return inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return {"type": "Identity", "n_features": self.out_features}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described."""
+        return cls(description["n_features"])
+
+
+class MLPSection(EncoderSection):
+    """``type = "MLP"``, the default.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        activation: relu, gelu, silu or tanh.
+        dropout: probability of dropping a unit in training.
+        standardise: whether inputs are standardised, column by column, by the training split's
+            means and deviations.
+    """
+
+    encoder: ClassVar[type[nn.Module]] = MLP
+    type: Literal["MLP"] = "MLP"
+    hidden: list[int] = Field(default_factory=lambda: [64])
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    standardise: bool = False
+
+    def build(
+        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+    ) -> nn.Module:
+        """The MLP for inputs (N, width)."""
+        encoder = MLP(
+            flat_width(self.type, inputs),
+            *self.hidden,
+            out_features=n_features,
+            activation=self.activation,
+            dropout=self.dropout,
+            standardise=self.standardise,
+            seed=self.seed,
+        )
+        if self.standardise:
+            encoder.set_input_scale(inputs)
+        return encoder
+
+
+class IdentitySection(EncoderSection):
+    """``type = "Identity"``. It has no use for MLP's keys, but a grid may try it beside MLP."""
+
+    encoder: ClassVar[type[nn.Module]] = Identity
+    type: Literal["Identity"] = "Identity"
+    hidden: list[int] = Field(default_factory=lambda: [64])
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    standardise: bool = False
+
+    def build(
+        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+    ) -> nn.Module:
+        """The identity, for as many inputs as the head takes features."""
+        width = flat_width(self.type, inputs)
+        if width != n_features:
+            raise InvalidInputError(
+                f"encoder 'Identity' passes {width} inputs on, the head takes {n_features} "
+                f"features; use 'MLP', or inputs of that number"
+            )
+        return Identity(width)

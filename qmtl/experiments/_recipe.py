@@ -1,19 +1,20 @@
 """Recipes: one TOML file that says everything about a run (data, encoder, circuit, training)."""
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from qmtl._sections import Section, Seed, explain
+from qmtl.data import AnyDataSection
+from qmtl.encoders import AnyEncoderSection, MLPSection
 from qmtl.errors import RecipeError, unknown_name
 from qmtl.experiments._training_section import TrainingSection
 from qmtl.heads import HeadOptions, HeadType
-from qmtl.training import DataSection, EncoderSection, LoggingSection, Section, Seed
+from qmtl.training import LoggingSection
 
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
@@ -113,8 +114,8 @@ class Recipe(Section):
     """
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    data: DataSection
-    encoder: EncoderSection = EncoderSection()
+    data: AnyDataSection
+    encoder: AnyEncoderSection = MLPSection()
     head: HeadSection = HeadSection()
     circuit: CircuitSection = CircuitSection()
     training: TrainingSection = TrainingSection()
@@ -197,12 +198,9 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise RecipeError(f"recipe {name_or_path} is not valid TOML: {error}") from None
     for override in overrides:
         _override(content, override)
-    recipe = recipe_from(content, str(name_or_path))
-    # Paths are relative to the recipe, so that a run directory works from anywhere.
-    data = recipe.data.relative_to(path.parent)
-    encoder = recipe.encoder.relative_to(path.parent)
+    recipe = recipe_from(content, str(name_or_path), path.parent)
     training = recipe.training.relative_to(path.parent)
-    return recipe.model_copy(update={"data": data, "encoder": encoder, "training": training})
+    return recipe.model_copy(update={"training": training})
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -229,41 +227,21 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def recipe_from(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """A recipe from plain tables, with one-line errors."""
+def recipe_from(
+    content: Mapping[str, Any], source: str = "recipe", folder: Path | None = None
+) -> Recipe:
+    """A recipe from plain tables, with one-line errors.
+
+    Args:
+        content: the tables.
+        source: where they come from, for messages.
+        folder: that paths are relative to, so that a run directory works from anywhere; None
+            leaves paths as they are.
+    """
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(content, context={"folder": folder})
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise RecipeError(f"{source}: {'; '.join(problems)}") from None
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    where = ".".join(path) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        known = _fields(path[:-1])
-        close = get_close_matches(path[-1], known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
-    if problem["type"] == "literal_error":
-        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return str(unknown_name(f"value of {where}:", problem["input"], choices))
-    if problem["type"] == "missing":
-        return f"missing key {where!r}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
-        return f"{where}: {message}"
-    return f"{where}: {message}, got {problem['input']!r}"
-
-
-def _fields(path: Sequence[str]) -> list[str]:
-    model: Any = Recipe
-    for part in path:
-        model = model.model_fields[part].annotation
-        # A section that may be left out.
-        model = next((one for one in get_args(model) if one is not type(None)), model)
-    return list(model.model_fields)
+        raise RecipeError(f"{source}: {explain(error, Recipe)}") from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -12,7 +12,7 @@ from qmtl.experiments._recipe import SINGLE_TASK, Recipe, RivalType
 from qmtl.experiments._training_section import with_noise
 from qmtl.heads import Head, LinearHead, build_head
 from qmtl.model import MultiTaskModel
-from qmtl.training import Result, StepTimes, TrainingSettings, build_encoder, check_fit, fit
+from qmtl.training import Result, StepTimes, TrainingSettings, check_fit, fit
 
 __all__ = ["Trained", "check_rival", "train_rival"]
 
@@ -113,7 +113,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         else:
             # On a representation as wide as the one that the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
-        encoder = build_encoder(recipe.encoder, own, built.n_features)
+        encoder = recipe.encoder.build(own.train.inputs, built.n_features, own.modalities)
         yield MultiTaskModel(encoder, built), own, settings
 
 

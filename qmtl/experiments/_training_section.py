@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from qmtl._sections import Section
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import RecipeError
 from qmtl.heads import HeadOptions
@@ -17,7 +18,7 @@ from qmtl.simulators import (
     Simulator,
     simulator_for,
 )
-from qmtl.training import Section, TrainingSettings
+from qmtl.training import TrainingSettings
 
 __all__ = ["NoiseSection", "TrainingSection", "with_noise"]
 

@@ -4,13 +4,16 @@ Missing labels are NaN in float targets and -100 in integer targets. They never 
 gradient or a metric.
 """
 
-from qmtl.tasks._kinds import METRICS, MISSING, Kind, metric_names
-from qmtl.tasks._layout import TaskLayout, labelled_rows, task_layout
-from qmtl.tasks._scores import evaluate_all, evaluate_joined
-from qmtl.tasks._sequence import check_tasks, chosen_tasks
-from qmtl.tasks._task import Task
-
-__all__ = [
-    "METRICS", "MISSING", "Kind", "Task", "TaskLayout", "check_tasks", "chosen_tasks",
-    "evaluate_all", "evaluate_joined", "labelled_rows", "metric_names", "task_layout",
-]  # fmt: skip
+from qmtl.tasks._definition import METRICS as METRICS
+from qmtl.tasks._definition import MISSING as MISSING
+from qmtl.tasks._definition import Kind as Kind
+from qmtl.tasks._definition import metric_names as metric_names
+from qmtl.tasks._infer import infer_task as infer_task
+from qmtl.tasks._layout import TaskLayout as TaskLayout
+from qmtl.tasks._layout import labelled_rows as labelled_rows
+from qmtl.tasks._layout import task_layout as task_layout
+from qmtl.tasks._scores import evaluate_all as evaluate_all
+from qmtl.tasks._scores import evaluate_joined as evaluate_joined
+from qmtl.tasks._task import Task as Task
+from qmtl.tasks._task import check_tasks as check_tasks
+from qmtl.tasks._task import chosen_tasks as chosen_tasks

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks._kinds import MISSING, is_flat
+from qmtl.tasks._definition import MISSING, is_flat
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task

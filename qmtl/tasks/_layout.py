@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from qmtl.tasks._kinds import is_flat
+from qmtl.tasks._definition import is_flat
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task

@@ -1,20 +1,29 @@
-"""The torchmetrics objects of tasks; torchmetrics is imported when one is made."""
+"""Metrics: torchmetrics' objects, and values for many columns of predictions in one go.
 
+In the functions ``..._scores`` columns are along the first dimension and rows along the last.
+Labels are float64, NaN if missing; a metric is NaN where there is no label, or the prediction of
+a labelled row is not finite. torchmetrics is imported when it is needed.
+"""
+
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from qmtl.tasks._kinds import metric_names
+from qmtl.tasks._definition import metric_names
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
     from qmtl.tasks._task import Task
 
-__all__ = ["harden", "metric_collection", "silence"]
+__all__ = [
+    "binary_scores", "class_scores", "harden", "metric_collection", "number_scores", "silence",
+]  # fmt: skip
 
 
 @contextmanager
@@ -81,3 +90,177 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
         return hard(one.get(name, tmc.BinaryMatthewsCorrCoef)())
     soft: Any = {"auroc": tmc.BinaryAUROC, "average_precision": tmc.BinaryAveragePrecision}
     return soft.get(name, tmc.BinaryCalibrationError)()
+
+
+def binary_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+    """A metric of yes-or-no labels for every column; `p` and `y` are (columns, N).
+
+    Example:
+        >>> p, y = torch.tensor([[0.9, 0.2], [0.9, 0.2]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        >>> binary_scores("auroc", p.double(), y.double())
+        [1.0, nan]
+    """
+    together = {"accuracy": _accuracy, "f1": _binary_f1, "auroc": _auroc}
+    if name in together:
+        return _where_defined(together[name], p, y)
+    return [_one_by_one(_binary_score, name, *column) for column in zip(p, y, strict=True)]
+
+
+def class_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+    """A metric of classes for every task; `p` is (tasks, classes, N) and `y` (tasks, N).
+
+    Example:
+        >>> p = torch.eye(3).double().unsqueeze(0)
+        >>> class_scores("accuracy", p, torch.tensor([[0.0, 1.0, float("nan")]]).double())
+        [1.0]
+    """
+    if name in ("auroc", "average_precision"):
+        return [_one_against_rest(name, *task) for task in zip(p, y, strict=True)]
+    averages = {"f1": "macro", "macro_f1": "macro", "weighted_f1": "weighted"}
+    if name == "accuracy":
+        return _where_defined(lambda p, y: _share_equal(p.argmax(1), y), p, y)
+    if name in averages:
+        return _where_defined(lambda p, y: _class_f1(averages[name], p, y), p, y)
+    return [_one_by_one(_class_score, name, *task) for task in zip(p, y, strict=True)]
+
+
+def number_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+    """A metric of numbers for every column; `p` and `y` are (columns, N).
+
+    Example:
+        >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
+        [3.0]
+    """
+    # torchmetrics takes sums of squares below 1e-4 for zero.
+    together = {"r2": _r2, "mse": _mean_square, "mae": _mean_size}
+    if name in together:
+        return _where_defined(together[name], p, y)
+    return [_one_by_one(_number_score, name, *column) for column in zip(p, y, strict=True)]
+
+
+def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tensor) -> list[float]:
+    if not y.shape[1]:
+        return [math.nan] * len(y)
+    kept = ~y.isnan()
+    finite = p.isfinite() if p.ndim == 2 else p.isfinite().all(dim=1)
+    defined = kept.any(dim=1) & (finite | ~kept).all(dim=1)
+    values: list[float] = torch.where(defined, score(p, y).double(), math.nan).tolist()
+    return values
+
+
+def _one_by_one(score: Callable[..., float], name: str, p: Tensor, y: Tensor) -> float:
+    """The score on the labelled rows, which are the last dimension."""
+    kept = ~y.isnan()
+    p, y = p[..., kept], y[kept]
+    return score(name, p, y) if len(y) and p.isfinite().all() else math.nan
+
+
+def _share_equal(decided: Tensor, y: Tensor) -> Tensor:
+    return (decided == y).sum(1).double() / (~y.isnan()).sum(1)
+
+
+def _accuracy(p: Tensor, y: Tensor) -> Tensor:
+    return _share_equal(harden(p), y)
+
+
+def _binary_f1(p: Tensor, y: Tensor) -> Tensor:
+    from torchmetrics.functional import classification as tmf
+
+    # To torchmetrics, a column is a sample.
+    options: Any = {"multidim_average": "samplewise", "ignore_index": -1, "validate_args": False}
+    found: Tensor = tmf.binary_f1_score(harden(p), y.nan_to_num(nan=-1).long(), **options)
+    return found
+
+
+def _class_f1(average: Any, p: Tensor, y: Tensor) -> Tensor:
+    from torchmetrics.functional import classification as tmf
+
+    options: Any = {"multidim_average": "samplewise", "ignore_index": -1, "validate_args": False}
+    labels = y.nan_to_num(nan=-1).long()
+    found: Tensor = tmf.multiclass_f1_score(
+        p.argmax(1), labels, p.shape[1], average=average, **options
+    )
+    return found
+
+
+def _auroc(p: Tensor, y: Tensor) -> Tensor:
+    """Mann and Whitney's statistic, the share of pairs in order: NaN without a pair."""
+    from scipy.stats import rankdata
+
+    ranked = torch.where(y.isnan(), y, p.clamp(0, 1))
+    ranks = torch.from_numpy(rankdata(ranked.numpy(), axis=1, nan_policy="omit"))
+    positives, negatives = (y == 1).sum(1).double(), (y == 0).sum(1).double()
+    least = positives * (positives + 1) / 2
+    return (torch.where(y == 1, ranks, 0.0).sum(1) - least) / (positives * negatives)
+
+
+def _r2(p: Tensor, y: Tensor) -> Tensor:
+    spread = (y - y.nanmean(1, keepdim=True)).square().nansum(1)
+    low, high = y.nan_to_num(nan=math.inf).amin(1), y.nan_to_num(nan=-math.inf).amax(1)
+    return torch.where(low < high, 1 - (p - y).square().nansum(1) / spread, math.nan)
+
+
+def _mean_square(p: Tensor, y: Tensor) -> Tensor:
+    return (p - y).square().nanmean(1)
+
+
+def _mean_size(p: Tensor, y: Tensor) -> Tensor:
+    return (p - y).abs().nanmean(1)
+
+
+def _binary_score(name: str, p: Tensor, y: Tensor) -> float:
+    from torchmetrics.functional import classification as tmf
+
+    labels = y.long()
+    if name == "average_precision":
+        # Predictions outside [0, 1], be it by rounding, would be taken for logits.
+        return float(tmf.binary_average_precision(p.clamp(0, 1), labels)) if y.any() else math.nan
+    if name == "ece":
+        return float(tmf.binary_calibration_error(p.clamp(0, 1), labels))
+    return _hard_score(name, harden(p), labels, 2)
+
+
+def _class_score(name: str, p: Tensor, y: Tensor) -> float:
+    from torchmetrics.functional import classification as tmf
+
+    labels = y.long()
+    if name == "ece":
+        return float(tmf.multiclass_calibration_error(p.T.clamp(0, 1), labels, len(p)))
+    return _hard_score(name, p.argmax(dim=0), labels, len(p))
+
+
+def _one_against_rest(name: str, p: Tensor, y: Tensor) -> float:
+    """Mean over the classes for which it is defined; `p` is (classes, N)."""
+    if not p[:, ~y.isnan()].isfinite().all():
+        return math.nan
+    classes = torch.arange(len(p)).unsqueeze(1)
+    found = binary_scores(name, p, torch.where(y.isnan(), y, (y == classes).double()))
+    return float(torch.tensor(found, dtype=torch.float64).nanmean())
+
+
+def _hard_score(name: str, decided: Tensor, y: Tensor, n_classes: int) -> float:
+    from torchmetrics.functional import classification as tmf
+
+    if name == "balanced_accuracy":
+        # torchmetrics' macro average counts a class that is predicted but has no label as 0.
+        found = [(decided[y == c] == c).double().mean() for c in range(n_classes)]
+        return float(torch.stack(found).nanmean())
+    if name == "matthews":
+        if (y == y[0]).all():
+            return math.nan
+        if (decided == decided[0]).all():
+            return 0.0  # as GLUE and scikit-learn have it; torchmetrics gives a small number
+        return float(tmf.multiclass_matthews_corrcoef(decided, y, n_classes))
+    average: Any = "weighted" if name == "weighted_f1" else "macro"
+    return float(tmf.multiclass_f1_score(decided, y, n_classes, average=average))
+
+
+def _number_score(name: str, p: Tensor, y: Tensor) -> float:
+    from torchmetrics import functional as tmf
+
+    if not bool((y != y[0]).any()) or not bool((p != p[0]).any()):
+        return math.nan
+    # Neither correlation depends on a common shift, and torchmetrics' sums of squares need one.
+    centre = y.mean()
+    correlation = tmf.pearson_corrcoef if name == "pearson" else tmf.spearman_corrcoef
+    return float(correlation(p - centre, y - centre))

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks._column_scores import binary_scores, class_scores, number_scores
-from qmtl.tasks._kinds import is_flat, metric_names
+from qmtl.tasks._definition import is_flat, metric_names
 from qmtl.tasks._labels import read_labels
 from qmtl.tasks._layout import TaskLayout, alike
-from qmtl.tasks._metrics import silence
+from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, silence
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task

@@ -1,21 +1,22 @@
 """`Task`: a definition, and what is done with it; how is in the modules beside it."""
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import _labels as labels
-from qmtl.tasks import _losses as losses
 from qmtl.tasks import _scores as scores
-from qmtl.tasks._definition import TaskDefinition
-from qmtl.tasks._kinds import metric_names
+from qmtl.tasks._definition import TaskDefinition, is_flat, metric_names
+from qmtl.tasks._layout import task_layout
 from qmtl.tasks._metrics import harden, metric_collection
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-__all__ = ["Task"]
+__all__ = ["Task", "check_tasks", "chosen_tasks"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,10 @@ class Task(TaskDefinition):
             >>> task.loss_terms(torch.tensor([[1.0], [5.0]]), torch.tensor([3.0, float("nan")]))
             (tensor(4.), tensor(1.))
         """
-        return losses.loss_terms(self, logits, targets)
+        _check_shapes(self, logits, targets)
+        layout = task_layout((self,))
+        total, count = layout.loss_terms(logits, layout.join_targets({self.name: targets}))
+        return total[0], count[0]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss over the labelled entries: 0-dim. Arguments as in `loss_terms`.
@@ -132,7 +136,13 @@ class Task(TaskDefinition):
             >>> task.loss(torch.zeros(2, 1), task.to_targets([1, None]))
             tensor(0.6931)
         """
-        return losses.loss(self, logits, targets)
+        total, count = self.loss_terms(logits, targets)
+        if count == 0:
+            raise InvalidInputError(
+                f"task '{self.name}': the loss needs at least one label, but all "
+                f"{targets.numel()} targets are missing"
+            )
+        return total / count
 
     def activation(self, logits: Tensor) -> Tensor:
         """Predictions from logits (B, n_outputs).
@@ -146,7 +156,9 @@ class Task(TaskDefinition):
             >>> Task.binary("a").activation(torch.zeros(2, 1))
             tensor([0.5000, 0.5000])
         """
-        return losses.activation(self, logits)
+        _check_logits(self, logits)
+        values = task_layout((self,)).activation(logits)
+        return values[:, 0] if is_flat(self) and self.kind != "multiclass" else values
 
     def decision(self, predictions: Tensor) -> Tensor:
         """Hard labels from the predictions that `activation` returns; regression unchanged.
@@ -220,3 +232,75 @@ class Task(TaskDefinition):
             tensor([0.3333, 0.0000, 0.6667])
         """
         return labels.best_constant(self, train_targets)
+
+
+def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """The tasks as a tuple, after checking that there are some and no two share a name.
+
+    Raises:
+        InvalidInputError: none, something that is no Task, or a duplicate (with both positions).
+
+    Example:
+        >>> len(check_tasks([Task.binary("a"), Task.regression("b")]))
+        2
+    """
+    if isinstance(tasks, Task | str) or not isinstance(tasks, Iterable):
+        raise InvalidInputError(f"tasks: expected a sequence of Task, got {tasks!r}")
+    found = tuple(tasks)
+    if not found:
+        raise InvalidInputError("tasks: expected at least one Task, got none")
+    first: dict[str, int] = {}
+    for position, task in enumerate(found):
+        if not isinstance(task, Task):
+            raise InvalidInputError(f"tasks: expected a Task at position {position}, got {task!r}")
+        if task.name in first:
+            raise InvalidInputError(
+                f"tasks: the name '{task.name}' is used twice, at positions {first[task.name]} "
+                f"and {position}; names must differ"
+            )
+        first[task.name] = position
+    return found
+
+
+def chosen_tasks(names: Sequence[str] | None, known: Collection[str]) -> tuple[str, ...]:
+    """Names of tasks, in the order asked for; all known ones for None.
+
+    Raises:
+        InvalidInputError: for a string, and for names that are unknown or come twice.
+
+    Example:
+        >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
+        (('b',), ('a', 'b'))
+    """
+    if names is None:
+        return tuple(known)
+    if isinstance(names, str):
+        raise InvalidInputError(f"tasks must be a sequence of names, got the string {names!r}")
+    chosen = tuple(names)
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("task", name, known)
+    if len(set(chosen)) < len(chosen):
+        raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
+    return chosen
+
+
+def _check_logits(task: Task, logits: Tensor) -> None:
+    """Raise if logits are not (batch, n_outputs)."""
+    if logits.ndim != 2 or logits.shape[1] != task.n_outputs:
+        raise InvalidInputError(
+            f"task '{task.name}': logits have shape {tuple(logits.shape)}, "
+            f"expected (batch, {task.n_outputs})"
+        )
+
+
+def _check_shapes(task: Task, logits: Tensor, targets: Tensor) -> None:
+    """Raise if logits are not (batch, n_outputs), or targets not canonical ones of these rows."""
+    _check_logits(task, logits)
+    expected = logits.shape[:1] if is_flat(task) else logits.shape
+    if targets.shape != expected or targets.is_floating_point() == (task.kind == "multiclass"):
+        raise InvalidInputError(
+            f"task '{task.name}': logits {tuple(logits.shape)} need targets from "
+            f"Task.to_targets of shape {tuple(expected)}, got {tuple(targets.shape)} "
+            f"{targets.dtype}"
+        )

@@ -5,9 +5,6 @@ from ._combine import aggregators as aggregators
 from ._combine import make_aggregator as make_aggregator
 from ._combine import make_scalarizer as make_scalarizer
 from ._combine import scalarizers as scalarizers
-from ._data_section import DataSection as DataSection
-from ._encoder_build import build_encoder as build_encoder
-from ._encoder_section import EncoderSection as EncoderSection
 from ._evaluate import baseline_metrics as baseline_metrics
 from ._evaluate import evaluate as evaluate
 from ._evaluate import score as score
@@ -30,7 +27,5 @@ from ._predictions import read_predictions as read_predictions
 from ._progress import StepTimes as StepTimes
 from ._result import Result as Result
 from ._result import plot_curves as plot_curves
-from ._settings import Section as Section
-from ._settings import Seed as Seed
 from ._settings import TrainingSettings as TrainingSettings
 from ._settings import settings_from as settings_from

@@ -12,8 +12,8 @@ from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl._io import as_csv, write_text
+from qmtl._sections import Section
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.training._settings import Section
 from qmtl.training._trainer import quiet_libraries
 
 if TYPE_CHECKING:

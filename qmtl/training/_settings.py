@@ -1,21 +1,13 @@
-"""TrainingSettings: how a model is trained, and what sections of a recipe have in common."""
+"""TrainingSettings: how a model is trained."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["Fractions", "Section", "Seed", "TrainingSettings", "settings_from"]
-
-Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Section(BaseModel):
-    """A table of a recipe: frozen, and without keys that nobody reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+__all__ = ["TrainingSettings", "settings_from"]
 
 
 class TrainingSettings(Section):

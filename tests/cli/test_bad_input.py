@@ -71,7 +71,7 @@ def test_recipes_that_cannot_be_read(qmtl, tmp_path):
     (tmp_path / "a.toml").write_text("name = 'x'\n")
     assert "missing key 'data'" in qmtl.bad("train", "a.toml")
     (tmp_path / "a.toml").write_text("[data]\nsource = 'csv'\n")
-    assert "needs path" in qmtl.bad("train", "a.toml")
+    assert "missing key 'data.path'" in qmtl.bad("train", "a.toml")
     (tmp_path / "digits").mkdir()
     assert "wires" in qmtl.good("explain", "digits")
     with pytest.raises(RecipeError, match=r"max_epoch.*'max_epochs'"):

@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 
 from qmtl.data import chestxray
-from qmtl.data._chestxray_images import load_images
-from qmtl.data._chestxray_labels import read_chestxray_labels
-from qmtl.data._patient_split import patient_split
+from qmtl.data._chestxray_files import load_images, read_chestxray_labels
+from qmtl.data._splits import patient_split
 from qmtl.errors import InvalidInputError
 
 NAN = float("nan")

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from qmtl.data import MultiTaskData, Split, digits, from_arrays
-from qmtl.data._infer import infer_task
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task
+from qmtl.tasks import Task, infer_task
 
 NAN = float("nan")
 A, B = Task.binary("a"), Task.regression("b")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qmtl.data import join_modalities
-from qmtl.data._feature_files import features_by_id
+from qmtl.data._files import features_by_id
 from qmtl.errors import InvalidInputError
 
 NAN = float("nan")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmtl.data._stratified import stratified_sample, validation_cut
+from qmtl.data._splits import stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError
 
 

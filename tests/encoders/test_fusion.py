@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import ENCODERS, Fusion
-from qmtl.encoders._fusion_joins import JOINS
+from qmtl.encoders._fusion import JOINS
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel, load

@@ -12,7 +12,7 @@ from sklearn import metrics as skm
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 from qmtl.tasks import _scores as scores
-from qmtl.tasks._kinds import METRICS
+from qmtl.tasks._definition import METRICS
 from qmtl.tasks._scores import evaluate_all
 from tests.tasks.task_samples import NAN, random_labels
 

@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import MISSING, Task
+from qmtl.tasks._definition import MISSING
+from qmtl.tasks._task import Task
 
 __all__ = ["infer_task"]
 

@@ -14,7 +14,6 @@ from qmtl.encoders import CNN, MLP, Fusion, Identity
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import read_recipe, recipe_from
-from qmtl.training._encoder_build import build_encoder
 
 LABELS = {"a": torch.arange(40) % 2, "b": torch.arange(40) // 2 % 2}
 FLAT = from_arrays(torch.rand(40, 6), LABELS)
@@ -25,6 +24,10 @@ MODALITIES = from_arrays(JOINED, LABELS)
 
 def section(**keys):
     return recipe_from({"data": {"source": "digits"}, "encoder": keys}).encoder
+
+
+def build(section, data, n_features):
+    return section.build(data.train.inputs, n_features, data.modalities)
 
 
 class TestTypes:
@@ -41,7 +44,7 @@ class TestTypes:
         ],
     )  # fmt: skip
     def test_builds(self, data, keys, kind):
-        encoder = build_encoder(section(**keys), data, 6)
+        encoder = build(section(**keys), data, 6)
         assert type(encoder) is kind
         assert encoder(data.train.inputs).shape == (len(data.train), 6)
         description = encoder.to_dict()
@@ -49,26 +52,26 @@ class TestTypes:
         for key, value in renamed.items():
             stored = description[key]
             assert (dict(stored) if key == "widths" else stored) == value
-        again = build_encoder(section(**keys), data, 6).state_dict()
+        again = build(section(**keys), data, 6).state_dict()
         assert all(torch.equal(v, again[k]) for k, v in encoder.state_dict().items())
 
     def test_inputs_are_standardised_by_the_training_split(self):
-        encoder = build_encoder(section(standardise=True), FLAT, 6)
+        encoder = build(section(standardise=True), FLAT, 6)
         assert torch.equal(encoder.input_mean, FLAT.train.inputs.mean(0))
 
     def test_widths_of_the_data(self):
         known = replace(MODALITIES, modalities=WIDTHS)
-        assert build_encoder(section(type="Fusion"), known, 6).widths == WIDTHS
+        assert build(section(type="Fusion"), known, 6).widths == WIDTHS
         other = dict(reversed(WIDTHS.items()))
         with pytest.raises(
             InvalidInputError, match=r"widths are {'audio': 2, 'text': 3}, the data"
         ):
-            build_encoder(section(type="Fusion", widths=other), known, 6)
+            build(section(type="Fusion", widths=other), known, 6)
 
     def test_image_backbone(self, monkeypatch, tmp_path):
         seen = {}
         monkeypatch.setattr(
-            "qmtl.training._encoder_build.ImageBackbone",
+            "qmtl.encoders._image.ImageBackbone",
             lambda *arguments, **options: seen.update(options, arguments=arguments),
         )
         keys = {"network": "resnet34", "library": "timm", "weights": "w.pth", "frozen": True}
@@ -79,7 +82,7 @@ class TestTypes:
         )
         read = read_recipe(path).encoder
         assert read.weights == str(tmp_path / "w.pth")
-        build_encoder(read, IMAGES, 6)
+        build(read, IMAGES, 6)
         assert seen == {
             "arguments": (keys["network"], 6, str(tmp_path / "w.pth")),
             "library": "timm",
@@ -90,7 +93,7 @@ class TestTypes:
     def test_image_backbone_without_its_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "timm", None)
         with pytest.raises(MissingDependencyError, match=r"qmtl\[image\]"):
-            build_encoder(section(type="ImageBackbone", library="timm"), IMAGES, 6)
+            build(section(type="ImageBackbone", library="timm"), IMAGES, 6)
 
 
 class TestRecipes:
@@ -108,13 +111,31 @@ class TestRecipes:
         (tmp_path / "recipe.toml").write_text(recipe.as_toml())
         again = read_recipe(tmp_path / "recipe.toml")
         assert again.encoder == recipe.encoder
-        assert list(again.encoder.widths or {}) == list(recipe.encoder.widths or {})
+        if "widths" in keys:
+            assert list(again.encoder.widths) == list(keys["widths"])
+
+    def test_recipes_resolved_by_0_1_read_back(self, tmp_path):
+        """They hold the defaults of every type."""
+        (tmp_path / "recipe.toml").write_text(
+            '[data]\nsource = "digits"\n[encoder]\ntype = "CNN"\nhidden = [64]\n'
+            'activation = "gelu"\ndropout = 0.0\nstandardise = false\nchannels = [4]\n'
+            'pooling = "average"\nkind = "concat"\ndim = 64\nn_heads = 4\n'
+            'modality_dropout = 0.0\nnetwork = "resnet18"\nlibrary = "torchvision"\n'
+            "frozen = false\nseed = 2\n"
+        )
+        assert read_recipe(tmp_path / "recipe.toml").encoder.model_dump() == {
+            "type": "CNN", "seed": 2, "channels": [4], "pooling": "average",
+            "activation": "gelu", "dropout": 0.0,
+        }  # fmt: skip
 
     @pytest.mark.parametrize(
         ("keys", "message"),
         [
             ({"type": "CNNN"}, "unknown value of encoder.type: 'CNNN'; did you mean 'CNN'"),
-            ({"chanels": [4]}, "unknown key 'encoder.chanels'; did you mean 'channels'"),
+            (
+                {"type": "CNN", "chanels": [4]},
+                "unknown key 'encoder.chanels'; did you mean 'channels'",
+            ),
             ({"channels": [4]}, "type 'MLP' does not read 'channels'; it reads activation,"),
             ({"type": "CNN", "hidden": [4]}, "type 'CNN' does not read 'hidden'; it reads"),
             ({"type": "CNN", "channels": []}, "encoder.channels: "),
@@ -162,7 +183,7 @@ class TestRecipes:
 )
 def test_data_that_do_not_fit(data, keys, message):
     with pytest.raises(InvalidInputError, match=message) as caught:
-        build_encoder(section(**keys), data, 5)
+        build(section(**keys), data, 5)
     assert "\n" not in str(caught.value)
 
 

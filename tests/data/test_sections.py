@@ -113,8 +113,9 @@ class TestKeys:
         ("data", "message"),
         [
             ({"source": "glu"}, "unknown value of data.source: 'glu'; did you mean 'glue'"),
-            ({"source": "glue"}, "source 'glue' needs path"),
-            ({"source": "csv"}, "source 'csv' needs path, and targets"),
+            ({"source": "glue"}, "missing key 'data.path'"),
+            ({"source": "csv", "path": "a.csv"}, "source 'csv' needs targets (or tasks)"),
+            ({}, "missing key 'data.source'"),
             ({"source": "glue", "path": "a", "views": "all", "delimiter": ";"},
              "source 'glue' does not read 'delimiter'; it reads max_rows, max_test_rows, path"),
             ({"source": "digits", "path": "a"}, "source 'digits' does not read 'path'"),
@@ -136,10 +137,23 @@ class TestKeys:
             {"source": "chestxray", "path": "c", "uncertain": {"Edema": "ones"}},
             {"source": "mustard", "path": "m", "audio": "a.npz"},
         ):
-            first = recipe(**data)
-            (tmp_path / "a.toml").write_text(first.as_toml())
-            again = read_recipe(tmp_path / "a.toml")
-            assert again.data == first.data.relative_to(tmp_path)
+            (tmp_path / "a.toml").write_text(recipe(**data).as_toml())
+            first = read_recipe(tmp_path / "a.toml")
+            (tmp_path / "b.toml").write_text(first.as_toml())
+            assert read_recipe(tmp_path / "b.toml").data == first.data
+            assert first.data.path == str(tmp_path / data["path"])
+
+    def test_recipes_resolved_by_0_1_read_back(self, tmp_path):
+        """They hold the defaults of every source."""
+        (tmp_path / "recipe.toml").write_text(
+            '[data]\nsource = "digits"\nignore = []\ndelimiter = ","\nuncertain = "ignore"\n'
+            'blank = "ignore"\nviews = "all"\nkind = "binary"\nflat = false\ncontext = false\n'
+            'tasks = ["digit", "ink"]\nseed = 3\n'
+        )
+        data = read_recipe(tmp_path / "recipe.toml").data
+        assert data.model_dump() == {
+            "source": "digits", "tasks": ["digit", "ink"], "seed": 3, "splits": None,
+        }  # fmt: skip
 
     def test_paths_are_relative_to_the_recipe(self, tmp_path):
         (tmp_path / "model").mkdir()

@@ -1,0 +1,193 @@
+"""Sections of a recipe: their base class, unions of them, paths, and errors in one line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from qmtl.errors import unknown_name
+
+__all__ = ["Fractions", "NameOrPath", "OneOf", "RecipePath", "Section", "Seed", "explain"]
+
+Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _absolute(value: str, info: ValidationInfo) -> str:
+    folder = (info.context or {}).get("folder")
+    return value if folder is None else str((folder / Path(value).expanduser()).resolve())
+
+
+def _absolute_if_there(value: str, info: ValidationInfo) -> str:
+    path = _absolute(value, info)
+    return path if Path(path).exists() else value
+
+
+RecipePath = Annotated[str, AfterValidator(_absolute)]
+"""A path relative to the recipe's folder, which validation takes from ``context["folder"]``."""
+
+NameOrPath = Annotated[str, AfterValidator(_absolute_if_there)]
+"""A name, or the path of a file or folder that exists."""
+
+
+class OneOf:
+    """Marks a field that holds one of the subclasses of its section; a key says which.
+
+    A subclass names its value of the key as a ``Literal``. All subclasses that exist when the
+    field's model is defined belong to the union, so that nothing lists them a second time.
+
+    A key that only other subclasses read is refused, unless it has a default value of theirs:
+    recipes that version 0.1 resolved hold the defaults of all subclasses.
+
+    Args:
+        key: such as ``source``.
+        default: value of the key where it is missing; None if it must be given.
+
+    Example:
+        >>> from typing import Literal
+        >>> class Shape(Section):
+        ...     kind: str
+        >>> class Circle(Shape):
+        ...     kind: Literal["circle"] = "circle"
+        ...     radius: float
+        >>> class Square(Shape):
+        ...     kind: Literal["square"] = "square"
+        ...     side: float = 1.0
+        >>> class Drawing(Section):
+        ...     shape: Annotated[Shape, OneOf("kind")]
+        >>> Drawing.model_validate({"shape": {"kind": "circle", "radius": 2, "side": 1.0}}).shape
+        Circle(kind='circle', radius=2.0)
+    """
+
+    def __init__(self, key: str, default: str | None = None) -> None:
+        self.key, self.default = key, default
+
+    def members(self, base: type[Section]) -> dict[str, type[Section]]:
+        """Value of the key to subclass."""
+        return {
+            str(value): member
+            for member in base.__subclasses__()
+            for value in get_args(member.model_fields[self.key].annotation)
+        }
+
+    def __get_pydantic_core_schema__(
+        self, source: type[Section], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The schema of a union that is discriminated by the key."""
+        members = self.members(source)
+        union: Any = reduce(or_, dict.fromkeys(members.values()))
+        schema = handler.generate_schema(Annotated[union, Field(discriminator=self.key)])
+        return core_schema.no_info_before_validator_function(
+            lambda value: self._own_keys(value, members), schema
+        )
+
+    def _own_keys(self, value: Any, members: Mapping[str, type[Section]]) -> Any:
+        """The table without the keys that its section does not read."""
+        if not isinstance(value, Mapping):
+            return value
+        if self.default is not None:
+            value = {self.key: self.default, **value}
+        chosen = members.get(str(value.get(self.key)))
+        if chosen is None:
+            return value
+        kept = {}
+        for name, given in value.items():
+            others = [m.model_fields[name] for m in members.values() if name in m.model_fields]
+            if name in chosen.model_fields or not others:
+                kept[name] = given
+            elif all(given != f.get_default(call_default_factory=True) for f in others):
+                known = ", ".join(sorted(set(chosen.model_fields) - {self.key}))
+                raise ValueError(
+                    f"{self.key} {value[self.key]!r} does not read {name!r}; it reads {known}"
+                )
+        return kept
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """A validation error of a section in one line, with the nearest valid names.
+
+    Example:
+        >>> class Point(Section):
+        ...     x: float
+        >>> try:
+        ...     Point.model_validate({"x": "one", "y": 1})
+        ... except ValidationError as error:
+        ...     print(explain(error, Point))
+        x: Input should be a valid number, unable to parse string as a number, got 'one'; unknown \
+key 'y'. Known: x
+    """
+    return "; ".join(_problem(problem, model) for problem in error.errors())
+
+
+def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
+    path, _ = _follow(problem["loc"], model)
+    where = ".".join(path) or "recipe"
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        _, section = _follow(problem["loc"][:-1], model)
+        known = list(section.model_fields) if section else []
+        close = get_close_matches(path[-1], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", context["expected"])
+        return str(unknown_name(f"value of {where}:", problem["input"], choices))
+    if kind == "union_tag_invalid":
+        key = context["discriminator"].strip("'")
+        choices = re.findall(r"'([^']*)'", context["expected_tags"])
+        return str(unknown_name(f"value of {where}.{key}:", context["tag"], choices))
+    if kind == "union_tag_not_found":
+        return f"missing key '{where}.{context['discriminator'].strip(chr(39))}'"
+    if kind == "missing":
+        return f"missing key {where!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
+        return f"{where}: {message}"
+    return f"{where}: {message}, got {problem['input']!r}"
+
+
+def _follow(
+    location: Sequence[Any], model: type[BaseModel]
+) -> tuple[list[str], type[BaseModel] | None]:
+    """The keys of a location as a recipe writes them, and the section that it ends in."""
+    path: list[str] = []
+    section: type[BaseModel] | None = model
+    members: Mapping[str, type[Section]] = {}
+    for part in location:
+        if part in members:  # pydantic names the member of a union, a recipe does not
+            section, members = members[part], {}
+            continue
+        path.append(str(part))
+        field = section.model_fields.get(str(part)) if section else None
+        section, members = None, {}
+        if field is None:
+            continue
+        # A section that may be left out is a union with None.
+        options = (field.annotation, *get_args(field.annotation))
+        section = next(
+            (o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None
+        )
+        for mark in field.metadata:
+            if isinstance(mark, OneOf) and section is not None and issubclass(section, Section):
+                members = mark.members(section)
+    return path, section
