@@ -8,10 +8,12 @@ under the names of `DATA_SETS`; without them the blocks that name one are skippe
 """
 
 import contextlib
+import csv
 import doctest
 import functools
 import importlib
 import io
+import itertools
 import os
 import pkgutil
 import re
@@ -169,7 +171,7 @@ def commands(path):
     """Command lines in `sh` blocks and in running text that name our program or a script."""
     lines = [line for b in blocks(path) if b.language == "sh" for line in b.text.splitlines()]
     texts = [token.content for token in inline(path, "code_inline")]
-    lines += [text for text in texts if re.match(r"(qmtl|scripts/\w+) [\w.-]", text)]
+    lines += [text for text in texts if re.match(r"qmtl [\w-]|scripts/\w+( |$)", text)]
     return [line for line in lines if line.split("#")[0].strip() and not re.search("[…|]", line)]
 
 
@@ -279,3 +281,49 @@ def test_version_is_that_of_the_project_file_and_of_the_citation():
 
 def test_package_is_typed():
     assert (ROOT / "qmtl" / "py.typed").is_file()
+
+
+# --- measured tables ---------------------------------------------------------------------------
+
+RESULTS = ROOT / "scripts" / "results"
+
+
+def results_table(first_cell):
+    """Rows of a table in the results' README, by their first cell."""
+    lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    cells = [[cell.strip(" *") for cell in row.strip("|").split("|")] for row in rows]
+    return {row[0]: row[1:] for row in cells}
+
+
+@pytest.mark.parametrize(("family", "column"), [("glue", 0), ("mustard", 3), ("chestxray", 6)])
+def test_scores_of_the_heads_are_those_of_the_csv_file(family, column):
+    labels = {
+        "quantum": "quantum", "linear": "linear, dense", "local-cone": "linear on cones",
+        "local-register": "linear on registers", "low-rank": "low-rank linear",
+        "fixed-width": "linear, fixed width of 8", "single-task": "single-task models",
+        "vqc-per-task": "circuit per task, linear layers",
+        "shared-vqc": "one shared circuit, linear layers",
+        "quantum-no-block": "quantum, no block", "quantum-frozen": "quantum, weights frozen",
+        "quantum-no-entangler": "quantum, no entangler",
+    }  # fmt: skip
+    table = results_table("head | GLUE, 9 tasks: score")
+    shown = {k: v[column : column + 3] for k, v in table.items() if v[column] != "–"}
+    measured = {}
+    for row in csv.DictReader((RESULTS / f"bench_{family}.csv").open()):
+        score = f"{float(row['mean']):.1f} ± {float(row['mean_interval']):.1f}"
+        cells = [score, row["head_parameters"], f"{float(row['ece']):.1f}"]
+        measured[labels[row["head"]]] = cells
+    assert shown == measured
+
+
+def test_times_of_the_peers_are_those_of_the_csv_file():
+    table = results_table("ms per step")
+    sizes = ("2", "4", "6", "8", "12", "256")
+    for row in csv.DictReader((RESULTS / "peers.csv").open()):
+        shown = table[row["label"]][sizes.index(row["tasks"])].replace(",", "")
+        if row["step_ms"]:
+            assert float(shown) == pytest.approx(float(row["step_ms"]), rel=6e-3), row["label"]
+        else:
+            assert shown in row["status"], row
