@@ -47,7 +47,7 @@ MAY_IMPORT = {
 
 # Library: where it may be imported.
 LIBRARIES = {
-    "pennylane": {"simulators/_pennylane.py"},
+    "pennylane": {"simulators/_pennylane.py", "simulators/_qfunc.py"},
     "qiskit": {"hardware/", "noise/"},
     "qiskit_aer": {"hardware/", "noise/"},
     "qiskit_ibm_runtime": {"hardware/", "noise/"},

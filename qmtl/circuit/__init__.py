@@ -25,8 +25,10 @@ from qmtl.circuit._gates import (
     ROTATIONS,
     Angle,
     Gate,
+    GateSequence,
     Kind,
     PauliString,
+    elementary,
 )
 from qmtl.circuit._head_circuit import HeadCircuit, ParameterCount
 from qmtl.circuit._light_cone import LightCone, Walk, backward_cone, gates_by_wire
@@ -65,6 +67,7 @@ __all__ = [
     "Encoding",
     "ExpectationZ",
     "Gate",
+    "GateSequence",
     "HeadCircuit",
     "IQPEncoding",
     "IdentityAnsatz",
@@ -90,6 +93,7 @@ __all__ = [
     "design_from_toml",
     "distribution_circuit",
     "draw_svg",
+    "elementary",
     "entangler_edges",
     "entangler_gates",
     "gates_by_wire",

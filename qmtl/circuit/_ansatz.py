@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from qmtl.circuit._encodings import _check_layers
 from qmtl.circuit._entanglers import entangler_edges, entangler_gates
-from qmtl.circuit._gates import Angle, Gate
+from qmtl.circuit._gates import Angle, Gate, GateSequence
 
 __all__ = ["ANSATZE", "Ansatz", "IdentityAnsatz", "RealAmplitudes", "RotationAnsatz"]
 
@@ -143,4 +143,5 @@ ANSATZE = {
     "RotationAnsatz": RotationAnsatz,
     "RealAmplitudes": RealAmplitudes,
     "IdentityAnsatz": IdentityAnsatz,
+    "GateSequence": GateSequence,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from qmtl.circuit._entanglers import entangler_edges, entangler_gates
-from qmtl.circuit._gates import Angle, Gate
+from qmtl.circuit._gates import Angle, Gate, GateSequence, elementary
 from qmtl.errors import InvalidInputError
 
 __all__ = ["ENCODINGS", "AngleEncoding", "Encoding", "IQPEncoding", "RegisterEncoding"]
@@ -186,7 +186,11 @@ class IQPEncoding:
         return layer * self.n_layers
 
 
-ENCODINGS = {"AngleEncoding": AngleEncoding, "IQPEncoding": IQPEncoding}
+ENCODINGS = {
+    "AngleEncoding": AngleEncoding,
+    "IQPEncoding": IQPEncoding,
+    "GateSequence": GateSequence,
+}
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,8 @@ class RegisterEncoding:
         gates: list[Gate] = []
         wire = feature = weight = 0
         for size in self.sizes:
-            gates += [_moved(gate, wire, feature, weight) for gate in self.encoding.gates(size)]
+            inner = elementary(self.encoding.gates(size))
+            gates += [_moved(gate, wire, feature, weight) for gate in inner]
             wire += size
             feature += self.encoding.n_features(size)
             weight += self.encoding.n_weights(size)

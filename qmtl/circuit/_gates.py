@@ -1,16 +1,59 @@
-"""Gates, angles and Pauli-Z strings: what a head circuit is made of, as plain data."""
+"""Gates, angles and Pauli-Z strings: what a head circuit is made of, as plain data.
 
-from dataclasses import dataclass, replace
-from typing import Literal
+Simulators know the seven gates of `GATE_WIRES`. Other gates of PennyLane are made of these as soon
+as a circuit takes them, up to a phase that all amplitudes share: a name for the same gate at once
+(``H``, ``S``, ``T``), the rest by `Gate.decomposed` (``Rot``, ``SWAP``, ``CRX``, ...).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from math import pi
+from typing import Any, Literal
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["DIAGONAL_GATES", "GATE_WIRES", "Angle", "Gate", "Kind", "PauliString"]
+__all__ = [
+    "DIAGONAL_GATES",
+    "GATE_WIRES",
+    "ROTATIONS",
+    "Angle",
+    "Gate",
+    "GateSequence",
+    "Kind",
+    "PauliString",
+    "elementary",
+]
 
 # Names and signs are PennyLane's: RX(a) = exp(-i a X / 2), IsingZZ(a) = exp(-i a Z Z / 2).
 GATE_WIRES = {"Hadamard": 1, "RX": 1, "RY": 1, "RZ": 1, "CZ": 2, "CNOT": 2, "IsingZZ": 2}
 ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})
 DIAGONAL_GATES = frozenset({"RZ", "CZ", "IsingZZ"})
+# Other names: the elementary gate, and its angle where it is a fixed one.
+ALIASES: dict[str, tuple[str, float | None]] = {
+    "H": ("Hadamard", None),
+    "S": ("RZ", pi / 2),
+    "T": ("RZ", pi / 4),
+    "SX": ("RX", pi / 2),
+    "X": ("RX", pi),
+    "Y": ("RY", pi),
+    "Z": ("RZ", pi),
+    "PauliX": ("RX", pi),
+    "PauliY": ("RY", pi),
+    "PauliZ": ("RZ", pi),
+    "PhaseShift": ("RZ", None),
+}
+# Gates made of several elementary ones: wires, and number of angles.
+COMPOSED = {
+    "Rot": (1, 3),
+    "SWAP": (2, 0),
+    "CY": (2, 0),
+    "CRX": (2, 1),
+    "CRY": (2, 1),
+    "CRZ": (2, 1),
+    "ControlledPhaseShift": (2, 1),
+    "IsingXX": (2, 1),
+    "IsingYY": (2, 1),
+}
 # What an operator may commute with: see `qmtl.circuit._light_cone`.
 Kind = Literal["diagonal", "CNOT", "channel", "other"]
 
@@ -41,6 +84,10 @@ class Angle:
             if index < 0:
                 raise InvalidInputError(f"an Angle's indices must be >= 0, got {index}")
 
+    def times(self, factor: float) -> "Angle":
+        """The same angle times a number."""
+        return replace(self, constant=self.constant * factor)
+
     def __str__(self) -> str:
         factors = [f"x[{i}]" for i in self.features]
         if self.weight is not None:
@@ -50,33 +97,71 @@ class Angle:
         return "·".join(factors)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Gate:
     """One gate: its PennyLane name, its wires, and its angle if it is a rotation.
 
+    Args:
+        name: an elementary gate (``"Hadamard"``, ``"RX"``, ``"RY"``, ``"RZ"``, ``"CZ"``,
+            ``"CNOT"``, ``"IsingZZ"``), another name of one (``"H"``, ``"S"``, ``"T"``, ``"SX"``,
+            ``"X"``, ``"Y"``, ``"Z"``, ``"PhaseShift"``), or a gate that is made of several:
+            ``"Rot"``, ``"SWAP"``, ``"CY"``, ``"CRX"``, ``"CRY"``, ``"CRZ"``,
+            ``"ControlledPhaseShift"``, ``"IsingXX"``, ``"IsingYY"``.
+        wires: one or two, the control first.
+        angle: of a rotation; ``"Rot"`` takes three, in PennyLane's order.
+        angles: those of ``"Rot"``, if `angle` is None.
+
     Raises:
-        InvalidInputError: for an unknown name, a wrong number of wires, a repeated wire, or an
-            angle that is missing or not expected.
+        InvalidInputError: for an unknown name, a wrong number of wires, a repeated or negative
+            wire, or an angle that is missing or not expected.
 
     Example:
-        >>> print(Gate("RY", (3,), Angle(features=(3,))))
-        RY(x[3]) 3
+        >>> print(Gate("RY", (3,), Angle(features=(3,))), Gate("T", (0,)), sep="; ")
+        RY(x[3]) 3; RZ(0.785398) 0
     """
 
     name: str
     wires: tuple[int, ...]
-    angle: Angle | None = None
+    angle: Angle | None
+    angles: tuple[Angle, ...] = field(default=(), repr=False)
 
-    def __post_init__(self) -> None:
-        if self.name not in GATE_WIRES:
-            raise unknown_name("gate", self.name, GATE_WIRES)
-        if len(self.wires) != GATE_WIRES[self.name] or len(set(self.wires)) != len(self.wires):
+    def __init__(
+        self,
+        name: str,
+        wires: tuple[int, ...],
+        angle: Angle | tuple[Angle, ...] | None = None,
+        angles: tuple[Angle, ...] = (),
+    ) -> None:
+        given = name
+        if name in ALIASES:
+            name, constant = ALIASES[name]
+            if constant is not None:
+                if angle is not None:
+                    raise InvalidInputError(f"{given} takes no angle, got {angle}")
+                angle = Angle(constant=constant)
+        if name in GATE_WIRES:
+            n_wires, n_angles = GATE_WIRES[name], int(name in ROTATIONS)
+        elif name in COMPOSED:
+            n_wires, n_angles = COMPOSED[name]
+        else:
+            raise unknown_name("gate", name, [*GATE_WIRES, *ALIASES, *COMPOSED])
+        wires = tuple(wires)
+        if len(wires) != n_wires or len(set(wires)) != n_wires or min(wires) < 0:
             raise InvalidInputError(
-                f"{self.name} acts on {GATE_WIRES[self.name]} distinct wires, got {self.wires}"
+                f"{given} acts on {n_wires} distinct wire{'s' if n_wires > 1 else ''} >= 0, got "
+                f"{wires}"
             )
-        if (self.angle is not None) != (self.name in ROTATIONS):
-            verb = "needs" if self.name in ROTATIONS else "takes no"
-            raise InvalidInputError(f"{self.name} {verb} angle, got {self.angle}")
+        if angle is not None:
+            angles = angle if isinstance(angle, tuple) else (angle,)
+        if len(angles) != n_angles:
+            wanted = {0: "takes no angle", 1: "needs an angle", 3: "needs a tuple of 3 angles"}
+            raise InvalidInputError(
+                f"{given} {wanted[n_angles]}, got {', '.join(map(str, angles)) or None}"
+            )
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "wires", wires)
+        object.__setattr__(self, "angle", angles[0] if n_angles == 1 else None)
+        object.__setattr__(self, "angles", angles if n_angles > 1 else ())
 
     @property
     def is_diagonal(self) -> bool:
@@ -91,14 +176,151 @@ class Gate:
         return "CNOT" if self.name == "CNOT" else "other"
 
     def owned_by(self, owner: str) -> "Gate":
-        """The same gate with its weight assigned to `owner`."""
+        """The same elementary gate with its weight assigned to `owner`."""
         if self.angle is None or self.angle.weight is None:
             return self
-        return replace(self, angle=replace(self.angle, owner=owner))
+        return Gate(self.name, self.wires, replace(self.angle, owner=owner))
+
+    def on(self, wires: Iterable[int]) -> "Gate":
+        """The same gate on other wires."""
+        return Gate(self.name, tuple(wires), self.angles or self.angle)
+
+    def decomposed(self) -> "list[Gate]":
+        """The elementary gates that make this one, up to a global phase; an elementary one as is.
+
+        Example:
+            >>> [str(gate) for gate in Gate("CRZ", (0, 1), Angle(weight=0)).decomposed()]
+            ['RZ(0.5·w[0]) 1', 'IsingZZ(-0.5·w[0]) 0,1']
+        """
+        if self.name in GATE_WIRES:
+            return [self]
+        if self.name == "Rot":
+            names = ("RZ", "RY", "RZ")
+            return [Gate(n, self.wires, a) for n, a in zip(names, self.angles, strict=True)]
+        a, b = self.wires
+        if self.name == "SWAP":
+            return [Gate("CNOT", (a, b)), Gate("CNOT", (b, a)), Gate("CNOT", (a, b))]
+        if self.name == "CY":
+            return [_quarter("RZ", b, -1), Gate("CNOT", (a, b)), _quarter("RZ", b, 1)]
+        angle = self.angle
+        assert angle is not None
+        half = angle.times(0.5)
+        if self.name in ("CRZ", "ControlledPhaseShift"):
+            gates = [Gate("RZ", (b,), half), Gate("IsingZZ", (a, b), half.times(-1))]
+            return gates if self.name == "CRZ" else [Gate("RZ", (a,), half), *gates]
+        # A change of basis of the target, or of both wires, makes an X or a Y of each Z.
+        wires = (b,) if self.name in ("CRX", "CRY") else (a, b)
+        if self.name.endswith("X"):
+            before = after = [Gate("Hadamard", (w,)) for w in wires]
+        else:
+            before = [_quarter("RX", w, 1) for w in wires]
+            after = [_quarter("RX", w, -1) for w in wires]
+        inner = Gate("CRZ" if len(wires) == 1 else "IsingZZ", (a, b), angle)
+        return [*before, *inner.decomposed(), *after]
 
     def __str__(self) -> str:
-        angle = "" if self.angle is None else f"({self.angle})"
-        return f"{self.name}{angle} {','.join(map(str, self.wires))}"
+        angles = self.angles or (() if self.angle is None else (self.angle,))
+        inside = f"({', '.join(map(str, angles))})" if angles else ""
+        return f"{self.name}{inside} {','.join(map(str, self.wires))}"
+
+
+def _quarter(name: str, wire: int, sign: int) -> Gate:
+    return Gate(name, (wire,), Angle(constant=sign * pi / 2))
+
+
+def elementary(gates: Iterable[Gate]) -> list[Gate]:
+    """The gates, those that are made of several decomposed."""
+    return [part for gate in gates for part in gate.decomposed()]
+
+
+@dataclass(frozen=True)
+class GateSequence:
+    """Given gates on a fixed number of wires, as an encoding or as the block of a task.
+
+    It is plain data, so that it is saved with a model. `qmtl.simulators.from_qfunc` makes one of a
+    PennyLane function; `of` makes one of gates.
+
+    Args:
+        n_wires: wires that the gates are on.
+        rows: for each elementary gate its name, wires, features, weight (or None) and constant;
+            gates without an angle have no features, no weight, and a constant of 0.
+
+    Raises:
+        InvalidInputError: for a row of another form, a wire that is not there, or features or
+            weights that are not numbered from 0 without a gap; when it is used on another number
+            of wires, or as a block although it has features.
+
+    Example:
+        >>> sequence = GateSequence.of(2, [Gate("H", (0,)), Gate("CRZ", (0, 1), Angle(weight=0))])
+        >>> sequence.n_weights(2), [str(gate) for gate in sequence.gates(2)][0]
+        (1, 'Hadamard 0')
+    """
+
+    n_wires: int
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, n_wires: int, gates: Iterable[Gate]) -> "GateSequence":
+        """The sequence of these gates."""
+        return cls(n_wires, tuple(_row(gate) for gate in elementary(gates)))
+
+    def __post_init__(self) -> None:
+        try:
+            gates = self._gates()
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"a row of a GateSequence does not fit: {error}") from None
+        for gate in gates:
+            if max(gate.wires) >= self.n_wires:
+                raise InvalidInputError(f"{gate}: the sequence has wires 0 to {self.n_wires - 1}")
+        for what, used in (("features", self._features()), ("weights", self._weights())):
+            missing = set(range(len(used))) - used
+            if missing:
+                raise InvalidInputError(
+                    f"{what} must be numbered from 0 without a gap: {sorted(missing)[0]} is used "
+                    f"by no gate, {max(used)} is"
+                )
+
+    def _gates(self) -> list[Gate]:
+        gates = []
+        for name, wires, features, weight, constant in self.rows:
+            turns = name in ROTATIONS
+            angle = Angle(tuple(features), weight, float(constant)) if turns else None
+            gates.append(Gate(name, tuple(wires), angle))
+        return gates
+
+    def _features(self) -> set[int]:
+        return {feature for row in self.rows for feature in row[2]}
+
+    def _weights(self) -> set[int]:
+        return {row[3] for row in self.rows if row[3] is not None}
+
+    def n_features(self, n_wires: int) -> int:
+        """Number of encoding angles."""
+        return len(self._features())
+
+    def n_weights(self, n_wires: int, read: Iterable[int] = ()) -> int:
+        """Number of trainable weights."""
+        return len(self._weights())
+
+    def gates(self, n_wires: int, read: Iterable[int] | None = None) -> list[Gate]:
+        """The gates, in the order of application; `read` is given to blocks only."""
+        if n_wires != self.n_wires:
+            raise InvalidInputError(
+                f"the GateSequence is on {self.n_wires} wires, the circuit has {n_wires}"
+            )
+        if read is not None and self._features():
+            raise InvalidInputError(
+                f"a task's block takes weights only; the GateSequence has {len(self._features())} "
+                f"features"
+            )
+        return self._gates()
+
+
+def _row(gate: Gate) -> tuple[Any, ...]:
+    angle = gate.angle
+    if angle is None:
+        return gate.name, gate.wires, (), None, 0.0
+    return gate.name, gate.wires, angle.features, angle.weight, angle.constant
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from qmtl.circuit._ansatz import Ansatz, RotationAnsatz
 from qmtl.circuit._encodings import AngleEncoding, Encoding
-from qmtl.circuit._gates import Gate
+from qmtl.circuit._gates import Gate, elementary
 from qmtl.circuit._light_cone import LightCone, backward_cone, gates_by_wire
 from qmtl.circuit._readout import (
     Layout,
@@ -126,6 +126,25 @@ class HeadCircuit:
         self.registers = make_registers(self.tasks, layout, reads, sizes)
         self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
         self.n_features = self.encoding.n_features(self.n_wires)
+        self._check_indices()
+
+    def _check_indices(self) -> None:
+        """Find parts of a user's own whose gates do not fit their counts, before they are run."""
+        n, n_features = self.n_wires, self.n_features
+        weights = self.encoding.n_weights(n)
+        what = type(self.encoding).__name__
+        _check_gates(what, self.encoding.gates(n), n, n_features, weights)
+        checked: set[object] = set()
+        for name, register in self.registers.items():
+            size = len(register.wires)
+            read = register.readout.read_wires(size)
+            key = (id(self._ansatz[name]), size, read)
+            if key in checked:
+                continue
+            checked.add(key)
+            gates = self._ansatz[name].gates(size, read)
+            what = f"task {name!r}: {type(self._ansatz[name]).__name__}"
+            _check_gates(what, gates, size, n_features, self.n_weights(name))
 
     def _blocks(
         self, ansatz: Ansatz | Mapping[str, Ansatz] | None, names: list[str]
@@ -166,7 +185,8 @@ class HeadCircuit:
     @cached_property
     def encoding_gates(self) -> tuple[Gate, ...]:
         """Gates of the shared encoding, in the order of application."""
-        return tuple(gate.owned_by("encoding") for gate in self.encoding.gates(self.n_wires))
+        gates = elementary(self.encoding.gates(self.n_wires))
+        return tuple(gate.owned_by("encoding") for gate in gates)
 
     @cached_property
     def _encoding_by_wire(self) -> dict[int, list[int]]:
@@ -176,11 +196,8 @@ class HeadCircuit:
         """Gates of one task's block, on the circuit's wires."""
         register = self.register(name)
         read = register.readout.read_wires(len(register.wires))
-        gates = self._ansatz[name].gates(len(register.wires), read)
-        return tuple(
-            Gate(g.name, tuple(register.wires[w] for w in g.wires), g.angle).owned_by(name)
-            for g in gates
-        )
+        gates = elementary(self._ansatz[name].gates(len(register.wires), read))
+        return tuple(g.on(register.wires[w] for w in g.wires).owned_by(name) for g in gates)
 
     def gates(self, task: str | None = None) -> tuple[Gate, ...]:
         """The circuit, in the order of application.
@@ -208,6 +225,12 @@ class HeadCircuit:
         register = self.register(task)
         if read is None:
             read = register.readout.read_wires(len(register.wires))
+        wrong = [i for i in read if not 0 <= i < len(register.wires)]
+        if wrong:
+            raise InvalidInputError(
+                f"task {task!r}: its register has wires 0 to {len(register.wires) - 1}, got "
+                f"{wrong[0]}"
+            )
         return backward_cone(
             self.encoding_gates,
             self.block_gates(task),
@@ -362,3 +385,23 @@ def _check_arguments(method: Callable[..., object], *names: str) -> None:
     except TypeError as error:
         name = getattr(method, "__qualname__", repr(method))
         raise InvalidInputError(f"{name} must take ({', '.join(names)}): {error}") from None
+
+
+def _check_gates(
+    what: str, gates: Sequence[Gate], n_wires: int, n_features: int, n_weights: int
+) -> None:
+    for given in gates:
+        if not isinstance(given, Gate):
+            raise InvalidInputError(f"{what}: gates must be a list of Gate, got {given!r}")
+        for gate in given.decomposed():
+            angle = gate.angle
+            indices = [("wire", wire, n_wires) for wire in gate.wires]
+            if angle is not None:
+                indices += [("feature", feature, n_features) for feature in angle.features]
+                indices += [] if angle.weight is None else [("weight", angle.weight, n_weights)]
+            for kind, index, number in indices:
+                if index >= number:
+                    raise InvalidInputError(
+                        f"{what}: the gate {given} has {kind} {index}, there are {number} "
+                        f"(numbered from 0)"
+                    )

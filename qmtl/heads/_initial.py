@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.circuit import Ansatz, HeadCircuit
+from qmtl.circuit import Ansatz, HeadCircuit, elementary
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = [
@@ -121,7 +121,7 @@ def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
     """Weights of the last RY on each read wire, where a plain weight turns it."""
     last: dict[int, int] = {}
-    for gate in ansatz.gates(n_wires, read):
+    for gate in elementary(ansatz.gates(n_wires, read)):
         angle = gate.angle
         if gate.name != "RY" or angle is None or angle.weight is None:
             continue

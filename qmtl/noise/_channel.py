@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
 
-from qmtl.circuit import Angle, Gate
-from qmtl.errors import InvalidInputError
+from qmtl.circuit import ROTATIONS, Angle, Gate
+from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["Channel", "CoherentError", "check_probability"]
 
@@ -197,6 +197,8 @@ class CoherentError:
 
     def __post_init__(self) -> None:
         for name, at, _ in self.rotations:
+            if name not in ROTATIONS:
+                raise unknown_name("rotation", name, sorted(ROTATIONS))
             Gate(name, at, Angle())
             if not set(at) <= {0, 1}:
                 raise InvalidInputError(f"a rotation's wires are 0 or 1 of its gate, got {at}")

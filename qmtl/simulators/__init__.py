@@ -28,6 +28,7 @@ from qmtl.simulators._shots import Estimate, ShotSimulator
 
 if TYPE_CHECKING:
     from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
+    from qmtl.simulators._qfunc import from_qfunc
 
 __all__ = [
     "ANGLE_MAPS",
@@ -48,6 +49,7 @@ __all__ = [
     "check_angles",
     "check_weights",
     "device_names",
+    "from_qfunc",
     "joined_weights",
     "native_values",
     "output_layout",
@@ -115,6 +117,10 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
 
 def __getattr__(name: str) -> Any:
     # Importing PennyLane takes seconds.
+    if name == "from_qfunc":
+        from qmtl.simulators._qfunc import from_qfunc
+
+        return from_qfunc
     if name not in ("PennyLaneSimulator", "device_names", "task_qnode"):
         raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
     from qmtl.simulators import _pennylane

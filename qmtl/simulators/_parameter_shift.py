@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, gates_by_wire, rebuilt
+from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, elementary, gates_by_wire, rebuilt
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import angle_columns
 
@@ -119,7 +119,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
     blocks: dict[str, Ansatz] = {}
     for name, register in circuit.registers.items():
         n = len(register.wires)
-        own = circuit.ansatz(name).gates(n, register.readout.read_wires(n))
+        own = elementary(circuit.ansatz(name).gates(n, register.readout.read_wires(n)))
         blocks[name] = _Given(freed(name, own))
     twin = rebuilt(circuit, _Given(encoding, len(angles)), blocks)
     features, weights, constants = angle_columns(angles)

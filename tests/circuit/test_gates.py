@@ -1,10 +1,23 @@
+import json
 import pickle
 
 import numpy as np
 import pytest
 
-from qmtl.circuit import DIAGONAL_GATES, GATE_WIRES, Angle, Gate, PauliString
+from qmtl.circuit import (
+    DIAGONAL_GATES,
+    GATE_WIRES,
+    Angle,
+    Gate,
+    GateSequence,
+    HeadCircuit,
+    PauliString,
+    circuit_from_dict,
+    circuit_to_dict,
+)
+from qmtl.circuit._gates import ALIASES, COMPOSED
 from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
 from tests.laws import dense_state
 
 ANGLE = Angle(constant=0.7)
@@ -33,11 +46,16 @@ def test_names_and_matrices_are_pennylanes(name):
     ("arguments", "message"),
     [
         (("RYY", (0,), ANGLE), "unknown gate 'RYY'; did you mean 'RY'"),
-        (("RY", (0, 1), ANGLE), r"RY acts on 1 distinct wires, got \(0, 1\)"),
-        (("CZ", (1, 1)), r"CZ acts on 2 distinct wires, got \(1, 1\)"),
-        (("CZ", (1,)), r"CZ acts on 2 distinct wires, got \(1,\)"),
-        (("RZ", (0,)), "RZ needs angle, got None"),
+        (("RY", (0, 1), ANGLE), r"RY acts on 1 distinct wire >= 0, got \(0, 1\)"),
+        (("CZ", (1, 1)), r"CZ acts on 2 distinct wires >= 0, got \(1, 1\)"),
+        (("CZ", (1,)), r"CZ acts on 2 distinct wires >= 0, got \(1,\)"),
+        (("RZ", (0,)), "RZ needs an angle, got None"),
         (("CNOT", (0, 1), ANGLE), "CNOT takes no angle"),
+        (("S", (0,), ANGLE), "S takes no angle, got 0.7"),
+        (("Rot", (0,), ANGLE), "Rot needs a tuple of 3 angles, got 0.7"),
+        (("RY", (-1,), ANGLE), r"RY acts on 1 distinct wire >= 0, got \(-1,\)"),
+        (("CRX", (0, 1)), "CRX needs an angle, got None"),
+        (("SWOP", (0, 1)), "did you mean 'SWAP'"),
     ],
 )
 def test_bad_gates_are_refused(arguments, message):
@@ -84,3 +102,63 @@ def test_pauli_string_signs_are_the_diagonal(factors):
 def test_bad_pauli_strings_are_refused(factors):
     with pytest.raises(InvalidInputError, match="letters I and Z"):
         PauliString(factors)
+
+
+@pytest.mark.parametrize("name", [*ALIASES, *COMPOSED])
+def test_other_gates_of_pennylane_are_made_of_elementary_ones(name):
+    import pennylane as qml
+
+    n_wires, n_angles = COMPOSED.get(name, (1, int(name == "PhaseShift")))
+    angles = tuple(Angle(constant=0.3 + i) for i in range(n_angles))
+    gate = Gate(name, tuple(range(n_wires)), angles if n_angles > 1 else (*angles, None)[0])
+    assert all(part.name in GATE_WIRES for part in gate.decomposed())
+    expected = qml.matrix(getattr(qml, name)(*(a.constant for a in angles), wires=gate.wires))
+    # Column by column, with a wire that holds the column's number and is left alone.
+    ours = np.empty_like(expected, dtype=complex)
+    for column in range(2**n_wires):
+        flips = [Gate("X", (w,)) for w in range(n_wires) if column >> (n_wires - 1 - w) & 1]
+        state = dense_state([*flips, *gate.decomposed()], n_wires).reshape(-1)
+        ours[:, column] = state / (-1j) ** len(flips)
+    phase = np.vdot(expected, ours)
+    np.testing.assert_allclose(ours * abs(phase) / phase, expected, atol=1e-12)
+
+
+def test_a_gate_keeps_its_angles_on_other_wires():
+    rot = Gate("Rot", (0,), (ANGLE, Angle(weight=0), Angle(features=(1,))))
+    assert rot.on([4]) == Gate("Rot", (4,), rot.angles)
+    assert pickle.loads(pickle.dumps(rot)) == rot
+    assert str(rot) == "Rot(0.7, w[0], x[1]) 0"
+
+
+GATES = [
+    Gate("H", (0,)),
+    Gate("RX", (1,), Angle(features=(0, 1), weight=1, constant=0.5)),
+    Gate("CRY", (0, 1), Angle(weight=0)),
+]
+
+
+def test_a_sequence_is_an_encoding_or_a_block_and_plain_data():
+    sequence = GateSequence.of(2, GATES)
+    assert (sequence.n_features(2), sequence.n_weights(2)) == (2, 2)
+    circuit = HeadCircuit([Task.binary("a")], sequence)
+    assert circuit_from_dict(json.loads(json.dumps(circuit_to_dict(circuit)))) == circuit
+    with pytest.raises(InvalidInputError, match="takes weights only; the GateSequence has 2 feat"):
+        HeadCircuit([Task.binary("a")], ansatz=sequence)
+    with pytest.raises(InvalidInputError, match="is on 2 wires, the circuit has 4"):
+        HeadCircuit([Task.binary("a"), Task.binary("b")], sequence)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("RX", (2,), (), None, 1.0)], r"RX\(1\) 2: the sequence has wires 0 to 1"),
+        ([("RX", (0,), (), 3, 1.0)], "weights must be numbered from 0 .*: 0 is used by no"),
+        ([("RX", (0,), (1,), None, 1.0)], "features must be numbered from 0"),
+        ([("RX", (0,))], "does not fit"),
+        ([("RX", 0, (), None, 1.0)], "does not fit"),
+        ([("RX", (0,), (), "a", 1.0)], "does not fit"),
+    ],
+)
+def test_bad_sequences_are_refused(rows, message):
+    with pytest.raises(InvalidInputError, match=message):
+        GateSequence(2, tuple(rows))

@@ -1,13 +1,16 @@
 import copy
 import pickle
+from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given
 
 from qmtl.circuit import (
+    Angle,
     AngleEncoding,
     ExpectationZ,
+    Gate,
     HeadCircuit,
     IdentityAnsatz,
     IQPEncoding,
@@ -244,3 +247,45 @@ def test_repr_says_what_it_is():
     text = repr(HeadCircuit(binary_tasks(20)))
     assert "20 tasks, 40 wires, partitioned" in text
     assert "cones of up to 6 wires, 160 weights" in text
+
+
+@dataclass(frozen=True)
+class OneOff:
+    """A part whose gates have an index that is not there."""
+
+    gate: Gate
+
+    def n_features(self, n_wires):
+        return 2
+
+    def n_weights(self, n_wires, read=()):
+        return 2
+
+    def gates(self, n_wires, read=()):
+        return [self.gate]
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (Gate("RY", (2,), Angle(weight=0)), r"the gate RY\(w\[0\]\) 2 has wire 2, there are 2"),
+        (Gate("RY", (0,), Angle(weight=2)), r"has weight 2, there are 2"),
+        (Gate("RY", (0,), Angle(features=(0, 5))), r"has feature 5, there are 2"),
+        (Gate("CRX", (1, 7), Angle(weight=0)), r"CRX\(w\[0\]\) 1,7 has wire 7, there are 2"),
+        (Gate("Rot", (0,), (Angle(), Angle(), Angle(weight=3))), "has weight 3, there are 2"),
+        ("RY", "gates must be a list of Gate, got 'RY'"),
+    ],
+)
+def test_an_index_out_of_range_is_told_with_numbers(gate, message):
+    task = Task.binary("a")
+    with pytest.raises(InvalidInputError, match=f"OneOff: .*{message}"):
+        HeadCircuit([task], OneOff(gate))
+    with pytest.raises(InvalidInputError, match=f"task 'a': OneOff: .*{message}"):
+        HeadCircuit([task], ansatz=OneOff(gate))
+
+
+@pytest.mark.parametrize("read", [[2], [0, -1]])
+def test_a_light_cone_of_wires_that_a_register_has_not(read):
+    circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+    with pytest.raises(InvalidInputError, match="its register has wires 0 to 1, got (2|-1)"):
+        circuit.light_cone("b", read)

@@ -1,0 +1,191 @@
+"""PennyLane functions and templates as encodings and task blocks of head circuits."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmtl.circuit import Angle, Gate, GateSequence
+from qmtl.errors import InvalidInputError
+
+__all__ = ["from_qfunc"]
+
+# PennyLane decomposes everything else. Each gate with an angle is a group in that angle, so that a
+# sum of terms becomes a gate for each of them.
+KNOWN = {
+    "RX", "RY", "RZ", "PhaseShift", "CRX", "CRY", "CRZ", "ControlledPhaseShift",
+    "IsingXX", "IsingYY", "IsingZZ",
+    "Hadamard", "S", "T", "SX", "PauliX", "PauliY", "PauliZ", "CNOT", "CY", "CZ", "SWAP",
+}  # fmt: skip
+WITHOUT_EFFECT = {"GlobalPhase", "Identity", "Barrier"}
+ZERO = 1e-12
+
+
+def from_qfunc(
+    qfunc: Callable[..., Any],
+    n_wires: int,
+    *,
+    n_features: int = 0,
+    weights: int | Sequence[int] = (),
+) -> GateSequence:
+    """The gates of a PennyLane function or template, as an encoding or a task's block.
+
+    The function is called once per random point, with ``features`` and ``weights`` (those of the
+    two that it has) and, if it takes them, ``wires``. What it measures is left out: a task's
+    readout says what is measured. Angles may be constants, features, weights, sums of these,
+    products of two features, and a feature times a weight.
+
+    Args:
+        qfunc: such as ``qml.StronglyEntanglingLayers``, a function of your own, or a QNode.
+        n_wires: wires of the encoding or of the task's register.
+        n_features: features that it loads; 0 for a task's block.
+        weights: shape of its weights, or their number. In the head they are flat, in row-major
+            order.
+
+    Returns:
+        What `qmtl.HeadCircuit` takes as ``encoding``, or as ``ansatz`` if there are no features.
+
+    Raises:
+        InvalidInputError: for an operation that is no gate, a wire out of range, an angle of
+            another form, or a feature or weight that no gate depends on.
+
+    Example:
+        >>> import pennylane as qml
+        >>> import qmtl
+        >>> shape = qml.BasicEntanglerLayers.shape(n_layers=2, n_wires=2)
+        >>> block = from_qfunc(qml.BasicEntanglerLayers, 2, weights=shape)
+        >>> qmtl.HeadCircuit([qmtl.Task.binary("a")], ansatz=block).n_weights("a")
+        4
+    """
+    shape = (weights,) if isinstance(weights, int) else tuple(weights)
+    n_weights = prod(shape) if shape else 0
+    sizes = {"n_wires": (n_wires, 1), "n_features": (n_features, 0), "weights": (n_weights, 0)}
+    for name, (value, least) in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+    generator = torch.Generator().manual_seed(0)
+    point, other = torch.randn(2, n_features + n_weights, dtype=torch.float64, generator=generator)
+    point.requires_grad_()
+    operations, checks = (_traced(qfunc, n_wires, n_features, shape, p) for p in (point, other))
+    names = [operation.name for operation in operations]
+    if names != [operation.name for operation in checks]:
+        raise InvalidInputError(
+            "the function applies other gates at other values of its arguments; a head circuit "
+            "has the same gates for every sample"
+        )
+    gates: list[Gate] = []
+    for operation, check in zip(operations, checks, strict=True):
+        gates += _gates(operation, check, n_wires, n_features, point, other)
+    sequence = GateSequence.of(n_wires, gates)
+    used = {"features": sequence.n_features(n_wires), "weights": sequence.n_weights(n_wires)}
+    for name, number in (("features", n_features), ("weights", n_weights)):
+        if used[name] < number:
+            raise InvalidInputError(
+                f"the function's gates depend on {used[name]} of its {number} {name}"
+            )
+    return sequence
+
+
+def _traced(
+    qfunc: Callable[..., Any], n_wires: int, n_features: int, shape: tuple[int, ...], point: Tensor
+) -> list[Any]:
+    """PennyLane's operations, decomposed, at one point of features and weights."""
+    import pennylane as qml
+
+    function = qfunc.func if isinstance(qfunc, qml.QNode) else qfunc
+    if not callable(function):
+        raise InvalidInputError(f"qfunc must be a function or a template, got {qfunc!r}")
+    arguments = [point[:n_features]] if n_features else []
+    arguments += [point[n_features:].reshape(shape)] if shape else []
+    # Some templates keep their arguments under `wires`, others take any keyword.
+    parameters = inspect.signature(function).parameters
+    options = {"wires": range(n_wires)} if "wires" in parameters else {}
+    try:
+        tape = qml.tape.make_qscript(function)(*arguments, **options)
+        known = KNOWN | WITHOUT_EFFECT
+        (script,), _ = qml.transforms.decompose(
+            tape, gate_set=known, stopping_condition=lambda op: op.name in known or _is_zz(op)
+        )
+    except (TypeError, ValueError, IndexError, qml.exceptions.DecompositionUndefinedError) as error:
+        takes = ", ".join([*(f"shape {tuple(a.shape)}" for a in arguments), *options])
+        raise InvalidInputError(
+            f"the function cannot be applied to ({takes}) and decomposed: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    return [op for op in script.operations if op.name not in WITHOUT_EFFECT]
+
+
+def _is_zz(operation: Any) -> bool:
+    return operation.name == "MultiRZ" and len(operation.wires) == 2
+
+
+def _gates(
+    operation: Any, check: Any, n_wires: int, n_features: int, point: Tensor, other: Tensor
+) -> list[Gate]:
+    """Our gates for one of PennyLane's operations."""
+    wires = tuple(operation.wires)
+    name = "IsingZZ" if _is_zz(operation) else operation.name
+    if name not in KNOWN:
+        raise InvalidInputError(f"{operation.name} on wires {list(wires)} is no gate of a circuit")
+    wrong = [w for w in wires if not isinstance(w, int) or not 0 <= w < n_wires]
+    if wrong:
+        raise InvalidInputError(
+            f"{operation.name} is on wire {wrong[0]!r}; there are {n_wires} (numbered from 0)"
+        )
+    if not operation.data:
+        return [Gate(name, wires)]
+    terms = _terms(torch.as_tensor(operation.data[0], dtype=torch.float64), point, n_features)
+    expected = float(torch.as_tensor(check.data[0], dtype=torch.float64))
+    found = sum(_value(term, other, n_features) for term in terms)
+    if abs(found - expected) > 1e-9 * max(1.0, abs(expected)):
+        raise InvalidInputError(
+            f"{operation.name} on wires {list(wires)}: its angle is no sum of constants, features, "
+            f"weights, products of two features, and features times a weight"
+        )
+    return [Gate(name, wires, term) for term in terms]
+
+
+def _terms(angle: Tensor, point: Tensor, n_features: int) -> list[Angle]:
+    """The monomials of an angle that is a polynomial of degree 2, by its derivatives."""
+    value = angle.detach()
+    if not angle.requires_grad:
+        return [Angle(constant=float(value))] if abs(value) > ZERO else []
+    (slope,) = torch.autograd.grad(angle, point, create_graph=True)
+    curvature = torch.zeros(len(point), len(point), dtype=torch.float64)
+    if slope.requires_grad:
+        for i in slope.detach().abs().gt(ZERO).nonzero().flatten().tolist():
+            found = torch.autograd.grad(slope[i], point, retain_graph=True, allow_unused=True)[0]
+            curvature[i] = 0 if found is None else found
+    at = point.detach()
+    linear = slope.detach() - curvature @ at
+    constant = value - linear @ at - at @ curvature @ at / 2
+    terms = [Angle(constant=float(constant))] if abs(constant) > ZERO else []
+    terms += [
+        _angle((i,), float(linear[i]), n_features)
+        for i in linear.abs().gt(ZERO).nonzero().flatten().tolist()
+    ]
+    for i, j in curvature.triu().abs().gt(ZERO).nonzero().tolist():
+        factor = float(curvature[i, j]) / (2 if i == j else 1)
+        terms.append(_angle((i, j), factor, n_features))
+    return terms
+
+
+def _angle(places: tuple[int, ...], constant: float, n_features: int) -> Angle:
+    features = tuple(place for place in places if place < n_features)
+    weights = [place - n_features for place in places if place >= n_features]
+    if len(weights) > 1:
+        a, b = weights
+        how = (
+            f"is not linear in weight {a}" if a == b else f"has the product of weights {a} and {b}"
+        )
+        raise InvalidInputError(f"an angle {how}; a gate takes one weight as a factor")
+    return Angle(features, weights[0] if weights else None, constant)
+
+
+def _value(angle: Angle, point: Tensor, n_features: int) -> float:
+    factors = [point[i] for i in angle.features]
+    factors += [] if angle.weight is None else [point[n_features + angle.weight]]
+    return float(angle.constant * prod(factors))
