@@ -37,12 +37,14 @@ __all__ = [
     "style",
 ]
 
-# As in plots.mplstyle, for what is not drawn in the order of its cycle.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222", "#888888")
+"""Colours of ``plots.mplstyle``, for what is not drawn in the order of its cycle."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+"""Markers that tell curves apart without colour."""
 LINES = ("-", "--", "-.", ":")
-# Of text and axes; where a page is dark, it becomes the page's own.
+"""Line styles that tell groups of curves apart."""
 INK = "#222222"
+"""Colour of text and axes; a dark page replaces it by its own."""
 
 
 @contextmanager

@@ -145,3 +145,4 @@ ANSATZE = {
     "IdentityAnsatz": IdentityAnsatz,
     "GateSequence": GateSequence,
 }
+"""Task blocks by the names that catalogue files and saved models use."""

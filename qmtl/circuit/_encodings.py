@@ -191,6 +191,7 @@ ENCODINGS = {
     "IQPEncoding": IQPEncoding,
     "GateSequence": GateSequence,
 }
+"""Encodings by the names that catalogue files and saved models use."""
 
 
 @dataclass(frozen=True)

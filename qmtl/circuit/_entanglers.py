@@ -53,6 +53,7 @@ ENTANGLERS: dict[str, tuple[str, Callable[[int], list[Edge]]]] = {
     "all_to_all": ("CZ", _coloured_complete),
     "none": ("CZ", lambda n: []),
 }
+"""Entanglers by name: the gate, and a function from the number of wires to the pairs it acts on."""
 
 
 def entangler_edges(name: str, n: int) -> list[Edge]:

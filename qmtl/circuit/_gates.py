@@ -24,10 +24,12 @@ __all__ = [
     "elementary",
 ]
 
-# Names and signs are PennyLane's: RX(a) = exp(-i a X / 2), IsingZZ(a) = exp(-i a Z Z / 2).
 GATE_WIRES = {"Hadamard": 1, "RX": 1, "RY": 1, "RZ": 1, "CZ": 2, "CNOT": 2, "IsingZZ": 2}
+"""How many wires each gate acts on. Names and signs are PennyLane's: RX(a) = exp(-i a X / 2)."""
 ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})
+"""Gates that take an angle."""
 DIAGONAL_GATES = frozenset({"RZ", "CZ", "IsingZZ"})
+"""Gates whose matrix is diagonal in the Z basis."""
 # Other names: the elementary gate, and its angle where it is a fixed one.
 ALIASES: dict[str, tuple[str, float | None]] = {
     "H": ("Hadamard", None),
@@ -54,8 +56,8 @@ COMPOSED = {
     "IsingXX": (2, 1),
     "IsingYY": (2, 1),
 }
-# What an operator may commute with: see `qmtl.circuit._light_cone`.
 Kind = Literal["diagonal", "CNOT", "channel", "other"]
+"""What decides which operators a gate commutes with, when a light cone is walked backwards."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +327,10 @@ def _row(gate: Gate) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class PauliString:
-    """A tensor product of Z and I on a register, first character on its first wire.
+    """A tensor product of Z and I on a register.
+
+    Attributes:
+        factors: a letter for each wire of the register, in order.
 
     Example:
         >>> PauliString("ZI").signs()

@@ -29,7 +29,13 @@ __all__ = ["HeadCircuit", "ParameterCount", "gate_depth"]
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Trainable numbers of a head: the encoding's, each task's circuit weights, and the scales."""
+    """How many trainable numbers a head has.
+
+    Attributes:
+        encoding: weights of the shared encoding.
+        tasks: weights of each task's block, by the task's name.
+        scales: one per task.
+    """
 
     encoding: int
     tasks: dict[str, int]

@@ -97,8 +97,8 @@ def output_matrix(register: Register) -> NDArray[np.float64]:
     return np.array(register.readout.matrix(n), np.float64)[:, states]
 
 
-# A readout is kept as a matrix over the basis states of the wires that are read together.
 MAX_READ_WIRES = 20
+"""Most wires of a readout, which is kept as a matrix over the basis states of its wires."""
 
 
 def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:

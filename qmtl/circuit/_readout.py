@@ -211,6 +211,7 @@ READOUTS = {
     "PauliStrings": PauliStrings,
     "Probabilities": Probabilities,
 }
+"""Readouts by the names that catalogue files and saved models use."""
 
 
 Layout = Literal["partitioned", "shared"]
@@ -218,7 +219,7 @@ Layout = Literal["partitioned", "shared"]
 
 @dataclass(frozen=True)
 class Register:
-    """The wires of one task, first wire most significant, and what is read on them."""
+    """The wires of one task, first wire most significant, and the readout that measures them."""
 
     task: Task
     wires: tuple[int, ...]

@@ -78,9 +78,8 @@ def evaluate_under_noise(
         noise: of strength 1.
         scales: strengths.
         shots: measurements per sample and strength; None for exact values.
-        extrapolate: method of zero-noise extrapolation (see `qmtl.experiments._extrapolation`) from
-            the scales of at least 1, which a device can be brought to; None for none. It is one
-            more entry, of scale 1.
+        extrapolate: method of zero-noise extrapolation from the scales of at least 1, which a
+            device can reach; None for none. It adds one entry, of scale 1.
         seed: of the shots.
 
     Raises:

@@ -43,7 +43,13 @@ PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torch
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory and what ``results.json`` says."""
+    """A finished run.
+
+    Attributes:
+        path: the run's directory.
+        recipe: its resolved recipe.
+        results: what ``results.json`` says: metrics by split, task and name, and the baselines.
+    """
 
     path: Path
     recipe: Recipe

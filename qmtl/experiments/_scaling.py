@@ -80,6 +80,7 @@ HEADS: tuple[CountedHead, ...] = (
     # One circuit of eight wires: 8 encoding weights and 32 of its block.
     CountedHead("shared-vqc", "fixed", lambda n: (WIDTH + 1) * n + 5 * WIDTH, "9 T + 40"),
 )
+"""Heads that `qmtl scaling` counts and trains, under both rules."""
 
 
 @dataclass(frozen=True)

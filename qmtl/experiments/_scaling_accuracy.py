@@ -33,6 +33,7 @@ class AccuracySettings:
         batch_size: rows per step.
         hidden: width of the encoder's one hidden layer. Its output is as wide as the circuit's
             features, for every head but those of a fixed width.
+        most_tasks: larger numbers of tasks are not trained.
     """
 
     heads: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")

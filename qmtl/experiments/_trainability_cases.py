@@ -73,6 +73,7 @@ class TrainabilitySettings:
         tasks: numbers of tasks with two wires each, for the study of tasks.
         samples: random draws per circuit.
         seed: of the draws.
+        entanglers: of encoding and block, by name.
     """
 
     wires: tuple[int, ...] = (2, 4, 6, 8, 10)

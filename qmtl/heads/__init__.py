@@ -18,7 +18,6 @@ __all__ = [
     "pop_part",
 ]  # fmt: skip
 
-# By the names that saved models know them by.
 HEADS: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
@@ -30,3 +29,4 @@ HEADS: dict[str, Any] = {
         SharedVQCHead,
     )
 }
+"""Classes of heads by the names that saved models use."""

@@ -41,7 +41,9 @@ HeadType = Literal[
     "quantum-frozen",
     "quantum-no-entangler",
 ]
+"""A type of head: ``head.type`` of a recipe."""
 HEAD_TYPES: tuple[HeadType, ...] = get_args(HeadType)
+"""All types of heads that `build_head` knows."""
 
 
 @dataclass(frozen=True)

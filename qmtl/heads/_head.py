@@ -39,6 +39,7 @@ class Head(nn.Module, ABC):
     """
 
     settings: tuple[str, ...] = ()
+    """Attributes that a saved model keeps beside tasks and width."""
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()

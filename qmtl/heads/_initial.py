@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
+"""Standard deviations of the initial weights, in radians."""
 STARTS = ("normal", "equator")
 EQUATOR_STD = 0.1
 

@@ -186,6 +186,7 @@ class LocalLinearHead(Head):
     """
 
     settings = ("columns",)
+    """Attributes that a saved model keeps beside tasks and width."""
 
     def __init__(
         self,

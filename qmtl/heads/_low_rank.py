@@ -48,6 +48,7 @@ class LowRankLinearHead(Head):
     """
 
     settings = ("rank", "bias")
+    """Attributes that a saved model keeps beside tasks and width."""
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class QuantumHead(CircuitHead):
     """
 
     settings = ("frozen",)
+    """Attributes that a saved model keeps beside the circuit."""
     encoding: nn.Parameter
     blocks: TaskRows
     scales: TaskRows

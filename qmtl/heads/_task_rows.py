@@ -44,7 +44,9 @@ class TaskRows(nn.Module):
     """
 
     frozen_values: Tensor | None
+    """What frozen tasks hold, of the shape of the parameter; None if no task is frozen."""
     frozen_mask: Tensor | None
+    """True where a task is frozen; None if no task is."""
 
     def __init__(
         self, parts: Mapping[str, Tensor], *, flat: bool = True, kind: str | None = None

@@ -30,9 +30,9 @@ SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 class DeviceNoise:
     """Noise of a device: channels after gates, waiting, coherent errors, and read-out errors.
 
-    Gates are named as in `qmtl.circuit._gates`; those of transpiled circuits by their Qiskit names
-    (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without noise unless
-    named in `gates`.
+    Gates are named as in `qmtl.circuit.GATE_WIRES`; those of transpiled circuits by their
+    Qiskit names (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without
+    noise unless named in `gates`.
 
     Args:
         one_wire: after every one-wire gate, on its wire; None for none.

@@ -34,8 +34,8 @@ __all__ = [
     "weights_by_name",
 ]
 
-# Logits of probabilities are log(p + floor).
 PROBABILITY_FLOOR = 1e-6
+"""Added to probabilities before their logarithm is taken as logits."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class AngleMap:
         return self.scale * torch.tanh(features / self.stretch)
 
 
-# "tanh" keeps angles within a period whatever the encoder gives; "narrow" within one slope of the
-# sine, also when features are loaded twice.
 ANGLE_MAPS = {
     "tanh": AngleMap(math.pi, 2),
     "narrow": AngleMap(math.pi / 4, 4),
     "identity": AngleMap(1.0, 0),
 }
+"""Maps from features to angles. "tanh" keeps angles within a period, "narrow" within one slope of
+the sine even when a feature is loaded twice, "identity" takes features as angles."""
 
 
 class Dependencies(NamedTuple):

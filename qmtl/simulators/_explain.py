@@ -117,7 +117,16 @@ def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a head circuit will be simulated, as facts and (by ``print``) as text."""
+    """How a head circuit will be simulated, as facts and (by ``print``) as text.
+
+    Attributes:
+        n_tasks: number of tasks.
+        n_wires: wires of the whole circuit.
+        batch_size: rows per step.
+        dtype: precision of the angles, and so of the simulation.
+        limit: bytes that a step may take at once.
+        groups: what is simulated together, one entry for each kind of light cone.
+    """
 
     n_tasks: int
     n_wires: int

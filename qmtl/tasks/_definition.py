@@ -12,6 +12,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 __all__ = ["METRICS", "MISSING", "Kind", "TaskDefinition", "is_flat", "metric_names"]
 
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+"""Kinds of tasks."""
 
 MISSING = -100
 """The missing label in integer targets (torch's `ignore_index`)."""
@@ -26,6 +27,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multilabel": ("accuracy", "f1", "macro_f1", "weighted_f1", "auroc", "average_precision"),
     "regression": ("r2", "mse", "mae", "pearson", "spearman"),
 }
+"""Names of the metrics that a task of each kind can have."""
 _DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
     "binary": ("accuracy", "f1", "auroc"),
     "multiclass": ("accuracy", "macro_f1"),

@@ -13,6 +13,7 @@ __all__ = ["BEST", "LAST", "best_checkpoint", "is_finished", "last_checkpoint", 
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
+"""Name of the file from which a run resumes."""
 
 
 class _MovableCheckpoint(ModelCheckpoint):

@@ -287,5 +287,5 @@ def test_an_index_out_of_range_is_told_with_numbers(gate, message):
 @pytest.mark.parametrize("read", [[2], [0, -1]])
 def test_a_light_cone_of_wires_that_a_register_has_not(read):
     circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
-    with pytest.raises(InvalidInputError, match="its register has wires 0 to 1, got (2|-1)"):
+    with pytest.raises(InvalidInputError, match=r"its register has wires 0 to 1, got (2|-1)"):
         circuit.light_cone("b", read)
