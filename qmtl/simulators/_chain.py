@@ -28,7 +28,8 @@ from qmtl.circuit import Gate, HeadCircuit, backward_cone, task_strings
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleRows, TableBuilder, angle_columns
 from qmtl.simulators._cones import wire_table
-from qmtl.simulators._network import ChunkedEngine, angles_of
+from qmtl.simulators._engine import Engine
+from qmtl.simulators._network import angles_of
 from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
@@ -109,7 +110,7 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
     )
 
 
-class ChainEngine(ChunkedEngine):
+class ChainEngine(Engine):
     """Outputs of tasks along a chain, all of them together.
 
     Args:
@@ -183,7 +184,7 @@ class ChainEngine(ChunkedEngine):
         """Estimated floating-point operations of a training step."""
         return 6 * samples * self._products
 
-    def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs, shape (1, outputs, batch)."""
         samples, parts = sampled.shape[1], []
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]

@@ -1,6 +1,7 @@
 """The contract of engines: what computes a group's outputs, and their gradients."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -33,45 +34,70 @@ class Inputs(NamedTuple):
 class Engine(ABC):
     """A way to the outputs of a group of cones, from the angles of a plan's table.
 
-    By itself an engine runs torch operations; compiled ones override `forward` and `pull_back`.
+    By itself an engine runs torch operations, of some members and samples at a time if it says what
+    these take; compiled ones override `forward`, `pull_back` and `step_bytes`.
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
+        most_bytes: of a chunk, as far as one sample of one member allows; None for no chunks.
     """
 
     name: ClassVar[str]
     # Of which angles it wants cosines and sines: "whole", "half" or none.
     wants: ClassVar[str] = ""
 
-    def __init__(self, columns: NDArray[np.int64]) -> None:
-        self.columns = columns
+    def __init__(self, columns: NDArray[np.int64], most_bytes: int | None = None) -> None:
+        self.columns, self.most_bytes = columns, most_bytes
 
     @abstractmethod
-    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs by differentiable torch operations, shape (members, n_outputs, batch).
 
         Args:
             sampled: the plan's angles that depend on the sample, shape (n_sampled, batch).
             fixed: the others, shape (n_fixed,).
+            members: which of them; engines without chunks always compute all.
         """
 
-    @abstractmethod
-    def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
+    def lane_bytes(self, itemsize: int) -> int:
+        """Estimated bytes that one sample of one member takes in a training step."""
+        raise NotImplementedError
 
     @abstractmethod
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step."""
 
+    def step_bytes(self, samples: int, itemsize: int) -> int:
+        """Estimated bytes of a training step."""
+        lanes = min(len(self.columns) * samples, self._lanes(itemsize))
+        return lanes * self.lane_bytes(itemsize) + 4 * self.columns.size * samples * itemsize
+
+    def _lanes(self, itemsize: int) -> int:
+        assert self.most_bytes is not None
+        return max(1, self.most_bytes // self.lane_bytes(itemsize))
+
+    def _chunks(self, samples: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+        n = len(self.columns)
+        lanes = n * samples if self.most_bytes is None else self._lanes(itemsize)
+        width = max(1, min(lanes, samples))
+        height = max(1, lanes // width)
+        for member in range(0, n, height):
+            for low in range(0, samples, width):
+                yield slice(member, min(member + height, n)), slice(low, min(low + width, samples))
+
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs into their columns of `values`, shape (batch, all outputs).
 
-        Returns what `pull_back` wants.
+        Returns what `pull_back` wants; here the graph, if there is one chunk only.
         """
-        with torch.no_grad():
-            found = self.torch_values(*map(torch.from_numpy, (inputs.sampled, inputs.fixed)))
-        values[:, self.columns.ravel()] = found.flatten(0, 1).T.numpy()
-        return None
+        chunks = list(self._chunks(len(values), values.itemsize))
+        kept = None
+        for members, part in chunks:
+            with torch.set_grad_enabled(len(chunks) == 1):
+                leaves, found = self._graph(inputs, members, part)
+            values[part, self.columns[members].ravel()] = found.detach().numpy()
+            kept = leaves, found
+        return kept if len(chunks) == 1 else None
 
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
@@ -85,16 +111,25 @@ class Engine(ABC):
             by_sampled: where to add, shape (n_sampled, batch).
             by_fixed: where to add, shape (n_fixed,).
         """
-        chosen = gradients[:, self.columns.ravel()]
-        if not chosen.any():
-            return
-        with torch.enable_grad():
-            numbers = (inputs.sampled, inputs.fixed)
-            leaves = [torch.from_numpy(part).requires_grad_() for part in numbers]
-            values = self.torch_values(*leaves).flatten(0, 1).T
-        if values.requires_grad:
-            first, second = torch.autograd.grad(
-                values, leaves, torch.from_numpy(chosen), materialize_grads=True
-            )
-            by_sampled += first.numpy()
-            by_fixed += second.numpy()
+        for members, part in self._chunks(len(gradients), gradients.itemsize):
+            chosen = gradients[part, self.columns[members].ravel()]
+            # NaN counts as a gradient, since it must reach the result.
+            if not chosen.any():
+                continue
+            with torch.enable_grad():
+                leaves, values = kept or self._graph(inputs, members, part)
+            # Outputs may depend on no angle at all.
+            if values.requires_grad:
+                # There may be several gradients of what was kept.
+                first, second = torch.autograd.grad(
+                    values, leaves, torch.from_numpy(chosen), materialize_grads=True,
+                    retain_graph=kept is not None,
+                )  # fmt: skip
+                by_sampled[:, part] += first.numpy()
+                by_fixed += second.numpy()
+
+    def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
+        """Angles of a chunk, and outputs (samples, members' outputs) computed from them."""
+        numbers = inputs.sampled[:, part], inputs.fixed
+        leaves = [torch.from_numpy(own).requires_grad_() for own in numbers]
+        return leaves, self.torch_values(*leaves, members).flatten(0, 1).T

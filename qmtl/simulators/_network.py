@@ -9,8 +9,7 @@ Steps run for several cones and samples at a time. A backward pass computes each
 that memory is bounded whatever the batch.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -22,11 +21,11 @@ from torch import Tensor
 
 from qmtl.simulators._angles import AngleRows
 from qmtl.simulators._cones import Op
-from qmtl.simulators._engine import Array, Engine, Inputs
+from qmtl.simulators._engine import Engine
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 from qmtl.simulators._transfer import matrices_of
 
-__all__ = ["CHUNK_BYTES", "ChunkedEngine", "Contraction", "NetworkEngine", "angles_of",
+__all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "angles_of",
            "contractions"]  # fmt: skip
 
 # Bytes of a chunk: beyond, larger chunks are no faster.
@@ -54,85 +53,6 @@ def angles_of(
         index = torch.from_numpy(np.ascontiguousarray(own)).to(sampled.device)
         found.append(sampled[index] if moving else fixed[index][:, None])
     return found
-
-
-class ChunkedEngine(Engine):
-    """An engine of torch operations that runs some members and samples at a time.
-
-    Args:
-        columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        most_bytes: of a chunk, as far as one sample of one member allows.
-    """
-
-    def __init__(self, columns: NDArray[np.int64], most_bytes: int) -> None:
-        super().__init__(columns)
-        self.most_bytes = most_bytes
-
-    @abstractmethod
-    def lane_bytes(self, itemsize: int) -> int:
-        """Estimated bytes that one sample of one member takes in a training step."""
-
-    @abstractmethod
-    def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
-        """Outputs of some members; see `Engine.torch_values`."""
-
-    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
-        """All outputs; see `Engine.torch_values`."""
-        return self.values_of(sampled, fixed, slice(0, len(self.columns)))
-
-    def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
-        lanes = min(len(self.columns) * samples, self._lanes(itemsize))
-        return lanes * self.lane_bytes(itemsize) + 4 * self.columns.size * samples * itemsize
-
-    def _lanes(self, itemsize: int) -> int:
-        return max(1, self.most_bytes // self.lane_bytes(itemsize))
-
-    def _chunks(self, samples: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-        lanes, n = self._lanes(itemsize), len(self.columns)
-        width = max(1, min(lanes, samples))
-        height = max(1, lanes // width)
-        for member in range(0, n, height):
-            for low in range(0, samples, width):
-                yield slice(member, min(member + height, n)), slice(low, min(low + width, samples))
-
-    def forward(self, inputs: Inputs, values: Array) -> Any:
-        """Write the outputs; a single chunk keeps its graph."""
-        chunks = list(self._chunks(len(values), values.itemsize))
-        kept = None
-        for members, part in chunks:
-            with torch.set_grad_enabled(len(chunks) == 1):
-                leaves, found = self._graph(inputs, members, part)
-            values[part, self.columns[members].ravel()] = found.detach().numpy()
-            kept = leaves, found
-        return kept if len(chunks) == 1 else None
-
-    def pull_back(
-        self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
-    ) -> None:
-        """Add the gradients; several chunks are computed again, one after the other."""
-        for members, part in self._chunks(len(gradients), gradients.itemsize):
-            chosen = gradients[part, self.columns[members].ravel()]
-            # NaN counts as a gradient, since it must reach the result.
-            if not chosen.any():
-                continue
-            with torch.enable_grad():
-                leaves, values = kept or self._graph(inputs, members, part)
-            # Outputs may depend on no angle at all.
-            if values.requires_grad:
-                # There may be several gradients of what was kept.
-                first, second = torch.autograd.grad(
-                    values, leaves, torch.from_numpy(chosen), materialize_grads=True,
-                    retain_graph=kept is not None,
-                )  # fmt: skip
-                by_sampled[:, part] += first.numpy()
-                by_fixed += second.numpy()
-
-    def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
-        """Angles of a chunk, and outputs (samples, members' outputs) computed from them."""
-        numbers = inputs.sampled[:, part], inputs.fixed
-        leaves = [torch.from_numpy(own).requires_grad_() for own in numbers]
-        return leaves, self.values_of(leaves[0], leaves[1], members).flatten(0, 1).T
 
 
 class MatrixStep(NamedTuple):
@@ -309,7 +229,7 @@ def _scheduled(
     return Contraction(start, tuple(ordered), read, places, largest, kept, operations)
 
 
-class NetworkEngine(ChunkedEngine):
+class NetworkEngine(Engine):
     """Evaluates noisy cones of one structure by vectors of Pauli strings.
 
     Args:
@@ -349,10 +269,10 @@ class NetworkEngine(ChunkedEngine):
         products = sum(program.operations for program in self.programs)
         return 6 * products * len(self.columns) * samples
 
-    def values_of(self, sampled: Tensor, fixed: Tensor, members: slice) -> Tensor:
-        """Outputs of some members; see `Engine.torch_values`."""
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
+        """Outputs of some members; see `Engine`."""
         angles = [own for a in self._angles for own in angles_of(a, sampled, fixed, members)]
-        shape = (members.stop - members.start, -1, sampled.shape[1])
+        shape = (len(self.columns[members]), -1, sampled.shape[1])
         found = []
         for program, parts in zip(self.programs, self._parts, strict=True):
             matrices = (_matrix(own, angles, members, sampled) for own in parts)

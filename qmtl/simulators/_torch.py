@@ -143,7 +143,7 @@ class TorchEngine(Engine):
         super().__init__(group.columns)
         self.group = group
 
-    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs, shape (members, n_outputs, batch)."""
         group, structure = self.group, self.group.structure
         samples, n_wires = sampled.shape[1], structure.n_wires

@@ -108,7 +108,7 @@ class AmplitudeEngine(Engine):
         add_at(column, self.fixed[cones], by_cone.sum(axis=0)[..., None])
         add_at(column, self.own[members], of_task[..., None])
 
-    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs by torch operations."""
         return self._torch.torch_values(sampled, fixed)
 

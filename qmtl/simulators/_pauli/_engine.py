@@ -125,7 +125,7 @@ class PauliEngine(Engine):
         with_gradient = by_output[self.outputs].any(axis=1)
         return self.cones[with_gradient]
 
-    def torch_values(self, sampled: Tensor, fixed: Tensor) -> Tensor:
+    def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs by torch operations."""
         program, group = self.program, self.group
         angles = [*_rows(sampled, self.sampled), *(a[:, None] for a in _rows(fixed, self.fixed))]
