@@ -5,9 +5,9 @@ rows of the *sampled* angles; the others are the *fixed* ones. Rotations with th
 its row, so that its cosine is computed once and its gradients are summed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,61 @@ from torch import Tensor
 
 from qmtl.circuit import Angle
 
-__all__ = ["AngleRows", "AngleTable", "TableBuilder", "angle_columns"]
+__all__ = ["AngleRows", "AngleTable", "Columns", "TableBuilder", "angle_columns"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+
+
+class Columns(NamedTuple):
+    """What some angles are made of.
+
+    Attributes:
+        features: indices of the features that are multiplied, shape (..., angles, factors); -1
+            where there is none.
+        weights: places in the flat vector of weights, shape (..., angles); -1 where there is none.
+        constants: factors, shape (..., angles).
+    """
+
+    features: IntArray
+    weights: IntArray
+    constants: FloatArray
+
+    def at(self, index: Any) -> "Columns":
+        """The same of the angles at an index."""
+        return Columns(*(part[index] for part in self))
+
+    def moved(self, starts: IntArray) -> "Columns":
+        """The same with weights counted from these places on."""
+        return self._replace(weights=np.where(self.weights >= 0, self.weights + starts, -1))
+
+    @classmethod
+    def stacked(cls, parts: Sequence["Columns"]) -> "Columns":
+        """Equally many angles of several places, side by side."""
+        factors = max(part.features.shape[1] for part in parts)
+        missing = [((0, 0), (0, factors - part.features.shape[1])) for part in parts]
+        features = [
+            np.pad(p.features, m, constant_values=-1) for p, m in zip(parts, missing, strict=True)
+        ]
+        weights, constants = [p.weights for p in parts], [p.constants for p in parts]
+        return cls(np.stack(features), np.stack(weights), np.stack(constants))
+
+
+def angle_columns(angles: Sequence[Angle], starts: Mapping[str, int] | None = None) -> Columns:
+    """What some angles are made of; with the first weight of each owner, if it is given.
+
+    Example:
+        >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
+        >>> features.tolist(), weights.tolist(), constants.tolist()
+        ([[3], [-1]], [-1, 2], [1.0, 1.0])
+    """
+    factors, starts = max((len(angle.features) for angle in angles), default=0), starts or {}
+    features = np.full((len(angles), factors), -1, np.int64)
+    for i in range(factors):
+        features[:, i] = [a.features[i] if len(a.features) > i else -1 for a in angles]
+    weights = [-1 if a.weight is None else a.weight + starts.get(a.owner, 0) for a in angles]
+    constants = np.array([angle.constant for angle in angles], np.float64)
+    return Columns(features, np.array(weights, np.int64), constants)
 
 
 @dataclass
@@ -27,103 +78,77 @@ class AngleRows:
     """The angles of some rotations, in a plan that is being made.
 
     Attributes:
-        features: indices of the features that are multiplied, shape (places, rotations, factors);
-            -1 where there is none.
-        weights: places in the flat vector of weights, shape (places, rotations); -1 where there is
-            none.
-        constants: factors, shape (places, rotations).
-        rows: rows of the table, shape (places, rotations), once the table is finished.
+        columns: what they are made of, the places first.
+        rows: rows of the table, shape (places, rotations); known once the table is finished.
     """
 
-    features: IntArray
-    weights: IntArray
-    constants: FloatArray
-    rows: IntArray | None = None
+    columns: Columns
+    rows: IntArray
 
     @property
     def is_sampled(self) -> NDArray[np.bool_]:
         """Which rotations depend on the sample, shape (rotations,)."""
-        return np.asarray((self.features[:1] >= 0).any(axis=(0, 2)))
+        return np.asarray((self.columns.features[:1] >= 0).any(axis=(0, 2)))
 
-
-def angle_columns(angles: Sequence[Angle]) -> tuple[IntArray, IntArray, FloatArray]:
-    """Features (n, factors), weights (n,) and constants (n,) of some angles.
-
-    Example:
-        >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
-        >>> features.tolist(), weights.tolist(), constants.tolist()
-        ([[3], [-1]], [-1, 2], [1.0, 1.0])
-    """
-    factors = max((len(angle.features) for angle in angles), default=0)
-    features = np.full((len(angles), factors), -1, np.int64)
-    for i in range(factors):
-        features[:, i] = [a.features[i] if len(a.features) > i else -1 for a in angles]
-    weights = np.array([-1 if a.weight is None else a.weight for a in angles], np.int64)
-    return features, weights, np.array([angle.constant for angle in angles], np.float64)
+    def angles(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> list[Tensor]:
+        """The angle of each rotation, shape (places, samples or 1), from the table's."""
+        found = []
+        for moving, own in zip(self.is_sampled, self.rows[members].T, strict=True):
+            index = _index(np.ascontiguousarray(own), sampled)
+            found.append(sampled[index] if moving else fixed[index][:, None])
+        return found
 
 
 class TableBuilder:
     """Collects angles, and makes their table."""
 
     def __init__(self) -> None:
-        self._added: list[tuple[AngleRows, NDArray[np.intp]]] = []
+        self._added: list[AngleRows] = []
 
-    def add(self, features: IntArray, weights: IntArray, constants: FloatArray) -> AngleRows:
-        """Add angles; their rows are known after `finish`. For the shapes see `AngleRows`."""
-        found = AngleRows(features, weights, constants)
-        self._added.append((found, np.flatnonzero(found.is_sampled)))
-        return found
+    def add(self, columns: Columns) -> AngleRows:
+        """Add angles, the places first; their rows are known after `finish`."""
+        self._added.append(AngleRows(columns, np.zeros(columns.weights.shape, np.int64)))
+        return self._added[-1]
 
     def finish(self) -> "AngleTable":
         """The table of all angles that were added."""
-        tables = []
-        for sampled in (True, False):
-            chosen = []
-            for rows, slots in self._added:
-                every = np.arange(rows.weights.shape[1])
-                own = slots if sampled else np.setdiff1d(every, slots)
-                chosen.append((rows, own))
-            tables.append(_unified(chosen, sampled))
-        return AngleTable(*tables[0], *tables[1])
+        return AngleTable(*_unified(self._added, True), *_unified(self._added, False))
 
 
-def _unified(chosen: Sequence[tuple[AngleRows, Any]], sampled: bool) -> tuple[Any, ...]:
+def _unified(added: Sequence[AngleRows], sampled: bool) -> tuple[IntArray, Columns]:
     """The distinct angles of some rotations; fills in the rows of these."""
-    factors = max((rows.features.shape[2] for rows, _ in chosen), default=0) if sampled else 0
-    keys = []
+    chosen = [(rows, np.flatnonzero(rows.is_sampled == sampled)) for rows in added]
+    factors = max((rows.columns.features.shape[2] for rows in added), default=0) if sampled else 0
+    keys = [np.zeros((0, factors + 2), np.int64)]
     for rows, own in chosen:
-        size = rows.weights.shape[0] * len(own)
+        features, weights, constants = rows.columns
+        size = len(weights) * len(own)
         key = np.full((size, factors + 2), -1, np.int64)
-        n = min(factors, rows.features.shape[2])
-        key[:, :n] = rows.features[:, own, :n].reshape(size, n)
-        key[:, -2] = rows.weights[:, own].ravel()
-        key[:, -1] = rows.constants[:, own].ravel().view(np.int64)
+        n = min(factors, features.shape[2])
+        key[:, :n] = features[:, own, :n].reshape(size, n)
+        key[:, -2] = weights[:, own].ravel()
+        key[:, -1] = constants[:, own].ravel().view(np.int64)
         keys.append(key)
-    key = np.concatenate(keys) if keys else np.zeros((0, factors + 2), np.int64)
-    one = np.float64(1).view(np.int64)
+    key = np.concatenate(keys)
     # Most angles are a feature or a weight by itself, which needs no search over whole rows.
-    plain = key[:, -1] == one
+    plain = key[:, -1] == np.float64(1).view(np.int64)
     if sampled:
         plain &= (key[:, 1:-2] < 0).all(axis=1) & (key[:, -2] < 0)
-        first = key[:, 0]
     else:
         plain &= key[:, -2] >= 0
-        first = key[:, -2]
-    used = np.unique(first[plain])
+    first = key[plain, 0]
+    used = np.unique(first)
     place = np.empty(len(key), np.int64)
-    place[plain] = np.searchsorted(used, first[plain])
+    place[plain] = np.searchsorted(used, first)
     others, inverse = np.unique(key[~plain], axis=0, return_inverse=True)
     place[~plain] = len(used) + inverse.ravel()
     start = 0
     for rows, own in chosen:
-        if rows.rows is None:
-            rows.rows = np.zeros(rows.weights.shape, np.int64)
-        size = rows.weights.shape[0] * len(own)
+        size = len(rows.rows) * len(own)
         rows.rows[:, own] = place[start : start + size].reshape(len(rows.rows), len(own))
         start += size
     constants = np.ascontiguousarray(others[:, -1]).view(np.float64)
-    columns = (used, others[:, -2], constants)
-    return (*columns, others[:, :-2]) if sampled else columns
+    return used, Columns(others[:, :-2], others[:, -2], constants)
 
 
 @dataclass(frozen=True)
@@ -132,36 +157,30 @@ class AngleTable:
 
     Attributes:
         features: those that are a feature by itself, the first rows of the sampled angles.
-        sampled_weights: of the other sampled angles the weight, or -1.
-        sampled_constants: and the constant.
-        sampled_features: and the features, shape (angles, factors); -1 where there is none.
+        sampled_products: the other sampled angles.
         weights: the fixed angles that are a weight by itself, their first rows.
-        fixed_weights: of the other fixed angles the weight, or -1.
-        fixed_constants: and the constant.
+        fixed_products: the other fixed angles.
     """
 
     features: IntArray
-    sampled_weights: IntArray
-    sampled_constants: FloatArray
-    sampled_features: IntArray
+    sampled_products: Columns
     weights: IntArray
-    fixed_weights: IntArray
-    fixed_constants: FloatArray
+    fixed_products: Columns
 
     @property
     def n_sampled(self) -> int:
         """Angles that depend on the sample."""
-        return len(self.features) + len(self.sampled_weights)
+        return len(self.features) + len(self.sampled_products.weights)
 
     @property
     def n_fixed(self) -> int:
         """Angles that are the same for all samples."""
-        return len(self.weights) + len(self.fixed_weights)
+        return len(self.weights) + len(self.fixed_products.weights)
 
     @property
     def is_plain(self) -> bool:
         """Whether each angle is a feature or a weight by itself."""
-        return not len(self.sampled_weights) and not len(self.fixed_weights)
+        return not len(self.sampled_products.weights) and not len(self.fixed_products.weights)
 
     def sampled(self, angles: Tensor, weights: Tensor) -> Tensor:
         """The sampled angles, shape (n_sampled, batch), by differentiable torch operations.
@@ -170,23 +189,26 @@ class AngleTable:
             angles: encoding angles, shape (batch, n_features).
             weights: all weights in one flat vector.
         """
-        columns = angles.T
-        found = columns[_index(self.features, angles)]
-        if not len(self.sampled_weights):
+        found = angles.T[_index(self.features, angles)]
+        if not len(self.sampled_products.weights):
             return found
-        value = torch.from_numpy(self.sampled_constants[:, None]).to(angles)
-        for factor in self.sampled_features.T:
-            value = value * _looked_up(columns, factor)
-        value = value * _looked_up(weights[:, None], self.sampled_weights)
-        return torch.cat([found, value.expand(-1, len(angles))])
+        products = _products(self.sampled_products, angles.T, weights)
+        return torch.cat([found, products.expand(-1, len(angles))])
 
     def fixed(self, weights: Tensor) -> Tensor:
         """The fixed angles, shape (n_fixed,), by differentiable torch operations."""
         found = weights[_index(self.weights, weights)]
-        if not len(self.fixed_weights):
+        if not len(self.fixed_products.weights):
             return found
-        value = _looked_up(weights[:, None], self.fixed_weights)[:, 0]
-        return torch.cat([found, value * torch.from_numpy(self.fixed_constants).to(weights)])
+        return torch.cat([found, _products(self.fixed_products, weights[None], weights)[:, 0]])
+
+
+def _products(columns: Columns, features: Tensor, weights: Tensor) -> Tensor:
+    """Angles that are products, shape (angles, samples or 1); features come first."""
+    value = torch.from_numpy(columns.constants[:, None]).to(weights)
+    for factor in columns.features.T:
+        value = value * _looked_up(features, factor)
+    return value * _looked_up(weights[:, None], columns.weights)
 
 
 def _index(places: IntArray, like: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleRows, TableBuilder, angle_columns
 from qmtl.simulators._cones import wire_table
 from qmtl.simulators._engine import Engine
-from qmtl.simulators._network import angles_of
 from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
@@ -164,11 +163,8 @@ class ChainEngine(Engine):
             first = np.array([circuit.registers[task].wires[0] for task in names])
             for part in parts:
                 found = [gate.angle for gate in part.gates if gate.angle is not None]
-                features, weights, constants = angle_columns(found)
-                weights = np.where(weights >= 0, weights + starts, -1)
-                features = np.broadcast_to(features, (len(names), *features.shape))
-                rows = builder.add(features, weights, np.tile(constants, (len(names), 1)))
-                self._read.append((part, first, rows))
+                block = angle_columns(found).at(None).at(np.zeros(len(names), np.int64))
+                self._read.append((part, first, builder.add(block.moved(starts))))
                 columns += [column[task] + np.array(part.outputs) for task in names]
         super().__init__(np.concatenate(columns)[None], CHUNK_BYTES)
 
@@ -189,7 +185,7 @@ class ChainEngine(Engine):
         samples, parts = sampled.shape[1], []
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]
         for wires, steps, _, rows in self._sites:
-            states, angles = zero.expand(4, len(wires), samples), angles_of(rows, sampled, fixed)
+            states, angles = zero.expand(4, len(wires), samples), rows.angles(sampled, fixed)
             parts.append(_run(states, steps, angles, self._early))
         order = np.concatenate([wires for wires, *_ in self._sites]).argsort()
         early, late = _chosen(torch.cat(parts), order), self._late.to(sampled)
@@ -198,7 +194,7 @@ class ChainEngine(Engine):
         found = [sampled.new_zeros(0, samples)]
         for part, first, rows in self._read:
             density = _density(left, right, early, late, first, part.wires)
-            observables = _observables(part, angles_of(rows, sampled, fixed), sampled)
+            observables = _observables(part, rows.angles(sampled, fixed), sampled)
             found.append(torch.einsum("nosp,nsp->nos", observables, density).flatten(0, 1))
         return torch.cat(found)[None]
 
@@ -274,10 +270,9 @@ def _sites(
     table, found = wire_table(circuit), []
     for key, wires in alike.items():
         turning = np.array([rotations[wire] for wire in wires], np.int64).reshape(len(wires), -1)
-        columns = (table.features[turning], table.weights[turning], table.constants[turning])
         first = [step for step, is_late in key if not (is_late and splits)]
         last_ones = [step for step, is_late in key if is_late and splits]
-        found.append((np.array(wires), first, last_ones, builder.add(*columns)))
+        found.append((np.array(wires), first, last_ones, builder.add(table.angles.at(turning))))
     return found, early if splits else max(bonds)
 
 

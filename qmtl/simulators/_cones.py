@@ -8,7 +8,7 @@ Most circuits look the same around most tasks. So a cone is found once, and what
 same gates around it has the same cone, moved along the wires.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from qmtl.circuit import (
     z_strings_of,
 )
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators._angles import angle_columns
+from qmtl.simulators._angles import Columns, angle_columns
 from qmtl.simulators._memory import cause_of_size
 
 __all__ = [
@@ -307,18 +307,14 @@ class WireTable(NamedTuple):
         rank: which of this wire's gates it is.
         kind: one number for each wire; equal where the same gates join the same neighbours, seen
             from the wire.
-        features: of each gate's angle, shape (gates, factors); -1 where there is none.
-        weights: of each gate's angle; -1 where there is none.
-        constants: of each gate's angle.
+        angles: of the gates.
     """
 
     at: IntArray
     wire: IntArray
     rank: IntArray
     kind: IntArray
-    features: IntArray
-    weights: IntArray
-    constants: NDArray[np.float64]
+    angles: Columns
 
     def moved(self, gates: Sequence[int], shifts: IntArray) -> IntArray:
         """The gates at the same places of other wires, shape (shifts, gates)."""
@@ -337,14 +333,14 @@ def wire_table(circuit: HeadCircuit) -> WireTable:
     return gate_table(circuit.encoding_gates, circuit.n_wires)
 
 
-def gate_table(gates: Sequence[Any], n: int) -> WireTable:
+def gate_table(gates: Sequence[Any], n: int, starts: Mapping[str, int] | None = None) -> WireTable:
     """The table of gates, or of other things with a name, wires and an angle, on `n` wires."""
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(g.name, len(codes)) for g in gates], np.int64)
     first = np.array([g.wires[0] for g in gates], np.int64)
     last = np.array([g.wires[-1] for g in gates], np.int64)
-    features, weights, constants = angle_columns([g.angle or NO_ANGLE for g in gates])
-    looks = (features >= 0).sum(axis=1) * 2 + (weights >= 0)
+    angles = angle_columns([g.angle or NO_ANGLE for g in gates], starts)
+    looks = (angles.features >= 0).sum(axis=1) * 2 + (angles.weights >= 0)
     both = np.flatnonzero(first != last)
     wire = np.concatenate([first, last[both]])
     place = np.concatenate([np.arange(len(gates)), both])
@@ -362,7 +358,7 @@ def gate_table(gates: Sequence[Any], n: int) -> WireTable:
     kind = np.unique(seen, axis=0, return_inverse=True)[1].ravel()
     rank_of = np.empty(len(gates), np.int64)
     rank_of[place[role == 0]] = rank[role == 0]
-    return WireTable(at, first, rank_of, kind, features, weights, constants)
+    return WireTable(at, first, rank_of, kind, angles)
 
 
 class Moved(NamedTuple):

@@ -131,5 +131,5 @@ class Engine(ABC):
     def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
         """Angles of a chunk, and outputs (samples, members' outputs) computed from them."""
         numbers = inputs.sampled[:, part], inputs.fixed
-        leaves = [torch.from_numpy(own).requires_grad_() for own in numbers]
-        return leaves, self.torch_values(*leaves, members).flatten(0, 1).T
+        sampled, fixed = (torch.from_numpy(own).requires_grad_() for own in numbers)
+        return [sampled, fixed], self.torch_values(sampled, fixed, members).flatten(0, 1).T

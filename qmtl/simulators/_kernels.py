@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import torch
 
-__all__ = ["add_at", "kernel", "part", "run_items"]
+__all__ = ["add_at", "kernel", "run_items"]
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -32,14 +32,6 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST
     )
     return compiled
-
-
-def part(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of kernels, which is compiled as part of each."""
-    inlined: Callable[..., Any] = numba.njit(
-        function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST
-    )
-    return inlined
 
 
 @kernel

@@ -149,10 +149,10 @@ class LightConeSimulator(Simulator):
         features, weights = [_pairs([], [])], [_pairs([], [])]
         for group in plan.groups:
             own = np.array([place[task] for task in group.tasks])
-            rows = group.encoding
+            rows = group.encoding.columns
             for found, values in (
                 (features, rows.features.reshape(group.n_cones, -1)),
-                (features, group.block.features.reshape(group.n_members, -1)),
+                (features, group.block.columns.features.reshape(group.n_members, -1)),
                 (weights, rows.weights),
             ):
                 every = np.broadcast_to(values, (len(own), values.shape[1]))

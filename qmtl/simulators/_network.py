@@ -25,8 +25,7 @@ from qmtl.simulators._engine import Engine
 from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 from qmtl.simulators._transfer import matrices_of
 
-__all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "angles_of",
-           "contractions"]  # fmt: skip
+__all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "contractions"]
 
 # Bytes of a chunk: beyond, larger chunks are no faster.
 CHUNK_BYTES = 2**26
@@ -41,18 +40,6 @@ Number = TypeVar("Number", np.bool_, np.float64)
 FloatArray = NDArray[np.float64]
 # A vector: its wires, and numbers of shape (cones or 1, samples or 1, letters of each wire).
 Vector = tuple[list[int], Tensor]
-
-
-def angles_of(
-    rows: AngleRows, sampled: Tensor, fixed: Tensor, members: slice = slice(None)
-) -> list[Tensor]:
-    """The angle of each slot, shape (members, samples or 1)."""
-    assert rows.rows is not None
-    found = []
-    for moving, own in zip(rows.is_sampled, rows.rows[members].T, strict=True):
-        index = torch.from_numpy(np.ascontiguousarray(own)).to(sampled.device)
-        found.append(sampled[index] if moving else fixed[index][:, None])
-    return found
 
 
 class MatrixStep(NamedTuple):
@@ -271,7 +258,7 @@ class NetworkEngine(Engine):
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs of some members; see `Engine`."""
-        angles = [own for a in self._angles for own in angles_of(a, sampled, fixed, members)]
+        angles = [own for rows in self._angles for own in rows.angles(sampled, fixed, members)]
         shape = (len(self.columns[members]), -1, sampled.shape[1])
         found = []
         for program, parts in zip(self.programs, self._parts, strict=True):

@@ -191,15 +191,12 @@ class _Run(NamedTuple):
         starts: Mapping[str, int],
     ) -> "_Run":
         """The run of these events, with the first weight of each owner."""
-        table = gate_table(events, n_wires)
-        first = [starts.get(e.angle.owner, 0) if e.angle is not None else 0 for e in events]
-        weights = np.where(table.weights >= 0, table.weights + np.array(first, np.int64), -1)
+        table = gate_table(events, n_wires, starts)
         numbers = np.zeros((len(events), 17))
         for own, event in zip(numbers, events, strict=True):
             if event.channel is not None:
                 own[: len(event.channel.factors)] = event.channel.factors
                 own[-1] = event.channel.shift
-        table = table._replace(weights=weights)
         return cls(events, gates_by_wire(events), in_block, wires, table, numbers)
 
 
@@ -255,7 +252,7 @@ def _prepared(
     alike: dict[NoisyCone, list[tuple[IntArray, ...]]] = {}
     for cone, *members in _cones(circuit, tasks, run):
         alike.setdefault(cone, []).append(tuple(members))
-    table, n_outputs = run.table, int(columns[-1])
+    n_outputs = int(columns[-1])
     groups: list[NoisyGroup] = []
     for cone, parts in alike.items():
         index, places, wires = map(np.concatenate, zip(*parts, strict=True))
@@ -264,7 +261,7 @@ def _prepared(
         events = [run.events[place] for place in places[0].tolist()]
         turning = places[:, [event.angle is not None for event in events]]
         angles = [
-            builder.add(table.features[own], table.weights[own], table.constants[own])
+            builder.add(run.table.angles.at(own))
             for own in np.split(turning, [sum(map(len, cone.encoding_slots))], axis=1)
         ]
         n_own = len(cone.strings if cone.mixing is None else cone.mixing)

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, elementary, gates_by_wire, rebuilt
 from qmtl.errors import InvalidInputError
-from qmtl.simulators._angles import angle_columns
+from qmtl.simulators._angles import AngleTable, TableBuilder, angle_columns
 
 __all__ = ["ShiftPlan", "shift_plan", "shifted_values"]
 
@@ -50,13 +51,14 @@ class ShiftPlan:
     Attributes:
         circuit: the same gates; its feature i is the angle of the i-th rotation.
         needed: for each task, the rotations that its outputs may depend on.
-        factors: constants, features and weights of each rotation; see `angle_columns`. Weights are
-            places in the flat vector of all weights.
+        table: of the rotations' angles.
+        rows: of each rotation: the table's sampled angles come first.
     """
 
     circuit: HeadCircuit
     needed: dict[str, tuple[int, ...]]
-    factors: tuple[Tensor, Tensor, Tensor]
+    table: AngleTable
+    rows: NDArray[np.int64]
 
     def angles(self, angles: Tensor, weights: Tensor) -> Tensor:
         """The angle of each rotation, shape (batch, rotations), differentiable.
@@ -65,13 +67,9 @@ class ShiftPlan:
             angles: encoding angles in radians, shape (batch, n_features).
             weights: all weights of the circuit in one flat vector.
         """
-        constants, features, places = (part.to(angles.device) for part in self.factors)
-        # What is not there, at -1, is the 1 at the end.
-        columns = torch.cat([angles, angles.new_ones(len(angles), 1)], dim=1)
-        found = constants.to(angles.dtype) * torch.cat([weights, weights.new_ones(1)])[places]
-        for factor in features.T:
-            found = found * columns[:, factor]
-        return found.expand(len(angles), -1)
+        fixed = self.table.fixed(weights).expand(len(angles), -1)
+        found = torch.cat([self.table.sampled(angles, weights).T, fixed], dim=1)
+        return found[:, torch.from_numpy(self.rows).to(angles.device)]
 
     def shifts(self, tasks: Sequence[str]) -> int:
         """Circuits that the gradients of these tasks take for each sample."""
@@ -103,14 +101,12 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         Mitarai et al., arXiv:1803.00745; Schuld et al., arXiv:1811.11184.
     """
     angles: list[Angle] = []
-    starts: list[int] = []
 
     def freed(owner: str, gates: Sequence[Gate]) -> tuple[Gate, ...]:
         found = []
         for gate in gates:
             if gate.angle is not None:
-                angles.append(gate.angle)
-                starts.append(circuit.weight_slices[owner].start)
+                angles.append(replace(gate.angle, owner=owner))
                 gate = replace(gate, angle=Angle(features=(len(angles) - 1,)))
             found.append(gate)
         return tuple(found)
@@ -122,9 +118,11 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         own = elementary(circuit.ansatz(name).gates(n, register.readout.read_wires(n)))
         blocks[name] = _Given(freed(name, own))
     twin = rebuilt(circuit, _Given(encoding, len(angles)), blocks)
-    features, weights, constants = angle_columns(angles)
-    weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
-    factors = torch.from_numpy(constants), torch.from_numpy(features), torch.from_numpy(weights)
+    starts = {owner: part.start for owner, part in circuit.weight_slices.items()}
+    builder = TableBuilder()
+    added = builder.add(angle_columns(angles, starts).at(None))
+    table = builder.finish()
+    rows = added.rows[0] + np.where(added.is_sampled, 0, table.n_sampled)
     index = gates_by_wire(encoding)
     needed = {}
     for name, register in circuit.registers.items():
@@ -135,7 +133,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
         kept += [encoding[i] for i in walk.back_through(encoding, index)]
         needed[name] = tuple(sorted(g.angle.features[0] for g in kept if g.angle is not None))
-    return ShiftPlan(twin, needed, factors)
+    return ShiftPlan(twin, needed, table, rows)
 
 
 def shifted_values(

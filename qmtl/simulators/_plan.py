@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.circuit import HeadCircuit
-from qmtl.simulators._angles import AngleRows, AngleTable, TableBuilder, angle_columns
+from qmtl.simulators._angles import AngleRows, AngleTable, Columns, TableBuilder, angle_columns
 from qmtl.simulators._cones import Cone, Layer, joint_cone, moved_tasks, wire_table
 
 __all__ = ["Group", "Plan", "Structure", "build_plan", "output_columns"]
@@ -199,7 +199,7 @@ def _groups(
 
 
 def _structure(circuit: HeadCircuit, cone: Cone) -> Structure:
-    features = wire_table(circuit).features
+    features = wire_table(circuit).angles.features
     sampled = [bool((features[gate] >= 0).any()) for gate in cone.encoding_gates]
     of_block = [bool(angle.features) for angle in cone.block_angles]
     slots = (_split(sampled), _split(of_block))
@@ -232,31 +232,25 @@ def _group(
     )[order]  # fmt: skip
     if len(wires) > 1 and (wires == wires[0]).all() and (gates == gates[0]).all():
         wires, gates = wires[:1], gates[:1]
-    blocks = [angle_columns(part.cone.block_angles) for part in parts]
-    factors = max(block[0].shape[1] for block in blocks)
-    features = np.stack(
-        [np.pad(b[0], ((0, 0), (0, factors - b[0].shape[1])), constant_values=-1) for b in blocks]
-    )
-    weights = np.stack([block[1] for block in blocks])[own]
-    weights = np.where(weights >= 0, weights + starts[order][:, None], -1)
-    constants = np.stack([block[2] for block in blocks])[own]
+    blocks = Columns.stacked([angle_columns(part.cone.block_angles) for part in parts])
     outputs = np.array([part.cone.outputs for part in parts])[own]
-    encoding = builder.add(table.features[gates], table.weights[gates], table.constants[gates])
+    encoding = builder.add(table.angles.at(gates))
     return Group(
         structure=replace(structure, alias=_alias(encoding)),
         tasks=tuple(tasks[i] for i in index.tolist()),
         columns=columns[index][:, None] + outputs,
         wires=wires,
         encoding=encoding,
-        block=builder.add(features[own], weights, constants),
+        block=builder.add(blocks.at(own).moved(starts[order][:, None])),
         sizes=parts[0].cone.sizes,
     )
 
 
 def _alias(angles: AngleRows) -> tuple[int, ...]:
     """For each slot the first one with the same angles in all places."""
-    constants = angles.constants.view(np.int64)[..., None]
-    keys = np.concatenate([angles.features, angles.weights[..., None], constants], axis=2)
+    features, weights, constants = angles.columns
+    others = np.stack([weights, constants.view(np.int64)], axis=2)
+    keys = np.concatenate([features, others], axis=2)
     seen: dict[bytes, int] = {}
     return tuple(seen.setdefault(keys[:, i].tobytes(), i) for i in range(keys.shape[1]))
 
@@ -271,19 +265,17 @@ def _joint_group(
     names = [tasks[i] for i in chosen]
     table, cone = wire_table(circuit), joint_cone(circuit, names)
     gates = np.array([cone.encoding_gates], np.int64)
-    features, weights, constants = angle_columns(cone.block_angles)
+    starts = {owner: part.start for owner, part in circuit.weight_slices.items()}
     place = {name: i for i, name in enumerate(names)}
-    starts = [circuit.weight_slices[a.owner].start if a.owner else 0 for a in cone.block_angles]
     owners = [place.get(angle.owner, 0) for angle in cone.block_angles]
-    weights = np.where(weights >= 0, weights + np.array(starts, np.int64), -1)
     sizes = [int(columns[i + 1] - columns[i]) for i in chosen]
     return Group(
         structure=_structure(circuit, cone),
         tasks=tuple(names),
         columns=np.concatenate([np.arange(columns[i], columns[i + 1]) for i in chosen])[None],
         wires=np.array([cone.wires]),
-        encoding=builder.add(table.features[gates], table.weights[gates], table.constants[gates]),
-        block=builder.add(features[None], weights[None], constants[None]),
+        encoding=builder.add(table.angles.at(gates)),
+        block=builder.add(angle_columns(cone.block_angles, starts).at(None)),
         sizes=cone.sizes,
         joint=(np.repeat(np.arange(len(names)), sizes), np.array(owners, np.int64)),
     )

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl.simulators._angles import AngleRows
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._plan import Group
@@ -147,10 +146,10 @@ class TorchEngine(Engine):
         """Outputs, shape (members, n_outputs, batch)."""
         group, structure = self.group, self.group.structure
         samples, n_wires = sampled.shape[1], structure.n_wires
-        angles = _by_slot(group.encoding, structure.encoding_slots, sampled, fixed)
+        angles = group.encoding.angles(sampled, fixed)
         state = _encode(structure.encoding, angles, n_wires, sampled)
         state = state.expand(group.n_cones, -1, samples)
-        block = _by_slot(group.block, structure.block_slots, sampled, fixed)
+        block = group.block.angles(sampled, fixed)
         parts = [block] if group.joint is None else _apart(group, block)
         readout = sampled.new_tensor(structure.readout)
         n_read = readout.shape[1]
@@ -201,20 +200,6 @@ class TorchEngine(Engine):
 
 def _parts(numbers: Tensor) -> list[Tensor]:
     return [numbers.real, numbers.imag] if numbers.is_complex() else [numbers]
-
-
-def _by_slot(
-    rows: AngleRows,
-    slots: tuple[tuple[int, ...], tuple[int, ...]],
-    sampled: Tensor,
-    fixed: Tensor,
-) -> list[Tensor]:
-    """The angle of each slot, in the order of slots."""
-    assert rows.rows is not None
-    places = torch.from_numpy(rows.rows).to(sampled.device)
-    found = {slot: sampled[places[:, slot]] for slot in slots[0]}
-    found |= {slot: fixed[places[:, slot], None] for slot in slots[1]}
-    return [found[slot] for slot in range(len(found))]
 
 
 def _apart(group: Group, angles: Angles) -> list[list[Tensor]]:

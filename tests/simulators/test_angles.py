@@ -1,13 +1,12 @@
 """The table of angles: each angle once, whatever it is made of."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.circuit import Angle
-from qmtl.simulators._angles import TableBuilder, angle_columns
+from qmtl.simulators._angles import Columns, TableBuilder, angle_columns
 
 N_FEATURES, N_WEIGHTS = 5, 4
 sampled = st.builds(
@@ -42,12 +41,8 @@ def value_of(angle, features, weights):
 def test_every_angle_is_in_the_row_that_the_table_says(groups):
     builder, added = TableBuilder(), []
     for rows in groups:
-        columns = [angle_columns(row) for row in rows]
-        most = max(column[0].shape[1] for column in columns)
-        padded = [np.pad(c[0], ((0, 0), (0, most - c[0].shape[1])), constant_values=-1)
-                  for c in columns]  # fmt: skip
-        rest = (np.stack([column[i] for column in columns]) for i in (1, 2))
-        added.append(builder.add(np.stack(padded), *rest))
+        columns = Columns.stacked([angle_columns(row) for row in rows])
+        added.append(builder.add(columns))
     table = builder.finish()
     features = torch.randn(3, N_FEATURES, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(N_WEIGHTS, dtype=torch.float64, requires_grad=True)
@@ -80,8 +75,8 @@ def test_every_angle_is_in_the_row_that_the_table_says(groups):
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_stays_in_its_rows(bad):
     builder = TableBuilder()
-    builder.add(*(part[None] for part in angle_columns([Angle((0, 1), 0), Angle((2,), None, 0.5)])))
-    builder.add(*(part[None] for part in angle_columns([Angle((), 0, 2.0), Angle((), None, 3.0)])))
+    builder.add(angle_columns([Angle((0, 1), 0), Angle((2,), None, 0.5)]).at(None))
+    builder.add(angle_columns([Angle((), 0, 2.0), Angle((), None, 3.0)]).at(None))
     table = builder.finish()
     features = torch.tensor([[1.0, 2.0, bad]], requires_grad=True)
     weights = torch.tensor([1.0], requires_grad=True)

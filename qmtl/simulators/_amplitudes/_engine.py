@@ -32,8 +32,6 @@ class AmplitudeEngine(Engine):
         super().__init__(group.columns)
         self.program = program
         slots, block_slots = group.structure.encoding_slots, group.structure.block_slots
-        assert group.encoding.rows is not None
-        assert group.block.rows is not None
         self.sampled = np.ascontiguousarray(group.encoding.rows[:, slots[0]])
         self.fixed = np.ascontiguousarray(group.encoding.rows[:, slots[1]])
         self.own = np.ascontiguousarray(group.block.rows[:, block_slots[1]])

@@ -25,14 +25,14 @@ import numpy as np
 from numba import uint64
 
 from qmtl.simulators._amplitudes._program import CONSTANT, PHASE, RY, SAMPLE, TASK, Z
-from qmtl.simulators._kernels import kernel, part
+from qmtl.simulators._kernels import kernel
 
 __all__ = ["walk"]
 
 ROOT_HALF = math.sqrt(0.5)
 
 
-@part
+@kernel
 def _odd(bits):
     """Whether an odd number of bits is set."""
     for shift in (32, 16, 8, 4, 2, 1):
@@ -40,7 +40,7 @@ def _odd(bits):
     return (bits & 1) == 1
 
 
-@part
+@kernel
 def _pair(kind, stride, mask, size, p):
     """The rows x and y that a rotation takes to c·x - s·y and s·x + c·y."""
     if kind == Z:
@@ -54,7 +54,7 @@ def _pair(kind, stride, mask, size, p):
     return (b + size, a) if p < half else (a + size, b)
 
 
-@part
+@kernel
 def _load(op, row, angles, index, where, low, n, c, d, terms, signs, table):
     """Cosines and sines of an operation: by sample into c and d, or by amplitude into the table."""
     cos, sin, fcos, fsin = angles
@@ -85,7 +85,7 @@ def _load(op, row, angles, index, where, low, n, c, d, terms, signs, table):
             d[s] = y
 
 
-@part
+@kernel
 def _turn(state, op, c, d, table, n, size, sign, pairs):
     """One operation (`sign` 1) or its inverse (`sign` -1) on the first `pairs` pairs of rows."""
     if op[0] == PHASE and op[2] == op[3]:
@@ -109,7 +109,7 @@ def _turn(state, op, c, d, table, n, size, sign, pairs):
                 state[j, s] = z * x + c[s] * y
 
 
-@part
+@kernel
 def _derive(state, adjoint, op, terms, n, size, g, slope, target):
     """The derivative by an angle, from its output: by sample into g, or by slot into the target."""
     half = g.dtype.type(0.5)
@@ -138,7 +138,7 @@ def _derive(state, adjoint, op, terms, n, size, g, slope, target):
             g[s] *= half
 
 
-@part
+@kernel
 def _read(state, adjoint, readout, columns, values, low, n, size, p, back):
     """A task's outputs from its final state; or its adjoint, from the gradient in their place."""
     rest = size // readout.shape[1]

@@ -8,10 +8,4 @@ from qmtl.simulators._pauli._program import (
     write_program,
 )
 
-__all__ = [
-    "LARGEST_PROGRAM",
-    "PauliEngine",
-    "PauliProgram",
-    "pauli_program",
-    "write_program",
-]
+__all__ = ["LARGEST_PROGRAM", "PauliEngine", "PauliProgram", "pauli_program", "write_program"]

@@ -45,8 +45,6 @@ class PauliEngine(Engine):
         super().__init__(group.columns)
         self.group, self.program = group, program
         slots, block_slots = group.structure.distinct_slots, group.structure.block_slots
-        assert group.encoding.rows is not None
-        assert group.block.rows is not None
         self.sampled = _unsigned(group.encoding.rows[:, slots[0]])
         self.fixed = _unsigned(group.encoding.rows[:, slots[1]])
         self.own = _unsigned(group.block.rows[:, block_slots[1]])

@@ -13,12 +13,12 @@ indices are unsigned: see `kernel`.
 import numpy as np
 from numba import uint64
 
-from qmtl.simulators._kernels import kernel, part
+from qmtl.simulators._kernels import kernel
 
 __all__ = ["accumulate", "backward", "forward"]
 
 
-@part
+@kernel
 def _load(registers, places, begin, end, low, n, sampled, fixed, constants, angles):
     """A tile's angles and constants."""
     cos, sin, fcos, fsin = angles
@@ -45,7 +45,7 @@ def _load(registers, places, begin, end, low, n, sampled, fixed, constants, angl
                 registers[c, lane + s] = x
 
 
-@part
+@kernel
 def _forwards(registers, ops, lanes):
     """All operations on a tile."""
     for k in range(len(ops)):
@@ -61,7 +61,7 @@ def _forwards(registers, ops, lanes):
                 )
 
 
-@part
+@kernel
 def _backwards(registers, adjoint, ops, n_angles, lanes):
     """Gradients with respect to all registers, from those of the outputs.
 

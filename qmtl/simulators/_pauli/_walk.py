@@ -15,15 +15,9 @@ from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
 __all__ = [
-    "CHANNEL",
-    "DAMPING",
-    "SHIFT",
-    "Circuit",
-    "TooLargeError",
-    "block_sums",
-    "walk",
+    "CHANNEL", "DAMPING", "SHIFT", "Circuit", "TooLargeError", "block_sums", "walk",
     "write_encoding",
-]
+]  # fmt: skip
 
 # Names of the operations that are noise; their slot is the channel.
 CHANNEL, DAMPING = "channel", "damping"
