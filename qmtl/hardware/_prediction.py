@@ -10,8 +10,8 @@ from torch import Tensor
 from qmtl.circuit import Angle, HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._qiskit import QiskitHeadCircuit
-from qmtl.noise import DeviceNoise
-from qmtl.simulators import DeviceStep, Event, NativeCircuit, native_values
+from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
+from qmtl.simulators import native_values
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit

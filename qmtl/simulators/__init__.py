@@ -19,7 +19,6 @@ from qmtl.simulators._contract import (
     to_logits,
     weights_by_name,
 )
-from qmtl.simulators._events import DeviceStep, Event, NativeCircuit
 from qmtl.simulators._explain import Explanation
 from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._noisy import NoisySimulator, native_values
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
     from qmtl.simulators._qfunc import from_qfunc
 
 __all__ = [
-    "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "DeviceStep", "Estimate",
-    "Event", "Explanation", "LightConeSimulator", "NativeCircuit", "NoisySimulator",
-    "PennyLaneSimulator", "ShiftPlan", "ShotSimulator", "Simulator", "check_angles",
-    "check_weights", "device_names", "from_qfunc", "joined_weights", "native_values",
-    "output_layout", "shift_plan", "shifted_values", "simulator_for", "simulator_from_dict",
+    "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
+    "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator", "ShiftPlan", "ShotSimulator",
+    "Simulator", "check_angles", "check_weights", "device_names", "from_qfunc", "joined_weights",
+    "native_values", "output_layout", "shift_plan", "shifted_values", "simulator_for", "simulator_from_dict",
     "task_qnode", "to_logits", "weights_by_name",
 ]  # fmt: skip
 

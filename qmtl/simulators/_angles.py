@@ -5,7 +5,7 @@ rows of the *sampled* angles; the others are the *fixed* ones. Rotations with th
 its row, so that its cosine is computed once and its gradients are summed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,10 +16,20 @@ from torch import Tensor
 
 from qmtl.circuit import Angle
 
-__all__ = ["AngleRows", "AngleTable", "Columns", "TableBuilder", "angle_columns"]
+__all__ = [
+    "AngleRows",
+    "AngleTable",
+    "Columns",
+    "Slots",
+    "TableBuilder",
+    "angle_columns",
+    "split_slots",
+]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+# Slots number the rotations: those whose angles depend on the sample, and the others.
+Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Columns(NamedTuple):
@@ -224,3 +234,9 @@ def _looked_up(values: Tensor, places: IntArray) -> Tensor:
         return values.new_ones(1, 1)
     found = values[_index(places.clip(min=0), values)]
     return found.where(torch.from_numpy(present).to(values.device)[:, None], 1.0)
+
+
+def split_slots(sampled: Iterable[bool]) -> Slots:
+    """The slots whose angles depend on the sample, and the others."""
+    found = list(enumerate(sampled))
+    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)

@@ -106,7 +106,7 @@ class Step:
         chunk: int,
         apart: "Callable[[], Step] | None" = None,
     ) -> None:
-        self.circuit, self.program, self.map = circuit, program, angle_map
+        self.program, self.map = program, angle_map
         self.chunk, self.apart = chunk, apart
         table, sizes = program.table, (circuit.n_features, circuit.n_circuit_weights)
         self.is_plain = table.is_plain
@@ -143,7 +143,9 @@ class Step:
             return self.by_torch(features, scales, *weights)
 
     def by_torch(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
-        """The same by torch operations."""
+        """The same by torch operations, on a state for each task."""
+        if self.apart is not None:
+            return self.apart().by_torch(features, scales, *weights)
         angles = features if self.map is None else self.map(features)
         joined = weights[0] if len(weights) == 1 else torch.cat(weights)
         values = self.program.torch_values(angles, joined)
@@ -153,27 +155,6 @@ class Step:
         if self.tasks is not None:
             factors = scales[torch.from_numpy(self.tasks).to(scales.device)]
         return to_logits(values, factors, self.probability)
-
-    def rows(
-        self, gradients: Tensor, features: Tensor, scales: Tensor, *weights: Tensor
-    ) -> list[tuple[Tensor, ...]]:
-        """Gradients with respect to features, scales and weights, for each row of gradients.
-
-        Args:
-            gradients: with respect to the logits, shape (rows, batch, outputs).
-            features: shape (batch, n_features).
-            scales: one number for each task of the circuit.
-            *weights: all weights of the circuit, in one or several flat vectors.
-        """
-        given = (features, scales, *weights)
-        if not (_runs_kernels(features) and all(map(_is_plain, given))):
-            return [_derivatives(self, True, row, given) for row in gradients]
-        if self.apart is not None and not all(bool(w.isfinite().all()) for w in weights):
-            return self.apart().rows(gradients, features, scales, *weights)
-        with np.errstate(all="ignore"):
-            state = self.state([_numbers(features), *map(_numbers, weights)])
-            own = _numbers(scales)
-            return [_tensors(self.gradients(row, own, state)) for row in map(_numbers, gradients)]
 
     def state(self, given: list[Array]) -> State:
         """The outputs, and what a backward pass wants; from features and weights."""

@@ -8,10 +8,10 @@ Most circuits look the same around most tasks. So a cone is found once, and what
 same gates around it has the same cone, moved along the wires.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,12 @@ __all__ = [
 MAX_CONE_WIRES = 64
 
 IntArray = NDArray[np.int64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Op:
-    """One gate of a layer on local wires; `slot` numbers the rotations of a section."""
+    """A gate on local wires; `slot` numbers the rotations of a section, for noise the channels."""
 
     name: str
     wires: tuple[int, ...]
@@ -114,19 +115,13 @@ def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> l
     """
     parts = _parts(circuit, task)
     if circuit.layout == "partitioned":
-        return [_cone(circuit, part, part.cone, list(part.read), part.inner) for part in parts]
+        return [_cone(circuit, [part], part.cone, list(part.read), part.inner) for part in parts]
     read, inner, shared = _shared_state(circuit, tuple(together or (task,)))
+    cones = [replace(shared, block=part.cone.block) for part in parts]
     return [
-        _cone(
-            circuit,
-            part,
-            LightCone(shared.wires, shared.encoding, part.cone.block, shared.growth,
-                      shared.positions),
-            list(read),
-            set(inner),
-        )
-        for part in parts
-    ]  # fmt: skip
+        _cone(circuit, [part], cone, list(read), set(inner))
+        for part, cone in zip(parts, cones, strict=True)
+    ]
 
 
 @lru_cache(maxsize=16)
@@ -184,21 +179,26 @@ def _check_size(circuit: HeadCircuit, part: _Part) -> None:
 
 
 def _cone(
-    circuit: HeadCircuit, part: _Part, cone: LightCone, read: list[int], inner: set[int]
+    circuit: HeadCircuit,
+    parts: Sequence[_Part],
+    cone: LightCone,
+    read: list[int],
+    inner: set[int],
 ) -> Cone:
     order = _local_order(circuit.n_wires, cone, read, inner)
     local = {wire: i for i, wire in enumerate(order)}
     encoding, slots = _sorted_into_layers(cone.encoding, local)
     block, block_slots = _sorted_into_layers(cone.block, local)
+    readout = [row for part in parts for row in _readout(circuit, part, read).tolist()]
     return Cone(
-        outputs=part.outputs,
+        outputs=tuple(output for part in parts for output in part.outputs),
         wires=tuple(order),
         n_inner=len(inner),
         encoding=encoding,
         block=block,
         encoding_gates=tuple(cone.positions[i] for i in slots),
         block_angles=tuple(angle for i in block_slots if (angle := cone.block[i].angle)),
-        readout=tuple(map(tuple, _readout(circuit, part, read).tolist())),
+        readout=tuple(map(tuple, readout)),
         sizes=tuple(size for _, size in cone.growth),
     )
 
@@ -212,11 +212,7 @@ def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
     blocks = [gate for task in tasks for gate in circuit.block_gates(task)]
     read = [wire for part in parts for wire in part.read]
     cone = backward_cone(circuit.encoding_gates, blocks, read)
-    inner = set().union(*(part.inner for part in parts))
-    outputs = [output for part in parts for output in part.outputs]
-    whole = _cone(circuit, _Part("", tuple(outputs), tuple(read), cone), cone, read, inner)
-    rows = [row for part in parts for row in _readout(circuit, part, read).tolist()]
-    return Cone(**{**vars(whole), "readout": tuple(map(tuple, rows))})
+    return _cone(circuit, parts, cone, read, set().union(*(part.inner for part in parts)))
 
 
 def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
@@ -235,8 +231,6 @@ def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]
 
 def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.float64]:
     """The part's outputs over the basis states of the wires `read`, first wire most significant."""
-    if not part.task:
-        return np.zeros((0, 1))
     register = circuit.register(part.task)
     states = np.arange(1 << len(read))
     bits = {wire: states >> (len(read) - 1 - i) & 1 for i, wire in enumerate(read)}
@@ -323,6 +317,38 @@ class WireTable(NamedTuple):
         found: IntArray = self.at[wires, self.rank[chosen]]
         return found
 
+    def equal_around(
+        self,
+        keys: Sequence[object],
+        starts: Sequence[int],
+        walk: Callable[[int], tuple[T, IntArray]],
+    ) -> Iterator[tuple[T, IntArray, IntArray]]:
+        """Walks that are the same but for a shift along the wires.
+
+        A backward walk sees a wire's gates only. So it is the same walk wherever the wires that it
+        meets have the same gates, seen from where it starts.
+
+        Args:
+            keys: of each walk, what else must be equal.
+            starts: of each walk, the wire where it starts.
+            walk: what one finds, and the wires that it meets.
+
+        Yields:
+            What a walk finds, the walks that find the same, and by how many wires they are shifted.
+        """
+        n, alike = len(self.kind), dict[object, list[int]]()
+        for i, key in enumerate(keys):
+            alike.setdefault(key, []).append(i)
+        for places in alike.values():
+            left, first = np.array(places), np.array([starts[i] for i in places])
+            while len(left):
+                found, wires = walk(int(left[0]))
+                shifts = first - first[0]
+                there = (wires + shifts[:, None]) % n
+                same = (self.kind[there] == self.kind[wires]).all(axis=1)
+                yield found, left[same], shifts[same]
+                left, first = left[~same], first[~same]
+
 
 NO_ANGLE = Angle()
 
@@ -376,28 +402,17 @@ class Moved(NamedTuple):
 
 
 def moved_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> Iterator[Moved]:
-    """The tasks, those with equal cones together.
-
-    A backward walk sees a wire's gates only. So it is the same walk wherever the wires of a cone
-    have the same gates, seen from the task's register.
-    """
+    """The tasks, those with equal cones together."""
     if circuit.layout == "shared":
         for i, task in enumerate(tasks):
             yield Moved(cones_of(circuit, task, tasks), np.array([i]), np.zeros(1, np.int64))
         return
-    kind, n = wire_table(circuit).kind, circuit.n_wires
-    alike: dict[object, list[int]] = {}
-    for i, task in enumerate(tasks):
-        register = circuit.registers[task]
-        key = (circuit.ansatz(task), len(register.wires), register.readout)
-        alike.setdefault(key, []).append(i)
-    for places in alike.values():
-        left = np.array(places)
-        starts = np.array([circuit.registers[tasks[i]].wires[0] for i in places])
-        while len(left):
-            cones = cones_of(circuit, tasks[left[0]])
-            wires = np.unique(np.concatenate([np.array(cone.wires) for cone in cones]))
-            there = (wires + (starts - starts[0])[:, None]) % n
-            same = (kind[there] == kind[wires]).all(axis=1)
-            yield Moved(cones, left[same], (starts - starts[0])[same])
-            left, starts = left[~same], starts[~same]
+
+    def walk(i: int) -> tuple[list[Cone], IntArray]:
+        cones = cones_of(circuit, tasks[i])
+        return cones, np.unique(np.concatenate([np.array(cone.wires) for cone in cones]))
+
+    registers = [circuit.registers[task] for task in tasks]
+    keys = [(circuit.ansatz(r.task.name), len(r.wires), r.readout) for r in registers]
+    starts = [register.wires[0] for register in registers]
+    yield from (Moved(*found) for found in wire_table(circuit).equal_around(keys, starts, walk))

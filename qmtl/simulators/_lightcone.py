@@ -1,9 +1,7 @@
 """LightConeSimulator: exact simulation in which every task runs on its light cone only."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import partial
-from threading import RLock
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._chain import ChainEngine, chained_tasks
+from qmtl.simulators._cones import wire_table
 from qmtl.simulators._contract import (
     ANGLE_MAPS,
     Dependencies,
@@ -24,7 +23,6 @@ from qmtl.simulators._contract import (
     check_angles,
     check_weights,
     output_layout,
-    stacked,
 )
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._engines import choose_plan, engine_of
@@ -86,9 +84,8 @@ class LightConeSimulator(Simulator):
             raise unknown_name("engine", engine, ENGINES)
         self.max_memory = max_memory
         self.engine = engine
-        self._lock = RLock()
-        self._prepared: OrderedDict[Any, _Prepared] = OrderedDict()
-        self._steps: OrderedDict[Any, Step] = OrderedDict()
+        self._prepared = lru_cache(CACHED_PLANS)(self._new)
+        self._steps = lru_cache(CACHED_PLANS)(self._new_step)
 
     def values(
         self,
@@ -103,7 +100,7 @@ class LightConeSimulator(Simulator):
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         size = (angles.shape, angles.dtype, angles.device)
-        return self._step(circuit, size, chosen, None)(angles, None, weights)
+        return self._steps(circuit, size, chosen, None)(angles, None, weights)
 
     def logits(
         self,
@@ -124,45 +121,20 @@ class LightConeSimulator(Simulator):
             return _uncompiled(self.logits, *own, **options)
         return self._logit_step(circuit, given, tasks, angle_map)(*given)
 
-    def readout_rows(
-        self,
-        circuit: HeadCircuit,
-        features: Tensor,
-        encoding: Tensor,
-        blocks: Tensor,
-        scales: Tensor,
-        gradients: Tensor,
-        *,
-        angle_map: str = "tanh",
-        tasks: Sequence[str] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Rows of a Jacobian, each by a pass over the cones with a gradient; see `Simulator`."""
-        given = [tensor.detach() for tensor in (features, scales, encoding, blocks)]
-        step = self._logit_step(circuit, given, tasks, angle_map)
-        rows = [part[::2] for part in step.rows(gradients.detach(), *given)]
-        return stacked(features, [r[0] for r in rows]), stacked(encoding, [r[1] for r in rows])
-
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
         """Which features and encoding weights each task's outputs depend on."""
         plan = self._prepare(circuit, None, joint=False).plan
         place = {task: i for i, task in enumerate(plan.tasks)}
-        features, weights = [_pairs([], [])], [_pairs([], [])]
+        features, weights = [np.zeros((2, 0), np.int64)], [np.zeros((2, 0), np.int64)]
         for group in plan.groups:
-            own = np.array([place[task] for task in group.tasks])
-            rows = group.encoding.columns
-            for found, values in (
-                (features, rows.features.reshape(group.n_cones, -1)),
-                (features, group.block.columns.features.reshape(group.n_members, -1)),
-                (weights, rows.weights),
-            ):
-                every = np.broadcast_to(values, (len(own), values.shape[1]))
-                found.append(_pairs(np.repeat(own, values.shape[1]), every.ravel()))
+            own, encoding = [place[task] for task in group.tasks], group.encoding.columns
+            features += [_pairs(own, encoding.features), _pairs(own, group.block.columns.features)]
+            weights.append(_pairs(own, encoding.weights))
         for task in plan.chain:
-            angles = [g.angle for g in circuit.light_cone(task).encoding if g.angle is not None]
-            seen = [feature for angle in angles for feature in angle.features]
-            used = [angle.weight for angle in angles if angle.weight is not None]
-            features.append(_pairs([place[task]] * len(seen), seen))
-            weights.append(_pairs([place[task]] * len(used), used))
+            gates = np.array(circuit.light_cone(task).positions, np.int64)
+            angles = wire_table(circuit).angles.at(gates[None])
+            features.append(_pairs([place[task]], angles.features))
+            weights.append(_pairs([place[task]], angles.weights))
         return Dependencies(_distinct(features), _distinct(weights))
 
     def explain(
@@ -195,10 +167,9 @@ class LightConeSimulator(Simulator):
     ) -> _Prepared:
         chosen = None if tasks is None else tuple(tasks)
         # Asked for by name, all tasks in their order are the same plan.
-        key = (circuit, None if chosen == tuple(circuit.registers) else chosen, joint)
-        with self._lock:
-            found: _Prepared = _kept(self._prepared, key, partial(self._new, *key))
-            return found
+        return self._prepared(
+            circuit, None if chosen == tuple(circuit.registers) else chosen, joint
+        )
 
     def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
         names = chosen_tasks(tasks, circuit.registers)
@@ -225,7 +196,11 @@ class LightConeSimulator(Simulator):
         """The step for features, scales, and weights of encoding and blocks, which it checks."""
         features, scales, encoding, blocks = given
         kind = features.dtype
-        step = self._step(circuit, (features.shape, kind, features.device), tasks, angle_map)
+        size, chosen = (
+            (features.shape, kind, features.device),
+            None if tasks is None else tuple(tasks),
+        )
+        step = self._steps(circuit, size, chosen, angle_map)
         if not (scales.dtype is encoding.dtype is blocks.dtype is kind):
             raise InvalidInputError(
                 f"features must be {encoding.dtype} as the head's weights are, got {kind} "
@@ -238,37 +213,15 @@ class LightConeSimulator(Simulator):
             )
         return step
 
-    def _step(
-        self,
-        circuit: HeadCircuit,
-        size: _Size,
-        tasks: Sequence[str] | None,
-        angle_map: str | None,
-        *,
-        joint: bool = True,
-    ) -> Step:
-        chosen = None if tasks is None else tuple(tasks)
-        # By the circuit's identity, which takes no time to ask; the step keeps it.
-        key = (id(circuit), chosen, angle_map, joint, size)
-        step = self._steps.get(key)
-        if step is not None:
-            return step
-        limit = memory_limit(size[2], self.max_memory)
-        make = partial(self._new_step, circuit, size, chosen, angle_map, joint, limit)
-        with self._lock:
-            made: Step = _kept(self._steps, key, make)
-            return made
-
     def _new_step(
         self,
         circuit: HeadCircuit,
         size: _Size,
         tasks: tuple[str, ...] | None,
         angle_map: str | None,
-        joint: bool,
-        limit: int,
+        joint: bool = True,
     ) -> Step:
-        shape, dtype, _ = size
+        shape, dtype, device = size
         if len(shape) != 2 or shape[1] != circuit.n_features:
             raise InvalidInputError(
                 f"features must have shape (batch, {circuit.n_features}), got {tuple(shape)}"
@@ -276,13 +229,13 @@ class LightConeSimulator(Simulator):
         if angle_map is not None and angle_map not in ANGLE_MAPS:
             raise unknown_name("angle map", angle_map, ANGLE_MAPS)
         plan, engines, program = self._prepare(circuit, tasks, joint=joint)
-        samples, itemsize = shape[0], dtype.itemsize
+        samples, itemsize, limit = shape[0], dtype.itemsize, memory_limit(device, self.max_memory)
         chunk = largest_chunk(engines, samples, itemsize, limit)
         if samples and not chunk:
             _refuse(circuit, plan, engines, itemsize, limit)
         layout = None if angle_map is None else output_layout(circuit, plan.tasks)
         is_joint = any(group.joint is not None for group in plan.groups)
-        apart = partial(self._step, circuit, size, tasks, angle_map, joint=False)
+        apart = partial(self._steps, circuit, size, tasks, angle_map, False)
         mapped = None if angle_map is None else ANGLE_MAPS[angle_map]
         return Step(circuit, program, mapped, layout, max(chunk, 1), apart if is_joint else None)
 
@@ -303,18 +256,11 @@ def _uncompiled(function: Callable[..., Tensor], *arguments: Any, **options: Any
     return found
 
 
-def _kept(kept: "OrderedDict[Any, Any]", key: Any, make: Callable[[], Any]) -> Any:
-    """The value of a key, made if it is not there; the oldest ones are forgotten."""
-    if key not in kept:
-        kept[key] = make()
-        while len(kept) > CACHED_PLANS:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]
-
-
-def _pairs(tasks: Any, indices: Any) -> NDArray[np.int64]:
-    return np.array([tasks, indices], np.int64).reshape(2, -1)
+def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each task beside its values, which have one row for each or one for all; shape (2, pairs)."""
+    rows = values.reshape(len(values), -1)
+    every = np.broadcast_to(rows, (len(tasks), rows.shape[1]))
+    return np.stack([np.repeat(np.array(tasks, np.int64), rows.shape[1]), every.ravel()])
 
 
 def _distinct(parts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

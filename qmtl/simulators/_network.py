@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmtl.noise import CHANNEL, DAMPING
 from qmtl.simulators._angles import AngleRows
 from qmtl.simulators._cones import Op
 from qmtl.simulators._engine import Engine
-from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 from qmtl.simulators._transfer import matrices_of
 
 __all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "contractions"]

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit, Walk, gates_by_wire, task_strings
 from qmtl.errors import CircuitTooLargeError
-from qmtl.noise import DeviceNoise
-from qmtl.simulators._angles import TableBuilder
+from qmtl.noise import DeviceNoise, Event, NativeCircuit, device_events, head_steps
+from qmtl.simulators._angles import Slots, TableBuilder, split_slots
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
 from qmtl.simulators._engine import Engine
-from qmtl.simulators._events import Event, NativeCircuit, device_events, head_steps
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
 from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
@@ -200,10 +199,6 @@ class _Run(NamedTuple):
         return cls(events, gates_by_wire(events), in_block, wires, table, numbers)
 
 
-# Those that depend on the sample, and the others.
-_Slots = tuple[tuple[int, ...], tuple[int, ...]]
-
-
 @dataclass(frozen=True)
 class NoisyCone:
     """What noisy cones must have in common to run in one batch.
@@ -216,8 +211,8 @@ class NoisyCone:
     encoding: tuple[Op, ...]
     block: tuple[Op, ...]
     n_wires: int
-    encoding_slots: _Slots
-    block_slots: _Slots
+    encoding_slots: Slots
+    block_slots: Slots
     strings: tuple[int, ...]
     mixing: tuple[tuple[float, ...], ...] | None
 
@@ -306,33 +301,27 @@ def _cones(
 
     Events of the block come last.
     """
-    kind = run.table.kind
-    n = len(kind)
-    alike: dict[object, list[int]] = {}
-    for i, task in enumerate(tasks):
-        wires = run.wires[task]
-        key = (circuit.register(task).readout, tuple((w - wires[0]) % n for w in wires))
-        alike.setdefault(key, []).append(i)
-    for places in alike.values():
-        left = np.array(places)
-        starts = np.array([run.wires[tasks[i]][0] for i in places])
-        readout = task_strings(circuit, tasks[places[0]])
-        while len(left):
-            task, shifts = tasks[left[0]], (starts - starts[0])[:, None]
-            register = run.wires[task]
-            reads = circuit.register(task).readout.read_wires(len(register))
-            kept = Walk([register[i] for i in reads]).back_through(run.events, run.by_wire)
-            # Wires are numbered from the register on, so that equal cones look equal along a ring.
-            met = dict.fromkeys(register)
-            for place in reversed(kept):
-                met |= dict.fromkeys(run.events[place].wires)
-            around = np.array(list(met))
-            same = (kind[(around + shifts) % n] == kind[around]).all(axis=1)
-            events = sorted(kept, key=lambda place: run.in_block[place])
-            cone = _cone(run, events, {wire: i for i, wire in enumerate(met)}, readout)
-            moved = run.table.moved(events, shifts[same, 0])
-            yield cone, left[same], moved, around + shifts[same]
-            left, starts = left[~same], starts[~same]
+
+    def walk(i: int) -> tuple[tuple[NoisyCone, list[int], IntArray], IntArray]:
+        register, readout = run.wires[tasks[i]], circuit.register(tasks[i]).readout
+        reads = [register[place] for place in readout.read_wires(len(register))]
+        kept = Walk(reads).back_through(run.events, run.by_wire)
+        # Wires are numbered from the register on, so that equal cones look equal along a ring.
+        met = dict.fromkeys(register)
+        for place in reversed(kept):
+            met |= dict.fromkeys(run.events[place].wires)
+        local, wires = {wire: i for i, wire in enumerate(met)}, np.array(list(met))
+        events = sorted(kept, key=lambda place: run.in_block[place])
+        return (_cone(run, events, local, task_strings(circuit, tasks[i])), events, wires), wires
+
+    registers = [run.wires[task] for task in tasks]
+    keys = [
+        (circuit.register(task).readout, tuple((w - own[0]) % len(run.table.kind) for w in own))
+        for task, own in zip(tasks, registers, strict=True)
+    ]
+    starts = [own[0] for own in registers]
+    for (cone, events, wires), places, shifts in run.table.equal_around(keys, starts, walk):
+        yield cone, places, run.table.moved(events, shifts), wires + shifts[:, None]
 
 
 def _cone(
@@ -355,13 +344,8 @@ def _cone(
         sections[block].append(Op(event.name, tuple(local[w] for w in event.wires), slot))
     encoding, block_ops = map(tuple, sections)
     return NoisyCone(
-        encoding, block_ops, len(local), _slots(sampled[0]), _slots(sampled[1]), *readout
+        encoding, block_ops, len(local), split_slots(sampled[0]), split_slots(sampled[1]), *readout
     )
-
-
-def _slots(sampled: Sequence[bool]) -> _Slots:
-    found = list(enumerate(sampled))
-    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
 
 
 def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:

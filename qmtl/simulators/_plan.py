@@ -4,7 +4,7 @@ A plan is made once per circuit and set of tasks; running it needs no Python per
 the same gates up to a renaming of wires form one group.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.circuit import HeadCircuit
-from qmtl.simulators._angles import AngleRows, AngleTable, Columns, TableBuilder, angle_columns
+from qmtl.simulators._angles import (
+    AngleRows,
+    AngleTable,
+    Columns,
+    Slots,
+    TableBuilder,
+    angle_columns,
+    split_slots,
+)
 from qmtl.simulators._cones import Cone, Layer, joint_cone, moved_tasks, wire_table
 
 __all__ = ["Group", "Plan", "Structure", "build_plan", "output_columns"]
@@ -40,13 +48,13 @@ class Structure:
     n_inner: int
     encoding: tuple[Layer, ...]
     block: tuple[Layer, ...]
-    encoding_slots: tuple[tuple[int, ...], tuple[int, ...]]
-    block_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    encoding_slots: Slots
+    block_slots: Slots
     readout: tuple[tuple[float, ...], ...]
     alias: tuple[int, ...] = ()
 
     @property
-    def distinct_slots(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def distinct_slots(self) -> Slots:
         """The encoding's slots without those that always have another one's angle."""
         if not self.alias:
             return self.encoding_slots
@@ -202,13 +210,8 @@ def _structure(circuit: HeadCircuit, cone: Cone) -> Structure:
     features = wire_table(circuit).angles.features
     sampled = [bool((features[gate] >= 0).any()) for gate in cone.encoding_gates]
     of_block = [bool(angle.features) for angle in cone.block_angles]
-    slots = (_split(sampled), _split(of_block))
+    slots = (split_slots(sampled), split_slots(of_block))
     return Structure(len(cone.wires), cone.n_inner, cone.encoding, cone.block, *slots, cone.readout)
-
-
-def _split(sampled: Iterable[bool]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    found = list(enumerate(sampled))
-    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
 
 
 def _group(

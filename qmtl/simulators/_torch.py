@@ -133,7 +133,7 @@ class TorchEngine(Engine):
     """Evaluates a group by torch operations on state vectors.
 
     Args:
-        group: the cones.
+        group: the cones, with a state for each task.
     """
 
     name: ClassVar[str] = "state vectors by torch"
@@ -149,20 +149,12 @@ class TorchEngine(Engine):
         angles = group.encoding.angles(sampled, fixed)
         state = _encode(structure.encoding, angles, n_wires, sampled)
         state = state.expand(group.n_cones, -1, samples)
-        block = group.block.angles(sampled, fixed)
-        parts = [block] if group.joint is None else _apart(group, block)
+        ends = self._apply_block(state, group.block.angles(sampled, fixed))
         readout = sampled.new_tensor(structure.readout)
         n_read = readout.shape[1]
-        found = []
-        for part in parts:
-            ends = self._apply_block(state, part)
-            weights = sum((end.square() for end in ends[1:]), ends[0].square())
-            weights = weights.reshape(len(weights), n_read, 2**n_wires // n_read, samples).sum(2)
-            found.append((readout @ weights).expand(group.n_members, -1, -1))
-        if group.joint is None:
-            return found[0]
-        owner = group.joint[0].tolist()
-        return torch.stack([found[task][:, i] for i, task in enumerate(owner)], 1)
+        weights = sum((end.square() for end in ends[1:]), ends[0].square())
+        weights = weights.reshape(len(weights), n_read, 2**n_wires // n_read, samples).sum(2)
+        return (readout @ weights).expand(group.n_members, -1, -1)
 
     def _apply_block(self, state: Tensor, angles: Angles) -> list[Tensor]:
         """The encoded states after the tasks' blocks: real parts, and imaginary ones if any.
@@ -200,17 +192,3 @@ class TorchEngine(Engine):
 
 def _parts(numbers: Tensor) -> list[Tensor]:
     return [numbers.real, numbers.imag] if numbers.is_complex() else [numbers]
-
-
-def _apart(group: Group, angles: Angles) -> list[list[Tensor]]:
-    """For each of several tasks on one state the block's angles, with the others' zero.
-
-    A task's outputs do not depend on the others' blocks, not even where these are not finite.
-    """
-    assert group.joint is not None
-    of_output, of_angle = group.joint
-    fixed = dict(zip(group.structure.block_slots[1], of_angle.tolist(), strict=True))
-    return [
-        [a if fixed.get(i, task) == task else torch.zeros_like(a) for i, a in enumerate(angles)]
-        for task in range(int(of_output.max(initial=-1)) + 1)
-    ]

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmtl.noise import CHANNEL, DAMPING
 from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, written
-from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
 
 __all__ = [
     "applied", "channel_matrices", "gate_matrix", "half_of_gate", "matrices_of",

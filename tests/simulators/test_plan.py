@@ -194,7 +194,7 @@ def test_a_ring_of_equal_tasks_is_one_group():
     assert group.amplitudes == 9 * 64
     # Angles that depend on the sample, and the others.
     sampled, fixed = group.structure.encoding_slots
-    assert sorted([*sampled, *fixed]) == list(range(group.encoding.weights.shape[1]))
+    assert sorted([*sampled, *fixed]) == list(range(group.encoding.columns.weights.shape[1]))
     assert group.encoding.is_sampled.nonzero()[0].tolist() == list(sampled)
     assert len(group.structure.block_slots[0]) == 0
 

@@ -10,17 +10,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+from qmtl.noise import CHANNEL, DAMPING
+from qmtl.simulators._angles import Slots
 from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value, cosine, sine
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
-__all__ = [
-    "CHANNEL", "DAMPING", "SHIFT", "Circuit", "TooLargeError", "block_sums", "walk",
-    "write_encoding",
-]  # fmt: skip
+__all__ = ["SHIFT", "Circuit", "TooLargeError", "block_sums", "walk", "write_encoding"]
 
-# Names of the operations that are noise; their slot is the channel.
-CHANNEL, DAMPING = "channel", "damping"
 # Which number of a damping channel it adds.
 SHIFT = -1
 # Strings that are followed at once and in all: more take longer than many steps by another engine.
@@ -47,7 +44,7 @@ class Circuit:
 
     encoding: Sequence[Op]
     block: Sequence[Op]
-    encoding_slots: tuple[tuple[int, ...], tuple[int, ...]]
+    encoding_slots: Slots
     block_slots: tuple[int, ...]
 
     @property

@@ -10,11 +10,16 @@ from itertools import repeat
 from math import pi
 
 from qmtl.circuit import DIAGONAL_GATES, Angle, Gate, HeadCircuit, Kind
-from qmtl.noise import Channel, DeviceNoise, idle_times
-from qmtl.simulators._pauli._walk import CHANNEL, DAMPING
+from qmtl.noise._channel import Channel
+from qmtl.noise._device import DeviceNoise
+from qmtl.noise._schedule import idle_times
 
-__all__ = ["DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps"]
+__all__ = [
+    "CHANNEL", "DAMPING", "DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps",
+]  # fmt: skip
 
+# Names of events that are noise.
+CHANNEL, DAMPING = "channel", "damping"
 # Names of steps that leave their wires alone, but for time.
 IDLE = frozenset({"barrier", "delay"})
 DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
