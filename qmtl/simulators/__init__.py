@@ -33,8 +33,8 @@ __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
     "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator", "ShiftPlan", "ShotSimulator",
     "Simulator", "check_angles", "check_weights", "device_names", "from_qfunc", "joined_weights",
-    "native_values", "output_layout", "shift_plan", "shifted_values", "simulator_for", "simulator_from_dict",
-    "task_qnode", "to_logits", "weights_by_name",
+    "native_values", "output_layout", "shift_plan", "shifted_values", "simulator_for",
+    "simulator_from_dict", "task_qnode", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
 # Entry points that offer simulators: those of hardware, which this package may not import.
