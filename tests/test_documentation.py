@@ -13,7 +13,6 @@ import doctest
 import functools
 import importlib
 import io
-import itertools
 import os
 import pkgutil
 import re
@@ -82,6 +81,21 @@ def inline(path, *kinds):
     """Tokens within paragraphs, headings and table cells."""
     outer = [token for token in tokens(path) if token.type == "inline"]
     return [token for parent in outer for token in parent.children if token.type in kinds]
+
+
+def tables(path):
+    """Rows of each table, by the first two cells of its header, and then by their own first."""
+    found, name = {}, None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            name = None
+        elif name is None:
+            name = " | ".join(cells[:2])
+            found[name] = {}
+        elif not line.startswith("|--"):
+            found[name][cells[0]] = cells[1:]
+    return found
 
 
 # --- blocks ------------------------------------------------------------------------------------
@@ -263,6 +277,22 @@ def test_no_path_leads_out_of_the_repository(name):
     assert [p for p in upwards if not (folder / p).resolve().is_relative_to(ROOT)] == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_are_named_exist(name):
+    texts = [token.content for token in inline(ROOT / name, "code_inline")]
+    paths = [text for text in texts if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./*-]+", text)]
+    assert [path for path in paths if not list(ROOT.glob(path))] == []
+
+
+def test_the_ten_places_where_the_package_grows_are_named():
+    rows = tables(ROOT / "tests" / "README.md")["to add | open"]
+    assert len(rows) == 10
+    for change, (place, tests) in rows.items():
+        files = re.findall("`(.+?)`", place)
+        assert all((ROOT / file).is_file() and file.startswith("qmtl/") for file in files), change
+        assert (ROOT / tests.strip("`")).is_file(), change
+
+
 # --- the project's own data --------------------------------------------------------------------
 
 
@@ -288,15 +318,6 @@ def test_package_is_typed():
 RESULTS = ROOT / "scripts" / "results"
 
 
-def results_table(first_cell):
-    """Rows of a table in the results' README, by their first cell."""
-    lines = (RESULTS / "README.md").read_text(encoding="utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
-    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
-    cells = [[cell.strip(" *") for cell in row.strip("|").split("|")] for row in rows]
-    return {row[0]: row[1:] for row in cells}
-
-
 @pytest.mark.parametrize(("family", "column"), [("glue", 0), ("mustard", 3), ("chestxray", 6)])
 def test_scores_of_the_heads_are_those_of_the_csv_file(family, column):
     labels = {
@@ -308,7 +329,7 @@ def test_scores_of_the_heads_are_those_of_the_csv_file(family, column):
         "quantum-no-block": "quantum, no block", "quantum-frozen": "quantum, weights frozen",
         "quantum-no-entangler": "quantum, no entangler",
     }  # fmt: skip
-    table = results_table("head | GLUE, 9 tasks: score")
+    table = tables(RESULTS / "README.md")["head | GLUE, 9 tasks: score"]
     shown = {k: v[column : column + 3] for k, v in table.items() if v[column] != "–"}
     measured = {}
     for row in csv.DictReader((RESULTS / f"bench_{family}.csv").open()):
@@ -319,7 +340,7 @@ def test_scores_of_the_heads_are_those_of_the_csv_file(family, column):
 
 
 def test_times_of_the_peers_are_those_of_the_csv_file():
-    table = results_table("ms per step")
+    table = tables(RESULTS / "README.md")["ms per step | T = 2"]
     sizes = ("2", "4", "6", "8", "12", "256")
     for row in csv.DictReader((RESULTS / "peers.csv").open()):
         shown = table[row["label"]][sizes.index(row["tasks"])].replace(",", "")
