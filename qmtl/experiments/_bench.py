@@ -1,21 +1,183 @@
 """A benchmark: heads on the same encoder, splits, seeds and number of settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._cells import CellResult, CellStore, Failure
-from qmtl.experiments._grid import PROBE, Cell, Setting, cell_of, fingerprint, settings_of
-from qmtl.experiments._recipe import Recipe, RivalType
-from qmtl.experiments._rivals import check_rival
-from qmtl.experiments._run_cell import cell_data
-from qmtl.experiments._summary import BenchSummary, HeadScores, choose_setting
-from qmtl.experiments._sweep import Record, Report, Workers, run_cells
+from qmtl.experiments._bench_summary import (
+    PROBE,
+    BenchSummary,
+    CellResult,
+    HeadScores,
+    Setting,
+    choose_setting,
+)
+from qmtl.experiments._build import build_data
+from qmtl.experiments._recipe import SEED_KEYS, SINGLE_TASK, Recipe, RivalType, recipe_from
+from qmtl.experiments._rivals import check_rival, linear_probe, train_rival
+from qmtl.experiments._run import machine
+from qmtl.experiments._sweep import (
+    Cell,
+    CellStore,
+    Failure,
+    Report,
+    Workers,
+    fingerprint,
+    run_cells,
+)
+from qmtl.tasks import METRICS, metric_names
 
-__all__ = ["bench"]
+__all__ = ["BenchCell", "bench", "cell_data", "cell_of", "settings_of"]
 
 ERRORS = ("mse", "mae", "ece")
+# Keys of [data] whose content `fingerprint` sees.
+PATHS = ("path", "text_model", "images", "audio", "visual")
+
+
+@dataclass(frozen=True)
+class BenchCell(Cell):
+    """One training run: a head, a seed and a setting.
+
+    Attributes:
+        recipe: resolved: head, seeds and setting are in it.
+        head: the type of head, or `PROBE`.
+        seed: also of the order of the tasks, if they are shuffled.
+        setting: recipe key to value, one point of the grid; empty for the probe.
+        data: `fingerprint` of the data with that seed.
+    """
+
+    recipe: Recipe
+    head: str
+    seed: int
+    setting: Setting
+    data: str
+    finds: ClassVar[type] = CellResult
+
+    def depends_on(self) -> Any:
+        """The recipe without what makes no difference: the folders of the data, for one."""
+        content = self.recipe.model_dump(mode="json")
+        for irrelevant in ("name", "compare", "logging"):
+            del content[irrelevant]
+        content["bench"] = {"shuffle_tasks": self.recipe.bench.shuffle_tasks}
+        for path in PATHS:
+            content["data"].pop(path, None)
+        if self.head == PROBE:
+            # The probe reads the data only.
+            content = {"data": content["data"]}
+        return [self.head, self.seed, self.setting, self.data, content]
+
+    @property
+    def label(self) -> str:
+        """Head, seed and setting."""
+        values = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in self.setting.items())
+        return f"{self.head}, seed {self.seed}" + (f", {values}" if values else "")
+
+    def run(self) -> CellResult:
+        """Train the head, or fit the probe."""
+        data = cell_data(self.recipe, self.seed)
+        probe = self.head == PROBE
+        trained = (
+            linear_probe(data)
+            if probe
+            else train_rival(self.recipe, data, cast(RivalType, self.head))
+        )
+        labelled = {task.name: task.labelled(data.train.targets[task.name]) for task in data.tasks}
+        return CellResult(
+            _without_loss(trained.metrics["validation"]),
+            _without_loss(trained.metrics["test"]),
+            _without_loss(trained.baselines["test"]),
+            {task.name: task.main_metric for task in data.tasks},
+            trained.head_parameters,
+            trained.total_parameters,
+            trained.best_epoch,
+            trained.seconds,
+            trained.step_seconds,
+            {name: int(rows.sum()) for name, rows in labelled.items()},
+            machine(),
+        )
+
+
+def _without_loss(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        task: {name: value for name, value in values.items() if name != "loss"}
+        for task, values in metrics.items()
+    }
+
+
+def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """Every combination of the grid's values, in order; the last key changes fastest.
+
+    Example:
+        >>> settings_of({"a": [1, 2], "b": [3]})
+        [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
+    """
+    return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+
+
+def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -> BenchCell:
+    """The cell of a recipe for a head, a seed and a setting.
+
+    Raises:
+        RecipeError: the setting has an unknown key, or a value that does not fit.
+        InvalidInputError: the setting has a key that the benchmark itself sets.
+
+    Example:
+        >>> from qmtl.experiments import read_recipe
+        >>> rates = {"training.learning_rate": 0.01}
+        >>> cell_of(read_recipe("digits"), "linear", 1, rates, "0").label
+        'linear, seed 1, learning_rate 0.01'
+    """
+    for key in setting:
+        if key in (*SEED_KEYS, "head.type") or key.split(".")[0] in ("bench", "compare", "name"):
+            raise InvalidInputError(
+                f"grid: {key!r} is not for a grid: heads and seeds have options of their own"
+            )
+    values = {**dict.fromkeys(SEED_KEYS, seed), **setting, "compare": []}
+    if head not in (PROBE, SINGLE_TASK):
+        values["head.type"] = head
+    return BenchCell(recipe.with_values(values), head, seed, setting, data)
+
+
+def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
+    """A recipe's data as a cell sees it.
+
+    Tasks that predict probabilities also get the calibration error (``ece``) as their last
+    metric, and the tasks are shuffled by the seed, if the recipe says so.
+
+    Example:
+        >>> from qmtl.experiments import read_recipe
+        >>> recipe = read_recipe("digits")
+        >>> [task.name for task in cell_data(recipe, 1).tasks]
+        ['ink', 'digit', 'parity', 'five_or_more', 'has_loop']
+        >>> cell_data(recipe, 0).task("parity").metric_names
+        ('accuracy', 'f1', 'auroc', 'ece')
+    """
+    content = {"data": recipe.data, "encoder": recipe.encoder}
+    dumped = {key: section.model_dump(mode="json") for key, section in content.items()}
+    data = _load(recipe_from(dumped).model_dump_json())
+    if not recipe.bench.shuffle_tasks:
+        return data
+    names = [task.name for task in data.tasks]
+    return data.subset([names[i] for i in np.random.default_rng(seed).permutation(len(names))])
+
+
+# The cells of one seed follow each other and share their data.
+@lru_cache(maxsize=1)
+def _load(recipe: str) -> MultiTaskData:
+    data = build_data(Recipe.model_validate_json(recipe))
+    tasks = []
+    for task in data.tasks:
+        names = metric_names(task)
+        calibrated = "ece" in METRICS[task.kind] and "ece" not in names
+        tasks.append(replace(task, metric_names=(*names, "ece")) if calibrated else task)
+    return replace(data, tasks=tuple(tasks))
 
 
 def bench(
@@ -86,10 +248,10 @@ class _Plan:
                 cell = self.cell(head, 0, setting)
             check_rival(cell.recipe, data, head)
 
-    def cell(self, head: str, seed: int, setting: Setting) -> Cell:
+    def cell(self, head: str, seed: int, setting: Setting) -> BenchCell:
         return cell_of(self.recipe, head, seed, setting, self.data[seed])
 
-    def search(self) -> list[Cell]:
+    def search(self) -> list[BenchCell]:
         """All settings on the search seeds, and the probe; cells of one seed together."""
         cells = []
         for seed in range(self.recipe.bench.seeds):
@@ -99,7 +261,7 @@ class _Plan:
                 cells += [self.cell(h, seed, s) for h in self.heads for s in self.settings]
         return cells
 
-    def choose(self, head: str, records: Mapping[str, Record]) -> Setting | None:
+    def choose(self, head: str, records: Mapping[str, Any]) -> Setting | None:
         """The head's best setting on validation; None if every setting has failed."""
         found = {
             number: self._results(head, setting, records, self.n_search)
@@ -107,7 +269,7 @@ class _Plan:
         }
         return choose_setting(found, self.settings)
 
-    def rest(self, chosen: Mapping[str, Setting | None]) -> list[Cell]:
+    def rest(self, chosen: Mapping[str, Setting | None]) -> list[BenchCell]:
         """The chosen settings on the other seeds."""
         return [
             self.cell(head, seed, setting)
@@ -117,7 +279,7 @@ class _Plan:
         ]
 
     def scores(
-        self, head: str, setting: Setting | None, records: Mapping[str, Record]
+        self, head: str, setting: Setting | None, records: Mapping[str, Any]
     ) -> HeadScores | None:
         """The head at the chosen setting; None if it has no result at all."""
         if setting is None:
@@ -126,7 +288,7 @@ class _Plan:
         return HeadScores(head, setting, tuple(results)) if any(results) else None
 
     def _results(
-        self, head: str, setting: Setting, records: Mapping[str, Record], n_seeds: int
+        self, head: str, setting: Setting, records: Mapping[str, Any], n_seeds: int
     ) -> list[CellResult | None]:
         cells = [self.cell(head, seed, setting) for seed in range(n_seeds)]
         found = [records.get(cell.key) for cell in cells]

@@ -19,6 +19,7 @@ from qmtl.training import LoggingSection
 __all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
 
 
+SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
 SINGLE_TASK: Literal["single-task"] = "single-task"
 RivalType = Literal[HeadType, "single-task"]
 
@@ -140,6 +141,16 @@ class Recipe(Section):
         for key, value in values.items():
             _set(content, key, value, key)
         return recipe_from(content, self.name)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """What is drawn to its seed."""
+        return {
+            "split": self.data.seed,
+            "encoder": self.encoder.seed,
+            "head": self.head.seed,
+            "training": self.training.seed,
+        }
 
     def as_toml(self) -> str:
         """The resolved recipe, defaults included; reading it back gives an equal recipe."""

@@ -1,208 +1,198 @@
-"""The report of a benchmark as Markdown."""
+"""The report of one or several runs: one HTML file that fetches nothing and runs no script."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from qmtl.experiments._recipe import Recipe
-from qmtl.experiments._statistics import estimate
-from qmtl.experiments._summary import REFERENCE, SINGLE_TASK, UNSCALED, BenchSummary, HeadScores
+from markupsafe import Markup
 
-__all__ = ["as_markdown"]
+from qmtl._html import facts, hardware_facts, number, table
+from qmtl._io import write_text
+from qmtl._version import __version__
+from qmtl.circuit import circuit_drawing, circuit_facts, task_rows
+from qmtl.experiments._report_content import (
+    LOWER_IS_BETTER,
+    RunContent,
+    environment_rows,
+    hardware_metrics,
+    metric_table,
+    read_runs,
+    recipe_rows,
+    summary_rows,
+)
+from qmtl.experiments._report_figures import (
+    curve_figures,
+    hardware_figure,
+    noise_figures,
+    prediction_figures,
+)
+from qmtl.experiments._robustness import NONE, UnderNoise
+from qmtl.heads import QuantumHead
+from qmtl.simulators import Explanation
+from qmtl.tasks import Task
 
-BASELINE = "majority or mean"
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["render_report", "write_report"]
+
+# Figures of more tasks would make a page that no browser scrolls well.
+MOST_TASKS = 24
+MOST_HARDWARE_ROWS = 60
 
 
-def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
-    """The report: heads, tasks, further metrics, failures, and how it was done."""
-    parts = [f"# Benchmark `{summary.name}`"]
-    if summary.heads:
-        parts += [
-            "## Heads",
-            _table(_head_rows(summary)),
-            _explanation(summary),
-            "## Tasks",
-            "Test scores × 100 of the main metric, mean ± 95% interval over seeds.",
-            _table(_task_rows(summary)),
-            *_below_the_floor(summary),
-            "## All metrics",
-            "Test scores × 100 (mse and mae as they are), mean over seeds. Of `ece` (calibration "
-            "error), `mse` and `mae`, lower is better.",
-            _table(_metric_rows(summary)),
-        ]
-    if summary.failures:
-        parts += ["## Failed cells", "They are tried again by the next run."]
-        parts.append("\n".join(f"* {f.head}, seed {f.seed}: {f.error}" for f in summary.failures))
-    parts += ["## How", _protocol(summary, recipe)]
-    return "\n\n".join(parts) + "\n"
+def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
+    """Write the report of finished runs as one HTML file, whole or not at all.
+
+    Args:
+        paths: run directories, shown side by side in this order.
+        out: the file; one of that name is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        InvalidInputError: for no run, or one that is given twice.
+        RunDirectoryError: for a folder that is no finished run, or a file in it that is damaged.
+    """
+    text = render_report(read_runs(paths))
+    write_text(Path(out), text)
+    return Path(out)
 
 
-def _head_rows(summary: BenchSummary) -> list[Row]:
-    comparisons, transfer = summary.compare(), summary.transfer()
-    rows = []
-    for scores in summary.heads:
-        row: Row = {
-            "head": scores.head,
-            "head parameters": f"{scores.some.head_parameters:,}",
-            "total parameters": f"{scores.some.total_parameters:,}",
-            "mean over tasks": f"{estimate(scores.means()):.1f}",
+def render_report(runs: Sequence[RunContent]) -> str:
+    """The report as text."""
+    tasks = {task.name: task for content in runs for task in content.model.tasks}
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        css=Markup((resources.files("qmtl.experiments") / "templates" / "report.css").read_text()),
+        version=__version__,
+        runs=runs,
+        summary=summary_rows(runs),
+        metrics={split: metric_table(runs, split) for split in ("test", "validation", "train")},
+        lower_is_better=LOWER_IS_BETTER,
+        curves=curve_figures(runs),
+        predictions=_predictions(runs, list(tasks.values())[:MOST_TASKS]),
+        hidden_tasks=max(0, len(tasks) - MOST_TASKS),
+        circuits=[_circuit(content, runs) for content in _distinct(runs)],
+        plans=_plans(runs),
+        noises=[_noise(content) for content in runs if content.noise is not None],
+        hardware=[_hardware(c.label, record) for c in runs for record in c.hardware],
+        differences=recipe_rows(runs) if len(runs) > 1 else [],
+        environment=environment_rows(runs),
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading with tables, drawings and figures below it."""
+
+    title: str
+    parts: tuple[Markup, ...] = ()
+    figures: tuple[Markup, ...] = ()
+
+
+def _predictions(
+    runs: Sequence[RunContent], tasks: Sequence[Task]
+) -> dict[str, dict[str, list[Markup]]]:
+    """Title of the task to run to figures."""
+    found = {
+        f"{task.name} ({task.kind})": {
+            content.label: list(prediction_figures(content.predictions[task.name], content.label))
+            for content in runs
+            if task.name in content.predictions
         }
-        if comparisons:
-            found = comparisons.get(scores.head)
-            row[f"against {REFERENCE}"] = f"{found.test.difference:+.1f}" if found else "–"
-            row["p (Holm)"] = _p(found.corrected) if found else "–"
-        if transfer:
-            change = transfer.get(scores.head)
-            row["Δm (%)"] = f"{change:+.1f}" if change else "–"
-        row["ECE"] = f"{estimate(scores.calibration()):.1f}"
-        row["step (ms)"] = f"{1000 * scores.step_seconds:.1f}"
-        row["kept epoch"] = f"{scores.best_epoch:.0f}"
-        row["setting"] = (
-            ", ".join(
-                f"{value:g}" if isinstance(value, float) else str(value)
-                for value in scores.setting.values()
-            )
-            or "–"
-        )
-        rows.append(row)
-    return rows
-
-
-def _task_rows(summary: BenchSummary) -> list[Row]:
-    rows = [_row_of_tasks(summary, scores.head, scores) for scores in summary.heads]
-    if summary.probe is not None:
-        rows.append(_row_of_tasks(summary, summary.probe.head, summary.probe))
-    baseline: Row = {"head": BASELINE}
-    for task, metric in summary.tasks.items():
-        values = summary.heads[0].baseline(task)
-        baseline[_task_title(task, metric)] = f"{estimate(values):.1f}"
-    return [*rows, baseline]
-
-
-def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
-    return {"head": name} | {
-        _task_title(task, metric): f"{estimate(scores.scores(task)):.1f}"
-        for task, metric in summary.tasks.items()
+        for task in tasks
     }
+    return {title: own for title, own in found.items() if any(own.values())}
 
 
-def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Which heads miss what a linear probe finds; nothing without a probe."""
-    if summary.probe is None:
-        return []
-    missed = []
-    for scores in summary.heads:
-        tasks = [task for task in summary.tasks if _misses(scores, summary.probe, task)]
-        if tasks:
-            missed.append(f"`{scores.head}`: {', '.join(tasks)}")
-    if not missed:
-        return [
-            "Every head is above the constant prediction, in the mean over seeds, on every task on "
-            "which the linear probe is."
-        ]
-    return [
-        "Not above the constant prediction, in the mean over seeds, though the linear probe is: "
-        f"{'; '.join(missed)}."
+def _quantum(content: RunContent) -> bool:
+    return isinstance(content.model.head, QuantumHead)
+
+
+def _distinct(runs: Sequence[RunContent]) -> list[RunContent]:
+    """The first run with each circuit."""
+    first: dict[Any, RunContent] = {}
+    for content in runs:
+        if _quantum(content):
+            first.setdefault(content.model.head.circuit, content)
+    return list(first.values())
+
+
+def _circuit(content: RunContent, runs: Sequence[RunContent]) -> Part:
+    circuit = content.model.head.circuit
+    users = [c.label for c in runs if _quantum(c) and c.model.head.circuit == circuit]
+    title = f"Circuit of {', '.join(users)}" if len(runs) > 1 else ""
+    per_task = table(task_rows(circuit), len(circuit.tasks))
+    return Part(title, (circuit_drawing(circuit), facts(circuit_facts(circuit)), per_task))
+
+
+def _plans(runs: Sequence[RunContent]) -> list[Part]:
+    users: dict[Explanation, list[str]] = {}
+    for content in runs:
+        if _quantum(content):
+            plan = content.model.head.explain(content.run.recipe.training.batch_size)
+            users.setdefault(plan, []).append(content.label)
+    return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
+
+
+def _noise(content: RunContent) -> Part:
+    record = content.noise
+    assert record is not None
+    tasks = content.model.tasks
+    how = {key: _words(value) for key, value in record.how.items() if value is not None}
+    rows: list[dict[str, object]] = [
+        {"task": task.name, "metric": task.main_metric}
+        | {
+            _column(one): one.metrics.get(task.name, {}).get(task.main_metric)
+            for one in record.found
+        }
+        for task in tasks
     ]
+    figures = noise_figures(tasks[:MOST_TASKS], record)
+    return Part(content.label, (facts(how), table(rows)), tuple(figures))
 
 
-def _misses(scores: HeadScores, probe: HeadScores, task: str) -> bool:
-    floor = estimate(scores.baseline(task)).mean
-    return estimate(scores.scores(task)).mean <= floor < estimate(probe.scores(task)).mean
+def _column(one: UnderNoise) -> str:
+    return f"×{one.scale:g}" if one.method == NONE else f"{one.method} extrapolation"
 
 
-def _task_title(task: str, metric: str) -> str:
-    return f"{task} ({metric})"
-
-
-def _metric_rows(summary: BenchSummary) -> list[Row]:
-    columns = [*summary.heads, *([summary.probe] if summary.probe else [])]
-    rows = []
-    for task in summary.tasks:
-        for metric in summary.heads[0].metrics[task]:
-            row: Row = {"task": task, "metric": metric}
-            for scores in columns:
-                mean = estimate(scores.scores(task, metric)).mean
-                digits = ".3g" if metric in UNSCALED else ".1f"
-                row[scores.head] = "–" if math.isnan(mean) else format(mean, digits)
-            rows.append(row)
-    return rows
-
-
-def _explanation(summary: BenchSummary) -> str:
-    lines = [
-        "Test scores × 100, mean ± 95% interval (Student's t) over seeds; the mean over tasks is "
-        "that of the tasks' main metrics where they are defined. Parameters are those that are "
-        "trained. ECE is the expected calibration error × 100, mean over tasks with probabilities. "
-        "Step: median time of forward, backward and update (single-task models on mixed batches: "
-        "of all of them)."
+def _hardware(label: str, record: Mapping[str, Any]) -> Part:
+    rows = [
+        {str(key).replace("_", " "): value for key, value in row.items()}
+        for row in record.get("table", [])
+        if isinstance(row, dict)
     ]
-    if summary.compare():
-        lines.append(
-            f"Against {REFERENCE}: difference of the mean over tasks, paired by seed; p of "
-            f"Student's paired t-test, two-sided, after Holm's correction over the "
-            f"{len(summary.heads) - 1} heads tested (Wilcoxon's p is in summary.csv; with "
-            f"{summary.n_seeds} seeds it cannot be below "
-            f"{2.0 ** (1 - summary.n_seeds):.2g}). Splits of different seeds share rows, so the "
-            f"seeds are not independent and these p-values are somewhat too small."
-        )
-    if summary.transfer():
-        lines.append(
-            f"Δm: mean relative change against `{SINGLE_TASK}` (arXiv:1904.08918); negative is "
-            f"negative transfer. A task with a single-task score near zero weighs much in it."
-        )
-    return " ".join(lines)
-
-
-def _protocol(summary: BenchSummary, recipe: Recipe) -> str:
-    grid = "; ".join(f"`{key}` {values}" for key, values in recipe.bench.grid.items())
-    order = "The seed sets splits, initial weights and batches"
-    order += (
-        ", and shuffles the tasks." if recipe.bench.shuffle_tasks else "; tasks keep their order."
+    figure = hardware_figure(record)
+    tables = (
+        facts(hardware_facts(record)),
+        table(hardware_metrics(record)),
+        table(rows[:MOST_HARDWARE_ROWS], len(rows)),
     )
-    search = (
-        f"Every head tried the same {summary.n_settings} settings ({grid}); the one with the best "
-        f"mean over tasks on the validation splits of {_seeds(summary.search_seeds)} was kept, and "
-        f"the test split counts for that one only."
-        if summary.n_settings > 1
-        else f"One setting for all heads{f' ({grid})' if grid else ''}."
+    title = f"{label}: {record.get('backend', 'backend')}, {record['name']}"
+    return Part(title, tables, () if figure is None else (figure,))
+
+
+def _words(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "–"
+    return value
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("qmtl.experiments", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    facts = ""
-    if summary.heads:
-        some = summary.heads[0].some
-        rows = ", ".join(f"{task} {some.rows[task]:,}" for task in summary.tasks)
-        versions = ", ".join(
-            f"{name} {some.environment['packages'][name]}" for name in ("qmtl", "torch")
-        )
-        facts = (
-            f" Training rows: {rows}. {some.environment['processor']}, "
-            f"{some.environment['threads']} threads per cell, {versions}."
-        )
-    epochs = (
-        f"{recipe.training.max_epochs} epochs at the most, weights of the best validation loss"
-        if recipe.training.restore_best
-        else f"{recipe.training.max_epochs} epochs, weights of the last one"
-    )
-    return f"{_seeds(summary.n_seeds)}, {epochs}. {order} {search}{facts}"
-
-
-def _seeds(n: int) -> str:
-    return "seed 0" if n == 1 else f"seeds 0 to {n - 1}"
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _table(rows: Sequence[Row]) -> str:
-    header = list(rows[0])
-    lines = ["| " + " | ".join(map(_cell, header)) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    environment.filters |= {"table": table, "number": number}
+    return environment

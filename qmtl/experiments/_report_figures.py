@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._hardware_plots import plot_measured
 from qmtl.experiments._prediction_plots import (
     plot_calibration,
     plot_confusion,
+    plot_measured,
     plot_regression,
     plot_roc,
 )
-from qmtl.experiments._report_run import NoiseRecord, RunContent
-from qmtl.experiments._robustness_plots import plot_under_noise
+from qmtl.experiments._report_content import NoiseRecord, RunContent
+from qmtl.experiments._robustness_run import plot_under_noise
 from qmtl.plotting import inline_svg, style
 from qmtl.tasks import Task
 from qmtl.training import TaskPredictions, plot_curves

@@ -15,17 +15,17 @@ from qmtl.experiments._robustness import (
     evaluate_under_noise,
     study,
 )
-from qmtl.experiments._robustness_plots import plot_signal, plot_under_noise
 from qmtl.experiments._run import Run
 from qmtl.model import load
 from qmtl.noise import DeviceNoise
-from qmtl.plotting import save_figure, style
+from qmtl.plotting import COLOURS, MARKERS, plain, save_figure, style
 from qmtl.tasks import Task
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["run_robustness", "run_study"]
+__all__ = ["plot_signal", "plot_under_noise", "run_robustness", "run_study"]
 
 NoiseOf = Callable[[int], DeviceNoise]
 
@@ -76,7 +76,7 @@ def run_robustness(
     write_text(out / "noise.csv", as_csv(row for one in found for row in one.rows()))
     how = {"split": split, "rows": len(data.splits[split]), "shots": shots, "seed": seed}
     write_json(out / "noise.json", {"noise": dict(source or {})} | how)
-    _save(_draw_run(model.tasks, found), out / "noise.png")
+    save_figure(_draw_run(model.tasks, found), out / "noise.png")
     _show_run(f"{path}: {split}, {len(data.splits[split])} rows", model.tasks, found)
     return found
 
@@ -87,7 +87,7 @@ def run_study(
     """Study heads of many shapes; write ``study.csv`` and ``study.png``, and print a table."""
     found = study(noise, settings or StudySettings(seed=seed))
     write_text(out / "study.csv", as_csv(one.as_row() for one in found))
-    _save(_draw_study(found), out / "study.png")
+    save_figure(_draw_study(found), out / "study.png")
     _show_study(found)
     return found
 
@@ -164,6 +164,54 @@ def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
-    with style():
-        save_figure(figure, path)
+def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes") -> "Axes":
+    """A task's metric against the strength of the noise, and what extrapolation to none gives.
+
+    Args:
+        found: what `evaluate_under_noise` returned.
+        task: its name.
+        metric: one of its metrics, or ``"deviation"``.
+        ax: where to draw.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> found = [UnderNoise(s, "none", {"a": {"f1": 1 - s / 9}}) for s in (0, 1, 2)]
+        >>> plot_under_noise(found, "a", "f1", Figure().subplots()).get_ylabel()
+        'f1'
+    """
+    plain_ones = sorted((one for one in found if one.method == NONE), key=lambda one: one.scale)
+    scales = [one.scale for one in plain_ones]
+    values = [one.metrics[task][metric] for one in plain_ones]
+    ax.plot(scales, values, marker="o", color=COLOURS[0], label="as measured")
+    mitigated = [one for one in found if one.method != NONE]
+    for number, one in enumerate(mitigated, start=1):
+        (point,) = ax.plot(0, one.metrics[task][metric], label=f"{one.method} extrapolation")
+        point.set(marker=MARKERS[number], color=COLOURS[number], linestyle="none")
+    if mitigated:
+        ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    ax.set_title(plain(task))
+    ax.set_xlabel("strength of the noise (×)")
+    ax.set_ylabel(metric)
+    return ax
+
+
+def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Axes":
+    """The share of the signal that noise leaves of heads that differ in one number.
+
+    Args:
+        found: what `study` returned.
+        varied: that number; other entries are left out.
+        ax: where to draw.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> found = [HeadRobustness("tasks", n, 0.1, 0.9, 2) for n in (2, 4)]
+        >>> plot_signal(found, "tasks", Figure().subplots()).get_xlabel()
+        'tasks'
+    """
+    own = [one for one in found if one.varied == varied]
+    # Values are few and far apart: as words, at even distances.
+    ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
+    ax.set_xlabel(varied)
+    ax.set_ylabel("share of the signal left")
+    return ax

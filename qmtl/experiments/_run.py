@@ -36,7 +36,7 @@ from qmtl.training import (
     prediction_rows,
 )
 
-__all__ = ["Run", "is_first_process", "resume_run", "start_run"]
+__all__ = ["Run", "is_first_process", "machine", "resume_run", "start_run"]
 
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
@@ -114,7 +114,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
             ) from None
         write_text(folder / "recipe.toml", recipe.as_toml())
         notes = {"data_notes": list(data.notes)}
-        write_json(folder / "environment.json", environment(recipe) | notes)
+        write_json(folder / "environment.json", machine() | {"seeds": recipe.seeds} | notes)
     return _train(folder, recipe, data, model, resume=False, progress=progress)
 
 
@@ -209,8 +209,8 @@ def is_first_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """Versions, seeds, machine and threads."""
+def machine() -> dict[str, Any]:
+    """Versions, machine and threads."""
     return {
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -219,12 +219,6 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "seeds": {
-            "split": recipe.data.seed,
-            "encoder": recipe.encoder.seed,
-            "head": recipe.head.seed,
-            "training": recipe.training.seed,
-        },
     }
 
 

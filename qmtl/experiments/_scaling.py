@@ -8,12 +8,12 @@ O(T). The encoder is left out: its last layer is the same for every head of the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._fits import Fit, power_law
+from qmtl.experiments._statistics import Fit, power_law
 from qmtl.heads import HeadOptions, HeadType, build_head
 from qmtl.tasks import Task
 
@@ -95,10 +95,6 @@ class HeadCount:
     closed_form: int
     formula: str
 
-    def as_row(self) -> dict[str, Any]:
-        """The fields by name, for a table."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class CircuitSize:
@@ -123,10 +119,6 @@ class CircuitSize:
     two_qubit_depth: int
     two_qubit_gates: int
     cone_wires: int
-
-    def as_row(self) -> dict[str, Any]:
-        """The fields by name, for a table."""
-        return asdict(self)
 
 
 def binary_tasks(n: int) -> list[Task]:

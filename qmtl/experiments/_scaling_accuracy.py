@@ -1,22 +1,48 @@
-"""Accuracy against the number of tasks, for heads on one kind of encoder with one search budget."""
+"""Accuracy against the number of tasks: data with many binary tasks, learned in growing sets."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
+from qmtl.circuit import HeadCircuit
+from qmtl.data import MultiTaskData, Split, chestxray, digits
+from qmtl.encoders import MLP
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._grid import fingerprint
-from qmtl.experiments._scaling_cell import AccuracyCell, AccuracyRun, read_cell, train_cell
-from qmtl.experiments._scaling_data import scaling_data
+from qmtl.experiments._scaling import DESIGN
 from qmtl.experiments._statistics import Estimate, estimate
-from qmtl.experiments._sweep import Workers
-from qmtl.heads import HEAD_TYPES, HeadType
+from qmtl.experiments._sweep import (
+    Cell,
+    CellStore,
+    Report,
+    Workers,
+    fingerprint,
+    results_of,
+    run_cells,
+)
+from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+from qmtl.training import Result, fit
 
-__all__ = ["AccuracyCell", "AccuracyPoint", "AccuracySettings", "run_cells", "summarise"]
+__all__ = [
+    "AccuracyCell",
+    "AccuracyPoint",
+    "AccuracyResult",
+    "AccuracySettings",
+    "digit_dichotomies",
+    "measure_accuracy",
+    "scaling_data",
+    "summarise",
+]
 
-Report = Callable[[AccuracyCell, int, int], None]
+IMAGE_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +59,10 @@ class AccuracySettings:
         batch_size: rows per step.
         hidden: width of the encoder's one hidden layer. Its output is as wide as the circuit's
             features, for every head but those of a fixed width.
-        most_tasks: larger numbers of tasks are not trained.
+        most_tasks: larger numbers of tasks count as this one.
+
+    Raises:
+        InvalidInputError: for an unknown head, or none of what there must be one of.
     """
 
     heads: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
@@ -55,6 +84,167 @@ class AccuracySettings:
 
 
 @dataclass(frozen=True)
+class AccuracyResult:
+    """What one training run found.
+
+    Attributes:
+        data: name of the data set.
+        head: its type.
+        tasks: number of tasks learned together.
+        seed: of everything.
+        head_learning_rate: one of those tried.
+        metric: the tasks' main metric, which the scores are.
+        validation: mean over the tasks on the validation split.
+        test: the same on the test split; only that of the chosen rate is read.
+        test_first: mean over the tasks of the smallest subset, which every larger one contains.
+        baseline: mean over the tasks for the best constant prediction on the test split.
+        head_parameters: trained numbers of the head.
+        encoder_parameters: those of the encoder; its last layer grows with T for every head.
+    """
+
+    data: str
+    head: str
+    tasks: int
+    seed: int
+    head_learning_rate: float
+    metric: str
+    validation: float
+    test: float
+    test_first: float
+    baseline: float
+    head_parameters: int
+    encoder_parameters: int
+
+
+@dataclass(frozen=True)
+class AccuracyCell(Cell):
+    """One training run, by everything that its result depends on.
+
+    Attributes:
+        head: type of head.
+        tasks: number of tasks.
+        first: number of tasks in the smallest subset.
+        seed: of everything.
+        head_learning_rate: of the head.
+        settings: the budget; of heads, seeds and rates only those above count.
+        data: fingerprint of the data with that seed.
+        folder: where the data are, see `scaling_data`; no part of the key.
+    """
+
+    head: HeadType
+    tasks: int
+    first: int
+    seed: int
+    head_learning_rate: float
+    settings: AccuracySettings
+    data: str
+    folder: str | None = None
+    finds: ClassVar[type] = AccuracyResult
+
+    def depends_on(self) -> Any:
+        """The run and its budget."""
+        one = self.settings
+        budget = [one.learning_rate, one.max_epochs, one.batch_size, one.hidden]
+        run = [self.head, self.tasks, self.first, self.seed, self.head_learning_rate]
+        return [*run, *budget, self.data]
+
+    @property
+    def label(self) -> str:
+        """Head, tasks, seed and rate."""
+        return (
+            f"T = {self.tasks}, {self.head}, seed {self.seed}, head learning rate "
+            f"{self.head_learning_rate}"
+        )
+
+    def run(self) -> AccuracyResult:
+        """Train the head."""
+        whole, settings = scaling_data(self.folder, self.seed), self.settings
+        data = whole.subset([task.name for task in whole.tasks[: self.tasks]])
+        if not isinstance(data.n_inputs, int):
+            raise InvalidInputError(f"data: expected flat inputs, got shape {data.n_inputs}")
+        circuit = HeadCircuit.load(DESIGN, data.tasks)
+        head = build_head(self.head, circuit, HeadOptions(seed=self.seed))
+        width = head.n_features
+        encoder = MLP(data.n_inputs, settings.hidden, out_features=width, seed=self.seed)
+        result = fit(
+            MultiTaskModel(encoder, head),
+            data,
+            max_epochs=settings.max_epochs,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            head_learning_rate=self.head_learning_rate,
+            schedule="cosine",
+            seed=self.seed,
+            accelerator="cpu",
+            progress=False,
+        )
+        return self._found(data, result)
+
+    def _found(self, data: MultiTaskData, result: Result) -> AccuracyResult:
+        metric = data.tasks[0].main_metric
+        names = [task.name for task in data.tasks]
+
+        def mean(metrics: dict[str, dict[str, float]], tasks: Sequence[str]) -> float:
+            # A task without a positive row in a small split has no AUROC there.
+            return estimate([metrics[name][metric] for name in tasks]).mean
+
+        return AccuracyResult(
+            data.name,
+            self.head,
+            self.tasks,
+            self.seed,
+            self.head_learning_rate,
+            metric,
+            mean(result.metrics["validation"], names),
+            mean(result.metrics["test"], names),
+            mean(result.metrics["test"], names[: self.first]),
+            mean(result.baselines["test"], names),
+            sum(p.numel() for p in result.model.head.parameters() if p.requires_grad),
+            sum(p.numel() for p in result.model.encoder.parameters()),
+        )
+
+
+def measure_accuracy(
+    settings: AccuracySettings,
+    tasks: Sequence[int],
+    folder: str | None = None,
+    *,
+    workers: Workers | None = None,
+    store: str | Path | None = None,
+    report: Report | None = None,
+) -> list[AccuracyResult]:
+    """Train every head at every number of tasks, seed and learning rate.
+
+    Args:
+        settings: what is trained.
+        tasks: numbers of tasks; those beyond what the data have, or `most_tasks`, count as that.
+        folder: see `scaling_data`.
+        workers: where cells run; None for one after another.
+        store: folder for the results; what lies there is not trained again. None keeps nothing.
+        report: see `qmtl.experiments.run_cells`.
+
+    Raises:
+        InvalidInputError: the folder does not fit.
+        QmtlError: a run failed.
+    """
+    whole = [scaling_data(folder, seed) for seed in range(settings.seeds)]
+    # A rare finding may be missing from one seed's train split.
+    most = min(*(len(data.tasks) for data in whole), settings.most_tasks)
+    sizes = sorted({min(n, most) for n in tasks})
+    prints = [fingerprint(data) for data in whole]
+    # The longest runs first, so that no process ends alone.
+    cells = [
+        AccuracyCell(head, n, sizes[0], seed, rate, settings, prints[seed], folder)
+        for n in reversed(sizes)
+        for head in settings.heads
+        for rate in settings.head_learning_rates
+        for seed in range(settings.seeds)
+    ]
+    kept = None if store is None else CellStore(store)
+    return results_of(cells, run_cells(cells, kept, workers, report))
+
+
+@dataclass(frozen=True)
 class AccuracyPoint:
     """A head at a number of tasks, over seeds, at its chosen learning rate."""
 
@@ -71,133 +261,120 @@ class AccuracyPoint:
 
     def as_row(self) -> dict[str, Any]:
         """Flat fields, for a table; intervals are 95% half widths."""
-        row = {
-            "data": self.data,
-            "head": self.head,
-            "tasks": self.tasks,
-            "head_learning_rate": self.head_learning_rate,
-            "metric": self.metric,
-        }
-        for name in ("test", "test_first", "ahead_of_linear"):
-            found = getattr(self, name)
-            row |= {name: found.mean, f"{name}_interval": found.half_width}
-        return row | {
-            "baseline": self.baseline,
-            "head_parameters": self.head_parameters,
-            "seeds": self.test.n,
-        }
+        row: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Estimate):
+                row |= {field.name: value.mean, f"{field.name}_interval": value.half_width}
+            else:
+                row[field.name] = value
+        return row | {"seeds": self.test.n}
 
 
-def run_cells(
-    settings: AccuracySettings,
-    tasks: Sequence[int],
-    folder: str | None = None,
-    *,
-    jobs: int = 1,
-    store: Path | None = None,
-    report: Report | None = None,
-) -> list[AccuracyCell]:
-    """Train every head at every number of tasks, seed and learning rate, one thread each.
-
-    Args:
-        settings: what is trained.
-        tasks: numbers of tasks; those beyond what the data have, or `most_tasks`, count as that.
-        folder: see `scaling_data`.
-        jobs: processes.
-        store: a folder for the results; what lies there is not trained again. None keeps nothing.
-        report: called with every cell that has been trained, how many are done, and how many
-            there are.
-
-    Raises:
-        InvalidInputError: the folder does not fit.
-    """
-    runs = _runs(settings, tasks, folder)
-    if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
-    found = {run.key: None if store is None else read_cell(run, store) for run in runs}
-    missing = [run for run in runs if found[run.key] is None]
-    done = len(runs) - len(missing)
-    arguments = [(run, folder, store) for run in missing]
-    for key, cell in Workers(jobs).map(_keyed, arguments) if arguments else ():
-        found[key] = cell
-        done += 1
-        if report is not None:
-            report(cell, done, len(runs))
-    return [cell for run in runs if (cell := found[run.key]) is not None]
-
-
-def _keyed(run: AccuracyRun, *where: Any) -> tuple[str, AccuracyCell]:
-    # Results come in the order in which they are ready.
-    return run.key, train_cell(run, *where)
-
-
-def _runs(
-    settings: AccuracySettings, tasks: Sequence[int], folder: str | None
-) -> list[AccuracyRun]:
-    """The grid, the longest runs first, so that no process ends alone."""
-    whole = [scaling_data(folder, seed) for seed in range(settings.seeds)]
-    # A rare finding may be missing from one seed's train split.
-    most = min(*(len(data.tasks) for data in whole), settings.most_tasks)
-    # All tasks of small data, whatever numbers were asked for beyond them.
-    sizes = sorted({min(n, most) for n in tasks})
-    prints = [fingerprint(data) for data in whole]
-    return [
-        AccuracyRun(
-            head,
-            n,
-            sizes[0],
-            seed,
-            rate,
-            settings.learning_rate,
-            settings.max_epochs,
-            settings.batch_size,
-            settings.hidden,
-            prints[seed],
-        )
-        for n in reversed(sizes)
-        for head in settings.heads
-        for rate in settings.head_learning_rates
-        for seed in range(settings.seeds)
-    ]
-
-
-def summarise(cells: Sequence[AccuracyCell]) -> list[AccuracyPoint]:
+def summarise(found: Sequence[AccuracyResult]) -> list[AccuracyPoint]:
     """Choose each head's learning rate on validation, per number of tasks, and average over seeds.
 
-    Test scores of rates that were not chosen are not looked at. `ahead_of_linear` is the mean of
-    the differences from the linear head, seed by seed; NaN if that was not trained.
+    Differences from the dense linear head are taken seed by seed; they are NaN without it.
     """
-    sizes = sorted({cell.tasks for cell in cells})
-    heads = list(dict.fromkeys(cell.head for cell in cells))
     points = []
-    for n in sizes:
+    for n in sorted({one.tasks for one in found}):
+        heads = dict.fromkeys(one.head for one in found)
         chosen = {
-            head: _chosen([c for c in cells if (c.head, c.tasks) == (head, n)]) for head in heads
+            head: _chosen([one for one in found if (one.tasks, one.head) == (n, head)])
+            for head in heads
         }
-        linear = {cell.seed: cell.test for cell in chosen.get("linear", [])}
+        linear = {one.seed: one.test for one in chosen.get("linear", [])}
         points += [_point(chosen[head], linear) for head in heads]
     return points
 
 
-def _chosen(cells: Sequence[AccuracyCell]) -> list[AccuracyCell]:
-    by_rate: dict[float, list[AccuracyCell]] = {}
-    for cell in cells:
-        by_rate.setdefault(cell.head_learning_rate, []).append(cell)
-    best = max(by_rate.values(), key=lambda own: fmean(c.validation for c in own))
-    return sorted(best, key=lambda cell: cell.seed)
+def _chosen(found: Sequence[AccuracyResult]) -> list[AccuracyResult]:
+    by_rate: dict[float, list[AccuracyResult]] = {}
+    for one in found:
+        by_rate.setdefault(one.head_learning_rate, []).append(one)
+    best = max(by_rate.values(), key=lambda own: fmean(one.validation for one in own))
+    return sorted(best, key=lambda one: one.seed)
 
 
-def _point(cells: Sequence[AccuracyCell], linear: dict[int, float]) -> AccuracyPoint:
-    one = cells[0]
+def _point(found: Sequence[AccuracyResult], linear: dict[int, float]) -> AccuracyPoint:
+    one = found[0]
     return AccuracyPoint(
         one.data,
         one.head,
         one.tasks,
         one.head_learning_rate,
         one.metric,
-        estimate([cell.test for cell in cells]),
-        estimate([cell.test_first for cell in cells]),
-        estimate([cell.test - linear[cell.seed] for cell in cells if cell.seed in linear]),
-        fmean(cell.baseline for cell in cells),
+        estimate([own.test for own in found]),
+        estimate([own.test_first for own in found]),
+        estimate([own.test - linear[own.seed] for own in found if own.seed in linear]),
+        fmean(own.baseline for own in found),
         one.head_parameters,
     )
+
+
+def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
+    """Binary tasks on common inputs, split and in an order that the seed shuffles.
+
+    Args:
+        folder: with chest X-rays in CheXpert's layout, which `qmtl.data.chestxray` reads, scaled
+            down to 16×16 pixels; None for `digit_dichotomies`.
+        seed: of splits and order.
+
+    Example:
+        >>> [task.name for task in scaling_data(None, seed=0).tasks[:2]]
+        ['01567', '03578']
+    """
+    if folder is None:
+        return _in_random_order(digit_dichotomies(seed=seed), seed)
+    data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
+    # "No Finding" says that all others are absent, which is no task beside them.
+    findings = [task.name for task in data.tasks if task.name != "No Finding"]
+    return _in_random_order(data.subset(findings), seed)
+
+
+def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
+    """scikit-learn's digits with 126 binary tasks: every way to halve the ten digits.
+
+    Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. The labels are balanced and
+    come from one real label, so that the number of tasks grows while their difficulty does not.
+
+    Args:
+        seed: of the split, which is stratified by digit.
+
+    Returns:
+        1,797 rows of 64 pixels in [0, 1]; 60, 20 and 20 percent for the three splits.
+
+    References:
+        Output codes: Dietterich and Bakiri, arXiv:cs/9501101.
+
+    Example:
+        >>> data = digit_dichotomies()
+        >>> len(data.tasks), data.tasks[0].name, len(data.train)
+        (126, '01234', 1079)
+    """
+    source = digits(seed=seed, tasks=["digit"])
+    # A half and its complement are one task; the half with a zero names it.
+    halves = [(0, *rest) for rest in combinations(range(1, 10), 4)]
+    tasks = {"".join(map(str, half)): half for half in halves}
+
+    def labels(digit: Tensor) -> dict[str, Tensor]:
+        return {name: torch.isin(digit, torch.tensor(h)).float() for name, h in tasks.items()}
+
+    def relabelled(split: Split) -> Split:
+        return Split(split.inputs, labels(split.targets["digit"]), split.index)
+
+    return MultiTaskData(
+        "digit-dichotomies",
+        tuple(Task.binary(name, metrics=("accuracy",)) for name in tasks),
+        train=relabelled(source.train),
+        validation=relabelled(source.validation),
+        test=relabelled(source.test),
+        split_seed=seed,
+    )
+
+
+def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
+    """The same data, tasks shuffled: neighbours share light cones, and no order is favoured."""
+    names = [task.name for task in data.tasks]
+    random.Random(seed).shuffle(names)
+    return data.subset(names)

@@ -1,6 +1,6 @@
 """Time and memory of a training step against the number of tasks, each point in its own process.
 
-``python -m qmtl.experiments.scaling_cost`` is the child: one point as JSON on standard input, one
+``python -m qmtl.experiments._scaling_cost`` is the child: one point as JSON on standard input, one
 line of JSON on standard output.
 
 Linear heads are modules per task, which suits tasks of different kinds but is slow for a thousand
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, QmtlError, unknown_name
 from qmtl.experiments._scaling import circuit_for
+from qmtl.experiments._sweep import Cell
 from qmtl.heads import LocalLinearHead, build_head
 
 __all__ = ["TIMED_HEADS", "CostPoint", "StepCost", "measure_cost"]
@@ -70,39 +71,11 @@ TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class CostPoint:
-    """What is timed: a head under the matched rule, forward and backward to all parameters.
-
-    Attributes:
-        head: its name in `TIMED_HEADS`.
-        tasks: number of binary tasks.
-        batch_size: rows per step.
-        threads: of torch and of the compiled kernel.
-    """
-
-    head: str
-    tasks: int
-    batch_size: int = 32
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.head not in TIMED_HEADS:
-            raise unknown_name("head to time:", self.head, TIMED_HEADS)
-        for name in ("tasks", "batch_size", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name}: expected an integer >= 1, got {value!r}")
-
-
-@dataclass(frozen=True)
 class StepCost:
     """Measured cost of one step.
 
     Attributes:
-        head: as in `CostPoint`.
-        tasks: as in `CostPoint`.
-        batch_size: as in `CostPoint`.
-        threads: as in `CostPoint`.
+        head, tasks, batch_size, threads: as in `CostPoint`.
         first_ms: the first step, with its plan, in a process that has run a smaller head before.
         step_ms: median of the others.
         fastest_ms: the fastest of them.
@@ -123,9 +96,40 @@ class StepCost:
     steps: int
     peak_mb: float
 
-    def as_row(self) -> dict[str, Any]:
-        """The fields by name, for a table."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class CostPoint(Cell):
+    """What is timed: a head under the matched rule, forward and backward to all parameters.
+
+    Attributes:
+        head: its name in `TIMED_HEADS`.
+        tasks: number of binary tasks.
+        batch_size: rows per step.
+        threads: of torch and of the compiled kernel.
+    """
+
+    head: str
+    tasks: int
+    batch_size: int = 32
+    threads: int = 1
+    finds: ClassVar[type] = StepCost
+
+    def __post_init__(self) -> None:
+        if self.head not in TIMED_HEADS:
+            raise unknown_name("head to time:", self.head, TIMED_HEADS)
+        for name in ("tasks", "batch_size", "threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInputError(f"{name}: expected an integer >= 1, got {value!r}")
+
+    @property
+    def label(self) -> str:
+        """Head and number of tasks."""
+        return f"{self.head}, T = {self.tasks}"
+
+    def run(self) -> StepCost:
+        """Time it, see `measure_cost`."""
+        return measure_cost(self)
 
 
 def measure_cost(point: CostPoint) -> StepCost:

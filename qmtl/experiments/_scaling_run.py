@@ -1,13 +1,20 @@
 """The whole of ``qmtl scaling``: measure, write tables and plots, and say what was found."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmtl._io import as_csv, write_text
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._fits import power_law
+from qmtl.experiments._plots import (
+    plot_accuracy,
+    plot_accuracy_difference,
+    plot_memory,
+    plot_parameters,
+    plot_step_time,
+)
 from qmtl.experiments._scaling import (
     DESIGNS,
     HEADS,
@@ -19,13 +26,15 @@ from qmtl.experiments._scaling import (
     fitted_exponents,
 )
 from qmtl.experiments._scaling_accuracy import (
-    AccuracyCell,
     AccuracyPoint,
     AccuracySettings,
-    run_cells,
+    measure_accuracy,
     summarise,
 )
-from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, StepCost, measure_cost
+from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, StepCost
+from qmtl.experiments._statistics import power_law
+from qmtl.experiments._sweep import Cell, Failure, Workers, results_of, run_cells
+from qmtl.plotting import save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,47 +88,60 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
         out: an existing folder; tables and plots of an earlier run in it are replaced, and
             training runs for the accuracy, which lie in ``cells``, are not done again.
         say: takes the lines.
+
+    Raises:
+        QmtlError: a step could not be timed, or a training run failed.
     """
     tasks = sorted(set(settings.tasks))
     if "parameters" in settings.parts:
         counts = [count_head(head, n) for head in HEADS for n in tasks]
         circuits = [circuit_size(rule, n) for rule in DESIGNS for n in tasks]
-        _write_table(out / "parameters.csv", counts)
-        _write_table(out / "circuits.csv", circuits)
-        _draw_parameters(counts, out)
+        _write_table(out / "parameters.csv", map(asdict, counts))
+        _write_table(out / "circuits.csv", map(asdict, circuits))
+        by_rule = [partial(plot_parameters, counts, rule) for rule in DESIGNS]
+        _save(out / "parameters.png", by_rule)
         _report_parameters(counts, circuits, say)
     if "cost" in settings.parts:
-        costs = [_measured(settings, head, n, say) for head in TIMED_HEADS for n in tasks]
-        _write_table(out / "cost.csv", costs)
-        _draw_cost(costs, out)
+        points = [
+            CostPoint(head, n, settings.batch_size, settings.threads)
+            for head in TIMED_HEADS
+            for n in tasks
+        ]
+        # One at a time, and measured anew: times are those of this machine as it is now.
+        costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
+        _write_table(out / "cost.csv", map(asdict, costs))
+        _save(out / "cost.png", [partial(plot_step_time, costs), partial(plot_memory, costs)])
         _report_cost(costs, say)
     if "accuracy" in settings.parts:
-        cells = run_cells(
+        found = measure_accuracy(
             settings.accuracy,
             tasks,
             settings.data,
-            jobs=settings.jobs,
+            workers=Workers(settings.jobs),
             store=out / "cells",
-            report=lambda cell, done, all_: say(_progress(cell, done, all_)),
+            report=partial(_say_accuracy, say),
         )
-        points = summarise(cells)
-        _write_table(out / "accuracy_runs.csv", cells)
-        _write_table(out / "accuracy.csv", points)
-        _draw_accuracy(points, out)
-        _report_accuracy(points, settings.accuracy, say)
+        means = summarise(found)
+        _write_table(out / "accuracy_runs.csv", map(asdict, found))
+        _write_table(out / "accuracy.csv", (point.as_row() for point in means))
+        draw = [partial(plot_accuracy, means)]
+        if {"linear"} < {point.head for point in means}:
+            draw.append(partial(plot_accuracy_difference, means))
+        _save(out / "accuracy.png", draw)
+        _report_accuracy(means, settings.accuracy, say)
 
 
-def _progress(cell: AccuracyCell, done: int, all_: int) -> str:
-    return (
-        f"{done:3d} of {all_}: T = {cell.tasks}, {cell.head}, seed {cell.seed}, head learning rate "
-        f"{cell.head_learning_rate}: validation {100 * cell.validation:.1f}"
-    )
+def _say_accuracy(say: Say, cell: Cell, found: Any, done: int, all_: int) -> None:
+    result = found.error if isinstance(found, Failure) else f"{100 * found.validation:.1f}"
+    say(f"{done:3d} of {all_}: {cell.label}: validation {result}")
 
 
-def _measured(settings: ScalingSettings, head: str, n: int, say: Say) -> StepCost:
-    cost = measure_cost(CostPoint(head, n, settings.batch_size, settings.threads))
-    say(f"{head:17s} T = {n:5d}: step {cost.step_ms:9.2f} ms, peak {cost.peak_mb:7.1f} MB")
-    return cost
+def _say_cost(say: Say, cell: Cell, found: Any, *_: int) -> None:
+    if isinstance(found, StepCost):
+        say(
+            f"{found.head:17s} T = {found.tasks:5d}: step {found.step_ms:9.2f} ms, peak "
+            f"{found.peak_mb:7.1f} MB"
+        )
 
 
 def _report_parameters(
@@ -170,45 +192,16 @@ def _report_accuracy(points: Sequence[AccuracyPoint], settings: AccuracySettings
         )
 
 
-def _write_table(path: Path, rows: Sequence[Any]) -> None:
-    write_text(path, as_csv(row.as_row() for row in rows))
+def _write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, as_csv(rows))
 
 
-def _draw_parameters(counts: Sequence[HeadCount], out: Path) -> None:
-    from qmtl.experiments._scaling_plots import plot_parameters
-
-    draw = {rule: lambda ax, rule=rule: plot_parameters(counts, rule, ax) for rule in DESIGNS}
-    _save(out / "parameters.png", draw)
-
-
-def _draw_cost(costs: Sequence[StepCost], out: Path) -> None:
-    from qmtl.experiments._scaling_plots import plot_memory, plot_step_time
-
-    _save(
-        out / "cost.png",
-        {"time": lambda ax: plot_step_time(costs, ax), "memory": lambda ax: plot_memory(costs, ax)},
-    )
-
-
-def _draw_accuracy(points: Sequence[AccuracyPoint], out: Path) -> None:
-    from qmtl.experiments._scaling_plots import plot_accuracy, plot_accuracy_difference
-
-    draw = {"scores": lambda ax: plot_accuracy(points, ax)}
-    if {"linear"} < {point.head for point in points}:
-        draw["difference"] = lambda ax: plot_accuracy_difference(points, ax)
-    _save(out / "accuracy.png", draw)
-
-
-def _save(path: Path, draw: Mapping[str, Callable[["Axes"], "Axes"]]) -> None:
+def _save(path: Path, draw: Sequence[Callable[["Axes"], "Axes"]]) -> None:
     """One figure with an axes per function, side by side."""
     from matplotlib.figure import Figure
 
-    from qmtl.experiments._plotting import save_figure, style
-
     with style():
         figure = Figure(figsize=(5.4 * len(draw), 4.4))
-        for ax, function in zip(
-            figure.subplots(1, len(draw), squeeze=False)[0], draw.values(), strict=True
-        ):
+        for ax, function in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True):
             function(ax)
         save_figure(figure, path)

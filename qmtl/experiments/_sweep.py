@@ -1,20 +1,126 @@
-"""Running cells side by side: joblib's processes on this machine, or a Ray cluster."""
+"""Sweeps: cells that run side by side, each kept in a file, so that none is run twice.
 
+Cells run in joblib's processes on this machine, or on a Ray cluster through joblib.
+"""
+
+import hashlib
+import json
+import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from qmtl._io import write_json
+from qmtl._version import __version__
+from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, MissingDependencyError, QmtlError
-from qmtl.experiments._cells import CellResult, CellStore, Failure
-from qmtl.experiments._grid import Cell
-from qmtl.experiments._run_cell import run_cell
 
-__all__ = ["Workers", "run_cells"]
+__all__ = ["Cell", "CellStore", "Failure", "Workers", "fingerprint", "results_of", "run_cells"]
 
-Record = CellResult | Failure
-Report = Callable[[Cell, Record], None]
+FORMAT = 2
+
+
+class Cell(ABC):
+    """One training run or measurement of a sweep; subclasses are frozen dataclasses.
+
+    Attributes:
+        finds: the dataclass that `run` returns.
+    """
+
+    finds: ClassVar[type[Any]]
+
+    @abstractmethod
+    def run(self) -> Any:
+        """Do the work."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Short, for messages and file names."""
+
+    def depends_on(self) -> Any:
+        """Everything that the result depends on, as JSON has it; the fields by default."""
+        return asdict(cast(Any, self))
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the kind of cell, what it depends on, and the version of qmtl."""
+        whole = [__version__, type(self).__name__, self.depends_on()]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Unique, for a file: label and the beginning of the key."""
+        words = "".join(c if c.isalnum() or c in ".-" else " " for c in self.label).split()
+        return f"{'-'.join(words)[:60]}-{self.key[:16]}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that ended in an error; the next run tries it again."""
+
+    label: str
+    error: str
+    traceback: str
+
+
+class CellStore:
+    """A folder with one JSON file per cell; several processes may write to it at once.
+
+    Args:
+        folder: made when it is first written to.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, cell: Cell) -> Path:
+        """The file of a cell."""
+        return self.folder / f"{cell.name}.json"
+
+    def read(self, cell: Cell) -> Any:
+        """What a cell found; None if there is no file, or one that cannot be read."""
+        try:
+            content = json.loads(self.path(cell).read_text(encoding="utf-8"))
+            if (content["format"], content["key"]) != (FORMAT, cell.key):
+                return None
+            kind = {"finished": cell.finds, "failed": Failure}[content["status"]]
+            return TypeAdapter(kind).validate_python(_nan(content["found"]))
+        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+            return None
+
+    def write(self, cell: Cell, found: Any) -> None:
+        """Keep what a cell found; a failure never replaces a result."""
+        failed = isinstance(found, Failure)
+        if failed and isinstance(self.read(cell), cell.finds):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        status = {"status": "failed" if failed else "finished", "found": asdict(found)}
+        write_json(
+            self.path(cell), {"format": FORMAT, "key": cell.key, "cell": cell.label} | status
+        )
+
+
+def _nan(content: Any) -> Any:
+    """JSON has no NaN: what is not defined is null there."""
+    if isinstance(content, dict):
+        return {key: _nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_nan(value) for value in content]
+    return math.nan if content is None else content
 
 
 class Workers:
@@ -23,9 +129,9 @@ class Workers:
     Args:
         jobs: cells at once; None for one per core (of the cluster).
         cluster: None for processes on this machine; ``"local"`` for a Ray cluster that is started
-            on this machine and stopped afterwards; or the address of one that runs
-            (``"auto"``, ``"host:port"``, ``"ray://host:port"``), whose machines see the data and
-            the output under the same paths.
+            here and stopped afterwards; or the address of a running one (``"auto"``,
+            ``"host:port"``, ``"ray://host:port"``), whose machines see the data and the output
+            under the same paths.
 
     Raises:
         InvalidInputError: `jobs` is below one.
@@ -52,64 +158,113 @@ class Workers:
     def map(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[Any]:
-        """Results in the order in which they come (on a cluster: all of them at the end)."""
-        from joblib import Parallel, delayed
+        """Results in the order in which they come (from a cluster: all of them at the end)."""
+        from joblib import Parallel, delayed, parallel_config
 
         calls = (delayed(function)(*each) for each in arguments)
         if self.cluster is None:
-            with _threads(self.threads):
+            with parallel_config("loky", inner_max_num_threads=self.threads):
                 yield from Parallel(self.jobs, return_as="generator_unordered")(calls)
             return
         with _ray(self.cluster):
             yield from Parallel(self.jobs or -1, pre_dispatch="all")(calls)
 
 
+Report = Callable[[Cell, Any, int, int], None]
+
+
 def run_cells(
-    cells: Sequence[Cell], store: CellStore, workers: Workers, report: Report | None = None
-) -> dict[str, Record]:
-    """Run the cells that the store has no result of; failed ones are tried again.
+    cells: Sequence[Cell],
+    store: CellStore | None,
+    workers: Workers | None = None,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """Run the cells that the store has no result of; those that failed are tried again.
 
     Args:
         cells: what to run.
-        store: keeps every result as soon as it is there, so that what has finished is never run
-            again, however a sweep ends.
-        workers: where to run.
-        report: called with every cell and its result when it has been run.
+        store: keeps every result as soon as it is there, however the sweep ends; None keeps none.
+        workers: where to run; None for one cell after another in this process.
+        report: called with each cell that has been run, what it found, how many cells are done,
+            and how many there are.
 
     Returns:
-        The cells' keys and their results, stored ones included.
+        Key of the cell to what it found, stored results included.
 
     Raises:
         QmtlError: a worker process was killed.
     """
+    workers = workers or Workers(jobs=1)
     by_key = {cell.key: cell for cell in cells}
-    stored = {key: store.read(cell) for key, cell in by_key.items()}
-    results = {key: found for key, found in stored.items() if isinstance(found, CellResult)}
-    missing = [cell for key, cell in by_key.items() if key not in results]
-    arguments = [(cell, store, workers.threads) for cell in missing]
-    records: dict[str, Record] = dict(results)
+    found: dict[str, Any] = {}
+    for key, cell in by_key.items():
+        stored = None if store is None else store.read(cell)
+        if stored is not None and not isinstance(stored, Failure):
+            found[key] = stored
+    missing = [cell for key, cell in by_key.items() if key not in found]
+    arguments = [(cell, store, workers.threads, os.getpid()) for cell in missing]
     try:
-        for record in workers.map(run_cell, arguments) if arguments else ():
-            records[record.key] = record
+        for key, result in workers.map(_run, arguments) if arguments else ():
+            found[key] = result
             if report is not None:
-                report(by_key[record.key], record)
+                report(by_key[key], result, len(found), len(by_key))
     except Exception as error:
         if type(error).__name__ not in ("TerminatedWorkerError", "RayActorError"):
             raise
+        where = "" if store is None else f"; finished cells are kept in {store.folder}"
         raise QmtlError(
-            "a worker process was killed, most likely for want of memory; finished cells are "
-            f"kept in {store.folder}: run the same command again, with fewer --jobs"
+            f"a worker process was killed, most likely for want of memory{where}: run the same "
+            f"command again, with fewer --jobs"
         ) from None
-    return records
+    return found
 
 
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Limit the threads of the libraries in the worker processes, which are not started yet."""
-    from joblib import parallel_config
+def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
+    """What the cells found, in their order.
 
-    with parallel_config("loky", inner_max_num_threads=n):
-        yield
+    Raises:
+        QmtlError: some of them failed; the first error is named.
+    """
+    results = [found[cell.key] for cell in cells]
+    failures = [one for one in results if isinstance(one, Failure)]
+    if failures:
+        first = failures[0]
+        raise QmtlError(
+            f"{len(failures)} of {len(cells)} cells failed; {first.label}: {first.error}"
+        )
+    return results
+
+
+def _run(cell: Cell, store: CellStore | None, threads: int, parent: int) -> tuple[str, Any]:
+    """Run a cell and keep what it found; an error becomes a `Failure`, so that others go on."""
+    if os.getpid() != parent:
+        _end_with(parent)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = cell.run()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        found = Failure(cell.label, reason, traceback.format_exc())
+    finally:
+        torch.set_num_threads(before)
+    if store is not None:
+        store.write(cell, found)
+    return cell.key, found
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it has ended, however that came about."""
+    if os.getppid() != parent:  # a worker of a cluster
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -138,3 +293,21 @@ def _ray(address: str) -> Iterator[None]:
     finally:
         ray.shutdown()
         sys.stdout.flush()
+
+
+def fingerprint(data: MultiTaskData) -> str:
+    """SHA-256 of the tasks, inputs, labels and row numbers of all splits.
+
+    Example:
+        >>> from qmtl.data import digits
+        >>> fingerprint(digits()) == fingerprint(digits()) != fingerprint(digits(seed=1))
+        True
+    """
+    digest = hashlib.sha256(json.dumps([task.to_dict() for task in data.tasks]).encode())
+    for name, split in data.splits.items():
+        tensors = {"inputs": split.inputs, "index": split.index, **split.targets}
+        for key, tensor in sorted(tensors.items()):
+            array = np.ascontiguousarray(tensor.numpy())
+            digest.update(f"{name} {key} {array.dtype} {array.shape}".encode())
+            digest.update(array.data)
+    return digest.hexdigest()

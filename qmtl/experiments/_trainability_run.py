@@ -5,20 +5,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmtl._io import as_csv, write_text
-from qmtl.experiments._fits import Fit, power_law
-from qmtl.experiments._trainability import GradientVariance, decay_rates, gradient_variance
-from qmtl.experiments._trainability_cases import (
+from qmtl.experiments._statistics import Fit, power_law
+from qmtl.experiments._sweep import CellStore, Workers, results_of, run_cells
+from qmtl.experiments._trainability import (
     INITIALS,
+    READOUTS,
     SHALLOW,
     Case,
+    GradientVariance,
     TrainabilitySettings,
+    VarianceCell,
     cases,
+    decay_rates,
 )
+from qmtl.plotting import line_look, number_axis, save_figure, style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["run_trainability"]
+__all__ = ["plot_variance", "run_trainability"]
 
 Say = Callable[[str], None]
 Wanted = Callable[[Case], bool]
@@ -27,28 +33,38 @@ Column = tuple[str, str, Callable[[GradientVariance], int], Wanted]
 # On a ring of fewer registers of two wires, the default cone of six wires is cut short.
 WHOLE_CONE = 3
 RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
+READOUT_LABELS = {
+    "local": "local: Z on one wire",
+    "global-string": "global: Z⊗…⊗Z",
+    "global-projector": "global: |0…0⟩⟨0…0|",
+}
 DRAWN = {"uniform": "weights and angles uniform", "default": "default initial weights"}
 
 
-def run_trainability(settings: TrainabilitySettings, out: Path, say: Say = print) -> None:
+def run_trainability(
+    settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
+) -> None:
     """Sample every circuit, write CSV files and plots into a folder, and report in lines of text.
 
     Args:
         settings: what to sample.
-        out: an existing folder; files of an earlier run in it are replaced.
+        out: an existing folder; files of an earlier run in it are replaced, and circuits whose
+            samples lie in ``cells`` are not sampled again.
+        workers: where cells run; None for one after another.
         say: takes the lines.
+
+    Raises:
+        QmtlError: a circuit could not be sampled.
     """
-    found = [
-        one
-        for case in cases(settings)
-        for one in gradient_variance(case, samples=settings.samples, seed=settings.seed)
-    ]
+    cells = [VarianceCell(case, settings.samples, settings.seed) for case in cases(settings)]
+    sampled = results_of(cells, run_cells(cells, CellStore(out / "cells"), workers))
+    found = [one for gradients in sampled for one in gradients.found]
     write_text(out / "variance.csv", as_csv(one.as_row() for one in found))
     rates = decay_rates(found)
     write_text(out / "rates.csv", as_csv(_rate_row(key, fit) for key, fit in rates.items()))
     blocks = [one for one in found if one.weight == "block"]
     for name, columns in _figures(settings).items():
-        _save(_draw(blocks, columns), out / f"{name}.png")
+        save_figure(_draw(blocks, columns), out / f"{name}.png")
     _report(found, rates, settings, say)
 
 
@@ -129,9 +145,6 @@ def _draw(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figu
     """A row of axes per initial distribution, or per column if there is only one."""
     from matplotlib.figure import Figure
 
-    from qmtl.experiments._trainability_plots import plot_variance
-    from qmtl.plotting import style
-
     with style():
         n = len(columns)
         shape = (len(INITIALS), n) if n > 1 else (1, len(INITIALS))
@@ -147,8 +160,49 @@ def _draw(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figu
     return figure
 
 
-def _save(figure: "Figure", path: Path) -> None:
-    from qmtl.plotting import save_figure, style
+def plot_variance(
+    found: Sequence[GradientVariance],
+    ax: "Axes",
+    *,
+    against: Callable[[GradientVariance], int],
+    xlabel: str,
+    title: str,
+) -> "Axes":
+    """One line per readout of the variances given, with standard errors, on a log scale.
 
-    with style():
-        save_figure(figure, path)
+    Args:
+        found: variances of one weight that differ in readout and in one number.
+        ax: where to draw.
+        against: that number.
+        xlabel: its name; for wires, the axis is linear and the legend has the decay rates.
+        title: of the axes.
+    """
+    for readout in READOUTS:
+        own = [one for one in found if one.case.readout == readout and one.variance > 0]
+        if not own:
+            continue
+        number = READOUTS.index(readout)
+        label = READOUT_LABELS[readout]
+        for fit in decay_rates(own).values():
+            label += f" (2^({fit.slope:.2f} n))"
+        ax.errorbar(
+            [against(one) for one in own],
+            [one.variance for one in own],
+            # A log axis has no room for a bar that reaches zero.
+            yerr=[min(2 * one.error, 0.9 * one.variance) for one in own],
+            label=label,
+            markersize=4,
+            capsize=2,
+            elinewidth=0.8,
+            **line_look(number),
+        )
+    ax.set_yscale("log", base=2)
+    # Room for the legend.
+    ax.margins(y=0.25)
+    ticks = sorted({against(one) for one in found})
+    number_axis(ax, ticks, log=xlabel != "wires n")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("variance of the gradient (1/rad²)")
+    ax.set_title(title, fontsize=10)
+    ax.legend(fontsize=7.5)
+    return ax

@@ -5,9 +5,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
-from qmtl.experiments._cells import CellResult, Failure
-from qmtl.experiments._grid import Setting
 from qmtl.experiments._statistics import (
     Estimate,
     PairedTest,
@@ -16,14 +15,21 @@ from qmtl.experiments._statistics import (
     holm,
     paired_test,
 )
+from qmtl.experiments._sweep import Failure
+
+PROBE = "linear-probe"
+"""The name of the linear probe, which takes the place of a head in its cells."""
 
 __all__ = [
+    "PROBE",
     "REFERENCE",
     "SINGLE_TASK",
     "UNSCALED",
     "BenchSummary",
+    "CellResult",
     "Comparison",
     "HeadScores",
+    "Setting",
     "choose_setting",
     "mean_score",
 ]
@@ -34,6 +40,47 @@ SINGLE_TASK = "single-task"
 """The head that negative transfer is measured against."""
 UNSCALED = ("mse", "mae")
 """Metrics in the units of the targets, which are not given times 100."""
+
+
+Metrics = dict[str, dict[str, float]]
+Setting = dict[str, Any]
+"""Recipe key to value: one point of the grid."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What a training run of the benchmark found.
+
+    Attributes:
+        validation: task → metric → value on the validation split.
+        test: the same on the test split; read for the chosen setting only.
+        baseline: the same for the best constant prediction, on the test split.
+        main_metrics: task → its main metric.
+        head_parameters: trainable parameters of the head (of all heads, if there are several).
+        total_parameters: those of encoder and head.
+        best_epoch: the kept epoch, from 1; of several models the mean; NaN for the probe.
+        seconds: of training.
+        step_seconds: median time of a training step, see `qmtl.experiments._rivals.Trained`.
+        rows: labelled rows of the training split by task.
+        environment: versions, threads and machine.
+    """
+
+    validation: Metrics
+    test: Metrics
+    baseline: Metrics
+    main_metrics: dict[str, str]
+    head_parameters: int
+    total_parameters: int
+    best_epoch: float
+    seconds: float
+    step_seconds: float
+    rows: dict[str, int]
+    environment: dict[str, Any]
+
+    def main(self, split: Literal["validation", "test", "baseline"]) -> dict[str, float]:
+        """Task → value of its main metric on a split."""
+        metrics: Metrics = getattr(self, split)
+        return {task: metrics[task][name] for task, name in self.main_metrics.items()}
 
 
 def mean_score(scores: Iterable[float]) -> float:

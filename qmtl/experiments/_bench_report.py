@@ -1,0 +1,280 @@
+"""The tables of a benchmark: for the terminal, as Markdown and as CSV."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from qmtl._io import as_csv
+from qmtl.experiments._bench_summary import (
+    REFERENCE,
+    SINGLE_TASK,
+    UNSCALED,
+    BenchSummary,
+    HeadScores,
+)
+from qmtl.experiments._recipe import Recipe
+from qmtl.experiments._statistics import estimate
+
+__all__ = ["as_markdown", "metrics_csv", "seeds_csv", "summary_csv"]
+
+BASELINE = "majority or mean"
+Row = dict[str, Any]
+
+
+def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
+    """The report: heads, tasks, further metrics, failures, and how it was done."""
+    parts = [f"# Benchmark `{summary.name}`"]
+    if summary.heads:
+        parts += [
+            "## Heads",
+            _table(_head_rows(summary)),
+            _explanation(summary),
+            "## Tasks",
+            "Test scores × 100 of the main metric, mean ± 95% interval over seeds.",
+            _table(_task_rows(summary)),
+            *_below_the_floor(summary),
+            "## All metrics",
+            "Test scores × 100 (mse and mae as they are), mean over seeds. Of `ece` (calibration "
+            "error), `mse` and `mae`, lower is better.",
+            _table(_metric_rows(summary)),
+        ]
+    if summary.failures:
+        parts += ["## Failed cells", "They are tried again by the next run."]
+        parts.append("\n".join(f"* {f.label}: {f.error}" for f in summary.failures))
+    parts += ["## How", _protocol(summary, recipe)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head_rows(summary: BenchSummary) -> list[Row]:
+    comparisons, transfer = summary.compare(), summary.transfer()
+    rows = []
+    for scores in summary.heads:
+        row: Row = {
+            "head": scores.head,
+            "head parameters": f"{scores.some.head_parameters:,}",
+            "total parameters": f"{scores.some.total_parameters:,}",
+            "mean over tasks": f"{estimate(scores.means()):.1f}",
+        }
+        if comparisons:
+            found = comparisons.get(scores.head)
+            row[f"against {REFERENCE}"] = f"{found.test.difference:+.1f}" if found else "–"
+            row["p (Holm)"] = _p(found.corrected) if found else "–"
+        if transfer:
+            change = transfer.get(scores.head)
+            row["Δm (%)"] = f"{change:+.1f}" if change else "–"
+        row["ECE"] = f"{estimate(scores.calibration()):.1f}"
+        row["step (ms)"] = f"{1000 * scores.step_seconds:.1f}"
+        row["kept epoch"] = f"{scores.best_epoch:.0f}"
+        row["setting"] = (
+            ", ".join(
+                f"{value:g}" if isinstance(value, float) else str(value)
+                for value in scores.setting.values()
+            )
+            or "–"
+        )
+        rows.append(row)
+    return rows
+
+
+def _task_rows(summary: BenchSummary) -> list[Row]:
+    rows = [_row_of_tasks(summary, scores.head, scores) for scores in summary.heads]
+    if summary.probe is not None:
+        rows.append(_row_of_tasks(summary, summary.probe.head, summary.probe))
+    baseline: Row = {"head": BASELINE}
+    for task, metric in summary.tasks.items():
+        values = summary.heads[0].baseline(task)
+        baseline[_task_title(task, metric)] = f"{estimate(values):.1f}"
+    return [*rows, baseline]
+
+
+def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
+    return {"head": name} | {
+        _task_title(task, metric): f"{estimate(scores.scores(task)):.1f}"
+        for task, metric in summary.tasks.items()
+    }
+
+
+def _below_the_floor(summary: BenchSummary) -> list[str]:
+    """Which heads miss what a linear probe finds; nothing without a probe."""
+    if summary.probe is None:
+        return []
+    missed = []
+    for scores in summary.heads:
+        tasks = [task for task in summary.tasks if _misses(scores, summary.probe, task)]
+        if tasks:
+            missed.append(f"`{scores.head}`: {', '.join(tasks)}")
+    if not missed:
+        return [
+            "Every head is above the constant prediction, in the mean over seeds, on every task on "
+            "which the linear probe is."
+        ]
+    return [
+        "Not above the constant prediction, in the mean over seeds, though the linear probe is: "
+        f"{'; '.join(missed)}."
+    ]
+
+
+def _misses(scores: HeadScores, probe: HeadScores, task: str) -> bool:
+    floor = estimate(scores.baseline(task)).mean
+    return estimate(scores.scores(task)).mean <= floor < estimate(probe.scores(task)).mean
+
+
+def _task_title(task: str, metric: str) -> str:
+    return f"{task} ({metric})"
+
+
+def _metric_rows(summary: BenchSummary) -> list[Row]:
+    columns = [*summary.heads, *([summary.probe] if summary.probe else [])]
+    rows = []
+    for task in summary.tasks:
+        for metric in summary.heads[0].metrics[task]:
+            row: Row = {"task": task, "metric": metric}
+            for scores in columns:
+                mean = estimate(scores.scores(task, metric)).mean
+                digits = ".3g" if metric in UNSCALED else ".1f"
+                row[scores.head] = "–" if math.isnan(mean) else format(mean, digits)
+            rows.append(row)
+    return rows
+
+
+def _explanation(summary: BenchSummary) -> str:
+    lines = [
+        "Test scores × 100, mean ± 95% interval (Student's t) over seeds; the mean over tasks is "
+        "that of the tasks' main metrics where they are defined. Parameters are those that are "
+        "trained. ECE is the expected calibration error × 100, mean over tasks with probabilities. "
+        "Step: median time of forward, backward and update (single-task models on mixed batches: "
+        "of all of them)."
+    ]
+    if summary.compare():
+        lines.append(
+            f"Against {REFERENCE}: difference of the mean over tasks, paired by seed; p of "
+            f"Student's paired t-test, two-sided, after Holm's correction over the "
+            f"{len(summary.heads) - 1} heads tested (Wilcoxon's p is in summary.csv; with "
+            f"{summary.n_seeds} seeds it cannot be below "
+            f"{2.0 ** (1 - summary.n_seeds):.2g}). Splits of different seeds share rows, so the "
+            f"seeds are not independent and these p-values are somewhat too small."
+        )
+    if summary.transfer():
+        lines.append(
+            f"Δm: mean relative change against `{SINGLE_TASK}` (arXiv:1904.08918); negative is "
+            f"negative transfer. A task with a single-task score near zero weighs much in it."
+        )
+    return " ".join(lines)
+
+
+def _protocol(summary: BenchSummary, recipe: Recipe) -> str:
+    grid = "; ".join(f"`{key}` {values}" for key, values in recipe.bench.grid.items())
+    order = "The seed sets splits, initial weights and batches"
+    order += (
+        ", and shuffles the tasks." if recipe.bench.shuffle_tasks else "; tasks keep their order."
+    )
+    search = (
+        f"Every head tried the same {summary.n_settings} settings ({grid}); the one with the best "
+        f"mean over tasks on the validation splits of {_seeds(summary.search_seeds)} was kept, and "
+        f"the test split counts for that one only."
+        if summary.n_settings > 1
+        else f"One setting for all heads{f' ({grid})' if grid else ''}."
+    )
+    facts = ""
+    if summary.heads:
+        some = summary.heads[0].some
+        rows = ", ".join(f"{task} {some.rows[task]:,}" for task in summary.tasks)
+        versions = ", ".join(
+            f"{name} {some.environment['packages'][name]}" for name in ("qmtl", "torch")
+        )
+        facts = (
+            f" Training rows: {rows}. {some.environment['processor']}, "
+            f"{some.environment['threads']} threads per cell, {versions}."
+        )
+    epochs = (
+        f"{recipe.training.max_epochs} epochs at the most, weights of the best validation loss"
+        if recipe.training.restore_best
+        else f"{recipe.training.max_epochs} epochs, weights of the last one"
+    )
+    return f"{_seeds(summary.n_seeds)}, {epochs}. {order} {search}{facts}"
+
+
+def _seeds(n: int) -> str:
+    return "seed 0" if n == 1 else f"seeds 0 to {n - 1}"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    header = list(rows[0])
+    lines = ["| " + " | ".join(map(_cell, header)) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def summary_csv(summary: BenchSummary) -> str:
+    """One row per head, in full precision."""
+    comparisons, transfer = summary.compare(), summary.transfer()
+    rows = []
+    for scores in summary.heads:
+        mean, ece = estimate(scores.means()), estimate(scores.calibration())
+        found, change = comparisons.get(scores.head), transfer.get(scores.head)
+        rows.append(
+            {
+                "head": scores.head,
+                "head_parameters": scores.some.head_parameters,
+                "total_parameters": scores.some.total_parameters,
+                "mean": mean.mean,
+                "mean_interval": mean.half_width,
+                "difference": found.test.difference.mean if found else "",
+                "difference_interval": found.test.difference.half_width if found else "",
+                "t_test_p": found.test.t_test if found else "",
+                "t_test_p_holm": found.corrected if found else "",
+                "wilcoxon_p": found.test.wilcoxon if found else "",
+                "delta_m_percent": change.mean if change else "",
+                "delta_m_interval": change.half_width if change else "",
+                "ece": ece.mean,
+                "ece_interval": ece.half_width,
+                "step_seconds": scores.step_seconds,
+                "best_epoch": scores.best_epoch,
+                "seeds": mean.n,
+                "setting": "; ".join(f"{key}={value}" for key, value in scores.setting.items()),
+            }
+        )
+    return as_csv(rows)
+
+
+def metrics_csv(summary: BenchSummary) -> str:
+    """One row per head, task and metric: mean and interval of the test scores."""
+    return as_csv(
+        {
+            "head": scores.head,
+            "task": task,
+            "metric": metric,
+            "main": metric == summary.tasks[task],
+            "mean": (found := estimate(scores.scores(task, metric))).mean,
+            "interval": found.half_width,
+            "seeds": found.n,
+        }
+        for scores in _all(summary)
+        for task in summary.tasks
+        for metric in scores.metrics[task]
+    )
+
+
+def seeds_csv(summary: BenchSummary) -> str:
+    """One row per head, task, metric and seed, for statistics of one's own."""
+    return as_csv(
+        {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
+        for scores in _all(summary)
+        for task in summary.tasks
+        for metric in scores.metrics[task]
+        for seed, value in enumerate(scores.scores(task, metric))
+    )
+
+
+def _all(summary: BenchSummary) -> list[HeadScores]:
+    return [*summary.heads, *([summary.probe] if summary.probe else [])]

@@ -1,0 +1,316 @@
+"""What a report shows of run directories: what lies in them, and the tables made of it."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qmtl._html import listed, number
+from qmtl.errors import InvalidInputError, RunDirectoryError
+from qmtl.experiments._robustness import UnderNoise
+from qmtl.experiments._run import Run
+from qmtl.model import MultiTaskModel, load
+from qmtl.training import TaskPredictions, read_predictions
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "NoiseRecord",
+    "RunContent",
+    "environment_rows",
+    "hardware_metrics",
+    "metric_table",
+    "read_runs",
+    "recipe_rows",
+    "summary_rows",
+]
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NoiseRecord:
+    """What ``qmtl noise RUN`` wrote: how, and the metrics under each strength."""
+
+    how: Mapping[str, Any]
+    found: tuple[UnderNoise, ...]
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """A finished run with everything that a report shows of it.
+
+    Attributes:
+        label: what the report calls it; no other run of the report has the same.
+        run: directory, recipe and results.
+        model: the trained model.
+        history: metrics per epoch, as in `Result.history`.
+        environment: versions, seeds and machine.
+        predictions: on the test split, by task; empty if ``predictions.csv`` was taken away.
+        noise: None unless the run was evaluated under noise.
+        hardware: what ran on a backend, oldest name first.
+    """
+
+    label: str
+    run: Run
+    model: MultiTaskModel
+    history: tuple[Row, ...]
+    environment: Mapping[str, Any]
+    predictions: Mapping[str, TaskPredictions]
+    noise: NoiseRecord | None
+    hardware: tuple[Row, ...]
+
+
+def read_runs(paths: Sequence[str | Path]) -> list[RunContent]:
+    """Read run directories, in the order given.
+
+    Raises:
+        InvalidInputError: for no run, or one that is given twice.
+        RunDirectoryError: for a folder that is no finished run, or a file in it that is damaged.
+    """
+    folders = [Path(path) for path in paths]
+    if not folders:
+        raise InvalidInputError("a report needs at least one run directory")
+    places = [folder.resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise InvalidInputError(f"the run {folder} is given twice")
+    names = [place.name for place in places]
+    labels = [
+        name if names.count(name) == 1 else str(folder)
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return [_read(label, folder) for label, folder in zip(labels, folders, strict=True)]
+
+
+def _read(label: str, folder: Path) -> RunContent:
+    run = Run.read(folder)
+    model = load(folder / "model")
+    shown = folder / "predictions.csv"
+    tests = sorted((folder / "hardware").glob("*.json"))
+    return RunContent(
+        label,
+        run,
+        model,
+        _history(folder / "metrics.csv"),
+        _json(folder / "environment.json"),
+        read_predictions(shown, model.tasks) if shown.is_file() else {},
+        _noise(folder / "noise"),
+        tuple(_hardware(path) for path in tests),
+    )
+
+
+def _hardware(path: Path) -> Row:
+    record = _json(path)
+    rows, columns = record.get("table", []), record.get("metrics", {})
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RunDirectoryError(f"{path} is damaged: its table must be a list of rows")
+    if not isinstance(columns, dict) or not all(
+        isinstance(one, dict) and all(isinstance(values, dict) for values in one.values())
+        for one in columns.values()
+    ):
+        raise RunDirectoryError(f"{path} is damaged: its metrics must be by source, task and name")
+    return {"name": path.stem} | record
+
+
+def _json(path: Path) -> Row:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise RunDirectoryError(f"{path} is damaged: it holds no table")
+    return content
+
+
+def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            header, rows = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from None
+    short = any(row.get(column) is None for row in rows for column in columns)
+    if short or not set(columns) <= set(header):
+        raise RunDirectoryError(f"{path} is damaged: its columns must be {', '.join(columns)}")
+    return rows
+
+
+def _history(path: Path) -> tuple[Row, ...]:
+    rows = _csv(path, ("epoch", "split", "task", "metric", "value"))
+    try:
+        return tuple(
+            row | {"epoch": int(row["epoch"]), "value": float(row["value"] or "nan")}
+            for row in rows
+        )
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def _noise(folder: Path) -> NoiseRecord | None:
+    path = folder / "noise.csv"
+    if not path.is_file():
+        return None
+    metrics: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    try:
+        for row in _csv(path, ("scale", "extrapolation", "task", "metric", "value")):
+            under = metrics.setdefault((row["scale"], row["extrapolation"]), {})
+            under.setdefault(row["task"], {})[row["metric"]] = float(row["value"] or "nan")
+        found = tuple(
+            UnderNoise(float(scale), method, values) for (scale, method), values in metrics.items()
+        )
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+    # Folders written before noise.json was do not say how.
+    how = _json(folder / "noise.json") if (folder / "noise.json").is_file() else {}
+    return NoiseRecord(how, found)
+
+
+LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the metrics' table; `best` if no head of any run does better."""
+
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Metrics on a split: a row per task and metric, columns grouped by run.
+
+    Attributes:
+        groups: runs, each with the names of its columns.
+        rows: task, metric, and the cells of all groups in order.
+    """
+
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+
+
+def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
+    """A row per fact, a column per run."""
+    facts = [_summary(content) for content in runs]
+    return [
+        {"": name} | {c.label: own[name] for c, own in zip(runs, facts, strict=True)}
+        for name in facts[0]
+    ]
+
+
+def _summary(content: RunContent) -> dict[str, object]:
+    recipe, results = content.run.recipe, content.run.results
+    training = recipe.training
+    combined = training.aggregator or training.scalarizer
+    counts = results["parameters"]
+    return {
+        "data": recipe.data.source,
+        "tasks": f"{len(content.model.tasks):,}: "
+        + listed((task.name for task in content.model.tasks), 6),
+        "head": recipe.head.type,
+        "circuit": recipe.circuit.design,
+        "encoder": recipe.encoder.type,
+        "head parameters": number(counts["head"]),
+        "encoder parameters": number(counts["encoder"]),
+        "losses combined by": combined or "sum",
+        "seed of training": str(training.seed),
+        "epochs": f"{results['epochs']:,} in {results['seconds']:.1f} s",
+        "kept": f"epoch {results['best_epoch'] + 1:,}",
+    }
+
+
+def metric_table(runs: Sequence[RunContent], split: str) -> MetricTable:
+    """Models, rivals and constant predictions on a split."""
+    columns: list[tuple[str, dict[str, Any]]] = []
+    groups = []
+    for content in runs:
+        results = content.run.results
+        own = {"model": results["metrics"][split]}
+        own |= {name: metrics[split] for name, metrics in results["rivals"].items()}
+        own["constant"] = results["baselines"][split]
+        groups.append((content.label, tuple(own)))
+        columns += own.items()
+    wanted = dict.fromkeys(
+        (task, metric)
+        for _, metrics in columns
+        for task, values in metrics.items()
+        for metric in values
+        if metric != "loss"
+    )
+    rows = [
+        (task, metric, _cells(metric, [(name, m.get(task, {}).get(metric)) for name, m in columns]))
+        for task, metric in sorted(wanted, key=lambda key: list(_tasks(columns)).index(key[0]))
+    ]
+    return MetricTable(tuple(groups), tuple(rows))
+
+
+def _tasks(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, None]:
+    return dict.fromkeys(task for _, metrics in columns for task in metrics)
+
+
+def _cells(metric: str, values: Sequence[tuple[str, float | None]]) -> tuple[Cell, ...]:
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    rivals = [sign * v for name, v in values if name != "constant" and _defined(v)]  # type: ignore[operator]
+    best = max(rivals, default=math.inf)
+    alone = len(rivals) < 2
+    return tuple(
+        Cell(
+            number(value),
+            not alone and name != "constant" and _defined(value) and sign * (value or 0) == best,
+        )
+        for name, value in values
+    )
+
+
+def _defined(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
+    """Keys of the recipes in which the runs differ, a column per run."""
+    flat = [dict(_flat(c.run.recipe.model_dump(mode="json", exclude_none=True))) for c in runs]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    return [
+        {"key": key} | {c.label: r.get(key, "–") for c, r in zip(runs, flat, strict=True)}
+        for key in keys
+        if len({recipe.get(key) for recipe in flat}) > 1
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
+    """Versions, machine and seeds, a column per run."""
+    flat = [dict(_flat(content.environment)) for content in runs]
+    keys = dict.fromkeys(key for one in flat for key in one if key != "data_notes")
+    return [
+        {"": key.removeprefix("packages.")}
+        | {c.label: one.get(key, "–") for c, one in zip(runs, flat, strict=True)}
+        for key in keys
+    ]
+
+
+def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Metrics of the samples that a backend measured, beside those of the simulator."""
+    columns = record.get("metrics", {})
+    wanted = dict.fromkeys(
+        (task, metric)
+        for metrics in columns.values()
+        for task, values in metrics.items()
+        for metric in values
+        if metric != "loss"
+    )
+    return [
+        {"task": task, "metric": metric}
+        | {name: metrics.get(task, {}).get(metric) for name, metrics in columns.items()}
+        for task, metric in wanted
+    ]
