@@ -94,25 +94,17 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
     """Run one recipe, write and show its tables; the number of failed cells."""
     from rich.console import Console
 
-    from qmtl._io import write_text
-    from qmtl.experiments import as_markdown, metrics_csv, seeds_csv, summary_csv, write_plots
     from qmtl.experiments import bench as run_bench
+    from qmtl.experiments import show_bench, write_bench
 
     progress = Console(stderr=True, markup=False, highlight=False)
 
-    def report(cell: Any, record: Any) -> None:
-        took = f"{record.seconds:.1f} s" if record.status == "finished" else record.error
-        progress.print(f"{recipe.name}: {cell}: {took}", soft_wrap=True)
+    def report(cell: Any, found: Any, done: int, all_: int) -> None:
+        took = getattr(found, "error", None) or f"{found.seconds:.1f} s"
+        progress.print(f"{recipe.name} {done}/{all_}: {cell.label}: {took}", soft_wrap=True)
 
     summary = run_bench(recipe, folder, workers, report)
-    text = as_markdown(summary, recipe)
-    write_text(folder / "table.md", text)
-    if summary.heads:
-        write_text(folder / "summary.csv", summary_csv(summary))
-        write_text(folder / "metrics.csv", metrics_csv(summary))
-        write_text(folder / "seeds.csv", seeds_csv(summary))
-    write_text(folder / "recipe.toml", recipe.as_toml())
-    write_plots(summary, folder)
-    print(text)
-    print(f"wrote {folder}")
+    write_bench(summary, recipe, folder)
+    show_bench(summary, Console(markup=False, emoji=False, highlight=False, soft_wrap=False))
+    print(f"wrote {folder}; all tables are in {folder / 'table.md'}")
     return len(summary.failures)

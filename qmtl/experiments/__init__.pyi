@@ -2,10 +2,13 @@ from ._bench import bench as bench
 from ._bench_report import as_markdown as as_markdown
 from ._bench_report import metrics_csv as metrics_csv
 from ._bench_report import seeds_csv as seeds_csv
+from ._bench_report import show_bench as show_bench
 from ._bench_report import summary_csv as summary_csv
+from ._bench_report import write_bench as write_bench
 from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model
+from ._build import with_noise as with_noise
 from ._plots import plot_accuracy as plot_accuracy
 from ._plots import plot_accuracy_difference as plot_accuracy_difference
 from ._plots import plot_forest as plot_forest
@@ -19,11 +22,12 @@ from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured
 from ._prediction_plots import plot_regression as plot_regression
 from ._prediction_plots import plot_roc as plot_roc
+from ._recipe import NoiseSection as NoiseSection
 from ._recipe import Recipe as Recipe
-from ._recipe import built_in_recipes as built_in_recipes
-from ._recipe import parse_grid as parse_grid
-from ._recipe import read_recipe as read_recipe
 from ._recipe import recipe_from as recipe_from
+from ._recipe_file import built_in_recipes as built_in_recipes
+from ._recipe_file import parse_grid as parse_grid
+from ._recipe_file import read_recipe as read_recipe
 from ._report import write_report as write_report
 from ._rivals import linear_probe as linear_probe
 from ._robustness import evaluate_under_noise as evaluate_under_noise
@@ -53,5 +57,3 @@ from ._trainability import cases as cases
 from ._trainability import gradient_variance as gradient_variance
 from ._trainability_run import plot_variance as plot_variance
 from ._trainability_run import run_trainability as run_trainability
-from ._training_section import NoiseSection as NoiseSection
-from ._training_section import with_noise as with_noise

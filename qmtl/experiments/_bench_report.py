@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from qmtl._io import as_csv
+from qmtl._html import listed
+from qmtl._io import as_csv, write_text
 from qmtl.experiments._bench_summary import (
     REFERENCE,
     SINGLE_TASK,
@@ -12,13 +14,92 @@ from qmtl.experiments._bench_summary import (
     BenchSummary,
     HeadScores,
 )
+from qmtl.experiments._plots import write_plots
 from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._statistics import estimate
 
-__all__ = ["as_markdown", "metrics_csv", "seeds_csv", "summary_csv"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["as_markdown", "metrics_csv", "seeds_csv", "show_bench", "summary_csv", "write_bench"]
 
 BASELINE = "majority or mean"
+# Of p-values: below it, a difference is called one.
+LEVEL = 0.05
+# Columns of the terminal's table, and their names there.
+SHOWN = {
+    "head": "head",
+    "head parameters": "parameters",
+    "mean over tasks": "mean over tasks",
+    f"against {REFERENCE}": f"against {REFERENCE}",
+    "Δm (%)": "Δm (%)",
+    "ECE": "ECE",
+    "step (ms)": "step (ms)",
+}
 Row = dict[str, Any]
+
+
+def write_bench(summary: BenchSummary, recipe: Recipe, folder: Path) -> None:
+    """Write the tables as Markdown and CSV, the plots and the resolved recipe into a folder."""
+    write_text(folder / "table.md", as_markdown(summary, recipe))
+    if summary.heads:
+        write_text(folder / "summary.csv", summary_csv(summary))
+        write_text(folder / "metrics.csv", metrics_csv(summary))
+        write_text(folder / "seeds.csv", seeds_csv(summary))
+    write_text(folder / "recipe.toml", recipe.as_toml())
+    write_plots(summary, folder)
+
+
+def show_bench(summary: BenchSummary, console: "Console") -> None:
+    """Print a table of the heads, the failures, and the verdict."""
+    from rich.table import Table
+
+    if summary.heads:
+        title = f"{summary.name}: test scores × 100, mean ± 95% interval over seeds"
+        table = Table(title=title, title_justify="left")
+        rows = [{key: row[key] for key in row if key in SHOWN} for row in _head_rows(summary)]
+        for key in rows[0]:
+            table.add_column(SHOWN[key], justify="left" if key == "head" else "right")
+        for row in rows:
+            table.add_row(*row.values())
+        console.print(table)
+    for failure in summary.failures:
+        console.print(f"failed: {failure.label}: {failure.error}")
+    for line in verdict(summary):
+        console.print(line)
+
+
+def verdict(summary: BenchSummary) -> list[str]:
+    """What the comparison says, a sentence per head; nothing without the reference.
+
+    Example:
+        >>> verdict(BenchSummary("none", (), None, (), 5, 1, 5))
+        []
+    """
+    n = len(summary.tasks)
+    over = "" if n == 1 else f", mean over {n} tasks"
+    lines = []
+    for head, comparison in summary.compare().items():
+        test, p = comparison.test, comparison.corrected
+        line = f"{head} against {REFERENCE}: {test.difference:+.1f} points{over}"
+        if math.isnan(p):
+            lines.append(f"{line}; one seed does not say whether this is chance")
+            continue
+        word = "no difference shown" if p >= LEVEL else _side(test.difference.mean)
+        line += f": {word} (p {_p(p) if p < 0.001 else f'= {_p(p)}'} after Holm's correction)"
+        if n > 1:
+            each = {task: summary.compare_task(task)[head] for task in summary.tasks}
+            clear = {t: e.difference.mean for t, e in each.items() if e.t_test < LEVEL}
+            for side in ("better", "worse"):
+                names = [task for task, mean in clear.items() if _side(mean) == side]
+                if names:
+                    line += f"; {side} on {listed(names, 6)}"
+        lines.append(line)
+    return lines
+
+
+def _side(difference: float) -> str:
+    return "better" if difference > 0 else "worse"
 
 
 def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
@@ -27,6 +108,7 @@ def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
     if summary.heads:
         parts += [
             "## Heads",
+            *("\n".join(f"* {line}." for line in verdict(summary)),) * bool(summary.compare()),
             _table(_head_rows(summary)),
             _explanation(summary),
             "## Tasks",

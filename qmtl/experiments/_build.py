@@ -1,16 +1,24 @@
 """From a recipe to data and model."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
-from qmtl.experiments._recipe import Recipe
-from qmtl.experiments._training_section import with_noise
-from qmtl.heads import HeadType, build_head
+from qmtl.errors import RecipeError
+from qmtl.experiments._recipe import Recipe, TrainingSection
+from qmtl.heads import HeadOptions, HeadType, build_head
 from qmtl.model import MultiTaskModel
+from qmtl.simulators import (
+    LightConeSimulator,
+    NoisySimulator,
+    ShotSimulator,
+    Simulator,
+    simulator_for,
+)
 from qmtl.tasks import Task
 
-__all__ = ["build_circuit", "build_data", "build_model"]
+__all__ = ["build_circuit", "build_data", "build_model", "with_noise"]
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
@@ -51,3 +59,32 @@ def build_model(
     head = build_head(head_type or recipe.head.type, circuit, options)
     encoder = recipe.encoder.build(data.train.inputs, head.n_features, data.modalities)
     return MultiTaskModel(encoder, head)
+
+
+def with_noise(
+    options: HeadOptions, training: TrainingSection, circuit: HeadCircuit
+) -> HeadOptions:
+    """Options of a head whose circuit runs under the recipe's noise and with its shots.
+
+    Raises:
+        RecipeError: for noise or shots together with another simulator than ``lightcone``.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> with_noise(HeadOptions(), TrainingSection(shots=8), circuit).simulator
+        ShotSimulator(LightConeSimulator(max_memory=None, engine='compiled'), shots=8, seed=None)
+    """
+    if training.noise is None and training.shots is None:
+        return options
+    simulator: Simulator = simulator_for(options.simulator)
+    if not isinstance(simulator, LightConeSimulator):
+        raise RecipeError(
+            f"training.noise and training.shots go with head.simulator 'lightcone', got "
+            f"{options.simulator!r}; a PennyLane device has noise and shots of its own"
+        )
+    if training.noise is not None:
+        simulator = NoisySimulator(training.noise.device_noise(circuit.n_wires))
+    if training.shots is not None:
+        simulator = ShotSimulator(simulator, training.shots)
+    return dataclasses.replace(options, simulator=simulator)

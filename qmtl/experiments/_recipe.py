@@ -1,66 +1,106 @@
-"""Recipes: one TOML file that says everything about a run (data, encoder, circuit, training)."""
+"""Recipe: everything about a run, in sections (data, encoder, head, circuit, training, ...)."""
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from qmtl._sections import Section, Seed, explain
+from qmtl._sections import RecipePath, Section, explain
 from qmtl.data import AnyDataSection
 from qmtl.encoders import AnyEncoderSection, MLPSection
-from qmtl.errors import RecipeError, unknown_name
-from qmtl.experiments._training_section import TrainingSection
-from qmtl.heads import HeadOptions, HeadType
-from qmtl.training import LoggingSection
+from qmtl.errors import RecipeError
+from qmtl.heads import HeadSection, HeadType
+from qmtl.noise import DeviceNoise
+from qmtl.training import LoggingSection, TrainingSettings
 
-__all__ = ["Recipe", "built_in_recipes", "parse_grid", "read_recipe", "recipe_from"]
-
+__all__ = [
+    "SEED_KEYS",
+    "SINGLE_TASK",
+    "NoiseSection",
+    "Recipe",
+    "RivalType",
+    "TrainingSection",
+    "recipe_from",
+    "set_key",
+]
 
 SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
 SINGLE_TASK: Literal["single-task"] = "single-task"
 RivalType = Literal[HeadType, "single-task"]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def _one_model(value: Any) -> Any:
-    if value == SINGLE_TASK:
-        raise ValueError(
-            "single-task models are not one model; compare with them by compare = "
-            "['single-task'], or by qmtl bench --heads single-task,..., and train one of them "
-            "by data.tasks = ['its name'] with head.type = 'linear'"
-        )
-    return value
-
-
-class HeadSection(Section):
-    """The head: quantum, a rival, or an ablation.
+class NoiseSection(Section):
+    """Noise of the head's circuit: a file, a backend, or numbers (see `DeviceNoise.uniform`).
 
     Attributes:
-        type: see `qmtl.heads.build_head`.
-        simulator: of the heads that have a circuit.
-        angle_map: of the heads that have a circuit.
-        initial: of the heads that have a circuit.
-        width: (fixed-width, shared-vqc) features of the representation.
-        rank: (low-rank) width of the bottleneck; None for the closest parameter count.
-        single_task: the head of each single-task model that a comparison trains: ``linear``, on a
-            representation as wide as the shared one, or ``quantum``, on the task's own register.
-        seed: of the initial weights.
+        file: that `DeviceNoise.save` wrote.
+        backend: name of a fake IBM backend, such as ``fake_fez``.
+        relaxation: (backend) whether wires relax, in gates and while they wait; without, gates
+            depolarise by their reported error.
+        one_qubit: probability of an error after a one-wire gate.
+        two_qubit: probability of an error after a two-wire gate.
+        readout: probability that a bit is read wrongly.
+        scale: how much stronger than that.
     """
 
-    type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
-    simulator: str = "lightcone"
-    angle_map: Literal["tanh", "narrow", "identity"] = "tanh"
-    initial: Literal["normal", "equator"] = "normal"
-    width: int = Field(8, ge=1)
-    rank: int | None = Field(None, ge=1)
-    single_task: Literal["linear", "quantum"] = "linear"
-    seed: Seed = 0
+    file: RecipePath | None = None
+    backend: str | None = None
+    relaxation: bool = True
+    one_qubit: Probability = 0.0
+    two_qubit: Probability = 0.0
+    readout: Probability = 0.0
+    scale: float = Field(1.0, ge=0, allow_inf_nan=False)
 
-    def options(self) -> HeadOptions:
-        """All but the type, as `qmtl.heads.build_head` takes them."""
-        return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
+    @model_validator(mode="after")
+    def _one_source(self) -> "NoiseSection":
+        numbers = {"one_qubit", "two_qubit", "readout"} & self.model_fields_set
+        numbers = {name for name in numbers if getattr(self, name)}
+        given = [name for name in ("file", "backend") if getattr(self, name) is not None]
+        if len(given) + bool(numbers) > 1:
+            raise ValueError(
+                f"give one of file, backend, and numbers, got {[*given, *sorted(numbers)]}"
+            )
+        return self
+
+    def device_noise(self, n_wires: int) -> DeviceNoise:
+        """The noise, for a circuit of so many wires.
+
+        Example:
+            >>> NoiseSection(readout=0.02, scale=2).device_noise(4).readout
+            (0.04, 0.04)
+        """
+        if self.file is not None:
+            noise = DeviceNoise.load(self.file)
+        elif self.backend is not None:
+            from qmtl.noise import noise_of_backend
+
+            noise = noise_of_backend(self.backend, n_wires, relaxation=self.relaxation)
+        else:
+            noise = DeviceNoise.uniform(self.one_qubit, self.two_qubit, self.readout)
+        return noise.scaled(self.scale)
+
+
+def _from_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return {"file": value} if value.endswith(".json") else {"backend": value}
+
+
+class TrainingSection(TrainingSettings):
+    """How to train, and on which device the head is imagined.
+
+    Attributes:
+        noise: of the head's circuit, in training and evaluation: see `NoiseSection`; a file
+            (``"noise.json"``) or a backend (``"fake_fez"``) may be given by itself. Heads without a
+            circuit take no notice of it.
+        shots: measurements per sample; None for exact values. They are drawn anew in each step,
+            from `seed`.
+    """
+
+    noise: Annotated[NoiseSection | None, BeforeValidator(_from_text)] = None
+    shots: int | None = Field(None, ge=1)
 
 
 class CircuitSection(Section):
@@ -134,12 +174,13 @@ class Recipe(Section):
             RecipeError: for an unknown key, or a value that does not fit.
 
         Example:
+            >>> from qmtl.experiments import read_recipe
             >>> read_recipe("digits").with_values({"encoder.hidden": [8]}).encoder.hidden
             [8]
         """
         content = self.model_dump(mode="json", exclude_none=True)
         for key, value in values.items():
-            _set(content, key, value, key)
+            set_key(content, key, value, key)
         return recipe_from(content, self.name)
 
     @property
@@ -159,85 +200,6 @@ class Recipe(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def built_in_recipes() -> list[str]:
-    """Names of the recipes that come with the package.
-
-    Example:
-        >>> "digits" in built_in_recipes()
-        True
-    """
-    folder = resources.files("qmtl.experiments") / "recipes"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
-
-
-def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by built-in name or by path.
-
-    Args:
-        name_or_path: such as ``"digits"`` or ``"my.toml"``.
-        overrides: ``"section.key=value"`` with a TOML value (quotes around text may be left out).
-
-    Raises:
-        RecipeError: for a file that is missing or not TOML, an unknown key (the nearest valid
-            one is named), or a value that does not fit.
-
-    Example:
-        >>> read_recipe("digits", ["training.seed=3"]).training.seed
-        3
-    """
-    path = Path(name_or_path)
-    if path.suffix == ".toml" or path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RecipeError(f"recipe {path}: there is no such file") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    elif str(name_or_path) in built_in_recipes():
-        text = (
-            resources.files("qmtl.experiments") / "recipes" / f"{name_or_path}.toml"
-        ).read_text()
-    else:
-        raise unknown_name(
-            "recipe (or path to a .toml file)", str(name_or_path), built_in_recipes()
-        )
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {name_or_path} is not valid TOML: {error}") from None
-    for override in overrides:
-        _override(content, override)
-    recipe = recipe_from(content, str(name_or_path), path.parent)
-    training = recipe.training.relative_to(path.parent)
-    return recipe.model_copy(update={"training": training})
-
-
-def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """A grid from texts ``KEY=V1,V2,...`` with TOML values (quotes around words may be left out).
-
-    Raises:
-        RecipeError: for a text without a key or a value, or a key that is given twice.
-
-    Example:
-        >>> parse_grid(["training.learning_rate=0.01,0.1", "training.scalarizer=mean,uw"])
-        {'training.learning_rate': [0.01, 0.1], 'training.scalarizer': ['mean', 'uw']}
-    """
-    grid: dict[str, list[Any]] = {}
-    for text in texts:
-        key, _, values = (part.strip() for part in text.partition("="))
-        if not key or not values:
-            raise RecipeError(f"--grid needs KEY=V1,V2,..., got {text!r}")
-        if key in grid:
-            raise RecipeError(f"--grid: the key {key!r} is given twice; separate values by commas")
-        try:
-            grid[key] = tomllib.loads(f"values = [{values}]")["values"]
-        except tomllib.TOMLDecodeError:
-            grid[key] = [_value(value.strip()) for value in values.split(",")]
-    return grid
-
-
 def recipe_from(
     content: Mapping[str, Any], source: str = "recipe", folder: Path | None = None
 ) -> Recipe:
@@ -255,21 +217,8 @@ def recipe_from(
         raise RecipeError(f"{source}: {explain(error, Recipe)}") from None
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(f"--set needs KEY=VALUE, got {override!r}")
-    _set(content, key.strip(), _value(text), f"--set {override!r}")
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-
-
-def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+def set_key(content: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a key such as ``training.seed`` in the tables of a recipe; `where` is for messages."""
     *sections, last = key.split(".")
     table = content
     for section in sections:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
-from qmtl.experiments._build import build_circuit, build_model
+from qmtl.experiments._build import build_circuit, build_model, with_noise
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe, RivalType
-from qmtl.experiments._training_section import with_noise
 from qmtl.heads import Head, LinearHead, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task

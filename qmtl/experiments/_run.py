@@ -22,7 +22,8 @@ from qmtl._io import as_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.errors import RunDirectoryError
 from qmtl.experiments._build import build_data, build_model
-from qmtl.experiments._recipe import Recipe, read_recipe
+from qmtl.experiments._recipe import Recipe
+from qmtl.experiments._recipe_file import read_recipe
 from qmtl.experiments._rivals import Trained, train_rival
 from qmtl.model import MultiTaskModel
 from qmtl.training import (
@@ -218,8 +219,7 @@ def machine() -> dict[str, Any]:
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+    } | ({"cuda": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 # Of ``results.json``. JSON has no NaN: an undefined metric is null.

@@ -209,7 +209,7 @@ def measure_accuracy(
     tasks: Sequence[int],
     folder: str | None = None,
     *,
-    workers: Workers | None = None,
+    jobs: int = 1,
     store: str | Path | None = None,
     report: Report | None = None,
 ) -> list[AccuracyResult]:
@@ -219,7 +219,7 @@ def measure_accuracy(
         settings: what is trained.
         tasks: numbers of tasks; those beyond what the data have, or `most_tasks`, count as that.
         folder: see `scaling_data`.
-        workers: where cells run; None for one after another.
+        jobs: training runs at once.
         store: folder for the results; what lies there is not trained again. None keeps nothing.
         report: see `qmtl.experiments.run_cells`.
 
@@ -241,7 +241,7 @@ def measure_accuracy(
         for seed in range(settings.seeds)
     ]
     kept = None if store is None else CellStore(store)
-    return results_of(cells, run_cells(cells, kept, workers, report))
+    return results_of(cells, run_cells(cells, kept, Workers(jobs), report))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from qmtl.experiments._scaling_accuracy import (
 )
 from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, StepCost
 from qmtl.experiments._statistics import power_law
-from qmtl.experiments._sweep import Cell, Failure, Workers, results_of, run_cells
+from qmtl.experiments._sweep import Cell, Failure, results_of, run_cells
 from qmtl.plotting import save_figure, style
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             settings.accuracy,
             tasks,
             settings.data,
-            workers=Workers(settings.jobs),
+            jobs=settings.jobs,
             store=out / "cells",
             report=partial(_say_accuracy, say),
         )

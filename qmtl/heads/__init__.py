@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from qmtl.heads._build import HEAD_TYPES, HeadOptions, HeadType, build_head, head_parameters
+from qmtl.heads._build import (
+    HEAD_TYPES,
+    HeadOptions,
+    HeadSection,
+    HeadType,
+    build_head,
+    head_parameters,
+)
 from qmtl.heads._head import Head
 from qmtl.heads._initial import INITIAL_STD, block_weights
 from qmtl.heads._linear import LinearHead, LocalLinearHead
@@ -12,8 +19,8 @@ from qmtl.heads._quantum import QuantumHead
 from qmtl.heads._task_rows import TaskRows, escaped, pop_part
 
 __all__ = [
-    "HEADS", "HEAD_TYPES", "INITIAL_STD", "Head", "HeadOptions", "HeadType", "LinearHead",
-    "LocalLinearHead", "LowRankLinearHead", "QuantumHead", "SharedVQCHead",
+    "HEADS", "HEAD_TYPES", "INITIAL_STD", "Head", "HeadOptions", "HeadSection", "HeadType",
+    "LinearHead", "LocalLinearHead", "LowRankLinearHead", "QuantumHead", "SharedVQCHead",
     "TaskRows", "VQCPerTaskHead", "block_weights", "build_head", "escaped", "head_parameters",
     "pop_part",
 ]  # fmt: skip

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from pydantic import BeforeValidator, Field
+
+from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._head import Head, check_width
@@ -26,7 +29,7 @@ from qmtl.heads._peers import (
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
-__all__ = ["HEAD_TYPES", "HeadOptions", "HeadType", "build_head", "head_parameters"]
+__all__ = ["HEAD_TYPES", "HeadOptions", "HeadSection", "HeadType", "build_head", "head_parameters"]
 
 HeadType = Literal[
     "quantum",
@@ -86,6 +89,45 @@ class HeadOptions:
         """What heads with a circuit take."""
         names = ("simulator", "angle_map", "initial", "seed")
         return {name: getattr(self, name) for name in names}
+
+
+def _one_model(value: Any) -> Any:
+    if value == "single-task":
+        raise ValueError(
+            "single-task models are not one model; compare with them by compare = "
+            "['single-task'], or by qmtl bench --heads single-task,..., and train one of them "
+            "by data.tasks = ['its name'] with head.type = 'linear'"
+        )
+    return value
+
+
+class HeadSection(Section):
+    """The head: quantum, a rival, or an ablation.
+
+    Attributes:
+        type: see `build_head`.
+        simulator: of the heads that have a circuit.
+        angle_map: of the heads that have a circuit.
+        initial: of the heads that have a circuit.
+        width: (fixed-width, shared-vqc) features of the representation.
+        rank: (low-rank) width of the bottleneck; None for the closest parameter count.
+        single_task: the head of each single-task model that a comparison trains: ``linear``, on a
+            representation as wide as the shared one, or ``quantum``, on the task's own register.
+        seed: of the initial weights.
+    """
+
+    type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
+    simulator: str = "lightcone"
+    angle_map: Literal["tanh", "narrow", "identity"] = "tanh"
+    initial: Literal["normal", "equator"] = "normal"
+    width: int = Field(8, ge=1)
+    rank: int | None = Field(None, ge=1)
+    single_task: Literal["linear", "quantum"] = "linear"
+    seed: Seed = 0
+
+    def options(self) -> HeadOptions:
+        """All but the type, as `qmtl.heads.build_head` takes them."""
+        return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
 
 
 def build_head(

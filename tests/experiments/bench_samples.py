@@ -1,8 +1,7 @@
 """Benchmarks that take a moment, and results that no training made."""
 
-from qmtl.experiments._cells import CellResult
-from qmtl.experiments._recipe import read_recipe
-from qmtl.experiments._summary import BenchSummary, HeadScores
+from qmtl.experiments._bench_summary import BenchSummary, CellResult, HeadScores
+from qmtl.experiments._recipe_file import read_recipe
 
 TINY = [
     "training.max_epochs=1",
@@ -21,7 +20,7 @@ def tiny(*overrides):
     return read_recipe("digits", [*TINY, *overrides])
 
 
-def result(head="linear", seed=0, test=None, validation=None, **changes):
+def result(test=None, validation=None, **changes):
     """A cell's result from task → main score in [0, 1]."""
     test = test or validation or {"a": 0.5, "b": 0.7}
 
@@ -29,10 +28,6 @@ def result(head="linear", seed=0, test=None, validation=None, **changes):
         return {task: {"accuracy": value, "ece": 0.1} for task, value in scores.items()}
 
     content = {
-        "key": f"{head}{seed}",
-        "head": head,
-        "seed": seed,
-        "setting": {},
         "validation": metrics(validation or test),
         "test": metrics(test),
         "baseline": metrics(dict.fromkeys(test, 0.5)),
@@ -56,9 +51,7 @@ def summary(heads, failures=(), probe=None):
     """A summary from head → one dict of test scores per seed (None: failed)."""
     scores = []
     for head, seeds in heads.items():
-        results = [
-            None if test is None else result(head, seed, test) for seed, test in enumerate(seeds)
-        ]
+        results = [None if test is None else result(test) for test in seeds]
         scores.append(HeadScores(head, {"training.learning_rate": 0.01}, tuple(results)))
     n = len(next(iter(heads.values()))) if heads else 1
     return BenchSummary("sample", tuple(scores), probe, tuple(failures), n, 4, min(2, n))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qmtl.experiments._report_html import write_report
+from qmtl.experiments._report import write_report
 from tests.experiments.report_samples import add_hardware, train
 
 

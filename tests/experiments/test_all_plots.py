@@ -9,14 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import qmtl
-from qmtl.experiments import (
-    bench_plots,
-    hardware_plots,
-    prediction_plots,
-    robustness_plots,
-    scaling_plots,
-    trainability_plots,
-)
+from qmtl.experiments import _plots, _prediction_plots, _robustness_run, _trainability_run
 from qmtl.experiments._robustness import HeadRobustness, UnderNoise
 from qmtl.experiments._scaling import count_head, counted_head
 from qmtl.experiments._scaling_accuracy import AccuracyPoint
@@ -55,27 +48,27 @@ HISTORY = [
 MEASURED = [{"task": "a", "measured": 0.4, "predicted": 0.5, "standard_error": 0.1}]
 
 PLOTS = {
-    "plot_score_against_parameters": lambda ax: bench_plots.plot_score_against_parameters(
+    "plot_score_against_parameters": lambda ax: _plots.plot_score_against_parameters(
         summary(ROWS), ax
     ),
-    "plot_forest": lambda ax: bench_plots.plot_forest(summary(ROWS), "a", ax),
-    "plot_parameters": lambda ax: scaling_plots.plot_parameters(COUNTS, "matched", ax),
-    "plot_step_time": lambda ax: scaling_plots.plot_step_time(COSTS, ax),
-    "plot_memory": lambda ax: scaling_plots.plot_memory(COSTS, ax),
-    "plot_accuracy": lambda ax: scaling_plots.plot_accuracy(POINTS, ax),
-    "plot_accuracy_difference": lambda ax: scaling_plots.plot_accuracy_difference(POINTS, ax),
-    "plot_variance": lambda ax: trainability_plots.plot_variance(
+    "plot_forest": lambda ax: _plots.plot_forest(summary(ROWS), "a", ax),
+    "plot_parameters": lambda ax: _plots.plot_parameters(COUNTS, "matched", ax),
+    "plot_step_time": lambda ax: _plots.plot_step_time(COSTS, ax),
+    "plot_memory": lambda ax: _plots.plot_memory(COSTS, ax),
+    "plot_accuracy": lambda ax: _plots.plot_accuracy(POINTS, ax),
+    "plot_accuracy_difference": lambda ax: _plots.plot_accuracy_difference(POINTS, ax),
+    "plot_variance": lambda ax: _trainability_run.plot_variance(
         VARIANCES, ax, against=lambda one: one.case.wires, xlabel="wires n", title="variance"
     ),
-    "plot_under_noise": lambda ax: robustness_plots.plot_under_noise(NOISE, "a", "f1", ax),
-    "plot_signal": lambda ax: robustness_plots.plot_signal(
+    "plot_under_noise": lambda ax: _robustness_run.plot_under_noise(NOISE, "a", "f1", ax),
+    "plot_signal": lambda ax: _robustness_run.plot_signal(
         [HeadRobustness("tasks", n, 0.1, 0.9, 2) for n in (2, 4)], "tasks", ax
     ),
-    "plot_confusion": lambda ax: prediction_plots.plot_confusion(BINARY, P, Y, ax),
-    "plot_roc": lambda ax: prediction_plots.plot_roc(BINARY, P, Y, ax),
-    "plot_calibration": lambda ax: prediction_plots.plot_calibration(BINARY, P, Y, ax),
-    "plot_regression": lambda ax: prediction_plots.plot_regression(Task.regression("a"), P, Y, ax),
-    "plot_measured": lambda ax: hardware_plots.plot_measured(MEASURED, ax),
+    "plot_confusion": lambda ax: _prediction_plots.plot_confusion(BINARY, P, Y, ax),
+    "plot_roc": lambda ax: _prediction_plots.plot_roc(BINARY, P, Y, ax),
+    "plot_calibration": lambda ax: _prediction_plots.plot_calibration(BINARY, P, Y, ax),
+    "plot_regression": lambda ax: _prediction_plots.plot_regression(Task.regression("a"), P, Y, ax),
+    "plot_measured": lambda ax: _prediction_plots.plot_measured(MEASURED, ax),
     "plot_curves": lambda ax: plot_curves(HISTORY, ax),
 }
 GREYS = {"#666666", "#808080", "#999999", "#4d4d4d", "#e5e5e5", "#e6e6e6", "#000000", "#ffffff"}

@@ -1,13 +1,10 @@
 """Whole benchmarks: what runs, what is kept, what fails alone, and what is refused."""
 
-import os
-
 import pytest
 
-from qmtl.errors import InvalidInputError, QmtlError
+from qmtl.errors import QmtlError
 from qmtl.experiments import _rivals as cell_module
-from qmtl.experiments._bench import bench
-from qmtl.experiments._run_cell import cell_data
+from qmtl.experiments._bench import bench, cell_data
 from qmtl.experiments._sweep import Workers
 from tests.experiments.bench_samples import tiny
 
@@ -17,7 +14,7 @@ HERE = Workers(jobs=1)
 def run(recipe, folder):
     """Run a benchmark; the cells that were run, and the summary."""
     done = []
-    found = bench(recipe, folder, HERE, lambda cell, _: done.append(str(cell)))
+    found = bench(recipe, folder, HERE, lambda cell, *_: done.append(cell.label))
     return done, found
 
 
@@ -74,7 +71,7 @@ def test_a_failed_cell_is_recorded_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(cell_module, "fit", fails_for_linear)
     _, found = run(tiny("bench.grid={}"), tmp_path)
     (failure,) = found.failures
-    assert (failure.head, failure.seed) == ("linear", 1)
+    assert failure.label == "linear, seed 1"
     assert failure.error == "RuntimeError: no memory left"
     assert "fails_for_linear" in failure.traceback
     assert found.head("linear").results[1] is None
@@ -106,12 +103,3 @@ def test_what_no_cell_could_run_with_is_refused_before_any_runs(tmp_path, overri
     with pytest.raises(QmtlError, match=message):
         bench(tiny('bench.heads=["quantum"]', override), tmp_path, HERE)
     assert not list(tmp_path.iterdir())
-
-
-def test_workers():
-    cores = os.cpu_count() or 1
-    assert Workers().jobs == cores
-    assert Workers().threads == 1
-    assert Workers(jobs=10 * cores).threads == 1
-    with pytest.raises(InvalidInputError, match="at least 1"):
-        Workers(jobs=0)

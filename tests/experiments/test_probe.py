@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from qmtl.data import from_arrays
-from qmtl.experiments._probe import linear_probe
+from qmtl.experiments._rivals import linear_probe
 from qmtl.tasks import Task
 
 
@@ -36,7 +36,7 @@ def test_every_kind_is_learned():
             },
             tasks,
         )
-    )
+    ).metrics
     assert set(probed) == {"validation", "test"}
     for split in probed.values():
         assert split["binary"]["accuracy"] > 0.85
@@ -57,7 +57,7 @@ def test_classes_and_labels_absent_from_training_are_predicted_as_such():
         },
         tasks,
     )
-    probed = linear_probe(rare)
+    probed = linear_probe(rare).metrics
     assert probed["test"]["type"]["accuracy"] > 0.9
     assert probed["test"]["finding"]["accuracy"] > 0.9
 
@@ -73,11 +73,13 @@ def test_regression_is_ridge_on_standardised_inputs_with_the_penalty_chosen_on_v
 
     best = max((1, 10, 100, 1000), key=lambda p: scores(noisy.validation, validation, p))
     expected = scores(noisy.test, test, best)
-    assert linear_probe(noisy)["test"]["y"]["r2"] == pytest.approx(expected, abs=1e-4)
+    assert linear_probe(noisy).metrics["test"]["y"]["r2"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_images_are_flattened():
     images = torch.rand(60, 1, 4, 4)
     labels = (images.mean((1, 2, 3)) > 0.5).long()
-    probed = linear_probe(from_arrays(images, {"bright": labels}, tasks=[Task.binary("bright")]))
+    probed = linear_probe(
+        from_arrays(images, {"bright": labels}, tasks=[Task.binary("bright")])
+    ).metrics
     assert probed["test"]["bright"]["accuracy"] > 0.6

@@ -8,9 +8,8 @@ import pytest
 
 from qmtl._html import hardware_facts
 from qmtl.errors import InvalidInputError, RunDirectoryError
-from qmtl.experiments._report_html import write_report
-from qmtl.experiments._report_run import read_runs
-from qmtl.experiments._report_tables import metric_table, recipe_rows
+from qmtl.experiments._report import write_report
+from qmtl.experiments._report_content import metric_table, read_runs, recipe_rows
 from tests.experiments.report_samples import CLASSES, GRADE, PRICE, SPAM, train
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from qmtl._io import write_json
 from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.experiments._scaling import (
     HEADS,
@@ -19,14 +18,14 @@ from qmtl.experiments._scaling import (
     fitted_exponents,
 )
 from qmtl.experiments._scaling_accuracy import (
-    AccuracyCell,
+    AccuracyResult,
     AccuracySettings,
-    run_cells,
+    digit_dichotomies,
+    measure_accuracy,
+    scaling_data,
     summarise,
 )
-from qmtl.experiments._scaling_cell import AccuracyRun, read_cell
 from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, measure_cost
-from qmtl.experiments._scaling_data import digit_dichotomies, scaling_data
 from qmtl.experiments._scaling_run import ScalingSettings, run_scaling
 from qmtl.heads import HeadOptions, build_head, head_parameters
 
@@ -151,7 +150,7 @@ def test_accuracy_of_growing_task_lists():
     settings = AccuracySettings(
         heads=("quantum", "linear"), seeds=2, head_learning_rates=(0.1,), max_epochs=2, hidden=16
     )
-    cells = run_cells(settings, [1, 3])
+    cells = measure_accuracy(settings, [1, 3])
     assert {(c.head, c.tasks, c.seed) for c in cells} == {
         (head, n, seed) for head in settings.heads for n in (1, 3) for seed in (0, 1)
     }
@@ -170,37 +169,34 @@ def test_finished_runs_are_kept_and_not_done_again(tmp_path):
     )
     seen = []
 
-    def report(cell, done, all_):
+    def report(cell, found, done, all_):
         seen.append((cell.tasks, cell.seed, done, all_))
 
-    cells = run_cells(settings, [1, 2], store=tmp_path / "cells", report=report)
+    options = {"store": tmp_path / "cells", "report": report}
+    found = measure_accuracy(settings, [1, 2], **options)
     assert [(done, all_) for *_, done, all_ in seen] == [(n, 4) for n in (1, 2, 3, 4)]
-    files = sorted((tmp_path / "cells").glob("linear-T2-seed*.json"))
-    assert len(files) == 2
-    files[0].unlink()
-    files[1].write_text("{")  # damaged: it counts as missing
     seen.clear()
-    assert run_cells(settings, [1, 2], store=tmp_path / "cells", report=report) == cells
-    assert seen == [(2, 0, 3, 4), (2, 1, 4, 4)]
-    other = replace(settings, max_epochs=2)
+    assert measure_accuracy(settings, [1, 2], **options) == found
+    assert seen == []
+    # More seeds and rates are more runs, and another budget is another run.
+    more = replace(settings, seeds=3, head_learning_rates=(0.1, 0.2))
+    measure_accuracy(more, [1, 2], **options)
+    assert len(seen) == 12 - 4
     seen.clear()
-    run_cells(other, [1], store=tmp_path / "cells", report=report)
+    measure_accuracy(replace(settings, max_epochs=2), [1], **options)
     assert len(seen) == 2
 
 
-def test_scores_that_are_not_defined_come_back_as_they_were(tmp_path):
-    run = AccuracyRun("linear", 2, 1, 0, 0.1, 0.003, 20, 64, 64, "")
-    cell = replace(_cell("linear", 0, 0.1, 0.5, 0.5), test_first=math.nan)
-    write_json(tmp_path / f"{run.name}.json", {"key": run.key, "cell": cell.as_row()})
-    found = read_cell(run, tmp_path)
-    assert math.isnan(found.test_first)
-    assert replace(found, test_first=0) == replace(cell, test_first=0)
-    assert read_cell(replace(run, hidden=8), tmp_path) is None
+def test_a_run_that_fails_is_named(monkeypatch):
+    monkeypatch.setattr("qmtl.experiments._scaling_accuracy.fit", lambda *_, **__: 1 / 0)
+    settings = AccuracySettings(heads=("linear",), seeds=1, head_learning_rates=(0.1,))
+    with pytest.raises(QmtlError, match=r"1 of 1 cells failed; T = 1, linear, seed 0.*ZeroDiv"):
+        measure_accuracy(settings, [1])
 
 
 def _cell(head, seed, rate, validation, test):
     scores = {"validation": validation, "test": test, "test_first": test, "baseline": 0.5}
-    return AccuracyCell(
+    return AccuracyResult(
         "d", head, 2, seed, rate, "accuracy", **scores, head_parameters=1, encoder_parameters=1
     )
 

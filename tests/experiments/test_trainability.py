@@ -94,9 +94,9 @@ def test_draws_repeat_and_follow_the_distribution(initial):
 def test_the_whole_run(tmp_path):
     settings = TrainabilitySettings(wires=(2, 3, 4), layers=(1, 3), tasks=(1, 4, 8), samples=10)
     lines = []
-    run_trainability(settings, tmp_path, lines.append)
+    run_trainability(settings, tmp_path, say=lines.append)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"variance.csv", "rates.csv", "wires.png", "layers.png", "tasks.png"}
+    assert names == {"cells", "variance.csv", "rates.csv", "wires.png", "layers.png", "tasks.png"}
     with (tmp_path / "variance.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     # One layer of encoding has no weight of its own.

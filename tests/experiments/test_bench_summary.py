@@ -4,15 +4,14 @@ import math
 
 import pytest
 
-from qmtl.experiments._cells import Failure
-from qmtl.experiments._report import as_markdown
-from qmtl.experiments._report_csv import metrics_csv, seeds_csv, summary_csv
-from qmtl.experiments._summary import HeadScores, choose_setting
+from qmtl.experiments._bench_report import as_markdown, metrics_csv, seeds_csv, summary_csv
+from qmtl.experiments._bench_summary import HeadScores, choose_setting
+from qmtl.experiments._sweep import Failure
 from tests.experiments.bench_samples import result, summary, tiny
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}]
 QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}, {"a": 0.6, "b": 0.5}]
-FAILURE = Failure(key="k", head="low-rank", seed=2, setting={}, error="E: no", traceback="…")
+FAILURE = Failure("low-rank, seed 2", "E: no", "…")
 
 
 def test_the_setting_is_chosen_on_validation_whatever_the_test_split_says():
@@ -97,7 +96,7 @@ def test_csv_files_hold_every_number():
 
 
 def test_what_a_head_misses_though_the_probe_finds_it_is_said():
-    probe = HeadScores("linear-probe", {}, (result("linear-probe", test={"a": 0.4, "b": 0.8}),))
+    probe = HeadScores("linear-probe", {}, (result(test={"a": 0.4, "b": 0.8}),))
     heads = {"linear": [{"a": 0.4, "b": 0.7}], "quantum": [{"a": 0.6, "b": 0.5}]}
     text = as_markdown(summary(heads, probe=probe), tiny())
     assert "though the linear probe is: `quantum`: b.\n" in text
