@@ -38,8 +38,12 @@ def test_it_writes_and_shows_its_tables(finished):
     files = {path.name for path in folder.iterdir()}
     tables = {"table.md", "summary.csv", "metrics.csv", "seeds.csv", "recipe.toml"}
     assert files == tables | {"cells", "forest.png", "score_against_parameters.png"}
-    assert (folder / "table.md").read_text() in done.stdout
-    assert done.stderr.count("digits: linear, seed 0, learning_rate ") == 2
+    assert (folder / "table.md").read_text().startswith("# Benchmark `digits`")
+    # The terminal shows a table of heads and a verdict, no Markdown.
+    assert "| --" not in done.stdout
+    assert "|--" not in done.stdout
+    assert "local-register against linear: " in done.stdout
+    assert done.stderr.count(": linear, seed 0, learning_rate ") == 2
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["head"] for row in rows] == ["linear", "local-register"]
@@ -84,7 +88,7 @@ def test_killed_and_started_again_it_runs_only_what_is_missing(finished, tmp_pat
     assert {name: after[name] for name in before} == before
     # Four cells of the search, two of the chosen settings, two probes.
     assert len(after) == 8
-    ran = [line for line in done.stderr.splitlines() if line.startswith("digits: ")]
+    ran = [line for line in done.stderr.splitlines() if line.startswith("digits ")]
     assert len(ran) == 8 - len(before)
     reference, _ = finished
     assert (tmp_path / "digits" / "seeds.csv").read_text() == (reference / "seeds.csv").read_text()
