@@ -105,6 +105,7 @@ def tables(path):
 def test_blocks_run(name, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "default.sqlite"))
     namespace, needed = {"__name__": "document"}, set()
     for block in blocks(ROOT / name):
         assert block.language in EXECUTED | ONLY_READ, f"{name}:{block.line}: {block.language}"
