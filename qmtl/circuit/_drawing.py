@@ -12,6 +12,7 @@ from qmtl._html import drawing
 from qmtl.circuit._gates import Gate
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
+from qmtl.errors import InvalidInputError
 
 __all__ = ["circuit_drawing", "circuit_facts", "draw_svg", "draw_text", "task_rows"]
 
@@ -91,29 +92,79 @@ def _labels(circuit: HeadCircuit, task: str | None) -> list[str]:
     return [f"{name:<{width}} {w:>{digits}}" for w, name in enumerate(owner)]
 
 
-def draw_text(circuit: HeadCircuit, task: str | None = None, *, max_wires: int = 16) -> str:
-    """One line per wire; at most `max_wires` lines, then how many more there are.
+def draw_text(
+    circuit: HeadCircuit,
+    task: str | None = None,
+    *,
+    max_wires: int = 16,
+    max_width: int | None = None,
+) -> str:
+    """One line per wire, in several parts one below the other where it is too wide.
+
+    Args:
+        circuit: what to draw.
+        task: picks one circuit of the shared layout (None: the first).
+        max_wires: lines at the most; then how many more wires there are.
+        max_width: characters of a line at the most; None for any number.
+
+    Raises:
+        InvalidInputError: if `max_wires` or `max_width` is less than 1.
 
     Example:
         >>> from qmtl.tasks import Task
-        >>> print(draw_text(HeadCircuit([Task.binary("a"), Task.binary("b")]), max_wires=1)[-22:])
-        ⟨Z⟩
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> print(draw_text(circuit, max_wires=1, max_width=40))
+        a 0: ─RY(x[0])─RZ(encoding[0])─●───●─…
+        <BLANKLINE>
+        a 0: …─RY(x[0])─●───●─RZ(a[0])─…
+        <BLANKLINE>
+        a 0: …─RY(a[2])─●─RZ(a[4])─RY(a[5])─⟨Z⟩
         … and 3 more wires
     """
+    for name, most in (("max_wires", max_wires), ("max_width", max_width)):
+        if most is not None and most < 1:
+            raise InvalidInputError(f"{name} must be >= 1, got {most}")
     columns, task = _columns(circuit, task)
-    lines = [f"{label}: ─" for label in _labels(circuit, task)]
-    for column in columns:
-        marks = {wire: mark for gate in column.gates for wire, mark in _marks(gate).items()}
-        for gate in column.gates:
-            for wire in range(min(gate.wires) + 1, max(gate.wires)):
-                marks.setdefault(wire, "│")
-        width = max(map(len, marks.values())) + 1
-        lines = [line + marks.get(w, "").ljust(width, "─") for w, line in enumerate(lines)]
+    shown = range(min(circuit.n_wires, max_wires))
+    labels = [f"{label}: " for label in _labels(circuit, task)]
     ends = _readouts(circuit, task)
-    lines = [line + ends.get(w, "───") for w, line in enumerate(lines)]
-    if len(lines) > max_wires:
-        lines = [*lines[:max_wires], f"… and {len(lines) - max_wires} more wires"]
-    return "\n".join(lines)
+    drawn = [_text_column(column) for column in columns]
+    drawn.append({w: ends.get(w, "───") for w in range(circuit.n_wires)})
+    widths = [max(map(len, column.values())) for column in drawn]
+    parts: list[str] = []
+    first = 0
+    while first < len(drawn):
+        # Two characters before and after are for the marks of a part that goes on.
+        left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
+        last, used = first + 1, widths[first]
+        # The end of the circuit needs no mark after it.
+        while last < len(drawn) and (
+            left is None or used + 1 + widths[last] <= left + 2 * (last == len(drawn) - 1)
+        ):
+            used += 1 + widths[last]
+            last += 1
+        before, after = "…─" if first else "─", "─…" if last < len(drawn) else ""
+        parts.append(
+            "\n".join(
+                labels[w]
+                + before
+                + "─".join(drawn[i].get(w, "").ljust(widths[i], "─") for i in range(first, last))
+                + after
+                for w in shown
+            )
+        )
+        first = last
+    text = "\n\n".join(parts)
+    hidden = circuit.n_wires - len(shown)
+    return f"{text}\n… and {hidden} more wires" if hidden else text
+
+
+def _text_column(column: _Column) -> dict[int, str]:
+    marks = {wire: mark for gate in column.gates for wire, mark in _marks(gate).items()}
+    for gate in column.gates:
+        for wire in range(min(gate.wires) + 1, max(gate.wires)):
+            marks.setdefault(wire, "│")
+    return marks
 
 
 def draw_svg(

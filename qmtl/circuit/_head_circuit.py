@@ -311,8 +311,15 @@ class HeadCircuit:
             return [self.gates()]
         return [self.gates(name) for name in self.registers]
 
-    def draw(self, task: str | None = None, *, max_wires: int = 16) -> str:
-        """A text drawing; `task` picks one circuit of the shared layout (default: the first).
+    def draw(
+        self, task: str | None = None, *, max_wires: int = 16, max_width: int | None = None
+    ) -> str:
+        """A text drawing of the first wires.
+
+        Args:
+            task: picks one circuit of the shared layout (None: the first).
+            max_wires: wires that are drawn at the most.
+            max_width: characters of a line at the most: what is wider goes on below.
 
         Example:
             >>> print(HeadCircuit([Task.binary("a")], AngleEncoding(n_layers=1)).draw())
@@ -321,7 +328,7 @@ class HeadCircuit:
         """
         from qmtl.circuit._drawing import draw_text
 
-        return draw_text(self, task, max_wires=max_wires)
+        return draw_text(self, task, max_wires=max_wires, max_width=max_width)
 
     def _repr_html_(self) -> str:
         from qmtl._html import facts, panel, table

@@ -16,11 +16,14 @@ from qmtl.cli import (
     ibm,
     noise,
     predict,
+    recipes,
     report,
+    runs,
     scaling,
     train,
     trainability,
 )
+from qmtl.cli._output import set_streams
 from qmtl.errors import QmtlError
 
 __all__ = ["app", "main"]
@@ -59,16 +62,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+# In the order in which they are needed; help shows them so.
+app.command("recipes")(recipes.recipes)
 app.command("train")(train.train)
-app.command("bench")(bench.bench)
+app.command("runs")(runs.runs)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
-app.command("explain")(explain.explain)
+app.command("bench")(bench.bench)
 app.command("noise")(noise.noise)
 app.command("scaling")(scaling.scaling)
 app.command("trainability")(trainability.trainability)
 app.add_typer(circuits.app, name="circuits")
+app.command("explain")(explain.explain)
 app.add_typer(ibm.app, name="ibm")
 app.command("doctor")(doctor.doctor)
 
@@ -90,6 +96,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit status 2."""
+    set_streams()
     try:
         app()
     except QmtlError as error:

@@ -1,19 +1,33 @@
-"""Options that several commands have: what the shell completes, and lists of numbers."""
+"""Arguments and options of several commands: their help, what the shell completes, their parsing.
+
+Nothing here imports torch: the shell asks for completions at every key.
+"""
 
 from collections.abc import Iterable
 from importlib.resources import files
 from math import isfinite
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from qmtl.errors import InvalidInputError
 
 __all__ = [
+    "Delimiter",
+    "Overrides",
+    "RunDirectory",
+    "SeedOption",
+    "Split",
     "complete_design",
     "complete_head",
     "complete_heads",
     "complete_recipe",
+    "expanded",
     "parse_numbers",
     "parse_scales",
+    "recipe_texts",
+    "with_seed",
 ]
 
 # As in `qmtl.heads.HEAD_TYPES`, which would import torch; a test holds them equal.
@@ -23,6 +37,65 @@ HEADS = (
 )  # fmt: skip
 
 
+# Sections of a recipe that have a seed.
+SEEDED = ("data", "encoder", "head", "training")
+
+
+def expanded(value: Any) -> Any:
+    """A path, or a list of them, with ``~`` as the home folder: ``--out=~/x`` reaches us as it is.
+
+    A recipe or a design may also be a name, and is text.
+
+    Example:
+        >>> expanded(Path("~")) == Path.home()
+        True
+    """
+    if isinstance(value, list | tuple):
+        return [expanded(item) for item in value]
+    if isinstance(value, str) and value.startswith("~"):
+        return str(Path(value).expanduser())
+    return value.expanduser() if isinstance(value, Path) else value
+
+
+RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", callback=expanded)]
+Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Of split, encoder, head and training at once. [the recipe's]"),
+]
+
+
+def _delimiter(text: str | None) -> str | None:
+    r"""The character that an option names: ``\t`` and ``tab`` are a tab, as shells have it."""
+    found = {r"\t": "\t", "tab": "\t"}.get(text or "", text)
+    if found is not None and len(found) != 1:
+        raise InvalidInputError(f"--delimiter: expected one character, or \\t, got {text!r}")
+    return found
+
+
+Delimiter = Annotated[
+    str,
+    typer.Option(callback=_delimiter, help="Between cells of the table; \\\\t is a tab."),
+]
+
+
+def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
+    """Overrides of a recipe, with one seed for everything that is random.
+
+    What ``--set`` says of a single seed holds.
+
+    Example:
+        >>> with_seed(["training.seed=1"], 7)[-2:]
+        ['training.seed=7', 'training.seed=1']
+    """
+    seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED]
+    return [*seeds, *(overrides or [])]
+
+
 def complete_recipe(incomplete: str) -> list[str]:
     """Built-in recipes.
 
@@ -30,8 +103,17 @@ def complete_recipe(incomplete: str) -> list[str]:
         >>> complete_recipe("dig")
         ['digits']
     """
+    return [name for name in recipe_texts() if name.startswith(incomplete)]
+
+
+def recipe_texts() -> dict[str, str]:
+    """Built-in recipes by name, as TOML."""
     folder = files("qmtl") / "experiments" / "recipes"
-    return _matching((entry.name for entry in folder.iterdir()), incomplete)
+    entries = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(entries, key=lambda entry: entry.name)
+    }
 
 
 def complete_design(incomplete: str) -> list[str]:

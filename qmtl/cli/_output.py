@@ -1,7 +1,10 @@
-"""What commands write: files, metrics as tables, a finished run."""
+"""What commands write: streams of any encoding, files, tables, a finished run."""
 
+import codecs
+import io
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +14,54 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-__all__ = ["check_out", "make_folder", "show_metrics", "show_run", "write_out"]
+__all__ = [
+    "check_out",
+    "make_folder",
+    "print_table",
+    "set_streams",
+    "show_metrics",
+    "show_run",
+    "terminal_width",
+    "write_out",
+]
+
+
+# What stands in for characters of ours where an encoding has no better.
+PLAIN = str.maketrans(
+    {
+        "─": "-", "━": "-", "│": "|", "╭": "+", "╰": "+", "╮": "+", "╯": "+", "●": "o", "⊕": "+",
+        "⟨": "<", "⟩": ">", "…": "~", "–": "-", "—": "-", "·": "*", "×": "x", "±": "~", "↓": "v",
+        "↑": "^", "≤": "<", "≥": ">", "→": ">", "π": "p", "²": "2", "Δ": "D", "✓": "+", "✗": "-",
+    }
+)  # fmt: skip
+
+
+UNBROKEN = 10_000
+
+
+def set_streams() -> None:
+    """Let standard output and error take any text, whatever their encoding.
+
+    A character that the encoding lacks is written as a plain one of the same width, so that
+    drawings keep their form; any other by its code, so that nothing is lost.
+    """
+    codecs.register_error("qmtl", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        # Tests and notebooks put other objects in the place of these streams.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="qmtl")
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    plain = text.translate(PLAIN)
+    return plain.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that output goes to; None for a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def check_out(out: Path | None) -> None:
@@ -53,6 +103,31 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 
 HIGHER_IS_WORSE = ("mse", "mae", "ece")
+
+
+def print_table(
+    columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
+) -> None:
+    """A plain table; what ends in a number stands to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Names of tasks and paths are the user's: a [/b] or a :b: in them is no markup.
+    # A file or a pipe has no width that rows would have to be broken at.
+    width = None if sys.stdout.isatty() else UNBROKEN
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    cells = [[str(cell) for cell in row] for row in rows]
+    for number, name in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _is_number(text: str) -> bool:
+    return text in ("–", "") or text.strip("+-").replace(",", "").replace(".", "", 1).isdigit()
 
 
 def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:

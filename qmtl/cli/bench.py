@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmtl.cli._options import complete_heads, complete_recipe
+from qmtl.cli._options import Overrides, complete_heads, complete_recipe, expanded
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def bench(
         typer.Argument(
             metavar="RECIPE...",
             help="Built-in recipes, or .toml files.",
+            callback=expanded,
             autocompletion=complete_recipe,
         ),
     ],
@@ -34,10 +35,7 @@ def bench(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
-    ] = None,
+    set_: Overrides = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,7 +44,10 @@ def bench(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder; each recipe gets a folder of its name in it.")
+        Path,
+        typer.Option(
+            callback=expanded, help="Folder; each recipe gets a folder of its name in it."
+        ),
     ] = Path("bench"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once. [one per core]")] = None,
     cluster: Annotated[

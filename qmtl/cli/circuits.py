@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli._options import complete_design
-from qmtl.cli._output import check_out, write_out
+from qmtl.cli._options import complete_design, expanded
+from qmtl.cli._output import check_out, print_table, terminal_width, write_out
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = ["app"]
@@ -17,7 +17,9 @@ FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16
 Design = Annotated[
     str,
-    typer.Argument(help="A design's name, or a .toml file.", autocompletion=complete_design),
+    typer.Argument(
+        help="A design's name, or a .toml file.", autocompletion=complete_design, callback=expanded
+    ),
 ]
 TaskOption = Annotated[
     list[str] | None,
@@ -35,16 +37,12 @@ def list_() -> None:
 
     Example: qmtl circuits list
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from qmtl.circuit import list_designs, load_design
 
-    table = Table("design", "layout", "description", box=None, padding=(0, 2, 0, 0))
-    for name in list_designs():
-        design = load_design(name)
-        table.add_row(name, design.layout, design.description)
-    Console().print(table)
+    designs = map(load_design, list_designs())
+    print_table(
+        ("design", "layout", "description"), ((d.name, d.layout, d.description) for d in designs)
+    )
 
 
 @app.command()
@@ -55,7 +53,7 @@ def show(design: Design, task: TaskOption = None) -> None:
     """
     circuit = _circuit(design, task)
     count = circuit.count_parameters()
-    print(circuit.draw())
+    print(circuit.draw(max_width=terminal_width()))
     print(
         f"\n{circuit.n_wires} wires, depth {circuit.depth}, {circuit.two_qubit_gates} two-qubit "
         f"gates (depth {circuit.two_qubit_depth})\n{count.encoding} encoding weights, "
@@ -70,7 +68,9 @@ def export(
     design: Design,
     task: TaskOption = None,
     format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
-    out: Annotated[Path | None, typer.Option(help="File; standard output by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=expanded, help="File; standard output by default.")
+    ] = None,
 ) -> None:
     """Export a design as OpenQASM 3 with symbolic inputs, as SVG, or as text.
 
@@ -88,6 +88,9 @@ def export(
         from qmtl.circuit import draw_svg
 
         content = draw_svg(circuit)
+        if out is None:
+            # As XML has it: what takes standard output may have any encoding.
+            content = content.encode("ascii", "xmlcharrefreplace").decode("ascii")
     else:
         content = circuit.draw(max_wires=circuit.n_wires) + "\n"
     write_out(out, content)

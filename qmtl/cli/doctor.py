@@ -1,9 +1,12 @@
-"""``qmtl doctor``: versions, devices, extras, and what is missing."""
+"""``qmtl doctor``: versions, devices, extras, what is missing, and how fast a step is."""
 
+import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from statistics import median
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 __all__ = ["doctor"]
+
+# Tasks and rows of the steps that are timed.
+SIZES = ((5, 32), (128, 256))
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def _installed(name: str) -> str | None:
 
 
 def doctor() -> None:
-    """Print versions, devices and extras, say what is missing, and try a small circuit.
+    """Print versions, devices and extras, say what is missing, and time a training step.
 
     Exit status 1 if something that qmtl cannot do without is missing or does not work; extras are
     your choice.
@@ -109,10 +115,12 @@ def doctor() -> None:
     console.print(_devices())
     engine, works = _engine()
     console.print(engine)
+    if works:
+        console.print(_threads())
     wrong = [one for one in core if one.state != "ok"]
     for one in wrong:
         had = f"; {one.installed} is installed" if one.installed else ""
-        console.print(f"{one.name}{one.wanted} is {one.state}{had}: pip install '{_text(one)}'")
+        console.print(f"{_text(one)} is {one.state}{had}; in the clone of qmtl: pip install -e .")
     if wrong or not works:
         raise typer.Exit(1)
     console.print("all is well")
@@ -140,14 +148,14 @@ def _packages(core: list[Needed]) -> str:
 
 
 def _extras(optional: list[Needed]) -> str:
-    lines = ["extras"]
+    lines = ["extras (the commands are for the clone of qmtl)"]
     names = sorted({one.extra for one in optional})
     width = max(map(len, names), default=0)
     for name in names:
         parts = [one for one in optional if one.extra == name]
         absent = [_text(one) for one in parts if one.state != "ok"]
         if absent:
-            fix = f'install the extra qmtl[{name}] (in a clone: pip install ".[{name}]")'
+            fix = f'pip install -e ".[{name}]"'
             lines.append(f"  {name:{width}}  missing {', '.join(absent)}: {fix}")
         else:
             versions = ", ".join(f"{one.name} {one.installed}" for one in parts)
@@ -156,19 +164,19 @@ def _extras(optional: list[Needed]) -> str:
 
 
 def _devices() -> str:
-    import os
     from importlib.metadata import entry_points
 
     try:
         import torch
     except (ImportError, OSError) as error:
         return f"devices\n  torch cannot be imported: {' '.join(str(error).split())}\n"
+    threads = _counted(torch.get_num_threads(), "thread")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     simulators = sorted(entry.name for entry in entry_points(group="pennylane.plugins"))
     return "\n".join(
         [
             "devices",
-            f"  CPU        {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+            f"  CPU        {os.cpu_count()} cores, torch uses {threads}",
             f"  CUDA       {', '.join(gpus) or 'none'}",
             f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}",
             f"  PennyLane  {', '.join(simulators)}\n",
@@ -178,8 +186,6 @@ def _devices() -> str:
 
 def _engine() -> tuple[str, bool]:
     """A step of a small head, by both kernels: compiled or loaded, and run."""
-    import time
-
     started = time.perf_counter()
     try:
         import torch
@@ -196,6 +202,69 @@ def _engine() -> tuple[str, bool]:
         return f"light cones: {type(error).__name__}: {' '.join(str(error).split())}", False
     took = time.perf_counter() - started
     return f"light cones: a first training step in {took:.2f} s, kernels included", works
+
+
+def _threads() -> str:
+    """The time of a training step with one thread and with as many as torch would use."""
+    import torch
+
+    before = torch.get_num_threads()
+    counts = sorted({1, before if before > 1 else os.cpu_count() or 1})
+    lines = ["a training step of an MLP and a quantum head, the median"]
+    try:
+        for n_tasks, batch_size in SIZES:
+            step = _step(n_tasks, batch_size)
+            times = []
+            for count in counts:
+                torch.set_num_threads(count)
+                times.append(f"{1000 * _median(step):.1f} ms with {_counted(count, 'thread')}")
+            sizes = f"{_counted(n_tasks, 'task')}, {batch_size} rows"
+            lines.append(f"  {sizes:19}  {', '.join(times)}")
+    finally:
+        torch.set_num_threads(before)
+    return "\n".join(lines) + "\n"
+
+
+def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
+    """One training step of some binary tasks, as `fit` takes it but for its bookkeeping."""
+    import torch
+
+    from qmtl.circuit import HeadCircuit
+    from qmtl.encoders import MLP
+    from qmtl.heads import QuantumHead
+    from qmtl.model import MultiTaskModel
+    from qmtl.tasks import Task
+
+    circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(n_tasks)])
+    encoder = MLP(64, 64, out_features=circuit.n_features, seed=0)
+    model = MultiTaskModel(encoder, QuantumHead(circuit, seed=0))
+    optimizer = torch.optim.Adam(model.parameters())
+    inputs = torch.zeros(batch_size, 64)
+    targets = torch.zeros(batch_size, n_tasks)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        logits = model(inputs, joined=True)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, targets).backward()
+        optimizer.step()
+
+    return step
+
+
+def _median(step: Callable[[], None], seconds: float = 0.3) -> float:
+    """The median time of a step."""
+    step()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(one: Needed) -> str:

@@ -1,10 +1,6 @@
 """``qmtl evaluate``: metrics of a finished run, computed again from its model and data."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from qmtl.cli._options import RunDirectory, Split
 from qmtl.cli._output import show_metrics
 from qmtl.errors import unknown_name
 
@@ -12,8 +8,8 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    run: RunDirectory,
+    split: Split = "test",
 ) -> None:
     """Evaluate a run's model on a split of its data.
 

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli._options import complete_recipe
+from qmtl.cli._options import Overrides, complete_recipe, expanded
+from qmtl.cli._output import terminal_width
 
 __all__ = ["explain"]
 
@@ -13,14 +14,13 @@ def explain(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A built-in recipe, a .toml file, or a run.", autocompletion=complete_recipe
+            help="A built-in recipe, a .toml file, or a run.",
+            callback=expanded,
+            autocompletion=complete_recipe,
         ),
     ],
     batch_size: Annotated[int | None, typer.Option(min=1, help="[the recipe's]")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
-    ] = None,
+    set_: Overrides = None,
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.
 
@@ -41,7 +41,7 @@ def explain(
     )
     circuit = build_circuit(chosen, build_data(chosen).tasks)
     count = circuit.count_parameters()
-    print(circuit.draw())
+    print(circuit.draw(max_width=terminal_width()))
     print(
         f"\n{circuit.n_wires} wires, {circuit.n_features} features, depth {circuit.depth}, "
         f"{circuit.two_qubit_gates} two-qubit gates (depth {circuit.two_qubit_depth}); "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmtl.cli._options import parse_scales
+from qmtl.cli._options import Split, expanded, parse_scales
 from qmtl.cli._output import make_folder
 from qmtl.errors import InvalidInputError
 
@@ -17,7 +17,8 @@ __all__ = ["noise"]
 
 def noise(
     run: Annotated[
-        Path | None, typer.Argument(help="A run directory, whose model is evaluated.")
+        Path | None,
+        typer.Argument(callback=expanded, help="A run directory, whose model is evaluated."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
@@ -26,7 +27,8 @@ def noise(
         bool, typer.Option(help="Whether the backend's wires relax, in gates and while they wait.")
     ] = True,
     file: Annotated[
-        Path | None, typer.Option("--noise", metavar="FILE", help="Noise saved as JSON.")
+        Path | None,
+        typer.Option("--noise", metavar="FILE", callback=expanded, help="Noise saved as JSON."),
     ] = None,
     one_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of one-wire gates.")] = 0.0,
     two_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of two-wire gates.")] = 0.0,
@@ -45,13 +47,14 @@ def noise(
             "through all), linear or exponential.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Split = "test",
     seed: Annotated[int, typer.Option(min=0, help="Of shots, or of the study.")] = 0,
     study: Annotated[
         bool, typer.Option("--study", help="No run: robustness against T, depth and entangler.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for CSV and plot. [RUN/noise, or noise]")
+        Path | None,
+        typer.Option(callback=expanded, help="Folder for CSV and plot. [RUN/noise, or noise]"),
     ] = None,
 ) -> None:
     """Evaluate a run under noise of several strengths; or study which heads stand noise.

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._options import Delimiter, RunDirectory, expanded
 from qmtl.cli._output import check_out, write_out
 from qmtl.errors import InvalidInputError
 
@@ -13,12 +14,15 @@ __all__ = ["predict"]
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
-    table: Annotated[Path, typer.Argument(help="CSV with the run's input columns.")],
+    run: RunDirectory,
+    table: Annotated[
+        Path, typer.Argument(callback=expanded, help="CSV with the run's input columns.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="CSV to write; standard output by default.")
+        Path | None,
+        typer.Option(callback=expanded, help="CSV to write; standard output by default."),
     ] = None,
-    delimiter: Annotated[str, typer.Option(help="Between cells of the table.")] = ",",
+    delimiter: Delimiter = ",",
 ) -> None:
     """Predict every task for the rows of a CSV file.
 

@@ -5,16 +5,21 @@ from typing import Annotated
 
 import typer
 
+from qmtl.cli._options import expanded
 from qmtl.cli._output import check_out
 
 __all__ = ["report"]
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, shown side by side.")],
+    runs: Annotated[
+        list[Path], typer.Argument(callback=expanded, help="Run directories, shown side by side.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="The file. [RUN/report.html; of several runs, report.html here]"),
+        typer.Option(
+            callback=expanded, help="The file. [RUN/report.html; of several runs, report.html here]"
+        ),
     ] = None,
 ) -> None:
     """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.

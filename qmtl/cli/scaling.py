@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli._options import parse_numbers
+from qmtl.cli._options import expanded, parse_numbers
 from qmtl.cli._output import make_folder
 
 __all__ = ["scaling"]
@@ -21,15 +21,18 @@ def scaling(
     data: Annotated[
         Path | None,
         typer.Option(
+            callback=expanded,
             help="Folder of chest X-rays in CheXpert's layout, for accuracy on its findings. "
-            "[digits, by halves of the ten classes]"
+            "[digits, by halves of the ten classes]",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Of the accuracy.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Of the timed step.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="Of the timed step.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 2,
-    out: Annotated[Path, typer.Option(help="Folder for CSV files and plots.")] = Path("scaling"),
+    out: Annotated[
+        Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")
+    ] = Path("scaling"),
 ) -> None:
     """Count heads that are built for real, time a step of each, and train on growing task lists.
 

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli._options import complete_head, complete_recipe
+from qmtl.cli._options import (
+    Overrides,
+    SeedOption,
+    complete_head,
+    complete_recipe,
+    expanded,
+    with_seed,
+)
 from qmtl.cli._output import show_run
 from qmtl.errors import InvalidInputError
 
@@ -17,16 +24,16 @@ def train(
         str | None,
         typer.Argument(
             help="A built-in recipe (digits), or a path to a .toml file.",
+            callback=expanded,
             autocompletion=complete_recipe,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory; it must not exist. [runs/NAME-TIME]")
+        Path | None,
+        typer.Option(callback=expanded, help="Run directory; it must not exist. [runs/NAME-TIME]"),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
-    ] = None,
+    set_: Overrides = None,
+    seed: SeedOption = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,7 +43,8 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Continue an interrupted run.")
+        Path | None,
+        typer.Option(metavar="DIR", callback=expanded, help="Continue an interrupted run."),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")
@@ -48,7 +56,7 @@ def train(
 
     qmtl train digits
 
-    qmtl train digits --set training.seed=1 --compare linear --out runs/seed1
+    qmtl train digits --seed 1 --compare linear --out runs/seed1
 
     qmtl train --resume runs/seed1
     """
@@ -57,7 +65,7 @@ def train(
     if (recipe is None) == (resume is None):
         raise InvalidInputError("give a recipe, or --resume DIR, and not both")
     if resume is not None:
-        if set_ or compare or out:
+        if set_ or compare or out or seed is not None:
             raise InvalidInputError("--resume takes its recipe from the run; it excludes the rest")
         finished = (resume / "results.json").is_file()
         run = resume_run(resume)
@@ -65,7 +73,7 @@ def train(
             print(f"the run {resume} had finished already; nothing was trained")
     else:
         assert recipe is not None
-        overrides = list(set_ or [])
+        overrides = with_seed(set_, seed)
         if compare:
             overrides.append(f"compare={compare!r}")
         run = start_run(read_recipe(recipe, overrides), out)

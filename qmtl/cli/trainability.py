@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qmtl.cli._options import parse_numbers
+from qmtl.cli._options import expanded, parse_numbers
 from qmtl.cli._output import make_folder
 
 __all__ = ["trainability"]
@@ -23,7 +23,9 @@ def trainability(
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
     samples: Annotated[int, typer.Option(min=2, help="Random draws per circuit.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder for CSV and plots.")] = Path("trainability"),
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for CSV and plots.")] = Path(
+        "trainability"
+    ),
 ) -> None:
     """Sample gradients at random weights, for local and global readouts, and fit their decay.
 

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import shutil
+import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -202,3 +205,98 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     own = _table(qmtl.good("predict", "run", "shop.csv"))
     for row in held_out:
         assert float(own[int(row["row"])]["price"]) == pytest.approx(float(row["price"]), rel=1e-4)
+
+
+def test_recipes_are_listed_and_shown(qmtl, tmp_path):
+    listed = qmtl.good("recipes")
+    assert all(name in listed for name in package.experiments.built_in_recipes())
+    assert "qmtl train digits" in listed
+    (tmp_path / "mine.toml").write_text(qmtl.good("recipes", "digits"), encoding="utf-8")
+    read = package.experiments.read_recipe
+    assert read("mine.toml") == read("digits")
+    assert "did you mean 'digits'" in qmtl.bad("recipes", "digit")
+
+
+def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
+    folder = tmp_path / "some"
+    for name in ("finished", "unfinished", "damaged", "no recipe", "odd results"):
+        shutil.copytree(run, folder / name)
+    (folder / "unfinished" / "results.json").unlink()
+    (folder / "damaged" / "results.json").write_text("{")
+    (folder / "odd results" / "results.json").write_text('{"metrics": []}')
+    (folder / "no recipe" / "recipe.toml").write_text("[")
+    (folder / "empty").mkdir()
+    lines = {line.split()[0].split("/")[-1]: line for line in _lines(qmtl.good("runs", folder))}
+    results = json.loads((run / "results.json").read_text())
+    mains = [
+        next(value for name, value in values.items() if name != "loss")
+        for values in results["metrics"]["test"].values()
+    ]
+    assert {"finished", "digits", "quantum", "3"} <= set(lines["finished"].split())
+    assert f"{sum(mains) / 3:.4f}" in lines["finished"]
+    assert {"unfinished", "2", "--resume"} <= set(lines["unfinished"].split())
+    assert "damaged" in lines["damaged"]
+    assert "empty" not in lines
+    own = qmtl.good("runs", run)
+    assert "finished" in own
+    assert "there is no folder nowhere" in qmtl.bad("runs", "nowhere")
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("/")]
+
+
+def test_one_seed_for_all_that_is_random(qmtl, tmp_path):
+    words = settings("training.max_epochs=1", "head.seed=5")
+    qmtl.good("train", "digits", "--seed", "7", "--out", "run", *words)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["seeds"] == {"split": 7, "encoder": 7, "head": 5, "training": 7}
+    assert "--resume takes its recipe" in qmtl.bad("train", "--resume", "run", "--seed", "1")
+
+
+def test_the_home_folder(qmtl, run, monkeypatch, tmp_path):
+    """A shell expands ~ in a word of its own only, not in --out=~/x."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(run, tmp_path / "runs" / "one")
+    assert "parity" in qmtl.good("evaluate", "~/runs/one")
+    qmtl.good("circuits", "export", "cz-ring", "--format", "svg", "--out=~/x.svg")
+    assert (tmp_path / "x.svg").is_file()
+    (tmp_path / "mine.toml").write_text((run / "recipe.toml").read_text())
+    assert "wires" in qmtl.good("explain", "~/mine.toml")
+    design = package.circuit.to_toml(package.circuit.load_design("iqp"))
+    (tmp_path / "own.toml").write_text(design)
+    assert "ZZ(x[0]·x[1])" in qmtl.good("circuits", "show", "~/own.toml")
+
+
+@pytest.mark.parametrize("delimiter", [r"\t", "\t", "tab"])
+def test_a_tab_between_cells(qmtl, finished, tmp_path, delimiter):
+    header = "\t".join(f"pixel_{i}" for i in range(64))
+    (tmp_path / "raw.tsv").write_text(header + "\n" + "\t".join(["3"] * 64) + "\n")
+    rows = _table(qmtl.good("predict", finished, "raw.tsv", "--delimiter", delimiter))
+    assert len(rows) == 1
+    assert "expected one character" in qmtl.bad("predict", finished, "x", "--delimiter", "ab")
+
+
+ENCODINGS = ("ascii", "cp1252", "latin-1", "cp437", "koi8-r", "utf-8")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_output_in_any_encoding(qmtl, run, encoding, monkeypatch):
+    """What an encoding lacks is written as something plain of the same width."""
+    # As a redirected standard output comes, which refuses what it cannot encode.
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    for words in (["show", "cz-ring"], ["export", "cz-ring", "--format", "svg"]):
+        assert qmtl("circuits", *words).code == 0
+    assert qmtl("--help").code == 0
+    (run / "results.json").write_text((run / "results.json").read_text().replace("ink", "墨"))
+    assert qmtl("train", "--resume", run).code == 0
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)
+    drawn = text.splitlines()[:4]
+    assert len({len(line) for line in drawn}) == 1
+    if encoding in ("ascii", "latin-1"):
+        assert drawn[0].endswith("-<Z>")
+    assert ("墨" if encoding == "utf-8" else r"\u58a8") in text
+    svg = text[text.index("<svg") : text.index("</svg>") + 6]
+    assert "⟨Z⟩" in "".join(ElementTree.fromstring(svg).itertext())

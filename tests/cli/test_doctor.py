@@ -1,8 +1,10 @@
 """qmtl doctor: what it finds, and what it says is missing."""
 
+import re
 import sys
 
 import pytest
+import torch
 
 from qmtl.cli import doctor
 from qmtl.cli.doctor import needed
@@ -16,12 +18,15 @@ def test_a_healthy_installation(qmtl, monkeypatch):
     lines = shown.splitlines()
     assert lines[0].startswith("qmtl 0.")
     assert any(line.split()[:1] == ["torch"] and ">=2.6" in line for line in lines)
-    assert (
-        '  odd  missing no-such-thing>=1: install the extra qmtl[odd] (in a clone: pip install "'
-        '.[odd]")' in lines
-    )
+    assert '  odd  missing no-such-thing>=1: pip install -e ".[odd]"' in lines
     assert "default.qubit" in shown
     assert "light cones: a first training step in" in shown
+    steps = [line for line in lines if re.search(r"rows +[0-9.]+ ms with 1 thread", line)]
+    assert [line.split(" rows")[0].split() for line in steps] == [
+        ["5", "tasks,", "32"],
+        ["128", "tasks,", "256"],
+    ]
+    assert torch.get_num_threads() == 1
     assert lines[-1] == "all is well"
 
 
@@ -29,7 +34,7 @@ def test_something_that_cannot_be_done_without(qmtl, monkeypatch):
     monkeypatch.setattr(doctor, "declared", lambda: ["no-such-thing>=1", "torch>=99"])
     answer = qmtl("doctor")
     assert answer.code == 1
-    assert "no-such-thing>=1 is missing: pip install 'no-such-thing>=1'" in answer.out
+    assert "no-such-thing>=1 is missing; in the clone of qmtl: pip install -e ." in answer.out
     assert "torch>=99 is unfit; 2." in answer.out
     assert "all is well" not in answer.out
 
