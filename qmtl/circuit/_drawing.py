@@ -129,28 +129,28 @@ def draw_text(
     labels = [f"{label}: " for label in _labels(circuit, task)]
     ends = _readouts(circuit, task)
     drawn = [_text_column(column) for column in columns]
-    drawn.append({w: ends.get(w, "───") for w in range(circuit.n_wires)})
     widths = [max(map(len, column.values())) for column in drawn]
+    for column, width in zip(drawn, widths, strict=True):
+        column |= {w: column.get(w, "").ljust(width, "─") for w in shown}
+    # The readouts come last, and nothing follows them.
+    drawn.append({w: ends.get(w, "───") for w in shown})
+    widths.append(3)
     parts: list[str] = []
     first = 0
     while first < len(drawn):
         # Two characters before and after are for the marks of a part that goes on.
         left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
         last, used = first + 1, widths[first]
-        # The end of the circuit needs no mark after it.
         while last < len(drawn) and (
             left is None or used + 1 + widths[last] <= left + 2 * (last == len(drawn) - 1)
         ):
             used += 1 + widths[last]
             last += 1
         before, after = "…─" if first else "─", "─…" if last < len(drawn) else ""
+        lines = ("─".join(column[w] for column in drawn[first:last]) for w in shown)
         parts.append(
             "\n".join(
-                labels[w]
-                + before
-                + "─".join(drawn[i].get(w, "").ljust(widths[i], "─") for i in range(first, last))
-                + after
-                for w in shown
+                f"{labels[w]}{before}{line}{after}" for w, line in zip(shown, lines, strict=True)
             )
         )
         first = last

@@ -8,6 +8,7 @@ import pytest
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RealAmplitudes
 from qmtl.circuit._drawing import COLOURS, draw_svg, draw_text
+from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -108,3 +109,27 @@ def test_readme_drawing_is_up_to_date():
     path = Path(__file__).parents[2] / "scripts" / "results" / "light_cone.svg"
     circuit = HeadCircuit([Task.binary(name) for name in "abcde"])
     assert path.read_text() == draw_svg(circuit, light_cone="c")
+
+
+@pytest.mark.parametrize("width", [24, 40, 72])
+def test_text_folds_at_a_width(width):
+    """Parts one below the other hold all columns in their order, each at most so wide."""
+    circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)])
+    whole = draw_text(circuit).splitlines()
+    parts = [part.splitlines() for part in draw_text(circuit, max_width=width).split("\n\n")]
+    assert len(parts) > 1
+    assert max(len(line) for part in parts for line in part) <= width
+    for wire, line in enumerate(whole):
+        label, columns = line.split(": ─")
+        pieces = [part[wire].split(": ")[1].strip("…").strip("─") for part in parts]
+        assert all(part[wire].startswith(f"{label}: ") for part in parts)
+        # A gate is whole in one of the parts.
+        gates = [gate for gate in columns.split("─") if gate]
+        assert [gate for piece in pieces for gate in piece.split("─") if gate] == gates
+
+
+def test_a_gate_that_is_wider_than_the_width_stands_alone():
+    parts = draw_text(HeadCircuit([Task.binary("a")]), max_width=1).split("\n\n")
+    assert all(part.count("RY") + part.count("RZ") in (0, 1, 2) for part in parts)
+    with pytest.raises(InvalidInputError, match="max_width must be >= 1, got 0"):
+        draw_text(HeadCircuit([Task.binary("a")]), max_width=0)
