@@ -5,6 +5,7 @@ not obeyed. Colours are those of the page, light or dark; nothing is fetched.
 """
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,7 @@ CSS = Markup("""\
 .qmtl .n { text-align: right; font-variant-numeric: tabular-nums; }
 .qmtl svg { max-width: none; }
 .qmtl svg[role] { max-width: 100%; height: auto; }
+.qmtl .more { font-size: 11px; opacity: .7; }
 .qmtl .wide td { white-space: nowrap; }
 .qmtl .wide td.long { white-space: normal; min-width: 16em; }
 .qmtl pre { font-size: 12px; line-height: 1.25; margin: 0; background: none; }
@@ -119,15 +121,25 @@ def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
 
 
 def drawing(content: str | Markup) -> Markup:
-    """A drawing that scrolls where it is too wide: SVG as `Markup`, or lines of text.
+    """A drawing: SVG as `Markup`, or lines of text. Where it is too wide, it scrolls and says so.
 
     Example:
-        >>> print(drawing("<svg onload=..."))
-        <div class="wide"><pre>&lt;svg onload=...</pre></div>
+        >>> "<pre>&lt;svg onload=...</pre>" in drawing("<svg onload=...")
+        True
     """
-    if not isinstance(content, Markup):
+    if isinstance(content, Markup):
+        found = re.search(r'<svg [^>]*?width="(\d+)"', content)
+        width = int(found[1]) if found else 0
+    else:
+        width = round(7.3 * max(map(len, content.splitlines()), default=0))
         content = Markup("<pre>{}</pre>").format(content)
-    return Markup('<div class="wide">{}</div>').format(content)
+    # Only the page knows its width: it hides the note where the drawing fits.
+    note = Markup(
+        "<style>@container(min-width:{0}px){{.qmtl-{0}{{display:none}}}}</style>"
+        '<div class="more qmtl-{0}">wider than the page: scroll it to the right →</div>'
+    ).format(width)
+    box = Markup('<div style="container-type:inline-size">{}<div class="wide">{}</div></div>')
+    return box.format(note if width else "", content)
 
 
 def folded(title: str, *parts: Markup) -> Markup:

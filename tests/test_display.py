@@ -89,3 +89,10 @@ def test_results():
         assert task.replace("<", "&lt;").replace(">", "&gt;") in html
         for metric, value in metrics.items():
             assert metric == "loss" or number(value) in html
+
+
+def test_a_drawing_says_that_it_scrolls_where_it_is_too_wide():
+    wide = drawing(Markup('<svg viewBox="0 0 700 9" width="700" height="9"></svg>'))
+    assert "@container(min-width:700px){.qmtl-700{display:none}}" in wide
+    assert 'class="more qmtl-700"' in wide
+    assert "qmtl-73{" in drawing("0123456789")

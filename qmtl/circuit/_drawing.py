@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from qmtl._html import drawing
-from qmtl.circuit._gates import Gate
+from qmtl.circuit._gates import Angle, Gate
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import InvalidInputError
@@ -18,21 +18,21 @@ __all__ = ["circuit_drawing", "circuit_facts", "draw_svg", "draw_text", "task_ro
 
 # Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-
-
-ENCODING_COLOUR = "#777"
-
-
-INK = "#222"
-
-
-ROW = 34  # pixels from wire to wire
-
-
+ENCODING_COLOUR = "#808080"
+ROW = 36  # pixels from wire to wire
+BOX = 26  # height of a box
 FAINT = ' opacity="0.2"'
-
-
-CHARACTER = 7  # pixels that a character takes
+CHARACTER = 6.7  # pixels that a character takes
+MOST_NAME = 16  # characters of a task's name
+PAGE = 940  # pixels that a page has
+# A drawing of more wires than a screen holds is no drawing.
+MOST_WIRES = 24
+MOST_TASKS = 24
+# Of a file: its own background, light or dark as the reader has it.
+STYLE = (
+    "<style>svg{color:#222;background:#fff}"
+    "@media(prefers-color-scheme:dark){svg{color:#ddd;background:#16191d}}</style>"
+)
 
 
 @dataclass(frozen=True)
@@ -168,14 +168,24 @@ def _text_column(column: _Column) -> dict[int, str]:
 
 
 def draw_svg(
-    circuit: HeadCircuit, task: str | None = None, *, light_cone: str | None = None
+    circuit: HeadCircuit,
+    task: str | None = None,
+    *,
+    light_cone: str | None = None,
+    max_width: int | None = PAGE,
+    inline: bool = False,
 ) -> str:
-    """A drawing in SVG: grey gates encode, coloured gates belong to a task's block.
+    """A drawing in SVG, light or dark as the reader's page is.
+
+    A box says which feature ``x`` or weight ``w`` its angle has, and its colour whose weight it
+    is: grey for the encoding, a colour for each task.
 
     Args:
         circuit: what to draw.
         task: picks one circuit of the shared layout (None: the first).
         light_cone: a task; gates and wires that its output does not depend on are drawn faintly.
+        max_width: pixels: what is wider goes on below; None for any width.
+        inline: whether it stands inside a page, whose colours it then takes.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -187,33 +197,77 @@ def draw_svg(
     columns, task = _columns(circuit, task)
     is_faint = _faint_gates(circuit, light_cone)
     seen = range(circuit.n_wires) if light_cone is None else circuit.light_cone(light_cone).wires
-    labels = _labels(circuit, task)
     colours = _wire_colours(circuit, task)
+    names = _wire_names(circuit, task)
+    left = 16 + round(CHARACTER * max(map(len, names)))
     widths = [_column_width(column) for column in columns]
-    left = 12 + CHARACTER * max(map(len, labels))
-    right = left + sum(widths) + 10
-    width, height = right + 34, ROW * circuit.n_wires + 6
-    y = [20 + ROW * w for w in range(circuit.n_wires)]
-    parts = [
+    bands = _bands(widths, None if max_width is None else max_width - left - 44)
+    width = left + max(sum(widths[i] for i in band) for band in bands) + 44
+    band_height = ROW * circuit.n_wires + 14
+    height = band_height * len(bands) - 8
+    parts: list[str] = []
+    for number, band in enumerate(bands):
+        top = band_height * number
+        y = [top + 20 + ROW * w for w in range(circuit.n_wires)]
+        for w, name in enumerate(names):
+            if w in colours:
+                bar = f'x="2" y="{y[w] - ROW // 2}" width="4" height="{ROW}"'
+                parts.append(f'<rect {bar} fill="{colours[w]}"/>')
+            parts.append(f'<text x="10" y="{y[w] + 4}">{escape(name)}</text>')
+        x = left
+        boxes: list[tuple[int, int, int]] = []
+        drawn: list[str] = []
+        for i in band:
+            column = columns[i]
+            for gate, in_block in zip(column.gates, column.in_block, strict=True):
+                colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
+                shapes = _svg_gate(gate, x + widths[i] // 2, y, colour, boxes)
+                drawn += [f"<g{FAINT}>", *shapes, "</g>"] if is_faint(gate, in_block) else shapes
+            x += widths[i]
+        end = x + 8
+        for w in range(circuit.n_wires):
+            stroke = f'stroke="currentColor" stroke-opacity="{0.5 if w in seen else 0.12}"'
+            # A wire ends at a box and goes on behind it: boxes are transparent.
+            cuts = sorted((a, b) for wire, a, b in boxes if wire == w)
+            edges = [left, *(edge for cut in cuts for edge in cut), end]
+            path = "".join(f"M{a} {y[w]}H{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
+            parts.append(f'<path class="wire" d="{path}" {stroke}/>')
+        parts += drawn
+        if number == len(bands) - 1:
+            for w, mark in _readouts(circuit, light_cone or task).items():
+                parts.append(f'<text x="{end + 5}" y="{y[w] + 4}">{mark}</text>')
+        else:
+            parts += [f'<text x="{end + 5}" y="{y_w + 4}">…</text>' for y_w in y]
+    start = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="monospace" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    for w, label in enumerate(labels):
-        colour = colours.get(w, ENCODING_COLOUR)
-        parts.append(f'<text x="6" y="{y[w] + 4}" fill="{colour}">{escape(label)}</text>')
-        stroke = f'stroke="#999"{"" if w in seen else FAINT}'
-        parts.append(f'<path d="M{left} {y[w]}H{right}" {stroke}/>')
-    x = left
-    for column, column_width in zip(columns, widths, strict=True):
-        for gate, in_block in zip(column.gates, column.in_block, strict=True):
-            colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
-            drawn = _svg_gate(gate, x + column_width // 2, y, colour)
-            parts += [f"<g{FAINT}>", *drawn, "</g>"] if is_faint(gate, in_block) else drawn
-        x += column_width
-    for w, mark in _readouts(circuit, light_cone or task).items():
-        parts.append(f'<text x="{right + 6}" y="{y[w] + 4}" fill="{INK}">{mark}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+        f'width="{width}" height="{height}" font-family="monospace" font-size="11" '
+        f'fill="currentColor">'
+    )
+    return "\n".join([start, *([] if inline else [STYLE]), *parts, "</svg>", ""])
+
+
+def _bands(widths: list[int], most: int | None) -> list[list[int]]:
+    """Columns that stand side by side, as many as there is room for."""
+    bands: list[list[int]] = [[]]
+    used = 0
+    for i, width in enumerate(widths):
+        if most is not None and bands[-1] and used + width > most:
+            bands.append([])
+            used = 0
+        bands[-1].append(i)
+        used += width
+    return bands
+
+
+def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
+    """The number of each wire, and on the first wire of a register its task."""
+    digits = len(str(circuit.n_wires - 1))
+    names = [f"{w:>{digits}}" for w in range(circuit.n_wires)]
+    for name, register in circuit.registers.items():
+        if task is None or name == task:
+            short = name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 1]}…"
+            names[register.wires[0]] += f" {short}"
+    return names
 
 
 def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
@@ -235,54 +289,86 @@ def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
     }
 
 
-def _box_width(mark: str) -> int:
-    return max(30, CHARACTER * len(mark) + 10)
+def _svg_marks(gate: Gate) -> dict[int, tuple[str, str]]:
+    """On each wire a symbol, or what a box says in its two lines."""
+    if len(gate.wires) == 1:
+        name = "H" if gate.name == "Hadamard" else gate.name
+        return {gate.wires[0]: (name, _short(gate.angle))}
+    first, second = gate.wires
+    if gate.name == "IsingZZ":
+        return {first: ("ZZ", _short(gate.angle)), second: ("ZZ", "")}
+    return {first: ("●", ""), second: ("●" if gate.name == "CZ" else "⊕", "")}
+
+
+def _short(angle: Angle | None) -> str:
+    """An angle without its owner, whose colour the box has."""
+    if angle is None:
+        return ""
+    factors = [f"x{i}" for i in angle.features]
+    factors += [] if angle.weight is None else [f"w{angle.weight}"]
+    number = f"{angle.constant:.3g}"
+    if not factors:
+        return number
+    if angle.constant == 1.0:
+        return "·".join(factors)
+    return "-" + "·".join(factors) if angle.constant == -1.0 else "·".join([number, *factors])
+
+
+def _box_width(mark: tuple[str, str]) -> int:
+    return max(28, round(CHARACTER * max(map(len, mark))) + 8)
 
 
 def _column_width(column: _Column) -> int:
-    marks = [mark for gate in column.gates for mark in _marks(gate).values()]
-    return max(24 if mark in "●⊕" else _box_width(mark) + 8 for mark in marks)
+    marks = [mark for gate in column.gates for mark in _svg_marks(gate).values()]
+    return max(22 if mark[0] in "●⊕" else _box_width(mark) + 6 for mark in marks)
 
 
-def _svg_gate(gate: Gate, x: int, y: list[int], colour: str) -> list[str]:
+def _svg_gate(
+    gate: Gate, x: int, y: list[int], colour: str, boxes: list[tuple[int, int, int]]
+) -> list[str]:
+    """The shapes of a gate; where its boxes are is added to `boxes`, as wire, left and right."""
+    marks = _svg_marks(gate)
     parts = []
     if len(gate.wires) == 2:
-        a, b = (y[w] for w in gate.wires)
-        parts.append(f'<path d="M{x} {a}V{b}" stroke="{colour}" stroke-width="1.5"/>')
-    for wire, mark in _marks(gate).items():
+        a, b = sorted(y[w] for w in gate.wires)
+        inset = BOX // 2 if gate.name == "IsingZZ" else 0
+        line = f'd="M{x} {a + inset}V{b - inset}" stroke="{colour}" stroke-width="1.5"'
+        parts.append(f"<path {line}/>")
+    for wire, mark in marks.items():
+        if mark[0] not in "●⊕":
+            width = _box_width(mark)
+            boxes.append((wire, x - width // 2, x - width // 2 + width))
         parts += _svg_mark(mark, x, y[wire], colour)
     return parts
 
 
-def _svg_mark(mark: str, x: int, y: int, colour: str) -> list[str]:
-    if mark == "●":
+def _svg_mark(mark: tuple[str, str], x: int, y: int, colour: str) -> list[str]:
+    if mark[0] == "●":
         return [f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>']
-    if mark == "⊕":
+    if mark[0] == "⊕":
         stroke = f'stroke="{colour}" stroke-width="1.5"'
         return [
-            f'<circle cx="{x}" cy="{y}" r="8" fill="white" {stroke}/>',
+            f'<circle cx="{x}" cy="{y}" r="8" fill="none" {stroke}/>',
             f'<path d="M{x - 8} {y}h16M{x} {y - 8}v16" {stroke}/>',
         ]
     width = _box_width(mark)
+    name, angle = mark
+    lines = [(name, y - 1), (angle, y + 10)] if angle else [(name, y + 4)]
     return [
-        f'<rect x="{x - width // 2}" y="{y - 11}" width="{width}" height="22" rx="3" '
-        f'fill="white" stroke="{colour}"/>',
-        f'<text x="{x}" y="{y + 4}" fill="{INK}" text-anchor="middle">{escape(mark)}</text>',
+        f'<rect x="{x - width // 2}" y="{y - BOX // 2}" width="{width}" height="{BOX}" rx="3" '
+        f'fill="{colour}" fill-opacity="0.12" stroke="{colour}"/>',
+        *(
+            f'<text x="{x}" y="{at}" text-anchor="middle">{escape(text)}</text>'
+            for text, at in lines
+        ),
     ]
-
-
-# A drawing of more wires than a screen holds is no drawing.
-MOST_WIRES = 24
-
-
-MOST_TASKS = 24
 
 
 def circuit_drawing(circuit: HeadCircuit) -> Markup:
     """The circuit as SVG, or the first wires as text where there are too many for it."""
     if circuit.n_wires > MOST_WIRES:
-        return drawing(draw_text(circuit))
-    svg = draw_svg(circuit).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
+        return drawing(draw_text(circuit, max_width=PAGE // 8))
+    svg = draw_svg(circuit, inline=True).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
     return drawing(Markup(svg))
 
 

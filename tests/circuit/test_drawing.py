@@ -1,5 +1,6 @@
 """Drawings: text by heart for a small circuit, SVG by what it must contain."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 from pathlib import Path
@@ -71,14 +72,65 @@ def test_svg_boxes_do_not_overlap_and_hold_their_text(name):
         x, y, w = (float(box.get(key)) for key in ("x", "y", "width"))
         assert x >= 0
         assert x + w <= width
-        assert y + 22 <= height
+        assert y + float(box.get("height")) <= height
         spans.setdefault(box.get("y"), []).append((x, x + w))
     for row in spans.values():
         row.sort()
         assert all(end <= start for (_, end), (start, _) in pairwise(row))
-    centred = [t for t in root.iter(f"{SVG}text") if t.get("text-anchor") == "middle"]
-    for box, text in zip(boxes, centred, strict=True):
-        assert float(box.get("width")) >= 6.7 * len(text.text)
+    for text in root.iter(f"{SVG}text"):
+        if text.get("text-anchor") == "middle":
+            x, y = float(text.get("x")), float(text.get("y"))
+            # A box around each text, wide enough for it.
+            assert any(
+                float(box.get("x")) + 3.3 * len(text.text) <= x
+                and x + 3.3 * len(text.text) <= float(box.get("x")) + float(box.get("width"))
+                and 0 < y - float(box.get("y")) <= float(box.get("height"))
+                for box in boxes
+            )
+    for wire in root.iter(f"{SVG}path"):
+        if wire.get("class") == "wire":
+            # Boxes are transparent: no wire runs behind one.
+            pieces = [piece.split("H") for piece in wire.get("d").split("M")[1:]]
+            y = float(pieces[0][0].split()[1])
+            for (start, _), end in ((piece[0].split(), piece[1]) for piece in pieces):
+                for box in boxes:
+                    top = float(box.get("y"))
+                    if top < y < top + float(box.get("height")):
+                        left = float(box.get("x"))
+                        right = left + float(box.get("width"))
+                        assert float(end) <= left or right <= float(start)
+
+
+def test_a_wide_drawing_goes_on_below():
+    circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], AngleEncoding(n_layers=12))
+    one, folded = (
+        ElementTree.fromstring(draw_svg(circuit, max_width=most)) for most in (None, 500)
+    )
+    assert float(folded.get("width")) <= 500 < float(one.get("width"))
+    assert float(folded.get("height")) > 2 * float(one.get("height"))
+    texts = [
+        [t.text for t in root.iter(f"{SVG}text") if t.get("text-anchor") == "middle"]
+        for root in (one, folded)
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_colours_are_the_pages_light_or_dark():
+    circuit = HeadCircuit(TASKS)
+    inline, file = draw_svg(circuit, inline=True), draw_svg(circuit)
+    # A style would hold for the whole page that the drawing stands in.
+    assert "<style>" not in inline
+    assert "prefers-color-scheme:dark" in file
+    fixed = set(re.findall(r'(?:fill|stroke)="(#\w+|white|black)"', inline))
+    assert fixed <= {*COLOURS, "#808080"}
+    assert all(0.1 < luminance(colour) < 0.6 for colour in fixed)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG has it: 0 is black, 1 is white."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def test_svg_colours_blocks_by_task():
@@ -97,12 +149,13 @@ def test_drawing_is_deterministic():
 def test_svg_draws_what_a_task_does_not_depend_on_faintly(layout, n_wires):
     circuit = HeadCircuit([Task.binary(name) for name in "abcde"], layout=layout, n_wires=n_wires)
     root = ElementTree.fromstring(draw_svg(circuit, light_cone="c"))
-    plain = [g for g in root.iter(f"{SVG}rect") if g.get("stroke")]
+    plain = [g for g in root.iter(f"{SVG}rect") if g.get("rx")]
     faint = [g for group in root.iter(f"{SVG}g") for g in group.iter(f"{SVG}rect")]
     turns = [gate for gate in circuit.light_cone("c").gates if len(gate.wires) == 1]
     assert len(plain) - len(faint) == len(turns)
-    wires = [line for line in root.iter(f"{SVG}path") if line.get("stroke") == "#999"]
-    assert sum(line.get("opacity") is None for line in wires) == len(circuit.light_cone("c").wires)
+    wires = [line for line in root.iter(f"{SVG}path") if line.get("class") == "wire"]
+    strong = [line for line in wires if line.get("stroke-opacity") == "0.5"]
+    assert len(strong) == len(circuit.light_cone("c").wires)
 
 
 def test_readme_drawing_is_up_to_date():
