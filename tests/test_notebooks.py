@@ -10,6 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+WITH_DATA = [path for path in NOTEBOOKS if "QMTL_DATA" in path.read_text(encoding="utf-8")]
 MEGABYTE = 1e6
 LONGEST_CELL = 30  # lines
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
@@ -27,21 +28,31 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_in_its_small_form(path, tmp_path, monkeypatch, request):
-    if "QMTL_DATA" in path.read_text():
-        monkeypatch.setenv("QMTL_DATA", str(request.getfixturevalue("data_folder")))
+def run(path, folder, data, monkeypatch):
+    """Execute the small form of a notebook in a folder."""
+    monkeypatch.setenv("QMTL_DATA", str(data))
     monkeypatch.setenv("QMTL_SMOKE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "ledger.sqlite"))
+    monkeypatch.setenv("QMTL_LEDGER", str(folder / "ledger.sqlite"))
     client = nbclient.NotebookClient(
         _read(path),
         timeout=300,
         kernel_name="python3",
-        resources={"metadata": {"path": str(tmp_path)}},
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()  # raises with the cell and its traceback
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_without_data_sets(path, tmp_path, monkeypatch):
+    run(path, tmp_path, tmp_path / "absent", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", WITH_DATA, ids=lambda path: path.stem)
+def test_runs_on_data_sets(path, tmp_path, monkeypatch, data_folder):
+    run(path, tmp_path, data_folder, monkeypatch)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
