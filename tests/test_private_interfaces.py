@@ -36,9 +36,9 @@ FORBIDDEN = {
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_repr_html_", "_exit"}
 # (file, what is found there): why there is no other way. At most two.
 EXCEPTIONS = {
-    ("hardware/_posting.py", "_get_api_client"): "IBM's client has no public setting that keeps it "
+    ("hardware/_client.py", "_get_api_client"): "IBM's client has no public setting that keeps it "
     "from posting a job twice; where this is not there, the second job is found and cancelled",
-    ("hardware/_posting.py", "_session"): "the same",
+    ("hardware/_client.py", "_session"): "the same",
 }
 
 

@@ -150,28 +150,30 @@ def submit(
 
     qmtl ibm submit runs/seed1 --backend fake_fez --wait
     """
-    from qmtl.hardware import Ledger, send
-    from qmtl.hardware import submit as send_again
+    from qmtl.hardware import Ledger
+    from qmtl.hardware import run as measure
+    from qmtl.hardware import submit as submit_again
 
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     if not Path(run).exists() and opened.knows(run):
         _refuse_options(context, run)
-        name = send_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
+        name = submit_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
     else:
         rows = open_run(Path(run), split, samples)
-        name = send(
+        notes = {"directory": run, "split": split, "samples": len(rows.inputs)}
+        name = measure(
             rows.model,
             rows.inputs,
             backend,
             tasks=_tasks(tasks),
             settings=settings,
             ledger=opened,
-            directory=Path(run),
-            notes={"split": split, "samples": len(rows.inputs)},
+            notes=notes,
             again=again,
             resubmit=resubmit,
-        )
+            wait=False,
+        ).run
     if wait:
         _fetch(name, opened)
     else:
@@ -226,15 +228,15 @@ def fetch(
 
     Example: qmtl ibm fetch 1a2b3c4d5e6f --wait
     """
-    from qmtl.hardware import Ledger, collect, complain
+    from qmtl.hardware import Ledger
+    from qmtl.hardware import wait as wait_for
 
     opened = Ledger(ledger)
     run = opened.run(name).run
     if wait:
         _fetch(run, opened)
         return
-    found = collect(run, opened)
-    complain(opened, run)
+    found = wait_for(run, opened, once=True)
     if opened.results(run):
         _show(run, opened)
     if not found.is_complete:

@@ -10,11 +10,10 @@ from qmtl.noise import DeviceNoise
 if TYPE_CHECKING:
     from qiskit.transpiler import Target
 
-__all__ = ["Backend", "backend_names", "open_backend"]
-
 # Gates of the ideal simulator, those of IBM's current devices.
 IDEAL_GATES = ["rz", "sx", "x", "cz"]
 IDEAL = "aer"
+INSTALL = 'in your clone of qmtl, run: pip install -e ".[ibm]"'
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,7 @@ def _fakes() -> dict[str, Any]:
     try:
         from qiskit_ibm_runtime import fake_provider
     except ImportError:
-        message = (
-            'qiskit-ibm-runtime is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
-        )
-        raise MissingDependencyError(message) from None
+        raise MissingDependencyError(f"qiskit-ibm-runtime is not installed; {INSTALL}") from None
     found = {}
     for value in vars(fake_provider).values():
         name = getattr(value, "backend_name", None)

@@ -1,47 +1,224 @@
-"""Chunks: a run's samples divided into jobs that stay under the service's limits."""
+"""What a run sends and how its results are read: circuits, parameter values, and chunks.
+
+A chunk is what one job carries: all circuits, for as many samples as the service's limits allow.
+"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from qmtl.circuit import Register
 from qmtl.errors import InvalidInputError
-from qmtl.hardware._prepared import Chunk, Pub, Values, chunk_hash, fingerprint
+from qmtl.hardware._backends import Backend
+from qmtl.hardware._head_run import HeadRun
+from qmtl.hardware._prepared_run import (
+    Chunk,
+    Decoding,
+    Observable,
+    Pub,
+    TaskReading,
+    Values,
+    calibration_register,
+    chunk_hash,
+)
+from qmtl.hardware._qiskit import QiskitHeadCircuit, fingerprint, measured_qubits
 from qmtl.hardware._settings import HardwareSettings
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["make_chunks", "payload_bytes"]
-
+# An estimator's probabilities take 2^wires observables.
+MOST_STRING_WIRES = 8
 # Numbers travel as compressed base64 text.
 BYTES_PER_VALUE = 10
+
+Circuits = tuple["QuantumCircuit", ...]
+
+
+def make_payload(
+    run: HeadRun,
+    heads: Sequence[QiskitHeadCircuit],
+    native: Sequence["QuantumCircuit"],
+    backend: Backend,
+    settings: HardwareSettings,
+) -> tuple[Circuits, tuple[Values, ...], Decoding]:
+    """The circuits that are sent, their parameters' values, and how their results are read.
+
+    Args:
+        run: what is measured.
+        heads: its circuits.
+        native: the same, transpiled.
+        backend: where they run.
+        settings: mitigation and primitive.
+    """
+    tasks = _readings(run, heads, native)
+    angles = run.angles.detach().cpu().double().numpy()
+    columns = []
+    for head, found in zip(heads, native, strict=True):
+        # Transpilation may remove parameters that change nothing.
+        feature = dict(zip(head.circuit.parameters, head.features, strict=True))
+        columns.append(tuple(int(feature[p] or 0) for p in found.parameters))
+    values = [np.ascontiguousarray(angles[:, own]) for own in columns]
+    circuits, calibration = list(native), None
+    if settings.mitigation == "circuits":
+        calibration = (len(circuits), len(circuits) + 1)
+        circuits += _calibration_circuits(tasks, circuits[0].num_qubits, backend)
+        values += [np.empty((1, 0))] * 2
+    strings: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    if settings.primitive == "estimator":
+        strings = tuple(_strings(t for t in tasks if t.circuit == i) for i in range(len(circuits)))
+        circuits = [circuit.remove_final_measurements(inplace=False) for circuit in circuits]
+    decoding = Decoding(
+        tasks=tasks,
+        n_samples=len(angles),
+        columns=tuple(columns),
+        mitigation=settings.mitigation,
+        confusion=_confusion(tasks, backend, settings),
+        calibration_circuits=calibration,
+        strings=strings,
+    )
+    return tuple(circuits), tuple(values), decoding
+
+
+def _readings(
+    run: HeadRun, heads: Sequence[QiskitHeadCircuit], native: Sequence["QuantumCircuit"]
+) -> tuple[TaskReading, ...]:
+    """Where each task is measured, and how its outputs follow."""
+    found = []
+    for i, (head, circuit) in enumerate(zip(heads, native, strict=True)):
+        qubits = measured_qubits(circuit)
+        for task, name in head.registers.items():
+            register = run.circuit.register(task)
+            readout = register.readout
+            found.append(
+                TaskReading(
+                    task=task,
+                    circuit=i,
+                    register=name,
+                    qubits=qubits[name],
+                    observables=_observables(register),
+                    n_outputs=readout.n_outputs,
+                    is_probability=readout.is_probability,
+                    scale=run.scales[task],
+                )
+            )
+    return tuple(found)
+
+
+def _observables(register: Register) -> tuple[Observable, ...]:
+    """A task's outputs over the bit strings of as few wires as possible."""
+    n = len(register.wires)
+    strings = register.readout.z_strings(n)
+    if strings is None:
+        rows = tuple(tuple(map(float, row)) for row in register.readout.matrix(n))
+        return (Observable(tuple(range(n)), rows, tuple(range(len(rows)))),)
+    found = []
+    for output, string in enumerate(strings):
+        signs = tuple(1.0 - 2.0 * (state.bit_count() % 2) for state in range(1 << len(string)))
+        found.append(Observable(tuple(string), (signs,), (output,)))
+    return tuple(found)
+
+
+def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
+    """The estimator's observables of one circuit: Z on these device's qubits.
+
+    An output that is one Z-string needs that string; probabilities need all strings of their wires.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for task in tasks:
+        for observable in task.observables:
+            qubits = [task.qubits[wire] for wire in observable.wires]
+            if not task.is_probability:
+                found[tuple(qubits)] = None
+                continue
+            if len(qubits) > MOST_STRING_WIRES:
+                raise InvalidInputError(
+                    f"task {task.task!r}: the estimator would need all 2^{len(qubits)} Z strings "
+                    f"of its wires: use the sampler"
+                )
+            for mask in range(1, 1 << len(qubits)):
+                chosen = (q for i, q in enumerate(qubits) if mask >> (len(qubits) - 1 - i) & 1)
+                found[tuple(chosen)] = None
+    return tuple(found)
+
+
+def _calibration_circuits(
+    tasks: Sequence[TaskReading], n_qubits: int, backend: Backend
+) -> list["QuantumCircuit"]:
+    """Circuits that prepare all 0 and all 1 on the measured qubits, and measure them.
+
+    Every qubit is measured into a classical register of its own.
+    """
+    from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+
+    qubits = sorted({qubit for task in tasks for qubit in task.qubits})
+    has_x = backend.target is None or "x" in backend.target.operation_names
+    found = []
+    for ones in (False, True):
+        circuit = QuantumCircuit(QuantumRegister(n_qubits, "q"), name=f"readout_{int(ones)}")
+        for qubit in qubits if ones else ():
+            for flip in ("x",) if has_x else ("sx", "sx"):
+                getattr(circuit, flip)(qubit)
+        for qubit in qubits:
+            bit = ClassicalRegister(1, calibration_register(qubit))
+            circuit.add_register(bit)
+            circuit.measure(qubit, bit[0])
+        found.append(circuit)
+    return found
+
+
+def _confusion(
+    tasks: Sequence[TaskReading], backend: Backend, settings: HardwareSettings
+) -> dict[int, tuple[float, float]]:
+    if settings.mitigation != "calibration":
+        return {}
+    noise = backend.noise
+    found = {}
+    for qubit in sorted({qubit for task in tasks for qubit in task.qubits}):
+        up, down = noise.readouts.get(qubit, noise.readout)
+        if settings.twirl_readout and not backend.is_local:
+            up = down = (up + down) / 2  # twirled, either error is as likely
+        if up + down >= 1:
+            raise InvalidInputError(
+                f"qubit {qubit} of {backend.name} is read wrongly as often as rightly: mitigation "
+                f"cannot help; choose another layout"
+            )
+        found[qubit] = (float(up), float(down))
+    return found
 
 
 def make_chunks(
     backend: str,
-    circuits: Sequence["QuantumCircuit"],
-    values: Sequence[Values],
-    calibration: tuple[int, int] | None,
+    circuits: Circuits,
+    values: tuple[Values, ...],
+    decoding: Decoding,
     settings: HardwareSettings,
-    content: Any,
-) -> tuple[Chunk, ...]:
-    """The chunks of a run: each carries all circuits for some of the samples.
+    options: Any,
+) -> tuple[tuple[Chunk, ...], int]:
+    """The chunks of a run, and the estimated bytes of the largest job's input.
 
     Args:
         backend: its name.
-        circuits: transpiled.
-        values: of each circuit's parameters.
-        calibration: indices of the circuits of read-out calibration, which are in every chunk.
+        circuits, values, decoding: of `make_payload`.
         settings: shots and limits.
-        content: whatever else is sent, JSON-able; part of the chunks' hashes.
+        options: of the primitive.
 
     Raises:
         InvalidInputError: if one sample alone is beyond the limits.
     """
-    extra = () if calibration is None else calibration
+    # The circuits of read-out calibration are in every chunk, once.
+    extra = decoding.calibration_circuits or ()
     measured = [i for i in range(len(circuits)) if i not in extra]
-    n_samples = len(values[measured[0]])
-    step = min(_most_samples(circuits, values, measured, len(extra), settings), n_samples)
+    size = _circuit_bytes(circuits)
+    sample = sum(BYTES_PER_VALUE * values[i].shape[1] for i in measured)
+    outcome = sum(-(-r.size // 8) for i in measured for r in circuits[i].cregs) * settings.shots
+    step = min(
+        (settings.max_executions // settings.shots - len(extra)) // len(measured),
+        (settings.max_job_bytes - size) // max(1, outcome, sample),
+        decoding.n_samples,
+    )
     if step < 1:
         raise InvalidInputError(
             f"one sample takes {len(circuits)} circuits of {settings.shots} shots, beyond "
@@ -49,47 +226,20 @@ def make_chunks(
             f"({settings.max_job_bytes}) of one job: use fewer shots or tasks"
         )
     prints = tuple(fingerprint(circuit) for circuit in circuits)
+    content = [settings.primitive, options, decoding.to_dict()["strings"]]
     chunks = []
-    for index, first in enumerate(range(0, n_samples, step)):
-        rows = (first, min(first + step, n_samples))
+    for index, first in enumerate(range(0, decoding.n_samples, step)):
+        rows = (first, min(first + step, decoding.n_samples))
         pubs = tuple(
             Pub(i, (0, 1) if i in extra else rows, settings.shots) for i in range(len(circuits))
         )
         executions = sum((pub.samples[1] - pub.samples[0]) * pub.shots for pub in pubs)
-        digest = chunk_hash(backend, pubs, prints, tuple(values), content)
+        digest = chunk_hash(backend, pubs, prints, values, content)
         chunks.append(Chunk(index, pubs, executions, digest))
-    return tuple(chunks)
+    return tuple(chunks), size + step * sample
 
 
-def _most_samples(
-    circuits: Sequence["QuantumCircuit"],
-    values: Sequence[Values],
-    measured: Sequence[int],
-    extra: int,
-    settings: HardwareSettings,
-) -> int:
-    by_executions = (settings.max_executions // settings.shots - extra) // len(measured)
-    outcome = sum(-(-r.size // 8) for i in measured for r in circuits[i].cregs) * settings.shots
-    sample = sum(BYTES_PER_VALUE * values[i].shape[1] for i in measured)
-    room = settings.max_job_bytes - _circuit_bytes(circuits)
-    return min(by_executions, int(room // max(1, outcome, sample)))
-
-
-def payload_bytes(
-    circuits: Sequence["QuantumCircuit"], values: Sequence[Values], chunks: Sequence[Chunk]
-) -> int:
-    """Estimated size of the largest job's input."""
-    sizes = [
-        sum(
-            BYTES_PER_VALUE * (pub.samples[1] - pub.samples[0]) * values[pub.circuit].shape[1]
-            for pub in chunk.pubs
-        )
-        for chunk in chunks
-    ]
-    return _circuit_bytes(circuits) + max(sizes, default=0)
-
-
-def _circuit_bytes(circuits: Sequence["QuantumCircuit"]) -> int:
+def _circuit_bytes(circuits: Circuits) -> int:
     from qiskit import qpy
 
     buffer = io.BytesIO()

@@ -1,29 +1,109 @@
-"""Claims: one process at a time works on a chunk, and what it does is written before it is done."""
+"""Claims: one process at a time works on a chunk, and writes what it will do before it does it.
 
+On the same machine a holder counts as alive as long as its process is: a slow upload does not
+expire, and nobody waits for a process that was killed. Of a holder on another machine (a container
+on the same disk) only the time is known: its hold expires.
+"""
+
+import os
+import socket
 import sqlite3
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from qmtl.errors import LedgerError
-from qmtl.hardware._lease import Holder
-from qmtl.hardware._ledger import Ledger, note, now
-from qmtl.hardware._records import ChunkRecord
+from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
-__all__ = ["Claim", "claimed"]
-
-# Of a holder on another machine; longer than the client takes for an upload with all its retries.
+# Of a holder on another machine; longer than an upload with all the client's retries takes.
 HOLD = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a chunk: a thread of a process.
+
+    Attributes:
+        host: name of the machine.
+        pid: process.
+        started: when the process started, in seconds since the epoch: it tells the process from a
+            later one with the same number.
+        mark: the thread, and something random.
+
+    Example:
+        >>> holder = Holder.of_this_thread()
+        >>> Holder.parse(str(holder)) == holder
+        True
+    """
+
+    host: str
+    pid: int
+    started: str
+    mark: str
+
+    @classmethod
+    def of_this_thread(cls) -> "Holder":
+        """A new holder."""
+        pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
+        return cls(socket.gethostname(), pid, _started(pid) or "", mark)
+
+    @classmethod
+    def parse(cls, text: str) -> "Holder":
+        """The holder whose ``str`` this is.
+
+        Raises:
+            LedgerError: if it is none.
+        """
+        try:
+            host, pid, started, mark = text.rsplit(" ", 3)
+            return cls(host, int(pid), started, mark)
+        except ValueError:
+            raise LedgerError(f"the ledger is damaged: {text!r} holds a chunk") from None
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid} {self.started} {self.mark}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host == socket.gethostname()
+
+    def is_gone(self) -> bool:
+        """Whether it is known to have ended; False for one on another machine.
+
+        A thread that asks for a chunk works on none: if it holds one, a call of it was interrupted
+        (Ctrl-C) before it could let go.
+        """
+        if not self.is_local:
+            return False
+        if _started(self.pid) != self.started:
+            return True
+        if self.pid != os.getpid():
+            return False
+        others = {t.native_id for t in threading.enumerate()} - {threading.get_native_id()}
+        return self.mark.partition("-")[0] not in map(str, others)
+
+
+def _started(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # A killed process that its parent has not waited for yet does nothing any more.
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
 
 
 @contextmanager
 def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
-    """Hold a chunk for the length of a block; None if a living process holds it.
-
-    A process that ends in the block, however it does, holds nothing any more.
-    """
-    holder = Holder.of_this_process()
+    """Hold a chunk during a block; None if somebody else holds it."""
+    holder = Holder.of_this_thread()
     if not _take(ledger, run, idx, holder):
         yield None
         return
@@ -45,8 +125,8 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
         ).fetchone()
         if row["holder"] is not None:
             other = Holder.parse(row["holder"])
-            over = not other.is_local and row["held_until"] < now()
-            if not over and not other.is_gone():
+            is_over = not other.is_local and row["held_until"] < now()
+            if not is_over and not other.is_gone():
                 return False
             note(connection, run, idx, f"passed over {other.host}, process {other.pid}")
         until = (datetime.now(UTC) + HOLD).isoformat(timespec="milliseconds")
@@ -59,7 +139,7 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A held chunk. Every change fails if the hold was lost meanwhile.
+    """A chunk that is held. Every change fails if the hold was lost meanwhile.
 
     Attributes:
         ledger: where it is.
@@ -112,7 +192,7 @@ class Claim:
             pass
 
     def reopen(self) -> None:
-        """Let a chunk that failed or was cancelled be sent anew, under tags of its own."""
+        """Let a chunk that failed or was cancelled be sent again, under tags of its own."""
         with self._change("to be sent anew", state="planned", job=None, error=None) as connection:
             connection.execute(
                 "UPDATE chunks SET attempt = attempt + 1, sent_at = NULL WHERE run = ? AND idx = ?",

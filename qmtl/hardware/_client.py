@@ -1,14 +1,15 @@
-"""The IBM Quantum service: the genuine client, with every call's errors told in one line.
+"""The IBM Quantum service: the genuine client, whose errors become one line each.
 
 The account is the client's own: the one saved with `QiskitRuntimeService.save_account`, or that of
 the environment (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...), which comes first.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from qmtl.errors import (
     HardwareAccountError,
@@ -21,32 +22,102 @@ from qmtl.errors import (
     MissingDependencyError,
     unknown_name,
 )
-from qmtl.hardware._posting import posting_once, primitive_options
-from qmtl.hardware._prepared import PreparedRun
-from qmtl.hardware._service_errors import Secrets, ask, one_line
-from qmtl.hardware._states import STATUSES, BackendState, JobState
-
-__all__ = ["Client"]
+from qmtl.hardware._backends import INSTALL
+from qmtl.hardware._client_errors import SAVE, Secrets, account_secrets, ask, one_line
+from qmtl.hardware._prepared_run import PreparedRun
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+STATUSES: dict[str, Status] = {
+    "INITIALIZING": "queued",
+    "QUEUED": "queued",
+    "RUNNING": "running",
+    "DONE": "done",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What the service says of a job.
+
+    Attributes:
+        job: its identifier.
+        status: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
+        reason: of a failure, else empty.
+    """
+
+    job: str
+    status: Status
+    reason: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is a result, or will be."""
+        return self.status in ("queued", "running", "done")
+
+
+@dataclass(frozen=True)
+class BackendState:
+    """A backend of the account.
+
+    Attributes:
+        name: its name.
+        qubits: how many it has.
+        pending: jobs in its queue.
+        status: ``"active"``, or why it is not.
+    """
+
+    name: str
+    qubits: int
+    pending: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on when the service does not answer as it should; times in seconds.
+
+    Attributes:
+        sends: attempts to send a chunk, or to fetch a result, before giving up for now.
+        lookups: looks for a job that may have been created, before it is sent again.
+        first_wait: before the second attempt or look; it doubles each time.
+        longest_wait: the most between attempts or looks.
+        settled: after so long a job that was created is certainly visible to a look.
+        outage: how long waiting for results survives a service that is away.
+        first_poll: between the first looks at jobs that are waited for; it grows by half.
+        longest_poll: the most between looks.
+    """
+
+    sends: int = 4
+    lookups: int = 5
+    first_wait: float = 1.0
+    longest_wait: float = 30.0
+    settled: float = 120.0
+    outage: float = 1800.0
+    first_poll: float = 1.0
+    longest_poll: float = 60.0
 
 
 @dataclass(frozen=True, eq=False)
 class Client:
-    """A service; it is opened when it is first used.
+    """A service, and how patient to be with it; the account is opened when it is first needed.
 
     Args:
-        given: an open `QiskitRuntimeService`; None for that of the account.
+        given: an open `QiskitRuntimeService`; None for the account's.
+        patience: when it does not answer.
     """
 
     given: Any = None
+    patience: Patience = Patience()
     _backends: dict[str, tuple[Any, str]] = field(default_factory=dict, repr=False)
     _jobs: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """The client of a service; of a client itself; of None that of the account.
+        """A client as it is; that of an open service; or, for None, that of the account.
 
         Raises:
             InvalidInputError: for anything else.
@@ -66,7 +137,7 @@ class Client:
         """The open service.
 
         Raises:
-            HardwareAccountError: no account, a token that is refused, an instance of others.
+            HardwareAccountError: no account, a refused token, somebody else's instance.
             HardwareConnectionError: the service cannot be reached.
             MissingDependencyError: if the client is not installed.
         """
@@ -75,19 +146,18 @@ class Client:
         try:
             from qiskit_ibm_runtime import QiskitRuntimeService
         except ImportError:
-            message = (
-                'the IBM client is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
-            )
-            raise MissingDependencyError(message) from None
-        return ask("opening the account", QiskitRuntimeService)
+            raise MissingDependencyError(f"the IBM client is not installed; {INSTALL}") from None
+        # The arguments, which may hold the token, are not among the locals of a traceback.
+        return ask("opening the account", lambda: QiskitRuntimeService(**_stripped_account()))
 
     def _ask(self, doing: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return ask(doing, partial(function, *args, **kwargs), secrets=self._secrets)
 
-    def _secrets(self) -> list[str]:
-        """The token of a service that was opened in code; others are known."""
-        account: Any = getattr(self.given, "_account", None)
-        return [str(getattr(account, "token", None) or "")]
+    def _secrets(self) -> set[str]:
+        """Those of a service that was opened in code; those of other accounts are known."""
+        active = getattr(self.given, "active_account", None)
+        account = active() if callable(active) else None
+        return account_secrets(account) if isinstance(account, Mapping) else set()
 
     def backend(self, name: str) -> Any:
         """The backend of that name, as Qiskit has it.
@@ -99,8 +169,8 @@ class Client:
             try:
                 backend = self._ask(f"opening {name}", self.service.backend, name)
             except HardwareRefusedError:
-                # The client tells a listing that failed as a backend that is not there; this call
-                # tells what is wrong.
+                # The client reports a listing that failed as a backend that does not exist; this
+                # call tells what is wrong.
                 self.seconds_left()
                 known = [b.name for b in self._ask("listing backends", self.service.backends)]
                 if name in known:
@@ -113,12 +183,10 @@ class Client:
     def backends(self) -> list[BackendState]:
         """The account's backends with their queues."""
         found = []
-        for backend in self._ask("listing backends", self.service.backends):
-            status = self._ask(f"asking for {backend.name}", backend.status)
+        for one in self._ask("listing backends", self.service.backends):
+            status = self._ask(f"asking for {one.name}", one.status)
             found.append(
-                BackendState(
-                    backend.name, backend.num_qubits, status.pending_jobs, status.status_msg
-                )
+                BackendState(one.name, one.num_qubits, status.pending_jobs, status.status_msg)
             )
         return found
 
@@ -135,7 +203,7 @@ class Client:
 
         Args:
             prepared: the run.
-            session: the batch or session that the run was sent to so far, to go on with.
+            session: the batch or session that the run was sent to so far, to continue in it.
         """
         from qiskit_ibm_runtime import Batch, Session
 
@@ -143,11 +211,11 @@ class Client:
         if prepared.mode == "job":
             return backend
         kind = Batch if prepared.mode == "batch" else Session
-        again = None if session is None else self._still_open(kind, session)
-        return again or self._ask(f"opening a {prepared.mode}", kind, backend)
+        known = None if session is None else self._still_open(kind, session)
+        return known or self._ask(f"opening a {prepared.mode}", kind, backend)
 
     def _still_open(self, kind: Any, session: str) -> Any:
-        """A batch or session to go on with; None if another must do."""
+        """A batch or session to continue in; None if a new one is needed."""
         doing = f"looking for {kind.__name__.lower()} {session}"
         try:
             found = self._ask(doing, kind.from_id, session, self.service)
@@ -179,7 +247,7 @@ class Client:
         else:
             from qiskit_ibm_runtime.executor_estimator import Estimator as Primitive
         primitive = Primitive(mode=mode, options=options)
-        with posting_once(self.service, self._backends[prepared.backend][1]):
+        with _posting_once(self.service, self._backends[prepared.backend][1]):
             job = self._ask(f"submitting chunk {chunk}", primitive.run, prepared.pubs(chunk))
         self._jobs[job.job_id()] = job
         return str(job.job_id())
@@ -204,7 +272,9 @@ class Client:
         status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
             return JobState(job, "running", f"the service says {status}")
-        reason = _failure(opened, self._secrets) if STATUSES[status] == "failed" else ""
+        reason = ""
+        if STATUSES[status] == "failed":
+            reason = self._ask(f"asking for job {job}", _failure, opened, self._secrets)
         return JobState(job, STATUSES[status], reason)
 
     def result(self, job: str) -> Any:
@@ -216,7 +286,7 @@ class Client:
         try:
             result = self._ask(f"fetching job {job}", self._job(job).result)
         except HardwareError as error:
-            # Anything that is not of the service is of the text that it sent.
+            # Any other error than the service's comes from the text that it sent.
             if type(error) is not HardwareError:
                 raise
             result = None
@@ -240,11 +310,80 @@ class Client:
         return self._jobs[job]
 
 
+def _stripped_account() -> dict[str, Any]:
+    """Arguments of the service: none, unless white space around the token has to go.
+
+    A secret that is mounted as a file ends with a line end, which the client would send.
+    """
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+    account = {"channel": os.environ.get("QISKIT_IBM_CHANNEL") or "ibm_quantum_platform"}
+    for key in ("token", "url", "instance"):
+        account[key] = os.environ.get(f"QISKIT_IBM_{key.upper()}") or ""
+    if not account["token"]:
+        saved = list(QiskitRuntimeService.saved_accounts().values())
+        # Which of several the client takes is its secret.
+        account = saved[0] if len(saved) == 1 else {}
+    stripped = {k: v.strip() if isinstance(v, str) else v for k, v in account.items()}
+    if stripped == account:
+        return {}
+    if not stripped.get("token"):
+        raise HardwareAccountError(f"the token of the IBM Quantum account is blank: {SAVE}")
+    return {key: value for key, value in stripped.items() if value != ""}
+
+
+@contextmanager
+def _posting_once(service: Any, instance: str) -> Iterator[None]:
+    """Keep the client from posting a job again by itself after an answer of 5xx.
+
+    The job may exist nevertheless, and would be there twice. There is no public setting; with a
+    client that is built otherwise the second job is found by its tags, and cancelled.
+    """
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+
+    try:
+        session = service._get_api_client(instance)._session
+        prefix, adapters = f"{session.base_url}/jobs", session.adapters
+    except AttributeError:
+        yield
+        return
+    # A connection that was never made can be tried again.
+    retry = Retry(total=None, connect=3, read=0, redirect=0, status=0, other=0, backoff_factor=0.5)
+    session.mount(prefix, HTTPAdapter(max_retries=retry))
+    try:
+        yield
+    finally:
+        adapters.pop(prefix, None)
+
+
+def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
+    """`SamplerOptions` or `EstimatorOptions` of the client.
+
+    Raises:
+        InvalidInputError: for options that they do not have.
+
+    Example:
+        >>> primitive_options("sampler", {"default_shots": 100}).default_shots
+        100
+    """
+    from pydantic import ValidationError
+    from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
+
+    kind = SamplerOptions if primitive == "sampler" else EstimatorOptions
+    try:
+        return kind(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"{kind.__name__} has no such {where!r}: {first['msg']}") from None
+
+
 def _status(job: Any) -> Any:
     """A job's status.
 
-    The client asks for a failed job's result, too, to tell why; if there is none this raises, but
-    the second time the status is known.
+    The client also asks for a failed job's result, to tell why it failed; if there is none this
+    raises, but the second time the status is known.
     """
     try:
         return job.status()

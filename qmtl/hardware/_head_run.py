@@ -1,9 +1,12 @@
-"""HeadRun: a trained head and a batch of inputs, as the circuit that is to be measured."""
+"""What is measured: a trained head's circuit, its numbers and a batch of inputs."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +17,8 @@ from qmtl.hardware._qiskit import QiskitHeadCircuit, to_qiskit
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.heads import QuantumHead
 
-__all__ = ["HeadRun", "check_run", "head_circuits", "head_run", "read_wires"]
+# Settings that say what a run may cost or how it is computed, and not what is measured.
+NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,3 +136,31 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
         for register in registers
         for i in register.readout.read_wires(len(register.wires))
     ]
+
+
+def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
+    """SHA-256 of what is asked for: circuit, weights, angles, tasks, backend and settings.
+
+    Unlike a prepared run's hash it does not depend on the backend's calibration of the day, so that
+    the same call tomorrow comes back to the run of today.
+
+    Raises:
+        InvalidInputError: for a task that the circuit does not have.
+    """
+    circuit = head.circuit
+    for task in head.tasks:
+        if task not in circuit.registers:
+            raise unknown_name("task", task, circuit.registers)
+    described = [
+        backend,
+        list(head.tasks),
+        [head.scales[task] for task in head.tasks],
+        {key: value for key, value in settings.to_dict().items() if key not in NOT_MEASURED},
+        repr(circuit.encoding_gates),
+        [repr((circuit.block_gates(task), circuit.register(task))) for task in head.tasks],
+    ]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    arrays = [head.angles, head.weights["encoding"], *(head.weights[t] for t in head.tasks)]
+    for tensor in arrays:
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().double().numpy()).tobytes())
+    return digest.hexdigest()

@@ -1,23 +1,114 @@
 """The ledger: what was sent to which backend, and what came back, in one SQLite file.
 
-Whatever is needed to come back to a run is in it: the prepared run, the jobs, the raw results.
-Several processes may use it at once. It is kept on the machine's own disk: SQLite's write-ahead log
+It holds everything that is needed to return to a run: the prepared run, its jobs, their raw
+results. Several processes may use it at once. It must be on a local disk: SQLite's write-ahead log
 does not work on network file systems.
+
+Schema (``PRAGMA user_version`` 1; times are UTC, in ISO 8601):
+
+* ``runs``: a row per run. ``run`` is its name, 12 hexadecimal digits, with ``-2`` and so on when
+  the same request is measured again; ``request`` is what was asked for, as SHA-256; ``hash`` is
+  that of the prepared run; ``prepared`` is the run itself, as `PreparedRun.to_bytes` wrote it;
+  ``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
+* ``chunks``: a row per job that a run needs. ``state`` is one of `STATES`; ``attempt`` counts
+  deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
+* ``jobs``: every job of a chunk that is known, and whether it is the one that counts.
+* ``results``: a chunk's raw result, written once.
+* ``events``: what happened, in order.
 """
 
 import os
 import sqlite3
-from contextlib import AbstractContextManager
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from qmtl.errors import InvalidInputError, LedgerError, unknown_name
-from qmtl.hardware._ledger_file import LedgerFile
-from qmtl.hardware._prepared import PreparedRun
-from qmtl.hardware._records import ChunkRecord, RunRecord
+from qmtl.hardware._prepared_run import PreparedRun
 
-__all__ = ["Ledger", "ledger_path", "note", "now"]
+# planned: never sent. sending: it may have been sent; look it up before anything else. sent: one
+# job carries it. stored: its result is here. failed and cancelled: there will be no result.
+STATES = ("planned", "sending", "sent", "stored", "failed", "cancelled")
+VERSION = 1
+TIMEOUT = 60.0  # seconds that a process waits for the others
+
+SCHEMA = """
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, request TEXT NOT NULL, hash TEXT NOT NULL, backend TEXT NOT NULL,
+    primitive TEXT NOT NULL, mode TEXT NOT NULL, samples INTEGER NOT NULL,
+    shots INTEGER NOT NULL, execution TEXT NOT NULL, prepared BLOB NOT NULL, session TEXT,
+    directory TEXT, created TEXT NOT NULL
+);
+CREATE INDEX runs_of_request ON runs (request);
+CREATE TABLE chunks (
+    run TEXT NOT NULL REFERENCES runs, idx INTEGER NOT NULL, hash TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 1, state TEXT NOT NULL DEFAULT 'planned', sent_at TEXT,
+    job TEXT, error TEXT, holder TEXT, held_until TEXT, PRIMARY KEY (run, idx)
+);
+CREATE TABLE jobs (
+    job TEXT PRIMARY KEY, run TEXT NOT NULL, idx INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    counts INTEGER NOT NULL, noted TEXT NOT NULL, FOREIGN KEY (run, idx) REFERENCES chunks
+);
+CREATE TABLE results (
+    run TEXT NOT NULL, idx INTEGER NOT NULL, job TEXT NOT NULL, raw BLOB NOT NULL,
+    stored TEXT NOT NULL, PRIMARY KEY (run, idx), FOREIGN KEY (run, idx) REFERENCES chunks
+);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, run TEXT NOT NULL, idx INTEGER, at TEXT NOT NULL, event TEXT NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run in the ledger; the attributes are the columns of ``runs``."""
+
+    run: str
+    request: str
+    hash: str
+    backend: str
+    primitive: str
+    mode: str
+    samples: int
+    shots: int
+    execution: str
+    session: str | None
+    directory: str | None
+    created: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is executed on this machine, without a service or a queue."""
+        return self.execution != "device"
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """A chunk in the ledger; the attributes are the columns of ``chunks``."""
+
+    run: str
+    idx: int
+    hash: str
+    attempt: int
+    state: str
+    sent_at: str | None
+    job: str | None
+    error: str | None
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of its jobs, by which they are found again."""
+        tags = [f"qmtl:{self.run}", f"qmtl:{self.hash}"]
+        return tags if self.attempt == 1 else [*tags, f"qmtl:attempt-{self.attempt}"]
+
+    @property
+    def seconds_since_sent(self) -> float:
+        """Seconds since it was about to be sent; infinite if it never was."""
+        if self.sent_at is None:
+            return float("inf")
+        return (datetime.now(UTC) - datetime.fromisoformat(self.sent_at)).total_seconds()
 
 
 def ledger_path() -> Path:
@@ -29,10 +120,10 @@ def ledger_path() -> Path:
 
 
 class Ledger:
-    """The ledger in a file, which is made when it is not there.
+    """The ledger in a file; the file is made if it does not exist.
 
     Args:
-        path: the file; None for `ledger_path`.
+        path: the file; ``~`` is the home folder; None for `ledger_path`.
 
     Raises:
         LedgerError: if the file is something else, or of a version that cannot be read.
@@ -45,32 +136,78 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = ledger_path() if path is None else Path(path)
-        self._file = LedgerFile(self.path)
+        try:
+            self.path = Path(ledger_path() if path is None else path).expanduser()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Models and inputs are private to the user.
+            self.path.touch(mode=0o600)
+        except (OSError, RuntimeError) as error:
+            raise LedgerError(
+                f"the ledger {path or ledger_path()} cannot be made: {error}"
+            ) from None
+        with self._connection() as connection:
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0 and tables:
+                raise LedgerError(f"{self.path} is a database of something else, not a ledger")
+            _write_ahead(connection)
+        with self.transaction() as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version={VERSION}")
+            elif version != VERSION:
+                raise LedgerError(
+                    f"the ledger {self.path} has version {version}; this qmtl reads {VERSION}"
+                )
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A transaction that no other process writes beside."""
-        return self._file.transaction()
+    @classmethod
+    def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
+        """A ledger as it is; that in a file; or, for None, that of `ledger_path`."""
+        return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
-    def add_run(
-        self,
-        prepared: PreparedRun,
-        request: str | None = None,
-        *,
-        directory: Path | None = None,
-        again: bool = False,
-    ) -> RunRecord:
-        """Enter a run, unless the same request is there; what is there stays as it is.
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read from."""
+        try:
+            opened = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+            with closing(opened):
+                opened.row_factory = sqlite3.Row
+                opened.execute("PRAGMA foreign_keys=ON")
+                yield opened
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self.path} cannot be used: {error}") from None
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A transaction during which no other process writes."""
+        with self._connection() as connection:
+            # A commit must survive a power failure.
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._connection() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def add_run(self, prepared: PreparedRun, *, again: bool = False) -> RunRecord:
+        """Enter a run, unless its request is there already: then that run is returned unchanged.
 
         Args:
-            prepared: the run.
-            request: what was asked for, as SHA-256 or the like; None for the run's own hash.
-            directory: the run directory that its model is from.
+            prepared: the run; ``context["directory"]`` is the run directory of its model.
             again: whether to enter another run of the same request.
         """
-        request = prepared.hash if request is None else request
+        request = prepared.request or prepared.hash
         shots = max(pub.shots for chunk in prepared.chunks for pub in chunk.pubs)
         content = prepared.to_bytes()
+        directory = prepared.context.get("directory")
         with self.transaction() as connection:
             names = [
                 row["run"]
@@ -86,7 +223,7 @@ class Ledger:
                 (
                     *(name, request, prepared.hash, prepared.backend, prepared.primitive),
                     *(prepared.mode, prepared.decoding.n_samples, shots, prepared.execution),
-                    *(content, None if directory is None else str(directory.resolve()), now()),
+                    *(content, directory and str(Path(directory).resolve()), now()),
                 ),
             )
             connection.executemany(
@@ -98,29 +235,28 @@ class Ledger:
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        with self._file.connection() as connection:
-            rows = connection.execute(f"SELECT {_columns(RunRecord)} FROM runs ORDER BY rowid")
-            return [RunRecord(**row) for row in rows]
+        rows = self._rows(f"SELECT {_columns(RunRecord)} FROM runs ORDER BY rowid")
+        return [RunRecord(**row) for row in rows]
 
     def run(self, name: str) -> RunRecord:
-        """The run of that name, which may be cut short as long as it is clear.
+        """The run of that name; any beginning of it that no other run has will do.
 
         Raises:
             InvalidInputError: if there is none.
         """
         if not isinstance(name, str):
             raise InvalidInputError(f"run must be a run's name, got {name!r}")
-        found = [run for run in self.runs() if run.run.startswith(name)]
+        runs = self.runs()
+        found = [run for run in runs if run.run.startswith(name)]
         exact = [run for run in found if run.run == name]
         if exact or (name and len(found) == 1):
             return (exact or found)[0]
-        known = found or self.runs()
-        if not known:
+        if not runs:
             raise InvalidInputError(f"unknown run {name!r}: the ledger {self.path} has none")
-        raise unknown_name("run", name, [run.run for run in known])
+        raise unknown_name("run", name, [run.run for run in found or runs])
 
     def knows(self, name: str) -> bool:
-        """Whether `run` finds a run of that name."""
+        """Whether a run's name begins like this."""
         return any(run.run.startswith(name) for run in self.runs())
 
     def find_request(self, request: str) -> RunRecord | None:
@@ -130,10 +266,7 @@ class Ledger:
 
     def prepared(self, run: str) -> PreparedRun:
         """The prepared run."""
-        with self._file.connection() as connection:
-            (content,) = connection.execute(
-                "SELECT prepared FROM runs WHERE run = ?", (run,)
-            ).fetchone()
+        ((content,),) = self._rows("SELECT prepared FROM runs WHERE run = ?", run)
         return PreparedRun.from_bytes(content)
 
     def set_session(self, run: str, session: str) -> None:
@@ -144,39 +277,29 @@ class Ledger:
 
     def chunks(self, run: str) -> list[ChunkRecord]:
         """The run's chunks, in order."""
-        with self._file.connection() as connection:
-            rows = connection.execute(
-                f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx", (run,)
-            )
-            found = [ChunkRecord(**row) for row in rows]
+        query = f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx"
+        found = [ChunkRecord(**row) for row in self._rows(query, run)]
         if not found:
             raise LedgerError(f"the ledger {self.path} is damaged: run {run} has no chunks")
         return found
 
     def jobs(self, run: str) -> list[str]:
-        """All jobs that are known of a run, those included that did not count."""
-        with self._file.connection() as connection:
-            rows = connection.execute("SELECT job FROM jobs WHERE run = ? ORDER BY rowid", (run,))
-            return [row["job"] for row in rows]
+        """All known jobs of a run, duplicates that were cancelled included."""
+        rows = self._rows("SELECT job FROM jobs WHERE run = ? ORDER BY rowid", run)
+        return [row["job"] for row in rows]
 
     def results(self, run: str) -> dict[int, bytes]:
-        """Raw results by chunk, of those that are here."""
-        with self._file.connection() as connection:
-            rows = connection.execute("SELECT idx, raw FROM results WHERE run = ?", (run,))
-            return {row["idx"]: row["raw"] for row in rows}
+        """The raw results that are here, by chunk."""
+        rows = self._rows("SELECT idx, raw FROM results WHERE run = ?", run)
+        return {row["idx"]: row["raw"] for row in rows}
 
     def events(self, run: str) -> list[str]:
-        """What happened to a run, a line each."""
-        with self._file.connection() as connection:
-            rows = connection.execute(
-                "SELECT at, idx, event FROM events WHERE run = ? ORDER BY id", (run,)
-            )
-            return [
-                f"{row['at']} {row['event']}"
-                if row["idx"] is None
-                else f"{row['at']} chunk {row['idx']}: {row['event']}"
-                for row in rows
-            ]
+        """What happened to a run, one line per event."""
+        rows = self._rows("SELECT at, idx, event FROM events WHERE run = ? ORDER BY id", run)
+        return [
+            f"{at} {event}" if idx is None else f"{at} chunk {idx}: {event}"
+            for at, idx, event in rows
+        ]
 
 
 def now() -> str:
@@ -189,6 +312,27 @@ def note(connection: sqlite3.Connection, run: str, idx: int | None, event: str) 
     connection.execute(
         "INSERT INTO events (run, idx, at, event) VALUES (?,?,?,?)", (run, idx, now(), event)
     )
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on; the file remembers it.
+
+    Only a process that is alone can turn it on, and SQLite does not wait for that, whatever its
+    timeout: of several processes that make a ledger at once, all but one have to try again.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+    def is_busy(error: BaseException) -> bool:
+        code = getattr(error, "sqlite_errorcode", 0)
+        return code & 0xFF == sqlite3.SQLITE_BUSY
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_busy),
+        stop=stop_after_delay(TIMEOUT),
+        wait=wait_random(0.001, 0.02),
+        reraise=True,
+    )
+    retrying(connection.execute, "PRAGMA journal_mode=WAL")
 
 
 def _columns(record: type) -> str:

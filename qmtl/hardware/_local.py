@@ -1,39 +1,45 @@
 """Execution of prepared runs on this machine: on fake backends, and without noise on Aer.
 
-A fake backend executes the same transpiled circuit that its device would, cut to the qubits in
-use, scheduled, and under the device's calibration: outcome probabilities are computed exactly and
-shots drawn from them. Where the circuit as a whole is too large, every task's shots are drawn from
-a circuit of their own, which holds what the task's result can depend on.
+A fake backend executes the transpiled circuit that its device would execute, scheduled and under
+the device's calibration: the probabilities of all outcomes are computed exactly, and shots are
+drawn from them. Where the whole circuit is too large, the shots of each task are drawn from a
+circuit of its own, which holds everything that the task's result can depend on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.hardware._backends import Backend, open_backend
-from qmtl.hardware._contraction import Plan, best_plan, outcome_probabilities
-from qmtl.hardware._cut import active_qubits, cone_circuit, cut_circuit, scheduled
-from qmtl.hardware._decoding import TaskReading
-from qmtl.hardware._prepared import Execution, PreparedRun
-from qmtl.hardware._raw import PubData
-from qmtl.hardware._transfer import operations
+from qmtl.hardware._decode import PubData
+from qmtl.hardware._predict import read_native
+from qmtl.hardware._prepared_run import Execution, PreparedRun, TaskReading, Values
+from qmtl.hardware._qiskit import active_qubits, cone_circuit
+from qmtl.hardware._transpile import scheduled
+from qmtl.noise import DeviceNoise
+from qmtl.simulators import NativeCircuit, native_size, native_values
+from qmtl.tasks import Task
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["execute", "execution"]
-
 Bits = NDArray[np.uint8]
-# Sizes up to which a circuit is executed as a whole: bits of the state, bits measured, wires.
-WHOLE_BITS = 23
+# A circuit is executed as a whole up to these sizes: numbers of the longest vector under noise,
+# measured bits, and wires without noise.
+WHOLE_NUMBERS = 2**24
 WHOLE_MEASURED = 16
 WHOLE_WIRES_IDEAL = 22
 # Sizes of one task beyond which there is no execution here.
-MOST_BITS = 27
+MOST_NUMBERS = 2**27
 MOST_WIRES_IDEAL = 26
+# Probabilities that are computed at a time.
+BLOCK = 2**24
 
 
 def execution(backend: Backend, circuits: Sequence["QuantumCircuit"]) -> Execution:
@@ -49,39 +55,41 @@ def _fits_whole(circuit: "QuantumCircuit", backend: Backend) -> bool:
         return len(active_qubits(circuit)) <= WHOLE_WIRES_IDEAL
     if len(circuit.clbits) > WHOLE_MEASURED:
         return False
-    return _plan(circuit, np.zeros((1, circuit.num_parameters)), backend)[1].peak <= WHOLE_BITS
+    registers = {"all": circuit.clbits}
+    head, native = _native(circuit, registers, backend)
+    return native_size(head, native, backend.noise) <= WHOLE_NUMBERS
 
 
-def execute(
-    prepared: PreparedRun, chunk: int, *, backend: Backend | None = None
-) -> tuple[PubData, ...]:
-    """The raw results of one chunk, executed here.
+def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[PubData, ...]:
+    """Execute one chunk of a run here, and return its raw results.
 
     Args:
-        prepared: a run for a fake backend or ``"aer"``.
+        prepared: a run for a fake backend, for a Qiskit backend of your own, or for ``"aer"``.
         chunk: index of the chunk.
-        backend: the run's, where its name alone does not tell.
+        backend: the run's Qiskit backend, if it is one of your own and the run comes from the
+            ledger.
 
     Raises:
         CircuitTooLargeError: if what one task's result depends on is too large.
         InvalidInputError: for a run that needs a device, or mitigation that only a device has.
     """
-    backend = open_backend(prepared.backend) if backend is None else backend
-    if not backend.is_local:
-        raise InvalidInputError(f"{prepared.backend} is not a backend of this machine")
+    backend = _backend_of(prepared, backend)
     random = np.random.default_rng(_seed(prepared, chunk))
     found = []
     for pub in prepared.chunks[chunk].pubs:
         circuit = prepared.circuits[pub.circuit]
         values = prepared.values[pub.circuit][pub.samples[0] : pub.samples[1]]
         readings = [task for task in prepared.decoding.tasks if task.circuit == pub.circuit]
-        twirled = False
+        noise = backend.noise
         if prepared.primitive == "estimator":
             circuit = _measured(circuit, readings)
-            twirled = _level(prepared) > 0
-        registers = _sample(
-            circuit, values, pub.shots, backend, prepared.execution, random, twirled=twirled
-        )
+            if _level(prepared):
+                noise = _twirled(noise)
+        whole = prepared.execution == "whole circuit on the cut"
+        if backend.kind == "ideal":
+            registers = _ideal_bits(circuit, values, pub.shots, whole, random)
+        else:
+            registers = _noisy_bits(circuit, values, pub.shots, backend, noise, whole, random)
         if prepared.primitive == "sampler":
             sizes = {register.name: register.size for register in circuit.cregs}
             found.append(PubData({n: _packed(bits) for n, bits in registers.items()}, sizes))
@@ -90,27 +98,161 @@ def execute(
     return tuple(found)
 
 
+def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
+    name = prepared.backend
+    if given is None:
+        given = name if prepared.device is None else prepared.device
+        if given == name and name.partition("_")[0] not in ("aer", "fake", "ibm"):
+            raise InvalidInputError(
+                f"backend {name!r} is one of your own: pass backend=, the object that the run was "
+                f"prepared for"
+            )
+    backend = open_backend(given)
+    if not backend.is_local:
+        raise InvalidInputError(f"{name} is not a backend of this machine")
+    if backend.name != name:
+        raise InvalidInputError(f"the run was prepared for {name}, got backend {backend.name}")
+    return backend
+
+
 def _seed(prepared: PreparedRun, chunk: int) -> list[int] | None:
     seed = prepared.options.get("simulator", {}).get("seed_simulator")
     return None if seed is None else [int(seed), chunk]
 
 
-def _sample(
+def _noisy_bits(
     circuit: "QuantumCircuit",
-    values: NDArray[np.float64],
+    values: Values,
     shots: int,
     backend: Backend,
-    how: Execution,
+    noise: DeviceNoise,
+    whole: bool,
     random: np.random.Generator,
-    *,
-    twirled: bool,
 ) -> dict[str, Bits]:
     """Bits of each classical register, (samples, shots, size)."""
-    target = backend.target
-    if target is not None:
-        circuit = scheduled(circuit, target)
-    if how == "whole circuit on the cut":
-        bits = _outcomes(circuit, values, shots, backend, random, twirled=twirled)
+    registers = {register.name: list(register) for register in circuit.cregs}
+    asked = {"all": circuit.clbits} if whole else registers
+    found = {}
+    for name, likely in _distributions(circuit, values, asked, backend, noise).items():
+        counts = random.multinomial(shots, likely)
+        outcomes = np.stack([np.repeat(np.arange(likely.shape[1]), row) for row in counts])
+        shifts = np.arange(len(asked[name]))[::-1]
+        drawn = random.permuted(outcomes, axis=1)
+        found[name] = (drawn[..., None] >> shifts & 1).astype(np.uint8)
+    if not whole:
+        return found
+    place = {bit: i for i, bit in enumerate(circuit.clbits)}
+    return {n: found["all"][..., [place[b] for b in bits]] for n, bits in registers.items()}
+
+
+def _distributions(
+    circuit: "QuantumCircuit",
+    values: Values,
+    registers: Mapping[str, Sequence[Any]],
+    backend: Backend,
+    noise: DeviceNoise,
+) -> dict[str, Values]:
+    """The probability of each outcome of some registers, (samples, 2^bits).
+
+    The first bit of a register is the most significant one of an outcome.
+
+    Raises:
+        CircuitTooLargeError: if the contraction takes too long a vector.
+    """
+    head, native = _native(circuit, registers, backend)
+    size = native_size(head, native, noise)
+    if size > MOST_NUMBERS:
+        raise CircuitTooLargeError(
+            f"to execute the circuit of {circuit.name!r} under noise here takes a vector of "
+            f"{size:.1e} numbers: use fewer layers, smaller registers or a line ('cz_line'), or "
+            f"'aer' without noise"
+        )
+    block = max(1, BLOCK // sum(2 ** len(bits) for bits in registers.values()))
+    parts = []
+    for first in range(0, len(values), block):
+        angles = torch.from_numpy(values[first : first + block]).float()
+        with torch.no_grad():
+            parts.append(native_values(head, native, angles, noise))
+    return {
+        name: _probabilities(np.concatenate([part[name].double().numpy() for part in parts]))
+        for name in registers
+    }
+
+
+@dataclass(frozen=True)
+class _AllStrings:
+    """A readout of every product of Z: together they determine the probability of each outcome.
+
+    Output number m has a Z where m has a bit: bit i, of value 2^i, is wire i.
+    """
+
+    min_wires: int
+    is_probability: bool = False
+
+    @property
+    def n_outputs(self) -> int:
+        return 1 << self.min_wires
+
+    def read_wires(self, n_wires: int) -> tuple[int, ...]:
+        return tuple(range(n_wires))
+
+    def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
+        return [tuple(i for i in range(n_wires) if m >> i & 1) for m in range(1 << n_wires)]
+
+    def matrix(self, n_wires: int) -> list[list[float]]:
+        states = range(1 << n_wires)
+        return [[1.0 - 2.0 * ((m & s).bit_count() % 2) for s in states] for m in states]
+
+
+def _native(
+    circuit: "QuantumCircuit", registers: Mapping[str, Sequence[Any]], backend: Backend
+) -> tuple[HeadCircuit, NativeCircuit]:
+    """A circuit as the device runs it, with these classical bits read together.
+
+    Its features are the circuit's parameters in their order.
+    """
+    assert backend.target is not None
+    timed = scheduled(circuit, backend.target)
+    features = {parameter: i for i, parameter in enumerate(circuit.parameters)}
+    native = read_native(timed, features, registers, dt=backend.target.dt)
+    readouts = {name: _AllStrings(len(bits)) for name, bits in registers.items()}
+    tasks = [Task.regression(name, readout.n_outputs) for name, readout in readouts.items()]
+    sizes = {name: len(bits) for name, bits in registers.items()}
+    return HeadCircuit(tasks, wires_per_task=sizes, readouts=readouts), native
+
+
+def _probabilities(strings: Values) -> Values:
+    """Probabilities of outcomes, first bit most significant, from values of `_AllStrings`."""
+    n = strings.shape[1].bit_length() - 1
+    found = strings.reshape(-1, *(2,) * n)
+    for axis in range(1, n + 1):
+        one, z = np.take(found, 0, axis), np.take(found, 1, axis)
+        found = np.stack([(one + z) / 2, (one - z) / 2], axis)
+    likely = np.clip(found.transpose(0, *range(n, 0, -1)).reshape(len(strings), -1), 0, None)
+    normalised: Values = likely / likely.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def _twirled(noise: DeviceNoise) -> DeviceNoise:
+    """The noise when measurements are twirled: a bit is flipped as often from 0 as from 1."""
+
+    def mean(pair: tuple[float, float]) -> tuple[float, float]:
+        return (sum(pair) / 2, sum(pair) / 2)
+
+    readouts = {wire: mean(pair) for wire, pair in noise.readouts.items()}
+    return replace(noise, readout=mean(noise.readout), readouts=readouts)
+
+
+def _ideal_bits(
+    circuit: "QuantumCircuit",
+    values: Values,
+    shots: int,
+    whole: bool,
+    random: np.random.Generator,
+) -> dict[str, Bits]:
+    """Bits of each classical register, (samples, shots, size)."""
+    if whole:
+        bits = _aer_bits(circuit, values, shots, random)
         place = {bit: i for i, bit in enumerate(circuit.clbits)}
         return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
     columns = {parameter: i for i, parameter in enumerate(circuit.parameters)}
@@ -118,74 +260,15 @@ def _sample(
     for register in circuit.cregs:
         own = cone_circuit(circuit, register)
         mine = values[:, [columns[parameter] for parameter in own.parameters]]
-        found[register.name] = _outcomes(own, mine, shots, backend, random, twirled=twirled)
+        found[register.name] = _aer_bits(own, mine, shots, random)
     return found
 
 
-def _outcomes(
-    circuit: "QuantumCircuit",
-    values: NDArray[np.float64],
-    shots: int,
-    backend: Backend,
-    random: np.random.Generator,
-    *,
-    twirled: bool,
+def _aer_bits(
+    circuit: "QuantumCircuit", values: Values, shots: int, random: np.random.Generator
 ) -> Bits:
-    """Bits of all classical bits in their order, (samples, shots, bits)."""
-    if backend.kind == "ideal":
-        return _ideal_outcomes(circuit, values, shots, random)
-    made, plan, measured = _plan(circuit, values, backend)
-    if plan.peak > MOST_BITS:
-        raise CircuitTooLargeError(
-            f"to execute the circuit of {circuit.name!r} under noise here takes a state of "
-            f"2^{plan.peak} numbers: use fewer layers, smaller registers or a line ('cz_line'), or "
-            f"'aer' without noise"
-        )
-    noise = backend.noise
-    readouts = {
-        wire: noise.readouts.get(qubit, noise.readout)
-        for wire, qubit in enumerate(active_qubits(circuit))
-    }
-    if twirled:
-        # A bit is flipped as often from 0 as from 1.
-        readouts = {w: ((up + down) / 2,) * 2 for w, (up, down) in readouts.items()}
-    likely = outcome_probabilities(made, measured, readouts, len(values), plan)
-    likely = np.clip(likely, 0, None)
-    likely /= likely.sum(axis=1, keepdims=True)
-    counts = random.multinomial(shots, likely)
-    outcomes = np.stack([np.repeat(np.arange(likely.shape[1]), row) for row in counts])
-    outcomes = random.permuted(outcomes, axis=1)
-    shifts = np.arange(len(measured))[::-1]
-    return (outcomes[..., None] >> shifts & 1).astype(np.uint8)
-
-
-def _plan(
-    circuit: "QuantumCircuit", values: NDArray[np.float64], backend: Backend
-) -> tuple[list[Any], Plan, list[int]]:
-    """Operations on the cut, their order, and the wire of each classical bit."""
-    qubits = active_qubits(circuit)
-    cut = cut_circuit(circuit, qubits)
-    dt = None if backend.target is None else backend.target.dt
-    made = operations(cut, values, backend.noise, dt, qubits)
-    wires = _wires_of_bits(cut)
-    return made, best_plan(made, wires), wires
-
-
-def _wires_of_bits(circuit: "QuantumCircuit") -> list[int]:
-    wires = {
-        circuit.find_bit(instruction.clbits[0]).index: circuit.find_bit(instruction.qubits[0]).index
-        for instruction in circuit.data
-        if instruction.operation.name == "measure"
-    }
-    return [wires[i] for i in range(len(circuit.clbits))]
-
-
-def _ideal_outcomes(
-    circuit: "QuantumCircuit",
-    values: NDArray[np.float64],
-    shots: int,
-    random: np.random.Generator,
-) -> Bits:
+    """All classical bits in their order, (samples, shots, bits)."""
+    from qiskit import QuantumCircuit, QuantumRegister
     from qiskit_aer import AerSimulator
 
     qubits = active_qubits(circuit)
@@ -194,7 +277,13 @@ def _ideal_outcomes(
             f"to execute the circuit of {circuit.name!r} here takes {len(qubits)} wires at once, "
             f"the limit is {MOST_WIRES_IDEAL}: use fewer layers or a line ('cz_line')"
         )
-    cut = cut_circuit(circuit, qubits)
+    # Only the qubits in use are simulated.
+    place = {qubit: i for i, qubit in enumerate(qubits)}
+    cut = QuantumCircuit(QuantumRegister(len(place), "q"), *circuit.cregs)
+    for instruction in circuit.data:
+        if instruction.operation.name != "barrier":
+            on = [place[circuit.find_bit(qubit).index] for qubit in instruction.qubits]
+            cut.append(instruction.operation, on, instruction.clbits)
     simulator = AerSimulator(method="statevector")
     bound = [cut.assign_parameters(row) for row in values]
     seed = int(random.integers(2**31))
@@ -233,11 +322,11 @@ def _level(prepared: PreparedRun) -> int:
 def _expectations(
     prepared: PreparedRun,
     circuit: int,
-    registers: dict[str, Bits],
+    registers: Mapping[str, Bits],
     readings: Sequence[TaskReading],
     backend: Backend,
 ) -> PubData:
-    """Values of the Z strings; the estimator's level 1 undoes read-out errors by twirling them."""
+    """Values of the Z-strings; the estimator's level 1 undoes read-out errors by twirling them."""
     level = _level(prepared)
     if level > 1:
         raise InvalidInputError(

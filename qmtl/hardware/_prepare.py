@@ -1,6 +1,6 @@
 """prepare: a trained head and a batch of inputs become a run that is ready to be sent.
 
-Nothing is sent, and the network is asked for one thing only: the calibration of a real device.
+Nothing is sent; the network is only asked for the calibration of a real device.
 """
 
 from collections.abc import Sequence
@@ -9,23 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from qmtl.errors import HardwareBudgetError, InvalidInputError
+from qmtl.errors import HardwareBudgetError
 from qmtl.hardware._backends import Backend, open_backend
-from qmtl.hardware._chunks import make_chunks, payload_bytes
-from qmtl.hardware._costs import make_estimate
-from qmtl.hardware._expected import exact_values, predicted_values
-from qmtl.hardware._head_run import HeadRun, check_run, head_circuits, head_run, read_wires
+from qmtl.hardware._chunks import make_chunks, make_payload
+from qmtl.hardware._head_run import (
+    HeadRun,
+    check_run,
+    head_circuits,
+    head_run,
+    read_wires,
+    request_hash,
+)
 from qmtl.hardware._local import execution
-from qmtl.hardware._parts import make_parts
-from qmtl.hardware._prepared import Mode, PreparedRun, Values
-from qmtl.hardware._qiskit import QiskitHeadCircuit
+from qmtl.hardware._predict import exact_values, predicted_values
+from qmtl.hardware._prepared_run import Chunk, Estimate, PreparedRun, Values
+from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._transpiled import cache_folder, transpiled
+from qmtl.hardware._transpile import Transpiled, cache_folder, estimated_success, transpiled
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = ["HeadRun", "head_run", "prepare", "prepare_head"]
+# IBM: about 2 s for each job, and then (delay between executions + circuit) for each execution.
+SECONDS_PER_JOB = 2.0
+REPETITION_DELAY = 250e-6
+# The estimator's level 2 measures at three strengths of noise.
+EXTRAPOLATION = 3
+FREE = frozenset({"rz", "barrier", "delay", "measure"})
+NOT_CORRELATED = (
+    "The circuit is too large to be executed here as a whole: every task is executed on its own "
+    "noisy cone, so that shots of different tasks are not correlated."
+)
 
 
 def prepare(
@@ -33,7 +47,7 @@ def prepare(
     inputs: Any,
     backend: Any = "fake_fez",
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     settings: HardwareSettings | None = None,
     service: Any = None,
     **options: Any,
@@ -43,15 +57,15 @@ def prepare(
     Args:
         model: a `MultiTaskModel` with a quantum head, or a `QuantumHead`.
         inputs: the model's inputs, or the head's features; samples in the first dimension.
-        backend: a name or a backend, see `open_backend`.
+        backend: a name or a Qiskit backend, see `open_backend`.
         tasks: the tasks to measure; None for all.
         settings: shots, mitigation, budgets; None for the defaults.
-        service: for IBM's devices; None for the saved account.
-        **options: fields of `HardwareSettings` instead.
+        service: an open `QiskitRuntimeService`; None for the account's.
+        **options: fields of `HardwareSettings` instead of `settings`, such as ``shots=4096``.
 
     Raises:
-        InvalidInputError: if the model has no quantum head, inputs, tasks or settings do not fit,
-            or the circuit does not fit the backend.
+        InvalidInputError: if the model has no quantum head, if inputs, tasks or settings do not
+            fit, or if the circuit does not fit the backend.
         HardwareBudgetError: if the run is estimated to cost more than its budget.
         MissingDependencyError: if Qiskit's packages are not installed.
 
@@ -63,9 +77,7 @@ def prepare(
         >>> len(run.circuits), run.estimate.executions
         (1, 300)
     """
-    if settings is not None and options:
-        raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
-    settings = HardwareSettings.of(options) if settings is None else settings
+    settings = HardwareSettings.of(options, settings)
     run = head_run(model, inputs, tasks)
     return prepare_head(run, open_backend(backend, service=service), settings)
 
@@ -82,62 +94,132 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
         for head in heads
     ]
     measured = [found.circuit for found in native]
-    parts = make_parts(run, heads, native, backend, settings)
+    circuits, values, decoding = make_payload(run, heads, measured, backend, settings)
     options = settings.runtime_options(is_local=backend.is_local)
-    content = [settings.primitive, options, parts.decoding.to_dict()["strings"]]
-    calibration = parts.decoding.calibration_circuits
-    chunks = make_chunks(backend.name, parts.circuits, parts.values, calibration, settings, content)
-    estimate = make_estimate(measured, native, heads, chunks, backend, settings)
-    _check_budget(estimate.executions, estimate.qpu_seconds, settings)
+    chunks, size = make_chunks(backend.name, circuits, values, decoding, settings, options)
+    estimate = _estimate(heads, native, chunks, backend, settings)
+    _check_budget(estimate, settings)
     how = execution(backend, measured)
     predicted, exact, notes = _expected(run, heads, measured, backend, settings)
+    if how == "task by task":
+        notes.insert(0, NOT_CORRELATED)
     return PreparedRun(
         backend=backend.name,
         primitive=settings.primitive,
-        mode=_mode(settings, len(chunks)),
-        circuits=parts.circuits,
-        values=parts.values,
+        mode=settings.mode or ("batch" if len(chunks) > 1 else "job"),
+        circuits=circuits,
+        values=values,
         chunks=chunks,
-        decoding=parts.decoding,
+        decoding=decoding,
         options=options,
-        estimate=replace(
-            estimate,
-            payload_bytes=payload_bytes(parts.circuits, parts.values, chunks),
-            notes=(*estimate.notes, *_local_notes(how), *notes),
-        ),
+        estimate=replace(estimate, payload_bytes=size, notes=(*estimate.notes, *notes)),
         predicted=predicted,
         exact=exact,
         execution=how,
         context={"settings": settings.to_dict()},
+        request=request_hash(run, backend.name, settings),
+        device=backend if backend.kind == "fake" else None,
     )
 
 
-def _check_budget(executions: int, seconds: float, settings: HardwareSettings) -> None:
-    if settings.max_shots is not None and executions > settings.max_shots:
+def _estimate(
+    heads: Sequence[QiskitHeadCircuit],
+    native: Sequence[Transpiled],
+    chunks: Sequence[Chunk],
+    backend: Backend,
+    settings: HardwareSettings,
+) -> Estimate:
+    """What a run needs, but for the bytes of its largest job."""
+    circuits = [found.circuit for found in native]
+    success: float | None = None
+    task_success: dict[str, float] = {}
+    if backend.target is not None:
+        success = min(estimated_success(circuit, backend.target) for circuit in circuits)
+        for head, circuit in zip(heads, circuits, strict=True):
+            registers = {register.name: register for register in circuit.cregs}
+            for task, name in head.registers.items():
+                cone = cone_circuit(circuit, registers[name])
+                task_success[task] = estimated_success(cone, backend.target)
+    executions = sum(chunk.executions for chunk in chunks)
+    worst = max(range(len(native)), key=lambda i: native[i].swaps)
+    return Estimate(
+        wires=len({qubit for circuit in circuits for qubit in active_qubits(circuit)}),
+        depth=max(_depth(circuit, 1) for circuit in circuits),
+        two_qubit_depth=max(_depth(circuit, 2) for circuit in circuits),
+        two_qubit_gates=max(_two_qubit_gates(circuit) for circuit in circuits),
+        swaps=native[worst].swaps,
+        success=success,
+        task_success=task_success,
+        circuits=len({pub.circuit for chunk in chunks for pub in chunk.pubs}),
+        executions=executions,
+        jobs=len(chunks),
+        qpu_seconds=_seconds(circuits, executions, len(chunks), backend, settings),
+        payload_bytes=0,
+        layout=native[worst].layout,
+        budget_seconds=settings.max_qpu_seconds,
+        notes=_notes(heads[worst], native[worst], backend, settings),
+    )
+
+
+def _depth(circuit: "QuantumCircuit", wires: int) -> int:
+    """Layers of gates on at least so many wires."""
+    return int(circuit.depth(lambda i: i.operation.name not in FREE and len(i.qubits) >= wires))
+
+
+def _two_qubit_gates(circuit: "QuantumCircuit") -> int:
+    return sum(len(i.qubits) == 2 and i.operation.name != "barrier" for i in circuit.data)
+
+
+def _seconds(
+    circuits: Sequence["QuantumCircuit"],
+    executions: int,
+    n_jobs: int,
+    backend: Backend,
+    settings: HardwareSettings,
+) -> float:
+    """Time on the device; for a fake backend what its device would need; none without one."""
+    if backend.target is None:
+        return 0.0
+    from qiskit.exceptions import QiskitError
+
+    try:
+        length = max(float(circuit.estimate_duration(backend.target, "s")) for circuit in circuits)
+    except QiskitError:
+        length = 0.0  # a calibration without durations
+    delay = getattr(backend.device, "default_rep_delay", None) or REPETITION_DELAY
+    extra = EXTRAPOLATION if settings.primitive == "estimator" and settings.resilience > 1 else 1
+    return SECONDS_PER_JOB * n_jobs + extra * executions * (delay + length)
+
+
+def _notes(
+    head: QiskitHeadCircuit, native: Transpiled, backend: Backend, settings: HardwareSettings
+) -> tuple[str, ...]:
+    notes = []
+    if native.swaps:
+        before, after = _two_qubit_gates(head.circuit), _two_qubit_gates(native.circuit)
+        notes.append(
+            f"The coupling map of {backend.name} does not hold the circuit's entangler: "
+            f"{native.swaps} swaps were added, {after} two-qubit gates instead of {before}. With "
+            f"entangler='cz_line' in encoding and ansatz the circuit follows the couplings "
+            f"without swaps."
+        )
+    if backend.is_local and (settings.twirl_gates or settings.twirl_readout or settings.decoupling):
+        notes.append(f"Twirling and decoupling have no effect on {backend.name}.")
+    return tuple(notes)
+
+
+def _check_budget(estimate: Estimate, settings: HardwareSettings) -> None:
+    most, seconds = settings.max_shots, settings.max_qpu_seconds
+    if most is not None and estimate.executions > most:
         raise HardwareBudgetError(
-            f"the run needs {executions} executions, more than max_shots ({settings.max_shots}); "
+            f"the run needs {estimate.executions} executions, more than max_shots ({most}); "
             f"nothing was sent: use fewer samples or shots"
         )
-    if settings.max_qpu_seconds is not None and seconds > settings.max_qpu_seconds:
+    if seconds is not None and estimate.qpu_seconds > seconds:
         raise HardwareBudgetError(
-            f"the run needs about {seconds:.1f} s on the device, more than max_qpu_seconds "
-            f"({settings.max_qpu_seconds:g}); nothing was sent: use fewer samples or shots"
+            f"the run needs about {estimate.qpu_seconds:.1f} s on the device, more than "
+            f"max_qpu_seconds ({seconds:g}); nothing was sent: use fewer samples or shots"
         )
-
-
-def _mode(settings: HardwareSettings, n_chunks: int) -> Mode:
-    if settings.mode is not None:
-        return settings.mode
-    return "batch" if n_chunks > 1 else "job"
-
-
-def _local_notes(how: str) -> list[str]:
-    if how != "task by task":
-        return []
-    return [
-        "The circuit is too large to be executed here as a whole: every task is executed on its "
-        "own noisy cone, so that shots of different tasks are not correlated."
-    ]
 
 
 def _expected(
@@ -147,6 +229,7 @@ def _expected(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
+    """Outputs under the calibration and without noise, and notes on what is not known."""
     if not settings.predict:
         return {}, {}, []
     exact, notes = exact_values(run.circuit, run.angles, run.weights, run.tasks)

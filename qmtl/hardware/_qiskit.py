@@ -17,11 +17,11 @@ from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.hardware._backends import INSTALL
+from qmtl.hardware._prepared_run import _digest
 
 if TYPE_CHECKING:
-    from qiskit import QuantumCircuit
-
-__all__ = ["QiskitHeadCircuit", "state_index", "to_qasm3", "to_qiskit"]
+    from qiskit import ClassicalRegister, QuantumCircuit
 
 # Attributes of the container in which Qiskit returns what each register held.
 TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
@@ -189,8 +189,7 @@ def _qiskit() -> tuple[Any, Any]:
         import qiskit
         from qiskit.circuit import ParameterVector
     except ImportError:
-        message = 'Qiskit is not installed; pip install "qmtl[ibm]" or, in a clone, ".[ibm]"'
-        raise MissingDependencyError(message) from None
+        raise MissingDependencyError(f"Qiskit is not installed; {INSTALL}") from None
     return qiskit, ParameterVector
 
 
@@ -250,3 +249,90 @@ def _angle(angle: Angle, x: Any, symbols: Mapping[str, Any]) -> Any:
         return factor
     product = prod(symbolic[1:], start=symbolic[0])  # prod of all would keep a factor 1
     return product if factor == 1.0 else factor * product
+
+
+# Instructions that do not make a qubit used.
+IDLE = frozenset({"barrier", "delay"})
+
+
+def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
+    """The qubits that a circuit acts on, ascending.
+
+    Example:
+        >>> from qiskit import QuantumCircuit
+        >>> circuit = QuantumCircuit(5)
+        >>> _ = circuit.cz(3, 1)
+        >>> active_qubits(circuit)
+        (1, 3)
+    """
+    used = {
+        circuit.find_bit(qubit).index
+        for instruction in circuit.data
+        if instruction.operation.name not in IDLE
+        for qubit in instruction.qubits
+    }
+    return tuple(sorted(used))
+
+
+def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "QuantumCircuit":
+    """The instructions that a register's bits can depend on, noise included.
+
+    Gates that commute with what is measured stay: their noise does not.
+
+    Args:
+        circuit: measured at its end.
+        register: one of its classical registers, the only one of the result.
+    """
+    from qiskit import QuantumCircuit
+
+    bits = set(register)
+    support: set[Any] = set()
+    kept = []
+    for instruction in reversed(circuit.data):
+        if instruction.operation.name == "measure":
+            if instruction.clbits[0] not in bits:
+                continue
+            support.update(instruction.qubits)
+        elif support.isdisjoint(instruction.qubits) or instruction.operation.name == "barrier":
+            continue
+        support.update(instruction.qubits)
+        kept.append(instruction)
+    found = QuantumCircuit(*circuit.qregs, register, name=register.name)
+    for instruction in reversed(kept):
+        found.append(instruction)
+    return found
+
+
+def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
+    """Name of each classical register to the qubits that are measured into its bits."""
+    qubits = {
+        instruction.clbits[0]: circuit.find_bit(instruction.qubits[0]).index
+        for instruction in circuit.data
+        if instruction.operation.name == "measure"
+    }
+    return {r.name: tuple(qubits[bit] for bit in r) for r in circuit.cregs}
+
+
+def fingerprint(circuit: "QuantumCircuit") -> str:
+    """SHA-256 of a circuit's instructions.
+
+    It is the same in every process, which QPY is not: that holds the identifiers of parameters.
+
+    Example:
+        >>> from qiskit import QuantumCircuit
+        >>> circuits = [QuantumCircuit(2), QuantumCircuit(2)]
+        >>> fingerprint(circuits[0]) == fingerprint(circuits[1])
+        True
+    """
+    instructions = [
+        [
+            instruction.operation.name,
+            [circuit.find_bit(qubit).index for qubit in instruction.qubits],
+            [circuit.find_bit(bit).index for bit in instruction.clbits],
+            [str(parameter) for parameter in instruction.operation.params],
+        ]
+        for instruction in circuit.data
+    ]
+    registers = [[register.name, register.size] for register in circuit.cregs]
+    parameters = [parameter.name for parameter in circuit.parameters]
+    return _digest([circuit.num_qubits, registers, parameters, instructions])

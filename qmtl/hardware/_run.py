@@ -1,57 +1,35 @@
-"""run and fetch: from a trained model to logits measured on a backend, and back to them later."""
+"""Runs from end to end: run, and for what was submitted before, wait, fetch and status.
 
-import hashlib
-import json
+Results are checked, stored once in the ledger, and decoded from there.
+"""
+
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
-from qmtl.errors import HardwareJobError, InvalidInputError, unknown_name
+from qmtl.errors import (
+    HardwareBusyError,
+    HardwareConnectionError,
+    HardwareJobError,
+    HardwareResultError,
+    InvalidInputError,
+    LedgerError,
+)
 from qmtl.hardware._backends import open_backend
-from qmtl.hardware._fetch import Progress, collect, wait
-from qmtl.hardware._ledger import Ledger
-from qmtl.hardware._prepare import HeadRun, head_run, prepare_head
-from qmtl.hardware._records import RunRecord
+from qmtl.hardware._claim import Claim, claimed
+from qmtl.hardware._client import Client
+from qmtl.hardware._decode import PubData, raw_from_result, raw_to_bytes
+from qmtl.hardware._head_run import HeadRun, head_run, request_hash
+from qmtl.hardware._ledger import Ledger, RunRecord
+from qmtl.hardware._prepare import prepare_head
+from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._result import HardwareResult, read_result
-from qmtl.hardware._sending import Patience
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._submit import open_ledger, submit
-
-__all__ = ["fetch", "request_hash", "run", "send"]
-
-# Settings that say what a run may cost or how it is computed, and not what is measured.
-NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
-
-
-def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
-    """SHA-256 of what is asked for: circuit, weights, angles, tasks, backend and settings.
-
-    Unlike a prepared run's hash it does not depend on the backend's calibration of the day, so that
-    the same call tomorrow comes back to the run of today.
-
-    Raises:
-        InvalidInputError: for a task that the circuit does not have.
-    """
-    circuit = head.circuit
-    for task in head.tasks:
-        if task not in circuit.registers:
-            raise unknown_name("task", task, circuit.registers)
-    described = [
-        backend,
-        list(head.tasks),
-        [head.scales[task] for task in head.tasks],
-        {key: value for key, value in settings.to_dict().items() if key not in NOT_MEASURED},
-        repr(circuit.encoding_gates),
-        [repr((circuit.block_gates(task), circuit.register(task))) for task in head.tasks],
-    ]
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    arrays = [head.angles, head.weights["encoding"], *(head.weights[t] for t in head.tasks)]
-    for tensor in arrays:
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().double().numpy()).tobytes())
-    return digest.hexdigest()
+from qmtl.hardware._status import Progress, RunStatus, status
+from qmtl.hardware._submit import drop_duplicates, end, raise_if_ended, settle, submit, waits
 
 
 def run(
@@ -59,159 +37,277 @@ def run(
     inputs: Any,
     backend: Any = "fake_fez",
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     settings: HardwareSettings | None = None,
     service: Any = None,
     ledger: Ledger | str | Path | None = None,
     again: bool | None = None,
     resubmit: bool = False,
-    patience: Patience | None = None,
+    wait: bool = True,
     progress: Progress | None = None,
+    notes: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> HardwareResult:
-    """Measure a trained model's logits on a backend, and wait for them.
+    """Measure a trained model's logits on a backend: prepare, submit, wait, decode.
 
-    The run is in the ledger from the start. Interrupted, by Ctrl-C or a kernel that dies, jobs go
-    on; the same call, today or another day, goes on where this one ended, and sends nothing twice.
+    The run is in the ledger from the start. If this call is interrupted, by Ctrl-C or a kernel that
+    dies, its jobs go on; the same call, today or another day, continues where this one ended, and
+    sends nothing twice.
 
     Args:
-        model: a `MultiTaskModel` with a quantum head, or a `QuantumHead`.
-        inputs: the model's inputs, or the head's features; samples in the first dimension.
-        backend: ``"ibm_fez"``, ``"fake_fez"``, ``"aer"``, or a backend; see `open_backend`.
-        tasks: the tasks to measure; None for all.
-        settings: `HardwareSettings`; None for the defaults.
-        service: an open `QiskitRuntimeService`; None for that of the account.
-        ledger: the ledger or its file; None for `ledger_path`.
-        again: whether to measure anew what was measured before; None: only here, not on a device.
-        resubmit: whether to send jobs anew that failed or were cancelled.
-        patience: with a service that does not answer.
+        model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
+        ledger, resubmit: as for `submit`.
+        again: whether to measure again what was measured before; None for yes on this machine, and
+            no on a device.
+        wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
         progress: where the line goes that says what is waited for; None for standard error.
-        **options: fields of `HardwareSettings` instead, such as ``shots=4096``.
+        notes: JSON-able notes for the run's context; ``directory`` is the run directory that the
+            model comes from.
 
     Raises:
         InvalidInputError: for a model, inputs or settings that do not fit.
         HardwareBudgetError: if the run costs more than its budget or than the account has left.
         HardwareError: of the service, in one line that says what to do.
-        KeyboardInterrupt: with a message that says how to come back.
+        KeyboardInterrupt: with a message that says how to continue.
 
     Example:
         >>> import tempfile, torch
         >>> from qmtl import HeadCircuit, QuantumHead, Task
         >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
-        >>> quiet = Progress(write=len)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = f"{folder}/ledger.sqlite"
-        ...     result = run(head, torch.zeros(3, 2), "aer", shots=100, ledger=file, progress=quiet)
+        ...     result = run(head, torch.zeros(3, 2), "aer", shots=100, ledger=file)
         >>> result.logits["a"].shape, result.execution
         (torch.Size([3, 1]), 'whole circuit on the cut')
     """
-    ledger = open_ledger(ledger)
-    name = send(
-        model,
-        inputs,
-        backend,
-        tasks=tasks,
-        settings=settings,
-        service=service,
-        ledger=ledger,
-        again=again,
-        resubmit=resubmit,
-        patience=patience,
-        **options,
+    settings = HardwareSettings.of(options, settings)
+    ledger, client = Ledger.of(ledger), Client.of(service)
+    head = head_run(model, inputs, tasks)
+    name = submit_head(
+        head, backend, settings, ledger, client, again=again, resubmit=resubmit, notes=notes
     )
-    wait(name, ledger, service=service, patience=patience, progress=progress)
+    if wait:
+        _wait(name, ledger, client, progress)
     return read_result(ledger, name)
 
 
-def send(
-    model: nn.Module,
-    inputs: Any,
-    backend: Any = "fake_fez",
+def submit_head(
+    head: HeadRun,
+    backend: Any,
+    settings: HardwareSettings,
+    ledger: Ledger,
+    client: Client,
     *,
-    tasks: Sequence[str] | None = None,
-    settings: HardwareSettings | None = None,
-    service: Any = None,
-    ledger: Ledger | str | Path | None = None,
-    directory: Path | None = None,
-    notes: Mapping[str, Any] | None = None,
-    again: bool | None = None,
+    again: bool | None,
     resubmit: bool = False,
-    patience: Patience | None = None,
-    **options: Any,
+    notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """`run` without waiting: prepare and submit, unless that was done; the run's name.
-
-    Args:
-        directory: the run directory that the model is from, for the ledger.
-        notes: JSON-able, for the prepared run's context.
-        model, inputs, ...: as in `run`.
-
-    Raises:
-        HardwareError: and others, as `run`.
-    """
-    if settings is not None and options:
-        raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
-    settings = HardwareSettings.of(options) if settings is None else settings
-    if not isinstance(settings, HardwareSettings):
-        raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
-    ledger = open_ledger(ledger)
-    head = head_run(model, inputs, tasks)
+    """Prepare and submit, unless that was done before; the run's name. See `run`."""
     request = request_hash(head, str(getattr(backend, "name", backend)), settings)
     known = ledger.find_request(request)
-    again = _is_over(ledger, known) if again is None else again
-    rest: dict[str, Any] = {
-        "service": service,
-        "resubmit": resubmit,
-        "budget_seconds": settings.max_qpu_seconds,
-        "patience": patience,
-    }
+    if again is None:
+        again = known is not None and _is_over(ledger, known)
+    sent: PreparedRun | str
     if known is not None and not again:
-        opened = open_backend(backend) if known.is_local else None
-        return submit(known.run, ledger, backend=opened, **rest)
-    opened = open_backend(backend, service=service)
-    prepared = prepare_head(head, opened, settings).with_context(**(notes or {}))
+        device, sent = (open_backend(backend) if known.is_local else None), known.run
+    else:
+        device = open_backend(backend, service=client)
+        sent = prepare_head(head, device, settings).with_context(**(notes or {}))
+    budget = settings.max_qpu_seconds
     return submit(
-        prepared, ledger, backend=opened, request=request, directory=directory, again=again, **rest
-    )
+        sent, ledger, backend=device, service=client, again=again, resubmit=resubmit,
+        budget_seconds=budget,
+    )  # fmt: skip
 
 
-def _is_over(ledger: Ledger, known: RunRecord | None) -> bool:
-    """Whether a request was measured here to its end, so that asking again means other shots."""
-    if known is None or not known.is_local:
-        return False
-    return all(chunk.state == "stored" for chunk in ledger.chunks(known.run))
+def _is_over(ledger: Ledger, known: RunRecord) -> bool:
+    """Whether a run here has come to its end, so that asking again means to draw other shots."""
+    return known.is_local and all(chunk.state == "stored" for chunk in ledger.chunks(known.run))
 
 
 def fetch(
     run: str,
     ledger: Ledger | str | Path | None = None,
     *,
-    wait_for_all: bool = True,
     service: Any = None,
-    patience: Patience | None = None,
+    wait: bool = True,
     progress: Progress | None = None,
 ) -> HardwareResult:
     """The result of a run that was submitted, in this process or another one, today or before.
 
     Args:
-        run: its name.
-        ledger: the ledger or its file; None for `ledger_path`.
-        wait_for_all: whether to wait for jobs that are not done; else their samples are NaN.
-        service: an open `QiskitRuntimeService`; None for that of the account.
-        patience: with a service that does not answer.
-        progress: where the line goes that says what is waited for; None for standard error.
+        run, ledger, service, progress: as for `wait`.
+        wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
 
     Raises:
         HardwareJobError: if jobs failed or were cancelled, or, without waiting, none is done.
         HardwareError: of the service.
         InvalidInputError: for a run that the ledger does not know.
     """
-    ledger = open_ledger(ledger)
+    ledger, client = Ledger.of(ledger), Client.of(service)
     name = ledger.run(run).run
-    if wait_for_all:
-        wait(name, ledger, service=service, patience=patience, progress=progress)
-        return read_result(ledger, name)
-    found = collect(name, ledger, service=service, patience=patience)
+    found = _wait(name, ledger, client, progress) if wait else _look(name, ledger, client)
     if not ledger.results(name):
         raise HardwareJobError(f"{found}: nothing to fetch yet; `qmtl ibm fetch {name} --wait`")
     return read_result(ledger, name)
+
+
+def wait(
+    run: str,
+    ledger: Ledger | str | Path | None = None,
+    *,
+    service: Any = None,
+    progress: Progress | None = None,
+    once: bool = False,
+) -> RunStatus:
+    """Wait until a run has all its results, or can get no more of them, and store them.
+
+    If it is interrupted, jobs go on, and the same call waits for them again.
+
+    Args:
+        run: its name.
+        ledger: the ledger or its file; None for the user's.
+        service: an open `QiskitRuntimeService`; None for the account's.
+        progress: where the line goes that says what is waited for; None for standard error.
+        once: whether to store what is there now, and not to wait for the rest.
+
+    Raises:
+        HardwareJobError: if jobs failed or were cancelled, or a chunk was never sent.
+        HardwareResultError: if a result arrives damaged, again and again; nothing of it is stored.
+        HardwareConnectionError: if the service stays away for longer than `Patience` allows.
+        KeyboardInterrupt: with a message that says how to continue.
+    """
+    ledger, client = Ledger.of(ledger), Client.of(service)
+    name = ledger.run(run).run
+    if not once:
+        return _wait(name, ledger, client, progress)
+    found = _look(name, ledger, client)
+    raise_if_ended(ledger, name)
+    return found
+
+
+def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) -> RunStatus:
+    progress = progress or Progress()
+    try:
+        found = _poll(name, ledger, client, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"run {name} goes on; `qmtl ibm fetch {name} --wait` comes back to it"
+        ) from None
+    finally:
+        progress.end()
+    raise_if_ended(ledger, name)
+    unsent = [s for s in found.chunks if s.chunk.state in ("planned", "sending")]
+    if unsent:
+        raise HardwareJobError(
+            f"{len(unsent)} of run {name}'s jobs were not sent: `qmtl ibm submit {name}` sends them"
+        )
+    return found
+
+
+def _poll(run: str, ledger: Ledger, client: Client, progress: Progress) -> RunStatus:
+    patience = client.patience
+    pause, away_since = patience.first_poll, None
+    while True:
+        try:
+            found = _look(run, ledger, client)
+            away_since = None
+            if not any(s.chunk.state == "sent" for s in found.chunks):
+                return found
+            progress.show(str(found))
+        except (HardwareConnectionError, HardwareBusyError) as error:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > patience.outage:
+                raise
+            progress.show(f"run {run}: {str(error).split(';')[0]}; trying again")
+        time.sleep(pause)
+        pause = min(pause * 1.5, patience.longest_poll)
+
+
+def _look(run: str, ledger: Ledger, client: Client) -> RunStatus:
+    """Store the results of a run's jobs that are done."""
+    record = ledger.run(run)
+    pending = [c for c in ledger.chunks(run) if c.state in ("sending", "sent")]
+    if pending and not record.is_local:
+        prepared = ledger.prepared(run)
+        damaged: HardwareResultError | None = None
+        for chunk in pending:
+            with claimed(ledger, run, chunk.idx) as claim:
+                if claim is None or not settle(client, claim, record.backend):
+                    continue
+                try:
+                    _collect(client, claim, prepared)
+                except HardwareResultError as error:
+                    damaged = damaged or error  # the others may be whole
+        if damaged is not None:
+            raise damaged
+    return status(run, ledger, service=client)
+
+
+def _collect(client: Client, claim: Claim, prepared: PreparedRun) -> None:
+    chunk = claim.record
+    if chunk.state != "sent" or chunk.job is None:
+        return
+    state = client.state(chunk.job)
+    if state.status == "done" or chunk.seconds_since_sent < client.patience.settled:
+        drop_duplicates(client, claim, prepared.backend)
+    if state.status in ("failed", "cancelled"):
+        end(claim, state)
+    elif state.status == "done":
+        claim.store(raw_to_bytes(_result(client, claim, prepared)), chunk.job)
+
+
+def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubData, ...]:
+    """A job's result; it is asked for again if it arrives damaged."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+    job = str(claim.record.job)
+
+    def ask() -> tuple[PubData, ...]:
+        try:
+            return raw_from_result(prepared, claim.idx, client.result(job))
+        except InvalidInputError as error:
+            raise HardwareResultError(
+                f"the result of job {job} is not complete: {error}; nothing of it was stored, and "
+                "the service still has it: run the same command again"
+            ) from None
+
+    retrying = Retrying(
+        retry=retry_if_exception_type((HardwareResultError, HardwareConnectionError)),
+        stop=stop_after_attempt(client.patience.sends),
+        wait=waits(client.patience),
+        reraise=True,
+    )
+    return retrying(ask)
+
+
+def cancel(
+    run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None
+) -> RunStatus:
+    """Cancel a run's jobs that have no result yet, those that were sent unnoticed included.
+
+    Args:
+        run: its name.
+        ledger: the ledger or its file; None for the user's.
+        service: an open `QiskitRuntimeService`; None for the account's.
+
+    Raises:
+        InvalidInputError: for a run that the ledger does not know.
+        HardwareError: of the service; the same call continues where this one ended.
+        LedgerError: if another process is working on the run.
+    """
+    ledger, client = Ledger.of(ledger), Client.of(service)
+    record = ledger.run(run)
+    for chunk in ledger.chunks(record.run):
+        with claimed(ledger, record.run, chunk.idx) as claim:
+            if claim is None:
+                raise LedgerError(f"another process is working on run {record.run}; end it first")
+            if not record.is_local and claim.record.state in ("sending", "sent"):
+                settle(client, claim, record.backend)
+                if claim.record.state == "sent":
+                    client.cancel(str(claim.record.job))
+                    if client.state(str(claim.record.job)).status == "done":
+                        continue  # its result is paid for, and can be fetched
+            if claim.record.state in ("planned", "sending", "sent"):
+                claim.end("cancelled", "cancelled by qmtl")
+    return status(record.run, ledger, ask=False)

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.hardware._decoding import Mitigation
-from qmtl.hardware._prepared import Mode, Primitive
 
-__all__ = ["HardwareSettings"]
+# Read-out mitigation: none, by the backend's calibration, or by circuits in the same job.
+Mitigation = Literal["none", "calibration", "circuits"]
+Primitive = Literal["sampler", "estimator"]
+Mode = Literal["job", "batch", "session"]
 
 CHOICES: dict[str, tuple[object, ...]] = {
     "primitive": ("sampler", "estimator"),
@@ -117,13 +118,19 @@ class HardwareSettings:
             object.__setattr__(self, "layout", tuple(map(int, self.layout)))
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Self:
-        """Settings by name; an unknown one is an error that suggests the nearest.
+    def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
+        """Settings by name, or those given as a whole; an unknown name suggests the nearest.
 
         Example:
             >>> HardwareSettings.of({"shots": 100}).shots
             100
         """
+        if settings is not None:
+            if not isinstance(settings, cls):
+                raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
+            if options:
+                raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
+            return settings
         known = [field.name for field in fields(cls)]
         for name in options:
             if name not in known:

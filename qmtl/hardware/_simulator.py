@@ -11,10 +11,15 @@ from torch import Tensor
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.hardware._backends import Backend, open_backend
+from qmtl.hardware._client import Client
 from qmtl.hardware._decode import Decoded, decode
+from qmtl.hardware._head_run import HeadRun
+from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._local import execute
-from qmtl.hardware._prepare import HeadRun, prepare_head
-from qmtl.hardware._prepared import PreparedRun
+from qmtl.hardware._prepare import prepare_head
+from qmtl.hardware._prepared_run import PreparedRun
+from qmtl.hardware._result import raw_results
+from qmtl.hardware._run import submit_head, wait
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.simulators import (
     Simulator,
@@ -25,8 +30,6 @@ from qmtl.simulators import (
     shifted_values,
     weights_by_name,
 )
-
-__all__ = ["HardwareSimulator"]
 
 logger = logging.getLogger("qmtl")
 
@@ -179,25 +182,14 @@ class HardwareSimulator(Simulator):
 
     def _run(self, run: HeadRun) -> Decoded:
         backend = self._open()
-        prepared = prepare_head(run, backend, self.settings)
         if backend.is_local:
+            prepared = prepare_head(run, backend, self.settings)
             chunks = range(len(prepared.chunks))
             return decode(prepared, [execute(prepared, i, backend=backend) for i in chunks])
-        from qmtl.hardware._fetch import raw_results, wait
-        from qmtl.hardware._run import request_hash
-        from qmtl.hardware._submit import open_ledger, submit
-
-        ledger = open_ledger(self.ledger)
-        # The prepared run's own hash is another one with each calibration of the device.
-        name = submit(
-            prepared,
-            ledger,
-            service=self.service,
-            request=request_hash(run, backend.name, self.settings),
-            budget_seconds=self.settings.max_qpu_seconds,
-        )
-        wait(name, ledger, service=self.service)
-        return decode(ledger.prepared(name), raw_results(name, ledger))
+        ledger, client = Ledger.of(self.ledger), Client.of(self.service)
+        name = submit_head(run, backend, self.settings, ledger, client, again=False)
+        wait(name, ledger, service=client)
+        return decode(ledger.prepared(name), raw_results(ledger, name))
 
     def _refusal(self, circuit: HeadCircuit, batch: int, tasks: tuple[str, ...]) -> str:
         forward = self.executions(circuit, batch, tasks, gradient=False)

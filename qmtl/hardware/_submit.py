@@ -1,116 +1,116 @@
-"""Submitting and cancelling runs."""
+"""Submitting and cancelling runs: each chunk is carried by exactly one job, whatever happens.
+
+What is about to be sent is written to the ledger first, and jobs are tagged with the run and with
+the hash of what they carry. After any error, and after a restart, jobs are looked up by these tags
+before anything is sent; of several the oldest stays and the others are cancelled. A job that
+failed, or that somebody cancelled, is sent again only if the caller asks for it.
+"""
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qmtl.errors import HardwareError, HardwareJobError, InvalidInputError, LedgerError
-from qmtl.hardware._backends import Backend
+from qmtl.errors import (
+    HardwareBudgetError,
+    HardwareBusyError,
+    HardwareConnectionError,
+    HardwareError,
+    HardwareJobError,
+    InvalidInputError,
+)
 from qmtl.hardware._claim import Claim, claimed
-from qmtl.hardware._client import Client
-from qmtl.hardware._ledger import Ledger
+from qmtl.hardware._client import Client, JobState, Patience
+from qmtl.hardware._decode import raw_to_bytes
+from qmtl.hardware._ledger import Ledger, RunRecord
 from qmtl.hardware._local import execute
-from qmtl.hardware._prepared import PreparedRun
-from qmtl.hardware._raw import raw_to_bytes
-from qmtl.hardware._sending import Patience, Sender, settle
-from qmtl.hardware._status import RunStatus, open_ledger, status
-
-__all__ = ["cancel", "complain", "open_ledger", "submit"]
+from qmtl.hardware._prepared_run import PreparedRun
 
 
 def submit(
     prepared: PreparedRun | str,
     ledger: Ledger | str | Path | None = None,
     *,
-    backend: Backend | None = None,
+    backend: Any = None,
     service: Any = None,
-    request: str | None = None,
-    directory: Path | None = None,
     again: bool = False,
     resubmit: bool = False,
     budget_seconds: float | None = None,
-    patience: Patience | None = None,
 ) -> str:
-    """Send a run, or what of it is not sent yet. The same call goes on after any interruption.
+    """Send a run, or what of it was not sent yet. After any interruption the same call continues.
 
     On a fake backend and on Aer the run is executed here and now, through the same ledger.
 
     Args:
-        prepared: the run, or the name of one that is in the ledger.
-        ledger: the ledger or its file; None for `ledger_path`.
-        backend: the run's, where its name does not tell: one of your own that is simulated here.
-        service: an open `QiskitRuntimeService`; None for that of the account.
-        request: what was asked for, as SHA-256 or the like: a run of the same request that is in
-            the ledger is gone on with, and `prepared` is not used. None for the run's own hash.
-        directory: the run directory that the model is from.
-        again: whether to measure a request anew that is in the ledger.
-        resubmit: whether to send chunks anew whose jobs failed or were cancelled.
+        prepared: the run, or the name of one that is in the ledger. If the same request is in the
+            ledger already, that run continues, and `prepared` is not used.
+        ledger: the ledger or its file; None for the user's.
+        backend: the run's Qiskit backend, if it is one of your own and the run comes from the
+            ledger.
+        service: an open `QiskitRuntimeService`; None for the account's.
+        again: whether to measure a request again that is in the ledger.
+        resubmit: whether to send chunks again whose jobs failed or were cancelled.
         budget_seconds: QPU seconds that may be spent on what is still to be sent.
-        patience: with a service that does not answer.
 
     Returns:
-        The run's name, for `status`, `fetch` and `cancel`.
+        The run's name, for `wait`, `fetch`, `status` and `cancel`.
 
     Raises:
         HardwareBudgetError: if the run needs more than the budget or than the account has left.
         HardwareJobError: if jobs of the run failed or were cancelled, and `resubmit` is False.
-        HardwareError: of the service; the same call goes on from where this one ended.
+        HardwareError: of the service; the same call continues where this one ended.
         InvalidInputError: for a run that the ledger does not know.
-        KeyboardInterrupt: with a message that says how to go on.
+        KeyboardInterrupt: with a message that says how to continue.
 
     Example:
-        >>> run = submit(prepared)  # doctest: +SKIP
+        >>> import tempfile, torch
+        >>> from qmtl import HeadCircuit, QuantumHead, Task
+        >>> from qmtl.hardware import prepare, status
+        >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ledger = Ledger(f"{folder}/ledger.sqlite")
+        ...     name = submit(prepare(head, torch.zeros(1, 2), "aer", shots=10), ledger)
+        ...     status(name, ledger).is_complete
+        True
     """
     if not isinstance(prepared, str | PreparedRun):
         raise InvalidInputError(
             f"prepared must be a PreparedRun or a run's name, got {type(prepared).__name__}"
         )
-    ledger = open_ledger(ledger)
+    ledger = Ledger.of(ledger)
     if isinstance(prepared, str):
         run = ledger.run(prepared)
     else:
-        run = ledger.add_run(prepared, request, directory=directory, again=again)
+        run = ledger.add_run(prepared, again=again)
+        backend = prepared.device if backend is None else backend
     if resubmit:
         _reopen(ledger, run.run)
     try:
         if run.is_local:
             _execute(ledger, run.run, backend)
         else:
-            _send(Sender(ledger, run, service, patience or Patience(), budget_seconds))
+            _send(_Sender(ledger, run, Client.of(service), budget_seconds))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"run {run.run} is in the ledger; `qmtl ibm submit {run.run}` goes on with it"
+            f"run {run.run} is in the ledger; `qmtl ibm submit {run.run}` continues it"
         ) from None
-    complain(ledger, run.run)
+    raise_if_ended(ledger, run.run)
     return run.run
 
 
-def _send(sender: Sender) -> None:
-    ledger, run = sender.ledger, sender.run.run
-    try:
-        for chunk in ledger.chunks(run):
-            sender.send(chunk.idx)
-    except BaseException:
-        # An open session is paid for by the minute; an open batch is not, and is gone on with.
-        if sender.run.mode == "session":
-            with suppress(HardwareError):
-                sender.close()
-        raise
-    sender.close()
-
-
-def complain(ledger: Ledger, run: str) -> None:
+def raise_if_ended(ledger: Ledger, run: str) -> None:
     """Raise if chunks of a run have no result and will get none.
 
     Raises:
-        HardwareJobError: naming the first of them, why, and what to do.
+        HardwareJobError: it names the first of them, why, and what to do.
     """
     ended = [chunk for chunk in ledger.chunks(run) if chunk.state in ("failed", "cancelled")]
     if ended:
         raise HardwareJobError(
-            f"{len(ended)} of run {run}'s jobs gave no result: {ended[0].error}; nothing is sent "
-            f"anew unasked: `qmtl ibm submit {run} --resubmit` does it"
+            f"{len(ended)} of run {run}'s jobs gave no result: {ended[0].error}; to send them "
+            f"again, run: qmtl ibm submit {run} --resubmit"
         )
 
 
@@ -121,7 +121,7 @@ def _reopen(ledger: Ledger, run: str) -> None:
                 claim.reopen()
 
 
-def _execute(ledger: Ledger, run: str, backend: Backend | None) -> None:
+def _execute(ledger: Ledger, run: str, backend: Any) -> None:
     """Execute a run's chunks here, each once; of several processes one does, the others wait."""
     prepared: PreparedRun | None = None
     for chunk in ledger.chunks(run):
@@ -134,7 +134,7 @@ def _execute(ledger: Ledger, run: str, backend: Backend | None) -> None:
             time.sleep(0.2)
 
 
-def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Backend | None) -> None:
+def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Any) -> None:
     if claim.record.state not in ("planned", "sending"):
         return
     claim.intend()
@@ -143,33 +143,168 @@ def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Backend | None)
     claim.store(raw_to_bytes(execute(prepared, claim.idx, backend=backend)), job)
 
 
-def cancel(
-    run: str,
-    ledger: Ledger | str | Path | None = None,
-    *,
-    service: Any = None,
-    patience: Patience | None = None,
-) -> RunStatus:
-    """Cancel a run's jobs that have no result yet, those included that were sent unnoticed.
+@dataclass(frozen=True)
+class _Sender:
+    """What sending the chunks of one run takes.
 
-    Raises:
-        InvalidInputError: for a run that the ledger does not know.
-        HardwareError: of the service; the same call goes on from where this one ended.
-        LedgerError: if another process is at work on the run.
+    Attributes:
+        ledger: where the run is.
+        run: the run.
+        client: the service.
+        budget_seconds: QPU seconds that may be spent on what is still to be sent; None for no
+            limit but the account's own.
     """
-    ledger = open_ledger(ledger)
-    record = ledger.run(run)
-    client = Client.of(service)
-    for chunk in ledger.chunks(record.run):
-        with claimed(ledger, record.run, chunk.idx) as claim:
-            if claim is None:
-                raise LedgerError(f"another process is at work on run {record.run}; end it first")
-            if not record.is_local and claim.record.state in ("sending", "sent"):
-                settle(client, claim, record.backend, patience or Patience())
-                if claim.record.state == "sent":
-                    client.cancel(str(claim.record.job))
-                    if client.state(str(claim.record.job)).status == "done":
-                        continue  # its result is paid for, and can be fetched
-            if claim.record.state in ("planned", "sending", "sent"):
-                claim.end("cancelled", "cancelled by qmtl")
-    return status(record.run, ledger, ask=False)
+
+    ledger: Ledger
+    run: RunRecord
+    client: Client
+    budget_seconds: float | None
+
+    @cached_property
+    def prepared(self) -> PreparedRun:
+        """The run as it was prepared."""
+        return self.ledger.prepared(self.run.run)
+
+    @cached_property
+    def mode(self) -> Any:
+        """The backend, batch or session; it is in the ledger, so that a restart continues in it."""
+        self._check_budget()
+        known = self.ledger.run(self.run.run).session
+        mode = self.client.open_mode(self.prepared, known)
+        if self.prepared.mode != "job" and mode.session_id != known:
+            self.ledger.set_session(self.run.run, mode.session_id)
+        return mode
+
+    def close(self) -> None:
+        """Tell the service that nothing more is sent to the batch or session, if one is open."""
+        if "mode" in vars(self) and self.prepared.mode != "job":
+            self.client.close_mode(self.mode)
+
+    def _check_budget(self) -> None:
+        chunks = self.ledger.chunks(self.run.run)
+        executions = [chunk.executions for chunk in self.prepared.chunks]
+        waiting = sum(executions[c.idx] for c in chunks if c.state in ("planned", "sending"))
+        needed = self.prepared.estimate.qpu_seconds * waiting / sum(executions)
+        need = f"run {self.run.run} needs about {needed:.0f} s on {self.run.backend}"
+        if self.budget_seconds is not None and needed > self.budget_seconds:
+            raise HardwareBudgetError(
+                f"{need}, more than the budget of {self.budget_seconds:g} s; nothing was sent"
+            )
+        left = self.client.seconds_left()
+        if left is not None and needed > left:
+            raise HardwareBudgetError(
+                f"{need}, and the account has {left:.0f} s left; nothing was sent; take fewer "
+                f"samples or shots"
+            )
+
+    def send(self, idx: int) -> None:
+        """See to it that one job carries a chunk."""
+        while self.ledger.chunks(self.run.run)[idx].state in ("planned", "sending"):
+            with claimed(self.ledger, self.run.run, idx) as claim:
+                if claim is not None:
+                    self._send(claim)
+                    return
+            # Somebody else is sending it, and will soon be done.
+            time.sleep(min(0.2, self.client.patience.first_wait))
+
+    def _send(self, claim: Claim) -> None:
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+        retrying = Retrying(
+            retry=retry_if_exception_type((HardwareConnectionError, HardwareBusyError)),
+            stop=stop_after_attempt(self.client.patience.sends),
+            wait=waits(self.client.patience),
+            reraise=True,
+        )
+        retrying(self._send_once, claim)
+
+    def _send_once(self, claim: Claim) -> None:
+        if settle(self.client, claim, self.run.backend):
+            return
+        mode = self.mode
+        claim.intend()
+        chunk = claim.record
+        claim.note_job(self.client.send(self.prepared, claim.idx, mode, chunk.tags))
+        settle(self.client, claim, self.run.backend)
+
+
+def _send(sender: _Sender) -> None:
+    try:
+        for chunk in sender.ledger.chunks(sender.run.run):
+            sender.send(chunk.idx)
+    except BaseException:
+        # An open session costs money by the minute; an open batch does not, and is continued.
+        if sender.run.mode == "session":
+            with suppress(HardwareError):
+                sender.close()
+        raise
+    sender.close()
+
+
+def settle(client: Client, claim: Claim, backend: str) -> bool:
+    """Look up a chunk's jobs, keep the oldest, cancel the others.
+
+    Returns:
+        Whether the chunk's fate is known: False if it has no job.
+    """
+    chunk = claim.record
+    if chunk.state not in ("planned", "sending"):
+        return True
+    found = _look_up(client, claim, backend)
+    if chunk.job is not None and chunk.job not in [state.job for state in found]:
+        found.append(client.state(chunk.job))
+    if not found:
+        return False
+    alive = [state for state in found if state.is_alive]
+    if not alive:
+        claim.note_job(found[0].job)
+        end(claim, found[0])
+        return True
+    claim.note_job(alive[0].job)
+    _cancel_duplicates(client, claim, alive[1:])
+    claim.confirm()
+    return True
+
+
+def drop_duplicates(client: Client, claim: Claim, backend: str) -> None:
+    """Cancel jobs that carry a chunk beside its own, and that came to light late."""
+    found = client.find(backend, claim.record.tags)
+    known = claim.ledger.jobs(claim.run)
+    _cancel_duplicates(client, claim, [s for s in found if s.is_alive and s.job not in known])
+
+
+def _cancel_duplicates(client: Client, claim: Claim, extra: list[JobState]) -> None:
+    for state in extra:
+        client.cancel(state.job)
+        claim.note_duplicate(state.job)
+
+
+def end(claim: Claim, state: JobState) -> None:
+    """Write that a chunk's job failed or was cancelled."""
+    if state.status == "failed":
+        claim.end("failed", f"job {state.job} failed: {state.reason}")
+    else:
+        claim.end("cancelled", f"job {state.job} was cancelled, not by qmtl")
+
+
+def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
+    """A chunk's jobs, oldest first; looked for repeatedly if one may just have been created."""
+    from tenacity import Retrying, retry_if_result, stop_after_attempt
+
+    chunk, patience = claim.record, client.patience
+    looks = patience.lookups if chunk.seconds_since_sent < patience.settled else 1
+    retrying = Retrying(
+        retry=retry_if_result(lambda found: not found and chunk.job is None),
+        stop=stop_after_attempt(looks),
+        wait=waits(patience),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else [],
+    )
+    found: list[JobState] = retrying(client.find, backend, chunk.tags)
+    return found
+
+
+def waits(patience: Patience) -> Any:
+    """How long to wait between attempts."""
+    from tenacity import wait_exponential
+
+    return wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)

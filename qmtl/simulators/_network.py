@@ -117,10 +117,10 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
         _set(can, wires, np.flatnonzero(pattern[:, _numbers(before)].any(axis=1)))
         patterns.append((pattern, before, [can[wire] for wire in wires]))
     # Backwards: those of them that are seen.
-    seen: list[Letters] = [
-        tuple(sorted({READ * (mask >> wire & 1) for mask in strings} & set(can[wire])))
-        for wire in range(n_wires)
-    ]
+    masks = np.array(strings, object if n_wires > 62 else np.int64)
+    is_read = [(masks >> wire & 1).astype(np.bool_) for wire in range(n_wires)]
+    wanted = [{*([0] if not own.all() else []), *([READ] if own.any() else [])} for own in is_read]
+    seen: list[Letters] = [tuple(sorted(wanted[w] & set(can[w]))) for w in range(n_wires)]
     end, steps = tuple(seen), []
     for (wires, positions), (pattern, before, after) in zip(
         runs[::-1], patterns[::-1], strict=True
@@ -137,11 +137,16 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
     # Where no letter can be, every string is zero.
     if not all(end) or any(not own for step in steps for own in (*step.before, *step.after)):
         return Contraction((), (), (), (-1,) * len(strings), 0, 0, 0)
-    place = {number: i for i, number in enumerate(_numbers(end).tolist())}
-    letters = [[(READ * (mask >> wire & 1),) for wire in range(n_wires)] for mask in strings]
-    places = tuple(place.get(_numbers(own).item(), -1) for own in letters)
+    # The place of each string in the vector over its wires, the last wire's letters fastest.
+    places, is_there = np.zeros(len(masks), np.int64), np.ones(len(masks), np.bool_)
+    for letters, is_z in zip(end, is_read, strict=True):
+        place = np.full(4, -1)
+        place[list(letters)] = range(len(letters))
+        found = place[READ * is_z]
+        places, is_there = places * len(letters) + found, is_there & (found >= 0)
+    places[~is_there] = -1
     read = tuple(wire for wire, own in enumerate(end) if own != GONE)
-    return _scheduled(steps[::-1], tuple(seen), read, places)
+    return _scheduled(steps[::-1], tuple(seen), read, tuple(places.tolist()))
 
 
 def _numbers(letters: Sequence[Letters]) -> NDArray[np.int64]:
@@ -227,6 +232,7 @@ class NetworkEngine(Engine):
         channels: of each cone, shape (members, channels, numbers); see `channel_matrices`.
         mixing: how the strings make the outputs; None if each output is one of them.
         most_bytes: of a chunk, as far as one sample of one cone allows.
+        trains: whether there are gradients, for which all vectors are kept.
     """
 
     name: ClassVar[str] = "vectors of Pauli strings"
@@ -240,15 +246,20 @@ class NetworkEngine(Engine):
         channels: FloatArray,
         mixing: FloatArray | None,
         most_bytes: int = CHUNK_BYTES,
+        *,
+        trains: bool = True,
     ) -> None:
         super().__init__(columns, most_bytes)
         self.programs = programs
+        self._trains = trains
         self._mixing = None if mixing is None else torch.from_numpy(mixing)
         self._parts = [[_parts(s, ops, channels) for s in one.steps] for one in programs]
         self._angles = angles
 
     def lane_bytes(self, itemsize: int) -> int:
-        """Vectors and matrices, and their gradients."""
+        """Vectors and matrices, and their gradients; without gradients the longest vectors."""
+        if not self._trains:
+            return max(1, *(3 * program.largest for program in self.programs)) * itemsize
         return max(1, 2 * sum(program.kept for program in self.programs)) * itemsize
 
     def step_operations(self, samples: int) -> int:

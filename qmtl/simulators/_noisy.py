@@ -33,7 +33,7 @@ from qmtl.simulators._pauli._walk import Circuit, TooLargeError
 from qmtl.simulators._plan import Group, Plan, Structure, output_columns
 from qmtl.tasks import chosen_tasks
 
-__all__ = ["NoisySimulator", "native_values"]
+__all__ = ["NoisySimulator", "native_size", "native_values"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -152,11 +152,11 @@ def native_values(
     Raises:
         CircuitTooLargeError: if a cone does not fit into memory.
     """
-    events = list(chain.from_iterable(device_events(native.steps, noise)))
-    n_wires = 1 + max((wire for event in events for wire in event.wires), default=0)
-    n_wires = max(n_wires, 1 + max(wire for own in native.wires.values() for wire in own))
-    run = _Run.of(events, [False] * len(events), native.wires, n_wires, {})
-    plan, engines, program = _prepared(circuit, tuple(native.wires), run, None, strings=False)
+    trains = torch.is_grad_enabled() and angles.requires_grad
+    run = _native_run(native, noise)
+    plan, engines, program = _prepared(
+        circuit, tuple(native.wires), run, None, strings=False, trains=trains
+    )
     limit = memory_limit(angles.device, None)
     chunk = largest_chunk(engines, len(angles), angles.itemsize, limit)
     step = Step(circuit, program, None, None, max(1, chunk))
@@ -164,6 +164,19 @@ def native_values(
     values = step(angles, None, angles.new_zeros(circuit.n_circuit_weights))
     sizes = [circuit.register(task).readout.n_outputs for task in plan.tasks]
     return dict(zip(plan.tasks, values.split(sizes, dim=1), strict=True))
+
+
+def native_size(circuit: HeadCircuit, native: NativeCircuit, noise: DeviceNoise) -> int:
+    """Numbers in the longest vector that `native_values` makes for one sample."""
+    cones = _cones(circuit, tuple(native.wires), _native_run(native, noise))
+    return max(one.largest for cone, *_ in cones for one in cone.contractions())
+
+
+def _native_run(native: NativeCircuit, noise: DeviceNoise) -> "_Run":
+    events = list(chain.from_iterable(device_events(native.steps, noise)))
+    used = [event.wires for event in events] + list(native.wires.values())
+    n_wires = 1 + max(wire for wires in used for wire in wires)
+    return _Run.of(events, [False] * len(events), native.wires, n_wires, {})
 
 
 class _Run(NamedTuple):
@@ -219,7 +232,9 @@ class NoisyCone:
     def contractions(self) -> tuple[Contraction, ...]:
         """How vectors of strings compute the outputs; several where they run apart."""
         ops = (*self.encoding, *self.block)
-        return contractions(ops, self.strings, self.n_wires, are_apart=self.mixing is None)
+        # Many strings are less work together, and writing each one's steps would take long.
+        are_apart = self.mixing is None and len(self.strings) <= self.n_wires
+        return contractions(ops, self.strings, self.n_wires, are_apart=are_apart)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -237,6 +252,7 @@ def _prepared(
     max_memory: int | None,
     *,
     strings: bool = True,
+    trains: bool = True,
 ) -> _Prepared:
     """The plan of tasks on a device; strings one by one take time to write down.
 
@@ -279,7 +295,7 @@ def _prepared(
     limit = memory_limit(torch.device("cpu"), max_memory)
     engines = []
     for group in groups:
-        engine = _engine(group, limit, strings=strings)
+        engine = _engine(group, limit, strings=strings, trains=trains)
         engines.append(engine)
         needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
         if needed > limit:
@@ -348,7 +364,16 @@ def _cone(
     )
 
 
+<<<<<<< HEAD
 def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
+=======
+def _slots(sampled: Sequence[bool]) -> _Slots:
+    found = list(enumerate(sampled))
+    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
+
+
+def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> Engine:
+>>>>>>> 798f51a (hardware in 20 files instead of 41: prepare, submit, wait, decode; one contraction; no secret in errors, logs or warnings; Ctrl-C within submit frees the run)
     """Strings one by one, which are quicker where they are few; vectors take the other cones."""
     cone = group.cone
     program = _string_program(cone) if strings else None
@@ -363,6 +388,7 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
         group.channels,
         None if cone.mixing is None else np.array(cone.mixing),
         min(CHUNK_BYTES, limit // 2),
+        trains=trains,
     )
 
 

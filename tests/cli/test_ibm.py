@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from qmtl.hardware import Ledger
-from qmtl.hardware._fetch import Progress
+from qmtl.hardware import Ledger, Progress
 from tests.hardware.dispatch_samples import backend_files
 from tests.hardware.ibm_server import IbmServer
 

@@ -1,13 +1,20 @@
 """A small prepared run, and the service that it is sent to."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from qmtl.hardware._decoding import Decoding, Observable, TaskReading
-from qmtl.hardware._estimate import Estimate
-from qmtl.hardware._prepared import Chunk, PreparedRun, Pub, chunk_hash, fingerprint
-from qmtl.hardware._sending import Patience
+from qmtl.hardware import Client, Estimate, Patience, PreparedRun
+from qmtl.hardware._prepared_run import (
+    Chunk,
+    Decoding,
+    Observable,
+    Pub,
+    TaskReading,
+    chunk_hash,
+)
+from qmtl.hardware._qiskit import fingerprint
 
 BACKEND = "ibm_manila"
 # As the default, in a time that suits tests.
@@ -15,6 +22,11 @@ QUICK = Patience(
     sends=4, lookups=4, first_wait=0.01, longest_wait=0.05, outage=5.0, first_poll=0.01,
     longest_poll=0.05,
 )  # fmt: skip
+
+
+def quick(service=None, **changes):
+    """A client of a service (None: of the account's) that waits as long as suits tests."""
+    return Client(service, replace(QUICK, **changes))
 
 
 def backend_files(name="manila") -> tuple[Path, Path]:
@@ -35,7 +47,7 @@ def impatient():
     return service
 
 
-def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options=None):
+def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options=None, request=""):
     """Two samples a chunk of one task on two wires."""
     from qiskit import ClassicalRegister, QuantumCircuit
     from qiskit.circuit import Parameter
@@ -70,4 +82,5 @@ def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options
         options=options,
         estimate=Estimate(2, 3, 1, 1, 0, 0.9, {}, 1, 2 * shots * chunks, chunks, 10.0, 0, (1, 2)),
         execution="whole circuit on the cut" if backend == "aer" else "device",
+        request=request,
     )  # fmt: skip

@@ -13,10 +13,9 @@ from qiskit.primitives.containers import BitArray
 
 from qmtl.circuit import HeadCircuit, PauliStrings
 from qmtl.errors import InvalidInputError
-from qmtl.hardware import decode, execute, open_backend, prepare
-from qmtl.hardware._compare import compare
+from qmtl.hardware import compare, decode, execute, open_backend, prepare
+from qmtl.hardware._decode import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.hardware._local import _packed
-from qmtl.hardware._raw import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.heads import QuantumHead
 from qmtl.simulators import PROBABILITY_FLOOR
 from qmtl.tasks import Task

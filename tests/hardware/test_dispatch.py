@@ -2,7 +2,6 @@
 
 import multiprocessing
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -16,11 +15,9 @@ from qmtl.errors import (
     HardwareResultError,
     InvalidInputError,
 )
-from qmtl.hardware._fetch import Progress, collect, raw_results, wait
-from qmtl.hardware._ledger import Ledger
-from qmtl.hardware._status import status as status_of
-from qmtl.hardware._submit import cancel, submit
-from tests.hardware.dispatch_samples import QUICK, impatient, small_run
+from qmtl.hardware import Ledger, Progress, cancel, read_result, submit, wait
+from qmtl.hardware import status as status_of
+from tests.hardware.dispatch_samples import impatient, quick, small_run
 from tests.hardware.ibm_server import Fault
 
 # Faults of creating a job: what the service does, and whether the job is there afterwards.
@@ -35,14 +32,14 @@ CREATION = {
 }
 
 
-def submitted(prepared, **arguments):
-    return submit(prepared, patience=QUICK, **arguments)
+def submitted(prepared, service=None, **arguments):
+    return submit(prepared, service=quick(service), **arguments)
 
 
 def finish(run):
-    """Wait for the run; its raw results."""
-    wait(run, patience=QUICK)
-    return raw_results(run, Ledger())
+    """Wait for the run; its result."""
+    wait(run, service=quick())
+    return read_result(Ledger(), run)
 
 
 def check_once(service, run, chunks=1):
@@ -58,13 +55,11 @@ def check_once(service, run, chunks=1):
 @pytest.mark.parametrize(("chunks", "mode"), [(1, "job"), (3, "batch"), (2, "job")])
 def test_a_run_without_trouble(service, chunks, mode):
     run = submitted(small_run(chunks, mode=mode))
-    raw = finish(run)
+    result = finish(run)
     check_once(service, run, chunks)
-    assert len(raw) == chunks
-    assert raw[0][0].arrays["a"].shape == (2, 20, 1)
-    assert raw[0][0].bits == {"a": 2}
-    # X and CX on |00>: both bits are 1.
-    assert (raw[0][0].arrays["a"] == 3).all()
+    assert result.missing == 0
+    # X on |0>: every shot gives 1.
+    assert result.values["a"].tolist() == [[-1.0]] * (2 * chunks)
     hashes = [chunk.hash for chunk in Ledger().chunks(run)]
     assert [job.tags for job in service.jobs.values()] == [
         [f"qmtl:{run}", f"qmtl:{digest}"] for digest in hashes
@@ -109,7 +104,7 @@ def test_duplicates_that_come_to_light_late_are_cancelled(service):
     assert len(service.jobs) == 2
     for job in service.jobs.values():
         job.hidden = 0
-    collect(run, patience=QUICK)
+    wait(run, service=quick(), once=True)
     (chunk,) = Ledger().chunks(run)
     service.runs = True
     finish(run)
@@ -188,7 +183,8 @@ def test_jobs_that_fail_or_are_cancelled_elsewhere(service, status, when):
         job.reason, job.code = "something went wrong", 9999
     service.runs = True
     if when == "after":
-        collect(run, patience=QUICK)
+        with pytest.raises(HardwareJobError, match=f"(?s){word}"):
+            wait(run, service=quick(), once=True)
     for call in (finish, finish, lambda run: submitted(small_run(2))):
         with pytest.raises(HardwareJobError, match=f"(?s){word}.*--resubmit"):
             call(run)
@@ -257,13 +253,13 @@ def test_a_server_that_goes_away(service, capsys):
     """Waiting survives it; so does a call that gave up."""
     run = submitted(small_run())
     service.faults = [Fault("GET", "/jobs/.*", times=9)]
-    wait(run, service=impatient(), patience=QUICK)
+    wait(run, service=quick(impatient()))
     check_once(service, run)
     assert "cannot be reached" in capsys.readouterr().err
     other = submitted(small_run(seed=1))
     service.faults = [Fault("GET", "/jobs/.*", times=10**6)]
     with pytest.raises(HardwareConnectionError, match="tells nothing about the token"):
-        wait(other, service=impatient(), patience=replace(QUICK, outage=0.05))
+        wait(other, service=quick(impatient(), outage=0.05))
     service.faults.clear()
     finish(other)
     assert len(service.live()) == 2
@@ -327,7 +323,7 @@ def test_interrupted_submitting_says_how_to_go_on(service):
             super().__init__(service)
             self.jobs = lambda **_: interrupt()
 
-    with pytest.raises(KeyboardInterrupt, match=r"`qmtl ibm submit .*` goes on with it"):
+    with pytest.raises(KeyboardInterrupt, match=r"`qmtl ibm submit .*` continues it"):
         submitted(small_run(), service=Interrupted(impatient()))
     run = submitted(small_run())
     finish(run)
@@ -394,13 +390,13 @@ def test_cancel_finds_jobs_that_were_sent_unnoticed(service):
     service.runs = False
     service.faults = [Fault("POST", "/jobs", after=True, call=service.go_away)]
     with pytest.raises(HardwareConnectionError):
-        submit(small_run(), service=impatient(), patience=replace(QUICK, sends=1))
+        submit(small_run(), service=quick(impatient(), sends=1))
     service.faults.clear()
     (run,) = Ledger().runs()
     (chunk,) = Ledger().chunks(run.run)
     assert (chunk.state, chunk.job) == ("sending", None)
     assert len(service.live()) == 1
-    cancel(run.run, patience=QUICK)
+    cancel(run.run, service=quick())
     assert service.live() == []
 
 
@@ -415,10 +411,10 @@ def test_a_lost_ledger(service, monkeypatch, tmp_path):
 
 
 def test_the_same_request_again(service):
-    run = submitted(small_run(), request="f" * 64)
+    run = submitted(small_run(request="f" * 64))
     assert run == "f" * 12
-    assert submitted(small_run(seed=1), request="f" * 64) == run
-    other = submitted(small_run(seed=1), request="f" * 64, again=True)
+    assert submitted(small_run(seed=1, request="f" * 64)) == run
+    other = submitted(small_run(seed=1, request="f" * 64), again=True)
     assert other == f"{run}-2"
     assert len(service.jobs) == 2
 
@@ -441,7 +437,7 @@ def test_interrupted_waiting_says_how_to_come_back(service):
     with pytest.raises(
         KeyboardInterrupt, match=f"run {run} goes on; `qmtl ibm fetch {run} --wait`"
     ):
-        wait(run, patience=QUICK, progress=progress)
+        wait(run, service=quick(), progress=progress)
     service.runs = True
     finish(run)
     check_once(service, run)
@@ -460,7 +456,7 @@ def test_progress_on_a_terminal():
 
 def submit_elsewhere(barrier, seed):
     barrier.wait()
-    wait(submit(small_run(3, seed=seed), patience=QUICK), patience=QUICK)
+    wait(submit(small_run(3, seed=seed), service=quick()), service=quick())
 
 
 def test_two_processes_submit_once(service):

@@ -7,9 +7,7 @@ pytest.importorskip("qiskit")
 import torch
 
 from qmtl import HeadCircuit, QuantumHead, Task
-from qmtl.hardware import run
-from qmtl.hardware._fetch import Progress
-from qmtl.hardware._status import status
+from qmtl.hardware import Progress, run, status
 
 
 @pytest.fixture

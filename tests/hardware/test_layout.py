@@ -15,11 +15,14 @@ from qiskit.quantum_info import Operator
 from qiskit.transpiler import InstructionProperties, Target
 
 from qmtl.errors import InvalidInputError
-from qmtl.hardware import _transpiled as transpiled_module
-from qmtl.hardware import open_backend, to_qiskit
-from qmtl.hardware._backends import Backend
-from qmtl.hardware._layout import best_layout, estimated_success, usable_target
-from qmtl.hardware._transpiled import transpiled
+from qmtl.hardware import Backend, open_backend, to_qiskit
+from qmtl.hardware import _transpile as transpile_module
+from qmtl.hardware._transpile import (
+    best_layout,
+    estimated_success,
+    transpiled,
+    usable_target,
+)
 from tests.hardware.samples import binary_head
 
 
@@ -109,8 +112,8 @@ def test_transpiled_circuits_are_kept_by_content(boston, tmp_path, monkeypatch):
     first = transpiled(head.circuit, boston, [0, 2], cache=tmp_path)
     [file] = tmp_path.iterdir()
     calls = []
-    original = transpiled_module._transpile
-    monkeypatch.setattr(transpiled_module, "_transpile", lambda *a: calls.append(a) or original(*a))
+    original = transpile_module._transpile
+    monkeypatch.setattr(transpile_module, "_transpile", lambda *a: calls.append(a) or original(*a))
     # Parameters of another circuit with the same names.
     again = to_qiskit(one.circuit, one.weights())
     found = transpiled(again.circuit, boston, [0, 2], cache=tmp_path)

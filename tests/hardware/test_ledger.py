@@ -5,13 +5,15 @@ import os
 import signal
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from qmtl.errors import InvalidInputError, LedgerError
-from qmtl.hardware._claim import Claim, claimed
-from qmtl.hardware._lease import Holder
-from qmtl.hardware._ledger import Ledger, ledger_path
+from qmtl.hardware import Ledger
+from qmtl.hardware._claim import Claim, Holder, claimed
+from qmtl.hardware._ledger import ledger_path
 from tests.hardware.dispatch_samples import small_run
 
 FORK = multiprocessing.get_context("fork")
@@ -76,14 +78,63 @@ def test_a_result_is_stored_once(ledger, run):
     ]
 
 
+def is_free(ledger, run, idx=0):
+    """Whether another thread can hold the chunk."""
+
+    def ask():
+        with claimed(ledger, run, idx) as claim:
+            return claim is not None
+
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(ask).result()
+
+
 def test_one_holds_a_chunk(ledger, run):
-    with claimed(ledger, run, 0) as first:
-        assert isinstance(first, Claim)
-        with claimed(ledger, run, 0) as second, claimed(ledger, run, 1) as other:
-            assert second is None
-            assert other is not None
-    with claimed(ledger, run, 0) as third:
-        assert third is not None
+    with claimed(ledger, run, 0) as claim:
+        assert isinstance(claim, Claim)
+        assert not is_free(ledger, run)
+        assert is_free(ledger, run, 1)
+    assert is_free(ledger, run)
+
+
+def test_who_was_interrupted_before_it_let_go_holds_nothing(ledger, run, monkeypatch):
+    """Ctrl-C comes while the hold is given back: the same thread is not in its own way."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def work():
+        with claimed(ledger, run, 0) as claim:
+            claim.intend()
+            monkeypatch.setattr(ledger, "transaction", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    monkeypatch.undo()
+    assert not is_free(ledger, run)  # nobody else knows
+    with claimed(ledger, run, 0) as claim:
+        assert claim is not None
+    assert "passed over" in ledger.events(run)[-1]
+
+
+def test_a_thread_that_has_ended_holds_nothing(ledger, run):
+    with ThreadPoolExecutor() as pool:
+        pool.submit(claimed(ledger, run, 0).__enter__).result()
+    with claimed(ledger, run, 0) as claim:
+        assert claim is not None
+
+
+def test_the_home_folder(monkeypatch, tmp_path):
+    """In Python and in QMTL_LEDGER no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert Ledger("~/a.sqlite").path == tmp_path / "home" / "a.sqlite"
+    assert Ledger(Path("~") / "b.sqlite").path.is_file()
+    monkeypatch.setenv("QMTL_LEDGER", "~/deep/c.sqlite")
+    assert Ledger().path == tmp_path / "home" / "deep" / "c.sqlite"
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with pytest.raises(LedgerError, match="~nobody-of-that-name"):
+        Ledger("~nobody-of-that-name/a.sqlite")
 
 
 def hold(path, run, ready):
@@ -121,10 +172,11 @@ def test_holders_elsewhere_hold_for_a_time(ledger, run):
 
 
 def test_a_later_process_of_the_same_number_is_another():
-    holder = Holder.of_this_process()
-    assert not holder.is_gone()
-    assert Holder(holder.host, holder.pid, "1.00", "x").is_gone()
-    assert Holder(holder.host, 2**22 + 1, "1.00", "x").is_gone()
+    holder = Holder.of_this_thread()
+    with ThreadPoolExecutor() as pool:
+        assert not pool.submit(holder.is_gone).result()
+    assert Holder(holder.host, holder.pid, "1.00", holder.mark).is_gone()
+    assert Holder(holder.host, 2**22 + 1, "1.00", holder.mark).is_gone()
 
 
 def test_a_lost_hold_is_noticed(ledger, run):

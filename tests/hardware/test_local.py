@@ -12,9 +12,7 @@ from qiskit.providers.fake_provider import GenericBackendV2
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.hardware import decode, execute, open_backend, prepare
-from qmtl.hardware._backends import backend_names
-from qmtl.hardware._compare import compare
+from qmtl.hardware import backend_names, compare, decode, execute, open_backend, prepare
 from qmtl.heads import QuantumHead
 from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head

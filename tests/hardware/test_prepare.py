@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,11 +274,3 @@ def test_a_model_is_encoded_in_evaluation_mode():
     subset = prepare(model, x, "aer", shots=8, tasks=["b"])
     assert [task.task for task in subset.decoding.tasks] == ["b"]
     assert list(subset.exact) == ["b"]
-
-
-def test_estimates_are_plain_data(fez):
-    head = small_head()
-    estimate = prepare(head, features(head), fez, predict=False).estimate
-    again = type(estimate).from_dict(json.loads(json.dumps(estimate.to_dict())))
-    assert again == estimate
-    assert replace(again, swaps=99) != estimate

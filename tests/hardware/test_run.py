@@ -7,13 +7,18 @@ import torch
 
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.errors import HardwareBudgetError, HardwareJobError, InvalidInputError
-from qmtl.hardware import HardwareSimulator, Ledger, fetch, run, submit
-from qmtl.hardware._fetch import Progress
-from qmtl.hardware._prepare import head_run
-from qmtl.hardware._result import write_result
-from qmtl.hardware._run import request_hash, send
-from qmtl.hardware._settings import HardwareSettings
-from tests.hardware.dispatch_samples import QUICK, backend_files
+from qmtl.hardware import (
+    HardwareSettings,
+    HardwareSimulator,
+    Ledger,
+    Progress,
+    fetch,
+    prepare,
+    run,
+    submit,
+    write_result,
+)
+from tests.hardware.dispatch_samples import backend_files, quick
 
 QUIET = Progress(write=len)
 SHOTS = 2000
@@ -43,7 +48,8 @@ def own_ledger(monkeypatch, tmp_path):
 
 
 def measure(head, inputs, backend, **options):
-    options = {"shots": SHOTS, "cache": False, "progress": QUIET, "patience": QUICK, **options}
+    options = {"shots": SHOTS, "cache": False, "progress": QUIET, **options}
+    options["service"] = quick()
     return run(head, inputs, backend, **options)
 
 
@@ -91,17 +97,17 @@ def test_several_jobs_on_a_device(hanoi, head, inputs):
     """Chunks of one sample each; fetched as they come."""
     hanoi.runs = False
     options = {"shots": SHOTS, "max_executions": SHOTS, "cache": False}
-    name = send(head, inputs, "ibm_hanoi", patience=QUICK, **options)
+    name = run(head, inputs, "ibm_hanoi", service=quick(), wait=False, **options).run
     assert len(hanoi.jobs) == 4
     with pytest.raises(HardwareJobError, match="4 queued: nothing to fetch yet"):
-        fetch(name, wait_for_all=False)
+        fetch(name, wait=False)
     hanoi.jobs["job0002"].status = "Completed"
-    part = fetch(name, wait_for_all=False)
+    part = fetch(name, wait=False)
     assert part.missing == 3
     assert part.values["b"].isnan().all(dim=1).tolist() == [True, True, False, True]
     assert "3 samples have no result yet" in str(part)
     hanoi.runs = True
-    whole = fetch(name, progress=QUIET, patience=QUICK)
+    whole = fetch(name, progress=QUIET, service=quick())
     assert whole.missing == 0
     check_exact(whole)
 
@@ -154,19 +160,19 @@ def test_here_the_same_call_measures_anew(own_ledger, head, inputs):
 
 
 def test_what_a_request_is(head, inputs):
-    def request(head=head, inputs=inputs, backend="ibm_hanoi", tasks=None, **options):
-        settings = HardwareSettings(**options)
-        return request_hash(head_run(head, inputs, tasks), backend, settings)
+    def request(head=head, inputs=inputs, backend="fake_hanoi", tasks=None, **options):
+        options = {"predict": False, "cache": False} | options
+        return prepare(head, inputs, backend, tasks=tasks, **options).request
 
     first = request()
     assert request() == first
-    assert request(predict=False, cache=False, max_qpu_seconds=9, max_shots=10**9) == first
+    assert request(predict=True, max_qpu_seconds=99, max_shots=10**9) == first
     other = QuantumHead(head.circuit, seed=2)
     others = [
         request(head=other),
         request(inputs=inputs + 1e-3),
         request(inputs=inputs[:2]),
-        request(backend="ibm_boston"),
+        request(backend="aer"),
         request(tasks=["a"]),
         request(shots=100),
         request(mitigation="circuits"),

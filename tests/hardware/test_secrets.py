@@ -9,14 +9,9 @@ import traceback
 import pytest
 
 from qmtl.errors import HardwareError, QmtlError
-from qmtl.hardware import HardwareSimulator
-from qmtl.hardware._client import Client
-from qmtl.hardware._fetch import wait
-from qmtl.hardware._ledger import Ledger
-from qmtl.hardware._service_errors import one_line, translated
-from qmtl.hardware._status import status
-from qmtl.hardware._submit import cancel, submit
-from tests.hardware.dispatch_samples import BACKEND, QUICK, small_run
+from qmtl.hardware import Client, HardwareSimulator, Ledger, cancel, status, submit, wait
+from qmtl.hardware._client_errors import one_line, translated
+from tests.hardware.dispatch_samples import BACKEND, quick, small_run
 from tests.hardware.ibm_server import INSTANCE, Fault
 
 SECRET = "planted-secret-31415926535"
@@ -44,7 +39,7 @@ def planted(request, server, monkeypatch, tmp_path):
 
 
 def submit_and_wait():
-    wait(submit(small_run(2), patience=QUICK), patience=QUICK)
+    wait(submit(small_run(2), service=quick()), service=quick())
 
 
 def told(error):
@@ -105,7 +100,7 @@ def test_no_secret_is_told(planted, caplog, capsys, recwarn, tmp_path):
 def test_other_peoples_exceptions_are_not_behind_ours(planted):
     planted.faults = [Fault("POST", "/jobs", 400)]
     with pytest.raises(HardwareError) as caught:
-        submit(small_run(), patience=QUICK)
+        submit(small_run(), service=quick())
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
@@ -128,7 +123,7 @@ def test_the_token_of_a_service_that_is_opened_in_code(server, monkeypatch):
     for message in (f"token {SECRET} is not welcome", "x" * 200 + SECRET):
         server.service.faults = [Fault("POST", "/jobs", 400, message=message)]
         with pytest.raises(HardwareError) as caught:
-            submit(small_run(), service=service, patience=QUICK)
+            submit(small_run(), service=quick(service))
         assert not any(SECRET[:6] in text for text in told(caught.value))
     simulator = HardwareSimulator(BACKEND, service=service)
     assert SECRET.encode() not in pickle.dumps(simulator)

@@ -16,9 +16,9 @@ from qmtl.errors import (
     HardwareJobError,
     HardwareRefusedError,
 )
-from qmtl.hardware._client import Client
-from qmtl.hardware._posting import primitive_options
-from qmtl.hardware._service_errors import ask, translated
+from qmtl.hardware import Client
+from qmtl.hardware._client import primitive_options
+from qmtl.hardware._client_errors import ask, translated
 from tests.hardware.dispatch_samples import impatient
 
 CHECK = "Unable to retrieve instances. Please check that you are using a valid API token."

@@ -1,13 +1,24 @@
-"""What the IBM client raises, as one line that says what to do.
+"""What the IBM client raises, logs and warns of, as one line that says what to do, and no secret.
 
 The client's own exceptions are not chained to ours: they carry requests, whose headers hold the
 token.
 """
 
+import base64
+import html
+import json
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shlex
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from itertools import groupby
 from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from qmtl.errors import (
     HardwareAccountError,
@@ -19,8 +30,6 @@ from qmtl.errors import (
     QmtlError,
 )
 
-__all__ = ["Secrets", "ask", "one_line", "translated"]
-
 T = TypeVar("T")
 Secrets = Callable[[], Iterable[str]]
 
@@ -30,16 +39,21 @@ SAVE = (
 )
 LONGEST = 300
 SHORTEST = 4  # a token of fewer letters would be found in any text
+PART = 8  # letters of a secret in a row that are not told either
+# Tokens of a session, which the client gets in exchange for the account's.
+SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
 
 def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
     """Call the client; whatever it raises becomes one of our errors.
 
+    Secrets are taken out of errors, and out of what the client logs and warns of meanwhile.
+
     Args:
         doing: what is being done, for the message: ``"submitting chunk 2"``.
         function: what to call.
-        secrets: gives tokens that must not be told, beside the account's; a function, so that
-            they are not among the locals of a traceback.
+        secrets: gives secrets that must not be told, beside those of the account; a function, so
+            that they are not among the locals of a traceback.
 
     Raises:
         HardwareError: if the call raised anything but an error of ours.
@@ -50,7 +64,8 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
         qmtl.errors.HardwareError: counting: ZeroDivisionError: division by zero
     """
     try:
-        return function()
+        with _discreet(secrets):
+            return function()
     except QmtlError:
         raise
     except Exception as error:
@@ -168,23 +183,138 @@ def _status(chain: Iterable[BaseException]) -> int | None:
 
 
 def one_line(text: str, secrets: Secrets = tuple) -> str:
-    """Text on one line, not too long, without the account's tokens and other secrets."""
-    for secret in {*_secrets(), *secrets()}:
-        if len(secret) >= SHORTEST:
-            text = text.replace(secret, "...")
-    line = " ".join(text.split())
+    """Text on one line, not too long, and without secrets."""
+    line = " ".join(redacted(text, secrets).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
-def _secrets() -> set[str]:
-    """Tokens that must not be told: of the environment and of saved accounts."""
+def redacted(text: str, secrets: Secrets = tuple) -> str:
+    r"""The text with ``...`` in place of the account's tokens and other secrets.
+
+    A secret is found however it is written (escaped, quoted, percent-encoded, in base64), in upper
+    or lower case, and in part.
+
+    Args:
+        text: of an error, a warning or a log message.
+        secrets: gives further secrets, beside those of the environment and of saved accounts.
+
+    Example:
+        >>> redacted("no such key: 'my%2Fkey%0A'", lambda: ["my/key\n"])
+        "no such key: '...'"
+    """
+    return _without(text, _parts(secrets))
+
+
+def _without(text: str, parts: Iterable[str]) -> str:
+    text = SESSION_TOKEN.sub("...", text)
+    folded = text.lower()
+    if len(folded) != len(text):
+        folded = text
+    hidden = [False] * len(text)
+    for part in parts:
+        at = folded.find(part)
+        while at >= 0:
+            hidden[at : at + len(part)] = [True] * len(part)
+            at = folded.find(part, at + 1)
+    pieces = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+    return "".join("..." if gone else "".join(c for c, _ in own) for gone, own in pieces)
+
+
+def _parts(secrets: Secrets) -> set[str]:
+    """Parts of secrets that must not be told, in lower case."""
+    found = set()
+    for secret in {*known_secrets(), *secrets()}:
+        for rendering in _renderings(secret):
+            n = min(len(rendering), PART)
+            found |= {rendering[i : i + n].lower() for i in range(len(rendering) - n + 1)}
+    return found
+
+
+def _renderings(secret: str) -> set[str]:
+    """The ways in which a secret may be written in a text."""
+    found = set()
+    for text in {secret, secret.strip()}:
+        escaped = {text, repr(text)[1:-1], json.dumps(text)[1:-1], ascii(text)[1:-1]}
+        escaped |= {json.dumps(one)[1:-1] for one in escaped} | {html.escape(text)}
+        escaped |= {quote(text, safe=safe) for safe in ("", "/")} | {quote_plus(text)}
+        found |= escaped | {shlex.quote(text).strip("'"), text.encode().hex()}
+        for before in range(3):
+            # Within a longer text base64 depends on where the secret starts; its ends, which
+            # depend on what is beside it, are left out.
+            code = base64.b64encode(b"\0" * before + text.encode()).decode().rstrip("=")
+            found |= {own := code[4 if before else 0 : -1], own.replace("+", "-").replace("/", "_")}
+    return {one for one in found if len(one) >= SHORTEST}
+
+
+def known_secrets() -> set[str]:
+    """Tokens and passwords of the environment and of saved accounts."""
     found = {os.environ.get("QISKIT_IBM_TOKEN", "")}
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        for proxy in (os.environ.get(name), os.environ.get(name.lower())):
+            found |= _passwords({"urls": {name: proxy or ""}})
     try:
         from qiskit_ibm_runtime import QiskitRuntimeService
 
-        accounts = QiskitRuntimeService.saved_accounts().values()
-        return found | {str(account.get("token", "")) for account in accounts}
+        for account in QiskitRuntimeService.saved_accounts().values():
+            found |= account_secrets(account)
     except Exception:
-        # An accounts file that cannot be read, whatever is wrong with it, has no token that could
-        # have been used; and the error that is being told must not give way to another.
+        # A file of accounts that cannot be read, whatever is wrong with it, has no token that
+        # could have been used; and the error that is being told must not give way to another.
         return found
+    return found
+
+
+def account_secrets(account: Mapping[str, Any]) -> set[str]:
+    """The token of an account as the client saves it, and the passwords of its proxies."""
+    return {str(account.get("token") or "")} | _passwords(account.get("proxies") or {})
+
+
+def _passwords(proxies: Mapping[str, Any]) -> set[str]:
+    found = {str(proxies.get("password_ntlm") or "")}
+    for url in (proxies.get("urls") or {}).values():
+        with suppress(ValueError):
+            found |= (
+                {password, unquote(password)} if (password := urlsplit(url).password) else set()
+            )
+    return found
+
+
+class _Redactor(logging.Filter):
+    """Takes secrets out of what the client logs, tracebacks included."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        super().__init__()
+        self.secrets = secrets
+
+    @cached_property
+    def parts(self) -> set[str]:
+        return _parts(self.secrets)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if (clean := _without(text, self.parts)) != text:
+            record.msg, record.args = clean, ()
+        if record.exc_info:
+            told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            record.exc_info, record.exc_text = None, _without(told, self.parts)
+        return True
+
+
+@contextmanager
+def _discreet(secrets: Secrets) -> Iterator[None]:
+    """Take secrets out of logs and warnings of a block."""
+    redactor = _Redactor(secrets)
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = {h for one in loggers for h in getattr(one, "handlers", [])}
+    handlers |= {logging.lastResort} - {None}
+    for handler in handlers:
+        handler.addFilter(redactor)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(redactor)
+        for one in caught:
+            told = one.category(redacted(str(one.message), secrets))
+            warnings.warn_explicit(told, one.category, one.filename, one.lineno)

@@ -7,35 +7,134 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmtl.errors import InvalidInputError
-from qmtl.hardware._decoding import Decoding
-from qmtl.hardware._estimate import Estimate
+from qmtl.hardware._settings import Mitigation, Mode, Primitive
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-__all__ = [
-    "Chunk",
-    "Execution",
-    "Mode",
-    "PreparedRun",
-    "Primitive",
-    "Pub",
-    "chunk_hash",
-    "fingerprint",
-]
 
+T = TypeVar("T")
+Execution = Literal["device", "whole circuit on the cut", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
-Primitive = Literal["sampler", "estimator"]
-Mode = Literal["job", "batch", "session"]
-Execution = Literal["device", "whole circuit on the cut", "task by task"]
 Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Observable:
+    """Outputs that are linear in the probabilities of the bit strings of some wires.
+
+    Attributes:
+        wires: positions in the task's register; the first is the most significant bit.
+        rows: a row over the ``2^wires`` bit strings for each output.
+        outputs: which of the task's outputs they are.
+    """
+
+    wires: tuple[int, ...]
+    rows: tuple[tuple[float, ...], ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TaskReading:
+    """Where a task is measured, and how its outputs and logits follow.
+
+    Attributes:
+        task: its name.
+        circuit: index of its circuit in the run.
+        register: name of its classical register; bit i is wire i of the task's register.
+        qubits: the device's qubits that are measured into these bits.
+        observables: what its outputs are.
+        n_outputs: how many there are.
+        is_probability: whether outputs are probabilities, rather than Z values.
+        scale: logits are it times a Z value, or times a probability's logarithm.
+    """
+
+    task: str
+    circuit: int
+    register: str
+    qubits: tuple[int, ...]
+    observables: tuple[Observable, ...]
+    n_outputs: int
+    is_probability: bool
+    scale: float
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How raw results become outputs.
+
+    Attributes:
+        tasks: in the order asked for.
+        n_samples: parameter sets of each circuit.
+        columns: for each circuit the feature of each column of its parameter values.
+        mitigation: of read-out errors, on the sampler's path.
+        confusion: probabilities that a device's qubit is read as 1 when 0, and as 0 when 1, for
+            mitigation by calibration.
+        calibration_circuits: indices of the circuits that prepare all 0 and all 1, for mitigation
+            by circuits.
+        strings: for each circuit the estimator's observables: Z on these device's qubits.
+    """
+
+    tasks: tuple[TaskReading, ...]
+    n_samples: int
+    columns: tuple[tuple[int, ...], ...]
+    mitigation: Mitigation = "none"
+    confusion: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    calibration_circuits: tuple[int, int] | None = None
+    strings: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return asdict(self) | {"confusion": [[q, *p] for q, p in sorted(self.confusion.items())]}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run needs on a backend.
+
+    Attributes:
+        wires: qubits in use.
+        depth: layers of gates of the deepest transpiled circuit, frame changes (``rz``) and
+            barriers not counted.
+        two_qubit_depth: the same, of two-qubit gates only.
+        two_qubit_gates: of the circuit with most of them.
+        swaps: swaps that routing added, of the circuit with most of them; each costs up to three
+            two-qubit gates.
+        success: product of the fidelities of all gates and read-outs of the circuit in which it is
+            smallest; None without a calibration.
+        task_success: the same for each task, of the gates that its result depends on.
+        circuits: distinct transpiled circuits, those of read-out calibration included.
+        executions: circuits times parameter sets times shots.
+        jobs: jobs that carry them.
+        qpu_seconds: estimated time on the device.
+        payload_bytes: estimated size of the largest job's input.
+        layout: the device's qubits of the head circuit's wires.
+        budget_seconds: the budget that the run is held against; None for none.
+        notes: what should be known before the run is sent, one sentence each.
+    """
+
+    wires: int
+    depth: int
+    two_qubit_depth: int
+    two_qubit_gates: int
+    swaps: int
+    success: float | None
+    task_success: Mapping[str, float]
+    circuits: int
+    executions: int
+    jobs: int
+    qpu_seconds: float
+    payload_bytes: int
+    layout: tuple[int, ...]
+    budget_seconds: float | None = None
+    notes: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -92,6 +191,8 @@ class PreparedRun:
         execution: how it is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task by
             task"``, where shots of different tasks are not correlated.
         context: JSON-able notes of whoever prepared the run; not part of any hash.
+        request: what was asked for, as SHA-256: the same another day, under another calibration.
+        device: the open backend, if it is simulated here; it is not part of the bytes.
     """
 
     backend: str
@@ -107,6 +208,8 @@ class PreparedRun:
     exact: Mapping[str, Values] = field(default_factory=dict)
     execution: Execution = "device"
     context: Mapping[str, Any] = field(default_factory=dict)
+    request: str = ""
+    device: Any = field(default=None, repr=False)
 
     @cached_property
     def hash(self) -> str:
@@ -149,11 +252,12 @@ class PreparedRun:
             "chunks": [asdict(chunk) for chunk in self.chunks],
             "decoding": self.decoding.to_dict(),
             "options": dict(self.options),
-            "estimate": self.estimate.to_dict(),
+            "estimate": asdict(self.estimate),
             "predicted": list(self.predicted),
             "exact": list(self.exact),
             "execution": self.execution,
             "context": dict(self.context),
+            "request": self.request,
         }
         circuits, arrays, content = io.BytesIO(), io.BytesIO(), io.BytesIO()
         qpy.dump(list(self.circuits), circuits)
@@ -184,31 +288,33 @@ class PreparedRun:
                 circuits = tuple(qpy.load(io.BytesIO(archive.read("circuits.qpy"))))
                 with np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False) as file:
                     arrays = {key: file[key] for key in file.files}
+            decoding = dict(read["decoding"])
+            decoding["confusion"] = {q: pair for q, *pair in decoding["confusion"]}
             return cls(
                 backend=read["backend"],
                 primitive=read["primitive"],
                 mode=read["mode"],
                 circuits=circuits,
                 values=tuple(arrays[f"values-{i}"] for i in range(len(circuits))),
-                chunks=tuple(map(_chunk, read["chunks"])),
-                decoding=Decoding.from_dict(read["decoding"]),
+                chunks=_read(tuple[Chunk, ...], read["chunks"]),
+                decoding=_read(Decoding, decoding),
                 options=read["options"],
-                estimate=Estimate.from_dict(read["estimate"]),
+                estimate=_read(Estimate, read["estimate"]),
                 predicted={t: arrays[f"predicted-{i}"] for i, t in enumerate(read["predicted"])},
                 exact={t: arrays[f"exact-{i}"] for i, t in enumerate(read["exact"])},
                 execution=read["execution"],
                 context=read["context"],
+                request=read.get("request", ""),
             )
         except Exception as error:
             raise InvalidInputError(f"a prepared run cannot be read: {error!r}") from None
 
 
-def _chunk(description: Mapping[str, Any]) -> Chunk:
-    pubs = tuple(
-        Pub(pub["circuit"], (pub["samples"][0], pub["samples"][1]), pub["shots"])
-        for pub in description["pubs"]
-    )
-    return Chunk(description["index"], pubs, description["executions"], description["hash"])
+def _read(kind: type[T], description: Any) -> T:
+    """A data class from the lists and dictionaries of JSON."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_python(description)
 
 
 def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
@@ -219,31 +325,6 @@ def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
         SparsePauliOp.from_sparse_list([("Z" * len(qubits), list(qubits), 1.0)], n_qubits)
         for qubits in strings
     ]
-
-
-def fingerprint(circuit: "QuantumCircuit") -> str:
-    """SHA-256 of a circuit's instructions.
-
-    It is the same in every process, which QPY is not: that holds the identifiers of parameters.
-
-    Example:
-        >>> from qiskit import QuantumCircuit
-        >>> circuits = [QuantumCircuit(2), QuantumCircuit(2)]
-        >>> fingerprint(circuits[0]) == fingerprint(circuits[1])
-        True
-    """
-    instructions = [
-        [
-            instruction.operation.name,
-            [circuit.find_bit(qubit).index for qubit in instruction.qubits],
-            [circuit.find_bit(bit).index for bit in instruction.clbits],
-            [str(parameter) for parameter in instruction.operation.params],
-        ]
-        for instruction in circuit.data
-    ]
-    registers = [[register.name, register.size] for register in circuit.cregs]
-    parameters = [parameter.name for parameter in circuit.parameters]
-    return _digest([circuit.num_qubits, registers, parameters, instructions])
 
 
 def chunk_hash(
@@ -281,3 +362,13 @@ def chunk_hash(
 def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def calibration_register(qubit: int) -> str:
+    """Name of the classical register of a qubit in `calibration_circuits`.
+
+    Example:
+        >>> calibration_register(7)
+        'q7'
+    """
+    return f"q{qubit}"

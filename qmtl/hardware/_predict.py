@@ -1,6 +1,9 @@
-"""Prediction of hardware runs: what a transpiled circuit should give under a device's noise."""
+"""Prediction of hardware runs: what a transpiled circuit should give under a device's noise.
 
-from collections.abc import Callable, Iterator, Mapping
+Expected outputs of a run, before it is sent: without noise, and under the calibration.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from math import pi, prod
 from typing import TYPE_CHECKING, Any
@@ -8,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
-from qmtl.errors import InvalidInputError
+from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.hardware._prepared_run import Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit
+<<<<<<< HEAD:qmtl/hardware/_prediction.py
 from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
 from qmtl.simulators import native_values
+=======
+from qmtl.hardware._transpile import scheduled
+from qmtl.noise import DeviceNoise
+from qmtl.simulators import DeviceStep, Event, LightConeSimulator, NativeCircuit, native_values
+>>>>>>> 798f51a (hardware in 20 files instead of 41: prepare, submit, wait, decode; one contraction; no secret in errors, logs or warnings; Ctrl-C within submit frees the run):qmtl/hardware/_predict.py
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
-
-__all__ = ["predict_transpiled", "read_transpiled"]
+    from qiskit.transpiler import Target
 
 Wires = tuple[int, ...]
 # Sum of: constant times the product of these features.
@@ -87,13 +96,36 @@ def read_transpiled(
     head: QiskitHeadCircuit, transpiled: "QuantumCircuit", *, dt: float | None = None
 ) -> NativeCircuit:
     """A transpiled circuit as plain data; see `predict_transpiled`."""
-    columns = dict(zip(head.circuit.parameters, head.features, strict=True))
+    registers = {register.name: register for register in transpiled.cregs}
+    missing = [task for task, name in head.registers.items() if name not in registers]
+    if missing:
+        raise InvalidInputError(f"the transpiled circuit does not measure {missing}")
+    features = dict(zip(head.circuit.parameters, head.features, strict=True))
+    bits = {task: registers[name] for task, name in head.registers.items()}
+    return read_native(transpiled, features, bits, dt=dt)
+
+
+def read_native(
+    circuit: "QuantumCircuit",
+    features: Mapping[Any, int | None],
+    registers: Mapping[str, Sequence[Any]],
+    *,
+    dt: float | None = None,
+) -> NativeCircuit:
+    """A circuit in a device's gates as plain data.
+
+    Args:
+        circuit: measured at its end.
+        features: the index of the feature that each parameter is; None for a weight.
+        registers: names of what is read together, and the classical bits that are.
+        dt: seconds of the backend's time step.
+    """
     steps: list[DeviceStep] = []
     bits: dict[Any, int] = {}
     measured: set[int] = set()
-    for instruction in transpiled.data:
+    for instruction in circuit.data:
         operation = instruction.operation
-        wires = tuple(transpiled.find_bit(qubit).index for qubit in instruction.qubits)
+        wires = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
         if operation.name == "barrier":
             wires = tuple(wire for wire in wires if wire not in measured)
         if operation.name == "delay" and wires[0] in measured:
@@ -105,13 +137,11 @@ def read_transpiled(
         if operation.name == "measure":
             bits[instruction.clbits[0]] = wires[0]
             measured.update(wires)
-        steps.append(_step(operation, wires, columns, dt))
-    registers = {register.name: register for register in transpiled.cregs}
-    names = {task: registers.get(name) for task, name in head.registers.items()}
-    missing = [task for task, r in names.items() if r is None or any(b not in bits for b in r)]
+        steps.append(_step(operation, wires, features, dt))
+    missing = [name for name, own in registers.items() if any(bit not in bits for bit in own)]
     if missing:
         raise InvalidInputError(f"the transpiled circuit does not measure all wires of {missing}")
-    read = {task: tuple(bits[bit] for bit in register or ()) for task, register in names.items()}
+    read = {name: tuple(bits[bit] for bit in own) for name, own in registers.items()}
     return NativeCircuit(tuple(steps), read)
 
 
@@ -125,7 +155,7 @@ def _step(
         return DeviceStep(name, wires, seconds=0.0 if name == "barrier" else None)
     if name in ROTATIONS:
         terms = _terms(operation.params[0], columns)
-        if name == "rz":
+        if name in ("rz", "p"):
             return DeviceStep(name, wires, tuple(_frame(wires, terms)))
         rotation = ROTATIONS[name]
         gates = [Event(wires, rotation, Angle(features, constant=c)) for features, c in terms]
@@ -139,7 +169,7 @@ def _step(
     )
 
 
-ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "rzz": "IsingZZ"}
+ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "p": "RZ", "rzz": "IsingZZ"}
 
 
 def _one(name: str) -> Callable[[Wires], list[Event]]:
@@ -153,10 +183,17 @@ def _ecr(wires: Wires) -> list[Event]:
     return [flip, *quarter, flip, Event(wires[:1], "X")]
 
 
+def _turn(angle: float) -> Callable[[Wires], list[Event]]:
+    return lambda wires: [Event(wires, "RZ", Angle(constant=angle))]
+
+
 FIXED: dict[str, Callable[[Wires], list[Event]]] = {
     "id": lambda wires: [],
     "x": _one("X"),
+    "y": lambda wires: [Event(wires, "Z"), Event(wires, "X")],
     "z": _one("Z"),
+    "t": _turn(pi / 4),
+    "tdg": _turn(-pi / 4),
     "sx": _one("SX"),
     "sxdg": _one("SXdg"),
     "s": _one("S"),
@@ -164,6 +201,7 @@ FIXED: dict[str, Callable[[Wires], list[Event]]] = {
     "h": _one("Hadamard"),
     "cz": _one("CZ"),
     "cx": _one("CNOT"),
+    "swap": lambda wires: [Event(on, "CNOT") for on in (wires, wires[::-1], wires)],
     "ecr": _ecr,
 }
 
@@ -222,3 +260,47 @@ def _seconds(duration: Any, unit: str, dt: float | None) -> float:
     if dt is None:
         raise InvalidInputError("the circuit's delays are in time steps: pass dt=backend.dt")
     return float(duration) * dt
+
+
+def exact_values(
+    circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: Sequence[str]
+) -> tuple[dict[str, Values], list[str]]:
+    """Outputs without noise, (samples, n_outputs) for each task; and why there are none."""
+    wide = {name: value.detach().cpu().double() for name, value in weights.items()}
+    try:
+        values = LightConeSimulator().expectation_values(
+            circuit, angles.detach().cpu().double(), wide, tasks
+        )
+    except CircuitTooLargeError as error:
+        return {}, [f"Exact values are not known: {error}."]
+    return {name: value.numpy() for name, value in values.items()}, []
+
+
+def predicted_values(
+    circuit: HeadCircuit,
+    heads: Sequence[QiskitHeadCircuit],
+    native: Sequence["QuantumCircuit"],
+    angles: Tensor,
+    noise: DeviceNoise,
+    target: "Target",
+) -> tuple[dict[str, Values], list[str]]:
+    """Outputs under a device's noise, (samples, n_outputs) for each task; and why there are none.
+
+    Args:
+        circuit: the head circuit.
+        heads: it in Qiskit; one circuit, or in the shared layout one for each task.
+        native: these, transpiled.
+        angles: encoding angles in radians.
+        noise: of the device.
+        target: its durations.
+    """
+    wide = angles.detach().cpu().double()
+    found: dict[str, Values] = {}
+    try:
+        for head, transpiled in zip(heads, native, strict=True):
+            timed = scheduled(transpiled, target)
+            values = predict_transpiled(circuit, head, timed, wide, noise, dt=target.dt)
+            found |= {name: value.numpy() for name, value in values.items()}
+    except CircuitTooLargeError as error:
+        return {}, [f"The noisy prediction is not known: {error}."]
+    return found, []

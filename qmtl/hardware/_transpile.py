@@ -1,0 +1,403 @@
+"""Layouts: which qubits of a device carry a circuit, by the device's calibration.
+
+Transpilation: a head circuit in a device's gates, on its best qubits, kept by content.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from math import isnan, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmtl._io import write_bytes
+from qmtl.errors import InvalidInputError
+from qmtl.hardware._backends import IDEAL_GATES, Backend
+from qmtl.hardware._qiskit import fingerprint
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+    from qiskit.transpiler import Target
+
+# Two-qubit gates and read-outs as bad as this are broken.
+BROKEN = 0.5
+# Steps of the search: until a first layout is found, and then for better ones.
+STEPS = (3_000_000, 300_000)
+
+
+def usable_target(target: "Target") -> "Target":
+    """The target without what its calibration shows to be broken.
+
+    Two-qubit gates, and read-outs with all that is on their qubits, whose error is NaN, 0.5 or more
+    are left out; and those of error 0 where others have one, since 0 stands for no measurement.
+    """
+    from qiskit.transpiler import Target
+
+    bad = {qubits[0] for qubits in _broken(target, "measure")}
+    found = Target(
+        num_qubits=target.num_qubits,
+        dt=target.dt,
+        granularity=target.granularity,
+        qubit_properties=target.qubit_properties,
+    )
+    for name in target.operation_names:
+        on: Any = target[name]
+        if on is None or None in on:
+            continue
+        broken = _broken(target, name) if len(next(iter(on))) == 2 else set()
+        kept = {
+            qubits: properties
+            for qubits, properties in on.items()
+            if qubits not in broken and bad.isdisjoint(qubits)
+        }
+        if kept:
+            found.add_instruction(target.operation_from_name(name), kept, name=name)
+    return found
+
+
+def _broken(target: "Target", name: str) -> set[tuple[int, ...]]:
+    on: Any = target[name] if name in target.operation_names else {}
+    errors = {qubits: _error(properties) for qubits, properties in on.items()}
+    some = any(error for error in errors.values() if error is not None)
+    return {
+        qubits
+        for qubits, error in errors.items()
+        if error is not None and (isnan(error) or error >= BROKEN or (some and error <= 0))
+    }
+
+
+def _error(properties: Any) -> float | None:
+    return None if properties is None else properties.error
+
+
+def best_layout(
+    circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
+) -> tuple[int, ...] | None:
+    """The qubits on which a circuit runs without any swap and with the least errors.
+
+    A ring, a line, or whatever graph the circuit's two-qubit gates form is looked for in the
+    coupling map; among those found the one with the largest product of two-qubit and read-out
+    fidelities is taken.
+
+    Args:
+        circuit: before transpilation.
+        target: `usable_target` of the device's.
+        read: wires whose read-out counts.
+
+    Returns:
+        The qubit of each wire; None if the coupling map does not hold the circuit's graph, or none
+        was found in the time given.
+
+    Example:
+        >>> from qiskit import QuantumCircuit
+        >>> from qiskit.providers.fake_provider import GenericBackendV2
+        >>> backend = GenericBackendV2(4, ["cz", "x"], coupling_map=[[0, 1], [1, 3]], seed=1)
+        >>> line = QuantumCircuit(3)
+        >>> _ = line.cz(0, 1), line.cz(1, 2)
+        >>> best_layout(line, backend.target, [])[1]
+        1
+    """
+    from qiskit.converters import circuit_to_dag
+    from qiskit.transpiler.passes import VF2Layout
+
+    pattern, plain, errors = _pattern(circuit, target, read)
+    search = VF2Layout(target=plain, seed=-1, call_limit=STEPS)
+    search.property_set["vf2_avg_error_map"] = errors
+    search.run(circuit_to_dag(pattern))
+    layout = search.property_set["layout"]
+    if layout is None:
+        return None
+    return tuple(layout[qubit] for qubit in pattern.qubits)
+
+
+def _pattern(
+    circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
+) -> tuple["QuantumCircuit", "Target", Any]:
+    """A circuit and a target in which only what matters for the layout has an error.
+
+    Every two-qubit gate stays one; a one-qubit gate stands for each read-out.
+    """
+    from qiskit import QuantumCircuit
+    from qiskit.circuit.library import CZGate, XGate
+    from qiskit.transpiler import Target
+    from qiskit.transpiler.passes.layout.vf2_utils import ErrorMap
+
+    pattern = QuantumCircuit(circuit.num_qubits)
+    for instruction in circuit.data:
+        if len(instruction.qubits) == 2 and instruction.operation.name != "barrier":
+            pattern.cz(*(circuit.find_bit(qubit).index for qubit in instruction.qubits))
+    for wire in read:
+        pattern.x(wire)
+    pairs = _pair_errors(target)
+    readouts = {
+        qubit: _error(properties) or 0.0
+        for (qubit,), properties in (
+            target["measure"] if "measure" in target.operation_names else {}
+        ).items()
+    }
+    errors = ErrorMap(len(pairs) + len(readouts))
+    for pair, error in pairs.items():
+        errors.add_error(pair, error)
+    for qubit, error in readouts.items():
+        errors.add_error((qubit, qubit), error)
+    plain = Target(num_qubits=target.num_qubits)
+    plain.add_instruction(CZGate(), dict.fromkeys(pairs))
+    plain.add_instruction(XGate(), {(qubit,): None for qubit in readouts or range(len(pairs))})
+    return pattern, plain, errors
+
+
+def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
+    """The error of the native entangling gate on each pair, in both directions."""
+    found: dict[tuple[int, int], float] = {}
+    for name in ("cz", "ecr", "cx", "rzz"):
+        if name not in target.operation_names:
+            continue
+        for (a, b), properties in target[name].items():
+            error = _error(properties) or 0.0
+            for pair in ((a, b), (b, a)):
+                found.setdefault(pair, error)
+    return found
+
+
+def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
+    """Product of the fidelities of a transpiled circuit's gates and read-outs.
+
+    Example:
+        >>> from qiskit import QuantumCircuit
+        >>> from qiskit.providers.fake_provider import GenericBackendV2
+        >>> target = GenericBackendV2(2, seed=1).target
+        >>> circuit = QuantumCircuit(2)
+        >>> _ = circuit.cx(0, 1)
+        >>> estimated_success(circuit, target) == 1 - target["cx"][0, 1].error
+        True
+    """
+    errors = []
+    for instruction in circuit.data:
+        name = instruction.operation.name
+        qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
+        if name in target.operation_names and qubits in target[name]:
+            errors.append(_error(target[name][qubits]) or 0.0)
+    return prod(1 - error for error in errors)
+
+
+# Routings that are tried where no layout does without; large circuits get fewer.
+ROUTINGS, FEW_ROUTINGS, LARGE = 12, 4, 40
+LEVEL = 3
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Transpiled:
+    """A circuit in a device's gates.
+
+    Attributes:
+        circuit: on the device's qubits.
+        layout: the qubit of each wire before the first gate.
+        swaps: that routing added.
+    """
+
+    circuit: "QuantumCircuit"
+    layout: tuple[int, ...]
+    swaps: int
+
+
+def cache_folder() -> Path:
+    """Where transpiled circuits are kept: ``$XDG_CACHE_HOME/qmtl/transpiled``, else ``~/.cache``.
+
+    Example:
+        >>> cache_folder().parts[-2:]
+        ('qmtl', 'transpiled')
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "qmtl" / "transpiled"
+
+
+def transpiled(
+    circuit: "QuantumCircuit",
+    backend: Backend,
+    read: Sequence[int],
+    *,
+    layout: Sequence[int] | None = None,
+    cache: Path | None = None,
+) -> Transpiled:
+    """A circuit in a backend's gates.
+
+    If the coupling map holds the graph of the circuit's two-qubit gates, no swaps are added, and
+    its best copy is taken (`best_layout`). Else several routings are tried, and the one with the
+    best estimated success is taken.
+
+    Args:
+        circuit: measured, with symbolic features.
+        backend: where it is to run.
+        read: wires whose read-out counts.
+        layout: the qubit of each wire, if it is not to be chosen.
+        cache: folder in which results are kept; None for no cache.
+
+    Raises:
+        InvalidInputError: if the circuit does not fit the backend, or the layout neither.
+    """
+    from qiskit.transpiler.exceptions import TranspilerError
+
+    if backend.target is None:
+        return _ideal(circuit)
+    if circuit.num_qubits > backend.target.num_qubits:
+        raise InvalidInputError(
+            f"the circuit has {circuit.num_qubits} wires, {backend.name} has "
+            f"{backend.target.num_qubits} qubits: use fewer tasks or wires per task, or the "
+            f"'shared' layout"
+        )
+    old = {"u1", "u2", "u3"} & set(backend.target.operation_names)
+    if old and backend.is_local:
+        raise InvalidInputError(
+            f"{backend.name} has gates that are not simulated here ({', '.join(sorted(old))}): use "
+            f"a later one, such as fake_fez"
+        )
+    target = usable_target(backend.target)
+    _check_layout(layout, circuit, target)
+    path = None if cache is None else cache / f"{_key(circuit, target, read, layout)}.qpy"
+    found = None if path is None else _read(path, circuit)
+    if found is None:
+        try:
+            found = _transpile(circuit, target, read, layout)
+        except TranspilerError as error:
+            raise InvalidInputError(
+                f"the circuit does not fit {backend.name}, of which only what works by its "
+                f"calibration is used: {error.message}"
+            ) from None
+        if path is not None:
+            _write(path, found)
+    return found
+
+
+def _ideal(circuit: "QuantumCircuit") -> Transpiled:
+    from qiskit import transpile
+
+    native = transpile(circuit, basis_gates=IDEAL_GATES, optimization_level=1, seed_transpiler=0)
+    return Transpiled(native, tuple(range(circuit.num_qubits)), 0)
+
+
+def _check_layout(
+    layout: Sequence[int] | None, circuit: "QuantumCircuit", target: "Target"
+) -> None:
+    if layout is None:
+        return
+    if len(layout) != circuit.num_qubits or len(set(layout)) < len(layout):
+        raise InvalidInputError(
+            f"layout must be {circuit.num_qubits} distinct qubits, got {list(layout)}"
+        )
+    usable = {qubits[0] for qubits in target["measure"]}
+    wrong = [qubit for qubit in layout if qubit not in usable]
+    if wrong:
+        raise InvalidInputError(
+            f"layout: qubits {wrong} are not the backend's, or broken by its calibration"
+        )
+
+
+def _transpile(
+    circuit: "QuantumCircuit",
+    target: "Target",
+    read: Sequence[int],
+    layout: Sequence[int] | None,
+) -> Transpiled:
+    chosen = best_layout(circuit, target, read) if layout is None else tuple(layout)
+    if chosen is not None:
+        return _routed(circuit, target, chosen, 0)
+    tries = ROUTINGS if circuit.num_qubits < LARGE else FEW_ROUTINGS
+    found = [_routed(circuit, target, None, seed) for seed in range(tries)]
+    return max(found, key=lambda one: estimated_success(one.circuit, target))
+
+
+def _routed(
+    circuit: "QuantumCircuit", target: "Target", layout: Sequence[int] | None, seed: int
+) -> Transpiled:
+    from qiskit.transpiler import generate_preset_pass_manager
+
+    passes = generate_preset_pass_manager(
+        LEVEL,
+        target=target,
+        initial_layout=None if layout is None else list(layout),
+        seed_transpiler=seed,
+    )
+    counts = [0]
+
+    def count(*, dag: Any, **_: Any) -> None:
+        # Swaps become native gates later on.
+        counts.append(dag.count_ops(recurse=False).get("swap", 0))
+
+    native = passes.run(circuit, callback=count)
+    places = native.layout.initial_index_layout(filter_ancillas=True)
+    return Transpiled(native, tuple(places), max(counts))
+
+
+def _key(
+    circuit: "QuantumCircuit",
+    target: "Target",
+    read: Sequence[int],
+    layout: Sequence[int] | None,
+) -> str:
+    """All that the result depends on."""
+    import qiskit
+
+    calibration = sorted(
+        (name, qubits, None if p is None else (p.error, p.duration))
+        for name in target.operation_names
+        for qubits, p in target[name].items()
+    )
+    settings = (CACHE_VERSION, qiskit.__version__, LEVEL, tuple(read), layout and tuple(layout))
+    content = (fingerprint(circuit), repr(calibration), target.dt, repr(settings))
+    return sha256(repr(content).encode()).hexdigest()
+
+
+def _write(path: Path, found: Transpiled) -> None:
+    from qiskit import qpy
+
+    stored = found.circuit.copy()
+    stored.metadata = {"layout": list(found.layout), "swaps": found.swaps}
+    buffer = io.BytesIO()
+    qpy.dump(stored, buffer)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getvalue())
+    except OSError:
+        return  # a cache that cannot be written costs time only
+
+
+def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
+    """What is kept, with the parameters of `circuit`; None for nothing, or damaged files."""
+    from qiskit import qpy
+
+    try:
+        stored = qpy.load(io.BytesIO(path.read_bytes()))[0]
+        layout, swaps = stored.metadata["layout"], stored.metadata["swaps"]
+        # The same names, but parameters of another process.
+        own = {parameter.name: parameter for parameter in circuit.parameters}
+        names = {parameter: own[parameter.name] for parameter in stored.parameters}
+        native = stored.assign_parameters(names)
+    except Exception:
+        return None
+    native.metadata = {}
+    return Transpiled(native, tuple(layout), int(swaps))
+
+
+def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
+    """The circuit with explicit delays, every gate as late as possible, as IBM's devices run it.
+
+    Args:
+        circuit: transpiled for the target.
+        target: with durations; without any the circuit is returned as it is.
+    """
+    from qiskit.transpiler import PassManager
+    from qiskit.transpiler.exceptions import TranspilerError
+    from qiskit.transpiler.passes import ALAPScheduleAnalysis, PadDelay
+
+    if target.dt is None:
+        return circuit
+    passes = PassManager([ALAPScheduleAnalysis(target=target), PadDelay(target=target)])
+    try:
+        return passes.run(circuit)
+    except TranspilerError as error:
+        raise InvalidInputError(
+            f"the backend's calibration lacks durations of some gates: {error}"
+        ) from None
