@@ -22,8 +22,8 @@ from qmtl.hardware._predict import read_native
 from qmtl.hardware._prepared_run import Execution, PreparedRun, TaskReading, Values
 from qmtl.hardware._qiskit import active_qubits, cone_circuit
 from qmtl.hardware._transpile import scheduled
-from qmtl.noise import DeviceNoise
-from qmtl.simulators import NativeCircuit, native_size, native_values
+from qmtl.noise import DeviceNoise, NativeCircuit
+from qmtl.simulators import native_size, native_values
 from qmtl.tasks import Task
 
 if TYPE_CHECKING:

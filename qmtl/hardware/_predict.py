@@ -14,14 +14,9 @@ from qmtl.circuit import Angle, HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.hardware._prepared_run import Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit
-<<<<<<< HEAD:qmtl/hardware/_prediction.py
-from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
-from qmtl.simulators import native_values
-=======
 from qmtl.hardware._transpile import scheduled
-from qmtl.noise import DeviceNoise
-from qmtl.simulators import DeviceStep, Event, LightConeSimulator, NativeCircuit, native_values
->>>>>>> 798f51a (hardware in 20 files instead of 41: prepare, submit, wait, decode; one contraction; no secret in errors, logs or warnings; Ctrl-C within submit frees the run):qmtl/hardware/_predict.py
+from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
+from qmtl.simulators import LightConeSimulator, native_values
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit

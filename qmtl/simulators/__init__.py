@@ -30,45 +30,13 @@ if TYPE_CHECKING:
     from qmtl.simulators._qfunc import from_qfunc
 
 __all__ = [
-<<<<<<< HEAD
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
     "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator", "ShiftPlan", "ShotSimulator",
-    "Simulator", "check_angles", "check_weights", "device_names", "from_qfunc", "joined_weights",
-    "native_values", "output_layout", "shift_plan", "shifted_values", "simulator_for",
-    "simulator_from_dict", "task_qnode", "to_logits", "weights_by_name",
-]  # fmt: skip
-=======
-    "ANGLE_MAPS",
-    "PROBABILITY_FLOOR",
-    "AngleMap",
-    "Dependencies",
-    "DeviceStep",
-    "Estimate",
-    "Event",
-    "Explanation",
-    "LightConeSimulator",
-    "NativeCircuit",
-    "NoisySimulator",
-    "PennyLaneSimulator",
-    "ShiftPlan",
-    "ShotSimulator",
-    "Simulator",
-    "check_angles",
-    "check_weights",
-    "device_names",
-    "joined_weights",
-    "native_size",
-    "native_values",
-    "output_layout",
-    "shift_plan",
-    "shifted_values",
-    "simulator_for",
-    "simulator_from_dict",
-    "task_qnode",
-    "to_logits",
+    "Simulator", "check_angles", "check_weights", "device_names", "from_qfunc",
+    "joined_weights", "native_size", "native_values", "output_layout", "shift_plan",
+    "shifted_values", "simulator_for", "simulator_from_dict", "task_qnode", "to_logits",
     "weights_by_name",
-]
->>>>>>> 798f51a (hardware in 20 files instead of 41: prepare, submit, wait, decode; one contraction; no secret in errors, logs or warnings; Ctrl-C within submit frees the run)
+]  # fmt: skip
 
 # Entry points that offer simulators: those of hardware, which this package may not import.
 PLUGINS = "qmtl.simulators"

@@ -364,16 +364,7 @@ def _cone(
     )
 
 
-<<<<<<< HEAD
-def _engine(group: NoisyGroup, limit: int, *, strings: bool) -> Engine:
-=======
-def _slots(sampled: Sequence[bool]) -> _Slots:
-    found = list(enumerate(sampled))
-    return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)
-
-
 def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> Engine:
->>>>>>> 798f51a (hardware in 20 files instead of 41: prepare, submit, wait, decode; one contraction; no secret in errors, logs or warnings; Ctrl-C within submit frees the run)
     """Strings one by one, which are quicker where they are few; vectors take the other cones."""
     cone = group.cone
     program = _string_program(cone) if strings else None
