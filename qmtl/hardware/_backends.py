@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.hardware._settings import INSTALL
 from qmtl.noise import DeviceNoise
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 # Gates of the ideal simulator, those of IBM's current devices.
 IDEAL_GATES = ["rz", "sx", "x", "cz"]
 IDEAL = "aer"
-INSTALL = 'in your clone of qmtl, run: pip install -e ".[ibm]"'
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from qmtl.errors import (
     MissingDependencyError,
     unknown_name,
 )
-from qmtl.hardware._backends import INSTALL
 from qmtl.hardware._client_errors import SAVE, Secrets, account_secrets, ask, one_line
 from qmtl.hardware._prepared_run import PreparedRun
+from qmtl.hardware._settings import INSTALL
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.hardware._backends import INSTALL
 from qmtl.hardware._prepared_run import _digest
+from qmtl.hardware._settings import INSTALL
 
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit

@@ -14,6 +14,8 @@ Mitigation = Literal["none", "calibration", "circuits"]
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
+# What to do where a package of Qiskit's is missing.
+INSTALL = 'in your clone of qmtl, run: pip install -e ".[ibm]"'
 CHOICES: dict[str, tuple[object, ...]] = {
     "primitive": ("sampler", "estimator"),
     "mode": (None, "job", "batch", "session"),
