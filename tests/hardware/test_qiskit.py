@@ -274,7 +274,7 @@ def test_errors():
 
 def test_qiskit_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "qiskit", None)
-    with pytest.raises(MissingDependencyError, match=re.escape('pip install "qmtl[ibm]"')):
+    with pytest.raises(MissingDependencyError, match=re.escape('pip install -e ".[ibm]"')):
         to_qiskit(HeadCircuit([Task.binary("a")]))
 
 

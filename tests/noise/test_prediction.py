@@ -241,8 +241,8 @@ def test_bad_input():
         circuit, head, written = hand_made(build)
         return predict_transpiled(circuit, head, written, angles, DeviceNoise(), **options)
 
-    with pytest.raises(InvalidInputError, match="swap is not among the native gates"):
-        predict(lambda c, x, y: c.swap(0, 1))
+    with pytest.raises(InvalidInputError, match="iswap is not among the native gates"):
+        predict(lambda c, x, y: c.iswap(0, 1))
     with pytest.raises(InvalidInputError, match="sum of products of features"):
         predict(lambda c, x, y: c.rz(x.sin(), 0))
     with pytest.raises(InvalidInputError, match="sum of products of features"):
