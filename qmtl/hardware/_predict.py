@@ -94,7 +94,7 @@ def read_transpiled(
     registers = {register.name: register for register in transpiled.cregs}
     missing = [task for task, name in head.registers.items() if name not in registers]
     if missing:
-        raise InvalidInputError(f"the transpiled circuit does not measure {missing}")
+        raise InvalidInputError(f"the transpiled circuit does not measure all wires of {missing}")
     features = dict(zip(head.circuit.parameters, head.features, strict=True))
     bits = {task: registers[name] for task, name in head.registers.items()}
     return read_native(transpiled, features, bits, dt=dt)
