@@ -303,6 +303,10 @@ def test_there_are_documents():
     assert {block.language for block in blocks(ROOT / "README.md")} >= {"python", "console", "sh"}
 
 
+def test_the_first_page_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 12_500
+
+
 def test_version_is_that_of_the_project_file_and_of_the_citation():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
