@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["as_csv", "write_bytes", "write_json", "write_text"]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, never sees half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

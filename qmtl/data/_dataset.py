@@ -6,7 +6,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -201,11 +201,18 @@ class DataSection(Section):
         source: the name of the data set; each subclass has its own.
         tasks: names of the tasks to keep, in this order; None for all.
         seed: of the splits.
+        class_weights: task to its weights in the loss, as `qmtl.Task` takes them, or to
+            ``balanced``: inversely proportional to the classes' numbers of training labels (of
+            multilabel tasks: the weight of the positives of a label, by the same rule);
+            ``class_weights = "balanced"`` is for all classification tasks.
+        metrics: task to the names of its metrics, the main one first.
     """
 
     source: str
     tasks: list[str] | None = None
     seed: Seed = 0
+    class_weights: Literal["balanced"] | dict[str, Literal["balanced"] | list[float]] | None = None
+    metrics: dict[str, list[str]] | None = None
 
     @abstractmethod
     def load(self) -> MultiTaskData:

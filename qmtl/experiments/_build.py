@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
-from qmtl.errors import RecipeError
+from qmtl.errors import InvalidInputError, RecipeError, unknown_name
 from qmtl.experiments._recipe import Recipe, TrainingSection
 from qmtl.heads import HeadOptions, HeadType, build_head
 from qmtl.model import MultiTaskModel
@@ -22,14 +25,44 @@ __all__ = ["build_circuit", "build_data", "build_model", "with_noise"]
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
-    """The recipe's data, split.
+    """The recipe's data, split, with the class weights and metrics that it asks for.
 
     Example:
         >>> from qmtl.experiments import read_recipe
         >>> build_data(read_recipe("digits")).n_inputs
         64
     """
-    return recipe.data.load()
+    data, section = recipe.data.load(), recipe.data
+    weights, metrics = section.class_weights or {}, section.metrics or {}
+    names = [task.name for task in data.tasks]
+    if weights == "balanced":
+        weights = {task.name: weights for task in data.tasks if task.is_classification}
+    for key, given in (("class_weights", weights), ("metrics", metrics)):
+        for name in given:
+            if name not in names:
+                raise unknown_name(f"task in data.{key}:", name, names)
+    changes: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name, own in weights.items():
+        task, targets = data.task(name), data.train.targets[name]
+        changes[name]["class_weights"] = _balanced(task, targets) if own == "balanced" else own
+    for name, chosen in metrics.items():
+        changes[name]["metric_names"] = tuple(chosen)
+    tasks = tuple(dataclasses.replace(task, **changes[task.name]) for task in data.tasks)
+    return dataclasses.replace(data, tasks=tasks)
+
+
+def _balanced(task: Task, targets: Tensor) -> tuple[float, ...] | None:
+    """Weights by which every class counts the same in the loss; 1 for a class without labels."""
+    if task.kind == "multilabel":
+        pairs = [((column == 0).sum(), (column == 1).sum()) for column in targets.T]
+        return tuple(float(no / yes) if no * yes > 0 else 1.0 for no, yes in pairs)
+    if not task.is_classification:
+        raise InvalidInputError(
+            f"data.class_weights: task {task.name!r} is {task.kind} and has no classes"
+        )
+    classes = range(max(2, task.n_outputs))
+    counts = [int((targets == label).sum()) for label in classes]
+    return tuple(sum(counts) / (len(counts) * n) if n else 1.0 for n in counts)
 
 
 def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:

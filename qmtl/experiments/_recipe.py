@@ -1,12 +1,12 @@
 """Recipe: everything about a run, in sections (data, encoder, head, circuit, training, ...)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from qmtl._sections import RecipePath, Section, explain
+from qmtl._sections import RecipePath, Section, Seed, explain
 from qmtl.data import AnyDataSection
 from qmtl.encoders import AnyEncoderSection, MLPSection
 from qmtl.errors import RecipeError
@@ -21,6 +21,7 @@ __all__ = [
     "Recipe",
     "RivalType",
     "TrainingSection",
+    "flatten",
     "recipe_from",
     "set_key",
 ]
@@ -143,6 +144,7 @@ class Recipe(Section):
 
     Attributes:
         name: of the run; part of the default run directory.
+        seed: of all sections that give none of their own.
         data: where the data come from.
         encoder: the classical encoder.
         head: quantum, or a rival.
@@ -155,6 +157,7 @@ class Recipe(Section):
     """
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: Seed | None = None
     data: AnyDataSection
     encoder: AnyEncoderSection = MLPSection()
     head: HeadSection = HeadSection()
@@ -193,11 +196,41 @@ class Recipe(Section):
             "training": self.training.seed,
         }
 
+    def flat(self) -> dict[str, Any]:
+        """Keys such as ``training.seed`` to their values; those that are not set are left out."""
+        return dict(flatten(self.model_dump(mode="json", exclude_none=True)))
+
     def as_toml(self) -> str:
-        """The resolved recipe, defaults included; reading it back gives an equal recipe."""
+        """The resolved recipe, defaults included; reading it back gives an equal recipe.
+
+        Every key of every section is there: one that is not set as a comment, ``# rank =``.
+        """
         import tomli_w
 
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        unset: dict[str, list[str]] = {"": _unset(self)}
+        for name in type(self).model_fields:
+            section = getattr(self, name)
+            if isinstance(section, Section):
+                unset[f"[{name}]\n"] = _unset(section)
+        tables = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        text = ""
+        for line in tables.splitlines(keepends=True):
+            text += line + "".join(f"# {key} =\n" for key in unset.pop(line, ()))
+        first = "".join(f"# {key} =\n" for key in unset.pop(""))
+        return first + text
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys of tables within tables, joined by dots, and their values."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _unset(section: Section) -> list[str]:
+    return [key for key in type(section).model_fields if getattr(section, key) is None]
 
 
 def recipe_from(
@@ -205,12 +238,20 @@ def recipe_from(
 ) -> Recipe:
     """A recipe from plain tables, with one-line errors.
 
+    A ``seed`` of the whole is that of every section without one of its own.
+
     Args:
         content: the tables.
         source: where they come from, for messages.
         folder: that paths are relative to, so that a run directory works from anywhere; None
             leaves paths as they are.
     """
+    seed = content.get("seed")
+    if seed is not None:
+        # A section that is no table has its own error.
+        tables = {key.split(".")[0]: content.get(key.split(".")[0], {}) for key in SEED_KEYS}
+        own = {k: {"seed": seed} | dict(t) for k, t in tables.items() if isinstance(t, Mapping)}
+        content = {**content, **own}
     try:
         return Recipe.model_validate(content, context={"folder": folder})
     except ValidationError as error:
@@ -218,7 +259,13 @@ def recipe_from(
 
 
 def set_key(content: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set a key such as ``training.seed`` in the tables of a recipe; `where` is for messages."""
+    """Set a key such as ``training.seed`` in the tables of a recipe; `where` is for messages.
+
+    ``seed`` sets those of all sections, too.
+    """
+    if key == "seed":
+        for own in SEED_KEYS:
+            set_key(content, own, value, where)
     *sections, last = key.split(".")
     table = content
     for section in sections:

@@ -1,5 +1,6 @@
 """Reading recipes: built-in ones and TOML files, with values set on the command line."""
 
+import codecs
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -43,7 +44,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = _decoded(path.read_bytes())
         except FileNotFoundError:
             raise RecipeError(f"recipe {path}: there is no such file") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -63,6 +64,12 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _override(content, override)
     return recipe_from(content, str(name_or_path), path.parent)
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8, or in what a byte order mark says that Windows wrote."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf_16 else "utf-8-sig")
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:

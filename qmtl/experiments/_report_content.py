@@ -3,13 +3,14 @@
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qmtl._html import listed, number
 from qmtl.errors import InvalidInputError, RunDirectoryError
+from qmtl.experiments._recipe import flatten
 from qmtl.experiments._robustness import UnderNoise
 from qmtl.experiments._run import Run
 from qmtl.model import MultiTaskModel, load
@@ -271,32 +272,28 @@ def _defined(value: float | None) -> bool:
 
 def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Keys of the recipes in which the runs differ, a column per run."""
-    flat = [dict(_flat(c.run.recipe.model_dump(mode="json", exclude_none=True))) for c in runs]
-    keys = dict.fromkeys(key for recipe in flat for key in recipe)
+    recipes = [content.run.recipe.flat() for content in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [
-        {"key": key} | {c.label: r.get(key, "–") for c, r in zip(runs, flat, strict=True)}
+        {"key": key} | {c.label: _plain(r.get(key)) for c, r in zip(runs, recipes, strict=True)}
         for key in keys
-        if len({recipe.get(key) for recipe in flat}) > 1
+        if any(recipe.get(key) != recipes[0].get(key) for recipe in recipes)
     ]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
 
 
 def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Versions, machine and seeds, a column per run."""
-    flat = [dict(_flat(content.environment)) for content in runs]
+    flat = [dict(flatten(content.environment)) for content in runs]
     keys = dict.fromkeys(key for one in flat for key in one if key != "data_notes")
     return [
         {"": key.removeprefix("packages.")}
-        | {c.label: one.get(key, "–") for c, one in zip(runs, flat, strict=True)}
+        | {c.label: _plain(one.get(key)) for c, one in zip(runs, flat, strict=True)}
         for key in keys
     ]
+
+
+def _plain(value: Any) -> str:
+    return "–" if value is None else str(value)
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:

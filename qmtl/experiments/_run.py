@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qmtl._io import as_csv, write_json, write_text
 from qmtl.data import MultiTaskData
-from qmtl.errors import RunDirectoryError
+from qmtl.errors import RecipeError, RunDirectoryError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._recipe_file import read_recipe
@@ -39,6 +39,13 @@ from qmtl.training import (
 
 __all__ = ["Run", "is_first_process", "machine", "resume_run", "start_run"]
 
+# Keys that a run may go on with after a change.
+CHANGEABLE = (
+    "training.max_epochs", "training.learning_rate", "training.head_learning_rate",
+    "training.weight_decay", "training.patience", "training.gradient_clip", "training.accelerator",
+    "training.devices", "training.num_workers", "logging", "compare", "bench", "name",
+)  # fmt: skip
+FOLDER = "QMTL_RUN_DIRECTORY"
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 
@@ -86,7 +93,8 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
 
     Args:
         recipe: what to run.
-        path: the directory, which must not exist; None for ``runs/<name>-<time>``.
+        path: the directory, which must not exist; None for ``runs/<name>-<time>``, with a number
+            after it where that is taken.
         progress: whether to show it.
 
     Raises:
@@ -99,42 +107,92 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     check_fit(model, data, recipe.training)
     check_loggers(recipe.logging.loggers)
     model.predict(data.train.inputs[:1])
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{recipe.name}-{stamp}" if path is None else Path(path)
     if is_first_process():
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise RunDirectoryError(
-                f"the run directory {folder} exists already; give another --out, or continue it "
-                f"with: qmtl train --resume {folder}"
-            ) from None
-        except OSError as error:
-            raise RunDirectoryError(
-                f"the run directory {folder} cannot be made: {error.strerror}"
-            ) from None
+        folder = _default_folder(recipe) if path is None else _new_folder(Path(path))
         write_text(folder / "recipe.toml", recipe.as_toml())
         notes = {"data_notes": list(data.notes)}
         write_json(folder / "environment.json", machine() | {"seeds": recipe.seeds} | notes)
+    else:
+        folder = Path(os.environ[FOLDER])
     return _train(folder, recipe, data, model, resume=False, progress=progress)
 
 
-def resume_run(path: str | Path, *, progress: bool = True) -> Run:
-    """Continue a run from its last checkpoint; a finished run is only read.
+def _default_folder(recipe: Recipe) -> Path:
+    """Make ``runs/<name>-<time>``, with a number after it where another run has that name."""
+    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number, folder = 1, Path("runs", name)
+    while True:
+        try:
+            return _new_folder(folder)
+        except RunDirectoryError:
+            if not folder.exists():
+                raise
+        number += 1
+        folder = folder.with_name(f"{name}-{number}")
 
-    The result is bit for bit that of a run that was not interrupted (on one kind of CPU).
+
+def _new_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise RunDirectoryError(
+            f"the run directory {folder} exists already; give another --out, or continue it "
+            f"with: qmtl train --resume {folder}"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(
+            f"the run directory {folder} cannot be made: {error.strerror}"
+        ) from None
+    return folder
+
+
+def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
+    """Continue a run from its last checkpoint; a run that has trained all its epochs is only read.
+
+    Without overrides, the result is bit for bit that of a run that was not interrupted (on one
+    kind of CPU).
+
+    Args:
+        path: the run directory.
+        overrides: ``"training.KEY=value"`` of keys that a run can go on with: more epochs, or
+            other learning rates, weight decay, patience, clipping, devices or loggers.
+        progress: whether to show it.
+
+    Raises:
+        RunDirectoryError: if it is no run directory.
+        RecipeError: for an override of what cannot change within a run.
+        ModelFileError: for a checkpoint that is damaged or of another run.
     """
     folder = Path(path)
     if not (folder / "recipe.toml").is_file():
         raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
-    if (folder / "results.json").is_file():
-        return Run.read(folder)
-    recipe = read_recipe(folder / "recipe.toml")
+    recipe = read_recipe(folder / "recipe.toml", overrides)
+    _check_changes(read_recipe(folder / "recipe.toml"), recipe)
+    finished = folder / "results.json"
+    if finished.is_file():
+        run = Run.read(folder)
+        if not overrides or run.results["epochs"] >= recipe.training.max_epochs:
+            return run
     data = build_data(recipe)
     # A run that was killed in its first epoch has no checkpoint yet and starts anew.
-    started = any((folder / "checkpoints").rglob(LAST))
+    started = (folder / "checkpoints" / LAST).is_file()
     model = build_model(recipe, data)
+    check_fit(model, data, recipe.training)
+    if overrides and is_first_process():
+        # While it goes on, it has no results.
+        finished.unlink(missing_ok=True)
+        write_text(folder / "recipe.toml", recipe.as_toml())
     return _train(folder, recipe, data, model, resume=started, progress=progress)
+
+
+def _check_changes(before: Recipe, after: Recipe) -> None:
+    old, new = before.flat(), after.flat()
+    for key in old | new:
+        if old.get(key) != new.get(key) and not key.startswith(CHANGEABLE):
+            raise RecipeError(
+                f"--resume cannot change {key}: the run has {old.get(key)}, got {new.get(key)}; "
+                f"start a new run for that. It can change {', '.join(CHANGEABLE)}"
+            )
 
 
 def _train(
@@ -148,6 +206,9 @@ def _train(
 ) -> Run:
     # Of the processes of a distributed run, the first one keeps the logs.
     names = recipe.logging.loggers if is_first_process() else []
+    if recipe.training.devices > 1:
+        # The other processes, which start with the same command line, find the folder by it.
+        os.environ[FOLDER] = str(folder)
     try:
         with log_to(
             *names,

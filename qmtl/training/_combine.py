@@ -294,6 +294,12 @@ def move_tensors(combiner: nn.Module, device: torch.device) -> None:
                 vars(module)[name] = value.to(device)
 
 
+# Those that combiners step their own weights with; a checkpoint reaches no other class by its name.
+OPTIMISERS: dict[str, Any] = {
+    one.__name__: one for one in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+}
+
+
 def _pack(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"kind": "array", "value": torch.from_numpy(value.copy())}
@@ -352,6 +358,11 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
             # Nash-MTL builds its cvxpy problem in its very first step only.
             module(torch.eye(module.n_tasks))
         for key, packed in attributes.items():
+            if key not in vars(module):
+                raise ModelFileError(
+                    f"the checkpoint is of another combiner: {type(module).__name__} keeps no "
+                    f"{key!r}"
+                )
             setattr(module, key, _unpack(packed, module))
 
 
@@ -360,6 +371,8 @@ def _unpack(packed: Mapping[str, Any], module: nn.Module) -> Any:
         return packed["value"]
     if packed["kind"] == "array":
         return packed["value"].numpy()
-    optimiser = getattr(torch.optim, packed["kind"])(list(module.parameters()))
+    if packed["kind"] not in OPTIMISERS:
+        raise unknown_name("kind of state in the checkpoint:", packed["kind"], OPTIMISERS)
+    optimiser = OPTIMISERS[packed["kind"]](list(module.parameters()))
     optimiser.load_state_dict(packed["value"])
     return optimiser

@@ -19,10 +19,13 @@ from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._checkpoints import (
     BEST,
     LAST,
+    ResumedSettings,
     best_checkpoint,
     is_finished,
     last_checkpoint,
     read_checkpoint,
+    remove_leftovers,
+    restoring,
 )
 from qmtl.training._combine import rehearse
 from qmtl.training._evaluate import baseline_metrics, evaluate
@@ -84,11 +87,13 @@ def fit(
     _set_target_scales(model, data)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
-        saved = read_checkpoint(folder / LAST) if resume else None
+        last = folder / LAST if resume else None
+        saved = None if last is None else read_checkpoint(last)
         module = MultiTaskModule(model, settings)
+        resumed = ResumedSettings(settings, model.tasks)
         if saved is not None:
             # Lightning would load these too, but with errors of torch's own.
-            with quiet_libraries():
+            with quiet_libraries(), restoring(last, resumed):
                 module.on_load_checkpoint(saved)
             _load_weights(module, saved)
         started = time.perf_counter()
@@ -97,14 +102,15 @@ def fit(
         else:
             if not resume:
                 (folder / BEST).unlink(missing_ok=True)
-            used = [*(callbacks or ()), best_checkpoint(folder)]
+            remove_leftovers(folder)
+            used = [resumed, *(callbacks or ()), best_checkpoint(folder)]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
                 # Last of all, so that it holds the state of the callbacks above after this epoch.
                 used.append(last_checkpoint(folder))
-            last = folder / LAST if resume else None
-            epochs = run_trainer(module, data, used, folder, checkpoint=last)
+            with restoring(last, resumed):
+                epochs = run_trainer(module, data, used, folder, checkpoint=last)
         seconds = time.perf_counter() - started
         best_epoch = epochs - 1
         if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():

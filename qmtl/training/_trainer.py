@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
 from qmtl.training._batches import MultiTaskDataModule
+from qmtl.training._checkpoints import AtomicCheckpoints
 from qmtl.training._module import MultiTaskModule
 from qmtl.training._settings import TrainingSettings
 
@@ -52,6 +53,7 @@ def make_trainer(
             devices=settings.devices,
             strategy=strategy,
             callbacks=used,
+            plugins=AtomicCheckpoints(),
             logger=False,
             enable_checkpointing=folder is not None,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),

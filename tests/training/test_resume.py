@@ -1,13 +1,17 @@
 """A run that was interrupted and resumed is the unbroken run, bit for bit."""
 
+import errno
 import shutil
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Callback
 
 import qmtl
 from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.training import make_scalarizer
 from qmtl.training._checkpoints import BEST, LAST
+from qmtl.training._combine import combiner_state, load_combiner_state
 from tests.training.samples import (
     QUIET,
     InterruptAt,
@@ -153,6 +157,135 @@ def test_files_that_are_no_checkpoint(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / LAST)
     with pytest.raises(ModelFileError, match="not a checkpoint of qmtl"):
         _resumed(tmp_path, data)
+
+
+def _edit(folder, change):
+    content = torch.load(folder / LAST, weights_only=True)
+    change(content)
+    torch.save(content, folder / LAST)
+
+
+def _without_settings(content):
+    del content["qmtl"]["settings"]
+
+
+EDITS = {
+    "a weight": lambda c: c["state_dict"]["model.encoder.layers.0.bias"].add_(1e-3),
+    "the epoch": lambda c: c.update(epoch="x"),
+    "a moment": lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=None),
+    "a learning rate": lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr=None),
+    "a task": lambda c: c["qmtl"]["history"]["keys"].__setitem__(0, "x"),
+    "a table": lambda c: c.update(loops=1),
+    "a key": _without_settings,
+    "the seal": lambda c: c.update(digest="0"),
+    "no seal": lambda c: c.pop("digest"),
+    "a class": lambda c: c["qmtl"]["combiner"]["attributes"].update(
+        {"": {"x": {"kind": "Optimizer", "value": 0}}}
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_checkpoint_is_refused_in_one_line(tmp_path, edit):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=1, **QUIET)
+    _edit(tmp_path, EDITS[edit])
+    with pytest.raises(ModelFileError, match=r"last\.ckpt was changed") as caught:
+        _resumed(tmp_path, data, max_epochs=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_swapped_checkpoint_is_refused_in_one_line(tmp_path):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=1, **QUIET)
+    turned = data.subset([task.name for task in data.tasks[::-1]])
+    with pytest.raises(ModelFileError, match="the checkpoint has the tasks"):
+        _resumed(tmp_path, turned, max_epochs=2)
+    shutil.copy(tmp_path / BEST, tmp_path / LAST)
+    with pytest.raises(ModelFileError, match="does not fit this run") as caught:
+        _resumed(tmp_path, data, max_epochs=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Optimizer", "__class__", "lr_scheduler", "os"])
+def test_a_name_in_a_checkpoint_reaches_no_class_but_three(name):
+    combiner = make_scalarizer("famo", 2)
+    state = combiner_state(combiner)
+    state["attributes"][""]["_optimizer"] = {"kind": name, "value": {}}
+    with pytest.raises(InvalidInputError, match=f"'{name}'"):
+        load_combiner_state(combiner, state)
+    state["attributes"][""] = {"forward": {"kind": "plain", "value": 1}}
+    with pytest.raises(ModelFileError, match="keeps no 'forward'"):
+        load_combiner_state(combiner, state)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1e-6}, {"head_learning_rate": 0.2}, {"weight_decay": 0.5}]
+)
+def test_a_resumed_run_takes_new_rates(tmp_path, schedule, change):
+    data, options = tiny_data(), {"schedule": schedule, "restore_best": False}
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=2, **options, **QUIET)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    same = _resumed(tmp_path, data, max_epochs=4, **options)
+    other = _resumed(tmp_path / "copy", data, max_epochs=4, **options, **change)
+    assert not same_state(same.model, other.model)
+
+
+class Rates(Callback):
+    """Takes down the learning rate of every epoch."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_a_longer_run_takes_its_schedule_to_the_new_end(tmp_path):
+    data, options = tiny_data(), {"schedule": "cosine", "learning_rate": 0.4}
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=2, **options, **QUIET)
+    rates = Rates()
+    qmtl.fit(
+        tiny_model(data), data, checkpoints=tmp_path, resume=True, max_epochs=4,
+        callbacks=[rates], **options, **QUIET,
+    )  # fmt: skip
+    # The third and fourth of four epochs: half of the way down, and three quarters.
+    assert rates.rates == pytest.approx([0.2, 0.4 * (1 - 0.5**0.5) / 2])
+
+
+def test_a_resumed_run_takes_a_new_patience(tmp_path):
+    data = tiny_data()
+    options = {"optimizer": "sgd", "learning_rate": 1e-12, "max_epochs": 20}
+    first = qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, patience=1, **options, **QUIET)
+    assert first.epochs == 2
+    assert _resumed(tmp_path, data, patience=1, **options).epochs == 2
+    assert _resumed(tmp_path, data, patience=4, **options).epochs == 5
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=1, **QUIET)
+    before = (tmp_path / LAST).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(ModelFileError, match=r"ckpt cannot be written: No space") as e:
+            _resumed(tmp_path, data, max_epochs=2)
+    assert "\n" not in str(e.value)
+    assert (tmp_path / LAST).read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([BEST, LAST])
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=1, **QUIET)
+    (tmp_path / f".{LAST}.abc123").write_bytes(b"half")
+    _resumed(tmp_path, data, max_epochs=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([BEST, LAST])
 
 
 def test_checkpoints_of_another_run(tmp_path):

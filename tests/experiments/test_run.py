@@ -1,0 +1,69 @@
+"""Run directories: names, and going on with more epochs."""
+
+import shutil
+
+import pytest
+
+from qmtl.errors import QmtlError, RecipeError
+from qmtl.experiments import Run, read_recipe, resume_run, start_run
+
+TINY = [
+    "training.max_epochs=1", 'data.tasks=["parity"]', "encoder.hidden=[4]",
+    "training.batch_size=1000", "data.splits=[0.2,0.2,0.6]", "training.schedule=constant",
+]  # fmt: skip
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    recipe = read_recipe("digits", TINY)
+    names = [start_run(recipe, progress=False).path.name for _ in range(3)]
+    first = "digits-20260101-000000"
+    assert names == [first, f"{first}-2", f"{first}-3"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of one epoch, not to be changed."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    return start_run(read_recipe("digits", TINY), folder, progress=False)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(finished, tmp_path):
+    longer = read_recipe("digits", [*TINY, "training.max_epochs=3"])
+    unbroken = start_run(longer, tmp_path / "unbroken", progress=False)
+    copy = shutil.copytree(finished.path, tmp_path / "run")
+    again = resume_run(copy, ["training.max_epochs=3"], progress=False)
+    assert again.results["metrics"] == unbroken.results["metrics"]
+    assert again.results["epochs"] == 3
+    assert Run.read(copy).recipe.training.max_epochs == 3
+    metrics = [(run.path / "metrics.csv").read_text() for run in (again, unbroken)]
+    assert metrics[0] == metrics[1]
+
+
+def test_without_a_change_a_finished_run_is_only_read(finished):
+    before = (finished.path / "results.json").stat().st_mtime_ns
+    assert resume_run(finished.path, progress=False).results == finished.results
+    assert resume_run(finished.path, ["training.patience=3"]).results == finished.results
+    assert (finished.path / "results.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("encoder.hidden=[8]", r"cannot change encoder.hidden: the run has \[4\], got \[8\]"),
+        ("training.optimizer=sgd", "cannot change training.optimizer"),
+        ("head.rank=3", "cannot change head.rank: the run has None, got 3"),
+        ("training.max_epoch=3", "did you mean 'max_epochs'"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with(finished, override, message):
+    with pytest.raises(RecipeError, match=message):
+        resume_run(finished.path, [override])
+
+
+def test_a_file_in_the_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(QmtlError, match="cannot be made"):
+        start_run(read_recipe("digits", TINY), progress=False)
