@@ -1,6 +1,7 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +27,17 @@ from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_valu
 from qmtl.simulators._shots import Estimate, ShotSimulator
 
 if TYPE_CHECKING:
+    from qmtl.simulators._device import LightConeDevice
     from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
     from qmtl.simulators._qfunc import from_qfunc
 
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
-    "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator", "ShiftPlan", "ShotSimulator",
-    "Simulator", "check_angles", "check_weights", "device_names", "from_qfunc",
-    "joined_weights", "native_size", "native_values", "output_layout", "shift_plan",
-    "shifted_values", "simulator_for", "simulator_from_dict", "task_qnode", "to_logits",
-    "weights_by_name",
+    "LightConeDevice", "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator",
+    "ShiftPlan", "ShotSimulator", "Simulator", "check_angles", "check_weights", "device_names",
+    "from_qfunc", "joined_weights", "native_size", "native_values", "output_layout",
+    "shift_plan", "shifted_values", "simulator_for", "simulator_from_dict", "task_qnode",
+    "to_logits", "weights_by_name",
 ]  # fmt: skip
 
 # Entry points that offer simulators: those of hardware, which this package may not import.
@@ -91,14 +93,17 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
     return PennyLaneSimulator(settings["device"], diff_method=settings["diff_method"], **options)
 
 
+# Importing PennyLane takes seconds.
+_WITH_PENNYLANE = {
+    "LightConeDevice": "_device",
+    "PennyLaneSimulator": "_pennylane",
+    "device_names": "_pennylane",
+    "from_qfunc": "_qfunc",
+    "task_qnode": "_pennylane",
+}
+
+
 def __getattr__(name: str) -> Any:
-    # Importing PennyLane takes seconds.
-    if name == "from_qfunc":
-        from qmtl.simulators._qfunc import from_qfunc
-
-        return from_qfunc
-    if name not in ("PennyLaneSimulator", "device_names", "task_qnode"):
+    if name not in _WITH_PENNYLANE:
         raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
-    from qmtl.simulators import _pennylane
-
-    return getattr(_pennylane, name)
+    return getattr(import_module(f"qmtl.simulators.{_WITH_PENNYLANE[name]}"), name)

@@ -55,6 +55,9 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
     if any(group.structure.block_slots[0] for group in plan.groups):
         return False
     registers = [circuit.register(task) for task in names]
+    owned = [wire for register in registers for wire in register.wires]
+    if len(set(owned)) < len(owned):
+        return False
     n_read = sum(len(r.readout.read_wires(len(r.wires))) for r in registers)
     if sum(r.readout.n_outputs for r in registers) << n_read > LARGEST_JOINT_READOUT:
         return False
