@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,9 @@ class Section(BaseModel):
     """A table of a recipe: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    defaults_of_0_1: ClassVar[Mapping[str, Any]] = {}
+    """Defaults that version 0.1 had and this one has not; see `OneOf`."""
 
 
 def _absolute(value: str, info: ValidationInfo) -> str:
@@ -112,15 +115,20 @@ class OneOf:
             return value
         kept = {}
         for name, given in value.items():
-            others = [m.model_fields[name] for m in members.values() if name in m.model_fields]
+            others = [member for member in members.values() if name in member.model_fields]
             if name in chosen.model_fields or not others:
                 kept[name] = given
-            elif all(given != f.get_default(call_default_factory=True) for f in others):
+            elif all(given not in _defaults(member, name) for member in others):
                 known = ", ".join(sorted(set(chosen.model_fields) - {self.key}))
                 raise ValueError(
                     f"{self.key} {value[self.key]!r} does not read {name!r}; it reads {known}"
                 )
         return kept
+
+
+def _defaults(section: type[Section], name: str) -> list[Any]:
+    now = section.model_fields[name].get_default(call_default_factory=True)
+    return [now, section.defaults_of_0_1.get(name, now)]
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

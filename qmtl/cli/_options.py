@@ -69,17 +69,9 @@ SeedOption = Annotated[
 ]
 
 
-def _delimiter(text: str | None) -> str | None:
-    r"""The character that an option names: ``\t`` and ``tab`` are a tab, as shells have it."""
-    found = {r"\t": "\t", "tab": "\t"}.get(text or "", text)
-    if found is not None and len(found) != 1:
-        raise InvalidInputError(f"--delimiter: expected one character, or \\t, got {text!r}")
-    return found
-
-
 Delimiter = Annotated[
-    str,
-    typer.Option(callback=_delimiter, help="Between cells of the table; \\\\t is a tab."),
+    str | None,
+    typer.Option(help="Between cells of the table, \\\\t for a tab; found out by default."),
 ]
 
 

@@ -22,7 +22,7 @@ def predict(
         Path | None,
         typer.Option(callback=expanded, help="CSV to write; standard output by default."),
     ] = None,
-    delimiter: Delimiter = ",",
+    delimiter: Delimiter = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
@@ -45,7 +45,9 @@ def predict(
         columns = TableColumns.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
-    header, rows = read_table(table, delimiter)
+    categories = [name for name, _ in columns.categorical]
+    rows = read_table(table, delimiter, texts=categories)
+    header = [str(name) for name in rows.columns]
     missing = [name for name in columns.names if name not in header]
     if missing:
         raise InvalidInputError(
@@ -59,7 +61,8 @@ def predict(
             file=sys.stderr,
         )
     model = load(opened.path / "model")
-    predictions = prediction_rows(model, columns.encode(rows), range(len(rows)))
+    # As in the files that training writes: from 0, without the header.
+    predictions = prediction_rows(model, columns.encode(rows), (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
 
 

@@ -1,8 +1,11 @@
 """Data sets of several tasks: inputs, one target per task, missing labels allowed."""
 
+from qmtl.data._arrays import as_samples as as_samples
 from qmtl.data._arrays import from_arrays as from_arrays
 from qmtl.data._chestxray import chestxray as chestxray
+from qmtl.data._chestxray_files import read_chestxray_labels as read_chestxray_labels
 from qmtl.data._columns import TableColumns as TableColumns
+from qmtl.data._csv import read_table as read_table
 from qmtl.data._dataset import AnyDataSection as AnyDataSection
 from qmtl.data._dataset import DataSection as DataSection
 from qmtl.data._dataset import MultiTaskData as MultiTaskData
@@ -19,4 +22,4 @@ from qmtl.data._sentences import pair_features as pair_features
 from qmtl.data._splits import label_codes as label_codes
 from qmtl.data._splits import validation_cut as validation_cut
 from qmtl.data._tables import from_csv as from_csv
-from qmtl.data._tables import read_table as read_table
+from qmtl.data._tables import from_frame as from_frame

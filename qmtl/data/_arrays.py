@@ -9,11 +9,12 @@ from torch import Tensor
 
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
+from qmtl.data._learn import scale_of
 from qmtl.data._splits import Indices, explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, infer_task
 
-__all__ = ["choose_rows", "from_arrays", "scale_of"]
+__all__ = ["as_samples", "choose_rows", "from_arrays"]
 
 
 def from_arrays(
@@ -33,7 +34,7 @@ def from_arrays(
         X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame. They become
             float32, integers too (exact to 2^24): an encoder of tokens takes them back with
             ``inputs.long()``.
-        targets: task name → labels, see `Task.to_targets`; texts if the task has class names.
+        targets: task name → labels, see `Task.to_targets`; those in a tensor are labels as well.
         tasks: in the order that circuits use. None: inferred from the labels, see `infer_task`.
         splits: three fractions (train, validation, test), stratified by the labels; or a dict of
             row numbers with these three keys.
@@ -52,6 +53,7 @@ def from_arrays(
         MultiTaskData('arrays', inputs=(2,), train=14, validation=3, test=3, tasks: odd (binary))
     """
     inputs = _as_inputs(X)
+    names = _column_names(X, inputs)
     if not isinstance(targets, Mapping) or not targets:
         raise InvalidInputError(
             f"targets: expected a dict of task name → labels, got {type(targets).__name__}"
@@ -63,9 +65,11 @@ def from_arrays(
     indices = choose_rows(len(inputs), splits, seed, label_codes(tasks, labels), groups)
     columns = None
     if standardise:
-        columns = _columns_of(inputs, indices[0])
+        columns = _columns_of(inputs, indices[0], names)
         scale = torch.tensor([entry[1:] for entry in columns.numeric], dtype=torch.float64)
         inputs = (inputs - scale[:, 0]) / scale[:, 1]
+    elif names:  # so that predictions for a data frame find its columns by their names
+        columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
     parts = take_splits(Split(inputs.float(), labels), indices)
     given = isinstance(splits, Mapping)
     return MultiTaskData(
@@ -93,39 +97,54 @@ def choose_rows(
     return explicit_indices(n, splits)
 
 
-def scale_of(values: np.ndarray) -> tuple[float, float]:
-    """Mean and std (1 for a constant) of numbers (N,), NaN left out; (0, 1) without numbers.
+def as_samples(values: Any, name: str = "inputs") -> Tensor:
+    """Inputs as a tensor of the type that they have: any array, list, tensor or data frame.
+
+    Reversed, big-endian and masked arrays and pandas' nullable numbers are understood; what is
+    missing is NaN.
+
+    Args:
+        values: numbers (N, ...).
+        name: of the argument, for messages.
+
+    Raises:
+        InvalidInputError: no numbers, or rows of different lengths.
 
     Example:
-        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
-        ((2.0, 1.0), (4.0, 1.0))
+        >>> as_samples(np.array([[1.0], [2.0]], dtype=">f8")[::-1])
+        tensor([[2.],
+                [1.]], dtype=torch.float64)
     """
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return 0.0, 1.0
-    mean, std = float(values.mean()), float(values.std())
-    # A constant such as 0.1 has a std of rounding errors, which would blow up in the quotient.
-    return mean, std if std > 1e-12 * abs(mean) else 1.0
-
-
-def _as_inputs(values: Any) -> Tensor:
-    """Inputs as float64 (N, ...): scaling comes before the loss of digits."""
+    if isinstance(values, Tensor):
+        return values
     try:
-        array = values.detach().cpu() if isinstance(values, Tensor) else np.asarray(values)
-        inputs = torch.tensor(np.asarray(array, dtype=np.float64))
+        if hasattr(values, "to_numpy"):
+            values = _frame_numbers(values)
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.ma.filled(values.astype(np.float64), np.nan)
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            array = array.astype(np.float64)
+        # A copy in the machine's own byte order, which torch may write to.
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"X: expected numbers of shape (N, ...), got {type(values).__name__} that is not "
-            f"numeric or has rows of different lengths"
+            f"{name}: expected numbers of shape (N, ...), got {type(values).__name__} that is not "
+            f"numeric or has rows of different lengths{_hint(values)}"
         ) from error
-    if inputs.ndim < 2:
-        raise InvalidInputError(
-            f"X: expected at least 2 dimensions (rows, inputs), got shape {tuple(inputs.shape)}; "
-            f"for one input per row use shape (N, 1)"
-        )
-    if not inputs.numel():
-        raise InvalidInputError(f"X: expected rows and inputs, got shape {tuple(inputs.shape)}")
-    return inputs
+
+
+def _frame_numbers(values: Any) -> np.ndarray:
+    kinds = {getattr(dtype, "kind", "O") for dtype in getattr(values, "dtypes", ())}
+    if hasattr(values, "dtypes") and kinds <= set("iu"):
+        return np.asarray(values.to_numpy())
+    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _hint(values: Any) -> str:
+    if not hasattr(values, "columns"):
+        return ""
+    return "; qmtl.data.from_frame makes inputs of columns with texts and dates"
 
 
 def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> dict[str, Tensor]:
@@ -137,7 +156,10 @@ def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> 
     for task in tasks:
         if task.name not in targets:
             raise InvalidInputError(f"targets: there are no labels for task '{task.name}'")
-        labels[task.name] = task.to_targets(targets[task.name]).cpu()
+        values = targets[task.name]
+        labels[task.name] = task.to_targets(
+            values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+        )
         if len(labels[task.name]) != n:
             raise InvalidInputError(
                 f"targets: task '{task.name}' has {len(labels[task.name])} labels for {n} rows"
@@ -145,11 +167,32 @@ def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> 
     return labels
 
 
-def _columns_of(inputs: Tensor, train: Tensor) -> TableColumns:
+def _as_inputs(values: Any) -> Tensor:
+    """Inputs as float64 (N, ...): scaling comes before the loss of digits."""
+    inputs = as_samples(values, "X").detach().cpu().double()
+    if inputs.ndim < 2:
+        raise InvalidInputError(
+            f"X: expected at least 2 dimensions (rows, inputs), got shape {tuple(inputs.shape)}; "
+            f"for one input per row use shape (N, 1)"
+        )
+    if not inputs.numel():
+        raise InvalidInputError(f"X: expected rows and inputs, got shape {tuple(inputs.shape)}")
+    return inputs
+
+
+def _column_names(values: Any, inputs: Tensor) -> list[str]:
+    """Names of a data frame's columns; none for other inputs."""
+    names = [str(name) for name in getattr(values, "columns", ())]
+    return names if len(set(names)) == len(names) == inputs.shape[1] else []
+
+
+def _columns_of(inputs: Tensor, train: Tensor, names: Sequence[str]) -> TableColumns:
     if inputs.ndim != 2:
         raise InvalidInputError(
             f"standardise: expected inputs (N, inputs), got shape {tuple(inputs.shape)}"
         )
+    names = names or [f"x{i}" for i in range(inputs.shape[1])]
     rows = inputs[train].numpy()
     finite = np.where(np.isfinite(rows), rows, np.nan)  # the data set itself names the bad rows
-    return TableColumns(tuple((f"x{i}", *scale_of(column)) for i, column in enumerate(finite.T)))
+    scales = (scale_of(column) for column in finite.T)
+    return TableColumns(tuple((name, *scale) for name, scale in zip(names, scales, strict=True)))

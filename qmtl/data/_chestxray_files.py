@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qmtl.data._columns import is_blank, parse_number
+from qmtl.data._csv import is_nameless, read_table
 from qmtl.data._files import check_files
-from qmtl.data._tables import read_table
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import is_missing, number_in
 
 __all__ = ["LabelTable", "load_images", "read_chestxray_labels"]
 
@@ -86,17 +86,17 @@ def read_chestxray_labels(
     if views not in _VIEWS:
         raise unknown_name("views", views, _VIEWS)
     files = _label_files(Path(path), labels)
-    tables = [read_table(file) for file in files]
-    header = tables[0][0]
-    for file, (other, _) in zip(files, tables, strict=True):
-        _check_header(file, other, header, files[0])
+    tables = [_read(file) for file in files]
+    header = list(tables[0])
+    for file, table in zip(files, tables, strict=True):
+        _check_header(file, list(table), header, files[0])
     findings = _findings(header, tasks)
     policies = _policies(uncertain, findings)
     paths: list[str] = []
     patients, values, kept = [], [], []
     number = 0
-    for file, (_, rows) in zip(files, tables, strict=True):
-        for line, row in enumerate(rows, start=2):
+    for file, table in zip(files, tables, strict=True):
+        for line, row in zip(table.index, table.to_dict("records"), strict=True):
             number += 1
             if views != "all" and row["Frontal/Lateral"].lower() != views:
                 continue
@@ -111,6 +111,12 @@ def read_chestxray_labels(
         raise InvalidInputError(f"views: {path} has no {views} image")
     _check_unique(paths)
     return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
+
+
+def _read(file: Path) -> Any:
+    """A label file without the columns that have no name, such as an index that was saved."""
+    table = read_table(file, ",", texts=None)
+    return table[[name for name in table if not is_nameless(name)]]
 
 
 def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
@@ -168,12 +174,12 @@ def _patient(file: Path, line: int, path: str) -> str:
 
 
 def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
-    if is_blank(cell):
+    if is_missing(cell):
         return blank
-    number = parse_number(cell)
+    number = number_in(cell)
     if number == -1:
         return uncertain
-    if number not in (0, 1):
+    if number is None or number not in (0, 1):
         raise InvalidInputError(
             f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
         )

@@ -1,43 +1,35 @@
-"""`TableColumns`: how the cells of a table become the numbers that an encoder sees."""
+"""`TableColumns`: how the columns of a table become the numbers that an encoder sees."""
 
-import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import is_missing, number_in, number_text
 
-__all__ = ["TableColumns", "is_blank", "parse_number"]
+if TYPE_CHECKING:
+    import pandas as pd
 
+__all__ = [
+    "CYCLES", "TableColumns", "column_dates", "column_numbers", "column_texts",
+    "is_number_type", "text_numbers",
+]  # fmt: skip
 
-def is_blank(cell: str) -> bool:
-    """Whether a cell stands for a missing value: empty, NA or nan.
+# Digits in groups of three, and a decimal mark: 1,234.5 or 1.234,5; other marks of groups are
+# apostrophes and kinds of spaces.
+_POINT = re.compile(r"[+-]?\d{1,3}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
+_COMMA = re.compile(
+    r"[+-]?(?:\d+|\d{1,3}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?(?:[eE][+-]?\d+)?"
+)
 
-    Example:
-        >>> [is_blank(cell) for cell in ("", " ", "NaN", "NA", "0")]
-        [True, True, True, True, False]
-    """
-    text = cell.strip()
-    return text in ("", "NA") or text.lower() == "nan"
-
-
-def parse_number(cell: str) -> float | None:
-    """The number in a cell (infinite ones too), or None for any other text.
-
-    Example:
-        >>> parse_number(" 1e3"), parse_number("1_000"), parse_number("-inf")
-        (1000.0, None, -inf)
-    """
-    if "_" in cell:  # Python's own digit separator; in a file it is a name, like 1_000
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+DAY = 86400.0
+CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
+"""Periods in days: a date is also where in each of them it lies."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +37,28 @@ class TableColumns:
     """The input columns of a table and their scale, learned from training rows.
 
     Args:
-        numeric: (name, mean, std) of each numeric column, in the column's own unit.
+        numeric: (name, mean, std) of each column of numbers, in the column's own unit.
         categorical: (name, categories) of each column that becomes one 0/1 input per category.
         scale: "standard": numbers become (value - mean) / std.
+        dates: (name, format, mean, std, cycles) of each column of dates: how `pandas.to_datetime`
+            reads texts, mean and standard deviation in days, and which of "year", "week" and "day"
+            become two inputs each, cosine and sine.
 
     Raises:
         InvalidInputError: a column twice, a std that is not positive, an unknown scale.
 
     Example:
+        >>> import pandas as pd
         >>> columns = TableColumns((("age", 40.0, 10.0),), (("smoker", ("no", "yes")),))
-        >>> columns.n_inputs, columns.encode([{"age": "50", "smoker": "yes"}])
-        (3, tensor([[1., 0., 1.]]))
+        >>> columns.encode(pd.DataFrame({"smoker": ["yes", None], "age": [50, 20]}))
+        tensor([[ 1.,  0.,  1.],
+                [-2.,  0.,  0.]])
     """
 
     numeric: tuple[tuple[str, float, float], ...] = ()
     categorical: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scale: str = "standard"
+    dates: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale != "standard":
@@ -69,104 +67,148 @@ class TableColumns:
             # A std of 0 (a constant column) becomes 1: the column is then 0 everywhere.
             numeric = tuple((str(n), float(m), float(s) or 1.0) for n, m, s in self.numeric)
             categorical = tuple((str(n), tuple(map(str, c))) for n, c in self.categorical)
+            dates = tuple(
+                (str(n), str(f), float(m), float(s) or 1.0, tuple(map(str, c)))
+                for n, f, m, s, c in self.dates
+            )
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
-                f"table columns: expected (name, mean, std) and (name, categories) entries, "
-                f"got {self.numeric!r} and {self.categorical!r}"
+                f"table columns: expected (name, mean, std), (name, categories) and (name, format, "
+                f"mean, std, cycles), got {self.numeric!r}, {self.categorical!r} and {self.dates!r}"
             ) from error
         object.__setattr__(self, "numeric", numeric)
         object.__setattr__(self, "categorical", categorical)
-        for name, mean, std in numeric:
-            if not (math.isfinite(mean) and 0 < std < math.inf):
+        object.__setattr__(self, "dates", dates)
+        scales = [*numeric, *((n, m, s) for n, _, m, s, _ in dates)]
+        for name, mean, std in scales:
+            if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
                 raise InvalidInputError(
-                    f"table columns: column '{name}' needs a finite mean and a positive std, "
-                    f"got {mean} and {std}"
+                    f"column '{name}': expected a finite mean and a positive std, got {mean}, {std}"
                 )
+        for cycle in (cycle for entry in dates for cycle in entry[4]):
+            if cycle not in CYCLES:
+                raise unknown_name("cycle of dates", cycle, CYCLES)
+        seen: set[str] = set()
         for name in self.names:
-            if self.names.count(name) > 1:
+            if name in seen:
                 raise InvalidInputError(f"table columns: the column '{name}' appears twice")
+            seen.add(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that `encode` reads: numeric ones, then categorical ones.
+        """The columns that are needed.
 
         Example:
             >>> TableColumns((("age", 40.0, 10.0),), (("smoker", ("no", "yes")),)).names
             ('age', 'smoker')
         """
-        numeric = tuple(name for name, _, _ in self.numeric)
-        return numeric + tuple(name for name, _ in self.categorical)
+        columns: tuple[Any, ...] = (*self.numeric, *self.dates, *self.categorical)
+        return tuple(entry[0] for entry in columns)
 
     @property
     def n_inputs(self) -> int:
-        """Number of inputs: one per numeric column and one per category.
+        """Number of inputs: one per number, one per category, an odd number per date.
 
         Example:
             >>> TableColumns((), (("smoker", ("no", "yes")),)).n_inputs
             2
         """
-        return len(self.numeric) + sum(len(categories) for _, categories in self.categorical)
+        n_dates = sum(1 + 2 * len(entry[4]) for entry in self.dates)
+        n_categories = sum(len(categories) for _, categories in self.categorical)
+        return len(self.numeric) + n_dates + n_categories
 
-    def encode(self, rows: Sequence[dict[str, str]], *, first_row: int = 2) -> Tensor:
-        """The inputs of table rows.
+    def encode(self, table: "pd.DataFrame") -> Tensor:
+        """The inputs of a table's rows; its order of columns does not count, nor do other columns.
 
         Args:
-            rows: column name → cell text, as from `read_table`; other columns are ignored.
-            first_row: number of the first row in error messages; 2 is the row under the header.
+            table: numbers, dates and categories, of any type that pandas has for them; texts that
+                write numbers or dates are read as such.
 
         Returns:
-            float32 (N, n_inputs): standardised numbers, then one 0/1 value per category. A blank
-            number is 0, the mean; a blank or unseen category is all zeros.
+            float32 (N, n_inputs): standardised numbers, then the inputs of dates, then one 0/1
+            value per category. What is missing is 0, the mean; a category that is missing or was
+            not seen in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell is no finite number (its row,
-                column and text are named).
+            InvalidInputError: a column is missing, or a cell is no finite number or no date (its
+                row, column and text are named).
 
         Example:
-            >>> TableColumns((("age", 40.0, 10.0),)).encode([{"age": "30"}, {"age": ""}]).tolist()
+            >>> import pandas as pd
+            >>> columns = TableColumns((("age", 40.0, 10.0),))
+            >>> columns.encode(pd.DataFrame({"age": ["30", "N/A"]})).tolist()
             [[-1.0], [0.0]]
         """
-        for number, row in enumerate(rows, start=first_row):
-            for name in self.names:
-                if name not in row:
-                    raise unknown_column(name, number, row)
-        encoded = np.zeros((len(rows), self.n_inputs), dtype=np.float64)
-        for place, (name, mean, std) in enumerate(self.numeric):
-            cells = [row[name] for row in rows]
-            encoded[:, place] = np.nan_to_num((read_numbers(name, cells, first_row) - mean) / std)
-        place = len(self.numeric)
+        table = self._chosen(table)
+        encoded = np.zeros((len(table), self.n_inputs), dtype=np.float32)
+        start = len(self.numeric)
+        if self.numeric:
+            block = column_numbers(table, [name for name, *_ in self.numeric])
+            mean, std = np.array([entry[1:] for entry in self.numeric]).T
+            encoded[:, :start] = np.nan_to_num((block - mean) / std)
+        for name, text_format, date_mean, date_std, cycles in self.dates:
+            days = column_dates(table[name], text_format)
+            phases = [2 * np.pi * days / CYCLES[cycle] for cycle in cycles]
+            parts = [
+                (days - date_mean) / date_std,
+                *(f(p) for p in phases for f in (np.cos, np.sin)),
+            ]
+            for part in parts:
+                encoded[:, start] = np.nan_to_num(part)
+                start += 1
         for name, categories in self.categorical:
-            codes = {category: place + code for code, category in enumerate(categories)}
-            for index, row in enumerate(rows):
-                if row[name].strip() in codes:
-                    encoded[index, codes[row[name].strip()]] = 1.0
-            place += len(categories)
-        return torch.from_numpy(encoded).float()
+            texts, codes = column_texts(table[name])
+            find = _category_finder(categories)
+            found = [find(text) for text in texts]
+            places = np.array([*(-1 if place is None else place for place in found), -1])[codes]
+            rows = np.flatnonzero(places >= 0)
+            encoded[rows, start + places[rows]] = 1.0
+            start += len(categories)
+        return torch.from_numpy(encoded)
 
-    def unseen(self, rows: Sequence[dict[str, str]]) -> dict[str, list[str]]:
-        """Categories of table rows that have no input, by column; columns without any are left out.
+    def unseen(self, table: "pd.DataFrame") -> dict[str, list[str]]:
+        """Categories of a table that have no input, by column; columns without any are left out.
 
         Example:
+            >>> import pandas as pd
             >>> town = TableColumns((), (("town", ("north", "south")),))
-            >>> town.unseen([{"town": "Bern"}, {"town": "north"}, {"town": ""}])
+            >>> town.unseen(pd.DataFrame({"town": ["Bern", "north", None]}))
             {'town': ['Bern']}
         """
-        found = {}
+        table, found = self._chosen(table), {}
         for name, categories in self.categorical:
-            cells = {row[name].strip() for row in rows}
-            found[name] = sorted(cells - {"", *categories})
+            texts, codes = column_texts(table[name])
+            place = _category_finder(categories)
+            present = {int(code) for code in np.unique(codes)} - {-1}
+            found[name] = sorted(texts[code] for code in present if place(texts[code]) is None)
         return {name: unseen for name, unseen in found.items() if unseen}
+
+    def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":
+        """The columns that are needed, with texts as names."""
+        if not hasattr(table, "iloc") or not hasattr(table, "columns"):
+            raise InvalidInputError(
+                f"table: expected a pandas DataFrame, got {type(table).__name__}"
+            )
+        places = {str(name).strip(): place for place, name in enumerate(table.columns)}
+        for name in self.names:
+            if name not in places:
+                hint = str(unknown_name("column", name, places)).removeprefix(
+                    f"unknown column {name!r}"
+                )
+                raise InvalidInputError(f"the table has no column {name!r}{hint}")
+        return table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold; `from_dict` reads it.
 
         Example:
-            >>> TableColumns((("age", 40.0, 10.0),)).to_dict()
-            {'scale': 'standard', 'numeric': [['age', 40.0, 10.0]], 'categorical': []}
+            >>> TableColumns((("age", 40.0, 10.0),)).to_dict()["numeric"]
+            [['age', 40.0, 10.0]]
         """
         return {
             "scale": self.scale,
             "numeric": [list(entry) for entry in self.numeric],
+            "dates": [[*entry[:4], list(entry[4])] for entry in self.dates],
             "categorical": [[name, list(categories)] for name, categories in self.categorical],
         }
 
@@ -182,7 +224,7 @@ class TableColumns:
             >>> TableColumns.from_dict(columns.to_dict()) == columns
             True
         """
-        known = ["scale", "numeric", "categorical"]
+        known = ["scale", "numeric", "dates", "categorical"]
         if not isinstance(data, dict):
             raise InvalidInputError(f"table columns: expected a dict with {known}, got {data!r}")
         for key in data:
@@ -191,35 +233,192 @@ class TableColumns:
         return cls(**data)
 
 
-def unknown_column(name: str, number: int, row: dict[str, str]) -> InvalidInputError:
-    """The error for a row without a column that is needed.
+def is_number_type(dtype: Any) -> bool:
+    """Whether a column of this type holds numbers, truth values or durations, but no texts.
 
     Example:
-        >>> str(unknown_column("age", 2, {"Age": "3"}))
-        "row 2 has no column 'age'; did you mean 'Age'? Known: Age"
+        >>> import pandas as pd
+        >>> [is_number_type(pd.Series(values).dtype) for values in ([1], [True], ["1"])]
+        [True, True, False]
     """
-    suggestion = str(unknown_name("column", name, row)).removeprefix(f"unknown column {name!r}")
-    return InvalidInputError(f"row {number} has no column {name!r}{suggestion}")
+    from pandas.api import types
+
+    if types.is_complex_dtype(dtype):
+        return False
+    return bool(types.is_numeric_dtype(dtype) or types.is_timedelta64_dtype(dtype))
 
 
-def read_numbers(name: str, cells: Sequence[str], first_row: int) -> np.ndarray:
-    """The cells of a numeric column as float64 (N,), NaN where blank.
+def column_numbers(
+    table: "pd.DataFrame", names: Sequence[str], decimal: str | None = None
+) -> np.ndarray:
+    """Columns of a table as float64 (N, columns), NaN where missing; durations are in days.
+
+    Args:
+        table: the rows.
+        names: columns of numbers, or of texts that write numbers.
+        decimal: the decimal mark of texts; None for what fits.
 
     Raises:
         InvalidInputError: a cell is no finite number; its row, column and text are named.
 
     Example:
-        >>> read_numbers("age", ["3", "NA"], 2)
-        array([ 3., nan])
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"a": ["1.5", "NA"], "b": [True, False]})
+        >>> column_numbers(table, ["a", "b"]).tolist()
+        [[1.5, 1.0], [nan, 0.0]]
     """
-    numbers = np.full(len(cells), np.nan)
-    for index, cell in enumerate(cells):
-        if is_blank(cell):
+    block = np.empty((len(table), len(names)))
+    dtypes = table.dtypes
+    plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
+    # In one go: a table may have many thousands of columns.
+    numbers = table[[names[place] for place in plain]]
+    block[:, plain] = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    for place in sorted(set(range(len(names))) - set(plain)):
+        block[:, place] = _numbers(table[names[place]], decimal)
+    bad = np.isinf(block)
+    if bad.any():
+        row, place = map(int, np.argwhere(bad)[0])
+        raise InvalidInputError(
+            f"row {table.index[row]}, column '{names[place]}': expected a finite number, got "
+            f"{str(table[names[place]].iloc[row])!r}"
+        )
+    return block
+
+
+def _numbers(column: "pd.Series", decimal: str | None) -> np.ndarray:
+    from pandas.api import types
+
+    if types.is_timedelta64_dtype(column.dtype):
+        return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
+    if is_number_type(column.dtype):
+        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    texts, codes = column_texts(column)
+    numbers = text_numbers(str(column.name), texts, decimal)
+    values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
+    found: np.ndarray = values[codes]
+    return found
+
+
+def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
+    """The different values of a column as texts, and for each row which, -1 where missing.
+
+    Numbers are written as the names of classes are: 1.0 is "1".
+
+    Example:
+        >>> import pandas as pd
+        >>> column_texts(pd.Series(["a ", None, "a", "N/A", 1.0]))
+        (['a', '1'], array([ 0, -1,  0, -1,  1]))
+    """
+    import pandas as pd
+
+    try:
+        codes, values = pd.factorize(column)
+    except TypeError:  # cells that cannot be compared, such as lists
+        codes, values = pd.factorize(column.map(str))
+    found: dict[str, int] = {}
+    places = np.empty(len(values) + 1, dtype=np.int64)
+    places[-1] = -1  # what pandas takes for missing has the code -1
+    for place, value in enumerate(values):
+        if is_missing(value):
+            places[place] = -1
             continue
-        number = parse_number(cell)
-        if number is None or not math.isfinite(number):
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        text = number_text(float(value)) if is_number else str(value).strip()
+        places[place] = found.setdefault(text, len(found))
+    return list(found), places[codes]
+
+
+def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
+    """Numbers of the texts that write one, with 1,234.5 or 1.234,5 as the whole column has them.
+
+    Args:
+        name: of the column, for messages.
+        texts: the different texts of the column.
+        decimal: the decimal mark; None for what fits all texts.
+
+    Raises:
+        InvalidInputError: a comma may be a decimal mark or stand between groups of digits.
+
+    Example:
+        >>> text_numbers("x", ["1,5", "1.234,0", "7"])
+        {'1,5': 1.5, '1.234,0': 1234.0, '7': 7.0}
+        >>> text_numbers("x", ["1,234.5", "n.b."])
+        {'1,234.5': 1234.5}
+    """
+    readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
+    ways = []
+    for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
+        pairs = ((text, reader(text)) for text in texts)
+        ways.append({text: number for text, number in pairs if number is not None})
+    best = max(ways, key=len)  # the first of those that are equally good
+    if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
+        text = next(text for text in texts if text not in ways[0] and text in best)
+        if ways[1] != ways[2]:
             raise InvalidInputError(
-                f"row {index + first_row}, column '{name}': expected a finite number, got {cell!r}"
+                f"column '{name}': {text!r} may be {ways[1].get(text)} or {ways[2].get(text)}; say "
+                f"which with decimal='.' or decimal=','"
             )
-        numbers[index] = number
-    return numbers
+    return best
+
+
+def _with_point(text: str) -> float | None:
+    match = _POINT.fullmatch(text)
+    return number_in(text.replace(match[1], "")) if match else number_in(text)
+
+
+def _with_comma(text: str) -> float | None:
+    match = _COMMA.fullmatch(text)
+    if not match:
+        return None
+    return number_in((text.replace(match[1], "") if match[1] else text).replace(",", "."))
+
+
+def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
+    """A column of dates in days since 1970, float64 (N,), NaN where missing.
+
+    Raises:
+        InvalidInputError: a cell is no date of this format; its row, column and text are named.
+
+    Example:
+        >>> import pandas as pd
+        >>> column_dates(pd.Series(["02.01.1970", None]), "%d.%m.%Y")
+        array([ 1., nan])
+    """
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp()
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        stamps = column
+    else:
+        texts, codes = column_texts(column)
+        read = pd.to_datetime(pd.Series(texts, dtype=object), format=text_format, errors="coerce",
+                              utc=True)  # fmt: skip
+        bad = np.flatnonzero(read.isna().to_numpy())
+        if len(bad):
+            row = int(np.flatnonzero(codes == bad[0])[0])
+            raise InvalidInputError(
+                f"row {column.index[row]}, column '{column.name}': expected a date as in the "
+                f"training data ({text_format}), got {texts[bad[0]]!r}"
+            )
+        stamps = pd.Series([*read, pd.NaT], dtype="datetime64[ns, UTC]").iloc[codes]
+    if stamps.dt.tz is None:
+        stamps = stamps.dt.tz_localize("UTC")
+    since = stamps - pd.Timestamp(0, tz="UTC")
+    return np.asarray(since.dt.total_seconds(), dtype=np.float64) / DAY
+
+
+def _category_finder(categories: Sequence[str]) -> Any:
+    """The place of a text among categories: by the text, else as a number or a truth value."""
+    texts = {text: place for place, text in enumerate(categories)}
+    numbers = {number_in(text): place for text, place in texts.items()}
+    truth = {text.lower(): place for text, place in texts.items()
+             if text.lower() in ("true", "false")}  # fmt: skip
+
+    def find(text: str) -> int | None:
+        if text in texts:
+            return texts[text]
+        number = number_in(text)
+        return truth.get(text.lower()) if number is None else numbers.get(number)
+
+    return find

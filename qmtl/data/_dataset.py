@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from qmtl._sections import OneOf, Section, Seed
 from qmtl.data._columns import TableColumns
@@ -21,8 +22,8 @@ __all__ = ["AnyDataSection", "DataSection", "MultiTaskData", "Split", "ThreeSpli
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """The rows of one split.
+class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """The rows of one split; a torch `Dataset` of inputs and targets by task.
 
     Args:
         inputs: float32 (N, ...); an encoder of tokens takes them to integers itself.
@@ -30,8 +31,12 @@ class Split:
         index: the rows' numbers in the original data, int64 (N,); 0..N-1 by default.
 
     Example:
-        >>> len(Split(torch.zeros(3, 2), {"a": torch.zeros(3)}))
-        3
+        >>> rows = Split(torch.zeros(3, 2), {"a": torch.zeros(3)})
+        >>> len(rows), rows[2]
+        (3, (tensor([0., 0.]), {'a': tensor(0.)}))
+        >>> inputs, targets = next(iter(torch.utils.data.DataLoader(rows, batch_size=2)))
+        >>> inputs.shape, targets["a"].shape
+        (torch.Size([2, 2]), torch.Size([2]))
     """
 
     inputs: Tensor
@@ -45,6 +50,10 @@ class Split:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.inputs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The inputs of a row, and its target of each task."""
+        return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
         """The shape of the inputs and the names of the targets."""

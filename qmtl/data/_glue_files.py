@@ -189,6 +189,8 @@ def _read(file: Path, layout: GlueLayout) -> GlueRows:
         label = _place(file, layout.label, header)
         for number, line in enumerate(lines):
             cells = _cells(line)
+            if not any(cell.strip() for cell in cells):
+                continue  # as an editor leaves one at the end
             if len(cells) != len(header):
                 skipped.append(number)
                 continue

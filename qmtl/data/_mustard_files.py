@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from qmtl.data._csv import read_table
 from qmtl.data._files import check_files, read_text
-from qmtl.data._tables import read_table
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
@@ -156,11 +156,12 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _extended(file: Path, ids: Sequence[str], sarcasm: Sequence[bool]) -> dict[str, list[Any]]:
-    header, rows = read_table(file)
+    table = read_table(file, ",", texts=None)
+    header, rows = list(table), table.to_dict("records")
     for column in ("id", *(task.name for task in _TASKS["extended"])):
         if column not in header:
             raise InvalidInputError(f"{file}: {unknown_name('column', column, header)}")
-    by_id = {row["id"]: (number, row) for number, row in enumerate(rows, start=2)}
+    by_id = {row["id"]: (number, row) for number, row in zip(table.index, rows, strict=True)}
     odd = sorted(set(ids) ^ set(by_id))
     if odd or len(rows) != len(ids):
         raise InvalidInputError(
@@ -192,7 +193,8 @@ def _code(file: Path, number: int, row: dict[str, str], name: str, allowed: dict
 
 
 def _plus_plus(file: Path) -> Utterances:
-    header, rows = read_table(file)
+    table = read_table(file, ",", texts=None)
+    header, rows = list(table), table.to_dict("records")
     for column in ("SCENE", "SENTENCE", "SPEAKER", "SHOW", *_PP_COLUMNS.values()):
         if column not in header:
             raise InvalidInputError(f"{file}: {unknown_name('column', column, header)}")

@@ -213,8 +213,11 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
     if len(codes) != n:
         raise InvalidInputError(f"stratify: expected {n} rows of codes, got {len(codes)}")
-    together = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
     columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in codes.T]
+    together = columns[0]
+    for column in columns[1:]:  # in the order of their rows, as np.unique(axis=0) has them
+        pairs = together * (column.max() + 1) + column
+        together = np.unique(pairs, return_inverse=True)[1].reshape(-1)
     columns = [column for column in columns if column.max() > 0]  # one class tells nothing
     columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
     # Three members are the least with which a stratum can be on every side.

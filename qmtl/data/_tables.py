@@ -1,30 +1,47 @@
-"""Tables in files: `read_table` reads the cells, `from_csv` makes a data set of them."""
+"""Data sets from tables: `from_frame` of a data frame, `from_csv` of a file."""
 
-import csv
-from collections.abc import Mapping, Sequence
+import fnmatch
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from qmtl._sections import Fractions, RecipePath
-from qmtl.data._arrays import choose_rows, scale_of
-from qmtl.data._columns import TableColumns, is_blank, parse_number, read_numbers
+from qmtl.data._arrays import choose_rows
+from qmtl.data._columns import column_numbers, column_texts, is_number_type, text_numbers
+from qmtl.data._csv import TextTable, is_nameless
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
-from qmtl.data._splits import SPLITS, label_codes
-from qmtl.data._table_labels import label_columns, read_labels, table_tasks
+from qmtl.data._learn import learn_columns
+from qmtl.data._splits import SPLITS, check_count, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, check_tasks, infer_task
 
-__all__ = ["CsvSection", "from_csv", "read_table"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-Rows = list[dict[str, str]]
+__all__ = ["CsvSection", "from_csv", "from_frame"]
+
+FIRST_ROW = 2  # under the header, as people count the rows of a file
+
+_Wanted = tuple[tuple[str, ...], Task | str | None]
+Targets = str | Task | Sequence[Task | str] | Mapping[str, str | Task | None]
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation",
                 "val": "validation", "valid": "validation", "dev": "validation",
                 "test": "test"}  # fmt: skip
+
+
+def _check_targets(value: Any) -> Any:
+    listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    kinds = isinstance(value, dict) and all(isinstance(kind, str) for kind in value.values())
+    if value is None or listed or kinds:
+        return value
+    raise ValueError("expected a list of columns, or a table of column = kind")
 
 
 class CsvSection(DataSection):
@@ -32,23 +49,32 @@ class CsvSection(DataSection):
 
     Attributes:
         path: the file.
-        targets: column to kind, or None with a list of `tasks` to infer the kinds.
+        targets: a list of columns or patterns, whose kinds are read off the labels; or a table of
+            column or pattern to kind; or None with a list of `tasks`.
         inputs: input columns; None for all others.
         ignore: columns to leave out.
-        delimiter: between cells.
+        delimiter: between cells; None for the one that the file uses.
+        decimal: the decimal mark; None for the one that the file uses.
+        encoding: None for UTF-8, or what the file's first bytes say.
         split_column: column with train, validation or test.
         group_column: column whose equal values stay in one split.
+        max_categories: columns of texts with more different ones are left out.
         splits: fractions of train, validation and test; None for `from_csv`'s own.
     """
 
+    defaults_of_0_1: ClassVar[Mapping[str, Any]] = {"delimiter": ","}
+
     source: Literal["csv"] = "csv"
     path: RecipePath
-    targets: dict[str, str] | None = None
+    targets: Annotated[dict[str, str] | list[str] | None, BeforeValidator(_check_targets)] = None
     inputs: list[str] | None = None
     ignore: list[str] = Field(default_factory=list)
-    delimiter: str = ","
+    delimiter: str | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
     split_column: str | None = None
     group_column: str | None = None
+    max_categories: int = Field(50, ge=1)
     splits: Fractions | None = None
 
     @model_validator(mode="after")
@@ -64,128 +90,282 @@ class CsvSection(DataSection):
         return data if self.tasks is None else data.subset(self.tasks)
 
 
-def read_table(path: str | PathLike[str], delimiter: str = ",") -> tuple[list[str], Rows]:
-    r"""The header and the rows of a text table, as texts without surrounding blanks.
-
-    Args:
-        path: file in UTF-8, with a header; trailing empty lines are ignored.
-        delimiter: one character.
-
-    Returns:
-        The column names, and for each row a dict of column name → cell.
-
-    Raises:
-        InvalidInputError: the file is missing, empty, header only or not readable; a column name
-            appears twice; a row has another number of cells than the header. Rows count from 1,
-            the header.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> _ = path.write_text("x,y\n1, 2\n")
-        >>> read_table(path)
-        (['x', 'y'], [{'x': '1', 'y': '2'}])
-    """
-    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '\r\n"':
-        raise InvalidInputError(f"delimiter: expected one character, got {delimiter!r}")
-    records = _records(Path(path), delimiter)
-    while records and not records[-1]:
-        records.pop()
-    if not records:
-        raise InvalidInputError(f"{path}: the file is empty; expected a header and rows")
-    header = [name.strip() for name in records[0]]
-    for name in header:
-        if header.count(name) > 1:
-            raise InvalidInputError(f"{path}: the column name {name!r} appears twice in the header")
-    if len(records) == 1:
-        raise InvalidInputError(f"{path}: there is a header but no row under it")
-    rows = []
-    for number, record in enumerate(records[1:], start=2):
-        if len(record) != len(header):
-            raise InvalidInputError(
-                f"{path}: row {number} has {len(record)} cells, but the header has {len(header)}"
-            )
-        rows.append(dict(zip(header, (cell.strip() for cell in record), strict=True)))
-    return header, rows
-
-
-def _records(path: Path, delimiter: str) -> list[list[str]]:
-    if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "there is no such file"
-        raise InvalidInputError(f"{path}: {what}")
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True))
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: expected UTF-8 text, got other bytes") from error
-    except (csv.Error, OSError) as error:
-        raise InvalidInputError(f"{path}: cannot be read as a table: {error}") from error
-
-
-def from_csv(
-    path: str | PathLike[str],
+def from_frame(
+    table: "pd.DataFrame",
     *,
-    targets: Sequence[Task] | Mapping[str, str | Task] | Sequence[str],
+    targets: Targets,
     inputs: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     splits: Sequence[float] | Mapping[str, Any] = (0.7, 0.15, 0.15),
     seed: int = 0,
     split_column: str | None = None,
-    delimiter: str = ",",
     group_column: str | None = None,
+    max_categories: int = 50,
+    name: str = "table",
 ) -> MultiTaskData:
-    r"""A data set from a table in a file. Blank, NA and nan cells are missing values.
+    """A data set from a pandas DataFrame.
 
     Args:
-        path: see `read_table`.
-        targets: tasks (the column has the task's name; a task with several outputs takes the
-            columns in its class names), column names whose kind is inferred, or a dict of column
-            name → kind or task.
-        inputs: input columns; None for all that are nothing else. A column of numbers is
-            standardised, any other becomes one 0/1 input per category, both as in the train split.
-        ignore: columns to leave out.
-        splits: three fractions or a dict of row numbers (from 0, without the header).
+        table: one row per sample.
+        targets: columns to predict: names, or patterns such as ``"tox_*"``, whose kinds are read
+            off the labels (see `qmtl.tasks.infer_task`); tasks (the column has the task's name; a
+            task with several outputs takes the columns in its class names); or a dict of name or
+            pattern → kind ("binary", "multiclass", "regression"), task, or None.
+        inputs: input columns; None for all that are nothing else. Numbers are standardised, dates
+            become a few numbers, texts one 0/1 input per category, all as in the train split. What
+            looks like an id, e-mail addresses or free text is left out with a warning, or refused
+            if it is named here.
+        ignore: columns to leave out; "" for those without a name.
+        splits: three fractions or a dict of row numbers (from 0).
         seed: of the split.
         split_column: a column that says train, validation or test, instead of `splits`.
-        delimiter: one character.
-        group_column: rows with the same text here stay in one split.
+        group_column: rows with the same value here stay in one split.
+        max_categories: columns of texts with more different ones are left out.
+        name: of the data set.
+
+    Returns:
+        The data; `MultiTaskData.columns` turns other tables into the same inputs, and
+        `MultiTaskModel.predict` takes data frames like this one.
 
     Raises:
-        InvalidInputError: the file, a column or a cell does not fit; it is named, with its row.
+        InvalidInputError: a column or a cell does not fit; it is named, with its row.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"size": range(20), "colour": ["red", "blue"] * 10,
+        ...                       "sold": ["yes", "no", "no", None] * 5})
+        >>> data = from_frame(table, targets=["sold"])
+        >>> data.n_inputs, data.task("sold").class_names, data.columns.names
+        (3, ('no', 'yes'), ('size', 'colour'))
+    """
+    table = _named(table)
+    wanted = _wanted(targets, list(table.columns), (split_column, group_column, *ignore))
+    return _data(
+        table, wanted, np.arange(len(table)), None, inputs=inputs, ignore=ignore, splits=splits,
+        seed=seed, split_column=split_column, group_column=group_column,
+        max_categories=max_categories, name=name,
+    )  # fmt: skip
+
+
+def from_csv(
+    path: str | PathLike[str],
+    *,
+    targets: Targets,
+    inputs: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    splits: Sequence[float] | Mapping[str, Any] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    split_column: str | None = None,
+    delimiter: str | None = None,
+    group_column: str | None = None,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    max_categories: int = 50,
+) -> MultiTaskData:
+    r"""A data set from a table in a file: `read_table`, then `from_frame`.
+
+    Args:
+        path: the file.
+        targets: see `from_frame`; so for `inputs`, `ignore`, `seed` and `max_categories`.
+        splits: three fractions or a dict of row numbers (from 0, without the header), which
+            `Split.index` has, too.
+        split_column: a column that says train, validation or test, instead of `splits`.
+        delimiter: between cells; None for the one that the file uses.
+        group_column: rows with the same text here stay in one split.
+        decimal: the decimal mark; None for the one that the file uses.
+        encoding: see `read_table`.
+
+    Raises:
+        InvalidInputError: the file, a column or a cell does not fit; it is named, with its row in
+            the file, where the header is row 1.
 
     Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
-        >>> rows = ["1,red,yes", "2,blue,no"] * 10
-        >>> _ = path.write_text("\n".join(["size,colour,sold", *rows]))
+        >>> rows = ["1,5;red;yes", "2;blue;no"] * 10
+        >>> _ = path.write_text("\n".join(["size;colour;sold", *rows]))
         >>> data = from_csv(path, targets=["sold"])
         >>> data.n_inputs, data.task("sold").class_names, data.columns.names
         (3, ('no', 'yes'), ('size', 'colour'))
     """
-    header, rows = read_table(path, delimiter)
     try:
-        tasks = table_tasks(targets, header, rows)
-        columns_of = {task.name: label_columns(task, header) for task in tasks}
-        taken = {column: f"the target '{n}'" for n, cs in columns_of.items() for column in cs}
-        special = {"split_column": split_column, "group_column": group_column}
-        names = _input_names(header, inputs, ignore, taken, special)
-        labels = {task.name: read_labels(task, columns_of[task.name], rows) for task in tasks}
-        groups = [row[group_column] for row in rows] if group_column is not None else None
-        if split_column is not None:
-            splits = _given_splits(split_column, rows)
-        indices = choose_rows(len(rows), splits, seed, label_codes(tasks, labels), groups)
-        columns = _learn_columns(names, rows, indices[0].tolist())
-        everything = Split(columns.encode(rows), labels, torch.arange(len(rows)))
+        file = TextTable(path, delimiter, decimal, encoding)
+        special = (split_column, group_column)
+        wanted = _wanted(targets, file.header, (*special, *ignore))
+        texts = {column for columns, _ in wanted for column in columns}
+        table = file.frame(texts | {name for name in special if name is not None})
+        return _data(
+            table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, inputs=inputs,
+            ignore=ignore, splits=splits, seed=seed, split_column=split_column,
+            group_column=group_column, max_categories=max_categories, name=Path(path).stem,
+        )  # fmt: skip
     except InvalidInputError as error:
+        if str(error).startswith(str(path)):
+            raise
         raise InvalidInputError(f"{path}: {error}") from error
+
+
+def _data(
+    table: "pd.DataFrame",
+    wanted: Sequence[_Wanted],
+    numbers: np.ndarray,
+    decimal: str | None,
+    *,
+    inputs: Sequence[str] | None,
+    ignore: Sequence[str],
+    splits: Sequence[float] | Mapping[str, Any],
+    seed: int,
+    split_column: str | None,
+    group_column: str | None,
+    max_categories: int,
+    name: str,
+) -> MultiTaskData:
+    """The data of a table whose rows have these numbers."""
+    check_count("max_categories", max_categories, 1)
+    labels, taken = {}, {}
+    tasks = check_tasks([_task(own, task, table, decimal) for own, task in wanted])
+    for task, (own, _) in zip(tasks, wanted, strict=True):
+        values = [_label_values(table[column], task, decimal) for column in own]
+        together = values[0] if len(values) == 1 else np.stack(values, axis=1)
+        labels[task.name] = task.to_targets(together, rows=table.index)
+    taken = {
+        c: f"the target '{t.name}'" for t, (cs, _) in zip(tasks, wanted, strict=True) for c in cs
+    }
+    special = {"split_column": split_column, "group_column": group_column}
+    names = _input_names(list(table.columns), inputs, ignore, taken, special)
+    if split_column is not None:
+        splits = _given_splits(table[split_column])
+    elif isinstance(splits, Mapping):
+        splits = _places(splits, numbers)
+    groups = None if group_column is None else table[group_column].astype(object).fillna("")
+    indices = choose_rows(len(table), splits, seed, label_codes(tasks, labels), groups)
+    columns, reasons = learn_columns(
+        table, names, indices[0].numpy(), chosen=inputs is not None,
+        max_categories=max_categories, decimal=decimal,
+    )  # fmt: skip
+    for place, column in enumerate(table.columns):
+        if inputs is None and is_nameless(column) and column in columns.names:
+            raise InvalidInputError(f"column {place + 1} has no name; name it, or pass ignore=['']")
+    note = _note(reasons)
+    if note:
+        warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
+    rows = Split(columns.encode(table), labels, torch.from_numpy(numbers))
     return MultiTaskData(
-        Path(path).stem,
+        name,
         tasks,
-        **take_splits(everything, indices),
+        **take_splits(rows, indices),
         columns=columns,
         split_seed=None if isinstance(splits, Mapping) else int(seed),
+        notes=(note,) if note else (),
     )
+
+
+def _named(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with texts as column names, all different."""
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        raise InvalidInputError(f"table: expected a pandas DataFrame, got {type(table).__name__}")
+    if table.columns.nlevels > 1:
+        raise InvalidInputError("table: expected columns with one name each, got several levels")
+    if not len(table):
+        raise InvalidInputError("table: expected at least one row, got none")
+    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(table.columns)]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"table: the column name {name!r} appears twice")
+    return table.set_axis(names, axis=1)
+
+
+def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -> list[_Wanted]:
+    """The columns of each task, with the task or its kind where that is given.
+
+    Example:
+        >>> _wanted({"t_*": "binary", "t_b": None}, ["x", "t_a", "t_b"], [])
+        [(('t_a',), 'binary'), (('t_b',), None)]
+    """
+    if isinstance(targets, str | Task):
+        targets = [targets]
+    if not isinstance(targets, Iterable):
+        raise InvalidInputError(
+            f"targets: expected tasks, column names or a dict of kinds, got {targets!r}"
+        )
+    if isinstance(targets, Mapping):
+        pairs = list(targets.items())
+    else:
+        pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
+    named = {name for name, _ in pairs if name in header}
+    found: list[_Wanted] = []
+    for name, wanted in pairs:
+        if isinstance(wanted, Task):
+            if wanted.name != name:
+                raise InvalidInputError(
+                    f"targets: the key '{name}' holds a task named '{wanted.name}'; use one name"
+                )
+            found.append((_label_columns(wanted, header), wanted))
+        elif name in header:
+            found.append(((name,), wanted))
+        elif isinstance(name, str) and any(mark in name for mark in "*?["):
+            free = [c for c in header if c not in named and c not in others and not is_nameless(c)]
+            columns = [column for column in free if fnmatch.fnmatchcase(column, name)]
+            if not columns:
+                raise InvalidInputError(
+                    f"targets: no column fits the pattern {name!r}; the columns are "
+                    f"{', '.join(free[:20])}{', ...' if len(free) > 20 else ''}"
+                )
+            named.update(columns)
+            found += [((column,), wanted) for column in columns]
+        else:
+            raise unknown_name("target column", name, header)
+    return found
+
+
+def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
+    """The columns with the task's labels: the one of its name, or those of its class names."""
+    several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
+    columns: tuple[str, ...] = (task.name,)
+    if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
+        columns = task.class_names
+    elif several:
+        raise InvalidInputError(
+            f"targets: task '{task.name}' has {task.n_outputs} outputs; name their columns in its "
+            f"class_names"
+        )
+    for column in columns:
+        if column not in header:
+            raise unknown_name("target column", column, header)
+    return columns
+
+
+def _task(
+    columns: Sequence[str], wanted: str | Task | None, table: "pd.DataFrame", decimal: str | None
+) -> Task:
+    if isinstance(wanted, Task):
+        return wanted
+    return infer_task(columns[0], _label_values(table[columns[0]], wanted, decimal), wanted)
+
+
+def _label_values(
+    column: "pd.Series", wanted: str | Task | None, decimal: str | None
+) -> np.ndarray:
+    """The labels in a column: numbers as float64, texts and the like as objects."""
+    from pandas.api import types
+
+    kind = wanted.kind if isinstance(wanted, Task) else wanted
+    if types.is_bool_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
+        return np.asarray(column, dtype=object)
+    if is_number_type(column.dtype):
+        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    if types.is_datetime64_any_dtype(column.dtype):
+        return np.asarray(column, dtype="datetime64[ns]")
+    if kind == "regression":
+        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
+    named = isinstance(wanted, Task) and wanted.class_names and kind != "multilabel"
+    texts, _ = column_texts(column)
+    numbers = {} if named else text_numbers(str(column.name), texts, decimal)
+    if texts and len(numbers) == len(texts):
+        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
+    return np.asarray(column, dtype=object)
 
 
 def _input_names(
@@ -203,67 +383,55 @@ def _input_names(
         if name in taken:
             raise InvalidInputError(f"{argument}: '{name}' is {taken[name]} already")
         taken = {**taken, name: f"the {argument}"}
+    nameless = [name for name in header if is_nameless(name)]
+    left_out: set[str] = set()
     for argument, given in (("inputs", inputs), ("ignore", ignore)):
         if isinstance(given, str):
             raise InvalidInputError(f"{argument}: expected a sequence of columns, got {given!r}")
         for name in given or ():
-            if name not in header:
+            if name not in header and not (name == "" and argument == "ignore"):
                 raise unknown_name(f"column in {argument}:", name, header)
+            if argument == "ignore":
+                left_out.update(nameless if name == "" else [name])
     for name in inputs or ():
-        if name in taken or name in ignore:
+        if name in taken or name in left_out:
             raise InvalidInputError(f"inputs: '{name}' is {taken.get(name, 'in ignore')} already")
     chosen = header if inputs is None else list(dict.fromkeys(inputs))
-    chosen = [name for name in chosen if name not in taken and name not in ignore]
-    if not chosen:
-        raise InvalidInputError("inputs: no column is left for them")
-    if "" in chosen:
-        raise InvalidInputError(
-            f"column {header.index('') + 1} has no name; name it, or pass ignore=['']"
-        )
-    return chosen
+    return [name for name in chosen if name not in taken and name not in left_out]
 
 
-def _given_splits(column: str, rows: Rows) -> dict[str, list[int]]:
+def _given_splits(column: "pd.Series") -> dict[str, list[int]]:
     parts: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for index, row in enumerate(rows):
-        word = row[column].lower()
-        if word not in _SPLIT_WORDS:
+    for place, word in enumerate(column.astype(object)):
+        split = _SPLIT_WORDS.get(str(word).strip().lower())
+        if split is None:
             raise InvalidInputError(
-                f"row {index + 2}, column '{column}': expected train, validation or test, "
-                f"got {row[column]!r}"
+                f"row {column.index[place]}, column '{column.name}': expected train, validation "
+                f"or test, got {str(word)!r}"
             )
-        parts[_SPLIT_WORDS[word]].append(index)
+        parts[split].append(place)
     return parts
 
 
-def _learn_columns(names: list[str], rows: Rows, train: list[int]) -> TableColumns:
-    numeric, categorical = [], []
-    for name in names:
-        cells = [row[name] for row in rows]
-        if _is_numeric(name, cells):
-            numeric.append((name, *scale_of(read_numbers(name, cells, 2)[train])))
-        else:
-            seen = {cells[row] for row in train if not is_blank(cells[row])}
-            if not seen:
-                raise InvalidInputError(
-                    f"column '{name}' is blank in every row of the train split, so that its "
-                    f"categories cannot be learned; pass it in ignore"
-                )
-            categorical.append((name, tuple(sorted(seen))))
-    return TableColumns(tuple(numeric), tuple(categorical))
+def _places(splits: Mapping[str, Any], numbers: np.ndarray) -> Mapping[str, Any]:
+    """Row numbers as places among the rows that are there."""
+    if len(numbers) == numbers[-1] + 1:
+        return splits
+    place = {int(number): place for place, number in enumerate(numbers)}
+    found = {}
+    for name, rows in splits.items():
+        for row in rows:
+            if row not in place:
+                raise InvalidInputError(f"splits: the {name} split names row {row}, which is empty")
+        found[name] = [place[row] for row in rows]
+    return found
 
 
-def _is_numeric(name: str, cells: list[str]) -> bool:
-    given = {cell: parse_number(cell) for cell in cells if not is_blank(cell)}
-    if not given:
-        raise InvalidInputError(f"column '{name}' is blank in every row; pass it in ignore")
-    texts = [cell for cell, number in given.items() if number is None]
-    n_numbers = len(given) - len(texts)
-    # A few words among many different numbers are slips, and one input per number would be the
-    # silent result.
-    if texts and n_numbers >= 10 and n_numbers >= 9 * len(texts):
-        raise InvalidInputError(
-            f"row {cells.index(texts[0]) + 2}, column '{name}': expected a number as in the other "
-            f"rows, got {texts[0]!r}"
-        )
-    return not texts
+def _note(reasons: Mapping[str, str]) -> str:
+    """What is left out of the inputs, in words; no value of such a column is named."""
+    said = [f"'{column}' {reason}" for column, reason in reasons.items()
+            if not (is_nameless(column) and reason == "is empty")]  # fmt: skip
+    if not said:
+        return ""
+    more = f" and {len(said) - 10} more" if len(said) > 10 else ""
+    return f"columns left out of the inputs: {'; '.join(said[:10])}{more}"

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
@@ -80,7 +81,7 @@ class ClassColumn:
         codes = np.full(len(values), np.nan)
         known = ~missing(values)
         codes[known] = np.searchsorted(self.classes, values[known].astype(self.classes.dtype))
-        return task.to_targets(codes)
+        return task.to_targets(torch.from_numpy(codes))
 
     def probabilities(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
         """Class probabilities, float64 (n, classes), from the model's predictions."""

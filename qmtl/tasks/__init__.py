@@ -1,7 +1,7 @@
 """`Task`: its name, kind and number of outputs; its labels, loss, activation and metrics.
 
 Missing labels are NaN in float targets and -100 in integer targets. They never reach a loss, a
-gradient or a metric.
+gradient or a metric. `Task.to_targets` says which labels are the same class.
 """
 
 from qmtl.tasks._definition import METRICS as METRICS
@@ -9,6 +9,10 @@ from qmtl.tasks._definition import MISSING as MISSING
 from qmtl.tasks._definition import Kind as Kind
 from qmtl.tasks._definition import metric_names as metric_names
 from qmtl.tasks._infer import infer_task as infer_task
+from qmtl.tasks._labels import MISSING_WORDS as MISSING_WORDS
+from qmtl.tasks._labels import is_missing as is_missing
+from qmtl.tasks._labels import number_in as number_in
+from qmtl.tasks._labels import number_text as number_text
 from qmtl.tasks._layout import TaskLayout as TaskLayout
 from qmtl.tasks._layout import labelled_rows as labelled_rows
 from qmtl.tasks._layout import task_layout as task_layout

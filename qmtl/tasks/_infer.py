@@ -1,101 +1,157 @@
-"""Guess the task that a column of labels stands for; refuse to guess when it is not clear."""
+"""The task that a column of labels stands for; an error where that is not clear."""
 
-import math
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import numpy as np
-from torch import Tensor
 
-from qmtl.errors import InvalidInputError
-from qmtl.tasks._definition import MISSING
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks._definition import MISSING, Kind
+from qmtl.tasks._labels import as_labels, is_date, is_missing, number_in, number_text
 from qmtl.tasks._task import Task
 
 __all__ = ["infer_task"]
 
+# With more classes than this, a class for every other row is taken for a list of names or ids.
+FEW = 10
 
-def infer_task(name: str, values: Any) -> Task:
-    """The task that fits the labels.
 
-    Texts: binary for two different ones, else multiclass (sorted class names). 0 and 1: binary.
-    Whole numbers 0..C-1: multiclass. More than two different fractional numbers: regression.
-    A 2-D array: multilabel if it holds 0 and 1 only, regression if it holds fractions.
+def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
+    """The task that fits the labels; `qmtl.tasks` says which labels are the same.
+
+    Without a kind: two different texts or whole numbers are binary, more texts are multiclass
+    (classes in sorted order), whole numbers 0..C-1 are multiclass, more than two different
+    numbers with fractions are a regression. A 2-D array is multilabel if it holds 0 and 1 only,
+    a regression if it holds fractions.
 
     Args:
         name: of the task.
-        values: labels (N,), (N, 1) or (N, columns); None, NaN and -100 are missing.
+        values: labels (N,), (N, 1) or (N, columns), see `Task.to_targets`.
+        kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: no label, or labels that fit several kinds; the message says what to
-            pass instead.
+        InvalidInputError: no label, labels that fit several kinds or not the given one, or what
+            looks like dates, ids or free text; the message says what to pass instead.
 
     Example:
         >>> infer_task("a", ["cat", "dog", None, "cat"]).class_names
         ('cat', 'dog')
         >>> infer_task("b", [0.5, 1.25, 2.75]).kind
         'regression'
+        >>> infer_task("c", ["1", "2.0", 3, "2"], "multiclass").class_names
+        ('1', '2', '3')
     """
-    array = _as_array(name, values)
+    if kind is not None and kind not in get_args(Kind):
+        raise unknown_name(f"kind of target '{name}':", kind, get_args(Kind))
+    if kind == "regression":
+        return Task.regression(name)
+    if kind == "multilabel":
+        raise InvalidInputError(
+            f"targets: '{name}': 'multilabel' does not say which columns; pass "
+            f"Task.multilabel('{name}', n, class_names=columns)"
+        )
+    array = as_labels(name, values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2):
         raise InvalidInputError(
             f"labels of '{name}': expected shape (N,) or (N, labels), got {array.shape}"
         )
-    given = [value for value in array.ravel().tolist() if not _is_missing(value)]
-    if not given:
+    counts = {v: n for v, n in Counter(array.ravel().tolist()).items() if not is_missing(v)}
+    if not counts:
         raise InvalidInputError(f"labels of '{name}': all are missing, so no task can be inferred")
-    if any(isinstance(value, str) for value in given):
-        return _from_texts(name, array.ndim, given)
-    try:
-        numbers = {float(value) for value in given}
-    except (TypeError, ValueError) as error:
+    distinct, n = list(counts), sum(counts.values())
+    if all(is_date(value) for value in distinct):
         raise InvalidInputError(
-            f"labels of '{name}': expected numbers or texts, got {given[0]!r}"
-        ) from error
-    return _from_numbers(name, array, numbers)
-
-
-def _as_array(name: str, values: Any) -> np.ndarray:
-    array: Any = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
-    try:
-        array = np.asarray(array)
-        # None and NaN beside texts must not become texts themselves.
-        return np.asarray(values, dtype=object) if array.dtype.kind in "US" else array
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"labels of '{name}': expected an array of labels, got rows of different lengths"
-        ) from error
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _from_texts(name: str, ndim: int, given: list[Any]) -> Task:
-    if ndim != 1 or not all(isinstance(value, str) for value in given):
-        raise InvalidInputError(
-            f"labels of '{name}': texts need one column without numbers among them"
+            f"labels of '{name}' are dates, such as {str(distinct[0])!r}, which are no classes; "
+            f"turn them into numbers or classes first"
         )
-    names = sorted(set(given))
-    if len(names) < 2:
+    numbers, texts = _split(name, distinct)
+    if texts:
+        return _from_texts(name, array, numbers, texts, kind, n)
+    classes = {number for number in numbers if number != MISSING}
+    if kind is not None:
+        return _with_kind(name, kind, classes)
+    return _from_numbers(name, array, set(numbers), classes, n)
+
+
+def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
+    """Different labels as numbers, and as the texts that are no numbers."""
+    numbers, texts = [], []
+    for value in distinct:
+        number = number_in(value) if isinstance(value, str) else value
+        if number is None:
+            texts.append(value.strip())
+            continue
+        try:
+            numbers.append(float(number))
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"labels of '{name}': expected numbers or texts, got {value!r}"
+            ) from error
+    return numbers, texts
+
+
+def _from_texts(
+    name: str, array: np.ndarray, numbers: list[float], texts: list[str], kind: str | None, n: int
+) -> Task:
+    if array.ndim != 1 or (numbers and kind is None):
+        beside = f", got {texts[0]!r} beside {number_text(numbers[0])}" if numbers else ""
         raise InvalidInputError(
-            f"labels of '{name}': only one class, {names[0]!r}; a task needs at least two"
+            f"labels of '{name}': texts need one column without numbers among them{beside}; pass "
+            f"a Task with class_names, or say that it is 'multiclass'"
+        )
+    names = sorted({*texts, *map(number_text, numbers)})
+    _check_count(name, names, kind)
+    if kind is None and len(names) > max(FEW, n // 2):
+        raise InvalidInputError(
+            f"labels of '{name}': {len(names)} different texts in {n} rows look like ids or free "
+            f"text, not like classes; pass a Task with class_names if they are classes"
         )
     if len(names) == 2:
         return Task.binary(name, class_names=names)
     return Task.multiclass(name, len(names), class_names=names)
 
 
-def _from_numbers(name: str, array: np.ndarray, numbers: set[float]) -> Task:
+def _with_kind(name: str, kind: str, classes: set[float]) -> Task:
+    """Classes that are numbers; those that are not 0..C-1 become class names."""
+    if kind == "binary" and classes <= {0.0, 1.0}:
+        return Task.binary(name)
+    if kind == "multiclass" and len(classes) > 1 and classes == set(range(len(classes))):
+        return Task.multiclass(name, len(classes))
+    names = [number_text(number) for number in sorted(classes)]
+    _check_count(name, names, kind)
+    if kind == "binary":
+        return Task.binary(name, class_names=names)
+    return Task.multiclass(name, len(names), class_names=names)
+
+
+def _check_count(name: str, names: Sequence[str], kind: str | None) -> None:
+    if len(names) < 2 and kind is None:
+        raise InvalidInputError(
+            f"labels of '{name}': only one class, {names[0]!r}; a task needs at least two"
+        )
+    if len(names) < 2 or (kind == "binary" and len(names) != 2):
+        raise InvalidInputError(
+            f"targets: column '{name}' as {kind}: expected "
+            f"{'2' if kind == 'binary' else 'at least 2'} classes, got {len(names)} "
+            f"({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        )
+
+
+def _from_numbers(
+    name: str, array: np.ndarray, numbers: set[float], classes: set[float], n: int
+) -> Task:
     columns = 1 if array.ndim == 1 else array.shape[1]
     fractional = {number for number in numbers if not number.is_integer()}
-    classes = numbers - {MISSING}
     if not fractional and classes:
         if classes <= {0.0, 1.0}:
             return Task.binary(name) if array.ndim == 1 else Task.multilabel(name, columns)
-        if array.ndim == 1 and classes == set(range(len(classes))):
+        if array.ndim == 1 and len(classes) == 2:
+            return Task.binary(name, class_names=[number_text(c) for c in sorted(classes)])
+        few = len(classes) <= max(FEW, n // 2)
+        if array.ndim == 1 and few and classes == set(range(len(classes))):
             return Task.multiclass(name, len(classes))
     if len(fractional) > 2:
         return Task.regression(name, columns)
@@ -103,5 +159,6 @@ def _from_numbers(name: str, array: np.ndarray, numbers: set[float]) -> Task:
     raise InvalidInputError(
         f"labels of '{name}': cannot tell the kind of task from {len(numbers)} different values "
         f"({shown}{', ...' if len(numbers) > 4 else ''}); "
-        f"pass a Task, for example Task.regression({name!r})"
+        f"pass a Task, for example Task.regression({name!r}), or name the kind of the column in a "
+        f"table: 'multiclass', 'regression'"
     )

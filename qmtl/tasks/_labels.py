@@ -1,7 +1,21 @@
-"""Labels: read from what people have, checked, and summed up in the best constant prediction."""
+"""Labels: one rule for which label is which class, wherever labels come from.
 
+* A tensor holds canonical targets: class numbers 0..C-1, 0 and 1, or numbers. Everything else (an
+  array, a list, a column of a table) holds labels.
+* A text is the class of that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or the
+  number that it writes: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do not
+  count.
+* A number is the class whose name writes that number, if any class name writes one. Otherwise it
+  is the number of the class.
+* None, NaN, pandas' NA and NaT and what an array masks are missing; so is -100, but for numbers.
+* Dates and times are no labels.
+"""
+
+import datetime
 import math
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +27,122 @@ from qmtl.tasks._definition import MISSING, is_flat
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-__all__ = ["best_constant", "present", "read_labels", "to_targets"]
+__all__ = [
+    "MISSING_WORDS", "as_labels", "best_constant", "is_date", "is_missing", "number_in",
+    "number_text", "present", "read_labels", "to_targets",
+]  # fmt: skip
+
+MISSING_WORDS = frozenset({
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
+    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?",
+})  # fmt: skip
+"""Texts that stand for a missing value: those of `pandas.read_csv`, and a question mark."""
+
+_DATE = re.compile(
+    r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([T ]\d{1,2}:\d{2}.*)?"
+)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a label is missing whatever the task: None, NaN, NA, NaT, masked, or such a word.
+
+    Example:
+        >>> [is_missing(value) for value in (None, float("nan"), " N/A ", 0, "no")]
+        [True, True, True, False, False]
+    """
+    if value is None or value is np.ma.masked:
+        return True
+    if isinstance(value, str):
+        return value.strip() in MISSING_WORDS
+    # pandas' own missing values are recognised by name: nothing here needs pandas.
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return bool(np.isnat(value))
+    return isinstance(value, float | np.floating) and math.isnan(value)
+
+
+def number_in(text: str) -> float | None:
+    """The number that a text writes (infinite ones too), or None for any other text.
+
+    Example:
+        >>> number_in(" 1e3"), number_in("1_000"), number_in("-inf"), number_in("nan")
+        (1000.0, None, -inf, None)
+    """
+    if "_" in text:  # Python's own digit separator; in a file it is a name, like 1_000
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def number_text(number: float) -> str:
+    """A number as the name of a class.
+
+    Example:
+        >>> number_text(1.0), number_text(-1.5)
+        ('1', '-1.5')
+    """
+    return str(int(number)) if float(number).is_integer() else repr(float(number))
+
+
+def is_date(value: Any) -> bool:
+    """Whether a label is a date or a time, or a text that looks like one.
+
+    Example:
+        >>> is_date("2020-01-31"), is_date("31.1.2020 14:00"), is_date("1.5"), is_date("10-B")
+        (True, True, False, False)
+    """
+    if isinstance(value, str):
+        return _DATE.fullmatch(value.strip()) is not None
+    dates = datetime.date | datetime.time | datetime.timedelta | np.datetime64 | np.timedelta64
+    return isinstance(value, dates) or type(value).__name__ == "Period"
+
+
+def as_labels(name: str, values: Any) -> np.ndarray:
+    """Labels as an array of numbers, or of objects; nothing is checked or converted yet.
+
+    Args:
+        name: of the task, for messages.
+        values: array, list, tensor, masked array, or column of a table.
+
+    Raises:
+        InvalidInputError: rows of different lengths, dates, or types that cannot be labels.
+
+    Example:
+        >>> as_labels("a", ["x", None]).dtype, as_labels("a", [1, 0]).dtype.kind
+        (dtype('O'), 'i')
+    """
+    if isinstance(values, Tensor):
+        kept = values.detach().cpu()
+        values = kept if kept.is_complex() else kept.to(torch.float64)
+    elif isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(object), None)
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "US":
+            array = np.asarray(values, dtype=object)  # else None and NaN become texts
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"labels of task '{name}': expected an array of labels, got rows of different "
+            f"lengths or types"
+        ) from error
+    if array.dtype.kind in "Mm":
+        raise _no_dates(name, array.ravel()[0] if array.size else array.dtype)
+    if array.dtype.kind not in "biufO":
+        raise InvalidInputError(
+            f"labels of task '{name}': expected numbers or texts, got {array.dtype}"
+        )
+    return array
+
+
+def _no_dates(name: str, value: object) -> InvalidInputError:
+    return InvalidInputError(
+        f"labels of task '{name}': {str(value)!r} is a date or a time, which is no label; turn it "
+        f"into a number or a class first"
+    )
 
 
 def present(targets: Tensor) -> Tensor:
@@ -21,9 +150,9 @@ def present(targets: Tensor) -> Tensor:
     return ~targets.isnan() if targets.is_floating_point() else targets != MISSING
 
 
-def to_targets(task: "Task", values: Any, first_row: int) -> Tensor:
+def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
     """Labels as losses and metrics expect them; see `Task.to_targets`."""
-    array = torch.from_numpy(read_labels(task, values, first_row))
+    array = torch.from_numpy(read_labels(task, values, rows))
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":
         return array.nan_to_num(nan=MISSING).long().to(device)
@@ -32,9 +161,10 @@ def to_targets(task: "Task", values: Any, first_row: int) -> Tensor:
     return (array if exact else array.float()).to(device)
 
 
-def read_labels(task: "Task", values: Any, first_row: int) -> np.ndarray:
+def read_labels(task: "Task", values: Any, rows: Sequence[Any] | None = None) -> np.ndarray:
     """Labels as float64 with NaN for missing, (N,) or (N, n_outputs), checked."""
-    array = _as_numbers(task, values, first_row)
+    labels = as_labels(task.name, values)
+    array = _as_codes(task, labels, rows, canonical=isinstance(values, Tensor))
     flat = is_flat(task)
     if flat and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -50,71 +180,119 @@ def read_labels(task: "Task", values: Any, first_row: int) -> np.ndarray:
         # Losses and models are float32, in which a larger label would silently become infinite.
         bad, allowed = np.abs(array) > np.finfo(np.float32).max, "finite numbers, NaN if missing"
     else:
-        array = np.where(array == MISSING, np.nan, array)
         n_classes = task.n_outputs if task.kind == "multiclass" else 2
         bad = ~np.isnan(array) & ~np.isin(array, np.arange(n_classes))
         allowed = f"whole numbers 0..{n_classes - 1}, {MISSING} or NaN if missing"
     if bad.any():
         position = tuple(np.argwhere(bad)[0])
         raise InvalidInputError(
-            f"labels of {task.kind} task '{task.name}': row {position[0] + first_row} has "
+            f"labels of {task.kind} task '{task.name}': row {_row(rows, position)} has "
             f"{array[position]:g}; allowed are {allowed}"
         )
     return array
 
 
-def _as_numbers(task: "Task", values: Any, first_row: int) -> np.ndarray:
-    if isinstance(values, Tensor):
-        kept = values.detach().cpu()
-        values = kept if kept.is_complex() else kept.to(torch.float64)
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind in "US":
-            array = np.asarray(values, dtype=object)  # else None and NaN become texts
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            f"labels of task '{task.name}': expected an array of labels, got rows of "
-            f"different lengths or types"
-        ) from error
-    if array.dtype.kind in "biuf":
-        return array.astype(np.float64)
-    if array.dtype.kind != "O":
-        raise InvalidInputError(
-            f"labels of task '{task.name}': expected numbers or texts, got {array.dtype}"
-        )
-    codes = {text: code for code, text in enumerate(task.class_names or ())}
-    numbers = np.empty(array.shape, dtype=np.float64)
-    for position, value in np.ndenumerate(array):
-        row = first_row + (position[0] if position else 0)
-        numbers[position] = _as_number(task, value, codes, row)
-    return numbers
+def _row(rows: Sequence[Any] | None, position: Sequence[int]) -> Any:
+    number = int(position[0]) if len(position) else 0
+    return number if rows is None else rows[number]
 
 
-def _as_number(task: "Task", value: Any, codes: dict[str, int], row: int) -> float:
-    # pandas' own missing values are recognised by name: the package does not import pandas.
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return math.nan
+class _Names(NamedTuple):
+    """The classes of a task by their names, and by the numbers that the names write."""
+
+    texts: Mapping[str, int]
+    numbers: Mapping[float, int]
+
+    @classmethod
+    def of(cls, task: "Task") -> "_Names":
+        if task.kind not in ("binary", "multiclass"):
+            return cls({}, {})
+        texts = {text: code for code, text in enumerate(task.class_names or ())}
+        pairs = ((number_in(text), code) for text, code in texts.items())
+        return cls(texts, {number: code for number, code in pairs if number is not None})
+
+
+def _as_codes(
+    task: "Task", labels: np.ndarray, rows: Sequence[Any] | None, *, canonical: bool
+) -> np.ndarray:
+    """Class numbers or numbers as float64, NaN where missing, in the shape of the labels."""
+    names = _Names({}, {}) if canonical else _Names.of(task)
+    if labels.dtype.kind != "O":
+        array = labels.astype(np.float64)
+        if not names.numbers and not (names.texts and labels.dtype.kind == "b"):
+            return array if task.kind == "regression" else np.where(array == MISSING, np.nan, array)
+        distinct, places = np.unique(labels.ravel(), return_inverse=True)
+        values = distinct.tolist()
+    else:
+        # A label that occurs often is looked at once.
+        first: dict[Any, int] = {}
+        try:
+            places = np.array(
+                [first.setdefault(value, len(first)) for value in labels.ravel().tolist()],
+                dtype=np.int64,
+            )
+        except TypeError:
+            raise InvalidInputError(
+                f"labels of task '{task.name}': expected numbers or texts, got a list or another "
+                f"container in place of a label"
+            ) from None
+        values = list(first)
+    codes = np.empty(len(values))
+    for place, value in enumerate(values):
+        try:
+            codes[place] = _as_code(task, value, names)
+        except InvalidInputError as error:
+            position = np.argwhere((places == place).reshape(labels.shape))[0]
+            raise InvalidInputError(
+                f"labels of {task.kind} task '{task.name}': row {_row(rows, position)} has {error}"
+            ) from None
+    return codes[places.ravel()].reshape(labels.shape)
+
+
+def _as_code(task: "Task", value: Any, names: _Names) -> float:
+    """The class number or the number that one label stands for; errors say what it is."""
     if isinstance(value, str):
-        if task.kind in ("binary", "multiclass") and value in codes:
-            return codes[value]
-        allowed = ", ".join(repr(text) for text in codes) if codes else "numbers (no class_names)"
-        if task.kind in ("multilabel", "regression"):
-            allowed = "numbers"
-        raise InvalidInputError(
-            f"labels of {task.kind} task '{task.name}': row {row} has the text {value!r}; "
-            f"allowed are {allowed}"
-        )
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"labels of {task.kind} task '{task.name}': row {row} has {value!r}; expected a number"
-        ) from error
+        for text in (value, value.strip()):
+            if text in names.texts:
+                return names.texts[text]
+    if is_missing(value):
+        return math.nan
+    if isinstance(value, bool | np.bool_):
+        spelled = [code for text, code in names.texts.items() if text.lower() == str(value).lower()]
+        if spelled:
+            return spelled[0]
+    number: float | None
+    if isinstance(value, str):
+        number = number_in(value)
+    else:
+        if is_date(value):
+            raise InvalidInputError(f"{str(value)!r}, a date or a time, which is no label")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise InvalidInputError(f"{value!r}; expected a number") from None
+    if number is None:
+        raise InvalidInputError(f"the text {value!r}; allowed are {_allowed(task, names)}")
+    if names.numbers:
+        if number in names.numbers:
+            return names.numbers[number]
+        if number != MISSING:
+            hint = (
+                "; a tensor would hold class numbers" if number in range(len(names.texts)) else ""
+            )
+            raise InvalidInputError(f"{value!r}; allowed are {_allowed(task, names)}{hint}")
+    return math.nan if number == MISSING and task.kind != "regression" else number
+
+
+def _allowed(task: "Task", names: _Names) -> str:
+    if task.kind in ("multilabel", "regression"):
+        return "numbers"
+    return ", ".join(repr(text) for text in names.texts) or "numbers (no class_names)"
 
 
 def best_constant(task: "Task", train_targets: Any) -> Tensor:
     """One row of predictions, the same for every sample; see `Task.baseline`."""
-    labels = torch.from_numpy(read_labels(task, train_targets, 0))
+    labels = torch.from_numpy(read_labels(task, train_targets))
     columns = labels.reshape(len(labels), -1)
     empty = columns.isnan().all(dim=0)
     if empty.all() or (task.kind == "regression" and empty.any()):

@@ -21,14 +21,21 @@ __all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
 
 # Entries to work on at a time: many tasks of many rows must not take many times their memory.
 CHUNK = 2**22
+ROUNDING = 1e-3
 
 
 def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
     """The task's metrics on the labelled rows and entries; see `Task.evaluate`."""
-    labels = torch.from_numpy(read_labels(task, targets, 0))
+    labels = torch.from_numpy(read_labels(task, targets))
     if not isinstance(predictions, Tensor):
-        predictions = torch.tensor(np.asarray(predictions, dtype=np.float64))
+        try:
+            predictions = torch.tensor(np.array(predictions, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"task '{task.name}': predictions must be numbers, got {type(predictions).__name__}"
+            ) from error
     _check_shape(task, predictions, labels)
+    _check_probabilities(task, predictions)
     return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0))[0]
 
 
@@ -116,10 +123,10 @@ def evaluate_joined(
 def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
     """Checked labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
     try:
-        labels = read_labels(tasks[0], targets.flatten(0, 1), 0)
+        labels = read_labels(tasks[0], targets.flatten(0, 1))
     except InvalidInputError:
         for task, values in zip(tasks, targets, strict=True):
-            read_labels(task, values, 0)  # raises with the name of the right one
+            read_labels(task, values)  # raises with the name of the right one
         raise
     return torch.from_numpy(labels).reshape(*targets.shape[:2], *labels.shape[1:])
 
@@ -132,6 +139,21 @@ def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
             f"task '{task.name}': predictions have shape {tuple(predictions.shape)}, expected "
             f"{expected[:1] if is_flat(task) and task.n_outputs == 1 else expected} "
             f"for targets of shape {tuple(labels.shape)}"
+        )
+
+
+def _check_probabilities(task: "Task", predictions: Tensor) -> None:
+    """Refuse logits, which compared with 0.5 would give metrics that look right."""
+    if task.kind == "regression":
+        return
+    # NaN and infinity pass: the metrics are then NaN. Rounding may lead out of the interval.
+    outside = (predictions < -ROUNDING) | (predictions > 1 + ROUNDING)
+    bad = outside & predictions.isfinite()
+    if bad.any():
+        value = float(predictions[bad].reshape(-1)[0])
+        raise InvalidInputError(
+            f"task '{task.name}': predictions must be probabilities in [0, 1], got {value:g}; "
+            f"Task.activation makes them of logits"
         )
 
 

@@ -60,14 +60,19 @@ class Task(TaskDefinition):
         """
         return metric_names(self)[0]
 
-    def to_targets(self, values: Any, *, first_row: int = 0) -> Tensor:
+    def to_targets(self, values: Any, *, rows: Sequence[Any] | None = None) -> Tensor:
         """Check labels and return them in the form that losses and metrics expect.
 
+        A text is the class of that name; otherwise it is missing if it is a word for that (as
+        `pandas.read_csv` has them: NA, null, None, ...), or the number that it writes: "1", "1.0"
+        and 1 are the same. A number is the class whose name writes it, if a class name writes a
+        number (names "1", "2", "3"); otherwise it is the number of the class, from 0.
+
         Args:
-            values: tensor, array, list or column of labels, (N,), (N, 1) or (N, n_outputs).
-                Missing: None, NaN, and (but for regression) -100. Texts are looked up in
-                `class_names`.
-            first_row: the number of the first row in error messages (files count differently).
+            values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs).
+                Missing: None, NaN, NA, and (but for regression) -100. A tensor holds targets as
+                they are returned: its numbers are not looked up among the class names.
+            rows: what the rows are called in error messages; None counts from 0.
 
         Returns:
             binary: float32 (N,) in {0, 1, NaN}; multiclass: int64 (N,) in 0..C-1 or -100;
@@ -76,15 +81,17 @@ class Task(TaskDefinition):
             standardised). On the device of `values` if that is a tensor.
 
         Raises:
-            InvalidInputError: wrong shape, or a label out of range (with its row).
+            InvalidInputError: wrong shape, a label out of range (with its row), or a date.
 
         Example:
             >>> Task.binary("a").to_targets([1, None, 0])
             tensor([1., nan, 0.])
             >>> Task.multiclass("b", 3).to_targets([2, -100, 0])
             tensor([   2, -100,    0])
+            >>> Task.multiclass("stars", 3, class_names=("1", "2", "3")).to_targets([1.0, "3"])
+            tensor([0, 2])
         """
-        return labels.to_targets(self, values, first_row)
+        return labels.to_targets(self, values, rows)
 
     def labelled(self, targets: Tensor) -> Tensor:
         """Which rows of canonical targets have at least one label: bool (N,).
@@ -197,7 +204,8 @@ class Task(TaskDefinition):
         """The task's metrics on the labelled rows and entries.
 
         Args:
-            predictions: as from `activation`; regression in original units.
+            predictions: as from `activation`: probabilities, not logits; regression in original
+                units.
             targets: labels, see `to_targets`.
 
         Returns:
@@ -206,7 +214,8 @@ class Task(TaskDefinition):
             average over classes, labels or targets average over those where they are defined.
 
         Raises:
-            InvalidInputError: the shapes do not fit; both are named.
+            InvalidInputError: the shapes do not fit (both are named), or a probability is not in
+                [0, 1].
 
         Example:
             >>> Task.binary("a").evaluate([0.9, 0.2, 0.4], [1, 0, None])

@@ -1,6 +1,7 @@
 """Predictions as rows of a table, as they are written to CSV, and read back from it."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,8 @@ def _classes(task: Task, cells: Sequence[str]) -> Tensor:
     unknown = {cell for cell in cells if cell} - set(labels)
     if unknown:
         raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
-    return task.to_targets([labels[cell] if cell else None for cell in cells])
+    codes = [labels[cell] if cell else math.nan for cell in cells]
+    return task.to_targets(torch.tensor(codes, dtype=torch.float64))
 
 
 def _numbers(columns: Columns, names: Sequence[str]) -> Tensor:

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from qmtl.data import MultiTaskData, Split, digits, from_arrays
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, infer_task
+from qmtl.tasks import Task
 
 NAN = float("nan")
 A, B = Task.binary("a"), Task.regression("b")
@@ -112,7 +113,7 @@ class TestFromArrays:
         )
         assert data.train.inputs[:, 0].std(unbiased=False) == pytest.approx(1, abs=1e-5)
         assert data.test.inputs[:, 2].abs().max() < 1e-6
-        raw = [{f"x{i}": str(v) for i, v in enumerate(row)} for row in X[data.test.index]]
+        raw = pd.DataFrame(X[data.test.index], columns=["x0", "x1", "x2"]).astype(str)
         torch.testing.assert_close(data.columns.encode(raw), data.test.inputs)
 
     def test_given_splits_groups_and_texts(self):
@@ -153,46 +154,6 @@ class TestFromArrays:
         assert "\n" not in str(caught.value)
 
 
-class TestInfer:
-    @pytest.mark.parametrize(
-        ("values", "kind", "n_outputs"),
-        [
-            ([0, 1, None], "binary", 1),
-            ([True, False], "binary", 1),
-            ([[0.0], [1.0]], "binary", 1),
-            ([2, 0, 1, -100], "multiclass", 3),
-            ([2.0, 0.0, 1.0, NAN], "multiclass", 3),
-            ([0.5, 1.5, 2.5, NAN], "regression", 1),
-            (["b", "a", "c", None], "multiclass", 3),
-            (np.array(["b", "a"]), "binary", 1),
-            ([[0, 1], [1, NAN]], "multilabel", 2),
-            (np.random.default_rng(0).normal(size=(5, 3)), "regression", 3),
-            (torch.tensor([0, 1]), "binary", 1),
-        ],
-    )
-    def test_kinds(self, values, kind, n_outputs):
-        task = infer_task("a", values)
-        assert (task.kind, task.n_outputs) == (kind, n_outputs)
-
-    @pytest.mark.parametrize(
-        ("values", "message"),
-        [
-            ([18, 44, 90], "cannot tell the kind of task from 3 different values (18, 44, 90); "
-             "pass a Task, for example Task.regression('a')"),
-            ([0.0, 0.5, 1.0], "cannot tell"),
-            ([None, NAN], "all are missing"),
-            (["x", "x"], "only one class, 'x'"),
-            (["x", 3], "texts need one column"),
-            ([[0], [1, 2]], "different lengths"),
-            (np.zeros((2, 2, 2)), "expected shape (N,) or (N, labels)"),
-        ],
-    )  # fmt: skip
-    def test_errors(self, values, message):
-        with pytest.raises(InvalidInputError) as caught:
-            infer_task("a", values)
-        assert message in str(caught.value)
-
-
 class TestDigits:
     def test_labels(self):
         data = digits()
@@ -220,8 +181,9 @@ class TestDigits:
 
     def test_columns_read_raw_pixels(self):
         data = digits()
-        cells = [{f"pixel_{i}": str(int(v * 16)) for i, v in enumerate(data.test.inputs[0])}]
-        assert torch.equal(data.columns.encode(cells), data.test.inputs[:1])
+        pixels = (data.test.inputs[:1] * 16).int().numpy()
+        table = pd.DataFrame(pixels, columns=[f"pixel_{i}" for i in range(64)])
+        assert torch.equal(data.columns.encode(table), data.test.inputs[:1])
 
     def test_errors(self):
         with pytest.raises(InvalidInputError, match="unknown digits task 'digt'; did you mean"):

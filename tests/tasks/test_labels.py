@@ -1,6 +1,8 @@
 """Labels: what is read, and messages of errors."""
 
+import datetime
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -87,7 +89,11 @@ class TestTargets:
             (MULTILABEL, [0, 1], "expected shape (N, 3), got (2,)"),
             (REGRESSION, [1.0, math.inf], "row 1 has inf; allowed are finite numbers"),
             (REGRESSION, [1e300], "row 0 has 1e+300"),
-            (REGRESSION, ["3"], "row 0 has the text '3'; allowed are numbers"),
+            (REGRESSION, ["3 m"], "row 0 has the text '3 m'; allowed are numbers"),
+            (REGRESSION, [[None], ["x"]], "row 1 has the text 'x'"),
+            (BINARY, [[[1]], [[0]]], "expected shape (N,)"),
+            (BINARY, [{"a": 1}], "a list or another container"),
+            (MULTICLASS, ["1", "4.0"], "row 1 has 4; allowed are whole numbers 0..3"),
             (REGRESSION, 3.0, "expected shape (N,), got ()"),
             (REGRESSION, [[1], [2, 3]], "different lengths"),
             (REGRESSION, [object()], "expected a number"),
@@ -101,6 +107,86 @@ class TestTargets:
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    def test_first_row(self):
-        with pytest.raises(InvalidInputError, match="row 3 has 7"):
-            BINARY.to_targets([0, 7], first_row=2)
+    @pytest.mark.parametrize(
+        ("names", "labels", "codes"),
+        [
+            # A number is the class whose name writes it, not the number of the class.
+            (("1", "2", "3"), [1, 2.0, "3", "1.0", np.int8(2)], [0, 1, 2, 0, 1]),
+            (("1", "2", "3"), np.array([3.0, 1.0, NAN]), [2, 0, None]),
+            (("10", "20", "x"), [20, "x", "10.0", None], [1, 2, 0, None]),
+            (("-1", "1"), np.array([-1, 1, -100]), [0, 1, None]),
+            (("0.5", "1.5"), [1.5, "0.50"], [1, 0]),
+            (("-100", "7"), [-100, 7], [0, 1]),
+            # The name itself comes before the number that it writes.
+            (("01", "1"), ["1", "01", 1], [1, 0, 1]),
+            # Names that write no number: numbers are those of the classes.
+            (("no", "yes"), [0, 1.0, "1", "yes", " no "], [0, 1, 1, 1, 0]),
+            # Truth values.
+            (("no", "yes"), [True, False, None], [1, 0, None]),
+            (("True", "False"), np.array([True, False]), [0, 1]),
+            (("false", "true"), [True, "false"], [1, 0]),
+            # A word for a missing value is a class where a class has that name.
+            (("APAC", "EUR", "NA"), ["NA", "EUR", "null", "N/A", ""], [2, 1, None, None, None]),
+            (("None", "mild"), ["None", None, "mild"], [0, None, 1]),
+        ],
+    )
+    def test_which_label_is_which_class(self, names, labels, codes):
+        kind = Task.binary if len(names) == 2 else partial(Task.multiclass, n_classes=len(names))
+        task = kind("t", class_names=names)
+        missing = MISSING if task.kind == "multiclass" else NAN
+        expected = [missing if code is None else code for code in codes]
+        found = task.to_targets(labels)
+        assert np.array_equal(found, expected, equal_nan=True)
+        # A tensor holds targets, so that targets stay as they are.
+        assert np.array_equal(task.to_targets(found), found, equal_nan=True)
+
+    @pytest.mark.parametrize(
+        ("names", "label"),
+        [
+            (("1", "2", "3"), 0),
+            (("1", "2", "3"), "4"),
+            (("10", "20"), 1),
+            (("no", "yes"), "2"),
+            (("no", "yes"), "Yes"),
+            (("a", "1"), True + 1),
+        ],
+    )
+    def test_labels_that_are_no_class(self, names, label):
+        kind = Task.binary if len(names) == 2 else partial(Task.multiclass, n_classes=len(names))
+        with pytest.raises(InvalidInputError, match=r"task 't': row 1 has "):
+            kind("t", class_names=names).to_targets([names[1], label])
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            np.ma.masked_array([1.0, 0.0], mask=[False, True]),
+            np.ma.masked_array([1, 0], mask=[False, True]),
+            np.ma.masked_array(["1", "0"], mask=[False, True]),
+            ["1", "#N/A"],
+            [1, "?"],
+        ],
+    )
+    def test_masked_and_missing(self, labels):
+        for task in (BINARY, REGRESSION):
+            found = task.to_targets(labels)
+            assert found[0] == 1
+            assert found[1].isnan()
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            np.array(["2020-01-01", "2020-01-02"], "datetime64[D]"),
+            np.array([1, 2], "timedelta64[D]"),
+            [datetime.date(2020, 1, 1), None],
+            [datetime.timedelta(1)],
+        ],
+    )
+    def test_dates_are_no_labels(self, labels):
+        for task in (BINARY, MULTICLASS, REGRESSION):
+            with pytest.raises(InvalidInputError, match="a date or a time, which is no label"):
+                task.to_targets(labels)
+
+    def test_names_of_rows(self):
+        for labels in ([0, 7], ["0", "7"]):
+            with pytest.raises(InvalidInputError, match="row 9 has 7"):
+                BINARY.to_targets(labels, rows=[4, 9])

@@ -21,8 +21,8 @@ SHAPES = [("binary", 1), ("multiclass", 3), ("multilabel", 2), ("regression", 1)
 
 def _predictions(task: Task, n: int, seed: int, broken: bool) -> torch.Tensor:
     rng = np.random.default_rng(seed)
-    # Few values, so that there are ties, some at 0.5 and some outside of [0, 1].
-    values = rng.integers(-1, 12, n if task.n_outputs == 1 else (n, task.n_outputs)) / 10
+    # Few values, so that there are ties, some at 0.5.
+    values = rng.integers(0, 11, n if task.n_outputs == 1 else (n, task.n_outputs)) / 10
     if broken and n:
         values[rng.integers(n)] = rng.choice([np.nan, np.inf])
     return torch.from_numpy(values)
@@ -69,6 +69,22 @@ def test_mixed_tasks_in_parts(monkeypatch):
     for task in tasks:
         alone = task.evaluate(predictions[task.name], targets[task.name])
         assert found[task.name] == pytest.approx(alone, nan_ok=True)
+
+
+@pytest.mark.parametrize("logit", [2.3, -1.2, 1.01])
+@pytest.mark.parametrize(
+    "task", [Task.binary("t"), Task.multiclass("t", 2), Task.multilabel("t", 2)]
+)
+def test_logits_are_refused(task, logit):
+    shape = (2, task.n_outputs)[: 1 if task.kind == "binary" else 2]
+    predictions = torch.full(shape, 0.5)
+    predictions[-1] = logit
+    labels = [[0, 1], [1, 0]] if task.kind == "multilabel" else [0, 1]
+    with pytest.raises(InvalidInputError, match=rf"'t': predictions must be prob.* got {logit}"):
+        task.evaluate(predictions, labels)
+    assert task.evaluate(predictions.clamp(0, 1), labels)
+    number = Task.regression("t").evaluate([2.3, -1.2], [2.3, -1.2])
+    assert number["r2"] == 1
 
 
 def test_what_does_not_fit_names_its_task():

@@ -1,0 +1,332 @@
+"""`read_table`: a text table as a data frame; marks, encoding and odd rows are found out."""
+
+import csv
+import io
+import re
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmtl.data._columns import column_texts, text_numbers
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import MISSING_WORDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["TextTable", "is_nameless", "read_table"]
+
+# Those that are rare in texts come first.
+DELIMITERS = ("\t", ";", "|", ",")
+SAMPLE = 1 << 16  # characters to find the marks in
+MANY = 100  # columns
+_BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
+
+
+def is_nameless(column: str) -> bool:
+    """Whether a column has no name, or the one that pandas gives to such columns.
+
+    Example:
+        >>> is_nameless(""), is_nameless("Unnamed: 0"), is_nameless("size")
+        (True, True, False)
+    """
+    return _NAMELESS.fullmatch(column) is not None
+
+
+def read_table(
+    path: str | PathLike[str],
+    delimiter: str | None = None,
+    *,
+    decimal: str | None = None,
+    encoding: str | None = None,
+    texts: Collection[str] | None = (),
+) -> "pd.DataFrame":
+    r"""A text table with a header as a data frame.
+
+    Rows that are empty or hold only separators are left out. A column without a name is called
+    "Unnamed: 0" and so on, by its place.
+
+    Args:
+        path: the file.
+        delimiter: between cells, one character; None for the one among comma, semicolon, tab and
+            vertical bar that the file uses.
+        decimal: the decimal mark; None for the one that the file uses. Marks between groups of
+            three digits are understood.
+        encoding: None for UTF-8, UTF-16 if the file begins with its byte order mark, and else
+            Windows-1252, with a warning.
+        texts: columns to keep as they are written, blanks around cells aside and an empty text
+            where nothing is; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing,
+            and what is all numbers becomes numbers.
+
+    Returns:
+        The rows. The index is the row number in the file, where the header is row 1.
+
+    Raises:
+        InvalidInputError: the file is missing, empty, header only or not readable; a column name
+            appears twice; a row has another number of cells than the header.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+        >>> _ = path.write_text("x;y\n1,5;a\n\n;N/A\n2;b\n")
+        >>> read_table(path)
+             x  y
+        2  1.5  a
+        5  2.0  b
+    """
+    file = TextTable(path, delimiter, decimal, encoding)
+    return file.frame(file.header if texts is None else texts)
+
+
+class TextTable:
+    """The text of a table: its marks, its header, and what is under it.
+
+    Args:
+        path: the file.
+        delimiter: see `read_table`.
+        decimal: see `read_table`.
+        encoding: see `read_table`.
+
+    Raises:
+        InvalidInputError: the file cannot be read, is empty, or a column name appears twice.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        delimiter: str | None = None,
+        decimal: str | None = None,
+        encoding: str | None = None,
+    ) -> None:
+        if decimal not in (None, ".", ","):
+            raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
+        self.path = path = Path(path).expanduser()
+        text = _decode(path, encoding)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = text.lstrip("\n")
+        declared = re.match(r"sep=(.)\n", text)  # as Excel writes it
+        if declared:
+            text, delimiter = text[declared.end() :], delimiter or declared[1]
+        if not text.strip():
+            raise InvalidInputError(f"{path}: the file is empty; expected a header and rows")
+        self.sample = text[:SAMPLE]
+        if len(text) > SAMPLE:
+            self.sample = self.sample[: self.sample.rfind("\n") + 1]
+        self.delimiter = _checked(delimiter) or self._find_delimiter()
+        rows = self._rows(self.sample)
+        header, self.body = [cell.strip() for cell in next(rows)], text
+        for _ in range(rows.line_num):
+            self.body = self.body.partition("\n")[2]
+        self.header = self._named(self._with_row_names(header))
+        self.decimal = decimal
+        if decimal is None and self.delimiter != ",":
+            self.decimal = self._find_decimal()
+        other = [mark for mark in DELIMITERS if mark in header[0]]
+        if delimiter and len(header) == 1 and other:
+            raise InvalidInputError(
+                f"{path}: with delimiter {self.delimiter!r} the header is one cell, "
+                f"{header[0]!r}; did you mean {other[0]!r}?"
+            )
+
+    def _rows(self, text: str, delimiter: str | None = None) -> "_Rows":
+        return _Rows(self.path, text, delimiter or self.delimiter)
+
+    def _find_delimiter(self) -> str:
+        """The delimiter with which most rows are as wide as the header; a comma if none is."""
+        found = []
+        for mark in DELIMITERS:
+            try:
+                widths = [len(row) for row in self._rows(self.sample, mark) if any(row)]
+            except InvalidInputError:
+                continue
+            if widths and widths[0] > 1:
+                fitting = sum(width in (widths[0], widths[0] + 1) for width in widths)
+                found.append((round(fitting / len(widths), 1), widths[0], mark))
+        return max(found, key=lambda entry: entry[:2])[2] if found else ","
+
+    def _with_row_names(self, header: list[str]) -> list[str]:
+        """The header with a nameless column where rows have one cell more than it."""
+        rows = [row for row in self._rows(self.sample) if any(row)][1:]
+        if not rows or any(len(row) != len(header) + 1 for row in rows):
+            return header
+        # Separators at the ends of lines, or names of rows at their beginnings, as R writes them.
+        return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
+
+    def _named(self, header: list[str]) -> list[str]:
+        seen: set[str] = set()
+        for name in header:
+            if name and name in seen:
+                raise InvalidInputError(
+                    f"{self.path}: the column name {name!r} appears twice in the header"
+                )
+            seen.add(name)
+        return [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+
+    def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
+        """The rows, as `read_table` returns them."""
+        import pandas as pd
+
+        self._check_widths()
+        kept = [place for place, name in enumerate(self.header) if name in texts]
+        others = sorted(set(range(len(self.header))) - set(kept))
+        words = sorted(MISSING_WORDS)
+        if len(others) <= MANY:
+            missing = dict.fromkeys(others, words)
+            frame = self._read(None, na_values=missing, dtype=dict.fromkeys(kept, str))
+        else:
+            # Apart, since pandas needs time for each column that has words of its own.
+            numbers = self._read(others, na_values=words)
+            rest = self._read(kept, dtype=str)
+            frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
+        frame = frame.copy()  # as one block for each type
+        for place in kept:
+            frame[place] = frame[place].astype(object).fillna("").map(str.strip)
+        frame.index = pd.RangeIndex(2, len(frame) + 2)
+        empty = frame.iloc[:, 0].isin([""]) | frame.iloc[:, 0].isna()
+        if empty.any():
+            some = frame[empty]
+            empty[empty] = (some.isna() | some.isin([""])).all(axis=1)
+            frame = frame[~empty]
+        if not len(frame):
+            raise InvalidInputError(f"{self.path}: there is a header but no row under it")
+        frame.columns = pd.Index(self.header, dtype=object)
+        return self._with_numbers(frame, texts)
+
+    def _read(self, places: list[int] | None, **options: Any) -> "pd.DataFrame":
+        """Some columns, by their places; None for all."""
+        import pandas as pd
+
+        try:
+            return pd.read_csv(
+                io.StringIO(self.body),
+                sep=self.delimiter,
+                header=None,
+                names=range(len(self.header)),
+                usecols=places,
+                index_col=False,
+                skipinitialspace=True,
+                skip_blank_lines=False,
+                decimal=self.decimal or ".",
+                low_memory=False,
+                keep_default_na=False,
+                **options,
+            )
+        except (ValueError, pd.errors.ParserError) as error:
+            reason = " ".join(str(error).split())
+            raise InvalidInputError(f"{self.path}: cannot be read as a table: {reason}") from error
+
+    def _check_widths(self) -> None:
+        """Refuse a row of another width: pandas fills up rows that are short without a word."""
+        width = len(self.header)
+        if '"' not in self.body:
+            # Delimiters between the ends of lines; an empty line is no row.
+            text = np.frombuffer((self.body.rstrip("\n") + "\n").encode(), dtype=np.uint8)
+            ends = np.flatnonzero(text == ord("\n"))
+            marks = np.flatnonzero(text == ord(self.delimiter))
+            counts = np.diff(np.searchsorted(marks, ends), prepend=0)
+            empty = np.diff(ends, prepend=-1) == 1
+            if ((counts == width - 1) | empty).all():
+                return
+        for number, row in enumerate(self._rows(self.body), start=2):
+            if row and len(row) != width:
+                raise InvalidInputError(
+                    f"{self.path}: row {number} has {len(row)} cells, but the header has {width}"
+                )
+
+    def _find_decimal(self) -> str | None:
+        """A comma if some cell has one that cannot stand between groups of digits."""
+        cells = {cell.strip() for row in self._rows(self.sample) for cell in row if "," in cell}
+        decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")
+        grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+        clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
+        return "," if clear else None
+
+    def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
+        """Columns of texts as numbers where all texts of a column write one."""
+        import pandas as pd
+
+        kept, numbers = set(texts), {}
+        for place, (name, dtype) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
+            if name in kept or not (
+                pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
+            ):
+                continue
+            some, _ = column_texts(frame.iloc[:100, place])
+            if len(text_numbers(name, some, self.decimal or ".")) < len(some) and len(
+                text_numbers(name, some, ",")
+            ) < len(some):
+                continue
+            different, codes = column_texts(frame.iloc[:, place])
+            values = text_numbers(name, different, self.decimal)
+            if different and len(values) == len(different):
+                numbers[name] = np.array([*(values[text] for text in different), np.nan])[codes]
+        return frame.assign(**numbers) if numbers else frame
+
+
+class _Rows(Iterator[list[str]]):
+    """The rows of a text, with errors that name the file."""
+
+    def __init__(self, path: Path, text: str, delimiter: str) -> None:
+        self.path = path
+        stream = io.StringIO(text, newline="")
+        self.reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
+
+    @property
+    def line_num(self) -> int:
+        return self.reader.line_num
+
+    def __next__(self) -> list[str]:
+        try:
+            return next(self.reader)
+        except csv.Error as error:
+            raise InvalidInputError(
+                f"{self.path}: cannot be read as a table: line {self.line_num}: {error}"
+            ) from error
+
+
+def _checked(delimiter: str | None) -> str | None:
+    if delimiter is None:
+        return None
+    mark = (
+        {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
+    )
+    if len(mark) != 1 or mark in '\r\n"':
+        raise InvalidInputError(
+            f"delimiter: expected one character (\\t for a tab), got {delimiter!r}"
+        )
+    return mark
+
+
+def _decode(path: Path, encoding: str | None) -> str:
+    if not path.is_file():
+        what = "is a directory, not a file" if path.is_dir() else "there is no such file"
+        raise InvalidInputError(f"{path}: {what}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read: {error.strerror}") from error
+    marks = [name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)]
+    tried: Sequence[str] = [encoding] if encoding else marks or ["utf-8", "cp1252"]
+    for name in tried:
+        try:
+            text = content.decode(name)
+        except UnicodeDecodeError:
+            continue
+        except LookupError:
+            raise InvalidInputError(f"encoding: Python knows no encoding {encoding!r}") from None
+        if "\0" in text:
+            break
+        if name == "cp1252" and not encoding:
+            warnings.warn(
+                f"{path} is not UTF-8; it is read as Windows-1252, pass encoding if that is wrong",
+                UserWarning,
+                stacklevel=2,
+            )
+        return text
+    raise InvalidInputError(f"{path}: expected text in {' or '.join(tried)}, got other bytes")

@@ -1,0 +1,229 @@
+"""Which columns of a table become inputs, and how: numbers, dates, categories, or left out."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from qmtl.data._columns import (
+    CYCLES,
+    TableColumns,
+    column_dates,
+    column_numbers,
+    column_texts,
+    is_number_type,
+    text_numbers,
+)
+from qmtl.data._csv import is_nameless
+from qmtl.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["learn_columns", "scale_of"]
+
+FEW = 10  # so many different texts are categories, even where each occurs once
+_DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
+          "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
+_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f", "ISO8601")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
+
+
+class _Found(NamedTuple):
+    """What a column is: "number", "date" (with its format), "category", or why it is none."""
+
+    kind: str
+    date_format: str = ""
+    reason: str = ""
+    categories: tuple[str, ...] = ()
+
+
+def learn_columns(
+    table: "pd.DataFrame",
+    names: Sequence[str],
+    train: np.ndarray,
+    *,
+    chosen: bool,
+    max_categories: int,
+    decimal: str | None = None,
+) -> tuple[TableColumns, dict[str, str]]:
+    """The input columns of a table; what each column is, is read off all rows.
+
+    Args:
+        table: the rows.
+        names: the columns that may become inputs.
+        train: places of the training rows, from which scales and categories come.
+        chosen: whether the caller named the columns: then none is left out.
+        max_categories: a column of texts with more different ones is left out.
+        decimal: the decimal mark of numbers that are texts; None for what fits.
+
+    Returns:
+        The columns, and for those that were left out why.
+
+    Raises:
+        InvalidInputError: a column that cannot be used was chosen, a few texts stand in a column
+            of numbers, or no column is left.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"size": [1, 3], "colour": ["red", "blue"], "note": [None, None]})
+        >>> columns, left_out = learn_columns(
+        ...     table, list(table), np.arange(2), chosen=False, max_categories=50
+        ... )
+        >>> columns.names, left_out
+        (('size', 'colour'), {'note': 'is empty'})
+    """
+    found = _plain_numbers(table, names, chosen)
+    for name in names:
+        if name not in found:
+            found[name] = _what(table[name], train, max_categories, decimal)
+    found = {name: found[name] for name in names}
+    reasons = {name: what.reason for name, what in found.items() if what.kind == "none"}
+    if chosen and reasons:
+        name, reason = next(iter(reasons.items()))
+        raise InvalidInputError(f"inputs: column '{name}' {reason}; take it out of inputs")
+    if len(reasons) == len(names):
+        said = "; ".join(f"'{name}' {reason}" for name, reason in reasons.items())
+        raise InvalidInputError(f"inputs: no column is left for them{': ' if said else ''}{said}")
+    numbers = [name for name, what in found.items() if what.kind == "number"]
+    numeric: list[tuple[str, float, float]] = []
+    if numbers:
+        rows = column_numbers(table, numbers, decimal)[train]
+        numeric = [(name, *scale_of(row)) for name, row in zip(numbers, rows.T, strict=True)]
+    dates = [
+        _learn_dates(table[name], what.date_format, train)
+        for name, what in found.items()
+        if what.kind == "date"
+    ]
+    categorical = [
+        (name, what.categories) for name, what in found.items() if what.kind == "category"
+    ]
+    return TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates)), reasons
+
+
+def scale_of(values: np.ndarray) -> tuple[float, float]:
+    """Mean and std (1 for a constant) of numbers (N,), NaN left out; (0, 1) without numbers.
+
+    Example:
+        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
+        ((2.0, 1.0), (4.0, 1.0))
+    """
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return 0.0, 1.0
+    mean, std = float(values.mean()), float(values.std())
+    # A constant such as 0.1 has a std of rounding errors, which would blow up in the quotient.
+    return mean, std if std > 1e-12 * abs(mean) else 1.0
+
+
+def _plain_numbers(table: "pd.DataFrame", names: Sequence[str], chosen: bool) -> dict[str, _Found]:
+    """What the columns of numbers are, in few steps: a table may have many thousands of them."""
+    dtypes = table.dtypes
+    plain = [name for name in names if is_number_type(dtypes[name])]
+    empty = table[plain].isna().all()
+    found = {name: _Found("number") for name in plain}
+    for name in plain:
+        if empty[name]:
+            found[name] = _Found("none", reason="is empty")
+        elif not chosen and (is_nameless(name) or _ID.fullmatch(name)):
+            column = table[name]
+            whole = dtypes[name].kind in "iu" and column.is_unique
+            if whole and (len(column) > FEW or is_nameless(name)):
+                found[name] = _Found("none", reason="looks like an id: it numbers the rows")
+    return found
+
+
+def _what(
+    column: "pd.Series", train: np.ndarray, max_categories: int, decimal: str | None
+) -> _Found:
+    import pandas as pd
+
+    name = str(column.name)
+    if isinstance(column.dtype, pd.PeriodDtype) or pd.api.types.is_datetime64_any_dtype(
+        column.dtype
+    ):
+        empty = column.isna().all()
+        return _Found("none", reason="is empty") if empty else _Found("date", "ISO8601")
+    texts, codes = column_texts(column)
+    if not texts:
+        return _Found("none", reason="is empty")
+    numbers = text_numbers(name, texts, decimal)
+    slips = [text for text in texts if text not in numbers]
+    if not slips:
+        return _Found("number")
+    # A few words among many different numbers are slips, and one input per number would be the
+    # silent result.
+    if len(numbers) >= FEW and len(numbers) >= 9 * len(slips):
+        row = int(np.flatnonzero(codes == texts.index(slips[0]))[0])
+        raise InvalidInputError(
+            f"row {column.index[row]}, column '{name}': expected a number as in the other rows, "
+            f"got {slips[0]!r}"
+        )
+    date_format = _date_format(texts)
+    if date_format == "ambiguous":
+        reason = "has dates of which day and month cannot be told apart (write 2024-03-31)"
+        return _Found("none", reason=reason)
+    if date_format:
+        return _Found("date", date_format)
+    return _what_texts(texts, codes, train, max_categories)
+
+
+def _what_texts(
+    texts: Sequence[str], codes: np.ndarray, train: np.ndarray, max_categories: int
+) -> _Found:
+    n_rows = int((codes >= 0).sum())
+    if sum(_EMAIL.fullmatch(text) is not None for text in texts) > len(texts) / 2:
+        return _Found("none", reason="holds e-mail addresses")
+    if len(texts) > max(FEW, n_rows / 2):
+        words = sum(len(text.split()) for text in texts) / len(texts)
+        what = "free text" if words >= 4 else "ids or names"
+        return _Found("none", reason=f"looks like {what}: nearly every row has its own")
+    if len(texts) > max_categories:
+        reason = f"has {len(texts)} categories, more than max_categories = {max_categories}"
+        return _Found("none", reason=reason)
+    categories = sorted(texts[code] for code in np.unique(codes[train]) if code >= 0)
+    if not categories:
+        return _Found("none", reason="is empty in the train split")
+    return _Found("category", categories=tuple(categories))
+
+
+def _date_format(texts: Sequence[str]) -> str:
+    """The format that reads all texts as dates; "" if none does, "ambiguous" if two differ."""
+    import pandas as pd
+
+    if not all(text[:1].isalnum() and any(c.isdigit() for c in text) for text in texts[:20]):
+        return ""
+    first = pd.Series(texts[:20], dtype=object)
+    fitting: dict[str, pd.Series] = {}
+    formats = [day if time == "ISO8601" else day + time for day in _DATES for time in _TIMES[:-1]]
+    for date_format in (*formats, "ISO8601"):
+        if fitting and date_format == "ISO8601":
+            break
+        if pd.to_datetime(first, format=date_format, errors="coerce", utc=True).isna().any():
+            continue
+        every = pd.Series(texts, dtype=object)
+        read = pd.to_datetime(every, format=date_format, errors="coerce", utc=True)
+        if not read.isna().any():
+            fitting[date_format] = read
+    kinds = list(fitting.values())
+    if any(not kinds[0].equals(other) for other in kinds[1:]):
+        return "ambiguous"
+    return next(iter(fitting), "")
+
+
+def _learn_dates(
+    column: "pd.Series", date_format: str, train: np.ndarray
+) -> tuple[str, str, float, float, tuple[str, ...]]:
+    days = column_dates(column, date_format)[train]
+    mean, std = scale_of(days)
+    known = days[~np.isnan(days)]
+    span = float(known.max() - known.min()) if len(known) else 0.0
+    # A cycle says something where the dates go around it, and do not all lie at one place of it.
+    cycles = [
+        cycle
+        for cycle, period in CYCLES.items()
+        if span >= period / 2 and len(np.unique(np.round(known % period, 6))) > 1
+    ]
+    return str(column.name), date_format, mean, std, tuple(cycles)

@@ -1,0 +1,158 @@
+"""Text tables as data frames: marks, encodings, odd rows and names, and the messages."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from qmtl.data import read_table
+from qmtl.errors import InvalidInputError
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, *arguments, **options):
+        path = tmp_path / "table.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return read_table(path, *arguments, **options)
+
+    return read
+
+
+def rows(frame):
+    """The rows as lists, None where missing."""
+    values = frame.astype(object).where(frame.notna(), None)
+    return [list(frame.columns), *values.to_numpy().tolist()]
+
+
+def test_nasty_but_fine(read):
+    text = '\ufeffa, b ,c\r\n1,"x, ""y""\nz", é \r\n ,,NA\r\n\r\n3,q, w\r\n\r\n\r\n'
+    frame = read(text)
+    assert rows(frame) == [["a", "b", "c"], [1, 'x, "y"\nz', "é "], [3, "q", "w"]]
+    assert list(frame.index) == [2, 5]
+    raw = read(text, texts=None)
+    assert rows(raw)[1:] == [["1", 'x, "y"\nz', "é"], ["", "", "NA"], ["3", "q", "w"]]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(read, mark):
+    text = f"a{mark}b{mark}c\n1{mark}x, y{mark}2\n" if mark != "," else "a,b,c\n1,x; y,2\n"
+    assert list(read(text).columns) == ["a", "b", "c"]
+    assert list(read(text, mark).columns) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["\\t", "tab", "\t"])
+def test_names_of_a_tab(read, name):
+    assert rows(read("a\tb\n1\t2\n", name)) == [["a", "b"], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["0,123", "-1,5", "2"], [0.123, -1.5, 2]),
+        (["1.234,5", "7", "N/A"], [1234.5, 7, NAN]),
+        (["1,234.5", "7", ""], [1234.5, 7, NAN]),
+        (["1,234,567", "1,000", "0.5"], [1234567, 1000, 0.5]),
+        (["1 234,5", "12", "1e3"], [1234.5, 12, 1000]),
+        (["1'234.5", "-12'000", "+3"], [1234.5, -12000, 3]),
+        (["1e-3", ".5", "1_0"], None),
+        (["1,2", "a,3", "4"], None),
+        (["1,23,4", "5", "6"], None),
+    ],
+)
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_numbers(read, cells, numbers, mark):
+    quoted = [f'"{cell}"' if mark == "," and "," in cell else cell for cell in cells]
+    column = read(mark.join(["x", "y"]) + "\n" + "".join(f"{c}{mark}a\n" for c in quoted))["x"]
+    if numbers is None:
+        assert not pd.api.types.is_numeric_dtype(column)
+    else:
+        assert column.tolist() == pytest.approx(numbers, nan_ok=True)
+
+
+def test_a_comma_that_may_be_either(read):
+    text = "x;y\n1,234;a\n5,678;b\n"
+    with pytest.raises(InvalidInputError, match=r"column 'x': '1,234' may be 1234.0 or 1.234; say"):
+        read(text)
+    assert read(text, decimal=",")["x"].tolist() == [1.234, 5.678]
+    assert read(text, decimal=".")["x"].tolist() == [1234, 5678]
+    # Another column says what the marks of the file are.
+    both = read("x;z;y\n1,234;0,5;a\n1.234;2;b\n")
+    assert both["x"].tolist() == [1.234, 1234]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
+def test_encodings(read, encoding):
+    content = "größe,é\n1,ü\n".encode(encoding)
+    if encoding in ("cp1252", "latin-1"):
+        with pytest.warns(UserWarning, match="not UTF-8; it is read as Windows-1252"):
+            assert rows(read(content)) == [["größe", "é"], [1, "ü"]]
+        assert rows(read(content, encoding=encoding))[1] == [1, "ü"]
+    else:
+        assert rows(read(content)) == [["größe", "é"], [1, "ü"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "header", "first"),
+    [
+        ("a;b;;\n1;2;;\n3;4;;\n", ["a", "b", "Unnamed: 2", "Unnamed: 3"], [1, 2, None, None]),
+        ("a,b\n1,2,\n3,4,\n", ["a", "b", "Unnamed: 2"], [1, 2, None]),
+        ("a,b\nr1,1,2\nr2,3,4\n", ["Unnamed: 0", "a", "b"], ["r1", 1, 2]),
+        (",a\n0,5\n1,6\n", ["Unnamed: 0", "a"], [0, 5]),
+        ("sep=;\na;b\n1;2\n", ["a", "b"], [1, 2]),
+        ("\n\na,b\n1,2\n", ["a", "b"], [1, 2]),
+        ("a,b\n1,2\n,\n, \n", ["a", "b"], [1, 2]),
+        ("only\n1\n2\n", ["only"], [1]),
+        ('"a\nb",c\n1,2\n', ["a\nb", "c"], [1, 2]),
+    ],
+)
+def test_headers_and_separators(read, text, header, first):
+    frame = read(text)
+    assert rows(frame)[:2] == [header, first]
+
+
+@pytest.mark.parametrize("word", ["N/A", "null", "None", "NULL", "#N/A", "<NA>", "n/a", "?", "nan"])
+def test_words_for_missing_values(read, word):
+    frame = read(f"x,y\n1,a\n{word},{word}\n", texts=["y"])
+    assert math.isnan(frame["x"].iloc[1])
+    assert frame["y"].tolist() == ["a", word]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("a,b\n", "there is a header but no row under it"),
+        ("a,b\n,\n", "there is a header but no row under it"),
+        ("a,b,a\n1,2,3\n", "the column name 'a' appears twice"),
+        ("a,b\n1,2\n3\n", "row 3 has 1 cells, but the header has 2"),
+        ('a,b\n"1",2\n3\n', "row 3 has 1 cells, but the header has 2"),
+        ("a,b\n1,2,3\n1,2\n", "row 2 has 3 cells"),
+        ('a,b\n1,"2\n', "cannot be read as a table"),
+        (b"a,b\n1,\x00\n", "expected text in utf-8 or cp1252"),
+        (b"\x89PNG\r\n\x1a\n\x81\x00", "expected text"),
+    ],
+)
+def test_errors(read, text, message):
+    with pytest.raises(InvalidInputError) as caught:
+        read(text)
+    assert message in str(caught.value)
+    assert "table.csv" in str(caught.value)
+
+
+def test_arguments(read, tmp_path):
+    with pytest.raises(InvalidInputError, match=r"no\.csv: there is no such file"):
+        read_table(tmp_path / "no.csv")
+    with pytest.raises(InvalidInputError, match="is a directory"):
+        read_table(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"delimiter: expected one character \(\\t for"):
+        read("a\n1\n", ";;")
+    with pytest.raises(InvalidInputError, match="header is one cell, 'a;b'; did you mean ';'"):
+        read("a;b\n1;2\n", ",")
+    with pytest.raises(InvalidInputError, match="decimal: expected"):
+        read("a\n1\n", decimal=";")
+    with pytest.raises(InvalidInputError, match="Python knows no encoding 'utf9'"):
+        read("a\n1\n", encoding="utf9")
