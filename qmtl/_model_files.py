@@ -33,7 +33,7 @@ def write_model(
 
     Args:
         path: the folder; made if it is not there.
-        parts: ``to_dict`` of the encoder and of the head.
+        parts: ``to_dict`` of the encoder, of the head, and of the table columns if there are any.
         state: the model's ``state_dict``.
 
     Raises:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qmtl._io import write_text
 from qmtl._model_files import model_card, read_model, write_model
+from qmtl.data import TableColumns, as_samples
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
 from qmtl.heads import HEADS, Head, TaskRows, escaped, pop_part
@@ -54,6 +54,8 @@ class MultiTaskModel(nn.Module):
             )
         self.encoder: Any = encoder
         self.head: Any = head
+        # How columns of a data frame become inputs; `qmtl.fit` takes it from the data.
+        self.columns: TableColumns | None = None
         # Targets of regressions are standardised on the training split; these take predictions
         # back. They are of all columns of joined targets, and have keys by task in a state. The
         # mean is kept in two parts, which give it float64's digits in a float32 model.
@@ -146,6 +148,7 @@ class MultiTaskModel(nn.Module):
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
         for name in SCALES:
             setattr(twin, name, getattr(self, name))
+        twin.columns = self.columns
         # Not by train(), which would change the encoder that both have.
         twin.training = self.training
         return twin
@@ -242,9 +245,11 @@ class MultiTaskModel(nn.Module):
         """Predictions in evaluation mode, in batches.
 
         Args:
-            inputs: tensor, array or data frame, first dimension samples. Floating inputs take the
-                model's type. Integers stay integers, for encoders of tokens, but for qmtl's own
-                encoders, which take numbers only.
+            inputs: tensor or array as the encoder takes them, first dimension samples; or a data
+                frame with the columns of the training data, of which a model trained on a table
+                makes inputs as in training. Floating inputs take the model's type. Integers stay
+                integers, for encoders of tokens, but for qmtl's own encoders, which take numbers
+                only.
             tasks: the tasks to predict; None for all.
             batch_size: samples at a time.
 
@@ -278,16 +283,10 @@ class MultiTaskModel(nn.Module):
 
     def _as_samples(self, inputs: Any) -> Tensor:
         reference = next(self.parameters())
-        try:
-            if hasattr(inputs, "to_numpy"):
-                # A data frame's own array may be one that must not be written to.
-                inputs = np.array(inputs.to_numpy())
-            samples = torch.as_tensor(inputs)
-        except (TypeError, ValueError, RuntimeError):
-            raise InvalidInputError(
-                f"inputs must be an array of numbers with samples in the first dimension, got "
-                f"{type(inputs).__name__} that is not numeric or has rows of different lengths"
-            ) from None
+        if self.columns is not None and self.columns.fits(inputs):
+            samples = self.columns.encode(inputs)
+        else:
+            samples = as_samples(inputs)
         if samples.is_floating_point() or isinstance(self.encoder, tuple(ENCODERS.values())):
             return samples.to(reference)
         return samples.to(reference.device)
@@ -306,6 +305,8 @@ class MultiTaskModel(nn.Module):
                     f"be saved; give it one, or save state_dict() yourself"
                 )
         parts = {"encoder": self.encoder.to_dict(), "head": self.head.to_dict()}
+        if self.columns is not None:
+            parts["columns"] = self.columns.to_dict()
         write_model(path, parts, self.state_dict())
 
     def save_pretrained(
@@ -391,6 +392,8 @@ def load(
             encoder = _class("encoder", description, ENCODERS).from_dict(description["encoder"])
         head = _class("head", description, HEADS).from_dict(description["head"], custom)
         model = MultiTaskModel(encoder, head)
+        if "columns" in description:
+            model.columns = TableColumns.from_dict(description["columns"])
     except QmtlError as error:
         raise ModelFileError(f"{where}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:

@@ -18,7 +18,7 @@ import qmtl
 ROOT = Path(qmtl.__file__).parent
 
 BASE = {"_html", "_io", "_sections", "_version", "errors", "plotting", "tasks"}
-MODEL = BASE | {"circuit", "simulators", "noise", "heads", "encoders"}
+MODEL = BASE | {"data", "circuit", "simulators", "noise", "heads", "encoders"}
 MODEL |= {"model", "_model_files"}
 TRAINING = MODEL | {"data", "training"}
 EXPERIMENTS = TRAINING | {"experiments"}

@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -48,8 +49,6 @@ class TestPredict:
             )
 
     def test_a_data_frame_is_its_numbers(self):
-        import pandas as pd
-
         model, x = make_model(), torch.randn(4, 6)
         frame = pd.DataFrame(x.numpy(), columns=[f"c{i}" for i in range(6)], index=[7, 3, 9, 1])
         for name, values in model.predict(frame).items():
@@ -57,6 +56,26 @@ class TestPredict:
             torch.testing.assert_close(values.float(), model.predict(x)[name].float())
         with pytest.raises(InvalidInputError, match="array of numbers"):
             model.predict(frame.assign(c0="red"))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda x: x[::-1][::-1],
+            lambda x: x.astype(">f4"),
+            lambda x: np.asfortranarray(x),
+            lambda x: np.ma.masked_array(x),
+            lambda x: x.astype(object),
+            lambda x: pd.DataFrame(x).convert_dtypes(),
+            lambda x: pd.DataFrame(x).astype("Float64"),
+            lambda x: pd.DataFrame(x[::-1].copy()).iloc[::-1],
+            lambda x: x.tolist(),
+        ],
+    )
+    def test_arrays_of_every_kind(self, change):
+        model, x = make_model(), torch.randn(4, 6)
+        expected = model.predict(x)
+        for name, values in model.predict(change(x.numpy())).items():
+            torch.testing.assert_close(values.float(), expected[name].float())
 
     def test_by_another_simulator_in_the_same_units(self):
         model = make_model()
@@ -159,7 +178,8 @@ class TestPredict:
             ([["a"]], {}, "inputs must be an array of numbers .* got list that is not numeric"),
             (np.array([["a"]]), {}, "got ndarray that is not numeric"),
             ([[1.0], [1.0, 2.0]], {}, "rows of different lengths"),
-            ([[None]], {}, "not numeric"),
+            ([[None] * 6], {}, "features must be finite"),
+            (np.zeros((2, 6), dtype="M8[s]"), {}, "not numeric"),
             (torch.zeros(2, 6), {"batch_size": 0}, "batch_size must be >= 1, got 0"),
             (torch.zeros(2, 6), {"tasks": ["kes"]}, "unknown task 'kes'; did you mean 'keys'"),
             (torch.zeros(2, 5), {}, r"shape \(batch, 6\), got \(2, 5\)"),

@@ -123,14 +123,19 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         if isinstance(values, np.ma.MaskedArray):
             values = np.ma.filled(values.astype(np.float64), np.nan)
         array = np.asarray(values)
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind == "O":
+            if any(isinstance(value, str) for value in array.ravel()):
+                raise ValueError("texts")
             array = array.astype(np.float64)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(str(array.dtype))
         # A copy in the machine's own byte order, which torch may write to.
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"{name}: expected numbers of shape (N, ...), got {type(values).__name__} that is not "
-            f"numeric or has rows of different lengths{_hint(values)}"
+            f"{name} must be an array of numbers with samples in the first dimension, got "
+            f"{type(values).__name__} that is not numeric or has rows of different lengths"
+            f"{_hint(values)}"
         ) from error
 
 

@@ -174,7 +174,7 @@ def _patient(file: Path, line: int, path: str) -> str:
 
 
 def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
-    if is_missing(cell):
+    if is_missing(cell) and cell != "?":  # which would rather be an uncertain label
         return blank
     number = number_in(cell)
     if number == -1:

@@ -117,6 +117,18 @@ class TableColumns:
         n_categories = sum(len(categories) for _, categories in self.categorical)
         return len(self.numeric) + n_dates + n_categories
 
+    def fits(self, inputs: Any) -> bool:
+        """Whether inputs are a table whose columns have names, not just numbers as arrays have.
+
+        Example:
+            >>> import pandas as pd
+            >>> columns = TableColumns((("age", 40.0, 10.0),))
+            >>> columns.fits(pd.DataFrame({"age": [1]})), columns.fits(pd.DataFrame([[1.0]]))
+            (True, False)
+        """
+        names = getattr(inputs, "columns", ())
+        return hasattr(inputs, "iloc") and any(isinstance(name, str) for name in names)
+
     def encode(self, table: "pd.DataFrame") -> Tensor:
         """The inputs of a table's rows; its order of columns does not count, nor do other columns.
 

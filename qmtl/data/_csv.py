@@ -22,7 +22,7 @@ __all__ = ["TextTable", "is_nameless", "read_table"]
 
 # Those that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
-SAMPLE = 1 << 16  # characters to find the marks in
+LINES, SAMPLE = 1000, 1 << 16  # lines and characters to find the marks in
 MANY = 100  # columns
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
@@ -105,6 +105,7 @@ class TextTable:
     ) -> None:
         if decimal not in (None, ".", ","):
             raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
+        given = _checked(delimiter)
         self.path = path = Path(path).expanduser()
         text = _decode(path, encoding)
         if "\r" in text:
@@ -112,13 +113,11 @@ class TextTable:
         text = text.lstrip("\n")
         declared = re.match(r"sep=(.)\n", text)  # as Excel writes it
         if declared:
-            text, delimiter = text[declared.end() :], delimiter or declared[1]
+            text, given = text[declared.end() :], given or declared[1]
         if not text.strip():
             raise InvalidInputError(f"{path}: the file is empty; expected a header and rows")
-        self.sample = text[:SAMPLE]
-        if len(text) > SAMPLE:
-            self.sample = self.sample[: self.sample.rfind("\n") + 1]
-        self.delimiter = _checked(delimiter) or self._find_delimiter()
+        self.sample = _first_lines(text)
+        self.delimiter = given or self._find_delimiter()
         rows = self._rows(self.sample)
         header, self.body = [cell.strip() for cell in next(rows)], text
         for _ in range(rows.line_num):
@@ -128,7 +127,7 @@ class TextTable:
         if decimal is None and self.delimiter != ",":
             self.decimal = self._find_decimal()
         other = [mark for mark in DELIMITERS if mark in header[0]]
-        if delimiter and len(header) == 1 and other:
+        if given and len(header) == 1 and other:
             raise InvalidInputError(
                 f"{path}: with delimiter {self.delimiter!r} the header is one cell, "
                 f"{header[0]!r}; did you mean {other[0]!r}?"
@@ -290,13 +289,25 @@ class _Rows(Iterator[list[str]]):
             ) from error
 
 
+def _first_lines(text: str) -> str:
+    """Some lines to find the marks in, however long the header is."""
+    end = 0
+    for number in range(LINES):
+        if end > SAMPLE and number > 2:
+            break
+        end = text.find("\n", end) + 1
+        if not end:
+            return text
+    return text[:end]
+
+
 def _checked(delimiter: str | None) -> str | None:
     if delimiter is None:
         return None
     mark = (
         {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
     )
-    if len(mark) != 1 or mark in '\r\n"':
+    if len(mark) != 1 or not mark.isascii() or mark in '\r\n"':
         raise InvalidInputError(
             f"delimiter: expected one character (\\t for a tab), got {delimiter!r}"
         )

@@ -85,6 +85,7 @@ def fit(
     settings = settings_from(settings, options)
     _check_one(model, data, settings)
     _set_target_scales(model, data)
+    model.columns = data.columns
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
         last = folder / LAST if resume else None

@@ -131,8 +131,8 @@ class TestFromArrays:
         ("X", "targets", "options", "message"),
         [
             ([1.0, 2.0], {"a": [0, 1]}, {}, "at least 2 dimensions (rows, inputs), got shape (2,)"),
-            ([["x"]], {"a": [0]}, {}, "X: expected numbers of shape"),
-            ([[1], [2, 3]], {"a": [0, 1]}, {}, "X: expected numbers of shape"),
+            ([["x"]], {"a": [0]}, {}, "X must be an array of numbers"),
+            ([[1], [2, 3]], {"a": [0, 1]}, {}, "X must be an array of numbers"),
             (np.zeros((0, 2)), {"a": []}, {}, "expected rows and inputs, got shape (0, 2)"),
             ([[1.0]] * 9, {}, {}, "targets: expected a dict"),
             ([[1.0]] * 9, [0] * 9, {}, "targets: expected a dict of task name → labels, got list"),
