@@ -53,8 +53,7 @@ class ChestXraySection(DataSection):
 
     def load(self) -> MultiTaskData:
         """The images and findings, split by patient."""
-        options = self.model_dump(exclude={"source", "path"}, exclude_none=True)
-        return chestxray(self.path, **options)
+        return chestxray(self.path, tasks=self.tasks, seed=self.seed, **self.given())
 
 
 def chestxray(

@@ -228,8 +228,13 @@ class DataSection(Section):
         """The data that the section describes, split."""
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """The values of these keys but for None, which stands for the loader's default."""
-        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        """The values of these keys but for None, which stands for the loader's default.
+
+        Args:
+            *keys: none for all that the subclass has beside those of every section, but `path`.
+        """
+        own = set(type(self).model_fields) - {*DataSection.model_fields, "path"}
+        return {key: getattr(self, key) for key in keys or own if getattr(self, key) is not None}
 
 
 AnyDataSection = Annotated[DataSection, OneOf("source")]

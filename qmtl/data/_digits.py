@@ -31,7 +31,7 @@ class DigitsSection(DataSection):
 
     def load(self) -> MultiTaskData:
         """The digits, split."""
-        return digits(seed=self.seed, tasks=self.tasks, **self.given("splits"))
+        return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
 
 def digits(

@@ -85,8 +85,8 @@ class CsvSection(DataSection):
 
     def load(self) -> MultiTaskData:
         """The table, split."""
-        options = self.model_dump(exclude={"source", "path", "targets", "tasks"}, exclude_none=True)
-        data = from_csv(self.path, targets=self.targets or self.tasks or (), **options)
+        options = self.given() | {"targets": self.targets or self.tasks}
+        data = from_csv(self.path, seed=self.seed, **options)
         return data if self.tasks is None else data.subset(self.tasks)
 
 

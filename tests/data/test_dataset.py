@@ -91,7 +91,6 @@ class TestMultiTaskData:
 
 class TestFromArrays:
     def test_kinds_of_arrays(self):
-        pd = pytest.importorskip("pandas")
         X = np.arange(40.0).reshape(20, 2)
         y = [0, 1] * 10
         first = from_arrays(X, {"a": y})

@@ -5,6 +5,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -66,7 +67,6 @@ class TestTargets:
         assert task.to_targets(np.array(["y", "x"])).tolist() == [1, 0]
 
     def test_pandas(self):
-        pd = pytest.importorskip("pandas")
         series = pd.Series([1, None, 0], dtype="Int64")
         assert BINARY.to_targets(series).nan_to_num(nan=9).tolist() == [1, 9, 0]
 
