@@ -18,9 +18,11 @@ __all__ = [
     "CHANNEL", "DAMPING", "DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps",
 ]  # fmt: skip
 
-# Names of events that are noise.
-CHANNEL, DAMPING = "channel", "damping"
-# Names of steps that leave their wires alone, but for time.
+CHANNEL = "channel"
+"""Name of an event that is a channel which only shrinks expectation values."""
+DAMPING = "damping"
+"""Name of an event that is a channel which also shifts ⟨Z⟩, such as amplitude damping."""
+# Names of steps that do nothing to their wires but take time.
 IDLE = frozenset({"barrier", "delay"})
 DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
 # A gate that is made of several here: its error has no angle to be relative to.
