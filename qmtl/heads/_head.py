@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
@@ -22,6 +23,8 @@ from qmtl.simulators import (
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
 __all__ = ["CircuitHead", "Head", "check_features", "check_width"]
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class Head(nn.Module, ABC):
@@ -70,7 +73,13 @@ class Head(nn.Module, ABC):
             InvalidInputError: for features of another shape or type or that are not finite, and
                 for unknown tasks.
         """
+        if self.breaks_graphs and is_dynamo_compiling():
+            # Not a decorator, which would import the compiler.
+            return torch.compiler.disable(self.forward)(features, tasks, joined=joined)
         check_features(features, self.n_features)
+        if features.dtype in HALVES and torch.is_autocast_enabled(features.device.type):
+            # What a layer before the head rounded; the head itself computes in its own precision.
+            features = features.to(next(self.parameters()).dtype)
         names = None if tasks is None else chosen_tasks(tasks, self._sizes)
         if names == ():
             logits = features.new_zeros(len(features), 0)
@@ -176,6 +185,8 @@ class CircuitHead(Head):
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
         angle_map: how features become angles, one of `qmtl.simulators.ANGLE_MAPS`.
     """
+
+    breaks_graphs = True
 
     def __init__(
         self,

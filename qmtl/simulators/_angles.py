@@ -203,7 +203,7 @@ class AngleTable:
         if not len(self.sampled_products.weights):
             return found
         products = _products(self.sampled_products, angles.T, weights)
-        return torch.cat([found, products.expand(-1, len(angles))])
+        return torch.cat([found, products.expand(-1, angles.shape[0])])
 
     def fixed(self, weights: Tensor) -> Tensor:
         """The fixed angles, shape (n_fixed,), by differentiable torch operations."""

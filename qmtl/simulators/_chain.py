@@ -149,11 +149,7 @@ class ChainEngine(Engine):
         self._constant = 3 * sum(part.readout.size for _, parts in read for part in parts)
         self._sites, most = _sites(circuit, bonds, builder)
         self._early = 4**most
-        width = 4 ** (max(bonds) - most)
-        self._late = torch.empty(circuit.n_wires, 4, width, 4, width, dtype=torch.float64)
-        for wires, _, steps, _ in self._sites:
-            paulis = torch.eye(4, dtype=torch.float64)[:, None]
-            self._late[wires] = _run(paulis, steps, (), width)
+        self._width = 4 ** (max(bonds) - most)
         # Of each part: its tasks' first wires, and its block's angles, a row per task.
         self._read: list[tuple[_Part, IntArray, AngleRows]] = []
         column = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
@@ -182,13 +178,17 @@ class ChainEngine(Engine):
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs, shape (1, outputs, batch)."""
-        samples, parts = sampled.shape[1], []
+        samples = sampled.shape[1]
+        parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]
-        for wires, steps, _, rows in self._sites:
+        paulis = torch.eye(4, dtype=sampled.dtype, device=sampled.device)[:, None]
+        for wires, steps, late_steps, rows in self._sites:
             states, angles = zero.expand(4, len(wires), samples), rows.angles(sampled, fixed)
-            parts.append(_run(states, steps, angles, self._early))
+            parts[0].append(_run(states, steps, angles, self._early))
+            own = _run(paulis, late_steps, (), self._width)
+            parts[1].append(own.expand(len(wires), *own.shape[1:]))
         order = np.concatenate([wires for wires, *_ in self._sites]).argsort()
-        early, late = _chosen(torch.cat(parts), order), self._late.to(sampled)
+        early, late = (_chosen(torch.cat(part), order) for part in parts)
         transfers = torch.einsum("nblpm,nptv->nbtlvm", early, late[:, :, :, 0])
         left, right = _environments(transfers.flatten(4).flatten(2, 3), self._closing)
         found = [sampled.new_zeros(0, samples)]

@@ -99,8 +99,7 @@ class LightConeSimulator(Simulator):
             return _uncompiled(self.values, circuit, angles, weights, tasks)
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
-        size = (angles.shape, angles.dtype, angles.device)
-        return self._steps(circuit, size, chosen, None)(angles, None, weights)
+        return self._steps(circuit, _size(angles), chosen, None)(angles, None, weights)
 
     def logits(
         self,
@@ -195,12 +194,8 @@ class LightConeSimulator(Simulator):
     ) -> Step:
         """The step for features, scales, and weights of encoding and blocks, which it checks."""
         features, scales, encoding, blocks = given
-        kind = features.dtype
-        size, chosen = (
-            (features.shape, kind, features.device),
-            None if tasks is None else tuple(tasks),
-        )
-        step = self._steps(circuit, size, chosen, angle_map)
+        kind, chosen = features.dtype, None if tasks is None else tuple(tasks)
+        step = self._steps(circuit, _size(features), chosen, angle_map)
         if not (scales.dtype is encoding.dtype is blocks.dtype is kind):
             raise InvalidInputError(
                 f"features must be {encoding.dtype} as the head's weights are, got {kind} "
@@ -247,6 +242,14 @@ class LightConeSimulator(Simulator):
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
+
+
+def _size(features: Tensor) -> _Size:
+    shape = features.shape
+    if shape and type(shape[0]) is not int:
+        # An exported program takes any batch: torch operations do not look at its size.
+        shape = torch.Size((0, *shape[1:]))
+    return shape, features.dtype, features.device
 
 
 def _uncompiled(function: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:

@@ -251,8 +251,7 @@ class NetworkEngine(Engine):
     ) -> None:
         super().__init__(columns, most_bytes)
         self.programs = programs
-        self._trains = trains
-        self._mixing = None if mixing is None else torch.from_numpy(mixing)
+        self._trains, self._mixing = trains, mixing
         self._parts = [[_parts(s, ops, channels) for s in one.steps] for one in programs]
         self._angles = angles
 
@@ -276,11 +275,14 @@ class NetworkEngine(Engine):
             matrices = (_matrix(own, angles, members, sampled) for own in parts)
             found.append(_expectations(program, matrices, sampled).expand(shape))
         strings = torch.cat(found, 1)
-        return strings if self._mixing is None else self._mixing.to(strings) @ strings
+        if self._mixing is None:
+            return strings
+        return torch.from_numpy(self._mixing).to(strings) @ strings
 
 
-# Constant matrices (cones or 1, rows, columns), or a rotation's three and its slot.
-Part = tuple[Tensor, int | None]
+# Constant matrices (cones or 1, rows, columns), or a rotation's three and its slot. No tensors,
+# which would be fake ones where torch traces.
+Part = tuple[FloatArray, int | None]
 
 
 def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Part]:
@@ -298,7 +300,7 @@ def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Pa
     # Only the rows and columns that are wanted, of the last and of the first.
     found[0] = found[0][0][..., _numbers(step.before)], found[0][1]
     found[-1] = found[-1][0][..., _numbers(step.after), :], found[-1][1]
-    return [(torch.from_numpy(np.ascontiguousarray(m)), slot) for m, slot in found]
+    return [(np.ascontiguousarray(m), slot) for m, slot in found]
 
 
 def _matrix(
@@ -306,7 +308,8 @@ def _matrix(
 ) -> Tensor:
     """The matrix of a step, shape (cones or 1, samples or 1, rows, columns)."""
     found: Tensor | None = None
-    for matrices, slot in parts:
+    for numbers, slot in parts:
+        matrices = torch.from_numpy(numbers)
         if slot is None:
             own = (matrices if len(matrices) == 1 else matrices[members]).to(like)[:, None]
         else:

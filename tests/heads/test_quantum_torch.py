@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vmap
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
+from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead
 from qmtl.simulators import Explanation, LightConeSimulator
 from qmtl.tasks import Task
@@ -187,3 +188,79 @@ def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path, encoding):
     for name, parameter in model.named_parameters():
         if parameter.numel():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+CHAIN = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], AngleEncoding(entangler="cnot_ring"))
+DENSE = HeadCircuit(TASKS, AngleEncoding(entangler="all_to_all"))
+SHARED = HeadCircuit(TASKS, layout="shared", n_wires=4)
+
+
+class TestCompilers:
+    """What torch's own compilers and mixed precision make of a head."""
+
+    class Model(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            torch.manual_seed(0)
+            layers = (nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, head.n_features))
+            self.encoder, self.head = nn.Sequential(*layers), head
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    @pytest.mark.parametrize("device", [None, "cpu"])
+    def test_compile_takes_the_encoder_and_leaves_the_head_as_it_is(self, device):
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append([n for n in graph.graph.nodes if n.op.startswith("call")])
+            return graph.forward
+
+        model, x = self.Model(QuantumHead(CIRCUIT, seed=0)), torch.randn(5, 7)
+        torch.set_default_device(device)
+        try:
+            compiled = torch.compile(model, backend=backend)
+            found = compiled(x)
+            sum(value.sum() for value in found.values()).backward()
+        finally:
+            torch.set_default_device(None)
+        assert_equal(found, model(x))
+        assert len([nodes for nodes in graphs if nodes]) == 1
+        assert all(parameter.grad is not None for parameter in model.parameters())
+
+    @pytest.mark.parametrize("circuit", [CIRCUIT, CHAIN, DENSE, SHARED])
+    def test_an_exported_head_gives_the_same_and_the_head_still_runs(self, circuit):
+        head = QuantumHead(circuit, seed=0)
+        x = torch.randn(3, head.n_features)
+        exported = torch.export.export(head, (x,)).module()
+        for name, value in head(x).items():
+            torch.testing.assert_close(exported(x)[name], value, rtol=1e-4, atol=1e-4)
+
+    def test_an_exported_head_takes_any_batch(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        batch = torch.export.Dim("batch", min=2)
+        program = torch.export.export(head, (features(),), dynamic_shapes={"features": {0: batch}})
+        for size in (2, 11):
+            x = torch.randn(size, head.n_features)
+            for name, value in program.module()(x).items():
+                torch.testing.assert_close(value, head(x)[name], rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
+    def test_autocast_before_the_head(self, dtype, precision):
+        head = QuantumHead(CIRCUIT, seed=0).to(precision)
+        model, x = self.Model(head).to(precision), torch.randn(5, 7, dtype=precision)
+        with torch.autocast("cpu", dtype=dtype):
+            rounded = model.encoder(x)
+            found = model(x)
+            loss = sum(value.square().sum() for value in found.values())
+        assert rounded.dtype == (dtype if precision == torch.float32 else precision)
+        assert {value.dtype for value in found.values()} == {precision}
+        assert_equal(found, head(rounded.to(precision)))
+        loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+    def test_half_precision_without_autocast_is_refused(self):
+        head = QuantumHead(CIRCUIT, seed=0)
+        with pytest.raises(InvalidInputError, match=r"must be torch\.float32.*got torch\.bfloat16"):
+            head(features().bfloat16())
