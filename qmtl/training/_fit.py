@@ -33,6 +33,7 @@ from qmtl.training._module import MultiTaskModule
 from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
 from qmtl.training._settings import TrainingSettings, settings_from
+from qmtl.training._threads import torch_threads
 from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
 
 __all__ = ["RowsFit", "check_fit", "fit", "fit_rows"]
@@ -121,7 +122,7 @@ def fit(
     model.to("cpu").eval()
     splits = data.splits
     # With shots, too, a run that was interrupted comes to the same metrics.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch_threads(model, settings):
         torch.manual_seed(settings.seed)
         metrics = {name: evaluate(model, split) for name, split in splits.items()}
     return Result(

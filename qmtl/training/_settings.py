@@ -42,6 +42,8 @@ class TrainingSettings(Section):
         devices: number of processes or GPUs. With more than one, a script runs once in each, so
             that what it does besides belongs under ``if __name__ == "__main__"``.
         num_workers: processes that load data; the data sets here are in memory.
+        threads: torch's threads in each process while it trains; None for as many as a step is
+            worth, which is one for all but large models. Afterwards torch has as many as before.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -66,6 +68,7 @@ class TrainingSettings(Section):
     accelerator: Literal["cpu", "gpu", "auto"] = "auto"
     devices: int = Field(1, ge=1)
     num_workers: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _one_combiner(self) -> "TrainingSettings":

@@ -21,6 +21,7 @@ from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._checkpoints import AtomicCheckpoints
 from qmtl.training._module import MultiTaskModule
 from qmtl.training._settings import TrainingSettings
+from qmtl.training._threads import torch_threads
 
 __all__ = ["make_trainer", "quiet_libraries", "run_trainer"]
 
@@ -84,7 +85,7 @@ def run_trainer(
     # Training draws random numbers; the caller's stream must not notice.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
-        with _plain_interrupt():
+        with _plain_interrupt(), torch_threads(module.model, module.settings):
             trainer.fit(
                 module,
                 datamodule=MultiTaskDataModule(data, module.settings),
