@@ -29,8 +29,10 @@ __all__ = [
     "LINES",
     "MARKERS",
     "axes_or_new",
+    "count_axis",
     "head_look",
     "inline_svg",
+    "legend_below",
     "line_look",
     "number_axis",
     "plain",
@@ -126,6 +128,43 @@ def number_axis(ax: "Axes", ticks: Sequence[int], *, log: bool = True) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     ax.tick_params(axis="x", labelsize=9)
+
+
+def count_axis(ax: "Axes") -> None:
+    """A logarithmic vertical axis of counts: whole numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    # Over many decades, 2 and 5 would stand too close.
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
+    """A legend under the axes, where it hides nothing, in as many columns as there is room for."""
+    from matplotlib.transforms import ScaledTranslation
+
+    labels = ax.get_legend_handles_labels()[1]
+    if not labels:
+        return
+    place = ax.get_subplotspec()
+    side_by_side = 1 if place is None else place.get_gridspec().ncols
+    figure: Any = ax.get_figure()
+    width = 72 * figure.get_figwidth() / side_by_side
+    # A letter is about 0.6 of its height wide; the line before it takes the rest.
+    columns = int(width // (0.6 * fontsize * max(map(len, labels)) + 5.5 * fontsize))
+    ax.legend(
+        fontsize=fontsize,
+        ncols=min(max(columns, 1), len(labels)),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        # Below the ticks and the label of the axis, whatever the height of the axes.
+        bbox_transform=ax.transAxes + ScaledTranslation(0, -34 / 72, figure.dpi_scale_trans),
+        handlelength=2.5,
+        columnspacing=1.2,
+    )
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":

@@ -10,7 +10,16 @@ from qmtl.experiments._scaling import HeadCount, counted_head, crossover
 from qmtl.experiments._scaling_accuracy import AccuracyPoint
 from qmtl.experiments._scaling_cost import StepCost
 from qmtl.experiments._statistics import Estimate, PairedTest, estimate
-from qmtl.plotting import COLOURS, head_look, number_axis, plain, save_figure, style
+from qmtl.plotting import (
+    COLOURS,
+    count_axis,
+    head_look,
+    legend_below,
+    number_axis,
+    plain,
+    save_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,10 +174,10 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
         if head != "quantum":
             _mark_crossover(ax, head, rule, largest)
     _tasks_axis(ax, [count.tasks for count in shown])
-    ax.set_yscale("log")
+    count_axis(ax)
     ax.set_ylabel("trained head parameters")
     ax.set_title(TITLES[rule])
-    ax.legend(loc="upper left", fontsize=9)
+    legend_below(ax)
     return ax
 
 
@@ -181,9 +190,10 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
     ax.annotate(
         f"{first} smaller than {second}\nfrom T = {found.tasks}",
         (found.tasks, counted_head("quantum", rule).closed_form(found.tasks)),
-        xytext=(20, -45),
+        # Towards the middle of the axes.
+        xytext=(-20, 40) if found.tasks**2 > largest else (20, -45),
         textcoords="offset points",
-        ha="left",
+        ha="right" if found.tasks**2 > largest else "left",
         fontsize=9,
         arrowprops={"arrowstyle": "->", "color": "0.3"},
     )
@@ -207,7 +217,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     ax.set_yscale("log")
     ax.set_ylabel("training step (ms)")
     ax.set_title(f"batch {costs[0].batch_size}, {_threads(costs[0].threads)}")
-    ax.legend(fontsize=9)
+    legend_below(ax)
     return ax
 
 
@@ -226,6 +236,7 @@ def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     ax.set_yscale("log")
     ax.set_ylabel("peak memory of head and step (MB)")
     ax.set_title("above the process before it")
+    legend_below(ax)
     return ax
 
 
@@ -268,7 +279,7 @@ def _intervals(
             **head_look(head),
         )
     _tasks_axis(ax, [point.tasks for point in points])
-    ax.legend(fontsize=9)
+    legend_below(ax)
 
 
 def _tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.plotting import COLOURS, line_look, plain
+from qmtl.plotting import COLOURS, legend_below, line_look, plain
 from qmtl.tasks import MISSING, Task
 from qmtl.training import class_labels
 
@@ -19,6 +19,8 @@ __all__ = ["plot_calibration", "plot_confusion", "plot_measured", "plot_regressi
 # Cells with numbers in them stay readable up to here.
 MOST_NUMBERS = 12
 MOST_TICKS = 24
+# Letters of a name in the title of a small figure.
+TITLE = 24
 # The rare ones among more lines could not be told apart.
 MOST_CURVES = 12
 MOST_POINTS = 2000
@@ -60,7 +62,8 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
     ax.grid(visible=False)
     shown = [_short(label) for label in labels] if len(labels) <= MOST_TICKS else []
     turned = max(map(len, shown), default=0) > 3 and len(shown) > 2
-    ax.set_xticks(range(len(shown)), shown, rotation=60 if turned else 0)
+    slant: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    ax.set_xticks(range(len(shown)), shown, **slant)
     ax.set_yticks(range(len(shown)), shown)
     if len(labels) <= MOST_NUMBERS:
         for i, j in np.ndindex(*percent.shape):
@@ -70,7 +73,7 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
             ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
-    ax.set_title(f"{plain(task.name)}: % of true class", fontsize=10)
+    ax.set_title(f"{plain(task.name, TITLE)}\n% of the true class", fontsize=10)
     return ax
 
 
@@ -119,8 +122,11 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
     ax.set_aspect("equal")
     ax.set_xlabel("false positive rate")
     ax.set_ylabel("true positive rate")
-    ax.set_title(f"{plain(task.name)}: ROC", fontsize=10)
-    ax.legend(loc="lower right", fontsize=9 if task.kind == "binary" else 7)
+    ax.set_title(f"{plain(task.name, TITLE)}: ROC", fontsize=10)
+    if task.kind == "binary":
+        ax.legend(loc="lower right", fontsize=9)
+    else:
+        legend_below(ax, fontsize=7)
     return ax
 
 
@@ -166,7 +172,7 @@ def plot_calibration(
     ax.set_ylim(-0.02, 1.04)
     ax.set_xlabel("probability of the predicted class")
     ax.set_ylabel("share that is right")
-    ax.set_title(f"{plain(task.name)}: calibration", fontsize=10)
+    ax.set_title(f"{plain(task.name, TITLE)}: calibration", fontsize=10)
     return ax
 
 
@@ -209,7 +215,7 @@ def plot_regression(
     name = task.name if task.n_outputs == 1 else f"{task.name}: {class_labels(task)[target]}"
     ax.set_xlabel("true value")
     ax.set_ylabel("predicted value")
-    ax.set_title(plain(name), fontsize=10)
+    ax.set_title(plain(name, TITLE), fontsize=10)
     return ax
 
 
@@ -251,7 +257,7 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
     ax.plot(ends, ends, color="0.5", linestyle=":", linewidth=0.8)
     ax.set_xlabel("predicted ⟨Z⟩ or probability")
     ax.set_ylabel("measured (± standard error)")
-    ax.legend(fontsize=7)
+    legend_below(ax, fontsize=7)
     return ax
 
 

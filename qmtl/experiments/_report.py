@@ -19,6 +19,7 @@ from qmtl.experiments._report_content import (
     environment_rows,
     hardware_metrics,
     metric_table,
+    overview,
     read_runs,
     recipe_rows,
     summary_rows,
@@ -73,6 +74,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         runs=runs,
         summary=summary_rows(runs),
         metrics={split: metric_table(runs, split) for split in ("test", "validation", "train")},
+        overviews=[(content.label, _overview(content)) for content in runs],
         lower_is_better=LOWER_IS_BETTER,
         curves=curve_figures(runs),
         predictions=_predictions(runs, list(tasks.values())[:MOST_TASKS]),
@@ -84,6 +86,13 @@ def render_report(runs: Sequence[RunContent]) -> str:
         differences=recipe_rows(runs) if len(runs) > 1 else [],
         environment=environment_rows(runs),
     )
+
+
+def _overview(content: RunContent) -> list[dict[str, object]]:
+    results = content.run.results
+    others = {name: metrics["test"] for name, metrics in results["rivals"].items()}
+    others["constant"] = results["baselines"]["test"]
+    return overview(results["metrics"]["test"], others)
 
 
 @dataclass(frozen=True)

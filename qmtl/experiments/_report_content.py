@@ -23,6 +23,7 @@ __all__ = [
     "environment_rows",
     "hardware_metrics",
     "metric_table",
+    "overview",
     "read_runs",
     "recipe_rows",
     "summary_rows",
@@ -216,11 +217,52 @@ def _summary(content: RunContent) -> dict[str, object]:
         "encoder": recipe.encoder.type,
         "head parameters": number(counts["head"]),
         "encoder parameters": number(counts["encoder"]),
-        "losses combined by": combined or "sum",
+        "losses combined by": combined or "mean",
         "seed of training": str(training.seed),
         "epochs": f"{results['epochs']:,} in {results['seconds']:.1f} s",
         "kept": f"epoch {results['best_epoch'] + 1:,}",
     }
+
+
+def overview(
+    metrics: Mapping[str, Mapping[str, float | None]],
+    others: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+) -> list[dict[str, object]]:
+    """The main metrics of many tasks in a row per head: their mean, and where the model differs.
+
+    Args:
+        metrics: task → metric → value of the model; the main metric is the first that is no loss.
+        others: name → the same for another head, or the constant prediction.
+
+    Returns:
+        A row for the model and one for each other; nothing for a single task. The mean is over
+        tasks of whose main metric more is better.
+
+    Example:
+        >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
+        >>> rows[1]["the model is better on"]
+        '1: a'
+    """
+    mains = {task: next(m for m in values if m != "loss") for task, values in metrics.items()}
+    if len(mains) < 2:
+        return []
+    rows: list[dict[str, object]] = []
+    for name, own in {"model": metrics, **others}.items():
+        values = {task: own.get(task, {}).get(main) for task, main in mains.items()}
+        up = [v for t, v in values.items() if mains[t] not in LOWER_IS_BETTER and _defined(v)]
+        mean = math.fsum(up) / len(up) if up else math.nan  # type: ignore[arg-type]
+        row: dict[str, object] = {"": name, f"mean of {len(up)} main metrics": number(mean)}
+        better: dict[str, list[str]] = {"better": [], "worse": []}
+        for task, other in values.items():
+            value = metrics[task][mains[task]]
+            if _defined(value) and _defined(other) and value != other:
+                more = (value or 0) > (other or 0)
+                better["better" if more != (mains[task] in LOWER_IS_BETTER) else "worse"] += [task]
+        for word, tasks in better.items():
+            text = f"{len(tasks)}: {listed(tasks, 6)}" if tasks else "none"
+            row[f"the model is {word} on"] = "" if name == "model" else text
+        rows.append(row)
+    return rows
 
 
 def metric_table(runs: Sequence[RunContent], split: str) -> MetricTable:

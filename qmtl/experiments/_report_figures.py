@@ -106,7 +106,7 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
             more = {"target": number} if task.kind == "regression" else {}
             try:
                 with style():
-                    figure = _figure()
+                    figure = _figure(legend=task.kind == "multilabel")
                     plot(task, found.predictions, targets, figure.subplots(), **more)
                     what = plot.__name__.removeprefix("plot_")
                     yield inline_svg(figure, f"{label}: {what} of {task.name}")
@@ -119,10 +119,11 @@ def _times(task: Task) -> int:
     return min(task.n_outputs, MOST_TARGETS) if task.kind == "regression" else 1
 
 
-def _figure() -> "Figure":
+def _figure(*, legend: bool = False) -> "Figure":
+    """One of those that stand side by side; higher, where a long legend goes below the axes."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=SQUARE)
+    return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)
 
 
 def noise_figures(tasks: Sequence[Task], record: NoiseRecord) -> list[Markup]:
@@ -147,6 +148,6 @@ def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
     if not rows:
         return None
     with style():
-        figure = _figure()
+        figure = _figure(legend=len({row.get("task") for row in rows}) > 4)
         plot_measured(rows, figure.subplots())
         return inline_svg(figure, f"{record['name']}: measured against predicted")

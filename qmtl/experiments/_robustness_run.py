@@ -18,7 +18,7 @@ from qmtl.experiments._robustness import (
 from qmtl.experiments._run import Run
 from qmtl.model import load
 from qmtl.noise import DeviceNoise
-from qmtl.plotting import COLOURS, MARKERS, plain, save_figure, style
+from qmtl.plotting import COLOURS, MARKERS, legend_below, plain, save_figure, style
 from qmtl.tasks import Task
 
 if TYPE_CHECKING:
@@ -182,14 +182,14 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
     plain_ones = sorted((one for one in found if one.method == NONE), key=lambda one: one.scale)
     scales = [one.scale for one in plain_ones]
     values = [one.metrics[task][metric] for one in plain_ones]
-    ax.plot(scales, values, marker="o", color=COLOURS[0], label="as measured")
+    ax.plot(scales, values, marker="o", color=COLOURS[0], label="under noise")
     mitigated = [one for one in found if one.method != NONE]
     for number, one in enumerate(mitigated, start=1):
         (point,) = ax.plot(0, one.metrics[task][metric], label=f"{one.method} extrapolation")
         point.set(marker=MARKERS[number], color=COLOURS[number], linestyle="none")
     if mitigated:
-        ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    ax.set_title(plain(task))
+        legend_below(ax)
+    ax.set_title(plain(task, 24))
     ax.set_xlabel("strength of the noise (×)")
     ax.set_ylabel(metric)
     return ax

@@ -18,7 +18,7 @@ from qmtl.experiments._trainability import (
     cases,
     decay_rates,
 )
-from qmtl.plotting import line_look, number_axis, save_figure, style
+from qmtl.plotting import legend_below, line_look, number_axis, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,12 +197,10 @@ def plot_variance(
             **line_look(number),
         )
     ax.set_yscale("log", base=2)
-    # Room for the legend.
-    ax.margins(y=0.25)
     ticks = sorted({against(one) for one in found})
     number_axis(ax, ticks, log=xlabel != "wires n")
     ax.set_xlabel(xlabel)
     ax.set_ylabel("variance of the gradient (1/rad²)")
     ax.set_title(title, fontsize=10)
-    ax.legend(fontsize=7.5)
+    legend_below(ax, fontsize=7.5)
     return ax
