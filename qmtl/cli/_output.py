@@ -102,6 +102,8 @@ def write_out(out: Path | None, content: str) -> None:
 Metrics = Mapping[str, Mapping[str, float]]
 
 
+# From so many tasks on, a row per head comes before the table.
+MANY = 4
 HIGHER_IS_WORSE = ("mse", "mae", "ece")
 
 
@@ -155,9 +157,15 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
 
 def show_run(run: "Run") -> None:
     """A finished run: its test metrics beside the constant prediction and other heads."""
+    from qmtl.experiments import overview
+
     results = run.results
     others = {"baseline": results["baselines"]["test"]}
     others |= {head: metrics["test"] for head, metrics in results["rivals"].items()}
+    if len(results["metrics"]["test"]) >= MANY:
+        rows = overview(results["metrics"]["test"], others)
+        print_table(rows[0], (row.values() for row in rows), title="main metrics of all tasks")
+        print()
     show_metrics("test split", results["metrics"]["test"], others)
     counts = results["parameters"]
     parts = [f"{counts['encoder']} encoder parameters, {counts['head']} head parameters"]

@@ -44,7 +44,11 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", callback=expanded, help="Continue an interrupted run."),
+        typer.Option(
+            metavar="DIR",
+            callback=expanded,
+            help="Continue a run, or train it longer.",
+        ),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")
@@ -58,18 +62,22 @@ def train(
 
     qmtl train digits --seed 1 --compare linear --out runs/seed1
 
-    qmtl train --resume runs/seed1
+    qmtl train --resume runs/seed1 --set training.max_epochs=80
     """
     from qmtl.experiments import is_first_process, read_recipe, resume_run, start_run
 
     if (recipe is None) == (resume is None):
         raise InvalidInputError("give a recipe, or --resume DIR, and not both")
     if resume is not None:
-        if set_ or compare or out or seed is not None:
-            raise InvalidInputError("--resume takes its recipe from the run; it excludes the rest")
-        finished = (resume / "results.json").is_file()
-        run = resume_run(resume)
-        if finished:
+        if compare or out or seed is not None:
+            raise InvalidInputError(
+                "--resume takes its recipe from the run; of the other options, only --set goes "
+                "with it, for more epochs or another learning rate"
+            )
+        results = resume / "results.json"
+        before = results.stat().st_mtime_ns if results.is_file() else None
+        run = resume_run(resume, set_ or ())
+        if before == results.stat().st_mtime_ns:
             print(f"the run {resume} had finished already; nothing was trained")
     else:
         assert recipe is not None

@@ -29,6 +29,7 @@ from ._recipe_file import built_in_recipes as built_in_recipes
 from ._recipe_file import parse_grid as parse_grid
 from ._recipe_file import read_recipe as read_recipe
 from ._report import write_report as write_report
+from ._report_content import overview as overview
 from ._rivals import linear_probe as linear_probe
 from ._robustness import evaluate_under_noise as evaluate_under_noise
 from ._robustness_run import plot_signal as plot_signal

@@ -240,7 +240,7 @@ def overview(
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
-        >>> rows[1]["the model is better on"]
+        >>> rows[1]["model better on"]
         '1: a'
     """
     mains = {task: next(m for m in values if m != "loss") for task, values in metrics.items()}
@@ -251,7 +251,7 @@ def overview(
         values = {task: own.get(task, {}).get(main) for task, main in mains.items()}
         up = [v for t, v in values.items() if mains[t] not in LOWER_IS_BETTER and _defined(v)]
         mean = math.fsum(up) / len(up) if up else math.nan  # type: ignore[arg-type]
-        row: dict[str, object] = {"": name, f"mean of {len(up)} main metrics": number(mean)}
+        row: dict[str, object] = {"": name, f"mean of {len(up)}": number(mean)}
         better: dict[str, list[str]] = {"better": [], "worse": []}
         for task, other in values.items():
             value = metrics[task][mains[task]]
@@ -260,7 +260,7 @@ def overview(
                 better["better" if more != (mains[task] in LOWER_IS_BETTER) else "worse"] += [task]
         for word, tasks in better.items():
             text = f"{len(tasks)}: {listed(tasks, 6)}" if tasks else "none"
-            row[f"the model is {word} on"] = "" if name == "model" else text
+            row[f"model {word} on"] = "" if name == "model" else text
         rows.append(row)
     return rows
 
