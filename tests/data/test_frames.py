@@ -1,0 +1,327 @@
+"""Data frames: what becomes an input and how, what is left out, and predictions for new frames."""
+
+import datetime
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import qmtl
+from qmtl.data import TableColumns, from_csv, from_frame
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+N = 60
+RNG = np.random.default_rng(0)
+SIZE = RNG.normal(3, 2, N)
+Y = (SIZE > 3).astype(int)
+
+
+def frame(**columns):
+    return pd.DataFrame({"size": SIZE, "y": Y, **columns})
+
+
+class TestInputs:
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pd.Series(range(N), dtype="Int32"),
+            pd.Series(RNG.normal(size=N), dtype="Float64"),
+            pd.array([1.5, None, 3] * 20, dtype="Float64"),
+            [True, False] * 30,
+            pd.array([True, None, False] * 20, dtype="boolean"),
+            [f"{i},5" for i in range(N)],
+            [str(i) for i in range(N)],
+            pd.to_timedelta(range(N), unit="h"),
+            pd.arrays.SparseArray([0, 0, 7] * 20),
+            np.arange(N, dtype=">i4"),
+            [float(i) if i % 7 else None for i in range(N)],
+        ],
+        ids=lambda column: str(getattr(column, "dtype", type(column[0]).__name__)),
+    )
+    def test_numbers(self, column):
+        data = from_frame(frame(x=column), targets=["y"])
+        assert [name for name, *_ in data.columns.numeric] == ["size", "x"]
+        assert data.n_inputs == 2
+        values = data.train.inputs[:, 1]
+        assert values.mean() == pytest.approx(0, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("column", "categories"),
+        [
+            (["a", "b ", None] * 20, ("a", "b")),
+            (pd.Series(["x", "y"] * 30, dtype="category"), ("x", "y")),
+            (pd.Series(["x", "y"] * 30, dtype="string"), ("x", "y")),
+            ([1, "2a"] * 30, ("1", "2a")),
+            (["N/A", "p", "q"] * 20, ("p", "q")),
+        ],
+    )
+    def test_categories(self, column, categories):
+        data = from_frame(frame(x=column), targets=["y"])
+        assert data.columns.categorical == (("x", categories),)
+
+    @pytest.mark.parametrize(
+        ("texts", "text_format"),
+        [
+            ("%Y-%m-%d", "%Y-%m-%d"),
+            ("%d.%m.%Y", "%d.%m.%Y"),
+            ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M"),
+            ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S"),
+            ("%d %b %Y", "%d %b %Y"),
+            (None, "ISO8601"),
+        ],
+    )
+    def test_dates_become_a_few_numbers(self, texts, text_format):
+        stamps = pd.date_range("2021-01-03", periods=N, freq="157h")
+        column = stamps.strftime(texts) if texts else stamps
+        data = from_frame(frame(when=column), targets=["y"])
+        name, found, _, _, cycles = data.columns.dates[0]
+        assert (name, found) == ("when", text_format)
+        assert cycles[:2] == ("year", "week")
+        assert 6 <= data.n_inputs <= 8
+        # The same day is the same input, whatever its form.
+        again = data.columns.encode(
+            frame(when=stamps.normalize() if "day" not in cycles else stamps)
+        )
+        everything = torch.cat([split.index for split in data.splits.values()])
+        inputs = torch.cat([split.inputs for split in data.splits.values()])
+        torch.testing.assert_close(again[everything], inputs, atol=1e-4, rtol=1e-4)
+
+    def test_dates_of_other_kinds(self):
+        days = [datetime.date(2020, 1, 1) + datetime.timedelta(3 * i) for i in range(N)]
+        zoned = pd.date_range("2020", periods=N, tz="Europe/Berlin")
+        periods = pd.period_range("2020-01", periods=N, freq="M")
+        for column in (days, zoned, periods, [*days[:-1], None]):
+            data = from_frame(frame(when=column), targets=["y"])
+            assert [entry[0] for entry in data.columns.dates] == ["when"]
+            assert torch.isfinite(data.train.inputs).all()
+        with pytest.raises(InvalidInputError, match="row 1, column 'when': expected a date as in"):
+            data.columns.encode(pd.DataFrame({"size": [1, 2], "when": ["2020-01-01", "soon"]}))
+
+    def test_mixed_up_days_and_months(self):
+        column = [f"{1 + i % 12:02}/{1 + i % 11:02}/2020" for i in range(N)]
+        with pytest.warns(UserWarning, match="'when' has dates of which day and month cannot be"):
+            assert from_frame(frame(when=column), targets=["y"]).n_inputs == 1
+
+    @pytest.mark.parametrize(
+        ("name", "column", "reason"),
+        [
+            ("id", [f"u{i:04}" for i in range(N)], "looks like ids or names"),
+            ("id", list(range(100, 100 + N)), "looks like an id: it numbers the rows"),
+            ("PassengerId", list(range(N, 0, -1)), "looks like an id"),
+            ("user_id", list(range(N)), "looks like an id"),
+            ("Unnamed: 0", list(range(N)), "looks like an id"),
+            ("mail", [f"a{i % 9}@example.org" for i in range(N)], "holds e-mail addresses"),
+            (
+                "note",
+                [f"this is remark number {i} of ours" for i in range(N)],
+                "looks like free text",
+            ),
+            ("town", [f"t{i % 26}" for i in range(N)], "has 26 categories, more than max_cat"),
+            ("none", [None] * N, "is empty"),
+            ("none", ["N/A", ""] * (N // 2), "is empty"),
+        ],
+    )
+    def test_what_is_left_out(self, name, column, reason, tmp_path):
+        table = frame(**{name: column})
+        with pytest.warns(UserWarning, match="left out of the inputs") as caught:
+            data = from_frame(table, targets=["y"], max_categories=20)
+        assert len(caught) == 1
+        assert f"'{name}' {reason}" in str(caught[0].message)
+        assert data.columns.names == ("size",)
+        assert data.notes == (str(caught[0].message).split("; list")[0],)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what was said to be ignored needs no warning
+            assert from_frame(table, targets=["y"], ignore=[name]).columns.names == ("size",)
+        if isinstance(column[0], int):  # a number can be used where one insists
+            data = from_frame(table, targets=["y"], inputs=["size", name])
+            assert data.columns.names == ("size", name)
+        else:
+            with pytest.raises(InvalidInputError, match=f"inputs: column '{name}' "):
+                from_frame(table, targets=["y"], inputs=["size", name], max_categories=20)
+
+    def test_numbers_that_only_look_like_ids(self):
+        whole = list(range(N))
+        data = from_frame(frame(day=whole, grid=[i % 9 for i in whole]), targets=["y"])
+        assert data.columns.names == ("size", "day", "grid")
+
+    def test_complex_numbers_and_lists(self):
+        for column in ([1j] * N, [[1, 2]] * N):
+            data = from_frame(frame(x=column), targets=["y"])
+            assert data.columns.categorical[0][0] == "x"  # one text, and no number invented
+
+    def test_nothing_is_left(self):
+        table = frame(id=[f"u{i}" for i in range(N)]).drop(columns="size")
+        with pytest.raises(InvalidInputError, match="no column is left for them: 'id' looks like"):
+            from_frame(table, targets=["y"])
+
+
+class TestTargets:
+    TABLE = frame(t_a=["no", "yes"] * 30, t_b=[0.5, 1.25, 2.75] * 20, t_c=[1, 2, 3] * 20)
+
+    @pytest.mark.parametrize(
+        ("targets", "kinds"),
+        [
+            ("y", {"y": "binary"}),
+            (["t_a", "y"], {"t_a": "binary", "y": "binary"}),
+            (["t_[ab]"], {"t_a": "binary", "t_b": "regression"}),
+            ({"t_*": "multiclass", "t_b": "regression", "t_a": None},
+             {"t_c": "multiclass", "t_b": "regression", "t_a": "binary"}),
+            (Task.regression("t_c"), {"t_c": "regression"}),
+            ([Task.regression("both", 2, class_names=("t_b", "t_c"))], {"both": "regression"}),
+        ],
+    )  # fmt: skip
+    def test_forms(self, targets, kinds):
+        data = from_frame(self.TABLE, targets=targets)
+        assert {task.name: task.kind for task in data.tasks} == kinds
+        assert not {"t_a", "t_b", "t_c", "y"} & set(kinds) & set(data.columns.names)
+
+    def test_labels_of_every_type(self):
+        columns = {
+            "flag": pd.array([True, None] * 30, dtype="boolean"),
+            "word": pd.Categorical(["b", "a"] * 30),
+            "count": pd.array([1, 2, None] * 20, dtype="Int64"),
+            "mark": ["1,5", "2", "0,25"] * 20,
+        }
+        targets = {"flag": "binary", "word": None, "count": "multiclass", "mark": "regression"}
+        data = from_frame(frame(**columns), targets=targets)
+        rows = data.train.index
+        assert torch.equal(data.train.targets["flag"].isnan(), rows % 2 == 1)
+        assert torch.equal(data.train.targets["word"], 1.0 - rows % 2)
+        assert data.task("count").class_names == ("1", "2")
+        expected = torch.tensor([0, 1, -100])[rows % 3]
+        assert torch.equal(data.train.targets["count"], expected)
+        assert data.train.targets["mark"].tolist() == [[1.5, 2, 0.25][i] for i in rows % 3]
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            (pd.date_range("2020", periods=N), "date or a time"),
+            (pd.date_range("2020", periods=N).strftime("%Y-%m-%d"), "are dates"),
+            (pd.to_timedelta(range(N), unit="d"), "date"),
+            ([f"user {i}" for i in range(N)], "look like ids or free text"),
+            ([0, 1, "unknown"] * 20, "got 'unknown' beside 0"),
+        ],
+    )
+    def test_what_is_no_label(self, column, message):
+        with pytest.raises(InvalidInputError, match=message):
+            from_frame(frame(t=column), targets=["t"])
+
+    def test_splits_and_groups(self):
+        part = ["train", "Validation ", "TEST"] * 20
+        who = pd.Series([f"p{i // 6}" if i > 5 else None for i in range(N)])
+        data = from_frame(frame(part=part), targets="y", split_column="part")
+        assert data.test.index.tolist() == list(range(2, N, 3))
+        data = from_frame(frame(who=who), targets="y", group_column="who")
+        sides = [{who[i] for i in split.index.tolist()} for split in data.splits.values()]
+        assert sum(map(len, sides)) == 10
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ([[1, 2]], {}, "expected a pandas DataFrame, got list"),
+        (frame()[:0], {}, "at least one row"),
+        (pd.concat([frame(), frame()], axis=1), {}, "the column name 'size' appears twice"),
+        (pd.concat({"a": frame()}, axis=1), {}, "got several levels"),
+        (frame(x=[str(i) for i in range(N - 1)] + ["12O"]), {}, "row 59, column 'x': expected a"),
+        (frame(x=[np.inf] + [1.0] * (N - 1)), {}, "row 0, column 'x': expected a finite number"),
+        (frame(), {"max_categories": 0}, "max_categories: expected a whole number of"),
+    ],
+)  # fmt: skip
+def test_errors(table, options, message):
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        from_frame(table, **{"targets": "y"} | options)
+    assert "\n" not in str(caught.value)
+
+
+class TestColumns:
+    COLUMNS = TableColumns((("age", 40, 10.0), ("flat", 5.0, 0.0)), (("smoker", ("no", "yes")),))
+
+    def test_encode(self):
+        rows = pd.DataFrame({
+            "other": "?", "smoker": ["yes", "never", None], "flat": [5, 7, None],
+            "age": ["60", " nan", "1e1"],
+        })  # fmt: skip
+        assert self.COLUMNS.encode(rows).tolist() == [[2, 0, 0, 1], [0, 2, 0, 0], [-3, 0, 0, 0]]
+        assert self.COLUMNS.encode(rows[:0]).shape == (0, 4)
+        assert self.COLUMNS.unseen(rows) == {"smoker": ["never"]}
+
+    def test_categories_that_are_numbers_or_truth_values(self):
+        columns = TableColumns((), (("a", ("1", "2", "x")), ("b", ("False", "TRUE"))))
+        table = pd.DataFrame({"a": [1.0, 2.0, np.nan], "b": [True, False, True]})
+        assert columns.encode(table)[:, :3].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
+        assert columns.encode(table)[:, 3:].tolist() == [[0, 1], [1, 0], [0, 1]]
+        assert columns.unseen(table) == {}
+
+    def test_round_trip(self):
+        dates = (("when", "%d.%m.%Y", 18000.0, 20.0, ("year", "week")),)
+        for columns in (self.COLUMNS, TableColumns((("x", 0, 1),), dates=dates)):
+            assert TableColumns.from_dict(json.loads(json.dumps(columns.to_dict()))) == columns
+        # As version 0.1 wrote them.
+        old = {"scale": "standard", "numeric": [["age", 1.0, 2.0]], "categorical": []}
+        assert TableColumns.from_dict(old).names == ("age",)
+        with pytest.raises(InvalidInputError, match="unknown table columns key 'numerc'"):
+            TableColumns.from_dict({"numerc": []})
+
+    @pytest.mark.parametrize("cell", ["inf", "-inf", "1e999", "x", "1_0"])
+    def test_bad_cells(self, cell):
+        rows = pd.DataFrame({"age": ["1", cell], "flat": 1, "smoker": "no"}, index=[7, 9])
+        with pytest.raises(InvalidInputError) as caught:
+            self.COLUMNS.encode(rows)
+        assert f"row 9, column 'age': expected a finite number, got {cell!r}" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (((("a", 0.0, 1.0),), (("a", ("x",)),)), "appears twice"),
+            (((("a", 0.0, -1.0),),), "positive std"),
+            (((("a", 0.0),),), "expected"),
+            (((), (), "minmax"), "unknown scale"),
+            (((), (), "standard", (("d", "ISO8601", 0, 1, ("moon",)),)), "unknown cycle of dates"),
+        ],
+    )
+    def test_errors(self, arguments, message):
+        with pytest.raises(InvalidInputError, match=message):
+            TableColumns(*arguments)
+
+    def test_a_table_without_a_column(self):
+        table = pd.DataFrame({"ages": [1], "flat": [1], "smoker": [""]})
+        with pytest.raises(InvalidInputError, match="no column 'age'; did you mean 'ages'"):
+            self.COLUMNS.encode(table)
+        with pytest.raises(InvalidInputError, match="expected a pandas DataFrame, got list"):
+            self.COLUMNS.encode([{"age": 1}])
+
+
+def test_a_model_applies_what_it_was_trained_with(tmp_path):
+    stamps = pd.date_range("2021", periods=N, freq="D")
+    table = frame(colour=["red", "blue"] * 30, when=stamps, mail=[f"{i}@ab.cd" for i in range(N)])
+    path = tmp_path / "table.csv"
+    table.to_csv(path, index=False, sep=";", decimal=",")
+    with pytest.warns(UserWarning, match="'mail' holds e-mail"):
+        data = from_csv(path, targets=["y"])
+    circuit = qmtl.HeadCircuit(data.tasks)
+    encoder = qmtl.encoders.MLP(data.n_inputs, 8, out_features=circuit.n_features, seed=0)
+    model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+    qmtl.fit(model, data, max_epochs=3, progress=False)
+    rows = data.test.index.tolist()
+    expected = model.predict(data.test.inputs)["y"]
+    model.save(tmp_path / "model")
+    assert "@ab.cd" not in (tmp_path / "model" / "model.json").read_text()
+    for one in (model, qmtl.load(tmp_path / "model")):
+        new = table.loc[rows, ["when", "colour", "size"]]
+        torch.testing.assert_close(one.predict(new)["y"], expected)
+        with pytest.raises(InvalidInputError, match="the table has no column 'size'"):
+            one.predict(new.drop(columns="size"))
+        # What has no names is taken for inputs that are encoded already.
+        bare = pd.DataFrame(data.test.inputs.numpy())
+        torch.testing.assert_close(one.predict(bare)["y"], expected)
+
+
+def test_arrays_that_are_a_frame_keep_the_order_of_columns():
+    X = pd.DataFrame({"a": SIZE, "b": -SIZE})
+    data = qmtl.data.from_arrays(X, {"y": Y})
+    assert torch.equal(data.columns.encode(X[["b", "a"]])[data.test.index], data.test.inputs)
