@@ -201,7 +201,7 @@ class TestTargets:
         [
             (pd.date_range("2020", periods=N), "date or a time"),
             (pd.date_range("2020", periods=N).strftime("%Y-%m-%d"), "are dates"),
-            (pd.to_timedelta(range(N), unit="d"), "date"),
+            (pd.to_timedelta(range(N), unit="D"), "date"),
             ([f"user {i}" for i in range(N)], "look like ids or free text"),
             ([0, 1, "unknown"] * 20, "got 'unknown' beside 0"),
         ],
