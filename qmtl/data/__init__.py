@@ -23,3 +23,4 @@ from qmtl.data._splits import label_codes as label_codes
 from qmtl.data._splits import validation_cut as validation_cut
 from qmtl.data._tables import from_csv as from_csv
 from qmtl.data._tables import from_frame as from_frame
+from qmtl.data._wine import wine as wine

@@ -1,6 +1,7 @@
 """Classical encoders: torch modules from inputs to features."""
 
 from qmtl.encoders._cnn import CNN as CNN
+from qmtl.encoders._fourier import FourierFeatures as FourierFeatures
 from qmtl.encoders._fusion import Fusion as Fusion
 from qmtl.encoders._image import ImageBackbone as ImageBackbone
 from qmtl.encoders._mlp import MLP as MLP

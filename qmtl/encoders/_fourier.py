@@ -1,0 +1,109 @@
+"""FourierFeatures: random cosines of the inputs, and one linear layer that learns."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from qmtl.encoders._section import Count, EncoderSection, flat_width, seeded
+from qmtl.errors import InvalidInputError
+
+__all__ = ["FourierFeatures", "FourierFeaturesSection"]
+
+
+class FourierFeatures(nn.Module):
+    """Cosines of random directions of the inputs, then a linear layer.
+
+    The cosines are drawn once and do not learn: with many of them, what the linear layer can learn
+    is what a Gaussian-process regression with a Gaussian kernel of width `scale` can. It suits
+    small tables, whose columns should be standardised.
+
+    Args:
+        in_features: width of the inputs.
+        out_features: width of the features.
+        n_cosines: number of random directions.
+        scale: width of the kernel, in units of the inputs.
+        seed: of the directions and the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, in_features)`` to ``(batch, out_features)``.
+
+    Raises:
+        InvalidInputError: a width is no integer >= 1, or the scale is not positive.
+
+    Example:
+        >>> FourierFeatures(11, 6, seed=0)(torch.zeros(5, 11)).shape
+        torch.Size([5, 6])
+
+    References:
+        Rahimi and Recht, "Random features for large-scale kernel machines", NeurIPS 2007.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        n_cosines: int = 256,
+        scale: float = 3.0,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, width in (("in_features", in_features), ("out_features", out_features),
+                            ("n_cosines", n_cosines)):  # fmt: skip
+            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+                raise InvalidInputError(f"{name} must be an integer >= 1, got {width!r}")
+        if not 0 < scale < math.inf:
+            raise InvalidInputError(f"scale must be a positive number, got {scale!r}")
+        self.in_features, self.out_features = in_features, out_features
+        self.n_cosines, self.scale = n_cosines, float(scale)
+        with seeded(seed):
+            # Kept with the parameters, so that a saved model has the same directions.
+            self.register_buffer("directions", torch.randn(in_features, n_cosines) / scale)
+            self.register_buffer("shifts", 2 * math.pi * torch.rand(n_cosines))
+            self.layer = nn.Linear(n_cosines, out_features)
+
+    def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
+        """Features of the inputs."""
+        if inputs.ndim != 2 or inputs.shape[1] != self.in_features:
+            raise InvalidInputError(
+                f"inputs must have shape (batch, {self.in_features}), got {tuple(inputs.shape)}"
+            )
+        angles = inputs @ self.get_buffer("directions") + self.get_buffer("shifts")
+        features: Tensor = self.layer(math.sqrt(2 / self.n_cosines) * angles.cos())
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        names = ("in_features", "out_features", "n_cosines", "scale")
+        return {"type": "FourierFeatures"} | {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
+
+
+class FourierFeaturesSection(EncoderSection):
+    """``type = "FourierFeatures"``.
+
+    Attributes:
+        n_cosines: number of random directions.
+        scale: width of the kernel, in units of the inputs.
+    """
+
+    encoder: ClassVar[type[nn.Module]] = FourierFeatures
+    type: Literal["FourierFeatures"] = "FourierFeatures"
+    n_cosines: Count = 256
+    scale: float = Field(3.0, gt=0, allow_inf_nan=False)
+
+    def build(
+        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+    ) -> nn.Module:
+        """The encoder for inputs (N, width)."""
+        width = flat_width(self.type, inputs)
+        return FourierFeatures(width, n_features, self.n_cosines, self.scale, seed=self.seed)
