@@ -1,7 +1,7 @@
-"""HTML of what a notebook shows: panels of facts, tables and drawings.
+"""What notebooks and reports show, as HTML: panels of facts, tables and drawings.
 
-Everything that is not `Markup` is text and is escaped, so that a task called ``<b>`` is shown and
-not obeyed. Colours are those of the page, light or dark; nothing is fetched.
+Text is escaped unless it is `Markup`, so that a task called ``<b>`` is shown by its name. Colours
+are those of the page, light or dark; nothing is loaded from elsewhere.
 """
 
 import math

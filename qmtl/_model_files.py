@@ -52,7 +52,7 @@ def write_model(
         "version": VERSION,
         "qmtl": __version__,
         **parts,
-        # Tells weights that are damaged, or of another save than this description.
+        # Detects weights that are damaged, or that belong to another save.
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     write_json(folder / "model.json", description)

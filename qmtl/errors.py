@@ -20,6 +20,7 @@ __all__ = [
     "QmtlError",
     "RecipeError",
     "RunDirectoryError",
+    "missing_extra",
     "unknown_name",
 ]
 
@@ -86,6 +87,24 @@ class LedgerError(InvalidInputError):
 
 class MissingDependencyError(QmtlError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:
+    """An error for packages that are not installed, with the command that installs them.
+
+    Args:
+        what: that needs them, or what is not installed; the beginning of the sentence.
+        extra: the extra of qmtl that brings them.
+        reason: the import's own error.
+
+    Example:
+        >>> str(missing_extra("a report needs matplotlib", "x"))
+        'a report needs matplotlib; in your clone of qmtl, run: pip install -e ".[x]"'
+    """
+    why = f" ({' '.join(str(reason).split())})" if reason else ""
+    return MissingDependencyError(
+        f'{what}{why}; in your clone of qmtl, run: pip install -e ".[{extra}]"'
+    )
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:

@@ -1,4 +1,4 @@
-"""What all plots share: one style, a look per line, axes of few numbers, files and inline SVG.
+"""Shared by all plots: a style, a look for each line, number axes, files and inline SVG.
 
 A plot function takes the `Axes` to draw on and returns it. The style is a matplotlib style file,
 ``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` sets it for good.
@@ -101,7 +101,7 @@ def line_look(number: int) -> dict[str, Any]:
 
 
 def plain(text: str, most: int = 36) -> str:
-    r"""Text that matplotlib shows as it is: no mathematics, and a legend entry in any case.
+    r"""Text that matplotlib shows literally, without mathematics, and never drops from a legend.
 
     Args:
         text: such as a task's name.

@@ -1,4 +1,4 @@
-"""A head circuit with one of its ingredients taken out, to measure what that ingredient gives."""
+"""A head circuit without one of its ingredients, to measure what that ingredient contributes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace

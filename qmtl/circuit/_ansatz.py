@@ -1,4 +1,4 @@
-"""Task blocks: the small circuit of its own that every task has on its register.
+"""Task blocks: the small circuit that each task has on its own register.
 
 An ansatz is any frozen object with ``n_weights(n_wires, read)`` and ``gates(n_wires, read)``, where
 `read` lists the positions in the register that are measured.

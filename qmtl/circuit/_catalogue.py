@@ -1,4 +1,4 @@
-"""Designs, which are head circuits but for their tasks: the catalogue's, and TOML files."""
+"""Designs: head circuits without their tasks, from the catalogue or from TOML files."""
 
 import json
 import tomllib
@@ -29,7 +29,7 @@ __all__ = ["Design", "design_from_toml", "list_designs", "load_design", "to_toml
 
 @dataclass(frozen=True)
 class Design:
-    """A head circuit but for its tasks: what a catalogue file holds.
+    """A head circuit without its tasks, as a catalogue file holds it.
 
     Args:
         name: short, such as ``"cz-ring"``.
@@ -124,7 +124,8 @@ def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Des
     try:
         return _read(source.read_text(encoding="utf-8"), str(source), custom)
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{source}: cannot be read as a design ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInputError(f"{source}: cannot be read as a design ({reason})") from None
 
 
 def _read(text: str, where: str, custom: Classes) -> Design:

@@ -118,7 +118,7 @@ def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from a file may stand where `hint` is asked for; unsure means yes."""
+    """Whether a value read from a file fits a type annotation; True if that cannot be told."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in arguments)
@@ -192,7 +192,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
     required = ["version", "layout", "tasks", "encoding", block, "readouts", size]
     check_keys("circuit", data, required, required)
     if data["version"] != VERSION:
-        raise InvalidInputError(f"circuit: version {data['version']!r} came, {VERSION} is read")
+        raise InvalidInputError(f"circuit: version {VERSION} was expected, got {data['version']!r}")
     if not isinstance(data["tasks"], Sequence) or isinstance(data["tasks"], str):
         raise InvalidInputError(f"circuit: tasks must be a list, got {data['tasks']!r}")
     tasks = check_tasks([Task.from_dict(task) for task in data["tasks"]])

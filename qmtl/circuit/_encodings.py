@@ -43,8 +43,8 @@ def _check_layers(n_layers: int) -> None:
 class AngleEncoding:
     r"""Angle encoding with re-uploading, trainable rotations and an entangler per layer.
 
-    A layer loads features by one rotation per axis on every wire, turns every wire by trainable
-    rotations (not in the last layer: the task's block begins with its own), then entangles::
+    A layer loads features by one rotation per axis on every wire, applies trainable rotations to
+    every wire (not in the last layer: the task's block begins with its own), then entangles::
 
         ──RY(x0)──RZ(w0)──╭●────────●──RY(x0)──╭●────────●──
         ──RY(x1)──RZ(w1)──╰●──╭●────│──RY(x1)──╰●──╭●────│──
@@ -253,7 +253,7 @@ class RegisterEncoding:
 
 
 def _moved(gate: Gate, wire: int, feature: int, weight: int) -> Gate:
-    """The gate with its wires, features and weight numbered on from the given ones."""
+    """The gate with its wires, features and weight shifted by the given offsets."""
     angle: Angle | None = gate.angle
     if angle is not None:
         angle = replace(

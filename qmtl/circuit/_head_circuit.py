@@ -135,7 +135,7 @@ class HeadCircuit:
         self._check_indices()
 
     def _check_indices(self) -> None:
-        """Find parts of a user's own whose gates do not fit their counts, before they are run."""
+        """Raise if the gates of a user's own part do not fit the counts that it states."""
         n, n_features = self.n_wires, self.n_features
         weights = self.encoding.n_weights(n)
         what = type(self.encoding).__name__
@@ -392,7 +392,7 @@ def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
 
 
 def _check_arguments(method: Callable[..., object], *names: str) -> None:
-    """Find a method of a user's own class that takes other arguments, while it is named."""
+    """Raise if a method of a user's class does not take these arguments; the error names it."""
     try:
         inspect.signature(method).bind(*names)
     except TypeError as error:

@@ -18,7 +18,7 @@ __all__ = ["Item", "LightCone", "Walk", "backward_cone", "gates_by_wire"]
 
 
 class Item(Protocol):
-    """What an operator may meet: a gate, or a noise channel."""
+    """A gate or a noise channel, as the walk sees it."""
 
     @property
     def wires(self) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ class Walk:
         measured: wires of the operator.
         diagonal: whether it is diagonal in the Z basis; if not, it may be anything there.
         commuting: whether gates that commute with the operator are left out; if not, only gates off
-            its support are (for noise that is not known).
+            its support are left out (for unknown noise).
 
     Attributes:
         support: wires of the operator.

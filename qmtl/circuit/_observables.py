@@ -109,9 +109,10 @@ def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | Non
 
 
 def spanned_wires(circuit: HeadCircuit, task: str) -> int:
-    """How many of a register's first wires a readout's matrix has to be written over.
+    """How many of a register's first wires the matrix of its readout needs.
 
-    A matrix over a wide register is huge: its last wires are left out if the readout does.
+    A matrix over a wide register is huge: the last wires are left out if the readout does not use
+    them.
     """
     register = circuit.register(task)
     readout, n = register.readout, len(register.wires)
@@ -130,9 +131,10 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
 def task_strings(
     circuit: HeadCircuit, task: str
 ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
-    """The masks of the Z-strings that a task reads, and how they make its outputs (None: as is).
+    """Masks of the Z-strings that a task reads, and the matrix from them to its outputs.
 
-    Bit i of a mask is the i-th wire of the register.
+    Bit i of a mask is the i-th wire of the register. The matrix is None if each output is one of
+    the strings.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -148,7 +150,7 @@ def task_strings(
 
 
 def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
-    """The masks of the Z-strings that diagonal observables are made of, and how they make them.
+    """Masks of the Z-strings that diagonal observables are sums of, with the coefficients.
 
     Args:
         readout: shape (observables, 2^n), the first wire the most significant bit.

@@ -98,8 +98,8 @@ def _installed(name: str) -> str | None:
 def doctor() -> None:
     """Print versions, devices and extras, say what is missing, and time a training step.
 
-    Exit status 1 if something that qmtl cannot do without is missing or does not work; extras are
-    your choice.
+    The exit status is 1 if a required package is missing or the simulator does not work. Extras
+    are optional.
 
     Example: qmtl doctor
     """

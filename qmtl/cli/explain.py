@@ -19,7 +19,9 @@ def explain(
             autocompletion=complete_recipe,
         ),
     ],
-    batch_size: Annotated[int | None, typer.Option(min=1, help="[the recipe's]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows per step. [the recipe's]")
+    ] = None,
     set_: Overrides = None,
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.

@@ -34,7 +34,7 @@ def noise(
     two_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of two-wire gates.")] = 0.0,
     readout: Annotated[float, typer.Option(min=0, max=1, help="Error of reading a bit.")] = 0.0,
     scale: Annotated[
-        str, typer.Option(metavar="S1,S2,...", help="How much stronger than that.")
+        str, typer.Option(metavar="S1,S2,...", help="Factors by which the noise is scaled.")
     ] = "0,0.5,1,2,4",
     shots: Annotated[
         int | None, typer.Option(min=1, help="Measurements per sample; without it, exact values.")
@@ -48,16 +48,20 @@ def noise(
         ),
     ] = None,
     split: Split = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Of shots, or of the study.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shots, or of the study.")] = 0,
     study: Annotated[
-        bool, typer.Option("--study", help="No run: robustness against T, depth and entangler.")
+        bool,
+        typer.Option(
+            "--study",
+            help="Without a run: robustness against number of tasks, depth and entangler.",
+        ),
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(callback=expanded, help="Folder for CSV and plot. [RUN/noise, or noise]"),
     ] = None,
 ) -> None:
-    """Evaluate a run under noise of several strengths; or study which heads stand noise.
+    """Evaluate a run under noise of several strengths; or study which heads are robust.
 
     Files of an earlier call in the folder are replaced.
 

@@ -16,7 +16,7 @@ def scaling(
         str, typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks.")
     ] = "2,4,8,16,32,64,128,256,512,1024",
     parts: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Of parameters, cost and accuracy.")
+        str, typer.Option(metavar="A,B,...", help="Parts to run.")
     ] = "parameters,cost,accuracy",
     data: Annotated[
         Path | None,
@@ -26,9 +26,9 @@ def scaling(
             "[digits, by halves of the ten classes]",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Of the accuracy.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Of the timed step.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Of the timed step.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the accuracy part.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of the timed step.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the timed step.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 2,
     out: Annotated[
         Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")

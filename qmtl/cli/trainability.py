@@ -22,7 +22,7 @@ def trainability(
         str, typer.Option(metavar="T1,T2,...", help="Tasks of two wires each.")
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
     samples: Annotated[int, typer.Option(min=2, help="Random draws per circuit.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     out: Annotated[Path, typer.Option(callback=expanded, help="Folder for CSV and plots.")] = Path(
         "trainability"
     ),

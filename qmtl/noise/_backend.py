@@ -2,9 +2,10 @@
 
 The recipe is that of Aer's `NoiseModel.from_backend` at temperature 0: during a gate its wires
 relax; a depolarising channel before that makes up what the gate's reported error (one minus the
-average gate fidelity) has more. Errors that cannot be are cut to those that can, and T2 to 2·T1.
+average gate fidelity) has more. Errors that are
+physically impossible are cut to the nearest possible ones, and T2 to 2·T1.
 
-Qiskit itself is not imported: a backend brings what is read here.
+Qiskit is not imported: only attributes of the backend are read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from qmtl.noise._schedule import Order, Relaxation, Timing
 
 __all__ = ["Calibration", "read_calibration"]
 
-# Gates of targets that are known here; a target has some of each row.
+# Gates of targets that are known here; a target has at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")
 TWO_WIRE = ("cz", "ecr", "cx", "rzz")
 Wires = tuple[int, ...]
@@ -29,7 +30,7 @@ Key = tuple[str, Wires]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a backend says of its wires; see `DeviceNoise` for the fields of the same names."""
+    """What a backend reports about its wires; fields are those of `DeviceNoise` of that name."""
 
     two_wire: Channel | None
     gates: dict[Key, Channels]
@@ -124,7 +125,7 @@ def _channels(
     entangled = prod(sum(channel.factors) / 4 for channel in relaxed)
     fidelity = (dimension * entangled + 1) / (dimension + 1)
     most = dimension / (dimension + 1)
-    # A calibration of NaN or none tells nothing; a gate cannot be better than relaxation.
+    # A missing error or NaN says nothing; a gate cannot be better than its relaxation.
     if error is not None and error > 1 - fidelity and dimension * fidelity > 1:
         missing = min(error, most) - (1 - fidelity)
         strength = dimension * missing / (dimension * fidelity - 1)  # 1 is full depolarisation
@@ -136,7 +137,7 @@ def _channels(
 
 
 def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
-    """The native gates that each gate of a head circuit costs, noise-free ones left out."""
+    """The native gates that implement each gate of a head circuit, without noise-free ones."""
     known = set(native)
     made: dict[Key, list[Key]] = {}
     for wire in sorted({wires[0] for name, wires in known if name == "sx"}):

@@ -1,6 +1,6 @@
-"""What noise does to Pauli strings: channels, and rotations by a little too much or too little.
+"""What noise does to Pauli strings: channels, and coherent errors of gates.
 
-A channel is kept as what it does in the Heisenberg picture: it multiplies each string by a number,
+A channel is stored as its action in the Heisenberg picture: it multiplies each string by a number,
 and damping turns part of Z into I. That covers Pauli noise of any kind, amplitude and phase
 damping, thermal relaxation, and read-out errors.
 """
@@ -26,7 +26,7 @@ class Channel:
     Args:
         factors: what each string is multiplied by, in the order II, IX, IY, IZ, XI, ... (first
             wire first); the first is 1.
-        shift: how much of I a Z becomes (one wire only).
+        shift: the coefficient of I that a Z gains (one wire only).
 
     Raises:
         InvalidInputError: for a wrong number of factors, or one outside [-1, 1].
@@ -60,7 +60,7 @@ class Channel:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it does nothing."""
+        """Whether the channel has no effect."""
         return not self.shift and all(factor == 1 for factor in self.factors)
 
     @classmethod
@@ -175,7 +175,7 @@ def check_probability(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class CoherentError:
-    """What a gate does wrong without any loss of coherence.
+    """A coherent error of a gate: its angle is wrong, or further rotations follow it.
 
     Args:
         relative: share by which the gate's own angle is too large (negative: too small); ``"sx"``
@@ -184,7 +184,7 @@ class CoherentError:
             ``"IsingZZ"``), positions of their wires among the gate's, and angle in radians.
 
     Raises:
-        InvalidInputError: for a rotation that there is not.
+        InvalidInputError: for an unknown rotation, or a position other than 0 and 1.
 
     Example:
         >>> error = CoherentError(rotations=(("IsingZZ", (0, 1), 0.02), ("RZ", (1,), -0.01)))

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from qmtl._io import write_json
 from qmtl.circuit import Gate
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, missing_extra, unknown_name
 from qmtl.noise._backend import read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability
 from qmtl.noise._schedule import Order, Timing
@@ -28,7 +28,7 @@ SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 
 @dataclass(frozen=True)
 class DeviceNoise:
-    """Noise of a device: channels after gates, waiting, coherent errors, and read-out errors.
+    """Noise of a device: channels after gates and while waiting, coherent and read-out errors.
 
     Gates are named as in `qmtl.circuit.GATE_WIRES`; those of transpiled circuits by their
     Qiskit names (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without
@@ -41,8 +41,8 @@ class DeviceNoise:
             channel with the positions of its wires in the gate.
         readout: probabilities that a bit 0 is read as 1, and 1 as 0.
         readouts: the same for particular wires instead.
-        coherent: rotations by too much or too little, by the gate's name or by name and wires;
-            they come before the gate's channels.
+        coherent: coherent errors, by the gate's name or by name and wires; they come before the
+            gate's channels.
         timing: durations and relaxation of wires that wait; None for no noise while waiting.
 
     Example:
@@ -108,7 +108,7 @@ class DeviceNoise:
             order: of the schedule (see `Timing`); None for no noise while waiting.
 
         Raises:
-            InvalidInputError: for something else than a backend, or qubits that it does not have.
+            InvalidInputError: if it is no backend, or for qubits that it does not have.
 
         Example:
             >>> from qiskit.providers.fake_provider import GenericBackendV2
@@ -357,14 +357,16 @@ def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> Dev
         relaxation: whether wires relax; without, gates depolarise by their reported error.
 
     Raises:
-        InvalidInputError: for an unknown name, or if qiskit-ibm-runtime is not installed.
+        InvalidInputError: for an unknown name.
+        MissingDependencyError: if qiskit-ibm-runtime is not installed.
     """
     try:
         from qiskit_ibm_runtime import fake_provider
     except ImportError:
-        raise InvalidInputError(
-            f"the noise of backend {name!r} needs qiskit-ibm-runtime: pip install "
-            f"qiskit-ibm-runtime, or give noise as a file or as numbers"
+        raise missing_extra(
+            f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "
+            f"numbers)",
+            "ibm",
         ) from None
     known = {
         entry.backend_name: entry

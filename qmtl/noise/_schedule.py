@@ -1,4 +1,4 @@
-"""Idle noise: when gates run on a device, how long wires wait, and what waiting does to them."""
+"""Idle noise: when gates run on a device, how long wires wait, and how they relax meanwhile."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from qmtl.noise._channel import Channel
 __all__ = ["Order", "Relaxation", "Timing", "idle_times"]
 
 Order = Literal["alap", "asap"]
-# What rounding leaves between two gates that follow each other, in seconds.
+# Rounding errors between consecutive gates are shorter, in seconds.
 NO_TIME = 1e-14
 
 
@@ -24,7 +24,7 @@ class Relaxation:
         excited: probability of 1 in equilibrium.
 
     Raises:
-        InvalidInputError: for times or a probability that cannot be.
+        InvalidInputError: for impossible times or an impossible probability.
 
     Example:
         >>> Relaxation(100e-6, 100e-6).during(0.0).is_identity
@@ -95,7 +95,7 @@ class Timing:
         return 0.0
 
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
-        """What waiting does to a wire; None if nothing.
+        """The channel of a wire that waits; None if there is none.
 
         Args:
             wire: which.
