@@ -13,6 +13,7 @@ from qmtl.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     ibm,
     noise,
     predict,
@@ -75,6 +76,7 @@ app.command("scaling")(scaling.scaling)
 app.command("trainability")(trainability.trainability)
 app.add_typer(circuits.app, name="circuits")
 app.command("explain")(explain.explain)
+app.command("export")(export.export)
 app.add_typer(ibm.app, name="ibm")
 app.command("doctor")(doctor.doctor)
 

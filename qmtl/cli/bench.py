@@ -35,6 +35,7 @@ def bench(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
     ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first seed. [0]")] = None,
     set_: Overrides = None,
     grid: Annotated[
         list[str] | None,
@@ -74,6 +75,8 @@ def bench(
         overrides.append(f"bench.heads={[name.strip() for name in heads.split(',')]!r}")
     if seeds is not None:
         overrides.append(f"bench.seeds={seeds}")
+    if seed is not None:
+        overrides.append(f"bench.first_seed={seed}")
     values: dict[str, Any] = {} if grid is None else {"bench.grid": parse_grid(grid)}
     chosen = [read_recipe(recipe, overrides).with_values(values) for recipe in recipes]
     names = [recipe.name for recipe in chosen]

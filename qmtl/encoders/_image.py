@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qmtl._sections import RecipePath
 from qmtl.encoders._section import EncoderSection, image_shape, seeded
-from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra, unknown_name
 
 __all__ = ["LIBRARIES", "ImageBackbone"]
 
@@ -198,10 +198,7 @@ def _import(library: str, module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"the library {library!r} is not installed; install the extra qmtl[image] "
-            f'(in a clone: pip install ".[image]"; {error})'
-        ) from None
+        raise missing_extra(f"the library {library!r} is not installed", "image", error) from None
     except RuntimeError as error:  # what torchvision raises when built for another torch
         raise MissingDependencyError(
             f"the library {library!r} cannot be imported; its build of torchvision must fit torch "

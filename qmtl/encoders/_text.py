@@ -12,7 +12,7 @@ from qmtl.encoders._embedding_cache import (
     files_digest,
     user_cache_folder,
 )
-from qmtl.errors import InvalidInputError, MissingDependencyError
+from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
 
 __all__ = ["TextEmbedding"]
 
@@ -182,10 +182,7 @@ class TextEmbedding:
 
 def _cannot_import(error: Exception) -> MissingDependencyError:
     if isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers":
-        return MissingDependencyError(
-            f"embedding texts needs sentence-transformers; install the extra qmtl[text] "
-            f'(in a clone: pip install ".[text]"; {error})'
-        )
+        return missing_extra("embedding texts needs sentence-transformers", "text", error)
     return MissingDependencyError(
         f"sentence-transformers is installed, but cannot be imported; a torchvision that does not "
         f"fit torch is a common cause ({' '.join(str(error).split())})"

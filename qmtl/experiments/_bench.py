@@ -238,7 +238,8 @@ class _Plan:
         self.n_search = min(searched, recipe.bench.seeds)
         # Embeddings of texts are computed here, once, and cached for the cells.
         self.data: list[str] = []
-        for seed in reversed(range(recipe.bench.seeds)):
+        for number in reversed(range(recipe.bench.seeds)):
+            seed = recipe.bench.first_seed + number
             values = {"data.seed": seed, "encoder.seed": seed, "bench.shuffle_tasks": False}
             data = cell_data(recipe.with_values(values), seed)
             self.data.insert(0, fingerprint(data))
@@ -248,8 +249,10 @@ class _Plan:
                 cell = self.cell(head, 0, setting)
             check_rival(cell.recipe, data, head)
 
-    def cell(self, head: str, seed: int, setting: Setting) -> BenchCell:
-        return cell_of(self.recipe, head, seed, setting, self.data[seed])
+    def cell(self, head: str, number: int, setting: Setting) -> BenchCell:
+        """The cell of the seed of that number, counted from 0."""
+        seed = self.recipe.bench.first_seed + number
+        return cell_of(self.recipe, head, seed, setting, self.data[number])
 
     def search(self) -> list[BenchCell]:
         """All settings on the search seeds, and the probe; cells of one seed together."""

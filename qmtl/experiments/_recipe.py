@@ -117,6 +117,7 @@ class BenchSection(Section):
     Attributes:
         heads: types of heads, or ``single-task``, each trained on every seed.
         seeds: number of seeds; seed ``s`` sets those of data, encoder, head and training to ``s``.
+        first_seed: the first of them.
         search_seeds: the setting of each head is chosen on the validation splits of so many
             seeds, the first ones; the other seeds run with the chosen setting only.
         shuffle_tasks: whether the seed also shuffles the tasks (neighbours share light cones).
@@ -128,6 +129,7 @@ class BenchSection(Section):
         ["quantum", "linear", "local-cone", "local-register"], min_length=1
     )
     seeds: int = Field(5, ge=1)
+    first_seed: Seed = 0
     search_seeds: int = Field(2, ge=1)
     shuffle_tasks: bool = True
     probe: bool = True

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -24,18 +24,11 @@ from qmtl.errors import RecipeError, RunDirectoryError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._recipe_file import read_recipe
-from qmtl.experiments._rivals import Trained, train_rival
 from qmtl.model import MultiTaskModel
-from qmtl.training import (
-    LAST,
-    MetricsFile,
-    Result,
-    check_fit,
-    check_loggers,
-    fit,
-    log_to,
-    prediction_rows,
-)
+
+if TYPE_CHECKING:
+    from qmtl.experiments._rivals import Trained
+    from qmtl.training import Result
 
 __all__ = ["Run", "is_first_process", "machine", "resume_run", "start_run"]
 
@@ -100,6 +93,8 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     Raises:
         RunDirectoryError: if the directory exists.
     """
+    from qmtl.training import check_fit, check_loggers
+
     data = build_data(recipe)
     model = build_model(recipe, data)
     # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
@@ -163,6 +158,8 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         RecipeError: for an override of what cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or of another run.
     """
+    from qmtl.training import LAST, check_fit
+
     folder = Path(path)
     if not (folder / "recipe.toml").is_file():
         raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
@@ -204,6 +201,10 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
+    # Lightning takes seconds to import, for which those who only read a run do not wait.
+    from qmtl.experiments._rivals import train_rival
+    from qmtl.training import MetricsFile, fit, log_to, prediction_rows
+
     # Of the processes of a distributed run, the first one keeps the logs.
     names = recipe.logging.loggers if is_first_process() else []
     if recipe.training.devices > 1:
@@ -245,7 +246,7 @@ def _train(
     return Run(folder, recipe, results)
 
 
-def _results(result: Result, rivals: Mapping[str, Trained]) -> dict[str, Any]:
+def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any]:
     return {
         "metrics": result.metrics,
         "baselines": result.baselines,

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from qmtl._io import write_json
 from qmtl._version import __version__
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, MissingDependencyError, QmtlError
+from qmtl.errors import InvalidInputError, QmtlError, missing_extra
 
 __all__ = ["Cell", "CellStore", "Failure", "Workers", "fingerprint", "results_of", "run_cells"]
 
@@ -274,9 +274,7 @@ def _ray(address: str) -> Iterator[None]:
         import ray
         from ray.util.joblib import register_ray
     except ImportError:
-        raise MissingDependencyError(
-            'a Ray cluster needs the package ray; install it with: pip install "qmtl[ray]"'
-        ) from None
+        raise missing_extra("a Ray cluster needs the package ray", "ray") from None
     from joblib import parallel_config
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

@@ -227,6 +227,46 @@ class QuantumHead(CircuitHead):
 
         return task_qnode(self.circuit, self.weights(), device, **options)
 
+    def to_qiskit(
+        self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
+    ) -> Any:
+        """The circuit in Qiskit, as a `qmtl.hardware.QiskitHeadCircuit`.
+
+        Args:
+            tasks: whose blocks and measurements are included; None for all. A head of the shared
+                layout has a circuit per task: give one.
+            bound: whether the weights are the head's numbers; if not, they are parameters. The
+                features, which are what `angles` makes of the encoder's, are parameters always.
+            measure: whether each task's wires are measured into a classical register of its own.
+
+        Raises:
+            InvalidInputError: for an unknown task, or several tasks of the shared layout.
+            MissingDependencyError: if Qiskit is not installed.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+            >>> head.to_qiskit().circuit.num_parameters
+            2
+        """
+        weights = self.weights() if bound else None
+        return _exporter().to_qiskit(self.circuit, weights, tasks, measure=measure)
+
+    def to_qasm(
+        self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
+    ) -> str:
+        """The circuit as OpenQASM 3; the arguments are those of `to_qiskit`.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+            >>> [line for line in head.to_qasm().splitlines() if "input" in line]
+            ['input float[64] _x_0_;', 'input float[64] _x_1_;']
+        """
+        weights = self.weights() if bound else None
+        text: str = _exporter().to_qasm3(self.circuit, weights, tasks, measure=measure)
+        return text
+
     def explain(self, batch_size: int = 32) -> Explanation:
         """How this head is simulated, and what a training step takes.
 
@@ -262,3 +302,10 @@ class QuantumHead(CircuitHead):
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"
+
+
+def _exporter() -> Any:
+    """Qiskit's part of qmtl, which comes by an entry point: heads do not import hardware."""
+    from qmtl.simulators import simulator_for
+
+    return simulator_for("aer")

@@ -12,7 +12,6 @@ from ._fit import check_fit as check_fit
 from ._fit import fit as fit
 from ._fit import fit_rows as fit_rows
 from ._jacobian import SharedJacobian as SharedJacobian
-from ._loggers import LoggingSection as LoggingSection
 from ._loggers import MetricsFile as MetricsFile
 from ._loggers import check_loggers as check_loggers
 from ._loggers import log_to as log_to
@@ -27,5 +26,6 @@ from ._predictions import read_predictions as read_predictions
 from ._progress import StepTimes as StepTimes
 from ._result import Result as Result
 from ._result import plot_curves as plot_curves
+from ._settings import LoggingSection as LoggingSection
 from ._settings import TrainingSettings as TrainingSettings
 from ._settings import settings_from as settings_from

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.tasks import Task, labelled_rows, task_layout
+from qmtl.training._evaluate import to_device
 from qmtl.training._settings import TrainingSettings
 
 __all__ = [
     "Batch", "BatchPlan", "EpochBatches", "MultiTaskDataModule", "SplitRows", "plan_batches",
-    "to_device",
 ]  # fmt: skip
 
 EVALUATION_BATCH = 512
@@ -46,11 +46,6 @@ class Batch:
         if self.inputs.device == device == self.targets.device:
             return self
         return Batch(self.inputs.to(device), to_device(self.targets, device), self.complete)
-
-
-def to_device(targets: Tensor, device: torch.device) -> Tensor:
-    """Targets on a device; in float32 on MPS, which has no float64."""
-    return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
 
 
 class SplitRows(Dataset[Batch]):

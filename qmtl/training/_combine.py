@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from qmtl.errors import (
     InvalidInputError,
-    MissingDependencyError,
     ModelFileError,
+    missing_extra,
     unknown_name,
 )
 from qmtl.training._settings import TrainingSettings
@@ -196,9 +196,8 @@ def _make(
     try:
         combiner = known[key](**arguments)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"{what} {key} needs a solver that is not installed; install the extra "
-            f'qmtl[aggregators] (in a clone: pip install ".[aggregators]"; {error})'
+        raise missing_extra(
+            f"{what} {key} needs a solver that is not installed", "aggregators", error
         ) from None
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{what} {key}: {' '.join(str(error).split())}") from None

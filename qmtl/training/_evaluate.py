@@ -9,11 +9,15 @@ from torch import Tensor
 from qmtl.data import MultiTaskData, Split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import evaluate_all, evaluate_joined, task_layout
-from qmtl.training._batches import to_device
 
-__all__ = ["baseline_metrics", "evaluate", "joined_scores", "score"]
+__all__ = ["baseline_metrics", "evaluate", "joined_scores", "score", "to_device"]
 
 Metrics = dict[str, dict[str, float]]
+
+
+def to_device(targets: Tensor, device: torch.device) -> Tensor:
+    """Targets on a device; in float32 on MPS, which has no float64."""
+    return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
 
 
 def joined_scores(model: MultiTaskModel, logits: Tensor, targets: Tensor) -> Metrics:

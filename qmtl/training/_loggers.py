@@ -5,38 +5,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-from pydantic import Field
 from pytorch_lightning.callbacks import Checkpoint
 
 from qmtl._io import as_csv, write_text
-from qmtl._sections import Section
-from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.errors import InvalidInputError, missing_extra, unknown_name
+from qmtl.training._settings import LOGGERS
 from qmtl.training._trainer import quiet_libraries
 
 if TYPE_CHECKING:
     from qmtl.training._result import Result
 
-__all__ = ["HistoryLog", "LoggingSection", "MetricsFile", "check_loggers", "log_to"]
-
-LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
-LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
-
-
-class LoggingSection(Section):
-    """Where metrics go, beside the run directory's own files.
-
-    Attributes:
-        loggers: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the first need
-            the extra of their name. Files go to the run directory's ``logs``.
-        options: logger to arguments of Lightning's class, such as
-            ``{ wandb = { offline = true }, mlflow = { tracking_uri = "http://…" } }``.
-    """
-
-    loggers: list[LoggerName] = Field(default_factory=list)
-    options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
+__all__ = ["HistoryLog", "MetricsFile", "check_loggers", "log_to"]
 
 
 class MetricsFile(Checkpoint):
@@ -119,10 +101,7 @@ Known: csv, tensorboard, mlflow, wandb
         if name not in LOGGERS:
             raise unknown_name("logger", name, LOGGERS)
         if name != "csv" and find_spec(name) is None:
-            raise MissingDependencyError(
-                f"logger {name!r} is not installed; install the extra qmtl[{name}] "
-                f'(in a clone: pip install ".[{name}]")'
-            )
+            raise missing_extra(f"logger {name!r} is not installed", name)
 
 
 @contextmanager

@@ -1,13 +1,30 @@
 """TrainingSettings: how a model is trained."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["TrainingSettings", "settings_from"]
+__all__ = ["LOGGERS", "LoggingSection", "TrainingSettings", "settings_from"]
+
+LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
+LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
+
+
+class LoggingSection(Section):
+    """Where metrics go, beside the run directory's own files.
+
+    Attributes:
+        loggers: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the first need
+            the extra of their name. Files go to the run directory's ``logs``.
+        options: logger to arguments of Lightning's class, such as
+            ``{ wandb = { offline = true }, mlflow = { tracking_uri = "http://…" } }``.
+    """
+
+    loggers: list[LoggerName] = Field(default_factory=list)
+    options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
 
 
 class TrainingSettings(Section):

@@ -155,7 +155,7 @@ def test_what_cannot_be_written():
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (("version",), 2, "version 2 came, 1 is read"),
+        (("version",), 2, "version 1 was expected, got 2"),
         (("layout",), "sharde", "did you mean 'shared'"),
         (("encodign",), {}, "did you mean 'encoding'"),
         (("tasks",), "a", "tasks must be a list"),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 from xml.etree import ElementTree
 
@@ -300,3 +301,74 @@ def test_output_in_any_encoding(qmtl, run, encoding, monkeypatch):
     assert ("墨" if encoding == "utf-8" else r"\u58a8") in text
     svg = text[text.index("<svg") : text.index("</svg>") + 6]
     assert "⟨Z⟩" in "".join(ElementTree.fromstring(svg).itertext())
+
+
+def test_commands_that_do_not_train_do_not_wait_for_lightning(finished, tmp_path):
+    calls = [
+        ["recipes"],
+        ["runs", str(finished)],
+        ["circuits", "list"],
+        ["explain", str(finished)],
+        ["predict", str(finished), "none.csv"],
+        ["evaluate", str(tmp_path)],
+        ["report", str(tmp_path)],
+        ["noise", str(tmp_path), "--two-qubit", "0.01"],
+        ["export", str(tmp_path)],
+    ]
+    code = f"""
+import sys
+from qmtl.cli import main
+for words in {calls}:
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        pass
+    late = [name for name in ("pytorch_lightning", "torchjd", "pennylane") if name in sys.modules]
+    assert not late, (words, late)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_resumed_run_takes_more_epochs(qmtl, run):
+    out = qmtl.good("train", "--resume", run, "--set", "training.max_epochs=3")
+    assert "epoch 3/3" in out
+    assert "nothing was trained" in qmtl.good("train", "--resume", run)
+
+
+def test_export_of_a_trained_head(qmtl, run, tmp_path):
+    pytest.importorskip("qiskit")
+    model = package.load(run / "model")
+    qasm = qmtl.good("export", run)
+    assert qasm == model.head.to_qasm()
+    assert qasm.startswith("OPENQASM 3")
+    assert "input float[64] _x_0_;" in qasm
+    assert "_w_" not in qasm
+    weight = model.head.weights()["parity"][0].item()
+    assert f"{weight:.6g}"[:6] in qasm
+    qmtl.good("export", run, "--task", "ink", "--symbolic", "--out", "ink.qasm")
+    text = (tmp_path / "ink.qasm").read_text()
+    assert "_w_ink_0_" in text
+    assert "bit[2] parity" not in text
+    assert "did you mean 'parity'" in qmtl.bad("export", run, "--task", "partiy")
+
+
+def test_export_of_heads_with_a_circuit_per_task_and_of_others(qmtl, tmp_path):
+    pytest.importorskip("qiskit")
+    tasks = [package.Task.binary("a/b"), package.Task.multiclass("c", 3)]
+    circuit = package.HeadCircuit(tasks, layout="shared")
+    for name, head in (
+        ("quantum", package.QuantumHead(circuit, seed=0)),
+        ("linear", package.LinearHead(tasks, circuit.n_features)),
+    ):
+        encoder = package.encoders.Identity(circuit.n_features)
+        (tmp_path / name).mkdir()
+        package.MultiTaskModel(encoder, head).save(tmp_path / name / "model")
+    assert "give --out FOLDER, or one --task of a/b, c" in qmtl.bad("export", "quantum")
+    qmtl.good("export", "quantum", "--out", "all")
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["0-a_b.qasm", "1-c.qasm"]
+    assert qmtl.good("export", "quantum", "--task", "c") == (tmp_path / "all/1-c.qasm").read_text()
+    assert "is a LinearHead" in qmtl.bad("export", "linear")
