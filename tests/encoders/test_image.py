@@ -227,7 +227,7 @@ class TestErrors:
     def test_without_the_library(self, monkeypatch, library):
         for module in ("torchvision", "torchvision.models", "timm"):
             monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(MissingDependencyError, match=r"not installed.*qmtl\[image\]"):
+        with pytest.raises(MissingDependencyError, match=r"not installed.*\.\[image\]"):
             ImageBackbone("resnet18", 5, library=library)
 
     def test_a_build_for_another_torch(self, monkeypatch, tmp_path):

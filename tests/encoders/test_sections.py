@@ -93,7 +93,7 @@ class TestTypes:
 
     def test_image_backbone_without_its_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "timm", None)
-        with pytest.raises(MissingDependencyError, match=r"qmtl\[image\]"):
+        with pytest.raises(MissingDependencyError, match=r"\.\[image\]"):
             build(section(type="ImageBackbone", library="timm"), IMAGES, 6)
 
 

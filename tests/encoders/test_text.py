@@ -300,7 +300,7 @@ class TestErrors:
 
     def test_without_the_library(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-        with pytest.raises(MissingDependencyError, match=r"qmtl\[text\]"):
+        with pytest.raises(MissingDependencyError, match=r"\.\[text\]"):
             TextEmbedding(get_model_path(), cache=None)(["a"])
 
     def test_with_a_library_that_cannot_be_imported(self, monkeypatch):

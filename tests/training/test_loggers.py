@@ -99,7 +99,7 @@ def test_a_run_that_breaks_off_is_marked(tmp_path, monkeypatch):
 def test_a_logger_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow", "wandb"):
-        with pytest.raises(MissingDependencyError, match=rf"qmtl\[{name}\]"):
+        with pytest.raises(MissingDependencyError, match=rf"\.\[{name}\]"):
             start_run(recipe(name), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
