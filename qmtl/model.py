@@ -248,7 +248,7 @@ class MultiTaskModel(nn.Module):
             inputs: tensor or array as the encoder takes them, first dimension samples; or a data
                 frame with the columns of the training data, of which a model trained on a table
                 makes inputs as in training. Floating inputs take the model's type. Integers stay
-                integers, for encoders of tokens, but for qmtl's own encoders, which take numbers
+                integers, for encoders of tokens, except for qmtl's own encoders, which take numbers
                 only.
             tasks: the tasks to predict; None for all.
             batch_size: samples at a time.
@@ -259,7 +259,7 @@ class MultiTaskModel(nn.Module):
             the targets' units, float64 (n,) or (n, targets).
 
         Raises:
-            InvalidInputError: if the inputs are no array of numbers, or do not fit the model.
+            InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
         """
         samples = self._as_samples(inputs)
         if samples.ndim < 2:

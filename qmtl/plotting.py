@@ -179,7 +179,7 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as PNG, SVG or PDF, by the name's end, whole or not at all.
+    """Write a figure as PNG, SVG or PDF, by the name's end, atomically.
 
     Args:
         figure: of an axes that a plot function returned: ``ax.figure``. Where no window is to

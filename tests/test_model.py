@@ -261,7 +261,7 @@ class TestStates:
 
 
 class Plain(nn.Module):
-    """A head of one's own: tasks, n_features, and a call."""
+    """A head of your own: tasks, n_features, and a call."""
 
     def __init__(self):
         super().__init__()

@@ -164,5 +164,5 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if value is None:
         raise InvalidInputError("TOML holds no None within a list")
-    # JSON's strings, numbers and booleans are TOML's, but for the control character DEL.
+    # JSON's strings, numbers and booleans are TOML's, except for the control character DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

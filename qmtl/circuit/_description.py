@@ -144,7 +144,7 @@ def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
     The ansatz is written once when all tasks have the same, else under ``ansatz_per_task``.
 
     Raises:
-        InvalidInputError: if a part is no dataclass, or a field holds what JSON cannot.
+        InvalidInputError: if a part is not a dataclass, or a field holds what JSON cannot.
 
     Example:
         >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))

@@ -25,7 +25,7 @@ FAINT = ' opacity="0.2"'
 CHARACTER = 6.7  # pixels that a character takes
 MOST_NAME = 16  # characters of a task's name
 PAGE = 940  # pixels that a page has
-# A drawing of more wires than a screen holds is no drawing.
+# A drawing of more wires than a screen holds is not a drawing.
 MOST_WIRES = 24
 MOST_TASKS = 24
 # Of a file: its own background, light or dark as the reader has it.

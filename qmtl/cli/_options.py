@@ -150,7 +150,7 @@ def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
     """Whole numbers between commas, ascending and without repetition.
 
     Raises:
-        InvalidInputError: something is no whole number, or too small.
+        InvalidInputError: something is not a whole number, or too small.
 
     Example:
         >>> parse_numbers("--tasks", "8, 2,4")
@@ -171,7 +171,7 @@ def parse_scales(option: str, text: str) -> tuple[float, ...]:
     """Finite numbers >= 0 between commas, ascending and without repetition.
 
     Raises:
-        InvalidInputError: something is no such number.
+        InvalidInputError: something is not such a number.
 
     Example:
         >>> parse_scales("--scale", "0,1,0.5")

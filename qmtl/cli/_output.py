@@ -114,7 +114,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    # Names of tasks and paths are the user's: a [/b] or a :b: in them is no markup.
+    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
     # A file or a pipe has no width that rows would have to be broken at.
     width = None if sys.stdout.isatty() else UNBROKEN
     console = Console(markup=False, emoji=False, highlight=False, width=width)
@@ -137,7 +137,7 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
     from rich.console import Console
     from rich.table import Table
 
-    # Names of tasks and paths are the user's: a [/b] or a :b: in them is no markup.
+    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
     console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
     table.add_column("task")

@@ -226,7 +226,7 @@ def _threads() -> str:
 
 
 def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
-    """One training step of some binary tasks, as `fit` takes it but for its bookkeeping."""
+    """One training step of some binary tasks, as `fit` takes it except for its bookkeeping."""
     import torch
 
     from qmtl.circuit import HeadCircuit

@@ -307,7 +307,7 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
     """The model of a run directory and the first rows of a split.
 
     Raises:
-        InvalidInputError: it is no run directory, or its data have no such split.
+        InvalidInputError: it is not a run directory, or its data have no such split.
     """
     from qmtl.experiments import Run, build_data
     from qmtl.model import load

@@ -71,7 +71,7 @@ def read_chestxray_labels(
 
     Raises:
         InvalidInputError: a file or column is missing, an image is named twice, a path has no
-            patient, or a cell is none of 1, 0, -1 and blank (file and row are named).
+            patient, or a cell is not 1, 0, -1 or blank (file and row are named).
 
     Example:
         >>> import tempfile, pathlib

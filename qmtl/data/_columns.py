@@ -142,7 +142,7 @@ class TableColumns:
             not seen in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell is no finite number or no date (its
+            InvalidInputError: a column is missing, or a cell is not a finite number or no date (its
                 row, column and text are named).
 
         Example:
@@ -271,7 +271,7 @@ def column_numbers(
         decimal: the decimal mark of texts; None for what fits.
 
     Raises:
-        InvalidInputError: a cell is no finite number; its row, column and text are named.
+        InvalidInputError: a cell is not a finite number; its row, column and text are named.
 
     Example:
         >>> import pandas as pd
@@ -389,7 +389,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     """A column of dates in days since 1970, float64 (N,), NaN where missing.
 
     Raises:
-        InvalidInputError: a cell is no date of this format; its row, column and text are named.
+        InvalidInputError: a cell is not a date of this format; its row, column and text are named.
 
     Example:
         >>> import pandas as pd

@@ -224,7 +224,7 @@ class TextTable:
         """Refuse a row of another width: pandas fills up rows that are short without a word."""
         width = len(self.header)
         if '"' not in self.body:
-            # Delimiters between the ends of lines; an empty line is no row.
+            # Delimiters between the ends of lines; an empty line is not a row.
             text = np.frombuffer((self.body.rstrip("\n") + "\n").encode(), dtype=np.uint8)
             ends = np.flatnonzero(text == ord("\n"))
             marks = np.flatnonzero(text == ord(self.delimiter))

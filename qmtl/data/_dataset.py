@@ -228,7 +228,7 @@ class DataSection(Section):
         """The data that the section describes, split."""
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """The values of these keys but for None, which stands for the loader's default.
+        """The values of these keys except for None, which stands for the loader's default.
 
         Args:
             *keys: none for all that the subclass has beside those of every section, but `path`.

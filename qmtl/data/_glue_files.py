@@ -125,7 +125,7 @@ def check_glue_folder(path: str | PathLike[str], tasks: Sequence[str]) -> None:
     """Raise one error that lists all files that these tasks need and the folder lacks.
 
     Raises:
-        InvalidInputError: a file is missing, or a name is no task of GLUE.
+        InvalidInputError: a file is missing, or a name is not a task of GLUE.
     """
     layouts = [_find(task) for task in tasks]
     needed = [layout.file(split) for layout in layouts for split in ("train", "dev")]

@@ -250,7 +250,7 @@ def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
         n: number of utterances.
 
     Raises:
-        InvalidInputError: the file is missing or damaged, or its folds are no partition.
+        InvalidInputError: the file is missing or damaged, or its folds are not a partition.
     """
     (file,) = check_files(
         path,
@@ -266,11 +266,11 @@ def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
     everything = np.arange(n)
     for train, test in folds:
         if not np.array_equal(np.sort(np.concatenate([train, test])), everything):
-            raise InvalidInputError(f"{file}: a fold is no partition of the {n} utterances")
+            raise InvalidInputError(f"{file}: a fold is not a partition of the {n} utterances")
     tests = np.concatenate([test for _, test in folds]) if folds else everything[:0]
     if not np.array_equal(np.sort(tests), everything):
         raise InvalidInputError(
-            f"{file}: the test parts of its {len(folds)} folds are no partition of the {n} "
+            f"{file}: the test parts of its {len(folds)} folds are not a partition of the {n} "
             f"utterances"
         )
     return folds

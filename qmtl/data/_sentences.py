@@ -28,7 +28,7 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
         float32 (N, d).
 
     Raises:
-        InvalidInputError: `embed` is not callable, or returns what is no finite array (N, d).
+        InvalidInputError: `embed` is not callable, or returns what is not a finite array (N, d).
 
     Example:
         >>> lengths = lambda texts: np.array([[len(text), 0.0] for text in texts])

@@ -302,7 +302,7 @@ def validation_cut(
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Refuse what is no whole number of at least `least`; None passes, it means all.
+    """Refuse what is not a whole number of at least `least`; None passes, it means all.
 
     Example:
         >>> check_count("max_rows", 0, 2)

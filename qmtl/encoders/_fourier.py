@@ -33,7 +33,7 @@ class FourierFeatures(nn.Module):
         ``(batch, in_features)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: a width is no integer >= 1, or the scale is not positive.
+        InvalidInputError: a width is not an integer >= 1, or the scale is not positive.
 
     Example:
         >>> FourierFeatures(11, 6, seed=0)(torch.zeros(5, 11)).shape

@@ -88,7 +88,7 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
     """Channels, height and width of images (N, channels, height, width).
 
     Raises:
-        InvalidInputError: the inputs are no images.
+        InvalidInputError: the inputs are not images.
 
     Example:
         >>> image_shape("CNN", torch.zeros(3, 1, 8, 8))

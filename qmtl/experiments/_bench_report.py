@@ -348,7 +348,7 @@ def metrics_csv(summary: BenchSummary) -> str:
 
 
 def seeds_csv(summary: BenchSummary) -> str:
-    """One row per head, task, metric and seed, for statistics of one's own."""
+    """One row per head, task, metric and seed, for statistics of your own."""
     return as_csv(
         {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
         for scores in _all(summary)

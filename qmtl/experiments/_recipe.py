@@ -250,7 +250,7 @@ def recipe_from(
     """
     seed = content.get("seed")
     if seed is not None:
-        # A section that is no table has its own error.
+        # A section that is not a table has its own error.
         tables = {key.split(".")[0]: content.get(key.split(".")[0], {}) for key in SEED_KEYS}
         own = {k: {"seed": seed} | dict(t) for k, t in tables.items() if isinstance(t, Mapping)}
         content = {**content, **own}

@@ -46,7 +46,7 @@ MOST_HARDWARE_ROWS = 60
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the report of finished runs as one HTML file, whole or not at all.
+    """Write the report of finished runs as one HTML file, atomically.
 
     Args:
         paths: run directories, shown side by side in this order.
@@ -56,8 +56,8 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
         The file.
 
     Raises:
-        InvalidInputError: for no run, or one that is given twice.
-        RunDirectoryError: for a folder that is no finished run, or a file in it that is damaged.
+        InvalidInputError: for an empty list, or a run that is given twice.
+        RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
     """
     text = render_report(read_runs(paths))
     write_text(Path(out), text)

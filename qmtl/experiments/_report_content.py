@@ -69,8 +69,8 @@ def read_runs(paths: Sequence[str | Path]) -> list[RunContent]:
     """Read run directories, in the order given.
 
     Raises:
-        InvalidInputError: for no run, or one that is given twice.
-        RunDirectoryError: for a folder that is no finished run, or a file in it that is damaged.
+        InvalidInputError: for an empty list, or a run that is given twice.
+        RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
     """
     folders = [Path(path) for path in paths]
     if not folders:

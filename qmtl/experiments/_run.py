@@ -154,7 +154,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         progress: whether to show it.
 
     Raises:
-        RunDirectoryError: if it is no run directory.
+        RunDirectoryError: if it is not a run directory.
         RecipeError: for an override of what cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or of another run.
     """

@@ -327,7 +327,7 @@ def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
     if folder is None:
         return _in_random_order(digit_dichotomies(seed=seed), seed)
     data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
-    # "No Finding" says that all others are absent, which is no task beside them.
+    # "No Finding" says that all others are absent, which is not a task beside them.
     findings = [task.name for task in data.tasks if task.name != "No Finding"]
     return _in_random_order(data.subset(findings), seed)
 

@@ -281,7 +281,7 @@ class Client:
         """The result of a job that is done, as the primitive gives it.
 
         Raises:
-            HardwareResultError: if what arrives is no result.
+            HardwareResultError: if what arrives is not a result.
         """
         try:
             result = self._ask(f"fetching job {job}", self._job(job).result)

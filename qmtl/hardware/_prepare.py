@@ -129,7 +129,7 @@ def _estimate(
     backend: Backend,
     settings: HardwareSettings,
 ) -> Estimate:
-    """What a run needs, but for the bytes of its largest job."""
+    """What a run needs, except for the bytes of its largest job."""
     circuits = [found.circuit for found in native]
     success: float | None = None
     task_success: dict[str, float] = {}

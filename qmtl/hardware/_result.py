@@ -126,7 +126,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
         spread = _spread(predicted[name], task.is_probability)
         if not direct:
             spread = decoded.errors[name] * np.sqrt(decoded.shots)
-        # One shot more or less is no deviation.
+        # One shot more or less is not a deviation.
         one_shot = (1.0 if task.is_probability else 2.0) / decoded.shots
         errors[name] = np.maximum(spread / np.sqrt(decoded.shots), one_shot)
         deviations[name] = (decoded.values[name] - predicted[name]) / errors[name]

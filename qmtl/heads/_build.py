@@ -262,7 +262,7 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
     "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
     "shared-vqc": _shared_vqc,
-    # Else it would be measured where nothing has a slope, which is no fair comparison.
+    # Else it would be measured where nothing has a slope, which is not a fair comparison.
     "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),

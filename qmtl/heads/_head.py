@@ -274,7 +274,7 @@ def _has_values(features: Tensor) -> bool:
 
 
 def check_width(n_features: object, what: str = "n_features") -> None:
-    """Raise if a number of features is no integer >= 1.
+    """Raise if a number of features is not an integer >= 1.
 
     Raises:
         InvalidInputError: naming `what`.

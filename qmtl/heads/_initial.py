@@ -101,7 +101,7 @@ def block_weights(
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
-    # Blocks of one's own may not be hashable.
+    # Blocks of your own may not be hashable.
     key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
     if key not in turns:
         turns[key] = _last_turns(ansatz, n_wires, read)

@@ -189,7 +189,7 @@ class QuantumHead(CircuitHead):
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
         """A head with these very parameters, evaluated by another simulator.
 
-        What one of them learns or loads is seen by both (but for encoding weights loaded with
+        What one of them learns or loads is seen by both (except for encoding weights loaded with
         ``assign=True``, which puts another parameter in the place of one head's). Hooks are not
         shared.
 

@@ -20,7 +20,7 @@ __all__ = ["TaskRows", "escaped", "join_rows", "pop_part", "task_key"]
 class TaskRows(nn.Module):
     """A parameter whose first axis is cut into one slice per task.
 
-    Calling it gives the tensor to compute with: the parameter itself, but for frozen tasks their
+    Calling it gives the tensor to compute with: the parameter itself, except for frozen tasks their
     values when they were frozen, which have no gradient and stay whatever an optimiser does.
 
     Args:

@@ -119,7 +119,7 @@ class ChainEngine(Engine):
         builder: collects the angles; finish it before the engine runs.
 
     Raises:
-        InvalidInputError: if the circuit is no such chain, or a task's block is too wide.
+        InvalidInputError: if the circuit is not such a chain, or a task's block is too wide.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class ChainEngine(Engine):
 def _bonds(circuit: HeadCircuit) -> list[int] | None:
     """How many two-wire gates there are on each edge, the one that closes the ring last.
 
-    None if the encoding is no chain.
+    None if the encoding is not a chain.
     """
     if circuit.layout != "partitioned" and len(circuit.tasks) > 1:
         return None
@@ -223,7 +223,7 @@ def _bonds(circuit: HeadCircuit) -> list[int] | None:
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
-    """The edge's first wire; None for wires that are no neighbours. Two wires have one edge."""
+    """The edge's first wire; None for wires that are not neighbours. Two wires have one edge."""
     low, high = sorted(gate.wires)
     if high == low + 1:
         return low

@@ -323,7 +323,7 @@ class WireTable(NamedTuple):
         starts: Sequence[int],
         walk: Callable[[int], tuple[T, IntArray]],
     ) -> Iterator[tuple[T, IntArray, IntArray]]:
-        """Walks that are the same but for a shift along the wires.
+        """Walks that are the same except for a shift along the wires.
 
         A backward walk sees a wire's gates only. So it is the same walk wherever the wires that it
         meets have the same gates, seen from where it starts.

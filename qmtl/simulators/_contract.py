@@ -214,7 +214,7 @@ class Simulator(ABC):
         """A JSON-able description, which `simulator_from_dict` reads.
 
         Raises:
-            InvalidInputError: for simulators of one's own.
+            InvalidInputError: for simulators of your own.
         """
         raise InvalidInputError(
             f"the simulator {self!r} is not one of qmtl's and cannot be saved; save "

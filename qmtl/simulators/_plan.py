@@ -118,7 +118,7 @@ class Group:
 
 
 class Plan(NamedTuple):
-    """Groups that together compute the outputs of `tasks`, but for those in `chain`.
+    """Groups that together compute the outputs of `tasks`, except for those in `chain`.
 
     The latter's cones are long chains, which run as matrix products.
 
@@ -151,7 +151,7 @@ def build_plan(
     joint: bool = False,
     builder: TableBuilder | None = None,
 ) -> Plan:
-    """Group the cones of `tasks` by structure, but for those in `chain`; or make one of them all.
+    """Group the cones of `tasks`, except those in `chain`, by structure; or make one of them all.
 
     Args:
         circuit: the head circuit.

@@ -49,7 +49,7 @@ def from_qfunc(
         What `qmtl.HeadCircuit` takes as ``encoding``, or as ``ansatz`` if there are no features.
 
     Raises:
-        InvalidInputError: for an operation that is no gate, a wire out of range, an angle of
+        InvalidInputError: for an operation that is not a gate, a wire out of range, an angle of
             another form, or a feature or weight that no gate depends on.
 
     Example:
@@ -129,7 +129,9 @@ def _gates(
     wires = tuple(operation.wires)
     name = "IsingZZ" if _is_zz(operation) else operation.name
     if name not in KNOWN:
-        raise InvalidInputError(f"{operation.name} on wires {list(wires)} is no gate of a circuit")
+        raise InvalidInputError(
+            f"{operation.name} on wires {list(wires)} is not a gate of a circuit"
+        )
     wrong = [w for w in wires if not isinstance(w, int) or not 0 <= w < n_wires]
     if wrong:
         raise InvalidInputError(

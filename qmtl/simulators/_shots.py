@@ -66,7 +66,7 @@ class ShotSimulator(Simulator):
         gradient: ``"exact"`` or ``"parameter-shift"``.
 
     Raises:
-        InvalidInputError: for shots that are no integer >= 1, a base that is sampled itself, an
+        InvalidInputError: for shots that are not an integer >= 1, a base that is sampled itself, an
             unknown gradient, or one whose rule does not hold: parameter shift under noise that
             makes rotations turn by another factor than 1, or through an extrapolation.
 

@@ -64,7 +64,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
     distinct, n = list(counts), sum(counts.values())
     if all(is_date(value) for value in distinct):
         raise InvalidInputError(
-            f"labels of '{name}' are dates, such as {str(distinct[0])!r}, which are no classes; "
+            f"labels of '{name}' are dates, such as {str(distinct[0])!r}, which are not classes; "
             f"turn them into numbers or classes first"
         )
     numbers, texts = _split(name, distinct)
@@ -77,7 +77,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
 
 
 def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Different labels as numbers, and as the texts that are no numbers."""
+    """Different labels as numbers, and as the texts that are not numbers."""
     numbers, texts = [], []
     for value in distinct:
         number = number_in(value) if isinstance(value, str) else value

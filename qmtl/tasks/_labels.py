@@ -7,8 +7,9 @@
   count.
 * A number is the class whose name writes that number, if any class name writes one. Otherwise it
   is the number of the class.
-* None, NaN, pandas' NA and NaT and what an array masks are missing; so is -100, but for numbers.
-* Dates and times are no labels.
+* None, NaN, pandas' NA and NaT, and what an array masks, are missing; so is -100, unless targets
+  are numbers.
+* Dates and times are not labels.
 """
 
 import datetime
@@ -140,8 +141,8 @@ def as_labels(name: str, values: Any) -> np.ndarray:
 
 def _no_dates(name: str, value: object) -> InvalidInputError:
     return InvalidInputError(
-        f"labels of task '{name}': {str(value)!r} is a date or a time, which is no label; turn it "
-        f"into a number or a class first"
+        f"labels of task '{name}': {str(value)!r} is a date or a time, which is not a label; turn "
+        f"it into a number or a class first"
     )
 
 
@@ -266,7 +267,7 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
         number = number_in(value)
     else:
         if is_date(value):
-            raise InvalidInputError(f"{str(value)!r}, a date or a time, which is no label")
+            raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
             number = float(value)
         except (TypeError, ValueError):

@@ -70,7 +70,7 @@ class Task(TaskDefinition):
 
         Args:
             values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs).
-                Missing: None, NaN, NA, and (but for regression) -100. A tensor holds targets as
+                Missing: None, NaN, NA, and (except for regression) -100. A tensor holds targets as
                 they are returned: its numbers are not looked up among the class names.
             rows: what the rows are called in error messages; None counts from 0.
 

@@ -80,7 +80,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write it, whole or not at all."""
+        """Write it, atomically."""
         target, content = Path(path), io.BytesIO()
         torch.save({**checkpoint, "digest": _digest(checkpoint)}, content)
         try:

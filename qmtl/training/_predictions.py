@@ -131,8 +131,8 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
         tasks: those of the model that predicted.
 
     Raises:
-        RunDirectoryError: if the file cannot be read, a column is missing, or a cell is no number;
-            the column is named.
+        RunDirectoryError: if the file cannot be read, a column is missing, or a cell is not a
+            number; the column is named.
     """
     path = Path(path)
     try:

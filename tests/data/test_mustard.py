@@ -160,7 +160,7 @@ class TestSplits:
     @pytest.mark.parametrize(
         ("folds", "message"),
         [
-            ([{"train": [0, 1], "test": [2]}], "a fold is no partition of the 40"),
+            ([{"train": [0, 1], "test": [2]}], "a fold is not a partition of the 40"),
             ([{"train": list(range(39)), "test": [39]}], "the test parts of its 1 folds are no"),
             ([{"train": list(range(39)), "test": [39.5]}], "expected pairs of row numbers"),
             ([{"train": [0]}], "expected speaker_dependent_folds"),

@@ -150,7 +150,7 @@ TEMPLATES = {
         lambda w, wires: qml.SimplifiedTwoDesign(w[:3], w[3:].reshape(2, 2, 2), wires),
         11,
     ),
-    "of one's own": (
+    "of your own": (
         lambda w, wires: [
             qml.RX(0.5 * w[0] - w[1] + 0.2, wires[0]),
             qml.CRot(*w[2:5], wires=wires[:2]),

@@ -81,7 +81,7 @@ def test_given_kinds(values, kind, names):
         (["a"], "multiclass", "as multiclass: expected at least 2 classes, got 1 (a)"),
         ([0, 1], "binry", "unknown kind of target 'a': 'binry'; did you mean 'binary'"),
         (["2020-01-01", "2020-02-01"], None, "are dates, such as '2020-01-01'"),
-        (["1/2/2020", "3/2/2020", None], "multiclass", "which are no classes"),
+        (["1/2/2020", "3/2/2020", None], "multiclass", "which are not classes"),
         ([datetime.date(2020, 1, 1)] * 3, None, "are dates"),
         (pd.date_range("2020", periods=3), None, "a date or a time"),
         ([f"user{i}@example.org" for i in range(30)], None, "look like ids or free text"),

@@ -183,7 +183,7 @@ class TestTargets:
     )
     def test_dates_are_no_labels(self, labels):
         for task in (BINARY, MULTICLASS, REGRESSION):
-            with pytest.raises(InvalidInputError, match="a date or a time, which is no label"):
+            with pytest.raises(InvalidInputError, match="a date or a time, which is not a label"):
                 task.to_targets(labels)
 
     def test_names_of_rows(self):
