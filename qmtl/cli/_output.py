@@ -173,7 +173,7 @@ def show_run(run: "Run") -> None:
     print(", ".join(parts))
     print(
         f"{results['epochs']} epochs in {results['seconds']:.1f} s; kept epoch "
-        f"{results['best_epoch'] + 1}, the best on validation"
+        f"{results['best_epoch']}, the best on validation"
     )
     print(f"run directory: {run.path}")
 

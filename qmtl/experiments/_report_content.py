@@ -143,8 +143,10 @@ def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def _history(path: Path) -> tuple[Row, ...]:
     rows = _csv(path, ("epoch", "split", "task", "metric", "value"))
     try:
+        # Version 0.1 counted from 0.
+        first = min((int(row["epoch"]) for row in rows), default=1)
         return tuple(
-            row | {"epoch": int(row["epoch"]), "value": float(row["value"] or "nan")}
+            row | {"epoch": int(row["epoch"]) + 1 - first, "value": float(row["value"] or "nan")}
             for row in rows
         )
     except ValueError as error:
@@ -220,7 +222,7 @@ def _summary(content: RunContent) -> dict[str, object]:
         "losses combined by": combined or "mean",
         "seed of training": str(training.seed),
         "epochs": f"{results['epochs']:,} in {results['seconds']:.1f} s",
-        "kept": f"epoch {results['best_epoch'] + 1:,}",
+        "kept": f"epoch {results['best_epoch']:,}",
     }
 
 

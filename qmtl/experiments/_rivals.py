@@ -158,7 +158,7 @@ def _train(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSetting
         result.baselines,
         sum(p.numel() for p in head),
         sum(p.numel() for p in parameters),
-        result.best_epoch + 1,
+        result.best_epoch,
         result.seconds,
         times.median,
     )

@@ -78,6 +78,8 @@ class Run:
         problem = _results_problem(results)
         if problem is not None:
             raise RunDirectoryError(f"{folder / 'results.json'} is damaged: {problem}")
+        if "first_epoch" not in results:  # version 0.1 counted epochs from 0
+            results |= {"first_epoch": 1, "best_epoch": results["best_epoch"] + 1}
         return cls(folder, recipe, results)
 
 
@@ -254,6 +256,7 @@ def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any
         "parameters": _parameters(result.model)
         | {f"{head} head": rival.head_parameters for head, rival in rivals.items()},
         "epochs": result.epochs,
+        "first_epoch": 1,
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
     }

@@ -114,11 +114,11 @@ def fit(
             with restoring(last, resumed):
                 epochs = run_trainer(module, data, used, folder, checkpoint=last)
         seconds = time.perf_counter() - started
-        best_epoch = epochs - 1
+        best_epoch = epochs
         if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
             best = read_checkpoint(folder / BEST)
             _load_weights(module, best)
-            best_epoch = int(best["epoch"])
+            best_epoch = int(best["epoch"]) + 1
     model.to("cpu").eval()
     splits = data.splits
     # With shots, too, a run that was interrupted comes to the same metrics.
@@ -228,7 +228,7 @@ class RowsFit:
     Attributes:
         history: one row per epoch, split, task and metric, as in `qmtl.Result`.
         epochs: epochs trained.
-        best_epoch: the epoch whose weights were kept, counted from 0.
+        best_epoch: the epoch whose weights were kept; the first is 1.
     """
 
     history: list[dict[str, Any]]
@@ -239,15 +239,15 @@ class RowsFit:
         """The mean over tasks of the training loss, per epoch.
 
         Example:
-            >>> rows = [{"epoch": 0, "split": "train", "task": t, "metric": "loss", "value": v}
+            >>> rows = [{"epoch": 1, "split": "train", "task": t, "metric": "loss", "value": v}
             ...         for t, v in (("a", 1.0), ("b", 3.0))]
-            >>> RowsFit(rows, 1, 0).training_losses()
+            >>> RowsFit(rows, 1, 1).training_losses()
             [2.0]
         """
         epochs: list[list[float]] = [[] for _ in range(self.epochs)]
         for row in self.history:
             if (row["split"], row["metric"]) == ("train", "loss"):
-                epochs[row["epoch"]].append(row["value"])
+                epochs[row["epoch"] - 1].append(row["value"])
         return [sum(losses) / len(losses) for losses in epochs]
 
 
@@ -262,7 +262,7 @@ class _KeepBest(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         loss = float(trainer.callback_metrics["validation_loss"])
         if loss < self.loss:
-            self.loss, self.epoch = loss, int(trainer.current_epoch)
+            self.loss, self.epoch = loss, int(trainer.current_epoch) + 1
             self.state = copy.deepcopy(pl_module.model.state_dict())
 
 
@@ -311,4 +311,4 @@ def fit_rows(
     if keep.epoch is not None:
         model.load_state_dict(keep.state)
     model.to("cpu").eval()
-    return RowsFit(module.history, epochs, epochs - 1 if keep.epoch is None else keep.epoch)
+    return RowsFit(module.history, epochs, epochs if keep.epoch is None else keep.epoch)

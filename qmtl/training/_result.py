@@ -14,7 +14,7 @@ from markupsafe import Markup
 from qmtl._html import facts, panel, table
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
-from qmtl.plotting import COLOURS, axes_or_new, inline_svg, line_look, plain, style
+from qmtl.plotting import COLOURS, axes_or_new, inline_svg, legend_below, line_look, plain, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ class History:
     def rows(self) -> list[dict[str, Any]]:
         keys = [dict(zip(("split", "task", "metric"), key, strict=True)) for key in self.keys]
         return [
-            {"epoch": epoch, **keys[place], "value": value}
+            {"epoch": epoch + 1, **keys[place], "value": value}
             for epoch, place, value in zip(*self.columns, strict=True)
         ]
 
@@ -72,7 +72,7 @@ class Result:
         metrics: split → task → metric → value; metrics of the kept weights.
         baselines: the same for the best constant prediction.
         history: one row per epoch, split, task and metric, with keys ``epoch``, ``split``,
-            ``task``, ``metric`` and ``value``; epochs count from 0.
+            ``task``, ``metric`` and ``value``; the first epoch is 1.
         epochs: epochs trained.
         best_epoch: the epoch whose weights were kept: that of the best validation loss, or the
             last one with ``restore_best=False`` or without any validation label.
@@ -93,7 +93,7 @@ class Result:
         test = self.metrics["test"]
         mains = [(task.name, task.main_metric) for task in self.model.tasks]
         scores = ", ".join(f"{name} {main} {test[name][main]:.4f}" for name, main in mains)
-        kept = f"{self.epochs} epochs, kept epoch {self.best_epoch + 1}"
+        kept = f"{self.epochs} epochs, kept epoch {self.best_epoch}"
         return f"Result({kept}; test: {scores})"
 
     def table(self, split: str = "test") -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def plot_curves(
     """One line per task; of more than twelve tasks, thin lines and their median.
 
     Args:
-        history: rows with ``epoch`` (from 0), ``split``, ``task``, ``metric`` and ``value``, as in
+        history: rows with ``epoch`` (from 1), ``split``, ``task``, ``metric`` and ``value``, as in
             `Result.history`.
         ax: where to draw.
         metric: ``"loss"`` or a metric's name.
@@ -151,8 +151,8 @@ def plot_curves(
     Example:
         >>> from matplotlib.figure import Figure
         >>> row = {"split": "validation", "task": "a", "metric": "loss"}
-        >>> history = [row | {"epoch": 0, "value": 0.7}, row | {"epoch": 1, "value": 0.5}]
-        >>> ax = plot_curves(history, Figure().subplots(), kept=1)
+        >>> history = [row | {"epoch": 1, "value": 0.7}, row | {"epoch": 2, "value": 0.5}]
+        >>> ax = plot_curves(history, Figure().subplots(), kept=2)
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('epoch', 'validation loss')
     """
@@ -176,16 +176,12 @@ def plot_curves(
         label = f"median of {len(lines)} tasks"
         ax.plot(list(median), list(median.values()), "-", color=COLOURS[0], lw=2.5, label=label)
     if kept is not None:
-        ax.axvline(kept + 1, color="0.5", linestyle=":", linewidth=1, label="kept")
+        ax.axvline(kept, color="0.5", linestyle=":", linewidth=1, label="kept")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(f"{metric} on the {split} split")
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{split} {metric}")
-    # Below the axes, where it hides no line.
-    columns = 3 if max(map(len, lines)) <= 14 else 2
-    ax.legend(
-        fontsize=8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.2), handlelength=3
-    )
+    legend_below(ax)
     return ax
 
 
@@ -197,7 +193,7 @@ def _lines(
     for row in history:
         wanted = tasks is None or row["task"] in lines
         if wanted and (row["split"], row["metric"]) == (split, metric):
-            lines.setdefault(row["task"], {})[row["epoch"] + 1] = row["value"]
+            lines.setdefault(row["task"], {})[row["epoch"]] = row["value"]
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         known = sorted({f"{row['split']} {row['metric']}" for row in history})
@@ -224,7 +220,7 @@ def _html(result: Result) -> str:
     encoder = sum(p.numel() for p in result.model.encoder.parameters())
     about = {
         "epochs": f"{result.epochs:,} in {result.seconds:.1f} s",
-        "kept": f"epoch {result.best_epoch + 1:,}",
+        "kept": f"epoch {result.best_epoch:,}",
         "parameters": f"encoder {encoder:,}, head {head:,}",
     }
     rows = [

@@ -1,11 +1,13 @@
 """Run directories: names, and going on with more epochs."""
 
+import json
 import shutil
 
 import pytest
 
 from qmtl.errors import QmtlError, RecipeError
 from qmtl.experiments import Run, read_recipe, resume_run, start_run
+from qmtl.experiments._report_content import read_runs
 
 TINY = [
     "training.max_epochs=1", 'data.tasks=["parity"]', "encoder.hidden=[4]",
@@ -67,3 +69,17 @@ def test_a_file_in_the_way(tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("")
     with pytest.raises(QmtlError, match="cannot be made"):
         start_run(read_recipe("digits", TINY), progress=False)
+
+
+def test_run_folders_of_0_1_counted_epochs_from_nought(finished, tmp_path):
+    copy = shutil.copytree(finished.path, tmp_path / "run")
+    results = json.loads((copy / "results.json").read_text())
+    assert results["best_epoch"] == 1
+    del results["first_epoch"]
+    (copy / "results.json").write_text(json.dumps(results | {"best_epoch": 0}))
+    assert Run.read(copy).results == finished.results
+    rows = (copy / "metrics.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows} == {"epoch", "1"}
+    (copy / "metrics.csv").write_text("\n".join([rows[0], *(f"0{row[1:]}" for row in rows[1:])]))
+    (content,) = read_runs([copy])
+    assert {row["epoch"] for row in content.history} == {1}

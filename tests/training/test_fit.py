@@ -51,7 +51,7 @@ def test_the_result():
     data = tiny_data()
     result = _fit(data, max_epochs=3)
     assert result.epochs == 3
-    assert {row["epoch"] for row in result.history} == {0, 1, 2}
+    assert {row["epoch"] for row in result.history} == {1, 2, 3}
     assert list(result.metrics) == list(result.baselines) == ["train", "validation", "test"]
     table = result.table()
     assert [row["task"] for row in table if row["metric"] in ("accuracy", "r2")] == list("abcd")
@@ -74,7 +74,7 @@ def test_early_stopping_and_best_epoch():
     # So small a rate changes no float32 weight: nothing gets better.
     result = _fit(max_epochs=20, patience=2, optimizer="sgd", learning_rate=1e-12)
     assert result.epochs == 3
-    assert result.best_epoch == 0
+    assert result.best_epoch == 1
 
 
 def test_restore_best_keeps_the_best_validation_epoch():
@@ -83,12 +83,12 @@ def test_restore_best_keeps_the_best_validation_epoch():
     last = _fit(restore_best=False, **options)
     losses = [
         sum(r["value"] for r in best.history if (r["epoch"], r["split"], r["metric"]) == key)
-        for key in ((epoch, "validation", "loss") for epoch in range(4))
+        for key in ((epoch, "validation", "loss") for epoch in range(1, 5))
     ]
-    assert best.best_epoch == losses.index(min(losses)) < 3
+    assert best.best_epoch == losses.index(min(losses)) + 1 < 4
     kept = sum(values["loss"] for values in best.metrics["validation"].values())
     assert kept == pytest.approx(min(losses), rel=1e-5)
-    assert last.best_epoch == 3
+    assert last.best_epoch == 4
     ended = sum(values["loss"] for values in last.metrics["validation"].values())
     assert ended == pytest.approx(losses[-1], rel=1e-5)
     assert best.history == last.history
@@ -303,5 +303,5 @@ def test_without_validation_labels_the_last_epoch_is_kept():
     data = _without_validation_labels()
     result = _fit(data, max_epochs=3)
     last = _fit(data, max_epochs=3, restore_best=False)
-    assert (result.epochs, result.best_epoch) == (3, 2)
+    assert (result.epochs, result.best_epoch) == (3, 3)
     assert same_state(result.model, last.model)

@@ -33,7 +33,7 @@ def test_csv_in_a_run_directory_and_again_when_it_resumes(tmp_path):
     run = start_run(recipe("csv"), tmp_path / "run", progress=False)
     log = tmp_path / "run" / "logs" / "csv"
     written = rows(log / "metrics.csv")
-    assert {row["step"] for row in written} == {"0", "1"}
+    assert {row["step"] for row in written} == {"1", "2"}
     last = written[-1]
     test = run.results["metrics"]["test"]
     logged = [row["test/parity/accuracy"] for row in written if row["test/parity/accuracy"]]

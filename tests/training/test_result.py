@@ -9,7 +9,7 @@ from qmtl.training import plot_curves
 
 def history(tasks, epochs=3, metric="loss", split="validation"):
     return [
-        {"epoch": e, "split": split, "task": task, "metric": metric, "value": i + e}
+        {"epoch": e + 1, "split": split, "task": task, "metric": metric, "value": i + e}
         for e in range(epochs)
         for i, task in enumerate(tasks)
     ]
@@ -22,7 +22,7 @@ def draw(rows, **options):
 
 
 def test_a_line_per_task_from_epoch_one():
-    ax = draw(history("ab"), kept=1)
+    ax = draw(history("ab"), kept=2)
     lines = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
     assert lines["a"] == [[1, 0], [2, 1], [3, 2]]
     assert lines["b"] == [[1, 1], [2, 2], [3, 3]]
