@@ -12,23 +12,72 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from qmtl._io import write_bytes, write_json
+from qmtl._target_scale import TargetScale
 from qmtl._version import __version__
-from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
+from qmtl.heads import TaskRows
 
-__all__ = ["model_card", "read_model", "write_model"]
+__all__ = ["described", "model_card", "part_class", "read_model", "take_types", "write_model"]
 
 FORMAT = "qmtl-model"
-
-
 VERSION = 1
 
 
-def write_model(
-    path: str | Path, parts: Mapping[str, Mapping[str, Any]], state: Mapping[str, Tensor]
-) -> None:
+def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
+    """``to_dict`` of an encoder or head, if it is one that can be loaded again.
+
+    Args:
+        part: ``encoder`` or ``head``.
+        module: the encoder or head.
+        known: qmtl's own classes by name.
+
+    Raises:
+        InvalidInputError: saying what is missing.
+    """
+    kind = type(module).__name__
+    needed = ("to_dict",) if part == "encoder" else ("to_dict", "from_dict")
+    for method in needed:
+        if not hasattr(module, method):
+            raise InvalidInputError(
+                f"the {part} {kind} has no {method}(), so its design cannot be saved; give it "
+                f"to_dict() and from_dict(), or save state_dict() yourself"
+            )
+    description: dict[str, Any] = module.to_dict()
+    said = description.get("type") if isinstance(description, Mapping) else None
+    if said != kind or known.get(kind, type(module)) is not type(module):
+        raise InvalidInputError(
+            f"the {part} {kind} of {type(module).__module__} is described as type {said!r} and "
+            f"would be loaded as another class; to_dict() must give the class's own name, which "
+            f"must not be one of qmtl's: {', '.join(known)}"
+        )
+    try:
+        json.dumps(description)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"to_dict() of the {part} {kind} is no JSON: {error}") from None
+    return description
+
+
+def part_class(part: str, description: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    """The class of a saved encoder or head.
+
+    Raises:
+        InvalidInputError: if it is not among the known ones.
+    """
+    kind = description[part]["type"]
+    if kind in ("SeparateEncoders", "SeparateHeads"):
+        raise InvalidInputError(
+            f"version 0.1 saved single-task models side by side, as {kind}; now each is a model of "
+            f"its own: train it on data.subset([task]) and save it by itself"
+        )
+    if kind not in known:
+        raise unknown_name(part, kind, known)
+    return known[kind]
+
+
+def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write a model's files.
 
     Args:
@@ -100,6 +149,21 @@ def _read_state(path: Path, digest: object) -> dict[str, Tensor]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ModelFileError(f"{path} is damaged, or was not saved together with model.json")
     return tensors
+
+
+def take_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give parameters and buffers the types of a state: in place, so that tied ones stay tied."""
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            key = prefix + name
+            if isinstance(module, TaskRows):
+                (key, *_) = module.keys(prefix)
+            elif isinstance(module, TargetScale):
+                key = next(iter(module.keys(name, prefix.removesuffix("scale."))), "")
+            if key in state:
+                tensor.data = tensor.data.to(state[key].dtype)
 
 
 HEADER = """\

@@ -7,18 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmtl._growth import grown_head, widened
 from qmtl._io import write_text
-from qmtl._model_files import model_card, read_model, write_model
+from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
+from qmtl._target_scale import TargetScale, join_scale, split_scale
 from qmtl.data import TableColumns, as_samples
 from qmtl.encoders import ENCODERS
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, unknown_name
-from qmtl.heads import HEADS, Head, TaskRows, escaped, pop_part
-from qmtl.tasks import Task, task_layout
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
+from qmtl.heads import HEADS, Head, TaskRows
+from qmtl.tasks import Task, chosen_tasks
 
 __all__ = ["MultiTaskModel", "load"]
-
-# The mean of targets, what rounding took from it, and their standard deviation.
-SCALES = ("target_mean", "target_rest", "target_std")
 
 
 class MultiTaskModel(nn.Module):
@@ -56,20 +55,9 @@ class MultiTaskModel(nn.Module):
         self.head: Any = head
         # How columns of a data frame become inputs; `qmtl.fit` takes it from the data.
         self.columns: TableColumns | None = None
-        # Targets of regressions are standardised on the training split; these take predictions
-        # back. They are of all columns of joined targets, and have keys by task in a state. The
-        # mean is kept in two parts, which give it float64's digits in a float32 model.
-        layout = task_layout(self.tasks)
-        self._columns = {
-            task.name: layout.column_slices[task.name]
-            for task in self.tasks
-            if task.kind == "regression"
-        }
-        for name in SCALES:
-            start = torch.ones if name == "target_std" else torch.zeros
-            self.register_buffer(name, start(layout.n_columns))
-        self.register_state_dict_post_hook(_split_scales)
-        self.register_load_state_dict_pre_hook(_join_scales)
+        self.scale = TargetScale(self.tasks)
+        self.register_state_dict_post_hook(split_scale)
+        self.register_load_state_dict_pre_hook(join_scale)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -106,8 +94,8 @@ class MultiTaskModel(nn.Module):
         if isinstance(self.head, Head):
             joined: Tensor = self.head(features, tasks, joined=True)
             return joined
-        logits = self.head(features, tasks=tasks)
-        names = [task.name for task in self.tasks] if tasks is None else tasks
+        names = chosen_tasks(tasks, [task.name for task in self.tasks])
+        logits = self.head(features, tasks=None if tasks is None else names)
         return torch.cat([logits[name] for name in names], dim=1)
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -146,12 +134,62 @@ class MultiTaskModel(nn.Module):
             kind = type(self.head).__name__
             raise InvalidInputError(f"the head {kind} is not evaluated by a simulator")
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
-        for name in SCALES:
-            setattr(twin, name, getattr(self, name))
+        twin.scale = self.scale
         twin.columns = self.columns
         # Not by train(), which would change the encoder that both have.
         twin.training = self.training
         return twin
+
+    def with_task(
+        self,
+        task: Task,
+        *,
+        encoder: nn.Module | None = None,
+        seed: int | None = None,
+        wires: int | None = None,
+        ansatz: Any = None,
+        readout: Any = None,
+    ) -> "MultiTaskModel":
+        """A model with one task more, which predicts the others as this one does.
+
+        The parameters of the other tasks are copied, bit for bit; their predictions may differ by
+        rounding, since other tasks are computed beside them. The new task's wires are joined with
+        no others, and its features are new outputs of the encoder's last layer. ``qmtl.fit(model,
+        data, tasks=[task.name])`` then trains what belongs to the new task alone.
+
+        Args:
+            task: the new one; it comes last.
+            encoder: with enough features for all tasks, whose first ones are those of the encoder
+                here; None widens a copy of it, which must end in a linear layer.
+            seed: of the new initial weights; None draws it from torch's global generator.
+            wires: of the new task; None for its default.
+            ansatz: the new task's block; None for the default.
+            readout: of the new task; None for its default.
+
+        Raises:
+            InvalidInputError: for a head that cannot grow, an encoder that cannot be widened, or a
+                name that a task has already.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+            >>> encoder = qmtl.encoders.MLP(10, 8, out_features=circuit.n_features, seed=0)
+            >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+            >>> larger = model.with_task(qmtl.Task.multiclass("b", 3), seed=1)
+            >>> x = torch.ones(1, 10)
+            >>> found = larger.predict(x)
+            >>> list(found), bool(torch.isclose(found["a"], model.predict(x)["a"]))
+            (['a', 'b'], True)
+        """
+        register = {"wires": wires, "ansatz": ansatz, "readout": readout}
+        head = grown_head(self.head, task, seed, **register)
+        if encoder is None:
+            encoder = widened(self.encoder, self.head.n_features, head.n_features, seed)
+        larger = MultiTaskModel(encoder, head)
+        larger.columns = self.columns
+        for name in self.scale.regressions:
+            larger.set_target_scale(name, *self.target_scale([name]))
+        return larger.to(next(self.head.parameters())).train(self.training)
 
     def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
         """Set a regression task's target mean and standard deviation, one per target.
@@ -160,28 +198,12 @@ class MultiTaskModel(nn.Module):
             InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
                 float32; or for no regression task.
         """
-        if task not in self._columns:
-            raise unknown_name("regression task", task, self._columns)
-        columns = self._columns[task]
-        buffers: list[Tensor] = [getattr(self, name)[columns] for name in SCALES]
-        whole, rest, deviation = buffers
-        mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
-        # Float32 in a float64 model, too, so that a cast of the model changes nothing.
-        rounded, width = mean.float(), std.float()
-        if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():
-            raise InvalidInputError(
-                f"task {task!r}: the targets' means must be finite and their standard deviations "
-                f"finite and positive, got {mean.tolist()} and {std.tolist()}"
-            )
-        whole.copy_(rounded)
-        rest.copy_(mean - rounded)
-        deviation.copy_(width)
+        self.scale.set(task, mean, std)
 
-    def target_scale(self) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of joined targets, (columns,), in float64.
+    def target_scale(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of the tasks' joined targets, (columns,), in float64.
 
-        They are 0 and 1 for tasks other than regressions; see `qmtl.tasks.TaskLayout`. On MPS,
-        which has no float64, in the model's type.
+        They are 0 and 1 for tasks other than regressions; see `qmtl.tasks.TaskLayout`.
 
         Example:
             >>> import qmtl
@@ -191,52 +213,23 @@ class MultiTaskModel(nn.Module):
             >>> [value.tolist() for value in model.target_scale()]
             [[5.0, 0.0], [2.0, 1.0]]
         """
-        buffers: list[Tensor] = [getattr(self, name) for name in SCALES]
-        if buffers[0].device.type != "mps":
-            buffers = [buffer.double() for buffer in buffers]
-        mean, rest, std = buffers
-        return mean + rest, std
+        scale: tuple[Tensor, Tensor] = self.scale(tasks)
+        return scale
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
         """Targets as the loss sees them: standardised in float64 for a regression, else unchanged.
 
         `Task.loss_terms` takes them to the type of the logits.
         """
-        return self.standardise_all({task.name: targets})[task.name]
-
-    def standardise_all(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`standardise` for several tasks, by name.
-
-        Example:
-            >>> import qmtl
-            >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("a")])
-            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
-            >>> model.set_target_scale("a", torch.tensor(5.0), torch.tensor(2.0))
-            >>> model.standardise_all({"a": torch.tensor([5.0, 9.0])})
-            {'a': tensor([0., 2.], dtype=torch.float64)}
-        """
-        mean, std = self.target_scale()
-        result = dict(targets)
-        for name in self._columns.keys() & targets.keys():
-            columns, values = self._columns[name], targets[name]
-            wide = values.reshape(len(values), -1)
-            result[name] = ((wide - mean[columns]) / std[columns]).reshape(values.shape)
-        return result
+        return self.scale.standardised(task.name, targets)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities, or values in the targets' units (float64), from logits."""
-        mean, std = self.target_scale()
-        result = {}
-        for task in self.tasks:
-            if task.name not in logits:
-                continue
-            prediction = task.activation(logits[task.name])
-            if task.name in self._columns:
-                columns, shape = self._columns[task.name], prediction.shape
-                wide = prediction.reshape(len(prediction), -1)
-                prediction = (wide * std[columns] + mean[columns]).reshape(shape)
-            result[task.name] = prediction
-        return result
+        return {
+            task.name: self.scale.restored(task.name, task.activation(logits[task.name]))
+            for task in self.tasks
+            if task.name in logits
+        }
 
     @torch.no_grad()
     def predict(
@@ -261,6 +254,7 @@ class MultiTaskModel(nn.Module):
         Raises:
             InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
         """
+        names = None if tasks is None else chosen_tasks(tasks, [task.name for task in self.tasks])
         samples = self._as_samples(inputs)
         if samples.ndim < 2:
             raise InvalidInputError(
@@ -275,7 +269,7 @@ class MultiTaskModel(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            parts = [self.predictions(self(chunk, tasks)) for chunk in samples.split(batch_size)]
+            parts = [self.predictions(self(chunk, names)) for chunk in samples.split(batch_size)]
         finally:
             for module, training in modes:
                 module.training = training
@@ -294,17 +288,19 @@ class MultiTaskModel(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: ``model.safetensors`` and ``model.json``.
 
+        Parts of your own are saved, too: frozen dataclasses for encodings, ansätze and readouts;
+        for encoders and heads classes with ``to_dict()``, which returns a JSON-able description
+        with the class's name as ``"type"``, and a class method ``from_dict(description)``. `load`
+        then takes these classes as ``parts=[...]``.
+
         Raises:
-            InvalidInputError: for an encoder or head without ``to_dict`` (save its own way), or
-                if the path is a file's.
+            InvalidInputError: for a part that could not be loaded again, such as a simulator of
+                your own (take ``with_simulator("lightcone")``), or if the path is a file's.
         """
-        for part, module in (("encoder", self.encoder), ("head", self.head)):
-            if not hasattr(module, "to_dict"):
-                raise InvalidInputError(
-                    f"the {part} {type(module).__name__} has no to_dict(), so its design cannot "
-                    f"be saved; give it one, or save state_dict() yourself"
-                )
-        parts = {"encoder": self.encoder.to_dict(), "head": self.head.to_dict()}
+        parts: dict[str, Any] = {
+            "encoder": described("encoder", self.encoder, ENCODERS),
+            "head": described("head", self.head, HEADS),
+        }
         if self.columns is not None:
             parts["columns"] = self.columns.to_dict()
         write_model(path, parts, self.state_dict())
@@ -333,7 +329,7 @@ class MultiTaskModel(nn.Module):
         pretrained_model_path: str | Path,
         *,
         encoder: nn.Module | None = None,
-        custom: Mapping[str, type] | None = None,
+        parts: Sequence[type] = (),
     ) -> "MultiTaskModel":
         """`load`, by the name that model hubs have for it. A local folder; no hub is asked.
 
@@ -355,21 +351,18 @@ class MultiTaskModel(nn.Module):
                 f"downloaded first, as by huggingface_hub.snapshot_download, which returns its "
                 f"folder"
             )
-        return load(pretrained_model_path, encoder=encoder, custom=custom)
+        return load(pretrained_model_path, encoder=encoder, parts=parts)
 
 
 def load(
-    path: str | Path,
-    *,
-    encoder: nn.Module | None = None,
-    custom: Mapping[str, type] | None = None,
+    path: str | Path, *, encoder: nn.Module | None = None, parts: Sequence[type] = ()
 ) -> MultiTaskModel:
     """Load a model that `MultiTaskModel.save` wrote, in evaluation mode. No code is run.
 
     Args:
         path: the folder.
-        encoder: the encoder to load weights into (in place), if it is not one of qmtl's.
-        custom: classes of your own encodings, ansätze and readouts, by class name.
+        encoder: the encoder to load weights into (in place), if it has no ``from_dict``.
+        parts: classes of your own: encoder, head, encodings, ansätze and readouts.
 
     Raises:
         ModelFileError: if a file is missing, damaged, or of another version.
@@ -387,79 +380,27 @@ def load(
     folder = Path(path)
     description, state = read_model(folder)
     where = folder / "model.json"
+    own = {part.__name__: part for part in parts}
     try:
         if encoder is None:
-            encoder = _class("encoder", description, ENCODERS).from_dict(description["encoder"])
-        head = _class("head", description, HEADS).from_dict(description["head"], custom)
-        model = MultiTaskModel(encoder, head)
+            encoder = part_class("encoder", description, ENCODERS | own).from_dict(
+                description["encoder"]
+            )
+        kind = part_class("head", description, HEADS | own)
+        given = (description["head"], own) if issubclass(kind, Head) else (description["head"],)
+        model = MultiTaskModel(encoder, kind.from_dict(*given))
         if "columns" in description:
             model.columns = TableColumns.from_dict(description["columns"])
     except QmtlError as error:
-        raise ModelFileError(f"{where}: {error}") from None
+        hint = "; classes of your own go into parts=[...]" if "unknown" in str(error) else ""
+        raise ModelFileError(f"{where}: {error}{hint}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(repr(error).split())
         raise ModelFileError(f"{where}: a part is missing or wrong ({reason})") from None
     try:
-        _take_types(model, state)
+        take_types(model, state)
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
     return model.eval()
-
-
-def _take_types(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
-    """Give parameters and buffers the types of a state: in place, so that tied ones stay tied."""
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in own:
-            key = prefix + name
-            if isinstance(module, TaskRows):
-                (key, *_) = module.keys(prefix)
-            elif module is model:
-                key = f"{name}_{escaped(next(iter(model._columns), ''))}"
-            if key in state:
-                tensor.data = tensor.data.to(state[key].dtype)
-
-
-def _scale_keys(model: MultiTaskModel, prefix: str, name: str) -> dict[str, slice]:
-    """The keys that states have in a scale's place, one per task, and each task's columns."""
-    return {f"{prefix}{name}_{escaped(task)}": own for task, own in model._columns.items()}
-
-
-def _split_scales(model: MultiTaskModel, state: dict[str, Any], prefix: str, _: object) -> None:
-    for name in SCALES:
-        values = state.pop(prefix + name)
-        keys = _scale_keys(model, prefix, name)
-        state.update((key, values[columns]) for key, columns in keys.items())
-
-
-def _join_scales(
-    model: MultiTaskModel,
-    state: dict[str, Any],
-    prefix: str,
-    metadata: object,
-    strict: bool,
-    missing: list[str],
-    unexpected: list[str],
-    errors: list[str],
-) -> None:
-    for name in SCALES:
-        keys = _scale_keys(model, prefix, name)
-        values = getattr(model, name).clone()
-        for key, columns in keys.items():
-            values[columns] = pop_part(state, key, values[columns], missing, errors)
-        state[prefix + name] = values
-
-
-def _class(part: str, description: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    kind = description[part]["type"]
-    if kind in ("SeparateEncoders", "SeparateHeads"):
-        raise InvalidInputError(
-            f"version 0.1 saved single-task models side by side, as {kind}; now each is a model of "
-            f"its own: train it on data.subset([task]) and save it by itself"
-        )
-    if kind not in known:
-        raise unknown_name(part, kind, known)
-    return known[kind]

@@ -19,7 +19,7 @@ ROOT = Path(qmtl.__file__).parent
 
 BASE = {"_html", "_io", "_sections", "_version", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "noise", "heads", "encoders"}
-MODEL |= {"model", "_model_files"}
+MODEL |= {"model", "_growth", "_target_scale", "_model_files"}
 TRAINING = MODEL | {"data", "training"}
 EXPERIMENTS = TRAINING | {"experiments"}
 MAY_IMPORT = {
@@ -37,7 +37,9 @@ MAY_IMPORT = {
     "heads": BASE | {"circuit", "simulators"},
     "encoders": BASE,
     "model": MODEL,
-    "_model_files": BASE,
+    "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
+    "_target_scale": BASE | {"heads"},
+    "_model_files": BASE | {"heads", "_target_scale"},
     "training": TRAINING,
     "experiments": EXPERIMENTS,
     "hardware": MODEL | {"hardware"},

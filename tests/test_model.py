@@ -101,19 +101,6 @@ class TestPredict:
         classes = TASKS[1].to_targets([2, None])
         assert model.standardise(TASKS[1], classes) is classes
 
-    def test_standardise_all_is_standardise_of_each(self):
-        model = make_model()
-        model.set_target_scale("STS-B", torch.tensor(2.0), torch.tensor(3.0))
-        numbers = {"STS-B": torch.rand(4).double(), "two targets": torch.rand(4, 2).double()}
-        targets = {"emotion": torch.tensor([0, 1, 2, -100]), **numbers}
-        found = model.standardise_all(targets)
-        assert list(found) == list(targets)
-        for task in TASKS:
-            if task.name in targets:
-                expected = model.standardise(task, targets[task.name])
-                assert torch.equal(found[task.name], expected)
-        assert model.standardise_all({}) == {}
-
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_scales_keep_float64_digits_in_any_model(self, dtype):
         model = make_model().to(dtype)

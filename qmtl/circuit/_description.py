@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from qmtl.circuit._ansatz import ANSATZE
-from qmtl.circuit._encodings import ENCODINGS
+from qmtl.circuit._encodings import ENCODINGS, RegisterEncoding
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import READOUTS
 from qmtl.errors import InvalidInputError, unknown_name
@@ -35,7 +35,9 @@ Classes = Mapping[str, type]
 NO_CLASSES: Classes = types.MappingProxyType({})
 
 
-BUILT_IN: dict[str, Any] = {**ENCODINGS, **ANSATZE, **READOUTS}
+# Encodings of circuits, of which designs have the first ones only.
+ALL_ENCODINGS: dict[str, Any] = {**ENCODINGS, "RegisterEncoding": RegisterEncoding}
+BUILT_IN: dict[str, Any] = {**ALL_ENCODINGS, **ANSATZE, **READOUTS}
 
 
 def part_to_dict(part: Any) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def part_to_dict(part: Any) -> dict[str, Any]:
 def _plain(where: str, value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(where, item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return part_to_dict(value)
     finite = type(value) is float and math.isfinite(value)
     if value is None or finite or type(value) in (bool, int, str):
         return value
@@ -75,7 +79,13 @@ def build_part(where: str, data: Any, known: Mapping[str, type], custom: Classes
     cls = classes[data["type"]]
     if not is_dataclass(cls):
         raise InvalidInputError(f"{where}: {data['type']} must be a dataclass, got {cls!r}")
-    given = {key: _as_tuples(value) for key, value in data.items() if key != "type"}
+    given = {
+        key: build_part(f"{where}.{key}", value, known, custom)
+        if isinstance(value, Mapping)
+        else _as_tuples(value)
+        for key, value in data.items()
+        if key != "type"
+    }
     check_keys(f"{where} ({data['type']})", given, [f.name for f in fields(cls) if f.init], [])
     check_types(f"{where} ({data['type']})", cls, given)
     try:
@@ -207,7 +217,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
         ansatz = build_part("ansatz", data[block], ANSATZE, custom)
     else:
         ansatz = _build_each("ansatz_per_task", data[block], names, ANSATZE, custom)
-    encoding: Any = build_part("encoding", data["encoding"], ENCODINGS, custom)
+    encoding: Any = build_part("encoding", data["encoding"], ALL_ENCODINGS, custom)
     readouts: Any = _build_each("readouts", data["readouts"], names, READOUTS, custom)
     return HeadCircuit(tasks, encoding, ansatz, layout=data["layout"], readouts=readouts, **sizes)
 

@@ -60,9 +60,9 @@ class SplitRows(Dataset[Batch]):
         return len(self.inputs)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        """The batch of these rows; of none, one row without labels."""
+        """The batch of these rows; of none, rows without labels."""
         if not len(rows):
-            return Batch(self.inputs[:1], torch.full_like(self.targets[:1], math.nan))
+            return Batch(self.inputs[:2], torch.full_like(self.targets[:2], math.nan))
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
         return Batch(inputs, targets, self.complete)
 
@@ -74,6 +74,8 @@ class BatchPlan:
     Attributes:
         rows: each task's labelled rows, or a single list of all rows for mixed batches.
         batch_size: rows per task and step.
+        smallest: a mixed batch at the end of an epoch with fewer rows joins the one before it:
+            batch normalisation cannot train on a single row.
         tasks_per_step: how many of the lists a step draws from.
         temperature: lists are drawn with probability proportional to ``size ** temperature``.
         seed: of the order of rows.
@@ -84,12 +86,20 @@ class BatchPlan:
     tasks_per_step: int
     temperature: float
     seed: int
+    smallest: int = 1
 
     @property
     def n_steps(self) -> int:
         """Steps per epoch: as many as it takes to see as many rows as there are."""
         total = sum(len(rows) for rows in self.rows)
-        return math.ceil(total / (self.batch_size * self.tasks_per_step))
+        if len(self.rows) > 1:
+            return math.ceil(total / (self.batch_size * self.tasks_per_step))
+        whole, rest = divmod(total, self.batch_size)
+        return max(1, whole + (rest >= self._smallest))
+
+    @property
+    def _smallest(self) -> int:
+        return max(1, min(self.smallest, self.batch_size))
 
     def epoch(self, epoch: int) -> list[Tensor]:
         """Row numbers of every step of one epoch.
@@ -102,7 +112,10 @@ class BatchPlan:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if len(self.rows) == 1:
             order = self.rows[0][torch.randperm(len(self.rows[0]), generator=generator)]
-            return list(order.split(self.batch_size))
+            steps = list(order.split(self.batch_size))
+            if len(steps) > 1 and len(steps[-1]) < self._smallest:
+                steps[-2:] = [torch.cat(steps[-2:])]
+            return steps
         streams = [_Stream(rows, generator) for rows in self.rows]
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
         logits = self.temperature * sizes.log()
@@ -147,6 +160,7 @@ def plan_batches(
     single_task: bool,
     tasks_per_step: int = 1,
     temperature: float = 1.0,
+    smallest: int = 1,
 ) -> BatchPlan:
     """The plan of a training split.
 
@@ -160,13 +174,14 @@ def plan_batches(
         tasks_per_step: with `single_task`, how many tasks a step draws a mini-batch from.
         temperature: with `single_task`, how strongly larger tasks are preferred: 0 not at all,
             1 in proportion to their size.
+        smallest: see `BatchPlan`.
     """
     labelled = labelled_rows(tasks, split.targets)
     if single_task:
         rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
         return BatchPlan(rows, batch_size, min(tasks_per_step, len(rows)), temperature, seed)
     anything = labelled.any(dim=0).nonzero().flatten()
-    return BatchPlan((anything,), batch_size, 1, temperature, seed)
+    return BatchPlan((anything,), batch_size, 1, temperature, seed, smallest)
 
 
 class EpochBatches:
@@ -235,6 +250,8 @@ class MultiTaskDataModule(pl.LightningDataModule):
             single_task=data.is_disjoint,
             tasks_per_step=(settings.tasks_per_step or len(data.tasks)) if jacobian else 1,
             temperature=settings.temperature,
+            # Two rows for each process.
+            smallest=2 * settings.devices,
         )
 
     def train_dataloader(self) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints: the last epoch's, to resume from, and that of the best validation loss."""
+"""Checkpoints: the last epoch's, to resume from, and the best epoch's."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from qmtl._io import write_bytes
 from qmtl.errors import ModelFileError, QmtlError
 from qmtl.tasks import Task
 from qmtl.training._module import CHECKPOINT_VERSION
-from qmtl.training._settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings, monitor_mode
 
 __all__ = [
     "BEST", "LAST", "AtomicCheckpoints", "ResumedSettings", "best_checkpoint", "is_finished",
@@ -49,9 +49,9 @@ class _MovableCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
-def best_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Keeps the weights of the epoch with the best validation loss; nothing resumes from it."""
-    options = {"monitor": "validation_loss", "mode": "min", "save_weights_only": True}
+def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
+    """Keeps the weights of the epoch with the best monitored value; nothing resumes from it."""
+    options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": True}
     return _checkpoint(folder, BEST, **options)
 
 
@@ -233,6 +233,6 @@ def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
     waits = [
         state["wait_count"]
         for name, state in content.get("callbacks", {}).items()
-        if name.startswith("EarlyStopping")
+        if name.startswith("EarlyStopping") and repr(settings.monitor) in name
     ]
     return settings.patience is not None and any(wait >= settings.patience for wait in waits)

@@ -1,7 +1,7 @@
 """Losses and metrics of a model, and of constant predictions, on a split."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,13 +20,16 @@ def to_device(targets: Tensor, device: torch.device) -> Tensor:
     return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
 
 
-def joined_scores(model: MultiTaskModel, logits: Tensor, targets: Tensor) -> Metrics:
-    """Loss and metrics of every task, from joined logits and targets of whole splits.
+def joined_scores(
+    model: MultiTaskModel, logits: Tensor, targets: Tensor, tasks: Sequence[str] | None = None
+) -> Metrics:
+    """Loss and metrics of these tasks, from their joined logits and targets of whole splits.
 
     A task without labels has the loss NaN.
     """
-    layout = task_layout(model.tasks)
-    mean, std = model.target_scale()
+    by_name = {task.name: task for task in model.tasks}
+    layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
+    mean, std = model.target_scale(tasks)
     terms = layout.loss_terms(logits, (targets - mean) / std)
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
@@ -57,7 +60,7 @@ def score(
 
 @torch.no_grad()
 def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> Metrics:
-    """Loss and metrics of every task on a split, in evaluation mode.
+    """Loss and metrics of every task that a split has targets of, in evaluation mode.
 
     Example:
         >>> import qmtl
@@ -71,14 +74,17 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     was_training = model.training
     model.eval()
     reference = next(model.parameters())
+    tasks = tuple(task for task in model.tasks if task.name in split.targets)
+    names = None if len(tasks) == len(model.tasks) else [task.name for task in tasks]
     try:
         parts = [
-            model(chunk.to(reference), joined=True) for chunk in split.inputs.split(batch_size)
+            model(chunk.to(reference), names, joined=True)
+            for chunk in split.inputs.split(batch_size)
         ]
     finally:
         model.train(was_training)
-    targets = task_layout(model.tasks).join_targets(split.targets)
-    return joined_scores(model, torch.cat(parts), to_device(targets, reference.device))
+    targets = task_layout(tasks).join_targets(split.targets)
+    return joined_scores(model, torch.cat(parts), to_device(targets, reference.device), names)
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:

@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
 
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import labelled_rows
+from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
 from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._checkpoints import (
     BEST,
@@ -32,7 +34,7 @@ from qmtl.training._evaluate import baseline_metrics, evaluate
 from qmtl.training._module import MultiTaskModule
 from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
-from qmtl.training._settings import TrainingSettings, settings_from
+from qmtl.training._settings import TrainingSettings, monitor_mode, settings_from
 from qmtl.training._threads import torch_threads
 from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
 
@@ -44,6 +46,7 @@ def fit(
     data: MultiTaskData,
     settings: TrainingSettings | None = None,
     *,
+    tasks: Sequence[str] | None = None,
     checkpoints: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -58,6 +61,9 @@ def fit(
         data: tasks, splits and labels; the tasks must be the model's.
         settings: how to train; or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
+        tasks: the tasks to train, by name; None for all. The predictions of the others stay as
+            they are, bit for bit: what others depend on, such as the encoder, is not trained.
+            The data may have these tasks only, or all of the model's.
         checkpoints: folder to keep the last and the best checkpoint in; None keeps none.
         resume: continue from the last checkpoint in that folder. The result is the same, bit for
             bit on a CPU, as that of a run that was not interrupted.
@@ -84,14 +90,17 @@ def fit(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
         )
     settings = settings_from(settings, options)
-    _check_one(model, data, settings)
-    _set_target_scales(model, data)
-    model.columns = data.columns
+    names = None if tasks is None else chosen_tasks(tasks, [task.name for task in model.tasks])
+    if names is not None and [task.name for task in data.tasks] != list(names):
+        data = data.subset(names)
+    _see_inputs(model, data.train.inputs)
+    module = _checked(model, data, settings, names)
+    if names is None or model.columns is None:
+        model.columns = data.columns
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
         last = folder / LAST if resume else None
         saved = None if last is None else read_checkpoint(last)
-        module = MultiTaskModule(model, settings)
         resumed = ResumedSettings(settings, model.tasks)
         if saved is not None:
             # Lightning would load these too, but with errors of torch's own.
@@ -105,17 +114,18 @@ def fit(
             if not resume:
                 (folder / BEST).unlink(missing_ok=True)
             remove_leftovers(folder)
-            used = [resumed, *(callbacks or ()), best_checkpoint(folder)]
+            used = [resumed, *(callbacks or ()), best_checkpoint(folder, settings.monitor)]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
                 # Last of all, so that it holds the state of the callbacks above after this epoch.
                 used.append(last_checkpoint(folder))
+            _begin_training(model)
             with restoring(last, resumed):
-                epochs = run_trainer(module, data, used, folder, checkpoint=last)
+                epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
         seconds = time.perf_counter() - started
         best_epoch = epochs
-        if settings.restore_best and _has_validation(data) and (folder / BEST).is_file():
+        if settings.restore_best and _has_validation(data, settings) and (folder / BEST).is_file():
             best = read_checkpoint(folder / BEST)
             _load_weights(module, best)
             best_epoch = int(best["epoch"]) + 1
@@ -137,54 +147,104 @@ def fit(
     )
 
 
+def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
+    """Run lazy layers once, which take their widths from the first input they see."""
+    if not any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+        return
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval().encoder(inputs[:2])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"the encoder's lazy layers do not take inputs of shape {tuple(inputs[:2].shape)}: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    finally:
+        model.train(training)
+
+
+def _begin_training(model: MultiTaskModel) -> None:
+    """Bring a model that was evaluated, as by an earlier `fit` or `qmtl.load`, back to training.
+
+    Modules in evaluation mode within a model in training mode are the user's choice.
+    """
+    if not model.training:
+        model.train()
+
+
 def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
     """Find what would keep `fit` from training, without training or writing anything.
 
     Raises:
         InvalidInputError: as `fit` would.
     """
-    _check_one(model, data, settings)
+    _see_inputs(model, data.train.inputs)
+    _checked(model, data, settings)
     with quiet_libraries():
         make_trainer(settings, [])
 
 
-def _check_one(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
-    """`check_fit` for one model, without the accelerator."""
-    _check_tasks(model, data)
-    if not _has_validation(data):
-        if settings.patience is not None:
-            raise InvalidInputError(
-                f"patience {settings.patience} needs a validation loss, but no task has a label in "
-                f"the validation split"
-            )
-        if settings.schedule == "plateau":
-            raise InvalidInputError(
-                "schedule 'plateau' needs a validation loss, but no task has a label in the "
-                "validation split"
-            )
+def _checked(
+    model: MultiTaskModel,
+    data: MultiTaskData,
+    settings: TrainingSettings,
+    tasks: Sequence[str] | None = None,
+) -> MultiTaskModule:
+    """The module to train, after all checks of `check_fit` but that of the accelerator."""
+    module = MultiTaskModule(model, settings, tasks)
+    _check_tasks(module.tasks, data)
+    _check_monitor(data, settings)
     with quiet_libraries():
-        rehearse(settings, len(model.tasks), next(model.parameters()).dtype)
-    _check_steps(model, data, settings)
+        rehearse(settings, len(module.tasks), module.dtype_of_model)
+    _check_steps(module, data)
+    return module
 
 
-def _has_validation(data: MultiTaskData) -> bool:
-    return bool(labelled_rows(data.tasks, data.validation.targets).any())
+def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:
+    names = {
+        f"validation/{task.name}/{metric}": task
+        for task in data.tasks
+        for metric in ("loss", *metric_names(task))
+    }
+    monitor = settings.monitor
+    if monitor != "validation_loss" and monitor not in names:
+        raise unknown_name("monitor", monitor, ["validation_loss", *names])
+    if _has_validation(data, settings):
+        return
+    whose = f"task {names[monitor].name!r}" if monitor in names else "no task"
+    has = "has no label" if monitor in names else "has a label"
+    for what, used in (
+        (f"patience {settings.patience}", settings.patience is not None),
+        ("schedule 'plateau'", settings.schedule == "plateau"),
+        (f"monitor {monitor!r}", monitor in names),
+    ):
+        if used:
+            raise InvalidInputError(
+                f"{what} needs a validation loss or metric, but {whose} {has} in the validation "
+                f"split"
+            )
 
 
-def _check_steps(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
+def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
+    """Whether the validation split has labels of what is monitored."""
+    own = [t for t in data.tasks if settings.monitor.startswith(f"validation/{t.name}/")]
+    return bool(labelled_rows(own or data.tasks, data.validation.targets).any())
+
+
+def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
     """Look ahead through the plan of batches, rather than stop in the middle of training."""
-    module = MultiTaskModule(model, settings)
     labelled = labelled_rows(data.tasks, data.train.targets)
     if not module.needs_all_tasks or bool(labelled.all()):
         return
-    plan = MultiTaskDataModule(data, settings).plan
-    steps = (rows for epoch in range(settings.max_epochs) for rows in plan.epoch(epoch))
+    plan = MultiTaskDataModule(data, module.settings).plan
+    steps = (rows for epoch in range(module.settings.max_epochs) for rows in plan.epoch(epoch))
     for step, rows in enumerate(steps):
         module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten(), step)
 
 
-def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
-    expected = [(task.name, task.kind, task.n_outputs) for task in model.tasks]
+def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
+    expected = [(task.name, task.kind, task.n_outputs) for task in tasks]
     given = [(task.name, task.kind, task.n_outputs) for task in data.tasks]
     if expected != given:
         raise InvalidInputError(
@@ -193,18 +253,6 @@ def _check_tasks(model: MultiTaskModel, data: MultiTaskData) -> None:
             if [e[0] for e in expected] != [g[0] for g in given]
             else f"tasks of the data differ in kind or outputs: model {expected}, data {given}"
         )
-
-
-def _set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
-    """Set each regression task's mean and standard deviation from the training split."""
-    for task in model.tasks:
-        if task.kind == "regression":
-            targets = data.train.targets[task.name].reshape(len(data.train), -1).double()
-            mean = targets.nanmean(0)
-            std = (targets - mean).square().nanmean(0).sqrt()
-            # A constant has a deviation of rounding errors, which would blow up in the quotient.
-            varies = ~(std <= 1e-12 * mean.abs())
-            model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
@@ -252,17 +300,19 @@ class RowsFit:
 
 
 class _KeepBest(Callback):
-    """Holds the weights of the epoch with the best validation loss, in memory."""
+    """Holds the weights of the epoch with the best monitored value, in memory."""
 
-    def __init__(self) -> None:
-        self.loss = float("inf")
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.sign = 1 if monitor_mode(monitor) == "min" else -1
+        self.least = float("inf")
         self.epoch: int | None = None
         self.state: dict[str, Any] = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        loss = float(trainer.callback_metrics["validation_loss"])
-        if loss < self.loss:
-            self.loss, self.epoch = loss, int(trainer.current_epoch) + 1
+        value = self.sign * float(trainer.callback_metrics[self.monitor])
+        if value < self.least:
+            self.least, self.epoch = value, int(trainer.current_epoch) + 1
             self.state = copy.deepcopy(pl_module.model.state_dict())
 
 
@@ -302,10 +352,10 @@ def fit_rows(
         raise InvalidInputError(f"{key} needs validation rows, but there are none")
     spare = train if validation is None else validation
     data = MultiTaskData("rows", model.tasks, train, spare, spare)
-    _check_one(model, data, settings)
-    _set_target_scales(model, data)
-    module = MultiTaskModule(model, settings)
-    keep = _KeepBest()
+    _see_inputs(model, train.inputs)
+    module = _checked(model, data, settings)
+    _begin_training(model)
+    keep = _KeepBest(settings.monitor)
     callbacks: list[Callback] = [keep] if validation is not None and settings.restore_best else []
     epochs = run_trainer(module, data, callbacks, validate=validation is not None)
     if keep.epoch is not None:

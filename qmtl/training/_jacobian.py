@@ -340,7 +340,8 @@ def sum_over_processes(values: Tensor) -> Tensor:
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     """Set ``.grad`` to the sum over all processes; a parameter without a gradient keeps none.
 
-    Gradients of all types travel in one flat tensor of each type.
+    Gradients of all types travel in one flat tensor of each type. Sparse ones, as of
+    ``nn.Embedding(sparse=True)``, become dense, which every optimiser takes.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2))
@@ -348,7 +349,11 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
         >>> weight.grad
         tensor([1., 1.])
     """
-    found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    found = [
+        (p, g.to_dense() if g.is_sparse else g)
+        for p, g in zip(parameters, gradients, strict=True)
+        if g is not None
+    ]
     if n_processes() > 1:
         for dtype in dict.fromkeys(g.dtype for _, g in found):
             same = [(p, g) for p, g in found if g.dtype == dtype]

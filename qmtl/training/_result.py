@@ -91,7 +91,7 @@ class Result:
 
     def __repr__(self) -> str:
         test = self.metrics["test"]
-        mains = [(task.name, task.main_metric) for task in self.model.tasks]
+        mains = [(t.name, t.main_metric) for t in self.model.tasks if t.name in test]
         scores = ", ".join(f"{name} {main} {test[name][main]:.4f}" for name, main in mains)
         kept = f"{self.epochs} epochs, kept epoch {self.best_epoch}"
         return f"Result({kept}; test: {scores})"

@@ -7,7 +7,13 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["LOGGERS", "LoggingSection", "TrainingSettings", "settings_from"]
+__all__ = [
+    "LOGGERS", "LOWER_IS_BETTER", "LoggingSection", "TrainingSettings", "monitor_mode",
+    "settings_from",
+]  # fmt: skip
+
+LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
+"""The loss, and the metrics of which a smaller value is the better one."""
 
 LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
 LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
@@ -38,7 +44,7 @@ class TrainingSettings(Section):
         optimizer: ``adam``, ``adamw`` or ``sgd``.
         weight_decay: of the encoder's parameters; circuit angles are periodic and have none.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
-            after 5 epochs without a better validation loss).
+            after 5 epochs without a better `monitor`).
         scalarizer: TorchJD scalarizer of the task losses (the default is their mean). A task
             without labels in a step adds no term to the loss and leaves its own weight as it is;
             FAMO needs labels of all tasks in each step, and DWA averages over a task's last loss
@@ -48,9 +54,14 @@ class TrainingSettings(Section):
             where tasks cannot be differentiated together, they see the rows of all tasks.
         options: arguments of the aggregator or scalarizer; lists hold one number per task.
         gradient_clip: largest norm of the gradient of all parameters.
-        patience: stop after so many epochs without a better validation loss; None never stops.
-        restore_best: keep the weights of the epoch with the best validation loss (of the last
-            epoch, if no task has a validation label).
+        accumulate_grad_batches: an optimiser's step has the mean gradient of so many batches; the
+            last ones of an epoch make a step by themselves.
+        monitor: what says how good an epoch is: ``validation_loss``, the mean loss of all tasks
+            on the validation split, or ``validation/TASK/METRIC``, such as
+            ``validation/cola/matthews``.
+        patience: stop after so many epochs without a better `monitor`; None never stops.
+        restore_best: keep the weights of the epoch with the best `monitor` (of the last epoch, if
+            there is no validation label).
         temperature: disjoint data: tasks are drawn in proportion to ``size ** temperature``.
         tasks_per_step: disjoint data with an aggregator: tasks in each step; None for all.
         jacobian_chunk: rows of the Jacobian differentiated at once; None for all.
@@ -76,6 +87,8 @@ class TrainingSettings(Section):
     aggregator: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     gradient_clip: float | None = Field(None, gt=0)
+    accumulate_grad_batches: int = Field(1, ge=1)
+    monitor: str = "validation_loss"
     patience: int | None = Field(None, ge=1)
     restore_best: bool = True
     temperature: float = Field(1.0, ge=0)
@@ -95,6 +108,17 @@ class TrainingSettings(Section):
                 f"{self.aggregator!r}"
             )
         return self
+
+
+def monitor_mode(monitor: str) -> str:
+    """Whether the best value of a `TrainingSettings.monitor` is its ``min`` or its ``max``.
+
+    Example:
+        >>> monitor_mode("validation/price/mae"), monitor_mode("validation/spam/auroc")
+        ('min', 'max')
+    """
+    metric = monitor.rpartition("/")[2]
+    return "min" if metric in ("validation_loss", *LOWER_IS_BETTER) else "max"
 
 
 def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -20,7 +23,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._checkpoints import AtomicCheckpoints
 from qmtl.training._module import MultiTaskModule
-from qmtl.training._settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings, monitor_mode
 from qmtl.training._threads import torch_threads
 
 __all__ = ["make_trainer", "quiet_libraries", "run_trainer"]
@@ -29,24 +32,39 @@ __all__ = ["make_trainer", "quiet_libraries", "run_trainer"]
 def make_trainer(
     settings: TrainingSettings,
     callbacks: list[Callback],
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     *,
     validate: bool = True,
 ) -> pl.Trainer:
-    """Lightning's trainer; without a folder it writes nothing.
+    """Lightning's trainer; it writes files only where callbacks do.
+
+    Args:
+        settings: epochs, devices and when to stop.
+        callbacks: its callbacks; loggers of a `HistoryLog` among them become the trainer's, too.
+        folder: where checkpoint callbacks that name none write; None for the current folder.
+        validate: whether there is a validation split.
 
     Raises:
-        InvalidInputError: for an accelerator that is not there.
+        InvalidInputError: for an accelerator that is not there, or several devices in a program
+            that cannot be started once more.
     """
     used = list(callbacks)
     if settings.patience is not None:
+        mode = monitor_mode(settings.monitor)
+        # An undefined metric is not a better one; a loss that is not finite has raised before.
+        stop = EarlyStopping(
+            settings.monitor, patience=settings.patience, mode=mode, check_finite=False
+        )
         # Before callbacks that save the state of the others.
-        stop = EarlyStopping("validation_loss", patience=settings.patience, mode="min")
         used.insert(0, stop)
     strategy: Any = "auto"
+    # One process trains by itself, whatever a cluster's scheduler says of others.
+    plugins: list[Any] = [AtomicCheckpoints(), LightningEnvironment()]
     if settings.devices > 1:
+        _check_main(settings.devices)
         gloo = settings.accelerator == "cpu" or not torch.cuda.is_available()
         strategy = DDPStrategy(process_group_backend="gloo" if gloo else None)
+        plugins = [AtomicCheckpoints()]
     try:
         return pl.Trainer(
             max_epochs=settings.max_epochs,
@@ -54,9 +72,9 @@ def make_trainer(
             devices=settings.devices,
             strategy=strategy,
             callbacks=used,
-            plugins=AtomicCheckpoints(),
-            logger=False,
-            enable_checkpointing=folder is not None,
+            plugins=plugins,
+            logger=[PassedOn(one) for c in used for one in getattr(c, "loggers", ())] or False,
+            enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in used),
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -64,7 +82,7 @@ def make_trainer(
             use_distributed_sampler=False,
             default_root_dir=folder,
         )
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInputError(
             f"training.accelerator {settings.accelerator!r} with {settings.devices} devices: "
@@ -72,11 +90,58 @@ def make_trainer(
         ) from None
 
 
+def _check_main(devices: int) -> None:
+    """Raise if this program cannot be started once more, as Lightning does for each device."""
+    interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if interactive or (spec is None and not Path(sys.argv[0]).is_file()):
+        raise InvalidInputError(
+            f"devices={devices} starts the program once more in each further process, which a "
+            f"notebook, an interactive session or a program from standard input cannot do; use "
+            f"devices=1, or run the training from a file"
+        )
+
+
+class PassedOn(Logger):
+    """A logger of `qmtl.training.log_to` as the trainer sees it, for callbacks such as Lightning's
+    ``LearningRateMonitor``: `log_to` itself closes it, after the last metrics.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def name(self) -> str | None:
+        """The inner logger's."""
+        name: str | None = self.inner.name
+        return name
+
+    @property
+    def version(self) -> int | str | None:
+        """The inner logger's."""
+        version: int | str | None = self.inner.version
+        return version
+
+    @property
+    def save_dir(self) -> str | None:
+        """The inner logger's."""
+        folder: str | None = self.inner.save_dir
+        return folder
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Hand them on."""
+        self.inner.log_metrics(metrics, step)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """`log_to` was given what to write."""
+
+
 def run_trainer(
     module: MultiTaskModule,
     data: MultiTaskData,
     callbacks: list[Callback],
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     *,
     checkpoint: Path | None = None,
     validate: bool = True,
@@ -85,7 +150,8 @@ def run_trainer(
     # Training draws random numbers; the caller's stream must not notice.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
-        with _plain_interrupt(), torch_threads(module.model, module.settings):
+        threads = torch_threads(module.model, module.settings)
+        with _plain_interrupt(), _plain_errors(), threads:
             trainer.fit(
                 module,
                 datamodule=MultiTaskDataModule(data, module.settings),
@@ -93,6 +159,27 @@ def run_trainer(
                 weights_only=True,
             )
     return int(trainer.current_epoch)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What Lightning says of callbacks and loggers, in terms of `qmtl.fit`."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        log = "`with qmtl.training.log_to('csv') as log: qmtl.fit(..., callbacks=[log, ...])`"
+        hints = {
+            "GradientAccumulationScheduler": "give accumulate_grad_batches to fit instead",
+            "no logger": f"give fit a logger, too: {log}",
+            "logger=False": f"give fit a logger, too: {log}",
+            "could not find the monitored key": "fit reports validation_loss, and train/TASK/loss "
+            "and validation/TASK/METRIC for every task",
+        }
+        for words, hint in hints.items():
+            if words in reason:
+                raise InvalidInputError(f"{reason} ({hint})") from None
+        raise
 
 
 @contextmanager

@@ -43,6 +43,16 @@ def test_mixed_batches_see_every_row_once_and_ranks_partition_them(n, size, worl
         assert sorted(row for share in shares for row in share[i]) == sorted(step)
 
 
+@given(n=st.integers(1, 40), size=st.integers(1, 12), smallest=st.integers(1, 6))
+def test_no_small_batch_ends_an_epoch(n, size, smallest):
+    plan = BatchPlan((torch.arange(n),), size, 1, 1.0, 0, smallest)
+    steps = _steps(plan.epoch(0))
+    assert len(steps) == plan.n_steps
+    assert sorted(row for step in steps for row in step) == list(range(n))
+    assert all(len(step) >= min(n, size, smallest) for step in steps)
+    assert all(len(step) < size + smallest for step in steps)
+
+
 @pytest.mark.parametrize("tasks_per_step", [1, 3])
 def test_ranks_partition_single_task_steps_too(tasks_per_step):
     data = disjoint_data({"a": 5, "b": 9, "c": 13})
@@ -63,11 +73,11 @@ def test_rows_of_a_batch_are_the_splits():
     assert torch.equal(batch.inputs, data.train.inputs[rows])
 
 
-def test_a_batch_of_no_rows_has_one_without_labels():
+def test_a_batch_of_no_rows_has_some_without_labels():
     data = tiny_data()
     rows = SplitRows(data.train, data.tasks)
     batch = rows[torch.tensor([], dtype=torch.int64)]
-    assert len(batch.inputs) == 1
+    assert len(batch.inputs) == 2  # Batch normalisation cannot train on one.
     assert batch.targets.isnan().all()
     assert not batch.complete
     # The split itself is not written to.

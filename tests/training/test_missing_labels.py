@@ -200,8 +200,12 @@ def test_disjoint_data_train(combiner):
     assert not any(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("combiner", [{"aggregator": "mean"}, {"aggregator": "upgrad"}])
-def test_disjoint_rows_run_on_their_own_task_only(combiner, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"scalarizer": "mean"}, 1), ({"aggregator": "upgrad"}, 3), ({"aggregator": "pcgrad"}, 3)],
+)
+def test_a_step_of_disjoint_rows_runs_the_head_once(options, expected, monkeypatch):
+    """On the task of a batch of one task; on all tasks where an aggregator takes all rows."""
     data = disjoint_data({"a": 8, "b": 16, "c": 24})
     model = tiny_model(data)
     seen = []
@@ -209,12 +213,13 @@ def test_disjoint_rows_run_on_their_own_task_only(combiner, monkeypatch):
 
     def counted(head, features, tasks=None, *, joined=False):
         if model.training:
-            seen.append((len(features), tuple(tasks)))
+            seen.append(len(head.tasks) if tasks is None else len(tasks))
         return forward(head, features, tasks, joined=joined)
 
     monkeypatch.setattr(type(model.head), "forward", counted)
-    qmtl.fit(model, data, max_epochs=1, **QUIET, **combiner)
-    assert seen == [(8, ("a",)), (8, ("b",)), (8, ("c",))] * 2
+    qmtl.fit(model, data, max_epochs=1, **QUIET, **options)
+    steps = 6 if expected == 1 else 2
+    assert seen == [expected] * steps
 
 
 def test_losses_of_disjoint_rows_are_those_of_the_whole_batch():

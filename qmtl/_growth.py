@@ -1,0 +1,160 @@
+"""Growing by a task: a head and an encoder that know what smaller ones knew, number by number."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
+from qmtl.encoders import ENCODERS
+from qmtl.errors import InvalidInputError
+from qmtl.heads import Head, LinearHead, QuantumHead
+from qmtl.tasks import Task, check_tasks
+
+__all__ = ["grown_head", "last_layer", "widened"]
+
+
+def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCircuit:
+    """A circuit with one task more, in which no gate joins the new register and the old ones.
+
+    Args:
+        circuit: of the tasks so far.
+        task: the new one, which comes last.
+        **register: the new task's ``wires``, ``ansatz`` and ``readout``, where they are not the
+            defaults.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> larger = grown_circuit(circuit, Task.binary("c"))
+        >>> larger.n_wires, larger.light_cone("b").wires == circuit.light_cone("b").wires
+        (6, True)
+    """
+    tasks = check_tasks([*circuit.tasks, task])
+    names = [task.name for task in circuit.tasks]
+    blocks = {name: circuit.ansatz(name) for name in names}
+    readouts = {name: circuit.register(name).readout for name in names}
+    if register.get("ansatz") is not None:
+        blocks[task.name] = register["ansatz"]
+    if register.get("readout") is not None:
+        readouts[task.name] = register["readout"]
+    if circuit.layout == "shared":
+        if register.get("wires") not in (None, circuit.n_wires):
+            raise InvalidInputError(
+                f"task {task.name!r}: in the shared layout all tasks have the same "
+                f"{circuit.n_wires} wires, got wires={register['wires']!r}"
+            )
+        options: dict[str, Any] = {"layout": "shared", "n_wires": circuit.n_wires}
+        return HeadCircuit(tasks, circuit.encoding, blocks, readouts=readouts, **options)
+    sizes = {name: len(circuit.register(name).wires) for name in names}
+    if register.get("wires") is not None:
+        sizes[task.name] = register["wires"]
+    # Made once by itself, to learn how many wires it takes.
+    alone = HeadCircuit(
+        [task],
+        _inner(circuit.encoding),
+        blocks.get(task.name),
+        wires_per_task=register.get("wires"),
+        readouts={task.name: readouts[task.name]} if task.name in readouts else None,
+    )
+    encoding = circuit.encoding
+    before = encoding.sizes if isinstance(encoding, RegisterEncoding) else (circuit.n_wires,)
+    encoding = RegisterEncoding((*before, alone.n_wires), _inner(encoding))
+    sizes[task.name] = alone.n_wires
+    return HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
+
+
+def _inner(encoding: Encoding) -> Encoding:
+    return encoding.encoding if isinstance(encoding, RegisterEncoding) else encoding
+
+
+def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -> Head:
+    """A head with one task more, whose other tasks have the parameters of the given head.
+
+    Raises:
+        InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, or a name that a
+            task of the head has.
+    """
+    grown: Head
+    if isinstance(head, QuantumHead):
+        circuit = grown_circuit(head.circuit, task, **register)
+        options: dict[str, Any] = {"angle_map": head.angle_map, "frozen": head.frozen}
+        grown = QuantumHead(circuit, head.simulator, seed=seed, **options)
+    elif isinstance(head, LinearHead):
+        given = [name for name, value in register.items() if value is not None]
+        if given:
+            raise InvalidInputError(f"a LinearHead has no {', '.join(given)}")
+        grown = LinearHead([*head.tasks, task], head.n_features, seed=seed)
+    else:
+        raise InvalidInputError(
+            f"only a QuantumHead or a LinearHead can grow by a task, got {type(head).__name__}"
+        )
+    reference = next(head.parameters())
+    _take(grown.to(reference), head.state_dict())
+    for parameter, old in zip(grown.parameters(), head.parameters(), strict=True):
+        parameter.requires_grad_(old.requires_grad)
+    for name in head.frozen_tasks:
+        grown.freeze(name)
+    return grown.train(head.training)
+
+
+def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load a smaller module's state, whose tensors are the beginnings of the module's."""
+    own = module.state_dict()
+    for key, value in state.items():
+        own[key] = value if own[key].ndim == 0 else torch.cat([value, own[key][len(value) :]])
+    module.load_state_dict(own)
+
+
+def last_layer(encoder: nn.Module) -> nn.Linear | None:
+    """The linear layer whose outputs an encoder's features are; None if there is none to be sure.
+
+    Example:
+        >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
+        4
+    """
+    if type(encoder) is nn.Linear:
+        return encoder
+    if type(encoder) is nn.Sequential and len(encoder):
+        return last_layer(encoder[-1])
+    if type(encoder) in ENCODERS.values():
+        # All of them end in the last linear layer that they have, if they have one.
+        layers = [module for module in encoder.modules() if type(module) is nn.Linear]
+        return layers[-1] if layers and layers[-1].out_features == encoder.out_features else None
+    return None
+
+
+def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) -> nn.Module:
+    """A copy of an encoder with more features than before, of which the first are those it had.
+
+    Raises:
+        InvalidInputError: if it does not end in a linear layer.
+
+    Example:
+        >>> encoder = nn.Linear(3, 2)
+        >>> wide, x = widened(encoder, 2, 4, seed=0), torch.ones(1, 3)
+        >>> wide(x).shape, bool(torch.allclose(wide(x)[:, :2], encoder(x)))
+        (torch.Size([1, 4]), True)
+    """
+    encoder = copy.deepcopy(encoder)
+    if n_features == before:
+        return encoder
+    layer = last_layer(encoder)
+    if layer is None:
+        raise InvalidInputError(
+            f"the encoder {type(encoder).__name__} does not end in a linear layer that could give "
+            f"{n_features} features; give encoder=, one whose first features are the same"
+        )
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        wide = nn.Linear(layer.in_features, n_features, bias=layer.bias is not None)
+    _take(wide.to(layer.weight), layer.state_dict())
+    for name, parameter in wide.named_parameters():
+        parameter.requires_grad_(getattr(layer, name).requires_grad)
+        setattr(layer, name, parameter)
+    layer.out_features = n_features
+    if hasattr(encoder, "out_features"):
+        vars(encoder)["out_features"] = n_features
+    return encoder

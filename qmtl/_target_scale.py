@@ -1,0 +1,129 @@
+"""TargetScale: regression targets are standardised on the training split, and taken back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads import escaped, pop_part
+from qmtl.tasks import Task, task_layout
+
+__all__ = ["TargetScale", "join_scale", "split_scale"]
+
+# The mean of targets, what rounding took from it, and their standard deviation.
+PARTS = ("mean", "rest", "std")
+
+
+class TargetScale(nn.Module):
+    """The mean and standard deviation of every column of joined targets.
+
+    They are 0 and 1 for tasks other than regressions. The mean is kept in two parts, which give it
+    float64's digits in a float32 model. In states of the module around this one it has the keys
+    ``target_mean_TASK`` and so on, by `split_scale` and `join_scale`.
+
+    Args:
+        tasks: the tasks, in order; see `qmtl.tasks.TaskLayout` for the columns.
+
+    Example:
+        >>> scale = TargetScale([Task.regression("a"), Task.binary("b")])
+        >>> scale.set("a", torch.tensor(5.0), torch.tensor(2.0))
+        >>> [value.tolist() for value in scale()]
+        [[5.0, 0.0], [2.0, 1.0]]
+    """
+
+    mean: Tensor
+    rest: Tensor
+    std: Tensor
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        layout = task_layout(tuple(tasks))
+        self.slices = layout.column_slices
+        self.regressions = [task.name for task in tasks if task.kind == "regression"]
+        for part in PARTS:
+            start = torch.ones if part == "std" else torch.zeros
+            self.register_buffer(part, start(layout.n_columns))
+
+    def set(self, task: str, mean: Tensor, std: Tensor) -> None:
+        """Set a regression task's target mean and standard deviation, one per target.
+
+        Raises:
+            InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
+                float32; or for no regression task.
+        """
+        if task not in self.regressions:
+            raise unknown_name("regression task", task, self.regressions)
+        whole, rest, deviation = (getattr(self, part)[self.slices[task]] for part in PARTS)
+        mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
+        # Float32 in a float64 model, too, so that a cast of the model changes nothing.
+        rounded, width = mean.float(), std.float()
+        if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():
+            raise InvalidInputError(
+                f"task {task!r}: the targets' means must be finite and their standard deviations "
+                f"finite and positive, got {mean.tolist()} and {std.tolist()}"
+            )
+        whole.copy_(rounded)
+        rest.copy_(mean - rounded)
+        deviation.copy_(width)
+
+    def forward(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations of these tasks' columns (None: of all), in float64.
+
+        On MPS, which has no float64, in the model's type.
+        """
+        parts = [self.mean, self.rest, self.std]
+        if self.mean.device.type != "mps":
+            parts = [part.double() for part in parts]
+        mean, rest, std = parts
+        mean = mean + rest
+        if tasks is None:
+            return mean, std
+        mean, std = (torch.cat([v[self.slices[name]] for name in tasks]) for v in (mean, std))
+        return mean, std
+
+    def standardised(self, task: str, targets: Tensor) -> Tensor:
+        """Targets of one task as its loss sees them; unchanged if it is no regression."""
+        if task not in self.regressions:
+            return targets
+        mean, std = self.forward([task])
+        return ((targets.reshape(len(targets), -1) - mean) / std).reshape(targets.shape)
+
+    def restored(self, task: str, predictions: Tensor) -> Tensor:
+        """Predictions of one task in its targets' units; unchanged if it is no regression."""
+        if task not in self.regressions:
+            return predictions
+        mean, std = self.forward([task])
+        wide = predictions.reshape(len(predictions), -1)
+        return (wide * std + mean).reshape(predictions.shape)
+
+    def keys(self, part: str, prefix: str) -> dict[str, slice]:
+        """Each regression's key in a state of the module around this one, and its columns."""
+        own = self.regressions
+        return {f"{prefix}target_{part}_{escaped(name)}": self.slices[name] for name in own}
+
+
+def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> None:
+    """A hook of a module with a `TargetScale` as ``scale``: the state has a key per task."""
+    for part in PARTS:
+        values = state.pop(f"{prefix}scale.{part}")
+        state.update((key, values[own]) for key, own in model.scale.keys(part, prefix).items())
+
+
+def join_scale(
+    model: Any,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: object,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """The hook that takes such a state back."""
+    for part in PARTS:
+        values = getattr(model.scale, part).clone()
+        for key, own in model.scale.keys(part, prefix).items():
+            values[own] = pop_part(state, key, values[own], missing, errors)
+        state[f"{prefix}scale.{part}"] = values

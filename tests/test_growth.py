@@ -1,0 +1,167 @@
+"""A model with one task more, and training of some tasks only."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import qmtl
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task
+
+OLD = [Task.binary("a"), Task.regression("b"), Task.multiclass("c", 3)]
+NEW = [
+    Task.binary("new"),
+    Task.multiclass("new", 5),
+    Task.multilabel("new", 3),
+    Task.regression("new", 2),
+]
+X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+
+
+def model(kind="partitioned", encoder=None):
+    circuit = qmtl.HeadCircuit(OLD, layout="shared" if kind == "shared" else "partitioned")
+    head = qmtl.QuantumHead(circuit, seed=0)
+    if kind == "linear":
+        head = qmtl.LinearHead(OLD, circuit.n_features, seed=0)
+    encoder = encoder or qmtl.encoders.MLP(4, 8, out_features=head.n_features, seed=0)
+    made = qmtl.MultiTaskModel(encoder, head)
+    made.set_target_scale("b", torch.tensor(7.0), torch.tensor(1.5))
+    return made
+
+
+def data(tasks):
+    labels = {"binary": X[:, 0] > 0, "regression": X[:, 1], "multiclass": (X[:, 2] > 0).long()}
+    return qmtl.data.from_arrays(X, {t.name: labels[t.kind] for t in tasks}, tasks=tasks)
+
+
+def begins_with(larger, smaller):
+    """Whether each tensor of a state is the beginning of the larger state's."""
+    return all(
+        torch.equal(larger[key][: len(value)] if value.ndim else larger[key], value)
+        for key, value in smaller.items()
+    )
+
+
+@pytest.mark.parametrize("kind", ["partitioned", "shared", "linear"])
+@pytest.mark.parametrize("task", NEW, ids=lambda task: task.kind)
+def test_other_tasks_keep_their_parameters_and_predictions(kind, task):
+    if kind == "shared" and task.n_outputs > 2:
+        pytest.skip("more outputs than its wires have")
+    old = model(kind)
+    before = copy.deepcopy(old.state_dict())
+    larger = old.with_task(task, seed=1)
+    assert [t.name for t in larger.tasks] == ["a", "b", "c", "new"]
+    assert begins_with(larger.state_dict(), before)
+    ours, theirs = larger.predict(X), old.predict(X)
+    for name, values in theirs.items():
+        torch.testing.assert_close(ours[name], values, rtol=1e-5, atol=1e-5)
+    # The model itself is left alone, and shares nothing with the larger one.
+    with torch.no_grad():
+        for parameter in larger.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(old.state_dict()[key], value) for key, value in before.items())
+
+
+def test_growing_twice_and_saving(tmp_path):
+    larger = model().with_task(NEW[0], seed=1).with_task(Task.regression("more"), seed=2)
+    larger.save(tmp_path)
+    again = qmtl.load(tmp_path)
+    assert again.head.circuit == larger.head.circuit
+    for name, values in larger.predict(X).items():
+        assert torch.equal(again.predict(X)[name], values)
+
+
+def test_the_new_register_is_of_ones_own_choice():
+    ansatz = qmtl.RotationAnsatz(n_layers=3)
+    larger = model().with_task(NEW[0], wires=3, ansatz=ansatz, readout=qmtl.PauliStrings(["ZZI"]))
+    register = larger.head.circuit.register("new")
+    assert (len(register.wires), register.readout.strings) == (3, ("ZZI",))
+    assert larger.head.circuit.ansatz("new") == ansatz
+    assert larger.head.circuit.ansatz("a") == qmtl.RotationAnsatz()
+
+
+def test_types_modes_and_frozen_tasks_are_kept():
+    old = model().double().eval()
+    old.head.freeze("b")
+    old.encoder.requires_grad_(False)
+    larger = old.with_task(NEW[0])
+    assert {p.dtype for p in larger.parameters()} == {torch.float64}
+    assert larger.head.frozen_tasks == {"b"}
+    assert not larger.training
+    assert not any(p.requires_grad for p in larger.encoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.with_task(OLD[0]), "the name 'a' is used twice"),
+        (lambda m: m.with_task("a"), "expected a Task"),
+        (lambda m: model("shared").with_task(NEW[0], wires=9), "in the shared layout all tasks"),
+        (lambda m: model("linear").with_task(NEW[0], wires=3), "a LinearHead has no wires"),
+        (lambda m: m.with_task(NEW[1], wires=2), "needs 3|at least 3|3 wires"),
+    ],
+)
+def test_what_cannot_grow_says_why(change, words):
+    with pytest.raises(InvalidInputError, match=words):
+        change(model())
+
+
+def test_an_encoder_without_a_last_layer_needs_another():
+    tanh = lambda n: nn.Sequential(nn.Linear(4, n), nn.Tanh())  # noqa: E731
+    old = model(encoder=tanh(6))
+    with pytest.raises(InvalidInputError, match=r"does not end in a linear layer .* give encoder="):
+        old.with_task(NEW[0])
+    assert old.with_task(NEW[0], encoder=tanh(8)).head.n_features == 8
+    with pytest.raises(InvalidInputError, match=r"encoder gives 6 features|takes 8"):
+        old.with_task(NEW[0], encoder=qmtl.encoders.MLP(4, out_features=6))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"aggregator": "upgrad"},
+        {"scalarizer": "uw"},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"gradient_clip": 0.1},
+        {"accumulate_grad_batches": 2},
+    ],
+)
+@pytest.mark.parametrize("kind", ["partitioned", "shared", "linear"])
+def test_training_some_tasks_leaves_the_others_bit_for_bit(kind, options):
+    larger = model(kind).with_task(NEW[0], seed=1)
+    before, values = copy.deepcopy(larger.state_dict()), larger.predict(X)
+    result = qmtl.fit(
+        larger, data([NEW[0]]), tasks=["new"], max_epochs=2, progress=False, **options
+    )
+    after, found = larger.state_dict(), larger.predict(X)
+    assert all(torch.equal(found[name], values[name]) for name in "abc")
+    assert not torch.equal(found["new"], values["new"])
+    assert begins_with(after, model(kind).state_dict())
+    assert list(result.metrics["test"]) == ["new"]
+    if kind == "partitioned":
+        # What only the new task sees is trained: its features and its encoding.
+        for key, n_old in (("encoder.layers.3.weight", 6), ("head.encoding", 6)):
+            assert not torch.equal(after[key][n_old:], before[key][n_old:])
+
+
+def test_some_tasks_of_data_that_have_all():
+    old = model()
+    before = old.predict(X)
+    result = qmtl.fit(old, data(OLD), tasks=["c", "a"], max_epochs=2, progress=False)
+    found = old.predict(X)
+    assert torch.equal(found["b"], before["b"])
+    assert not any(torch.equal(found[name], before[name]) for name in "ac")
+    assert set(result.metrics["test"]) == {"a", "c"}
+    with pytest.raises(InvalidInputError, match="unknown task 'd'"):
+        qmtl.fit(old, data(OLD), tasks=["d"], progress=False)
+
+
+def test_batch_statistics_of_the_encoder_are_not_touched():
+    layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 8))
+    larger = qmtl.MultiTaskModel(layers, model().with_task(NEW[0]).head)
+    before = larger.eval().predict(X)
+    qmtl.fit(larger, data([NEW[0]]), tasks=["new"], max_epochs=1, progress=False)
+    assert all(torch.equal(larger.predict(X)[name], before[name]) for name in "abc")

@@ -1,0 +1,186 @@
+"""Lightning's callbacks and trainer beside `fit`, and steps of several batches."""
+
+import csv
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    Callback,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
+
+import qmtl
+from qmtl.errors import InvalidInputError
+from qmtl.training import MultiTaskDataModule, MultiTaskModule, TrainingSettings, log_to
+from tests.training.samples import QUIET, Spy, disjoint_data, same_state, tiny_data, tiny_model
+
+# So small that no float32 weight changes, and nothing gets better.
+NOTHING = {"optimizer": "sgd", "learning_rate": 1e-12}
+
+
+def _fit(data=None, model=None, **options):
+    data = data or tiny_data()
+    return qmtl.fit(model or tiny_model(data), data, **{**QUIET, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("validation/a/accuracy", "max"), ("validation/c/mae", "min"), ("train/b/loss", "min")],
+)
+def test_callbacks_see_the_metrics_of_tasks(name, mode):
+    stop = EarlyStopping(name, mode=mode, patience=2, min_delta=1e-6)
+    result = _fit(max_epochs=20, callbacks=[stop], **NOTHING)
+    split, task, metric = name.split("/")
+    key = {"epoch": 0, "split": split, "task": task, "metric": metric}
+    (first,) = [r["value"] for r in result.history if key.items() <= r.items()]
+    assert result.epochs == 3
+    assert float(stop.best_score) == pytest.approx(first)
+
+
+def test_a_checkpoint_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"monitor": "validation/a/auroc", "mode": "max", "filename": "{epoch}"}
+    mine = ModelCheckpoint(dirpath=tmp_path / "mine", **options)
+    _fit(max_epochs=2, callbacks=[mine, ModelCheckpoint(**options | {"monitor": "train/a/loss"})])
+    assert len(list((tmp_path / "mine").glob("epoch=*.ckpt"))) == 1
+    # Where Lightning puts them, not into a folder that is gone afterwards.
+    assert len(list((tmp_path / "checkpoints").glob("epoch=*.ckpt"))) == 1
+
+
+@pytest.mark.parametrize("name", ["validation/a/accuracy", "validation/c/mae", "validation/b/loss"])
+def test_the_monitor_chooses_the_epoch_and_stops(name):
+    result = _fit(max_epochs=30, monitor=name, patience=3, learning_rate=0.1)
+    _, task, metric = name.split("/")
+    key = {"split": "validation", "task": task, "metric": metric}
+    values = [r["value"] for r in result.history if key.items() <= r.items()]
+    best = max(values) if metric == "accuracy" else min(values)
+    assert result.best_epoch == values.index(best)
+    assert result.metrics["validation"][task][metric] == pytest.approx(best, rel=1e-5)
+    assert result.epochs == min(30, result.best_epoch + 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("validation/a/acuracy", "did you mean 'validation/a/accuracy'"),
+        ("a_accuracy", "unknown monitor 'a_accuracy'"),
+        ("validation/d/loss", "monitor 'validation/d/loss' needs .* task 'd' has no label"),
+    ],
+)
+def test_a_monitor_that_is_not_there(name, words):
+    data = tiny_data()
+    data.validation.targets["d"].fill_(float("nan"))
+    with pytest.raises(InvalidInputError, match=words):
+        _fit(data, monitor=name)
+
+
+def test_callbacks_that_need_a_logger(tmp_path):
+    for callback in (LearningRateMonitor(), DeviceStatsMonitor()):
+        with pytest.raises(InvalidInputError, match=r"log_to\('csv'\)"):
+            _fit(max_epochs=1, callbacks=[callback])
+    with log_to("csv", folder=tmp_path) as log:
+        rates = {"learning_rate": 0.1, "head_learning_rate": 0.02, "schedule": "cosine"}
+        _fit(max_epochs=2, callbacks=[log, LearningRateMonitor("epoch")], **rates)
+    with (tmp_path / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    seen = [float(r["lr-RowAdam/pg1"]) for r in rows if r["lr-RowAdam/pg1"]]
+    assert seen == pytest.approx([0.1, 0.05])
+    # And the metrics, once for each epoch.
+    assert sum(bool(row["validation/a/accuracy"]) for row in rows) == 2
+
+
+def test_what_lightning_cannot_do_here_says_what_can():
+    with pytest.raises(InvalidInputError, match="accumulate_grad_batches"):
+        _fit(callbacks=[GradientAccumulationScheduler({0: 2})])
+    with pytest.raises(InvalidInputError, match="validation/TASK/METRIC"):
+        _fit(max_epochs=1, callbacks=[ModelCheckpoint(monitor="val_acc")])
+    with pytest.raises(InvalidInputError, match="'famo' measures each step on its own batch"):
+        _fit(scalarizer="famo", accumulate_grad_batches=2)
+
+
+@pytest.mark.parametrize("combiner", [{}, {"scalarizer": "uw"}, {"aggregator": "mean"}])
+def test_a_step_of_two_batches_is_one_of_a_batch_twice_as_large(combiner):
+    data = tiny_data(60)
+    models = [tiny_model(data).double() for _ in range(2)]
+    options = {"optimizer": "sgd", "max_epochs": 3, "restore_best": False, "progress": False}
+    rows = len(data.train)
+    assert rows % 14 == 0
+    for model, size, count in zip(models, (7, 14), (2, 1), strict=True):
+        given = {"batch_size": size, "accumulate_grad_batches": count}
+        qmtl.fit(model, data, **options, **given, **combiner)
+    ours, theirs = (model.state_dict() for model in models)
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-9, atol=1e-12)
+
+
+def test_the_last_batches_of_an_epoch_make_a_step():
+    data, spy = tiny_data(60), Spy()
+    _fit(data, batch_size=14, accumulate_grad_batches=2, max_epochs=1, callbacks=[spy])
+    name = next(iter(spy.steps[0]["before"]))
+    moved = [not torch.equal(s["before"][name][0], s["after"][name][0]) for s in spy.steps]
+    assert moved == [False, True, True]
+
+
+def test_a_task_absent_from_all_batches_of_a_step_keeps_its_weights():
+    data, spy = disjoint_data({"a": 8, "b": 16, "c": 24}), Spy()
+    _fit(data, accumulate_grad_batches=2, max_epochs=1, batch_size=4, callbacks=[spy])
+    labels = [~step["batch"].targets.isnan() for step in spy.steps]
+    kept = 0
+    for first in range(0, len(spy.steps) - 1, 2):
+        present = (labels[first] | labels[first + 1]).any(dim=0)
+        before, after = (
+            spy.steps[i][when]["head.blocks.parameter"][0].view(3, -1)
+            for i, when in ((first, "before"), (first + 1, "after"))
+        )
+        assert ((before == after).all(dim=1) == ~present).all()
+        kept += int((~present).sum())
+    assert kept
+
+
+@pytest.mark.parametrize("combiner", [{}, {"aggregator": "upgrad"}])
+def test_a_trainer_of_ones_own(combiner):
+    """Lightning's usual way comes to the weights of `fit`."""
+    data = tiny_data()
+    settings = TrainingSettings(batch_size=8, **combiner)
+    ours, theirs = tiny_model(data), tiny_model(data)
+    _fit(data, theirs, max_epochs=2, accelerator="cpu", restore_best=False, **combiner)
+    stop = EarlyStopping("validation/a/accuracy", mode="max", patience=5)
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[stop], **quiet)
+    module, batches = MultiTaskModule(ours, settings), MultiTaskDataModule(data, settings)
+    trainer.fit(module, datamodule=batches)
+    assert same_state(ours, theirs)
+    assert {row["split"] for row in module.history} == {"train", "validation"}
+
+
+class Modes(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        encoder = pl_module.model.encoder
+        self.seen = [module.training for module in encoder.modules()]
+
+
+@pytest.mark.parametrize("again", ["fit", "load"])
+def test_a_second_training_drops_out_as_the_first_did(tmp_path, again):
+    data, modes = tiny_data(), Modes()
+    model = tiny_model(data, dropout=0.5)
+    _fit(data, model, max_epochs=1, callbacks=[modes])
+    assert all(modes.seen)
+    if again == "load":
+        model.save(tmp_path)
+        model = qmtl.load(tmp_path)
+    assert not model.training
+    _fit(data, model, max_epochs=1, callbacks=[modes])
+    assert all(modes.seen)
+
+
+def test_a_part_that_the_caller_keeps_in_evaluation_mode_stays_there():
+    data, modes = tiny_data(), Modes()
+    model = tiny_model(data, dropout=0.5)
+    model.encoder.eval()
+    _fit(data, model, max_epochs=1, callbacks=[modes])
+    assert not any(modes.seen)
