@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import qmtl
-from qmtl.circuit import HeadCircuit
+from qmtl.circuit import Angle, Gate, HeadCircuit
 from qmtl.encoders import MLP, Identity
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.heads import LinearHead, LocalLinearHead, QuantumHead
@@ -47,6 +48,58 @@ def assert_refused(folder, message, **options):
         load(folder, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Doubled:
+    """An encoding of one's own."""
+
+    def n_features(self, n_wires):
+        return 2 * n_wires
+
+    def n_weights(self, n_wires):
+        return 0
+
+    def gates(self, n_wires):
+        turns = [[Gate(f"R{axis}", (i,), Angle(features=(2 * i + j,))) for i in range(n_wires)]
+                 for j, axis in enumerate("YX")]  # fmt: skip
+        return turns[0] + turns[1]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A block of one's own, with a setting."""
+
+    turn: float
+
+    def n_weights(self, n_wires, read):
+        return n_wires
+
+    def gates(self, n_wires, read):
+        return [Gate("RY", (i,), Angle(weight=i, constant=self.turn)) for i in range(n_wires)]
+
+
+class Square(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.factor = width, nn.Parameter(torch.randn(width))
+
+    def forward(self, inputs):
+        return self.factor * inputs**2
+
+    def to_dict(self):
+        return {"type": "Square", "width": self.width}
+
+    @classmethod
+    def from_dict(cls, description):
+        return cls(description["width"])
+
+
+class Loud(QuantumHead):
+    """A head of one's own."""
+
+    def _joined(self, features, names):
+        return 2 * super()._joined(features, names)
 
 
 class TestSaveAndLoad:
@@ -127,6 +180,46 @@ class TestSaveAndLoad:
         assert encoder.second.weight is encoder.first.weight
         assert not encoder.first.bias.requires_grad
         assert_same_outputs(model, again, inputs_of(model))
+
+    def test_parts_of_ones_own(self, tmp_path):
+        circuit = HeadCircuit([Task.binary("a")], Doubled(), Turned(0.25))
+        model = MultiTaskModel(Square(4), Loud(circuit, seed=0))
+        model.save(tmp_path)
+        parts = [Doubled, Turned, Square, Loud]
+        again = load(tmp_path, parts=parts)
+        assert (type(again.encoder), type(again.head)) == (Square, Loud)
+        assert again.head.circuit == circuit
+        assert_same_outputs(model, again, torch.randn(3, 4))
+        assert_same_outputs(
+            model, MultiTaskModel.from_pretrained(tmp_path, parts=parts), torch.randn(3, 4)
+        )
+        for missing in parts:
+            rest = [part for part in parts if part is not missing]
+            with pytest.raises(ModelFileError) as caught:
+                load(tmp_path, parts=rest)
+            assert f"'{missing.__name__}'" in str(caught.value)
+            assert "parts=[...]" in str(caught.value)
+
+    def test_what_would_load_as_another_class_is_not_saved(self, tmp_path):
+        class Deep(MLP):
+            pass
+
+        other = type("MLP", (Square,), {})
+        for encoder, words in (
+            (Deep(4, out_features=4), "the encoder Deep of .* described as type 'MLP'"),
+            (other(4), "the encoder MLP of .* must not be one of qmtl's"),
+        ):
+            model = MultiTaskModel(encoder, LinearHead([Task.binary("a")], 4))
+            with pytest.raises(InvalidInputError, match=words):
+                model.save(tmp_path / "model")
+        broken = Square(4)
+        broken.to_dict = lambda: {"type": "Square", "width": torch.ones(1)}
+        model = MultiTaskModel(broken, LinearHead([Task.binary("a")], 4))
+        with pytest.raises(
+            InvalidInputError, match=r"to_dict\(\) of the encoder Square is no JSON"
+        ):
+            model.save(tmp_path / "model")
+        assert not (tmp_path / "model").exists()
 
     def test_a_crash_leaves_the_old_model(self, saved, monkeypatch):
         def crash(source, target):
