@@ -402,14 +402,14 @@ class MultiTaskModule(pl.LightningModule):
             # Inputs were finite when the data were made: it is the encoder that diverged.
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
-                f"tasks {names}, epoch {self.current_epoch}, step {self.global_step}: {error}; if "
+                f"tasks {names}, epoch {self.current_epoch + 1}, step {self.global_step}: {error}; if "
                 f"the encoder diverged, try a smaller learning rate or gradient_clip"
             ) from None
         except ValueError as error:
             if len(batch.inputs) > 1:
                 raise
             raise InvalidInputError(
-                f"epoch {self.current_epoch}, step {self.global_step}: the batch has a single row, "
+                f"epoch {self.current_epoch + 1}, step {self.global_step}: the batch has a single row, "
                 f"which the model does not take ({error}); use a larger batch_size"
             ) from None
         finally:
@@ -424,7 +424,7 @@ class MultiTaskModule(pl.LightningModule):
             if not math.isfinite(loss):
                 raise QmtlError(
                     f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
-                    f"{self.current_epoch}, step {self.global_step}; try a smaller learning rate "
+                    f"{self.current_epoch + 1}, step {self.global_step}; try a smaller learning rate "
                     f"or gradient_clip"
                 )
 

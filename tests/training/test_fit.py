@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_names_task_and_epoch():
         _fit(data, max_epochs=3, optimizer="sgd", learning_rate=1e38)
     model = tiny_model(data)
     model.head.load_state_dict(model.head.state_dict() | {"scales.task_b": torch.tensor(torch.nan)})
-    with pytest.raises(QmtlError, match="loss of task 'b' is nan in epoch 0, step 0"):
+    with pytest.raises(QmtlError, match="loss of task 'b' is nan in epoch 1, step 0"):
         _fit(data, model, max_epochs=3)
 
 
