@@ -15,6 +15,7 @@ from qmtl.cli import (
     explain,
     export,
     ibm,
+    init,
     noise,
     predict,
     recipes,
@@ -65,6 +66,7 @@ app = typer.Typer(
 )
 # In the order in which they are needed; help shows them so.
 app.command("recipes")(recipes.recipes)
+app.command("init")(init.init)
 app.command("train")(train.train)
 app.command("runs")(runs.runs)
 app.command("evaluate")(evaluate.evaluate)

@@ -9,10 +9,11 @@ import socket
 import subprocess
 import tempfile
 import time
+import tomllib
 
 import pytest
 
-from tests.cli.command import SCRIPT
+from tests.cli.command import SCRIPT, settings
 
 TINY = [
     "digits", "--heads", "linear,local-register", "--seeds", "2", "--jobs", "1",
@@ -146,3 +147,17 @@ def test_a_cluster_that_is_not_there(qmtl, tmp_path):
     pytest.importorskip("ray")
     error = qmtl.bad("bench", *TINY, "--cluster", "nowhere://x", "--out", tmp_path)
     assert "cluster 'nowhere://x' cannot be reached" in error
+
+
+def test_the_first_seed(qmtl, tmp_path):
+    words = settings("training.max_epochs=1", "bench.grid={}", "bench.probe=false")
+    one = ("--jobs", "1")
+    qmtl.good("bench", "digits", "--heads", "linear", "--seeds", "2", "--seed", "7", *words, *one)
+    with (tmp_path / "bench" / "digits" / "recipe.toml").open("rb") as file:
+        assert tomllib.load(file)["bench"]["first_seed"] == 7
+    again = qmtl(
+        "bench", "digits", "--heads", "linear", "--seeds", "1", "--seed", "8", *words, *one
+    )
+    # The cell of seed 8 is there already.
+    assert again.code == 0
+    assert "seed 8" not in again.err

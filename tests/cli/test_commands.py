@@ -372,3 +372,61 @@ def test_export_of_heads_with_a_circuit_per_task_and_of_others(qmtl, tmp_path):
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["0-a_b.qasm", "1-c.qasm"]
     assert qmtl.good("export", "quantum", "--task", "c") == (tmp_path / "all/1-c.qasm").read_text()
     assert "is a LinearHead" in qmtl.bad("export", "linear")
+
+
+def test_a_recipe_for_a_table_of_ones_own(qmtl, tmp_path):
+    write_table(tmp_path / "my shop.csv")
+    qmtl.good("init", "my shop.csv")
+    text = (tmp_path / "my shop.toml").read_text()
+    assert '[data.targets]\nprice = "regression"\n' in text
+    assert '# grade = "multiclass"  # 3 classes: high, low, mid' in text
+    assert "#   numbers: size, weight\n#   categories: colour (3)" in text
+    assert "qmtl train 'my shop.toml'" in text
+    # What is a comment is the default: without them the recipe is the same.
+    keys = [line[2:] for line in text.splitlines() if line.startswith("# ") and " = " in line]
+    read = package.experiments.read_recipe
+    own = [key for key in keys if key.split(" = ")[0] in ("seed", "max_epochs", "batch_size")]
+    assert len(own) == 4
+    plain = read("my shop.toml")
+    assert plain == read("my shop.toml", [f"training.{key}" for key in own[1:]])
+    assert "my shop.toml exists already" in qmtl.bad("init", "my shop.csv")
+    words = ("--target", "sold", "--target", "grade=multiclass", "--out", "two.toml")
+    qmtl.good("init", "my shop.csv", *words)
+    targets = read("two.toml").data.targets
+    assert targets == {"sold": "binary", "grade": "multiclass"}
+    out = qmtl.good("train", "two.toml", "--set", "training.max_epochs=1", "--out", "run")
+    assert "sold" in out
+    assert "grade" in out
+
+
+def test_odd_names_in_a_recipe_for_a_table(qmtl, tmp_path):
+    names = ['say "hi"', "a = b", "ü # no comment", "[x]", "\\n"]
+    rows = [",".join(str(i * (j + 1) % 7 + 0.5) for j in range(5)) for i in range(30)]
+    header = ",".join('"' + name.replace('"', '""') + '"' for name in names)
+    (tmp_path / "0 ö.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    for number, name in enumerate(names):
+        qmtl.good("init", "0 ö.csv", "--target", name, "--out", f"{number}.toml")
+        recipe = package.experiments.read_recipe(f"{number}.toml")
+        assert recipe.data.targets == {name: "regression"}
+        assert recipe.data.load().columns.n_inputs == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.csv"], "none.csv"),
+        (["shop.csv", "--target", "prize"], "did you mean 'price'"),
+        (["shop.csv", "--target", "grade=regresion"], "regression"),
+        (["shop.csv", "--target", "grade=binary"], "grade"),
+        (["shop.csv", "--out", "no/such/folder.toml"], "there is no folder"),
+        (["empty.csv"], "empty.csv"),
+        (["ids.csv"], "no column has labels whose kind is clear"),
+    ],
+)
+def test_a_table_that_no_recipe_fits(qmtl, tmp_path, words, message):
+    write_table(tmp_path / "shop.csv")
+    (tmp_path / "empty.csv").write_text("")
+    ids = "\n".join(f"person {i}" for i in range(40))
+    (tmp_path / "ids.csv").write_text(f"who\n{ids}\n")
+    assert message in qmtl.bad("init", *words)
+    assert not list(tmp_path.glob("*.toml"))
