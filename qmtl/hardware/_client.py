@@ -141,23 +141,32 @@ class Client:
             HardwareConnectionError: the service cannot be reached.
             MissingDependencyError: if the client is not installed.
         """
-        if self.given is not None:
+        if self.given is not None and _stripped(self._account()) is None:
             return self.given
         try:
             from qiskit_ibm_runtime import QiskitRuntimeService
         except ImportError:
             raise MissingDependencyError(f"the IBM client is not installed; {INSTALL}") from None
+
         # The arguments, which may hold the token, are not among the locals of a traceback.
-        return ask("opening the account", lambda: QiskitRuntimeService(**_stripped_account()))
+        def opened() -> Any:
+            account = _users_account() if self.given is None else self._account()
+            return QiskitRuntimeService(**(_stripped(account) or {}))
+
+        return ask("opening the account", opened)
 
     def _ask(self, doing: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         return ask(doing, partial(function, *args, **kwargs), secrets=self._secrets)
 
-    def _secrets(self) -> set[str]:
-        """Those of a service that was opened in code; those of other accounts are known."""
+    def _account(self) -> Mapping[str, Any]:
+        """That of a service that was opened in code."""
         active = getattr(self.given, "active_account", None)
         account = active() if callable(active) else None
-        return account_secrets(account) if isinstance(account, Mapping) else set()
+        return account if isinstance(account, Mapping) else {}
+
+    def _secrets(self) -> set[str]:
+        """Those of a service that was opened in code; those of other accounts are known."""
+        return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
         """The backend of that name, as Qiskit has it.
@@ -310,26 +319,31 @@ class Client:
         return self._jobs[job]
 
 
-def _stripped_account() -> dict[str, Any]:
-    """Arguments of the service: none, unless white space around the token has to go.
-
-    A secret that is mounted as a file ends with a line end, which the client would send.
-    """
+def _users_account() -> Mapping[str, Any]:
+    """The account that the client takes by itself, as far as that can be known."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
     account = {"channel": os.environ.get("QISKIT_IBM_CHANNEL") or "ibm_quantum_platform"}
     for key in ("token", "url", "instance"):
         account[key] = os.environ.get(f"QISKIT_IBM_{key.upper()}") or ""
-    if not account["token"]:
-        saved = list(QiskitRuntimeService.saved_accounts().values())
-        # Which of several the client takes is its secret.
-        account = saved[0] if len(saved) == 1 else {}
-    stripped = {k: v.strip() if isinstance(v, str) else v for k, v in account.items()}
-    if stripped == account:
-        return {}
-    if not stripped.get("token"):
+    if account["token"]:
+        return account
+    saved = list(QiskitRuntimeService.saved_accounts().values())
+    return saved[0] if len(saved) == 1 else {}
+
+
+def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An account without white space around its values; None if there is none.
+
+    A token that is mounted as a file, or read from one, ends with a line end; the client would send
+    it, too.
+    """
+    found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
+    if found == account:
+        return None
+    if not found.get("token"):
         raise HardwareAccountError(f"the token of the IBM Quantum account is blank: {SAVE}")
-    return {key: value for key, value in stripped.items() if value != ""}
+    return {key: value for key, value in found.items() if value != ""}
 
 
 @contextmanager

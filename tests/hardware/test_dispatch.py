@@ -1,5 +1,7 @@
 """Sending and fetching through the genuine client: what happens when things go wrong."""
 
+import contextlib
+import itertools
 import multiprocessing
 import re
 
@@ -328,6 +330,30 @@ def test_interrupted_submitting_says_how_to_go_on(service):
     run = submitted(small_run())
     finish(run)
     check_once(service, run)
+
+
+@pytest.mark.parametrize("step", range(0, 9, 2))
+def test_an_interrupt_at_any_step_leaves_nobody_waiting(service, monkeypatch, step):
+    """Ctrl-C within a transaction of the ledger: the next call of the same process continues."""
+    steps = itertools.count()
+    transaction = Ledger.transaction
+
+    @contextlib.contextmanager
+    def interrupted(ledger):
+        with transaction(ledger) as connection:
+            yield connection
+        if next(steps) >= step:  # also while what is held is given back
+            raise KeyboardInterrupt
+
+    prepared = small_run(2, seed=step)
+    ledger = Ledger()
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            submit(prepared, ledger, service=quick())
+    run = submitted(prepared)
+    finish(run)
+    check_once(service, run, 2)
 
 
 def test_a_run_goes_on_in_its_batch(service):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("qiskit")
 pytest.importorskip("qiskit_ibm_runtime")
@@ -12,7 +13,19 @@ from qiskit.providers.fake_provider import GenericBackendV2
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.hardware import backend_names, compare, decode, execute, open_backend, prepare
+from qmtl.hardware import (
+    HardwareSimulator,
+    Ledger,
+    backend_names,
+    compare,
+    decode,
+    execute,
+    open_backend,
+    prepare,
+    run,
+    status,
+    submit,
+)
 from qmtl.heads import QuantumHead
 from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
@@ -81,16 +94,39 @@ def test_fifty_tasks_on_a_hundred_wires(fez):
     assert comparison.largest < 4.5, comparison
 
 
+def own_backend(seed=2):
+    couplings = [[i, i + 1] for i in range(5)]
+    return GenericBackendV2(6, ["cz", "rz", "sx", "x", "delay"], coupling_map=couplings, seed=seed)
+
+
 def test_a_backend_of_ones_own():
-    backend = GenericBackendV2(
-        6, ["cz", "rz", "sx", "x", "delay"], coupling_map=[[i, i + 1] for i in range(5)], seed=2
-    )
-    opened = open_backend(backend)
-    assert (opened.kind, opened.n_qubits) == ("fake", 6)
+    """Whatever takes a name takes the object; what was prepared for it runs on it."""
+    backend = own_backend()
+    assert (open_backend(backend).kind, open_backend(backend).n_qubits) == ("fake", 6)
     head = small_head()
-    run = prepare(head, features(head), opened, seed=0, cache=False)
-    comparison = compare(run, decode(run, [execute(run, 0, backend=opened)]))
-    assert comparison.largest < 4.5
+    prepared = prepare(head, features(head), backend, seed=0, cache=False)
+    for given in (None, backend, open_backend(backend)):
+        comparison = compare(prepared, decode(prepared, [execute(prepared, 0, backend=given)]))
+        assert comparison.largest < 4.5
+    with pytest.raises(InvalidInputError, match="prepared for generic_backend_6q, got backend aer"):
+        execute(prepared, 0, backend="aer")
+    with torch.no_grad():
+        values = head.with_simulator(HardwareSimulator(backend, shots=10))(features(head, 1))
+    assert values["b"].shape == (1, 3)
+
+
+def test_a_backend_of_ones_own_in_the_ledger(tmp_path):
+    """A run keeps its backend while it is here; from the ledger it is asked for."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    head, backend = small_head(), own_backend()
+    options = {"shots": 50, "seed": 0, "cache": False}
+    prepared = prepare(head, features(head), backend, **options)
+    assert status(submit(prepared, ledger), ledger).is_complete
+    entered = ledger.add_run(prepared, again=True).run
+    with pytest.raises(InvalidInputError, match="'generic_backend_6q' is one of your own: pass b"):
+        submit(entered, ledger)
+    assert status(submit(entered, ledger, backend=backend), ledger).is_complete
+    assert run(head, features(head), backend, ledger=ledger, **options).missing == 0
 
 
 def test_limits_are_told():

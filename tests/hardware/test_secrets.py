@@ -1,16 +1,35 @@
 """The token is in no file, log, message or exception of whatever a run does."""
 
+import base64
 import copy
+import html
 import json
 import logging
 import pickle
+import re
+import shlex
 import traceback
+import warnings
+from urllib.parse import quote, quote_plus, unquote
 
 import pytest
+import torch
 
-from qmtl.errors import HardwareError, QmtlError
-from qmtl.hardware import Client, HardwareSimulator, Ledger, cancel, status, submit, wait
-from qmtl.hardware._client_errors import one_line, translated
+from qmtl import HeadCircuit, QuantumHead, Task
+from qmtl.errors import HardwareAccountError, HardwareError, QmtlError
+from qmtl.hardware import (
+    Client,
+    HardwareSimulator,
+    Ledger,
+    Progress,
+    cancel,
+    prepare,
+    run,
+    status,
+    submit,
+    wait,
+)
+from qmtl.hardware._client_errors import ask, one_line, translated
 from tests.hardware.dispatch_samples import BACKEND, quick, small_run
 from tests.hardware.ibm_server import INSTANCE, Fault
 
@@ -77,9 +96,9 @@ def test_no_secret_is_told(planted, caplog, capsys, recwarn, tmp_path):
     with pytest.raises(QmtlError) as caught:
         submit_and_wait()
     errors.append(caught.value)
-    (run,) = (record.run for record in Ledger().runs())
-    print(status(run), Ledger().events(run), Ledger().chunks(run), Client.of(None))
-    cancel(run)
+    (name,) = (record.run for record in Ledger().runs())
+    print(status(name), Ledger().events(name), Ledger().chunks(name), Client.of(None))
+    cancel(name)
     written = [
         path.read_bytes().decode(errors="replace")
         for path in tmp_path.rglob("*")
@@ -129,3 +148,130 @@ def test_the_token_of_a_service_that_is_opened_in_code(server, monkeypatch):
     assert SECRET.encode() not in pickle.dumps(simulator)
     assert copy.deepcopy(simulator).service is service
     assert SECRET not in repr(simulator)
+
+
+ODD = 'ab/c+d=e"f\\g\n'  # what each way of writing does something to
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        str, str.strip, str.upper, repr, ascii, json.dumps, shlex.quote, html.escape, quote,
+        quote_plus, lambda t: quote(t, safe=""), lambda t: repr(repr(t)),
+        lambda t: json.dumps(json.dumps(t)), lambda t: repr(t.encode()),
+        lambda t: base64.b64encode(t.encode()).decode(),
+        lambda t: base64.b64encode(f"apikey:{t}".encode()).decode(),
+        lambda t: base64.urlsafe_b64encode(f"xy{t}".encode()).decode(),
+        lambda t: t.encode().hex(), lambda t: t[:20], lambda t: t[-20:],
+        lambda t: repr(ValueError(t)), lambda t: repr({"token": t}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("secret", [SECRET, SECRET + "\n", SECRET + ODD, ODD + SECRET])
+def test_secrets_are_found_however_they_are_written(monkeypatch, write, secret):
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", secret)
+    told = one_line(f"the key {write(secret)} is not welcome")
+    assert told.startswith("the key ")
+    assert told.endswith(" is not welcome")
+    read = [told.lower(), unquote(told), *(decoded(word) for word in told.split())]
+    assert [text for text in read if SECRET[2:8] in text or SECRET[-8:-2] in text] == []
+
+
+def decoded(word):
+    """What a word, or what is left of it, says in base64 or in hexadecimal digits."""
+    code = "".join(re.findall(r"[A-Za-z0-9+/]", word.replace("-", "+").replace("_", "/")))
+    parts = [code[i : i + (len(code) - i) // 4 * 4] for i in range(4)]
+    texts = [base64.b64decode(part) for part in parts]
+    if set(code) <= set("0123456789abcdef"):
+        texts.append(bytes.fromhex(code[: len(code) // 2 * 2]))
+    return " ".join(text.decode(errors="replace") for text in texts)
+
+
+def test_other_secrets_and_harmless_text(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://somebody:pass%2Fword-99@proxy.test:3128")
+    for text in (
+        "pass%2Fword-99",
+        "pass/word-99",
+        "Bearer abcdefgh.ijk-lmno",
+        "eyJhbGci.eyJpYXQi.x",
+    ):
+        assert one_line(f"say {text} now") == "say ... now"
+    harmless = "asking for job job0001: 502 Server Error; look at the network"
+    assert one_line(harmless) == harmless
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "abc")  # too short to be told from other text
+    assert one_line("abc") == "abc"
+
+
+def test_white_space_around_the_token_goes(planted, monkeypatch, tmp_path):
+    """A secret that is mounted as a file ends with a line end: the run works nevertheless."""
+    accounts = tmp_path / "home" / "accounts.json"
+    if accounts.exists():
+        accounts.write_text(accounts.read_text().replace(SECRET, SECRET + "\\n"))
+    else:
+        monkeypatch.setenv("QISKIT_IBM_TOKEN", f" {SECRET}\r\n")
+        monkeypatch.setenv("QISKIT_IBM_INSTANCE", INSTANCE + "\n")
+    submit_and_wait()
+    assert len(planted.jobs) == 2
+    assert planted.token == SECRET
+
+
+def test_a_blank_token(server, monkeypatch):
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", " \n")
+    with pytest.raises(HardwareAccountError, match="blank: save one"):
+        Client.of(None).seconds_left()
+
+
+@pytest.mark.parametrize("way", ["argument", "environment", "file"])
+def test_a_service_that_was_opened_with_a_line_end(server, monkeypatch, tmp_path, caplog, way):
+    """It is opened again without; the token is in no error, log or warning."""
+    from qiskit_ibm_runtime import QiskitRuntimeService
+
+    token = SECRET + "\n"
+    server.service.token = SECRET
+    account = {"channel": "ibm_quantum_platform", "token": token, "instance": INSTANCE}
+    account["url"] = server.environment["QISKIT_IBM_URL"]
+    monkeypatch.delenv("QISKIT_IBM_TOKEN")
+    with warnings.catch_warnings():  # what the client says here is not ours
+        warnings.simplefilter("ignore")
+        if way == "environment":
+            monkeypatch.setenv("QISKIT_IBM_TOKEN", token)
+            service = QiskitRuntimeService()
+        elif way == "argument":
+            service = QiskitRuntimeService(**account)
+        else:
+            file = tmp_path / "account.json"
+            file.write_text(json.dumps({"mine": account}))
+            service = QiskitRuntimeService(filename=str(file), name="mine")
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+    inputs, quiet = torch.zeros(1, 2), Progress(write=len)
+    assert prepare(head, inputs, BACKEND, service=service).backend == BACKEND
+    result = run(head, inputs, BACKEND, shots=10, service=service, progress=quiet)
+    assert result.missing == 0
+    server.service.faults = [Fault("POST", "/jobs", 400, message=f"{token!r} is not welcome")]
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(HardwareError) as error:
+        submit(small_run(), service=quick(service))
+    texts = [*told(error.value), caplog.text, *(str(w.message) for w in caught)]
+    texts += [str(r.args) + r.getMessage() for r in caplog.records]
+    assert [text for text in texts if SECRET[:10] in text] == []
+    assert "is not welcome" in str(error.value)
+
+
+def test_logs_and_warnings_of_the_client(monkeypatch, caplog):
+    """Whatever it says meanwhile, tracebacks included."""
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", SECRET)
+
+    def talk():
+        logging.getLogger("qiskit_ibm_runtime.somewhere").warning("with %r", [SECRET])
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            logging.getLogger("urllib3").exception("a failure")
+        warnings.warn(f"about {SECRET}", UserWarning, stacklevel=1)
+        return 3
+
+    with pytest.warns(UserWarning, match=r"^about \.\.\.$"):
+        assert ask("talking", talk) == 3
+    assert SECRET not in caplog.text
+    assert "with ['...']" in caplog.text
+    assert "ValueError: ..." in caplog.text
