@@ -31,6 +31,7 @@ from markdown_it import MarkdownIt
 
 import qmtl
 from qmtl.cli import app, main
+from qmtl.data import DataSection
 from qmtl.experiments import recipe_from
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +43,8 @@ NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 MODULES = [m.name for m in pkgutil.walk_packages(qmtl.__path__, "qmtl.")]
 
 DATA_SETS = {"glue_data": "glue", "MUStARD": "mustard", "covid_xrays": "chestxray/covid"}
+FIELDS = [section.model_fields["source"] for section in DataSection.__subclasses__()]
+SOURCES = [field.default for field in FIELDS if not field.is_required()]
 EXECUTED = {"python", "pycon", "console"}
 ONLY_READ = {"toml", "sh", "text", "csv", "bibtex", ""}
 SHELL = {"cd", "git", "jupyter", "source"}  # commands that are not ours
@@ -301,6 +304,19 @@ def test_there_are_documents():
     wanted = {"README.md", "CHANGELOG.md", "circuits/README.md"}
     assert wanted <= set(NAMES)
     assert {block.language for block in blocks(ROOT / "README.md")} >= {"python", "console", "sh"}
+
+
+@pytest.mark.parametrize(
+    ("document", "members"),
+    [
+        ("qmtl/data/README.md", SOURCES),
+        ("qmtl/encoders/README.md", list(qmtl.encoders.ENCODERS)),
+        ("qmtl/heads/README.md", list(qmtl.heads.HEAD_TYPES)),
+    ],
+)
+def test_every_member_of_a_family_is_named(document, members):
+    named = {token.content for token in inline(ROOT / document, "code_inline")}
+    assert [member for member in members if member not in named] == []
 
 
 def test_the_first_page_is_short():
