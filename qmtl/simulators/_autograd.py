@@ -309,6 +309,9 @@ def _is_plain(tensor: Tensor) -> bool:
     # Kernels read what is in memory, of which a lazy sign is not a part.
     if type(tensor) not in PLAIN or tensor.is_neg():
         return False
+    # Transforms make tensors of parameters.
+    if type(tensor) is nn.Parameter:
+        return True
     if torch.func.debug_unwrap(tensor) is not tensor:
         return False
     return forward_ad.unpack_dual(tensor).tangent is None

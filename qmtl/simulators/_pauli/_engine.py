@@ -1,5 +1,6 @@
 """A group's outputs by its polynomials in the Pauli basis: the engine for small cones."""
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -77,11 +78,17 @@ class PauliEngine(Engine):
             tables = self._kept[dtype] = (first, second), programs, (by_cone, by_task)
         return tables
 
+    @cached_property
+    def _kernels(self) -> tuple[Any, ...]:
+        # Importing numba takes a while, and so does the question in each step whether it is there.
+        from qmtl.simulators._kernels import run_items
+        from qmtl.simulators._pauli._kernels import accumulate, backward, forward
+
+        return run_items, forward, backward, accumulate
+
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs; the coefficients of the strings are kept."""
-        from qmtl.simulators._kernels import run_items
-        from qmtl.simulators._pauli._kernels import forward
-
+        run_items, forward, *_ = self._kernels
         lanes, programs, constants = self._tables(values.dtype)
         shape = (*self.outputs.shape, self.program.n_terms)
         coefficients = np.empty(shape, values.dtype)
@@ -94,9 +101,7 @@ class PauliEngine(Engine):
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
         """Add the gradients of the cones whose outputs have any."""
-        from qmtl.simulators._kernels import run_items
-        from qmtl.simulators._pauli._kernels import accumulate, backward
-
+        run_items, _, backward, accumulate = self._kernels
         dtype, cones = gradients.dtype, self._active(gradients)
         if self.per_cone > 1:
             # Outputs without a gradient count for nothing, not even where they are not finite.
