@@ -112,7 +112,7 @@ class MultiTaskModel(nn.Module):
         return self.head.task_rows() if isinstance(self.head, Head) else []
 
     def with_simulator(self, simulator: Any) -> "MultiTaskModel":
-        """A model with these very parameters and target scales, evaluated by another simulator.
+        """A model with the same parameters and target scales, evaluated by another simulator.
 
         Args:
             simulator: as `QuantumHead` takes it: a name, or a `Simulator` (noisy, with shots).

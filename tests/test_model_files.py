@@ -52,7 +52,7 @@ def assert_refused(folder, message, **options):
 
 @dataclass(frozen=True)
 class Doubled:
-    """An encoding of one's own."""
+    """An encoding of your own."""
 
     def n_features(self, n_wires):
         return 2 * n_wires
@@ -68,7 +68,7 @@ class Doubled:
 
 @dataclass(frozen=True)
 class Turned:
-    """A block of one's own, with a setting."""
+    """A block of your own, with a setting."""
 
     turn: float
 
@@ -96,7 +96,7 @@ class Square(nn.Module):
 
 
 class Loud(QuantumHead):
-    """A head of one's own."""
+    """A head of your own."""
 
     def _joined(self, features, names):
         return 2 * super()._joined(features, names)

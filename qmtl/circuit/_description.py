@@ -1,7 +1,7 @@
 """Circuits and their parts as plain data: a type and its fields, checked when they are read.
 
 Only classes that are named in `ENCODINGS`, `ANSATZE` and `READOUTS`, or passed in `custom`, are
-built: reading a file runs no code of the file's.
+built: reading a file runs no code from it.
 """
 
 import math

@@ -150,7 +150,7 @@ def task_strings(
 
 
 def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64] | None]:
-    """Masks of the Z-strings that diagonal observables are sums of, with the coefficients.
+    """Write diagonal observables as sums of Z-strings.
 
     Args:
         readout: shape (observables, 2^n), the first wire the most significant bit.

@@ -318,7 +318,7 @@ def make_registers(
 
 
 def check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
-    """Check that what is given per task names the circuit's tasks only."""
+    """Check that settings by task name tasks of the circuit only."""
     known = set(names)
     for name in given:
         if name not in known:

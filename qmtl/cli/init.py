@@ -1,4 +1,4 @@
-"""``qmtl init``: a commented recipe for a table of one's own."""
+"""``qmtl init``: a commented recipe for a table of your own."""
 
 import json
 import re

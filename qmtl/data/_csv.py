@@ -59,8 +59,8 @@ def read_table(
             three digits are understood.
         encoding: None for UTF-8, UTF-16 if the file begins with its byte order mark, and else
             Windows-1252, with a warning.
-        texts: columns to keep as they are written, blanks around cells aside and an empty text
-            where nothing is; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing,
+        texts: columns to keep as text: blanks around cells are removed, and an empty cell is an
+            empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing,
             and what is all numbers becomes numbers.
 
     Returns:

@@ -222,7 +222,7 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
     # Three members are the least with which a stratum can be on every side.
     yield from (c for c in (together, *columns) if np.bincount(c).min() >= 3)
-    for column in columns:  # some class is too rare: count it to the commonest one
+    for column in columns:  # a class is too rare: count it with the most common one
         counts = np.bincount(column)
         yield np.where(counts[column] >= 3, column, counts.argmax())
 

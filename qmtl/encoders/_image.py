@@ -243,6 +243,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _some(names: Sequence[object]) -> str:
-    """How many names, and the first ones."""
+    """The number of names, and the first of them."""
     shown = ", ".join(map(str, names[:3]))
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"

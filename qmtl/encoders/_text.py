@@ -87,7 +87,7 @@ class TextEmbedding:
             float32 (n, d), in the order of the texts.
 
         Raises:
-            InvalidInputError: if there is no text, one is no valid string, or the model cannot be
+            InvalidInputError: if there is no text, one is not a valid string, or the model cannot be
                 loaded.
             MissingDependencyError: if a vector is wanted that is not on disk, and
                 sentence-transformers is not installed.

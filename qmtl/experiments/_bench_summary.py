@@ -150,7 +150,7 @@ class HeadScores:
 
     @property
     def best_epoch(self) -> float:
-        """The kept epoch, mean over seeds, counted from 1."""
+        """The epoch that was kept, as a mean over seeds, counted from 1."""
         return mean_score(r.best_epoch for r in self.results if r is not None)
 
     def _each(self, function: Callable[[CellResult], float]) -> list[float]:

@@ -86,7 +86,7 @@ class HeadOptions:
 
     @property
     def of_circuits(self) -> dict[str, Any]:
-        """What heads with a circuit take."""
+        """The options of heads with a circuit."""
         names = ("simulator", "angle_map", "initial", "seed")
         return {name: getattr(self, name) for name in names}
 

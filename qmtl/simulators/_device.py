@@ -50,7 +50,7 @@ from qmtl.simulators._tape import (
 
 __all__ = ["LightConeDevice"]
 
-# Circuits that are kept with their plans, by their gates.
+# Number of circuits that are kept with their plans, by their gates.
 CACHED_CIRCUITS = 32
 # Of the device itself; PennyLane may also ask for the "best".
 GRADIENT_METHODS = ("best", "device", "adjoint")
@@ -84,8 +84,8 @@ class LightConeDevice(Device):
     probabilities, samples and counts of at most 20 wires. Values and gradients are exact without
     shots. Gates that head circuits do not know are decomposed by PennyLane; parameters may be
     broadcast. Gradients of ``diff_method="best"`` are vector-Jacobian products by our engines, in
-    all interfaces; torch differentiates to any order. With shots each term of a sum is sampled for
-    itself, by all shots.
+    all interfaces; torch differentiates to any order. With shots each term of a sum is sampled on
+    its own, with all shots.
 
     Args:
         wires: their number or labels; None for whatever a circuit uses.

@@ -198,7 +198,7 @@ def _node(
 ) -> Any:
     """A torch QNode, of which also batches of angles can be differentiated.
 
-    `best` are the methods that take batches which the method "best" may choose.
+    `best` are the methods that take batches and that "best" may choose.
     """
     target = _device(device, circuit, options)
     try:

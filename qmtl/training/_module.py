@@ -57,7 +57,7 @@ class MultiTaskModule(pl.LightningModule):
         model: what to train.
         settings: how.
         tasks: the tasks to train; None for all. All that other tasks depend on stays as it is, bit
-            for bit: the encoder, but for features that only these tasks see, and the head's shared
+            for bit: the encoder, except for features that only these tasks see, and the head's shared
             weights likewise.
 
     Raises:
@@ -319,12 +319,14 @@ class MultiTaskModule(pl.LightningModule):
         )
 
     def _losses(self, batch: Batch, *, record: bool = False) -> tuple[Tensor, Tensor | None, Any]:
-        """Losses of the tasks with labels in the step, shape (present,); their places, None for
-        all; and what the Jacobian's rows are taken from, if that is wanted and all tasks are
-        computed from the same features.
+        """Losses of the tasks with labels in the step, and what their Jacobian is taken from.
 
-        A loss is this process's share of the mean over all processes' labels: values are global,
-        gradients local, so that the processes' gradients add up to the gradient of the mean.
+        A loss is this process's share of the mean over the labels of all processes: values are
+        global and gradients local, so that the sum of all gradients is the gradient of the mean.
+
+        Returns:
+            Losses, shape (present,); the indices of these tasks, None for all; and what the rows
+            of the Jacobian are taken from, if it is wanted and all tasks have the same features.
         """
         targets = self._standardised(batch.targets)
         only = step = None

@@ -147,7 +147,7 @@ def run_trainer(
     validate: bool = True,
 ) -> int:
     """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
-    # Training draws random numbers; the caller's stream must not notice.
+    # Training draws random numbers and must not change the state of the caller's generator.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
         threads = torch_threads(module.model, module.settings)

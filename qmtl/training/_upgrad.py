@@ -22,7 +22,7 @@ __all__ = ["PivotingProjector", "complementary"]
 Floats = NDArray[np.float64]
 # Rows and variables from which threads are worth starting.
 MANY = 64
-# What the kernel says of a row.
+# What the kernel reports about a row.
 SOLVED, UNSOLVED, INDEFINITE = 0, 1, 2
 SWEEPS = 20
 # Rounds in which a problem may get no better before it moves one place at a time.

@@ -24,7 +24,7 @@ __all__ = [
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
-# What a constant is the product of: (channel, which of its numbers), sorted.
+# A constant is a product of numbers of channels: pairs (channel, index of the number), sorted.
 Factor = tuple[int, int]
 Factors = tuple[Factor, ...]
 # A polynomial while it is written: its register, its sign, and factors; None is zero.
