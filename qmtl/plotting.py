@@ -241,7 +241,7 @@ def _settle(figure: "Figure") -> None:
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:
-    """An SVG tag without attributes that a page does not need, and with ids that no other figure has."""
+    """An SVG tag without attributes that a page does not need; its ids occur in no other figure."""
     if tag.startswith("<svg"):
         return re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", tag)
     tag = re.sub(rf"(fill|stroke): {INK}", r"\1: currentColor", tag)

@@ -87,8 +87,8 @@ class TextEmbedding:
             float32 (n, d), in the order of the texts.
 
         Raises:
-            InvalidInputError: if there is no text, one is not a valid string, or the model cannot be
-                loaded.
+            InvalidInputError: if there is no text, one is not a valid string, or the model cannot
+                be loaded.
             MissingDependencyError: if a vector is wanted that is not on disk, and
                 sentence-transformers is not installed.
         """

@@ -365,7 +365,7 @@ def _cone(
 
 
 def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> Engine:
-    """Follow strings one by one where there are few, which is faster; run other cones as vectors."""
+    """Follow strings one by one where they are few, which is faster; else run them as vectors."""
     cone = group.cone
     program = _string_program(cone) if strings else None
     if program is not None:

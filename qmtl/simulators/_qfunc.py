@@ -144,8 +144,8 @@ def _gates(
     found = sum(_value(term, other, n_features) for term in terms)
     if abs(found - expected) > 1e-9 * max(1.0, abs(expected)):
         raise InvalidInputError(
-            f"{operation.name} on wires {list(wires)}: its angle is not a sum of constants, features, "
-            f"weights, products of two features, and features times a weight"
+            f"{operation.name} on wires {list(wires)}: its angle is not a sum of constants, "
+            f"features, weights, products of two features, and features times a weight"
         )
     return [Gate(name, wires, term) for term in terms]
 

@@ -57,8 +57,8 @@ class MultiTaskModule(pl.LightningModule):
         model: what to train.
         settings: how.
         tasks: the tasks to train; None for all. All that other tasks depend on stays as it is, bit
-            for bit: the encoder, except for features that only these tasks see, and the head's shared
-            weights likewise.
+            for bit: the encoder, except for features that only these tasks see, and likewise the
+            head's shared weights.
 
     Raises:
         InvalidInputError: if no parameter is to be trained, or the encoder has lazy layers that
@@ -404,15 +404,15 @@ class MultiTaskModule(pl.LightningModule):
             # Inputs were finite when the data were made: it is the encoder that diverged.
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
-                f"tasks {names}, epoch {self.current_epoch + 1}, step {self.global_step}: {error}; if "
-                f"the encoder diverged, try a smaller learning rate or gradient_clip"
+                f"tasks {names}, epoch {self.current_epoch + 1}, step {self.global_step}: {error}; "
+                f"if the encoder diverged, try a smaller learning rate or gradient_clip"
             ) from None
         except ValueError as error:
             if len(batch.inputs) > 1:
                 raise
             raise InvalidInputError(
-                f"epoch {self.current_epoch + 1}, step {self.global_step}: the batch has a single row, "
-                f"which the model does not take ({error}); use a larger batch_size"
+                f"epoch {self.current_epoch + 1}, step {self.global_step}: the batch has a single "
+                f"row, which the model does not take ({error}); use a larger batch_size"
             ) from None
         finally:
             for embedding in self._sparse:
@@ -426,8 +426,8 @@ class MultiTaskModule(pl.LightningModule):
             if not math.isfinite(loss):
                 raise QmtlError(
                     f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
-                    f"{self.current_epoch + 1}, step {self.global_step}; try a smaller learning rate "
-                    f"or gradient_clip"
+                    f"{self.current_epoch + 1}, step {self.global_step}; try a smaller learning "
+                    f"rate or gradient_clip"
                 )
 
     def _scalarize(self, losses: Tensor, present: Tensor | None) -> None:

@@ -206,7 +206,7 @@ def test_an_encoding_with_features_weights_and_their_products():
     [
         (lambda w: qml.RX(torch.sin(w[0]), 0), {"weights": 1}, "not linear in weight 0"),
         (lambda w: qml.RX(w[0] * w[1], 0), {"weights": 2}, "the product of weights 0 and 1"),
-        (lambda x: qml.RX(x[0] ** 3, 0), {"n_features": 1}, "its angle is no sum"),
+        (lambda x: qml.RX(x[0] ** 3, 0), {"n_features": 1}, "its angle is not a sum"),
         (lambda w: qml.RX(w[0], 5), {"weights": 1}, "on wire 5; there are 2"),
         (lambda w: qml.RX(w[0], "a"), {"weights": 1}, "on wire 'a'; there are 2"),
         (lambda w: qml.RX(w[0], 0), {"weights": 2}, "depend on 1 of its 2 weights"),
