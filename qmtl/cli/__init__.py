@@ -1,6 +1,8 @@
 """The command line: one file per command, each of which imports what it needs when it runs."""
 
 import sys
+import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -102,7 +104,9 @@ def main() -> None:
     """Run the command line; an error of ours is one line on standard error and exit status 2."""
     set_streams()
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except QmtlError as error:
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -113,6 +117,14 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         _tell(interrupt)
         sys.exit(130)
+
+
+def _show_warning(message: Any, category: type[Warning], filename: str, *where: Any) -> None:
+    """A warning of ours in one line, without the place in the code that gave it."""
+    if Path(filename).is_relative_to(Path(__file__).parents[1]):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, *where[:1]), file=sys.stderr)
 
 
 def _tell(interrupt: KeyboardInterrupt) -> None:

@@ -61,8 +61,12 @@ def predict(
             file=sys.stderr,
         )
     model = load(opened.path / "model")
+    try:
+        inputs = columns.encode(rows)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{table}: {error}") from None
     # As in the files that training writes: from 0, without the header.
-    predictions = prediction_rows(model, columns.encode(rows), (rows.index - 2).tolist())
+    predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
 
 

@@ -182,6 +182,24 @@ def test_a_huge_register_is_shown_by_its_ends(qmtl):
     assert "light cone of a: 60 wires [0, 1, 2, …, 57, 58, 59]" in shown
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_column_that_is_left_out_is_named_in_one_line(qmtl, tmp_path):
+    table = write_table(tmp_path / "shop.csv").read_text().splitlines()
+    mails = ["mail", *(f"someone{i}@example.org" for i in range(len(table) - 1))]
+    lines = [f"{line},{mail}" for line, mail in zip(table, mails, strict=True)]
+    (tmp_path / "shop.csv").write_text("\n".join(lines))
+    (tmp_path / "shop.toml").write_text(TABLE_RECIPE)
+    warned = qmtl("train", "shop.toml", "--out", "run")
+    said = [line for line in warned.err.splitlines() if "left out" in line]
+    assert said == [
+        "warning: columns left out of the inputs: 'mail' holds e-mail addresses; list columns in "
+        "inputs or ignore"
+    ]
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"example.org" in path.read_bytes() for path in files)
+    assert b"e-mail addresses" in (tmp_path / "run" / "environment.json").read_bytes()
+
+
 def test_a_table_from_train_to_predict(qmtl, tmp_path):
     write_table(tmp_path / "shop.csv")
     (tmp_path / "shop.toml").write_text(TABLE_RECIPE)
@@ -192,6 +210,10 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     (tmp_path / "new.csv").write_text(new)
     warned = qmtl("predict", "run", "new.csv")
     assert "warning: new.csv: column 'colour' has 'violet', which the run has not" in warned.err
+    (tmp_path / "bad.csv").write_text("colour,size,weight\nred,four,1\n")
+    assert "bad.csv: row 2, column 'size': expected a finite" in qmtl.bad(
+        "predict", "run", "bad.csv"
+    )
     rows = _table(warned.out)
     assert len(rows) == 2
     for row in rows:
