@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -119,12 +119,19 @@ def main() -> None:
         sys.exit(130)
 
 
-def _show_warning(message: Any, category: type[Warning], filename: str, *where: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """A warning of ours in one line, without the place in the code that gave it."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
-    else:
-        print(warnings.formatwarning(message, category, filename, *where[:1]), file=sys.stderr)
+        text = f"warning: {' '.join(str(message).split())}\n"
+    (file or sys.stderr).write(text)
 
 
 def _tell(interrupt: KeyboardInterrupt) -> None:
