@@ -82,33 +82,17 @@ class BenchCell(Cell):
     def run(self) -> CellResult:
         """Train the head, or fit the probe."""
         data = cell_data(self.recipe, self.seed)
-        probe = self.head == PROBE
-        trained = (
-            linear_probe(data)
-            if probe
-            else train_rival(self.recipe, data, cast(RivalType, self.head))
-        )
+        if self.head == PROBE:
+            trained = linear_probe(data)
+        else:
+            trained = train_rival(self.recipe, data, cast(RivalType, self.head))
         labelled = {task.name: task.labelled(data.train.targets[task.name]) for task in data.tasks}
         return CellResult(
-            _without_loss(trained.metrics["validation"]),
-            _without_loss(trained.metrics["test"]),
-            _without_loss(trained.baselines["test"]),
-            {task.name: task.main_metric for task in data.tasks},
-            trained.head_parameters,
-            trained.total_parameters,
-            trained.best_epoch,
-            trained.seconds,
-            trained.step_seconds,
-            {name: int(rows.sum()) for name, rows in labelled.items()},
-            machine(),
+            **vars(trained),
+            main_metrics={task.name: task.main_metric for task in data.tasks},
+            rows={name: int(rows.sum()) for name, rows in labelled.items()},
+            environment=machine(),
         )
-
-
-def _without_loss(metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        task: {name: value for name, value in values.items() if name != "loss"}
-        for task, values in metrics.items()
-    }
 
 
 def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from qmtl.experiments._rivals import Trained
 from qmtl.experiments._statistics import (
     Estimate,
     PairedTest,
@@ -42,44 +43,33 @@ UNSCALED = ("mse", "mae")
 """Metrics in the units of the targets, which are not given times 100."""
 
 
-Metrics = dict[str, dict[str, float]]
 Setting = dict[str, Any]
 """Recipe key to value: one point of the grid."""
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """What a training run of the benchmark found.
+class CellResult(Trained):
+    """What a cell of the benchmark found.
 
     Attributes:
-        validation: task → metric → value on the validation split.
-        test: the same on the test split; read for the chosen setting only.
-        baseline: the same for the best constant prediction, on the test split.
         main_metrics: task → its main metric.
-        head_parameters: trainable parameters of the head (of all heads, if there are several).
-        total_parameters: those of encoder and head.
-        best_epoch: the kept epoch, from 1; of several models the mean; NaN for the probe.
-        seconds: of training.
-        step_seconds: median time of a training step, see `qmtl.experiments._rivals.Trained`.
         rows: labelled rows of the training split by task.
         environment: versions, threads and machine.
     """
 
-    validation: Metrics
-    test: Metrics
-    baseline: Metrics
     main_metrics: dict[str, str]
-    head_parameters: int
-    total_parameters: int
-    best_epoch: float
-    seconds: float
-    step_seconds: float
     rows: dict[str, int]
     environment: dict[str, Any]
 
-    def main(self, split: Literal["validation", "test", "baseline"]) -> dict[str, float]:
+    def main(self, split: Literal["validation", "test"]) -> dict[str, float]:
         """Task → value of its main metric on a split."""
-        metrics: Metrics = getattr(self, split)
+        return self._main(self.metrics[split])
+
+    def main_baseline(self) -> dict[str, float]:
+        """The same for the best constant prediction, on the test split."""
+        return self._main(self.baselines["test"])
+
+    def _main(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
         return {task: metrics[task][name] for task, name in self.main_metrics.items()}
 
 
@@ -119,13 +109,14 @@ class HeadScores:
     @property
     def metrics(self) -> dict[str, list[str]]:
         """Task → its metrics, the main one first."""
-        return {task: list(self.some.test[task]) for task in self.some.main_metrics}
+        found = self.some.metrics["test"]
+        return {task: [m for m in found[task] if m != "loss"] for task in self.some.main_metrics}
 
     def scores(self, task: str, metric: str | None = None) -> list[float]:
         """A metric of a task; None for the main one. Errors keep their units."""
         name = metric or self.some.main_metrics[task]
         factor = 1 if name in UNSCALED else 100
-        return self._each(lambda result: factor * result.test[task][name])
+        return self._each(lambda result: factor * result.metrics["test"][task][name])
 
     def means(self) -> list[float]:
         """The main metrics' mean over the tasks that have one."""
@@ -133,13 +124,14 @@ class HeadScores:
 
     def baseline(self, task: str) -> list[float]:
         """The main metric of the best constant prediction."""
-        return self._each(lambda result: 100 * result.main("baseline")[task])
+        return self._each(lambda result: 100 * result.main_baseline()[task])
 
     def calibration(self) -> list[float]:
         """The expected calibration error's mean over the tasks that have one, times 100."""
         return self._each(
             lambda result: (
-                100 * mean_score(task.get("ece", math.nan) for task in result.test.values())
+                100
+                * mean_score(task.get("ece", math.nan) for task in result.metrics["test"].values())
             )
         )
 

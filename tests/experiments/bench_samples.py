@@ -28,9 +28,8 @@ def result(test=None, validation=None, **changes):
         return {task: {"accuracy": value, "ece": 0.1} for task, value in scores.items()}
 
     content = {
-        "validation": metrics(validation or test),
-        "test": metrics(test),
-        "baseline": metrics(dict.fromkeys(test, 0.5)),
+        "metrics": {"validation": metrics(validation or test), "test": metrics(test)},
+        "baselines": {"test": metrics(dict.fromkeys(test, 0.5))},
         "main_metrics": dict.fromkeys(test, "accuracy"),
         "head_parameters": 10,
         "total_parameters": 100,
