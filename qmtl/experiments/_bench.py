@@ -61,7 +61,7 @@ class BenchCell(Cell):
     finds: ClassVar[type] = CellResult
 
     def depends_on(self) -> Any:
-        """The recipe without what makes no difference: the folders of the data, for one."""
+        """The recipe without keys that do not change the result, such as the data's folders."""
         content = self.recipe.model_dump(mode="json")
         for irrelevant in ("name", "compare", "logging"):
             del content[irrelevant]
@@ -169,9 +169,9 @@ def bench(
 ) -> BenchSummary:
     """Train every head of ``recipe.bench`` on every seed, each at its best setting.
 
-    The setting is chosen for every head among the same ones, by the main metrics' mean over tasks
-    on the validation splits of the first seeds; the other seeds run with it only. Cells that the
-    folder has results of are not run again.
+    Every head chooses among the same settings, by the mean of the main metrics over tasks on the
+    validation splits of the first seeds; the other seeds run with the chosen setting only. Cells
+    with a result in the folder do not run again.
 
     Args:
         recipe: data, encoder, circuit, training, and what to compare.
@@ -217,7 +217,7 @@ class _Plan:
         self.recipe = recipe
         self.heads: list[RivalType] = list(dict.fromkeys(recipe.bench.heads))
         self.settings = settings_of(recipe.bench.grid)
-        # There is nothing to choose among one setting.
+        # With one setting there is nothing to choose.
         searched = recipe.bench.search_seeds if len(self.settings) > 1 else recipe.bench.seeds
         self.n_search = min(searched, recipe.bench.seeds)
         # Embeddings of texts are computed here, once, and cached for the cells.
@@ -268,7 +268,7 @@ class _Plan:
     def scores(
         self, head: str, setting: Setting | None, records: Mapping[str, Any]
     ) -> HeadScores | None:
-        """The head at the chosen setting; None if it has no result at all."""
+        """The head at the chosen setting; None without any result."""
         if setting is None:
             return None
         results = self._results(head, setting, records, self.recipe.bench.seeds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["as_markdown", "metrics_csv", "seeds_csv", "show_bench", "summary_csv", "write_bench"]
 
 BASELINE = "majority or mean"
-# Of p-values: below it, a difference is called one.
+# Differences with a smaller p-value are reported as better or worse.
 LEVEL = 0.05
 # Columns of the terminal's table, and their names there.
 SHOWN = {
@@ -70,7 +70,7 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
 
 
 def verdict(summary: BenchSummary) -> list[str]:
-    """What the comparison says, a sentence per head; nothing without the reference.
+    """The result of the comparison in one sentence per head; empty without the reference.
 
     Example:
         >>> verdict(BenchSummary("none", (), None, (), 5, 1, 5))
@@ -177,7 +177,7 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Which heads miss what a linear probe finds; nothing without a probe."""
+    """Heads that do not find what a linear probe finds; empty without a probe."""
     if summary.probe is None:
         return []
     missed = []

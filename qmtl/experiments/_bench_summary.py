@@ -1,4 +1,4 @@
-"""What the cells of a benchmark say together: chosen settings, scores and comparisons."""
+"""Chosen settings, scores and comparisons of a benchmark, from the results of its cells."""
 
 import math
 import statistics
@@ -103,7 +103,7 @@ class HeadScores:
 
     @cached_property
     def some(self) -> CellResult:
-        """Any of the results, for what is the same in all."""
+        """One of the results, for values that are the same in all."""
         return next(result for result in self.results if result is not None)
 
     @property
@@ -220,8 +220,8 @@ class BenchSummary:
     def transfer(self) -> dict[str, Estimate]:
         """Δm of every head against single-task models, in percent; empty without these.
 
-        Per seed, relative to the single-task models' mean over seeds, so that the mean over seeds
-        is Δm of the means and no seed's small score stands below a fraction.
+        Per seed, relative to the single-task models' mean over seeds: the mean over seeds is then
+        Δm of the means, and no single seed divides by a small score.
         """
         single = self.head(SINGLE_TASK)
         if single is None:

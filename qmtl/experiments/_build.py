@@ -52,7 +52,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
 
 
 def _balanced(task: Task, targets: Tensor) -> tuple[float, ...] | None:
-    """Weights by which every class counts the same in the loss; 1 for a class without labels."""
+    """Weights that give every class the same share of the loss; 1 for a class without labels."""
     if task.kind == "multilabel":
         pairs = [((column == 0).sum(), (column == 1).sum()) for column in targets.T]
         return tuple(float(no / yes) if no * yes > 0 else 1.0 for no, yes in pairs)
@@ -84,8 +84,8 @@ def build_model(
 ) -> MultiTaskModel:
     """The recipe's model for these data, or the same with another head.
 
-    The encoder is the same for all heads but in its last layer, which gives the features that the
-    head takes.
+    The encoder is the same for all heads except its last layer, whose width is the number of
+    features that the head takes.
     """
     circuit = build_circuit(recipe, data.tasks)
     options = with_noise(recipe.head.options(), recipe.training, circuit)
@@ -97,7 +97,7 @@ def build_model(
 def with_noise(
     options: HeadOptions, training: TrainingSection, circuit: HeadCircuit
 ) -> HeadOptions:
-    """Options of a head whose circuit runs under the recipe's noise and with its shots.
+    """The options with a simulator of the recipe's noise and shots.
 
     Raises:
         RecipeError: for noise or shots together with another simulator than ``lightcone``.

@@ -1,4 +1,4 @@
-"""Zero-noise extrapolation: outputs at several strengths of noise, taken back to none."""
+"""Zero-noise extrapolation: estimates without noise from outputs at several noise strengths."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -19,7 +19,7 @@ METHODS = ("richardson", "linear", "exponential")
 def extrapolated(
     scales: Sequence[float], values: Tensor, method: str = "richardson", floor: Tensor | float = 0.0
 ) -> Tensor:
-    """Values at no noise, from values under noise of several strengths.
+    """Estimate values without noise from values under noise of several strengths.
 
     Args:
         scales: strengths, distinct and positive.
@@ -79,7 +79,7 @@ def _line(scales: Sequence[float]) -> list[float]:
 class ExtrapolatedSimulator(Simulator):
     """Zero-noise extrapolation of every output, sample by sample.
 
-    Probabilities may leave [0, 1], as extrapolated ones do.
+    Extrapolated probabilities may lie outside [0, 1].
 
     Args:
         simulators: strength of the noise to a simulator under it.

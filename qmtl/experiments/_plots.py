@@ -40,7 +40,7 @@ TITLES = {
     "matched": "representation grows with T (2 T features)",
     "fixed": "representation of 8 features for any T",
 }
-# Smaller differences are pages that the system happened to hand out.
+# Smaller differences are noise of the operating system's paging.
 LEAST_MB = 1.0
 
 
@@ -182,7 +182,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
 
 
 def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
-    """An arrow to where the order of the quantum head and a rival changes for good."""
+    """An arrow to the number of tasks from which the order of two heads no longer changes."""
     found = crossover(counted_head(head, rule))
     if not 1 < found.tasks <= largest or found.smaller == "neither":
         return
@@ -295,11 +295,10 @@ def _by_head(costs: Sequence[StepCost]) -> dict[str, list[StepCost]]:
 
 
 def _look(head: str) -> dict[str, Any]:
-    """A fused head looks like its plain one, dashed."""
+    """The look of a head; a fused head has its plain head's colour and a dashed line."""
     whole = head.removesuffix("-fused")
     found = head_look(whole) | {"linestyle": "-" if whole == head else "--"}
-    # The palette has fewer colours than there are heads: these two are the quantum head's rivals
-    # in one plot.
+    # Its usual colour is the quantum head's, which is in the same plot.
     return found | ({"color": COLOURS[2]} if head == "shared-vqc" else {})
 
 

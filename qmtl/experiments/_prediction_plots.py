@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_calibration", "plot_confusion", "plot_measured", "plot_regression", "plot_roc"]
 
-# Cells with numbers in them stay readable up to here.
+# Numbers in the cells are readable up to so many classes.
 MOST_NUMBERS = 12
 MOST_TICKS = 24
-# Letters of a name in the title of a small figure.
+# Letters of a task's name that fit the title of a small figure.
 TITLE = 24
-# The rare ones among more lines could not be told apart.
+# More lines could not be told apart.
 MOST_CURVES = 12
 MOST_POINTS = 2000
 
 
 def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
-    """How often each true class is predicted as which: a matrix, in percent of the true class.
+    """Confusion matrix in percent of the true class: rows are true classes, columns predicted.
 
     Args:
         task: binary or multiclass.
@@ -206,7 +206,7 @@ def plot_regression(
     rows = _labelled(task, own)
     y, p = own[rows].numpy(), predictions.reshape(shape)[rows, target].numpy()
     every = -(-len(y) // MOST_POINTS)
-    # As a picture within the drawing: thousands of shapes would make it slow.
+    # Rasterised: an SVG of thousands of shapes is slow to draw.
     picture = len(y) > 300
     dots = ax.scatter(y[::every], p[::every], s=10, alpha=0.5, linewidths=0, rasterized=picture)
     dots.set_color(COLOURS[0])

@@ -66,7 +66,7 @@ class NoiseSection(Section):
         return self
 
     def device_noise(self, n_wires: int) -> DeviceNoise:
-        """The noise, for a circuit of so many wires.
+        """The noise of a circuit with so many wires.
 
         Example:
             >>> NoiseSection(readout=0.02, scale=2).device_noise(4).readout
@@ -90,12 +90,12 @@ def _from_text(value: Any) -> Any:
 
 
 class TrainingSection(TrainingSettings):
-    """How to train, and on which device the head is imagined.
+    """How to train, and the noise and shots of the head's circuit.
 
     Attributes:
         noise: of the head's circuit, in training and evaluation: see `NoiseSection`; a file
             (``"noise.json"``) or a backend (``"fake_fez"``) may be given by itself. Heads without a
-            circuit take no notice of it.
+            circuit ignore it.
         shots: measurements per sample; None for exact values. They are drawn anew in each step,
             from `seed`.
     """
@@ -112,7 +112,7 @@ class CircuitSection(Section):
 
 
 class BenchSection(Section):
-    """What ``qmtl bench`` compares; a single run takes no notice of it.
+    """What ``qmtl bench`` compares; a single run ignores it.
 
     Attributes:
         heads: types of heads, or ``single-task``, each trained on every seed.
@@ -146,7 +146,7 @@ class Recipe(Section):
 
     Attributes:
         name: of the run; part of the default run directory.
-        seed: of all sections that give none of their own.
+        seed: the default of the seeds in all sections.
         data: where the data come from.
         encoder: the classical encoder.
         head: quantum, or a rival.
@@ -190,7 +190,7 @@ class Recipe(Section):
 
     @property
     def seeds(self) -> dict[str, int]:
-        """What is drawn to its seed."""
+        """The seeds of splits, encoder, head and training, by name."""
         return {
             "split": self.data.seed,
             "encoder": self.encoder.seed,
@@ -205,7 +205,7 @@ class Recipe(Section):
     def as_toml(self) -> str:
         """The resolved recipe, defaults included; reading it back gives an equal recipe.
 
-        Every key of every section is there: one that is not set as a comment, ``# rank =``.
+        It has every key of every section; a key that is not set is a comment, ``# rank =``.
         """
         import tomli_w
 
@@ -240,7 +240,7 @@ def recipe_from(
 ) -> Recipe:
     """A recipe from plain tables, with one-line errors.
 
-    A ``seed`` of the whole is that of every section without one of its own.
+    The recipe's ``seed`` is the default of the sections' seeds.
 
     Args:
         content: the tables.

@@ -67,7 +67,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def _decoded(content: bytes) -> str:
-    """Text in UTF-8, or in what a byte order mark says that Windows wrote."""
+    """Text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if utf_16 else "utf-8-sig")
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report", "write_report"]
 
-# Figures of more tasks would make a page that no browser scrolls well.
+# With figures of more tasks, browsers scroll the page slowly.
 MOST_TASKS = 24
 MOST_HARDWARE_ROWS = 60
 

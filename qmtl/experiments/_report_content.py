@@ -233,7 +233,8 @@ def overview(
     """The main metrics of many tasks in a row per head: their mean, and where the model differs.
 
     Args:
-        metrics: task → metric → value of the model; the main metric is the first that is no loss.
+        metrics: task → metric → value of the model; the main metric is the first one
+            that is not ``loss``.
         others: name → the same for another head, or the constant prediction.
 
     Returns:
@@ -341,7 +342,7 @@ def _plain(value: Any) -> str:
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Metrics of the samples that a backend measured, beside those of the simulator."""
+    """Metrics of the samples measured on a backend, and those of the simulator on the same ones."""
     columns = record.get("metrics", {})
     wanted = dict.fromkeys(
         (task, metric)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shown", "curve_figures", "hardware_figure", "noise_figures", "prediction_figures"]
 
-# Inches: two or three stand side by side on a screen, one on a telephone.
+# Inches; two or three figures stand side by side on a screen, one on a telephone.
 WIDE, SQUARE = (4.6, 3.4), (3.3, 3.1)
 MOST_TARGETS = 6
 
@@ -40,7 +40,7 @@ class Shown:
 
 
 def curve_figures(runs: Sequence[RunContent]) -> list[list[Shown]]:
-    """For each of losses and main metrics, a figure per run that has it, on one scale."""
+    """For each loss and main metric, a figure per run that has it; all runs share one scale."""
     panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
     for content in runs:
         kept = int(content.run.results["best_epoch"])
@@ -86,7 +86,7 @@ def _on_one_scale(drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str) -> l
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """Every plot of a task's predictions that its kind has and its labels allow.
+    """Every plot of a task's predictions that fits its kind and its labels.
 
     Args:
         found: predictions and targets.
@@ -120,7 +120,7 @@ def _times(task: Task) -> int:
 
 
 def _figure(*, legend: bool = False) -> "Figure":
-    """One of those that stand side by side; higher, where a long legend goes below the axes."""
+    """A small figure; it is higher where a long legend stands below the axes."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)
@@ -139,7 +139,7 @@ def noise_figures(tasks: Sequence[Task], record: NoiseRecord) -> list[Markup]:
 
 
 def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
-    """What was measured against what was predicted; None without such numbers."""
+    """Measured against predicted values; None without such numbers."""
     rows = [
         row
         for row in record.get("table", [])

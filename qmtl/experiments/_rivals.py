@@ -1,4 +1,4 @@
-"""What a comparison trains: a head, single-task models one by one, or a linear probe as a floor."""
+"""Training for a comparison: a head, single-task models one by one, or a linear probe."""
 
 import math
 import time
@@ -37,7 +37,7 @@ Metrics = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What training a head found.
+    """The result of training a head.
 
     Attributes:
         metrics: split → task → metric → value.
@@ -91,7 +91,7 @@ def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained
 
 
 def check_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> None:
-    """Find what would keep `train_rival` from training, without training.
+    """Check, without training, that `train_rival` can train.
 
     Raises:
         InvalidInputError: as `train_rival` would.
@@ -110,7 +110,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
     if head != SINGLE_TASK:
         yield build_model(recipe, data, head), data, recipe.training
         return
-    # Nothing is combined where there is one loss.
+    # With one loss there is nothing to combine.
     alone: dict[str, Any] = {
         "scalarizer": None,
         "aggregator": None,
@@ -134,7 +134,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
 
 
 def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
-    """A task's circuit as if there were no other task."""
+    """The circuit of one task alone."""
     register = circuit.registers[name]
     shared = circuit.layout == "shared"
     return HeadCircuit(
@@ -207,7 +207,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
     inputs = {n: s.inputs[rows[n]].flatten(1).numpy() for n, s in data.splits.items()}
     targets = {n: s.targets[task.name][rows[n]] for n, s in data.splits.items()}
     mean, deviation = inputs["train"].mean(0), inputs["train"].std(0)
-    # A column that is constant in training says nothing; divided by zero it would say everything.
+    # A column that is constant in training has no information: it becomes zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}
     best: dict[str, dict[str, float]] | None = None
@@ -218,7 +218,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
             predictions = torch.from_numpy(_predict(task, columns, inputs[split]))
             scores[split] = task.evaluate(predictions, targets[split])
         main = task.main_metric
-        # Written so that a first value that is NaN is replaced by any number.
+        # A comparison with NaN is false, so that any number replaces a first NaN.
         if best is None or not scores["validation"][main] <= best["validation"][main]:
             best = scores
     assert best is not None
@@ -263,7 +263,7 @@ def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
 
 
 def _probability(model: Any, inputs: Array, label: int) -> Array:
-    """Of a label that may not be among the labels of training."""
+    """The probability of a label; zero for a label that training did not have."""
     known = list(model.classes_)
     if label not in known:
         return np.zeros(len(inputs))

@@ -1,4 +1,4 @@
-"""Robustness: what noise does to a trained model, and to heads of many shapes."""
+"""Robustness: the effect of noise on a trained model, and on untrained heads of many shapes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +73,7 @@ def evaluate_under_noise(
     """Evaluate a model under noise of several strengths.
 
     Args:
-        model: with a quantum head; whatever simulator it has, it is left as it was.
+        model: with a quantum head; the model and its simulator stay unchanged.
         split: the rows.
         noise: of strength 1.
         scales: strengths.
@@ -127,7 +127,7 @@ def evaluate_under_noise(
 
 @torch.no_grad()
 def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[str, Tensor]:
-    """What is measured on each row."""
+    """Expectation values or probabilities of each row, by task."""
     model.eval()
     head = model.head.with_simulator(simulator)
     reference = next(model.parameters())
@@ -140,7 +140,7 @@ def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[s
 
 @dataclass(frozen=True)
 class StudySettings:
-    """Which heads to study: each number is varied while the others stay at the default design's.
+    """The heads to study: one number varies, the others are those of the default design.
 
     Attributes:
         tasks: numbers of binary tasks of two wires each.
@@ -161,7 +161,7 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class HeadRobustness:
-    """What noise does to one untrained head, at random angles and initial weights.
+    """The effect of noise on one untrained head, at random angles and initial weights.
 
     Attributes:
         varied: which number of the design is varied.

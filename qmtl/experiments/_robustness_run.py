@@ -44,7 +44,7 @@ def run_robustness(
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
 
-    ``noise.json`` beside them says how.
+    ``noise.json`` in the same folder holds the noise and the settings.
 
     Args:
         path: the run directory.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "is_first_process", "machine", "resume_run", "start_run"]
 
-# Keys that a run may go on with after a change.
+# Keys that may change when a run resumes.
 CHANGEABLE = (
     "training.max_epochs", "training.learning_rate", "training.head_learning_rate",
     "training.weight_decay", "training.patience", "training.gradient_clip", "training.accelerator",
@@ -144,7 +144,7 @@ def _new_folder(folder: Path) -> Path:
 
 
 def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
-    """Continue a run from its last checkpoint; a run that has trained all its epochs is only read.
+    """Continue a run from its last checkpoint; a run with all its epochs trained is only read.
 
     Without overrides, the result is bit for bit that of a run that was not interrupted (on one
     kind of CPU).
@@ -173,12 +173,12 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         if not overrides or run.results["epochs"] >= recipe.training.max_epochs:
             return run
     data = build_data(recipe)
-    # A run that was killed in its first epoch has no checkpoint yet and starts anew.
+    # A run that was killed in its first epoch has no checkpoint: it starts again.
     started = (folder / "checkpoints" / LAST).is_file()
     model = build_model(recipe, data)
     check_fit(model, data, recipe.training)
     if overrides and is_first_process():
-        # While it goes on, it has no results.
+        # A run that continues has no results until it ends.
         finished.unlink(missing_ok=True)
         write_text(folder / "recipe.toml", recipe.as_toml())
     return _train(folder, recipe, data, model, resume=started, progress=progress)
@@ -203,7 +203,7 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
-    # Lightning takes seconds to import, for which those who only read a run do not wait.
+    # Importing Lightning takes seconds, which reading a run does not need.
     from qmtl.experiments._rivals import train_rival
     from qmtl.training import MetricsFile, fit, log_to, prediction_rows
 
@@ -324,7 +324,7 @@ class _Results(BaseModel):
 
 
 def _results_problem(content: Any) -> str | None:
-    """What is wrong with the content of a ``results.json``; None if nothing is."""
+    """The first problem in the content of a ``results.json``; None without one."""
     try:
         _Results.model_validate(content, strict=True)
     except ValidationError as error:

@@ -228,11 +228,11 @@ def measure_accuracy(
         QmtlError: a run failed.
     """
     whole = [scaling_data(folder, seed) for seed in range(settings.seeds)]
-    # A rare finding may be missing from one seed's train split.
+    # A rare finding may have no label in the train split of a seed.
     most = min(*(len(data.tasks) for data in whole), settings.most_tasks)
     sizes = sorted({min(n, most) for n in tasks})
     prints = [fingerprint(data) for data in whole]
-    # The longest runs first, so that no process ends alone.
+    # The longest runs first, so that all processes end at about the same time.
     cells = [
         AccuracyCell(head, n, sizes[0], seed, rate, settings, prints[seed], folder)
         for n in reversed(sizes)
@@ -327,7 +327,7 @@ def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
     if folder is None:
         return _in_random_order(digit_dichotomies(seed=seed), seed)
     data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
-    # "No Finding" says that all others are absent, which is not a task beside them.
+    # "No Finding" says that all others are absent, which is not a task of its own.
     findings = [task.name for task in data.tasks if task.name != "No Finding"]
     return _in_random_order(data.subset(findings), seed)
 

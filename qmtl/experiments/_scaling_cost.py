@@ -3,9 +3,8 @@
 ``python -m qmtl.experiments._scaling_cost`` is the child: one point as JSON on standard input, one
 line of JSON on standard output.
 
-Linear heads are modules per task, which suits tasks of different kinds but is slow for a thousand
-equal ones. They are timed both so and *fused*, as the single matrix product that one would write
-for equal tasks, so that the quantum head is not compared with a slow rival only.
+Linear heads serve tasks of different kinds. For equal tasks one would write a single matrix
+product. Both forms are timed, the latter as *fused*, so that the comparison is fair.
 """
 
 import json
@@ -76,7 +75,7 @@ class StepCost:
 
     Attributes:
         head, tasks, batch_size, threads: as in `CostPoint`.
-        first_ms: the first step, with its plan, in a process that has run a smaller head before.
+        first_ms: the first step, with its plan, in a process that has already run a smaller head.
         step_ms: median of the others.
         fastest_ms: the fastest of them.
         slowest_ms: the slowest of them.
@@ -134,7 +133,7 @@ class CostPoint(Cell):
 
 
 def measure_cost(point: CostPoint) -> StepCost:
-    """Time a head's training step in a process of its own, so that no peak hides another.
+    """Time a head's training step in a separate process, so that its peak of memory is its own.
 
     A step is the head's forward pass on random features, the mean squared logit, and the backward
     pass to all parameters and to the features, as an encoder before the head would ask for.
@@ -164,7 +163,7 @@ def measure_cost(point: CostPoint) -> StepCost:
 def _run(point: CostPoint) -> StepCost:
     torch.set_num_threads(point.threads)
     torch.manual_seed(0)
-    # A smaller head first: imports, compiled code and torch's pools are not the step's.
+    # A smaller head first, so that imports and compilation are not part of the measured steps.
     for _ in zip(_steps(point.head, 4, point.batch_size), range(3), strict=False):
         pass
     before = _restart_peak()

@@ -1,4 +1,4 @@
-"""The whole of ``qmtl scaling``: measure, write tables and plots, and say what was found."""
+"""``qmtl scaling``: measure, write tables and plots, and print the results."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PARTS", "ScalingSettings", "run_scaling"]
 
-# Below, the fixed cost of a step is most of its time.
+# With fewer tasks, the fixed cost of a step is most of its time.
 COST_FIT_FROM = 128
 NAMES = {"quantum": "the quantum head", "rival": "this head", "neither": "neither, they are equal"}
 PARTS = ("parameters", "cost", "accuracy")
@@ -107,7 +107,7 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             for head in TIMED_HEADS
             for n in tasks
         ]
-        # One at a time, and measured anew: times are those of this machine as it is now.
+        # One at a time, and never from the store: times depend on the machine's state.
         costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
         _write_table(out / "cost.csv", map(asdict, costs))
         _save(out / "cost.png", [partial(plot_step_time, costs), partial(plot_memory, costs)])

@@ -193,7 +193,7 @@ class Fit:
     n: int
 
     def __str__(self) -> str:
-        # Two points have no error that could be told.
+        # Two points leave no residual to estimate an error from.
         return f"{self.slope:.3f}" + (f" ± {self.error:.3f}" if self.n > 2 else "")
 
 

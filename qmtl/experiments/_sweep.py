@@ -52,7 +52,7 @@ class Cell(ABC):
         """Short, for messages and file names."""
 
     def depends_on(self) -> Any:
-        """Everything that the result depends on, as JSON has it; the fields by default."""
+        """Everything that the result depends on, as JSON; by default, the fields."""
         return asdict(cast(Any, self))
 
     @property
@@ -115,7 +115,7 @@ class CellStore:
 
 
 def _nan(content: Any) -> Any:
-    """JSON has no NaN: what is not defined is null there."""
+    """Null becomes NaN, which JSON lacks."""
     if isinstance(content, dict):
         return {key: _nan(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -145,7 +145,7 @@ class Workers:
         if jobs is not None and jobs < 1:
             raise InvalidInputError(f"jobs: expected at least 1, got {jobs}")
         self.cluster = cluster
-        # The cores of a cluster are counted when it is there.
+        # The cores of a cluster are known only when it is connected.
         self.jobs = jobs or (os.cpu_count() or 1 if cluster is None else None)
 
     @property
@@ -183,7 +183,7 @@ def run_cells(
 
     Args:
         cells: what to run.
-        store: keeps every result as soon as it is there, however the sweep ends; None keeps none.
+        store: keeps every result at once, so that an interrupted sweep loses none; None keeps none.
         workers: where to run; None for one cell after another in this process.
         report: called with each cell that has been run, what it found, how many cells are done,
             and how many there are.
@@ -255,7 +255,7 @@ def _run(cell: Cell, store: CellStore | None, threads: int, parent: int) -> tupl
 
 @cache
 def _end_with(parent: int) -> None:
-    """End this worker when the process that started it has ended, however that came about."""
+    """End this worker as soon as its parent has ended, even if the parent was killed."""
     if os.getppid() != parent:  # a worker of a cluster
         return
 

@@ -157,7 +157,7 @@ def _two_classes(name: str) -> Task:
 
 
 def readout_of(name: str, wires: int) -> Readout:
-    """The readout of that name, one of `READOUTS`, on a register of so many wires."""
+    """A readout by its name in `READOUTS`, for a register with so many wires."""
     if name == "local":
         return ExpectationZ(1)
     if name == "global-string":
@@ -217,7 +217,7 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
     circuit = case.circuit()
     drawn = _with_weights_as_inputs(circuit, case)
     inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
-    # No weight is left, but the contract asks for the vectors.
+    # The rewritten circuit has no weights, but simulators take the vectors.
     empty = {name: inputs.new_empty(0) for name in ("encoding", "t0")}
     values = LightConeSimulator().expectation_values(drawn, inputs, empty, ["t0"])["t0"]
     (gradients,) = torch.autograd.grad(values[:, 0].sum(), inputs)
@@ -316,7 +316,7 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
         return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
 
     given = tuple(as_input(gate) for gate in circuit.gates("t0"))
-    # Whatever lies beside the first register is one more, which is never asked for.
+    # All other wires are one more register, whose outputs are not computed.
     rest = circuit.n_wires - case.wires
     tasks = [circuit.task("t0"), *([Task.binary("rest")] if rest else [])]
     return HeadCircuit(
@@ -342,7 +342,7 @@ def _draw(circuit: HeadCircuit, initial: str, samples: int, seed: int) -> Tensor
 
 
 def _columns(circuit: HeadCircuit) -> dict[str, int]:
-    """The inputs whose gradients are looked at, by the name of the weight."""
+    """Columns of the inputs whose gradients are sampled, by the name of the weight."""
     block = next(
         gate.angle.weight
         for gate in circuit.block_gates("t0")

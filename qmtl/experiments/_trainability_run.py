@@ -1,4 +1,4 @@
-"""The whole of ``qmtl trainability``: sample, write tables and plots, and say what was found."""
+"""``qmtl trainability``: sample, write tables and plots, and print the results."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
