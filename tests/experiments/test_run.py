@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 
@@ -17,7 +18,12 @@ TINY = [
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    strftime = time.strftime
+
+    def same_second(form, *rest):
+        return "20260101-000000" if form == "%Y%m%d-%H%M%S" else strftime(form, *rest)
+
+    monkeypatch.setattr("time.strftime", same_second)
     recipe = read_recipe("digits", TINY)
     names = [start_run(recipe, progress=False).path.name for _ in range(3)]
     first = "digits-20260101-000000"
