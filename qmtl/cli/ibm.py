@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmtl.cli._output import show_metrics
+from qmtl.cli._options import RunDirectory, Split, expanded
+from qmtl.cli._output import print_table, show_metrics
 from qmtl.errors import HardwareError, InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
     from qmtl.model import MultiTaskModel
 
@@ -23,43 +22,22 @@ app = typer.Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
-
-
-# What may be asked of a run that was sent.
+# Options that hold for a run that was submitted.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
-
-
-RunDirectory = Annotated[Path, typer.Argument(help="A run directory.")]
-
-
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
-
-
 LedgerFile = Annotated[
-    Path | None, typer.Option("--ledger", metavar="FILE", help="[the user's; or QMTL_LEDGER]")
+    Path | None,
+    typer.Option(
+        "--ledger", metavar="FILE", callback=expanded, help="[the user's; or QMTL_LEDGER]"
+    ),
 ]
-
-
 Backend = Annotated[str, typer.Option(help="ibm_fez, fake_fez, aer, …; see qmtl ibm backends.")]
-
-
-Split = Annotated[str, typer.Option(help="train, validation or test.")]
-
-
 Samples = Annotated[int, typer.Option(min=1, help="The first rows of the split.")]
-
-
 Shots = Annotated[int, typer.Option(min=1, help="Measurements of each sample.")]
-
-
 Tasks = Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these tasks.")]
-
-
 MaxSeconds = Annotated[
     float | None, typer.Option("--max-qpu-seconds", min=0, help="Refuse a run that needs more.")
 ]
-
-
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -106,7 +84,7 @@ def estimate(
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
 ) -> None:
-    """Tell what measuring a run's model would take, and send nothing.
+    """Estimate what measuring a run's model takes; nothing is sent.
 
     Example: qmtl ibm estimate runs/seed1 --backend fake_fez --samples 16
     """
@@ -121,7 +99,12 @@ def estimate(
 @app.command()
 def submit(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(help="A run directory; or a run's name, to go on with it.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            callback=expanded, help="A run directory, or the name of a run to go on with."
+        ),
+    ],
     backend: Backend = "fake_fez",
     split: Split = "test",
     samples: Samples = 16,
@@ -130,10 +113,10 @@ def submit(
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
     again: Annotated[
-        bool | None, typer.Option("--again/--not-again", help="Measure anew what was measured.")
+        bool | None, typer.Option("--again/--not-again", help="Measure again what was measured.")
     ] = None,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Send jobs anew that failed or were cancelled.")
+        bool, typer.Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the results, and show them.")
@@ -181,7 +164,7 @@ def submit(
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
-    """What was sent is gone on with as it is: whoever asks for something else is told so."""
+    """Raise for options that cannot change what was submitted."""
     for parameter in context.command.params:
         name = parameter.name or ""
         # By name, since Typer may have a click of its own.
@@ -198,7 +181,7 @@ def _refuse_options(context: typer.Context, run: str) -> None:
 def status(
     name: Name,
     offline: Annotated[bool, typer.Option("--offline", help="Only what the ledger knows.")] = False,
-    log: Annotated[bool, typer.Option("--log", help="Also all that happened to the run.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Also show the run's events.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Show a run's jobs.
@@ -223,8 +206,8 @@ def fetch(
 ) -> None:
     """Fetch results, keep them in the ledger and show them, beside what they should be.
 
-    Of a run directory's model a record goes into RUN/hardware. The exit status is 1 if jobs are
-    not done.
+    If the model is of a run directory, a record goes into RUN/hardware. The exit status is 1 if
+    jobs are not done.
 
     Example: qmtl ibm fetch 1a2b3c4d5e6f --wait
     """
@@ -364,13 +347,12 @@ def show_estimate(backend: str, estimate: "Estimate") -> None:
 
 def show_status(found: "RunStatus", ledger: "Ledger") -> None:
     """A run's jobs."""
-    table = _table("chunk", "samples", "job", "state")
     prepared = ledger.prepared(found.run.run)
+    rows = []
     for status, chunk in zip(found.chunks, prepared.chunks, strict=True):
-        samples = chunk.pubs[0].samples
-        rows = f"{samples[0]}–{samples[1] - 1}"
-        table.add_row(str(status.chunk.idx), rows, status.chunk.job or "–", str(status))
-    _print(table)
+        first, end = chunk.pubs[0].samples
+        rows.append((status.chunk.idx, f"{first}–{end - 1}", status.chunk.job or "–", status))
+    print_table(("chunk", "samples", "job", "state"), rows)
     print(found)
 
 
@@ -378,13 +360,14 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
     """A result's table; of a run directory's model also metrics, and a record in that directory."""
     from qmtl.hardware import write_result
 
-    table = _table("task", "output", "measured", "predicted", "exact", "error", "deviation")
+    cells = []
     for row in result.table():
         numbers = [row[key] for key in ("measured", "predicted", "exact", "standard_error")]
         off = row["deviation_in_standard_errors"]
         deviation = "–" if off is None else f"{off:+.1f}"
-        table.add_row(row["task"], str(row["output"]), *map(_number, numbers), deviation)
-    _print(table)
+        cells.append((row["task"], row["output"], *map(_number, numbers), deviation))
+    columns = ("task", "output", "measured", "predicted", "exact", "error", "deviation")
+    print_table(columns, cells)
     print(result)
     directory = ledger.run(result.run).directory
     if directory is None or not (Path(directory) / "model").is_dir():
@@ -415,21 +398,6 @@ def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, 
         {"simulated": found["simulated"]},
     )
     return found
-
-
-def _table(*columns: str) -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name)
-    return table
-
-
-def _print(table: "Table") -> None:
-    from rich.console import Console
-
-    Console(markup=False, emoji=False).print(table)
 
 
 def _number(value: float | None) -> str:
