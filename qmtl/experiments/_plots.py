@@ -190,10 +190,10 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
     ax.annotate(
         f"{first} smaller than {second}\nfrom T = {found.tasks}",
         (found.tasks, counted_head("quantum", rule).closed_form(found.tasks)),
-        # Towards the middle of the axes.
-        xytext=(-20, 40) if found.tasks**2 > largest else (20, -45),
-        textcoords="offset points",
-        ha="right" if found.tasks**2 > largest else "left",
+        # In the corner above the lines, which rise.
+        xytext=(0.04, 0.95),
+        textcoords="axes fraction",
+        va="top",
         fontsize=9,
         arrowprops={"arrowstyle": "->", "color": "0.3"},
     )
