@@ -37,17 +37,17 @@ class Backend:
 
     @property
     def target(self) -> "Target | None":
-        """Gates, couplings, errors and durations; None for the ideal one, which has no limits."""
+        """Gates, couplings, errors and durations; None for the ideal backend."""
         return None if self.device is None else self.device.target
 
     @property
     def n_qubits(self) -> int | None:
-        """Number of qubits; None for as many as wanted."""
+        """Number of qubits; None for no limit."""
         return None if self.device is None else int(self.device.target.num_qubits)
 
     @cached_property
     def noise(self) -> DeviceNoise:
-        """Its noise by its calibration; none for the ideal one."""
+        """The noise in its calibration; none for the ideal one."""
         return DeviceNoise() if self.device is None else DeviceNoise.from_backend(self.device)
 
 
@@ -56,12 +56,12 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
 
     Args:
         name: ``"aer"`` (ideal), a fake backend of qiskit-ibm-runtime (``"fake_fez"``), one of IBM's
-            devices (``"ibm_fez"``, which asks the service), or a backend of Qiskit itself: one with
+            devices (``"ibm_fez"``, which asks the service), or a Qiskit backend: one with
             a service is real, any other one's calibration is simulated here.
-        service: a `QiskitRuntimeService` for IBM's devices; None for the saved account.
+        service: an open `QiskitRuntimeService`; None for the account's.
 
     Raises:
-        InvalidInputError: for a name that is not known; the nearest ones are suggested.
+        InvalidInputError: for an unknown name; the nearest ones are suggested.
         HardwareError: if the service cannot be asked.
         MissingDependencyError: if Qiskit's packages are not installed.
 

@@ -90,8 +90,8 @@ def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> Ha
         return HardwareAccountError(f"no IBM Quantum account is known: {SAVE}")
     if _is_connection(chain):
         return HardwareConnectionError(
-            f"{doing}: IBM Quantum cannot be reached; look at the network (this tells nothing "
-            "about the token) and run the same command again"
+            f"{doing}: IBM Quantum cannot be reached; check the network (this tells nothing about "
+            "the token) and run the same command again"
         )
     if status is not None and status >= 500:
         return HardwareConnectionError(
@@ -110,7 +110,7 @@ def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> Ha
         return HardwareAccountError(f"{doing}: {_account_reason(names, status)}: {SAVE}")
     if "does not have access to the instance" in reason or "not a valid instance" in reason:
         return HardwareAccountError(
-            f"{doing}: the account has no access to the instance that is set; list yours with "
+            f"{doing}: the account has no access to the chosen instance; list yours with "
             "QiskitRuntimeService().instances() and save the account with one of them"
         )
     return _of_request(names, status, f"{doing}: {reason}")
@@ -120,8 +120,8 @@ def _account_reason(names: set[str], status: int | None) -> str:
     if status is None and "ApiException" not in names and "IBMNotAuthorizedError" not in names:
         return "the IBM Quantum account is not complete"
     if status == 403:
-        return "IBM Quantum does not allow this to the account (HTTP 403); with another account"
-    return "IBM Quantum refuses the token, which is wrong, expired or revoked; with a valid one"
+        return "IBM Quantum does not allow this to the account (HTTP 403); use another account"
+    return "IBM Quantum refuses the token, which is wrong, expired or revoked; use a valid one"
 
 
 def _of_request(names: set[str], status: int | None, message: str) -> HardwareError:
@@ -164,7 +164,7 @@ def _is_connection(chain: Iterable[BaseException]) -> bool:
         ConnectionError,
         TimeoutError,
     )
-    # requests tells a server that answers 5xx once too often as a connection error, too.
+    # requests also reports a server that answers 5xx once too often as a connection error.
     return any(
         isinstance(part, kinds) and not isinstance(part, exceptions.RetryError) for part in chain
     )
@@ -258,8 +258,8 @@ def known_secrets() -> set[str]:
         for account in QiskitRuntimeService.saved_accounts().values():
             found |= account_secrets(account)
     except Exception:
-        # A file of accounts that cannot be read, whatever is wrong with it, has no token that
-        # could have been used; and the error that is being told must not give way to another.
+        # No token of a file that cannot be read can have been used; and this error must not take
+        # the place of the one that is reported.
         return found
     return found
 

@@ -1,10 +1,9 @@
-"""Raw results of a job, as arrays that are stored once and decoded as often as wanted.
+"""decode: the raw results of jobs become values, probabilities and logits with standard errors.
 
-decode: raw results become values, probabilities and logits with standard errors.
-
-Every output is linear in the probabilities of the bit strings of some wires, and so it stays when
-read-out errors are undone: the inverse of the wires' confusion matrices is put into its rows. An
-output is then a mean over shots, and its standard error follows from their spread.
+Raw results are arrays that are stored once and decoded as often as needed. Every output is linear
+in the probabilities of the bit strings of some wires. It stays linear when read-out errors are
+undone: its rows are multiplied by the inverse of the wires' confusion matrices. An output is then a
+mean over shots, and its standard error follows from their spread.
 """
 
 import io
@@ -30,7 +29,7 @@ from qmtl.simulators import PROBABILITY_FLOOR
 
 @dataclass(frozen=True)
 class PubData:
-    """What one PUB gave.
+    """The raw results of one PUB.
 
     Attributes:
         arrays: sampler: for each classical register the packed bits as in Qiskit's `BitArray`,
@@ -44,7 +43,7 @@ class PubData:
 
 
 def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[PubData, ...]:
-    """The arrays of a primitive's result, checked against what was asked for.
+    """The arrays of a primitive's result, checked against what was requested.
 
     Args:
         prepared: the run.
@@ -109,7 +108,7 @@ def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     described = []
     for i, pub in enumerate(raw):
-        # Names of registers stay out of the names of files in the archive.
+        # File names in the archive must not depend on the names of registers.
         keys = {name: f"{i}-{j}" for j, name in enumerate(pub.arrays)}
         arrays |= {keys[name]: array for name, array in pub.arrays.items()}
         described.append({"arrays": keys, "bits": pub.bits})
@@ -152,12 +151,12 @@ class Decoded:
     """Measured outputs of each task, (samples, n_outputs); NaN for samples not yet fetched.
 
     Attributes:
-        values: Z values or probabilities. After mitigation of the sampler's read-out errors they
-            may lie outside of [-1, 1] or [0, 1] by some standard errors.
-        errors: their standard errors; where all shots agree what one other shot would change, NaN
-            for a single shot.
+        values: Z values or probabilities. When the sampler's read-out errors are undone, they may
+            lie outside of [-1, 1] or [0, 1] by some standard errors.
+        errors: their standard errors. Where all shots agree, the change that one other shot would
+            make; NaN for a single shot.
         logits: what the head gives for these values.
-        logit_errors: their standard errors, to first order; where a probability was measured as 0
+        logit_errors: their standard errors, to first order. Where a probability was measured as 0,
             the change of its logarithm by one standard error.
         shots: of each sample.
     """
@@ -172,14 +171,14 @@ class Decoded:
 def decode(
     prepared: PreparedRun, raw: Sequence[Sequence[PubData]] | Mapping[int, Sequence[PubData]]
 ) -> Decoded:
-    """The outputs of a run from its raw results; pure, and as often as wanted.
+    """The outputs of a run from its raw results; a pure function.
 
     Args:
         prepared: the run.
-        raw: of each chunk, in their order; or by the chunks' indices, where some are missing.
+        raw: of all chunks in order, or, where some are missing, by the index of the chunk.
 
     Raises:
-        InvalidInputError: for raw results that are not this run's.
+        InvalidInputError: if the raw results are not those of this run.
 
     Example:
         >>> import torch

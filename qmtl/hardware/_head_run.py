@@ -17,16 +17,16 @@ from qmtl.hardware._qiskit import QiskitHeadCircuit, to_qiskit
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.heads import QuantumHead
 
-# Settings that say what a run may cost or how it is computed, and not what is measured.
+# Settings that do not change what is measured.
 NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
 
 
 @dataclass(frozen=True, eq=False)
 class HeadRun:
-    """A head circuit to be measured, with all its numbers.
+    """A head circuit to be measured, with its weights, angles and scales.
 
     Attributes:
-        circuit: what runs on the wires.
+        circuit: the head circuit.
         weights: ``"encoding"`` and the tasks' names to flat vectors in gate order.
         angles: encoding angles in radians, (samples, n_features).
         tasks: the tasks to measure.
@@ -66,8 +66,8 @@ def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:
     head = getattr(model, "head", model)
     if not isinstance(head, QuantumHead):
         raise InvalidInputError(
-            f"only quantum heads run on hardware, got a {type(head).__name__}; pass a model with "
-            f"a QuantumHead, or one"
+            f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
+            f"or a model that has one"
         )
     if model is head:
         features = _samples(inputs).to(head.encoding)
@@ -102,7 +102,7 @@ def _samples(inputs: Any) -> Tensor:
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
-    """Check that a run is one, and that its backend knows what is asked for."""
+    """Check the numbers and tasks of a run, and that its backend can do what the settings ask."""
     if not len(run.angles):
         raise InvalidInputError("inputs must have at least one sample, got none")
     if not torch.isfinite(run.angles).all():
@@ -118,7 +118,7 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
             f"simulated: use resilience 0 or 1"
         )
     if settings.mode is not None and settings.mode != "job" and backend.is_local:
-        raise InvalidInputError(f"{backend.name} is simulated here and knows no {settings.mode}")
+        raise InvalidInputError(f"{backend.name} is simulated here and has no {settings.mode}")
 
 
 def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
@@ -129,7 +129,7 @@ def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
 
 
 def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
-    """Wires whose read-out enters some output."""
+    """Wires whose read-out enters an output."""
     registers = [run.circuit.register(task) for task in head.registers]
     return [
         register.wires[i]
@@ -139,10 +139,10 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
 
 
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
-    """SHA-256 of what is asked for: circuit, weights, angles, tasks, backend and settings.
+    """SHA-256 of a request: circuit, weights, angles, tasks, backend and settings.
 
-    Unlike a prepared run's hash it does not depend on the backend's calibration of the day, so that
-    the same call tomorrow comes back to the run of today.
+    Unlike a prepared run's hash, it does not depend on the backend's calibration of the day: the
+    same call tomorrow finds the run of today.
 
     Raises:
         InvalidInputError: for a task that the circuit does not have.

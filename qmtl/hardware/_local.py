@@ -70,8 +70,8 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
             ledger.
 
     Raises:
-        CircuitTooLargeError: if what one task's result depends on is too large.
-        InvalidInputError: for a run that needs a device, or mitigation that only a device has.
+        CircuitTooLargeError: if the circuit that one task depends on is too large.
+        InvalidInputError: for a run or a mitigation that needs a device.
     """
     backend = _backend_of(prepared, backend)
     random = np.random.default_rng(_seed(prepared, chunk))

@@ -1,7 +1,4 @@
-"""Prediction of hardware runs: what a transpiled circuit should give under a device's noise.
-
-Expected outputs of a run, before it is sent: without noise, and under the calibration.
-"""
+"""Predictions: what a run's circuits should give, without noise and under a device's noise."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -25,9 +22,9 @@ if TYPE_CHECKING:
 Wires = tuple[int, ...]
 # Sum of: constant times the product of these features.
 Terms = list[tuple[tuple[int, ...], float]]
-# A constant angle that close to a multiple of π/2 is one.
+# A constant angle this close to a multiple of π/2 counts as one.
 RIGHT_ANGLE = 1e-12
-# Features that an angle's expression may hold, and what a sum of its values may be off by.
+# Most features in an angle's expression, and the rounding error of a sum of its values.
 MOST_FACTORS = 8
 ROUNDING = 1e-12
 Z_TURNS = {1: "S", 2: "Z", 3: "Sdg"}
@@ -45,27 +42,27 @@ def predict_transpiled(
 ) -> dict[str, Tensor]:
     """What each task of a transpiled circuit should give, exactly, on a device with this noise.
 
-    Values are computed on the noisy cone of each task, so that time and memory are linear in the
-    number of tasks. Delays relax by ``noise.timing``; so does the time that its schedule leaves
-    between the gates (nothing, in a circuit that is padded with delays already).
+    Values are computed on the noisy cone of each task: time and memory are linear in the number of
+    tasks. Qubits relax during delays, by ``noise.timing``, and during the time that its schedule
+    leaves between gates (none in a circuit that is padded with delays).
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
             `qmtl.circuit.distribution_circuit` of it.
-        head: it in Qiskit, with its weights bound (`to_qiskit`).
+        head: the same in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
             more), with symbolic features; qubit i is the device's.
         angles: encoding angles in radians, shape (batch, n_features).
         noise: of the device's qubits (`DeviceNoise.from_backend` of the whole backend). Read-out
             errors are part of the prediction: it is for raw counts, not for mitigated ones.
-        dt: seconds of the backend's time step, for delays that are given in such steps.
+        dt: seconds of the backend's time step, if delays are given in such steps.
 
     Returns:
         Task name to its outputs, shape (batch, n_outputs), on the dtype of `angles`.
 
     Raises:
-        InvalidInputError: for gates that are not known here, unbound weights, angles that are not
-            sums of products of features, or angles of another shape.
+        InvalidInputError: for unknown gates, unbound weights, angles that are not sums of products
+            of features, or angles of another shape.
         CircuitTooLargeError: if a task's cone is too large.
 
     Example:
@@ -202,7 +199,7 @@ FIXED: dict[str, Callable[[Wires], list[Event]]] = {
 
 
 def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
-    """A rotation about Z; by right angles it maps each Pauli string to one, which costs nothing."""
+    """A rotation about Z; right angles are gates that map each Pauli string to one string."""
     for features, constant in terms:
         turns = round(constant / (pi / 2))
         if features or abs(constant - turns * pi / 2) > RIGHT_ANGLE:
@@ -224,8 +221,8 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
     """The coefficients of an angle that is linear in each of its features.
 
-    They follow from the angle's values where features are 0 or 1 (inclusion and exclusion); another
-    point tells whether there is anything else.
+    They follow from the angle's values where features are 0 or 1 (inclusion and exclusion); the
+    value at another point shows whether the angle has other terms.
     """
     parameters = sorted(value.parameters, key=lambda p: str(p.name))
     if len(parameters) > MOST_FACTORS:
@@ -260,7 +257,7 @@ def _seconds(duration: Any, unit: str, dt: float | None) -> float:
 def exact_values(
     circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: Sequence[str]
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs without noise, (samples, n_outputs) for each task; and why there are none."""
+    """Outputs without noise, (samples, n_outputs) for each task; or none, and why."""
     wide = {name: value.detach().cpu().double() for name, value in weights.items()}
     try:
         values = LightConeSimulator().expectation_values(
@@ -279,12 +276,12 @@ def predicted_values(
     noise: DeviceNoise,
     target: "Target",
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs under a device's noise, (samples, n_outputs) for each task; and why there are none.
+    """Outputs under a device's noise, (samples, n_outputs) for each task; or none, and why.
 
     Args:
         circuit: the head circuit.
-        heads: it in Qiskit; one circuit, or in the shared layout one for each task.
-        native: these, transpiled.
+        heads: the same in Qiskit: one circuit, or in the shared layout one for each task.
+        native: the same, transpiled.
         angles: encoding angles in radians.
         noise: of the device.
         target: its durations.

@@ -53,7 +53,7 @@ class TaskReading:
         observables: what its outputs are.
         n_outputs: how many there are.
         is_probability: whether outputs are probabilities, rather than Z values.
-        scale: logits are it times a Z value, or times a probability's logarithm.
+        scale: a logit is the scale times a Z value, or times the logarithm of a probability.
     """
 
     task: str
@@ -116,8 +116,8 @@ class Estimate:
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
         layout: the device's qubits of the head circuit's wires.
-        budget_seconds: the budget that the run is held against; None for none.
-        notes: what should be known before the run is sent, one sentence each.
+        budget_seconds: most seconds on the device that the caller allows; None for no limit.
+        notes: what the caller should know before the run is sent, a sentence or two each.
     """
 
     wires: int
@@ -171,7 +171,7 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class PreparedRun:
-    """A run that is ready to be sent: nothing else is needed to send it, or to read its results.
+    """A run that is ready to be sent: all that is needed to send it and to read its results.
 
     Attributes:
         backend: name of the backend it is transpiled for.
@@ -185,14 +185,14 @@ class PreparedRun:
         decoding: how raw results become outputs.
         options: the primitive's options (`SamplerOptions` or `EstimatorOptions`), JSON-able.
         estimate: what the run needs.
-        predicted: what each task should give under the backend's calibration, (n_samples,
-            n_outputs); empty if it was not asked for or there is no calibration.
-        exact: what it would give without noise, the same.
+        predicted: the expected outputs of each task under the backend's calibration, (n_samples,
+            n_outputs); empty if they were not asked for or there is no calibration.
+        exact: the expected outputs without noise.
         execution: how it is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task by
             task"``, where shots of different tasks are not correlated.
-        context: JSON-able notes of whoever prepared the run; not part of any hash.
-        request: what was asked for, as SHA-256: the same another day, under another calibration.
-        device: the open backend, if it is simulated here; it is not part of the bytes.
+        context: JSON-able notes of the caller; not part of any hash.
+        request: SHA-256 of the request; it does not depend on the calibration of the day.
+        device: the open backend, if it is simulated here; `to_bytes` leaves it out.
     """
 
     backend: str
@@ -320,7 +320,7 @@ def _read(kind: type[T], description: Any) -> T:
 def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
     from qiskit.quantum_info import SparsePauliOp
 
-    # A list: numpy would take an array of these for dense matrices.
+    # A list, since numpy would make dense matrices of an array of these.
     return [
         SparsePauliOp.from_sparse_list([("Z" * len(qubits), list(qubits), 1.0)], n_qubits)
         for qubits in strings

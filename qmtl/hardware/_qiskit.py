@@ -1,9 +1,9 @@
 """Head circuits as Qiskit circuits with symbolic features, and as OpenQASM 3.
 
-Qiskit is little-endian: bit 0 of a register is the lowest bit of its integer outcome, and is
-printed last. Bit i of a task's classical register is wire i of the task's register, so that an
-integer outcome is our state index (first wire most significant) with its bits in reverse;
-`state_index` turns one into the other.
+Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is printed
+last. Bit i of a task's classical register is wire i of the task's register. An integer outcome is
+therefore our state index (first wire most significant) with its bits reversed; `state_index`
+converts it.
 """
 
 import re
@@ -38,8 +38,8 @@ class QiskitHeadCircuit:
         features: for each column of ``circuit.parameters`` (which Qiskit sorts by name) the index
             of its feature; None where the parameter is a weight.
         n_features: encoding angles that the head circuit takes.
-        registers: task name to the name of its classical register, which is the task's name with
-            whatever OpenQASM does not allow in a name replaced.
+        registers: task name to the name of its classical register: the task's name, with
+            characters replaced that OpenQASM does not allow in names.
     """
 
     circuit: "QuantumCircuit"
@@ -116,10 +116,10 @@ def to_qiskit(
 
     Args:
         circuit: the head circuit.
-        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order, to be bound;
+        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order, which are bound;
             None leaves them symbolic.
-        tasks: tasks whose blocks and measurements are included; None for all. The shared layout
-            has one circuit per task, so that it takes one task only.
+        tasks: tasks whose blocks and measurements are included; None for all. The shared layout has
+            one circuit per task: name one task.
         measure: whether every task's wires are measured into a classical register of its own.
 
     Raises:
@@ -251,7 +251,7 @@ def _angle(angle: Angle, x: Any, symbols: Mapping[str, Any]) -> Any:
     return product if factor == 1.0 else factor * product
 
 
-# Instructions that do not make a qubit used.
+# A qubit that has only these is not in use.
 IDLE = frozenset({"barrier", "delay"})
 
 
@@ -277,7 +277,7 @@ def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
 def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "QuantumCircuit":
     """The instructions that a register's bits can depend on, noise included.
 
-    Gates that commute with what is measured stay: their noise does not.
+    Gates that commute with the measurement stay, since their noise does not commute.
 
     Args:
         circuit: measured at its end.
@@ -316,7 +316,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 def fingerprint(circuit: "QuantumCircuit") -> str:
     """SHA-256 of a circuit's instructions.
 
-    It is the same in every process, which QPY is not: that holds the identifiers of parameters.
+    It is the same in every process; QPY is not, since it holds the identifiers of parameters.
 
     Example:
         >>> from qiskit import QuantumCircuit

@@ -1,31 +1,27 @@
-"""compare: measured outputs beside what they should be, in standard errors.
+"""What a run measured beside what it should be: comparisons in standard errors, and records."""
 
-HardwareResult: what a run measured, beside what it should be.
-
-Hardware runs as a notebook shows them: results, and the state of their jobs.
-"""
-
-import csv
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from qmtl._html import facts, hardware_facts, panel, table
-from qmtl._io import write_json, write_text
+from qmtl._io import as_csv, write_json, write_text
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._decode import Decoded, PubData, decode, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
 
-if TYPE_CHECKING:
-    pass
-
+# Standard errors beyond which a deviation is counted.
 MANY = 4.0
+MOST_ROWS = 40  # that are shown
+COLUMNS = (
+    "task", "output", "measured", "predicted", "exact", "standard_error",
+    "deviation_in_standard_errors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,14 +30,13 @@ class Comparison:
 
     Attributes:
         measured: Z values or probabilities of each task.
-        predicted: under the backend's calibration; without one, or if it is not known, the exact
-            values.
+        predicted: under the backend's calibration; the exact values if that is not known.
         exact: without noise; empty if not known.
         errors: standard errors of the measured values if the prediction holds.
         deviations: (measured - predicted) / errors.
-        expected_beyond: how many deviations of more than 4 are to be expected if the prediction
-            holds, of all that were compared: shots follow binomial distributions, whose tails are
-            heavier than normal ones where probabilities are small.
+        expected_beyond: the expected number of deviations of more than 4 if the prediction holds:
+            shots follow binomial distributions, whose tails are heavier than normal ones where
+            probabilities are small.
     """
 
     measured: dict[str, Values]
@@ -163,12 +158,6 @@ def _expected_beyond(
     return float((above + below).sum())
 
 
-COLUMNS = (
-    "task", "output", "measured", "predicted", "exact", "standard_error",
-    "deviation_in_standard_errors",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, eq=False)
 class HardwareResult:
     """What a run measured. Tensors are float64, (samples, n_outputs), by task.
@@ -176,8 +165,8 @@ class HardwareResult:
     Attributes:
         run: its name in the ledger.
         backend: where it ran.
-        execution: ``"device"``; here ``"whole circuit on the cut"``, or ``"task by task"``, where
-            shots of different tasks are not correlated.
+        execution: ``"device"``; on this machine ``"whole circuit on the cut"``, or ``"task by
+            task"``, where shots of different tasks are not correlated.
         primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of the jobs that carried it.
         shots: of each sample.
@@ -189,7 +178,7 @@ class HardwareResult:
         exact: what they would be without noise; empty if not known.
         comparison: measured against predicted; None without predictions.
         estimate: what the run was estimated to need.
-        missing: samples without a result so far; their numbers are NaN.
+        missing: number of samples without a result so far; their values are NaN.
     """
 
     run: str
@@ -221,11 +210,10 @@ class HardwareResult:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-
         return _result_html(self)
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each task and output, of means over samples; see `Comparison.table`."""
+        """Means over samples, a row for each task and output; see `Comparison.table`."""
         if self.comparison is not None:
             return [{key: row[key] for key in COLUMNS} for row in self.comparison.table()]
         rows = []
@@ -263,7 +251,7 @@ class HardwareResult:
 
 
 def read_result(ledger: Ledger, run: str) -> HardwareResult:
-    """A run's result as far as it is in the ledger; nothing is asked of the service.
+    """A run's result as far as it is in the ledger; the service is not asked.
 
     Args:
         ledger: the ledger.
@@ -322,7 +310,7 @@ def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
 
     Args:
         result: of a run.
-        folder: made if it is not there.
+        folder: made if it does not exist.
         **more: further JSON-able entries of the record, such as metrics.
 
     Returns:
@@ -330,20 +318,12 @@ def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = result.to_dict() | more
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(record["table"])
-    write_text(folder / f"{result.run}.csv", text.getvalue())
+    write_text(folder / f"{result.run}.csv", as_csv(record["table"]))
     write_json(folder / f"{result.run}.json", record)
     return folder / f"{result.run}.json"
 
 
-MOST_ROWS = 40
-
-
 def _result_html(result: HardwareResult) -> str:
-    """What ``HardwareResult._repr_html_`` returns."""
     record = result.to_dict()
     about = hardware_facts(record)
     if result.missing:

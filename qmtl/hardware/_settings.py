@@ -45,12 +45,12 @@ class HardwareSettings:
         twirl_readout: the sampler's twirling of measurements.
         decoupling: sequence of dynamical decoupling (``"XX"``, ``"XpXm"``, ``"XY4"``), or None.
         max_execution_time: seconds after which the service stops a job.
-        max_qpu_seconds: a run that is estimated to take longer is refused.
-        max_shots: a run of more executions in all is refused.
+        max_qpu_seconds: refuse a run that is estimated to take longer.
+        max_shots: refuse a run of more executions in all.
         layout: the device's qubits of the circuit's wires; None to choose them by calibration.
-        seed: of the shots on fake backends and Aer; None for other shots each time.
-        predict: whether to compute what each output should be, with and without noise.
-        cache: whether transpiled circuits are kept in the user's cache folder.
+        seed: of the shots on fake backends and Aer; None for different shots each time.
+        predict: whether to compute the expected outputs, with and without noise.
+        cache: whether to keep transpiled circuits in the user's cache folder.
         max_executions: of one job; IBM's limit is 10 million.
         max_job_bytes: of one job's input, and of its result.
 

@@ -39,17 +39,17 @@ class HardwareSimulator(Simulator):
     """Evaluates head circuits on a backend: a device of IBM's, its fake twin, or Aer.
 
     It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
-    samples and tasks of a call go into one run. On a device the run goes through the ledger, and
-    the same call after an interruption comes back to it instead of sending it again.
+    samples and tasks of a call go into one run. On a device the run is in the ledger, and the same
+    call after an interruption continues it instead of sending it again.
 
-    Gradients are refused unless asked for; by parameter shift they take 2 executions more for each
-    rotation, sample and shot: `executions` tells how many.
+    Gradients are refused unless you ask for them: by parameter shift they take two more executions
+    for each rotation, sample and shot. `executions` tells how many.
 
     Args:
         backend: a name or a backend, see `qmtl.hardware.open_backend`.
         gradient: None, or ``"parameter-shift"``.
-        service: for IBM's devices; None for the saved account.
-        ledger: for IBM's devices; None for the user's.
+        service: an open `QiskitRuntimeService`; None for the account's.
+        ledger: for IBM's devices, the ledger or its file; None for the user's.
         **options: fields of `HardwareSettings`, such as ``shots`` or ``mitigation``.
 
     Raises:
@@ -85,7 +85,7 @@ class HardwareSimulator(Simulator):
         self.settings = HardwareSettings.of({"predict": False, **options})
         self._opened: Backend | None = None
         if not isinstance(backend, str) or not backend.startswith("ibm_"):
-            self._open()  # a name that is not known is told here; a device is asked when needed
+            self._open()  # so that an unknown name is an error here; a device is asked later
 
     def values(
         self,
@@ -157,7 +157,7 @@ class HardwareSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> PreparedRun:
-        """The run that `expectation_values` would measure, with its estimate; nothing is sent."""
+        """The run that `expectation_values` would measure, with its estimate. Nothing is sent."""
         chosen = check_angles(circuit, angles, tasks)
         named = weights_by_name(circuit, joined_weights(circuit, weights, chosen, angles))
         return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)
@@ -206,15 +206,15 @@ class HardwareSimulator(Simulator):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # An open device or service holds connections and a token; it is opened again, from the
-        # account, where it is needed.
+        # An open device or service holds connections and a token; it is opened again from the
+        # account.
         backend = self.backend
         if not isinstance(backend, str) and not self._open().is_local:
             backend = self._open().name
         return {**self.__dict__, "_opened": None, "service": None, "backend": backend}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "HardwareSimulator":
-        return self  # nothing in it changes, and its service cannot be copied
+        return self  # it does not change, and its service cannot be copied
 
     def __repr__(self) -> str:
         name = self.backend if isinstance(self.backend, str) else self._open().name
@@ -242,5 +242,5 @@ def _head_run(
 
 
 def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Tasks that are measured by one circuit."""
+    """Groups of tasks that one circuit measures."""
     return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

@@ -127,7 +127,6 @@ def status(
 
 
 def _status_html(status: RunStatus) -> str:
-    """What ``RunStatus._repr_html_`` returns: a row per job."""
     rows: list[dict[str, object]] = [
         {
             "job": one.chunk.job or "–",

@@ -1,6 +1,6 @@
-"""Layouts: which qubits of a device carry a circuit, by the device's calibration.
+"""Transpilation: a head circuit in a device's gates, on its best qubits by calibration.
 
-Transpilation: a head circuit in a device's gates, on its best qubits, kept by content.
+Results are kept in a cache under a hash of all that they depend on.
 """
 
 import io
@@ -28,10 +28,10 @@ STEPS = (3_000_000, 300_000)
 
 
 def usable_target(target: "Target") -> "Target":
-    """The target without what its calibration shows to be broken.
+    """The target without the gates and qubits that its calibration shows to be broken.
 
-    Two-qubit gates, and read-outs with all that is on their qubits, whose error is NaN, 0.5 or more
-    are left out; and those of error 0 where others have one, since 0 stands for no measurement.
+    A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
+    not (0 then stands for no measurement). A qubit is left out if its read-out error is like that.
     """
     from qiskit.transpiler import Target
 
@@ -75,20 +75,19 @@ def _error(properties: Any) -> float | None:
 def best_layout(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple[int, ...] | None:
-    """The qubits on which a circuit runs without any swap and with the least errors.
+    """The qubits on which a circuit runs without swaps and with the smallest errors.
 
-    A ring, a line, or whatever graph the circuit's two-qubit gates form is looked for in the
-    coupling map; among those found the one with the largest product of two-qubit and read-out
-    fidelities is taken.
+    The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map.
+    Among the copies found, the one with the largest product of two-qubit and read-out fidelities
+    is taken.
 
     Args:
         circuit: before transpilation.
-        target: `usable_target` of the device's.
+        target: the `usable_target` of the device.
         read: wires whose read-out counts.
 
     Returns:
-        The qubit of each wire; None if the coupling map does not hold the circuit's graph, or none
-        was found in the time given.
+        The qubit of each wire; None if no copy of the graph was found within the search's limits.
 
     Example:
         >>> from qiskit import QuantumCircuit
@@ -182,7 +181,7 @@ def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
     return prod(1 - error for error in errors)
 
 
-# Routings that are tried where no layout does without; large circuits get fewer.
+# Routings that are tried where every layout needs swaps; fewer for large circuits.
 ROUTINGS, FEW_ROUTINGS, LARGE = 12, 4, 40
 LEVEL = 3
 CACHE_VERSION = 1
@@ -224,19 +223,19 @@ def transpiled(
 ) -> Transpiled:
     """A circuit in a backend's gates.
 
-    If the coupling map holds the graph of the circuit's two-qubit gates, no swaps are added, and
-    its best copy is taken (`best_layout`). Else several routings are tried, and the one with the
-    best estimated success is taken.
+    If the coupling map holds the graph of the circuit's two-qubit gates, its best copy is taken
+    (`best_layout`), and no swaps are added. Otherwise several routings are tried, and the one with
+    the best estimated success is taken.
 
     Args:
         circuit: measured, with symbolic features.
-        backend: where it is to run.
+        backend: where it will run.
         read: wires whose read-out counts.
-        layout: the qubit of each wire, if it is not to be chosen.
+        layout: the qubit of each wire; None to choose it.
         cache: folder in which results are kept; None for no cache.
 
     Raises:
-        InvalidInputError: if the circuit does not fit the backend, or the layout neither.
+        InvalidInputError: if the circuit or the layout does not fit the backend.
     """
     from qiskit.transpiler.exceptions import TranspilerError
 
@@ -252,7 +251,7 @@ def transpiled(
     if old and backend.is_local:
         raise InvalidInputError(
             f"{backend.name} has gates that are not simulated here ({', '.join(sorted(old))}): use "
-            f"a later one, such as fake_fez"
+            f"a newer one, such as fake_fez"
         )
     target = usable_target(backend.target)
     _check_layout(layout, circuit, target)
@@ -323,7 +322,7 @@ def _routed(
     counts = [0]
 
     def count(*, dag: Any, **_: Any) -> None:
-        # Swaps become native gates later on.
+        # Later passes turn swaps into native gates.
         counts.append(dag.count_ops(recurse=False).get("swap", 0))
 
     native = passes.run(circuit, callback=count)
@@ -361,17 +360,17 @@ def _write(path: Path, found: Transpiled) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
     except OSError:
-        return  # a cache that cannot be written costs time only
+        return  # without a cache the next call only takes longer
 
 
 def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
-    """What is kept, with the parameters of `circuit`; None for nothing, or damaged files."""
+    """The cached result with the parameters of `circuit`; None if there is none, or none whole."""
     from qiskit import qpy
 
     try:
         stored = qpy.load(io.BytesIO(path.read_bytes()))[0]
         layout, swaps = stored.metadata["layout"], stored.metadata["swaps"]
-        # The same names, but parameters of another process.
+        # Parameters have the same names, but come from another process.
         own = {parameter.name: parameter for parameter in circuit.parameters}
         names = {parameter: own[parameter.name] for parameter in stored.parameters}
         native = stored.assign_parameters(names)

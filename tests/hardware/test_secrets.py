@@ -195,7 +195,7 @@ def test_other_secrets_and_harmless_text(monkeypatch):
         "eyJhbGci.eyJpYXQi.x",
     ):
         assert one_line(f"say {text} now") == "say ... now"
-    harmless = "asking for job job0001: 502 Server Error; look at the network"
+    harmless = "asking for job job0001: 502 Server Error; check the network"
     assert one_line(harmless) == harmless
     monkeypatch.setenv("QISKIT_IBM_TOKEN", "abc")  # too short to be told from other text
     assert one_line("abc") == "abc"

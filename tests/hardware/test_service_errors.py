@@ -79,7 +79,7 @@ def failed(status, text="a reason"):
                 caused(RequestsApiError("aborted"), requests.ConnectionError("aborted")),
             ),
             HardwareConnectionError,
-            "look at the network",
+            "check the network",
         ),
         (
             RequestsApiError("not authorized to run a session when using the open plan", 403),
