@@ -338,6 +338,7 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
         numbers = list(map(_numbers, given))
+        ctx.given, ctx.copies = given, tuple(map(np.copy, numbers[1:]))
         scales = numbers.pop(1) if scaled else None
         with np.errstate(all="ignore"):
             state = step.state(numbers)
@@ -353,8 +354,14 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # Torch looks here whether they have changed.
-        given, step, scaled = ctx.saved_tensors, ctx.step, ctx.scales is not None
+        step, scaled = ctx.step, ctx.scales is not None
+        try:
+            # Torch looks here whether they have changed.
+            given = ctx.saved_tensors
+        except RuntimeError as error:
+            if not _runs_again(ctx, gradient, error):
+                raise
+            given = ctx.given
         if torch.is_grad_enabled():
             found = _derivatives(step, scaled, gradient, given)
         elif _is_plain(gradient) and _has_numbers(gradient):
@@ -366,6 +373,21 @@ class _Node(torch.autograd.Function):
             # The older vmap of ``is_grads_batched``, which knows torch's own operations only.
             found = _derivatives(step, scaled, gradient, given)
         return None, None, *found
+
+
+def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
+    """Whether a node may run after its graph was freed.
+
+    TorchJD's ``mtl_backward`` differentiates each task's loss for itself, and frees the graph of
+    each; that the tasks have this node in common, it does not know. What a backward pass wants is
+    still here, and right as long as weights and scales are what they were.
+    """
+    if "second time" not in str(error) or torch.is_grad_enabled():
+        return False
+    if not (_is_plain(gradient) and _has_numbers(gradient)):
+        return False
+    pairs = zip(map(_numbers, ctx.given[1:]), ctx.copies, strict=True)
+    return all(np.array_equal(now, before) for now, before in pairs)
 
 
 def _has_numbers(tensor: Tensor) -> bool:

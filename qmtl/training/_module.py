@@ -72,8 +72,10 @@ class MultiTaskModule(pl.LightningModule):
         >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
         >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
         >>> settings = TrainingSettings(learning_rate=0.03)
-        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-        >>> trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+        >>> trainer = pl.Trainer(
+        ...     max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...     enable_progress_bar=False, enable_model_summary=False,
+        ... )
         >>> trainer.fit(MultiTaskModule(model, settings), MultiTaskDataModule(data, settings))
         >>> "validation/parity/accuracy" in trainer.callback_metrics
         True
