@@ -143,7 +143,7 @@ def drawing(content: str | Markup) -> Markup:
 
 
 def folded(title: str, *parts: Markup) -> Markup:
-    """Parts under a title that opens them."""
+    """Parts that a click on their title shows."""
     joined = Markup("\n").join(parts)
     return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
 
@@ -160,7 +160,7 @@ def panel(title: str, *parts: Markup) -> str:
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """Names, comma separated, the later ones only counted.
+    """The first names, separated by commas, and how many more there are.
 
     Example:
         >>> listed(range(5), 3)

@@ -23,7 +23,7 @@ __all__ = [
     "z_strings_of",
 ]
 
-# Wires that are read together; their distribution is a vector of two to their number.
+# Wires that are read together at the most; their distribution has 2^wires entries.
 MOST_WIRES = 10
 
 

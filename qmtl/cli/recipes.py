@@ -18,7 +18,7 @@ def recipes(
         typer.Argument(help="Show this one as TOML.", autocompletion=complete_recipe),
     ] = None,
 ) -> None:
-    """List the built-in recipes, or show one, to write your own from it.
+    """List the built-in recipes, or show one as a start for your own.
 
     Examples of use:
 

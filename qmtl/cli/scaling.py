@@ -34,7 +34,7 @@ def scaling(
         Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")
     ] = Path("scaling"),
 ) -> None:
-    """Count heads that are built for real, time a step of each, and train on growing task lists.
+    """Count the parameters of heads, time a step of each, and train on growing lists of tasks.
 
     Parameters take seconds, cost and accuracy some minutes each. Tables and plots of an earlier
     run in the folder are replaced; finished training runs are stored and not done again.

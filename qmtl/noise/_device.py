@@ -349,7 +349,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
 
 
 def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> DeviceNoise:
-    """The noise of a fake IBM backend, wire i on qubit i; repeated where wires are more.
+    """The noise of a fake IBM backend, wire i on qubit i, repeated if the circuit has more wires.
 
     Args:
         name: such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
