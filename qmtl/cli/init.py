@@ -104,6 +104,8 @@ def init(
     others = [name for name in names[:MOST] if name not in wanted and task_of(name) is not None]
     lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
     lines += [f"# {_target_line(name, task_of(name), None)}" for name in others]
+    if len(names) > MOST:
+        lines.append(f"# … {len(names):,} columns in all\n")
     # Relative to the recipe, so that both can be moved together.
     near = table.resolve().is_relative_to(path.resolve().parent)
     where = table.resolve().relative_to(path.resolve().parent) if near else table.resolve()
