@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task
+from qmtl.tasks import Task, is_date
 
 __all__ = ["ClassColumn", "Column", "Layout", "NumberColumn", "class_column", "read_target"]
 
@@ -201,6 +201,13 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
         layout = Layout("flat" if array.ndim == 1 else "table", names)
     if not columns:
         raise InvalidInputError("y: expected at least one column, got none")
+    for name, column in zip(layout.names, columns, strict=True):
+        known = column[~missing(column)]
+        if len(known) and all(is_date(value) for value in known):
+            raise InvalidInputError(
+                f"y: column {name!r} holds dates, which are neither classes nor numbers; turn them "
+                f"into one of these first"
+            )
     return layout, columns
 
 

@@ -154,3 +154,18 @@ def test_predictions_of_what_was_fitted():
 def test_one_feature_and_two_rows():
     classifier = QuantumMultiTaskClassifier(**QUICK).fit([[0.0], [1.0]], ["no", "yes"])
     assert set(classifier.predict([[0.5], [2.0]])) <= {"no", "yes"}
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        pd.date_range("2020-01-01", periods=12),
+        pd.date_range("2020-01-01", periods=12).strftime("%d.%m.%Y"),
+        [pd.Timestamp(2020, 1, 1).date()] * 11 + [None],
+    ],
+)
+@pytest.mark.parametrize("estimator", [MultiTaskEstimator, QuantumMultiTaskRegressor])
+def test_dates_are_no_labels(estimator, dates):
+    y = pd.DataFrame({"sold": HALF, "day": dates})
+    with pytest.raises(InvalidInputError, match="column 'day' holds dates, which are neither"):
+        estimator(**QUICK).fit(X, y[["day"]] if estimator is QuantumMultiTaskRegressor else y)
