@@ -46,7 +46,7 @@ class ModelFileError(InvalidInputError):
 
 
 class RunDirectoryError(InvalidInputError):
-    """A run directory exists already, or is not one."""
+    """A run directory exists already, or a folder is not a run directory."""
 
 
 class HardwareError(QmtlError):

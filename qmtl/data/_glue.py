@@ -1,4 +1,4 @@
-"""`glue`: the nine tasks of GLUE on sentence embeddings, from a folder that the user has."""
+"""`glue`: the nine tasks of GLUE on sentence embeddings, from a folder of the user."""
 
 from collections.abc import Sequence
 from os import PathLike

@@ -20,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageBackbone(nn.Module):
-    """A classification network of a library, its last layer replaced by one to the features.
+    """A classification network of torchvision or timm, with a new last layer to the features.
 
     Nothing is downloaded: weights come from a file of yours, or are drawn at random. Images are
     normalised by ImageNet's mean and standard deviation, as published weights expect. Networks

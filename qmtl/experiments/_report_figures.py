@@ -33,7 +33,7 @@ MOST_TARGETS = 6
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure and the run that it is of."""
+    """A figure and its run."""
 
     run: str
     svg: Markup

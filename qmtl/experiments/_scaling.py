@@ -48,8 +48,8 @@ class CountedHead:
         name: one of `qmtl.heads.HEAD_TYPES`.
         rule: how wide the representation is.
         closed_form: trainable parameters for T binary tasks, T = 1, 2, …
-        formula: the same in words, for T ≥ 3.
-        design: the circuit that it is, or that it takes its sizes from.
+        formula: the same as text, for T ≥ 3.
+        design: the head's circuit, or the one that gives its sizes.
     """
 
     name: HeadType

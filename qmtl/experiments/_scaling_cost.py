@@ -201,7 +201,7 @@ def _step(head: nn.Module, features: Tensor) -> None:
 
 
 def _restart_peak() -> float:
-    """Resident bytes now; where Linux allows it, the peak is counted anew from here."""
+    """Resident bytes now; where Linux allows it, the peak is reset."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

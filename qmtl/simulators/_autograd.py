@@ -287,7 +287,7 @@ def _places(index: NDArray[np.int64], size: int) -> Array | None:
 
 
 def _placed(values: Array, places: Array | None, size: int) -> Array:
-    """Values added up at these places of a vector."""
+    """Sum values into these places of a vector."""
     if places is None:
         return values
     found = np.zeros((size, *values.shape[1:]), values.dtype)
@@ -356,7 +356,7 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         step, scaled = ctx.step, ctx.scales is not None
         try:
-            # Torch looks here whether they have changed.
+            # Torch checks here whether they have changed.
             given = ctx.saved_tensors
         except RuntimeError as error:
             if not _runs_again(ctx, gradient, error):

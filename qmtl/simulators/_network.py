@@ -58,9 +58,10 @@ class MatrixStep(NamedTuple):
 class Contraction(NamedTuple):
     """Steps from the state 0…0 to the expectation values of some Z-strings.
 
-    They start with these letters of each wire and leave the wires `read`; `places` are the strings'
-    in the vector over these, -1 if one is zero. A sample takes `largest` numbers in the longest
-    vector, `kept` in all vectors and matrices, and so many multiplications in a forward pass.
+    The steps start from the letters of each wire and end on the wires `read`. `places` says where
+    each string is in the vector over these wires, -1 if its value is zero. A sample takes `largest`
+    numbers in the longest vector and `kept` in all vectors and matrices; a forward pass takes
+    `operations` multiplications.
     """
 
     start: tuple[Letters, ...]

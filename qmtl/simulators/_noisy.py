@@ -313,7 +313,7 @@ def _prepared(
 def _cones(
     circuit: HeadCircuit, tasks: Sequence[str], run: _Run
 ) -> Iterator[tuple[NoisyCone, IntArray, IntArray, IntArray]]:
-    """Cones, and of the tasks that see the same around them places, events and wires, a row each.
+    """Cones, and for the tasks of each cone their places, events and wires, one row per task.
 
     Events of the block come last.
     """

@@ -138,7 +138,7 @@ class Result:
     """How a measurement's value comes from what is read.
 
     Attributes:
-        columns: of the outputs of all that is read.
+        columns: which of all outputs the measurement needs.
         value: from these columns, shape (batch, columns), to the measurement's value.
     """
 

@@ -103,7 +103,7 @@ class MultiTaskModule(pl.LightningModule):
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
         self.combiner: Any = make_combiner(settings, n_tasks, self.dtype_of_model)
-        # What learns from all losses of a step together cannot go on without one of them.
+        # A combiner that learns from all losses of a step cannot continue without one of them.
         self.needs_all_tasks = _steps_itself(self.combiner) or (
             self.uses_jacobian and fixed_size(self.combiner)
         )

@@ -188,7 +188,7 @@ def plot_curves(
 def _lines(
     history: Sequence[Mapping[str, Any]], metric: str, split: str, tasks: Sequence[str] | None
 ) -> dict[str, dict[int, float]]:
-    """Task to epoch (from 1) to value."""
+    """Values by task and epoch, counted from 1."""
     lines: dict[str, dict[int, float]] = {} if tasks is None else {name: {} for name in tasks}
     for row in history:
         wanted = tasks is None or row["task"] in lines

@@ -205,7 +205,7 @@ def walk(
         n = uint64(min(lanes, samples - tile * lanes))
         active = False
         for round_ in range(runs):
-            # Round 0 is the cone's own operations, the others are the tasks'; backwards, last.
+            # Round 0 runs the cone's operations, other rounds those of tasks; backwards it is last.
             own_round = runs - 1 - round_ if back else round_
             which = max(own_round - 1, 0)
             task = cone * per_cone + which

@@ -106,7 +106,7 @@ class Walk(NamedTuple):
         encoding: its operations, in the order of application.
         needed: the strings that are needed after each operation; before the first one, those of
             |0…0⟩, which are all products of Z.
-        operations: how many sums of two products that makes.
+        operations: their number, each a sum of two products.
     """
 
     encoding: Sequence[Op]
