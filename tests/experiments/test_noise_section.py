@@ -116,7 +116,7 @@ def test_a_run_is_saved_with_its_noise(tmp_path, overrides):
 def test_a_run_with_shots_resumes_to_the_same(tmp_path, monkeypatch):
     chosen = recipe(NUMBERS, "training.shots=16", "training.max_epochs=3")
     whole = start_run(chosen, tmp_path / "whole", progress=False)
-    import qmtl.experiments._run as module
+    import qmtl.training as module
 
     fit = module.fit
 
