@@ -56,7 +56,8 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
         return False
     registers = [circuit.register(task) for task in names]
     owned = [wire for register in registers for wire in register.wires]
-    if len(set(owned)) < len(owned):
+    # Blocks on the same wires are one after another on one state, and not instead of each other.
+    if len(set(owned)) < len(owned) and any(map(circuit.block_gates, names)):
         return False
     n_read = sum(len(r.readout.read_wires(len(r.wires))) for r in registers)
     if sum(r.readout.n_outputs for r in registers) << n_read > LARGEST_JOINT_READOUT:

@@ -157,6 +157,27 @@ def test_rings_whose_cones_overlap(gate):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
+def test_cones_that_cover_the_circuit():
+    n_wires = 6
+
+    def circuit(inputs, weights):
+        for i in range(n_wires):
+            qml.RY(inputs[..., i], i)
+            for j in range(i):
+                qml.IsingXX(weights[i, j], [i, j])
+        return [qml.expval(qml.Z(i) @ qml.Z((i + 1) % n_wires)) for i in range(n_wires)]
+
+    inputs = torch.randn(3, n_wires, dtype=torch.float64)
+    weights = torch.randn(n_wires, n_wires, dtype=torch.float64, requires_grad=True)
+    found = []
+    for name in ("qmtl.lightcone", "default.qubit"):
+        qnode = qml.QNode(circuit, qml.device(name, wires=n_wires))
+        values = torch.stack(qnode(inputs, weights))
+        found.append((values, *torch.autograd.grad((values**3).sum(), weights)))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
 def test_hundreds_of_wires_train():
     """A layer of PennyLane's for torch, on more wires than a state vector could have."""
     n_wires = 100
