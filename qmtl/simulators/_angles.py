@@ -66,15 +66,16 @@ class Columns(NamedTuple):
         return cls(np.stack(features), np.stack(weights), np.stack(constants))
 
 
-def angle_columns(angles: Sequence[Angle], starts: Mapping[str, int] | None = None) -> Columns:
-    """What some angles are made of; with the first weight of each owner, if it is given.
+def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = None) -> Columns:
+    """What some angles are made of; with where each owner's weights are, if that is given.
 
     Example:
         >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
         >>> features.tolist(), weights.tolist(), constants.tolist()
         ([[3], [-1]], [-1, 2], [1.0, 1.0])
     """
-    factors, starts = max((len(angle.features) for angle in angles), default=0), starts or {}
+    factors = max((len(angle.features) for angle in angles), default=0)
+    starts = {owner: own.start for owner, own in (owners or {}).items()}
     features = np.full((len(angles), factors), -1, np.int64)
     for i in range(factors):
         features[:, i] = [a.features[i] if len(a.features) > i else -1 for a in angles]

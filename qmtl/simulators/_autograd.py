@@ -110,10 +110,7 @@ class Step:
         self.chunk, self.apart = chunk, apart
         table, sizes = program.table, (circuit.n_features, circuit.n_circuit_weights)
         self.is_plain = table.is_plain
-        self.features, self.weights = (
-            _places(table.features, sizes[0]),
-            _places(table.weights, sizes[1]),
-        )
+        self.features, self.weights = map(_places, (table.features, table.weights), sizes)
         self.sizes = sizes
         # Of scales, encoding and blocks.
         n_encoding = circuit.n_encoding_weights

@@ -33,7 +33,7 @@ from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
 
-__all__ = ["ChainEngine", "chain_applies", "chained_tasks"]
+__all__ = ["ChainEngine", "chained_tasks"]
 
 # Samples run in chunks whose intermediate results take about so many bytes.
 CHUNK_BYTES = 2**29
@@ -66,22 +66,6 @@ class _Part(NamedTuple):
 _Read = list[tuple[list[str], list[_Part]]]
 
 
-def chain_applies(circuit: HeadCircuit, task: str) -> bool:
-    """Whether `ChainEngine` can compute a task's outputs.
-
-    It can in the partitioned layout, for an encoding of one-wire gates, CNOT and CZ, the latter
-    between neighbours on a line or ring and at most four on each pair, if no output depends on
-    more than eight wires of the register through the task's block.
-
-    Example:
-        >>> from qmtl import AngleEncoding, Task
-        >>> circuit = HeadCircuit([Task.binary("a")], AngleEncoding(entangler="cnot_ring"))
-        >>> chain_applies(circuit, "a")
-        True
-    """
-    return _bonds(circuit) is not None and bool(_parts(circuit, task))
-
-
 def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
     """Tasks to run as a chain, if that takes fewer operations than their cones.
 
@@ -112,8 +96,11 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
 class ChainEngine(Engine):
     """Outputs of tasks along a chain, all of them together.
 
+    The encoding has one-wire gates, CNOT and CZ, the latter between neighbours on a line or ring
+    and at most four on each pair; no output depends on more than eight wires through its block.
+
     Args:
-        circuit: a circuit to whose tasks `chain_applies`.
+        circuit: a circuit in the partitioned layout.
         tasks: all tasks of the plan.
         chained: those to compute.
         builder: collects the angles; finish it before the engine runs.

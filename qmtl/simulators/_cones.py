@@ -359,13 +359,15 @@ def wire_table(circuit: HeadCircuit) -> WireTable:
     return gate_table(circuit.encoding_gates, circuit.n_wires)
 
 
-def gate_table(gates: Sequence[Any], n: int, starts: Mapping[str, int] | None = None) -> WireTable:
+def gate_table(
+    gates: Sequence[Any], n: int, owners: Mapping[str, slice] | None = None
+) -> WireTable:
     """The table of gates, or of other things with a name, wires and an angle, on `n` wires."""
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(g.name, len(codes)) for g in gates], np.int64)
     first = np.array([g.wires[0] for g in gates], np.int64)
     last = np.array([g.wires[-1] for g in gates], np.int64)
-    angles = angle_columns([g.angle or NO_ANGLE for g in gates], starts)
+    angles = angle_columns([g.angle or NO_ANGLE for g in gates], owners)
     looks = (angles.features >= 0).sum(axis=1) * 2 + (angles.weights >= 0)
     both = np.flatnonzero(first != last)
     wire = np.concatenate([first, last[both]])

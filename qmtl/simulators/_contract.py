@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Simulator", "check_angles",
-    "check_weights", "joined_weights", "output_layout", "stacked", "to_logits", "weights_by_name",
+    "check_weights", "joined_weights", "output_layout", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
 PROBABILITY_FLOOR = 1e-6
@@ -190,13 +190,12 @@ class Simulator(ABC):
         rest = blocks.detach(), scales.detach()
         with torch.enable_grad():
             logits = self.logits(circuit, first, second, *rest, angle_map=angle_map, tasks=tasks)
-        rows = [
-            torch.autograd.grad(
+        found = [first.new_empty(len(gradients), *own.shape) for own in (first, second)]
+        for i, row in enumerate(gradients):
+            found[0][i], found[1][i] = torch.autograd.grad(
                 logits, [first, second], row, retain_graph=True, materialize_grads=True
             )
-            for row in gradients
-        ]
-        return stacked(features, [r[0] for r in rows]), stacked(encoding, [r[1] for r in rows])
+        return found[0], found[1]
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies | None:
         """Which features and encoding weights each task's outputs depend on; None if unknown."""
@@ -220,11 +219,6 @@ class Simulator(ABC):
             f"the simulator {self!r} is not one of qmtl's and cannot be saved; save "
             f"head.with_simulator('lightcone')"
         )
-
-
-def stacked(like: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """Rows of the shape of `like`, of which there may be none, in one tensor."""
-    return torch.stack([*rows]) if rows else like.new_zeros(0, *like.shape)
 
 
 def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:

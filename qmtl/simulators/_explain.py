@@ -16,6 +16,8 @@ __all__ = ["Explanation", "GroupCost", "largest_chunk"]
 # A core of 2020 or later does at least so many operations per second; many do two to four times as
 # many, see scripts/bench_step. It is for telling seconds from hours.
 OPERATIONS_PER_SECOND = 5e9
+# Batch, bytes of a number, and bytes that a step may take.
+Size = tuple[int, int, int]
 # Rows of a table on a page.
 MOST_GROUPS = 24
 
@@ -78,34 +80,22 @@ class GroupCost:
         return [*lines, f"    run as {self.engine}{chunks}"]
 
     @classmethod
-    def of(
-        cls, group: Group, engine: Engine, batch_size: int, itemsize: int, limit: int
-    ) -> "GroupCost":
+    def of(cls, group: Group, engine: Engine, size: Size) -> "GroupCost":
         """What a group of cones takes, run by an engine."""
-        tasks, structure = tuple(dict.fromkeys(group.tasks)), group.structure
-        wires = structure.n_wires, structure.n_inner
-        return replace(
-            cls.of_chain(tasks, engine, *wires, batch_size, itemsize, limit),
-            n_cones=group.n_cones,
-            amplitudes=group.amplitudes * batch_size,
-            sizes=group.sizes,
-        )
+        tasks, wires = tuple(dict.fromkeys(group.tasks)), group.structure
+        cost = cls.of_chain(tasks, engine, (wires.n_wires, wires.n_inner), size)
+        amplitudes = group.amplitudes * size[0]
+        return replace(cost, n_cones=group.n_cones, amplitudes=amplitudes, sizes=group.sizes)
 
     @classmethod
     def of_chain(
-        cls,
-        tasks: tuple[str, ...],
-        engine: Engine,
-        n_wires: int,
-        block_wires: int,
-        batch_size: int,
-        itemsize: int,
-        limit: int,
+        cls, tasks: tuple[str, ...], engine: Engine, wires: tuple[int, int], size: Size
     ) -> "GroupCost":
-        """What tasks take that run as one chain."""
-        chunk = largest_chunk([engine], batch_size, itemsize, limit)
+        """What tasks take that run as one chain; wires of the chain and of the widest block."""
+        batch_size, itemsize, _ = size
+        chunk = largest_chunk([engine], *size)
         needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)
-        return cls(tasks, 0, n_wires, block_wires, 0, engine.name, chunk, *needed, ())
+        return cls(tasks, 0, *wires, 0, engine.name, chunk, *needed, ())
 
 
 def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit: int) -> int:

@@ -115,9 +115,8 @@ class LightConeSimulator(Simulator):
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
         given = (features, scales, encoding, blocks)
         if is_dynamo_compiling():
-            options = {"angle_map": angle_map, "tasks": tasks}
             own = (circuit, features, encoding, blocks, scales)
-            return _uncompiled(self.logits, *own, **options)
+            return _uncompiled(self.logits, *own, angle_map=angle_map, tasks=tasks)
         return self._logit_step(circuit, given, tasks, angle_map)(*given)
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
@@ -142,15 +141,15 @@ class LightConeSimulator(Simulator):
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
         plan, engines, _ = self._prepare(circuit, None)
         limit = memory_limit(torch.device("cpu"), self.max_memory)
-        rest = (batch_size, dtype.itemsize, limit)
+        size = (batch_size, dtype.itemsize, limit)
         costs = [
-            GroupCost.of(group, engine, *rest)
+            GroupCost.of(group, engine, size)
             for group, engine in zip(plan.groups, engines, strict=False)
         ]
         if plan.chain:
             chain, n_wires = engines[-1], circuit.n_wires
             inner = max(len(circuit.register(task).wires) for task in plan.chain)
-            costs.append(GroupCost.of_chain(plan.chain, chain, n_wires, inner, *rest))
+            costs.append(GroupCost.of_chain(plan.chain, chain, (n_wires, inner), size))
         return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,11 +233,8 @@ class LightConeSimulator(Simulator):
         mapped = None if angle_map is None else ANGLE_MAPS[angle_map]
         return Step(circuit, program, mapped, layout, max(chunk, 1), apart if is_joint else None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"max_memory": self.max_memory, "engine": self.engine}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.max_memory, self.engine)
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"

@@ -89,7 +89,7 @@ class NoisySimulator(LightConeSimulator):
         costs = []
         for group, engine in zip(plan.groups, engines, strict=True):
             assert isinstance(group, NoisyGroup)
-            cost = GroupCost.of(group, engine, batch_size, dtype.itemsize, limit)
+            cost = GroupCost.of(group, engine, (batch_size, dtype.itemsize, limit))
             wires = max(len(circuit.light_cone(task).wires) for task in group.tasks)
             numbers = max(program.largest for program in group.cone.contractions())
             costs.append(replace(cost, amplitudes=0, ideal_wires=wires, numbers=numbers))
@@ -127,12 +127,11 @@ class NoisySimulator(LightConeSimulator):
                 in_block += [place >= n_encoding] * len(found)
             for task in together:
                 wires[task] = tuple(first + wire for wire in circuit.register(task).wires)
-        starts = {owner: part.start for owner, part in circuit.weight_slices.items()}
         n_wires = circuit.n_wires * (max(1, len(wires)) if apart else 1)
-        return _Run.of(events, in_block, wires, n_wires, starts)
+        return _Run.of(events, in_block, wires, n_wires, circuit.weight_slices)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"noise": self.noise, "max_memory": self.max_memory}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.noise, self.max_memory)
 
     def __repr__(self) -> str:
         return f"NoisySimulator({self.noise!r})"
@@ -200,10 +199,10 @@ class _Run(NamedTuple):
         in_block: list[bool],
         wires: Mapping[str, tuple[int, ...]],
         n_wires: int,
-        starts: Mapping[str, int],
+        owners: Mapping[str, slice],
     ) -> "_Run":
-        """The run of these events, with the first weight of each owner."""
-        table = gate_table(events, n_wires, starts)
+        """The run of these events, with where each owner's weights are."""
+        table = gate_table(events, n_wires, owners)
         numbers = np.zeros((len(events), 17))
         for own, event in zip(numbers, events, strict=True):
             if event.channel is not None:

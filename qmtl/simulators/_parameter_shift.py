@@ -118,9 +118,8 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
         own = elementary(circuit.ansatz(name).gates(n, register.readout.read_wires(n)))
         blocks[name] = _Given(freed(name, own))
     twin = rebuilt(circuit, _Given(encoding, len(angles)), blocks)
-    starts = {owner: part.start for owner, part in circuit.weight_slices.items()}
     builder = TableBuilder()
-    added = builder.add(angle_columns(angles, starts).at(None))
+    added = builder.add(angle_columns(angles, circuit.weight_slices).at(None))
     table = builder.finish()
     rows = added.rows[0] + np.where(added.is_sampled, 0, table.n_sampled)
     index = gates_by_wire(encoding)

@@ -268,7 +268,6 @@ def _joint_group(
     names = [tasks[i] for i in chosen]
     table, cone = wire_table(circuit), joint_cone(circuit, names)
     gates = np.array([cone.encoding_gates], np.int64)
-    starts = {owner: part.start for owner, part in circuit.weight_slices.items()}
     place = {name: i for i, name in enumerate(names)}
     owners = [place.get(angle.owner, 0) for angle in cone.block_angles]
     sizes = [int(columns[i + 1] - columns[i]) for i in chosen]
@@ -278,7 +277,7 @@ def _joint_group(
         columns=np.concatenate([np.arange(columns[i], columns[i + 1]) for i in chosen])[None],
         wires=np.array([cone.wires]),
         encoding=builder.add(table.angles.at(gates)),
-        block=builder.add(angle_columns(cone.block_angles, starts).at(None)),
+        block=builder.add(angle_columns(cone.block_angles, circuit.weight_slices).at(None)),
         sizes=cone.sizes,
         joint=(np.repeat(np.arange(len(names)), sizes), np.array(owners, np.int64)),
     )
