@@ -184,11 +184,6 @@ class AngleTable:
         return len(self.features) + len(self.sampled_products.weights)
 
     @property
-    def n_fixed(self) -> int:
-        """Angles that are the same for all samples."""
-        return len(self.weights) + len(self.fixed_products.weights)
-
-    @property
     def is_plain(self) -> bool:
         """Whether each angle is a feature or a weight by itself."""
         return not len(self.sampled_products.weights) and not len(self.fixed_products.weights)

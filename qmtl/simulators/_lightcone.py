@@ -1,6 +1,6 @@
 """LightConeSimulator: exact simulation in which every task runs on its light cone only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -96,7 +96,9 @@ class LightConeSimulator(Simulator):
     ) -> Tensor:
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
-            return _uncompiled(self.values, circuit, angles, weights, tasks)
+            # It would only be slower. Not a decorator, which would import the compiler.
+            values: Tensor = torch.compiler.disable(self.values)(circuit, angles, weights, tasks)
+            return values
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         return self._steps(circuit, _size(angles), chosen, None)(angles, None, weights)
@@ -115,8 +117,10 @@ class LightConeSimulator(Simulator):
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
         given = (features, scales, encoding, blocks)
         if is_dynamo_compiling():
-            own = (circuit, features, encoding, blocks, scales)
-            return _uncompiled(self.logits, *own, angle_map=angle_map, tasks=tasks)
+            logits: Tensor = torch.compiler.disable(self.logits)(
+                circuit, features, encoding, blocks, scales, angle_map=angle_map, tasks=tasks
+            )
+            return logits
         return self._logit_step(circuit, given, tasks, angle_map)(*given)
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
@@ -246,13 +250,6 @@ def _size(features: Tensor) -> _Size:
         # An exported program takes any batch: torch operations do not look at its size.
         shape = torch.Size((0, *shape[1:]))
     return shape, features.dtype, features.device
-
-
-def _uncompiled(function: Callable[..., Tensor], *arguments: Any, **options: Any) -> Tensor:
-    """Call a function that ``torch.compile`` should not look into: it would only be slower."""
-    # Not a decorator, which would import the compiler.
-    found: Tensor = torch.compiler.disable(function)(*arguments, **options)
-    return found
 
 
 def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:

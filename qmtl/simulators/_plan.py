@@ -56,13 +56,9 @@ class Structure:
     @property
     def distinct_slots(self) -> Slots:
         """The encoding's slots without those that always have another one's angle."""
-        if not self.alias:
-            return self.encoding_slots
-        sampled, fixed = (
-            tuple(slot for slot in slots if self.alias[slot] == slot)
-            for slots in self.encoding_slots
-        )
-        return sampled, fixed
+        kept = [i for i, first in enumerate(self.alias) if first == i]
+        sampled, fixed = (tuple(i for i in slots if i in kept) for slots in self.encoding_slots)
+        return (sampled, fixed) if self.alias else self.encoding_slots
 
     @property
     def steps(self) -> int:
