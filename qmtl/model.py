@@ -192,12 +192,7 @@ class MultiTaskModel(nn.Module):
         return larger.to(next(self.head.parameters())).train(self.training)
 
     def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
-        """Set a regression task's target mean and standard deviation, one per target.
-
-        Raises:
-            InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
-                float32; or for no regression task.
-        """
+        """Set a regression task's target mean and deviation; see `TargetScale.set` for errors."""
         self.scale.set(task, mean, std)
 
     def target_scale(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
@@ -217,10 +212,7 @@ class MultiTaskModel(nn.Module):
         return scale
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
-        """Targets as the loss sees them: standardised in float64 for a regression, else unchanged.
-
-        `Task.loss_terms` takes them to the type of the logits.
-        """
+        """Targets as the loss sees them: standardised in float64 for a regression, else as is."""
         return self.scale.standardised(task.name, targets)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
@@ -31,6 +32,7 @@ from qmtl.training._checkpoints import (
 )
 from qmtl.training._combine import rehearse
 from qmtl.training._evaluate import baseline_metrics, evaluate
+from qmtl.training._jacobian import n_processes
 from qmtl.training._module import MultiTaskModule
 from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
@@ -108,13 +110,15 @@ def fit(
                 module.on_load_checkpoint(saved)
             _load_weights(module, saved)
         started = time.perf_counter()
+        kept = folder / BEST
         if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
         else:
             if not resume:
-                (folder / BEST).unlink(missing_ok=True)
+                kept.unlink(missing_ok=True)
             remove_leftovers(folder)
-            used = [resumed, *(callbacks or ()), best_checkpoint(folder, settings.monitor)]
+            keeper = best_checkpoint(folder, settings.monitor)
+            used = [resumed, *(callbacks or ()), keeper]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
@@ -123,12 +127,17 @@ def fit(
             _begin_training(model)
             with restoring(last, resumed):
                 epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
+            # The first process's folder, in all of them.
+            kept = Path(keeper.best_model_path or kept)
         seconds = time.perf_counter() - started
         best_epoch = epochs
-        if settings.restore_best and _has_validation(data, settings) and (folder / BEST).is_file():
-            best = read_checkpoint(folder / BEST)
+        if settings.restore_best and _has_validation(data, settings) and kept.is_file():
+            best = read_checkpoint(kept)
             _load_weights(module, best)
             best_epoch = int(best["epoch"]) + 1
+        if n_processes() > 1:
+            # The first one's folder goes when all have read it.
+            dist.barrier()
     model.to("cpu").eval()
     splits = data.splits
     # With shots, too, a run that was interrupted comes to the same metrics.

@@ -74,8 +74,8 @@ class Result:
         history: one row per epoch, split, task and metric, with keys ``epoch``, ``split``,
             ``task``, ``metric`` and ``value``; the first epoch is 1.
         epochs: epochs trained.
-        best_epoch: the epoch whose weights were kept: that of the best validation loss, or the
-            last one with ``restore_best=False`` or without any validation label.
+        best_epoch: the epoch whose weights were kept: that of the best `monitor`, or the last
+            one with ``restore_best=False`` or without any validation label.
         seconds: time spent training.
         checkpoints: folder of the checkpoints, if they were kept.
     """

@@ -119,3 +119,27 @@ def test_one_process_trains_by_itself_within_a_slurm_allocation(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     data = tiny_data()
     assert qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET).epochs == 1
+
+
+def test_all_processes_keep_the_same_best_epoch(tmp_path):
+    """Without a folder for checkpoints, too; and with batch normalisation on what is left over."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "from torch import nn\n"
+        "from tests.training.samples import *\n"
+        "if __name__ == '__main__':\n"
+        "    data = tiny_data(60)\n"
+        "    circuit = qmtl.HeadCircuit(data.tasks)\n"
+        "    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, circuit.n_features)\n"
+        "    head = qmtl.QuantumHead(circuit, seed=0)\n"
+        "    model = qmtl.MultiTaskModel(nn.Sequential(*layers), head)\n"
+        "    options = {'devices': 2, 'accelerator': 'cpu', 'learning_rate': 1.0, 'max_epochs': 4}\n"
+        "    result = qmtl.fit(model, data, batch_size=13, progress=False, **options)\n"
+        "    print(repr(result) + '\\n', end='', flush=True)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    first, second = [line for line in run.stdout.splitlines() if line.startswith("Result")]
+    assert first == second
