@@ -95,9 +95,12 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     Raises:
         RunDirectoryError: if the directory exists.
     """
-    from qmtl.training import check_fit, check_loggers
+    from qmtl.training import check_fit, check_loggers, settings_for
 
     data = build_data(recipe)
+    # The run's recipe holds numbers, whatever a later version makes of None.
+    training = settings_for(recipe.training, data)
+    recipe = recipe.model_copy(update={"training": training})
     model = build_model(recipe, data)
     # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
     # not leave a run directory behind.

@@ -73,8 +73,8 @@ class HeadOptions:
     """
 
     simulator: str | Simulator = "lightcone"
-    angle_map: str = "tanh"
-    initial: str = "normal"
+    angle_map: str = "narrow"
+    initial: str = "equator"
     width: int = 8
     rank: int | None = None
     seed: int | None = None
@@ -118,8 +118,8 @@ class HeadSection(Section):
 
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
     simulator: str = "lightcone"
-    angle_map: Literal["tanh", "narrow", "identity"] = "tanh"
-    initial: Literal["normal", "equator"] = "normal"
+    angle_map: Literal["narrow", "tanh", "identity"] = "narrow"
+    initial: Literal["equator", "normal"] = "equator"
     width: int = Field(8, ge=1)
     rank: int | None = Field(None, ge=1)
     single_task: Literal["linear", "quantum"] = "linear"

@@ -65,9 +65,9 @@ class VQCPerTaskHead(CircuitHead):
         circuit: HeadCircuit,
         simulator: str | Simulator = "lightcone",
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         seed: int | None = None,
-        initial: str = "normal",
+        initial: str = "equator",
     ) -> None:
         super().__init__(circuit.tasks, circuit, simulator, angle_map)
         self.separate = _cut_apart(circuit)
@@ -139,9 +139,9 @@ class SharedVQCHead(CircuitHead):
         ansatz: Ansatz | None = None,
         simulator: str | Simulator = "lightcone",
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         seed: int | None = None,
-        initial: str = "normal",
+        initial: str = "equator",
     ) -> None:
         circuit = shared_circuit(n_wires, encoding, ansatz)
         super().__init__(tasks, circuit, simulator, angle_map)

@@ -30,7 +30,7 @@ INITIAL_SCALE = {False: 5.0, True: 1.0}
 class QuantumHead(CircuitHead):
     r"""A fully quantum multi-task head: features in, each task's logits out.
 
-    Features become angles ``π·tanh(features / 2)``; the circuit's shared encoding loads them; a
+    Features become angles ``π/4·tanh(features / 4)``; the circuit's shared encoding loads them; a
     task's logits are what is measured on its register, times one trainable scale: ``s·⟨Z⟩`` (s
     starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
     layer follows.
@@ -42,13 +42,14 @@ class QuantumHead(CircuitHead):
         circuit: what runs on the wires.
         simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
             `Simulator`.
-        angle_map: ``"tanh"``; ``"narrow"``, ``π/4·tanh(features / 4)``, for an output that is
-            nearly linear in the features; or ``"identity"`` if these are angles in radians already.
+        angle_map: ``"narrow"``, ``π/4·tanh(features / 4)``, with which an output starts nearly
+            linear in the features; ``"tanh"``, ``π·tanh(features / 2)``, which covers a whole
+            period; or ``"identity"`` if features are angles in radians already.
         seed: of the initial weights; every task draws from a generator of its own, so that adding
             a task leaves the others' weights alone. None draws the seed from torch's global
             generator.
-        initial: how blocks start, see `qmtl.heads.block_weights`: ``"normal"``, N(0, 0.5²),
-            or ``"equator"``. The encoding starts with N(0, 0.1²).
+        initial: how blocks start, see `qmtl.heads.block_weights`: ``"equator"``, where ⟨Z⟩ is
+            steepest, or ``"normal"``, N(0, 0.5²). The encoding starts with N(0, 0.1²).
         frozen: whether the circuit's weights stay at their random initial values, so that only the
             scales are trained (and the encoder before the head). For ablations.
         like: a head of the same circuit, whose parameters this one is to have; see
@@ -87,9 +88,9 @@ class QuantumHead(CircuitHead):
         circuit: HeadCircuit,
         simulator: str | Simulator = "lightcone",
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         seed: int | None = None,
-        initial: str = "normal",
+        initial: str = "equator",
         frozen: bool = False,
         like: "QuantumHead | None" = None,
     ) -> None:
@@ -139,7 +140,7 @@ class QuantumHead(CircuitHead):
             >>> from qmtl import HeadCircuit, Task
             >>> head = QuantumHead(HeadCircuit([Task.binary("a")]))
             >>> head.angles(torch.tensor([[0.0, 100.0]]))
-            tensor([[0.0000, 3.1416]])
+            tensor([[0.0000, 0.7854]])
         """
         check_features(features, self.n_features)
         return ANGLE_MAPS[self.angle_map](features)

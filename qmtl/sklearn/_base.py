@@ -1,4 +1,4 @@
-"""What the three estimators share: parameters, fitting, and predictions per task."""
+"""The base class of the three estimators: parameters, fitting, and predictions per task."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -30,41 +30,47 @@ block_layers: layers of the tasks' blocks; None for the design's.
 head: ``"quantum"``, or another type of `qmtl.heads.build_head`, such as ``"linear"``.
 simulator: ``"lightcone"`` (exact), the name of a PennyLane device, or a `qmtl.simulators`
     object, such as a `NoisySimulator`.
-max_epochs: epochs of training.
+angle_map: from features to angles, see `qmtl.QuantumHead`.
+initial: how the circuit's blocks start, see `qmtl.QuantumHead`.
+max_epochs: epochs of training; None for about 7·rows^¾ steps.
 batch_size: rows per step.
-learning_rate: of all parameters.
-head_learning_rate: of the head's parameters, if it differs.
-weight_decay: of the network's parameters.
+learning_rate: of the network's parameters.
+head_learning_rate: of the head's parameters; None for three times that.
+weight_decay: of the network's parameters (AdamW); None for 320 / rows^1.25.
+schedule: of the learning rates: ``"cosine"``, ``"constant"`` or ``"plateau"``.
 scalarizer: how task losses are combined, by name (None: their mean); see
     `qmtl.TrainingSettings`.
 aggregator: how task gradients are combined, by name; excludes `scalarizer`.
 validation_fraction: share of the rows to hold out; the weights of their best epoch are kept.
-    None trains on all rows and keeps the last epoch's.
+    None trains on all rows and keeps the weights of the last epoch.
 patience: stop after so many epochs without a better loss on the rows held out.
 scale_inputs: whether to standardise input columns by the training rows.
-accelerator: Lightning's: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+accelerator: where to train: ``"cpu"``, ``"gpu"`` or ``"auto"``, as in Lightning.
 random_state: seed or RandomState of initial weights, rows held out and order of rows; an
-    integer makes fits repeatable, to the bit on one machine."""
+    integer makes fits repeatable, bit for bit on one machine."""
 
 
 # A dataclass, since scikit-learn reads the parameters from the signature of __init__: so a subclass
 # adds its own to these, and none is written twice.
 @dataclass(kw_only=True, eq=False, repr=False)
 class ColumnsEstimator(BaseEstimator):
-    """Parameters and fitting of the public estimators, which say how columns become tasks."""
+    """Parameters, fitting and prediction; the public estimators turn columns into tasks."""
 
-    hidden: int | Sequence[int] = (32,)
+    hidden: int | Sequence[int] = (64,)
     circuit: str = "cz-ring"
     wires_per_task: int | Mapping[str, int] | None = None
     encoding_layers: int | None = None
     block_layers: int | None = None
     head: str = "quantum"
     simulator: str | Simulator = "lightcone"
-    max_epochs: int = 50
+    angle_map: str = "narrow"
+    initial: str = "equator"
+    max_epochs: int | None = None
     batch_size: int = 32
     learning_rate: float = 0.01
     head_learning_rate: float | None = None
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
+    schedule: str = "cosine"
     scalarizer: str | None = None
     aggregator: str | None = None
     validation_fraction: float | None = None
@@ -95,14 +101,14 @@ class ColumnsEstimator(BaseEstimator):
 
     @property
     def input_mean_(self) -> np.ndarray:
-        """What is taken from each input column."""
+        """The mean that is subtracted from each input column."""
         check_is_fitted(self, "_trained")
         mean: np.ndarray = self._trained.mean
         return mean
 
     @property
     def input_std_(self) -> np.ndarray:
-        """What each input column is then divided by."""
+        """The standard deviation by which each input column is then divided."""
         check_is_fitted(self, "_trained")
         std: np.ndarray = self._trained.std
         return std

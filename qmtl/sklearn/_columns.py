@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task, is_date
 
-__all__ = ["ClassColumn", "Column", "Layout", "NumberColumn", "class_column", "read_target"]
+__all__ = [
+    "ClassColumn", "Column", "Layout", "NumberColumn", "agreement", "class_column", "missing",
+    "read_target",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,14 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class ClassColumn:
-    """A classification: its classes in sorted order.
+    """A classification: its classes in sorted order, and their weights in the loss.
 
     A column with a single class has no task: what it predicts is known.
     """
 
     name: str
     classes: np.ndarray
+    weights: tuple[float, ...] | None = None
 
     @property
     def task(self) -> Task | None:
@@ -71,8 +76,8 @@ class ClassColumn:
         if len(set(words or ())) < count or not all(words or ()):
             words = None
         if count == 2:
-            return Task.binary(self.name, class_names=words)
-        return Task.multiclass(self.name, count, class_names=words)
+            return Task.binary(self.name, class_names=words, class_weights=self.weights)
+        return Task.multiclass(self.name, count, class_names=words, class_weights=self.weights)
 
     def targets(self, values: np.ndarray) -> Tensor:
         """Labels as the task's canonical targets; None and NaN are missing."""
@@ -149,11 +154,17 @@ def missing(values: np.ndarray) -> np.ndarray:
     return np.array(empty, dtype=bool)
 
 
-def class_column(name: str, values: np.ndarray) -> ClassColumn:
+def class_column(name: str, values: np.ndarray, weights: Any = None) -> ClassColumn:
     """A classification column with the classes that occur in `values`, missing ones left out.
 
+    Args:
+        name: of the column.
+        values: its labels.
+        weights: of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
+
     Raises:
-        InvalidInputError: no label, or labels of types that have no common order.
+        InvalidInputError: no label, labels of types that have no common order, or weights that do
+            not fit.
 
     Example:
         >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
@@ -163,12 +174,44 @@ def class_column(name: str, values: np.ndarray) -> ClassColumn:
     if not len(known):
         raise InvalidInputError(f"y: column {name!r} has no label")
     try:
-        return ClassColumn(name, np.unique(known))
+        classes = np.unique(known)
     except TypeError:
         types = sorted({type(value).__name__ for value in known})
         raise InvalidInputError(
             f"y: the labels of column {name!r} must have one type, got {' and '.join(types)}"
         ) from None
+    if weights is None:
+        return ClassColumn(name, classes)
+    try:
+        found = compute_class_weight(weights, classes=classes, y=known)
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"class_weight of column {name!r} must map its classes {classes[:10].tolist()} to "
+            f"weights, or be 'balanced' or None, got {weights!r}: {error}"
+        ) from None
+    return ClassColumn(name, classes, tuple(float(weight) for weight in found))
+
+
+def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """In which rows a label is the predicted class, bool (n,).
+
+    Raises:
+        InvalidInputError: texts are compared with numbers.
+
+    Example:
+        >>> agreement("pet", np.array(["cattle", "cat"]), np.array(["cat", "cat"])).tolist()
+        [False, True]
+    """
+    # As objects, since NumPy would cut texts to the width of the predicted ones.
+    left, right = _plain(truth).astype(object), predicted.astype(object)
+    texts = [{isinstance(value, str) for value in values} for values in (left, right)]
+    if texts[0] != texts[1] and len(left):
+        raise InvalidInputError(
+            f"y: the labels of column {name!r} must be of the type of its classes, such as "
+            f"{right[0]!r}, got {left[0]!r}"
+        )
+    equal: np.ndarray = left == right
+    return equal.astype(bool)
 
 
 def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:

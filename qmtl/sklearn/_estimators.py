@@ -1,30 +1,41 @@
 """The public estimators: of classes, of numbers, and of both kinds with labels missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import r2_score
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.sklearn._base import ColumnsEstimator
-from qmtl.sklearn._columns import ClassColumn, Column, Layout, NumberColumn, class_column, missing
+from qmtl.sklearn._columns import (
+    ClassColumn,
+    Column,
+    Layout,
+    NumberColumn,
+    agreement,
+    class_column,
+    missing,
+)
 
 __all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]
 
 KINDS = ("classification", "regression")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
     """A classifier of one or several columns: a small network, then a quantum head.
 
     Every column of `y` is a task with its own classes, register and light cone.
 
     Parameters:
+        class_weight: weights of the classes in the loss: a mapping, ``"balanced"`` (as many times
+            as a class is rarer), or None; for a 2-D `y` column name (``y0``, ...) to such.
         {parameters}
 
     Attributes:
@@ -44,6 +55,8 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         >>> classifier.fit(X, y).score(X, y) > 0.9
         True
     """
+
+    class_weight: Any = None
 
     def __sklearn_tags__(self) -> Any:
         """Binary, multiclass, multilabel, and several columns of them."""
@@ -70,7 +83,8 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
                     f"y: column {name!r} contains NaN or infinity; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-            columns.append(class_column(name, column))
+            weights = class_weight_of(self.class_weight, name, layout)
+            columns.append(class_column(name, column, weights))
             check_classification_targets(column)
         self._train(inputs, layout, columns, values)
         classes = [column.classes for column in columns]
@@ -96,12 +110,32 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
         `task_scores` gives the accuracy of each column.
         """
-        right = [truth == found for _, truth, found in self._true_and_predicted(X, y)]
+        right = [agreement(*column) for column in self._true_and_predicted(X, y)]
         return float(np.average(np.all(right, axis=0), weights=sample_weight))
 
     def task_scores(self, X: Any, y: Any) -> dict[str, float]:
         """Accuracy of each column, by name."""
-        return {n: float(accuracy_score(t, p)) for n, t, p in self._true_and_predicted(X, y)}
+        columns = self._true_and_predicted(X, y)
+        return {name: float(agreement(name, *labels).mean()) for name, *labels in columns}
+
+
+def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
+    """What `class_weight` says of one column.
+
+    Raises:
+        InvalidInputError: for several columns, neither a word nor a mapping of column names.
+    """
+    if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
+        return class_weight
+    if not isinstance(class_weight, Mapping):
+        raise InvalidInputError(
+            f"class_weight must be None, 'balanced', or map the columns of y to weights of their "
+            f"classes, got {class_weight!r}"
+        )
+    for column in class_weight:
+        if column not in layout.names:
+            raise unknown_name("column in class_weight:", str(column), layout.names)
+    return class_weight.get(name)
 
 
 def _infinite(column: np.ndarray) -> bool:
@@ -172,6 +206,8 @@ class MultiTaskEstimator(ColumnsEstimator):
         kinds: column name to ``"classification"`` or ``"regression"``, for columns where the
             guess would be wrong, such as counts. Columns are guessed as scikit-learn does: texts,
             booleans and whole numbers are classes, fractions are a regression.
+        class_weight: weights of the classes in the loss: ``"balanced"`` (as many times as a class
+            is rarer), None, or column name to a mapping of classes or one of these words.
         {parameters}
 
     Attributes:
@@ -196,6 +232,7 @@ class MultiTaskEstimator(ColumnsEstimator):
     """
 
     kinds: Mapping[str, str] | None = None
+    class_weight: Any = field(default=None, kw_only=True)
 
     def fit(self, X: Any, y: Any) -> "MultiTaskEstimator":
         """Train.
@@ -211,7 +248,9 @@ class MultiTaskEstimator(ColumnsEstimator):
         inputs, layout, values = self._read(X, y)
         kinds = self._kinds(layout, values)
         columns: list[Column] = [
-            class_column(name, column) if kinds[name] == "classification" else NumberColumn(name)
+            class_column(name, column, class_weight_of(self.class_weight, name, layout))
+            if kinds[name] == "classification"
+            else NumberColumn(name)
             for name, column in zip(layout.names, values, strict=True)
         ]
         self._train(inputs, layout, columns, values)
@@ -270,9 +309,11 @@ class MultiTaskEstimator(ColumnsEstimator):
             known = ~missing(truth)
             if not known.any():
                 raise InvalidInputError(f"y: column {name!r} has no label to score")
-            score = accuracy_score if self.kinds_[name] == "classification" else r2_score
-            kind = predicted.dtype
-            scores[name] = float(score(truth[known].astype(kind), predicted[known]))
+            if self.kinds_[name] == "classification":
+                scores[name] = float(agreement(name, truth[known], predicted[known]).mean())
+            else:
+                numbers = NumberColumn(name).targets(truth).numpy()
+                scores[name] = float(r2_score(numbers[known], predicted[known]))
         return scores
 
 

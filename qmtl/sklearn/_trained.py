@@ -1,4 +1,4 @@
-"""From columns to a trained model: what the estimators have in common."""
+"""From columns to a trained model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,10 +20,10 @@ from qmtl.tasks import Task
 
 __all__ = ["Seeds", "Trained", "build_circuit", "train"]
 
-# Of an estimator's parameters, those that are qmtl.TrainingSettings.
+# The parameters of an estimator that `qmtl.TrainingSettings` has, too.
 TRAINING = (
     "max_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay",
-    "scalarizer", "aggregator", "patience", "accelerator",
+    "schedule", "scalarizer", "aggregator", "patience", "accelerator",
 )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Trained:
     Attributes:
         model: in double precision, so that predictions do not depend on how rows are batched.
         mean: of each input column.
-        std: of each input column; 1 for a constant.
+        std: of each input column; infinite for a constant, which becomes 0 in all rows.
         losses: mean training loss per epoch.
     """
 
@@ -71,7 +71,7 @@ def train(
     values: Sequence[np.ndarray],
     seeds: Seeds,
 ) -> Trained:
-    """Train a model of an estimator's parameters.
+    """Train a model with the parameters of an estimator.
 
     Args:
         params: as from ``get_params``.
@@ -116,7 +116,8 @@ def build_model(
     """An untrained model for the tasks, in double precision."""
     if params["head"] not in HEAD_TYPES:
         raise unknown_name("head", params["head"], HEAD_TYPES)
-    options = HeadOptions(simulator=params["simulator"], seed=seeds.head)
+    names = ("simulator", "angle_map", "initial")
+    options = HeadOptions(**{name: params[name] for name in names}, seed=seeds.head)
     head = build_head(params["head"], build_circuit(params, tasks), options)
     hidden = params["hidden"]
     try:
@@ -166,8 +167,9 @@ def _scale(X: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
     if not scaled:
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
     mean, std = X.mean(axis=0), X.std(axis=0)
-    # A constant has a deviation of rounding errors, which would blow up in the quotient.
-    return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)
+    # A column that is constant but for rounding errors says nothing about the training rows;
+    # divided by its deviation it would say everything about others.
+    return mean, np.where(std > 1e-12 * np.abs(mean), std, np.inf)
 
 
 def _scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:

@@ -11,6 +11,7 @@ from ._evaluate import score as score
 from ._fit import check_fit as check_fit
 from ._fit import fit as fit
 from ._fit import fit_rows as fit_rows
+from ._fit import settings_for as settings_for
 from ._jacobian import SharedJacobian as SharedJacobian
 from ._loggers import MetricsFile as MetricsFile
 from ._loggers import check_loggers as check_loggers

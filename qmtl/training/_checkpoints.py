@@ -228,7 +228,7 @@ def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
 
     Lightning does not save that it wanted to stop, and would train another epoch.
     """
-    if int(content["epoch"]) + 1 >= settings.max_epochs:
+    if int(content["epoch"]) + 1 >= settings.n_epochs:
         return True
     waits = [
         state["wait_count"]

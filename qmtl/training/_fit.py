@@ -40,7 +40,7 @@ from qmtl.training._settings import TrainingSettings, monitor_mode, settings_fro
 from qmtl.training._threads import torch_threads
 from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
 
-__all__ = ["RowsFit", "check_fit", "fit", "fit_rows"]
+__all__ = ["RowsFit", "check_fit", "fit", "fit_rows", "settings_for"]
 
 
 def fit(
@@ -95,6 +95,7 @@ def fit(
     names = None if tasks is None else chosen_tasks(tasks, [task.name for task in model.tasks])
     if names is not None and [task.name for task in data.tasks] != list(names):
         data = data.subset(names)
+    settings = settings_for(settings, data)
     _see_inputs(model, data.train.inputs)
     module = _checked(model, data, settings, names)
     if names is None or model.columns is None:
@@ -189,9 +190,21 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
         InvalidInputError: as `fit` would.
     """
     _see_inputs(model, data.train.inputs)
-    _checked(model, data, settings)
+    _checked(model, data, settings_for(settings, data))
     with quiet_libraries():
         make_trainer(settings, [])
+
+
+def settings_for(settings: TrainingSettings, data: MultiTaskData) -> TrainingSettings:
+    """The settings with the numbers that `fit` puts in the place of None, by the training rows.
+
+    Example:
+        >>> from qmtl.data import digits
+        >>> settings_for(TrainingSettings(), digits()).max_epochs
+        39
+    """
+    plan = MultiTaskDataModule(data, settings).plan
+    return settings.for_rows(sum(len(rows) for rows in plan.rows), plan.n_steps)
 
 
 def _checked(
@@ -247,7 +260,7 @@ def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
     if not module.needs_all_tasks or bool(labelled.all()):
         return
     plan = MultiTaskDataModule(data, module.settings).plan
-    steps = (rows for epoch in range(module.settings.max_epochs) for rows in plan.epoch(epoch))
+    steps = (rows for epoch in range(module.settings.n_epochs) for rows in plan.epoch(epoch))
     for step, rows in enumerate(steps):
         module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten(), step)
 
@@ -362,6 +375,7 @@ def fit_rows(
     spare = train if validation is None else validation
     data = MultiTaskData("rows", model.tasks, train, spare, spare)
     _see_inputs(model, train.inputs)
+    settings = settings_for(settings, data)
     module = _checked(model, data, settings)
     _begin_training(model)
     keep = _KeepBest(settings.monitor)

@@ -36,7 +36,7 @@ from qmtl.training._jacobian import (
 )
 from qmtl.training._optimizers import make_optimizer, make_schedule
 from qmtl.training._result import History
-from qmtl.training._settings import TrainingSettings
+from qmtl.training._settings import HEAD_PACE, TrainingSettings
 
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule", "set_target_scales"]
 
@@ -158,10 +158,10 @@ class MultiTaskModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """One optimiser; the encoder's parameters, the head's, and the scalarizer's own."""
         settings, model = self.settings, self.model
-        rate = settings.head_learning_rate or settings.learning_rate
+        rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
         encoder, head = list(model.encoder.parameters()), list(model.head.parameters())
         groups: list[dict[str, Any]] = [
-            {"params": encoder, "weight_decay": settings.weight_decay},
+            {"params": encoder, "weight_decay": settings.weight_decay or 0.0},
             {"params": head, "lr": rate},
             {"params": self.weights},
         ]

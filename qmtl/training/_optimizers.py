@@ -212,12 +212,12 @@ def make_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer) 
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
-        >>> make_schedule(TrainingSettings(schedule="cosine"), optimizer).T_max
+        >>> make_schedule(TrainingSettings(max_epochs=30), optimizer).T_max
         30
     """
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, settings.max_epochs)
+        return schedulers.CosineAnnealingLR(optimizer, settings.n_epochs)
     if settings.schedule == "plateau":
         return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
     return None

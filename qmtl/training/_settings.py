@@ -1,6 +1,7 @@
 """TrainingSettings: how a model is trained."""
 
-from typing import Any, Literal, get_args
+import math
+from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -8,9 +9,14 @@ from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 
 __all__ = [
-    "LOGGERS", "LOWER_IS_BETTER", "LoggingSection", "TrainingSettings", "monitor_mode",
+    "HEAD_PACE", "LOGGERS", "LOWER_IS_BETTER", "LoggingSection", "TrainingSettings", "monitor_mode",
     "settings_from",
 ]  # fmt: skip
+
+# Chosen on validation rows of thirty tables: `scripts/bench_tables`, `scripts/results/README.md`.
+HEAD_PACE = 3.0
+STEPS = 7.0
+DECAY = 320.0
 
 LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
 """The loss, and the metrics of which a smaller value is the better one."""
@@ -37,12 +43,13 @@ class TrainingSettings(Section):
     """How to train.
 
     Attributes:
-        max_epochs: epochs at the most.
+        max_epochs: epochs at the most; None for about 7·rows^¾ steps, see `for_rows`.
         batch_size: rows per step over all processes (disjoint data: per task and step).
-        learning_rate: of all parameters.
-        head_learning_rate: of the head's parameters, if it differs.
-        optimizer: ``adam``, ``adamw`` or ``sgd``.
-        weight_decay: of the encoder's parameters; circuit angles are periodic and have none.
+        learning_rate: of the encoder's parameters and of a scalarizer's own.
+        head_learning_rate: of the head's parameters; None for three times `learning_rate`.
+        optimizer: ``adamw`` (weight decay apart from the gradient), ``adam`` (in it) or ``sgd``.
+        weight_decay: of the encoder's parameters; circuit angles are periodic and have none. None
+            for 320 / rows^1.25 with ``adamw``, and for none with the others.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
             after 5 epochs without a better `monitor`).
         scalarizer: TorchJD scalarizer of the task losses (the default is their mean). A task
@@ -76,13 +83,13 @@ class TrainingSettings(Section):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    max_epochs: int = Field(30, ge=1)
+    max_epochs: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(0.01, gt=0)
     head_learning_rate: float | None = Field(None, gt=0)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    weight_decay: float | None = Field(None, ge=0)
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
     scalarizer: str | None = None
     aggregator: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -108,6 +115,45 @@ class TrainingSettings(Section):
                 f"{self.aggregator!r}"
             )
         return self
+
+    @property
+    def n_epochs(self) -> int:
+        """`max_epochs` of settings that `for_rows` has completed.
+
+        Raises:
+            InvalidInputError: for None.
+        """
+        if self.max_epochs is None:
+            raise InvalidInputError(
+                "max_epochs is None, which `qmtl.fit` replaces by a number; elsewhere give one"
+            )
+        return self.max_epochs
+
+    def for_rows(self, n_rows: int, steps_per_epoch: int) -> Self:
+        """These settings with numbers in the place of what depends on the table.
+
+        Few rows want few steps and a strong decay, many want many steps and hardly any.
+
+        Args:
+            n_rows: training rows with a label.
+            steps_per_epoch: that they make with this `batch_size`.
+
+        Example:
+            >>> small, large = [TrainingSettings().for_rows(n, n // 25) for n in (50, 5000)]
+            >>> [(s.max_epochs, round(s.weight_decay, 4)) for s in (small, large)]
+            [(66, 2.4068), (21, 0.0076)]
+        """
+        rate = self.head_learning_rate or HEAD_PACE * self.learning_rate
+        changed: dict[str, Any] = {"head_learning_rate": rate}
+        if self.max_epochs is None:
+            steps = STEPS * n_rows**0.75
+            changed["max_epochs"] = max(1, math.ceil(steps / max(1, steps_per_epoch)))
+        if self.weight_decay is None:
+            decays = self.optimizer == "adamw" and n_rows > 0
+            # At most a tenth of a weight in each step.
+            decay = min(DECAY / n_rows**1.25, 0.1 / self.learning_rate) if decays else 0.0
+            changed["weight_decay"] = decay
+        return self.model_copy(update=changed)
 
 
 def monitor_mode(monitor: str) -> str:

@@ -58,7 +58,7 @@ class TestPerTask:
     def test_by_hand(self):
         """Each task is the circuit of that task alone, with a linear layer after it."""
         circuit = HeadCircuit(TASKS)
-        head = VQCPerTaskHead(circuit, seed=0)
+        head = VQCPerTaskHead(circuit, angle_map="tanh", seed=0)
         x = features_for(head)
         logits = head(x)
         for task in TASKS:
@@ -77,7 +77,7 @@ class TestPerTask:
     @pytest.mark.parametrize("layout", ["partitioned", "shared"])
     def test_features_that_a_task_sees(self, layout):
         circuit = HeadCircuit(TASKS, layout=layout)
-        head = VQCPerTaskHead(circuit, seed=0)
+        head = VQCPerTaskHead(circuit, angle_map="tanh", seed=0)
         x = features_for(head).requires_grad_()
         for name, value in head(x).items():
             (gradient,) = torch.autograd.grad(value.square().sum(), x, retain_graph=True)

@@ -24,7 +24,8 @@ class TestWeights:
         assert scales == {"cola": 5, "emotion": 1, "stsb": 5, "finding": 5}
 
     def test_spread(self):
-        head = QuantumHead(HeadCircuit([Task.binary(f"t{i}") for i in range(200)]), seed=0)
+        circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(200)])
+        head = QuantumHead(circuit, seed=0, initial="normal")
         blocks = torch.cat([head.weights()[f"t{i}"] for i in range(200)])
         for weights, std in [(head.encoding.detach(), 0.1), (blocks.detach(), 0.5)]:
             assert float(weights.std()) == pytest.approx(std, rel=0.05)

@@ -44,6 +44,12 @@ NUMBERS = X[:, 0]
         ({"validation_fraction": 1.5}, ["validation_fraction", "1.5"]),
         ({"patience": 3}, ["patience", "validation"]),
         ({"random_state": "x"}, ["'x'"]),
+        ({"angle_map": "wide"}, ["'wide'", "narrow"]),
+        ({"initial": "equater"}, ["'equater'", "'equator'"]),
+        ({"schedule": "linear"}, ["schedule", "'linear'"]),
+        ({"weight_decay": -1}, ["weight_decay", "-1"]),
+        ({"class_weight": {"y": 2.0}}, ["class_weight", "'y0'"]),
+        ({"class_weight": "balance"}, ["class_weight", "'balance'"]),
     ],
 )
 def test_parameters(params, words):
@@ -84,7 +90,7 @@ def test_labels(y, message):
         ([*NUMBERS[:11], np.inf], "row 11 has inf"),
         ([*NUMBERS[:11], "1.5"], "row 11 has '1.5'"),
         (np.array(["1.5"] * 12), "row 0 has"),
-        (np.array(["2020-01-01"] * 12, dtype="datetime64[D]"), "must hold numbers"),
+        (np.array(["2020-01-01"] * 12, dtype="datetime64[D]"), "holds dates"),
     ],
 )
 def test_targets(y, message):

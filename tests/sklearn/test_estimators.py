@@ -1,5 +1,6 @@
 """The estimators on real tables: scikit-learn's wine, linnerud and diabetes."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -8,15 +9,20 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_linnerud, load_wine
-from sklearn.model_selection import GridSearchCV, cross_val_predict, train_test_split
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
+from qmtl.encoders import MLPSection
+from qmtl.errors import InvalidInputError
+from qmtl.heads import HeadOptions, HeadSection, QuantumHead
 from qmtl.sklearn import (
     MultiTaskEstimator,
     QuantumMultiTaskClassifier,
     QuantumMultiTaskRegressor,
 )
+from qmtl.training import TrainingSettings
 from tests.sklearn.quick import QUICK
 
 LONGER = QUICK | {"max_epochs": 20}
@@ -181,6 +187,59 @@ def test_clones_and_pickles_predict_the_same(wine):
     assert not np.array_equal(other.predict_proba(X)["cultivar"], estimator.predict_proba(X))
 
 
+def test_few_rows_are_not_learnt_by_heart():
+    """Neither where there is something to learn, nor where there is nothing."""
+    rows = np.random.default_rng(0).normal(size=(50, 5))
+    noise = np.random.default_rng(1).normal(size=50)
+    for truth, least in ((rows[:, 0] - rows[:, 1] + 0.5 * noise, 0.6), (noise, -0.35)):
+        folds = KFold(5, shuffle=True, random_state=0)
+        predicted = cross_val_predict(
+            QuantumMultiTaskRegressor(random_state=0), rows, truth, cv=folds
+        )
+        assert r2_score(truth, predicted) > least
+
+
+def test_defaults_are_those_of_the_head_and_of_training():
+    defaults = QuantumMultiTaskClassifier().get_params()
+    head, training = HeadOptions(), TrainingSettings()
+    for name in ("angle_map", "initial", "simulator"):
+        assert defaults[name] == getattr(head, name), name
+    for name in set(defaults) & set(TrainingSettings.model_fields) - {"accelerator"}:
+        assert defaults[name] == getattr(training, name), name
+    assert list(defaults["hidden"]) == MLPSection().hidden
+    signature = inspect.signature(QuantumHead).parameters
+    assert signature["angle_map"].default == HeadSection().angle_map == head.angle_map
+    assert signature["initial"].default == HeadSection().initial == head.initial
+
+
+def test_class_weights(wine):
+    X = wine[0].to_numpy()
+    y = np.where(X[:, 0] > 13.5, "rare", "common")
+    recall = {}
+    for weight in (None, "balanced", {"rare": 50.0, "common": 1.0}):
+        classifier = QuantumMultiTaskClassifier(**QUICK | {"max_epochs": 3}, class_weight=weight)
+        predicted = classifier.fit(X[:, 1:], y).predict(X[:, 1:])
+        recall[str(weight)[:4]] = np.mean(predicted[y == "rare"] == "rare")
+    assert recall["None"] <= recall["bala"] <= recall["{'ra"] == 1
+    table = pd.DataFrame({"size": y, "hue": wine[1]["hue"].to_numpy()})
+    mixed = MultiTaskEstimator(**QUICK, class_weight={"size": "balanced"}).fit(X, table)
+    common, rare = mixed.tasks_[0].class_weights
+    assert rare / common == pytest.approx(np.sum(y == "common") / np.sum(y == "rare"))
+
+
+def test_no_label_counts_as_right_that_is_none_of_the_classes():
+    X = np.arange(40.0)[:, None].repeat(2, axis=1)
+    late = (np.arange(40) >= 20).astype(int)
+    for make in (MultiTaskEstimator, QuantumMultiTaskClassifier):
+        pets = make(**QUICK).fit(X, np.array(["cat", "dog"])[late])
+        assert pets.score(X, np.array(["cattle", "doge"])[late]) == 0
+        assert pets.score(X, np.array(["cat", "dog"], dtype=object)[late]) > 0.8
+        with pytest.raises(InvalidInputError, match="such as 'cat', got 0"):
+            pets.score(X, late)
+        codes = make(**QUICK).fit(X, late)
+        assert codes.score(X, late.astype(float)) == codes.score(X, late.astype(bool)) > 0.8
+
+
 def test_random_states(wine):
     X, y = wine[0].to_numpy(), wine[1]["cultivar"]
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -220,6 +279,13 @@ def test_the_scale_of_inputs_does_not_matter(wine):
     np.testing.assert_allclose(regressor.fit(X * 1e6 - 5, y).predict(X * 1e6 - 5), first, rtol=1e-3)
     unscaled = regressor.set_params(scale_inputs=False).fit(X, y)
     assert (unscaled.input_mean_ == 0).all()
+
+
+def test_a_column_that_was_constant_in_training_is_ignored(wine):
+    X, y = wine[0].to_numpy(), wine[1]["hue"]
+    regressor = QuantumMultiTaskRegressor(**QUICK).fit(np.c_[X, np.zeros(len(X))], y)
+    plain = regressor.predict(np.c_[X, np.zeros(len(X))])
+    assert np.array_equal(regressor.predict(np.c_[X, np.full(len(X), 1e6)]), plain)
 
 
 def test_nothing_is_written_or_printed(wine, tmp_path, monkeypatch, capfd, recwarn):
