@@ -128,13 +128,13 @@ def test_all_processes_keep_the_same_best_epoch(tmp_path):
         "from torch import nn\n"
         "from tests.training.samples import *\n"
         "if __name__ == '__main__':\n"
-        "    data = tiny_data(60)\n"
+        "    data = tiny_data(58)\n"
         "    circuit = qmtl.HeadCircuit(data.tasks)\n"
         "    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, circuit.n_features)\n"
         "    head = qmtl.QuantumHead(circuit, seed=0)\n"
         "    model = qmtl.MultiTaskModel(nn.Sequential(*layers), head)\n"
-        "    options = {'devices': 2, 'accelerator': 'cpu', 'learning_rate': 1.0, 'max_epochs': 4}\n"
-        "    result = qmtl.fit(model, data, batch_size=13, progress=False, **options)\n"
+        "    options = {'devices': 2, 'accelerator': 'cpu', 'learning_rate': 1.0}\n"
+        "    result = qmtl.fit(model, data, max_epochs=4, **QUIET | options)\n"
         "    print(repr(result) + '\\n', end='', flush=True)\n"
     )
     run = subprocess.run(
