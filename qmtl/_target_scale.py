@@ -121,7 +121,7 @@ def join_scale(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """The hook that takes such a state back."""
+    """The hook that loads such a state."""
     for part in PARTS:
         values = getattr(model.scale, part).clone()
         for key, own in model.scale.keys(part, prefix).items():

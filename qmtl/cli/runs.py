@@ -67,7 +67,7 @@ def _row(path: Path) -> tuple[object, ...]:
 
 
 def _epochs(path: Path) -> Any:
-    """Epochs that an unfinished run has behind it."""
+    """Epochs that an unfinished run has completed."""
     try:
         with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
             return len({row["epoch"] for row in csv.DictReader(file)})

@@ -299,7 +299,7 @@ class FusionSection(EncoderSection):
         if widths is None:
             raise InvalidInputError(
                 f"encoder 'Fusion' needs widths = {{ modality = columns, ... }}: the data have "
-                f"{width} inputs and do not say which are whose"
+                f"{width} inputs and do not say which belong to which"
             )
         if modalities is not None and list(widths.items()) != list(modalities.items()):
             raise InvalidInputError(f"encoder: widths are {widths}, the data have {modalities}")

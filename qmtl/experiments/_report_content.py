@@ -177,7 +177,7 @@ LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of the metrics' table; `best` if no head of any run does better."""
+    """A cell of the table of metrics; `best` says that no head of any run does better."""
 
     text: str
     best: bool
@@ -239,7 +239,7 @@ def overview(
 
     Returns:
         A row for the model and one for each other; nothing for a single task. The mean is over
-        tasks of whose main metric more is better.
+        tasks whose main metric is the better the larger it is.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})

@@ -63,7 +63,7 @@ def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained
     """Train a head of this type on the recipe's encoder, data and settings.
 
     Args:
-        recipe: all but the type of head.
+        recipe: everything except the type of head.
         data: the recipe's data.
         head: a head type, or ``single-task``: an encoder and a head for each task alone, each
             trained on the rows with its label and kept at its own best epoch.

@@ -102,7 +102,7 @@ def submit_head(
     resubmit: bool = False,
     notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Prepare and submit, unless that was done before; the run's name. See `run`."""
+    """Prepare and submit, unless that was done before, and return the run's name. See `run`."""
     request = request_hash(head, str(getattr(backend, "name", backend)), settings)
     known = ledger.find_request(request)
     if again is None:

@@ -116,7 +116,7 @@ def _pattern(
 ) -> tuple["QuantumCircuit", "Target", Any]:
     """A circuit and a target in which only what matters for the layout has an error.
 
-    Every two-qubit gate stays one; a one-qubit gate stands for each read-out.
+    Two-qubit gates stay; a one-qubit gate takes the place of each read-out.
     """
     from qiskit import QuantumCircuit
     from qiskit.circuit.library import CZGate, XGate

@@ -60,8 +60,8 @@ class HeadOptions:
         width: (fixed-width, shared-vqc) features of the representation, whatever the number of
             tasks. With 8, a binary task costs a linear head 9 parameters, as it costs the quantum
             head in its default design.
-        rank: (low-rank) width of the bottleneck; None for the rank, and a bias or none, with a
-            parameter count closest to the quantum head's.
+        rank: (low-rank) width of the bottleneck; None for the rank whose number of parameters,
+            with or without a bias, is closest to the quantum head's.
         seed: of the initial weights; None draws it from torch's global generator.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
 
-# Entries to work on at a time: many tasks of many rows must not take many times their memory.
+# Entries in a chunk, so that many tasks with many rows do not need a multiple of their memory.
 CHUNK = 2**22
 ROUNDING = 1e-3
 
