@@ -16,7 +16,7 @@ __all__ = [
 # Chosen on validation rows of thirty tables: `scripts/bench_tables`, `scripts/results/README.md`.
 HEAD_PACE = 3.0
 STEPS = 7.0
-DECAY = 320.0
+DECAY = 150.0
 
 LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
 """The loss, and the metrics of which a smaller value is the better one."""
@@ -49,7 +49,7 @@ class TrainingSettings(Section):
         head_learning_rate: of the head's parameters; None for three times `learning_rate`.
         optimizer: ``adamw`` (weight decay apart from the gradient), ``adam`` (in it) or ``sgd``.
         weight_decay: of the encoder's parameters; circuit angles are periodic and have none. None
-            for 320 / rows^1.25 with ``adamw``, and for none with the others.
+            for 150 / rows with ``adamw``, and for none with the others.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
             after 5 epochs without a better `monitor`).
         scalarizer: TorchJD scalarizer of the task losses (the default is their mean). A task
@@ -141,7 +141,7 @@ class TrainingSettings(Section):
         Example:
             >>> small, large = [TrainingSettings().for_rows(n, n // 25) for n in (50, 5000)]
             >>> [(s.max_epochs, round(s.weight_decay, 4)) for s in (small, large)]
-            [(66, 2.4068), (21, 0.0076)]
+            [(66, 3.0), (21, 0.03)]
         """
         rate = self.head_learning_rate or HEAD_PACE * self.learning_rate
         changed: dict[str, Any] = {"head_learning_rate": rate}
@@ -151,7 +151,7 @@ class TrainingSettings(Section):
         if self.weight_decay is None:
             decays = self.optimizer == "adamw" and n_rows > 0
             # At most a tenth of a weight in each step.
-            decay = min(DECAY / n_rows**1.25, 0.1 / self.learning_rate) if decays else 0.0
+            decay = min(DECAY / n_rows, 0.1 / self.learning_rate) if decays else 0.0
             changed["weight_decay"] = decay
         return self.model_copy(update=changed)
 
