@@ -56,7 +56,7 @@ design = "cz-ring"
 
 [training]
 # seed = {training_seed}
-# max_epochs = {max_epochs}
+# Without max_epochs there are about 7·rows^¾ steps.
 # batch_size = {batch_size}
 # learning_rate = {learning_rate}
 # How the tasks' losses are combined: a scalarizer, or an aggregator such as "upgrad".
@@ -213,7 +213,6 @@ def _defaults() -> dict[str, Any]:
         "heads": ", ".join(name for name in HEAD_TYPES if name != "quantum"),
         "data_seed": recipe.data.seed,
         "training_seed": training.seed,
-        "max_epochs": training.max_epochs,
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
     }

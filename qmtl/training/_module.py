@@ -170,7 +170,14 @@ class MultiTaskModule(pl.LightningModule):
         if is_sum(self.combiner):
             groups[-1]["row_of"] = [torch.arange(len(self.tasks))]
         optimizer = make_optimizer(settings, [group for group in groups if group["params"]])
-        schedule = make_schedule(settings, optimizer)
+        # A trainer of one's own knows how many epochs there are.
+        n_epochs = settings.max_epochs or self.trainer.max_epochs
+        if n_epochs is None or n_epochs < 1:
+            raise InvalidInputError(
+                f"max_epochs must be a number of epochs, in the settings or the trainer, "
+                f"got {n_epochs}"
+            )
+        schedule = make_schedule(settings, optimizer, n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def _task_of_entries(self) -> dict[nn.Parameter, Tensor]:

@@ -207,17 +207,24 @@ def make_optimizer(
     return optimizer
 
 
-def make_schedule(settings: TrainingSettings, optimizer: torch.optim.Optimizer) -> Any:
+def make_schedule(
+    settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
+) -> Any:
     """The schedule of the learning rates; None for constant ones.
+
+    Args:
+        settings: their `schedule`.
+        optimizer: whose learning rates these are.
+        n_epochs: epochs of the whole training.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
-        >>> make_schedule(TrainingSettings(max_epochs=30), optimizer).T_max
+        >>> make_schedule(TrainingSettings(), optimizer, 30).T_max
         30
     """
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, settings.n_epochs)
+        return schedulers.CosineAnnealingLR(optimizer, n_epochs)
     if settings.schedule == "plateau":
         return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
     return None

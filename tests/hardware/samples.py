@@ -10,13 +10,17 @@ from qmtl.tasks import Task
 
 def small_head(layout="partitioned", seed=0):
     tasks = [Task.binary("my task"), Task.multiclass("b", 3)]
-    return QuantumHead(HeadCircuit(tasks, layout=layout), seed=seed)
+    return QuantumHead(
+        HeadCircuit(tasks, layout=layout), seed=seed, initial="normal", angle_map="tanh"
+    )
 
 
 def binary_head(n_tasks, entangler="cz_ring"):
     tasks = [Task.binary(f"t{i}") for i in range(n_tasks)]
     encoding, ansatz = AngleEncoding(entangler=entangler), RotationAnsatz(entangler=entangler)
-    return QuantumHead(HeadCircuit(tasks, encoding, ansatz), seed=0)
+    return QuantumHead(
+        HeadCircuit(tasks, encoding, ansatz), seed=0, initial="normal", angle_map="tanh"
+    )
 
 
 def features(head, n=3, seed=0):

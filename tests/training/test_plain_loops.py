@@ -73,7 +73,9 @@ def test_a_plain_loop_with_torchs_own_adam_takes_the_steps_of_fit():
     data = tiny_data()
     ours, theirs = tiny_model(data), tiny_model(data)
     batches = qmtl.training.MultiTaskDataModule(data, qmtl.TrainingSettings(batch_size=8))
-    options = {"batch_size": 8, "restore_best": False, "accelerator": "cpu", "progress": False}
+    options = {"optimizer": "adam", "schedule": "constant", "weight_decay": 0.0}
+    options |= {"head_learning_rate": 0.01}
+    options |= {"batch_size": 8, "restore_best": False, "accelerator": "cpu", "progress": False}
     qmtl.fit(theirs, data, max_epochs=1, **options)
     for name in ("mean", "std"):
         getattr(ours.scale, name).copy_(getattr(theirs.scale, name))

@@ -41,7 +41,7 @@ def test_no_two_columns_have_one_name():
         Task.regression("y\\:1"),
         Task.multilabel("m", 2, class_names=("a", "a:p")),
     ]
-    targets = {task.name: [0.0] for task in tasks} | {"y": [1], "m": [[0, 1]]}
+    targets = {task.name: [0.0] for task in tasks} | {"y": ["target"], "m": [[0, 1]]}
     model, (row,) = rows_of(tasks, targets)
     # One for the number; two per regression; three per two classes; three per label.
     assert len(row) == 1 + 5 * 2 + 4 + 6
