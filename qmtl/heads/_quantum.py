@@ -123,14 +123,12 @@ class QuantumHead(CircuitHead):
             raise InvalidInputError(
                 f"features must be {encoding.dtype} as the head's weights are, got {features.dtype}"
             )
-        # A call of a module takes longer than looking whether one is needed.
-        blocks, scales = self.blocks, self.scales
         return self.simulator.logits(
             self.circuit,
             features,
             encoding,
-            blocks() if blocks.frozen else blocks.parameter,
-            scales() if scales.frozen else scales.parameter,
+            self.blocks(),
+            self.scales(),
             angle_map=self.angle_map,
             tasks=names,
         )

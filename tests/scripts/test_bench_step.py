@@ -18,7 +18,8 @@ def run(*arguments: str) -> str:
 def test_a_step_of_the_digits_head_enters_few_files_and_makes_few_calls():
     calls, files = map(int, re.findall(r"(\d+) Python calls in (\d+) files", run("--calls"))[0])
     assert calls <= 110
-    assert files <= 10
+    # Among them the circuit: plans are found by its hash.
+    assert files <= 11
 
 
 @pytest.mark.slow

@@ -119,5 +119,5 @@ def test_schedules():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
     kinds = {"constant": "NoneType", "cosine": "CosineAnnealingLR", "plateau": "ReduceLROnPlateau"}
     for name, kind in kinds.items():
-        made = make_schedule(TrainingSettings(schedule=name, max_epochs=5), optimizer)
+        made = make_schedule(TrainingSettings(schedule=name), optimizer, 5)
         assert type(made).__name__ == kind
