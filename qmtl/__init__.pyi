@@ -9,7 +9,7 @@ from . import noise as noise
 from . import simulators as simulators
 from . import sklearn as sklearn
 from . import training as training
-from ._version import __version__ as __version__
+from ._io import __version__ as __version__
 from .circuit import AngleEncoding as AngleEncoding
 from .circuit import ExpectationZ as ExpectationZ
 from .circuit import HeadCircuit as HeadCircuit

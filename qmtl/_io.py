@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["as_csv", "write_bytes", "write_json", "write_text"]
+__all__ = ["__version__", "as_csv", "write_bytes", "write_json", "write_text"]
+
+# As in pyproject.toml: a test compares them. It is written into files, and names their format.
+__version__ = "0.1.0"
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

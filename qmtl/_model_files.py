@@ -14,9 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from qmtl._io import write_bytes, write_json
+from qmtl._io import __version__, write_bytes, write_json
 from qmtl._target_scale import TargetScale
-from qmtl._version import __version__
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
 from qmtl.heads import TaskRows
 

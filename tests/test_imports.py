@@ -17,14 +17,13 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"_html", "_io", "_sections", "_version", "errors", "plotting", "tasks"}
+BASE = {"_html", "_io", "_sections", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "noise", "heads", "encoders"}
 MODEL |= {"model", "_growth", "_target_scale", "_model_files"}
 TRAINING = MODEL | {"data", "training"}
 EXPERIMENTS = TRAINING | {"experiments"}
 MAY_IMPORT = {
     "errors": set(),
-    "_version": set(),
     "_io": {"errors"},
     "_html": set(),
     "_sections": {"errors"},

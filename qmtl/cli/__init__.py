@@ -1,4 +1,4 @@
-"""The command line: one file per command, each of which imports what it needs when it runs."""
+"""The command line. Each command imports what it needs when it runs."""
 
 import sys
 import warnings
@@ -8,25 +8,8 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from qmtl._version import __version__
-from qmtl.cli import (
-    bench,
-    circuits,
-    doctor,
-    evaluate,
-    explain,
-    export,
-    ibm,
-    init,
-    noise,
-    predict,
-    recipes,
-    report,
-    runs,
-    scaling,
-    train,
-    trainability,
-)
+from qmtl._io import __version__
+from qmtl.cli import circuits, doctor, explain, ibm, recipes, results, studies, train
 from qmtl.cli._output import set_streams
 from qmtl.errors import QmtlError
 
@@ -67,22 +50,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 # In the order in which they are needed; help shows them so.
-app.command("recipes")(recipes.recipes)
-app.command("init")(init.init)
-app.command("train")(train.train)
-app.command("runs")(runs.runs)
-app.command("evaluate")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("report")(report.report)
-app.command("bench")(bench.bench)
-app.command("noise")(noise.noise)
-app.command("scaling")(scaling.scaling)
-app.command("trainability")(trainability.trainability)
+for command in (
+    recipes.recipes, recipes.init, train.train, results.runs, results.evaluate, results.predict,
+    results.report, studies.bench, studies.noise, studies.scaling, studies.trainability,
+):  # fmt: skip
+    app.command()(command)
 app.add_typer(circuits.app, name="circuits")
-app.command("explain")(explain.explain)
-app.command("export")(export.export)
+app.command()(explain.explain)
+app.command()(results.export)
 app.add_typer(ibm.app, name="ibm")
-app.command("doctor")(doctor.doctor)
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

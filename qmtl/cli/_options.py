@@ -1,6 +1,6 @@
 """Arguments and options of several commands: their help, what the shell completes, their parsing.
 
-Nothing here imports torch: the shell asks for completions at every key.
+Nothing here imports torch, except what completes heads: the shell asks at every key.
 """
 
 from collections.abc import Iterable
@@ -29,13 +29,6 @@ __all__ = [
     "recipe_texts",
     "with_seed",
 ]
-
-# As in `qmtl.heads.HEAD_TYPES`, which would import torch; a test holds them equal.
-HEADS = (
-    "quantum", "linear", "local-register", "local-cone", "low-rank", "fixed-width", "single-task",
-    "vqc-per-task", "shared-vqc", "quantum-no-block", "quantum-frozen", "quantum-no-entangler",
-)  # fmt: skip
-
 
 # Sections of a recipe that have a seed.
 SEEDED = ("data", "encoder", "head", "training")
@@ -127,7 +120,10 @@ def complete_head(incomplete: str) -> list[str]:
         >>> complete_head("local")
         ['local-register', 'local-cone']
     """
-    return [name for name in HEADS if name.startswith(incomplete)]
+    from qmtl.heads import HEAD_TYPES
+
+    names = (*HEAD_TYPES, "single-task")
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_heads(incomplete: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from qmtl._version import __version__
+from qmtl._io import __version__
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

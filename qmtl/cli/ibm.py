@@ -10,7 +10,7 @@ import typer
 
 from qmtl.cli._options import RunDirectory, Split, expanded
 from qmtl.cli._output import print_table, show_metrics
-from qmtl.errors import HardwareError, InvalidInputError, unknown_name
+from qmtl.errors import HardwareError, InvalidInputError
 
 if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
@@ -292,16 +292,12 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
     Raises:
         InvalidInputError: it is not a run directory, or its data have no such split.
     """
-    from qmtl.experiments import Run, build_data
-    from qmtl.model import load
+    from qmtl.experiments import Run
 
     opened = Run.read(path)
-    data = build_data(opened.recipe)
-    if split not in data.splits:
-        raise unknown_name("split", split, data.splits)
-    rows = data.splits[split]
+    rows = opened.load_data(split).splits[split]
     targets = {name: values[:samples] for name, values in rows.targets.items()}
-    return Measured(load(opened.path / "model"), rows.inputs[:samples], targets)
+    return Measured(opened.load_model(), rows.inputs[:samples], targets)
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:

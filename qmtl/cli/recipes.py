@@ -1,15 +1,67 @@
-"""``qmtl recipes``: the recipes that come with the package."""
+"""Recipes: those that come with the package, and a commented one for a table of your own."""
 
+import json
 import re
-from typing import Annotated
+import shlex
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmtl.cli._options import complete_recipe, recipe_texts
-from qmtl.cli._output import print_table
-from qmtl.errors import unknown_name
+from qmtl.cli._options import Delimiter, complete_recipe, expanded, recipe_texts
+from qmtl.cli._output import check_out, print_table, write_out
+from qmtl.errors import InvalidInputError, QmtlError, unknown_name
 
-__all__ = ["recipes"]
+if TYPE_CHECKING:
+    from qmtl.data import MultiTaskData
+    from qmtl.tasks import Task
+
+__all__ = ["init", "recipes"]
+
+# Columns that the recipe names one by one; a table may have thousands.
+MOST = 40
+TEXT = """\
+# Recipe of {table}: {rows} rows, {columns} columns. Train it with: qmtl train {recipe}
+# Lines that begin with # are comments; the keys in them show defaults.
+name = {name}
+
+[data]
+source = "csv"
+path = {path}
+{delimiter}
+# Columns that are neither targets nor inputs.
+# ignore = []
+# Inputs; by default all columns that are nothing else:
+{inputs}# Fractions of train, validation and test, and the seed of the split.
+# splits = [0.7, 0.15, 0.15]
+# seed = {data_seed}
+
+# What to predict, with the kind of each column: binary, multiclass or regression.
+[data.targets]
+{targets}
+[encoder]
+type = "MLP"
+# hidden = {hidden}
+
+[head]
+# Others: {heads}
+type = "quantum"
+
+[circuit]
+# A design of qmtl circuits list, or a file.
+design = "cz-ring"
+
+[training]
+# seed = {training_seed}
+# Without max_epochs there are about 7·rows^¾ steps.
+# batch_size = {batch_size}
+# learning_rate = {learning_rate}
+# How the tasks' losses are combined: a scalarizer, or an aggregator such as "upgrad".
+# scalarizer = "mean"
+"""
 
 
 def recipes(
@@ -46,3 +98,168 @@ def _about(name: str, text: str) -> tuple[str, str]:
         return words, f"qmtl train {name}"
     found = command[0].strip()
     return words.replace(f"`{found}`", "").replace(found, "").strip(), found
+
+
+def init(
+    table: Annotated[Path, typer.Argument(callback=expanded, help="A CSV file with a header.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=KIND]", help="A column to predict; repeatable. [the last that can be]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="The recipe; it must not exist. [TABLE.toml here]"),
+    ] = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Write a recipe for a table, with the kinds of its columns as comments.
+
+    Examples of use:
+
+    qmtl init table.csv
+
+    qmtl init table.csv --target price --target grade=multiclass --out mine.toml
+    """
+    from qmtl.data import read_table
+
+    path = Path(f"{table.stem}.toml") if out is None else out
+    check_out(path)
+    if path.exists():
+        raise InvalidInputError(f"{path} exists already; give another --out")
+    texts = read_table(table, delimiter, texts=None)
+    names = [str(name) for name in texts.columns]
+
+    @cache
+    def task_of(name: str) -> "Task | None":
+        return _task(name, texts[name])
+
+    wanted = _wanted(target, names, task_of)
+    data = _load(table, wanted, delimiter)
+    others = [name for name in names[:MOST] if name not in wanted and task_of(name) is not None]
+    lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
+    lines += [f"# {_target_line(name, task_of(name), None)}" for name in others]
+    if len(names) > MOST:
+        lines.append(f"# … {len(names):,} columns in all\n")
+    # Relative to the recipe, so that both can be moved together.
+    near = table.resolve().is_relative_to(path.resolve().parent)
+    where = table.resolve().relative_to(path.resolve().parent) if near else table.resolve()
+    write_out(
+        path,
+        TEXT.format(
+            table=_comment(table.name),
+            rows=f"{len(texts):,}",
+            columns=f"{len(names):,}",
+            recipe=_comment(shlex.quote(str(path))),
+            name=json.dumps(_plain(table.stem)),
+            path=json.dumps(where.as_posix(), ensure_ascii=False),
+            delimiter="# delimiter, decimal and encoding are found out unless they are given."
+            if delimiter is None
+            else f"delimiter = {json.dumps(delimiter)}",
+            inputs=_inputs(data),
+            targets="".join(lines),
+            **_defaults(),
+        ),
+    )
+
+
+def _task(name: str, column: Any) -> "Task | None":
+    """The task that a column's labels are, if that is clear."""
+    from qmtl.tasks import infer_task
+
+    try:
+        return infer_task(name, column.tolist())
+    except QmtlError:
+        return None
+
+
+def _wanted(
+    target: list[str] | None, names: list[str], task_of: Callable[[str], "Task | None"]
+) -> dict[str, str | None]:
+    """Target columns and their kinds; None for the kind that the labels have."""
+    wanted: dict[str, str | None] = {}
+    for text in target or ():
+        # A name may have a = itself.
+        name, _, kind = (text, "", "") if text in names else text.rpartition("=")
+        if name not in names:
+            raise unknown_name("column in --target:", name or text, names)
+        wanted[name] = kind or None
+    if wanted:
+        return wanted
+    last = next((name for name in reversed(names) if task_of(name) is not None), None)
+    if last is None:
+        raise InvalidInputError(
+            "no column has labels whose kind is clear; name one: --target NAME=KIND with the kind "
+            "binary, multiclass or regression"
+        )
+    return {last: None}
+
+
+def _load(table: Path, wanted: dict[str, str | None], delimiter: str | None) -> "MultiTaskData":
+    """The data, as training will load them: what does not fit is told now."""
+    from qmtl.data import from_csv
+
+    with warnings.catch_warnings():
+        # What is left out stands in the recipe.
+        warnings.simplefilter("ignore")
+        return from_csv(table, targets=wanted, delimiter=delimiter)
+
+
+def _target_line(name: str, task: "Task | None", kind: str | None) -> str:
+    """A column and its kind, which is the labels' own unless it is given."""
+    about = ""
+    if task is not None and kind in (None, task.kind):
+        names = [str(name) for name in task.class_names or ()]
+        more = ", …" if len(names) > 6 else ""
+        count = f"{task.n_outputs} classes" if task.kind == "multiclass" else ""
+        about = ": ".join(part for part in (count, ", ".join(names[:6]) + more) if part)
+    key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    found = kind or ("" if task is None else task.kind)
+    return f"{key} = {json.dumps(found)}{f'  # {_comment(about)}' if about else ''}\n"
+
+
+def _inputs(data: "MultiTaskData") -> str:
+    columns = data.columns
+    assert columns is not None
+    parts = {
+        "numbers": [name for name, *_ in columns.numeric],
+        "dates": [name for name, *_ in columns.dates],
+        "categories": [f"{name} ({len(found)})" for name, found in columns.categorical],
+    }
+    lines = [
+        f"#   {what}: {_comment(', '.join(names[:MOST]))}{', …' if len(names) > MOST else ''}\n"
+        for what, names in parts.items()
+        if names
+    ]
+    lines += [f"#   {_comment(note)}\n" for note in data.notes]
+    return "".join(lines)
+
+
+def _defaults() -> dict[str, Any]:
+    """Values of keys that the recipe shows as comments, as they are where it leaves them out."""
+    from qmtl.encoders import MLPSection
+    from qmtl.experiments import Recipe
+    from qmtl.heads import HEAD_TYPES
+
+    recipe = Recipe.model_validate({"data": {"source": "digits"}})
+    training = recipe.training
+    return {
+        "hidden": MLPSection().hidden,
+        "heads": ", ".join(name for name in HEAD_TYPES if name != "quantum"),
+        "data_seed": recipe.data.seed,
+        "training_seed": training.seed,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+    }
+
+
+def _comment(text: str) -> str:
+    """Text that a comment of TOML may hold: one line without control characters."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def _plain(name: str) -> str:
+    """A name that a recipe may have."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
+    return kept if kept[:1].isalnum() else f"table{kept}"

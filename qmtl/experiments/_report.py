@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from qmtl._html import facts, hardware_facts, number, table
-from qmtl._io import write_text
-from qmtl._version import __version__
+from qmtl._io import __version__, write_text
 from qmtl.circuit import circuit_drawing, circuit_facts, task_rows
 from qmtl.experiments._report_content import (
     LOWER_IS_BETTER,

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmtl._io import as_csv, write_json, write_text
-from qmtl.errors import unknown_name
-from qmtl.experiments._build import build_data
 from qmtl.experiments._robustness import (
     NONE,
     HeadRobustness,
@@ -16,7 +14,6 @@ from qmtl.experiments._robustness import (
     study,
 )
 from qmtl.experiments._run import Run
-from qmtl.model import load
 from qmtl.noise import DeviceNoise
 from qmtl.plotting import COLOURS, MARKERS, legend_below, plain, save_figure, style
 from qmtl.tasks import Task
@@ -58,10 +55,7 @@ def run_robustness(
         source: what the noise is, in words or numbers.
     """
     run = Run.read(path)
-    data = build_data(run.recipe)
-    if split not in data.splits:
-        raise unknown_name("split", split, data.splits)
-    model = load(run.path / "model")
+    data, model = run.load_data(split), run.load_model()
     circuit = getattr(model.head, "circuit", None)
     found = evaluate_under_noise(
         model,

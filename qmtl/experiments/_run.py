@@ -20,11 +20,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qmtl._io import as_csv, write_json, write_text
 from qmtl.data import MultiTaskData
-from qmtl.errors import RecipeError, RunDirectoryError
+from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._recipe_file import read_recipe
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, load
 
 if TYPE_CHECKING:
     from qmtl.experiments._rivals import Trained
@@ -81,6 +81,24 @@ class Run:
         if "first_epoch" not in results:  # version 0.1 counted epochs from 0
             results |= {"first_epoch": 1, "best_epoch": results["best_epoch"] + 1}
         return cls(folder, recipe, results)
+
+    def load_model(self) -> MultiTaskModel:
+        """The trained model."""
+        return load(self.path / "model")
+
+    def load_data(self, split: str | None = None) -> MultiTaskData:
+        """The data of its recipe.
+
+        Args:
+            split: a split that they must have.
+
+        Raises:
+            InvalidInputError: if they have no split of that name.
+        """
+        data = build_data(self.recipe)
+        if split is not None and split not in data.splits:
+            raise unknown_name("split", split, data.splits)
+        return data
 
 
 def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:

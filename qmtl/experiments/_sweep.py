@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from qmtl._io import write_json
-from qmtl._version import __version__
+from qmtl._io import __version__, write_json
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, QmtlError, missing_extra
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from qmtl.cli import app
-from qmtl.cli._options import HEADS, complete_design, complete_recipe
+from qmtl.cli._options import complete_design, complete_recipe
 from tests.cli.command import SCRIPT
 
 ROOT = typer.main.get_command(app)
@@ -80,11 +80,9 @@ def test_the_shell_completes(words, expected):
 def test_what_is_completed_is_what_is_there():
     from qmtl.circuit import list_designs
     from qmtl.experiments import built_in_recipes
-    from qmtl.heads import HEAD_TYPES
 
     assert complete_recipe("") == built_in_recipes()
     assert complete_design("") == list_designs()
-    assert set(HEADS) == {*HEAD_TYPES, "single-task"}
 
 
 def test_completion_imports_nothing_heavy():

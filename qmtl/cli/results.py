@@ -1,0 +1,238 @@
+"""What is done with finished runs: list, evaluate, predict, report, export."""
+
+import csv
+import json
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded
+from qmtl.cli._output import check_out, make_folder, print_table, show_metrics, write_out
+from qmtl.errors import InvalidInputError, RunDirectoryError
+
+__all__ = ["evaluate", "export", "predict", "report", "runs"]
+
+
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(callback=expanded, help="The folder that the runs are in.")
+    ] = Path("runs"),
+) -> None:
+    """List runs with their state, recipe, head, epochs and test score, the newest last.
+
+    The score is the mean of the tasks' main metrics on the test split.
+
+    Examples of use:
+
+    qmtl runs
+
+    qmtl runs ~/experiments/runs
+    """
+    if not folder.is_dir():
+        raise RunDirectoryError(f"there is no folder {folder}; qmtl train RECIPE makes runs")
+    found = [path.parent for path in folder.glob("*/recipe.toml")]
+    if (folder / "recipe.toml").is_file():
+        found.append(folder)
+    found.sort(key=lambda path: ((path / "recipe.toml").stat().st_mtime, path.name))
+    if not found:
+        print(f"no runs in {folder}")
+        return
+    columns = ("run", "state", "recipe", "head", "tasks", "epochs", "test", "metric")
+    print_table(columns, (_run_row(path) for path in found))
+
+
+def _run_row(path: Path) -> tuple[object, ...]:
+    try:
+        recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8-sig"))
+        head = recipe.get("head", {}).get("type", "quantum")
+        about = [recipe.get("name", "run"), head]
+    except (OSError, ValueError, AttributeError):
+        return path, "damaged", "–", "–", "–", "–", "–", "recipe.toml cannot be read"
+    try:
+        results = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        test = results["metrics"]["test"]
+        # The main metric of each task is the first; JSON keeps their order.
+        mains = [next((k, v) for k, v in own.items() if k != "loss") for own in test.values()]
+        values = [value for _, value in mains if value is not None]
+        score = f"{sum(values) / len(values):.4f}" if values else "–"
+        names = {name for name, _ in mains}
+        metric = names.pop() if len(names) == 1 else "mean of main metrics"
+        return path, "finished", *about, len(test), results["epochs"], score, metric
+    except FileNotFoundError:
+        return path, "unfinished", *about, "–", _epochs(path), "–", f"qmtl train --resume {path}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return path, "damaged", *about, "–", "–", "–", "results.json cannot be read"
+
+
+def _epochs(path: Path) -> int:
+    """Epochs that an unfinished run has completed."""
+    try:
+        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            return len({row["epoch"] for row in csv.DictReader(file)})
+    except (OSError, KeyError, ValueError, csv.Error):
+        return 0
+
+
+def evaluate(
+    run: RunDirectory,
+    split: Split = "test",
+) -> None:
+    """Evaluate a run's model on a split of its data.
+
+    Example: qmtl evaluate runs/seed1 --split validation
+    """
+    from qmtl.experiments import Run
+    from qmtl.training import baseline_metrics
+    from qmtl.training import evaluate as metrics_of
+
+    opened = Run.read(run)
+    data = opened.load_data(split)
+    rows = data.splits[split]
+    show_metrics(
+        f"{opened.path}: {split}, {len(rows)} rows",
+        metrics_of(opened.load_model(), rows),
+        {"baseline": baseline_metrics(data, rows)},
+    )
+
+
+def predict(
+    run: RunDirectory,
+    table: Annotated[
+        Path, typer.Argument(callback=expanded, help="CSV with the run's input columns.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="CSV to write; standard output by default."),
+    ] = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Predict every task for the rows of a CSV file.
+
+    Example: qmtl predict runs/seed1 new.csv --out predictions.csv
+    """
+    from qmtl._io import as_csv
+    from qmtl.data import TableColumns, read_table
+    from qmtl.experiments import Run
+    from qmtl.training import prediction_rows
+
+    check_out(out)
+    opened = Run.read(run)
+    columns_file = opened.path / "inputs.json"
+    if not columns_file.is_file():
+        raise InvalidInputError(f"the run {run} was not trained on a table: it has no inputs.json")
+    try:
+        columns = TableColumns.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
+    categories = [name for name, _ in columns.categorical]
+    rows = read_table(table, delimiter, texts=categories)
+    header = [str(name) for name in rows.columns]
+    missing = [name for name in columns.names if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"{table}: the header lacks {_some(missing)} of the columns that the run's model "
+            f"needs; it has {_some(header)}"
+        )
+    for name, unseen in columns.unseen(rows).items():
+        print(
+            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
+            f"and takes as blank",
+            file=sys.stderr,
+        )
+    model = opened.load_model()
+    try:
+        inputs = columns.encode(rows)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{table}: {error}") from None
+    # As in the files that training writes: from 0, without the header.
+    predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
+    write_out(out, as_csv(predictions))
+
+
+def _some(names: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:8])
+    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(callback=expanded, help="Run directories, shown side by side.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expanded, help="The file. [RUN/report.html; of several runs, report.html here]"
+        ),
+    ] = None,
+) -> None:
+    """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
+
+    One HTML file that loads nothing from elsewhere; an earlier one of its name is replaced.
+
+    Examples of use:
+
+    qmtl report runs/seed1
+
+    qmtl report runs/quantum runs/linear --out comparison.html
+    """
+    from qmtl.experiments import write_report
+
+    default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    check_out(out)
+    print(f"wrote {write_report(runs, default if out is None else out)}")
+
+
+def export(
+    run: RunDirectory,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this task; repeatable. [all tasks]"),
+    ] = None,
+    symbolic: Annotated[
+        bool, typer.Option("--symbolic", help="Weights as inputs, not as their trained values.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expanded,
+            help="File; a folder where each task has a circuit of its own. [standard output]",
+        ),
+    ] = None,
+) -> None:
+    """Export a run's trained head as OpenQASM 3, with its weights bound and features symbolic.
+
+    Features are the encoding angles, in radians, that the encoder and the head's angle map make of
+    an input. Where tasks share one register each task has a circuit of its own.
+
+    Examples of use:
+
+    qmtl export runs/seed1 --out head.qasm
+
+    qmtl export runs/seed1 --task parity --symbolic
+    """
+    from qmtl.heads import QuantumHead
+    from qmtl.model import load
+
+    head = load(run / "model").head
+    if not isinstance(head, QuantumHead):
+        raise InvalidInputError(
+            f"the head of {run} is a {type(head).__name__}; OpenQASM holds the circuit of a "
+            f"QuantumHead"
+        )
+    names = task or list(head.circuit.registers)
+    if head.circuit.layout == "partitioned" or len(names) == 1:
+        write_out(out, head.to_qasm(names, bound=not symbolic))
+        return
+    if out is None:
+        raise InvalidInputError(
+            f"the tasks share a register, so that each has a circuit: give --out FOLDER, or one "
+            f"--task of {', '.join(names)}"
+        )
+    make_folder(out)
+    for number, name in enumerate(names):
+        # A task's name need not be one that a file may have.
+        plain = "".join(letter if letter.isalnum() else "_" for letter in name)
+        write_out(out / f"{number}-{plain}.qasm", head.to_qasm([name], bound=not symbolic))

@@ -1,0 +1,316 @@
+"""Experiments of many runs: bench, scaling, trainability, noise."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qmtl.cli._options import (
+    Overrides,
+    Split,
+    complete_heads,
+    complete_recipe,
+    expanded,
+    parse_numbers,
+    parse_scales,
+)
+from qmtl.cli._output import make_folder
+from qmtl.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from qmtl.experiments import NoiseSection, Recipe
+
+__all__ = ["bench", "noise", "scaling", "trainability"]
+
+
+def bench(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...",
+            help="Built-in recipes, or .toml files.",
+            callback=expanded,
+            autocompletion=complete_recipe,
+        ),
+    ],
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,...",
+            help="Types of heads. [the recipe's]",
+            autocompletion=complete_heads,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The first seed. [0]")] = None,
+    set_: Overrides = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="Values that every head tries, in place of the recipe's grid; repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=expanded, help="Folder; each recipe gets a folder of its name in it."
+        ),
+    ] = Path("bench"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once. [one per core]")] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…"),
+    ] = None,
+) -> None:
+    """Compare heads on every seed, each at its best setting of the grid.
+
+    Finished cells are stored: the same command, run again, runs only what is missing.
+
+    Examples of use:
+
+    qmtl bench digits
+
+    qmtl bench digits --heads quantum,linear --seeds 3 --set training.max_epochs=10
+
+    qmtl bench my.toml --grid training.learning_rate=0.003,0.01 --jobs 2 --out bench
+    """
+    from qmtl.experiments import Workers, parse_grid, read_recipe
+
+    overrides = [*(set_ or [])]
+    if heads is not None:
+        overrides.append(f"bench.heads={[name.strip() for name in heads.split(',')]!r}")
+    if seeds is not None:
+        overrides.append(f"bench.seeds={seeds}")
+    if seed is not None:
+        overrides.append(f"bench.first_seed={seed}")
+    values: dict[str, Any] = {} if grid is None else {"bench.grid": parse_grid(grid)}
+    chosen = [read_recipe(recipe, overrides).with_values(values) for recipe in recipes]
+    names = [recipe.name for recipe in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInputError(
+                f"two recipes have the name {name!r}, and would share a folder; give one of them "
+                f"another name, in its file"
+            )
+    workers = Workers(jobs, cluster)
+    failed = sum(_run(recipe, out / recipe.name, workers) for recipe in chosen)
+    if failed:
+        raise InvalidInputError(
+            f"{failed} cells failed, see the tables; the same command tries them again"
+        )
+
+
+def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
+    """Run one recipe, write and show its tables; the number of failed cells."""
+    from rich.console import Console
+
+    from qmtl.experiments import bench as run_bench
+    from qmtl.experiments import show_bench, write_bench
+
+    progress = Console(stderr=True, markup=False, highlight=False)
+
+    def report(cell: Any, found: Any, done: int, all_: int) -> None:
+        took = getattr(found, "error", None) or f"{found.seconds:.1f} s"
+        progress.print(f"{recipe.name} {done}/{all_}: {cell.label}: {took}", soft_wrap=True)
+
+    summary = run_bench(recipe, folder, workers, report)
+    write_bench(summary, recipe, folder)
+    show_bench(summary, Console(markup=False, emoji=False, highlight=False, soft_wrap=False))
+    print(f"wrote {folder}; all tables are in {folder / 'table.md'}")
+    return len(summary.failures)
+
+
+def scaling(
+    tasks: Annotated[
+        str, typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks.")
+    ] = "2,4,8,16,32,64,128,256,512,1024",
+    parts: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Parts to run.")
+    ] = "parameters,cost,accuracy",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expanded,
+            help="Folder of chest X-rays in CheXpert's layout, for accuracy on its findings. "
+            "[digits, by halves of the ten classes]",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the accuracy part.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of the timed step.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the timed step.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 2,
+    out: Annotated[
+        Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")
+    ] = Path("scaling"),
+) -> None:
+    """Count the parameters of heads, time a step of each, and train on growing lists of tasks.
+
+    Parameters take seconds, cost and accuracy some minutes each. Tables and plots of an earlier
+    run in the folder are replaced; finished training runs are stored and not done again.
+
+    Examples of use:
+
+    qmtl scaling
+
+    qmtl scaling --parts parameters --tasks 2,16,128,1024 --out counts
+
+    qmtl scaling --parts accuracy --data chestxray/nih1000 --seeds 5
+    """
+    from qmtl.experiments import AccuracySettings, ScalingSettings, run_scaling
+
+    settings = ScalingSettings(
+        tasks=parse_numbers("--tasks", tasks),
+        parts=tuple(part.strip() for part in parts.split(",")),
+        data=None if data is None else str(data),
+        accuracy=AccuracySettings(seeds=seeds),
+        batch_size=batch_size,
+        threads=threads,
+        jobs=jobs,
+    )
+    make_folder(out)
+    run_scaling(settings, out)
+    print(f"wrote {out}")
+
+
+def trainability(
+    wires: Annotated[
+        str, typer.Option(metavar="N1,N2,...", help="Wires of one register.")
+    ] = "2,4,6,8,10",
+    layers: Annotated[
+        str, typer.Option(metavar="L1,L2,...", help="Layers of block and encoding.")
+    ] = "1,2,4,8,16,32",
+    tasks: Annotated[
+        str, typer.Option(metavar="T1,T2,...", help="Tasks of two wires each.")
+    ] = "1,2,4,8,16,32,64,128,256,512,1024",
+    samples: Annotated[int, typer.Option(min=2, help="Random draws per circuit.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for CSV and plots.")] = Path(
+        "trainability"
+    ),
+) -> None:
+    """Sample gradients at random weights, for local and global readouts, and fit their decay.
+
+    Files of an earlier run in the folder are replaced.
+
+    Example: qmtl trainability --wires 2,4,6,8 --layers 2,8 --samples 500 --out plateaus
+    """
+    from qmtl.experiments import TrainabilitySettings, run_trainability
+
+    settings = TrainabilitySettings(
+        wires=parse_numbers("--wires", wires, least=2),
+        layers=parse_numbers("--layers", layers),
+        tasks=parse_numbers("--tasks", tasks),
+        samples=samples,
+        seed=seed,
+    )
+    make_folder(out)
+    run_trainability(settings, out)
+    print(f"wrote {out}")
+
+
+def noise(
+    run: Annotated[
+        Path | None,
+        typer.Argument(callback=expanded, help="A run directory, whose model is evaluated."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
+    ] = None,
+    relaxation: Annotated[
+        bool, typer.Option(help="Whether the backend's wires relax, in gates and while they wait.")
+    ] = True,
+    file: Annotated[
+        Path | None,
+        typer.Option("--noise", metavar="FILE", callback=expanded, help="Noise saved as JSON."),
+    ] = None,
+    one_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of one-wire gates.")] = 0.0,
+    two_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of two-wire gates.")] = 0.0,
+    readout: Annotated[float, typer.Option(min=0, max=1, help="Error of reading a bit.")] = 0.0,
+    scale: Annotated[
+        str, typer.Option(metavar="S1,S2,...", help="Factors by which the noise is scaled.")
+    ] = "0,0.5,1,2,4",
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Measurements per sample; without it, exact values.")
+    ] = None,
+    extrapolate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Zero-noise extrapolation from the scales >= 1: richardson (the polynomial "
+            "through all), linear or exponential.",
+        ),
+    ] = None,
+    split: Split = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shots, or of the study.")] = 0,
+    study: Annotated[
+        bool,
+        typer.Option(
+            "--study",
+            help="Without a run: robustness against number of tasks, depth and entangler.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="Folder for CSV and plot. [RUN/noise, or noise]"),
+    ] = None,
+) -> None:
+    """Evaluate a run under noise of several strengths; or study which heads are robust.
+
+    Files of an earlier call in the folder are replaced.
+
+    Examples of use:
+
+    qmtl noise runs/seed1 --backend fake_fez --scale 0,0.5,1,2,4
+
+    qmtl noise runs/seed1 --two-qubit 0.01 --readout 0.02 --shots 1024 --extrapolate linear
+
+    qmtl noise --study --one-qubit 0.0003 --two-qubit 0.003 --readout 0.01
+    """
+    from qmtl.experiments import run_robustness, run_study
+
+    if (run is None) != study:
+        raise InvalidInputError("give a run directory, or --study, and not both")
+    if study and (shots is not None or extrapolate is not None):
+        raise InvalidInputError("--study takes neither --shots nor --extrapolate")
+    scales = parse_scales("--scale", scale)
+    source = _source(backend, relaxation, file, one_qubit, two_qubit, readout)
+    folder = out if out is not None else (Path("noise") if run is None else run / "noise")
+    if run is None:
+        make_folder(folder)
+        run_study(source.device_noise, folder, seed)
+    else:
+        run_robustness(
+            run,
+            source.device_noise,
+            folder,
+            scales,
+            split=split,
+            shots=shots,
+            extrapolate=extrapolate,
+            seed=seed,
+            source=source.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        )
+    print(f"wrote {folder}")
+
+
+def _source(
+    backend: str | None,
+    relaxation: bool,
+    file: Path | None,
+    one_qubit: float,
+    two_qubit: float,
+    readout: float,
+) -> "NoiseSection":
+    from qmtl.experiments import NoiseSection
+
+    numbers = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
+    if (backend is not None) + (file is not None) + any(numbers.values()) != 1:
+        raise InvalidInputError(
+            "give the noise once: --backend NAME, --noise FILE, or --one-qubit, --two-qubit and "
+            "--readout"
+        )
+    saved = None if file is None else str(file)
+    return NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)
