@@ -13,8 +13,6 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, LinearHead, QuantumHead
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["grown_head", "last_layer", "widened"]
-
 
 def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCircuit:
     """A circuit with one task more, in which no gate joins the new register and the old ones.

@@ -12,18 +12,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-__all__ = [
-    "drawing",
-    "facts",
-    "folded",
-    "hardware_facts",
-    "in_notebook",
-    "listed",
-    "number",
-    "panel",
-    "table",
-]
-
 CSS = Markup("""\
 <style>
 .qmtl { font-size: 13px; line-height: 1.45; margin: .3em 0; max-width: 100%; }

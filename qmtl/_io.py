@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["__version__", "as_csv", "write_bytes", "write_json", "write_text"]
-
 # As in pyproject.toml: a test compares them. It is written into files, and names their format.
 __version__ = "0.1.0"
 
@@ -60,3 +58,8 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
             writer.writeheader()
         writer.writerow(row)
     return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`write_text` of rows `as_csv`."""
+    write_text(path, as_csv(rows))

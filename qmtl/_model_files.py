@@ -19,8 +19,6 @@ from qmtl._target_scale import TargetScale
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
 from qmtl.heads import TaskRows
 
-__all__ = ["described", "model_card", "part_class", "read_model", "take_types", "write_model"]
-
 FORMAT = "qmtl-model"
 VERSION = 1
 

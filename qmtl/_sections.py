@@ -21,8 +21,6 @@ from pydantic_core import CoreSchema, core_schema
 
 from qmtl.errors import unknown_name
 
-__all__ = ["Fractions", "NameOrPath", "OneOf", "RecipePath", "Section", "Seed", "explain"]
-
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 

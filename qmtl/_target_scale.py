@@ -10,8 +10,6 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import escaped, pop_part
 from qmtl.tasks import Task, task_layout
 
-__all__ = ["TargetScale", "join_scale", "split_scale"]
-
 # The mean of targets, what rounding took from it, and their standard deviation.
 PARTS = ("mean", "rest", "std")
 

@@ -30,7 +30,6 @@ __all__ = [
     "MARKERS",
     "axes_or_new",
     "count_axis",
-    "head_look",
     "inline_svg",
     "legend_below",
     "line_look",
@@ -46,12 +45,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 """Markers that tell curves apart without colour."""
 LINES = ("-", "--", "-.", ":")
 """Line styles that tell groups of curves apart."""
-# Heads keep their look in every plot.
-HEADS = (
-    "quantum", "linear", "local-cone", "local-register", "low-rank", "fixed-width", "single-task",
-    "vqc-per-task", "shared-vqc", "quantum-no-block", "quantum-frozen", "quantum-no-entangler",
-    "linear-probe",
-)  # fmt: skip
 INK = "#222222"
 """Colour of text and axes; a dark page replaces it by its own."""
 
@@ -70,20 +63,6 @@ def style() -> Iterator[None]:
 
     with matplotlib.style.context("qmtl.plots"):
         yield
-
-
-def head_look(head: str) -> dict[str, Any]:
-    """Colour and marker of a head: the same in every plot, no two known heads alike.
-
-    Example:
-        >>> head_look("quantum")
-        {'color': '#0072B2', 'marker': 'o'}
-    """
-    number = HEADS.index(head) if head in HEADS else sum(map(ord, head))
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
 
 
 def line_look(number: int) -> dict[str, Any]:

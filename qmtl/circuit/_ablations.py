@@ -11,8 +11,6 @@ from qmtl.circuit._readout import Readout
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 
-__all__ = ["count_live_weights", "rebuilt", "without_blocks", "without_entanglers"]
-
 # The field that names a part's pattern of two-qubit gates.
 PATTERN_FIELDS = ("entangler", "pattern")
 

@@ -13,8 +13,6 @@ from qmtl.circuit._encodings import _check_layers
 from qmtl.circuit._entanglers import entangler_edges, entangler_gates
 from qmtl.circuit._gates import Angle, Gate, GateSequence
 
-__all__ = ["ANSATZE", "Ansatz", "IdentityAnsatz", "RealAmplitudes", "RotationAnsatz"]
-
 
 @runtime_checkable
 class Ansatz(Protocol):

@@ -24,8 +24,6 @@ from qmtl.circuit._readout import Layout
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["Design", "design_from_toml", "list_designs", "load_design", "to_toml"]
-
 
 @dataclass(frozen=True)
 class Design:

@@ -17,18 +17,6 @@ from qmtl.circuit._readout import READOUTS
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
-__all__ = [
-    "NO_CLASSES",
-    "Classes",
-    "build_part",
-    "check_keys",
-    "check_types",
-    "circuit_from_dict",
-    "circuit_to_dict",
-    "fits",
-    "part_to_dict",
-]
-
 Classes = Mapping[str, type]
 
 

@@ -14,8 +14,6 @@ from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import InvalidInputError
 
-__all__ = ["circuit_drawing", "circuit_facts", "draw_svg", "draw_text", "task_rows"]
-
 # Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 ENCODING_COLOUR = "#808080"

@@ -11,8 +11,6 @@ from qmtl.circuit._entanglers import entangler_edges, entangler_gates
 from qmtl.circuit._gates import Angle, Gate, GateSequence, elementary
 from qmtl.errors import InvalidInputError
 
-__all__ = ["ENCODINGS", "AngleEncoding", "Encoding", "IQPEncoding", "RegisterEncoding"]
-
 
 @runtime_checkable
 class Encoding(Protocol):

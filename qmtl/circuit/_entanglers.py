@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from qmtl.circuit._gates import Gate
 from qmtl.errors import unknown_name
 
-__all__ = ["ENTANGLERS", "Edge", "entangler_edges", "entangler_gates"]
-
 Edge = tuple[int, int]
 
 

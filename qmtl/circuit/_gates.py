@@ -12,18 +12,6 @@ from typing import Any, Literal
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = [
-    "DIAGONAL_GATES",
-    "GATE_WIRES",
-    "ROTATIONS",
-    "Angle",
-    "Gate",
-    "GateSequence",
-    "Kind",
-    "PauliString",
-    "elementary",
-]
-
 GATE_WIRES = {"Hadamard": 1, "RX": 1, "RY": 1, "RZ": 1, "CZ": 2, "CNOT": 2, "IsingZZ": 2}
 """How many wires each gate acts on. Names and signs are PennyLane's: RX(a) = exp(-i a X / 2)."""
 ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})

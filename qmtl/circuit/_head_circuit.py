@@ -24,8 +24,6 @@ from qmtl.circuit._readout import (
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
-__all__ = ["HeadCircuit", "ParameterCount", "gate_depth"]
-
 
 @dataclass(frozen=True)
 class ParameterCount:

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 from qmtl.circuit._gates import Gate, Kind
 
-__all__ = ["Item", "LightCone", "Walk", "backward_cone", "gates_by_wire"]
-
 
 class Item(Protocol):
     """A gate or a noise channel, as the walk sees it."""

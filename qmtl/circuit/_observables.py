@@ -13,16 +13,6 @@ from qmtl.circuit._readout import Probabilities, Register
 from qmtl.errors import CircuitTooLargeError
 from qmtl.tasks import Task
 
-__all__ = [
-    "MAX_READ_WIRES",
-    "distribution_circuit",
-    "output_matrix",
-    "spanned_wires",
-    "task_strings",
-    "z_strings",
-    "z_strings_of",
-]
-
 # Wires that are read together at the most; their distribution has 2^wires entries.
 MOST_WIRES = 10
 

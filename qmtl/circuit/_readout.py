@@ -14,21 +14,6 @@ from qmtl.circuit._gates import PauliString
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = [
-    "READOUTS",
-    "ExpectationZ",
-    "Layout",
-    "PauliStrings",
-    "Probabilities",
-    "Readout",
-    "Register",
-    "check_names",
-    "check_sizes",
-    "default_readout",
-    "make_registers",
-    "register_sizes",
-]
-
 
 class Readout(Protocol):
     """What `HeadCircuit` and the simulators ask of a readout."""

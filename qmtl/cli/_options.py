@@ -13,23 +13,6 @@ import typer
 
 from qmtl.errors import InvalidInputError
 
-__all__ = [
-    "Delimiter",
-    "Overrides",
-    "RunDirectory",
-    "SeedOption",
-    "Split",
-    "complete_design",
-    "complete_head",
-    "complete_heads",
-    "complete_recipe",
-    "expanded",
-    "parse_numbers",
-    "parse_scales",
-    "recipe_texts",
-    "with_seed",
-]
-
 # Sections of a recipe that have a seed.
 SEEDED = ("data", "encoder", "head", "training")
 

@@ -14,18 +14,6 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-__all__ = [
-    "check_out",
-    "make_folder",
-    "print_table",
-    "set_streams",
-    "show_metrics",
-    "show_run",
-    "terminal_width",
-    "write_out",
-]
-
-
 # What stands in for characters of ours where an encoding has no better.
 PLAIN = str.maketrans(
     {
@@ -104,7 +92,6 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 # From so many tasks on, a row per head comes before the table.
 MANY = 4
-HIGHER_IS_WORSE = ("mse", "mae", "ece")
 
 
 def print_table(
@@ -137,6 +124,8 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
     from rich.console import Console
     from rich.table import Table
 
+    from qmtl.training import LOWER_IS_BETTER
+
     # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
     console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
@@ -148,7 +137,7 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
         for metric, value in values.items():
             if metric == "loss":
                 continue
-            arrow = " ↓" if metric in HIGHER_IS_WORSE else ""
+            arrow = " ↓" if metric in LOWER_IS_BETTER else ""
             cells = [_number(other[task].get(metric)) for other in others.values()]
             table.add_row(task, metric + arrow, _number(value), *cells)
         table.add_section()

@@ -10,8 +10,6 @@ from qmtl.cli._options import complete_design, expanded
 from qmtl.cli._output import check_out, print_table, terminal_width, write_out
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["app"]
-
 app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16

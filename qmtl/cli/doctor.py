@@ -16,8 +16,6 @@ from qmtl._io import __version__
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-__all__ = ["doctor"]
-
 # Tasks and rows of the steps that are timed.
 SIZES = ((5, 32), (128, 256))
 

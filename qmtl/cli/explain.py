@@ -7,8 +7,6 @@ import typer
 from qmtl.cli._options import Overrides, complete_recipe, expanded
 from qmtl.cli._output import terminal_width
 
-__all__ = ["explain"]
-
 
 def explain(
     recipe: Annotated[

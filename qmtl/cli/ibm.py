@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
     from qmtl.model import MultiTaskModel
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,

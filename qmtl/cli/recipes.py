@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from qmtl.data import MultiTaskData
     from qmtl.tasks import Task
 
-__all__ = ["init", "recipes"]
-
 # Columns that the recipe names one by one; a table may have thousands.
 MOST = 40
 TEXT = """\

@@ -13,8 +13,6 @@ from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded
 from qmtl.cli._output import check_out, make_folder, print_table, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError
 
-__all__ = ["evaluate", "export", "predict", "report", "runs"]
-
 
 def runs(
     folder: Annotated[

@@ -20,8 +20,6 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import NoiseSection, Recipe
 
-__all__ = ["bench", "noise", "scaling", "trainability"]
-
 
 def bench(
     recipes: Annotated[

@@ -16,8 +16,6 @@ from qmtl.cli._options import (
 from qmtl.cli._output import show_run
 from qmtl.errors import InvalidInputError
 
-__all__ = ["train"]
-
 
 def train(
     recipe: Annotated[

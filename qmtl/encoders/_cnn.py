@@ -11,8 +11,6 @@ from qmtl.encoders._mlp import ACTIVATIONS
 from qmtl.encoders._section import Count, EncoderSection, image_shape, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["CNN", "POOLINGS"]
-
 POOLINGS = ("average", "flatten")
 LARGEST_GROUPS = 8
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["EmbeddingCache", "files_digest", "user_cache_folder"]
-
 FORMAT = "qmtl-embeddings-1"
 WAIT = 120.0  # seconds for another process to finish writing a batch
 KEYS_PER_QUERY = 500  # SQLite's own limit is 999 in old versions

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from qmtl.encoders._section import Count, EncoderSection, flat_width, seeded
 from qmtl.errors import InvalidInputError
 
-__all__ = ["FourierFeatures", "FourierFeaturesSection"]
-
 
 class FourierFeatures(nn.Module):
     """Cosines of random directions of the inputs, then a linear layer.

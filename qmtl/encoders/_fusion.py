@@ -18,8 +18,6 @@ from qmtl.encoders._mlp import MLP
 from qmtl.encoders._section import Count, EncoderSection, flat_width, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["Fusion"]
-
 
 class Concatenation(nn.Module):
     """All columns side by side; a learned vector stands in for those of a missing modality."""

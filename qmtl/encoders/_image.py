@@ -13,8 +13,6 @@ from qmtl._sections import RecipePath
 from qmtl.encoders._section import EncoderSection, image_shape, seeded
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra, unknown_name
 
-__all__ = ["LIBRARIES", "ImageBackbone"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from qmtl.encoders._section import EncoderSection, flat_width, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["ACTIVATIONS", "MLP", "Identity", "MLPSection"]
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,

@@ -12,11 +12,6 @@ from torch import Tensor, nn
 from qmtl._sections import OneOf, Section, Seed
 from qmtl.errors import InvalidInputError
 
-__all__ = [
-    "AnyEncoderSection", "Count", "EncoderSection", "flat_width", "image_shape",
-    "known_encoders", "seeded",
-]  # fmt: skip
-
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -14,8 +14,6 @@ from qmtl.encoders._embedding_cache import (
 )
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
 
-__all__ = ["TextEmbedding"]
-
 
 class TextEmbedding:
     """Texts to vectors by a frozen model of sentence-transformers, each text embedded once.

@@ -12,7 +12,6 @@ import numpy as np
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._bench_summary import (
-    PROBE,
     BenchSummary,
     CellResult,
     HeadScores,
@@ -21,7 +20,7 @@ from qmtl.experiments._bench_summary import (
 )
 from qmtl.experiments._build import build_data
 from qmtl.experiments._recipe import SEED_KEYS, SINGLE_TASK, Recipe, RivalType, recipe_from
-from qmtl.experiments._rivals import check_rival, linear_probe, train_rival
+from qmtl.experiments._rivals import PROBE, check_rival, linear_probe, train_rival
 from qmtl.experiments._run import machine
 from qmtl.experiments._sweep import (
     Cell,
@@ -33,10 +32,8 @@ from qmtl.experiments._sweep import (
     run_cells,
 )
 from qmtl.tasks import METRICS, metric_names
+from qmtl.training import LOWER_IS_BETTER
 
-__all__ = ["BenchCell", "bench", "cell_data", "cell_of", "settings_of"]
-
-ERRORS = ("mse", "mae", "ece")
 # Keys of [data] whose content `fingerprint` sees.
 PATHS = ("path", "text_model", "images", "audio", "visual")
 
@@ -283,7 +280,9 @@ class _Plan:
 
 
 def _check_data(recipe: Recipe, data: MultiTaskData) -> None:
-    wrong = {task.name: task.main_metric for task in data.tasks if task.main_metric in ERRORS}
+    wrong = {
+        task.name: task.main_metric for task in data.tasks if task.main_metric in LOWER_IS_BETTER
+    }
     if wrong:
         raise InvalidInputError(
             f"bench takes the mean of the tasks' main metrics, of which higher must be better; "

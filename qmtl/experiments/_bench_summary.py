@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from qmtl.experiments._recipe import SINGLE_TASK
 from qmtl.experiments._rivals import Trained
 from qmtl.experiments._statistics import (
     Estimate,
@@ -18,27 +19,8 @@ from qmtl.experiments._statistics import (
 )
 from qmtl.experiments._sweep import Failure
 
-PROBE = "linear-probe"
-"""The name of the linear probe, which takes the place of a head in its cells."""
-
-__all__ = [
-    "PROBE",
-    "REFERENCE",
-    "SINGLE_TASK",
-    "UNSCALED",
-    "BenchSummary",
-    "CellResult",
-    "Comparison",
-    "HeadScores",
-    "Setting",
-    "choose_setting",
-    "mean_score",
-]
-
 REFERENCE = "linear"
 """The head that the others are tested against: dense linear heads, hard parameter sharing."""
-SINGLE_TASK = "single-task"
-"""The head that negative transfer is measured against."""
 UNSCALED = ("mse", "mae")
 """Metrics in the units of the targets, which are not given times 100."""
 

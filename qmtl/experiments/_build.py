@@ -21,8 +21,6 @@ from qmtl.simulators import (
 )
 from qmtl.tasks import Task
 
-__all__ = ["build_circuit", "build_data", "build_model", "with_noise"]
-
 
 def build_data(recipe: Recipe) -> MultiTaskData:
     """The recipe's data, split, with the class weights and metrics that it asks for.

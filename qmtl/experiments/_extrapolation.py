@@ -11,8 +11,6 @@ from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.simulators import Simulator
 
-__all__ = ["METHODS", "ExtrapolatedSimulator", "extrapolated"]
-
 METHODS = ("richardson", "linear", "exponential")
 
 

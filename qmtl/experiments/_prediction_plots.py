@@ -14,8 +14,6 @@ from qmtl.training import class_labels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_calibration", "plot_confusion", "plot_measured", "plot_regression", "plot_roc"]
-
 # Numbers in the cells are readable up to so many classes.
 MOST_NUMBERS = 12
 MOST_TICKS = 24

@@ -14,20 +14,7 @@ from qmtl.experiments._recipe import flatten
 from qmtl.experiments._robustness import UnderNoise
 from qmtl.experiments._run import Run
 from qmtl.model import MultiTaskModel, load
-from qmtl.training import TaskPredictions, read_predictions
-
-__all__ = [
-    "LOWER_IS_BETTER",
-    "NoiseRecord",
-    "RunContent",
-    "environment_rows",
-    "hardware_metrics",
-    "metric_table",
-    "overview",
-    "read_runs",
-    "recipe_rows",
-    "summary_rows",
-]
+from qmtl.training import LOWER_IS_BETTER, TaskPredictions, read_predictions
 
 Row = dict[str, Any]
 
@@ -170,9 +157,6 @@ def _noise(folder: Path) -> NoiseRecord | None:
     # Folders written before noise.json was do not say how.
     how = _json(folder / "noise.json") if (folder / "noise.json").is_file() else {}
     return NoiseRecord(how, found)
-
-
-LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from qmtl._io import as_csv, write_json, write_text
+from qmtl._io import write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
 from qmtl.experiments._build import build_data, build_model
-from qmtl.experiments._recipe import Recipe
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
 
 if TYPE_CHECKING:
     from qmtl.experiments._rivals import Trained
     from qmtl.training import Result
-
-__all__ = ["Run", "is_first_process", "machine", "resume_run", "start_run"]
 
 # Keys that may change when a run resumes.
 CHANGEABLE = (
@@ -256,7 +253,7 @@ def _train(
     rivals: dict[str, Trained] = {head: train_rival(recipe, data, head) for head in recipe.compare}
     results = _results(result, rivals)
     if is_first_process():
-        write_text(folder / "metrics.csv", as_csv(result.history))
+        write_csv(folder / "metrics.csv", result.history)
         result.model.save(folder / "model")
         if data.columns is not None:
             write_json(folder / "inputs.json", data.columns.to_dict())
@@ -264,7 +261,7 @@ def _train(
             torch.manual_seed(recipe.training.seed)
             test = data.test
             rows = prediction_rows(result.model, test.inputs, test.index, test.targets)
-        write_text(folder / "predictions.csv", as_csv(rows))
+        write_csv(folder / "predictions.csv", rows)
         write_json(folder / "results.json", results)
     return Run(folder, recipe, results)
 

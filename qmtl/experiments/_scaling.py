@@ -1,267 +1,149 @@
-"""Head parameters against the number of tasks: heads built for real, closed forms, crossovers.
-
-Two rules say how wide the representation is. *Matched*: it grows with the number of tasks, as wide
-as the default circuit's features (two wires and two features per binary task); this is the
-capacity-matched setting in which dense linear heads cost O(T²). *Fixed*: it has eight features for
-any number of tasks (for the quantum head, the catalogue's ``shared-register``), and every head is
-O(T). The encoder is left out: its last layer is the same for every head of the matched rule.
-"""
+"""``qmtl scaling``: measure, write tables and plots, and print the results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from qmtl.circuit import HeadCircuit
+from qmtl._io import write_csv
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._statistics import Fit, power_law
-from qmtl.heads import HeadOptions, HeadType, build_head
-from qmtl.tasks import Task
-
-__all__ = [
-    "DESIGNS",
-    "HEADS",
-    "CircuitSize",
-    "CountedHead",
-    "Crossover",
-    "HeadCount",
-    "binary_tasks",
-    "circuit_for",
-    "circuit_size",
-    "count_head",
-    "counted_head",
-    "crossover",
-    "fitted_exponents",
-]
-
-Rule = Literal["matched", "fixed"]
-DESIGN = "cz-ring"
-DESIGNS: dict[str, str] = {"matched": DESIGN, "fixed": "shared-register"}
-FIT_FROM = 16
-WIDTH = 8
-
-
-@dataclass(frozen=True)
-class CountedHead:
-    """A head under a rule, and its number of parameters in closed form.
-
-    Attributes:
-        name: one of `qmtl.heads.HEAD_TYPES`.
-        rule: how wide the representation is.
-        closed_form: trainable parameters for T binary tasks, T = 1, 2, …
-        formula: the same as text, for T ≥ 3.
-        design: the head's circuit, or the one that gives its sizes.
-    """
-
-    name: HeadType
-    rule: Rule
-    closed_form: Callable[[int], int]
-    formula: str
-    design: str = DESIGN
-
-    def build(self, n_tasks: int, seed: int = 0) -> Any:
-        """The head, a torch module, for so many binary tasks."""
-        circuit = HeadCircuit.load(self.design, binary_tasks(n_tasks))
-        return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=seed))
-
-
-HEADS: tuple[CountedHead, ...] = (
-    # 2T encoding weights; six in each block; a scale per task.
-    CountedHead("quantum", "matched", lambda n: 9 * n, "9 T"),
-    CountedHead("linear", "matched", lambda n: (2 * n + 1) * n, "2 T² + T"),
-    # A cone has six wires once the ring has as many.
-    CountedHead("local-cone", "matched", lambda n: (min(6, 2 * n) + 1) * n, "7 T"),
-    CountedHead("local-register", "matched", lambda n: 3 * n, "3 T"),
-    # Rank 3 without biases: 3 (2T + T); a rank above the number of tasks is never taken.
-    CountedHead("low-rank", "matched", lambda n: 9 * n if n > 2 else (3 * n + 1) * n, "9 T"),
-    # Two encoding weights, eight of the block, a linear layer on two wires.
-    CountedHead("vqc-per-task", "matched", lambda n: 13 * n, "13 T"),
-    CountedHead("quantum", "fixed", lambda n: 11 * n + 4, "11 T + 4", DESIGNS["fixed"]),
-    CountedHead("fixed-width", "fixed", lambda n: (WIDTH + 1) * n, "9 T"),
-    # One circuit of eight wires: 8 encoding weights and 32 of its block.
-    CountedHead("shared-vqc", "fixed", lambda n: (WIDTH + 1) * n + 5 * WIDTH, "9 T + 40"),
+from qmtl.experiments._scaling_accuracy import (
+    AccuracySettings,
+    measure_accuracy,
+    plot_accuracy,
+    plot_accuracy_difference,
+    summarise,
+    tell_accuracy,
 )
-"""Heads that `qmtl scaling` counts and trains, under both rules."""
+from qmtl.experiments._scaling_cost import (
+    TIMED_HEADS,
+    CostPoint,
+    StepCost,
+    plot_memory,
+    plot_step_time,
+    tell_cost,
+)
+from qmtl.experiments._scaling_parameters import (
+    DESIGNS,
+    HEADS,
+    circuit_size,
+    count_head,
+    plot_parameters,
+    tell_parameters,
+)
+from qmtl.experiments._sweep import Cell, Failure, results_of, run_cells
+from qmtl.plotting import save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PARTS = ("parameters", "cost", "accuracy")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class HeadCount:
-    """Parameters of one head, counted and by the closed form."""
-
-    rule: str
-    head: str
-    tasks: int
-    representation: int
-    parameters: int
-    closed_form: int
-    formula: str
-
-
-@dataclass(frozen=True)
-class CircuitSize:
-    """Size of a head circuit; of the shared layout, of one of its T equal circuits.
+class ScalingSettings:
+    """What is measured.
 
     Attributes:
-        rule: as for heads.
-        tasks: number of tasks.
-        circuits: how many circuits serve all tasks.
-        wires: of each.
-        depth: layers of gates on disjoint wires.
-        two_qubit_depth: the same, of two-qubit gates alone.
-        two_qubit_gates: of each circuit.
-        cone_wires: wires that a task's output depends on, at most.
+        tasks: numbers of binary tasks.
+        parts: of `PARTS`.
+        data: folder of real data for the accuracy, see `scaling_data`; None for digits.
+        accuracy: budget of the accuracy part.
+        batch_size: of the timed step.
+        threads: of the timed step.
+        jobs: processes that train for the accuracy part; the timed steps run one at a time.
     """
 
-    rule: str
-    tasks: int
-    circuits: int
-    wires: int
-    depth: int
-    two_qubit_depth: int
-    two_qubit_gates: int
-    cone_wires: int
+    tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    parts: tuple[str, ...] = PARTS
+    data: str | None = None
+    accuracy: AccuracySettings = field(default_factory=AccuracySettings)
+    batch_size: int = 32
+    threads: int = 1
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.tasks or any(n < 1 for n in self.tasks):
+            raise InvalidInputError(
+                f"tasks: expected one or more integers >= 1, got {list(self.tasks)}"
+            )
+        for part in self.parts:
+            if part not in PARTS:
+                raise unknown_name("part", part, PARTS)
 
 
-def binary_tasks(n: int) -> list[Task]:
-    """Binary tasks named t0, t1, …
+def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
+    """Measure, write CSV files and plots into a folder, and report in lines of text.
 
-    Example:
-        >>> [task.name for task in binary_tasks(2)]
-        ['t0', 't1']
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InvalidInputError(f"tasks: expected an integer >= 1, got {n!r}")
-    return [Task.binary(f"t{i}") for i in range(n)]
-
-
-def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
-    """The circuit of a rule for so many binary tasks.
+    Args:
+        settings: what to measure.
+        out: an existing folder; tables and plots of an earlier run in it are replaced, and
+            training runs for the accuracy, which lie in ``cells``, are not done again.
+        say: takes the lines.
 
     Raises:
-        InvalidInputError: for an unknown rule, or no task.
-
-    Example:
-        >>> circuit_for("matched", 8).n_features, circuit_for("fixed", 8).n_features
-        (16, 8)
+        QmtlError: a step could not be timed, or a training run failed.
     """
-    if rule not in DESIGNS:
-        raise unknown_name("rule", rule, DESIGNS)
-    return HeadCircuit.load(DESIGNS[rule], binary_tasks(n_tasks))
+    tasks = sorted(set(settings.tasks))
+    if "parameters" in settings.parts:
+        counts = [count_head(head, n) for head in HEADS for n in tasks]
+        circuits = [circuit_size(rule, n) for rule in DESIGNS for n in tasks]
+        write_csv(out / "parameters.csv", map(asdict, counts))
+        write_csv(out / "circuits.csv", map(asdict, circuits))
+        by_rule = [partial(plot_parameters, counts, rule) for rule in DESIGNS]
+        _save(out / "parameters.png", by_rule)
+        tell_parameters(counts, circuits, say)
+    if "cost" in settings.parts:
+        points = [
+            CostPoint(head, n, settings.batch_size, settings.threads)
+            for head in TIMED_HEADS
+            for n in tasks
+        ]
+        # One at a time, and never from the store: times depend on the machine's state.
+        costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
+        write_csv(out / "cost.csv", map(asdict, costs))
+        _save(out / "cost.png", [partial(plot_step_time, costs), partial(plot_memory, costs)])
+        tell_cost(costs, say)
+    if "accuracy" in settings.parts:
+        found = measure_accuracy(
+            settings.accuracy,
+            tasks,
+            settings.data,
+            jobs=settings.jobs,
+            store=out / "cells",
+            report=partial(_say_accuracy, say),
+        )
+        means = summarise(found)
+        write_csv(out / "accuracy_runs.csv", map(asdict, found))
+        write_csv(out / "accuracy.csv", (point.as_row() for point in means))
+        draw = [partial(plot_accuracy, means)]
+        if {"linear"} < {point.head for point in means}:
+            draw.append(partial(plot_accuracy_difference, means))
+        _save(out / "accuracy.png", draw)
+        tell_accuracy(means, settings.accuracy, say)
 
 
-def counted_head(name: str, rule: str = "matched") -> CountedHead:
-    """The entry of `HEADS` of that name.
-
-    Raises:
-        InvalidInputError: there is none; the nearest names are suggested.
-
-    Example:
-        >>> counted_head("local-cone").formula
-        '7 T'
-    """
-    found = {head.name: head for head in HEADS if head.rule == rule}
-    if name not in found:
-        raise unknown_name(f"head of the {rule} rule:", name, found)
-    return found[name]
+def _say_accuracy(say: Say, cell: Cell, found: Any, done: int, all_: int) -> None:
+    result = found.error if isinstance(found, Failure) else f"{100 * found.validation:.1f}"
+    say(f"{done:3d} of {all_}: {cell.label}: validation {result}")
 
 
-def count_head(head: CountedHead, n_tasks: int) -> HeadCount:
-    """Build the head for so many binary tasks and count what would be trained.
-
-    Example:
-        >>> count_head(counted_head("quantum"), 4).parameters
-        36
-    """
-    module = head.build(n_tasks)
-    counted = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return HeadCount(
-        head.rule,
-        head.name,
-        n_tasks,
-        module.n_features,
-        counted,
-        head.closed_form(n_tasks),
-        head.formula,
-    )
+def _say_cost(say: Say, cell: Cell, found: Any, *_: int) -> None:
+    if isinstance(found, StepCost):
+        say(
+            f"{found.head:17s} T = {found.tasks:5d}: step {found.step_ms:9.2f} ms, peak "
+            f"{found.peak_mb:7.1f} MB"
+        )
 
 
-def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
-    """Wires, depth and two-qubit gates of a rule's circuit.
+def _save(path: Path, draw: Sequence[Callable[["Axes"], "Axes"]]) -> None:
+    """One figure with an axes per function, side by side."""
+    from matplotlib.figure import Figure
 
-    Example:
-        >>> size = circuit_size("matched", 16)
-        >>> size.wires, size.depth, size.two_qubit_gates, size.cone_wires
-        (32, 12, 80, 6)
-    """
-    circuit = circuit_for(rule, n_tasks)
-    circuits = n_tasks if circuit.layout == "shared" else 1
-    # All registers are equal, but the ends of a small ring may see one another.
-    some = [f"t{i}" for i in range(min(n_tasks, 3))]
-    cone = max(len(circuit.light_cone(name).wires) for name in some)
-    return CircuitSize(
-        rule,
-        n_tasks,
-        circuits,
-        circuit.n_wires,
-        circuit.depth,
-        circuit.two_qubit_depth,
-        circuit.two_qubit_gates,
-        cone,
-    )
-
-
-@dataclass(frozen=True)
-class Crossover:
-    """Which of two heads has fewer parameters in the end, and from how many tasks on.
-
-    Attributes:
-        tasks: the smallest T from which on the order stays; 1 if it always holds.
-        smaller: ``quantum``, ``rival``, or ``neither`` if they are equal.
-    """
-
-    tasks: int
-    smaller: str
-
-
-def crossover(rival: CountedHead, *, at_most: int = 1024) -> Crossover:
-    """Compare a rival with the quantum head of the same rule, for 1 to `at_most` tasks.
-
-    Example:
-        >>> crossover(counted_head("linear"))
-        Crossover(tasks=5, smaller='quantum')
-        >>> crossover(counted_head("local-register"))
-        Crossover(tasks=1, smaller='rival')
-    """
-    quantum = counted_head("quantum", rival.rule)
-
-    def smaller(n: int) -> str:
-        ours, theirs = quantum.closed_form(n), rival.closed_form(n)
-        return "neither" if ours == theirs else "quantum" if ours < theirs else "rival"
-
-    final = smaller(at_most)
-    first = at_most
-    while first > 1 and smaller(first - 1) == final:
-        first -= 1
-    return Crossover(first, final)
-
-
-def fitted_exponents(
-    counts: Sequence[HeadCount], *, start: int = FIT_FROM
-) -> dict[tuple[str, str], Fit]:
-    """Exponents of parameters against tasks, from `start` tasks on, by rule and head.
-
-    A head with fewer than two such counts is left out.
-
-    Example:
-        >>> counts = [count_head(counted_head("quantum"), n) for n in (16, 32, 64)]
-        >>> round(fitted_exponents(counts)["matched", "quantum"].slope, 6)
-        1.0
-    """
-    grouped: dict[tuple[str, str], list[HeadCount]] = {}
-    for count in counts:
-        if count.tasks >= start:
-            grouped.setdefault((count.rule, count.head), []).append(count)
-    return {
-        key: power_law([c.tasks for c in found], [c.parameters for c in found])
-        for key, found in grouped.items()
-        if len({c.tasks for c in found}) > 1
-    }
+    with style():
+        figure = Figure(figsize=(5.4 * len(draw), 4.4))
+        for ax, function in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True):
+            function(ax)
+        save_figure(figure, path)

@@ -1,12 +1,13 @@
 """Accuracy against the number of tasks: data with many binary tasks, learned in growing sets."""
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split, chestxray, digits
 from qmtl.encoders import MLP
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._scaling import DESIGN
+from qmtl.experiments._rivals import head_look
+from qmtl.experiments._scaling_parameters import DESIGN, tasks_axis
 from qmtl.experiments._statistics import Estimate, estimate
 from qmtl.experiments._sweep import (
     Cell,
@@ -28,19 +30,12 @@ from qmtl.experiments._sweep import (
 )
 from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head
 from qmtl.model import MultiTaskModel
+from qmtl.plotting import legend_below
 from qmtl.tasks import Task
 from qmtl.training import Result, fit
 
-__all__ = [
-    "AccuracyCell",
-    "AccuracyPoint",
-    "AccuracyResult",
-    "AccuracySettings",
-    "digit_dichotomies",
-    "measure_accuracy",
-    "scaling_data",
-    "summarise",
-]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 IMAGE_SIDE = 16
 
@@ -378,3 +373,62 @@ def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
     names = [task.name for task in data.tasks]
     random.Random(seed).shuffle(names)
     return data.subset(names)
+
+
+def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
+    """Mean test score over tasks against tasks, with 95% intervals over seeds."""
+    _intervals(dict.fromkeys(point.head for point in points), points, lambda point: point.test, ax)
+    ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
+    ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")
+    return ax
+
+
+def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
+    """Difference from the dense linear head, seed by seed, with 95% intervals."""
+    heads = dict.fromkeys(point.head for point in points if point.head != "linear")
+    _intervals(heads, points, lambda point: point.ahead_of_linear, ax)
+    ax.axhline(0, color="0.4", linewidth=1)
+    ax.set_ylabel(f"difference from linear ({points[0].metric} × 100)")
+    ax.set_title("paired by seed")
+    return ax
+
+
+def _intervals(
+    heads: Collection[str],
+    points: Sequence[AccuracyPoint],
+    value: Callable[[AccuracyPoint], Estimate],
+    ax: "Axes",
+) -> None:
+    """A line per head, side by side, so that no interval hides another."""
+    for position, head in enumerate(heads):
+        own = [point for point in points if point.head == head]
+        shift = 1.03 ** (2 * position - len(heads) + 1)
+        widths = [value(point).half_width for point in own]
+        ax.errorbar(
+            [point.tasks * shift for point in own],
+            [100 * value(point).mean for point in own],
+            yerr=[0.0 if math.isnan(width) else 100 * width for width in widths],
+            label=head,
+            capsize=3,
+            markersize=5,
+            **head_look(head),
+        )
+    tasks_axis(ax, [point.tasks for point in points])
+    legend_below(ax)
+
+
+def tell_accuracy(
+    points: Sequence[AccuracyPoint], settings: AccuracySettings, say: Callable[[str], None]
+) -> None:
+    say(
+        f"{points[0].data}: test {points[0].metric} × 100, mean over tasks ± 95% interval over "
+        f"{settings.seeds} seeds; every head tried head learning rates "
+        f"{', '.join(map(str, settings.head_learning_rates))}, chosen on validation"
+    )
+    for point in points:
+        ahead = point.ahead_of_linear
+        say(
+            f"T = {point.tasks:3d} {point.head:12s} {100 * point.test.mean:5.1f} ± "
+            f"{100 * point.test.half_width:4.1f}, from linear {100 * ahead.mean:+5.1f} ± "
+            f"{100 * ahead.half_width:4.1f}, {point.head_parameters} head parameters"
+        )

@@ -14,24 +14,31 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, QmtlError, unknown_name
-from qmtl.experiments._scaling import circuit_for
+from qmtl.experiments._scaling_parameters import circuit_for, scaling_look, tasks_axis
+from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
 from qmtl.heads import LocalLinearHead, build_head
+from qmtl.plotting import legend_below
 
-__all__ = ["TIMED_HEADS", "CostPoint", "StepCost", "measure_cost"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LEAST_STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
+# With fewer tasks, the fixed cost of a step is most of its time.
+FIT_FROM = 128
+# Smaller differences are noise of the operating system's paging.
+LEAST_MB = 1.0
 CHILD = "qmtl.experiments._scaling_cost"
 
 
@@ -225,6 +232,64 @@ def _status(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{key}:"))
     return 1024.0 * int(line.split()[1])
+
+
+def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
+    """Median step time against tasks, with the fastest and slowest step as bars."""
+    for head, own in _by_head(costs).items():
+        below = [c.step_ms - c.fastest_ms for c in own]
+        above = [c.slowest_ms - c.step_ms for c in own]
+        ax.errorbar(
+            [c.tasks for c in own],
+            [c.step_ms for c in own],
+            yerr=[below, above],
+            label=head,
+            elinewidth=0.8,
+            markersize=5,
+            **scaling_look(head),
+        )
+    tasks_axis(ax, [c.tasks for c in costs])
+    ax.set_yscale("log")
+    ax.set_ylabel("training step (ms)")
+    ax.set_title(
+        f"batch {costs[0].batch_size}, {costs[0].threads} thread{'s' * (costs[0].threads > 1)}"
+    )
+    legend_below(ax)
+    return ax
+
+
+def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
+    """Peak memory above that before the head was built; points below 1 MB are left out."""
+    for head, own in _by_head(costs).items():
+        kept = [c for c in own if not math.isnan(c.peak_mb) and c.peak_mb >= LEAST_MB]
+        ax.plot(
+            [c.tasks for c in kept],
+            [c.peak_mb for c in kept],
+            label=head,
+            markersize=5,
+            **scaling_look(head),
+        )
+    tasks_axis(ax, [c.tasks for c in costs])
+    ax.set_yscale("log")
+    ax.set_ylabel("peak memory of head and step (MB)")
+    ax.set_title("above the process before it")
+    legend_below(ax)
+    return ax
+
+
+def _by_head(costs: Sequence[StepCost]) -> dict[str, list[StepCost]]:
+    grouped: dict[str, list[StepCost]] = {}
+    for cost in costs:
+        grouped.setdefault(cost.head, []).append(cost)
+    return grouped
+
+
+def tell_cost(costs: Sequence[StepCost], say: Callable[[str], None]) -> None:
+    for head in dict.fromkeys(cost.head for cost in costs):
+        own = [cost for cost in costs if cost.head == head and cost.tasks >= FIT_FROM]
+        if len(own) > 1:
+            fit = power_law([cost.tasks for cost in own], [cost.step_ms for cost in own])
+            say(f"{head:17s} step time from T = {FIT_FROM}: exponent {fit}")
 
 
 if __name__ == "__main__":

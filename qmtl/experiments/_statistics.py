@@ -8,18 +8,6 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError
 
-__all__ = [
-    "Estimate",
-    "Fit",
-    "PairedTest",
-    "delta_m",
-    "estimate",
-    "exponential_rate",
-    "holm",
-    "paired_test",
-    "power_law",
-]
-
 
 @dataclass(frozen=True)
 class Estimate:

@@ -27,8 +27,6 @@ from qmtl._io import __version__, write_json
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, QmtlError, missing_extra
 
-__all__ = ["Cell", "CellStore", "Failure", "Workers", "fingerprint", "results_of", "run_cells"]
-
 FORMAT = 2
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qmtl._html import facts, hardware_facts, panel, table
-from qmtl._io import as_csv, write_json, write_text
+from qmtl._io import write_csv, write_json
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._decode import Decoded, PubData, decode, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
@@ -318,7 +318,7 @@ def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = result.to_dict() | more
-    write_text(folder / f"{result.run}.csv", as_csv(record["table"]))
+    write_csv(folder / f"{result.run}.csv", record["table"])
     write_json(folder / f"{result.run}.json", record)
     return folder / f"{result.run}.json"
 

@@ -29,13 +29,11 @@ from qmtl.heads._peers import (
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
-__all__ = ["HEAD_TYPES", "HeadOptions", "HeadSection", "HeadType", "build_head", "head_parameters"]
-
 HeadType = Literal[
     "quantum",
     "linear",
-    "local-register",
     "local-cone",
+    "local-register",
     "low-rank",
     "fixed-width",
     "vqc-per-task",

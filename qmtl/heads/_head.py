@@ -22,8 +22,6 @@ from qmtl.simulators import (
 )
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
-__all__ = ["CircuitHead", "Head", "check_features", "check_width"]
-
 HALVES = (torch.float16, torch.bfloat16)
 
 

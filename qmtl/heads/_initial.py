@@ -14,10 +14,6 @@ from torch import Tensor
 from qmtl.circuit import Ansatz, HeadCircuit, elementary
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = [
-    "INITIAL_STD", "all_blocks", "block_weights", "circuit_weights", "drawn_seed", "linear_weights",
-]  # fmt: skip
-
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
 """Standard deviations of the initial weights, in radians."""
 STARTS = ("normal", "equator")

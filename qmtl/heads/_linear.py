@@ -15,11 +15,6 @@ from qmtl.heads._initial import drawn_seed, linear_weights
 from qmtl.heads._task_rows import TaskRows, join_rows
 from qmtl.tasks import Task
 
-__all__ = [
-    "DenseLayers", "LinearHead", "LocalLayers", "LocalLinearHead", "cone_columns", "linear_count",
-    "local_linear_count", "register_columns",
-]  # fmt: skip
-
 
 class DenseLayers(nn.Module):
     """A linear layer for each task, all on the same inputs: one product.

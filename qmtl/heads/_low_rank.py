@@ -12,8 +12,6 @@ from qmtl.heads._initial import drawn_seed, linear_weights
 from qmtl.heads._linear import DenseLayers
 from qmtl.tasks import Task
 
-__all__ = ["LowRankLinearHead", "closest_low_rank", "low_rank_count"]
-
 
 class LowRankLinearHead(Head):
     """Linear heads whose joint weight matrix has a low rank: V_t (U x) + b_t.

@@ -21,10 +21,6 @@ from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import ANGLE_MAPS, Simulator, simulator_from_dict
 from qmtl.tasks import Task
 
-__all__ = [
-    "SharedVQCHead", "VQCPerTaskHead", "shared_circuit", "shared_vqc_count", "vqc_per_task_count",
-]  # fmt: skip
-
 # The one thing that the shared circuit measures; its name is part of saved models.
 MEASURED = "wires"
 

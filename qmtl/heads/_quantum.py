@@ -22,8 +22,6 @@ from qmtl.simulators import (
 )
 from qmtl.tasks import chosen_tasks
 
-__all__ = ["QuantumHead"]
-
 INITIAL_SCALE = {False: 5.0, True: 1.0}
 
 

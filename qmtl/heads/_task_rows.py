@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from qmtl.errors import unknown_name
 
-__all__ = ["TaskRows", "escaped", "join_rows", "pop_part", "task_key"]
-
 
 class TaskRows(nn.Module):
     """A parameter whose first axis is cut into one slice per task.

@@ -18,8 +18,6 @@ from qmtl.errors import InvalidInputError
 from qmtl.noise._channel import Channel
 from qmtl.noise._schedule import Order, Relaxation, Timing
 
-__all__ = ["Calibration", "read_calibration"]
-
 # Gates of targets that are known here; a target has at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")
 TWO_WIRE = ("cz", "ecr", "cx", "rzz")

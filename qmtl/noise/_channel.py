@@ -14,8 +14,6 @@ from typing import Any, Self
 from qmtl.circuit import ROTATIONS, Angle, Gate
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["Channel", "CoherentError", "check_probability"]
-
 LETTERS = "IXYZ"
 
 

@@ -13,8 +13,6 @@ from qmtl.noise._backend import read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability
 from qmtl.noise._schedule import Order, Timing
 
-__all__ = ["DeviceNoise", "noise_of_backend", "tiled"]
-
 FORMAT = "qmtl-noise"
 
 

@@ -14,10 +14,6 @@ from qmtl.noise._channel import Channel
 from qmtl.noise._device import DeviceNoise
 from qmtl.noise._schedule import idle_times
 
-__all__ = [
-    "CHANNEL", "DAMPING", "DeviceStep", "Event", "NativeCircuit", "device_events", "head_steps",
-]  # fmt: skip
-
 CHANNEL = "channel"
 """Name of an event that is a channel which only shrinks expectation values."""
 DAMPING = "damping"

@@ -7,8 +7,6 @@ from typing import Any, Literal, Self
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.noise._channel import Channel
 
-__all__ = ["Order", "Relaxation", "Timing", "idle_times"]
-
 Order = Literal["alap", "asap"]
 # Rounding errors between consecutive gates are shorter, in seconds.
 NO_TIME = 1e-14

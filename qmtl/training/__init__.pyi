@@ -27,6 +27,7 @@ from ._predictions import read_predictions as read_predictions
 from ._progress import StepTimes as StepTimes
 from ._result import Result as Result
 from ._result import plot_curves as plot_curves
+from ._settings import LOWER_IS_BETTER as LOWER_IS_BETTER
 from ._settings import LoggingSection as LoggingSection
 from ._settings import TrainingSettings as TrainingSettings
 from ._settings import settings_from as settings_from

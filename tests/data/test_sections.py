@@ -5,8 +5,7 @@ import pytest
 
 from qmtl.errors import RecipeError
 from qmtl.experiments._build import build_data, build_model
-from qmtl.experiments._recipe import recipe_from
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe, recipe_from
 
 
 def recipe(**data):

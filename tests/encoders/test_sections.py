@@ -13,8 +13,7 @@ from qmtl.data import from_arrays, join_modalities
 from qmtl.encoders import CNN, MLP, Fusion, Identity
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
 from qmtl.experiments._build import build_data, build_model
-from qmtl.experiments._recipe import recipe_from
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe, recipe_from
 
 LABELS = {"a": torch.arange(40) % 2, "b": torch.arange(40) // 2 % 2}
 FLAT = from_arrays(torch.rand(40, 6), LABELS)

@@ -1,7 +1,7 @@
 """Benchmarks that take a moment, and results that no training made."""
 
 from qmtl.experiments._bench_summary import BenchSummary, CellResult, HeadScores
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe
 
 TINY = [
     "training.max_epochs=1",

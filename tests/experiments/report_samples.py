@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from qmtl._io import write_json
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe
 from qmtl.experiments._run import start_run
 
 SPAM, GRADE, PRICE = "<b onclick='x'>spam</b>", 'a & "b" $x_1$', "_price: $\\frac$"

@@ -9,16 +9,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import qmtl
-from qmtl.experiments import _plots, _prediction_plots, _robustness_run, _trainability_run
+from qmtl import experiments, training
 from qmtl.experiments._robustness import HeadRobustness, UnderNoise
-from qmtl.experiments._scaling import count_head, counted_head
 from qmtl.experiments._scaling_accuracy import AccuracyPoint
 from qmtl.experiments._scaling_cost import StepCost
+from qmtl.experiments._scaling_parameters import count_head, counted_head
 from qmtl.experiments._statistics import Estimate
 from qmtl.experiments._trainability import Case, GradientVariance
 from qmtl.plotting import COLOURS, inline_svg, save_figure, style
 from qmtl.tasks import Task
-from qmtl.training import plot_curves
 from tests.experiments.bench_samples import summary
 
 ROWS = {
@@ -48,28 +47,28 @@ HISTORY = [
 MEASURED = [{"task": "a", "measured": 0.4, "predicted": 0.5, "standard_error": 0.1}]
 
 PLOTS = {
-    "plot_score_against_parameters": lambda ax: _plots.plot_score_against_parameters(
+    "plot_score_against_parameters": lambda ax: experiments.plot_score_against_parameters(
         summary(ROWS), ax
     ),
-    "plot_forest": lambda ax: _plots.plot_forest(summary(ROWS), "a", ax),
-    "plot_parameters": lambda ax: _plots.plot_parameters(COUNTS, "matched", ax),
-    "plot_step_time": lambda ax: _plots.plot_step_time(COSTS, ax),
-    "plot_memory": lambda ax: _plots.plot_memory(COSTS, ax),
-    "plot_accuracy": lambda ax: _plots.plot_accuracy(POINTS, ax),
-    "plot_accuracy_difference": lambda ax: _plots.plot_accuracy_difference(POINTS, ax),
-    "plot_variance": lambda ax: _trainability_run.plot_variance(
+    "plot_forest": lambda ax: experiments.plot_forest(summary(ROWS), "a", ax),
+    "plot_parameters": lambda ax: experiments.plot_parameters(COUNTS, "matched", ax),
+    "plot_step_time": lambda ax: experiments.plot_step_time(COSTS, ax),
+    "plot_memory": lambda ax: experiments.plot_memory(COSTS, ax),
+    "plot_accuracy": lambda ax: experiments.plot_accuracy(POINTS, ax),
+    "plot_accuracy_difference": lambda ax: experiments.plot_accuracy_difference(POINTS, ax),
+    "plot_variance": lambda ax: experiments.plot_variance(
         VARIANCES, ax, against=lambda one: one.case.wires, xlabel="wires n", title="variance"
     ),
-    "plot_under_noise": lambda ax: _robustness_run.plot_under_noise(NOISE, "a", "f1", ax),
-    "plot_signal": lambda ax: _robustness_run.plot_signal(
+    "plot_under_noise": lambda ax: experiments.plot_under_noise(NOISE, "a", "f1", ax),
+    "plot_signal": lambda ax: experiments.plot_signal(
         [HeadRobustness("tasks", n, 0.1, 0.9, 2) for n in (2, 4)], "tasks", ax
     ),
-    "plot_confusion": lambda ax: _prediction_plots.plot_confusion(BINARY, P, Y, ax),
-    "plot_roc": lambda ax: _prediction_plots.plot_roc(BINARY, P, Y, ax),
-    "plot_calibration": lambda ax: _prediction_plots.plot_calibration(BINARY, P, Y, ax),
-    "plot_regression": lambda ax: _prediction_plots.plot_regression(Task.regression("a"), P, Y, ax),
-    "plot_measured": lambda ax: _prediction_plots.plot_measured(MEASURED, ax),
-    "plot_curves": lambda ax: plot_curves(HISTORY, ax),
+    "plot_confusion": lambda ax: experiments.plot_confusion(BINARY, P, Y, ax),
+    "plot_roc": lambda ax: experiments.plot_roc(BINARY, P, Y, ax),
+    "plot_calibration": lambda ax: experiments.plot_calibration(BINARY, P, Y, ax),
+    "plot_regression": lambda ax: experiments.plot_regression(Task.regression("a"), P, Y, ax),
+    "plot_measured": lambda ax: experiments.plot_measured(MEASURED, ax),
+    "plot_curves": lambda ax: training.plot_curves(HISTORY, ax),
 }
 GREYS = {"#666666", "#808080", "#999999", "#4d4d4d", "#e5e5e5", "#e6e6e6", "#000000", "#ffffff"}
 

@@ -3,9 +3,10 @@
 import matplotlib
 from matplotlib.figure import Figure
 
-from qmtl.experiments._plots import plot_forest, plot_score_against_parameters, write_plots
+from qmtl.experiments._bench_report import plot_forest, plot_score_against_parameters, write_plots
+from qmtl.experiments._rivals import head_look
 from qmtl.heads import HEAD_TYPES
-from qmtl.plotting import head_look, save_figure, style
+from qmtl.plotting import save_figure, style
 from tests.experiments.bench_samples import summary
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}]

@@ -6,7 +6,7 @@ import torch
 import qmtl
 from qmtl.errors import InvalidInputError, RecipeError
 from qmtl.experiments._build import build_circuit, build_data, build_model
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe
 from qmtl.heads import HEAD_TYPES, build_head, head_parameters
 from tests.heads.rival_samples import OPTIONS
 from tests.training.samples import QUIET, TASKS, Spy, arrays, present, rows_of_task

@@ -4,7 +4,7 @@ import pytest
 
 from qmtl.experiments._bench import bench
 from qmtl.experiments._bench_report import as_markdown
-from qmtl.experiments._recipe_file import built_in_recipes, read_recipe
+from qmtl.experiments._recipe import built_in_recipes, read_recipe
 from qmtl.experiments._sweep import Workers
 
 FOLDERS = {"glue": "glue", "mustard": "mustard", "chestxray": "chestxray/nih1000"}

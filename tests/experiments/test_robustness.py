@@ -7,8 +7,7 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._robustness import StudySettings, evaluate_under_noise, study
-from qmtl.experiments._robustness_run import run_study
+from qmtl.experiments._robustness import StudySettings, evaluate_under_noise, run_study, study
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import NoisySimulator
 from qmtl.training._evaluate import evaluate

@@ -8,15 +8,7 @@ import pytest
 import torch
 
 from qmtl.errors import InvalidInputError, QmtlError
-from qmtl.experiments._scaling import (
-    HEADS,
-    circuit_for,
-    circuit_size,
-    count_head,
-    counted_head,
-    crossover,
-    fitted_exponents,
-)
+from qmtl.experiments._scaling import ScalingSettings, run_scaling
 from qmtl.experiments._scaling_accuracy import (
     AccuracyResult,
     AccuracySettings,
@@ -26,7 +18,15 @@ from qmtl.experiments._scaling_accuracy import (
     summarise,
 )
 from qmtl.experiments._scaling_cost import TIMED_HEADS, CostPoint, measure_cost
-from qmtl.experiments._scaling_run import ScalingSettings, run_scaling
+from qmtl.experiments._scaling_parameters import (
+    HEADS,
+    circuit_for,
+    circuit_size,
+    count_head,
+    counted_head,
+    crossover,
+    fitted_exponents,
+)
 from qmtl.heads import HeadOptions, build_head, head_parameters
 
 IDS = [f"{head.rule}-{head.name}" for head in HEADS]

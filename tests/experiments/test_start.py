@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe
 from qmtl.experiments._run import start_run
 
 

@@ -17,8 +17,8 @@ from qmtl.experiments._trainability import (
     cases,
     decay_rates,
     gradient_variance,
+    run_trainability,
 )
-from qmtl.experiments._trainability_run import run_trainability
 from qmtl.simulators import LightConeSimulator
 
 RING = {"initial": "uniform", "entangler": "cz_ring"}

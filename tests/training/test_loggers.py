@@ -10,8 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 import qmtl
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
-from qmtl.experiments._recipe import recipe_from
-from qmtl.experiments._recipe_file import read_recipe
+from qmtl.experiments._recipe import read_recipe, recipe_from
 from qmtl.experiments._run import resume_run, start_run
 from qmtl.training import _loggers as module
 from qmtl.training._loggers import log_to

@@ -1,0 +1,340 @@
+"""Head parameters against the number of tasks: heads built for real, closed forms, crossovers.
+
+Two rules say how wide the representation is. *Matched*: it grows with the number of tasks, as wide
+as the default circuit's features (two wires and two features per binary task); this is the
+capacity-matched setting in which dense linear heads cost O(T²). *Fixed*: it has eight features for
+any number of tasks (for the quantum head, the catalogue's ``shared-register``), and every head is
+O(T). The encoder is left out: its last layer is the same for every head of the matched rule.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from qmtl.circuit import HeadCircuit
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.experiments._rivals import head_look
+from qmtl.experiments._statistics import Fit, power_law
+from qmtl.heads import HeadOptions, HeadType, build_head
+from qmtl.plotting import count_axis, legend_below, number_axis
+from qmtl.tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rule = Literal["matched", "fixed"]
+DESIGN = "cz-ring"
+DESIGNS: dict[str, str] = {"matched": DESIGN, "fixed": "shared-register"}
+FIT_FROM = 16
+WIDTH = 8
+TITLES = {
+    "matched": "representation grows with T (2 T features)",
+    "fixed": "representation of 8 features for any T",
+}
+NAMES = {"quantum": "the quantum head", "rival": "this head", "neither": "neither, they are equal"}
+
+
+@dataclass(frozen=True)
+class CountedHead:
+    """A head under a rule, and its number of parameters in closed form.
+
+    Attributes:
+        name: one of `qmtl.heads.HEAD_TYPES`.
+        rule: how wide the representation is.
+        closed_form: trainable parameters for T binary tasks, T = 1, 2, …
+        formula: the same as text, for T ≥ 3.
+        design: the head's circuit, or the one that gives its sizes.
+    """
+
+    name: HeadType
+    rule: Rule
+    closed_form: Callable[[int], int]
+    formula: str
+    design: str = DESIGN
+
+    def build(self, n_tasks: int, seed: int = 0) -> Any:
+        """The head, a torch module, for so many binary tasks."""
+        circuit = HeadCircuit.load(self.design, binary_tasks(n_tasks))
+        return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=seed))
+
+
+HEADS: tuple[CountedHead, ...] = (
+    # 2T encoding weights; six in each block; a scale per task.
+    CountedHead("quantum", "matched", lambda n: 9 * n, "9 T"),
+    CountedHead("linear", "matched", lambda n: (2 * n + 1) * n, "2 T² + T"),
+    # A cone has six wires once the ring has as many.
+    CountedHead("local-cone", "matched", lambda n: (min(6, 2 * n) + 1) * n, "7 T"),
+    CountedHead("local-register", "matched", lambda n: 3 * n, "3 T"),
+    # Rank 3 without biases: 3 (2T + T); a rank above the number of tasks is never taken.
+    CountedHead("low-rank", "matched", lambda n: 9 * n if n > 2 else (3 * n + 1) * n, "9 T"),
+    # Two encoding weights, eight of the block, a linear layer on two wires.
+    CountedHead("vqc-per-task", "matched", lambda n: 13 * n, "13 T"),
+    CountedHead("quantum", "fixed", lambda n: 11 * n + 4, "11 T + 4", DESIGNS["fixed"]),
+    CountedHead("fixed-width", "fixed", lambda n: (WIDTH + 1) * n, "9 T"),
+    # One circuit of eight wires: 8 encoding weights and 32 of its block.
+    CountedHead("shared-vqc", "fixed", lambda n: (WIDTH + 1) * n + 5 * WIDTH, "9 T + 40"),
+)
+"""Heads that `qmtl scaling` counts and trains, under both rules."""
+
+
+@dataclass(frozen=True)
+class HeadCount:
+    """Parameters of one head, counted and by the closed form."""
+
+    rule: str
+    head: str
+    tasks: int
+    representation: int
+    parameters: int
+    closed_form: int
+    formula: str
+
+
+@dataclass(frozen=True)
+class CircuitSize:
+    """Size of a head circuit; of the shared layout, of one of its T equal circuits.
+
+    Attributes:
+        rule: as for heads.
+        tasks: number of tasks.
+        circuits: how many circuits serve all tasks.
+        wires: of each.
+        depth: layers of gates on disjoint wires.
+        two_qubit_depth: the same, of two-qubit gates alone.
+        two_qubit_gates: of each circuit.
+        cone_wires: wires that a task's output depends on, at most.
+    """
+
+    rule: str
+    tasks: int
+    circuits: int
+    wires: int
+    depth: int
+    two_qubit_depth: int
+    two_qubit_gates: int
+    cone_wires: int
+
+
+def binary_tasks(n: int) -> list[Task]:
+    """Binary tasks named t0, t1, …
+
+    Example:
+        >>> [task.name for task in binary_tasks(2)]
+        ['t0', 't1']
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InvalidInputError(f"tasks: expected an integer >= 1, got {n!r}")
+    return [Task.binary(f"t{i}") for i in range(n)]
+
+
+def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
+    """The circuit of a rule for so many binary tasks.
+
+    Raises:
+        InvalidInputError: for an unknown rule, or no task.
+
+    Example:
+        >>> circuit_for("matched", 8).n_features, circuit_for("fixed", 8).n_features
+        (16, 8)
+    """
+    if rule not in DESIGNS:
+        raise unknown_name("rule", rule, DESIGNS)
+    return HeadCircuit.load(DESIGNS[rule], binary_tasks(n_tasks))
+
+
+def counted_head(name: str, rule: str = "matched") -> CountedHead:
+    """The entry of `HEADS` of that name.
+
+    Raises:
+        InvalidInputError: there is none; the nearest names are suggested.
+
+    Example:
+        >>> counted_head("local-cone").formula
+        '7 T'
+    """
+    found = {head.name: head for head in HEADS if head.rule == rule}
+    if name not in found:
+        raise unknown_name(f"head of the {rule} rule:", name, found)
+    return found[name]
+
+
+def count_head(head: CountedHead, n_tasks: int) -> HeadCount:
+    """Build the head for so many binary tasks and count what would be trained.
+
+    Example:
+        >>> count_head(counted_head("quantum"), 4).parameters
+        36
+    """
+    module = head.build(n_tasks)
+    counted = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return HeadCount(
+        head.rule,
+        head.name,
+        n_tasks,
+        module.n_features,
+        counted,
+        head.closed_form(n_tasks),
+        head.formula,
+    )
+
+
+def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
+    """Wires, depth and two-qubit gates of a rule's circuit.
+
+    Example:
+        >>> size = circuit_size("matched", 16)
+        >>> size.wires, size.depth, size.two_qubit_gates, size.cone_wires
+        (32, 12, 80, 6)
+    """
+    circuit = circuit_for(rule, n_tasks)
+    circuits = n_tasks if circuit.layout == "shared" else 1
+    # All registers are equal, but the ends of a small ring may see one another.
+    some = [f"t{i}" for i in range(min(n_tasks, 3))]
+    cone = max(len(circuit.light_cone(name).wires) for name in some)
+    return CircuitSize(
+        rule,
+        n_tasks,
+        circuits,
+        circuit.n_wires,
+        circuit.depth,
+        circuit.two_qubit_depth,
+        circuit.two_qubit_gates,
+        cone,
+    )
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """Which of two heads has fewer parameters in the end, and from how many tasks on.
+
+    Attributes:
+        tasks: the smallest T from which on the order stays; 1 if it always holds.
+        smaller: ``quantum``, ``rival``, or ``neither`` if they are equal.
+    """
+
+    tasks: int
+    smaller: str
+
+
+def crossover(rival: CountedHead, *, at_most: int = 1024) -> Crossover:
+    """Compare a rival with the quantum head of the same rule, for 1 to `at_most` tasks.
+
+    Example:
+        >>> crossover(counted_head("linear"))
+        Crossover(tasks=5, smaller='quantum')
+        >>> crossover(counted_head("local-register"))
+        Crossover(tasks=1, smaller='rival')
+    """
+    quantum = counted_head("quantum", rival.rule)
+
+    def smaller(n: int) -> str:
+        ours, theirs = quantum.closed_form(n), rival.closed_form(n)
+        return "neither" if ours == theirs else "quantum" if ours < theirs else "rival"
+
+    final = smaller(at_most)
+    first = at_most
+    while first > 1 and smaller(first - 1) == final:
+        first -= 1
+    return Crossover(first, final)
+
+
+def fitted_exponents(
+    counts: Sequence[HeadCount], *, start: int = FIT_FROM
+) -> dict[tuple[str, str], Fit]:
+    """Exponents of parameters against tasks, from `start` tasks on, by rule and head.
+
+    A head with fewer than two such counts is left out.
+
+    Example:
+        >>> counts = [count_head(counted_head("quantum"), n) for n in (16, 32, 64)]
+        >>> round(fitted_exponents(counts)["matched", "quantum"].slope, 6)
+        1.0
+    """
+    grouped: dict[tuple[str, str], list[HeadCount]] = {}
+    for count in counts:
+        if count.tasks >= start:
+            grouped.setdefault((count.rule, count.head), []).append(count)
+    return {
+        key: power_law([c.tasks for c in found], [c.parameters for c in found])
+        for key, found in grouped.items()
+        if len({c.tasks for c in found}) > 1
+    }
+
+
+def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes":
+    """Head parameters against tasks, log-log, with the crossovers of the quantum head marked."""
+    shown = [count for count in counts if count.rule == rule]
+    largest = max(count.tasks for count in shown)
+    for head in dict.fromkeys(count.head for count in shown):
+        own = [count for count in shown if count.head == head]
+        ax.plot(
+            [count.tasks for count in own],
+            [count.parameters for count in own],
+            # Rivals with as many parameters as the quantum head lie under its line.
+            label=f"{head}: {own[0].formula}",
+            markersize=5,
+            zorder=3 if head == "quantum" else 2,
+            **scaling_look(head),
+        )
+        if head != "quantum":
+            _mark_crossover(ax, head, rule, largest)
+    tasks_axis(ax, [count.tasks for count in shown])
+    count_axis(ax)
+    ax.set_ylabel("trained head parameters")
+    ax.set_title(TITLES[rule])
+    legend_below(ax)
+    return ax
+
+
+def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
+    """An arrow to the number of tasks from which the order of two heads no longer changes."""
+    found = crossover(counted_head(head, rule))
+    if not 1 < found.tasks <= largest or found.smaller == "neither":
+        return
+    first, second = ("quantum", head) if found.smaller == "quantum" else (head, "quantum")
+    ax.annotate(
+        f"{first} smaller than {second}\nfrom T = {found.tasks}",
+        (found.tasks, counted_head("quantum", rule).closed_form(found.tasks)),
+        # In the corner above the lines, which rise.
+        xytext=(0.04, 0.95),
+        textcoords="axes fraction",
+        va="top",
+        fontsize=9,
+        arrowprops={"arrowstyle": "->", "color": "0.3"},
+    )
+
+
+def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
+    number_axis(ax, tasks)
+    ax.set_xlabel("tasks T")
+
+
+def scaling_look(head: str) -> dict[str, Any]:
+    """The look of a head; a fused head has its plain head's colour and a dashed line."""
+    whole = head.removesuffix("-fused")
+    return head_look(whole) | {"linestyle": "-" if whole == head else "--"}
+
+
+def tell_parameters(
+    counts: Sequence[HeadCount], circuits: Sequence[CircuitSize], say: Callable[[str], None]
+) -> None:
+    wrong = [count for count in counts if count.parameters != count.closed_form]
+    say(f"{len(counts)} heads built; closed form and count differ for {len(wrong)}")
+    fits = fitted_exponents(counts)
+    for head in HEADS:
+        fit = fits.get((head.rule, head.name))
+        text = f"{head.rule:8s} {head.name:15s} {head.formula:10s}"
+        if fit is not None:
+            text += f" exponent {fit}"
+        if head.name != "quantum":
+            found = crossover(head)
+            text += f"; fewer from T = {found.tasks}: {NAMES[found.smaller]}"
+        say(text)
+    for size in circuits:
+        if size.tasks == max(circuit.tasks for circuit in circuits):
+            each = f"{size.circuits} circuits, each of " if size.circuits > 1 else ""
+            say(
+                f"{size.rule} circuit at T = {size.tasks}: {each}{size.wires} wires, depth "
+                f"{size.depth}, {size.two_qubit_gates} two-qubit gates in {size.two_qubit_depth} "
+                f"layers, cones of {size.cone_wires} wires"
+            )
