@@ -5,6 +5,7 @@ from . import errors as errors
 from . import experiments as experiments
 from . import hardware as hardware
 from . import heads as heads
+from . import methods as methods
 from . import noise as noise
 from . import simulators as simulators
 from . import sklearn as sklearn

@@ -20,7 +20,8 @@ ROOT = Path(qmtl.__file__).parent
 BASE = {"_html", "_io", "_sections", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "noise", "heads", "encoders"}
 MODEL |= {"model", "_growth", "_target_scale", "_model_files"}
-TRAINING = MODEL | {"data", "training"}
+METHODS = MODEL | {"methods"}
+TRAINING = METHODS | {"training"}
 EXPERIMENTS = TRAINING | {"experiments"}
 MAY_IMPORT = {
     "errors": set(),
@@ -39,6 +40,7 @@ MAY_IMPORT = {
     "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_target_scale": BASE | {"heads"},
     "_model_files": BASE | {"heads", "_target_scale"},
+    "methods": METHODS,
     "training": TRAINING,
     "experiments": EXPERIMENTS,
     "hardware": MODEL | {"hardware"},

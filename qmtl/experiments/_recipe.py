@@ -200,11 +200,7 @@ class Recipe(Section):
         """
         import tomli_w
 
-        unset: dict[str, list[str]] = {"": _unset(self)}
-        for name in type(self).model_fields:
-            section = getattr(self, name)
-            if isinstance(section, Section):
-                unset[f"[{name}]\n"] = _unset(section)
+        unset = {f"[{table}]\n" if table else "": keys for table, keys in _all_unset(self)}
         tables = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
         text = ""
         for line in tables.splitlines(keepends=True):
@@ -222,8 +218,13 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _unset(section: Section) -> list[str]:
-    return [key for key in type(section).model_fields if getattr(section, key) is None]
+def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Names of tables, those within others included, and their keys that are not set."""
+    yield table, [key for key in type(section).model_fields if getattr(section, key) is None]
+    for key in type(section).model_fields:
+        inner = getattr(section, key)
+        if isinstance(inner, Section):
+            yield from _all_unset(inner, f"{table}.{key}" if table else key)
 
 
 def recipe_from(

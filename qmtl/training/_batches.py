@@ -16,8 +16,8 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from qmtl.data import MultiTaskData, Split
+from qmtl.methods import Batch
 from qmtl.tasks import Task, labelled_rows, task_layout
-from qmtl.training._evaluate import to_device
 from qmtl.training._settings import TrainingSettings
 
 __all__ = [
@@ -25,27 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows: their inputs, and the targets of all tasks side by side.
-
-    Attributes:
-        inputs: (rows, ...).
-        targets: joined, (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
-        complete: whether no label is missing in the whole split that the rows are of.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    complete: bool = False
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        if self.inputs.device == device == self.targets.device:
-            return self
-        return Batch(self.inputs.to(device), to_device(self.targets, device), self.complete)
 
 
 class SplitRows(Dataset[Batch]):

@@ -1,22 +1,19 @@
-"""The Lightning module: one step of multi-task training, with a scalarizer or an aggregator."""
+"""The Lightning module: multi-task training by a scalarizer or an aggregator, and its methods."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from qmtl._growth import last_layer
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
-from qmtl.heads import Head
+from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.methods import Batch, using
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import chosen_tasks, task_layout
-from qmtl.training._batches import Batch, MultiTaskDataModule
+from qmtl.tasks import chosen_tasks
+from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._combine import (
     combiner_state,
     fixed_size,
@@ -25,23 +22,17 @@ from qmtl.training._combine import (
     load_combiner_state,
     make_combiner,
     move_tensors,
-    scalarize,
 )
 from qmtl.training._evaluate import joined_scores
-from qmtl.training._jacobian import (
-    SharedJacobian,
-    n_processes,
-    set_gradients,
-    sum_over_processes,
-)
 from qmtl.training._optimizers import make_optimizer, make_schedule
+from qmtl.training._parameters import TrainedParameters
 from qmtl.training._result import History
 from qmtl.training._settings import HEAD_PACE, TrainingSettings
+from qmtl.training._step import TrainingStep
 
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule", "set_target_scales"]
 
 CHECKPOINT_VERSION = 2
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # Settings that shape the state in a checkpoint.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator", "monitor")
 
@@ -98,7 +89,6 @@ class MultiTaskModule(pl.LightningModule):
         self.names = None if tasks is None else chosen_tasks(tasks, [t.name for t in model.tasks])
         by_name = {task.name: task for task in model.tasks}
         self.tasks = tuple(by_name[name] for name in self.names or by_name)
-        self.layout = task_layout(self.tasks)
         n_tasks = len(self.tasks)
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
@@ -107,51 +97,37 @@ class MultiTaskModule(pl.LightningModule):
         self.needs_all_tasks = _steps_itself(self.combiner) or (
             self.uses_jacobian and fixed_size(self.combiner)
         )
-        self._rows: Any = model.task_rows()
-        self.own = [p for rows in self._rows for p in rows.parameters() if p.requires_grad]
-        owned = {id(p) for p in self.own}
-        self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
-        # Which row of the optimiser's each entry along a parameter's first axis belongs to: a
-        # task's, or one that is never stepped, or one that always is.
-        self._row_of = self._task_of_entries()
-        if self.names is not None:
-            self.shared = []
-            alone = self._alone()
-            self.own += alone
-            self._row_of |= alone
-        self.weights: list[nn.Parameter] = []
-        if not self.uses_jacobian and not _steps_itself(self.combiner):
-            self.weights = list(self.combiner.parameters())
-        if not self.shared and not any(
-            rows.parameter.requires_grad and len(rows.frozen) < len(rows.names)
-            for rows in self._rows
-        ):
-            raise InvalidInputError(
-                "there is nothing to train: every parameter of the model is frozen, by "
-                "requires_grad_(False) or head.freeze(task)"
-            )
         if settings.accumulate_grad_batches > 1 and _steps_itself(self.combiner):
             raise InvalidInputError(
                 f"scalarizer {settings.scalarizer!r} measures each step on its own batch, and "
                 f"needs accumulate_grad_batches=1, got {settings.accumulate_grad_batches}"
             )
+        methods = [
+            section.build(model, self.tasks, settings.seed).to(self.dtype_of_model)
+            for section in settings.methods().values()
+        ]
+        self.methods = nn.ModuleList(methods)
+        self.trained = TrainedParameters(
+            model, self.tasks, only=self.names is not None,
+            further=[p for method in methods for p in method.trained()],
+        )  # fmt: skip
+        self.weights: list[nn.Parameter] = []
+        if not self.uses_jacobian and not _steps_itself(self.combiner):
+            self.weights = list(self.combiner.parameters())
+        self.step = TrainingStep(
+            model, settings, self.tasks, self.trained, self.combiner, self.weights, methods
+        )
+        self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
         # Of batches whose gradients wait for the optimiser's step: the sums of their gradients,
         # which tasks had labels, and how many they are.
         self._waiting: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._n_waiting = 0
-        embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
-        self._sparse = embeddings if self.uses_jacobian else []
-        self.jacobian: SharedJacobian | None = None
-        if self.uses_jacobian:
-            self.jacobian = SharedJacobian(
-                model, self.shared, self.own, self.combiner, settings.jacobian_chunk
-            )
         self._history = History()
         # Absent tasks keep their last loss, for DWA.
         self.keeps_losses = not self.uses_jacobian and has_state(self.combiner)
         self.register_buffer("last_losses", torch.ones(n_tasks))
-        self._scale: tuple[Tensor, Tensor] | None = None
+        self.step.last_losses = self.last_losses
         self._epoch_sums = torch.zeros(2, n_tasks)
         self._validation: list[tuple[Tensor, Tensor]] = []
 
@@ -164,11 +140,12 @@ class MultiTaskModule(pl.LightningModule):
             {"params": encoder, "weight_decay": settings.weight_decay or 0.0},
             {"params": head, "lr": rate},
             {"params": self.weights},
+            {"params": self.trained.further},
         ]
         for group in groups[:2]:
-            group["row_of"] = [self._row_of.get(p) for p in group["params"]]
+            group["row_of"] = [self.trained.row_of.get(p) for p in group["params"]]
         if is_sum(self.combiner):
-            groups[-1]["row_of"] = [torch.arange(len(self.tasks))]
+            groups[2]["row_of"] = [torch.arange(len(self.tasks))]
         optimizer = make_optimizer(settings, [group for group in groups if group["params"]])
         # A trainer of one's own knows how many epochs there are.
         n_epochs = settings.max_epochs or self.trainer.max_epochs
@@ -180,40 +157,13 @@ class MultiTaskModule(pl.LightningModule):
         schedule = make_schedule(settings, optimizer, n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
-    def _task_of_entries(self) -> dict[nn.Parameter, Tensor]:
-        place = {task.name: i for i, task in enumerate(self.tasks)}
-        found: dict[nn.Parameter, Tensor] = {}
-        for rows in self._rows:
-            tasks = torch.tensor([place.get(name, len(place)) for name in rows.names])
-            found |= dict.fromkeys(rows.parameters(), tasks[rows.row_of.cpu()])
-        return found
-
-    def _alone(self) -> dict[nn.Parameter, Tensor]:
-        """Rows of parameters that all tasks share, of which only these tasks see some entries."""
-        model, never = self.model, len(self.tasks)
-        depends = model.head.dependencies() if isinstance(model.head, Head) else None
-        if depends is None:
-            return {}
-        trained = [i for i, task in enumerate(model.tasks) if task.name in (self.names or ())]
-        layer = last_layer(model.encoder)
-        by_features = [] if layer is None else list(layer.parameters())
-        by_weights = [p for n, p in model.head.named_parameters(recurse=False) if n == "encoding"]
-        found: dict[nn.Parameter, Tensor] = {}
-        for (task, place), parameters in zip(depends, (by_features, by_weights), strict=True):
-            mine = np.isin(task, trained)
-            for parameter in parameters:
-                alone = torch.zeros(len(parameter), dtype=torch.bool)
-                alone[torch.from_numpy(place[mine])] = True
-                alone[torch.from_numpy(place[~mine])] = False
-                if parameter.requires_grad and bool(alone.any()):
-                    found[parameter] = never + alone.long()
-        return found
-
     def on_fit_start(self) -> None:
-        """Set regression targets' scales from the training split."""
+        """Set regression targets' scales from the training split, and show it to the methods."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, MultiTaskDataModule):
             set_target_scales(self.model, data.data)
+            for method in using(self.methods, "setup"):
+                method.setup(self.step, data.data.train)
 
     def on_train_start(self) -> None:
         """Bring the combiner's fixed weights to the device of the losses."""
@@ -224,29 +174,27 @@ class MultiTaskModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Seed everything random from the run's seed and the epoch, so that runs resume."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
+        seed = self.settings.seed * 1_000_003 + self.current_epoch
+        torch.manual_seed(seed)
+        self.step.generator.manual_seed(seed)
+        self.step.epoch, self.step.last_losses = self.current_epoch, self.last_losses
         self._epoch_sums = torch.zeros_like(self._epoch_sums, device=self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """The gradients of a batch, and the optimiser's step, unless more batches belong to it."""
-        losses, present, step = self._losses(batch, record=True)
-        if not len(losses):
+        self.step.number = self.global_step
+        for method in using(self.methods, "change_batch"):
+            batch = method.change_batch(batch, self.step)
+        losses = self.step.losses(batch)
+        present = losses.present
+        self._epoch_sums += losses.totals
+        if not len(losses.values):
             raise InvalidInputError(f"the batch {batch_index} has no label of any task")
+        if self.keeps_losses:
+            places = slice(None) if present is None else present
+            self.last_losses[places] = losses.values.detach().to(self.last_losses.dtype)
         self.check_present(present, self.global_step)
-        for parameter in (*self.shared, *self.own, *self.weights):
-            parameter.grad = None
-        if not losses.requires_grad:
-            # All that these tasks depend on is frozen.
-            pass
-        elif self.jacobian is None:
-            self._scalarize(losses, present)
-        else:
-            try:
-                self.jacobian.aggregate(losses, present, step)
-            except ValueError as error:
-                raise InvalidInputError(
-                    f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
-                ) from None
+        self.step.set_gradients(losses)
         if self.settings.accumulate_grad_batches > 1:
             self._gather(present)
             if not self.trainer.is_last_batch and (
@@ -257,16 +205,18 @@ class MultiTaskModule(pl.LightningModule):
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
         optimizer: Any = self.optimizers()
-        optimizer.step(present=self._stepped(present))
+        optimizer.step(present=self.trained.stepped(present, self.device))
+        for method in using(self.methods, "after_step"):
+            method.after_step(batch, self.step)
         if hasattr(self.combiner, "update"):
             # FAMO measures how the step changed the losses of the same batch.
             with torch.no_grad():
-                self.combiner.update(self._losses(batch)[0])
+                self.combiner.update(self.step.losses(batch).values)
 
     def _gather(self, present: Tensor | None) -> None:
         """Add the gradients of a batch to those that wait."""
-        new = [p.grad for p in (*self.shared, *self.own, *self.weights)]
-        mask = self._mask(present)
+        new = [p.grad for p in self._stepped]
+        mask = self.trained.mask(present, self.device)
         if self._n_waiting and self._seen is not None:
             pairs = zip(self._waiting, new, strict=True)
             new = [a if b is None else b if a is None else a + b for a, b in pairs]
@@ -280,29 +230,11 @@ class MultiTaskModule(pl.LightningModule):
         A task's mean is over all batches, those without its labels included.
         """
         assert self._seen is not None
-        parameters = (*self.shared, *self.own, *self.weights)
-        for parameter, total in zip(parameters, self._waiting, strict=True):
+        for parameter, total in zip(self._stepped, self._waiting, strict=True):
             parameter.grad = None if total is None else total / self._n_waiting
         present = None if bool(self._seen.all()) else self._seen.nonzero().flatten()
         self._waiting, self._seen, self._n_waiting = [], None, 0
         return present
-
-    def _stepped(self, present: Tensor | None) -> Tensor | None:
-        """Which rows the optimiser steps, bool (rows,), see `_row_of`; None for all."""
-        frozen = {name for rows in self._rows for name in rows.frozen}
-        if present is None and not frozen and self.names is None:
-            return None
-        mask = self._mask(present)
-        if frozen:
-            mask &= torch.tensor([t.name not in frozen for t in self.tasks], device=self.device)
-        if self.names is None:
-            return mask
-        return torch.cat([mask, torch.tensor([False, True], device=self.device)])
-
-    def _mask(self, present: Tensor | None) -> Tensor:
-        mask = torch.zeros(len(self.tasks), dtype=torch.bool, device=self.device)
-        mask[slice(None) if present is None else present] = True
-        return mask
 
     def check_present(self, present: Tensor | None, step: int) -> None:
         """Raise if the combiner needs labels of all tasks, and a step has not got them.
@@ -327,135 +259,6 @@ class MultiTaskModule(pl.LightningModule):
             f"another {kind} such as {others}"
         )
 
-    def _losses(self, batch: Batch, *, record: bool = False) -> tuple[Tensor, Tensor | None, Any]:
-        """Losses of the tasks with labels in the step, and what their Jacobian is taken from.
-
-        A loss is this process's share of the mean over the labels of all processes: values are
-        global and gradients local, so that the sum of all gradients is the gradient of the mean.
-
-        Returns:
-            Losses, shape (present,); the indices of these tasks, None for all; and what the rows
-            of the Jacobian are taken from, if it is wanted and all tasks have the same features.
-        """
-        targets = self._standardised(batch.targets)
-        only = step = None
-        if not (batch.complete or self.uses_jacobian):
-            only = self._only_task(batch.targets)
-        with self._where(batch):
-            if only is None:
-                logits, step = self._logits(batch, record=record)
-            else:
-                sums, counts = self._terms_of(only, batch, targets)
-        if only is None:
-            sums, counts = self.layout.loss_terms(logits, targets, complete=batch.complete)
-        present, alone = None, n_processes() == 1
-        total = sum_over_processes(torch.stack([sums.detach(), counts]))
-        if not alone:
-            counts = total[1]
-            sums = sums + (total[0] - sums).detach()
-        if not (batch.complete and alone) and not bool(counts.all()):
-            present = counts.nonzero().flatten()
-            sums, counts = sums[present], counts[present]
-        losses = sums / counts
-        self._check_finite(losses, present)
-        if record:
-            self._epoch_sums += total
-            if self.keeps_losses:
-                places = slice(None) if present is None else present
-                self.last_losses[places] = losses.detach().to(self.last_losses.dtype)
-        return losses, present, step
-
-    def _standardised(self, targets: Tensor) -> Tensor:
-        if self.layout.dtype != torch.float64:
-            return targets
-        if self._scale is None:
-            self._scale = self.model.target_scale(self.names)
-        mean, std = self._scale
-        return (targets - mean) / std
-
-    def _only_task(self, targets: Tensor) -> int | None:
-        """The place of the only task with labels in a batch; None if there are several, or none."""
-        labelled = self.layout.labelled(targets).any(dim=0)
-        return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
-
-    def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss terms of all tasks, of which only one is computed."""
-        task = self.tasks[only]
-        logits = self.model(self._inputs(batch), [task.name], joined=True)
-        own = targets[:, self.layout.column_slices[task.name]]
-        place = torch.tensor([only], device=logits.device)
-        sums, counts = task_layout((task,)).loss_terms(logits, own)
-        zeros = sums.new_zeros(len(self.tasks))
-        return zeros.index_copy(0, place, sums), zeros.index_copy(0, place, counts)
-
-    def _inputs(self, batch: Batch) -> Tensor:
-        # Data are float32; a float64 model wants its own.
-        return batch.inputs.to(self.dtype_of_model)
-
-    def _logits(self, batch: Batch, *, record: bool = False) -> tuple[Tensor, Any]:
-        """Joined logits of all tasks, and what the Jacobian's rows are taken from."""
-        if record and self.jacobian is not None and self.jacobian.n_groups is not None:
-            step = self.jacobian.forward(self._inputs(batch))
-            return step.logits, step
-        return self.model(self._inputs(batch), self.names, joined=True), None
-
-    @contextmanager
-    def _where(self, batch: Batch) -> Iterator[None]:
-        """Say in which step a part of the model was given what it cannot take.
-
-        Embeddings whose gradient is sparse have a dense one meanwhile, of which there are rows.
-        """
-        for embedding in self._sparse:
-            embedding.sparse = False
-        try:
-            yield
-        except InvalidInputError as error:
-            # Inputs were finite when the data were made: it is the encoder that diverged.
-            names = ", ".join(repr(task.name) for task in self.tasks)
-            raise InvalidInputError(
-                f"tasks {names}, epoch {self.current_epoch + 1}, step {self.global_step}: {error}; "
-                f"if the encoder diverged, try a smaller learning rate or gradient_clip"
-            ) from None
-        except ValueError as error:
-            if len(batch.inputs) > 1:
-                raise
-            raise InvalidInputError(
-                f"epoch {self.current_epoch + 1}, step {self.global_step}: the batch has a single "
-                f"row, which the model does not take ({error}); use a larger batch_size"
-            ) from None
-        finally:
-            for embedding in self._sparse:
-                embedding.sparse = True
-
-    def _check_finite(self, losses: Tensor, present: Tensor | None) -> None:
-        if math.isfinite(float(losses.detach().sum())):
-            return
-        places = range(len(losses)) if present is None else present.tolist()
-        for place, loss in zip(places, losses.tolist(), strict=True):
-            if not math.isfinite(loss):
-                raise QmtlError(
-                    f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
-                    f"{self.current_epoch + 1}, step {self.global_step}; try a smaller learning "
-                    f"rate or gradient_clip"
-                )
-
-    def _scalarize(self, losses: Tensor, present: Tensor | None) -> None:
-        parameters = [*self.shared, *self.own]
-        try:
-            total = scalarize(self.combiner, losses, present, self.last_losses)
-        except ValueError as error:
-            name = self.settings.scalarizer
-            reason = " ".join(str(error).split())
-            raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
-        gradients = torch.autograd.grad(
-            total, [*parameters, *self.weights], allow_unused=True,
-            materialize_grads=n_processes() > 1,
-        )  # fmt: skip
-        set_gradients(parameters, gradients[: len(parameters)])
-        # The scalarizer saw the global losses: its own gradient is whole already.
-        for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
-            weight.grad = None if gradient is None else gradient.contiguous()
-
     def on_train_epoch_end(self) -> None:
         """Record the epoch's training losses, and step what steps once per epoch."""
         sums, counts = self._epoch_sums.tolist()
@@ -464,6 +267,11 @@ class MultiTaskModule(pl.LightningModule):
                 self._record("train", task.name, {"loss": total / count})
         if hasattr(self.combiner, "step"):
             self.combiner.step()
+        for method in using(self.methods, "epoch_end"):
+            method.epoch_end(self.step)
+        for method in using(self.methods, "metrics"):
+            for name, values in method.metrics().items():
+                self._record("train", name, values)
         schedule: Any = self.lr_schedulers()
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             schedule.step(self.trainer.callback_metrics[self.settings.monitor])
@@ -472,8 +280,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep logits and targets; metrics are of the whole split."""
-        with self._where(batch):
-            self._validation.append((self._logits(batch)[0], batch.targets))
+        self._validation.append((self.step.evaluated(batch), batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Losses and metrics of the validation split."""
@@ -498,11 +305,15 @@ class MultiTaskModule(pl.LightningModule):
             # Lightning's own log() takes most of a millisecond for each of them.
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
 
+    def _state_settings(self) -> dict[str, Any]:
+        """Settings that a checkpoint's state depends on."""
+        return self.settings.model_dump(include={*STATE_SETTINGS, *self.settings.method_sections()})
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the combiner's state and the history."""
         checkpoint["qmtl"] = {
             "version": CHECKPOINT_VERSION,
-            "settings": {name: getattr(self.settings, name) for name in STATE_SETTINGS},
+            "settings": self._state_settings(),
             "tasks": self.names,
             "combiner": combiner_state(self.combiner),
             "history": self._history.to_dict(),
@@ -521,8 +332,8 @@ class MultiTaskModule(pl.LightningModule):
                 f"{CHECKPOINT_VERSION}: it cannot be resumed by this version of qmtl (version 1 "
                 f"kept the optimiser's state by task); train anew"
             )
-        for name, value in extra["settings"].items():
-            given = getattr(self.settings, name)
+        for name, given in self._state_settings().items():
+            value = extra["settings"].get(name)
             if value != given:
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         trained = extra.get("tasks")

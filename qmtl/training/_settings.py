@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.methods import MethodOptions
 
 __all__ = [
     "HEAD_PACE", "LOGGERS", "LOWER_IS_BETTER", "LoggingSection", "TrainingSettings", "monitor_mode",
@@ -39,8 +40,8 @@ class LoggingSection(Section):
     options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
 
 
-class TrainingSettings(Section):
-    """How to train.
+class TrainingSettings(MethodOptions):
+    """How to train. Its further fields are those of `qmtl.methods.MethodOptions`.
 
     Attributes:
         max_epochs: epochs at the most; None for about 7·rows^¾ steps, see `for_rows`.

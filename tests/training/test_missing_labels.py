@@ -227,10 +227,11 @@ def test_losses_of_disjoint_rows_are_those_of_the_whole_batch():
     model = tiny_model(data).double()
     settings = TrainingSettings(aggregator="upgrad", batch_size=8)
     batch = next(iter(MultiTaskDataModule(data, settings).train_dataloader()))
-    losses, present, _ = MultiTaskModule(model, settings)._losses(batch)
+    found = MultiTaskModule(model, settings).step.losses(batch)
+    losses = found.values
     logits, targets = model(batch.inputs.double()), dict(zip("abc", batch.targets.T, strict=True))
     whole = torch.stack([t.loss(logits[t.name], targets[t.name]) for t in data.tasks])
-    assert present is None
+    assert found.present is None
     parameters = list(model.parameters())
     for one, other in zip(losses, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=0)
@@ -247,11 +248,12 @@ def test_a_process_without_rows_of_a_task_that_others_have(monkeypatch):
     model = tiny_model(data)
     module = MultiTaskModule(model, TrainingSettings(aggregator="upgrad"))
     others = iter([torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]])])
-    monkeypatch.setattr("qmtl.training._module.n_processes", lambda: 2)
-    monkeypatch.setattr("qmtl.training._module.sum_over_processes", lambda v: v + next(others))
+    monkeypatch.setattr("qmtl.training._step.n_processes", lambda: 2)
+    monkeypatch.setattr("qmtl.training._step.sum_over_processes", lambda v: v + next(others))
     batch = SplitRows(data.train, data.tasks)[torch.tensor([0, 1, 9])]
-    losses, present, _ = module._losses(batch)
-    assert present is None
+    found = module.step.losses(batch)
+    losses = found.values
+    assert found.present is None
     assert float(losses[2].detach()) == 0.75
     (blocks, *_) = model.task_rows()
     (gradient,) = torch.autograd.grad(losses[2], blocks.parameter)

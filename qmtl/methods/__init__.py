@@ -1,0 +1,5 @@
+"""Methods of multi-task learning, each behind one option of the section ``[training]``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

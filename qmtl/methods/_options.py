@@ -1,0 +1,66 @@
+"""MethodOptions: the keys of ``[training]`` that switch methods on."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import model_validator
+
+from qmtl._sections import Section
+from qmtl.methods._method import MethodSection
+
+__all__ = ["MethodOptions"]
+
+
+class MethodOptions(Section):
+    """Methods of multi-task learning, which are off unless they are given: `qmtl.methods`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        return dict(content) | {
+            name: _table(content[name], section)
+            for name, section in cls.method_sections().items()
+            if name in content
+        }
+
+    @model_validator(mode="after")
+    def _together(self) -> "MethodOptions":
+        for name, method in self.methods().items():
+            for other in method.excludes:
+                default = type(self).model_fields[other].default
+                if getattr(self, other) != default:
+                    given = getattr(self, other)
+                    value = "" if isinstance(given, Section) else f" = {given!r}"
+                    raise ValueError(f"{name} does not go together with {other}{value}")
+            devices = getattr(self, "devices", 1)
+            if method.one_process is not None and devices > 1:
+                raise ValueError(f"{name} needs devices = 1, got {devices}: {method.one_process}")
+        return self
+
+    @classmethod
+    def method_sections(cls) -> dict[str, type[MethodSection]]:
+        """The keys that switch methods on, and their sections."""
+        return {
+            name: section
+            for name, field in cls.model_fields.items()
+            for section in get_args(field.annotation)
+            if isinstance(section, type) and issubclass(section, MethodSection)
+        }
+
+    def methods(self) -> dict[str, MethodSection]:
+        """The options of the methods that are on, by key."""
+        found = {name: getattr(self, name) for name in type(self).method_sections()}
+        return {name: section for name, section in found.items() if section is not None}
+
+
+def _table(value: Any, section: type[MethodSection]) -> Any:
+    """What a key may hold in the place of its table."""
+    if value is False:
+        return None
+    if value is True:
+        return {}
+    if value is None or isinstance(value, Mapping | MethodSection) or section.short is None:
+        return value
+    return {section.short: value}

@@ -1,0 +1,318 @@
+"""What one batch gives: the losses of its tasks, and from them the gradients of a training step."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import InvalidInputError, QmtlError
+from qmtl.methods import Batch, Method, TaskLosses, using
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task, task_layout
+from qmtl.training._combine import scalarize
+from qmtl.training._jacobian import (
+    SharedJacobian,
+    n_processes,
+    set_gradients,
+    sum_over_processes,
+)
+from qmtl.training._parameters import TrainedParameters
+from qmtl.training._settings import TrainingSettings
+
+__all__ = ["TrainingStep"]
+
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+class TrainingStep:
+    """Computes the losses and gradients of batches; it is what `qmtl.methods.Step` promises.
+
+    Args:
+        model: what is trained.
+        settings: how.
+        tasks: the tasks that are trained.
+        parameters: which parameters that concerns.
+        combiner: the aggregator or scalarizer.
+        weights: the scalarizer's own parameters.
+        methods: those that are on.
+
+    Attributes:
+        epoch: of the next batch; the first is 0.
+        number: of the next step, for messages.
+        generator: for what methods draw.
+        last_losses: each task's last loss, (tasks,), for scalarizers that keep state.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        settings: TrainingSettings,
+        tasks: Sequence[Task],
+        parameters: TrainedParameters,
+        combiner: Any,
+        weights: Sequence[nn.Parameter] = (),
+        methods: Sequence[Method] = (),
+    ) -> None:
+        self.model, self.settings, self.tasks = model, settings, tuple(tasks)
+        self.names = [task.name for task in self.tasks] if parameters.only else None
+        self.layout = task_layout(self.tasks)
+        self.shared, self.own, self.weights = parameters.shared, parameters.own, list(weights)
+        self.dtype = next(model.parameters()).dtype
+        self.combiner = combiner
+        self.uses_jacobian = settings.aggregator is not None
+        self.epoch, self.number = 0, 0
+        self.generator = torch.Generator()
+        self.last_losses = torch.ones(len(self.tasks))
+        self._scale: tuple[Tensor, Tensor] | None = None
+        embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
+        self._sparse = embeddings if self.uses_jacobian else []
+        self.jacobian: SharedJacobian | None = None
+        if self.uses_jacobian:
+            self.jacobian = SharedJacobian(
+                model, self.shared, self.own, combiner, settings.jacobian_chunk
+            )
+        self._find_hooks(methods)
+
+    def _find_hooks(self, methods: Sequence[Method]) -> None:
+        self._change, self._extra = using(methods, "losses"), using(methods, "extra_loss")
+        self._by_features = any(m.needs_features for m in methods)
+        self._head, self._terms, self._gradients = (
+            _one(methods, hook) for hook in ("logits", "loss_terms", "gradients")
+        )
+        # Rows of the head are those of the losses only if nothing comes between them.
+        self._plain = not (self._change or self._head or self._gradients)
+        self._whole = bool(methods)
+
+    def losses_of(self, batch: Batch) -> TaskLosses:
+        """Losses of the tasks with labels in a batch, before methods change them."""
+        return self._losses(batch, rows=False)
+
+    def losses(self, batch: Batch) -> TaskLosses:
+        """The losses that a step combines, and what the rows of their Jacobian are taken from."""
+        found = self._losses(batch, rows=self._plain)
+        for method in self._change:
+            found = method.losses(found, self)
+        return found
+
+    def _losses(self, batch: Batch, *, rows: bool) -> TaskLosses:
+        targets = self.standardised(batch.targets)
+        only = logits = features = kept = None
+        # Methods are given the logits of all tasks.
+        if not (batch.complete or self.uses_jacobian or self._whole):
+            only = self._only_task(batch.targets)
+        with self._where(batch):
+            if only is None:
+                logits, features, kept = self._logits(batch, rows=rows)
+            else:
+                sums, counts = self._terms_of(only, batch, targets)
+        if logits is not None:
+            if self._terms is None:
+                sums, counts = self.layout.loss_terms(logits, targets, complete=batch.complete)
+            else:
+                sums, counts = self._terms.loss_terms(
+                    logits, targets, self.layout, complete=batch.complete
+                )
+        present, alone = None, n_processes() == 1
+        total = sum_over_processes(torch.stack([sums.detach(), counts]))
+        if not alone:
+            counts = total[1]
+            sums = sums + (total[0] - sums).detach()
+        if not (batch.complete and alone) and not bool(counts.all()):
+            present = counts.nonzero().flatten()
+            sums, counts = sums[present], counts[present]
+        losses = sums / counts
+        self._check_finite(losses, present)
+        return TaskLosses(losses, present, batch, total, features, logits, kept)
+
+    def standardised(self, targets: Tensor) -> Tensor:
+        """Joined targets as losses see them: those of regressions standardised."""
+        if self.layout.dtype != torch.float64:
+            return targets
+        if self._scale is None:
+            self._scale = self.model.target_scale(self.names)
+        mean, std = self._scale
+        return (targets - mean) / std
+
+    def _only_task(self, targets: Tensor) -> int | None:
+        """The place of the only task with labels in a batch; None if there are several, or none."""
+        labelled = self.layout.labelled(targets).any(dim=0)
+        return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
+
+    def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss terms of all tasks, of which only one is computed."""
+        task = self.tasks[only]
+        logits = self.model(self._inputs(batch), [task.name], joined=True)
+        own = targets[:, self.layout.column_slices[task.name]]
+        place = torch.tensor([only], device=logits.device)
+        sums, counts = task_layout((task,)).loss_terms(logits, own)
+        zeros = sums.new_zeros(len(self.tasks))
+        return zeros.index_copy(0, place, sums), zeros.index_copy(0, place, counts)
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        # Data are float32; a float64 model wants its own.
+        return batch.inputs.to(self.dtype)
+
+    def evaluated(self, batch: Batch) -> Tensor:
+        """Joined logits of all trained tasks, as predictions are made from."""
+        with self._where(batch):
+            logits: Tensor = self.model(self._inputs(batch), self.names, joined=True)
+        return logits
+
+    def _logits(self, batch: Batch, *, rows: bool) -> tuple[Tensor, Tensor | None, Any]:
+        """Joined logits of all tasks, features, and what the Jacobian's rows are taken from."""
+        inputs = self._inputs(batch)
+        if rows and self.jacobian is not None and self.jacobian.n_groups is not None:
+            kept = self.jacobian.forward(inputs)
+            return kept.logits, kept.features, kept
+        if self._head is None and not self._by_features:
+            return self.model(inputs, self.names, joined=True), None, None
+        features = self.model.encoder(inputs)
+        if self._head is not None:
+            return self._head.logits(features, self), features, None
+        return self.model.logits(features, self.names), features, None
+
+    @contextmanager
+    def _where(self, batch: Batch) -> Iterator[None]:
+        """Say in which step a part of the model was given what it cannot take.
+
+        Embeddings whose gradient is sparse have a dense one meanwhile, of which there are rows.
+        """
+        for embedding in self._sparse:
+            embedding.sparse = False
+        try:
+            yield
+        except InvalidInputError as error:
+            # Inputs were finite when the data were made: it is the encoder that diverged.
+            names = ", ".join(repr(task.name) for task in self.tasks)
+            raise InvalidInputError(
+                f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}; "
+                f"if the encoder diverged, try a smaller learning rate or gradient_clip"
+            ) from None
+        except ValueError as error:
+            if len(batch.inputs) > 1:
+                raise
+            raise InvalidInputError(
+                f"epoch {self.epoch + 1}, step {self.number}: the batch has a single "
+                f"row, which the model does not take ({error}); use a larger batch_size"
+            ) from None
+        finally:
+            for embedding in self._sparse:
+                embedding.sparse = True
+
+    def _check_finite(self, losses: Tensor, present: Tensor | None) -> None:
+        if math.isfinite(float(losses.detach().sum())):
+            return
+        places = range(len(losses)) if present is None else present.tolist()
+        for place, loss in zip(places, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise QmtlError(
+                    f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
+                    f"{self.epoch + 1}, step {self.number}; try a smaller learning "
+                    f"rate or gradient_clip"
+                )
+
+    def set_gradients(self, losses: TaskLosses) -> None:
+        """Set ``.grad`` of all that is trained; parameters without a gradient have none.
+
+        Raises:
+            InvalidInputError: if the combiner does not take such losses or gradients.
+        """
+        for parameter in (*self.shared, *self.own, *self.weights):
+            parameter.grad = None
+        extra = self._extra_losses(losses)
+        more = None if extra is None else self._gradients_of(extra)
+        if not losses.values.requires_grad:
+            # All that these tasks depend on is frozen.
+            pass
+        elif self._gradients is not None:
+            self._gradients.gradients(losses, self)
+        elif self.jacobian is None:
+            self._scalarize(losses)
+        else:
+            with self._aggregating():
+                self.jacobian.aggregate(losses.values, losses.present, losses.rows)
+        if more is not None:
+            self._add(more)
+
+    def _extra_losses(self, losses: TaskLosses) -> Tensor | None:
+        found = [method.extra_loss(losses, self) for method in self._extra]
+        terms = [term for term in found if term is not None]
+        return torch.stack(terms).sum() if terms else None
+
+    def _gradients_of(self, total: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(
+            total, [*self.shared, *self.own], retain_graph=True, allow_unused=True,
+            materialize_grads=n_processes() > 1,
+        )  # fmt: skip
+
+    def _add(self, more: Sequence[Tensor | None]) -> None:
+        """Add gradients to those that are set."""
+        parameters = [*self.shared, *self.own]
+        before = [parameter.grad for parameter in parameters]
+        set_gradients(parameters, more)
+        for parameter, earlier, found in zip(parameters, before, more, strict=True):
+            if earlier is not None and found is not None and parameter.grad is not None:
+                parameter.grad = earlier + parameter.grad
+
+    @contextmanager
+    def _aggregating(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise InvalidInputError(
+                f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
+            ) from None
+
+    def _scalarized(self, losses: Tensor, present: Tensor | None) -> Tensor:
+        try:
+            return scalarize(self.combiner, losses, present, self.last_losses)
+        except ValueError as error:
+            name = self.settings.scalarizer
+            reason = " ".join(str(error).split())
+            raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
+
+    def _scalarize(self, losses: TaskLosses) -> None:
+        parameters = [*self.shared, *self.own]
+        total = self._scalarized(losses.values, losses.present)
+        gradients = torch.autograd.grad(
+            total, [*parameters, *self.weights], allow_unused=True,
+            materialize_grads=n_processes() > 1,
+        )  # fmt: skip
+        set_gradients(parameters, gradients[: len(parameters)])
+        # The scalarizer saw the global losses: its own gradient is whole already.
+        for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
+            weight.grad = None if gradient is None else gradient.contiguous()
+
+    def loss_weights(self, losses: TaskLosses) -> Tensor:
+        """The scalarizer's derivative by each loss, (present,); sets the gradients of `weights`."""
+        values = losses.values.detach().requires_grad_()
+        total = self._scalarized(values, losses.present)
+        found = torch.autograd.grad(
+            total, [values, *self.weights], allow_unused=True, materialize_grads=True
+        )
+        for weight, gradient in zip(self.weights, found[1:], strict=True):
+            weight.grad = gradient.contiguous()
+        return found[0]
+
+    def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
+        """What the aggregator, or the scalarizer's weights, make of rows of a Jacobian."""
+        if self.jacobian is None:
+            weights = self.loss_weights(losses)
+            return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
+        matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
+        with self._aggregating():
+            vector = self.combiner(matrix)
+        parts = vector.split([row[0].numel() for row in rows])
+        return [part.view(row.shape[1:]) for part, row in zip(parts, rows, strict=True)]
+
+
+def _one(methods: Sequence[Method], hook: str) -> Any:
+    """The only method that defines a hook; None if there is none."""
+    found = using(methods, hook)
+    if len(found) > 1:
+        names = " and ".join(type(method).__name__.lower() for method in found)
+        raise InvalidInputError(f"{names} do not go together: both define the step's {hook}")
+    return found[0] if found else None
