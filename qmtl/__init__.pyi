@@ -7,6 +7,7 @@ from . import hardware as hardware
 from . import heads as heads
 from . import methods as methods
 from . import noise as noise
+from . import pennylane as pennylane
 from . import simulators as simulators
 from . import sklearn as sklearn
 from . import training as training

@@ -227,7 +227,7 @@ def elementary(gates: Iterable[Gate]) -> list[Gate]:
 class GateSequence:
     """Given gates on a fixed number of wires, as an encoding or as the block of a task.
 
-    It is plain data, so that it is saved with a model. `qmtl.simulators.from_qfunc` makes one of a
+    It is plain data, so that it is saved with a model. `qmtl.pennylane.from_qfunc` makes one of a
     PennyLane function; `of` makes one of gates.
 
     Args:

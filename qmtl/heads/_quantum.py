@@ -212,7 +212,7 @@ class QuantumHead(CircuitHead):
 
         It takes what `angles` makes of features, and returns what is measured, without scales; its
         gradients reach the head's parameters. A head of the shared layout has a circuit per task:
-        give ``tasks=["name"]``. For the arguments see `qmtl.simulators.task_qnode`.
+        give ``tasks=["name"]``. For the arguments see `qmtl.pennylane.task_qnode`.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -222,7 +222,7 @@ class QuantumHead(CircuitHead):
             >>> bool(torch.allclose(value.float(), head.expectation_values(angles)["a"][:, 0]))
             True
         """
-        from qmtl.simulators import task_qnode
+        from qmtl.pennylane import task_qnode
 
         return task_qnode(self.circuit, self.weights(), device, **options)
 

@@ -1,9 +1,8 @@
 """Ways to evaluate a head circuit, under one contract (`Simulator`)."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.noise import DeviceNoise
@@ -22,25 +21,21 @@ from qmtl.simulators._contract import (
 )
 from qmtl.simulators._explain import Explanation
 from qmtl.simulators._lightcone import LightConeSimulator
+from qmtl.simulators._memory import bytes_text, memory_limit
 from qmtl.simulators._noisy import NoisySimulator, native_size, native_values
 from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
 from qmtl.simulators._shots import Estimate, ShotSimulator
 
-if TYPE_CHECKING:
-    from qmtl.simulators._device import LightConeDevice
-    from qmtl.simulators._pennylane import PennyLaneSimulator, device_names, task_qnode
-    from qmtl.simulators._qfunc import from_qfunc
-
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
-    "LightConeDevice", "LightConeSimulator", "NoisySimulator", "PennyLaneSimulator",
-    "ShiftPlan", "ShotSimulator", "Simulator", "check_angles", "check_weights", "device_names",
-    "from_qfunc", "joined_weights", "native_size", "native_values", "output_layout",
-    "shift_plan", "shifted_values", "simulator_for", "simulator_from_dict", "task_qnode",
-    "to_logits", "weights_by_name",
+    "LightConeSimulator", "NoisySimulator", "ShiftPlan", "ShotSimulator", "Simulator",
+    "bytes_text", "check_angles", "check_weights", "joined_weights", "memory_limit",
+    "native_size", "native_values", "output_layout", "shift_plan", "shifted_values",
+    "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
-# Entry points that offer simulators: those of hardware, which this package may not import.
+# Entry points that offer simulators: those of packages that this one may not import. A name is a
+# whole one, or a prefix that ends in "_"; that of PennyLane's devices is "*".
 PLUGINS = "qmtl.simulators"
 
 
@@ -65,11 +60,11 @@ def simulator_for(name: "str | Simulator") -> Simulator:
         if name == point.name or (point.name.endswith("_") and name.startswith(point.name)):
             found: Simulator = point.load()(name)
             return found
-    from qmtl.simulators._pennylane import PennyLaneSimulator, device_names
-
-    if name not in device_names():
-        raise unknown_name("simulator", name, ["lightcone", *device_names()])
-    return PennyLaneSimulator(name)
+    device = _on_pennylane()
+    if name not in device.names():
+        raise unknown_name("simulator", name, ["lightcone", *device.names()])
+    simulator: Simulator = device(name)
+    return simulator
 
 
 def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
@@ -87,23 +82,17 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         return ShotSimulator(base, settings["shots"], settings["seed"], gradient)
     if kind != "pennylane":
         raise unknown_name("simulator", kind, ["lightcone", "noisy", "pennylane", "shots"])
-    from qmtl.simulators._pennylane import PennyLaneSimulator
-
     options = settings["options"]
-    return PennyLaneSimulator(settings["device"], diff_method=settings["diff_method"], **options)
+    simulator: Simulator = _on_pennylane()(
+        settings["device"], diff_method=settings["diff_method"], **options
+    )
+    return simulator
 
 
-# Importing PennyLane takes seconds.
-_WITH_PENNYLANE = {
-    "LightConeDevice": "_device",
-    "PennyLaneSimulator": "_pennylane",
-    "device_names": "_pennylane",
-    "from_qfunc": "_qfunc",
-    "task_qnode": "_pennylane",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_PENNYLANE:
-        raise AttributeError(f"module 'qmtl.simulators' has no attribute {name!r}")
-    return getattr(import_module(f"qmtl.simulators.{_WITH_PENNYLANE[name]}"), name)
+def _on_pennylane() -> Any:
+    """The simulator of PennyLane's devices, which is imported late, as PennyLane takes seconds."""
+    for point in entry_points(group=PLUGINS, name="*"):
+        return point.load()
+    raise InvalidInputError(
+        f"no entry point {PLUGINS!r} offers PennyLane's devices: install qmtl again (pip install .)"
+    )

@@ -30,7 +30,8 @@ from qmtl.circuit import (  # noqa: E402
 )
 from qmtl.errors import InvalidInputError, MissingDependencyError  # noqa: E402
 from qmtl.hardware import state_index, to_qasm3, to_qiskit  # noqa: E402
-from qmtl.simulators import LightConeSimulator, PennyLaneSimulator  # noqa: E402
+from qmtl.pennylane import PennyLaneSimulator  # noqa: E402
+from qmtl.simulators import LightConeSimulator  # noqa: E402
 from qmtl.tasks import Task  # noqa: E402
 
 entanglers = st.sampled_from(list(ENTANGLERS))

@@ -254,7 +254,7 @@ class TestErrors:
     "simulator",
     [
         qmtl.simulators.LightConeSimulator(max_memory=10**9, engine="eager"),
-        qmtl.simulators.PennyLaneSimulator("default.qubit", diff_method="parameter-shift", seed=3),
+        qmtl.pennylane.PennyLaneSimulator("default.qubit", diff_method="parameter-shift", seed=3),
     ],
 )
 def test_simulator_settings_are_saved(simulator):

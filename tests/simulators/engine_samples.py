@@ -7,7 +7,8 @@ import torch
 
 from qmtl import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes, Task
 from qmtl.circuit import Angle, Gate, entangler_gates
-from qmtl.simulators import LightConeSimulator, PennyLaneSimulator, _engines, _lightcone
+from qmtl.pennylane import PennyLaneSimulator
+from qmtl.simulators import LightConeSimulator, _engines, _lightcone
 from qmtl.simulators._amplitudes import AmplitudeEngine, build_program
 from qmtl.simulators._pauli import PauliEngine, pauli_program
 from qmtl.simulators._plan import build_plan

@@ -5,7 +5,7 @@ import torch
 
 from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators import PennyLaneSimulator
+from qmtl.pennylane import PennyLaneSimulator
 from qmtl.simulators._lightcone import LightConeSimulator
 from tests.laws import assert_same_values_and_gradients
 from tests.strategies import binary_tasks, random_angles, random_case, random_weights

@@ -9,10 +9,10 @@ from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._extrapolation import ExtrapolatedSimulator
 from qmtl.noise import Channel, CoherentError, DeviceNoise
+from qmtl.pennylane import PennyLaneSimulator
 from qmtl.simulators import (
     LightConeSimulator,
     NoisySimulator,
-    PennyLaneSimulator,
     ShotSimulator,
     shift_plan,
     shifted_values,

@@ -18,7 +18,8 @@ from qmtl.circuit import (
     task_strings,
 )
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.simulators import LightConeSimulator, PennyLaneSimulator, Simulator, simulator_for
+from qmtl.pennylane import PennyLaneSimulator
+from qmtl.simulators import LightConeSimulator, Simulator, simulator_for
 from qmtl.tasks import Task
 from tests.laws import (
     assert_batch_is_samples,

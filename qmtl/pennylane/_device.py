@@ -33,8 +33,7 @@ from torch import Tensor
 
 from qmtl.circuit import Angle, Gate
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators._lightcone import LightConeSimulator
-from qmtl.simulators._tape import (
+from qmtl.pennylane._tape import (
     GATES,
     IDLE,
     Read,
@@ -47,6 +46,7 @@ from qmtl.simulators._tape import (
     result_of,
     stacked,
 )
+from qmtl.simulators import LightConeSimulator
 
 __all__ = ["LightConeDevice"]
 

@@ -10,13 +10,8 @@ import torch
 from qmtl.circuit import Angle, Gate, HeadCircuit, default_readout
 from qmtl.errors import InvalidInputError
 from qmtl.noise import DeviceNoise
-from qmtl.simulators import (
-    LightConeSimulator,
-    NoisySimulator,
-    PennyLaneSimulator,
-    ShotSimulator,
-    from_qfunc,
-)
+from qmtl.pennylane import PennyLaneSimulator, from_qfunc
+from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator
 from qmtl.tasks import Task
 from tests.laws import assert_same_values_and_gradients, vjp
 from tests.strategies import random_angles, random_case, random_weights

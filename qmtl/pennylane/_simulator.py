@@ -9,10 +9,16 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
-from qmtl.simulators._contract import Simulator, check_angles, check_weights, weights_by_name
-from qmtl.simulators._memory import bytes_text, memory_limit
+from qmtl.simulators import (
+    Simulator,
+    bytes_text,
+    check_angles,
+    check_weights,
+    memory_limit,
+    weights_by_name,
+)
 
-__all__ = ["PennyLaneSimulator", "device_names", "task_qnode"]
+__all__ = ["PennyLaneSimulator", "task_qnode"]
 
 # Devices that hold a state of all wires, and how many bits of its index a wire takes; complex
 # numbers of single precision at the least.
@@ -68,6 +74,16 @@ class PennyLaneSimulator(Simulator):
         found = [self._run(circuit, angles, weights, names) for names in together]
         return torch.cat([angles.new_zeros(len(angles), 0), *found], dim=1)
 
+    @staticmethod
+    def names() -> list[str]:
+        """Names of the devices that PennyLane and its installed plugins offer.
+
+        Example:
+            >>> {"default.qubit", "lightning.qubit"} <= set(PennyLaneSimulator.names())
+            True
+        """
+        return sorted(qml.plugin_devices)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description."""
         settings = {"diff_method": self.diff_method, "options": self.options}
@@ -112,16 +128,6 @@ class PennyLaneSimulator(Simulator):
 
     def __repr__(self) -> str:
         return f"PennyLaneSimulator({self.device!r}, diff_method={self.diff_method!r})"
-
-
-def device_names() -> list[str]:
-    """Names of the devices that PennyLane and its installed plugins offer.
-
-    Example:
-        >>> {"default.qubit", "lightning.qubit"} <= set(device_names())
-        True
-    """
-    return sorted(qml.plugin_devices)
 
 
 def task_qnode(
@@ -226,8 +232,8 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
                 f"the circuit runs on wires 0 to {circuit.n_wires - 1}, the device has {wires}"
             )
         return device
-    if device not in device_names():
-        raise unknown_name("PennyLane device", device, device_names())
+    if device not in PennyLaneSimulator.names():
+        raise unknown_name("PennyLane device", device, PennyLaneSimulator.names())
     try:
         return qml.device(device, wires=circuit.n_wires, **options)
     except qml.exceptions.DeviceError as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import pennylane as qml
 import torch
 from torch import Tensor
 
@@ -93,8 +94,6 @@ def _traced(
     qfunc: Callable[..., Any], n_wires: int, n_features: int, shape: tuple[int, ...], point: Tensor
 ) -> list[Any]:
     """PennyLane's operations, decomposed, at one point of features and weights."""
-    import pennylane as qml
-
     function = qfunc.func if isinstance(qfunc, qml.QNode) else qfunc
     if not callable(function):
         raise InvalidInputError(f"qfunc must be a function or a template, got {qfunc!r}")

@@ -1,0 +1,10 @@
+"""With PennyLane: its QNodes on our simulators, our heads on its devices, its templates in heads.
+
+Importing it imports PennyLane, which takes seconds.
+"""
+
+from qmtl.pennylane._device import LightConeDevice
+from qmtl.pennylane._qfunc import from_qfunc
+from qmtl.pennylane._simulator import PennyLaneSimulator, task_qnode
+
+__all__ = ["LightConeDevice", "PennyLaneSimulator", "from_qfunc", "task_qnode"]
