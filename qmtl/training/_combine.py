@@ -1,4 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name.
+"""TorchJD's aggregators and scalarizers, and ours in their shape, by name.
 
 An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
 *scalarizer* combines the losses themselves. Names are those of TorchJD's classes, in any case and
@@ -62,15 +62,17 @@ def aggregators() -> dict[str, type]:
 
 
 def scalarizers() -> dict[str, type]:
-    """TorchJD's scalarizer classes by name.
+    """Scalarizer classes by name: TorchJD's, and IGB.
 
     Example:
-        >>> {"Mean", "UW", "DWA", "FAMO", "STCH", "IMTLL"} <= set(scalarizers())
+        >>> {"Mean", "UW", "DWA", "FAMO", "STCH", "IMTLL", "IGB"} <= set(scalarizers())
         True
     """
     from torchjd import scalarization
 
-    return _concrete(scalarization, scalarization.Scalarizer)
+    from qmtl.training._igb import IGB
+
+    return _concrete(scalarization, scalarization.Scalarizer) | {"IGB": IGB}
 
 
 def _concrete(module: Any, kind: type) -> dict[str, type]:
@@ -273,6 +275,9 @@ def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tenso
     elif is_sum(combiner):
         ((name, vector),) = combiner.named_parameters()
         total = torch.func.functional_call(combiner, {name: vector[present]}, losses)
+    elif getattr(combiner, "takes_missing", False):
+        absent = torch.full_like(last, torch.nan, dtype=losses.dtype)
+        total = combiner(absent.index_copy(0, present, losses))
     elif has_state(combiner):
         total = combiner(last.to(losses.dtype).index_copy(0, present, losses))
     else:

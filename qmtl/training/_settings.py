@@ -53,10 +53,10 @@ class TrainingSettings(MethodOptions):
             for 150 / rows with ``adamw``, and for none with the others.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
             after 5 epochs without a better `monitor`).
-        scalarizer: TorchJD scalarizer of the task losses (the default is their mean). A task
-            without labels in a step adds no term to the loss and leaves its own weight as it is;
-            FAMO needs labels of all tasks in each step, and DWA averages over a task's last loss
-            in steps without it.
+        scalarizer: TorchJD scalarizer of the task losses, or ``igb``; the default is their mean.
+            A task without labels in a step adds no term to the loss and leaves its own weight as it
+            is; FAMO needs labels of all tasks in each step, and DWA averages over a task's last
+            loss in steps without it.
         aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`. With one that weighs
             rows, tensor hooks of features and parameters see the combined gradient, once; else, or
             where tasks cannot be differentiated together, they see the rows of all tasks.
