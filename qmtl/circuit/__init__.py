@@ -1,112 +1,59 @@
 """What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
 
-from qmtl.circuit._ablations import count_live_weights, rebuilt, without_blocks, without_entanglers
-from qmtl.circuit._ansatz import ANSATZE, Ansatz, IdentityAnsatz, RealAmplitudes, RotationAnsatz
-from qmtl.circuit._catalogue import (
-    Design,
-    design_from_toml,
-    list_designs,
-    load_design,
-    to_toml,
-)
-from qmtl.circuit._description import circuit_from_dict, circuit_to_dict
-from qmtl.circuit._drawing import circuit_drawing, circuit_facts, draw_svg, task_rows
-from qmtl.circuit._encodings import (
-    ENCODINGS,
-    AngleEncoding,
-    Encoding,
-    IQPEncoding,
-    RegisterEncoding,
-)
-from qmtl.circuit._entanglers import ENTANGLERS, entangler_edges, entangler_gates
-from qmtl.circuit._gates import (
-    DIAGONAL_GATES,
-    GATE_WIRES,
-    ROTATIONS,
-    Angle,
-    Gate,
-    GateSequence,
-    Kind,
-    PauliString,
-    elementary,
-)
-from qmtl.circuit._head_circuit import HeadCircuit, ParameterCount
-from qmtl.circuit._light_cone import LightCone, Walk, backward_cone, gates_by_wire
-from qmtl.circuit._observables import (
-    MAX_READ_WIRES,
-    distribution_circuit,
-    output_matrix,
-    spanned_wires,
-    task_strings,
-    z_strings,
-    z_strings_of,
-)
-from qmtl.circuit._readout import (
-    READOUTS,
-    ExpectationZ,
-    PauliStrings,
-    Probabilities,
-    Readout,
-    Register,
-    default_readout,
-)
-
-__all__ = [
-    "ANSATZE",
-    "DIAGONAL_GATES",
-    "ENCODINGS",
-    "ENTANGLERS",
-    "GATE_WIRES",
-    "MAX_READ_WIRES",
-    "READOUTS",
-    "ROTATIONS",
-    "Angle",
-    "AngleEncoding",
-    "Ansatz",
-    "Design",
-    "Encoding",
-    "ExpectationZ",
-    "Gate",
-    "GateSequence",
-    "HeadCircuit",
-    "IQPEncoding",
-    "IdentityAnsatz",
-    "Kind",
-    "LightCone",
-    "ParameterCount",
-    "PauliString",
-    "PauliStrings",
-    "Probabilities",
-    "Readout",
-    "RealAmplitudes",
-    "Register",
-    "RegisterEncoding",
-    "RotationAnsatz",
-    "Walk",
-    "backward_cone",
-    "circuit_drawing",
-    "circuit_facts",
-    "circuit_from_dict",
-    "circuit_to_dict",
-    "count_live_weights",
-    "default_readout",
-    "design_from_toml",
-    "distribution_circuit",
-    "draw_svg",
-    "elementary",
-    "entangler_edges",
-    "entangler_gates",
-    "gates_by_wire",
-    "list_designs",
-    "load_design",
-    "output_matrix",
-    "rebuilt",
-    "spanned_wires",
-    "task_rows",
-    "task_strings",
-    "to_toml",
-    "without_blocks",
-    "without_entanglers",
-    "z_strings",
-    "z_strings_of",
-]
+from qmtl.circuit._ablations import count_live_weights as count_live_weights
+from qmtl.circuit._ablations import rebuilt as rebuilt
+from qmtl.circuit._ablations import without_blocks as without_blocks
+from qmtl.circuit._ablations import without_entanglers as without_entanglers
+from qmtl.circuit._ansatz import ANSATZE as ANSATZE
+from qmtl.circuit._ansatz import Ansatz as Ansatz
+from qmtl.circuit._ansatz import IdentityAnsatz as IdentityAnsatz
+from qmtl.circuit._ansatz import RealAmplitudes as RealAmplitudes
+from qmtl.circuit._ansatz import RotationAnsatz as RotationAnsatz
+from qmtl.circuit._catalogue import Design as Design
+from qmtl.circuit._catalogue import circuit_from_dict as circuit_from_dict
+from qmtl.circuit._catalogue import circuit_to_dict as circuit_to_dict
+from qmtl.circuit._catalogue import design_from_toml as design_from_toml
+from qmtl.circuit._catalogue import list_designs as list_designs
+from qmtl.circuit._catalogue import load_design as load_design
+from qmtl.circuit._catalogue import to_toml as to_toml
+from qmtl.circuit._drawing import circuit_drawing as circuit_drawing
+from qmtl.circuit._drawing import circuit_facts as circuit_facts
+from qmtl.circuit._drawing import draw_svg as draw_svg
+from qmtl.circuit._drawing import task_rows as task_rows
+from qmtl.circuit._encodings import ENCODINGS as ENCODINGS
+from qmtl.circuit._encodings import AngleEncoding as AngleEncoding
+from qmtl.circuit._encodings import Encoding as Encoding
+from qmtl.circuit._encodings import IQPEncoding as IQPEncoding
+from qmtl.circuit._encodings import RegisterEncoding as RegisterEncoding
+from qmtl.circuit._entanglers import ENTANGLERS as ENTANGLERS
+from qmtl.circuit._entanglers import entangler_edges as entangler_edges
+from qmtl.circuit._entanglers import entangler_gates as entangler_gates
+from qmtl.circuit._gates import DIAGONAL_GATES as DIAGONAL_GATES
+from qmtl.circuit._gates import GATE_WIRES as GATE_WIRES
+from qmtl.circuit._gates import ROTATIONS as ROTATIONS
+from qmtl.circuit._gates import Angle as Angle
+from qmtl.circuit._gates import Gate as Gate
+from qmtl.circuit._gates import GateSequence as GateSequence
+from qmtl.circuit._gates import Kind as Kind
+from qmtl.circuit._gates import PauliString as PauliString
+from qmtl.circuit._gates import elementary as elementary
+from qmtl.circuit._head_circuit import HeadCircuit as HeadCircuit
+from qmtl.circuit._head_circuit import ParameterCount as ParameterCount
+from qmtl.circuit._light_cone import LightCone as LightCone
+from qmtl.circuit._light_cone import Walk as Walk
+from qmtl.circuit._light_cone import backward_cone as backward_cone
+from qmtl.circuit._light_cone import gates_by_wire as gates_by_wire
+from qmtl.circuit._observables import MAX_READ_WIRES as MAX_READ_WIRES
+from qmtl.circuit._observables import distribution_circuit as distribution_circuit
+from qmtl.circuit._observables import output_matrix as output_matrix
+from qmtl.circuit._observables import spanned_wires as spanned_wires
+from qmtl.circuit._observables import task_strings as task_strings
+from qmtl.circuit._observables import z_strings as z_strings
+from qmtl.circuit._observables import z_strings_of as z_strings_of
+from qmtl.circuit._readout import READOUTS as READOUTS
+from qmtl.circuit._readout import ExpectationZ as ExpectationZ
+from qmtl.circuit._readout import PauliStrings as PauliStrings
+from qmtl.circuit._readout import Probabilities as Probabilities
+from qmtl.circuit._readout import Readout as Readout
+from qmtl.circuit._readout import Register as Register
+from qmtl.circuit._readout import default_readout as default_readout

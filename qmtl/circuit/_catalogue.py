@@ -1,28 +1,221 @@
-"""Designs: head circuits without their tasks, from the catalogue or from TOML files."""
+"""Head circuits as plain data: descriptions of circuits, and designs in TOML files."""
 
 import json
+import math
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from qmtl.circuit._ansatz import ANSATZE, Ansatz
-from qmtl.circuit._description import (
-    NO_CLASSES,
-    Classes,
-    build_part,
-    check_keys,
-    check_types,
-    part_to_dict,
-)
-from qmtl.circuit._encodings import ENCODINGS, Encoding
+from qmtl.circuit._encodings import ENCODINGS, Encoding, RegisterEncoding
 from qmtl.circuit._head_circuit import HeadCircuit
-from qmtl.circuit._readout import Layout
+from qmtl.circuit._readout import READOUTS, Layout
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, check_tasks
+
+Classes = Mapping[str, type]
+
+
+NO_CLASSES: Classes = types.MappingProxyType({})
+
+
+# Encodings of circuits, of which designs have the first ones only.
+ALL_ENCODINGS: dict[str, Any] = {**ENCODINGS, "RegisterEncoding": RegisterEncoding}
+BUILT_IN: dict[str, Any] = {**ALL_ENCODINGS, **ANSATZE, **READOUTS}
+
+
+def part_to_dict(part: Any) -> dict[str, Any]:
+    """The part's class name, as ``type``, and its dataclass fields."""
+    kind = type(part).__name__
+    if not is_dataclass(part):
+        raise InvalidInputError(f"{kind} cannot be written: it must be a (frozen) dataclass")
+    if BUILT_IN.get(kind, type(part)) is not type(part):
+        raise InvalidInputError(f"{kind} cannot be written: qmtl has a class of that name")
+    plain = {
+        f.name: _plain(f"{kind}.{f.name}", getattr(part, f.name)) for f in fields(part) if f.init
+    }
+    return {"type": kind, **plain}
+
+
+def _plain(where: str, value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(where, item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return part_to_dict(value)
+    finite = type(value) is float and math.isfinite(value)
+    if value is None or finite or type(value) in (bool, int, str):
+        return value
+    raise InvalidInputError(
+        f"{where} cannot be written: expected numbers, text, booleans or tuples of them, "
+        f"got {value!r}"
+    )
+
+
+def build_part(where: str, data: Any, known: Mapping[str, type], custom: Classes) -> Any:
+    """The object that ``type`` and fields describe, if its class is among those given."""
+    for name in custom:
+        if name in BUILT_IN:
+            raise InvalidInputError(f"custom: qmtl has a class named {name!r}; rename yours")
+    check_keys(where, data, None, ["type"])
+    classes = {**known, **custom}
+    if data["type"] not in list(classes):
+        raise unknown_name(f"{where} type", data["type"], classes)
+    cls = classes[data["type"]]
+    if not is_dataclass(cls):
+        raise InvalidInputError(f"{where}: {data['type']} must be a dataclass, got {cls!r}")
+    given = {
+        key: build_part(f"{where}.{key}", value, known, custom)
+        if isinstance(value, Mapping)
+        else _as_tuples(value)
+        for key, value in data.items()
+        if key != "type"
+    }
+    check_keys(f"{where} ({data['type']})", given, [f.name for f in fields(cls) if f.init], [])
+    check_types(f"{where} ({data['type']})", cls, given)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def check_keys(where: str, data: Any, known: list[str] | None, required: list[str]) -> None:
+    """Check that `data` is a table without unknown keys (None: any is known) or missing ones."""
+    if not isinstance(data, Mapping):
+        raise InvalidInputError(f"{where}: expected a table of keys and values, got {data!r}")
+    names = set(known or ())
+    for key in data:
+        if known is not None and key not in names:
+            raise unknown_name(f"key in {where}:", key, known)
+    for key in required:
+        if key not in data:
+            raise InvalidInputError(f"{where}: the key {key!r} is missing; got {list(data)}")
+
+
+def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
+    """Check values read from a file against the annotations of the class they are for."""
+    try:
+        hints = get_type_hints(cls)
+    except (NameError, TypeError):  # a user's class with annotations that cannot be resolved
+        return
+    for key, value in values.items():
+        if key in hints and not fits(value, hints[key]):
+            expected = getattr(hints[key], "__name__", None) or str(hints[key])
+            if get_args(hints[key]):
+                expected = str(hints[key]).replace("typing.", "")
+            raise InvalidInputError(f"{where}: {key} must be {expected}, got {value!r}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from a file fits a type annotation; True if that cannot be told."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple)
+    if hint in (int, float):
+        number = isinstance(value, (int, float) if hint is float else int)
+        return number and not isinstance(value, bool)
+    if hint in (str, bool, types.NoneType):
+        return isinstance(value, hint)
+    return True
+
+
+VERSION = 1
+
+
+def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
+    """A JSON-able description of a circuit; `circuit_from_dict` reads it.
+
+    A user's encoding, ansatz or readout is written by its class name and its dataclass fields.
+    The ansatz is written once when all tasks have the same, else under ``ansatz_per_task``.
+
+    Raises:
+        InvalidInputError: if a part is not a dataclass, or a field holds what JSON cannot.
+
+    Example:
+        >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))
+        >>> description["ansatz"], description["wires_per_task"]
+        ({'type': 'RotationAnsatz', 'n_layers': 2, 'entangler': 'cz_ring'}, {'a': 2})
+    """
+    names = list(circuit.registers)
+    blocks = {name: circuit.ansatz(name) for name in names}
+    data: dict[str, Any] = {
+        "version": VERSION,
+        "layout": circuit.layout,
+        "tasks": [task.to_dict() for task in circuit.tasks],
+        "encoding": part_to_dict(circuit.encoding),
+    }
+    if all(block == blocks[names[0]] for block in blocks.values()):
+        data["ansatz"] = part_to_dict(blocks[names[0]])
+    else:
+        data["ansatz_per_task"] = {name: part_to_dict(block) for name, block in blocks.items()}
+    registers = circuit.registers.items()
+    data["readouts"] = {name: part_to_dict(register.readout) for name, register in registers}
+    if circuit.layout == "shared":
+        data["n_wires"] = circuit.n_wires
+    else:
+        data["wires_per_task"] = {name: len(register.wires) for name, register in registers}
+    return data
+
+
+def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) -> HeadCircuit:
+    """The circuit that `circuit_to_dict` described.
+
+    Args:
+        data: the description.
+        custom: class names to classes, for encodings, blocks or readouts that are not qmtl's.
+
+    Raises:
+        InvalidInputError: for a missing or unknown key, type or field, or a value of another kind.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> circuit_from_dict(circuit_to_dict(circuit)) == circuit
+        True
+    """
+    size = "n_wires" if isinstance(data, Mapping) and "n_wires" in data else "wires_per_task"
+    block = "ansatz" if isinstance(data, Mapping) and "ansatz" in data else "ansatz_per_task"
+    required = ["version", "layout", "tasks", "encoding", block, "readouts", size]
+    check_keys("circuit", data, required, required)
+    if data["version"] != VERSION:
+        raise InvalidInputError(f"circuit: version {VERSION} was expected, got {data['version']!r}")
+    if not isinstance(data["tasks"], Sequence) or isinstance(data["tasks"], str):
+        raise InvalidInputError(f"circuit: tasks must be a list, got {data['tasks']!r}")
+    tasks = check_tasks([Task.from_dict(task) for task in data["tasks"]])
+    names = [task.name for task in tasks]
+    sizes: dict[str, Any] = {size: data[size]}
+    if size == "wires_per_task":
+        check_keys("circuit: wires_per_task", data[size], names, names)
+    elif data["layout"] == "shared" and not fits(data[size], int):
+        raise InvalidInputError(f"circuit: n_wires must be an integer, got {data[size]!r}")
+    ansatz: Any
+    if block == "ansatz":
+        ansatz = build_part("ansatz", data[block], ANSATZE, custom)
+    else:
+        ansatz = _build_each("ansatz_per_task", data[block], names, ANSATZE, custom)
+    encoding: Any = build_part("encoding", data["encoding"], ALL_ENCODINGS, custom)
+    readouts: Any = _build_each("readouts", data["readouts"], names, READOUTS, custom)
+    return HeadCircuit(tasks, encoding, ansatz, layout=data["layout"], readouts=readouts, **sizes)
+
+
+def _build_each(
+    where: str, data: Any, names: list[str], known: Mapping[str, type], custom: Classes
+) -> dict[str, Any]:
+    check_keys(f"circuit: {where}", data, names, names)
+    return {name: build_part(f"{where} of {name!r}", data[name], known, custom) for name in names}
 
 
 @dataclass(frozen=True)

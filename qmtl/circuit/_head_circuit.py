@@ -342,7 +342,7 @@ class HeadCircuit:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `qmtl.circuit.circuit_from_dict` reads it."""
-        from qmtl.circuit._description import circuit_to_dict
+        from qmtl.circuit._catalogue import circuit_to_dict
 
         return circuit_to_dict(self)
 

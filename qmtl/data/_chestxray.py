@@ -1,21 +1,317 @@
 """`chestxray`: findings on chest X-rays in CheXpert's layout, split by patient."""
 
-from collections.abc import Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from qmtl._sections import Fractions, RecipePath
-from qmtl.data._chestxray_files import LabelTable, load_images, read_chestxray_labels
+from qmtl.data._csv import is_nameless, read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._files import check_files
 from qmtl.data._splits import Indices, check_count, check_seed, patient_split
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, is_missing, number_in
 
-__all__ = ["ChestXraySection", "chestxray"]
+_WHERE = (
+    "Stanford's CheXpert page (Stanford AIMI; the download needs registration), or bring a table "
+    "of the same columns"
+)
+_NOT_FINDINGS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
+_DEFAULT_FILES = ("train.csv", "valid.csv", "test.csv")
+_UNCERTAIN = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
+_BLANK = {"ignore": np.nan, "zeros": 0.0}
+_VIEWS = ("all", "frontal", "lateral")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """The rows of one or more label files, joined.
+
+    Attributes:
+        paths: the image of each row.
+        patients: patient of each row, from the path, as text (N,): "7" for patient00007.
+        findings: names of the label columns.
+        values: 1, 0 or NaN, float64 (N, findings).
+        index: row numbers over all files, from 0: int64 (N,).
+    """
+
+    paths: list[str]
+    patients: np.ndarray
+    findings: tuple[str, ...]
+    values: np.ndarray
+    index: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.paths)
+
+    def take(self, rows: np.ndarray) -> "LabelTable":
+        """The given rows, by position."""
+        paths = [self.paths[row] for row in rows]
+        return LabelTable(
+            paths, self.patients[rows], self.findings, self.values[rows], self.index[rows]
+        )
+
+
+def read_chestxray_labels(
+    path: str | PathLike[str],
+    labels: str | Sequence[str] | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    uncertain: str | Mapping[str, str] = "ignore",
+    blank: str = "ignore",
+    views: str = "all",
+) -> LabelTable:
+    r"""The label files of a folder, joined; arguments as in `chestxray`.
+
+    Raises:
+        InvalidInputError: a file or column is missing, an image is named twice, a path has no
+            patient, or a cell is not 1, 0, -1 or blank (file and row are named).
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> text = "Path,Sex,Age,Frontal/Lateral,AP/PA,Edema\na/patient7/s/v.png,,,Frontal,AP,-1"
+        >>> _ = (folder / "train.csv").write_text(text)
+        >>> read_chestxray_labels(folder, uncertain="ones").values
+        array([[1.]])
+    """
+    if blank not in _BLANK:
+        raise unknown_name("blank policy", blank, _BLANK)
+    if views not in _VIEWS:
+        raise unknown_name("views", views, _VIEWS)
+    files = _label_files(Path(path), labels)
+    tables = [_read(file) for file in files]
+    header = list(tables[0])
+    for file, table in zip(files, tables, strict=True):
+        _check_header(file, list(table), header, files[0])
+    findings = _findings(header, tasks)
+    policies = _policies(uncertain, findings)
+    paths: list[str] = []
+    patients, values, kept = [], [], []
+    number = 0
+    for file, table in zip(files, tables, strict=True):
+        for line, row in zip(table.index, table.to_dict("records"), strict=True):
+            number += 1
+            if views != "all" and row["Frontal/Lateral"].lower() != views:
+                continue
+            paths.append(row["Path"])
+            patients.append(_patient(file, line, row["Path"]))
+            values.append([
+                _label(file, line, name, row[name], policies[name], _BLANK[blank])
+                for name in findings
+            ])  # fmt: skip
+            kept.append(number - 1)
+    if not paths:
+        raise InvalidInputError(f"views: {path} has no {views} image")
+    _check_unique(paths)
+    return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
+
+
+def _read(file: Path) -> Any:
+    """A label file without the columns that have no name, such as an index that was saved."""
+    table = read_table(file, ",", texts=None)
+    return table[[name for name in table if not is_nameless(name)]]
+
+
+def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
+    if labels is not None:
+        needed = [labels] if isinstance(labels, str) else list(labels)
+        if not needed or len(set(needed)) != len(needed):
+            raise InvalidInputError(f"labels: expected different file names, got {labels!r}")
+    else:
+        needed = [name for name in _DEFAULT_FILES if (root / name).is_file()] or ["train.csv"]
+    return check_files(root, needed, what="Chest X-rays", where=_WHERE)
+
+
+def _check_header(file: Path, header: Sequence[str], first: Sequence[str], of: Path) -> None:
+    missing = [name for name in _NOT_FINDINGS if name not in header]
+    if missing:
+        raise InvalidInputError(
+            f"{file}: expected CheXpert's columns {', '.join(_NOT_FINDINGS)} and the findings; "
+            f"missing: {', '.join(missing)}"
+        )
+    if set(header) != set(first):
+        odd = ", ".join(sorted(set(header) ^ set(first)))
+        raise InvalidInputError(f"{file}: the columns are not those of {of.name}: {odd}")
+
+
+def _findings(header: Iterable[str], tasks: Sequence[str] | None) -> tuple[str, ...]:
+    known = [name for name in header if name not in _NOT_FINDINGS]
+    if tasks is None:
+        return tuple(known)
+    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
+        raise InvalidInputError(f"tasks: expected one or more different names, got {tasks!r}")
+    for name in tasks:
+        if name not in known:
+            raise unknown_name("finding", name, known)
+    return tuple(tasks)
+
+
+def _policies(uncertain: str | Mapping[str, str], findings: Sequence[str]) -> dict[str, float]:
+    given = uncertain if isinstance(uncertain, Mapping) else dict.fromkeys(findings, uncertain)
+    for name, policy in given.items():
+        if name not in findings:
+            raise unknown_name("finding in uncertain:", name, findings)
+        if policy not in _UNCERTAIN:
+            raise unknown_name("uncertain policy", policy, _UNCERTAIN)
+    return {name: _UNCERTAIN[given.get(name, "ignore")] for name in findings}
+
+
+def _patient(file: Path, line: int, path: str) -> str:
+    found = re.search(r"(?:^|[/\\])patient(\w+)(?:[/\\]|$)", path)
+    if found is None:
+        raise InvalidInputError(
+            f"{file}: row {line}: expected a Path with a folder patientN, got {path!r}; without "
+            f"the patient, rows of one patient could come on two sides of the split"
+        )
+    return found[1].lstrip("0") or "0"
+
+
+def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
+    if is_missing(cell) and cell != "?":  # which would rather be an uncertain label
+        return blank
+    number = number_in(cell)
+    if number == -1:
+        return uncertain
+    if number is None or number not in (0, 1):
+        raise InvalidInputError(
+            f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
+        )
+    return number
+
+
+def _check_unique(paths: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise InvalidInputError(f"the label files name the image {path!r} twice")
+        seen.add(path)
+
+
+def load_images(
+    path: str | PathLike[str],
+    paths: Sequence[str],
+    *,
+    images: str | PathLike[str] | None = None,
+    image_size: int | None = None,
+) -> np.ndarray:
+    """The images of these paths.
+
+    Args:
+        path: the folder of the data set.
+        paths: as in the label file's column Path.
+        images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder that the paths start
+            from. None: ``images.npz`` in `path` if there is one, else `path` or its parent, with or
+            without the first folders of the paths.
+        image_size: side in pixels; larger images are cropped to the central square and averaged
+            down. None: 64 for files, the stored size for a .npz.
+
+    Returns:
+        float32 (N, 1, H, W) in [0, 1].
+
+    Raises:
+        InvalidInputError: images are missing (how many, and the first), or cannot be read.
+    """
+    source = Path(path) / "images.npz" if images is None else Path(images)
+    if images is not None and not source.exists():
+        raise InvalidInputError(f"images: there is no file or folder {source}")
+    if source.is_file():
+        grey = _from_npz(source, paths)
+        if image_size is not None and grey.shape[1:] != (image_size, image_size):
+            grey = np.stack([_resize_array(image, image_size) for image in grey])
+    else:
+        roots = [Path(path), Path(path).parent] if images is None else [source]
+        files = _find_files(roots, paths)
+        grey = np.stack([_read_file(file, image_size or 64) for file in files])
+    return grey[:, None]
+
+
+def _from_npz(file: Path, paths: Sequence[str]) -> np.ndarray:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            stored = {name: arrays[name] for name in ("images", "paths") if name in arrays.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(f"{file}: cannot be read as .npz: {error}") from error
+    if len(stored) != 2:
+        raise InvalidInputError(f"{file}: expected the arrays 'images' and 'paths'")
+    pixels, names = stored["images"], stored["paths"]
+    if pixels.ndim != 3 or names.shape != (len(pixels),):
+        raise InvalidInputError(
+            f"{file}: expected images (N, H, W) and paths (N,), got {pixels.shape} and "
+            f"{names.shape}"
+        )
+    place = {str(name): row for row, name in enumerate(names)}
+    missing = [name for name in paths if name not in place]
+    if missing:
+        raise _missing(missing, len(paths), str(file))
+    return _unit_interval(pixels[[place[name] for name in paths]], str(file))
+
+
+def _unit_interval(pixels: np.ndarray, where: str) -> np.ndarray:
+    if pixels.dtype in (np.uint8, np.uint16):
+        return np.asarray(pixels, dtype=np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    if pixels.dtype.kind != "f" or not ((pixels >= 0) & (pixels <= 1)).all():
+        raise InvalidInputError(
+            f"{where}: expected pixels as uint8, uint16, or floats in [0, 1], got {pixels.dtype}"
+        )
+    return np.asarray(pixels, dtype=np.float32)
+
+
+def _missing(missing: Sequence[str], n: int, where: str) -> InvalidInputError:
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    return InvalidInputError(f"{len(missing)} of {n} images are not in {where}: {shown}")
+
+
+def _find_files(roots: Sequence[Path], paths: Sequence[str]) -> list[Path]:
+    parts = [PurePosixPath(name.replace("\\", "/")).parts for name in paths]
+    # CheXpert's paths begin with the name of the folder itself (CheXpert-v1.0-small/train/...).
+    for root in roots:
+        for dropped in range(len(parts[0])):
+            if root.joinpath(*parts[0][dropped:]).is_file():
+                files = [root.joinpath(*part[dropped:]) for part in parts]
+                there = [file.is_file() for file in files]
+                if not all(there):
+                    missing = [p for p, is_there in zip(paths, there, strict=True) if not is_there]
+                    raise _missing(missing, len(paths), f"the folder {root}")
+                return files
+    tried = " or ".join(str(root) for root in roots)
+    raise InvalidInputError(
+        f"images: {paths[0]!r} is not under {tried}, and there is no images.npz; pass the folder "
+        f"that the column Path starts from, or a .npz, as images"
+    )
+
+
+def _read_file(file: Path, size: int) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            # JPEG only: decode at a lower resolution that is still large enough.
+            image.draft("L", (size, size))
+            deep = image.mode.startswith("I")
+            pixels = np.asarray(image if deep else image.convert("L"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InvalidInputError(f"{file}: cannot be read as an image: {error}") from error
+    return _resize_array(_unit_interval(pixels.astype(np.uint16) if deep else pixels, str(file)),
+                         size)  # fmt: skip
+
+
+def _resize_array(pixels: np.ndarray, size: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    image: Any = Image.fromarray(pixels)  # float32: one channel of 32 bits
+    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BOX)
+    return np.asarray(fitted, dtype=np.float32)
+
 
 _METRICS = ("auroc", "average_precision")
 

@@ -11,16 +11,17 @@ from torch import nn
 
 from qmtl.errors import HardwareBudgetError
 from qmtl.hardware._backends import Backend, open_backend
-from qmtl.hardware._chunks import make_chunks, make_payload
-from qmtl.hardware._head_run import (
+from qmtl.hardware._local import execution
+from qmtl.hardware._payload import (
     HeadRun,
     check_run,
     head_circuits,
     head_run,
+    make_chunks,
+    make_payload,
     read_wires,
     request_hash,
 )
-from qmtl.hardware._local import execution
 from qmtl.hardware._predict import exact_values, predicted_values
 from qmtl.hardware._prepared_run import Chunk, Estimate, PreparedRun, Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit

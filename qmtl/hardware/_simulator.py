@@ -13,9 +13,9 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._client import Client
 from qmtl.hardware._decode import Decoded, decode
-from qmtl.hardware._head_run import HeadRun
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._local import execute
+from qmtl.hardware._payload import HeadRun
 from qmtl.hardware._prepare import prepare_head
 from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._qiskit import to_qasm3, to_qiskit

@@ -1,39 +1,21 @@
 """Torch modules from features to each task's logits: the quantum head and its classical rivals."""
 
-from typing import Any
-
-from qmtl.heads._build import (
-    HEAD_TYPES,
-    HeadOptions,
-    HeadSection,
-    HeadType,
-    build_head,
-    head_parameters,
-)
-from qmtl.heads._head import Head
-from qmtl.heads._initial import INITIAL_STD, block_weights
-from qmtl.heads._linear import LinearHead, LocalLinearHead
-from qmtl.heads._low_rank import LowRankLinearHead
-from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
-from qmtl.heads._quantum import QuantumHead
-from qmtl.heads._task_rows import TaskRows, escaped, pop_part
-
-__all__ = [
-    "HEADS", "HEAD_TYPES", "INITIAL_STD", "Head", "HeadOptions", "HeadSection", "HeadType",
-    "LinearHead", "LocalLinearHead", "LowRankLinearHead", "QuantumHead", "SharedVQCHead",
-    "TaskRows", "VQCPerTaskHead", "block_weights", "build_head", "escaped", "head_parameters",
-    "pop_part",
-]  # fmt: skip
-
-HEADS: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (
-        QuantumHead,
-        LinearHead,
-        LocalLinearHead,
-        LowRankLinearHead,
-        VQCPerTaskHead,
-        SharedVQCHead,
-    )
-}
-"""Classes of heads by the names that saved models use."""
+from qmtl.heads._build import HEAD_TYPES as HEAD_TYPES
+from qmtl.heads._build import HEADS as HEADS
+from qmtl.heads._build import HeadOptions as HeadOptions
+from qmtl.heads._build import HeadSection as HeadSection
+from qmtl.heads._build import HeadType as HeadType
+from qmtl.heads._build import build_head as build_head
+from qmtl.heads._build import head_parameters as head_parameters
+from qmtl.heads._head import Head as Head
+from qmtl.heads._initial import INITIAL_STD as INITIAL_STD
+from qmtl.heads._initial import block_weights as block_weights
+from qmtl.heads._linear import LinearHead as LinearHead
+from qmtl.heads._linear import LocalLinearHead as LocalLinearHead
+from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
+from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
+from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead
+from qmtl.heads._quantum import QuantumHead as QuantumHead
+from qmtl.heads._task_rows import TaskRows as TaskRows
+from qmtl.heads._task_rows import escaped as escaped
+from qmtl.heads._task_rows import pop_part as pop_part

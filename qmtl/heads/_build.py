@@ -45,6 +45,13 @@ HeadType = Literal[
 """A type of head: ``head.type`` of a recipe."""
 HEAD_TYPES: tuple[HeadType, ...] = get_args(HeadType)
 """All types of heads that `build_head` knows."""
+HEADS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        QuantumHead, LinearHead, LocalLinearHead, LowRankLinearHead, VQCPerTaskHead, SharedVQCHead,
+    )
+}  # fmt: skip
+"""Classes of heads by the names that saved models use."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from qmtl.data import chestxray
-from qmtl.data._chestxray_files import load_images, read_chestxray_labels
+from qmtl.data._chestxray import load_images, read_chestxray_labels
 from qmtl.data._splits import patient_split
 from qmtl.errors import InvalidInputError
 

