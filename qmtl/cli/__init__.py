@@ -51,8 +51,9 @@ app = typer.Typer(
 )
 # In the order in which they are needed; help shows them so.
 for command in (
-    recipes.recipes, recipes.init, train.train, results.runs, results.evaluate, results.predict,
-    results.report, studies.bench, studies.noise, studies.scaling, studies.trainability,
+    recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
+    results.affinity, results.predict, results.report, studies.bench, studies.noise,
+    studies.scaling, studies.trainability,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(circuits.app, name="circuits")

@@ -1,4 +1,4 @@
-"""What is done with finished runs: list, evaluate, predict, report, export."""
+"""What is done with finished runs: list, evaluate, compare tasks, predict, report, export."""
 
 import csv
 import json
@@ -94,6 +94,64 @@ def evaluate(
         metrics_of(opened.load_model(), rows),
         {"baseline": baseline_metrics(data, rows)},
     )
+
+
+def affinity(
+    run: RunDirectory,
+    split: Split = "validation",
+    by: Annotated[
+        str, typer.Option(help="parameters (that tasks share), or features (of the encoder).")
+    ] = "parameters",
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Train the recipe anew for so many, and look then. [the run's model]"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="A table (.csv) or heat map (.png, .svg, .pdf)."),
+    ] = None,
+) -> None:
+    """Show which tasks pull the shared parameters the same way: cosines of their gradients.
+
+    They are taken on rows that have labels of both tasks; with few such rows they say nothing, and
+    the verdict is so. The clearest picture is that of a model after one or two epochs.
+
+    Examples of use:
+
+    qmtl affinity runs/seed1 --epochs 1
+
+    qmtl affinity runs/seed1 --split train --out affinity.svg
+    """
+    from qmtl.experiments import Run, check_kind, run_affinity, write_affinity
+
+    check_out(out)
+    if out is not None:
+        check_kind(out)
+    opened = Run.read(run)
+    found = run_affinity(opened, split, by=by, epochs=epochs)  # type: ignore[arg-type]
+    if found.pairs.empty:
+        raise InvalidInputError(f"the run {run} has one task, which has no other to agree with")
+    columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")
+    rows = (
+        (
+            f"{row.first}, {row.second}",
+            row.shared_rows,
+            f"{row.overlap:.0%}",
+            *(
+                ("–", "–")
+                if row.cosine != row.cosine
+                else (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
+            ),
+            row.verdict,
+        )
+        for row in found.pairs.itertuples()
+    )
+    print_table(columns, rows, title=f"{opened.path}: gradient affinity on {split} rows")
+    if out is not None:
+        write_affinity(found, out)
+        print(f"wrote {out}")
 
 
 def predict(

@@ -1,3 +1,6 @@
+from ._affinity_run import check_kind as check_kind
+from ._affinity_run import run_affinity as run_affinity
+from ._affinity_run import write_affinity as write_affinity
 from ._bench import bench as bench
 from ._bench_report import as_markdown as as_markdown
 from ._bench_report import metrics_csv as metrics_csv

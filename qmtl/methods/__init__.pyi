@@ -1,3 +1,5 @@
+from ._affinity import Affinity as Affinity
+from ._affinity import affinity as affinity
 from ._method import Batch as Batch
 from ._method import Method as Method
 from ._method import MethodSection as MethodSection

@@ -9,6 +9,7 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -452,3 +453,23 @@ def test_a_table_that_no_recipe_fits(qmtl, tmp_path, words, message):
     (tmp_path / "ids.csv").write_text(f"who\n{ids}\n")
     assert message in qmtl.bad("init", *words)
     assert not list(tmp_path.glob("*.toml"))
+
+
+def test_affinity_shows_every_pair(qmtl, finished, tmp_path):
+    table, figure = tmp_path / "a.csv", tmp_path / "a.svg"
+    out = qmtl.good("affinity", finished, "--out", table)
+    pairs = pd.read_csv(table)
+    assert len(pairs) == 3
+    assert all(verdict in out for verdict in pairs["verdict"])
+    assert "parity, digit" in out
+    qmtl.good("affinity", finished, "--split", "test", "--epochs", 1, "--out", figure)
+    assert "gradient affinity" in figure.read_text()
+
+
+def test_affinity_refuses(qmtl, finished, tmp_path):
+    assert "unknown split 'tset'; did you mean 'test'" in qmtl.bad(
+        "affinity", finished, "--split", "tset"
+    )
+    assert "Known: parameters, features" in qmtl.bad("affinity", finished, "--by", "weights")
+    assert ".csv, .png, .svg, .pdf" in qmtl.bad("affinity", finished, "--out", tmp_path / "a.doc")
+    assert "not a run directory" in qmtl.bad("affinity", tmp_path)

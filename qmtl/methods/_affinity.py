@@ -1,0 +1,364 @@
+"""Gradient affinity: do two tasks pull the shared parameters the same way, and is there evidence?
+
+The cosine of two tasks' gradients tells how they are related only if it is taken on rows that carry
+both labels. Here it always is; how many such rows there are decides whether it says anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.data import MultiTaskData
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.methods._gradients import LossesOfRows, evaluating
+from qmtl.model import MultiTaskModel
+from qmtl.plotting import axes_or_new, plain
+from qmtl.tasks import Task, labelled_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+__all__ = ["Affinity", "affinity"]
+
+NO_EVIDENCE = 0.3
+"""Overlap below which cosines of gradients were indistinguishable from noise."""
+CAUTION = 0.4
+"""Overlap from which on they recovered a known structure."""
+SKETCH = 2**17
+"""Gradients of more numbers are hashed into so many, which keeps inner products to about 0.3 %."""
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """How the tasks' gradients agree, pair by pair.
+
+    Attributes:
+        names: the tasks.
+        pairs: a row per pair: ``first``, ``second``; ``shared_rows`` with a label of both;
+            ``overlap``, their share of the rows with a label of either; ``cosine`` of the two
+            gradients on the shared rows, with the ends ``low`` and ``high`` of its 95% bootstrap
+            interval (NaN without two shared rows, or where nothing depends on both tasks); and a
+            ``verdict``: ``no evidence`` below 30% overlap or without a cosine, ``caution`` below
+            40%, else ``aligned`` or ``opposed`` where the interval leaves out zero, or
+            ``undecided``.
+        by: what the gradients are taken with respect to, "parameters" or "features".
+    """
+
+    names: tuple[str, ...]
+    pairs: "DataFrame"
+    by: str
+
+    def matrix(self, column: str = "cosine") -> "DataFrame":
+        """One column of `pairs` as a symmetric table of tasks by tasks.
+
+        Its diagonal is 1 for ``cosine`` and ``overlap``, and missing for the others.
+        """
+        import pandas as pd
+
+        full = pd.DataFrame(index=self.names, columns=self.names, dtype=self.pairs[column].dtype)
+        for first, second, value in self.pairs[["first", "second", column]].itertuples(index=False):
+            full.loc[first, second] = full.loc[second, first] = value
+        if column in ("cosine", "overlap"):
+            for name in self.names:
+                full.loc[name, name] = 1.0
+        return full
+
+    def groups(self, n_groups: int) -> list[list[str]]:
+        """The tasks in so many groups of similar gradients, by average linkage of 1 - cosine.
+
+        Raises:
+            InvalidInputError: there is no evidence on a pair, or not so many tasks.
+        """
+        from scipy.cluster.hierarchy import fcluster, linkage
+
+        if not 1 <= n_groups <= len(self.names):
+            raise InvalidInputError(
+                f"n_groups must be between 1 and {len(self.names)} tasks, got {n_groups}"
+            )
+        silent = self.pairs[self.pairs["verdict"] == "no evidence"]
+        if len(silent):
+            first = silent.iloc[0]
+            raise InvalidInputError(
+                f"tasks cannot be grouped: there is no evidence on {len(silent)} of "
+                f"{len(self.pairs)} pairs, such as {first['first']!r} and {first['second']!r} with "
+                f"{first['overlap']:.0%} overlap; at least {NO_EVIDENCE:.0%} is needed"
+            )
+        if len(self.names) == 1:
+            return [list(self.names)]
+        # The pairs stand in the order of scipy's condensed distances.
+        distances = 1 - self.pairs["cosine"].to_numpy()
+        labels = fcluster(linkage(distances, "average"), n_groups, "maxclust")
+        found: dict[int, list[str]] = {}
+        for name, label in zip(self.names, labels, strict=True):
+            found.setdefault(int(label), []).append(name)
+        return list(found.values())
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """A heat map of the cosines; pairs without evidence are hatched, others' doubts marked.
+
+        A ``?`` stands for caution, and brackets for an interval that includes zero.
+        """
+        from matplotlib.patches import Rectangle
+
+        ax = axes_or_new(ax)
+        cosines, verdicts = self.matrix(), self.matrix("verdict")
+        known = cosines.mask(verdicts == "no evidence")
+        image = ax.imshow(known.to_numpy(), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
+        n = len(self.names)
+        for i, j in np.ndindex(n, n):
+            value, verdict = cosines.iat[i, j], verdicts.iat[i, j]
+            if verdict == "no evidence":
+                # Colours of its own, which a dark page leaves as they are.
+                box = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9d9d9", edgecolor="#999999")
+                box.set(hatch="///", linewidth=0)
+                ax.add_patch(box)
+            elif i != j and n <= 14:
+                text = {"caution": f"{value:.2f}?", "undecided": f"({value:.2f})"}
+                colour = "#ffffff" if abs(value) > 0.6 else "#000000"
+                shown = text.get(verdict, f"{value:.2f}")
+                ax.text(j, i, shown, ha="center", va="center", fontsize=7, color=colour)
+        names = [plain(name, 22) for name in self.names]
+        ax.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(range(n), names)
+        ax.tick_params(length=0, labelsize=8)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        figure: Any = ax.get_figure()
+        figure.colorbar(image, ax=ax, label="cosine of gradients", shrink=0.8)
+        ax.set_title("gradient affinity" + ("" if self.by == "parameters" else " at the features"))
+        doubts = set(self.pairs["verdict"])
+        notes = {
+            "undecided": "( ) the interval includes 0",
+            "caution": f"? below {CAUTION:.0%} overlap",
+            "no evidence": "hatched: no evidence",
+        }
+        ax.set_xlabel("   ".join(note for key, note in notes.items() if key in doubts), fontsize=8)
+        return ax
+
+
+def affinity(
+    model: MultiTaskModel,
+    data: MultiTaskData,
+    *,
+    split: str = "validation",
+    by: Literal["parameters", "features"] = "parameters",
+    n_bootstrap: int = 1000,
+    n_blocks: int = 32,
+    seed: int = 0,
+) -> Affinity:
+    """The cosine of every two tasks' gradients on the rows that have labels of both.
+
+    The model is evaluated as it is (without dropout) and stays as it is. Look early: after one or
+    two epochs gradients say what the tasks want of the encoder. Before the first, they say how the
+    random heads read it; at the end of training, when the losses' sum is stationary, they are
+    noise that cancels out whatever the tasks are. The default are rows that were not trained on.
+
+    Args:
+        model: encoder and head.
+        data: its tasks are among the model's.
+        split: whose rows.
+        by: ``"parameters"``, the shared ones that are trained: the encoder's and the encoding's.
+            This is where tasks help or hinder each other in training. ``"features"``: the model's
+            representation of every row, which is all that a frozen encoder leaves. In both, what
+            only one of two tasks depends on, such as features outside the other's light cone and
+            the weights that make them, is not shared by the two and does not count.
+        n_bootstrap: resamples of the rows, for the intervals.
+        n_blocks: rows are resampled in so many random blocks, so that a gradient per block is
+            enough; fewer rows than that are blocks of their own.
+        seed: of blocks, resamples and sketches.
+
+    Raises:
+        InvalidInputError: for other tasks than the model's, or a model without shared parameters
+            that are trained.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits(tasks=["parity", "has_loop"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> found = affinity(model, data)
+        >>> found.pairs.loc[0, ["shared_rows", "overlap"]].tolist()
+        [359, 1.0]
+
+    References:
+        Zhang and Cheng, arXiv:2604.07848, for the limits of 30 and 40%. That overlap is the share
+        of the rows with a label of either task is our reading.
+    """
+    import pandas as pd
+
+    losses = LossesOfRows(model, data, split)
+    if by not in ("parameters", "features"):
+        raise unknown_name("by", by, ["parameters", "features"])
+    for name, value in (("n_bootstrap", n_bootstrap), ("n_blocks", n_blocks)):
+        if value < 2:
+            raise InvalidInputError(f"{name} must be at least 2, got {value}")
+    tasks = data.tasks
+    if by == "parameters" and not model.shared_parameters():
+        raise InvalidInputError(
+            "the model has no shared parameter that is trained; give by='features'"
+        )
+    labelled = labelled_rows(tasks, losses.rows.targets).numpy()
+    by_mask: dict[bytes, list[tuple[int, int]]] = {}
+    pairs = list(combinations(range(len(tasks)), 2))
+    for i, j in pairs:
+        by_mask.setdefault((labelled[i] & labelled[j]).tobytes(), []).append((i, j))
+    found: dict[tuple[int, int], tuple[float, float, float]] = {}
+    for places in by_mask.values():
+        shared = np.flatnonzero(labelled[places[0][0]] & labelled[places[0][1]])
+        found |= dict.fromkeys(places, (np.nan,) * 3)
+        if len(shared) < 2:
+            continue
+        # Of its own for each mask, so that a pair's numbers do not depend on the other tasks.
+        rng = np.random.default_rng(seed)
+        shared = rng.permutation(shared)
+        blocks = [torch.from_numpy(b) for b in np.array_split(shared, min(n_blocks, len(shared)))]
+        counts = rng.multinomial(len(blocks), [1 / len(blocks)] * len(blocks), n_bootstrap)
+        counts = np.concatenate([np.ones((1, len(blocks))), counts])
+        numbers = sorted({task for pair in places for task in pair})
+        chosen = [tasks[t] for t in numbers]
+        with evaluating(model), torch.enable_grad():
+            if by == "features":
+                gradients: Any = _ByFeatures(losses, chosen, blocks)
+            else:
+                gradients = _ByParameters(losses, chosen, blocks, seed)
+        place = {task: number for number, task in enumerate(numbers)}
+        for i, j in places:
+            found[i, j] = _cosines(gradients.products(place[i], place[j], counts))
+    table = []
+    for i, j in pairs:
+        shared, either = (labelled[i] & labelled[j]).sum(), (labelled[i] | labelled[j]).sum()
+        overlap = float(shared / either) if either else 0.0
+        cosine, low, high = found[i, j]
+        table.append(
+            {
+                "first": tasks[i].name,
+                "second": tasks[j].name,
+                "shared_rows": int(shared),
+                "overlap": overlap,
+                "cosine": cosine,
+                "low": low,
+                "high": high,
+                "verdict": _verdict(overlap, cosine, low, high),
+            }
+        )
+    columns = ["first", "second", "shared_rows", "overlap", "cosine", "low", "high", "verdict"]
+    return Affinity(tuple(task.name for task in tasks), pd.DataFrame(table, columns=columns), by)
+
+
+def _verdict(overlap: float, cosine: float, low: float, high: float) -> str:
+    if overlap < NO_EVIDENCE or np.isnan(cosine):
+        return "no evidence"
+    if overlap < CAUTION:
+        return "caution"
+    return "aligned" if low > 0 else "opposed" if high < 0 else "undecided"
+
+
+class _ByParameters:
+    """The tasks' gradients by the shared parameters, summed over each block of rows."""
+
+    def __init__(
+        self, losses: LossesOfRows, tasks: Sequence[Task], blocks: Sequence[Tensor], seed: int
+    ) -> None:
+        self.losses, self.tasks = losses, tasks
+        self.parameters = losses.model.shared_parameters()
+        support = _support(self._gradients(torch.cat(list(blocks))))
+        every, some = support.all(0), support.any(0) & ~support.all(0)
+        sketch = _Sketch(int(every.sum()), seed)
+        found = []
+        for rows in blocks:
+            gradients = self._gradients(rows)
+            found.append(torch.cat([sketch(gradients[:, every]), gradients[:, some]], 1))
+        self.gradients = torch.stack(found, 1)
+        n_common = self.gradients.shape[2] - int(some.sum())
+        self.support = torch.cat([support.new_ones(len(tasks), n_common), support[:, some]], 1)
+
+    def _gradients(self, rows: Tensor) -> Tensor:
+        features = self.losses.model.encoder(self.losses.inputs[rows])
+        return _each(self.losses.sums(features, rows, self.tasks), self.parameters)
+
+    def products(self, i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
+        both = self.support[i] & self.support[j]
+        first, second = (self.gradients[task][:, both] for task in (i, j))
+        grams = first @ second.T, first @ first.T, second @ second.T
+        arrays = [gram.double().numpy(force=True) for gram in grams]
+        return [np.einsum("nb,bc,nc->n", counts, a, counts, optimize=True) for a in arrays]
+
+
+class _ByFeatures:
+    """The tasks' gradients by the features of every row, which no two rows have in common."""
+
+    def __init__(
+        self, losses: LossesOfRows, tasks: Sequence[Task], blocks: Sequence[Tensor]
+    ) -> None:
+        rows = torch.cat(list(blocks))
+        features = losses.model.encoder(losses.inputs[rows]).detach().requires_grad_()
+        gradients = _each(losses.sums(features, rows, tasks), [features])
+        self.gradients = gradients.view(len(tasks), *features.shape).double()
+        self.support = _support(self.gradients.abs().amax(1))
+        self.starts = np.cumsum([0, *map(len, blocks[:-1])])
+
+    def products(self, i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
+        both = self.support[i] & self.support[j]
+        first, second = (self.gradients[task][:, both] for task in (i, j))
+        by_row = first * second, first * first, second * second
+        # A block that is drawn twice counts twice.
+        return [counts @ np.add.reduceat(a.sum(1).numpy(force=True), self.starts) for a in by_row]
+
+
+def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The gradients of several losses, each flat: (losses, numbers)."""
+    rows = []
+    for loss in losses:
+        parts = torch.autograd.grad(
+            loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(rows)
+
+
+def _support(gradients: Tensor) -> Tensor:
+    """Which numbers each task depends on: (tasks, numbers), up to rounding."""
+    sizes = gradients.abs()
+    return sizes > 1e-9 * sizes.amax(1, keepdim=True)
+
+
+def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """The cosine and its interval, from inner products and squares; the first are all rows'."""
+    inner, first, second = products
+    squares = first * second
+    if not squares[0] > 0:
+        return np.nan, np.nan, np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cosines = np.clip(inner / np.sqrt(squares), -1, 1)
+    low, high = np.nanquantile(cosines[1:], [0.025, 0.975])
+    return float(cosines[0]), float(low), float(high)
+
+
+class _Sketch:
+    """Count sketch: entries with random signs added up in random buckets.
+
+    Inner products stay as they are in the mean, with an error of about 1/sqrt(`SKETCH`) of the
+    vectors' lengths (Charikar, Chen and Farach-Colton, 2002).
+    """
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        if n > SKETCH:
+            generator = torch.Generator().manual_seed(seed)
+            self.buckets = torch.randint(SKETCH, (n,), generator=generator)
+            self.signs = torch.randint(2, (n,), generator=generator) * 2 - 1
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Of vectors (any number, n), unless they are short enough as they are."""
+        if self.n <= SKETCH:
+            return vectors
+        signs, buckets = self.signs.to(vectors.device), self.buckets.to(vectors.device)
+        sketched = vectors.new_zeros(len(vectors), SKETCH)
+        return sketched.index_add_(1, buckets, vectors * signs)

@@ -1,0 +1,116 @@
+"""What methods that look at gradients have in common: losses of chosen rows, evaluated gently."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from qmtl.data import MultiTaskData, Split
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task, task_layout
+
+__all__ = ["LossesOfRows", "evaluating"]
+
+
+@contextmanager
+def evaluating(model: MultiTaskModel) -> Iterator[None]:
+    """The model in evaluation mode; every module comes back to the mode that it had.
+
+    Example:
+        >>> import qmtl
+        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+        >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class LossesOfRows:
+    """Sums of the tasks' losses over chosen rows of a split.
+
+    Regression targets are standardised as the model does; before its first training, which sets
+    that, by the training rows.
+
+    Args:
+        model: whose losses.
+        data: its tasks are among the model's.
+        split: the rows' split.
+
+    Raises:
+        InvalidInputError: for a task that the model does not have, or a split that there is not.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits(tasks=["parity", "ink"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+        >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> losses = LossesOfRows(model, data, "test")
+        >>> losses.sums(model.encoder(losses.inputs[:8]), torch.arange(8), data.tasks).shape
+        torch.Size([2])
+    """
+
+    def __init__(self, model: MultiTaskModel, data: MultiTaskData, split: str) -> None:
+        if not isinstance(data, MultiTaskData):
+            raise InvalidInputError(
+                f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
+            )
+        known = {task.name: task for task in model.tasks}
+        for task in data.tasks:
+            if task.name not in known:
+                raise unknown_name("task of the data, for this model:", task.name, known)
+            own = known[task.name]
+            if (task.kind, task.n_outputs) != (own.kind, own.n_outputs):
+                raise InvalidInputError(
+                    f"task {task.name!r} is {task.kind} with {task.n_outputs} outputs in the data, "
+                    f"and {own.kind} with {own.n_outputs} in the model"
+                )
+        if split not in data.splits:
+            raise unknown_name("split", split, data.splits)
+        self.model = model
+        self.rows: Split = data.splits[split]
+        reference = next(model.parameters())
+        self.inputs = self.rows.inputs.to(reference)
+        layout = task_layout(data.tasks)
+        self._slices = layout.column_slices
+        mean, std = _target_scale(model, data)
+        targets = layout.join_targets(self.rows.targets)
+        self._targets = ((targets - mean) / std).to(reference)
+
+    def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
+        """Each task's loss, summed over these rows' labels, (tasks,).
+
+        Args:
+            features: of these rows, in their order.
+            rows: their places in the split.
+            tasks: some of the data's.
+        """
+        logits = self.model.logits(features, [task.name for task in tasks])
+        columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
+        sums: Tensor = task_layout(tuple(tasks)).loss_terms(logits, torch.cat(columns, 1))[0]
+        return sums
+
+
+def _target_scale(model: MultiTaskModel, data: MultiTaskData) -> tuple[Tensor, Tensor]:
+    mean, std = (part.cpu().double() for part in model.target_scale([t.name for t in data.tasks]))
+    unset = (mean == 0) & (std == 1)
+    training = task_layout(data.tasks).join_targets(data.train.targets).double()
+    numbers = torch.zeros_like(unset)
+    for task in data.tasks:
+        numbers[task_layout(data.tasks).column_slices[task.name]] = task.kind == "regression"
+    own = training.nanmean(0)
+    width = (training - own).square().nanmean(0).sqrt()
+    unset &= numbers & (width > 1e-12 * own.abs())
+    return torch.where(unset, own, mean), torch.where(unset, width, std)
