@@ -44,7 +44,7 @@ def add_at(target, index, values):
                 target[row, s] += values[p, a, s]
 
 
-def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> None:
+def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> int:
     """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
 
     There are at most as many threads as torch itself uses, and no more than the work is worth.
@@ -55,9 +55,13 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
         operations: floating-point operations of all of them, about.
         *arguments: of each call.
 
+    Returns:
+        The number of parts.
+
     Example:
         >>> done = []
         >>> run_items(lambda first, last, out: out.extend(range(first, last)), 3, 1e3, done)
+        1
         >>> done
         [0, 1, 2]
     """
@@ -66,13 +70,14 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
         n_threads = min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
     if n_threads == 1:
         run(0, n_items, *arguments)
-        return
+        return 1
     pieces = min(n_items, PIECES_PER_THREAD * n_threads)
     bounds = [n_items * i // pieces for i in range(pieces + 1)]
     pool = _pool(os.getpid(), n_threads)
     parts = [pool.submit(run, *part, *arguments) for part in itertools.pairwise(bounds)]
     for part in parts:
         part.result()
+    return pieces
 
 
 @cache

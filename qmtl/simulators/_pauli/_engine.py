@@ -116,8 +116,8 @@ class PauliEngine(Engine):
         )
         rest = (lanes, cones, programs, self._index, constants, inputs.whole, kept, gradients)
         work = (self._operations + self._per_sample * len(gradients)) * 2 / 3
-        run_items(backward, n, work, *rest, *found)
-        accumulate(cones, self._index, *found, by_sampled, by_fixed)
+        if run_items(backward, n, work, *rest, found, by_sampled, by_fixed) > 1:
+            accumulate(cones, self._index, found, by_sampled, by_fixed)
 
     def _active(self, gradients: Array) -> Array:
         """Cones with a gradient; NaN counts, since it must reach the result."""

@@ -152,15 +152,38 @@ def forward(first, last, lanes, cones, programs, index, constants, angles, coeff
 
 
 @kernel
+def accumulate(cones, index, found, of_sampled, of_fixed):
+    """Add what `backward` found to the gradients of each angle, in the order of the cones."""
+    by_sampled, by_fixed, by_own = found
+    sampled, fixed, own, _ = index
+    per_cone = own.shape[0] // sampled.shape[0]
+    samples = uint64(of_sampled.shape[1])
+    for q in range(len(cones)):
+        p = cones[q]
+        for i in range(sampled.shape[1]):
+            row = sampled[p, i]
+            for s in range(samples):
+                of_sampled[row, s] += by_sampled[q, i, s]
+        for i in range(fixed.shape[1]):
+            of_fixed[fixed[p, i]] += by_fixed[q, i]
+        for m in range(per_cone):
+            member = p * uint64(per_cone) + uint64(m)
+            for i in range(own.shape[1]):
+                of_fixed[own[member, i]] += by_own[q * per_cone + m, i]
+
+
+@kernel
 def backward(
     first, last, lanes, cones, programs, index, constants, angles, coefficients, gradients,
-    by_sampled, by_fixed, by_own,
+    found, of_sampled, of_fixed,
 ):  # fmt: skip
     """Gradients of `forward` with respect to the angles, from ``gradients[sample, column]``.
 
-    For the q-th of the `cones` they are ``by_sampled[q, i, sample]`` and ``by_fixed[q, i]``, and
-    ``by_own[member, i]`` for its members, one after the other.
+    What is found for the q-th of the `cones` is ``by_sampled[q, i, sample]`` and
+    ``by_fixed[q, i]``, and ``by_own[member, i]`` for its members, one after the other. If these
+    are all cones, it is accumulated, too.
     """
+    by_sampled, by_fixed, by_own = found
     (ops, outputs, signs), (block_ops, block_outputs, block_signs), mixing = programs
     sampled, fixed, own, columns = index
     samples, n_cones = angles[0].shape[1], sampled.shape[0]
@@ -242,23 +265,5 @@ def backward(
             c = uint64(1 + 2 * i)
             for q in range(begin, end):
                 by_own[q, i] = adjoint[c, q - begin]
-
-
-@kernel
-def accumulate(cones, index, by_sampled, by_fixed, by_own, of_sampled, of_fixed):
-    """Add what `backward` found to the gradients of each angle, in the order of the cones."""
-    sampled, fixed, own, _ = index
-    per_cone = own.shape[0] // sampled.shape[0]
-    samples = uint64(of_sampled.shape[1])
-    for q in range(len(cones)):
-        p = cones[q]
-        for i in range(sampled.shape[1]):
-            row = sampled[p, i]
-            for s in range(samples):
-                of_sampled[row, s] += by_sampled[q, i, s]
-        for i in range(fixed.shape[1]):
-            of_fixed[fixed[p, i]] += by_fixed[q, i]
-        for m in range(per_cone):
-            member = p * uint64(per_cone) + uint64(m)
-            for i in range(own.shape[1]):
-                of_fixed[own[member, i]] += by_own[q * per_cone + m, i]
+    if last - first == len(cones):
+        accumulate(cones, index, found, of_sampled, of_fixed)
