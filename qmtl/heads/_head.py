@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -262,8 +263,10 @@ def check_features(features: Tensor, width: int) -> None:
 
 def _sum(values: Tensor) -> float:
     # For small arrays, numpy's call costs a fraction of torch's.
-    by_numpy = values.is_cpu and values.dtype not in HALVES
-    return float(values.numpy().sum() if by_numpy else values.sum())
+    if not values.is_cpu or values.dtype in HALVES:
+        return float(values.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(values.numpy().sum())
 
 
 def _has_values(features: Tensor) -> bool:
