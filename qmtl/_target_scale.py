@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads import escaped, pop_part
+from qmtl.heads import Loading, escaped
 from qmtl.tasks import Task, task_layout
 
 # The mean of targets, what rounding took from it, and their standard deviation.
@@ -109,19 +109,10 @@ def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> No
         state.update((key, values[own]) for key, own in model.scale.keys(part, prefix).items())
 
 
-def join_scale(
-    model: Any,
-    state: dict[str, Any],
-    prefix: str,
-    metadata: object,
-    strict: bool,
-    missing: list[str],
-    unexpected: list[str],
-    errors: list[str],
-) -> None:
-    """The hook that loads such a state."""
+def join_scale(model: Any, loading: Loading) -> None:
+    """What `qmtl.heads.Loading` calls before such a state is loaded."""
     for part in PARTS:
         values = getattr(model.scale, part).clone()
-        for key, own in model.scale.keys(part, prefix).items():
-            values[own] = pop_part(state, key, values[own], missing, errors)
-        state[f"{prefix}scale.{part}"] = values
+        for key, own in model.scale.keys(part, loading.prefix).items():
+            values[own] = loading.take(key, values[own])
+        loading.state[f"{loading.prefix}scale.{part}"] = values

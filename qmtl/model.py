@@ -14,7 +14,7 @@ from qmtl._target_scale import TargetScale, join_scale, split_scale
 from qmtl.data import TableColumns, as_samples
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
-from qmtl.heads import HEADS, Head, TaskRows
+from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks
 
 __all__ = ["MultiTaskModel", "load"]
@@ -57,7 +57,7 @@ class MultiTaskModel(nn.Module):
         self.columns: TableColumns | None = None
         self.scale = TargetScale(self.tasks)
         self.register_state_dict_post_hook(split_scale)
-        self.register_load_state_dict_pre_hook(join_scale)
+        Loading.before(self, join_scale)
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -1,6 +1,6 @@
 """A head circuit to look at: drawings as text and as SVG, and tables of its counts and tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from qmtl._html import drawing
+from qmtl._html import drawing, facts, table
 from qmtl.circuit._gates import Angle, Gate
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
@@ -362,7 +362,35 @@ def _svg_mark(mark: tuple[str, str], x: int, y: int, colour: str) -> list[str]:
     ]
 
 
-def circuit_drawing(circuit: HeadCircuit) -> Markup:
+def circuit_parts(
+    circuit: HeadCircuit,
+    about: Mapping[str, object] | None = None,
+    columns: Mapping[str, Mapping[str, object]] | None = None,
+) -> tuple[Markup, Markup, Markup]:
+    """What a page shows of a circuit: its drawing, its counts, and a table of the first 24 tasks.
+
+    Args:
+        circuit: the circuit.
+        about: facts that come before the counts, and take the place of those of their name.
+        columns: further columns of the table: name to task to value.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> drawn, counts, tasks = circuit_parts(HeadCircuit([Task.binary("a"), Task.binary("b")]))
+        >>> "4 wires: 0–3" in tasks
+        True
+    """
+    rows = [
+        _task_row(circuit, name, register) | {key: of[name] for key, of in (columns or {}).items()}
+        for name, register in islice(circuit.registers.items(), MOST_TASKS)
+    ]
+    counts = dict(about or {}) | {
+        k: v for k, v in _facts(circuit).items() if k not in (about or ())
+    }
+    return _drawing(circuit), facts(counts), table(rows, len(circuit.tasks))
+
+
+def _drawing(circuit: HeadCircuit) -> Markup:
     """The circuit as SVG, or the first wires as text where there are too many for it."""
     if circuit.n_wires > MOST_WIRES:
         return drawing(draw_text(circuit, max_width=PAGE // 8))
@@ -370,7 +398,7 @@ def circuit_drawing(circuit: HeadCircuit) -> Markup:
     return drawing(Markup(svg))
 
 
-def circuit_facts(circuit: HeadCircuit) -> dict[str, object]:
+def _facts(circuit: HeadCircuit) -> dict[str, object]:
     """Counts of the whole circuit, by name."""
     count = circuit.count_parameters()
     return {
@@ -383,20 +411,6 @@ def circuit_facts(circuit: HeadCircuit) -> dict[str, object]:
         "parameters": f"{count.total:,}: encoding {count.encoding:,}, tasks "
         f"{sum(count.tasks.values()):,}, scales {count.scales:,}",
     }
-
-
-def task_rows(circuit: HeadCircuit) -> list[dict[str, Any]]:
-    """A row for each of the first 24 tasks: its register, what is read, what it depends on.
-
-    Example:
-        >>> from qmtl.tasks import Task
-        >>> task_rows(HeadCircuit([Task.binary("a"), Task.binary("b")]))[0]["light cone"]
-        '4 wires: 0–3'
-    """
-    return [
-        _task_row(circuit, name, register)
-        for name, register in islice(circuit.registers.items(), MOST_TASKS)
-    ]
 
 
 def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, Any]:

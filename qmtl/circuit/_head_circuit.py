@@ -329,15 +329,13 @@ class HeadCircuit:
         return draw_text(self, task, max_wires=max_wires, max_width=max_width)
 
     def _repr_html_(self) -> str:
-        from qmtl._html import facts, panel, table
-        from qmtl.circuit._drawing import circuit_drawing, circuit_facts, task_rows
+        from qmtl._html import panel
+        from qmtl.circuit._drawing import circuit_parts
 
         return panel(
             f"HeadCircuit: {len(self.tasks):,} task{'s' if len(self.tasks) > 1 else ''}, "
             f"{self.n_wires:,} wire{'s' if self.n_wires > 1 else ''}",
-            circuit_drawing(self),
-            facts(circuit_facts(self)),
-            table(task_rows(self), len(self.tasks)),
+            *circuit_parts(self),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from qmtl._html import facts, hardware_facts, number, table
 from qmtl._io import __version__, write_text
-from qmtl.circuit import circuit_drawing, circuit_facts, task_rows
+from qmtl.circuit import circuit_parts
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._prediction_plots import (
     plot_calibration,
@@ -139,8 +139,7 @@ def _circuit(content: RunContent, runs: Sequence[RunContent]) -> Part:
     circuit = content.model.head.circuit
     users = [c.label for c in runs if _quantum(c) and c.model.head.circuit == circuit]
     title = f"Circuit of {', '.join(users)}" if len(runs) > 1 else ""
-    per_task = table(task_rows(circuit), len(circuit.tasks))
-    return Part(title, (circuit_drawing(circuit), facts(circuit_facts(circuit)), per_task))
+    return Part(title, circuit_parts(circuit))
 
 
 def _plans(runs: Sequence[RunContent]) -> list[Part]:

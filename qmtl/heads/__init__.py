@@ -16,6 +16,6 @@ from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
 from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead as QuantumHead
+from qmtl.heads._task_rows import Loading as Loading
 from qmtl.heads._task_rows import TaskRows as TaskRows
 from qmtl.heads._task_rows import escaped as escaped
-from qmtl.heads._task_rows import pop_part as pop_part

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from qmtl.circuit import Gate, HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._head import Head
 from qmtl.heads._initial import drawn_seed, linear_weights
-from qmtl.heads._task_rows import TaskRows, join_rows
+from qmtl.heads._task_rows import Loading, TaskRows, join_rows
 from qmtl.tasks import Task
 
 
@@ -36,7 +36,7 @@ class DenseLayers(nn.Module):
         self.weight = TaskRows({n: w for n, (w, _) in drawn.items()}, flat=False, kind="weight")
         biases = {n: b for n, (_, b) in drawn.items()}
         self.bias = TaskRows(biases, kind="bias") if bias else None
-        self.register_load_state_dict_pre_hook(_join_layers)
+        Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor, names: tuple[str, ...] | None) -> Tensor:
         """Outputs of these tasks (None: of all) side by side, from (batch, width)."""
@@ -88,7 +88,7 @@ class LocalLayers(nn.Module):
         for name, table in buffers.items():
             flat = None if table is None else torch.from_numpy(table.ravel())
             self.register_buffer(name, flat, persistent=False)
-        self.register_load_state_dict_pre_hook(_join_layers)
+        Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Outputs of all tasks side by side, from (batch, width)."""
@@ -113,20 +113,11 @@ class LocalLayers(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def _join_layers(
-    layers: DenseLayers | LocalLayers,
-    state: dict[str, Any],
-    prefix: str,
-    metadata: object,
-    strict: bool,
-    missing: list[str],
-    unexpected: list[str],
-    errors: list[str],
-) -> None:
+def _join_layers(layers: DenseLayers | LocalLayers, loading: Loading) -> None:
     # A state has each task's weight beside its bias, where torch would not look for them.
     for rows in (layers.weight, layers.bias):
         if rows is not None:
-            join_rows(rows, state, f"{prefix}{rows.kind}.", missing, errors)
+            join_rows(rows, loading._replace(prefix=f"{loading.prefix}{rows.kind}."))
 
 
 class LinearHead(Head):

@@ -275,8 +275,8 @@ class QuantumHead(CircuitHead):
         return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
 
     def _repr_html_(self) -> str:
-        from qmtl._html import facts, folded, panel, table
-        from qmtl.circuit import circuit_drawing, circuit_facts, task_rows
+        from qmtl._html import folded, panel
+        from qmtl.circuit import circuit_parts
 
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         whole = self.count_parameters()
@@ -285,18 +285,10 @@ class QuantumHead(CircuitHead):
             "simulator": repr(self.simulator),
             "angle map": self.angle_map,
         }
-        rows = [
-            row | {"scale": float(self.scales[row["task"]].detach())}
-            for row in task_rows(self.circuit)
-        ]
-        circuit = circuit_facts(self.circuit)
-        del circuit["parameters"]
-        return panel(
-            f"QuantumHead: {len(self.tasks):,} tasks",
-            circuit_drawing(self.circuit),
-            facts(about | circuit),
-            folded("Tasks", table(rows, len(self.tasks))),
-        )
+        scales = {name: float(self.scales[name].detach()) for name in self.circuit.registers}
+        drawn, counts, tasks = circuit_parts(self.circuit, about, {"scale": scales})
+        title = f"QuantumHead: {len(self.tasks):,} tasks"
+        return panel(title, drawn, counts, folded("Tasks", tasks))
 
     def extra_repr(self) -> str:
         """Shown by ``print(head)``."""

@@ -4,10 +4,10 @@ A parameter per task would cost torch's bookkeeping per task in every step. The 
 still one per task, so that a head for more tasks reads the state of one for fewer.
 """
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class TaskRows(nn.Module):
         self.register_buffer("frozen_values", None, persistent=False)
         self.register_buffer("frozen_mask", None, persistent=False)
         self.register_state_dict_post_hook(_split)
-        self.register_load_state_dict_pre_hook(_join)
+        Loading.before(self, join_rows)
         self.register_load_state_dict_post_hook(_hold)
 
     @cached_property
@@ -148,51 +148,62 @@ def task_key(name: str) -> str:
     return f"task_{escaped(name)}"
 
 
-def pop_part(
-    state: dict[str, Any], key: str, current: Tensor, missing: list[str], errors: list[str]
-) -> Tensor:
-    """Take one task's tensor from a state that is being loaded.
+class Loading(NamedTuple):
+    """A state that is being loaded into a module.
 
-    Args:
-        state: the state.
-        key: of the tensor.
-        current: what to return if it is not there or does not fit.
-        missing: takes the key if it is not there.
+    Attributes:
+        state: key to tensor; what a module takes from it has the prefix.
+        prefix: of the module.
+        missing: takes keys that are not there.
         errors: takes, in torch's words, what does not fit.
     """
-    given = state.pop(key, None)
-    if given is None:
-        missing.append(key)
-    elif not isinstance(given, Tensor):
-        errors.append(f'"{key}": expected a torch.Tensor, got {type(given)}.')
-    elif given.shape != current.shape and (current.ndim or given.shape != (1,)):
-        errors.append(
-            f"size mismatch for {key}: copying a param with shape {given.shape} from checkpoint, "
-            f"the shape in current model is {current.shape}."
-        )
-    else:
-        return given
-    return current
+
+    state: dict[str, Any]
+    prefix: str
+    missing: list[str]
+    errors: list[str]
+
+    @classmethod
+    def before(cls, module: nn.Module, change: Callable[[Any, "Loading"], None]) -> None:
+        """Call ``change(module, loading)`` before torch loads a state into the module."""
+        # Not a function within this one, which could not be pickled with the module.
+        module.register_load_state_dict_pre_hook(partial(_load, change))
+
+    def take(self, key: str, current: Tensor) -> Tensor:
+        """Take a tensor out of the state; `current` if it is not there or has another shape."""
+        given = self.state.pop(key, None)
+        if given is None:
+            self.missing.append(key)
+        elif not isinstance(given, Tensor):
+            self.errors.append(f'"{key}": expected a torch.Tensor, got {type(given)}.')
+        elif given.shape != current.shape and (current.ndim or given.shape != (1,)):
+            self.errors.append(
+                f"size mismatch for {key}: copying a param with shape {given.shape} from "
+                f"checkpoint, the shape in current model is {current.shape}."
+            )
+        else:
+            return given
+        return current
 
 
-def join_rows(
-    rows: TaskRows, state: dict[str, Any], prefix: str, missing: list[str], errors: list[str]
-) -> None:
+def _load(change: Callable[[Any, Loading], None], module: nn.Module, *given: Any) -> None:
+    state, prefix, _, _, missing, _, errors = given
+    change(module, Loading(state, prefix, missing, errors))
+
+
+def join_rows(rows: TaskRows, loading: Loading) -> None:
     """Put a module's parameter in a state, in the place of its parts, before torch loads it."""
-    key = f"{prefix}parameter"
+    key = f"{loading.prefix}parameter"
     # A pruned or parametrised parameter is computed from others, which torch loads.
-    if key in state or not isinstance(rows.parameter, nn.Parameter):
+    if key in loading.state or not isinstance(rows.parameter, nn.Parameter):
         return
-    current = rows.split(rows().detach())
-    keys = rows.keys(prefix)
-    parts = [
-        pop_part(state, k, part, missing, errors) for k, part in zip(keys, current, strict=True)
-    ]
+    keys, current = rows.keys(loading.prefix), rows.split(rows().detach())
+    parts = [loading.take(own, part) for own, part in zip(keys, current, strict=True)]
     if rows.parameter.ndim == 1:
         parts = [part.reshape(-1) for part in parts]
     if len({part.device for part in parts}) > 1:
         parts = [part.to(rows.parameter.device) for part in parts]
-    state[key] = torch.cat(parts)
+    loading.state[key] = torch.cat(parts)
 
 
 def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> None:
@@ -202,19 +213,6 @@ def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> Non
         if rows.frozen_mask is not None and rows.frozen_values is not None:
             values = torch.where(rows.frozen_mask, rows.frozen_values, values)
         state.update(zip(rows.keys(prefix), rows.split(values), strict=True))
-
-
-def _join(
-    rows: TaskRows,
-    state: dict[str, Any],
-    prefix: str,
-    metadata: object,
-    strict: bool,
-    missing: list[str],
-    unexpected: list[str],
-    errors: list[str],
-) -> None:
-    join_rows(rows, state, prefix, missing, errors)
 
 
 def _hold(rows: TaskRows, _: object) -> None:

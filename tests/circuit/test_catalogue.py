@@ -24,12 +24,11 @@ from qmtl.circuit import (
     RealAmplitudes,
     RotationAnsatz,
     circuit_from_dict,
-    circuit_to_dict,
-    design_from_toml,
     list_designs,
     load_design,
     to_toml,
 )
+from qmtl.circuit._catalogue import design_from_toml
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import LightConeSimulator
 from qmtl.tasks import Task
@@ -67,7 +66,7 @@ class Fixed:
 
 
 def roundtrip(circuit, custom=None):
-    text = json.dumps(circuit_to_dict(circuit), allow_nan=False)
+    text = json.dumps(circuit.to_dict(), allow_nan=False)
     return circuit_from_dict(json.loads(text), custom=custom or {})
 
 
@@ -111,9 +110,9 @@ def test_roundtrip(encoding, first, second, layout, size):
 
 
 def test_equal_blocks_are_written_once():
-    description = circuit_to_dict(HeadCircuit(TASKS))
+    description = HeadCircuit(TASKS).to_dict()
     assert description["ansatz"]["type"] == "RotationAnsatz"
-    different = circuit_to_dict(HeadCircuit(TASKS, ansatz={"a": IdentityAnsatz()}))
+    different = HeadCircuit(TASKS, ansatz={"a": IdentityAnsatz()}).to_dict()
     assert "ansatz" not in different
     assert different["ansatz_per_task"]["a"] == {"type": "IdentityAnsatz", "turned": False}
 
@@ -126,9 +125,9 @@ def test_a_task_named_type_is_no_class():
 def test_custom_classes_are_read_only_if_given():
     circuit = HeadCircuit([TASKS[0]], Fixed(scale=2.0, pairs=((1, 0),), label=None))
     assert roundtrip(circuit, {"Fixed": Fixed}) == circuit
-    assert "unknown encoding type 'Fixed'" in error(circuit_from_dict, circuit_to_dict(circuit))
+    assert "unknown encoding type 'Fixed'" in error(circuit_from_dict, circuit.to_dict())
     assert "rename yours" in error(roundtrip, HeadCircuit(TASKS), {"AngleEncoding": Fixed})
-    data = circuit_to_dict(circuit)
+    data = circuit.to_dict()
     data["encoding"]["scale"] = "1"
     assert "scale must be float, got '1'" in error(circuit_from_dict, data, custom={"Fixed": Fixed})
 
@@ -149,7 +148,7 @@ def test_what_cannot_be_written():
     ]:
         circuit = HeadCircuit.__new__(HeadCircuit)
         circuit.__dict__ = HeadCircuit(TASKS).__dict__ | {"encoding": encoding}
-        assert expected in error(circuit_to_dict, circuit)
+        assert expected in error(circuit.to_dict)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_what_cannot_be_written():
     ],
 )
 def test_errors_of_circuit_descriptions(path, value, expected):
-    data = json.loads(json.dumps(circuit_to_dict(HeadCircuit(TASKS))))
+    data = json.loads(json.dumps(HeadCircuit(TASKS).to_dict()))
     place = data
     for key in path[:-1]:
         place = place[key]
@@ -187,12 +186,12 @@ def test_errors_of_circuit_descriptions(path, value, expected):
 
 
 def test_every_key_is_needed():
-    data = circuit_to_dict(HeadCircuit(TASKS))
+    data = HeadCircuit(TASKS).to_dict()
     for key in data:
         assert "missing" in error(circuit_from_dict, {k: v for k, v in data.items() if k != key})
     for what in (None, [], "text"):
         assert "expected a table" in error(circuit_from_dict, what)
-    shared = circuit_to_dict(HeadCircuit(TASKS, layout="shared"))
+    shared = HeadCircuit(TASKS, layout="shared").to_dict()
     assert "n_wires must be an integer" in error(circuit_from_dict, shared | {"n_wires": None})
     assert "n_wires" in error(circuit_from_dict, data | {"n_wires": 4})
 

@@ -2,7 +2,8 @@ from itertools import combinations
 
 import pytest
 
-from qmtl.circuit import ENTANGLERS, entangler_edges, entangler_gates
+from qmtl.circuit import ENTANGLERS, entangler_gates
+from qmtl.circuit._entanglers import entangler_edges
 from qmtl.errors import InvalidInputError
 
 

@@ -11,11 +11,9 @@ from qmtl.circuit import (
     Gate,
     GateSequence,
     HeadCircuit,
-    PauliString,
     circuit_from_dict,
-    circuit_to_dict,
 )
-from qmtl.circuit._gates import ALIASES, COMPOSED
+from qmtl.circuit._gates import ALIASES, COMPOSED, PauliString
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 from tests.laws import dense_state
@@ -141,7 +139,7 @@ def test_a_sequence_is_an_encoding_or_a_block_and_plain_data():
     sequence = GateSequence.of(2, GATES)
     assert (sequence.n_features(2), sequence.n_weights(2)) == (2, 2)
     circuit = HeadCircuit([Task.binary("a")], sequence)
-    assert circuit_from_dict(json.loads(json.dumps(circuit_to_dict(circuit)))) == circuit
+    assert circuit_from_dict(json.loads(json.dumps(circuit.to_dict()))) == circuit
     with pytest.raises(InvalidInputError, match="takes weights only; the GateSequence has 2 feat"):
         HeadCircuit([Task.binary("a")], ansatz=sequence)
     with pytest.raises(InvalidInputError, match="is on 2 wires, the circuit has 4"):
