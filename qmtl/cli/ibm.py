@@ -277,11 +277,13 @@ class Measured:
         model: the run's model.
         inputs: the first rows of the split.
         targets: their targets.
+        sample_weight: how much each of them counts; None for 1 each.
     """
 
     model: "MultiTaskModel"
     inputs: Any
     targets: Mapping[str, Any]
+    sample_weight: Any = None
 
 
 def open_run(path: Path, split: str, samples: int) -> Measured:
@@ -293,9 +295,8 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
     from qmtl.experiments import Run
 
     opened = Run.read(path)
-    rows = opened.load_data(split).splits[split]
-    targets = {name: values[:samples] for name, values in rows.targets.items()}
-    return Measured(opened.load_model(), rows.inputs[:samples], targets)
+    rows = opened.load_data(split).splits[split].take(slice(samples))
+    return Measured(opened.load_model(), rows.inputs, rows.targets, rows.sample_weight)
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:
@@ -383,8 +384,8 @@ def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, 
     with torch.no_grad():
         simulated = rows.model(rows.inputs.to(next(rows.model.parameters())), list(result.logits))
     found = {
-        "measured": score(rows.model, result.logits, rows.targets),
-        "simulated": score(rows.model, simulated, rows.targets),
+        "measured": score(rows.model, result.logits, rows.targets, rows.sample_weight),
+        "simulated": score(rows.model, simulated, rows.targets, rows.sample_weight),
     }
     show_metrics(
         f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated",

@@ -10,9 +10,9 @@ from torch import Tensor
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
-from qmtl.data._splits import Indices, explicit_indices, label_codes, split_indices
+from qmtl.data._splits import SPLITS, Indices, explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks, infer_task
+from qmtl.tasks import Task, check_tasks, infer_task, row_weights
 
 __all__ = ["as_samples", "choose_rows", "from_arrays"]
 
@@ -27,6 +27,7 @@ def from_arrays(
     groups: Any = None,
     name: str = "arrays",
     standardise: bool = False,
+    sample_weight: Any = None,
 ) -> MultiTaskData:
     """A data set from inputs and one array of labels per task.
 
@@ -42,6 +43,8 @@ def from_arrays(
         groups: one value per row; rows of a group stay in one split.
         name: of the data set.
         standardise: scale each input column by mean and std of the train split (2-D only).
+        sample_weight: how much each row counts in losses, metrics and scales, (N,): a row of weight
+            2 like two rows; a row of weight 0 is left out. None for 1 each.
 
     Raises:
         InvalidInputError: shapes, names or labels do not fit.
@@ -58,19 +61,26 @@ def from_arrays(
         raise InvalidInputError(
             f"targets: expected a dict of task name → labels, got {type(targets).__name__}"
         )
+    weights, numbers = row_weights(sample_weight, len(inputs)), torch.arange(len(inputs))
+    if weights is not None and not bool(weights.all()):
+        numbers = weights.nonzero().flatten()
+        splits = _without(splits, len(inputs), numbers)
+        targets = {key: _rows(values, key, numbers, len(inputs)) for key, values in targets.items()}
+        groups = None if groups is None else _rows(groups, "groups", numbers, len(inputs))
+        inputs, weights = inputs[numbers], weights[numbers]
     if tasks is None:
         tasks = [infer_task(key, values) for key, values in targets.items()]
     tasks = check_tasks(tasks)
-    labels = _as_targets(tasks, targets, len(inputs))
+    labels = _as_targets(tasks, targets, numbers)
     indices = choose_rows(len(inputs), splits, seed, label_codes(tasks, labels), groups)
     columns = None
     if standardise:
-        columns = _columns_of(inputs, indices[0], names)
+        columns = _columns_of(inputs, indices[0], names, weights)
         scale = torch.tensor([entry[1:] for entry in columns.numeric], dtype=torch.float64)
         inputs = (inputs - scale[:, 0]) / scale[:, 1]
     elif names:  # so that predictions for a data frame find its columns by their names
         columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
-    parts = take_splits(Split(inputs.float(), labels), indices)
+    parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
     given = isinstance(splits, Mapping)
     return MultiTaskData(
         name, tasks, **parts, columns=columns, split_seed=None if given else int(seed)
@@ -152,7 +162,31 @@ def _hint(values: Any) -> str:
     return "; qmtl.data.from_frame makes inputs of columns with texts and dates"
 
 
-def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+def _rows(values: Any, name: str, rows: Tensor, n: int) -> Any:
+    """These rows of an array, column or list of n, of the type that it has."""
+    if not hasattr(values, "__len__") or len(values) != n:
+        return values  # which is refused below
+    places: Any = rows.numpy()
+    if hasattr(values, "iloc"):
+        return values.iloc[places]
+    if isinstance(values, np.ndarray | Tensor):
+        return values[places]
+    return [values[place] for place in places]
+
+
+def _without(splits: Any, n: int, kept: Tensor) -> Any:
+    """Splits of row numbers as places among the rows that are kept."""
+    if not isinstance(splits, Mapping):
+        return splits
+    place = torch.full((n,), -1)
+    place[kept] = torch.arange(len(kept))
+    parts = (place[part] for part in explicit_indices(n, splits))
+    return {name: part[part >= 0].numpy() for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def _as_targets(
+    tasks: tuple[Task, ...], targets: Mapping[str, Any], numbers: Tensor
+) -> dict[str, Tensor]:
     names = [task.name for task in tasks]
     for key in targets:
         if key not in names:
@@ -163,11 +197,13 @@ def _as_targets(tasks: tuple[Task, ...], targets: Mapping[str, Any], n: int) -> 
             raise InvalidInputError(f"targets: there are no labels for task '{task.name}'")
         values = targets[task.name]
         labels[task.name] = task.to_targets(
-            values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+            values.detach().cpu().numpy() if isinstance(values, Tensor) else values,
+            rows=numbers.tolist(),
         )
-        if len(labels[task.name]) != n:
+        if len(labels[task.name]) != len(numbers):
             raise InvalidInputError(
-                f"targets: task '{task.name}' has {len(labels[task.name])} labels for {n} rows"
+                f"targets: task '{task.name}' has {len(labels[task.name])} labels for "
+                f"{len(numbers)} rows"
             )
     return labels
 
@@ -191,7 +227,9 @@ def _column_names(values: Any, inputs: Tensor) -> list[str]:
     return names if len(set(names)) == len(names) == inputs.shape[1] else []
 
 
-def _columns_of(inputs: Tensor, train: Tensor, names: Sequence[str]) -> TableColumns:
+def _columns_of(
+    inputs: Tensor, train: Tensor, names: Sequence[str], weights: Tensor | None
+) -> TableColumns:
     if inputs.ndim != 2:
         raise InvalidInputError(
             f"standardise: expected inputs (N, inputs), got shape {tuple(inputs.shape)}"
@@ -199,5 +237,6 @@ def _columns_of(inputs: Tensor, train: Tensor, names: Sequence[str]) -> TableCol
     names = names or [f"x{i}" for i in range(inputs.shape[1])]
     rows = inputs[train].numpy()
     finite = np.where(np.isfinite(rows), rows, np.nan)  # the data set itself names the bad rows
-    scales = (scale_of(column) for column in finite.T)
+    own = None if weights is None else weights[train].numpy()
+    scales = (scale_of(column, own) for column in finite.T)
     return TableColumns(tuple((name, *scale) for name, scale in zip(names, scales, strict=True)))

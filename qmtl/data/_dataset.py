@@ -16,7 +16,7 @@ from qmtl._sections import OneOf, Section, Seed
 from qmtl.data._columns import TableColumns
 from qmtl.data._splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks, labelled_rows
+from qmtl.tasks import Task, check_tasks, labelled_rows, row_weights
 
 __all__ = ["AnyDataSection", "DataSection", "MultiTaskData", "Split", "ThreeSplits", "take_splits"]
 
@@ -29,6 +29,8 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         inputs: float32 (N, ...); an encoder of tokens takes them to integers itself.
         targets: task name → canonical targets, see `Task.to_targets`.
         index: the rows' numbers in the original data, int64 (N,); 0..N-1 by default.
+        sample_weight: how much each row counts in losses and metrics, float64 (N,), above zero;
+            None for 1 each.
 
     Example:
         >>> rows = Split(torch.zeros(3, 2), {"a": torch.zeros(3)})
@@ -42,6 +44,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     inputs: Tensor
     targets: dict[str, Tensor]
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    sample_weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.index.numel():
@@ -59,15 +62,16 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         """The shape of the inputs and the names of the targets."""
         return f"Split(inputs={tuple(self.inputs.shape)}, targets={list(self.targets)})"
 
-    def take(self, rows: Tensor) -> "Split":
-        """The given rows: a bool mask (N,) or row numbers.
+    def take(self, rows: Tensor | slice) -> "Split":
+        """The given rows: a bool mask (N,), row numbers or a slice.
 
         Example:
             >>> len(Split(torch.zeros(3, 2), {}).take(torch.tensor([0, 2])))
             2
         """
         targets = {name: values[rows] for name, values in self.targets.items()}
-        return Split(self.inputs[rows], targets, self.index[rows])
+        weights = None if self.sample_weight is None else self.sample_weight[rows]
+        return Split(self.inputs[rows], targets, self.index[rows], weights)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -192,7 +196,7 @@ class MultiTaskData:
         for part, split in self.splits.items():
             targets = {task.name: split.targets[task.name] for task in chosen}
             kept = labelled_rows(chosen, targets).any(dim=0)
-            parts[part] = Split(split.inputs, targets, split.index).take(kept)
+            parts[part] = replace(split, targets=targets).take(kept)
         return replace(self, tasks=chosen, **parts)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
@@ -273,6 +277,11 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
     if len(split.index) != len(split):
         raise InvalidInputError(
             f"data: {name} has {len(split)} rows of inputs but {len(split.index)} row numbers"
+        )
+    weights = row_weights(split.sample_weight, len(split))
+    if weights is not None and not bool((weights > 0).all()):
+        raise InvalidInputError(
+            f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
     bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
     if bad.any():

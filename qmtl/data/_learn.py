@@ -48,6 +48,7 @@ def learn_columns(
     chosen: bool,
     max_categories: int,
     decimal: str | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[TableColumns, dict[str, str]]:
     """The input columns of a table; what each column is, is read off all rows.
 
@@ -58,6 +59,7 @@ def learn_columns(
         chosen: whether the caller named the columns: then none is left out.
         max_categories: a column of texts with more different ones is left out.
         decimal: the decimal mark of numbers that are texts; None for what fits.
+        weights: of the rows, in means and deviations; None for 1 each.
 
     Returns:
         The columns, and for those that were left out why.
@@ -90,10 +92,11 @@ def learn_columns(
     numbers = [name for name, what in found.items() if what.kind == "number"]
     numeric: list[tuple[str, float, float]] = []
     if numbers:
-        rows = column_numbers(table, numbers, decimal)[train]
-        numeric = [(name, *scale_of(row)) for name, row in zip(numbers, rows.T, strict=True)]
+        rows = column_numbers(table, numbers, decimal)[train].T
+        own = None if weights is None else weights[train]
+        numeric = [(name, *scale_of(row, own)) for name, row in zip(numbers, rows, strict=True)]
     dates = [
-        _learn_dates(table[name], what.date_format, train)
+        _learn_dates(table[name], what.date_format, train, weights)
         for name, what in found.items()
         if what.kind == "date"
     ]
@@ -103,17 +106,22 @@ def learn_columns(
     return TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates)), reasons
 
 
-def scale_of(values: np.ndarray) -> tuple[float, float]:
+def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
     """Mean and std (1 for a constant) of numbers (N,), NaN left out; (0, 1) without numbers.
 
     Example:
         >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
         ((2.0, 1.0), (4.0, 1.0))
     """
-    values = values[~np.isnan(values)]
+    known = ~np.isnan(values)
+    values = values[known]
     if not len(values):
         return 0.0, 1.0
-    mean, std = float(values.mean()), float(values.std())
+    if weights is None:
+        mean, std = float(values.mean()), float(values.std())
+    else:
+        mean = float(np.average(values, weights=weights[known]))
+        std = float(np.average((values - mean) ** 2, weights=weights[known])) ** 0.5
     # A constant such as 0.1 has a std of rounding errors, which would blow up in the quotient.
     return mean, std if std > 1e-12 * abs(mean) else 1.0
 
@@ -214,10 +222,10 @@ def _date_format(texts: Sequence[str]) -> str:
 
 
 def _learn_dates(
-    column: "pd.Series", date_format: str, train: np.ndarray
+    column: "pd.Series", date_format: str, train: np.ndarray, weights: np.ndarray | None
 ) -> tuple[str, str, float, float, tuple[str, ...]]:
     days = column_dates(column, date_format)[train]
-    mean, std = scale_of(days)
+    mean, std = scale_of(days, None if weights is None else weights[train])
     known = days[~np.isnan(days)]
     span = float(known.max() - known.min()) if len(known) else 0.0
     # A cycle says something where the dates go around it, and do not all lie at one place of it.

@@ -59,6 +59,7 @@ class CsvSection(DataSection):
         split_column: column with train, validation or test.
         group_column: column whose equal values stay in one split.
         max_categories: columns of texts with more different ones are left out.
+        weights: column that says how much each row counts.
         splits: fractions of train, validation and test; None for `from_csv`'s own.
     """
 
@@ -75,6 +76,7 @@ class CsvSection(DataSection):
     split_column: str | None = None
     group_column: str | None = None
     max_categories: int = Field(50, ge=1)
+    weights: str | None = None
     splits: Fractions | None = None
 
     @model_validator(mode="after")
@@ -102,6 +104,7 @@ def from_frame(
     group_column: str | None = None,
     max_categories: int = 50,
     name: str = "table",
+    weights: str | None = None,
 ) -> MultiTaskData:
     """A data set from a pandas DataFrame.
 
@@ -122,6 +125,8 @@ def from_frame(
         group_column: rows with the same value here stay in one split.
         max_categories: columns of texts with more different ones are left out.
         name: of the data set.
+        weights: a column that says how much each row counts in losses, metrics and scales: a row
+            of weight 2 like two rows; a row of weight 0 is left out. It is no input.
 
     Returns:
         The data; `MultiTaskData.columns` turns other tables into the same inputs, and
@@ -139,11 +144,12 @@ def from_frame(
         (3, ('no', 'yes'), ('size', 'colour'))
     """
     table = _named(table)
-    wanted = _wanted(targets, list(table.columns), (split_column, group_column, *ignore))
+    special = (split_column, group_column, weights)
+    wanted = _wanted(targets, list(table.columns), (*special, *ignore))
     return _data(
         table, wanted, np.arange(len(table)), None, inputs=inputs, ignore=ignore, splits=splits,
         seed=seed, split_column=split_column, group_column=group_column,
-        max_categories=max_categories, name=name,
+        max_categories=max_categories, name=name, weights=weights,
     )  # fmt: skip
 
 
@@ -161,12 +167,14 @@ def from_csv(
     decimal: str | None = None,
     encoding: str | None = None,
     max_categories: int = 50,
+    weights: str | None = None,
 ) -> MultiTaskData:
     r"""A data set from a table in a file: `read_table`, then `from_frame`.
 
     Args:
         path: the file.
-        targets: see `from_frame`; so for `inputs`, `ignore`, `seed` and `max_categories`.
+        targets: see `from_frame`; so for `inputs`, `ignore`, `seed`, `max_categories` and
+            `weights`.
         splits: three fractions or a dict of row numbers (from 0, without the header), which
             `Split.index` has, too.
         split_column: a column that says train, validation or test, instead of `splits`.
@@ -190,14 +198,15 @@ def from_csv(
     """
     try:
         file = TextTable(path, delimiter, decimal, encoding)
-        special = (split_column, group_column)
+        special = (split_column, group_column, weights)
         wanted = _wanted(targets, file.header, (*special, *ignore))
         texts = {column for columns, _ in wanted for column in columns}
-        table = file.frame(texts | {name for name in special if name is not None})
+        table = file.frame(texts | {name for name in special[:2] if name is not None})
         return _data(
             table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, inputs=inputs,
             ignore=ignore, splits=splits, seed=seed, split_column=split_column,
             group_column=group_column, max_categories=max_categories, name=Path(path).stem,
+            weights=weights,
         )  # fmt: skip
     except InvalidInputError as error:
         if str(error).startswith(str(path)):
@@ -219,9 +228,18 @@ def _data(
     group_column: str | None,
     max_categories: int,
     name: str,
+    weights: str | None,
 ) -> MultiTaskData:
     """The data of a table whose rows have these numbers."""
     check_count("max_categories", max_categories, 1)
+    rows_weight = _weights(table, weights, decimal)
+    if rows_weight is not None and not rows_weight.all():
+        kept = rows_weight > 0
+        if isinstance(splits, Mapping):
+            splits = _places(splits, numbers, kept)
+        table, numbers, rows_weight = table[kept], numbers[kept], rows_weight[kept]
+    elif isinstance(splits, Mapping):
+        splits = _places(splits, numbers)
     labels, taken = {}, {}
     tasks = check_tasks([_task(own, task, table, decimal) for own, task in wanted])
     for task, (own, _) in zip(tasks, wanted, strict=True):
@@ -231,17 +249,15 @@ def _data(
     taken = {
         c: f"the target '{t.name}'" for t, (cs, _) in zip(tasks, wanted, strict=True) for c in cs
     }
-    special = {"split_column": split_column, "group_column": group_column}
+    special = {"split_column": split_column, "group_column": group_column, "weights": weights}
     names = _input_names(list(table.columns), inputs, ignore, taken, special)
     if split_column is not None:
         splits = _given_splits(table[split_column])
-    elif isinstance(splits, Mapping):
-        splits = _places(splits, numbers)
     groups = None if group_column is None else table[group_column].astype(object).fillna("")
     indices = choose_rows(len(table), splits, seed, label_codes(tasks, labels), groups)
     columns, reasons = learn_columns(
         table, names, indices[0].numpy(), chosen=inputs is not None,
-        max_categories=max_categories, decimal=decimal,
+        max_categories=max_categories, decimal=decimal, weights=rows_weight,
     )  # fmt: skip
     for place, column in enumerate(table.columns):
         if inputs is None and is_nameless(column) and column in columns.names:
@@ -249,7 +265,8 @@ def _data(
     note = _note(reasons)
     if note:
         warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
-    rows = Split(columns.encode(table), labels, torch.from_numpy(numbers))
+    counts = None if rows_weight is None else torch.from_numpy(rows_weight)
+    rows = Split(columns.encode(table), labels, torch.from_numpy(numbers), counts)
     return MultiTaskData(
         name,
         tasks,
@@ -413,18 +430,40 @@ def _given_splits(column: "pd.Series") -> dict[str, list[int]]:
     return parts
 
 
-def _places(splits: Mapping[str, Any], numbers: np.ndarray) -> Mapping[str, Any]:
-    """Row numbers as places among the rows that are there."""
-    if len(numbers) == numbers[-1] + 1:
+def _places(
+    splits: Mapping[str, Any], numbers: np.ndarray, kept: np.ndarray | None = None
+) -> Mapping[str, Any]:
+    """Row numbers as places among the rows that are there, and of these that are kept."""
+    if kept is None and len(numbers) == numbers[-1] + 1:
         return splits
+    kept = np.ones(len(numbers), bool) if kept is None else kept
+    after = np.cumsum(kept) - 1
     place = {int(number): place for place, number in enumerate(numbers)}
     found = {}
     for name, rows in splits.items():
         for row in rows:
             if row not in place:
                 raise InvalidInputError(f"splits: the {name} split names row {row}, which is empty")
-        found[name] = [place[row] for row in rows]
+        found[name] = [int(after[place[row]]) for row in rows if kept[place[row]]]
     return found
+
+
+def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np.ndarray | None:
+    if name is None:
+        return None
+    if name not in table.columns:
+        raise unknown_name("weights:", name, table.columns)
+    weights = column_numbers(table, [name], decimal)[:, 0]
+    bad = ~(weights >= 0)
+    if bad.any():
+        place = int(bad.argmax())
+        raise InvalidInputError(
+            f"row {table.index[place]}, column '{name}': expected a weight of at least 0, got "
+            f"{str(table[name].iloc[place])!r}"
+        )
+    if not weights.any():
+        raise InvalidInputError(f"weights: column '{name}' is zero everywhere: no row is left")
+    return weights
 
 
 def _note(reasons: Mapping[str, str]) -> str:

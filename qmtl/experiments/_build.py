@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from qmtl.circuit import HeadCircuit
-from qmtl.data import MultiTaskData
+from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, RecipeError, unknown_name
 from qmtl.experiments._recipe import Recipe, TrainingSection
 from qmtl.heads import HeadOptions, HeadType, build_head
@@ -41,25 +41,27 @@ def build_data(recipe: Recipe) -> MultiTaskData:
                 raise unknown_name(f"task in data.{key}:", name, names)
     changes: dict[str, dict[str, Any]] = {name: {} for name in names}
     for name, own in weights.items():
-        task, targets = data.task(name), data.train.targets[name]
-        changes[name]["class_weights"] = _balanced(task, targets) if own == "balanced" else own
+        found = _balanced(data.task(name), data.train) if own == "balanced" else own
+        changes[name]["class_weights"] = found
     for name, chosen in metrics.items():
         changes[name]["metric_names"] = tuple(chosen)
     tasks = tuple(dataclasses.replace(task, **changes[task.name]) for task in data.tasks)
     return dataclasses.replace(data, tasks=tasks)
 
 
-def _balanced(task: Task, targets: Tensor) -> tuple[float, ...] | None:
+def _balanced(task: Task, rows: Split) -> tuple[float, ...] | None:
     """Weights that give every class the same share of the loss; 1 for a class without labels."""
+    targets = rows.targets[task.name]
+    weights = torch.ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
     if task.kind == "multilabel":
-        pairs = [((column == 0).sum(), (column == 1).sum()) for column in targets.T]
+        pairs = [(weights[c == 0].sum(), weights[c == 1].sum()) for c in targets.T]
         return tuple(float(no / yes) if no * yes > 0 else 1.0 for no, yes in pairs)
     if not task.is_classification:
         raise InvalidInputError(
             f"data.class_weights: task {task.name!r} is {task.kind} and has no classes"
         )
     classes = range(max(2, task.n_outputs))
-    counts = [int((targets == label).sum()) for label in classes]
+    counts = [float(weights[targets == label].sum()) for label in classes]
     return tuple(sum(counts) / (len(counts) * n) if n else 1.0 for n in counts)
 
 

@@ -207,17 +207,21 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
     rows = {name: task.labelled(split.targets[task.name]) for name, split in data.splits.items()}
     inputs = {n: s.inputs[rows[n]].flatten(1).numpy() for n, s in data.splits.items()}
     targets = {n: s.targets[task.name][rows[n]] for n, s in data.splits.items()}
+    weights = {
+        n: None if s.sample_weight is None else s.sample_weight[rows[n]]
+        for n, s in data.splits.items()
+    }
     mean, deviation = inputs["train"].mean(0), inputs["train"].std(0)
     # A column that is constant in training has no information: it becomes zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}
     best: dict[str, dict[str, float]] | None = None
     for penalty in PENALTIES:
-        columns = _fit(task, inputs["train"], targets["train"], penalty)
+        columns = _fit(task, inputs["train"], targets["train"], penalty, weights["train"])
         scores = {}
         for split in ("validation", "test"):
             predictions = torch.from_numpy(_predict(task, columns, inputs[split]))
-            scores[split] = task.evaluate(predictions, targets[split])
+            scores[split] = task.evaluate(predictions, targets[split], weights[split])
         main = task.main_metric
         # A comparison with NaN is false, so that any number replaces a first NaN.
         if best is None or not scores["validation"][main] <= best["validation"][main]:
@@ -226,27 +230,31 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
     return best
 
 
-def _fit(task: Task, inputs: Array, targets: Tensor, penalty: float) -> list[Any]:
+def _fit(
+    task: Task, inputs: Array, targets: Tensor, penalty: float, weights: Tensor | None
+) -> list[Any]:
     """One fitted model of scikit-learn per column of the targets."""
     columns = targets.reshape(len(targets), -1).numpy().T
-    return [_fit_column(task, inputs, column, penalty) for column in columns]
+    rows = np.ones(len(targets)) if weights is None else weights.numpy()
+    return [_fit_column(task, inputs, column, penalty, rows) for column in columns]
 
 
-def _fit_column(task: Task, inputs: Array, column: Array, penalty: float) -> Any:
+def _fit_column(task: Task, inputs: Array, column: Array, penalty: float, weights: Array) -> Any:
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression, Ridge
 
     present = ~np.isnan(column)
-    kept, labels = inputs[present], column[present]
+    kept, labels, own = inputs[present], column[present], weights[present]
     if task.kind == "regression":
-        return Ridge(alpha=penalty).fit(kept, labels)
+        return Ridge(alpha=penalty).fit(kept, labels, sample_weight=own)
     labels = labels.astype(np.int64)
     if not len(labels):
         return DummyClassifier(strategy="prior").fit(np.zeros((2, 1)), [0, 1])
     if len(np.unique(labels)) == 1:
         return DummyClassifier(strategy="prior").fit(kept, labels)
     # scikit-learn sums the loss over rows: C is the inverse of the penalty on that sum.
-    return LogisticRegression(C=1 / penalty, max_iter=MAX_ITERATIONS, tol=1e-3).fit(kept, labels)
+    model = LogisticRegression(C=1 / penalty, max_iter=MAX_ITERATIONS, tol=1e-3)
+    return model.fit(kept, labels, sample_weight=own)
 
 
 def _predict(task: Task, models: list[Any], inputs: Array) -> Array:

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -356,7 +356,7 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
         return {name: torch.isin(digit, torch.tensor(h)).float() for name, h in tasks.items()}
 
     def relabelled(split: Split) -> Split:
-        return Split(split.inputs, labels(split.targets["digit"]), split.index)
+        return replace(split, targets=labels(split.targets["digit"]))
 
     return MultiTaskData(
         "digit-dichotomies",

@@ -30,18 +30,24 @@ class Batch:
         inputs: (rows, ...).
         targets: joined, (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
         complete: whether no label is missing in the whole split that the rows are of.
+        sample_weight: of the rows in losses and metrics, (rows,); None for 1 each.
     """
 
     inputs: Tensor
     targets: Tensor
     complete: bool = False
+    sample_weight: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; in float32 on MPS, which has no float64."""
         if self.inputs.device == device == self.targets.device:
             return self
-        dtype = torch.float32 if device.type == "mps" else self.targets.dtype
-        return Batch(self.inputs.to(device), self.targets.to(device, dtype), self.complete)
+
+        def moved(values: Tensor) -> Tensor:
+            return values.to(device, torch.float32 if device.type == "mps" else values.dtype)
+
+        weights = None if self.sample_weight is None else moved(self.sample_weight)
+        return Batch(self.inputs.to(device), moved(self.targets), self.complete, weights)
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,13 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def loss_terms(
-        self, logits: Tensor, targets: Tensor, layout: TaskLayout, *, complete: bool
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        layout: TaskLayout,
+        *,
+        complete: bool,
+        sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `qmtl.tasks.TaskLayout.loss_terms`. One method at most defines it."""
         raise NotImplementedError

@@ -16,9 +16,9 @@ from qmtl.model import MultiTaskModel
 from qmtl.simulators import Simulator
 from qmtl.sklearn._columns import Column, Layout, read_target
 from qmtl.sklearn._trained import Seeds, train
-from qmtl.tasks import Task
+from qmtl.tasks import Task, row_weights
 
-__all__ = ["ColumnsEstimator"]
+__all__ = ["ColumnsEstimator", "checked_weights"]
 
 PARAMETERS = """\
 hidden: widths of the network's hidden layers; an empty tuple makes it one linear layer.
@@ -48,6 +48,12 @@ scale_inputs: whether to standardise input columns by the training rows.
 accelerator: where to train: ``"cpu"``, ``"gpu"`` or ``"auto"``, as in Lightning.
 random_state: seed or RandomState of initial weights, rows held out and order of rows; an
     integer makes fits repeatable, bit for bit on one machine."""
+
+
+def checked_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
+    """Weights of rows as float64 (n_rows,), see `qmtl.tasks.row_weights`; None for None."""
+    weights = row_weights(sample_weight, n_rows)
+    return None if weights is None else weights.numpy()
 
 
 # A dataclass, since scikit-learn reads the parameters from the signature of __init__: so a subclass
@@ -124,22 +130,34 @@ class ColumnsEstimator(BaseEstimator):
         check_is_fitted(self, "_trained")
         return list(self._trained.losses)
 
-    def _read(self, X: Any, y: Any) -> tuple[np.ndarray, Layout, list[np.ndarray]]:
-        """Checked inputs and the target's columns."""
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[np.ndarray, Layout, list[np.ndarray], np.ndarray | None]:
+        """Checked inputs, the target's columns and weights; rows of weight zero are left out."""
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
         inputs = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         layout, values = read_target(y)
         check_consistent_length(inputs, *values)
-        return inputs, layout, values
+        weights = checked_weights(sample_weight, len(inputs))
+        if weights is not None and not weights.all():
+            kept = weights > 0
+            inputs, weights = inputs[kept], weights[kept]
+            values = [column[kept] for column in values]
+        return inputs, layout, values, weights
 
     def _train(
-        self, X: np.ndarray, layout: Layout, columns: Sequence[Column], values: list[np.ndarray]
+        self,
+        X: np.ndarray,
+        layout: Layout,
+        columns: Sequence[Column],
+        values: list[np.ndarray],
+        weights: np.ndarray | None,
     ) -> None:
         seeds = Seeds.draw(check_random_state(self.random_state))
         params = self.get_params(deep=False)
-        self._trained = train(params, X, columns, values, seeds)
+        self._trained = train(params, X, columns, values, seeds, weights)
         self._layout = layout
         self._columns = tuple(columns)
         self.n_outputs_ = len(columns)

@@ -154,13 +154,16 @@ def missing(values: np.ndarray) -> np.ndarray:
     return np.array(empty, dtype=bool)
 
 
-def class_column(name: str, values: np.ndarray, weights: Any = None) -> ClassColumn:
+def class_column(
+    name: str, values: np.ndarray, weights: Any = None, sample_weight: np.ndarray | None = None
+) -> ClassColumn:
     """A classification column with the classes that occur in `values`, missing ones left out.
 
     Args:
         name: of the column.
         values: its labels.
         weights: of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
+        sample_weight: of the rows, by which ``"balanced"`` counts them; None for 1 each.
 
     Raises:
         InvalidInputError: no label, labels of types that have no common order, or weights that do
@@ -170,7 +173,8 @@ def class_column(name: str, values: np.ndarray, weights: Any = None) -> ClassCol
         >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
         array(['blue', 'red'], dtype=object)
     """
-    known = _plain(values[~missing(values)])
+    present = ~missing(values)
+    known = _plain(values[present])
     if not len(known):
         raise InvalidInputError(f"y: column {name!r} has no label")
     try:
@@ -183,7 +187,8 @@ def class_column(name: str, values: np.ndarray, weights: Any = None) -> ClassCol
     if weights is None:
         return ClassColumn(name, classes)
     try:
-        found = compute_class_weight(weights, classes=classes, y=known)
+        rows = None if sample_weight is None else sample_weight[present]
+        found = compute_class_weight(weights, classes=classes, y=known, sample_weight=rows)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
             f"class_weight of column {name!r} must map its classes {classes[:10].tolist()} to "

@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.sklearn._base import ColumnsEstimator
+from qmtl.sklearn._base import ColumnsEstimator, checked_weights
 from qmtl.sklearn._columns import (
     ClassColumn,
     Column,
@@ -46,8 +46,6 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         input_mean_, input_std_: the scale of the inputs.
         n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
 
-    There is no ``sample_weight``: losses are means over labels.
-
     Example:
         >>> from sklearn.datasets import load_wine
         >>> X, y = load_wine(return_X_y=True)
@@ -64,18 +62,21 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> "QuantumMultiTaskClassifier":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskClassifier":
         """Train.
 
         Args:
             X: inputs (n, features), finite numbers.
             y: labels (n,), or (n, columns) with a classification per column; of any type that
                 sorts. A column with a single class is predicted as that class.
+            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
+                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
+                each.
 
         Raises:
             ValueError: for other inputs or labels, or a parameter that does not fit.
         """
-        inputs, layout, values = self._read(X, y)
+        inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = []
         for name, column in zip(layout.names, values, strict=True):
             if missing(column).any() or _infinite(column):
@@ -84,9 +85,9 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
                     f"MultiTaskEstimator"
                 )
             weights = class_weight_of(self.class_weight, name, layout)
-            columns.append(class_column(name, column, weights))
+            columns.append(class_column(name, column, weights, rows))
             check_classification_targets(column)
-        self._train(inputs, layout, columns, values)
+        self._train(inputs, layout, columns, values, rows)
         classes = [column.classes for column in columns]
         self.classes_ = classes[0] if layout.form == "flat" else classes
         return self
@@ -110,13 +111,17 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
         `task_scores` gives the accuracy of each column.
         """
-        right = [agreement(*column) for column in self._true_and_predicted(X, y)]
-        return float(np.average(np.all(right, axis=0), weights=sample_weight))
+        right = np.all([agreement(*column) for column in self._true_and_predicted(X, y)], axis=0)
+        return float(np.average(right, weights=checked_weights(sample_weight, len(right))))
 
-    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+    def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Accuracy of each column, by name."""
         columns = self._true_and_predicted(X, y)
-        return {name: float(agreement(name, *labels).mean()) for name, *labels in columns}
+        rows = checked_weights(sample_weight, len(columns[0][1]))
+        return {
+            name: float(np.average(agreement(name, *labels), weights=rows))
+            for name, *labels in columns
+        }
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
@@ -159,8 +164,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         input_mean_, input_std_: the scale of the inputs.
         n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
 
-    `score` is R², of several columns their mean. There is no ``sample_weight`` in `fit`: losses
-    are means over labels.
+    `score` is R², of several columns their mean.
 
     Example:
         >>> from sklearn.datasets import load_linnerud
@@ -170,17 +174,20 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         (20, 3)
     """
 
-    def fit(self, X: Any, y: Any) -> "QuantumMultiTaskRegressor":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskRegressor":
         """Train.
 
         Args:
             X: inputs (n, features), finite numbers.
             y: numbers (n,), or (n, columns).
+            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
+                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
+                each.
 
         Raises:
             ValueError: for other inputs or targets, or a parameter that does not fit.
         """
-        inputs, layout, values = self._read(X, y)
+        inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = [NumberColumn(name) for name in layout.names]
         for column, numbers in zip(columns, values, strict=True):
             if missing(numbers).any():
@@ -188,12 +195,14 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
                     f"y: column {column.name!r} contains NaN; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-        self._train(inputs, layout, columns, values)
+        self._train(inputs, layout, columns, values, rows)
         return self
 
-    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+    def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """R² of each column, by name."""
-        return {n: float(r2_score(t, p)) for n, t, p in self._true_and_predicted(X, y)}
+        columns = self._true_and_predicted(X, y)
+        rows = checked_weights(sample_weight, len(columns[0][1]))
+        return {n: float(r2_score(t, p, sample_weight=rows)) for n, t, p in columns}
 
 
 @dataclass(eq=False, repr=False)
@@ -234,26 +243,29 @@ class MultiTaskEstimator(ColumnsEstimator):
     kinds: Mapping[str, str] | None = None
     class_weight: Any = field(default=None, kw_only=True)
 
-    def fit(self, X: Any, y: Any) -> "MultiTaskEstimator":
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MultiTaskEstimator":
         """Train.
 
         Args:
             X: inputs (n, features), finite numbers.
             y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
                 whose tasks are ``y0``, ``y1``, …
+            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
+                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
+                each.
 
         Raises:
             ValueError: for other inputs or labels, or a parameter that does not fit.
         """
-        inputs, layout, values = self._read(X, y)
+        inputs, layout, values, rows = self._read(X, y, sample_weight)
         kinds = self._kinds(layout, values)
         columns: list[Column] = [
-            class_column(name, column, class_weight_of(self.class_weight, name, layout))
+            class_column(name, column, class_weight_of(self.class_weight, name, layout), rows)
             if kinds[name] == "classification"
             else NumberColumn(name)
             for name, column in zip(layout.names, values, strict=True)
         ]
-        self._train(inputs, layout, columns, values)
+        self._train(inputs, layout, columns, values, rows)
         self.kinds_ = kinds
         self.classes_ = {c.name: c.classes for c in columns if isinstance(c, ClassColumn)}
         return self
@@ -293,11 +305,11 @@ class MultiTaskEstimator(ColumnsEstimator):
             raise InvalidInputError("predict_proba: no column of y is a classification")
         return next(iter(found.values())) if self._layout.form == "flat" else found
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The mean of `task_scores`."""
-        return float(np.mean(list(self.task_scores(X, y).values())))
+        return float(np.mean(list(self.task_scores(X, y, sample_weight).values())))
 
-    def task_scores(self, X: Any, y: Any) -> dict[str, float]:
+    def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Accuracy of each classification and R² of each regression, on the rows with labels.
 
         Raises:
@@ -305,15 +317,19 @@ class MultiTaskEstimator(ColumnsEstimator):
         """
         check_is_fitted(self, "_trained")
         scores = {}
-        for name, truth, predicted in self._true_and_predicted(X, y):
-            known = ~missing(truth)
+        columns = self._true_and_predicted(X, y)
+        rows = checked_weights(sample_weight, len(columns[0][1]))
+        for name, truth, predicted in columns:
+            known = ~missing(truth) if rows is None else ~missing(truth) & (rows > 0)
+            own = None if rows is None else rows[known]
             if not known.any():
                 raise InvalidInputError(f"y: column {name!r} has no label to score")
             if self.kinds_[name] == "classification":
-                scores[name] = float(agreement(name, truth[known], predicted[known]).mean())
+                right = agreement(name, truth[known], predicted[known])
+                scores[name] = float(np.average(right, weights=own))
             else:
-                numbers = NumberColumn(name).targets(truth).numpy()
-                scores[name] = float(r2_score(numbers[known], predicted[known]))
+                numbers = NumberColumn(name).targets(truth).numpy()[known]
+                scores[name] = float(r2_score(numbers, predicted[known], sample_weight=own))
         return scores
 
 

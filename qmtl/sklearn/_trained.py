@@ -70,6 +70,7 @@ def train(
     columns: Sequence[Column],
     values: Sequence[np.ndarray],
     seeds: Seeds,
+    weights: np.ndarray | None = None,
 ) -> Trained:
     """Train a model with the parameters of an estimator.
 
@@ -79,6 +80,7 @@ def train(
         columns: of the target; those with a single class are left out.
         values: the columns' labels.
         seeds: see `Seeds`.
+        weights: of the rows, above zero; None for 1 each.
 
     Raises:
         InvalidInputError: a parameter does not fit, or no column has anything to learn.
@@ -102,11 +104,13 @@ def train(
         codes = label_codes(tasks, targets)
         groups = np.zeros(len(X)) if codes is None else codes.numpy()
         rows, held = validation_cut(groups, fraction, seeds.validation, name="validation_fraction")
-    mean, std = _scale(X[rows], scaled=bool(params["scale_inputs"]))
-    inputs = _scaled(X, mean, std)
+    own = None if weights is None else weights[rows]
+    mean, std = _scale(X[rows], own, scaled=bool(params["scale_inputs"]))
+    counts = None if weights is None else torch.from_numpy(weights)
+    everything = Split(_scaled(X, mean, std), targets, sample_weight=counts)
     model = build_model(params, tasks, X.shape[1], seeds)
-    validation = None if held is None else _split(inputs, targets, held)
-    result = fit_rows(model, _split(inputs, targets, rows), settings, validation)
+    validation = None if held is None else everything.take(torch.from_numpy(held))
+    result = fit_rows(model, everything.take(torch.from_numpy(rows)), settings, validation)
     return Trained(model, mean, std, tuple(result.training_losses()))
 
 
@@ -163,10 +167,16 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _scale(X: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
+def _scale(
+    X: np.ndarray, weights: np.ndarray | None, *, scaled: bool
+) -> tuple[np.ndarray, np.ndarray]:
     if not scaled:
         return np.zeros(X.shape[1]), np.ones(X.shape[1])
-    mean, std = X.mean(axis=0), X.std(axis=0)
+    if weights is None:
+        mean, std = X.mean(axis=0), X.std(axis=0)
+    else:
+        mean = np.average(X, axis=0, weights=weights)
+        std = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
     # A column that is constant but for rounding errors says nothing about the training rows;
     # divided by its deviation it would say everything about others.
     return mean, np.where(std > 1e-12 * np.abs(mean), std, np.inf)
@@ -174,7 +184,3 @@ def _scale(X: np.ndarray, *, scaled: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def _scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
     return torch.from_numpy(((X - mean) / std).astype(np.float32))
-
-
-def _split(inputs: Tensor, targets: Mapping[str, Tensor], rows: np.ndarray) -> Split:
-    return Split(inputs, dict(targets)).take(torch.from_numpy(rows))

@@ -22,3 +22,4 @@ from qmtl.tasks._scores import evaluate_joined as evaluate_joined
 from qmtl.tasks._task import Task as Task
 from qmtl.tasks._task import check_tasks as check_tasks
 from qmtl.tasks._task import chosen_tasks as chosen_tasks
+from qmtl.tasks._weighted import row_weights as row_weights

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import MISSING, is_flat
+from qmtl.tasks._weighted import row_weights
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
@@ -291,9 +292,12 @@ def _allowed(task: "Task", names: _Names) -> str:
     return ", ".join(repr(text) for text in names.texts) or "numbers (no class_names)"
 
 
-def best_constant(task: "Task", train_targets: Any) -> Tensor:
+def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -> Tensor:
     """One row of predictions, the same for every sample; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
+    weights = row_weights(sample_weight, len(labels))
+    if weights is not None:
+        labels, weights = labels[weights > 0], weights[weights > 0]
     columns = labels.reshape(len(labels), -1)
     empty = columns.isnan().all(dim=0)
     if empty.all() or (task.kind == "regression" and empty.any()):
@@ -302,10 +306,17 @@ def best_constant(task: "Task", train_targets: Any) -> Tensor:
             f"target, but target {int(empty.long().argmax())} has none"
         )
     if task.kind == "multiclass":
-        classes = columns[~columns.isnan()].long()
-        counts = torch.bincount(classes, minlength=task.n_outputs).float()
+        known = ~columns[:, 0].isnan()
+        own = None if weights is None else weights[known]
+        classes = columns[known, 0].long()
+        counts = torch.bincount(classes, own, minlength=task.n_outputs).float()
         return counts / counts.sum()
-    means = columns.nanmean(dim=0).nan_to_num(nan=0.5)
+    if weights is None:
+        means = columns.nanmean(dim=0)
+    else:
+        rows = weights.unsqueeze(1)
+        means = (columns * rows).nansum(dim=0) / (rows * ~columns.isnan()).sum(dim=0)
+    means = means.nan_to_num(nan=0.5)
     if task.kind != "regression":
         means = means.float()
     return means[0] if is_flat(task) else means

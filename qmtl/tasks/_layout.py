@@ -107,7 +107,11 @@ class TaskGroup:
     weights: Tensor | None
 
     def loss_terms(
-        self, logits: Tensor, targets: Tensor, mask: Tensor | None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        mask: Tensor | None,
+        sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sums of losses and normalisers (tasks,); the mask says which targets are there."""
         n_rows, n_tasks = len(logits), len(self.tasks)
@@ -131,6 +135,10 @@ class TaskGroup:
         if mask is not None:
             losses = losses * mask
             own = mask if own is None else own * mask
+        if sample_weight is not None:
+            rows = sample_weight.to(logits.dtype).unsqueeze(1)
+            losses = losses * rows
+            own = rows.expand_as(losses) if own is None else own * rows
         sums = losses.sum(0)
         if own is None:
             # All entries are there, and count as one.
@@ -279,7 +287,12 @@ class TaskLayout:
         return counts.index_add_(1, self._task_of_column, mask.int()) > 0
 
     def loss_terms(
-        self, logits: Tensor, targets: Tensor, *, complete: bool = False
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        complete: bool = False,
+        sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`Task.loss_terms` of all tasks, in a few calls for each kind of task.
 
@@ -287,6 +300,7 @@ class TaskLayout:
             logits: joined, (rows, outputs).
             targets: joined, (rows, columns); of regressions already standardised.
             complete: whether no label is missing, which saves looking.
+            sample_weight: of the rows, (rows,); None counts each once.
 
         Returns:
             The sum of each task's loss over its labelled entries, and what to divide it by: both
@@ -316,6 +330,7 @@ class TaskLayout:
                 group.outputs(logits),
                 group.columns(targets),
                 None if mask is None else group.columns(mask),
+                sample_weight,
             )
             for group in groups
         ]

@@ -2,7 +2,8 @@
 
 In the functions ``..._scores`` columns are along the first dimension and rows along the last.
 Labels are float64, NaN if missing; a metric is NaN where there is no label, or the prediction of
-a labelled row is not finite. torchmetrics is imported when it is needed.
+a labelled row is not finite. `w` is the weights of the rows, None for 1 each. torchmetrics is
+imported when it is needed.
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qmtl.tasks._definition import metric_names
+from qmtl.tasks._weighted import weighted_score
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -92,7 +94,7 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
     return soft.get(name, tmc.BinaryCalibrationError)()
 
 
-def binary_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
     """A metric of yes-or-no labels for every column; `p` and `y` are (columns, N).
 
     Example:
@@ -100,13 +102,15 @@ def binary_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
         >>> binary_scores("auroc", p.double(), y.double())
         [1.0, nan]
     """
+    if w is not None:
+        return [weighted_score("binary", name, *own, w) for own in zip(p, y, strict=True)]
     together = {"accuracy": _accuracy, "f1": _binary_f1, "auroc": _auroc}
     if name in together:
         return _where_defined(together[name], p, y)
     return [_one_by_one(_binary_score, name, *column) for column in zip(p, y, strict=True)]
 
 
-def class_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
     """A metric of classes for every task; `p` is (tasks, classes, N) and `y` (tasks, N).
 
     Example:
@@ -115,7 +119,9 @@ def class_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
         [1.0]
     """
     if name in ("auroc", "average_precision"):
-        return [_one_against_rest(name, *task) for task in zip(p, y, strict=True)]
+        return [_one_against_rest(name, *task, w) for task in zip(p, y, strict=True)]
+    if w is not None:
+        return [weighted_score("multiclass", name, *own, w) for own in zip(p, y, strict=True)]
     averages = {"f1": "macro", "macro_f1": "macro", "weighted_f1": "weighted"}
     if name == "accuracy":
         return _where_defined(lambda p, y: _share_equal(p.argmax(1), y), p, y)
@@ -124,13 +130,15 @@ def class_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
     return [_one_by_one(_class_score, name, *task) for task in zip(p, y, strict=True)]
 
 
-def number_scores(name: str, p: Tensor, y: Tensor) -> list[float]:
+def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
     """A metric of numbers for every column; `p` and `y` are (columns, N).
 
     Example:
         >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
         [3.0]
     """
+    if w is not None:
+        return [weighted_score("regression", name, *own, w) for own in zip(p, y, strict=True)]
     # torchmetrics takes sums of squares below 1e-4 for zero.
     together = {"r2": _r2, "mse": _mean_square, "mae": _mean_size}
     if name in together:
@@ -229,12 +237,12 @@ def _class_score(name: str, p: Tensor, y: Tensor) -> float:
     return _hard_score(name, p.argmax(dim=0), labels, len(p))
 
 
-def _one_against_rest(name: str, p: Tensor, y: Tensor) -> float:
+def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> float:
     """Mean over the classes for which it is defined; `p` is (classes, N)."""
     if not p[:, ~y.isnan()].isfinite().all():
         return math.nan
     classes = torch.arange(len(p)).unsqueeze(1)
-    found = binary_scores(name, p, torch.where(y.isnan(), y, (y == classes).double()))
+    found = binary_scores(name, p, torch.where(y.isnan(), y, (y == classes).double()), w)
     return float(torch.tensor(found, dtype=torch.float64).nanmean())
 
 

@@ -13,6 +13,7 @@ from qmtl.tasks._definition import is_flat, metric_names
 from qmtl.tasks._labels import read_labels
 from qmtl.tasks._layout import TaskLayout, alike
 from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, silence
+from qmtl.tasks._weighted import row_weights
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
@@ -24,7 +25,9 @@ CHUNK = 2**22
 ROUNDING = 1e-3
 
 
-def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
+def evaluate(
+    task: "Task", predictions: Any, targets: Any, sample_weight: Any = None
+) -> dict[str, float]:
     """The task's metrics on the labelled rows and entries; see `Task.evaluate`."""
     labels = torch.from_numpy(read_labels(task, targets))
     if not isinstance(predictions, Tensor):
@@ -36,11 +39,15 @@ def evaluate(task: "Task", predictions: Any, targets: Any) -> dict[str, float]:
             ) from error
     _check_shape(task, predictions, labels)
     _check_probabilities(task, predictions)
-    return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0))[0]
+    weights = row_weights(sample_weight, len(labels))
+    return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0), weights)[0]
 
 
 def evaluate_all(
-    tasks: Sequence["Task"], predictions: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    tasks: Sequence["Task"],
+    predictions: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    sample_weight: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
     """`Task.evaluate` of many tasks; those of one kind and shape together.
 
@@ -48,6 +55,7 @@ def evaluate_all(
         tasks: the tasks.
         predictions: task name → predictions as from `Task.activation`.
         targets: task name → labels, canonical ones.
+        sample_weight: of the rows, (N,); None for 1 each.
 
     Returns:
         Task name → metric name → value.
@@ -76,13 +84,13 @@ def evaluate_all(
             labels = _read_alike(some, torch.stack([targets[task.name] for task in some]))
             _check_shape(first, predictions[first.name], labels[0])
             given = torch.stack([predictions[task.name] for task in some])
-            scores = _evaluate_alike(some, given, labels)
+            scores = _evaluate_alike(some, given, labels, sample_weight)
             found |= zip((task.name for task in some), scores, strict=True)
     return {task.name: found[task.name] for task in tasks}
 
 
 def evaluate_joined(
-    layout: TaskLayout, predictions: Tensor, targets: Tensor
+    layout: TaskLayout, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
     """`evaluate_all` of joined tensors, whose labels have been checked before.
 
@@ -90,6 +98,7 @@ def evaluate_joined(
         layout: of the tasks.
         predictions: (N, outputs), as from `Task.activation`.
         targets: (N, columns), NaN where missing.
+        sample_weight: of the rows, (N,); None for 1 each.
 
     Returns:
         Task name → metric name → value.
@@ -102,6 +111,7 @@ def evaluate_joined(
         {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
     """
     predictions, targets = predictions.cpu().double(), targets.cpu().double()
+    weights = None if sample_weight is None else sample_weight.cpu().double()
     found: dict[str, dict[str, float]] = {}
     for group in layout.groups(predictions.device):
         n_tasks, n_rows = len(group.tasks), len(predictions)
@@ -115,7 +125,7 @@ def evaluate_joined(
                 some = same[start : start + size]
                 chosen = slice(None) if len(some) == n_tasks else some
                 tasks = [layout.tasks[group.tasks[i]] for i in some]
-                scores = _evaluate_alike(tasks, given[chosen], labels[chosen])
+                scores = _evaluate_alike(tasks, given[chosen], labels[chosen], weights)
                 found |= zip((task.name for task in tasks), scores, strict=True)
     return {task.name: found[task.name] for task in layout.tasks}
 
@@ -158,7 +168,7 @@ def _check_probabilities(task: "Task", predictions: Tensor) -> None:
 
 
 def _evaluate_alike(
-    tasks: Sequence["Task"], predictions: Tensor, labels: Tensor
+    tasks: Sequence["Task"], predictions: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> list[dict[str, float]]:
     """The metrics of tasks that differ in name only, stacked along the first dimension."""
     first, shape = tasks[0], labels.shape[:2]
@@ -168,23 +178,27 @@ def _evaluate_alike(
     labels = (labels if labels.ndim == 3 else labels.unsqueeze(2)).transpose(1, 2)
     names = metric_names(first)
     with silence():
-        values = [_scores(first.kind, name, given, labels) for name in names]
+        values = [_scores(first.kind, name, given, labels, weights) for name in names]
     return [dict(zip(names, own, strict=True)) for own in zip(*values, strict=True)]
 
 
-def _scores(kind: str, name: str, predictions: Tensor, labels: Tensor) -> list[float]:
+def _scores(
+    kind: str, name: str, predictions: Tensor, labels: Tensor, w: Tensor | None
+) -> list[float]:
     """One metric of every task; predictions and labels (tasks, outputs, N), NaN if missing."""
     if kind == "multiclass":
-        return class_scores(name, predictions, labels[:, 0])
+        return class_scores(name, predictions, labels[:, 0], w)
     if kind == "multilabel" and name == "accuracy":
-        return binary_scores(name, predictions.flatten(1), labels.flatten(1))
+        rows = None if w is None else w.repeat(predictions.shape[1])
+        return binary_scores(name, predictions.flatten(1), labels.flatten(1), rows)
     columns = predictions.flatten(0, 1), labels.flatten(0, 1)
     weights: list[list[float] | None] = [None] * len(labels)
     if kind == "multilabel" and name in ("macro_f1", "weighted_f1"):
         if name == "weighted_f1":
-            weights = list(labels.nansum(dim=2).tolist())
+            weights = list((labels if w is None else labels * w).nansum(dim=2).tolist())
         name = "f1"
-    found = number_scores(name, *columns) if kind == "regression" else binary_scores(name, *columns)
+    scores = number_scores if kind == "regression" else binary_scores
+    found = scores(name, *columns, w)
     n = predictions.shape[1]
     parts = [found[start : start + n] for start in range(0, len(found), n)]
     return [_mean(own, weight) for own, weight in zip(parts, weights, strict=True)]

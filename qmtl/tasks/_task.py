@@ -104,18 +104,22 @@ class Task(TaskDefinition):
         mask = labels.present(targets)
         return mask if mask.ndim == 1 else mask.any(dim=1)
 
-    def loss_terms(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_terms(
+        self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The sum of the loss over the labelled entries, and what to divide it by.
 
         Args:
             logits: (B, n_outputs).
             targets: canonical, see `to_targets`; regression targets already standardised.
+            sample_weight: of the rows, (B,): a row of weight 2 counts like two rows; they
+                multiply class weights. None for 1 each.
 
         Returns:
             Two 0-dim tensors: the (weighted) sum and the normaliser: the number of labelled
             entries, or for weighted multiclass the sum of the weights of the labelled rows, as
-            in torch. Both are 0 without labels. Neither they nor their gradients are ever NaN
-            because of a missing label.
+            in torch; each times its row's weight. Both are 0 without labels. Neither they nor
+            their gradients are ever NaN because of a missing label.
 
         Raises:
             InvalidInputError: the shapes do not fit; both are named.
@@ -127,11 +131,17 @@ class Task(TaskDefinition):
             (tensor(4.), tensor(1.))
         """
         _check_shapes(self, logits, targets)
+        if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+            raise InvalidInputError(
+                f"task '{self.name}': sample_weight must have shape ({len(logits)},), got "
+                f"{tuple(sample_weight.shape)}"
+            )
         layout = task_layout((self,))
-        total, count = layout.loss_terms(logits, layout.join_targets({self.name: targets}))
+        joined = layout.join_targets({self.name: targets})
+        total, count = layout.loss_terms(logits, joined, sample_weight=sample_weight)
         return total[0], count[0]
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The mean loss over the labelled entries: 0-dim. Arguments as in `loss_terms`.
 
         Raises:
@@ -143,11 +153,12 @@ class Task(TaskDefinition):
             >>> task.loss(torch.zeros(2, 1), task.to_targets([1, None]))
             tensor(0.6931)
         """
-        total, count = self.loss_terms(logits, targets)
+        total, count = self.loss_terms(logits, targets, sample_weight)
         if count == 0:
             raise InvalidInputError(
                 f"task '{self.name}': the loss needs at least one label, but all "
                 f"{targets.numel()} targets are missing"
+                f"{'' if sample_weight is None else ' or of weight 0'}"
             )
         return total / count
 
@@ -200,13 +211,17 @@ class Task(TaskDefinition):
         """
         return metric_collection(self)
 
-    def evaluate(self, predictions: Any, targets: Any) -> dict[str, float]:
+    def evaluate(
+        self, predictions: Any, targets: Any, sample_weight: Any = None
+    ) -> dict[str, float]:
         """The task's metrics on the labelled rows and entries.
 
         Args:
             predictions: as from `activation`: probabilities, not logits; regression in original
                 units.
             targets: labels, see `to_targets`.
+            sample_weight: of the rows, (N,), not negative: a row of weight 2 counts like two
+                rows, one of weight 0 not at all. None for 1 each.
 
         Returns:
             metric name → value; NaN where it is undefined (no labels, one class only for auroc
@@ -221,13 +236,14 @@ class Task(TaskDefinition):
             >>> Task.binary("a").evaluate([0.9, 0.2, 0.4], [1, 0, None])
             {'accuracy': 1.0, 'f1': 1.0, 'auroc': 1.0}
         """
-        return scores.evaluate(self, predictions, targets)
+        return scores.evaluate(self, predictions, targets, sample_weight)
 
-    def baseline(self, train_targets: Any) -> Tensor:
+    def baseline(self, train_targets: Any, sample_weight: Any = None) -> Tensor:
         """The best constant prediction: class frequencies, positive rates, or the mean.
 
         Args:
             train_targets: labels, see `to_targets`.
+            sample_weight: of the rows, see `evaluate`.
 
         Returns:
             One row of what `activation` returns: 0-dim, or (n_outputs,); float64 for regression.
@@ -240,7 +256,7 @@ class Task(TaskDefinition):
             >>> Task.multiclass("a", 3).baseline([0, 2, 2, None])
             tensor([0.3333, 0.0000, 0.6667])
         """
-        return labels.best_constant(self, train_targets)
+        return labels.best_constant(self, train_targets, sample_weight)
 
 
 def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:

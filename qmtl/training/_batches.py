@@ -34,6 +34,7 @@ class SplitRows(Dataset[Batch]):
         self.inputs = split.inputs
         self.targets = task_layout(tuple(tasks)).join_targets(split.targets)
         self.complete = not bool(self.targets.isnan().any())
+        self.sample_weight = split.sample_weight
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -43,7 +44,9 @@ class SplitRows(Dataset[Batch]):
         if not len(rows):
             return Batch(self.inputs[:2], torch.full_like(self.targets[:2], math.nan))
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
-        return Batch(inputs, targets, self.complete)
+        weights = self.sample_weight
+        weights = None if weights is None else weights.index_select(0, rows)
+        return Batch(inputs, targets, self.complete, weights)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ def to_device(targets: Tensor, device: torch.device) -> Tensor:
 
 
 def joined_scores(
-    model: MultiTaskModel, logits: Tensor, targets: Tensor, tasks: Sequence[str] | None = None
+    model: MultiTaskModel,
+    logits: Tensor,
+    targets: Tensor,
+    tasks: Sequence[str] | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Metrics:
     """Loss and metrics of these tasks, from their joined logits and targets of whole splits.
 
@@ -30,11 +34,11 @@ def joined_scores(
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
     mean, std = model.target_scale(tasks)
-    terms = layout.loss_terms(logits, (targets - mean) / std)
+    terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=sample_weight)
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
     predictions = layout.activation(logits) * std[column] + mean[column]
-    scores = evaluate_joined(layout, predictions, targets)
+    scores = evaluate_joined(layout, predictions, targets, sample_weight)
     return {
         task.name: {"loss": total / count if count else math.nan, **scores[task.name]}
         for task, total, count in zip(layout.tasks, sums, counts, strict=True)
@@ -42,7 +46,10 @@ def joined_scores(
 
 
 def score(
-    model: MultiTaskModel, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]
+    model: MultiTaskModel,
+    logits: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    sample_weight: Tensor | None = None,
 ) -> Metrics:
     """`joined_scores` by task: from each task's logits and canonical targets.
 
@@ -50,10 +57,10 @@ def score(
         InvalidInputError: a label or a shape does not fit; the task is named.
     """
     tasks = [task for task in model.tasks if task.name in logits]
-    scores = evaluate_all(tasks, model.predictions(logits), targets)
+    scores = evaluate_all(tasks, model.predictions(logits), targets, sample_weight)
     for task in tasks:
         wanted = model.standardise(task, targets[task.name])
-        total, count = task.loss_terms(logits[task.name], wanted)
+        total, count = task.loss_terms(logits[task.name], wanted, sample_weight)
         scores[task.name] = {"loss": float(total / count), **scores[task.name]}
     return scores
 
@@ -84,7 +91,10 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
     finally:
         model.train(was_training)
     targets = task_layout(tasks).join_targets(split.targets)
-    return joined_scores(model, torch.cat(parts), to_device(targets, reference.device), names)
+    weights = split.sample_weight
+    weights = None if weights is None else to_device(weights, reference.device)
+    targets = to_device(targets, reference.device)
+    return joined_scores(model, torch.cat(parts), targets, names, weights)
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
@@ -98,6 +108,7 @@ def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
     """
     rows = {}
     for task in data.tasks:
-        prediction = task.baseline(data.train.targets[task.name])
+        labels = data.train.targets[task.name]
+        prediction = task.baseline(labels, data.train.sample_weight)
         rows[task.name] = prediction.expand(len(split), *prediction.shape)
-    return evaluate_all(data.tasks, rows, split.targets)
+    return evaluate_all(data.tasks, rows, split.targets, split.sample_weight)

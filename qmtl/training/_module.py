@@ -129,7 +129,7 @@ class MultiTaskModule(pl.LightningModule):
         self.register_buffer("last_losses", torch.ones(n_tasks))
         self.step.last_losses = self.last_losses
         self._epoch_sums = torch.zeros(2, n_tasks)
-        self._validation: list[tuple[Tensor, Tensor]] = []
+        self._validation: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def configure_optimizers(self) -> Any:
         """One optimiser; the encoder's parameters, the head's, and the scalarizer's own."""
@@ -280,13 +280,16 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep logits and targets; metrics are of the whole split."""
-        self._validation.append((self.step.evaluated(batch), batch.targets))
+        logits = self.step.evaluated(batch)
+        self._validation.append((logits, batch.targets, batch.sample_weight))
 
     def on_validation_epoch_end(self) -> None:
         """Losses and metrics of the validation split."""
         parts, self._validation = self._validation, []
-        logits, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-        scores = joined_scores(self.model, logits, targets, self.names)
+        logits, targets = (torch.cat(part) for part in zip(*(p[:2] for p in parts), strict=True))
+        given = [weights for *_, weights in parts if weights is not None]
+        weights = torch.cat(given) if given else None
+        scores = joined_scores(self.model, logits, targets, self.names, weights)
         losses = [values["loss"] for values in scores.values() if not math.isnan(values["loss"])]
         mean = sum(losses) / len(losses) if losses else math.nan
         self.log("validation_loss", mean, prog_bar=True, logger=False, batch_size=1)
@@ -351,11 +354,19 @@ def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
     for task in data.tasks:
         if task.kind == "regression":
             targets = data.train.targets[task.name].reshape(len(data.train), -1).double()
-            mean = targets.nanmean(0)
-            std = (targets - mean).square().nanmean(0).sqrt()
+            mean = _mean_of_labels(targets, data.train.sample_weight)
+            std = _mean_of_labels((targets - mean).square(), data.train.sample_weight).sqrt()
             # A constant has a deviation of rounding errors, which would blow up in the quotient.
             varies = ~(std <= 1e-12 * mean.abs())
             model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
+
+
+def _mean_of_labels(values: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """The mean of each column's values that are there."""
+    if sample_weight is None:
+        return values.nanmean(0)
+    weights = sample_weight.double().unsqueeze(1) * ~values.isnan()
+    return (values.nan_to_num() * weights).sum(0) / weights.sum(0)
 
 
 def _steps_itself(combiner: nn.Module) -> bool:

@@ -110,11 +110,14 @@ class TrainingStep:
                 sums, counts = self._terms_of(only, batch, targets)
         if logits is not None:
             if self._terms is None:
-                sums, counts = self.layout.loss_terms(logits, targets, complete=batch.complete)
+                sums, counts = self.layout.loss_terms(
+                    logits, targets, complete=batch.complete, sample_weight=batch.sample_weight
+                )
             else:
                 sums, counts = self._terms.loss_terms(
-                    logits, targets, self.layout, complete=batch.complete
-                )
+                    logits, targets, self.layout, complete=batch.complete,
+                    sample_weight=batch.sample_weight,
+                )  # fmt: skip
         present, alone = None, n_processes() == 1
         total = sum_over_processes(torch.stack([sums.detach(), counts]))
         if not alone:
@@ -147,7 +150,8 @@ class TrainingStep:
         logits = self.model(self._inputs(batch), [task.name], joined=True)
         own = targets[:, self.layout.column_slices[task.name]]
         place = torch.tensor([only], device=logits.device)
-        sums, counts = task_layout((task,)).loss_terms(logits, own)
+        weights = batch.sample_weight
+        sums, counts = task_layout((task,)).loss_terms(logits, own, sample_weight=weights)
         zeros = sums.new_zeros(len(self.tasks))
         return zeros.index_copy(0, place, sums), zeros.index_copy(0, place, counts)
 
