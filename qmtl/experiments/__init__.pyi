@@ -54,6 +54,9 @@ from ._scaling_parameters import count_head as count_head
 from ._scaling_parameters import crossover as crossover
 from ._scaling_parameters import fitted_exponents as fitted_exponents
 from ._scaling_parameters import plot_parameters as plot_parameters
+from ._statistics import estimate as estimate
+from ._statistics import holm as holm
+from ._statistics import paired_test as paired_test
 from ._sweep import Workers as Workers
 from ._sweep import run_cells as run_cells
 from ._trainability import TrainabilitySettings as TrainabilitySettings

@@ -18,7 +18,7 @@ from qmtl.experiments._bench_summary import (
     Setting,
     choose_setting,
 )
-from qmtl.experiments._build import build_data
+from qmtl.experiments._build import build_data, in_order
 from qmtl.experiments._recipe import SEED_KEYS, SINGLE_TASK, Recipe, RivalType, recipe_from
 from qmtl.experiments._rivals import PROBE, check_rival, linear_probe, train_rival
 from qmtl.experiments._run import machine
@@ -143,10 +143,11 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
     content = {"data": recipe.data, "encoder": recipe.encoder}
     dumped = {key: section.model_dump(mode="json") for key, section in content.items()}
     data = _load(recipe_from(dumped).model_dump_json())
-    if not recipe.bench.shuffle_tasks:
-        return data
-    names = [task.name for task in data.tasks]
-    return data.subset([names[i] for i in np.random.default_rng(seed).permutation(len(names))])
+    if recipe.bench.shuffle_tasks:
+        names = [task.name for task in data.tasks]
+        order = np.random.default_rng(seed).permutation(len(names))
+        data = data.subset([names[i] for i in order])
+    return in_order(recipe, data)
 
 
 # The cells of one seed follow each other and share their data.

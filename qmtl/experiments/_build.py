@@ -23,7 +23,7 @@ from qmtl.tasks import Task
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
-    """The recipe's data, split, with the class weights and metrics that it asks for.
+    """The recipe's data, split, with the class weights, metrics and order that it asks for.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -46,7 +46,23 @@ def build_data(recipe: Recipe) -> MultiTaskData:
     for name, chosen in metrics.items():
         changes[name]["metric_names"] = tuple(chosen)
     tasks = tuple(dataclasses.replace(task, **changes[task.name]) for task in data.tasks)
-    return dataclasses.replace(data, tasks=tasks)
+    return in_order(recipe, dataclasses.replace(data, tasks=tasks))
+
+
+def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
+    """The data with its tasks in the order of their graph, if the recipe says so.
+
+    Example:
+        >>> from qmtl.experiments import read_recipe
+        >>> data = build_data(read_recipe("digits", ['circuit.task_order="graph"']))
+        >>> [task.name for task in data.tasks]
+        ['digit', 'parity', 'ink', 'has_loop', 'five_or_more']
+    """
+    if recipe.circuit.task_order is None:
+        return data
+    from qmtl.methods import task_order
+
+    return data.subset(task_order(data))
 
 
 def _balanced(task: Task, rows: Split) -> tuple[float, ...] | None:

@@ -96,10 +96,18 @@ class TrainingSection(TrainingSettings):
 
 
 class CircuitSection(Section):
-    """The head circuit: a catalogue design by name or path; register sizes may be set."""
+    """The head circuit: a catalogue design by name or path; register sizes may be set.
+
+    Attributes:
+        design: a design's name, or the path of its file.
+        wires_per_task: of all tasks, or by task; None for the design's defaults.
+        task_order: of the tasks on the ring: ``graph`` puts related ones side by side, by
+            `qmtl.methods.task_order` of the training labels; None for the order of the data.
+    """
 
     design: str = "cz-ring"
     wires_per_task: int | dict[str, int] | None = None
+    task_order: Literal["graph"] | None = None
 
 
 class BenchSection(Section):

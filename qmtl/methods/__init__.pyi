@@ -7,3 +7,6 @@ from ._method import Step as Step
 from ._method import TaskLosses as TaskLosses
 from ._method import using as using
 from ._options import MethodOptions as MethodOptions
+from ._task_order import TaskGraph as TaskGraph
+from ._task_order import task_graph as task_graph
+from ._task_order import task_order as task_order

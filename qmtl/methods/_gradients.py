@@ -11,7 +11,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, task_layout
 
-__all__ = ["LossesOfRows", "evaluating"]
+__all__ = ["LossesOfRows", "check_tasks_of", "evaluating"]
 
 
 @contextmanager
@@ -63,20 +63,7 @@ class LossesOfRows:
     """
 
     def __init__(self, model: MultiTaskModel, data: MultiTaskData, split: str) -> None:
-        if not isinstance(data, MultiTaskData):
-            raise InvalidInputError(
-                f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
-            )
-        known = {task.name: task for task in model.tasks}
-        for task in data.tasks:
-            if task.name not in known:
-                raise unknown_name("task of the data, for this model:", task.name, known)
-            own = known[task.name]
-            if (task.kind, task.n_outputs) != (own.kind, own.n_outputs):
-                raise InvalidInputError(
-                    f"task {task.name!r} is {task.kind} with {task.n_outputs} outputs in the data, "
-                    f"and {own.kind} with {own.n_outputs} in the model"
-                )
+        check_tasks_of(model, data)
         if split not in data.splits:
             raise unknown_name("split", split, data.splits)
         self.model = model
@@ -101,6 +88,28 @@ class LossesOfRows:
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         sums: Tensor = task_layout(tuple(tasks)).loss_terms(logits, torch.cat(columns, 1))[0]
         return sums
+
+
+def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:
+    """Raise if a task of the data is not one of the model's.
+
+    Raises:
+        InvalidInputError: the task is named; or the data are no `MultiTaskData`.
+    """
+    if not isinstance(data, MultiTaskData):
+        raise InvalidInputError(
+            f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
+        )
+    known = {task.name: task for task in model.tasks}
+    for task in data.tasks:
+        if task.name not in known:
+            raise unknown_name("task of the data, for this model:", task.name, known)
+        own = known[task.name]
+        if (task.kind, task.n_outputs) != (own.kind, own.n_outputs):
+            raise InvalidInputError(
+                f"task {task.name!r} is {task.kind} with {task.n_outputs} outputs in the data, "
+                f"and {own.kind} with {own.n_outputs} in the model"
+            )
 
 
 def _target_scale(model: MultiTaskModel, data: MultiTaskData) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,272 @@
+"""The order of tasks on the ring: related tasks side by side, since neighbours share light cones.
+
+A graphical lasso on the labels says which tasks are related when all others are known; a seriation
+of that graph is the order.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.data import MultiTaskData
+from qmtl.errors import InvalidInputError
+from qmtl.methods._gradients import check_tasks_of
+from qmtl.model import MultiTaskModel
+from qmtl.plotting import COLOURS, INK, axes_or_new, plain
+from qmtl.tasks import Task, chosen_tasks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+__all__ = ["TaskGraph", "task_graph", "task_order"]
+
+EXACT = 8
+"""So many tasks are ordered by trying all orders; more of them by improving good ones."""
+
+
+@dataclass(frozen=True)
+class TaskGraph:
+    """Which tasks are related when all others are known.
+
+    Attributes:
+        names: the tasks, in the order of the data.
+        weights: tasks by tasks, symmetric, in [0, 1], 0 without an edge and on the diagonal: the
+            size of the partial correlation of two tasks' labels. Where tasks have several columns,
+            as classes, it is the largest singular value of their table of partial correlations.
+        alpha: the graphical lasso's penalty, chosen by cross-validation; NaN for a single task.
+    """
+
+    names: tuple[str, ...]
+    weights: "DataFrame"
+    alpha: float
+
+    def length(self, order: Sequence[str]) -> float:
+        """The weights of neighbours on the ring, added up.
+
+        Raises:
+            InvalidInputError: the order is not one of all tasks.
+
+        Example:
+            >>> from qmtl.data import digits
+            >>> graph = task_graph(digits())
+            >>> graph.length(graph.order()) >= graph.length(graph.names)
+            True
+        """
+        chosen = chosen_tasks(order, self.names)
+        if len(chosen) < len(self.names):
+            raise InvalidInputError(
+                f"an order has all {len(self.names)} tasks, got {len(chosen)}: {list(chosen)}"
+            )
+        places = [self.names.index(name) for name in chosen]
+        return _length(self.weights.to_numpy(), places)
+
+    def order(self) -> list[str]:
+        """The order with the most weight between neighbours on the ring.
+
+        It begins with the first task; where no order is better, it is the tasks' own.
+        """
+        return [self.names[i] for i in _best_ring(self.weights.to_numpy())]
+
+    def worst_order(self) -> list[str]:
+        """The order with the least weight between neighbours, for comparisons."""
+        return [self.names[i] for i in _best_ring(-self.weights.to_numpy())]
+
+    def plot(self, order: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
+        """The tasks on the ring, with the graph's edges, the heavier the wider.
+
+        Args:
+            order: of the tasks; None for `order`.
+            ax: where to draw.
+        """
+        order = self.order() if order is None else list(order)
+        total = self.length(order)
+        ax = axes_or_new(ax)
+        angles = np.pi / 2 - 2 * np.pi * np.arange(len(order)) / len(order)
+        places = dict(zip(order, np.stack([np.cos(angles), np.sin(angles)], 1), strict=True))
+        most = max(float(self.weights.to_numpy().max()), 1e-12)
+        ring = [*order, order[0]]
+        beside = {frozenset(pair) for pair in pairwise(ring)}
+        ax.plot(
+            *np.stack([places[name] for name in ring]).T, color="#bbbbbb", ls=":", lw=1, zorder=0
+        )
+        for i, first in enumerate(self.names):
+            for second in self.names[i + 1 :]:
+                weight = float(self.weights.loc[first, second])
+                if weight > 0:
+                    near = frozenset((first, second)) in beside
+                    ends = np.stack([places[first], places[second]]).T
+                    width, colour = 0.4 + 4 * weight / most, COLOURS[0] if near else COLOURS[1]
+                    ax.plot(*ends, "-", color=colour, lw=width, alpha=0.75, zorder=1)
+        for name, (x, y) in places.items():
+            ax.plot(x, y, "o", color=COLOURS[7], ms=6, zorder=2)
+            side = "left" if x > 0.2 else "right" if x < -0.2 else "center"
+            height = "bottom" if y > 0.9 else "top" if y < -0.9 else "center"
+            text = plain(name, 22)
+            ax.text(1.09 * x, 1.09 * y, text, ha=side, va=height, fontsize=8, color=INK)
+        ax.set(xlim=(-1.2, 1.2), ylim=(-1.3, 1.3), aspect="equal")
+        ax.axis("off")
+        ax.set_title(f"weight between neighbours (blue): {total:.2f}")
+        return ax
+
+
+def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> TaskGraph:
+    """The graph of tasks by a graphical lasso on the training labels.
+
+    Labels are standardised. A missing one counts as the mean, which takes a pair's correlation
+    toward zero by the share of rows that do not have both labels: tasks without common rows have
+    no edge. A task of several classes has a column for each.
+
+    Args:
+        data: tasks and training rows.
+        model: its residuals take the place of the labels: what the inputs do not explain. None for
+            the labels themselves.
+
+    Raises:
+        InvalidInputError: for a model of other tasks.
+
+    Example:
+        >>> from qmtl.data import digits
+        >>> graph = task_graph(digits())
+        >>> bool(graph.weights.loc["digit", "parity"] > graph.weights.loc["ink", "parity"])
+        True
+
+    References:
+        Friedman, Hastie and Tibshirani, Biostatistics 9 (2008), for the graphical lasso; inspired
+        by the transferred task graphs of arXiv:2411.15624.
+    """
+    import pandas as pd
+
+    if model is not None:
+        check_tasks_of(model, data)
+    predictions = None if model is None else model.predict(data.train.inputs)
+    columns, owners = [], []
+    for number, task in enumerate(data.tasks):
+        values = _columns(task, data.train.targets[task.name])
+        if predictions is not None:
+            predicted = predictions[task.name].cpu().double().reshape(len(values), -1)
+            values = values - predicted
+        columns.append(values)
+        owners += [number] * values.shape[1]
+    table, kept = _standardised(torch.cat(columns, 1).numpy())
+    owner = np.array(owners)[kept]
+    names = tuple(task.name for task in data.tasks)
+    weights, alpha = np.zeros((len(names), len(names))), np.nan
+    if len(set(owner.tolist())) > 1:
+        partial, alpha = _partial_correlations(table)
+        for i, j in permutations(sorted(set(owner.tolist())), 2):
+            block = partial[np.ix_(owner == i, owner == j)]
+            weights[i, j] = np.linalg.norm(block, 2)
+        weights = np.minimum((weights + weights.T) / 2, 1)
+    return TaskGraph(names, pd.DataFrame(weights, index=names, columns=names), float(alpha))
+
+
+def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list[str]:
+    """The names of the tasks in the order of their graph: ``data.subset(task_order(data))``.
+
+    In a recipe it is ``circuit.task_order = "graph"``. It matters for partitioned circuits only.
+    For arguments and errors see `task_graph`.
+
+    Example:
+        >>> from qmtl.data import digits
+        >>> sorted(task_order(digits())) == sorted(task.name for task in digits().tasks)
+        True
+    """
+    return task_graph(data, model).order()
+
+
+def _columns(task: Task, targets: Tensor) -> Tensor:
+    """Labels as numbers, float64 (rows, columns), NaN where missing."""
+    if task.kind != "multiclass":
+        return targets.double().reshape(len(targets), -1)
+    known = targets >= 0
+    hot = torch.nn.functional.one_hot(targets.clamp(min=0), task.n_outputs).double()
+    return hot.where(known[:, None], torch.nan)
+
+
+def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns that vary, with mean 0 and deviation 1, missing entries 0; and which they are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
+        centred = values - np.nanmean(values, axis=0)
+    centred = np.nan_to_num(centred)
+    width = np.sqrt((centred**2).mean(axis=0))
+    kept = np.flatnonzero(width > 1e-12 * np.maximum(1, np.abs(np.nan_to_num(values)).max(axis=0)))
+    return centred[:, kept] / width[kept], kept
+
+
+def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
+    from sklearn.covariance import GraphicalLassoCV
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import KFold
+
+    folds = KFold(min(5, len(table)), shuffle=True, random_state=0)
+    lasso = GraphicalLassoCV(cv=folds, assume_centered=True)
+    with warnings.catch_warnings():
+        # A graph that is right to some per cent orders tasks as well.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        lasso.fit(table)
+    precision = lasso.precision_
+    scale = np.sqrt(np.diag(precision))
+    return -precision / np.outer(scale, scale), lasso.alpha_
+
+
+def _length(weights: np.ndarray, order: Sequence[int]) -> float:
+    places = np.asarray(order)
+    # Two tasks are neighbours once.
+    after = places[1:] if len(places) == 2 else np.roll(places, -1)
+    return float(weights[places[: len(after)], after].sum()) if len(places) > 1 else 0.0
+
+
+def _best_ring(weights: np.ndarray) -> list[int]:
+    """The places of tasks around the ring with the largest sum of weights between neighbours."""
+    n = len(weights)
+    best, most = list(range(n)), _length(weights, range(n))
+    if n <= EXACT:
+        # Each ring once: it begins with 0, and the one before it comes after the one behind it.
+        tours = ([0, *rest] for rest in permutations(range(1, n)) if n < 3 or rest[0] < rest[-1])
+    else:
+        tours = (_improved(weights, _greedy(weights, start)) for start in range(n))
+    for tour in tours:
+        length = _length(weights, tour)
+        if length > most + 1e-12:
+            best, most = tour, length
+    start = best.index(0)
+    ring = best[start:] + best[:start]
+    return [0, *reversed(ring[1:])] if n > 2 and ring[1] > ring[-1] else ring
+
+
+def _greedy(weights: np.ndarray, start: int) -> list[int]:
+    """From task to task by the heaviest edge to one that is not in the ring yet."""
+    order, left = [start], set(range(len(weights))) - {start}
+    while left:
+        last = order[-1]
+        order.append(max(sorted(left), key=lambda task: weights[last, task]))
+        left.remove(order[-1])
+    return order
+
+
+def _improved(weights: np.ndarray, order: list[int]) -> list[int]:
+    """The ring after reversing and moving parts of it as long as that helps (2-opt and or-opt)."""
+    n, most = len(order), _length(weights, order)
+    better = True
+    while better:
+        better = False
+        for i in range(n - 1):
+            for j in range(i + 2, n + 1):
+                part, rest = order[i:j], order[:i] + order[j:]
+                tours = [order[:i] + part[::-1] + order[j:]]
+                if len(part) <= 3:
+                    tours += [rest[:k] + part + rest[k:] for k in range(len(rest))]
+                for tour in tours:
+                    length = _length(weights, tour)
+                    if length > most + 1e-12:
+                        order, most, better = tour, length, True
+    return order
