@@ -1,6 +1,8 @@
 """MultiTaskModel: a classical encoder and a head; prediction, saving and loading."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from qmtl._growth import grown_head, widened
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
 from qmtl._target_scale import TargetScale, join_scale, split_scale
-from qmtl.data import TableColumns, as_samples
+from qmtl.data import MultiTaskData, TableColumns, as_samples
 from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.heads import HEADS, Head, Loading, TaskRows
@@ -191,6 +193,124 @@ class MultiTaskModel(nn.Module):
             larger.set_target_scale(name, *self.target_scale([name]))
         return larger.to(next(self.head.parameters())).train(self.training)
 
+    def adapt(
+        self,
+        new_task: Task,
+        data: Any,
+        *,
+        methods: Sequence[str] = ("ridge", "logistic", "smart", "block"),
+        seed: int = 0,
+    ) -> "MultiTaskModel":
+        """A model with one task more, learned in about a second; the others' outputs do not change.
+
+        The encoder and the circuit stay as they are. The new task is a linear layer on what is
+        measured of the trained circuit (all Z-strings of its registers), by ridge regression with
+        leave-one-out strength, by logistic regression, or by SMART's spectral transfer, which
+        needs fewest labels; or it is a block of its own. Cross-validation chooses. How, and what
+        came of it, is in ``model.head.notes[new_task.name]``. For outputs that train together with
+        the others take `with_task` and `qmtl.fit`.
+
+        Args:
+            new_task: the new task; it comes last.
+            data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
+                task of that name, of which the train and validation rows are used.
+            methods: those to choose from.
+            seed: of the folds and of initial weights.
+
+        Raises:
+            InvalidInputError: for a head that is none of `qmtl.heads`, a name that a task has,
+                data of another table or with another task, or labels that teach nothing.
+            QmtlError: if an output of another task differs, which is checked on the data.
+
+        Example:
+            >>> import qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+            >>> encoder = qmtl.encoders.MLP(10, 8, out_features=circuit.n_features, seed=0)
+            >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+            >>> x = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
+            >>> labels = (model.predict(x)["a"] > 0.5).float()
+            >>> larger = model.adapt(qmtl.Task.binary("b"), (x, labels))
+            >>> larger.head.notes["b"]["rows"], list(larger.predict(x))
+            (60, ['a', 'b'])
+        """
+        from qmtl.adaptation import adapted_head
+
+        if not isinstance(self.head, Head):
+            kind = type(self.head).__name__
+            raise InvalidInputError(f"only a head of qmtl.heads can be adapted, got a {kind}")
+        if not isinstance(new_task, Task):
+            raise InvalidInputError(f"new_task must be a Task, got {new_task!r}")
+        inputs, targets = self._rows_of(new_task, data)
+        options: dict[str, Any] = {"methods": methods, "seed": seed}
+        mean = std = None
+        if new_task.kind == "regression":
+            values = targets.reshape(len(targets), -1).double()
+            count = (~values.isnan()).sum(dim=0).clamp(min=1)
+            mean = values.nansum(dim=0) / count
+            std = ((values - mean).square().nansum(dim=0) / count).sqrt()
+            std = torch.where(std > 0, std, torch.ones_like(std))
+            targets = ((values - mean) / std).reshape(targets.shape)
+        features = self._features(inputs)
+        head, _ = adapted_head(self.head, new_task, features, targets, **options)
+        larger = MultiTaskModel(copy.deepcopy(self.encoder), head)
+        larger.columns = self.columns
+        larger.to(next(self.head.parameters())).train(self.training)
+        for name in self.scale.regressions:
+            larger.set_target_scale(name, *self.target_scale([name]))
+        if mean is not None and std is not None:
+            larger.set_target_scale(new_task.name, mean, std)
+        self._check_same(larger, inputs[:256])
+        return larger
+
+    def _rows_of(self, task: Task, data: Any) -> tuple[Tensor, Tensor]:
+        """Inputs as the encoder takes them, and canonical targets, of a task's rows."""
+        if isinstance(data, MultiTaskData):
+            own = data.task(task.name)
+            if (own.kind, own.n_outputs) != (task.kind, task.n_outputs):
+                raise InvalidInputError(
+                    f"the new task {task.name!r} is {task.kind} with {task.n_outputs} outputs, the "
+                    f"data's is {own.kind} with {own.n_outputs}"
+                )
+            if None not in (self.columns, data.columns) and self.columns != data.columns:
+                raise InvalidInputError(
+                    "the data's inputs are made of a table in another way than the model's were "
+                    "(other columns, ranges or categories); give (data frame, labels), of which "
+                    "the model makes inputs itself"
+                )
+            splits = (data.train, data.validation)
+            inputs = torch.cat([split.inputs for split in splits])
+            targets = torch.cat([split.targets[task.name] for split in splits])
+        elif isinstance(data, tuple) and len(data) == 2:
+            inputs, targets = self._as_samples(data[0]), task.to_targets(data[1])
+        else:
+            raise InvalidInputError(
+                f"data must be MultiTaskData or a pair of inputs and labels, got "
+                f"{type(data).__name__}"
+            )
+        if len(inputs) != len(targets):
+            raise InvalidInputError(
+                f"task {task.name!r}: got {len(inputs)} rows of inputs and {len(targets)} labels"
+            )
+        known = task.labelled(targets)
+        return self._as_samples(inputs[known]), targets[known].cpu()
+
+    @torch.no_grad()
+    def _features(self, inputs: Tensor, batch_size: int = 256) -> Tensor:
+        """The encoder's features in evaluation mode."""
+        with self._evaluating():
+            return torch.cat([self.encoder(chunk) for chunk in inputs.split(batch_size)])
+
+    def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
+        """Raise if a larger model gives other numbers for this one's tasks."""
+        found = []
+        for model in (self, larger):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                found.append(model.predict(inputs, [task.name for task in self.tasks]))
+        for name, values in found[0].items():
+            if not torch.equal(values, found[1][name]):
+                raise QmtlError(f"the outputs of task {name!r} changed when a task was added")
+
     def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
         """Set a regression task's target mean and deviation; see `TargetScale.set` for errors."""
         self.scale.set(task, mean, std)
@@ -257,15 +377,20 @@ class MultiTaskModel(nn.Module):
             raise InvalidInputError("inputs must have at least one sample, got none")
         if batch_size < 1:
             raise InvalidInputError(f"batch_size must be >= 1, got {batch_size}")
+        with self._evaluating():
+            parts = [self.predictions(self(chunk, names)) for chunk in samples.split(batch_size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         # Module by module: a frozen encoder may be in evaluation mode while the head trains.
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
-            parts = [self.predictions(self(chunk, names)) for chunk in samples.split(batch_size)]
+            yield
         finally:
             for module, training in modes:
                 module.training = training
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _as_samples(self, inputs: Any) -> Tensor:
         reference = next(self.parameters())

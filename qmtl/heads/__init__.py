@@ -7,6 +7,9 @@ from qmtl.heads._build import HeadSection as HeadSection
 from qmtl.heads._build import HeadType as HeadType
 from qmtl.heads._build import build_head as build_head
 from qmtl.heads._build import head_parameters as head_parameters
+from qmtl.heads._extended import AddedBlock as AddedBlock
+from qmtl.heads._extended import ExtendedHead as ExtendedHead
+from qmtl.heads._extended import reading_circuit as reading_circuit
 from qmtl.heads._head import Head as Head
 from qmtl.heads._initial import INITIAL_STD as INITIAL_STD
 from qmtl.heads._initial import block_weights as block_weights

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads._extended import ExtendedHead
 from qmtl.heads._head import Head, check_width
 from qmtl.heads._linear import (
     LinearHead,
@@ -49,6 +50,7 @@ HEADS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         QuantumHead, LinearHead, LocalLinearHead, LowRankLinearHead, VQCPerTaskHead, SharedVQCHead,
+        ExtendedHead,
     )
 }  # fmt: skip
 """Classes of heads by the names that saved models use."""

@@ -1,0 +1,5 @@
+"""New tasks on a trained model: closed-form heads, spectral transfer, a block of their own."""
+
+from qmtl.adaptation._adapt import METHODS as METHODS
+from qmtl.adaptation._adapt import Adapted as Adapted
+from qmtl.adaptation._adapt import adapted_head as adapted_head

@@ -1,0 +1,246 @@
+"""A new task on a frozen head: every method cross-validated, the best one fitted to all rows."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.adaptation._block_fit import train_block
+from qmtl.adaptation._linear_fits import Array, Fit, Linear, fits
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads import AddedBlock, ExtendedHead, Head, QuantumHead
+from qmtl.tasks import Task
+
+__all__ = ["METHODS", "Adapted", "adapted_head"]
+
+METHODS = ("ridge", "logistic", "smart", "block")
+FOLDS = 5
+# After the first fold, a loss above so many times the least one, and a little, is out.
+BEHIND, MARGIN = 1.25, 0.01
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How a task was added.
+
+    Attributes:
+        method: that was chosen, with its strength where the choice was of one.
+        losses: method → mean loss on the rows left out, over the folds.
+        rows: labelled rows.
+        parameters: of the task.
+        seconds: it took.
+    """
+
+    method: str
+    losses: dict[str, float]
+    rows: int
+    parameters: int
+    seconds: float
+
+
+def adapted_head(
+    head: Head,
+    task: Task,
+    features: Tensor,
+    targets: Tensor,
+    *,
+    methods: Sequence[str] = METHODS,
+    seed: int = 0,
+) -> tuple[ExtendedHead, Adapted]:
+    """A head with one task more; the given head is copied into it as it is.
+
+    Args:
+        head: the trained head.
+        task: the new task.
+        features: (rows, head.n_features) of the frozen encoder.
+        targets: canonical targets of these rows; a regression's standardised.
+        methods: those to choose from, see `METHODS`; logistic is for classification only.
+        seed: of the folds and of a block's initial weights.
+
+    Raises:
+        InvalidInputError: an unknown method, a name that a task has, or labels with nothing to
+            learn from.
+
+    Example:
+        >>> from qmtl import HeadCircuit, QuantumHead
+        >>> head = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+        >>> x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+        >>> new = Task.binary("c")
+        >>> larger, how = adapted_head(head, new, x, (x[:, 0] > 0).float(), methods=["ridge"])
+        >>> how.method, list(larger(x))
+        ('ridge', ['a', 'b', 'c'])
+    """
+    started = time.perf_counter()
+    _check(head, task, methods)
+    known = task.labelled(targets)
+    features, targets = features[known].detach(), targets[known]
+    _check_labels(task, targets)
+    extended = _extend(head, task, block=False, seed=seed)
+    with torch.no_grad():
+        readings, outputs = extended.readings(features).double(), _outputs(head, features)
+    mean, spread = readings.mean(dim=0), readings.std(dim=0, correction=0).clamp(min=1e-6)
+    # As numpy, in which scikit-learn computes.
+    standardised = ((readings - mean) / spread).cpu().numpy()
+    source = _source(standardised, outputs.double().cpu().numpy())
+    candidates = {
+        name: fit for name, fit in fits(task, source).items() if name.split()[0] in methods
+    }
+    trainers = {
+        name: _linear_trainer(fit, torch.from_numpy(standardised), targets, task)
+        for name, fit in candidates.items()
+    }
+    if "block" in methods:
+        trainers["block"] = _block_trainer(head, features, targets, task, seed)
+    losses = _race(trainers, targets, task, _folds(task, targets, seed))
+    method = min(losses, key=lambda name: losses[name])
+    if method == "block":
+        extended = _extend(head, task, block=True, seed=seed)
+        train_block(extended.blocks[-1], features, targets, task)  # type: ignore[arg-type]
+        own = sum(p.numel() for p in extended.blocks[-1].parameters())
+    else:
+        weights, biases = candidates[method](standardised, targets, task)
+        _place(extended, task, (weights / spread.numpy(), biases), mean.numpy())
+        own = weights.size + biases.size
+    for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
+        parameter.grad = None
+    how = Adapted(method, losses, len(targets), own, time.perf_counter() - started)
+    extended.notes[task.name] = asdict(how)
+    return extended, how
+
+
+def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
+    names = [own.name for own in head.tasks]
+    if task.name in names:
+        raise InvalidInputError(
+            f"the model has a task {task.name!r} already; its tasks are {', '.join(names)}"
+        )
+    for name in methods:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    usable = [name for name in methods if task.is_classification or name != "logistic"]
+    if isinstance(methods, str) or not usable:
+        raise InvalidInputError(
+            f"methods must be some of {', '.join(METHODS)}, got {methods!r} for the {task.kind} "
+            f"task {task.name!r}"
+        )
+
+
+def _check_labels(task: Task, targets: Tensor) -> None:
+    values = targets.reshape(len(targets), -1).double()
+    found = values[~values.isnan()].unique()
+    if len(found) < 2:
+        what = "classes" if task.is_classification else "values"
+        raise InvalidInputError(
+            f"task {task.name!r}: the labels must have at least two different {what}, got "
+            f"{len(targets)} labelled rows with {found.tolist()}"
+        )
+
+
+def _extend(head: Head, task: Task, *, block: bool, seed: int) -> ExtendedHead:
+    """The head with an untrained task more; an extended head gets one more of its kind."""
+    blocks = [task.name] if block else []
+    if not isinstance(head, ExtendedHead):
+        return _placed_like(ExtendedHead(copy.deepcopy(head), [task], blocks, seed=seed), head)
+    larger = ExtendedHead(
+        copy.deepcopy(head.base),
+        [*head.added, task],
+        [*head.with_blocks, *blocks],
+        seed=seed,
+        notes=head.notes,
+    )
+    larger = _placed_like(larger, head)
+    larger.load_state_dict(larger.state_dict() | head.state_dict())
+    return larger
+
+
+def _placed_like(made: ExtendedHead, head: Head) -> ExtendedHead:
+    reference = next(head.parameters())
+    return made.to(reference).train(head.training)
+
+
+def _outputs(head: Head, features: Tensor) -> Tensor:
+    """What trained tasks say: measured values, which are linear in readings; else logits."""
+    base = head.base if isinstance(head, ExtendedHead) else head
+    if not isinstance(base, QuantumHead):
+        logits: Tensor = base(features, joined=True)
+        return logits
+    return torch.cat(list(base.expectation_values(base.angles(features)).values()), dim=1)
+
+
+def _source(readings: Array, outputs: Array) -> Array:
+    """The trained heads' weights on the readings, (outputs, readings), by least squares."""
+    found, *_ = np.linalg.lstsq(readings, outputs - outputs.mean(axis=0), rcond=1e-6)
+    return np.asarray(found.T)
+
+
+def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
+    """Rows to learn from and rows left out; every class on both sides where there are enough."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    rows = np.zeros(len(targets))
+    if task.kind in ("binary", "multiclass"):
+        labels = targets.numpy().astype(int)
+        least = np.unique(labels, return_counts=True)[1].min()
+        if least >= 2:
+            splitter = StratifiedKFold(min(FOLDS, int(least)), shuffle=True, random_state=seed)
+            return list(splitter.split(rows, labels))
+    return list(KFold(min(FOLDS, len(targets)), shuffle=True, random_state=seed).split(rows))
+
+
+# From rows to learn from to a model, which gives the logits of the rows that it is asked for.
+Trainer = Callable[[Any], Callable[[Any], Tensor]]
+
+
+def _linear_trainer(fit: Fit, readings: Tensor, targets: Tensor, task: Task) -> Trainer:
+    def trained(rows: Any) -> Callable[[Any], Tensor]:
+        weights, biases = map(torch.from_numpy, fit(readings[rows].numpy(), targets[rows], task))
+        return lambda left: readings[left] @ weights.T + biases
+
+    return trained
+
+
+def _block_trainer(head: Head, features: Tensor, targets: Tensor, task: Task, seed: int) -> Trainer:
+    def trained(rows: Any) -> Callable[[Any], Tensor]:
+        block = _extend(head, task, block=True, seed=seed).blocks[-1]
+        assert isinstance(block, AddedBlock)
+        train_block(block, features[rows], targets[rows], task)
+        return lambda left: block(features[left])
+
+    return trained
+
+
+def _race(
+    trainers: dict[str, Trainer], targets: Tensor, task: Task, folds: list[tuple[Array, Array]]
+) -> dict[str, float]:
+    """The mean loss on rows left out; who is far behind after the first fold runs no more."""
+    sums = dict.fromkeys(trainers, (0.0, 0.0))
+    running = list(trainers)
+    for number, (rows, left) in enumerate(folds):
+        for name in running:
+            model = trainers[name](rows)
+            with torch.no_grad():
+                total, count = task.loss_terms(model(left), targets[left])
+            before = sums[name]
+            sums[name] = before[0] + float(total), before[1] + float(count)
+        if number == 0:
+            first = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
+            bound = BEHIND * min(first.values()) + MARGIN
+            running = [name for name, loss in first.items() if loss <= bound]
+    return {name: total / count if count else inf for name, (total, count) in sums.items()}
+
+
+def _place(extended: ExtendedHead, task: Task, linear: Linear, mean: Array) -> None:
+    """Set the task's layer: weights for readings as they are, not centred."""
+    weights, biases = linear
+    assert extended.readouts is not None
+    assert extended.readouts.bias is not None
+    with torch.no_grad():
+        own = extended.readouts.weight[task.name]
+        own.copy_(torch.from_numpy(weights))
+        extended.readouts.bias[task.name].copy_(torch.from_numpy(biases - weights @ mean))

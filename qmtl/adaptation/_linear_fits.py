@@ -1,0 +1,198 @@
+"""Linear layers fitted in closed form, or convexly, on readings of a frozen circuit.
+
+Each fit takes standardised readings (rows, readings) and targets as `Task.to_targets` has them,
+standardised for a regression, and returns weights (outputs, readings) and biases (outputs,).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qmtl.tasks import Task
+
+__all__ = ["Fit", "Linear", "fits", "ridge_fit", "spectral_fit", "spectral_fit_of"]
+
+Array = NDArray[np.float64]
+Linear = tuple[Array, Array]
+Fit = Callable[[Array, Tensor, Task], Linear]
+
+# Ridge strengths per row, for readings of variance 1.
+STRENGTHS = np.logspace(-5, 3, 17)
+# Inverse strengths of the logistic regression.
+INVERSE = (0.01, 0.1, 1.0, 10.0, 100.0)
+# The bias of a class that no row has.
+ABSENT = -10.0
+# Singular values below this part of the greatest one carry no source direction.
+LEAST = 1e-3
+
+
+def fits(task: Task, source: Array) -> dict[str, Fit]:
+    """Every fit that a task has, by name.
+
+    Args:
+        task: the new task.
+        source: weights of the trained heads, (outputs, readings).
+    """
+    found: dict[str, Fit] = {"ridge": ridge_fit, "smart": spectral_fit_of(source)}
+    if task.is_classification:
+        found |= {f"logistic C={c:g}": _logistic_fit_of(c) for c in INVERSE}
+    return found
+
+
+def signs(task: Task, targets: Tensor) -> Array:
+    """Targets in a common space: ±1 per class or label, NaN where missing; (rows, outputs).
+
+    Example:
+        >>> signs(Task.multiclass("a", 3), torch.tensor([2, 0])).tolist()
+        [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
+    """
+    if task.kind == "multiclass":
+        hot = torch.nn.functional.one_hot(targets, task.n_outputs)
+        return (2 * hot.double() - 1).numpy()
+    values = targets.double().reshape(len(targets), -1)
+    return (values if task.kind == "regression" else 2 * values - 1).numpy()
+
+
+def ridge_fit(readings: Array, targets: Tensor, task: Task) -> Linear:
+    """(ΦᵀΦ + αI)⁻¹Φᵀy with α by leave-one-out, classes as targets of ±1.
+
+    For classes the logits are the predictions times a factor, by which the loss of the
+    leave-one-out predictions is least.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(50, 3))
+        >>> w, b = ridge_fit(x, torch.from_numpy(x[:, 0] + 2), Task.regression("y"))
+        >>> w.round(2).tolist(), b.round(2).tolist()
+        ([[1.0, 0.0, 0.0]], [2.0])
+
+    References:
+        Pi-PINN, arXiv:2604.21761; scikit-learn's RidgeCV does the work.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    def of(x: Array, y: Array) -> tuple[Array, float, Array]:
+        # With a scoring, it is the predictions that are stored.
+        model = RidgeCV(
+            STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True
+        ).fit(x, y)
+        best = int(np.argmin(np.abs(model.alphas - model.alpha_)))
+        return model.coef_.ravel(), float(model.intercept_), model.cv_results_[:, best].ravel()
+
+    return _scaled(_per_output(of, readings, signs(task, targets)), task, targets)
+
+
+def spectral_fit_of(source: Array) -> Fit:
+    """A fit whose weights lie in the span of the trained heads' weights, sparse in their SVD.
+
+    With the source C = U S Vᵀ the new weights are V a, and a has an L1 penalty, chosen by
+    cross-validation. The paper estimates all responses of a target at once, U A Vᵀ with a sparse A;
+    for the one or few outputs of a new task there is no left subspace to transfer, and what
+    remains is this (our reading).
+
+    References:
+        SMART, arXiv:2604.20161.
+    """
+    directions = spectral_directions(source)
+
+    def fit(readings: Array, targets: Tensor, task: Task) -> Linear:
+        return spectral_fit(readings, targets, task, directions)
+
+    return fit
+
+
+def spectral_directions(source: Array) -> Array:
+    """The right singular vectors of the source that carry anything, (readings, rank).
+
+    Example:
+        >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape
+        (3, 1)
+    """
+    _, values, right = np.linalg.svd(source, full_matrices=False)
+    kept: Array = right[values > LEAST * values.max()]
+    return kept.T
+
+
+def spectral_fit(readings: Array, targets: Tensor, task: Task, directions: Array) -> Linear:
+    """The fit of `spectral_fit_of`, in given directions."""
+    from sklearn.linear_model import LassoCV
+
+    def of(x: Array, y: Array) -> tuple[Array, float, Array]:
+        folds = min(5, len(x))
+        model = LassoCV(cv=folds, alphas=np.logspace(-4, 0, 20), max_iter=20_000).fit(x, y)
+        return model.coef_, float(model.intercept_), model.predict(x)
+
+    coordinates = _per_output(of, readings @ directions, signs(task, targets))
+    weights, biases = _scaled(coordinates, task, targets)
+    return weights @ directions.T, biases
+
+
+def _logistic_fit_of(inverse: float) -> Fit:
+    def fit(readings: Array, targets: Tensor, task: Task) -> Linear:
+        from sklearn.linear_model import LogisticRegression
+
+        weights = np.zeros((task.n_outputs, readings.shape[1]))
+        biases = np.full(task.n_outputs, ABSENT)
+        if task.kind == "multiclass":
+            model = LogisticRegression(C=inverse, max_iter=1000).fit(readings, targets.numpy())
+            classes = model.classes_.astype(int)
+            if len(classes) == 2:
+                # One row for two classes: the logit of the second against the first.
+                weights[classes[1]], biases[classes] = model.coef_[0], (0, model.intercept_[0])
+            else:
+                weights[classes], biases[classes] = model.coef_, model.intercept_
+            return weights, biases
+        for i, column in enumerate(targets.reshape(len(targets), -1).T):
+            known = (~column.isnan()).numpy()
+            labels = column.numpy()[known]
+            if len(set(labels)) < 2:
+                biases[i] = ABSENT if not labels.any() else -ABSENT
+                continue
+            model = LogisticRegression(C=inverse, max_iter=1000).fit(readings[known], labels)
+            weights[i], biases[i] = model.coef_[0], model.intercept_[0]
+        return weights, biases
+
+    return fit
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Weights and biases of all outputs, and predictions to scale them by, NaN where unlabelled."""
+
+    weights: Array
+    biases: Array
+    predictions: Array
+
+
+def _per_output(of: Any, readings: Array, targets: Array) -> _Outputs:
+    """One fit per output, on its labelled rows."""
+    weights, biases = np.zeros((targets.shape[1], readings.shape[1])), np.zeros(targets.shape[1])
+    predictions = np.full(targets.shape, np.nan)
+    for i, column in enumerate(targets.T):
+        known = ~np.isnan(column)
+        if len(set(column[known])) < 2:
+            # Nothing to learn from: what is known of it is its one value.
+            biases[i] = column[known][0] if known.any() else 0.0
+            predictions[known, i] = biases[i]
+            continue
+        weights[i], biases[i], predictions[known, i] = of(readings[known], column[known])
+    return _Outputs(weights, biases, predictions)
+
+
+def _scaled(found: _Outputs, task: Task, targets: Tensor) -> Linear:
+    """Logits from predictions of ±1: times the factor of the least loss."""
+    if task.kind == "regression":
+        return found.weights, found.biases
+    from scipy.optimize import minimize_scalar
+
+    given = torch.from_numpy(np.nan_to_num(found.predictions))
+
+    def loss(log_factor: float) -> float:
+        return float(task.loss(given * float(np.exp(log_factor)), targets))
+
+    factor = float(np.exp(minimize_scalar(loss, bounds=(-2.0, 4.0), method="bounded").x))
+    return found.weights * factor, found.biases * factor

@@ -1,0 +1,235 @@
+"""ExtendedHead: a head that is left as it is, and tasks that were added to it later."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import Ansatz, Gate, HeadCircuit, PauliStrings
+from qmtl.errors import unknown_name
+from qmtl.heads._head import Head
+from qmtl.heads._initial import drawn_seed
+from qmtl.heads._linear import DenseLayers
+from qmtl.heads._quantum import QuantumHead
+from qmtl.simulators import Simulator
+from qmtl.tasks import Task
+
+__all__ = ["AddedBlock", "ExtendedHead", "reading_circuit"]
+
+# A register of more wires is read by strings of one and two Zs only.
+MOST_WIRES = 4
+
+
+@dataclass(frozen=True)
+class _ReadAs:
+    """A block as it is when these positions are read, whatever else is read of it."""
+
+    ansatz: Ansatz
+    read: tuple[int, ...]
+
+    def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
+        return self.ansatz.n_weights(n_wires, self.read)
+
+    def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
+        return self.ansatz.gates(n_wires, self.read)
+
+
+def reading_circuit(circuit: HeadCircuit) -> HeadCircuit:
+    """The same gates and weights, with every register read by all strings of Zs on it.
+
+    Registers of more than four wires are read by the strings of one and two Zs.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 8)])
+        >>> [len(r.readout.strings) for r in reading_circuit(circuit).registers.values()]
+        [3, 7]
+    """
+    blocks: dict[str, Ansatz] = {}
+    readouts, tasks, sizes = {}, [], {}
+    for name, register in circuit.registers.items():
+        n_wires = len(register.wires)
+        strings = tuple(_strings(n_wires, n_wires if n_wires <= MOST_WIRES else 2))
+        read = tuple(register.readout.read_wires(n_wires))
+        blocks[name], readouts[name] = _ReadAs(circuit.ansatz(name), read), PauliStrings(strings)
+        tasks.append(Task.multilabel(name, len(strings)))
+        sizes[name] = n_wires
+    shape: dict[str, Any] = {"wires_per_task": sizes}
+    if circuit.layout == "shared":
+        shape = {"layout": "shared", "n_wires": circuit.n_wires}
+    return HeadCircuit(tasks, circuit.encoding, blocks, readouts=readouts, **shape)
+
+
+def _strings(n_wires: int, most: int) -> Iterator[str]:
+    for size in range(1, most + 1):
+        for wires in itertools.combinations(range(n_wires), size):
+            yield "".join("Z" if wire in wires else "I" for wire in range(n_wires))
+
+
+class AddedBlock(nn.Module):
+    """A register and block of its own for one task, on a linear map of the features.
+
+    The weights of its encoding stay at their random initial values.
+
+    Args:
+        task: the task.
+        n_features: width of the features.
+        simulator: of its circuit.
+        angle_map: as in `QuantumHead`.
+        seed: of the initial weights.
+
+    Shape:
+        features ``(batch, n_features)`` to logits ``(batch, n_outputs)``.
+
+    Example:
+        >>> AddedBlock(Task.binary("a"), 6)(torch.zeros(3, 6)).shape
+        torch.Size([3, 1])
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        n_features: int,
+        simulator: str | Simulator = "lightcone",
+        *,
+        angle_map: str = "narrow",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        circuit = HeadCircuit([task])
+        # Its outputs are the features of the register, and belong to the task.
+        own = Task.multilabel(task.name, circuit.n_features)
+        self.inputs = DenseLayers(seed, [own], n_features)
+        self.head = QuantumHead(circuit, simulator, angle_map=angle_map, seed=seed)
+        self.head.encoding.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of the task, (batch, n_outputs)."""
+        logits: Tensor = self.head(self.inputs(features, None), joined=True)
+        return logits
+
+
+class ExtendedHead(Head):
+    """A trained head with tasks added, which leaves the logits of the others bit for bit alone.
+
+    An added task is a linear layer on what is measured of the head's circuit, all Z-strings of its
+    registers (for heads other than `QuantumHead`: on the features), or a block of its own, see
+    `AddedBlock`. `MultiTaskModel.adapt` makes such heads.
+
+    Args:
+        base: the head, whose tasks come first.
+        added: the new tasks.
+        blocks: those of them that have a block of their own.
+        seed: of the initial weights of what is added; None draws it from torch's global generator.
+        notes: how each added task was learned, which a saved model keeps.
+
+    Example:
+        >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+        >>> head = ExtendedHead(base, [Task.multiclass("c", 3)], seed=0)
+        >>> x = torch.ones(2, 4)
+        >>> head(x)["c"].shape, torch.equal(head(x)["a"], base(x)["a"])
+        (torch.Size([2, 3]), True)
+
+    References:
+        Linear readouts of a frozen embedding: Pi-PINN, arXiv:2604.21761.
+    """
+
+    def __init__(
+        self,
+        base: Head,
+        added: Sequence[Task],
+        blocks: Sequence[str] = (),
+        *,
+        seed: int | None = None,
+        notes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__([*base.tasks, *added], base.n_features)
+        names = [task.name for task in added]
+        for name in blocks:
+            if name not in names:
+                raise unknown_name("task in blocks", name, names)
+        seed = drawn_seed(seed)
+        self.base = base
+        self.added = tuple(added)
+        self.with_blocks = tuple(name for name in names if name in blocks)
+        self.notes = {name: dict(note) for name, note in (notes or {}).items()}
+        self._reading = reading_circuit(base.circuit) if isinstance(base, QuantumHead) else None
+        linear = [task for task in self.added if task.name not in self.with_blocks]
+        self._linear = tuple(task.name for task in linear)
+        self.readouts = DenseLayers(seed, linear, self.n_readings) if linear else None
+        options: dict[str, Any] = {"seed": seed}
+        if isinstance(base, QuantumHead):
+            options |= {"simulator": base.simulator, "angle_map": base.angle_map}
+        self.blocks = nn.ModuleList(
+            AddedBlock(task, base.n_features, **options)
+            for task in self.added
+            if task.name in self.with_blocks
+        )
+
+    @property
+    def n_readings(self) -> int:
+        """How many numbers the linear layers are on."""
+        if self._reading is None:
+            return self.base.n_features
+        return sum(task.n_outputs for task in self._reading.tasks)
+
+    def readings(self, features: Tensor) -> Tensor:
+        """What the linear layers are on, (batch, n_readings): Z-strings, or the features.
+
+        The circuit's weights are taken as they are: they have no gradient from here.
+        """
+        if self._reading is None or not isinstance(self.base, QuantumHead):
+            return features
+        weights = torch.cat([self.base.encoding, self.base.blocks()]).detach()
+        simulator, angles = self.base.simulator, self.base.angles(features)
+        values = simulator.expectation_values(self._reading, angles, weights, None)
+        return torch.cat(list(values.values()), dim=1)
+
+    def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
+        every = tuple(self._sizes)
+        wanted = every if names is None else names
+        logits: dict[str, Tensor] = {}
+        old = tuple(task.name for task in self.base.tasks if task.name in wanted)
+        if old:
+            # As the head itself would be asked, so that not a bit differs.
+            logits = self.base(features, None if names is None else old)
+        linear = [name for name in self._linear if name in wanted]
+        if linear and self.readouts is not None:
+            readings = self.readings(features)
+            # One by one: a product of another shape may round in another way.
+            logits |= {name: self.readouts(readings, (name,)) for name in linear}
+        for name, block in zip(self.with_blocks, self.blocks, strict=True):
+            if name in wanted:
+                logits[name] = block(features)
+        return torch.cat([logits[name] for name in wanted], dim=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description of the head without its parameters."""
+        return {
+            "type": type(self).__name__,
+            "base": self.base.to_dict(),
+            "added": [task.to_dict() for task in self.added],
+            "blocks": list(self.with_blocks),
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def from_dict(
+        cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+    ) -> Self:
+        """The head that `to_dict` described, with fresh parameters."""
+        known: dict[str, Any] = {kind.__name__: kind for kind in _kinds(Head)} | dict(custom or {})
+        kind = description["base"]["type"]
+        if kind not in known:
+            raise unknown_name("head", kind, known)
+        added = [Task.from_dict(task) for task in description["added"]]
+        base = known[kind].from_dict(description["base"], custom)
+        return cls(base, added, description["blocks"], seed=0, notes=description["notes"])
+
+
+def _kinds(kind: Any) -> Iterator[type]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)

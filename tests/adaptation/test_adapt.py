@@ -1,0 +1,208 @@
+"""A new task on a trained model: the others' outputs stay, and the fits are what they say."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qmtl
+from qmtl.adaptation._linear_fits import STRENGTHS, ridge_fit, spectral_fit_of
+from qmtl.errors import InvalidInputError
+from qmtl.heads import ExtendedHead, reading_circuit
+from qmtl.tasks import Task
+
+OLD = [Task.binary("a"), Task.regression("b"), Task.multiclass("c", 3)]
+X = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+LABELS = {
+    "binary": (Task.binary("new"), (X[:, 0] > 0).float()),
+    "multiclass": (Task.multiclass("new", 3), (X[:, 0] > 0).long() + (X[:, 1] > 0).long()),
+    "multilabel": (Task.multilabel("new", 2), (X[:, :2] > 0).float()),
+    "regression": (Task.regression("new"), 100 * X[:, 0].double() + 7),
+}
+
+
+def model(kind="partitioned"):
+    circuit = qmtl.HeadCircuit(OLD, layout="shared" if kind == "shared" else "partitioned")
+    makers = {
+        "linear": lambda: qmtl.LinearHead(OLD, circuit.n_features, seed=0),
+        "vqc": lambda: qmtl.VQCPerTaskHead(circuit, seed=0),
+    }
+    head = makers.get(kind, lambda: qmtl.QuantumHead(circuit, seed=0))()
+    made = qmtl.MultiTaskModel(qmtl.encoders.MLP(4, 16, out_features=head.n_features, seed=0), head)
+    made.set_target_scale("b", torch.tensor(7.0), torch.tensor(1.5))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("partitioned", "block"), ("partitioned", "ridge"), ("shared", "ridge"), ("linear", "block"),
+     ("vqc", "ridge")],
+)  # fmt: skip
+def test_other_tasks_keep_every_bit(kind, method):
+    old = model(kind)
+    larger = old.adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=[method])
+    assert larger.head.notes["new"]["method"] == method
+    for asked in (None, ["a"], ["c", "a"]):
+        found = larger.predict(X, asked)
+        for name, values in old.predict(X, asked).items():
+            assert torch.equal(found[name], values)
+    # Nothing is shared with the model that it came from.
+    before = {key: value.clone() for key, value in old.state_dict().items()}
+    with torch.no_grad():
+        for parameter in larger.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(old.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_every_kind_of_task_is_learned(kind):
+    task, labels = LABELS[kind]
+    larger = model().adapt(task, (X, labels), seed=1)
+    scores = task.evaluate(larger.predict(X)["new"], labels)
+    base = task.evaluate(task.baseline(labels).expand(len(X), *task.baseline(labels).shape), labels)
+    main = task.main_metric
+    gain = scores[main] - base[main] if main != "mse" else base[main] - scores[main]
+    assert gain > 0.2
+    note = larger.head.notes["new"]
+    assert note["rows"] == 80
+    assert note["method"] == min(note["losses"], key=note["losses"].get)
+
+
+def test_missing_labels_and_scales():
+    labels = LABELS["regression"][1].clone()
+    labels[::2] = float("nan")
+    larger = model().adapt(LABELS["regression"][0], (X, labels), methods=["ridge"])
+    mean, std = larger.target_scale(["new"])
+    torch.testing.assert_close(mean[0], labels.nanmean())
+    torch.testing.assert_close(std[0], labels[1::2].std(correction=0), rtol=1e-6, atol=0)
+    assert larger.head.notes["new"]["rows"] == 40
+    # The scale of the others stays.
+    assert [v.item() for v in larger.target_scale(["b"])] == [7.0, 1.5]
+
+
+def test_one_after_the_other_saved_and_loaded(tmp_path):
+    first = model().adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=["block"])
+    task = Task.multiclass("more", 3)
+    second = first.adapt(task, (X, LABELS["multiclass"][1]), methods=["ridge"])
+    third = second.adapt(Task.binary("last"), (X, X[:, 2] > 0), methods=["logistic"])
+    assert isinstance(third.head.base, qmtl.QuantumHead)
+    assert [t.name for t in third.tasks] == ["a", "b", "c", "new", "more", "last"]
+    third.save(tmp_path)
+    again = qmtl.load(tmp_path)
+    assert again.head.notes == third.head.notes
+    for earlier in (model(), first, second, third):
+        for name, values in earlier.predict(X).items():
+            assert torch.equal(again.predict(X)[name], values)
+    features = again.encoder(X)
+    whole, found = again.head(features), again.head(features, ["last", "a", "new"])
+    assert list(found) == ["last", "a", "new"]
+    assert all(torch.equal(whole[name], values) for name, values in found.items())
+
+
+def test_an_adapted_model_trains_on():
+    larger = model().adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=["ridge"])
+    labels = {"a": X[:, 0] > 0, "b": X[:, 1], "c": (X[:, 2] > 0).long(), "new": X[:, 3] > 0}
+    data = qmtl.data.from_arrays(X, labels, tasks=list(larger.tasks))
+    own = larger.head.readouts.weight["new"].clone()
+    qmtl.fit(larger, data, max_epochs=2, progress=False)
+    assert not torch.equal(larger.head.readouts.weight["new"], own)
+
+
+def test_readings_are_expectation_values_of_the_frozen_circuit():
+    head = model().head
+    extended = ExtendedHead(head, [Task.binary("new")], seed=0)
+    features = torch.randn(5, head.n_features)
+    values = head.expectation_values(head.angles(features))
+    joined = extended.readings(features)
+    # "a" and "b" are read by Z on their first wires; strings of a register begin with that one.
+    torch.testing.assert_close(joined[:, 0], values["a"][:, 0])
+    torch.testing.assert_close(joined[:, 3], values["b"][:, 0])
+    # Probabilities of two wires: Z on the first is p(00) + p(01) - p(10) - p(11).
+    probabilities = values["c"]
+    fourth = 1 - probabilities.sum(dim=1)
+    z = probabilities[:, 0] + probabilities[:, 1] - probabilities[:, 2] - fourth
+    torch.testing.assert_close(joined[:, 6], z)
+    # And by another simulator.
+    circuit = reading_circuit(head.circuit)
+    weights = torch.cat([head.encoding, head.blocks()])
+    other = qmtl.simulators.simulator_for("default.qubit")
+    expected = other.expectation_values(circuit, head.angles(features), weights, None)
+    torch.testing.assert_close(joined, torch.cat(list(expected.values()), dim=1).float())
+
+
+def test_ridge_has_the_strength_of_leave_one_out():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 5))
+    y = x @ rng.normal(size=5) + 2 * rng.normal(size=30)
+    errors = []
+    for strength in STRENGTHS * len(x):
+        left = []
+        for i in range(len(x)):
+            keep = np.arange(len(x)) != i
+            centre, level = x[keep].mean(axis=0), y[keep].mean()
+            inner = x[keep] - centre
+            w = np.linalg.solve(inner.T @ inner + strength * np.eye(5), inner.T @ (y[keep] - level))
+            left.append((y[i] - level - (x[i] - centre) @ w) ** 2)
+        errors.append(np.mean(left))
+    strength = STRENGTHS[int(np.argmin(errors))] * len(x)
+    inner = x - x.mean(axis=0)
+    w = np.linalg.solve(inner.T @ inner + strength * np.eye(5), inner.T @ (y - y.mean()))
+    found, bias = ridge_fit(x, torch.from_numpy(y), Task.regression("y"))
+    np.testing.assert_allclose(found[0], w, rtol=1e-6)
+    np.testing.assert_allclose(bias[0], y.mean() - x.mean(axis=0) @ w, rtol=1e-6)
+
+
+def test_spectral_transfer_stays_in_the_sources_span_and_needs_fewer_labels():
+    rng = np.random.default_rng(1)
+    source = rng.normal(size=(3, 40))
+    target = rng.normal(size=3) @ source
+    x, far = rng.normal(size=(15, 40)), rng.normal(size=(200, 40))
+    y = torch.from_numpy(x @ target)
+    task = Task.regression("y")
+    w, _ = spectral_fit_of(source)(x, y, task)
+    inside = np.linalg.lstsq(source.T, w[0], rcond=None)[0] @ source
+    np.testing.assert_allclose(inside, w[0], atol=1e-9)
+    ridge, _ = ridge_fit(x, y, task)
+    errors = [np.mean((far @ (found[0] - target)) ** 2) for found in (w, ridge)]
+    assert errors[0] < errors[1] / 10
+
+
+def _data(name, task, labels):
+    return qmtl.data.from_arrays(X, {name: labels}, tasks=[task])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m, y: m.adapt(OLD[0], (X, y)), "has a task 'a' already; its tasks are a, b, c"),
+        (lambda m, y: m.adapt("new", (X, y)), "new_task must be a Task, got 'new'"),
+        (lambda m, y: m.adapt(Task.binary("n"), (X, 0 * y)), r"two different classes, .*\[0.0\]"),
+        (lambda m, y: m.adapt(Task.binary("n"), (X[:9], y)), "9 rows of inputs and 80 labels"),
+        (lambda m, y: m.adapt(Task.binary("n"), (X[:, :3], y)), "3|shape"),
+        (lambda m, y: m.adapt(Task.binary("n"), X), "a pair of inputs and labels, got Tensor"),
+        (lambda m, y: m.adapt(Task.binary("n"), (X, y), methods=["ridg"]), "did you mean 'ridge'"),
+        (
+            lambda m, y: m.adapt(Task.regression("n"), (X, y), methods=["logistic"]),
+            "for the regression task 'n'",
+        ),
+        (
+            lambda m, y: m.adapt(Task.binary("n"), _data("other", Task.binary("other"), y)),
+            "unknown task 'n'",
+        ),
+        (
+            lambda m, y: m.adapt(Task.binary("n"), _data("n", Task.regression("n"), y)),
+            "'n' is binary with 1 outputs, the data's is regression",
+        ),
+    ],
+)
+def test_what_does_not_fit_says_why(change, words):
+    with pytest.raises((InvalidInputError, RuntimeError), match=words):
+        change(model(), LABELS["binary"][1])
+
+
+def test_a_head_of_ones_own_says_why():
+    class Own(nn.Module):
+        tasks, n_features = OLD, 4
+
+    with pytest.raises(InvalidInputError, match=r"only a head of qmtl.heads .* got a Own"):
+        qmtl.MultiTaskModel(nn.Identity(), Own()).adapt(Task.binary("n"), (X, X[:, 0] > 0))
