@@ -5,7 +5,7 @@ import json
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,22 +77,44 @@ def _epochs(path: Path) -> int:
 def evaluate(
     run: RunDirectory,
     split: Split = "test",
+    attack: Annotated[
+        str | None, typer.Option(help="fgsm or pgd: metrics under attacked inputs, too.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Of the attack, in units of the inputs. [0.03]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of pgd. [5]")] = None,
+    norm: Annotated[str | None, typer.Option(help="Of the attack, linf or l2. [linf]")] = None,
+    low: Annotated[
+        float | None, typer.Option(help="Attacked inputs stay above it, such as 0 for pixels.")
+    ] = None,
+    high: Annotated[float | None, typer.Option(help="Attacked inputs stay below it.")] = None,
 ) -> None:
-    """Evaluate a run's model on a split of its data.
+    """Evaluate a run's model on a split of its data, and under an attack on its inputs.
 
-    Example: qmtl evaluate runs/seed1 --split validation
+    Examples of use:
+
+    qmtl evaluate runs/seed1 --split validation
+
+    qmtl evaluate runs/seed1 --attack pgd --epsilon 0.03 --low 0 --high 1
     """
     from qmtl.experiments import Run
     from qmtl.training import baseline_metrics
     from qmtl.training import evaluate as metrics_of
 
+    given = {"epsilon": epsilon, "steps": steps, "norm": norm, "low": low, "high": high}
+    chosen = _attack(attack, {k: v for k, v in given.items() if v is not None})
     opened = Run.read(run)
     data = opened.load_data(split)
-    rows = data.splits[split]
+    rows, model = data.splits[split], opened.load_model()
+    others = {"baseline": baseline_metrics(data, rows)}
+    if chosen is not None:
+        name = f"{chosen.attack} {chosen.epsilon:g}"
+        others = {name: metrics_of(model, rows, attack=chosen), **others}
     show_metrics(
         f"{opened.path}: {split}, {len(rows)} rows",
-        metrics_of(opened.load_model(), rows),
-        {"baseline": baseline_metrics(data, rows)},
+        metrics_of(model, rows),
+        others,
     )
 
 
@@ -152,6 +174,23 @@ def affinity(
     if out is not None:
         write_affinity(found, out)
         print(f"wrote {out}")
+
+
+def _attack(name: str | None, options: dict[str, Any]) -> Any:
+    """The attack that the options describe; None without one."""
+    if name is None:
+        for option in options:
+            raise InvalidInputError(f"--{option} needs --attack fgsm or --attack pgd")
+        return None
+    from pydantic import ValidationError
+
+    from qmtl._sections import explain
+    from qmtl.methods import Attack
+
+    try:
+        return Attack(**options | {"attack": name})
+    except ValidationError as error:
+        raise InvalidInputError(f"--attack: {explain(error, Attack)}") from None
 
 
 def predict(

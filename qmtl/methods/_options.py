@@ -6,13 +6,26 @@ from typing import Any, get_args
 from pydantic import model_validator
 
 from qmtl._sections import Section
+from qmtl.methods._adversarial import Adversarial
+from qmtl.methods._auxiliary import Auxiliary
+from qmtl.methods._interpolation import Interpolation
 from qmtl.methods._method import MethodSection
 
 __all__ = ["MethodOptions"]
 
 
 class MethodOptions(Section):
-    """Methods of multi-task learning, which are off unless they are given: `qmtl.methods`."""
+    """Methods of multi-task learning, which are off unless they are given: `qmtl.methods`.
+
+    Attributes:
+        adversarial: train on attacked inputs; see `qmtl.methods.Adversarial`.
+        auxiliary: sub-classes that are learned; see `qmtl.methods.Auxiliary`.
+        interpolation: tasks between tasks; see `qmtl.methods.Interpolation`.
+    """
+
+    adversarial: Adversarial | None = None
+    auxiliary: Auxiliary | None = None
+    interpolation: Interpolation | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
+from qmtl.methods import Attack, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import evaluate_all, evaluate_joined, task_layout
 
@@ -66,8 +67,17 @@ def score(
 
 
 @torch.no_grad()
-def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> Metrics:
+def evaluate(
+    model: MultiTaskModel, split: Split, *, batch_size: int = 256, attack: Attack | None = None
+) -> Metrics:
     """Loss and metrics of every task that a split has targets of, in evaluation mode.
+
+    Args:
+        model: the model.
+        split: rows with targets of some of its tasks.
+        batch_size: rows at once.
+        attack: by which the inputs are changed first, so that the metrics are robust ones; see
+            `qmtl.methods.attacked_split` for errors.
 
     Example:
         >>> import qmtl
@@ -77,7 +87,12 @@ def evaluate(model: MultiTaskModel, split: Split, *, batch_size: int = 256) -> M
         >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
         >>> list(evaluate(model, data.test)["parity"])
         ['loss', 'accuracy', 'f1', 'auroc']
+        >>> robust = evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"]
+        >>> robust["loss"] > evaluate(model, data.test)["parity"]["loss"]
+        True
     """
+    if attack is not None:
+        split = attacked_split(model, split, attack, batch_size=batch_size)
     was_training = model.training
     model.eval()
     reference = next(model.parameters())

@@ -126,6 +126,12 @@ def test_run_directories(qmtl, run, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be made" in qmtl.bad("train", "digits", "--out", "file/run", *settings())
     assert "split" in qmtl.bad("evaluate", run, "--split", "tset")
+    assert "--epsilon needs --attack" in qmtl.bad("evaluate", run, "--epsilon", "0.1")
+    assert "'fgms'" in qmtl.bad("evaluate", run, "--attack", "fgms")
+    assert "epsilon" in qmtl.bad("evaluate", run, "--attack", "pgd", "--epsilon", "-1")
+    assert "low must be below high" in qmtl.bad(
+        "evaluate", run, "--attack", "pgd", "--low", "1", "--high", "0"
+    )
     with pytest.raises(RunDirectoryError, match="exists already"):
         start_run(read_recipe("digits", TINY), run)
     with pytest.raises(RunDirectoryError, match="cannot be made"):

@@ -97,6 +97,21 @@ def test_evaluate_shows_the_runs_own_metrics(qmtl, finished):
                 assert metric == "loss" or f"{value:.4f}" in out
 
 
+def test_evaluate_under_an_attack(qmtl, finished):
+    attack = package.methods.Attack(attack="fgsm", epsilon=0.1, low=0, high=1)
+    data = package.data.digits(tasks=["parity", "digit", "ink"], splits=(0.2, 0.1, 0.7))
+    model = package.load(finished / "model")
+    robust = package.training.evaluate(model, data.test, attack=attack)
+    words = ("--attack", "fgsm", "--epsilon", "0.1", "--low", "0", "--high", "1")
+    out = qmtl.good("evaluate", finished, *words)
+    (line,) = [line for line in out.splitlines() if "parity" in line and "accuracy" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    clean = package.training.evaluate(model, data.test)["parity"]["accuracy"]
+    assert cells[2:4] == [f"{clean:.4f}", f"{robust['parity']['accuracy']:.4f}"]
+    assert robust["parity"]["accuracy"] < clean
+    assert "fgsm 0.1" in out
+
+
 def test_predict_raw_pixels(qmtl, finished, tmp_path):
     from sklearn.datasets import load_digits
 

@@ -1,0 +1,71 @@
+"""Adversarial training: the inputs of every batch are attacked before the step."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from qmtl.methods._attack import Attack, evaluating, input_gradient
+from qmtl.methods._method import Batch, Method, MethodSection, Step
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task, chosen_tasks
+
+__all__ = ["Adversarial"]
+
+
+class Adversarial(Attack, MethodSection):
+    """``[training.adversarial]``: train on attacked inputs, ``adversarial = EPSILON`` for short.
+
+    The attack raises the mean losses of its tasks at the weights of now, with the model in
+    evaluation mode. All tasks, auxiliary ones included, then learn from the same attacked rows, and
+    their gradients are combined by the run's scalarizer or aggregator. See
+    `qmtl.methods.with_auxiliary_tasks` for auxiliary tasks.
+
+    Attributes:
+        share: of the rows of each batch that are attacked, drawn at random.
+
+    Example:
+        >>> from qmtl.training import TrainingSettings
+        >>> TrainingSettings(adversarial=0.1).adversarial.epsilon
+        0.1
+
+    References:
+        Madry et al., arXiv:1706.06083. With auxiliary tasks: Ghamizi et al., arXiv:2302.02907.
+    """
+
+    short: ClassVar[str | None] = "epsilon"
+
+    share: float = Field(1.0, ge=0, le=1)
+
+    def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        """The method at work."""
+        names = [task.name for task in tasks]
+        chosen = chosen_tasks(self.tasks, names)
+        return _AdversarialTraining(self, [names.index(name) for name in chosen])
+
+
+class _AdversarialTraining(Method):
+    def __init__(self, options: Adversarial, places: Sequence[int]) -> None:
+        super().__init__()
+        self.options, self.places = options, set(places)
+
+    def change_batch(self, batch: Batch, step: Step) -> Batch:
+        """The batch with attacked inputs."""
+        if not self.options.epsilon or not self.options.share:
+            return batch
+
+        def gradient(inputs: Tensor) -> Tensor:
+            given = inputs.detach().requires_grad_()
+            losses = step.losses_of(Batch(given, batch.targets, batch.complete))
+            kept = [n for n, place in enumerate(losses.places()) if place in self.places]
+            return input_gradient(losses.values[kept].sum(), given) if kept else inputs * 0
+
+        with evaluating(step.model), torch.enable_grad():
+            moved = self.options.changed(batch.inputs, gradient, step.generator)
+        if self.options.share < 1:
+            drawn = torch.rand(len(moved), generator=step.generator) < self.options.share
+            drawn = drawn.to(moved.device).view(-1, *[1] * (moved.ndim - 1))
+            moved = torch.where(drawn, moved, batch.inputs)
+        return Batch(moved.detach(), batch.targets, batch.complete)

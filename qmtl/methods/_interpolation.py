@@ -1,0 +1,153 @@
+"""MLTI: tasks between the tasks, by mixing the features and labels of two of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from qmtl.data import Split
+from qmtl.errors import InvalidInputError
+from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task, labelled_rows, task_layout
+
+__all__ = ["Interpolation", "draw_beta"]
+
+
+def draw_beta(concentration: int, generator: torch.Generator) -> float:
+    """A number from Beta(c, c): the median of 2c - 1 uniform ones.
+
+    Example:
+        >>> draws = [draw_beta(2, torch.Generator().manual_seed(s)) for s in range(200)]
+        >>> round(sum(draws) / 200, 1)
+        0.5
+    """
+    drawn = torch.rand(2 * concentration - 1, dtype=torch.float64, generator=generator)
+    return float(drawn.median())
+
+
+class Interpolation(MethodSection):
+    r"""``[training.interpolation]``: MLTI, tasks that are mixed of two tasks.
+
+    In each step, some tasks i are replaced by one between them and another task j of their kind and
+    number of outputs. With λ from Beta(c, c), features of rows with a label of i are mixed with
+    those of rows with a label of j, drawn at random from the batch; so are labels and logits:
+
+        h = λ h_r + (1 - λ) h_s,   z = λ z_i(h) + (1 - λ) z_j(h),   y = λ y_i(r) + (1 - λ) y_j(s).
+
+    With λ = 1 this is the task i itself. (Reading: the paper's tasks have a network each, adapted
+    to them; here the mixed task has the mixed logits of two heads. A loss that is linear in the
+    labels is mixed itself, and so is a squared error, whose gradient is the same.)
+
+    Tasks without another one of their kind train as they are. Disjoint data need an aggregator, by
+    which a step has rows of several tasks.
+
+    Attributes:
+        share: the probability with which a task is replaced in a step; 0 trains as without it.
+        concentration: c, so that tasks are mixed more evenly the larger it is.
+
+    Example:
+        >>> from qmtl.training import TrainingSettings
+        >>> TrainingSettings(interpolation=True).interpolation.concentration
+        2
+
+    References:
+        Yao, Zhang and Finn, arXiv:2106.02695.
+    """
+
+    short: ClassVar[str | None] = "share"
+    one_process: ClassVar[str | None] = "it mixes rows of a whole batch"
+
+    share: float = Field(0.5, ge=0, le=1)
+    concentration: int = Field(2, ge=1)
+
+    def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        """The method at work.
+
+        Raises:
+            InvalidInputError: if there are several tasks, and no two of one kind and size.
+        """
+        keys = [(task.kind, task.n_outputs) for task in tasks]
+        others = {
+            i: [j for j, other in enumerate(keys) if other == key and j != i]
+            for i, key in enumerate(keys)
+        }
+        if len(tasks) > 1 and not any(others.values()):
+            kinds = {task.name: f"{task.kind}, {task.n_outputs} outputs" for task in tasks}
+            raise InvalidInputError(
+                f"interpolation mixes tasks of one kind and number of outputs, of which there are "
+                f"no two: {kinds}"
+            )
+        return _Interpolating(self, tasks, others)
+
+
+class _Interpolating(Method):
+    needs_features = True
+
+    def __init__(
+        self, options: Interpolation, tasks: Sequence[Task], others: dict[int, list[int]]
+    ) -> None:
+        super().__init__()
+        self.options, self.tasks = options, tuple(tasks)
+        self.others = others
+        self.is_disjoint = False
+
+    def setup(self, step: Step, train: Split) -> None:
+        """Look whether a row ever has labels of two tasks."""
+        labelled = labelled_rows(self.tasks, train.targets)
+        self.is_disjoint = len(self.tasks) > 1 and int(labelled.sum(dim=0).max()) <= 1
+
+    def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
+        """Losses of which some are those of mixed tasks."""
+        places = losses.places()
+        if self.is_disjoint and len(places) == 1:
+            raise InvalidInputError(
+                "interpolation mixes rows of two tasks, but a step has rows of one: disjoint data "
+                "need an aggregator, and tasks_per_step above 1"
+            )
+        there, values = set(places), list(losses.values)
+        for n, place in enumerate(places):
+            partners = [other for other in self.others[place] if other in there]
+            if partners and self._draw(step) < self.options.share:
+                number = int(torch.randint(len(partners), (), generator=step.generator))
+                mix = draw_beta(self.options.concentration, step.generator)
+                values[n] = self.mixed(losses, step, place, partners[number], mix)
+        return replace(losses, values=torch.stack(values))
+
+    def _draw(self, step: Step) -> float:
+        return float(torch.rand((), generator=step.generator))
+
+    def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
+        """The loss of the task between two.
+
+        Args:
+            losses: of a batch in which both have labels.
+            step: the step.
+            first: place of the task with the share `mix`.
+            second: place of the other one.
+            mix: λ.
+        """
+        features, targets = losses.features, losses.batch.targets
+        assert features is not None
+        labelled = step.layout.labelled(targets)
+        from_ = labelled[:, second].nonzero().flatten()
+        drawn = torch.randint(len(from_), (len(features),), generator=step.generator)
+        rows = from_[drawn.to(from_.device)]
+        both = [self.tasks[first], self.tasks[second]]
+        mixed = mix * features + (1 - mix) * features[rows]
+        logits = step.model.logits(mixed, [task.name for task in both])
+        ours, theirs = logits.chunk(2, dim=1)
+        between = mix * ours + (1 - mix) * theirs
+        known = step.standardised(targets)
+        slices = [step.layout.column_slices[task.name] for task in both]
+        # Rows without a label of the first task belong to neither part.
+        kept = labelled[:, [first]]
+        own = known[:, slices[0]], torch.where(kept, known[rows][:, slices[1]], torch.nan)
+        total = losses.values.new_zeros(())
+        for weight, task, labels in zip((mix, 1 - mix), both, own, strict=True):
+            sums, counts = task_layout((task,)).loss_terms(between, labels)
+            total = total + weight * (sums / counts).squeeze()
+        return total
