@@ -93,7 +93,7 @@ class TargetScale(nn.Module):
         if task not in self.regressions:
             return predictions
         mean, std = self.forward([task])
-        wide = predictions.reshape(len(predictions), -1)
+        wide = predictions.reshape(predictions.shape[0], -1)
         return (wide * std + mean).reshape(predictions.shape)
 
     def keys(self, part: str, prefix: str) -> dict[str, slice]:

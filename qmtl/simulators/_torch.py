@@ -1,9 +1,10 @@
 """A group's outputs by plain torch operations: for GPUs, function transforms, and as reference.
 
-A state has shape ``(cones, amplitudes, samples)``. It is real while all amplitudes are, and complex
-afterwards, so that real gates cost half. Samples come last: every operation is a long contiguous
-loop over them. Only differentiable, out-of-place torch operations are used, so autograd, ``vmap``
-and double backward work.
+A state has shape ``(parts, cones, amplitudes, samples)``. Parts are the real one, and the imaginary
+one once there is any, so that real gates cost half; formats for inference, such as ONNX, have no
+complex numbers. Samples come last: every operation is a long contiguous loop over them. Only
+differentiable, out-of-place torch operations are used, so autograd, ``vmap`` and double backward
+work, and none depends on the number of samples, so that an exported program takes any.
 """
 
 from collections.abc import Sequence
@@ -27,19 +28,35 @@ LARGEST_UNITARY = 64
 # The angle of each slot, shape (cones, samples or 1).
 Angles = Sequence[Tensor]
 
-# A 2x2 matrix; entries are real or complex, of shape (cones, samples), or 1 where the angle does
-# not depend on the sample.
+# A 2x2 matrix; entries have equally many parts and shape (parts, cones, samples), or 1 sample where
+# the angle does not depend on it.
 Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _times(left: Tensor, right: Tensor) -> Tensor:
+    """Products of numbers, whose parts come first."""
+    if len(left) == 1 or len(right) == 1:
+        return left * right
+    turned = torch.stack([-left[1], left[0]])
+    return left * right[0] + turned * right[1]
+
+
+def _is_fixed(angle: Tensor) -> bool:
+    """Whether an angle is the same for all samples; of an exported program there are many."""
+    samples = angle.shape[-1]
+    return type(samples) is int and samples == 1
 
 
 def _gate_matrix(op: Op, angles: Angles, like: Tensor) -> Matrix:
     if op.slot is None:  # a Hadamard
-        h = like.new_full((1, 1), 0.5**0.5)
+        h = like.new_full((1, 1, 1), 0.5**0.5)
         return (h, h), (h, -h)
-    cos, sin = torch.cos(angles[op.slot] / 2), torch.sin(angles[op.slot] / 2)
+    half = angles[op.slot] / 2
+    cos, sin = torch.cos(half), torch.sin(half)
     if op.name == "RY":
-        return (cos, -sin), (sin, cos)
-    turned = torch.complex(torch.zeros_like(sin), -sin)
+        return (cos[None], -sin[None]), (sin[None], cos[None])
+    zero = torch.zeros_like(sin)
+    cos, turned = torch.stack([cos, zero]), torch.stack([zero, -sin])
     return (cos, turned), (turned, cos)  # RX
 
 
@@ -47,19 +64,24 @@ def _one_wire_matrices(ops: Sequence[Op], angles: Angles, like: Tensor) -> dict[
     """The product of each wire's gates in a layer."""
     matrices: dict[int, Matrix] = {}
     for op in ops:
-        (a, b), (c, d) = _gate_matrix(op, angles, like)
+        matrix = _gate_matrix(op, angles, like)
         if op.wires[0] in matrices:
             (e, f), (g, h) = matrices[op.wires[0]]
-            (a, b), (c, d) = (a * e + b * g, a * f + b * h), (c * e + d * g, c * f + d * h)
-        matrices[op.wires[0]] = (a, b), (c, d)
+            (a, b), (c, d) = matrix
+            matrix = (
+                (_times(a, e) + _times(b, g), _times(a, f) + _times(b, h)),
+                (_times(c, e) + _times(d, g), _times(c, f) + _times(d, h)),
+            )
+        matrices[op.wires[0]] = matrix
     return matrices
 
 
 def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Tensor:
-    cones, _, samples = state.shape
-    zero, one = state.reshape(cones, 2**wire, 2, 2 ** (n_wires - 1 - wire), samples).unbind(2)
-    rows = [a[:, None, None] * zero + b[:, None, None] * one for a, b in matrix]
-    return torch.stack(rows, 2).flatten(1, 3)
+    parts, cones, _, samples = state.shape
+    split = state.reshape(parts, cones, 2**wire, 2, 2 ** (n_wires - 1 - wire), samples)
+    zero, one = split.unbind(3)
+    rows = [_times(zero, a[:, :, None, None]) + _times(one, b[:, :, None, None]) for a, b in matrix]
+    return torch.stack(rows, 3).flatten(2, 4)
 
 
 @lru_cache(maxsize=256)
@@ -93,39 +115,39 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     phase: Tensor | float = 0.0
     # Angles that are equal for all samples are summed apart: theirs is a small product.
     for fixed in (True, False):
-        chosen = [(wires, a) for wires, a in rotations if (a.shape[-1] == 1) == fixed]
+        chosen = [(wires, a) for wires, a in rotations if _is_fixed(a) == fixed]
         if chosen:
             halves = torch.stack([angle for _, angle in chosen], 1) * -0.5
             products = tuple(wires for wires, _ in chosen)
             signs = torch.from_numpy(_signs(products, n_wires, flips=False))
             phase = phase + signs.to(halves).T @ halves
     assert isinstance(phase, Tensor)
-    return state * torch.complex(torch.cos(phase), torch.sin(phase))
+    return _times(state, torch.stack([torch.cos(phase), torch.sin(phase)]))
 
 
 def _apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires: int) -> Tensor:
-    """Run layers on a state of shape (cones, 2^n_wires, samples), wire 0 most significant."""
+    """Run layers on a state of shape (parts, cones, 2^n_wires, samples), wire 0 first."""
     for layer in layers:
         if layer.diagonal:
             state = _apply_phases(state, layer, angles, n_wires)
         else:
-            for wire, matrix in _one_wire_matrices(layer.ops, angles, state.real).items():
+            for wire, matrix in _one_wire_matrices(layer.ops, angles, state).items():
                 state = _apply_matrix(state, matrix, wire, n_wires)
     return state
 
 
 def _encode(layers: Sequence[Layer], angles: Angles, n_wires: int, like: Tensor) -> Tensor:
-    """The encoded states, shape (cones or 1, 2^n_wires, samples or 1)."""
+    """The encoded states, shape (parts, cones or 1, 2^n_wires, samples or 1)."""
     # A first layer of one-wire gates makes a product state, built wire by wire.
     first = layers[0].ops if layers and not layers[0].diagonal else ()
     matrices = _one_wire_matrices(first, angles, like)
-    state = like.new_ones((1, 1, 1))
+    state = like.new_ones((1, 1, 1, 1))
     for wire in range(n_wires):
         if wire in matrices:
-            column = [row[0][:, None] * state for row in matrices[wire]]
+            column = [_times(state, row[0][:, :, None]) for row in matrices[wire]]
         else:
             column = [state, torch.zeros_like(state)]
-        state = torch.stack(column, 2).flatten(1, 2)
+        state = torch.stack(column, 3).flatten(2, 3)
     return _apply_layers(state, layers[1:] if first else layers, angles, n_wires)
 
 
@@ -148,36 +170,37 @@ class TorchEngine(Engine):
         samples, n_wires = sampled.shape[1], structure.n_wires
         angles = group.encoding.angles(sampled, fixed)
         state = _encode(structure.encoding, angles, n_wires, sampled)
-        state = state.expand(group.n_cones, -1, samples)
-        ends = self._apply_block(state, group.block.angles(sampled, fixed))
+        state = state.expand(-1, group.n_cones, -1, samples)
+        state = self._apply_block(state, group.block.angles(sampled, fixed))
         readout = sampled.new_tensor(structure.readout)
         n_read = readout.shape[1]
-        weights = sum((end.square() for end in ends[1:]), ends[0].square())
+        weights = sum((part.square() for part in state[1:]), state[0].square())
         weights = weights.reshape(len(weights), n_read, 2**n_wires // n_read, samples).sum(2)
         return (readout @ weights).expand(group.n_members, -1, -1)
 
-    def _apply_block(self, state: Tensor, angles: Angles) -> list[Tensor]:
-        """The encoded states after the tasks' blocks: real parts, and imaginary ones if any.
+    def _apply_block(self, state: Tensor, angles: Angles) -> Tensor:
+        """The encoded states after the tasks' blocks.
 
         Where the block is the same for all samples and has fewer columns than there are amplitudes
         beside it, its unitary is built once and applied as one batched product.
         """
-        structure, n_members, samples = self.group.structure, self.group.n_members, state.shape[2]
+        structure, n_members, samples = self.group.structure, self.group.n_members, state.shape[3]
         dim, rest = 2**structure.n_inner, 2 ** (structure.n_wires - structure.n_inner)
-        fixed = all(angle.shape[-1] == 1 for angle in angles)
         if not structure.block:
-            return _parts(state)
-        if not fixed or dim > rest * samples or dim > LARGEST_UNITARY:
-            state = state.expand(n_members, -1, -1)
-            return _parts(_apply_layers(state, structure.block, angles, structure.n_wires))
-        identity = torch.eye(dim, dtype=state.real.dtype, device=state.device)[None]
+            return state
+        few = type(samples) is int and dim > rest * samples
+        if few or dim > LARGEST_UNITARY or not all(map(_is_fixed, angles)):
+            state = state.expand(-1, n_members, -1, -1)
+            return _apply_layers(state, structure.block, angles, structure.n_wires)
+        identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, None]
         unitary = _apply_layers(identity, structure.block, angles, structure.n_inner)
         # Without angles it is one for all tasks.
-        unitary = unitary.expand(n_members, -1, -1)
-        columns = state.reshape(len(state), dim, rest * samples)
-        if columns.is_complex():
-            return _parts(unitary.to(columns.dtype) @ columns)
-        return [part @ columns for part in _parts(unitary)]
+        unitary = unitary.expand(-1, n_members, -1, -1)
+        columns = state.reshape(*state.shape[:2], dim, rest * samples)
+        if len(unitary) == 1 or len(columns) == 1:
+            return unitary @ columns
+        turned = torch.stack([-columns[1], columns[0]])
+        return unitary[0] @ columns + unitary[1] @ turned
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
@@ -188,7 +211,3 @@ class TorchEngine(Engine):
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step."""
         return 28 * (self.group.structure.steps + 2) * self.group.amplitudes * samples
-
-
-def _parts(numbers: Tensor) -> list[Tensor]:
-    return [numbers.real, numbers.imag] if numbers.is_complex() else [numbers]

@@ -156,7 +156,7 @@ class TaskGroup:
         if self.kind == "regression":
             return logits
         if self.kind == "multiclass":
-            by_task = logits.view(len(logits), len(self.tasks), self.n_outputs)
+            by_task = logits.view(logits.shape[0], len(self.tasks), self.n_outputs)
             return by_task.softmax(dim=2).flatten(1)
         return logits.sigmoid()
 
