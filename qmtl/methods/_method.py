@@ -2,7 +2,8 @@
 
 A method that is switched on is a small module beside the model. `qmtl.training` calls those of its
 hooks that its class defines, in this order: in each step `change_batch`, `logits`, `loss_terms`,
-`losses`, `extra_loss`, `gradients`, `after_step`; once per epoch `epoch_end` and `metrics`.
+`losses`, `extra_loss`, `gradients`, `before_step`, `after_step`; once per epoch `epoch_end` and
+`metrics`.
 """
 
 from abc import abstractmethod
@@ -92,6 +93,7 @@ class Step(Protocol):
         shared: trainable parameters that several tasks depend on.
         own: trainable parameters of which each entry belongs to one task, and those of methods.
         epoch: the first is 0.
+        uses_jacobian: whether an aggregator combines gradients, and not a scalarizer losses.
         generator: on the CPU, seeded from the run's seed and the epoch: draw from this one, and
             runs resume bit for bit.
     """
@@ -102,13 +104,22 @@ class Step(Protocol):
     shared: list[nn.Parameter]
     own: list[nn.Parameter]
     epoch: int
+    uses_jacobian: bool
     generator: torch.Generator
 
-    def losses_of(self, batch: Batch) -> TaskLosses:
-        """The losses of a batch with the parameters of now, with a graph, and without `losses`."""
+    def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
+        """The losses of a batch with the parameters of now, before methods change them.
+
+        Args:
+            batch: the rows.
+            only: the place of the only task to compute, which must have labels; None for all.
+        """
 
     def standardised(self, targets: Tensor) -> Tensor:
         """Joined targets as losses see them: those of regressions standardised."""
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over all processes, which all of them must ask for; without a graph."""
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
         """What the run's aggregator, or the scalarizer's weights, make of rows of a Jacobian.
@@ -174,6 +185,9 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def before_step(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
+        """Before the optimiser's step, when all gradients are set."""
+
     def after_step(self, batch: Batch, step: Step) -> None:
         """After the optimiser's step; the batch is the one that `change_batch` has made."""
 
@@ -212,6 +226,9 @@ class MethodSection(Section):
     one_process: ClassVar[str | None] = None
     """Why it does not train in several processes; None if it does."""
 
+    def check(self, settings: Any) -> None:
+        """Raise a ValueError if these options do not go together with the training settings."""
+
     @abstractmethod
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
         """The method at work.
@@ -230,5 +247,7 @@ class MethodSection(Section):
         table = handler(self)
         others = [name for name in table if name != self.short]
         fields = type(self).model_fields
-        plain = all(getattr(self, name) == fields[name].default for name in others)
-        return table[self.short] if self.short in table and plain else table
+        if not all(getattr(self, name) == fields[name].default for name in others):
+            return table
+        value = table.get(self.short)
+        return value if value is not None else table if others else True

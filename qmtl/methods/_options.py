@@ -7,7 +7,9 @@ from pydantic import model_validator
 
 from qmtl._sections import Section
 from qmtl.methods._adversarial import Adversarial
+from qmtl.methods._agreement import Agreement
 from qmtl.methods._auxiliary import Auxiliary
+from qmtl.methods._flatness import Flatness
 from qmtl.methods._interpolation import Interpolation
 from qmtl.methods._method import MethodSection
 
@@ -19,12 +21,17 @@ class MethodOptions(Section):
 
     Attributes:
         adversarial: train on attacked inputs; see `qmtl.methods.Adversarial`.
+        agreement: measure how much of the shared gradient enters the update, and adapt the momentum
+            to it; see `qmtl.methods.Agreement`.
         auxiliary: sub-classes that are learned; see `qmtl.methods.Auxiliary`.
+        flatness: radius within which each task's loss is to be flat; see `qmtl.methods.Flatness`.
         interpolation: tasks between tasks; see `qmtl.methods.Interpolation`.
     """
 
     adversarial: Adversarial | None = None
+    agreement: Agreement | None = None
     auxiliary: Auxiliary | None = None
+    flatness: Flatness | None = None
     interpolation: Interpolation | None = None
 
     @model_validator(mode="before")
@@ -47,6 +54,7 @@ class MethodOptions(Section):
                     given = getattr(self, other)
                     value = "" if isinstance(given, Section) else f" = {given!r}"
                     raise ValueError(f"{name} does not go together with {other}{value}")
+            method.check(self)
             devices = getattr(self, "devices", 1)
             if method.one_process is not None and devices > 1:
                 raise ValueError(f"{name} needs devices = 1, got {devices}: {method.one_process}")

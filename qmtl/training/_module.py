@@ -115,7 +115,13 @@ class MultiTaskModule(pl.LightningModule):
         if not self.uses_jacobian and not _steps_itself(self.combiner):
             self.weights = list(self.combiner.parameters())
         self.step = TrainingStep(
-            model, settings, self.tasks, self.trained, self.combiner, self.weights, methods
+            model,
+            settings,
+            self.tasks,
+            self.trained,
+            self.combiner,
+            self.weights,
+            dict(zip(settings.methods(), methods, strict=True)),
         )
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
         # Of batches whose gradients wait for the optimiser's step: the sums of their gradients,
@@ -205,6 +211,8 @@ class MultiTaskModule(pl.LightningModule):
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
         optimizer: Any = self.optimizers()
+        for method in using(self.methods, "before_step"):
+            method.before_step(optimizer.optimizer, self.step)
         optimizer.step(present=self.trained.stepped(present, self.device))
         for method in using(self.methods, "after_step"):
             method.after_step(batch, self.step)

@@ -1,7 +1,7 @@
 """What one batch gives: the losses of its tasks, and from them the gradients of a training step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.methods import Batch, Method, TaskLosses, using
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import Task, task_layout
-from qmtl.training._combine import scalarize
+from qmtl.tasks import Task, TaskLayout, task_layout
+from qmtl.training._combine import has_state, scalarize
 from qmtl.training._jacobian import (
     SharedJacobian,
     n_processes,
@@ -37,7 +37,7 @@ class TrainingStep:
         parameters: which parameters that concerns.
         combiner: the aggregator or scalarizer.
         weights: the scalarizer's own parameters.
-        methods: those that are on.
+        methods: those that are on, by their key in the settings.
 
     Attributes:
         epoch: of the next batch; the first is 0.
@@ -54,7 +54,7 @@ class TrainingStep:
         parameters: TrainedParameters,
         combiner: Any,
         weights: Sequence[nn.Parameter] = (),
-        methods: Sequence[Method] = (),
+        methods: Mapping[str, Method] | None = None,
     ) -> None:
         self.model, self.settings, self.tasks = model, settings, tuple(tasks)
         self.names = [task.name for task in self.tasks] if parameters.only else None
@@ -67,28 +67,35 @@ class TrainingStep:
         self.generator = torch.Generator()
         self.last_losses = torch.ones(len(self.tasks))
         self._scale: tuple[Tensor, Tensor] | None = None
-        embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
-        self._sparse = embeddings if self.uses_jacobian else []
         self.jacobian: SharedJacobian | None = None
         if self.uses_jacobian:
             self.jacobian = SharedJacobian(
                 model, self.shared, self.own, combiner, settings.jacobian_chunk
             )
-        self._find_hooks(methods)
+        self._find_hooks(methods or {})
+        embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
+        self._sparse = embeddings if self.uses_jacobian or self._gradients else []
 
-    def _find_hooks(self, methods: Sequence[Method]) -> None:
-        self._change, self._extra = using(methods, "losses"), using(methods, "extra_loss")
-        self._by_features = any(m.needs_features for m in methods)
+    def _find_hooks(self, methods: Mapping[str, Method]) -> None:
+        used = methods.values()
+        self._change, self._extra = using(used, "losses"), using(used, "extra_loss")
+        self._by_features = any(m.needs_features for m in used)
         self._head, self._terms, self._gradients = (
             _one(methods, hook) for hook in ("logits", "loss_terms", "gradients")
         )
+        if self._gradients is not None and self.uses_jacobian and has_state(self.combiner):
+            name = next(key for key, method in methods.items() if method is self._gradients)
+            raise InvalidInputError(
+                f"{name} does not go together with aggregator {self.settings.aggregator!r}, which "
+                f"keeps state from one call to the next"
+            )
         # Rows of the head are those of the losses only if nothing comes between them.
         self._plain = not (self._change or self._head or self._gradients)
         self._whole = bool(methods)
 
-    def losses_of(self, batch: Batch) -> TaskLosses:
+    def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
         """Losses of the tasks with labels in a batch, before methods change them."""
-        return self._losses(batch, rows=False)
+        return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
         """The losses that a step combines, and what the rows of their Jacobian are taken from."""
@@ -97,11 +104,11 @@ class TrainingStep:
             found = method.losses(found, self)
         return found
 
-    def _losses(self, batch: Batch, *, rows: bool) -> TaskLosses:
+    def _losses(self, batch: Batch, *, rows: bool, only: int | None = None) -> TaskLosses:
         targets = self.standardised(batch.targets)
-        only = logits = features = kept = None
+        logits = features = kept = None
         # Methods are given the logits of all tasks.
-        if not (batch.complete or self.uses_jacobian or self._whole):
+        if only is None and not (batch.complete or self.uses_jacobian or self._whole):
             only = self._only_task(batch.targets)
         with self._where(batch):
             if only is None:
@@ -109,21 +116,13 @@ class TrainingStep:
             else:
                 sums, counts = self._terms_of(only, batch, targets)
         if logits is not None:
-            if self._terms is None:
-                sums, counts = self.layout.loss_terms(
-                    logits, targets, complete=batch.complete, sample_weight=batch.sample_weight
-                )
-            else:
-                sums, counts = self._terms.loss_terms(
-                    logits, targets, self.layout, complete=batch.complete,
-                    sample_weight=batch.sample_weight,
-                )  # fmt: skip
+            sums, counts = self._terms_in(self.layout, logits, targets, batch)
         present, alone = None, n_processes() == 1
         total = sum_over_processes(torch.stack([sums.detach(), counts]))
         if not alone:
             counts = total[1]
             sums = sums + (total[0] - sums).detach()
-        if not (batch.complete and alone) and not bool(counts.all()):
+        if not (batch.complete and alone and only is None) and not bool(counts.all()):
             present = counts.nonzero().flatten()
             sums, counts = sums[present], counts[present]
         losses = sums / counts
@@ -147,13 +146,25 @@ class TrainingStep:
     def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss terms of all tasks, of which only one is computed."""
         task = self.tasks[only]
-        logits = self.model(self._inputs(batch), [task.name], joined=True)
+        if self._head is None:
+            logits = self.model(self._inputs(batch), [task.name], joined=True)
+        else:
+            whole, _, _ = self._logits(batch, rows=False)
+            logits = whole[:, self.layout.output_slices[task.name]]
         own = targets[:, self.layout.column_slices[task.name]]
         place = torch.tensor([only], device=logits.device)
-        weights = batch.sample_weight
-        sums, counts = task_layout((task,)).loss_terms(logits, own, sample_weight=weights)
+        sums, counts = self._terms_in(task_layout((task,)), logits, own, batch)
         zeros = sums.new_zeros(len(self.tasks))
         return zeros.index_copy(0, place, sums), zeros.index_copy(0, place, counts)
+
+    def _terms_in(
+        self, layout: TaskLayout, logits: Tensor, targets: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        given: dict[str, Any] = {"complete": batch.complete, "sample_weight": batch.sample_weight}
+        if self._terms is None:
+            return layout.loss_terms(logits, targets, **given)
+        terms: tuple[Tensor, Tensor] = self._terms.loss_terms(logits, targets, layout, **given)
+        return terms
 
     def _inputs(self, batch: Batch) -> Tensor:
         # Data are float32; a float64 model wants its own.
@@ -301,6 +312,11 @@ class TrainingStep:
             weight.grad = gradient.contiguous()
         return found[0]
 
+    @staticmethod
+    def summed(values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return sum_over_processes(values)
+
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
         """What the aggregator, or the scalarizer's weights, make of rows of a Jacobian."""
         if self.jacobian is None:
@@ -313,10 +329,11 @@ class TrainingStep:
         return [part.view(row.shape[1:]) for part, row in zip(parts, rows, strict=True)]
 
 
-def _one(methods: Sequence[Method], hook: str) -> Any:
+def _one(methods: Mapping[str, Method], hook: str) -> Any:
     """The only method that defines a hook; None if there is none."""
-    found = using(methods, hook)
+    found = {name: m for name, m in methods.items() if using([m], hook)}
     if len(found) > 1:
-        names = " and ".join(type(method).__name__.lower() for method in found)
-        raise InvalidInputError(f"{names} do not go together: both define the step's {hook}")
-    return found[0] if found else None
+        raise InvalidInputError(
+            f"{' and '.join(found)} do not go together: both define the step's {hook}"
+        )
+    return next(iter(found.values()), None)

@@ -1,0 +1,126 @@
+"""Flatness: sharpness-aware minimisation of each task for itself."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from qmtl.methods._method import Batch, Method, MethodSection, Step, TaskLosses
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+
+__all__ = ["Flatness"]
+
+
+class Flatness(MethodSection):
+    r"""``flatness = 0.05``: gradients from the worst point near the parameters, task by task.
+
+    For each task t with gradient :math:`g_t` the parameters move by :math:`\varepsilon_t = \rho
+    g_t / \lVert g_t \rVert`, where the gradient is :math:`g_t^{SAM}`. Shared parameters get
+    :math:`A(g) + A(g^{SAM} - g)` with the run's aggregator A, which resolves conflicts of the
+    losses and those of their flatness apart; a scalarizer, whose weights are those of the losses,
+    makes this the weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their
+    :math:`g_t^{SAM}`. The same units are dropped at both points.
+
+    That one ball of radius ρ is around a task's shared and own parameters together is our reading.
+
+    A step takes a backward pass for each task, and one forward and backward pass more of the
+    encoder and the task's own light cone.
+
+    Attributes:
+        rho: radius of the ball; 0 is plain training.
+
+    References:
+        Phan et al., arXiv:2211.13723.
+    """
+
+    short: ClassVar[str] = "rho"
+    rho: float = Field(0.05, ge=0, allow_inf_nan=False)
+
+    def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        """The method at work."""
+        return _TaskSharpness(self.rho)
+
+
+class _TaskSharpness(Method):
+    def __init__(self, rho: float) -> None:
+        super().__init__()
+        self.rho = rho
+        self._random: list[Tensor] = []
+
+    def change_batch(self, batch: Batch, step: Step) -> Batch:
+        """Take note of the random numbers that the batch begins with."""
+        device = batch.inputs.device
+        self._random = [torch.get_rng_state()]
+        if device.type == "cuda":
+            self._random.append(torch.cuda.get_rng_state(device))
+        return batch
+
+    def gradients(self, losses: TaskLosses, step: Step) -> None:
+        """Of all tasks with labels."""
+        n_shared, parameters = len(step.shared), [*step.shared, *step.own]
+        plain: list[list[Tensor]] = []
+        for value in losses.values:
+            found = torch.autograd.grad(
+                value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            plain.append([step.summed(g) for g in found])
+        sharp = [
+            self._sharp(losses.batch, place, own, step)
+            for place, own in zip(losses.places(), plain, strict=True)
+        ]
+        rows = [torch.stack(one) for one in zip(*sharp, strict=True)]
+        if not step.uses_jacobian:
+            gradients = step.combined(losses, rows)
+        else:
+            gradients = [own.sum(0) for own in rows[n_shared:]]
+            shared = [torch.stack(one) for one in zip(*plain, strict=True)][:n_shared]
+            flat = [a - b for a, b in zip(rows, shared, strict=False)]
+            gradients = [*self._aggregated(losses, shared, flat, step), *gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    @staticmethod
+    def _aggregated(
+        losses: TaskLosses, plain: list[Tensor], flat: list[Tensor], step: Step
+    ) -> list[Tensor]:
+        if not plain:
+            return []
+        combined = step.combined(losses, plain)
+        # Not every aggregator takes a matrix of zeros.
+        if not any(bool(rows.any()) for rows in flat):
+            return combined
+        return [a + b for a, b in zip(combined, step.combined(losses, flat), strict=True)]
+
+    @torch.no_grad()
+    def _sharp(self, batch: Batch, place: int, found: list[Tensor], step: Step) -> list[Tensor]:
+        """A task's gradient at the worst point nearby."""
+        norm = torch.stack([g.norm() for g in found]).norm()
+        if not self.rho or not float(norm):
+            return found
+        parameters = [*step.shared, *step.own]
+        buffers = list(step.model.buffers())
+        before = [tensor.clone() for tensor in (*parameters, *buffers)]
+        try:
+            for parameter, gradient in zip(parameters, found, strict=True):
+                parameter.add_(gradient * (self.rho / norm))
+            device = batch.inputs.device
+            used = [device] if device.type == "cuda" else []
+            with torch.enable_grad(), torch.random.fork_rng(used):
+                self._draw_again(device)
+                (value,) = step.losses_of(batch, only=place).values
+                gradients = torch.autograd.grad(
+                    value, parameters, allow_unused=True, materialize_grads=True
+                )
+        finally:
+            # Running statistics of batches, too, have seen this batch already.
+            for tensor, old in zip((*parameters, *buffers), before, strict=True):
+                tensor.copy_(old)
+        return [step.summed(g) for g in gradients]
+
+    def _draw_again(self, device: torch.device) -> None:
+        torch.set_rng_state(self._random[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(self._random[1], device)
