@@ -280,17 +280,13 @@ def noise(
         make_folder(folder)
         run_study(source.device_noise, folder, seed)
     else:
-        run_robustness(
-            run,
-            source.device_noise,
-            folder,
-            scales,
-            split=split,
-            shots=shots,
-            extrapolate=extrapolate,
-            seed=seed,
-            source=source.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
-        )
+        options: dict[str, Any] = {
+            "split": split,
+            "shots": shots,
+            "extrapolate": extrapolate,
+            "seed": seed,
+        }
+        run_robustness(run, source, folder, scales, **options)
     print(f"wrote {folder}")
 
 

@@ -21,7 +21,6 @@ from qmtl.experiments._prediction_plots import (
     plot_roc,
 )
 from qmtl.experiments._report_content import (
-    NoiseRecord,
     RunContent,
     environment_rows,
     hardware_metrics,
@@ -84,7 +83,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         hidden_tasks=max(0, len(tasks) - MOST_TASKS),
         circuits=[_circuit(content, runs) for content in _distinct(runs)],
         plans=_plans(runs),
-        noises=[_noise(content) for content in runs if content.noise is not None],
+        noises=[_noise(content) for content in runs if content.noise],
         hardware=[_hardware(c.label, record) for c in runs for record in c.hardware],
         differences=recipe_rows(runs) if len(runs) > 1 else [],
         environment=environment_rows(runs),
@@ -152,19 +151,17 @@ def _plans(runs: Sequence[RunContent]) -> list[Part]:
 
 
 def _noise(content: RunContent) -> Part:
-    record = content.noise
-    assert record is not None
     tasks = content.model.tasks
-    how = {key: _words(value) for key, value in record.how.items() if value is not None}
+    how = {key: _words(value) for key, value in content.noise_how.items() if value is not None}
     rows: list[dict[str, object]] = [
         {"task": task.name, "metric": task.main_metric}
         | {
             _column(one): one.metrics.get(task.name, {}).get(task.main_metric)
-            for one in record.found
+            for one in content.noise
         }
         for task in tasks
     ]
-    figures = noise_figures(tasks[:MOST_TASKS], record)
+    figures = noise_figures(tasks[:MOST_TASKS], content.noise)
     return Part(content.label, (facts(how), table(rows)), tuple(figures))
 
 
@@ -214,15 +211,7 @@ WIDE, SQUARE = (4.6, 3.4), (3.3, 3.1)
 MOST_TARGETS = 6
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A figure and its run."""
-
-    run: str
-    svg: Markup
-
-
-def curve_figures(runs: Sequence[RunContent]) -> list[list[Shown]]:
+def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
     """For each loss and main metric, a figure per run that has it; all runs share one scale."""
     panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
     for content in runs:
@@ -256,7 +245,9 @@ def _curve(
     )
 
 
-def _on_one_scale(drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str) -> list[Shown]:
+def _on_one_scale(
+    drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str
+) -> list[tuple[str, Markup]]:
     from matplotlib.figure import Figure
 
     with style():
@@ -265,7 +256,7 @@ def _on_one_scale(drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str) -> l
         low, high = (pick(ax.get_ylim()[i] for ax in axes) for i, pick in ((0, min), (1, max)))
         for ax in axes:
             ax.set_ylim(low, high)
-        return [Shown(label, inline_svg(f, f"{label}: {what}")) for label, f in figures.items()]
+        return [(label, inline_svg(f, f"{label}: {what}")) for label, f in figures.items()]
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
@@ -309,14 +300,14 @@ def _figure(*, legend: bool = False) -> "Figure":
     return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)
 
 
-def noise_figures(tasks: Sequence[Task], record: NoiseRecord) -> list[Markup]:
+def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Markup]:
     """A figure per task: its main metric against the strength of the noise."""
     figures = []
     for task in tasks:
-        if all(task.main_metric in one.metrics.get(task.name, {}) for one in record.found):
+        if all(task.main_metric in one.metrics.get(task.name, {}) for one in found):
             with style():
                 figure = _figure()
-                plot_under_noise(record.found, task.name, task.main_metric, figure.subplots())
+                plot_under_noise(found, task.name, task.main_metric, figure.subplots())
                 figures.append(inline_svg(figure, f"{task.main_metric} of {task.name} under noise"))
     return figures
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,6 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class NoiseRecord:
-    """What ``qmtl noise RUN`` wrote: how, and the metrics under each strength."""
-
-    how: Mapping[str, Any]
-    found: tuple[UnderNoise, ...]
-
-
-@dataclass(frozen=True)
 class RunContent:
     """A finished run with everything that a report shows of it.
 
@@ -38,7 +30,8 @@ class RunContent:
         history: metrics per epoch, as in `Result.history`.
         environment: versions, seeds and machine.
         predictions: on the test split, by task; empty if ``predictions.csv`` was taken away.
-        noise: None unless the run was evaluated under noise.
+        noise: the metrics under each strength; empty unless the run was evaluated under noise.
+        noise_how: with which noise and settings.
         hardware: what ran on a backend, oldest name first.
     """
 
@@ -48,7 +41,8 @@ class RunContent:
     history: tuple[Row, ...]
     environment: Mapping[str, Any]
     predictions: Mapping[str, TaskPredictions]
-    noise: NoiseRecord | None
+    noise: tuple[UnderNoise, ...]
+    noise_how: Mapping[str, Any]
     hardware: tuple[Row, ...]
 
 
@@ -86,7 +80,7 @@ def _read(label: str, folder: Path) -> RunContent:
         _history(folder / "metrics.csv"),
         _json(folder / "environment.json"),
         read_predictions(shown, model.tasks) if shown.is_file() else {},
-        _noise(folder / "noise"),
+        *_noise(folder / "noise"),
         tuple(_hardware(path) for path in tests),
     )
 
@@ -140,44 +134,20 @@ def _history(path: Path) -> tuple[Row, ...]:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 
-def _noise(folder: Path) -> NoiseRecord | None:
-    path = folder / "noise.csv"
+def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
+    path, how = folder / "noise.csv", folder / "noise.json"
     if not path.is_file():
-        return None
+        return (), {}
     metrics: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     try:
         for row in _csv(path, ("scale", "extrapolation", "task", "metric", "value")):
             under = metrics.setdefault((row["scale"], row["extrapolation"]), {})
             under.setdefault(row["task"], {})[row["metric"]] = float(row["value"] or "nan")
-        found = tuple(
-            UnderNoise(float(scale), method, values) for (scale, method), values in metrics.items()
-        )
+        found = [UnderNoise(float(scale), method, of) for (scale, method), of in metrics.items()]
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
     # Folders written before noise.json was do not say how.
-    how = _json(folder / "noise.json") if (folder / "noise.json").is_file() else {}
-    return NoiseRecord(how, found)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the table of metrics; `best` says that no head of any run does better."""
-
-    text: str
-    best: bool
-
-
-@dataclass(frozen=True)
-class MetricTable:
-    """Metrics on a split: a row per task and metric, columns grouped by run.
-
-    Attributes:
-        groups: runs, each with the names of its columns.
-        rows: task, metric, and the cells of all groups in order.
-    """
-
-    groups: tuple[tuple[str, tuple[str, ...]], ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
+    return tuple(found), _json(how) if how.is_file() else {}
 
 
 def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
@@ -252,8 +222,15 @@ def overview(
     return rows
 
 
-def metric_table(runs: Sequence[RunContent], split: str) -> MetricTable:
-    """Models, rivals and constant predictions on a split."""
+def metric_table(
+    runs: Sequence[RunContent], split: str
+) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str, list[tuple[str, bool]]]]]:
+    """Models, rivals and constant predictions on a split.
+
+    Returns:
+        Runs, each with the names of its columns; and a row per task and metric with the cells of
+        all columns: their text, and whether no head of any run does better.
+    """
     columns: list[tuple[str, dict[str, Any]]] = []
     groups = []
     for content in runs:
@@ -261,38 +238,36 @@ def metric_table(runs: Sequence[RunContent], split: str) -> MetricTable:
         own = {"model": results["metrics"][split]}
         own |= {name: metrics[split] for name, metrics in results["rivals"].items()}
         own["constant"] = results["baselines"][split]
-        groups.append((content.label, tuple(own)))
+        groups.append((content.label, list(own)))
         columns += own.items()
-    wanted = dict.fromkeys(
+    wanted = _wanted(metrics for _, metrics in columns)
+    order = list(dict.fromkeys(task for task, _ in wanted))
+    rows = [
+        (task, metric, _cells(metric, [(name, m.get(task, {}).get(metric)) for name, m in columns]))
+        for task, metric in sorted(wanted, key=lambda key: order.index(key[0]))
+    ]
+    return groups, rows
+
+
+def _wanted(columns: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], None]:
+    """Each task and metric that some column has."""
+    return dict.fromkeys(
         (task, metric)
-        for _, metrics in columns
+        for metrics in columns
         for task, values in metrics.items()
         for metric in values
         if metric != "loss"
     )
-    rows = [
-        (task, metric, _cells(metric, [(name, m.get(task, {}).get(metric)) for name, m in columns]))
-        for task, metric in sorted(wanted, key=lambda key: list(_tasks(columns)).index(key[0]))
-    ]
-    return MetricTable(tuple(groups), tuple(rows))
 
 
-def _tasks(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, None]:
-    return dict.fromkeys(task for _, metrics in columns for task in metrics)
-
-
-def _cells(metric: str, values: Sequence[tuple[str, float | None]]) -> tuple[Cell, ...]:
+def _cells(metric: str, values: Sequence[tuple[str, float | None]]) -> list[tuple[str, bool]]:
     sign = -1 if metric in LOWER_IS_BETTER else 1
     rivals = [sign * v for name, v in values if name != "constant" and _defined(v)]  # type: ignore[operator]
-    best = max(rivals, default=math.inf)
-    alone = len(rivals) < 2
-    return tuple(
-        Cell(
-            number(value),
-            not alone and name != "constant" and _defined(value) and sign * (value or 0) == best,
-        )
-        for name, value in values
-    )
+    best = max(rivals) if len(rivals) > 1 else math.inf
+    return [
+        (number(v), name != "constant" and _defined(v) and sign * (v or 0) == best)
+        for name, v in values
+    ]
 
 
 def _defined(value: float | None) -> bool:
@@ -328,15 +303,8 @@ def _plain(value: Any) -> str:
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
     """Metrics of the samples measured on a backend, and those of the simulator on the same ones."""
     columns = record.get("metrics", {})
-    wanted = dict.fromkeys(
-        (task, metric)
-        for metrics in columns.values()
-        for task, values in metrics.items()
-        for metric in values
-        if metric != "loss"
-    )
     return [
         {"task": task, "metric": metric}
         | {name: metrics.get(task, {}).get(metric) for name, metrics in columns.items()}
-        for task, metric in wanted
+        for task, metric in _wanted(columns.values())
     ]

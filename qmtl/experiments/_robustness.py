@@ -14,6 +14,7 @@ from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz
 from qmtl.data import Split
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._extrapolation import ExtrapolatedSimulator
+from qmtl.experiments._recipe import NoiseSection
 from qmtl.experiments._run import Run
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
@@ -241,7 +242,7 @@ NoiseOf = Callable[[int], DeviceNoise]
 
 def run_robustness(
     path: Path,
-    noise: NoiseOf,
+    noise: NoiseSection,
     out: Path,
     scales: Sequence[float],
     *,
@@ -249,7 +250,6 @@ def run_robustness(
     shots: int | None = None,
     extrapolate: str | None = None,
     seed: int = 0,
-    source: Mapping[str, Any] | None = None,
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
 
@@ -257,14 +257,10 @@ def run_robustness(
 
     Args:
         path: the run directory.
-        noise: number of wires to the noise of strength 1.
+        noise: of strength 1.
         out: folder for the files; made if needed.
-        scales: see `evaluate_under_noise`.
         split: the rows to evaluate on.
-        shots: see `evaluate_under_noise`.
-        extrapolate: see `evaluate_under_noise`.
-        seed: of the shots.
-        source: what the noise is, in words or numbers.
+        scales, shots, extrapolate, seed: see `evaluate_under_noise`.
     """
     run = Run.read(path)
     data, model = run.load_data(split), run.load_model()
@@ -272,7 +268,7 @@ def run_robustness(
     found = evaluate_under_noise(
         model,
         data.splits[split],
-        DeviceNoise() if circuit is None else noise(circuit.n_wires),
+        DeviceNoise() if circuit is None else noise.device_noise(circuit.n_wires),
         scales,
         shots=shots,
         extrapolate=extrapolate,
@@ -280,8 +276,9 @@ def run_robustness(
     )
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "noise.csv", (row for one in found for row in one.rows()))
+    source = noise.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     how = {"split": split, "rows": len(data.splits[split]), "shots": shots, "seed": seed}
-    write_json(out / "noise.json", {"noise": dict(source or {})} | how)
+    write_json(out / "noise.json", {"noise": source} | how)
     save_figure(_draw_run(model.tasks, found), out / "noise.png")
     _show_run(f"{path}: {split}, {len(data.splits[split])} rows", model.tasks, found)
     return found

@@ -12,6 +12,7 @@ References:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -351,8 +352,8 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
 
 Say = Callable[[str], None]
 Wanted = Callable[[Case], bool]
-# Title, axis label, what varies, and which cases: one column of a figure.
-Column = tuple[str, str, Callable[[GradientVariance], int], Wanted]
+# Title, axis label, the field of `Case` that varies, and which cases: one column of a figure.
+Column = tuple[str, str, str, Wanted]
 # On a ring of fewer registers of two wires, the default cone of six wires is cut short.
 WHOLE_CONE = 3
 RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
@@ -430,18 +431,6 @@ def _report(
 def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:
     deep = max(settings.layers)
 
-    def wires(one: GradientVariance) -> int:
-        return one.case.wires
-
-    def block(one: GradientVariance) -> int:
-        return one.case.block_layers
-
-    def encoding(one: GradientVariance) -> int:
-        return one.case.encoding_layers
-
-    def tasks(one: GradientVariance) -> int:
-        return one.case.tasks
-
     def of(study: str, entangler: str, layers: int | None = None) -> Wanted:
         return lambda case: (
             (case.study, case.entangler) == (study, entangler)
@@ -451,16 +440,16 @@ def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:
     middle = "block layers"
     return {
         "wires": [
-            (f"block of {SHALLOW} layers, CZ ring", "wires n", wires, of("wires", "cz_ring", 2)),
-            (f"{deep} layers, CZ ring", "wires n", wires, of("wires", "cz_ring", deep)),
-            (f"{deep} layers, all to all", "wires n", wires, of("wires", "all_to_all", deep)),
+            (f"block of {SHALLOW} layers, CZ ring", "wires n", "wires", of("wires", "cz_ring", 2)),
+            (f"{deep} layers, CZ ring", "wires n", "wires", of("wires", "cz_ring", deep)),
+            (f"{deep} layers, all to all", "wires n", "wires", of("wires", "all_to_all", deep)),
         ],
         "layers": [
-            ("block, CZ ring", "block layers", block, of(middle, "cz_ring")),
-            ("block, all to all", "block layers", block, of(middle, "all_to_all")),
-            ("encoding", "encoding layers", encoding, of("encoding layers", "cz_ring")),
+            ("block, CZ ring", "block layers", "block_layers", of(middle, "cz_ring")),
+            ("block, all to all", "block layers", "block_layers", of(middle, "all_to_all")),
+            ("encoding", "encoding layers", "encoding_layers", of("encoding layers", "cz_ring")),
         ],
-        "tasks": [("read on a register of 2 wires", "tasks T", tasks, of("tasks", "cz_ring"))],
+        "tasks": [("read on a register of 2 wires", "tasks T", "tasks", of("tasks", "cz_ring"))],
     }
 
 
@@ -474,10 +463,10 @@ def _figure(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Fi
         figure = Figure(figsize=(4.3 * shape[1], 3.5 * shape[0]))
         axes = figure.subplots(*shape, squeeze=False, sharey=True)
         panels = [(initial, column) for initial in INITIALS for column in columns]
-        for ax, (initial, (title, xlabel, against, wanted)) in zip(axes.flat, panels, strict=True):
+        for ax, (initial, (title, xlabel, varied, wanted)) in zip(axes.flat, panels, strict=True):
             own = [one for one in found if one.case.initial == initial and wanted(one.case)]
             whole = f"{title}\n{DRAWN[initial]}"
-            plot_variance(own, ax, against=against, xlabel=xlabel, title=whole)
+            plot_variance(own, ax, against=attrgetter(f"case.{varied}"), xlabel=xlabel, title=whole)
         for ax in axes[:, 1:].flat:
             ax.set_ylabel("")
     return figure

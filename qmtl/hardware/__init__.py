@@ -16,7 +16,6 @@ from qmtl.hardware._prepare import prepare as prepare
 from qmtl.hardware._prepared_run import Estimate as Estimate
 from qmtl.hardware._prepared_run import PreparedRun as PreparedRun
 from qmtl.hardware._qiskit import QiskitHeadCircuit as QiskitHeadCircuit
-from qmtl.hardware._qiskit import state_index as state_index
 from qmtl.hardware._qiskit import to_qasm3 as to_qasm3
 from qmtl.hardware._qiskit import to_qiskit as to_qiskit
 from qmtl.hardware._result import Comparison as Comparison

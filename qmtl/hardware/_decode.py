@@ -23,6 +23,7 @@ from qmtl.hardware._prepared_run import (
     TaskReading,
     Values,
     calibration_register,
+    strings_of,
 )
 from qmtl.simulators import PROBABILITY_FLOOR
 
@@ -332,19 +333,15 @@ def _estimated(
             values[:, observable.outputs] = means[:, [at]]
             errors[:, observable.outputs] = stds[:, [at]]
             continue
-        k = len(qubits)
-        masks = range(1, 1 << k)
-        at_masks = [
-            column[tuple(q for i, q in enumerate(qubits) if mask >> (k - 1 - i) & 1)]
-            for mask in masks
-        ]
-        states = np.arange(1 << k)
-        signs = np.array(
-            [[1 - 2 * ((s & m).bit_count() % 2) for m in masks] for s in map(int, states)]
+        n_states = 1 << len(qubits)
+        places = [column[string] for string in strings_of(qubits)]
+        # Of string m, the sign in state s.
+        signs = 1 - 2 * np.array(
+            [[(s & m).bit_count() % 2 for m in range(1, n_states)] for s in range(n_states)]
         )
-        likely = (1 + means[:, at_masks] @ signs.T) / (1 << k)
+        likely = (1 + means[:, places] @ signs.T) / n_states
         # Strings come from the same shots; their errors are taken as independent.
-        spread = np.sqrt((stds[:, at_masks] ** 2).sum(axis=1, keepdims=True)) / (1 << k)
+        spread = np.sqrt((stds[:, places] ** 2).sum(axis=1, keepdims=True)) / n_states
         likely = np.clip(likely, 0, None)
         likely /= likely.sum(axis=1, keepdims=True)
         rows = np.array(observable.rows)

@@ -130,8 +130,7 @@ def _noisy_bits(
     random: np.random.Generator,
 ) -> dict[str, Bits]:
     """Bits of each classical register, (samples, shots, size)."""
-    registers = {register.name: list(register) for register in circuit.cregs}
-    asked = {"all": circuit.clbits} if whole else registers
+    asked = {"all": circuit.clbits} if whole else {r.name: list(r) for r in circuit.cregs}
     found = {}
     for name, likely in _distributions(circuit, values, asked, backend, noise).items():
         counts = random.multinomial(shots, likely)
@@ -139,10 +138,13 @@ def _noisy_bits(
         shifts = np.arange(len(asked[name]))[::-1]
         drawn = random.permuted(outcomes, axis=1)
         found[name] = (drawn[..., None] >> shifts & 1).astype(np.uint8)
-    if not whole:
-        return found
+    return _cut(circuit, found["all"]) if whole else found
+
+
+def _cut(circuit: "QuantumCircuit", bits: Bits) -> dict[str, Bits]:
+    """The bits of each classical register, from those of the circuit."""
     place = {bit: i for i, bit in enumerate(circuit.clbits)}
-    return {n: found["all"][..., [place[b] for b in bits]] for n, bits in registers.items()}
+    return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
 
 
 def _distributions(
@@ -252,9 +254,7 @@ def _ideal_bits(
 ) -> dict[str, Bits]:
     """Bits of each classical register, (samples, shots, size)."""
     if whole:
-        bits = _aer_bits(circuit, values, shots, random)
-        place = {bit: i for i, bit in enumerate(circuit.clbits)}
-        return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
+        return _cut(circuit, _aer_bits(circuit, values, shots, random))
     columns = {parameter: i for i, parameter in enumerate(circuit.parameters)}
     found = {}
     for register in circuit.cregs:

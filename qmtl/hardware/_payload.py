@@ -26,6 +26,7 @@ from qmtl.hardware._prepared_run import (
     Values,
     calibration_register,
     chunk_hash,
+    strings_of,
 )
 from qmtl.hardware._qiskit import QiskitHeadCircuit, fingerprint, measured_qubits, to_qiskit
 from qmtl.hardware._settings import HardwareSettings
@@ -292,9 +293,7 @@ def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
                     f"task {task.task!r}: the estimator would need all 2^{len(qubits)} Z strings "
                     f"of its wires: use the sampler"
                 )
-            for mask in range(1, 1 << len(qubits)):
-                chosen = (q for i, q in enumerate(qubits) if mask >> (len(qubits) - 1 - i) & 1)
-                found[tuple(chosen)] = None
+            found |= dict.fromkeys(strings_of(qubits))
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -23,6 +23,8 @@ T = TypeVar("T")
 Execution = Literal["device", "whole circuit on the cut", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
+# Fields of a prepared run that JSON holds as they are.
+PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request")
 Values = NDArray[np.float64]
 
 
@@ -243,21 +245,15 @@ class PreparedRun:
         """The run as one zip file of QPY, JSON and npz; `from_bytes` reads it."""
         from qiskit import qpy
 
-        description = {
+        plain = {name: getattr(self, name) for name in PLAIN}
+        description = plain | {
             "format": FORMAT,
             "version": VERSION,
-            "backend": self.backend,
-            "primitive": self.primitive,
-            "mode": self.mode,
             "chunks": [asdict(chunk) for chunk in self.chunks],
             "decoding": self.decoding.to_dict(),
-            "options": dict(self.options),
             "estimate": asdict(self.estimate),
             "predicted": list(self.predicted),
             "exact": list(self.exact),
-            "execution": self.execution,
-            "context": dict(self.context),
-            "request": self.request,
         }
         circuits, arrays, content = io.BytesIO(), io.BytesIO(), io.BytesIO()
         qpy.dump(list(self.circuits), circuits)
@@ -291,20 +287,14 @@ class PreparedRun:
             decoding = dict(read["decoding"])
             decoding["confusion"] = {q: pair for q, *pair in decoding["confusion"]}
             return cls(
-                backend=read["backend"],
-                primitive=read["primitive"],
-                mode=read["mode"],
                 circuits=circuits,
                 values=tuple(arrays[f"values-{i}"] for i in range(len(circuits))),
                 chunks=_read(tuple[Chunk, ...], read["chunks"]),
                 decoding=_read(Decoding, decoding),
-                options=read["options"],
                 estimate=_read(Estimate, read["estimate"]),
                 predicted={t: arrays[f"predicted-{i}"] for i, t in enumerate(read["predicted"])},
                 exact={t: arrays[f"exact-{i}"] for i, t in enumerate(read["exact"])},
-                execution=read["execution"],
-                context=read["context"],
-                request=read.get("request", ""),
+                **{name: read[name] for name in PLAIN if name in read},
             )
         except Exception as error:
             raise InvalidInputError(f"a prepared run cannot be read: {error!r}") from None
@@ -372,3 +362,19 @@ def calibration_register(qubit: int) -> str:
         'q7'
     """
     return f"q{qubit}"
+
+
+def strings_of(qubits: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every non-empty subset of qubits; number m, from 1, has those where m has a bit.
+
+    The first qubit is the most significant bit.
+
+    Example:
+        >>> strings_of([7, 3])
+        [(3,), (7,), (7, 3)]
+    """
+    n = len(qubits)
+    return [
+        tuple(qubit for i, qubit in enumerate(qubits) if mask >> (n - 1 - i) & 1)
+        for mask in range(1, 1 << n)
+    ]

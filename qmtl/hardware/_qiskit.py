@@ -2,8 +2,7 @@
 
 Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is printed
 last. Bit i of a task's classical register is wire i of the task's register. An integer outcome is
-therefore our state index (first wire most significant) with its bits reversed; `state_index`
-converts it.
+therefore our state index (first wire most significant) with its bits reversed.
 """
 
 import re
@@ -76,33 +75,6 @@ class QiskitHeadCircuit:
                 f"angles must have shape (batch, {self.n_features}), got {array.shape}"
             )
         return array[:, columns]
-
-
-def state_index(outcome: Any, n_wires: int) -> Any:
-    """Our state index (first wire most significant) of a register's integer outcome(s) in Qiskit.
-
-    Args:
-        outcome: an integer, or an integer array of any shape.
-        n_wires: wires of the register.
-
-    Raises:
-        InvalidInputError: for an outcome outside ``0 … 2^n_wires - 1``.
-
-    Example:
-        >>> state_index(0b001, 3), state_index(np.array([0, 1, 2, 3]), 2).tolist()
-        (4, [0, 2, 1, 3])
-    """
-    array = np.asarray(outcome)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise InvalidInputError(f"outcomes must be integers, got {array.dtype}")
-    if array.size and (array.min() < 0 or array.max() >= 2**n_wires):
-        raise InvalidInputError(
-            f"outcomes of {n_wires} wires lie in 0 … {2**n_wires - 1}, "
-            f"got {array.min()} … {array.max()}"
-        )
-    wide = array.astype(np.int64)
-    index = sum(((wide >> i) & 1) << (n_wires - 1 - i) for i in range(n_wires))
-    return int(index) if array.ndim == 0 else index
 
 
 def to_qiskit(

@@ -61,39 +61,6 @@ class Comparison:
         """The largest deviation, in standard errors."""
         return max(float(np.nanmax(abs(d), initial=0.0)) for d in self.deviations.values())
 
-    def table(self) -> list[dict[str, Any]]:
-        """A row for each task and output: means over samples, and the mean's deviation.
-
-        Keys: task, output, measured, predicted, exact (None if not known), standard_error,
-        deviation_in_standard_errors, largest_deviation.
-        """
-        rows = []
-        for task, measured in self.measured.items():
-            for output in range(measured.shape[1]):
-                known = np.isfinite(measured[:, output])
-                n = int(known.sum())
-                if not n:
-                    continue
-                error = float(np.sqrt((self.errors[task][known, output] ** 2).sum())) / n
-                means = [
-                    float(values[task][known, output].mean()) if task in values else None
-                    for values in (self.measured, self.predicted, self.exact)
-                ]
-                difference = (means[0] or 0.0) - (means[1] or 0.0)
-                rows.append(
-                    {
-                        "task": task,
-                        "output": output,
-                        "measured": means[0],
-                        "predicted": means[1],
-                        "exact": means[2],
-                        "standard_error": error,
-                        "deviation_in_standard_errors": difference / error,
-                        "largest_deviation": float(abs(self.deviations[task][known, output]).max()),
-                    }
-                )
-        return rows
-
     def __str__(self) -> str:
         return (
             f"{self.n_compared} outputs compared, the largest deviation {self.largest:.1f} "
@@ -213,20 +180,28 @@ class HardwareResult:
         return _result_html(self)
 
     def table(self) -> list[dict[str, Any]]:
-        """Means over samples, a row for each task and output; see `Comparison.table`."""
+        """Means over samples, and the mean's deviation, a row for each task and output.
+
+        Keys: task, output, measured, predicted, exact, standard_error,
+        deviation_in_standard_errors; None for what is not known.
+        """
+        predicted, errors = self.predicted or self.exact, self.standard_errors
         if self.comparison is not None:
-            return [{key: row[key] for key in COLUMNS} for row in self.comparison.table()]
+            errors = _tensors(self.comparison.errors)
         rows = []
         for task, values in self.values.items():
-            for output in range(values.shape[1]):
-                column, errors = values[:, output], self.standard_errors[task][:, output]
-                known = ~column.isnan()
+            for output, column in enumerate(values.T):
+                known = column.isfinite()
                 n = int(known.sum())
-                row = dict.fromkeys(COLUMNS)
-                row |= {"task": task, "output": output}
-                row["measured"] = float(column[known].mean()) if n else None
-                row["standard_error"] = float(errors[known].norm()) / n if n else None
-                rows.append(row)
+                means: list[float | None] = [
+                    float(of[task][known, output].mean()) if n and task in of else None
+                    for of in (self.values, predicted, self.exact)
+                ]
+                error = float(errors[task][known, output].norm()) / n if n else None
+                off = None
+                if means[0] is not None and means[1] is not None and error:
+                    off = (means[0] - means[1]) / error
+                rows.append(dict(zip(COLUMNS, (task, output, *means, error, off), strict=True)))
         return rows
 
     def to_dict(self) -> dict[str, Any]:

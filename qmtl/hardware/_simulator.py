@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,23 +168,12 @@ class HardwareSimulator(Simulator):
             self._opened = open_backend(self.backend, service=self.service)
         return self._opened
 
-    def _measure(
-        self,
-        circuit: HeadCircuit,
-        angles: Tensor,
-        weights: Mapping[str, Tensor],
-        tasks: tuple[str, ...],
-    ) -> dict[str, Tensor]:
-        decoded = self._run(_head_run(circuit, angles, weights, tasks))
-        return {name: torch.from_numpy(decoded.values[name]).to(angles) for name in tasks}
-
     def _outputs(
         self, circuit: HeadCircuit, tasks: tuple[str, ...], weights: Tensor, angles: Tensor
     ) -> Tensor:
         """Measured outputs of the tasks side by side, (samples, outputs)."""
-        named = weights_by_name(circuit, weights.detach())
-        values = self._measure(circuit, angles.detach(), named, tasks)
-        return torch.cat([values[name] for name in tasks], dim=1)
+        decoded = self._run(_head_run(circuit, angles, weights_by_name(circuit, weights), tasks))
+        return torch.from_numpy(np.concatenate([decoded.values[n] for n in tasks], 1)).to(angles)
 
     def _run(self, run: HeadRun) -> Decoded:
         backend = self._open()

@@ -29,7 +29,7 @@ from qmtl.circuit import (  # noqa: E402
     RotationAnsatz,
 )
 from qmtl.errors import InvalidInputError, MissingDependencyError  # noqa: E402
-from qmtl.hardware import state_index, to_qasm3, to_qiskit  # noqa: E402
+from qmtl.hardware import to_qasm3, to_qiskit  # noqa: E402
 from qmtl.pennylane import PennyLaneSimulator  # noqa: E402
 from qmtl.simulators import LightConeSimulator  # noqa: E402
 from qmtl.tasks import Task  # noqa: E402
@@ -183,7 +183,7 @@ def test_more_than_ten_features_are_not_confused():
 
 @pytest.mark.parametrize("layout", ["partitioned", "shared"])
 def test_measured_bits_are_our_states(layout):
-    """Sampled register outcomes, through `state_index`, follow our probabilities."""
+    """Sampled register outcomes, with their bits reversed, follow our probabilities."""
     primitives = pytest.importorskip("qiskit_aer.primitives")
     tasks = [Task.multiclass("my task", 7), Task.multiclass("b", 3)]
     circuit = HeadCircuit(tasks, layout=layout)
@@ -195,18 +195,10 @@ def test_measured_bits_are_our_states(layout):
         result = primitives.SamplerV2(seed=1).run([bound], shots=20_000).result()[0]
         bits = result.data[head.registers[task.name]]
         n_wires = len(circuit.register(task.name).wires)
-        outcomes = [int(text, 2) for text in bits.get_bitstrings()]
-        states = np.bincount(state_index(np.array(outcomes), n_wires), minlength=2**n_wires)
+        outcomes = [int(text[::-1], 2) for text in bits.get_bitstrings()]
+        states = np.bincount(outcomes, minlength=2**n_wires)
         expected = ours[task.name][0].numpy()
         np.testing.assert_allclose(states[: len(expected)] / 20_000, expected, atol=0.02)
-
-
-@given(st.integers(1, 12), st.data())
-def test_state_index_reverses_bits(n_wires, data):
-    outcome = data.draw(st.integers(0, 2**n_wires - 1))
-    assert state_index(outcome, n_wires) == int(bin(outcome)[2:].zfill(n_wires)[::-1], 2)
-    array = np.array([[outcome]], dtype=np.uint8 if outcome < 256 else np.int64)
-    assert state_index(array, n_wires).tolist() == [[state_index(outcome, n_wires)]]
 
 
 ODD_NAMES = ["q", "x", "w_encoding", "w_a", "a", "bit", "input", "pi", "U", "ry", "measure", "rzz"]
@@ -263,8 +255,6 @@ def test_errors():
         (lambda: to_qiskit(circuit).parameter_values(angles), "symbolic weights"),
         (lambda: to_qiskit(circuit, weights).parameter_values(angles[0]), "shape (batch, 4)"),
         (lambda: to_qiskit(circuit, weights).parameter_values(angles[:, 1:]), "got (2, 3)"),
-        (lambda: state_index(4, 2), "0 … 3"),
-        (lambda: state_index(0.5, 2), "integers"),
     ]:
         with pytest.raises(InvalidInputError, match=re.escape(expected)):
             call()
