@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl.encoders._mlp import ACTIVATIONS
-from qmtl.encoders._section import Count, EncoderSection, image_shape, seeded
+from qmtl.encoders._section import Count, EncoderSection, check_count, image_shape, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
 POOLINGS = ("average", "flatten")
@@ -168,8 +168,7 @@ def _check_numbers(size: Sequence[int], widths: Sequence[int], out_features: int
         raise InvalidInputError("channels must hold at least one block's channels, got none")
     if any(_is_no_count(n) for n in widths):
         raise InvalidInputError(f"in_channels and channels must be integers >= 1, got {widths}")
-    if _is_no_count(out_features):
-        raise InvalidInputError(f"out_features must be an integer >= 1, got {out_features!r}")
+    check_count("out_features", out_features)
     blocks = len(widths) - 1
     if min(size) < 2**blocks:
         raise InvalidInputError(

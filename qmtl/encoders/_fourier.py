@@ -9,7 +9,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._section import Count, EncoderSection, flat_width, seeded
+from qmtl.encoders._section import (
+    Count,
+    EncoderSection,
+    check_count,
+    check_flat,
+    flat_width,
+    seeded,
+)
 from qmtl.errors import InvalidInputError
 
 
@@ -51,10 +58,9 @@ class FourierFeatures(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, width in (("in_features", in_features), ("out_features", out_features),
-                            ("n_cosines", n_cosines)):  # fmt: skip
-            if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-                raise InvalidInputError(f"{name} must be an integer >= 1, got {width!r}")
+        check_count("in_features", in_features)
+        check_count("out_features", out_features)
+        check_count("n_cosines", n_cosines)
         if not 0 < scale < math.inf:
             raise InvalidInputError(f"scale must be a positive number, got {scale!r}")
         self.in_features, self.out_features = in_features, out_features
@@ -67,10 +73,7 @@ class FourierFeatures(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
         """Features of the inputs."""
-        if inputs.ndim != 2 or inputs.shape[1] != self.in_features:
-            raise InvalidInputError(
-                f"inputs must have shape (batch, {self.in_features}), got {tuple(inputs.shape)}"
-            )
+        check_flat(inputs, self.in_features)
         angles = inputs @ self.get_buffer("directions") + self.get_buffer("shifts")
         features: Tensor = self.layer(math.sqrt(2 / self.n_cosines) * angles.cos())
         return features

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl.encoders._mlp import MLP
-from qmtl.encoders._section import Count, EncoderSection, flat_width, seeded
+from qmtl.encoders._section import Count, EncoderSection, check_count, flat_width, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
 
@@ -323,8 +323,7 @@ def _check(widths: Mapping[str, int], dim: int, n_heads: int, modality_dropout: 
         )
     numbers = {f"widths[{name!r}]": width for name, width in widths.items()}
     for name, value in {**numbers, "dim": dim, "n_heads": n_heads}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
+        check_count(name, value)
     if dim % n_heads:
         raise InvalidInputError(f"n_heads must divide dim, got {n_heads} heads and dim {dim}")
     if not 0 <= modality_dropout < 1:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl._sections import RecipePath
-from qmtl.encoders._section import EncoderSection, image_shape, seeded
+from qmtl.encoders._section import EncoderSection, check_count, image_shape, seeded
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra, unknown_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -74,8 +74,7 @@ class ImageBackbone(nn.Module):
         super().__init__()
         if library not in LIBRARIES:
             raise unknown_name("library", library, LIBRARIES)
-        if isinstance(out_features, bool) or not isinstance(out_features, int) or out_features < 1:
-            raise InvalidInputError(f"out_features must be an integer >= 1, got {out_features!r}")
+        check_count("out_features", out_features)
         self.name, self.out_features, self.library = name, out_features, library
         self.frozen = False
         with seeded(seed):

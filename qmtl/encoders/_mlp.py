@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._section import EncoderSection, flat_width, seeded
+from qmtl._sections import Section
+from qmtl.encoders._section import EncoderSection, check_count, check_flat, flat_width, seeded
 from qmtl.errors import InvalidInputError, unknown_name
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -79,10 +80,7 @@ class MLP(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
         """Features of the inputs."""
-        if inputs.ndim != 2 or inputs.shape[1] != self.in_features:
-            raise InvalidInputError(
-                f"inputs must have shape (batch, {self.in_features}), got {tuple(inputs.shape)}"
-            )
+        check_flat(inputs, self.in_features)
         if self.standardise:
             inputs = (inputs - self.get_buffer("input_mean")) * self.get_buffer("input_scale")
         features: Tensor = self.layers(inputs)
@@ -148,8 +146,7 @@ class Identity(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-            raise InvalidInputError(f"n_features must be an integer >= 1, got {n_features!r}")
+        check_count("n_features", n_features)
         self.in_features = self.out_features = n_features
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -166,7 +163,14 @@ class Identity(nn.Module):
         return cls(description["n_features"])
 
 
-class MLPSection(EncoderSection):
+class _MLPKeys(Section):
+    hidden: list[int] = Field(default_factory=lambda: [64])
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    standardise: bool = False
+
+
+class MLPSection(_MLPKeys, EncoderSection):
     """``type = "MLP"``, the default.
 
     Attributes:
@@ -179,38 +183,24 @@ class MLPSection(EncoderSection):
 
     encoder: ClassVar[type[nn.Module]] = MLP
     type: Literal["MLP"] = "MLP"
-    hidden: list[int] = Field(default_factory=lambda: [64])
-    activation: str = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    standardise: bool = False
 
     def build(
         self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
     ) -> nn.Module:
         """The MLP for inputs (N, width)."""
-        encoder = MLP(
-            flat_width(self.type, inputs),
-            *self.hidden,
-            out_features=n_features,
-            activation=self.activation,
-            dropout=self.dropout,
-            standardise=self.standardise,
-            seed=self.seed,
-        )
+        options = self.model_dump(exclude={"type", "hidden"})
+        width = flat_width(self.type, inputs)
+        encoder = MLP(width, *self.hidden, out_features=n_features, **options)
         if self.standardise:
             encoder.set_input_scale(inputs)
         return encoder
 
 
-class IdentitySection(EncoderSection):
+class IdentitySection(_MLPKeys, EncoderSection):
     """``type = "Identity"``. It has no use for MLP's keys, but a grid may try it beside MLP."""
 
     encoder: ClassVar[type[nn.Module]] = Identity
     type: Literal["Identity"] = "Identity"
-    hidden: list[int] = Field(default_factory=lambda: [64])
-    activation: str = "relu"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    standardise: bool = False
 
     def build(
         self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None

@@ -61,6 +61,26 @@ def known_encoders() -> dict[str, Any]:
     return {encoder.__name__: encoder for encoder in sorted(encoders, key=lambda e: e.__name__)}
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise if a number is not an integer >= 1; the error names it.
+
+    Example:
+        >>> check_count("dim", 0)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: dim must be an integer >= 1, got 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
+
+
+def check_flat(inputs: Tensor, width: int) -> None:
+    """Raise if inputs are not of shape (batch, width)."""
+    if inputs.ndim != 2 or inputs.shape[1] != width:
+        raise InvalidInputError(
+            f"inputs must have shape (batch, {width}), got {tuple(inputs.shape)}"
+        )
+
+
 def flat_width(encoder: str, inputs: Tensor) -> int:
     """The width of inputs (N, width).
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qmtl.encoders._section import check_count
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
 
 FORMAT = "qmtl-embeddings-1"
@@ -185,8 +186,7 @@ class TextEmbedding:
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value is None and name == "max_length":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
+            check_count(name, value)
         self.model = str(model)
         self.cache_folder = _cache_folder(cache)
         self.batch_size, self.max_length = batch_size, max_length

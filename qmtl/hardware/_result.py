@@ -1,5 +1,6 @@
 """What a run measured beside what it should be: comparisons in standard errors, and records."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,39 @@ class Comparison:
         """The largest deviation, in standard errors."""
         return max(float(np.nanmax(abs(d), initial=0.0)) for d in self.deviations.values())
 
+    def table(self) -> list[dict[str, Any]]:
+        """As `HardwareResult.table`."""
+        return _mean_rows(self.measured, self.errors, self.predicted, self.exact)
+
     def __str__(self) -> str:
         return (
             f"{self.n_compared} outputs compared, the largest deviation {self.largest:.1f} "
             f"standard errors; {self.n_beyond} beyond {MANY:g}, {self.expected_beyond:.2g} expected"
         )
+
+
+def _mean_rows(
+    measured: Mapping[str, Any],
+    errors: Mapping[str, Any],
+    predicted: Mapping[str, Any],
+    exact: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    rows = []
+    for task, values in measured.items():
+        for output, column in enumerate(np.asarray(values).T):
+            known = np.isfinite(column)
+            n = int(known.sum())
+            means: list[float | None] = [
+                float(np.asarray(of[task])[known, output].mean()) if n and task in of else None
+                for of in (measured, predicted, exact)
+            ]
+            off = error = None
+            if n:
+                error = float(np.linalg.norm(np.asarray(errors[task])[known, output])) / n
+            if means[0] is not None and means[1] is not None and error:
+                off = (means[0] - means[1]) / error
+            rows.append(dict(zip(COLUMNS, (task, output, *means, error, off), strict=True)))
+    return rows
 
 
 def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
@@ -185,24 +214,8 @@ class HardwareResult:
         Keys: task, output, measured, predicted, exact, standard_error,
         deviation_in_standard_errors; None for what is not known.
         """
-        predicted, errors = self.predicted or self.exact, self.standard_errors
-        if self.comparison is not None:
-            errors = _tensors(self.comparison.errors)
-        rows = []
-        for task, values in self.values.items():
-            for output, column in enumerate(values.T):
-                known = column.isfinite()
-                n = int(known.sum())
-                means: list[float | None] = [
-                    float(of[task][known, output].mean()) if n and task in of else None
-                    for of in (self.values, predicted, self.exact)
-                ]
-                error = float(errors[task][known, output].norm()) / n if n else None
-                off = None
-                if means[0] is not None and means[1] is not None and error:
-                    off = (means[0] - means[1]) / error
-                rows.append(dict(zip(COLUMNS, (task, output, *means, error, off), strict=True)))
-        return rows
+        errors = self.standard_errors if self.comparison is None else self.comparison.errors
+        return _mean_rows(self.values, errors, self.predicted or self.exact, self.exact)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able record of the run, with its table."""
