@@ -392,6 +392,18 @@ class MultiTaskModel(nn.Module):
             for module, training in modes:
                 module.training = training
 
+    @torch.no_grad()
+    def features(self, inputs: Any) -> Tensor:
+        """What the encoder makes of inputs in evaluation mode, (batch, features).
+
+        Args:
+            inputs: as for `predict`.
+        """
+        samples = self._as_samples(inputs)
+        with self._evaluating():
+            features: Tensor = self.encoder(samples)
+        return features
+
     def _as_samples(self, inputs: Any) -> Tensor:
         reference = next(self.parameters())
         if self.columns is not None and self.columns.fits(inputs):

@@ -2,15 +2,10 @@ from ._affinity_run import check_kind as check_kind
 from ._affinity_run import run_affinity as run_affinity
 from ._affinity_run import write_affinity as write_affinity
 from ._bench import bench as bench
-from ._bench_report import as_markdown as as_markdown
-from ._bench_report import metrics_csv as metrics_csv
 from ._bench_report import plot_forest as plot_forest
 from ._bench_report import plot_score_against_parameters as plot_score_against_parameters
-from ._bench_report import seeds_csv as seeds_csv
 from ._bench_report import show_bench as show_bench
-from ._bench_report import summary_csv as summary_csv
 from ._bench_report import write_bench as write_bench
-from ._bench_report import write_plots as write_plots
 from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model

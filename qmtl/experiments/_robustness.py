@@ -129,11 +129,9 @@ def evaluate_under_noise(
 @torch.no_grad()
 def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[str, Tensor]:
     """Expectation values or probabilities of each row, by task."""
-    model.eval()
     head = model.head.with_simulator(simulator)
-    reference = next(model.parameters())
     parts = [
-        head.expectation_values(head.angles(model.encoder(chunk.to(reference))))
+        head.expectation_values(head.angles(model.features(chunk)))
         for chunk in split.inputs.split(256)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -80,25 +80,14 @@ def head_scales(head: QuantumHead) -> dict[str, float]:
     return dict(zip(head.circuit.registers, scales.detach().tolist(), strict=True))
 
 
-def _features(model: nn.Module, inputs: Any) -> tuple[QuantumHead, Tensor]:
+def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
     head = getattr(model, "head", model)
     if not isinstance(head, QuantumHead):
         raise InvalidInputError(
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
             f"or a model that has one"
         )
-    if model is head:
-        features = _samples(inputs).to(head.encoding)
-    else:
-        # Module by module: a frozen encoder may be in evaluation mode while the head trains.
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with torch.no_grad():
-                features = model.encoder(model._as_samples(inputs))  # type: ignore[operator]
-        finally:
-            for module, training in modes:
-                module.training = training
+    features = _samples(inputs).to(head.encoding) if model is head else model.features(inputs)
     if features.ndim != 2 or features.shape[1] != head.n_features:
         raise InvalidInputError(
             f"features must have shape (samples, {head.n_features}), got {tuple(features.shape)}"
