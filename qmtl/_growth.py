@@ -106,7 +106,7 @@ def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def last_layer(encoder: nn.Module) -> nn.Linear | None:
-    """The linear layer whose outputs an encoder's features are; None if there is none to be sure.
+    """The linear layer whose outputs are the encoder's features; None if that is not certain.
 
     Example:
         >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features

@@ -112,7 +112,7 @@ class RealAmplitudes:
 
 @dataclass(frozen=True)
 class IdentityAnsatz:
-    """No weights: the shared encoding is measured as it is. For ablations.
+    """No weights: the shared encoding is measured directly. For ablations.
 
     Args:
         turned: whether wires are measured along X and not along Z: a fixed RY(π/2) before the

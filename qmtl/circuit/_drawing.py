@@ -136,7 +136,7 @@ def draw_text(
     parts: list[str] = []
     first = 0
     while first < len(drawn):
-        # Two characters before and after are for the marks of a part that goes on.
+        # Two characters before and after are for the marks of a part that continues.
         left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
         last, used = first + 1, widths[first]
         while last < len(drawn) and (
@@ -182,7 +182,7 @@ def draw_svg(
         circuit: what to draw.
         task: picks one circuit of the shared layout (None: the first).
         light_cone: a task; gates and wires that its output does not depend on are drawn faintly.
-        max_width: pixels: what is wider goes on below; None for any width.
+        max_width: in pixels; a wider drawing continues below. None for any width.
         inline: whether it stands inside a page, whose colours it then takes.
 
     Example:
@@ -225,7 +225,7 @@ def draw_svg(
         end = x + 8
         for w in range(circuit.n_wires):
             stroke = f'stroke="currentColor" stroke-opacity="{0.5 if w in seen else 0.12}"'
-            # A wire ends at a box and goes on behind it: boxes are transparent.
+            # A wire ends at a box and continues after it: boxes are transparent.
             cuts = sorted((a, b) for wire, a, b in boxes if wire == w)
             edges = [left, *(edge for cut in cuts for edge in cut), end]
             path = "".join(f"M{a} {y[w]}H{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))

@@ -316,8 +316,8 @@ class HeadCircuit:
 
         Args:
             task: picks one circuit of the shared layout (None: the first).
-            max_wires: wires that are drawn at the most.
-            max_width: characters of a line at the most: what is wider goes on below.
+            max_wires: most wires that are drawn.
+            max_width: most characters of a line; a wider drawing continues below.
 
         Example:
             >>> print(HeadCircuit([Task.binary("a")], AngleEncoding(n_layers=1)).draw())

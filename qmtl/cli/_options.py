@@ -18,7 +18,7 @@ SEEDED = ("data", "encoder", "head", "training")
 
 
 def expanded(value: Any) -> Any:
-    """A path, or a list of them, with ``~`` as the home folder: ``--out=~/x`` reaches us as it is.
+    """A path, or a list of them, with ``~`` as the home folder, which shells keep in ``--out=~/x``.
 
     A recipe or a design may also be a name, and is text.
 

@@ -163,7 +163,7 @@ def init(
 
 
 def _task(name: str, column: Any) -> "Task | None":
-    """The task that a column's labels are, if that is clear."""
+    """The task of a column, if its labels make it clear."""
     from qmtl.tasks import infer_task
 
     try:
@@ -195,7 +195,7 @@ def _wanted(
 
 
 def _load(table: Path, wanted: dict[str, str | None], delimiter: str | None) -> "MultiTaskData":
-    """The data, as training will load them: what does not fit is told now."""
+    """The data, as training will load them, so that errors show now."""
     from qmtl.data import from_csv
 
     with warnings.catch_warnings():

@@ -139,7 +139,7 @@ class TextEmbedding:
     """Texts to vectors by a frozen model of sentence-transformers, each text embedded once.
 
     Vectors are kept on disk by SHA-256 of the model, its settings and the text, batch by batch: a
-    run that was killed goes on where it stopped, and a text that is known loads no model. A model
+    run that was killed continues where it stopped, and no model is loaded for known texts. A model
     in a folder is known by the contents of its files, and no hub is asked about it; a model of the
     hub by its name and `revision`.
 

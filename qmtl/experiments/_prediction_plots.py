@@ -19,7 +19,7 @@ MOST_NUMBERS = 12
 MOST_TICKS = 24
 # Letters of a task's name that fit the title of a small figure.
 TITLE = 24
-# More lines could not be told apart.
+# More lines could not be distinguished.
 MOST_CURVES = 12
 MOST_POINTS = 2000
 

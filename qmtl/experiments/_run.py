@@ -58,7 +58,7 @@ class Run:
         """Read a run directory.
 
         Raises:
-            RunDirectoryError: if it is none, or the run has not finished.
+            RunDirectoryError: if it is not a run directory, or the run has not finished.
         """
         folder = Path(path)
         if not (folder / "recipe.toml").is_file():

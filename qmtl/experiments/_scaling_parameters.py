@@ -146,7 +146,7 @@ def counted_head(name: str, rule: str = "matched") -> CountedHead:
     """The entry of `HEADS` of that name.
 
     Raises:
-        InvalidInputError: there is none; the nearest names are suggested.
+        InvalidInputError: for an unknown name; the nearest names are suggested.
 
     Example:
         >>> counted_head("local-cone").formula

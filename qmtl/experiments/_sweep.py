@@ -210,7 +210,7 @@ def run_cells(
             raise
         where = "" if store is None else f"; finished cells are kept in {store.folder}"
         raise QmtlError(
-            f"a worker process was killed, most likely for want of memory{where}: run the same "
+            f"a worker process was killed, most likely because memory ran out{where}: run the same "
             f"command again, with fewer --jobs"
         ) from None
     return found

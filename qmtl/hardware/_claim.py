@@ -1,8 +1,8 @@
 """Claims: one process at a time works on a chunk, and writes what it will do before it does it.
 
-On the same machine a holder counts as alive as long as its process is: a slow upload does not
-expire, and nobody waits for a process that was killed. Of a holder on another machine (a container
-on the same disk) only the time is known: its hold expires.
+On the same machine, a claim holds as long as its process is alive: a slow upload does not expire,
+and no process waits for one that was killed. The claim of a process on another machine (a container
+on the same disk) expires after some time.
 """
 
 import os
@@ -55,7 +55,7 @@ class Holder:
         """The holder whose ``str`` this is.
 
         Raises:
-            LedgerError: if it is none.
+            LedgerError: if the text is not that of a holder.
         """
         try:
             host, pid, started, mark = text.rsplit(" ", 3)
@@ -72,10 +72,10 @@ class Holder:
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
-        """Whether it is known to have ended; False for one on another machine.
+        """Whether it has certainly ended; False for a holder on another machine.
 
-        A thread that asks for a chunk works on none: if it holds one, a call of it was interrupted
-        (Ctrl-C) before it could let go.
+        A thread that asks for a chunk is not working on one: if it holds a chunk, an earlier call
+        was interrupted (Ctrl-C) before it could release it.
         """
         if not self.is_local:
             return False
@@ -92,7 +92,7 @@ def _started(pid: int) -> str | None:
 
     try:
         process = psutil.Process(pid)
-        # A killed process that its parent has not waited for yet does nothing any more.
+        # A zombie: it was killed, and its parent has not waited for it yet.
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         return f"{process.create_time():.2f}"
@@ -102,7 +102,7 @@ def _started(pid: int) -> str | None:
 
 @contextmanager
 def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
-    """Hold a chunk during a block; None if somebody else holds it."""
+    """Hold a chunk during a block; None if another process or thread holds it."""
     holder = Holder.of_this_thread()
     if not _take(ledger, run, idx, holder):
         yield None

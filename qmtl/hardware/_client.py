@@ -78,7 +78,7 @@ class BackendState:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on when the service does not answer as it should; times in seconds.
+    """How long to keep trying when the service does not answer as it should; times in seconds.
 
     Attributes:
         sends: attempts to send a chunk, or to fetch a result, before giving up for now.
@@ -103,7 +103,7 @@ class Patience:
 
 @dataclass(frozen=True, eq=False)
 class Client:
-    """A service, and how patient to be with it; the account is opened when it is first needed.
+    """A service and the patience with it. The account is opened when it is first needed.
 
     Args:
         given: an open `QiskitRuntimeService`; None for the account's.
@@ -117,7 +117,7 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """A client as it is; that of an open service; or, for None, that of the account.
+        """A client unchanged, the client of an open service, or for None that of the account.
 
         Raises:
             InvalidInputError: for anything else.
@@ -137,7 +137,7 @@ class Client:
         """The open service.
 
         Raises:
-            HardwareAccountError: no account, a refused token, somebody else's instance.
+            HardwareAccountError: no account, a refused token, or an instance without access.
             HardwareConnectionError: the service cannot be reached.
             MissingDependencyError: if the client is not installed.
         """
@@ -165,7 +165,7 @@ class Client:
         return account if isinstance(account, Mapping) else {}
 
     def _secrets(self) -> set[str]:
-        """Those of a service that was opened in code; those of other accounts are known."""
+        """Secrets of a service that was opened in code."""
         return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
@@ -178,8 +178,8 @@ class Client:
             try:
                 backend = self._ask(f"opening {name}", self.service.backend, name)
             except HardwareRefusedError:
-                # The client reports a listing that failed as a backend that does not exist; this
-                # call tells what is wrong.
+                # The client reports a failed listing as a backend that does not exist; this call
+                # raises the real error.
                 self.seconds_left()
                 known = [b.name for b in self._ask("listing backends", self.service.backends)]
                 if name in known:
@@ -304,7 +304,7 @@ class Client:
         return result
 
     def cancel(self, job: str) -> None:
-        """Cancel a job; one that has ended stays as it is."""
+        """Cancel a job; a job that has ended does not change."""
         from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError
 
         def cancel() -> None:
@@ -333,10 +333,9 @@ def _users_account() -> Mapping[str, Any]:
 
 
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An account without white space around its values; None if there is none.
+    """An account without white space around its values; None if no value has any.
 
-    A token that is mounted as a file, or read from one, ends with a line end; the client would send
-    it, too.
+    A token that was read from a file ends with a line end, which the client would send too.
     """
     found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
     if found == account:
@@ -396,8 +395,8 @@ def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
 def _status(job: Any) -> Any:
     """A job's status.
 
-    The client also asks for a failed job's result, to tell why it failed; if there is none this
-    raises, but the second time the status is known.
+    For a failed job, the client also asks for the result, to find out the reason. If there is no
+    result, the first call raises an error; the second returns the status.
     """
     try:
         return job.status()
@@ -406,7 +405,7 @@ def _status(job: Any) -> Any:
 
 
 def _failure(job: Any, secrets: Secrets) -> str:
-    """Why a job failed; the client tells it when it is asked for the result, without a request."""
+    """Why a job failed. The client says so when it is asked for the result."""
     from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
 
     try:

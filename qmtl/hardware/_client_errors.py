@@ -39,7 +39,7 @@ SAVE = (
 )
 LONGEST = 300
 SHORTEST = 4  # a token of fewer letters would be found in any text
-PART = 8  # letters of a secret in a row that are not told either
+PART = 8  # this many letters of a secret in a row are hidden too
 # Tokens of a session, which the client gets in exchange for the account's.
 SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
@@ -52,8 +52,8 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
     Args:
         doing: what is being done, for the message: ``"submitting chunk 2"``.
         function: what to call.
-        secrets: gives secrets that must not be told, beside those of the account; a function, so
-            that they are not among the locals of a traceback.
+        secrets: returns further secrets to hide, beside those of the account. It is a function, so
+            that no traceback has them among its local variables.
 
     Raises:
         HardwareError: if the call raised anything but an error of ours.
@@ -69,9 +69,9 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
     except QmtlError:
         raise
     except Exception as error:
-        told = translated(error, doing, secrets)
+        ours = translated(error, doing, secrets)
     # Outside of the except block, so that the error that may hold a token is not its context.
-    raise told
+    raise ours
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
@@ -139,7 +139,7 @@ def _of_request(names: set[str], status: int | None, message: str) -> HardwareEr
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and contexts: the client hides what happened behind ``from None``."""
+    """The error, its causes and its contexts: the client hides causes by ``from None``."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -221,7 +221,7 @@ def _without(text: str, parts: Iterable[str]) -> str:
 
 
 def _parts(secrets: Secrets) -> set[str]:
-    """Parts of secrets that must not be told, in lower case."""
+    """Parts of secrets to hide, in lower case."""
     found = set()
     for secret in {*known_secrets(), *secrets()}:
         for rendering in _renderings(secret):
@@ -295,8 +295,8 @@ class _Redactor(logging.Filter):
         if (clean := _without(text, self.parts)) != text:
             record.msg, record.args = clean, ()
         if record.exc_info:
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            record.exc_info, record.exc_text = None, _without(told, self.parts)
+            text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            record.exc_info, record.exc_text = None, _without(text, self.parts)
         return True
 
 
@@ -316,5 +316,5 @@ def _discreet(secrets: Secrets) -> Iterator[None]:
         for handler in handlers:
             handler.removeFilter(redactor)
         for one in caught:
-            told = one.category(redacted(str(one.message), secrets))
-            warnings.warn_explicit(told, one.category, one.filename, one.lineno)
+            clean = one.category(redacted(str(one.message), secrets))
+            warnings.warn_explicit(clean, one.category, one.filename, one.lineno)

@@ -164,7 +164,7 @@ class Ledger:
 
     @classmethod
     def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """A ledger as it is; that in a file; or, for None, that of `ledger_path`."""
+        """A ledger unchanged, the ledger in a file, or for None that of `ledger_path`."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
     @contextmanager
@@ -239,10 +239,10 @@ class Ledger:
         return [RunRecord(**row) for row in rows]
 
     def run(self, name: str) -> RunRecord:
-        """The run of that name; any beginning of it that no other run has will do.
+        """The run of that name, or the only run whose name begins like this.
 
         Raises:
-            InvalidInputError: if there is none.
+            InvalidInputError: if no run has that name, or several do.
         """
         if not isinstance(name, str):
             raise InvalidInputError(f"run must be a run's name, got {name!r}")

@@ -239,7 +239,7 @@ class HardwareResult:
 
 
 def read_result(ledger: Ledger, run: str) -> HardwareResult:
-    """A run's result as far as it is in the ledger; the service is not asked.
+    """The result of a run, as far as the ledger has it; the service is not asked.
 
     Args:
         ledger: the ledger.

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._client import Client
 from qmtl.hardware._decode import Decoded, decode
 from qmtl.hardware._ledger import Ledger
@@ -22,7 +21,7 @@ from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._qiskit import to_qasm3, to_qiskit
 from qmtl.hardware._result import raw_results
 from qmtl.hardware._run import submit_head, wait
-from qmtl.hardware._settings import HardwareSettings
+from qmtl.hardware._settings import Backend, HardwareSettings, open_backend
 from qmtl.simulators import (
     Simulator,
     check_angles,
@@ -110,8 +109,8 @@ class HardwareSimulator(Simulator):
             torch.is_grad_enabled() and (angles.requires_grad or weights.requires_grad)
         ):
             measured = self._outputs(circuit, chosen, weights, angles)
-            told = self._refusal(circuit, len(angles), chosen)
-            refused: Tensor = _Refused.apply(measured, told, angles, weights)
+            reason = self._refusal(circuit, len(angles), chosen)
+            refused: Tensor = _Refused.apply(measured, reason, angles, weights)
             return refused
         plan = shift_plan(circuit)
         turned, none = plan.angles(angles, weights), angles.new_zeros(0)
@@ -215,13 +214,13 @@ class _Refused(torch.autograd.Function):
     """Measured values; a backward pass through them is an error."""
 
     @staticmethod
-    def forward(ctx: Any, measured: Tensor, told: str, *inputs: Tensor) -> Tensor:
-        ctx.told = told
+    def forward(ctx: Any, measured: Tensor, reason: str, *inputs: Tensor) -> Tensor:
+        ctx.reason = reason
         return measured.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        raise InvalidInputError(ctx.told)
+        raise InvalidInputError(ctx.reason)
 
 
 def _head_run(

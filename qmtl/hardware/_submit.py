@@ -3,7 +3,7 @@
 What is about to be sent is written to the ledger first, and jobs are tagged with the run and with
 the hash of what they carry. After any error, and after a restart, jobs are looked up by these tags
 before anything is sent; of several the oldest stays and the others are cancelled. A job that
-failed, or that somebody cancelled, is sent again only if the caller asks for it.
+failed, or that was cancelled elsewhere, is sent again only if the caller asks for it.
 """
 
 import time
@@ -198,13 +198,13 @@ class _Sender:
             )
 
     def send(self, idx: int) -> None:
-        """See to it that one job carries a chunk."""
+        """Make sure that exactly one job carries a chunk."""
         while self.ledger.chunks(self.run.run)[idx].state in ("planned", "sending"):
             with claimed(self.ledger, self.run.run, idx) as claim:
                 if claim is not None:
                     self._send(claim)
                     return
-            # Somebody else is sending it, and will soon be done.
+            # Another process is sending it, and will soon be done.
             time.sleep(min(0.2, self.client.patience.first_wait))
 
     def _send(self, claim: Claim) -> None:
@@ -267,7 +267,7 @@ def settle(client: Client, claim: Claim, backend: str) -> bool:
 
 
 def drop_duplicates(client: Client, claim: Claim, backend: str) -> None:
-    """Cancel jobs that carry a chunk beside its own, and that came to light late."""
+    """Cancel further jobs of a chunk that were found late."""
     found = client.find(backend, claim.record.tags)
     known = claim.ledger.jobs(claim.run)
     _cancel_duplicates(client, claim, [s for s in found if s.is_alive and s.job not in known])

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from qmtl._io import write_bytes
 from qmtl.errors import InvalidInputError
-from qmtl.hardware._backends import IDEAL_GATES, Backend
 from qmtl.hardware._qiskit import fingerprint
+from qmtl.hardware._settings import IDEAL_GATES, Backend
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -360,11 +360,11 @@ def _write(path: Path, found: Transpiled) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
     except OSError:
-        return  # without a cache the next call only takes longer
+        return  # without a cache, the next call takes longer
 
 
 def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
-    """The cached result with the parameters of `circuit`; None if there is none, or none whole."""
+    """The cached result with the parameters of `circuit`; None if it is missing or damaged."""
     from qiskit import qpy
 
     try:
@@ -385,7 +385,7 @@ def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
 
     Args:
         circuit: transpiled for the target.
-        target: with durations; without any the circuit is returned as it is.
+        target: with durations; without them the circuit is returned unchanged.
     """
     from qiskit.transpiler import PassManager
     from qiskit.transpiler.exceptions import TranspilerError

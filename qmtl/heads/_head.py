@@ -43,7 +43,7 @@ class Head(nn.Module, ABC):
     settings: tuple[str, ...] = ()
     """Attributes that a saved model keeps beside tasks and width."""
     breaks_graphs: bool = False
-    """Whether ``torch.compile`` leaves the head as it is; what surrounds it is compiled."""
+    """Whether ``torch.compile`` does not compile the head, only what surrounds it."""
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ class Timing:
 
     The schedule is that of the whole circuit: in the partitioned layout of the encoding and every
     task's block, in the shared layout of the encoding and the task's own block. A wire relaxes
-    while it waits; what happens to it *during* a gate is the business of the gate's channels.
+    while it waits; the gate's own channels describe what happens during the gate.
 
     Args:
         durations: seconds, by the gate's name or by ``(name, wires)``; 0 for gates not named.
@@ -93,7 +93,7 @@ class Timing:
         return 0.0
 
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
-        """The channel of a wire that waits; None if there is none.
+        """The channel of a wire that waits; None if nothing happens to it.
 
         Args:
             wire: which.
