@@ -250,7 +250,7 @@ class MultiTaskModel(nn.Module):
             std = ((values - mean).square().nansum(dim=0) / count).sqrt()
             std = torch.where(std > 0, std, torch.ones_like(std))
             targets = ((values - mean) / std).reshape(targets.shape)
-        features = self._features(inputs)
+        features = self.features(inputs)
         head, _ = adapted_head(self.head, new_task, features, targets, **options)
         larger = MultiTaskModel(copy.deepcopy(self.encoder), head)
         larger.columns = self.columns
@@ -293,12 +293,6 @@ class MultiTaskModel(nn.Module):
             )
         known = task.labelled(targets)
         return self._as_samples(inputs[known]), targets[known].cpu()
-
-    @torch.no_grad()
-    def _features(self, inputs: Tensor, batch_size: int = 256) -> Tensor:
-        """The encoder's features in evaluation mode."""
-        with self._evaluating():
-            return torch.cat([self.encoder(chunk) for chunk in inputs.split(batch_size)])
 
     def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
         """Raise if a larger model gives other numbers for this one's tasks."""
@@ -393,16 +387,16 @@ class MultiTaskModel(nn.Module):
                 module.training = training
 
     @torch.no_grad()
-    def features(self, inputs: Any) -> Tensor:
-        """What the encoder makes of inputs in evaluation mode, (batch, features).
+    def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
+        """The encoder's features in evaluation mode, (batch, n_features).
 
         Args:
             inputs: as for `predict`.
+            batch_size: samples at a time.
         """
         samples = self._as_samples(inputs)
         with self._evaluating():
-            features: Tensor = self.encoder(samples)
-        return features
+            return torch.cat([self.encoder(chunk) for chunk in samples.split(batch_size)])
 
     def _as_samples(self, inputs: Any) -> Tensor:
         reference = next(self.parameters())
