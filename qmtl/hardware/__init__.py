@@ -1,5 +1,8 @@
 """Head circuits on hardware: prepare, submit, wait, decode. Qiskit is imported only when needed."""
 
+from qmtl.hardware._backends import Backend as Backend
+from qmtl.hardware._backends import backend_names as backend_names
+from qmtl.hardware._backends import open_backend as open_backend
 from qmtl.hardware._client import BackendState as BackendState
 from qmtl.hardware._client import Client as Client
 from qmtl.hardware._client import JobState as JobState
@@ -27,9 +30,6 @@ from qmtl.hardware._run import fetch as fetch
 from qmtl.hardware._run import run as run
 from qmtl.hardware._run import status as status
 from qmtl.hardware._run import wait as wait
-from qmtl.hardware._settings import Backend as Backend
 from qmtl.hardware._settings import HardwareSettings as HardwareSettings
-from qmtl.hardware._settings import backend_names as backend_names
-from qmtl.hardware._settings import open_backend as open_backend
 from qmtl.hardware._simulator import HardwareSimulator as HardwareSimulator
 from qmtl.hardware._submit import submit as submit

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._decode import PubData
 from qmtl.hardware._predict import read_native
 from qmtl.hardware._prepared_run import Execution, PreparedRun, TaskReading, Values
 from qmtl.hardware._qiskit import active_qubits, cone_circuit
-from qmtl.hardware._settings import Backend, open_backend
 from qmtl.hardware._transpile import scheduled
 from qmtl.noise import DeviceNoise, NativeCircuit
 from qmtl.simulators import native_size, native_values

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit, Register
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware._backends import Backend
 from qmtl.hardware._prepared_run import (
     Chunk,
     Decoding,
@@ -28,7 +29,7 @@ from qmtl.hardware._prepared_run import (
     strings_of,
 )
 from qmtl.hardware._qiskit import QiskitHeadCircuit, fingerprint, measured_qubits, to_qiskit
-from qmtl.hardware._settings import Backend, HardwareSettings
+from qmtl.hardware._settings import HardwareSettings
 from qmtl.heads import QuantumHead
 
 if TYPE_CHECKING:

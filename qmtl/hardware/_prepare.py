@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from qmtl.errors import HardwareBudgetError
+from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._local import execution
 from qmtl.hardware._payload import (
     HeadRun,
@@ -24,7 +25,7 @@ from qmtl.hardware._payload import (
 from qmtl.hardware._predict import exact_values, predicted_values
 from qmtl.hardware._prepared_run import Chunk, Estimate, PreparedRun, Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit
-from qmtl.hardware._settings import Backend, HardwareSettings, open_backend
+from qmtl.hardware._settings import HardwareSettings
 from qmtl.hardware._transpile import Transpiled, cache_folder, estimated_success, transpiled
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from qmtl.errors import (
     InvalidInputError,
     LedgerError,
 )
+from qmtl.hardware._backends import open_backend
 from qmtl.hardware._claim import Claim, claimed
 from qmtl.hardware._client import Client, JobState
 from qmtl.hardware._decode import PubData, raw_from_result, raw_to_bytes
@@ -30,7 +31,7 @@ from qmtl.hardware._payload import HeadRun, head_run, request_hash
 from qmtl.hardware._prepare import prepare_head
 from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._result import HardwareResult, read_result
-from qmtl.hardware._settings import HardwareSettings, open_backend
+from qmtl.hardware._settings import HardwareSettings
 from qmtl.hardware._submit import drop_duplicates, end, raise_if_ended, settle, submit, waits
 
 MOST_ROWS = 40  # that are shown

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._client import Client
 from qmtl.hardware._decode import Decoded, decode
 from qmtl.hardware._ledger import Ledger
@@ -21,7 +22,7 @@ from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._qiskit import to_qasm3, to_qiskit
 from qmtl.hardware._result import raw_results
 from qmtl.hardware._run import submit_head, wait
-from qmtl.hardware._settings import Backend, HardwareSettings, open_backend
+from qmtl.hardware._settings import HardwareSettings
 from qmtl.simulators import (
     Simulator,
     check_angles,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from qmtl._io import write_bytes
 from qmtl.errors import InvalidInputError
+from qmtl.hardware._backends import IDEAL_GATES, Backend
 from qmtl.hardware._qiskit import fingerprint
-from qmtl.hardware._settings import IDEAL_GATES, Backend
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit

@@ -1,0 +1,106 @@
+"""Backends by one name: IBM's devices, their fake twins, and an ideal simulator."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
+from qmtl.hardware._settings import INSTALL
+from qmtl.noise import DeviceNoise
+
+if TYPE_CHECKING:
+    from qiskit.transpiler import Target
+
+# Gates of the ideal simulator, those of IBM's current devices.
+IDEAL_GATES = ["rz", "sx", "x", "cz"]
+IDEAL = "aer"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where circuits run.
+
+    Attributes:
+        name: ``"ibm_fez"``, ``"fake_fez"`` or ``"aer"``.
+        kind: ``"real"``; ``"fake"``, a device's twin with its calibration; ``"ideal"``.
+        device: Qiskit's backend; None for the ideal one.
+    """
+
+    name: str
+    kind: Literal["real", "fake", "ideal"]
+    device: Any
+
+    @property
+    def is_local(self) -> bool:
+        """Whether circuits run on this machine."""
+        return self.kind != "real"
+
+    @property
+    def target(self) -> "Target | None":
+        """Gates, couplings, errors and durations; None for the ideal backend."""
+        return None if self.device is None else self.device.target
+
+    @property
+    def n_qubits(self) -> int | None:
+        """Number of qubits; None for no limit."""
+        return None if self.device is None else int(self.device.target.num_qubits)
+
+    @cached_property
+    def noise(self) -> DeviceNoise:
+        """The noise in its calibration; none for the ideal one."""
+        return DeviceNoise() if self.device is None else DeviceNoise.from_backend(self.device)
+
+
+def open_backend(name: Any, *, service: Any = None) -> Backend:
+    """A backend by its name.
+
+    Args:
+        name: ``"aer"`` (ideal), a fake backend of qiskit-ibm-runtime (``"fake_fez"``), one of IBM's
+            devices (``"ibm_fez"``, which asks the service), or a Qiskit backend: one with
+            a service is real, any other one's calibration is simulated here.
+        service: an open `QiskitRuntimeService`; None for the account's.
+
+    Raises:
+        InvalidInputError: for an unknown name; the nearest ones are suggested.
+        HardwareError: if the service cannot be asked.
+        MissingDependencyError: if Qiskit's packages are not installed.
+
+    Example:
+        >>> open_backend("fake_fez").n_qubits, open_backend("aer").is_local
+        (156, True)
+    """
+    if isinstance(name, Backend):
+        return name
+    if not isinstance(name, str):
+        if isinstance(name, type) or not (hasattr(name, "target") and hasattr(name, "num_qubits")):
+            raise InvalidInputError(f"backend must be a name or a Qiskit backend, got {name!r}")
+        kind: Literal["real", "fake"] = "real" if getattr(name, "service", None) else "fake"
+        return Backend(str(name.name), kind, name)
+    if name == IDEAL:
+        return Backend(IDEAL, "ideal", None)
+    fakes = _fakes()
+    if name in fakes:
+        return Backend(name, "fake", fakes[name]())
+    if not name.startswith("ibm_"):
+        raise unknown_name("backend", name, [IDEAL, *fakes, "ibm_..."])
+    from qmtl.hardware._client import Client
+
+    return Backend(name, "real", Client.of(service).backend(name))
+
+
+def backend_names() -> list[str]:
+    """Names of the backends that need no account."""
+    return [IDEAL, *_fakes()]
+
+
+def _fakes() -> dict[str, Any]:
+    try:
+        from qiskit_ibm_runtime import fake_provider
+    except ImportError:
+        raise MissingDependencyError(f"qiskit-ibm-runtime is not installed; {INSTALL}") from None
+    found = {}
+    for value in vars(fake_provider).values():
+        name = getattr(value, "backend_name", None)
+        if isinstance(value, type) and isinstance(name, str):
+            found[name] = value
+    return dict(sorted(found.items()))
