@@ -31,7 +31,10 @@ class Adapted:
 
     Attributes:
         method: that was chosen, with its strength where the choice was of one.
-        losses: method → mean loss on the rows left out, over the folds.
+        losses: method → mean loss on the rows left out, over the folds; of those that were far
+            behind after the first fold, on that one only.
+        scores: metrics of the chosen method on the rows left out; a regression's are of
+            standardised targets.
         rows: labelled rows.
         parameters: of the task.
         seconds: it took.
@@ -39,6 +42,7 @@ class Adapted:
 
     method: str
     losses: dict[str, float]
+    scores: dict[str, float]
     rows: int
     parameters: int
     seconds: float
@@ -97,7 +101,7 @@ def adapted_head(
     }
     if "block" in methods:
         trainers["block"] = _block_trainer(head, features, targets, task, seed)
-    losses = _race(trainers, targets, task, _folds(task, targets, seed))
+    losses, left_out = _race(trainers, targets, task, _folds(task, targets, seed))
     method = min(losses, key=lambda name: losses[name])
     if method == "block":
         extended = _extend(head, task, block=True, seed=seed)
@@ -109,7 +113,9 @@ def adapted_head(
         own = weights.size + biases.size
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
         parameter.grad = None
-    how = Adapted(method, losses, len(targets), own, time.perf_counter() - started)
+    rows, logits = zip(*left_out[method], strict=True)
+    scores = task.evaluate(task.activation(torch.cat(logits)), targets[np.concatenate(rows)])
+    how = Adapted(method, losses, scores, len(targets), own, time.perf_counter() - started)
     extended.notes[task.name] = asdict(how)
     return extended, how
 
@@ -217,22 +223,25 @@ def _block_trainer(head: Head, features: Tensor, targets: Tensor, task: Task, se
 
 def _race(
     trainers: dict[str, Trainer], targets: Tensor, task: Task, folds: list[tuple[Array, Array]]
-) -> dict[str, float]:
-    """The mean loss on rows left out; who is far behind after the first fold runs no more."""
+) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
+    """Mean losses, and logits, on rows left out; who is far behind after one fold runs no more."""
     sums = dict.fromkeys(trainers, (0.0, 0.0))
+    logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in trainers}
     running = list(trainers)
     for number, (rows, left) in enumerate(folds):
         for name in running:
             model = trainers[name](rows)
             with torch.no_grad():
-                total, count = task.loss_terms(model(left), targets[left])
+                logits[name].append((left, model(left)))
+            total, count = task.loss_terms(logits[name][-1][1], targets[left])
             before = sums[name]
             sums[name] = before[0] + float(total), before[1] + float(count)
         if number == 0:
             first = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
             bound = BEHIND * min(first.values()) + MARGIN
             running = [name for name, loss in first.items() if loss <= bound]
-    return {name: total / count if count else inf for name, (total, count) in sums.items()}
+    losses = {name: total / count if count else inf for name, (total, count) in sums.items()}
+    return losses, logits
 
 
 def _place(extended: ExtendedHead, task: Task, linear: Linear, mean: Array) -> None:

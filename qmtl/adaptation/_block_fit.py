@@ -1,7 +1,10 @@
 """A block of its own for a new task, trained on features that are computed once."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from qmtl.heads import AddedBlock
 from qmtl.tasks import Task
@@ -32,15 +35,20 @@ def train_block(
         >>> bool(task.loss(block(x), targets) < 0.2)
         True
     """
-    parameters = [p for p in block.parameters() if p.requires_grad]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=iterations, line_search_fn="strong_wolfe")
+    # Not torch.optim, whose first step imports torch's compiler: seconds.
+    from scipy.optimize import minimize
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
+    parameters = [p for p in block.parameters() if p.requires_grad]
+
+    def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
         decay = block.inputs.weight.parameter.square().sum()
         loss = task.loss(block(features), targets) + DECAY * decay
-        loss.backward()
-        return loss
+        gradients = torch.autograd.grad(loss, parameters)
+        return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 
-    optimizer.step(closure)
+    start = parameters_to_vector(parameters).detach().double().numpy()
+    options = {"maxiter": iterations}
+    best = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
+    vector_to_parameters(torch.from_numpy(best.x).to(parameters[0]), parameters)
     return block

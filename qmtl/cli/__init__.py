@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
-from qmtl.cli import circuits, doctor, explain, ibm, recipes, results, studies, train
+from qmtl.cli import circuits, doctor, explain, ibm, models, recipes, results, studies, train
 from qmtl.cli._output import set_streams
 from qmtl.errors import QmtlError
 
@@ -52,7 +52,7 @@ app = typer.Typer(
 # In the order in which they are needed; help shows them so.
 for command in (
     recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
-    results.affinity, results.predict, results.report, studies.bench, studies.noise,
+    results.affinity, results.predict, models.adapt, results.report, studies.bench, studies.noise,
     studies.scaling, studies.trainability,
 ):  # fmt: skip
     app.command()(command)

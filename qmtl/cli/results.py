@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded
 from qmtl.cli._output import check_out, make_folder, print_table, show_metrics, write_out
+from qmtl.cli._tables import read_inputs
 from qmtl.errors import InvalidInputError, RunDirectoryError
 
 
@@ -209,47 +209,16 @@ def predict(
     Example: qmtl predict runs/seed1 new.csv --out predictions.csv
     """
     from qmtl._io import as_csv
-    from qmtl.data import TableColumns, read_table
     from qmtl.experiments import Run
     from qmtl.training import prediction_rows
 
     check_out(out)
     opened = Run.read(run)
-    columns_file = opened.path / "inputs.json"
-    if not columns_file.is_file():
-        raise InvalidInputError(f"the run {run} was not trained on a table: it has no inputs.json")
-    try:
-        columns = TableColumns.from_dict(json.loads(columns_file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
-    categories = [name for name, _ in columns.categorical]
-    rows = read_table(table, delimiter, texts=categories)
-    header = [str(name) for name in rows.columns]
-    missing = [name for name in columns.names if name not in header]
-    if missing:
-        raise InvalidInputError(
-            f"{table}: the header lacks {_some(missing)} of the columns that the run's model "
-            f"needs; it has {_some(header)}"
-        )
-    for name, unseen in columns.unseen(rows).items():
-        print(
-            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
-            f"and takes as blank",
-            file=sys.stderr,
-        )
+    inputs, rows = read_inputs(opened, table, delimiter)
     model = opened.load_model()
-    try:
-        inputs = columns.encode(rows)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{table}: {error}") from None
     # As in the files that training writes: from 0, without the header.
     predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
-
-
-def _some(names: list[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:8])
-    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"
 
 
 def report(

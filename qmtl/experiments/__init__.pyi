@@ -10,6 +10,8 @@ from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model
 from ._build import with_noise as with_noise
+from ._derived_run import new_folder as new_folder
+from ._derived_run import write_derived as write_derived
 from ._prediction_plots import plot_calibration as plot_calibration
 from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured

@@ -123,7 +123,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     check_loggers(recipe.logging.loggers)
     model.predict(data.train.inputs[:1])
     if is_first_process():
-        folder = _default_folder(recipe) if path is None else _new_folder(Path(path))
+        folder = default_folder(recipe) if path is None else new_run_folder(Path(path))
         write_text(folder / "recipe.toml", recipe.as_toml())
         notes = {"data_notes": list(data.notes)}
         write_json(folder / "environment.json", machine() | {"seeds": recipe.seeds} | notes)
@@ -132,13 +132,13 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     return _train(folder, recipe, data, model, resume=False, progress=progress)
 
 
-def _default_folder(recipe: Recipe) -> Path:
+def default_folder(recipe: Recipe) -> Path:
     """Make ``runs/<name>-<time>``, with a number after it where another run has that name."""
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number, folder = 1, Path("runs", name)
     while True:
         try:
-            return _new_folder(folder)
+            return new_run_folder(folder)
         except RunDirectoryError:
             if not folder.exists():
                 raise
@@ -146,7 +146,7 @@ def _default_folder(recipe: Recipe) -> Path:
         folder = folder.with_name(f"{name}-{number}")
 
 
-def _new_folder(folder: Path) -> Path:
+def new_run_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

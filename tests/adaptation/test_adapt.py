@@ -62,7 +62,7 @@ def test_every_kind_of_task_is_learned(kind):
     base = task.evaluate(task.baseline(labels).expand(len(X), *task.baseline(labels).shape), labels)
     main = task.main_metric
     gain = scores[main] - base[main] if main != "mse" else base[main] - scores[main]
-    assert gain > 0.2
+    assert gain > 0.15
     note = larger.head.notes["new"]
     assert note["rows"] == 80
     assert note["method"] == min(note["losses"], key=note["losses"].get)

@@ -1,0 +1,70 @@
+"""The rows of a table as a run's model takes them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmtl.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from qmtl.experiments import Run
+
+__all__ = ["read_inputs"]
+
+
+def read_inputs(
+    run: "Run", table: Path, delimiter: str | None, labels: Sequence[str] = ()
+) -> tuple["Tensor", "pd.DataFrame"]:
+    """Inputs of a table's rows, (rows, inputs), and the table.
+
+    Args:
+        run: a run that was trained on a table.
+        table: the file.
+        delimiter: between cells; None finds out.
+        labels: further columns that must be there, read as text.
+
+    Raises:
+        InvalidInputError: the run has no columns, the table lacks some, or a cell does not fit.
+    """
+    from qmtl.data import TableColumns, read_table
+
+    columns_file = run.path / "inputs.json"
+    if not columns_file.is_file():
+        raise InvalidInputError(
+            f"the run {run.path} was not trained on a table: it has no inputs.json"
+        )
+    try:
+        content: Any = json.loads(columns_file.read_text(encoding="utf-8"))
+        columns = TableColumns.from_dict(content)
+    except ValueError as error:
+        raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
+    categories = [name for name, _ in columns.categorical]
+    rows = read_table(table, delimiter, texts=[*categories, *labels])
+    header = [str(name) for name in rows.columns]
+    missing = [name for name in (*columns.names, *labels) if name not in header]
+    if missing:
+        whose = "the target and " if set(missing) & set(labels) else ""
+        raise InvalidInputError(
+            f"{table}: the header lacks {_some(missing)} of {whose}the columns that the run's "
+            f"model needs; it has {_some(header)}"
+        )
+    for name, unseen in columns.unseen(rows).items():
+        print(
+            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
+            f"and takes as blank",
+            file=sys.stderr,
+        )
+    try:
+        return columns.encode(rows), rows
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{table}: {error}") from None
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:8])
+    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"

@@ -1,0 +1,61 @@
+"""Run directories of models that were made of trained ones, not trained by a recipe."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qmtl._io import write_json, write_text
+from qmtl.experiments._recipe import Recipe
+from qmtl.experiments._run import Run, default_folder, machine, new_run_folder
+from qmtl.model import MultiTaskModel
+
+__all__ = ["new_folder", "write_derived"]
+
+
+def new_folder(recipe: Recipe, path: Path | None) -> Path:
+    """Make a run directory, ``runs/<name>-<time>`` for None.
+
+    Raises:
+        RunDirectoryError: it exists, or cannot be made.
+    """
+    return default_folder(recipe) if path is None else new_run_folder(path)
+
+
+def write_derived(
+    folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
+) -> Run:
+    """Write a model that was made of runs, so that every command reads it as it reads a run.
+
+    The recipe and the curves are those of the first run; the metrics are those of all runs, task by
+    task.
+
+    Args:
+        folder: the new run directory.
+        runs: those that the model was made of.
+        model: the model.
+        about: further keys of ``results.json``, which say how it was made.
+    """
+    first = runs[0]
+    for name in ("metrics.csv", "inputs.json"):
+        if (first.path / name).is_file():
+            shutil.copyfile(first.path / name, folder / name)
+    write_text(folder / "recipe.toml", first.recipe.as_toml())
+    made_of = [str(run.path) for run in runs]
+    write_json(folder / "environment.json", machine() | {"made_of": made_of})
+    model.save(folder / "model")
+    results = dict(first.results)
+    for key in ("metrics", "baselines"):
+        results[key] = {
+            split: {
+                task: values for run in runs for task, values in run.results[key][split].items()
+            }
+            for split in first.results[key]
+        }
+    results["parameters"] = {
+        "encoder": sum(p.numel() for p in model.encoder.parameters()),
+        "head": sum(p.numel() for p in model.head.parameters()),
+    }
+    results["rivals"] = {}
+    write_json(folder / "results.json", results | dict(about))
+    return Run.read(folder)

@@ -1,0 +1,51 @@
+"""qmtl adapt: a run directory more, which other commands read."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from qmtl.model import load
+
+
+@pytest.fixture
+def table(tmp_path):
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    frame = pd.DataFrame(pixels[:200], columns=[f"pixel_{i}" for i in range(64)])
+    frame["big"] = ["yes" if digit > 6 else "no" for digit in digits[:200]]
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    return frame
+
+
+def test_a_task_more(qmtl, finished, table, tmp_path):
+    shown = qmtl.good("adapt", finished, "table.csv", "--target", "big=binary", "--out", "more",
+                      "--method", "ridge", "--method", "logistic")  # fmt: skip
+    assert "big: binary, 200 labels" in shown
+    results = json.loads((tmp_path / "more" / "results.json").read_text())
+    note = results["adapted"]["big"]
+    assert note["method"] in note["losses"]
+    assert note["scores"]["accuracy"] > 0.7
+    old, new = load(finished / "model"), load(tmp_path / "more" / "model")
+    assert [task.name for task in new.tasks] == [*(task.name for task in old.tasks), "big"]
+    found = new.predict(table)
+    assert all(values.equal(found[name]) for name, values in old.predict(table).items())
+    predicted = qmtl.good("predict", "more", "table.csv").splitlines()
+    assert "big:yes" in predicted[0]
+    qmtl.good("evaluate", "more")
+    qmtl.good("report", "more")
+    assert "big" in (tmp_path / "more" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "huge"], "lacks 'huge' of the target"),
+        (["--target", "=binary"], "expected NAME or NAME=KIND"),
+        (["--target", "big=binry"], "kind of target 'big'"),
+        (["--target", "big", "--method", "rigde"], "did you mean 'ridge'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(qmtl, finished, table, arguments, words):
+    assert words in qmtl.bad("adapt", finished, "table.csv", *arguments, "--out", "more")
