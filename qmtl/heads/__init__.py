@@ -15,6 +15,8 @@ from qmtl.heads._initial import INITIAL_STD as INITIAL_STD
 from qmtl.heads._initial import block_weights as block_weights
 from qmtl.heads._linear import LinearHead as LinearHead
 from qmtl.heads._linear import LocalLinearHead as LocalLinearHead
+from qmtl.heads._linear import cone_columns as cone_columns
+from qmtl.heads._linear import register_columns as register_columns
 from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
 from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead

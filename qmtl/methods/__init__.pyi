@@ -10,6 +10,7 @@ from ._auxiliary_tasks import with_auxiliary_tasks as with_auxiliary_tasks
 from ._flatness import Flatness as Flatness
 from ._interpolation import Interpolation as Interpolation
 from ._interpolation import draw_beta as draw_beta
+from ._isolation import Isolation as Isolation
 from ._method import Batch as Batch
 from ._method import Method as Method
 from ._method import MethodSection as MethodSection
@@ -20,3 +21,4 @@ from ._options import MethodOptions as MethodOptions
 from ._task_order import TaskGraph as TaskGraph
 from ._task_order import task_graph as task_graph
 from ._task_order import task_order as task_order
+from ._unified_loss import UnifiedLoss as UnifiedLoss

@@ -11,7 +11,9 @@ from qmtl.methods._agreement import Agreement
 from qmtl.methods._auxiliary import Auxiliary
 from qmtl.methods._flatness import Flatness
 from qmtl.methods._interpolation import Interpolation
+from qmtl.methods._isolation import Isolation
 from qmtl.methods._method import MethodSection
+from qmtl.methods._unified_loss import UnifiedLoss
 
 __all__ = ["MethodOptions"]
 
@@ -25,14 +27,20 @@ class MethodOptions(Section):
             to it; see `qmtl.methods.Agreement`.
         auxiliary: sub-classes that are learned; see `qmtl.methods.Auxiliary`.
         flatness: radius within which each task's loss is to be flat; see `qmtl.methods.Flatness`.
+        isolation: whether features are trained by their own task only; see
+            `qmtl.methods.Isolation`.
         interpolation: tasks between tasks; see `qmtl.methods.Interpolation`.
+        loss: ``unified`` for one squared error of tasks of all kinds; see
+            `qmtl.methods.UnifiedLoss`.
     """
 
     adversarial: Adversarial | None = None
     agreement: Agreement | None = None
     auxiliary: Auxiliary | None = None
     flatness: Flatness | None = None
+    isolation: Isolation | None = None
     interpolation: Interpolation | None = None
+    loss: UnifiedLoss | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,84 @@
+"""Isolation: a task reads the features of other tasks, but does not train them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.heads import QuantumHead, cone_columns, register_columns
+from qmtl.methods._method import Method, MethodSection, Step
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
+
+__all__ = ["Isolation"]
+
+
+class Isolation(MethodSection):
+    """``isolation = true``: features on a task's light cone but not on its register are detached.
+
+    A task's logits depend on the features of its neighbours, whose light cones it shares, and its
+    loss would train them for its own purpose. Here its gradient ends there: each feature is trained
+    by the task on whose register it is loaded. Logits are the same; the circuit's weights are
+    trained as ever. That the features on other registers are what the paper's "other tasks'
+    features" become is our reading.
+
+    A step runs the head once for each group of tasks whose light cones do not meet, of which there
+    are a few however many tasks there are; each task's logits are computed once in all.
+
+    For a quantum head in which each task has a register of its own.
+
+    References:
+        Task isolation in StableMTL: arXiv:2506.08013.
+    """
+
+    def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        """The method at work."""
+        head = model.head
+        if not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
+            what = "the layout 'shared'" if isinstance(head, QuantumHead) else type(head).__name__
+            raise InvalidInputError(
+                f"isolation needs a QuantumHead whose tasks have registers of their own, got {what}"
+            )
+        return _Isolated(head, [task.name for task in tasks])
+
+
+class _Isolated(Method):
+    masks: Tensor
+    """Which features each group trains, bool (groups, features)."""
+    order: Tensor
+    """Where the columns of joined logits are among those of the groups, one after the other."""
+
+    def __init__(self, head: QuantumHead, names: Sequence[str]) -> None:
+        super().__init__()
+        cones, registers = cone_columns(head.circuit), register_columns(head.circuit)
+        taken: list[set[int]] = []
+        self.groups: list[list[str]] = []
+        for name in names:
+            cone = set(cones[name])
+            place = next((i for i, used in enumerate(taken) if not used & cone), len(taken))
+            if place == len(taken):
+                taken.append(set())
+                self.groups.append([])
+            taken[place] |= cone
+            self.groups[place].append(name)
+        masks = torch.zeros(len(self.groups), head.n_features, dtype=torch.bool)
+        for mask, group in zip(masks, self.groups, strict=True):
+            mask[[column for name in group for column in registers[name]]] = True
+        sizes = {task.name: task.n_outputs for task in head.tasks}
+        by_group = [name for group in self.groups for name in group]
+        place_of = {name: i for i, name in enumerate(names)}
+        columns = np.concatenate([np.full(sizes[name], place_of[name]) for name in by_group])
+        self.register_buffer("masks", masks, persistent=False)
+        order = torch.from_numpy(np.argsort(columns, kind="stable"))
+        self.register_buffer("order", order, persistent=False)
+
+    def logits(self, features: Tensor, step: Step) -> Tensor:
+        """Those of the model, with gradients that end at other tasks' features."""
+        fixed = features.detach()
+        parts = [
+            step.model.logits(torch.where(mask, features, fixed), group)
+            for mask, group in zip(self.masks, self.groups, strict=True)
+        ]
+        return torch.cat(parts, dim=1).index_select(1, self.order)

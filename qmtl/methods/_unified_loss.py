@@ -1,0 +1,105 @@
+"""UnifiedLoss: one mean-squared error for tasks of all kinds, in a common space of targets."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from qmtl.errors import InvalidInputError
+from qmtl.methods._method import Method, MethodSection
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task, TaskLayout
+
+__all__ = ["UnifiedLoss"]
+
+
+class UnifiedLoss(MethodSection):
+    """``loss = "unified"``: mean-squared errors of values in [−1, 1], for tasks of all kinds.
+
+    Class labels become −1 and 1, one for each output (one-hot with −1 for 0); predictions become
+    2·p − 1 of the probabilities p that the model gives, which are where ⟨Z⟩ lives. Regressions are
+    standardised and stay as they are, of mean 0 and deviation 1. A task's loss is the mean over its
+    labelled entries, and for classes over the classes. So no kind of task has a larger loss than
+    another because of its kind, and what is fitted is what the model predicts (four times the Brier
+    score). Probabilities rather than ⟨Z⟩ itself, which heads without a circuit have not, are our
+    reading, since the paper's tasks are images in the space of a decoder.
+
+    Losses and metrics of validation and test are those of the tasks, so that they compare with
+    other runs. Tasks with class weights are refused.
+
+    Attributes:
+        kind: ``unified``.
+
+    References:
+        StableMTL: arXiv:2506.08013.
+    """
+
+    short: ClassVar[str] = "kind"
+    kind: Literal["unified"] = "unified"
+
+    def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        """The method at work."""
+        for task in tasks:
+            if task.class_weights is not None:
+                raise InvalidInputError(
+                    f"loss = 'unified' has no class weights, but task {task.name!r} has "
+                    f"{task.class_weights}"
+                )
+        return _SquaredErrors()
+
+
+class _SquaredErrors(Method):
+    def __init__(self) -> None:
+        super().__init__()
+        self._columns: dict[tuple[TaskLayout, torch.device], _Columns] = {}
+
+    def loss_terms(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        layout: TaskLayout,
+        *,
+        complete: bool,
+        sample_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sums of squared errors, and what to divide them by."""
+        key = layout, logits.device
+        if key not in self._columns:
+            self._columns[key] = _Columns.of(*key)
+        columns = self._columns[key]
+        labels = targets.index_select(1, columns.target).to(logits.dtype)
+        there = ~labels.isnan()
+        predictions = layout.activation(torch.where(there, logits, 0.0))
+        labels = torch.where(columns.label < 0, labels, labels == columns.label).to(logits.dtype)
+        errors = columns.factor * (predictions - torch.where(there, labels, 0.0))
+        weights = there.to(logits.dtype)
+        if sample_weight is not None:
+            weights = weights * sample_weight.to(logits.dtype)[:, None]
+        zeros = logits.new_zeros(len(layout.tasks))
+        sums, counts = (weights * errors.square()).sum(0), weights.sum(0)
+        return zeros.index_add(0, columns.task, sums), zeros.index_add(0, columns.task, counts)
+
+
+class _Columns(NamedTuple):
+    """Of each column of joined logits, (outputs,)."""
+
+    target: Tensor
+    """Its column of joined targets."""
+    task: Tensor
+    """The place of its task."""
+    label: Tensor
+    """The class that it is of; −1 if its target is a number or one label."""
+    factor: Tensor
+    """2 where targets 0 and 1 stand for −1 and 1; 1 for regressions."""
+
+    @classmethod
+    def of(cls, layout: TaskLayout, device: torch.device) -> "_Columns":
+        task, label, factor = [], [], []
+        for place, own in enumerate(layout.tasks):
+            task += [place] * own.n_outputs
+            classes = own.kind == "multiclass"
+            label += list(range(own.n_outputs)) if classes else [-1] * own.n_outputs
+            factor += [1.0 if own.kind == "regression" else 2.0] * own.n_outputs
+        tables = (layout.column_of_output, *map(torch.tensor, (task, label, factor)))
+        return cls(*(table.to(device) for table in tables))
