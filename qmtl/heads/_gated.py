@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
-from qmtl.heads._head import Head
+from qmtl.heads._head import Head, head_from_dict
 from qmtl.heads._task_rows import TaskRows
 from qmtl.tasks import Task
 
@@ -122,13 +122,8 @@ class GatedHead(Head):
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
         """The head that `to_dict` described, with fresh parameters."""
-        from qmtl.heads._build import HEADS
-
-        own, common = (
-            HEADS[part["type"]].from_dict(part, custom)
-            for part in (description["own"], description["common"])
-        )
-        return cls(own, common)
+        parts = (head_from_dict(description[part], custom) for part in ("own", "common"))
+        return cls(*parts)
 
 
 def common_tasks(tasks: Sequence[Task]) -> list[Task]:
