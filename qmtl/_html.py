@@ -1,4 +1,4 @@
-"""What notebooks and reports show, as HTML: panels of facts, tables and drawings.
+"""What notebooks and reports show: panels of facts, tables and drawings as HTML, and templates.
 
 Text is escaped unless it is `Markup`, so that a task called ``<b>`` is shown by its name. Colours
 are those of the page, light or dark; nothing is loaded from elsewhere.
@@ -8,9 +8,13 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 CSS = Markup("""\
 <style>
@@ -186,6 +190,30 @@ def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
             f"errors, {far:,} beyond 4"
         )
     return found
+
+
+def rendered(name: str, **values: Any) -> str:
+    """A template of ``qmtl/experiments/templates`` with these values; HTML escapes them."""
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("qmtl.experiments", "templates"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"table": table, "number": number, "cell": _markdown_cell}
+    return environment
+
+
+def _markdown_cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _class(value: object) -> Markup:

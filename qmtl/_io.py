@@ -1,10 +1,11 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent (written under a temporary name, then renamed), and tables."""
 
 import csv
 import io
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 # As in pyproject.toml: a test compares them. It is written into files, and names their format.
 __version__ = "0.1.0"
+# Width of a table that is not broken into lines.
+UNBROKEN = 10_000
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -63,3 +66,33 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """`write_text` of rows `as_csv`."""
     write_text(path, as_csv(rows))
+
+
+def print_table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+) -> None:
+    """Print a plain table. Columns of numbers stand to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
+    # A file or a pipe has no width that rows would have to be broken at.
+    width = None if sys.stdout.isatty() else UNBROKEN
+    console = Console(markup=False, emoji=False, highlight=False, width=width)
+    table = Table(title=title, caption=caption, box=None, padding=(0, 2, 0, 0))
+    table.title_justify = table.caption_justify = "left"
+    cells = [[str(cell) for cell in row] for row in rows]
+    for number, name in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _is_number(text: str) -> bool:
+    return text in ("–", "") or text.strip("+-").replace(",", "").replace(".", "", 1).isdigit()

@@ -4,11 +4,11 @@ import codecs
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmtl._io import write_text
+from qmtl._io import print_table, write_text
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ PLAIN = str.maketrans(
         "↑": "^", "≤": "<", "≥": ">", "→": ">", "π": "p", "²": "2", "Δ": "D", "✓": "+", "✗": "-",
     }
 )  # fmt: skip
-
-
-UNBROKEN = 10_000
 
 
 def set_streams() -> None:
@@ -92,31 +89,6 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 # From so many tasks on, a row per head comes before the table.
 MANY = 4
-
-
-def print_table(
-    columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
-) -> None:
-    """A plain table; what ends in a number stands to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
-    # A file or a pipe has no width that rows would have to be broken at.
-    width = None if sys.stdout.isatty() else UNBROKEN
-    console = Console(markup=False, emoji=False, highlight=False, width=width)
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    cells = [[str(cell) for cell in row] for row in rows]
-    for number, name in enumerate(columns):
-        numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left")
-    for row in cells:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _is_number(text: str) -> bool:
-    return text in ("–", "") or text.strip("+-").replace(",", "").replace(".", "", 1).isdigit()
 
 
 def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from qmtl._io import print_table
 from qmtl.cli._options import complete_design, expanded
-from qmtl.cli._output import check_out, print_table, terminal_width, write_out
+from qmtl.cli._output import check_out, terminal_width, write_out
 from qmtl.errors import InvalidInputError, unknown_name
 
 app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)

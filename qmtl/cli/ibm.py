@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qmtl._io import print_table
 from qmtl.cli._options import RunDirectory, Split, expanded
-from qmtl.cli._output import print_table, show_metrics
+from qmtl.cli._output import show_metrics
 from qmtl.errors import HardwareError, InvalidInputError
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, complete_recipe, expanded, recipe_texts
-from qmtl.cli._output import check_out, print_table, write_out
+from qmtl.cli._output import check_out, write_out
 from qmtl.errors import InvalidInputError, QmtlError, unknown_name
 
 if TYPE_CHECKING:

@@ -205,6 +205,7 @@ def bench(
         recipe.bench.seeds,
         len(plan.settings),
         plan.n_search,
+        recipe.bench.first_seed,
     )
 
 

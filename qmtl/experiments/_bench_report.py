@@ -1,11 +1,10 @@
 """The tables of a benchmark: for the terminal, as Markdown and as CSV."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl._html import listed
+from qmtl._html import listed, rendered
 from qmtl._io import as_csv, write_text
 from qmtl.experiments._bench_summary import (
     REFERENCE,
@@ -104,27 +103,25 @@ def _side(difference: float) -> str:
 
 def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
     """The report: heads, tasks, further metrics, failures, and how it was done."""
-    parts = [f"# Benchmark `{summary.name}`"]
+    tables: dict[str, Any] = {}
     if summary.heads:
-        parts += [
-            "## Heads",
-            *("\n".join(f"* {line}." for line in verdict(summary)),) * bool(summary.compare()),
-            _table(_head_rows(summary)),
-            _explanation(summary),
-            "## Tasks",
-            "Test scores × 100 of the main metric, mean ± 95% interval over seeds.",
-            _table(_task_rows(summary)),
-            *_below_the_floor(summary),
-            "## All metrics",
-            "Test scores × 100 (mse and mae as they are), mean over seeds. Of `ece` (calibration "
-            "error), `mse` and `mae`, lower is better.",
-            _table(_metric_rows(summary)),
-        ]
-    if summary.failures:
-        parts += ["## Failed cells", "They are tried again by the next run."]
-        parts.append("\n".join(f"* {f.label}: {f.error}" for f in summary.failures))
-    parts += ["## How", _protocol(summary, recipe)]
-    return "\n\n".join(parts) + "\n"
+        tables = {
+            "heads": _head_rows(summary),
+            "tasks": _task_rows(summary),
+            "metrics": _metric_rows(summary),
+            "missed": _below_the_floor(summary),
+            "some": summary.heads[0].some,
+        }
+    return rendered(
+        "bench.md.j2",
+        summary=summary,
+        recipe=recipe,
+        verdict=verdict(summary),
+        reference=REFERENCE,
+        single_task=SINGLE_TASK,
+        first=summary.first_seed,
+        **tables,
+    )
 
 
 def _head_rows(summary: BenchSummary) -> list[Row]:
@@ -177,23 +174,15 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Heads that do not find what a linear probe finds; empty without a probe."""
+    """Heads and the tasks on which they miss what the linear probe finds."""
     if summary.probe is None:
         return []
-    missed = []
+    found = []
     for scores in summary.heads:
         tasks = [task for task in summary.tasks if _misses(scores, summary.probe, task)]
         if tasks:
-            missed.append(f"`{scores.head}`: {', '.join(tasks)}")
-    if not missed:
-        return [
-            "Every head is above the constant prediction, in the mean over seeds, on every task on "
-            "which the linear probe is."
-        ]
-    return [
-        "Not above the constant prediction, in the mean over seeds, though the linear probe is: "
-        f"{'; '.join(missed)}."
-    ]
+            found.append(f"`{scores.head}`: {', '.join(tasks)}")
+    return found
 
 
 def _misses(scores: HeadScores, probe: HeadScores, task: str) -> bool:
@@ -219,82 +208,10 @@ def _metric_rows(summary: BenchSummary) -> list[Row]:
     return rows
 
 
-def _explanation(summary: BenchSummary) -> str:
-    lines = [
-        "Test scores × 100, mean ± 95% interval (Student's t) over seeds; the mean over tasks is "
-        "that of the tasks' main metrics where they are defined. Parameters are those that are "
-        "trained. ECE is the expected calibration error × 100, mean over tasks with probabilities. "
-        "Step: median time of forward, backward and update (single-task models on mixed batches: "
-        "of all of them)."
-    ]
-    if summary.compare():
-        lines.append(
-            f"Against {REFERENCE}: difference of the mean over tasks, paired by seed; p of "
-            f"Student's paired t-test, two-sided, after Holm's correction over the "
-            f"{len(summary.heads) - 1} heads tested (Wilcoxon's p is in summary.csv; with "
-            f"{summary.n_seeds} seeds it cannot be below "
-            f"{2.0 ** (1 - summary.n_seeds):.2g}). Splits of different seeds share rows, so the "
-            f"seeds are not independent and these p-values are somewhat too small."
-        )
-    if summary.transfer():
-        lines.append(
-            f"Δm: mean relative change against `{SINGLE_TASK}` (arXiv:1904.08918); negative is "
-            f"negative transfer. A task with a single-task score near zero weighs much in it."
-        )
-    return " ".join(lines)
-
-
-def _protocol(summary: BenchSummary, recipe: Recipe) -> str:
-    grid = "; ".join(f"`{key}` {values}" for key, values in recipe.bench.grid.items())
-    order = "The seed sets splits, initial weights and batches"
-    order += (
-        ", and shuffles the tasks." if recipe.bench.shuffle_tasks else "; tasks keep their order."
-    )
-    search = (
-        f"Every head tried the same {summary.n_settings} settings ({grid}); the one with the best "
-        f"mean over tasks on the validation splits of {_seeds(summary.search_seeds)} was kept, and "
-        f"the test split counts for that one only."
-        if summary.n_settings > 1
-        else f"One setting for all heads{f' ({grid})' if grid else ''}."
-    )
-    facts = ""
-    if summary.heads:
-        some = summary.heads[0].some
-        rows = ", ".join(f"{task} {some.rows[task]:,}" for task in summary.tasks)
-        versions = ", ".join(
-            f"{name} {some.environment['packages'][name]}" for name in ("qmtl", "torch")
-        )
-        facts = (
-            f" Training rows: {rows}. {some.environment['processor']}, "
-            f"{some.environment['threads']} threads per cell, {versions}."
-        )
-    epochs = (
-        f"{recipe.training.max_epochs} epochs at the most, weights of the best validation loss"
-        if recipe.training.restore_best
-        else f"{recipe.training.max_epochs} epochs, weights of the last one"
-    )
-    return f"{_seeds(summary.n_seeds)}, {epochs}. {order} {search}{facts}"
-
-
-def _seeds(n: int) -> str:
-    return "seed 0" if n == 1 else f"seeds 0 to {n - 1}"
-
-
 def _p(value: float) -> str:
     if math.isnan(value):
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _table(rows: Sequence[Row]) -> str:
-    header = list(rows[0])
-    lines = ["| " + " | ".join(map(_cell, header)) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def summary_csv(summary: BenchSummary) -> str:
@@ -354,7 +271,7 @@ def seeds_csv(summary: BenchSummary) -> str:
         for scores in _all(summary)
         for task in summary.tasks
         for metric in scores.metrics[task]
-        for seed, value in enumerate(scores.scores(task, metric))
+        for seed, value in enumerate(scores.scores(task, metric), summary.first_seed)
     )
 
 

@@ -156,6 +156,7 @@ class BenchSummary:
         n_seeds: number of seeds.
         n_settings: number of settings that each head tried.
         search_seeds: number of seeds on whose validation splits the setting was chosen.
+        first_seed: the first of the seeds.
     """
 
     name: str
@@ -165,6 +166,7 @@ class BenchSummary:
     n_seeds: int
     n_settings: int
     search_seeds: int
+    first_seed: int = 0
 
     @property
     def tasks(self) -> dict[str, str]:

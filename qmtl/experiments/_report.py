@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from qmtl._html import facts, hardware_facts, number, table
+from qmtl._html import facts, hardware_facts, rendered, table
 from qmtl._io import __version__, write_text
 from qmtl.circuit import circuit_parts
 from qmtl.errors import InvalidInputError
@@ -38,7 +37,6 @@ from qmtl.tasks import Task
 from qmtl.training import LOWER_IS_BETTER, TaskPredictions, plot_curves
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -69,8 +67,8 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
 def render_report(runs: Sequence[RunContent]) -> str:
     """The report as text."""
     tasks = {task.name: task for content in runs for task in content.model.tasks}
-    template = _environment().get_template("report.html.j2")
-    return template.render(
+    return rendered(
+        "report.html.j2",
         css=Markup((resources.files("qmtl.experiments") / "templates" / "report.css").read_text()),
         version=__version__,
         runs=runs,
@@ -189,21 +187,6 @@ def _words(value: object) -> object:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items()) or "–"
     return value
-
-
-@cache
-def _environment() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("qmtl.experiments", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"table": table, "number": number}
-    return environment
 
 
 # Inches; two or three figures stand side by side on a screen, one on a telephone.

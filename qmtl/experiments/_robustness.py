@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from qmtl._io import write_csv, write_json
+from qmtl._io import print_table, write_csv, write_json
 from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz
 from qmtl.data import Split
 from qmtl.errors import InvalidInputError
@@ -298,41 +298,27 @@ def _name(one: UnderNoise) -> str:
 
 
 def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    rows = [
+        (task.name, metric, *(f"{one.metrics[task.name][metric]:.4f}" for one in found))
+        for task in tasks
+        for metric in (task.main_metric, "loss", "deviation")
+    ]
     caption = "deviation: root mean square of what noise changes in the measured values"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("task")
-    table.add_column("metric")
-    for one in found:
-        table.add_column(_name(one), justify="right")
-    for task in tasks:
-        for metric in (task.main_metric, "loss", "deviation"):
-            cells = [f"{one.metrics[task.name][metric]:.4f}" for one in found]
-            table.add_row(task.name, metric, *cells)
-        table.add_section()
-    Console(markup=False, emoji=False).print(table)
+    columns = ("task", "metric", *map(_name, found))
+    print_table(columns, rows, title=title, caption=caption)
 
 
 def _show_study(found: Sequence[HeadRobustness]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    rows = [
+        (one.varied, one.value, one.two_qubit_depth, f"{one.deviation:.4f}", f"{one.signal:.4f}")
+        for one in found
+    ]
+    columns = ("varied", "value", "two-qubit depth", "deviation", "signal left")
     caption = (
         "deviation: root mean square of what noise changes in the Z values; signal left: their "
         "slope against those without noise"
     )
-    table = Table(
-        title="noise on untrained heads", title_justify="left",
-        caption=caption, caption_justify="left",
-    )  # fmt: skip
-    for name in ("varied", "value", "two-qubit depth", "deviation", "signal left"):
-        table.add_column(name, justify="left" if name == "varied" else "right")
-    for one in found:
-        numbers = (str(one.two_qubit_depth), f"{one.deviation:.4f}", f"{one.signal:.4f}")
-        table.add_row(one.varied, str(one.value), *numbers)
-    Console(markup=False, emoji=False).print(table)
+    print_table(columns, rows, title="noise on untrained heads", caption=caption)
 
 
 def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":

@@ -1,6 +1,7 @@
 """Choice of settings, comparisons and negative transfer, on results made by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -111,3 +112,11 @@ def test_what_a_head_misses_though_the_probe_finds_it_is_said():
 def test_which_epoch_is_kept_is_said(best, words):
     recipe = tiny(f"training.restore_best={best}")
     assert words in as_markdown(summary({"linear": [{"a": 0.5}]}), recipe)
+
+
+def test_seeds_are_named_by_their_number():
+    recipe = tiny("bench.first_seed=7")
+    some = replace(summary({"linear": LINEAR}), first_seed=7)
+    assert "seeds 7 to 9, 1 epochs at the most" in as_markdown(some, recipe)
+    rows = seeds_csv(some).splitlines()[1:]
+    assert {row.split(",")[3] for row in rows} == {"7", "8", "9"}
