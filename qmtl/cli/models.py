@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, RunDirectory, expanded
-from qmtl.cli._output import print_table
 from qmtl.cli._tables import read_inputs
 from qmtl.errors import InvalidInputError
 
