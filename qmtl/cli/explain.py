@@ -39,7 +39,8 @@ def explain(
     chosen = read_recipe(
         path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
     )
-    circuit = build_circuit(chosen, build_data(chosen).tasks)
+    data = build_data(chosen)
+    circuit = build_circuit(chosen, data.tasks)
     count = circuit.count_parameters()
     print(circuit.draw(max_width=terminal_width()))
     print(
@@ -48,6 +49,6 @@ def explain(
         f"{count.encoding} encoding weights, {sum(count.tasks.values())} task weights, "
         f"{count.scales} scales"
     )
-    size = batch_size or chosen.training.batch_size
+    size = batch_size or chosen.training.batch_for(len(data.train))
     options = with_noise(chosen.head.options(), chosen.training, circuit)
     print(simulator_for(options.simulator).explain(circuit, size, torch.float32))

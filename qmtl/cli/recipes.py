@@ -56,6 +56,7 @@ design = "cz-ring"
 [training]
 # seed = {training_seed}
 # Without max_epochs there are about 7·rows^¾ steps.
+# Without batch_size steps are of 32 rows, and of more where there are more than 16,384 rows.
 # batch_size = {batch_size}
 # learning_rate = {learning_rate}
 # How the tasks' losses are combined: a scalarizer, or an aggregator such as "upgrad".
@@ -248,7 +249,7 @@ def _defaults() -> dict[str, Any]:
         "heads": ", ".join(name for name in HEAD_TYPES if name != "quantum"),
         "data_seed": recipe.data.seed,
         "training_seed": training.seed,
-        "batch_size": training.batch_size,
+        "batch_size": training.batch_for(0),
         "learning_rate": training.learning_rate,
     }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import is_missing, number_in, number_text
+from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -327,6 +327,10 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         codes, values = pd.factorize(column)
     except TypeError:  # cells that cannot be compared, such as lists
         codes, values = pd.factorize(column.map(str))
+    if all(isinstance(value, str) for value in values):
+        texts = [value.strip() for value in values]
+        if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
+            return texts, codes
     found: dict[str, int] = {}
     places = np.empty(len(values) + 1, dtype=np.int64)
     places[-1] = -1  # what pandas takes for missing has the code -1
@@ -357,6 +361,13 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
         >>> text_numbers("x", ["1,234.5", "n.b."])
         {'1,234.5': 1234.5}
     """
+    if decimal != "," and not any("_" in text for text in texts):
+        try:  # at once, which most columns of numbers allow
+            plain = np.array(texts, dtype=object).astype(np.float64)
+        except ValueError:
+            plain = np.array([np.nan])
+        if not np.isnan(plain).any():
+            return dict(zip(texts, plain.tolist(), strict=True))
     readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
     ways = []
     for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):

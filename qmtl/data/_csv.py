@@ -167,8 +167,14 @@ class TextTable:
             seen.add(name)
         return [name or f"Unnamed: {place}" for place, name in enumerate(header)]
 
-    def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
-        """The rows, as `read_table` returns them."""
+    def frame(self, texts: Collection[str] = (), *, categories: bool = False) -> "pd.DataFrame":
+        """The rows, as `read_table` returns them.
+
+        Args:
+            texts: columns to keep as text.
+            categories: whether columns of texts are of pandas' categorical type, whose different
+                texts are found once.
+        """
         import pandas as pd
 
         self._check_widths()
@@ -185,7 +191,14 @@ class TextTable:
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
         frame = frame.copy()  # as one block for each type
         for place in kept:
-            frame[place] = frame[place].astype(object).fillna("").map(str.strip)
+            column = frame[place].astype(object).fillna("")
+            if categories:
+                codes, different = pd.factorize(column)
+                names = pd.Series(different, dtype=object).map(str.strip)
+                codes, different = pd.factorize(names)[0][codes], names.unique()
+                frame[place] = pd.Categorical.from_codes(codes, different)
+            else:
+                frame[place] = column.map(str.strip)
         frame.index = pd.RangeIndex(2, len(frame) + 2)
         empty = frame.iloc[:, 0].isin([""]) | frame.iloc[:, 0].isna()
         if empty.any():
@@ -195,7 +208,7 @@ class TextTable:
         if not len(frame):
             raise InvalidInputError(f"{self.path}: there is a header but no row under it")
         frame.columns = pd.Index(self.header, dtype=object)
-        return self._with_numbers(frame, texts)
+        return self._with_numbers(frame, texts, categories=categories)
 
     def _read(self, places: list[int] | None, **options: Any) -> "pd.DataFrame":
         """Some columns, by their places; None for all."""
@@ -203,7 +216,7 @@ class TextTable:
 
         try:
             return pd.read_csv(
-                io.StringIO(self.body),
+                io.BytesIO(self.body.encode()),
                 sep=self.delimiter,
                 header=None,
                 names=range(len(self.header)),
@@ -246,26 +259,31 @@ class TextTable:
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
         return "," if clear else None
 
-    def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
+    def _with_numbers(
+        self, frame: "pd.DataFrame", texts: Collection[str], *, categories: bool
+    ) -> "pd.DataFrame":
         """Columns of texts as numbers where all texts of a column write one."""
         import pandas as pd
 
-        kept, numbers = set(texts), {}
+        kept: set[str] = set(texts)
+        changed: dict[str, Any] = {}
         for place, (name, dtype) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
             if name in kept or not (
                 pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
             ):
                 continue
+            if categories:
+                changed[name] = frame[name].astype("category")
             some, _ = column_texts(frame.iloc[:100, place])
             if len(text_numbers(name, some, self.decimal or ".")) < len(some) and len(
                 text_numbers(name, some, ",")
             ) < len(some):
                 continue
-            different, codes = column_texts(frame.iloc[:, place])
+            different, codes = column_texts(changed.get(name, frame[name]))
             values = text_numbers(name, different, self.decimal)
             if different and len(values) == len(different):
-                numbers[name] = np.array([*(values[text] for text in different), np.nan])[codes]
-        return frame.assign(**numbers) if numbers else frame
+                changed[name] = np.array([*(values[text] for text in different), np.nan])[codes]
+        return frame.assign(**changed) if changed else frame
 
 
 class _Rows(Iterator[list[str]]):

@@ -283,8 +283,8 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
         raise InvalidInputError(
             f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
-    bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
-    if bad.any():
+    if not bool(split.inputs.isfinite().all()):
+        bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
         first = int(split.index[int(bad.long().argmax())])
         raise InvalidInputError(
             f"data: {name} inputs must be finite, but {int(bad.sum())} of {len(split)} rows hold "

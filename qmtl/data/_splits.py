@@ -213,11 +213,11 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
     if len(codes) != n:
         raise InvalidInputError(f"stratify: expected {n} rows of codes, got {len(codes)}")
-    columns = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in codes.T]
+    columns = [_dense(column) for column in codes.T]
     together = columns[0]
     for column in columns[1:]:  # in the order of their rows, as np.unique(axis=0) has them
         pairs = together * (column.max() + 1) + column
-        together = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+        together = _dense(pairs)
     columns = [column for column in columns if column.max() > 0]  # one class tells nothing
     columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
     # Three members are the least with which a stratum can be on every side.
@@ -225,6 +225,15 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     for column in columns:  # a class is too rare: count it with the most common one
         counts = np.bincount(column)
         yield np.where(counts[column] >= 3, column, counts.argmax())
+
+
+def _dense(codes: np.ndarray) -> np.ndarray:
+    """The places of whole numbers among those that occur, as `numpy.unique` gives them."""
+    start = codes - codes.min()
+    if start.max() > len(codes):
+        return np.unique(codes, return_inverse=True)[1].reshape(-1)
+    place: np.ndarray = (np.cumsum(np.bincount(start) > 0) - 1)[start]
+    return place
 
 
 def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:

@@ -201,7 +201,8 @@ def from_csv(
         special = (split_column, group_column, weights)
         wanted = _wanted(targets, file.header, (*special, *ignore))
         texts = {column for columns, _ in wanted for column in columns}
-        table = file.frame(texts | {name for name in special[:2] if name is not None})
+        texts |= {name for name in special[:2] if name is not None}
+        table = file.frame(texts, categories=True)
         return _data(
             table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, inputs=inputs,
             ignore=ignore, splits=splits, seed=seed, split_column=split_column,
@@ -241,9 +242,14 @@ def _data(
     elif isinstance(splits, Mapping):
         splits = _places(splits, numbers)
     labels, taken = {}, {}
-    tasks = check_tasks([_task(own, task, table, decimal) for own, task in wanted])
-    for task, (own, _) in zip(tasks, wanted, strict=True):
-        values = [_label_values(table[column], task, decimal) for column in own]
+    read = [[_label_values(table[c], task, decimal) for c in own] for own, task in wanted]
+    tasks = check_tasks(
+        [
+            task if isinstance(task, Task) else infer_task(own[0], values[0], task)
+            for (own, task), values in zip(wanted, read, strict=True)
+        ]
+    )
+    for task, values in zip(tasks, read, strict=True):
         together = values[0] if len(values) == 1 else np.stack(values, axis=1)
         labels[task.name] = task.to_targets(together, rows=table.index)
     taken = {
@@ -354,14 +360,6 @@ def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
     return columns
 
 
-def _task(
-    columns: Sequence[str], wanted: str | Task | None, table: "pd.DataFrame", decimal: str | None
-) -> Task:
-    if isinstance(wanted, Task):
-        return wanted
-    return infer_task(columns[0], _label_values(table[columns[0]], wanted, decimal), wanted)
-
-
 def _label_values(
     column: "pd.Series", wanted: str | Task | None, decimal: str | None
 ) -> np.ndarray:
@@ -378,11 +376,16 @@ def _label_values(
     if kind == "regression":
         return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
     named = isinstance(wanted, Task) and wanted.class_names and kind != "multilabel"
-    texts, _ = column_texts(column)
-    numbers = {} if named else text_numbers(str(column.name), texts, decimal)
-    if texts and len(numbers) == len(texts):
-        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
-    return np.asarray(column, dtype=object)
+    if named:
+        return np.asarray(column, dtype=object)
+    texts, codes = column_texts(column)
+    numbers = text_numbers(str(column.name), texts, decimal)
+    if not texts or len(numbers) < len(texts):
+        return np.asarray(column, dtype=object)
+    values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
+    if np.isinf(values).any():  # which is refused, with its row
+        column_numbers(column.to_frame(), [str(column.name)], decimal)
+    return values
 
 
 def _input_names(

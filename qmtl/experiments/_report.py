@@ -143,7 +143,7 @@ def _plans(runs: Sequence[RunContent]) -> list[Part]:
     users: dict[Explanation, list[str]] = {}
     for content in runs:
         if _quantum(content):
-            plan = content.model.head.explain(content.run.recipe.training.batch_size)
+            plan = content.model.head.explain(content.run.recipe.training.batch_for(0))
             users.setdefault(plan, []).append(content.label)
     return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
 

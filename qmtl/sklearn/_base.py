@@ -33,7 +33,7 @@ simulator: ``"lightcone"`` (exact), the name of a PennyLane device, or a `qmtl.s
 angle_map: from features to angles, see `qmtl.QuantumHead`.
 initial: how the circuit's blocks start, see `qmtl.QuantumHead`.
 max_epochs: epochs of training; None for about 7·rows^¾ steps.
-batch_size: rows per step.
+batch_size: rows per step; None for 32, and for more with more than 16,384 rows.
 learning_rate: of the network's parameters.
 head_learning_rate: of the head's parameters; None for three times that.
 weight_decay: of the network's parameters (AdamW); None for 150 / rows.
@@ -72,7 +72,7 @@ class ColumnsEstimator(BaseEstimator):
     angle_map: str = "narrow"
     initial: str = "equator"
     max_epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     learning_rate: float = 0.01
     head_learning_rate: float | None = None
     weight_decay: float | None = None

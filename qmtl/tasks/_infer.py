@@ -58,7 +58,12 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         raise InvalidInputError(
             f"labels of '{name}': expected shape (N,) or (N, labels), got {array.shape}"
         )
-    counts = {v: n for v, n in Counter(array.ravel().tolist()).items() if not is_missing(v)}
+    if array.dtype.kind == "f":
+        found = np.unique(array, return_counts=True)
+        pairs = list(zip(*(part.tolist() for part in found), strict=True))
+    else:
+        pairs = list(Counter(array.ravel().tolist()).items())
+    counts = {value: n for value, n in pairs if not is_missing(value)}
     if not counts:
         raise InvalidInputError(f"labels of '{name}': all are missing, so no task can be inferred")
     distinct, n = list(counts), sum(counts.values())

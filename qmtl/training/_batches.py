@@ -224,10 +224,11 @@ class MultiTaskDataModule(pl.LightningDataModule):
         self.data = data
         self.settings = settings
         jacobian = settings.aggregator is not None
+        n_rows = int(labelled_rows(data.tasks, data.train.targets).any(dim=0).sum())
         self.plan = plan_batches(
             data.train,
             data.tasks,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_for(n_rows),
             seed=settings.seed,
             single_task=data.is_disjoint,
             tasks_per_step=(settings.tasks_per_step or len(data.tasks)) if jacobian else 1,

@@ -45,7 +45,8 @@ class TrainingSettings(MethodOptions):
 
     Attributes:
         max_epochs: epochs at the most; None for about 7·rows^¾ steps, see `for_rows`.
-        batch_size: rows per step over all processes (disjoint data: per task and step).
+        batch_size: rows per step over all processes (disjoint data: per task and step); None for
+            32, and for more where there are many rows, see `batch_for`.
         learning_rate: of the encoder's parameters and of a scalarizer's own.
         head_learning_rate: of the head's parameters; None for three times `learning_rate`.
         optimizer: ``adamw`` (weight decay apart from the gradient), ``adam`` (in it) or ``sgd``.
@@ -85,7 +86,7 @@ class TrainingSettings(MethodOptions):
     model_config = ConfigDict(allow_inf_nan=False)
 
     max_epochs: int | None = Field(None, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     learning_rate: float = Field(0.01, gt=0)
     head_learning_rate: float | None = Field(None, gt=0)
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -130,6 +131,19 @@ class TrainingSettings(MethodOptions):
             )
         return self.max_epochs
 
+    def batch_for(self, n_rows: int) -> int:
+        """Rows per step: `batch_size`, or for None what fits the training rows.
+
+        Example:
+            >>> [TrainingSettings().batch_for(n) for n in (100, 10_000, 100_000, 10**7)]
+            [32, 32, 256, 512]
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        # A step of a few hundred rows takes little longer than one of 32, and where there are that
+        # many rows there are hundreds of steps in each epoch all the same.
+        return min(512, 1 << max(5, (n_rows // 256).bit_length() - 1))
+
     def for_rows(self, n_rows: int, steps_per_epoch: int) -> Self:
         """These settings with numbers in the place of what depends on the table.
 
@@ -137,7 +151,7 @@ class TrainingSettings(MethodOptions):
 
         Args:
             n_rows: training rows with a label.
-            steps_per_epoch: that they make with this `batch_size`.
+            steps_per_epoch: that they make with `batch_for` rows each.
 
         Example:
             >>> small, large = [TrainingSettings().for_rows(n, n // 25) for n in (50, 5000)]
@@ -145,9 +159,12 @@ class TrainingSettings(MethodOptions):
             [(66, 3.0), (21, 0.03)]
         """
         rate = self.head_learning_rate or HEAD_PACE * self.learning_rate
-        changed: dict[str, Any] = {"head_learning_rate": rate}
+        batch_size = self.batch_for(n_rows)
+        changed: dict[str, Any] = {"head_learning_rate": rate, "batch_size": batch_size}
         if self.max_epochs is None:
             steps = STEPS * n_rows**0.75
+            if self.batch_size is None:  # as many epochs as steps of 32 rows make
+                steps *= 32 / batch_size
             changed["max_epochs"] = max(1, math.ceil(steps / max(1, steps_per_epoch)))
         if self.weight_decay is None:
             decays = self.optimizer == "adamw" and n_rows > 0

@@ -50,7 +50,7 @@ def torch_threads(model: MultiTaskModel, settings: TrainingSettings) -> Iterator
     before = torch.get_num_threads()
     threads = settings.threads
     if threads is None:
-        threads = min(before, worthwhile_threads(model, settings.batch_size))
+        threads = min(before, worthwhile_threads(model, settings.batch_for(0)))
     torch.set_num_threads(threads)
     try:
         yield
