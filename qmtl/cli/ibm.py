@@ -267,7 +267,7 @@ def _fetch(run: str, ledger: Any) -> None:
 def _show(run: str, ledger: Any) -> None:
     from qmtl.hardware import read_result
 
-    show_result(ledger, read_result(ledger, run))
+    show_result(ledger, read_result(run, ledger))
 
 
 @dataclass(frozen=True)

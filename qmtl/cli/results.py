@@ -22,7 +22,8 @@ def runs(
 ) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
-    The score is the mean of the tasks' main metrics on the test split.
+    A run is finished, running (with its process), or stopped (with how to go on). The score is the
+    mean of the tasks' main metrics on the test split.
 
     Examples of use:
 
@@ -44,6 +45,8 @@ def runs(
 
 
 def _run_row(path: Path) -> tuple[object, ...]:
+    from qmtl.experiments import training_process
+
     try:
         recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8-sig"))
         head = recipe.get("head", {}).get("type", "quantum")
@@ -61,13 +64,16 @@ def _run_row(path: Path) -> tuple[object, ...]:
         metric = names.pop() if len(names) == 1 else "mean of main metrics"
         return path, "finished", *about, len(test), results["epochs"], score, metric
     except FileNotFoundError:
-        return path, "unfinished", *about, "–", _epochs(path), "–", f"qmtl train --resume {path}"
+        process = training_process(path)
+        state = "stopped" if process is None else "running"
+        note = process or f"qmtl train --resume {path}"
+        return path, state, *about, "–", _epochs(path), "–", note
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return path, "damaged", *about, "–", "–", "–", "results.json cannot be read"
 
 
 def _epochs(path: Path) -> int:
-    """Epochs that an unfinished run has completed."""
+    """Epochs that a run without results has completed."""
     try:
         with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
             return len({row["epoch"] for row in csv.DictReader(file)})

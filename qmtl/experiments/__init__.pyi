@@ -17,6 +17,7 @@ from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured
 from ._prediction_plots import plot_regression as plot_regression
 from ._prediction_plots import plot_roc as plot_roc
+from ._process import training_process as training_process
 from ._recipe import NoiseSection as NoiseSection
 from ._recipe import Recipe as Recipe
 from ._recipe import built_in_recipes as built_in_recipes

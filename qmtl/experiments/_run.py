@@ -1,8 +1,8 @@
 """Run directories: a recipe trained to files that every later command reads.
 
 A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per epoch),
-``checkpoints/``, and when training is done ``model/``, ``inputs.json`` (for table data),
-``predictions.csv`` and ``results.json``, which is written last.
+``checkpoints/``, ``process.json`` while a process trains it, and when training is done ``model/``,
+``inputs.json`` (for table data), ``predictions.csv`` and ``results.json``, which is written last.
 """
 
 import json
@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from qmtl._io import write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
 from qmtl.experiments._build import build_data, build_model
+from qmtl.experiments._process import noted
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
 
@@ -230,14 +232,18 @@ def _train(
     if recipe.training.devices > 1:
         # The other processes, which start with the same command line, find the folder by it.
         os.environ[FOLDER] = str(folder)
+    note = noted(folder) if is_first_process() else nullcontext()
     try:
-        with log_to(
-            *names,
-            folder=folder / "logs",
-            run_name=folder.name,
-            options={str(name): recipe.logging.options.get(name, {}) for name in names},
-            params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
-        ) as log:
+        with (
+            note,
+            log_to(
+                *names,
+                folder=folder / "logs",
+                run_name=folder.name,
+                options={str(name): recipe.logging.options.get(name, {}) for name in names},
+                params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
+            ) as log,
+        ):
             result = fit(
                 model,
                 data,

@@ -238,19 +238,20 @@ class HardwareResult:
         }
 
 
-def read_result(ledger: Ledger, run: str) -> HardwareResult:
+def read_result(run: str, ledger: Ledger | str | Path | None = None) -> HardwareResult:
     """The result of a run, as far as the ledger has it; the service is not asked.
 
     Args:
-        ledger: the ledger.
         run: the run's name.
+        ledger: the ledger or its file; None for the user's.
 
     Raises:
         InvalidInputError: for a run that the ledger does not know.
     """
+    ledger = Ledger.of(ledger)
     record = ledger.run(run)
     prepared = ledger.prepared(record.run)
-    stored = raw_results(ledger, record.run)
+    stored = raw_results(record.run, ledger)
     decoded = decode(prepared, stored)
     jobs = tuple(chunk.job for chunk in ledger.chunks(record.run) if chunk.job is not None)
     known = _samples(prepared, set(stored))
@@ -273,7 +274,7 @@ def read_result(ledger: Ledger, run: str) -> HardwareResult:
     )
 
 
-def raw_results(ledger: Ledger, run: str) -> dict[int, tuple[PubData, ...]]:
+def raw_results(run: str, ledger: Ledger) -> dict[int, tuple[PubData, ...]]:
     """A run's raw results in the ledger, by chunk."""
     return {idx: raw_from_bytes(raw) for idx, raw in ledger.results(run).items()}
 

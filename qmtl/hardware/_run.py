@@ -217,7 +217,7 @@ def run(
     )
     if wait:
         _wait(name, ledger, client, progress)
-    return read_result(ledger, name)
+    return read_result(name, ledger)
 
 
 def submit_head(
@@ -278,7 +278,7 @@ def fetch(
     found = _wait(name, ledger, client, progress) if wait else _look(name, ledger, client)
     if not ledger.results(name):
         raise HardwareJobError(f"{found}: nothing to fetch yet; `qmtl ibm fetch {name} --wait`")
-    return read_result(ledger, name)
+    return read_result(name, ledger)
 
 
 def wait(

@@ -184,7 +184,7 @@ class HardwareSimulator(Simulator):
         ledger, client = Ledger.of(self.ledger), Client.of(self.service)
         name = submit_head(run, backend, self.settings, ledger, client, again=False)
         wait(name, ledger, service=client)
-        return decode(ledger.prepared(name), raw_results(ledger, name))
+        return decode(ledger.prepared(name), raw_results(name, ledger))
 
     def _refusal(self, circuit: HeadCircuit, batch: int, tasks: tuple[str, ...]) -> str:
         forward = self.executions(circuit, batch, tasks, gradient=False)

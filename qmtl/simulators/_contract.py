@@ -146,7 +146,7 @@ class Simulator(ABC):
         blocks: Tensor,
         scales: Tensor,
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         """Logits of the tasks side by side, shape (batch, outputs), from a head's features.
@@ -175,7 +175,7 @@ class Simulator(ABC):
         scales: Tensor,
         gradients: Tensor,
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Rows of a Jacobian: gradients with respect to features and encoding weights.

@@ -111,7 +111,7 @@ class LightConeSimulator(Simulator):
         blocks: Tensor,
         scales: Tensor,
         *,
-        angle_map: str = "tanh",
+        angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""

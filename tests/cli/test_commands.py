@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -258,9 +261,25 @@ def test_recipes_are_listed_and_shown(qmtl, tmp_path):
 
 def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
     folder = tmp_path / "some"
-    for name in ("finished", "unfinished", "damaged", "no recipe", "odd results"):
+    for name in (
+        "finished",
+        "killed",
+        "running",
+        "elsewhere",
+        "damaged",
+        "no recipe",
+        "odd results",
+    ):
         shutil.copytree(run, folder / name)
-    (folder / "unfinished" / "results.json").unlink()
+    began = psutil.Process().create_time()
+    notes = {
+        "killed": {"host": socket.gethostname(), "pid": os.getpid(), "started": began - 100},
+        "running": {"host": socket.gethostname(), "pid": os.getpid(), "started": began},
+        "elsewhere": {"host": "node-7", "pid": 12, "started": began},
+    }
+    for name, note in notes.items():
+        (folder / name / "results.json").unlink()
+        (folder / name / "process.json").write_text(json.dumps(note), encoding="utf-8")
     (folder / "damaged" / "results.json").write_text("{")
     (folder / "odd results" / "results.json").write_text('{"metrics": []}')
     (folder / "no recipe" / "recipe.toml").write_text("[")
@@ -273,7 +292,11 @@ def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
     ]
     assert {"finished", "digits", "quantum", "3"} <= set(lines["finished"].split())
     assert f"{sum(mains) / 3:.4f}" in lines["finished"]
-    assert {"unfinished", "2", "--resume"} <= set(lines["unfinished"].split())
+    assert {"stopped", "2", "--resume"} <= set(lines["killed"].split())
+    assert {"running", str(os.getpid())} <= set(lines["running"].split())
+    assert {"running", "12", "node-7"} <= set(lines["elsewhere"].split())
+    refused = qmtl.bad("train", "--resume", folder / "elsewhere")
+    assert "is being trained by process 12 on node-7" in refused
     assert "damaged" in lines["damaged"]
     assert "empty" not in lines
     own = qmtl.good("runs", run)

@@ -41,7 +41,7 @@ def submitted(prepared, service=None, **arguments):
 def finish(run):
     """Wait for the run; its result."""
     wait(run, service=quick())
-    return read_result(Ledger(), run)
+    return read_result(run)
 
 
 def check_once(service, run, chunks=1):

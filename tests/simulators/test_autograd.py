@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qmtl import AngleEncoding, HeadCircuit, QuantumHead, Task
 from qmtl.errors import InvalidInputError
-from qmtl.simulators import LightConeSimulator
+from qmtl.simulators import LightConeSimulator, simulator_for
 from tests.simulators.engine_samples import (
     EAGER,
     MIXED,
@@ -148,6 +148,16 @@ def test_inputs_that_do_not_fit_are_refused(which, change, message):
         rows = [torch.ones(1, 3, 7).double()] if call == SIMULATOR.readout_rows else []
         with pytest.raises(InvalidInputError, match=message):
             call(circuit, *inputs, *rows)
+
+
+def test_simulators_and_heads_have_one_angle_map():
+    circuit = CIRCUITS["Pauli strings"]
+    head = QuantumHead(circuit, seed=0)
+    features = torch.randn(3, circuit.n_features)
+    rest = (head.encoding, head.blocks.parameter, head.scales.parameter)
+    for simulator in (SIMULATOR, EAGER, simulator_for("default.qubit")):
+        found = simulator.logits(circuit, features, *rest)
+        torch.testing.assert_close(found, head(features, joined=True), atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_names_are_refused():
