@@ -39,8 +39,7 @@ def explain(
     chosen = read_recipe(
         path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
     )
-    data = build_data(chosen)
-    circuit = build_circuit(chosen, data.tasks)
+    circuit = build_circuit(chosen, chosen.data.load_tasks())
     count = circuit.count_parameters()
     print(circuit.draw(max_width=terminal_width()))
     print(
@@ -49,6 +48,7 @@ def explain(
         f"{count.encoding} encoding weights, {sum(count.tasks.values())} task weights, "
         f"{count.scales} scales"
     )
-    size = batch_size or chosen.training.batch_for(len(data.train))
+    size = batch_size or chosen.training.batch_size
+    size = size or chosen.training.batch_for(len(build_data(chosen).train))
     options = with_noise(chosen.head.options(), chosen.training, circuit)
     print(simulator_for(options.simulator).explain(circuit, size, torch.float32))

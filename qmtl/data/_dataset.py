@@ -231,6 +231,10 @@ class DataSection(Section):
     def load(self) -> MultiTaskData:
         """The data that the section describes, split."""
 
+    def load_tasks(self) -> tuple[Task, ...]:
+        """The tasks alone; a subclass that knows them need not read the data."""
+        return self.load().tasks
+
     def given(self, *keys: str) -> dict[str, Any]:
         """The values of these keys except for None, which stands for the loader's default.
 

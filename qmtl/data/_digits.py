@@ -33,6 +33,19 @@ class DigitsSection(DataSection):
         """The digits, split."""
         return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
+    def load_tasks(self) -> tuple[Task, ...]:
+        """The tasks, which are always the same."""
+        return _chosen(self.tasks)
+
+
+TASKS = (
+    Task.multiclass("digit", 10, class_names=tuple("0123456789")),
+    Task.binary("parity", class_names=("even", "odd")),
+    Task.binary("five_or_more"),
+    Task.binary("has_loop"),
+    Task.regression("ink"),
+)
+
 
 def digits(
     *,
@@ -67,25 +80,27 @@ def digits(
     inputs = torch.from_numpy(pixels).float() / 16
     digit = torch.from_numpy(labels).long()
     loops = torch.isin(digit, torch.tensor([0, 6, 8, 9]))
-    known: dict[str, tuple[Task, torch.Tensor]] = {
-        "digit": (Task.multiclass("digit", 10, class_names=tuple("0123456789")), digit),
-        "parity": (Task.binary("parity", class_names=("even", "odd")), digit % 2),
-        "five_or_more": (Task.binary("five_or_more"), digit >= 5),
-        "has_loop": (Task.binary("has_loop"), loops),
-        "ink": (Task.regression("ink"), inputs.mean(dim=1)),
-    }
-    chosen = list(known) if tasks is None else tasks
-    if isinstance(chosen, str):
-        raise InvalidInputError(f"tasks: expected a sequence of names, got the text {chosen!r}")
-    for name in chosen:
-        if name not in known:
-            raise unknown_name("digits task", name, known)
-    targets = {name: known[name][0].to_targets(known[name][1]) for name in chosen}
+    labels_of = {
+        "digit": digit, "parity": digit % 2, "five_or_more": digit >= 5, "has_loop": loops,
+        "ink": inputs.mean(dim=1),
+    }  # fmt: skip
+    chosen = _chosen(tasks)
+    targets = {task.name: task.to_targets(labels_of[task.name]) for task in chosen}
     indices = choose_rows(len(inputs), splits, seed, digit)
     return MultiTaskData(
         "digits",
-        tuple(known[name][0] for name in chosen),
+        chosen,
         **take_splits(Split(inputs, targets), indices),
         columns=TableColumns(tuple((f"pixel_{i}", 0.0, 16.0) for i in range(64))),
         split_seed=None if isinstance(splits, Mapping) else int(seed),
     )
+
+
+def _chosen(names: Sequence[str] | None) -> tuple[Task, ...]:
+    known = {task.name: task for task in TASKS}
+    if isinstance(names, str):
+        raise InvalidInputError(f"tasks: expected a sequence of names, got the text {names!r}")
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("digits task", name, known)
+    return TASKS if names is None else tuple(known[name] for name in names)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from qmtl.errors import RecipeError
+from qmtl.data._digits import DigitsSection
+from qmtl.errors import InvalidInputError, RecipeError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import read_recipe, recipe_from
 
@@ -166,3 +167,11 @@ class TestKeys:
         assert data.text_model == str(tmp_path / "model")
         named = read_recipe(tmp_path / "a.toml", ["data.text_model=some/name"]).data
         assert named.text_model == "some/name"
+
+
+def test_digits_tells_its_tasks_without_the_data():
+    for names in (None, ["ink", "digit"]):
+        section = DigitsSection(tasks=names)
+        assert section.load_tasks() == section.load().tasks
+    with pytest.raises(InvalidInputError, match="unknown digits task 'inc'; did you mean 'ink'"):
+        DigitsSection(tasks=["inc"]).load_tasks()
