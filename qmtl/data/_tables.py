@@ -245,7 +245,9 @@ def _data(
     read = [[_label_values(table[c], task, decimal) for c in own] for own, task in wanted]
     tasks = check_tasks(
         [
-            task if isinstance(task, Task) else infer_task(own[0], values[0], task)
+            task
+            if isinstance(task, Task)
+            else infer_task(own[0], _typed(table[own[0]], values[0]), task)
             for (own, task), values in zip(wanted, read, strict=True)
         ]
     )
@@ -358,6 +360,12 @@ def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
         if column not in header:
             raise unknown_name("target column", column, header)
     return columns
+
+
+def _typed(column: "pd.Series", values: np.ndarray) -> Any:
+    """The labels of a column; in its own type if that says that numbers are classes."""
+    categories = getattr(column.dtype, "categories", None)
+    return values if categories is None or not is_number_type(categories.dtype) else column
 
 
 def _label_values(

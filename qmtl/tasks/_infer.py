@@ -22,7 +22,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
 
     Without a kind: two different texts or whole numbers are binary, more texts are multiclass
     (classes in sorted order), whole numbers 0..C-1 are multiclass, more than two different
-    numbers with fractions are a regression. A 2-D array is multilabel if it holds 0 and 1 only,
+    numbers with fractions are a regression; what pandas has as categorical is classes. A 2-D array is multilabel if it holds 0 and 1 only,
     a regression if it holds fractions.
 
     Args:
@@ -76,6 +76,9 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
     if texts:
         return _from_texts(name, array, numbers, texts, kind, n)
     classes = {number for number in numbers if number != MISSING}
+    if kind is None and getattr(getattr(values, "dtype", None), "name", "") == "category":
+        # Its type says that these are classes, whatever numbers write them.
+        kind = "binary" if len(classes) == 2 else "multiclass"
     if kind is not None:
         return _with_kind(name, kind, classes)
     return _from_numbers(name, array, set(numbers), classes, n)

@@ -173,12 +173,16 @@ def _plain_errors() -> Iterator[None]:
             "GradientAccumulationScheduler": "give accumulate_grad_batches to fit instead",
             "no logger": f"give fit a logger, too: {log}",
             "logger=False": f"give fit a logger, too: {log}",
+            "which is not available": "fit reports them under these names",
             "could not find the monitored key": "fit reports validation_loss, and train/TASK/loss "
             "and validation/TASK/METRIC for every task",
         }
         for words, hint in hints.items():
             if words in reason:
                 raise InvalidInputError(f"{reason} ({hint})") from None
+        if isinstance(error, MisconfigurationException):
+            # A callback or logger that was given cannot do its work here.
+            raise InvalidInputError(reason) from None
         raise
 
 
