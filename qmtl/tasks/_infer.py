@@ -22,8 +22,8 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
 
     Without a kind: two different texts or whole numbers are binary, more texts are multiclass
     (classes in sorted order), whole numbers 0..C-1 are multiclass, more than two different
-    numbers with fractions are a regression; what pandas has as categorical is classes. A 2-D array is multilabel if it holds 0 and 1 only,
-    a regression if it holds fractions.
+    numbers with fractions are a regression. What pandas has as categorical is classes. A 2-D array
+    is multilabel if it holds 0 and 1 only, a regression if it holds fractions.
 
     Args:
         name: of the task.

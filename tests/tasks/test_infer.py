@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+import qmtl
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task, infer_task
 
@@ -92,3 +93,21 @@ def test_errors(values, kind, message):
         infer_task("a", values, kind)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "names"),
+    [
+        ([5, 7, 5, 9], "multiclass", ("5", "7", "9")),
+        ([1.5, 2.5, 1.5], "binary", ("1.5", "2.5")),
+        ([0, 1, 1], "binary", None),
+        (["low", "high", None, "mid"], "multiclass", ("high", "low", "mid")),
+    ],
+)
+def test_what_pandas_has_as_categorical_is_classes(values, kind, names):
+    column = pd.Series(pd.Categorical(values), name="a")
+    task = infer_task("a", column)
+    assert (task.kind, task.class_names) == (kind, names)
+    table = pd.DataFrame({"x": range(10 * len(values)), "a": pd.concat([column] * 10).to_numpy()})
+    table["a"] = table["a"].astype("category")
+    assert qmtl.data.from_frame(table, targets=["a"]).task("a") == task

@@ -151,3 +151,18 @@ def test_single_task_batches_of_tasks_without_training_rows():
     options = {"batch_size": 4, "seed": 0, "single_task": True, "tasks_per_step": 3}
     plan = plan_batches(data.train, data.tasks, temperature=0.0, **options)
     assert {len(step) for step in plan.epoch(0)} == {8}
+
+
+def test_steps_of_large_tables_have_more_rows():
+    settings = TrainingSettings()
+    assert [settings.batch_for(n) for n in (0, 1, 16_383, 16_384, 65_536, 10**7)] == [
+        32, 32, 32, 64, 256, 512,
+    ]  # fmt: skip
+    assert TrainingSettings(batch_size=7).batch_for(10**7) == 7
+    # As many epochs as with 32 rows, and fewer steps.
+    few = settings.for_rows(100_000, 100_000 // 256)
+    many = TrainingSettings(batch_size=32).for_rows(100_000, 100_000 // 32)
+    assert few.batch_size == 256
+    assert abs(few.max_epochs - many.max_epochs) <= 1
+    data = tiny_data()
+    assert MultiTaskDataModule(data, settings).plan.batch_size == 32

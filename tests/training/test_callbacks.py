@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
     Callback,
     DeviceStatsMonitor,
     EarlyStopping,
@@ -187,3 +188,13 @@ def test_a_part_that_the_caller_keeps_in_evaluation_mode_stays_there():
     model.encoder.eval()
     _fit(data, model, max_epochs=1, callbacks=[modes])
     assert not any(modes.seen)
+
+
+def test_what_a_callback_cannot_do_is_one_line():
+    data = tiny_data()
+    for callback, words in (
+        (EarlyStopping("val_loss"), "validation/a/accuracy"),
+        (BatchSizeFinder(), "batch_size not found"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[callback], **QUIET)
