@@ -8,17 +8,18 @@ References:
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pennylane as qml
 import torch
+from autograd.tracer import isbox, trace_stack
 from numpy.typing import NDArray
 from pennylane.devices import Device, ExecutionConfig
 from pennylane.devices.modifiers import simulator_tracking
-from pennylane.devices.preprocess import decompose, validate_device_wires, validate_measurements
+from pennylane.devices.preprocess import validate_device_wires, validate_measurements
 from pennylane.exceptions import DeviceError
 from pennylane.measurements import (
     ExpectationMP,
@@ -28,32 +29,31 @@ from pennylane.measurements import (
     VarianceMP,
 )
 from pennylane.tape import QuantumScript
-from pennylane.transforms import defer_measurements, split_non_commuting
+from pennylane.transforms import defer_measurements
 from torch import Tensor
 
-from qmtl.circuit import Angle, Gate
-from qmtl.errors import CircuitTooLargeError
+from qmtl.circuit import backward_cone, elementary, gates_by_wire
+from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.noise import DeviceNoise
+from qmtl.pennylane._samples import Sampling
 from qmtl.pennylane._tape import (
-    GATES,
-    IDLE,
     Read,
     Reads,
     TapeCircuit,
-    basis_gates,
-    decomposition,
-    is_known,
+    TapeGates,
+    decomposed,
     precision,
     result_of,
     stacked,
 )
-from qmtl.simulators import LightConeSimulator
+from qmtl.simulators import LightConeSimulator, NoisySimulator
 
-__all__ = ["LightConeDevice"]
+__all__ = ["LightConeDevice", "NoisyDevice"]
 
 # Number of circuits that are kept with their plans, by their gates.
 CACHED_CIRCUITS = 32
-# Of the device itself; PennyLane may also ask for the "best".
-GRADIENT_METHODS = ("best", "device", "adjoint")
+# Of the device itself. Where torch's tensors are parameters, it differentiates.
+GRADIENT_METHODS = ("best", "device", "adjoint", "backprop")
 
 
 def _analytic(measurement: MeasurementProcess) -> bool:
@@ -61,19 +61,16 @@ def _analytic(measurement: MeasurementProcess) -> bool:
 
 
 def _sampled(measurement: MeasurementProcess) -> bool:
-    return isinstance(measurement, SampleMeasurement)
+    obs = measurement.obs
+    is_read = obs is None or obs.pauli_rep is not None or obs.has_diagonalizing_gates
+    return isinstance(measurement, SampleMeasurement) and is_read
 
 
 @qml.transform
-def _sampled_apart(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """The terms of sums, if they are sampled, as measurements of their own."""
-    sums = [m.obs for m in tape.measurements if isinstance(m.obs, qml.ops.Sum | qml.ops.SProd)]
-    found: tuple[Sequence[QuantumScript], Callable[..., Any]]
-    if tape.shots and sums:
-        found = split_non_commuting(tape, grouping_strategy=None)
-    else:
-        found = (tape,), lambda results: results[0]
-    return found
+def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
+    """Snapshots say nothing when a circuit is executed; `qml.snapshots` makes tapes of them."""
+    kept = [op for op in tape.operations if op.name != "Snapshot"]
+    return (tape.copy(operations=kept),), lambda results: results[0]
 
 
 @simulator_tracking
@@ -84,18 +81,21 @@ class LightConeDevice(Device):
     probabilities, samples and counts of at most 20 wires. Values and gradients are exact without
     shots. Gates that head circuits do not know are decomposed by PennyLane; parameters may be
     broadcast. Gradients of ``diff_method="best"`` are vector-Jacobian products by our engines, in
-    all interfaces; torch differentiates to any order. With shots each term of a sum is sampled on
-    its own, with all shots.
+    all interfaces; torch differentiates to any order. With shots, samples and counts of one
+    execution belong together, and each term of a sum is sampled on its own, with all shots.
 
     Args:
         wires: their number or labels; None for whatever a circuit uses.
         shots: the default number; rather use ``qml.set_shots``.
-        seed: of the samples; None for a random one.
+        seed: of the samples: an integer or several, or a generator; "global" takes it from NumPy's
+            global generator, as `default.qubit` does; None for a random one.
         max_memory: bytes that an execution may take, by estimate; None for three quarters of the
             machine's memory.
 
     Raises:
-        DeviceError: when a circuit is executed, for a measurement whose light cone is too wide.
+        InvalidInputError: for a seed or a memory that is none.
+        DeviceError: when a circuit is executed, for a measurement whose light cone is too wide, an
+            observable that is not Hermitian, or a gate or measurement that is not supported.
 
     Example:
         >>> import pennylane as qml
@@ -117,12 +117,20 @@ class LightConeDevice(Device):
         self,
         wires: Any = None,
         shots: int | None = None,
-        seed: int | None = None,
+        seed: Any = "global",
         max_memory: int | None = None,
     ) -> None:
         super().__init__(wires=wires, shots=shots)
         self._simulator = LightConeSimulator(max_memory=max_memory)
-        self._rng = np.random.default_rng(seed)
+        if isinstance(seed, str) and seed == "global":
+            seed = np.random.randint(0, high=10_000_000)
+        try:
+            self._rng = np.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"seed must be 'global', None, an integer >= 0, several, or a generator of NumPy, "
+                f"got {seed!r}"
+            ) from error
         self._circuits: OrderedDict[Any, TapeCircuit] = OrderedDict()
 
     def setup_execution_config(
@@ -133,7 +141,8 @@ class LightConeDevice(Device):
         changes: dict[str, Any] = {"mcm_config": replace(config.mcm_config, mcm_method="deferred")}
         method = config.gradient_method
         if method in GRADIENT_METHODS:
-            by_torch = _by_torch(circuit) and method != "adjoint"
+            by_torch = _by_torch(circuit)
+            _check_order(circuit)
             changes["gradient_method"] = "backprop" if by_torch else "adjoint"
             changes["use_device_gradient"] = True
             changes["use_device_jacobian_product"] = not by_torch
@@ -152,7 +161,10 @@ class LightConeDevice(Device):
             return True
         if circuit.shots:
             return False
-        return _by_torch(circuit) or execution_config.derivative_order == 1
+        if _by_torch(circuit):
+            return True
+        is_first = bool(execution_config.derivative_order == 1)
+        return is_first and execution_config.gradient_method != "backprop"
 
     def supports_vjp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
@@ -171,24 +183,16 @@ class LightConeDevice(Device):
     ) -> "qml.CompilePipeline":
         """What PennyLane does with a circuit before it is executed."""
         pipeline = qml.CompilePipeline()
+        pipeline.add_transform(_without_snapshots)
         pipeline.add_transform(validate_device_wires, self.wires, name=self.name)
         pipeline.add_transform(defer_measurements, allow_postselect=False)
-        pipeline.add_transform(
-            decompose,
-            stopping_condition=is_known,
-            skip_initial_state_prep=False,
-            decomposer=decomposition,
-            target_gates=set(GATES),
-            device_wires=self.wires,
-            name=self.name,
-        )
+        pipeline.add_transform(decomposed, device_wires=self.wires, name=self.name)
         pipeline.add_transform(
             validate_measurements,
             analytic_measurements=_analytic,
             sample_measurements=_sampled,
             name=self.name,
         )
-        pipeline.add_transform(_sampled_apart)
         return pipeline
 
     def execute(
@@ -223,18 +227,11 @@ class LightConeDevice(Device):
         return tuple(map(self._jacobian, circuits))
 
     def _execute(self, tape: QuantumScript) -> Any:
-        parameters = tape.get_parameters(trainable_only=False)
-        if any(isinstance(parameter, Tensor) for parameter in parameters):
-            results = self._values(tape)
-            return results if len(results) > 1 else results[0]
-        found: Sequence[Any]
         if tape.shots:
-            found = self._samples(tape)
-        else:
-            with torch.no_grad():
-                found = [value.numpy() for value in self._values(tape)]
-        if tape.shots.has_partitioned_shots:
-            return tuple(found)
+            sampled = self._samples(tape)
+            return sampled if len(sampled) > 1 or tape.shots.has_partitioned_shots else sampled[0]
+        results = self._values(tape)
+        found = results if _by_torch(tape) else [value.detach().numpy() for value in results]
         return tuple(found) if len(found) > 1 else found[0]
 
     def _with_leaves(self, tape: QuantumScript) -> tuple[list[Tensor], tuple[Tensor, ...]]:
@@ -249,11 +246,20 @@ class LightConeDevice(Device):
     def _vjp(self, tape: QuantumScript, cotangents: Any) -> tuple[NDArray[np.float64], ...]:
         leaves, results = self._with_leaves(tape)
         given = cotangents if len(results) > 1 else [cotangents]
-        weights = [
-            torch.as_tensor(np.array(qml.math.toarray(c)), dtype=torch.float64).reshape(r.shape)
-            for c, r in zip(given, results, strict=True)
+        weights = [torch.tensor(qml.math.toarray(c), dtype=torch.float64) for c in given]
+        # jax gives several at once, as further dimensions in front.
+        fronts = [w.shape[: max(0, w.ndim - r.ndim)] for w, r in zip(weights, results, strict=True)]
+        front = max(fronts, key=len)
+        if not front:
+            rows = [w.expand_as(r) for w, r in zip(weights, results, strict=True)]
+            return _gradients(results, leaves, rows)
+        rows = [
+            w.expand(*front, *r.shape).reshape(-1, *r.shape)
+            for w, r in zip(weights, results, strict=True)
         ]
-        return _gradients(results, leaves, weights)
+        found = [_gradients(results, leaves, row) for row in zip(*rows, strict=True)]
+        parts = zip(*found, strict=True)
+        return tuple(np.stack(part).reshape((*front, *part[0].shape)) for part in parts)
 
     def _jacobian(self, tape: QuantumScript) -> Any:
         leaves, results = self._with_leaves(tape)
@@ -265,94 +271,163 @@ class LightConeDevice(Device):
                 one[place] = 1
                 rows.append(_gradients([result], leaves, [one.reshape(result.shape)]))
             columns = [
-                np.stack(part).reshape(*result.shape, *part[0].shape)
+                np.stack(part).reshape((*result.shape, *part[0].shape))
                 for part in zip(*rows, strict=True)
             ]
             every.append(tuple(columns) if len(columns) > 1 else columns[0])
         return tuple(every) if len(every) > 1 else every[0]
 
-    def _place(self, tape: QuantumScript) -> tuple[Callable[[Any], int], int]:
-        """From wire labels to places, and how many there are."""
-        wires = self.wires or tape.wires
-        places = {wire: i for i, wire in enumerate(wires)}
-        return places.__getitem__, max(len(wires), 1)
+    def _places(self, tape: QuantumScript) -> dict[Any, int]:
+        """From wire labels to places; measurements in the circuit take wires of their own."""
+        wires = [*(self.wires or ()), *tape.wires]
+        return {wire: i for i, wire in enumerate(dict.fromkeys(wires))}
 
     def _values(self, tape: QuantumScript) -> tuple[Tensor, ...]:
         """The measurements' exact values, differentiable by torch."""
-        place, n_wires = self._place(tape)
-        reads = Reads(place)
+        places = self._places(tape)
+        reads = Reads(places.__getitem__)
         results = [result_of(measurement, reads, tape) for measurement in tape.measurements]
-        outputs = self._outputs(tape, place, n_wires, reads.all)
+        outputs = self._outputs(tape, TapeGates.of(tape, places.__getitem__), places, reads.all)
         values = [result.value(outputs[:, result.columns]) for result in results]
         return tuple(values if tape.batch_size is not None else (value[0] for value in values))
 
+    def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
+        return TapeCircuit(n_wires, gates.gates, reads)
+
     def _outputs(
-        self, tape: QuantumScript, place: Callable[[Any], int], n: int, reads: tuple[Read, ...]
+        self,
+        tape: QuantumScript,
+        gates: TapeGates,
+        places: dict[Any, int],
+        reads: tuple[Read, ...],
     ) -> Tensor:
         """What is read, side by side, shape (batch, outputs); the batch is 1 without broadcast."""
-        gates: list[tuple[str, tuple[int, ...], Angle | None]] = []
-        features: list[Any] = []
-        weights: list[Any] = []
-        for op in tape.operations:
-            if op.name in IDLE:
-                continue
-            angle = None
-            if op.num_params:
-                if op.batch_size is None:
-                    angle = Angle(weight=len(weights), owner="encoding")
-                    weights.append(op.data[0])
-                else:
-                    angle = Angle(features=(len(features),))
-                    features.append(op.data[0])
-            gates.append((op.name, tuple(map(place, op.wires)), angle))
-        key = (tuple(gates), reads, n)
+        n_wires = max(len(places), 1)
+        key = (gates.gates, reads, n_wires)
         circuit = self._circuits.get(key)
         if circuit is None:
-            found = tuple(Gate(*gate) for gate in gates)
-            circuit = TapeCircuit(n, found, reads)
-            self._circuits[key] = circuit
+            circuit = self._circuits[key] = self._circuit(gates, n_wires, reads)
             while len(self._circuits) > CACHED_CIRCUITS:
                 self._circuits.popitem(last=False)
-        dtype = precision([*features, *weights])
-        numbers = stacked(weights, dtype)
-        angles = stacked(features, dtype, (tape.batch_size or 1,)).T
+        dtype = precision([*gates.features, *gates.weights])
+        numbers = stacked(gates.weights, dtype)
+        angles = stacked(gates.features, dtype, (tape.batch_size or 1,)).T
         try:
             return self._simulator.values(circuit, angles, numbers)
         except CircuitTooLargeError as error:
-            raise DeviceError(_too_wide(circuit, list(self.wires or tape.wires))) from error
+            raise DeviceError(_too_wide(self.name, circuit, list(places))) from error
 
-    def _samples(self, tape: QuantumScript) -> Any:
+    def _samples(self, tape: QuantumScript) -> tuple[Any, ...]:
         """The measurements by samples."""
-        place, n_wires = self._place(tape)
-        reads = Reads(place)
-        asked = []
-        for measurement in tape.measurements:
-            wires = list(measurement.wires or tape.wires)
-            columns = reads.probabilities(wires, basis_gates(measurement))
-            asked.append((measurement, wires, columns))
+        places = self._places(tape)
+        gates = TapeGates.of(tape, places.__getitem__)
+        sampling = Sampling(tape, self._support(gates, places))
+        reads = Reads(places.__getitem__)
+        columns = [reads.probabilities(draw.wires, draw.gates) for draw in sampling.draws]
         with torch.no_grad():
-            outputs = self._outputs(tape, place, n_wires, reads.all).double().numpy()
-        total, values = tape.shots.total_shots, []
-        for measurement, wires, columns in asked:
-            rows = [_bits(self._rng, row, total) for row in outputs[:, columns]]
-            bits = np.stack(rows) if tape.batch_size is not None else rows[0]
-            order = qml.wires.Wires(wires)
-            values.append(
-                [
-                    measurement.process_samples(bits, order, shot_range=part)
-                    for part in tape.shots.bins()
-                ]
+            outputs = self._outputs(tape, gates, places, reads.all).double().numpy()
+        return sampling.results([outputs[:, own] for own in columns], self._rng)
+
+    def _support(
+        self, gates: TapeGates, places: dict[Any, int]
+    ) -> Callable[[Iterable[Any]], frozenset[Any]]:
+        """What samples of wires depend on: the wires of their light cone."""
+        own = elementary(gates.gates)
+        by_wire = gates_by_wire(own)
+
+        def support(wires: Iterable[Any]) -> frozenset[Any]:
+            read = [places[wire] for wire in wires]
+            cone = backward_cone(own, [], read, diagonal=False, encoding_by_wire=by_wire)
+            return frozenset(cone.wires)
+
+        return support
+
+
+class NoisyDevice(LightConeDevice):
+    """A PennyLane device with the noise of hardware, exact, on the measurements' light cones.
+
+    Channels follow each elementary gate (``Hadamard``, ``RX``, ``RY``, ``RZ``, ``CZ``, ``CNOT``,
+    ``IsingZZ``; others are made of these), read-out errors come with the measurement, and
+    observables other than Z take gates that are noisy, too. Noise numbers wires as the device does,
+    from 0. Measurements that share wires are circuits of their own, as on hardware.
+
+    Args:
+        wires: their number or labels; None for whatever a circuit uses.
+        noise: what a `qmtl.noise.DeviceNoise` says of gates, waiting wires, and read-out.
+        shots: the default number; rather use ``qml.set_shots``.
+        seed: of the samples; see `LightConeDevice`.
+        max_memory: bytes that an execution may take, by estimate; None for three quarters of the
+            machine's memory.
+
+    Raises:
+        InvalidInputError: for noise of another type, a seed or a memory that is none.
+        DeviceError: see `LightConeDevice`.
+
+    Example:
+        >>> import pennylane as qml
+        >>> from qmtl.noise import DeviceNoise
+        >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
+        >>> device = qml.device("qmtl.noisy", wires=100, noise=noise)
+        >>> @qml.qnode(device)
+        ... def circuit(x):
+        ...     for i in range(100):
+        ...         qml.RY(x, i)
+        ...     for i in range(100):
+        ...         qml.CZ((i, (i + 1) % 100))
+        ...     return qml.expval(qml.Z(7))
+        >>> round(float(circuit(0.3)), 4)
+        0.8978
+    """
+
+    name = "qmtl.noisy"
+
+    def __init__(
+        self,
+        wires: Any = None,
+        noise: DeviceNoise | None = None,
+        shots: int | None = None,
+        seed: Any = "global",
+        max_memory: int | None = None,
+    ) -> None:
+        super().__init__(wires, shots, seed, max_memory)
+        if not isinstance(noise, DeviceNoise):
+            raise InvalidInputError(
+                f"noise must be a qmtl.noise.DeviceNoise, such as DeviceNoise.uniform(0.001, 0.01),"
+                f" got {noise!r}"
             )
-        if not tape.shots.has_partitioned_shots:
-            return tuple(value[0] for value in values)
-        parts = list(zip(*values, strict=True))
-        return tuple(part if len(part) > 1 else part[0] for part in parts)
+        self._simulator = NoisySimulator(noise, max_memory)
+
+    def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
+        # Gates before one measurement disturb others on the same wires.
+        return TapeCircuit(n_wires, gates.gates, reads, apart=True)
+
+    def _support(
+        self, gates: TapeGates, places: dict[Any, int]
+    ) -> Callable[[Iterable[Any]], frozenset[Any]]:
+        # Noise of gates outside of the ideal cones counts, too: all is taken as one.
+        return lambda wires: frozenset(["all"])
 
 
 def _by_torch(circuit: QuantumScript | None) -> bool:
     """Whether torch differentiates, because its tensors are the circuit's parameters."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
     return any(isinstance(parameter, Tensor) for parameter in parameters)
+
+
+def _check_order(circuit: QuantumScript | None) -> None:
+    """Refuse a derivative of a derivative by autograd, which would be 0.
+
+    Raises:
+        DeviceError: naming what gives it.
+    """
+    parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
+    # Traces are numbered from 0. That a number is traced twice shows only when it is printed.
+    twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)
+    if trace_stack.top > 0 and any(twice):
+        raise DeviceError(
+            "qmtl.lightcone: of nested derivatives by autograd only the first order comes from the "
+            "device. Give the QNode max_diff=2, for parameter shifts, or use torch, to any order"
+        )
 
 
 def _gradients(
@@ -371,15 +446,7 @@ def _gradients(
     return tuple(gradient.numpy() for gradient in found)
 
 
-def _bits(rng: np.random.Generator, likely: NDArray[np.float64], shots: int) -> NDArray[np.int64]:
-    """Samples of wires with these probabilities, shape (shots, wires)."""
-    likely = np.clip(likely, 0, None)
-    states = rng.choice(len(likely), shots, p=likely / likely.sum())
-    n = len(likely).bit_length() - 1
-    return states[:, None] >> np.arange(n - 1, -1, -1) & 1
-
-
-def _too_wide(circuit: TapeCircuit, labels: Sequence[Any]) -> str:
+def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
     """Which measurement has too wide a cone, the gates that widen it, and what to use instead."""
     cones = {name: circuit.light_cone(name) for name in circuit.registers}
     name = max(cones, key=lambda name: len(cones[name].wires))
@@ -388,7 +455,7 @@ def _too_wide(circuit: TapeCircuit, labels: Sequence[Any]) -> str:
         f"{gate.name} on {[labels[i] for i in gate.wires]}" for gate, _ in cones[name].growth[-3:]
     )
     return (
-        f"qmtl.lightcone: what is measured on wires {read} depends on "
+        f"{device}: what is measured on wires {read} depends on "
         f"{len(cones[name].wires)} of {circuit.n_wires} wires, too many to simulate. The first "
         f"gates of the circuit that widen its light cone are {gates}. Use lightning.qubit (about "
         f"30 wires) or lightning.tensor"

@@ -27,8 +27,8 @@ from qmtl.circuit import (
 from qmtl.tasks import Task
 
 __all__ = [
-    "GATES", "IDLE", "Read", "Reads", "Result", "TapeCircuit", "basis_gates", "decomposition",
-    "is_known", "precision", "result_of", "stacked",
+    "GATES", "Read", "Reads", "Result", "TapeCircuit", "TapeGates", "basis_gates",
+    "decomposed", "precision", "result_of", "stacked",
 ]  # fmt: skip
 
 # Gates without an effect on what is measured.
@@ -43,16 +43,57 @@ TO_Z = {
 
 
 def decomposition(op: Any) -> list[Any]:
-    """PennyLane's decomposition of a gate, or that of its matrix."""
+    """PennyLane's decomposition of a gate, or that of its matrix.
+
+    Raises:
+        DeviceError: for a channel.
+        _BatchOfMatricesError: for matrices that PennyLane decomposes one by one only.
+    """
+    if isinstance(op, qml.operation.Channel):
+        raise DeviceError(
+            f"{op.name} is a channel: qml.device('qmtl.noisy', noise=qmtl.noise.DeviceNoise(...)) "
+            f"has channels after gates, default.mixed has them anywhere"
+        )
     if not op.has_decomposition and op.has_matrix:
         op = qml.QubitUnitary(op.matrix(), op.wires)
+    if isinstance(op, qml.QubitUnitary) and op.batch_size is not None and len(op.wires) > 1:
+        raise _BatchOfMatricesError
     found: list[Any] = op.decomposition()
     return found
 
 
-def is_known(op: Any) -> bool:
-    """Whether circuits know a gate; PennyLane decomposes the others."""
+class _BatchOfMatricesError(Exception):
+    pass
+
+
+def _is_known(op: Any) -> bool:
     return op.name in GATES
+
+
+@qml.transform
+def decomposed(
+    tape: QuantumScript, device_wires: Any = None, name: str = "device"
+) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
+    """A tape of gates that circuits know; several tapes for a batch where need be.
+
+    Raises:
+        DeviceError: for an operation without a decomposition.
+    """
+    options = {
+        "stopping_condition": _is_known,
+        "skip_initial_state_prep": False,
+        "decomposer": decomposition,
+        "target_gates": set(GATES),
+        "device_wires": device_wires,
+        "name": name,
+    }
+    found: tuple[Sequence[QuantumScript], Callable[..., Any]]
+    try:
+        found = decompose(tape, **options)
+    except _BatchOfMatricesError:
+        tapes, joined = qml.transforms.broadcast_expand(tape)
+        found = [decompose(own, **options)[0][0] for own in tapes], joined
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,14 +154,54 @@ class Read:
         return PauliStrings(("Z" * n,)) if self.is_word else Probabilities(1 << n)
 
 
-class TapeCircuit(HeadCircuit):
-    """A tape as a head circuit: what is measured are its tasks, whose registers may overlap."""
+@dataclass(frozen=True)
+class TapeGates:
+    """A tape's gates, with its parameters.
 
-    def __init__(self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read]) -> None:
+    Attributes:
+        gates: on places of wires; angles are features where parameters are broadcast, else weights.
+        features: parameters with a batch.
+        weights: the others.
+    """
+
+    gates: tuple[Gate, ...]
+    features: list[Any]
+    weights: list[Any]
+
+    @classmethod
+    def of(cls, tape: QuantumScript, place: Callable[[Any], int]) -> "TapeGates":
+        """Those of a tape of known gates."""
+        gates: list[Gate] = []
+        features: list[Any] = []
+        weights: list[Any] = []
+        for op in tape.operations:
+            if op.name in IDLE:
+                continue
+            angle = None
+            if op.num_params and op.batch_size is None:
+                angle = Angle(weight=len(weights), owner="encoding")
+                weights.append(op.data[0])
+            elif op.num_params:
+                angle = Angle(features=(len(features),))
+                features.append(op.data[0])
+            gates.append(Gate(op.name, tuple(map(place, op.wires)), angle))
+        return cls(tuple(gates), features, weights)
+
+
+class TapeCircuit(HeadCircuit):
+    """A tape as a head circuit: what is measured are its tasks.
+
+    Registers may overlap; each is measured in a circuit of its own then, if `apart`.
+    """
+
+    def __init__(
+        self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read], *, apart: bool = False
+    ) -> None:
         angles = [gate.angle for gate in gates if gate.angle is not None]
         n_features = sum(bool(angle.features) for angle in angles)
         self.encoding = _Gates(tuple(gates), n_features, len(angles) - n_features)
-        self.layout = "partitioned"
+        wires = [wire for read in reads for wire in read.wires]
+        self.layout = "shared" if apart and len(set(wires)) < len(wires) else "partitioned"
         self.n_wires, self.n_features = n_wires, n_features
         self.registers, self._ansatz = {}, {}
         for i, read in enumerate(reads):
@@ -199,22 +280,24 @@ def basis_gates(measurement: MeasurementProcess) -> list[Any]:
     if all(op.name in GATES for op in gates):
         return [op for op in gates if op.name not in IDLE]
     (tape,), _ = decompose(
-        QuantumScript(gates), is_known, decomposer=decomposition, name="qmtl.lightcone"
+        QuantumScript(gates), _is_known, decomposer=decomposition, name="qmtl.lightcone"
     )
     return [op for op in tape.operations if op.name not in IDLE]
 
 
 def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript) -> Result:
     """How a measurement's exact value comes from what is read, which it adds to `reads`."""
-    observable = measurement.obs
-    if isinstance(measurement, ProbabilityMP) or observable is None:
+    observable, is_variance = measurement.obs, isinstance(measurement, VarianceMP)
+    if isinstance(measurement, ProbabilityMP):
         wires = measurement.wires or tape.wires
         return Result(reads.probabilities(wires, basis_gates(measurement)), lambda values: values)
-    if not isinstance(measurement, VarianceMP):
+    if observable is not None and not is_variance:
         return _mean(observable, reads)
-    words = _words(observable)
+    words = None if observable is None else _words(observable)
     if words is None:
-        columns, levels = _levels(observable, reads)
+        columns, levels = _levels(measurement, reads)
+        if not is_variance:
+            return Result(columns, lambda p: p @ levels.to(p))
         return Result(columns, lambda p: p @ levels.to(p) ** 2 - (p @ levels.to(p)) ** 2)
     return _joined(
         [_mean_of_words(words @ words, reads), _mean_of_words(words, reads)],
@@ -233,13 +316,12 @@ def _mean(observable: Any, reads: Reads) -> Result:
             [_mean(term, reads) for term in terms],
             lambda *means: sum(f * mean for f, mean in zip(factors, means, strict=True)),
         )
-    columns, levels = _levels(observable, reads)
+    columns, levels = _levels(qml.expval(observable), reads)
     return Result(columns, lambda values: values @ levels.to(values))
 
 
-def _levels(observable: Any, reads: Reads) -> tuple[list[int], Tensor]:
-    """Columns of the probabilities of an observable's eigenstates, and its eigenvalues."""
-    measurement = qml.expval(observable)
+def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], Tensor]:
+    """Columns of the probabilities of what may be measured, and the values of each."""
     columns = reads.probabilities(measurement.wires, basis_gates(measurement))
     return columns, torch.as_tensor(np.real(qml.math.toarray(measurement.eigvals())))
 
@@ -269,9 +351,9 @@ def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
     for word, factor in words.items():
         if len(word):
             columns.append(reads.word(word))
-            factors.append(_real(factor))
+            factors.append(_real(factor, word))
         else:
-            constant = constant + _real(factor)
+            constant = constant + _real(factor, word)
 
     def value(values: Tensor) -> Tensor:
         if not factors:
@@ -281,10 +363,14 @@ def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
     return Result(columns, value)
 
 
-def _real(number: Any) -> Any:
-    if isinstance(number, Tensor):
-        return number.real if number.is_complex() else number
-    return float(np.real(qml.math.toarray(number)))
+def _real(factor: Any, word: Any) -> Any:
+    """The factor of a Pauli word, which is real."""
+    found = complex(qml.math.toarray(factor))
+    if abs(found.imag) > 1e-9 * max(1.0, abs(found)):
+        raise DeviceError(f"the observable is not Hermitian: the factor of {word} is {found}")
+    if isinstance(factor, Tensor):
+        return factor.real if factor.is_complex() else factor
+    return found.real
 
 
 def precision(parameters: Iterable[Any]) -> torch.dtype:

@@ -65,7 +65,7 @@ class LightConeSimulator(Simulator):
             ``"eager"`` always state vectors by torch.
 
     Raises:
-        InvalidInputError: for an unknown engine.
+        InvalidInputError: for an unknown engine, or a memory that is no number > 0.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -82,6 +82,8 @@ class LightConeSimulator(Simulator):
     ) -> None:
         if engine not in ENGINES:
             raise unknown_name("engine", engine, ENGINES)
+        if max_memory is not None and not (isinstance(max_memory, int | float) and max_memory > 0):
+            raise InvalidInputError(f"max_memory must be bytes > 0, or None, got {max_memory!r}")
         self.max_memory = max_memory
         self.engine = engine
         self._prepared = lru_cache(CACHED_PLANS)(self._new)

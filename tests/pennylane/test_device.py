@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pennylane import numpy as pnp
 
+from qmtl.errors import InvalidInputError
+
 N_WIRES = 4
 WIRES = ["a", 1, "c", 7]
 ROTATIONS = [
@@ -222,70 +224,6 @@ def test_gradients_of_coefficients():
     torch.testing.assert_close(gradient, torch.tensor([np.cos(0.4), 1.0], dtype=torch.float64))
 
 
-SHOTS = 20_000
-
-
-@pytest.mark.parametrize(
-    "measure",
-    [
-        lambda: qml.expval(qml.X(0) @ qml.Z(1)),
-        lambda: qml.expval(2 * qml.X(0) + 0.5 * qml.Z(1)),
-        lambda: qml.var(qml.Y(1)),
-        lambda: qml.probs([1, 0]),
-    ],
-)
-def test_samples_agree_with_exact_values(measure):
-    def circuit():
-        qml.RX(0.4, 0)
-        qml.CRY(1.2, [0, 1])
-        qml.RY(0.9, 0)
-        return measure()
-
-    device = qml.device("qmtl.lightcone", wires=2, seed=1)
-    exact = qml.QNode(circuit, device)()
-    sampled = qml.set_shots(qml.QNode(circuit, device), SHOTS)()
-    np.testing.assert_allclose(sampled, exact, atol=5 * 2.5 / np.sqrt(SHOTS))
-    assert not np.array_equal(sampled, exact)
-
-
-def test_forms_of_samples():
-    @qml.set_shots((10, 20))
-    @qml.qnode(qml.device("qmtl.lightcone", wires=30, seed=0))
-    def circuit():
-        qml.X(3)
-        return qml.sample(wires=[2, 3]), qml.counts(wires=[3]), qml.expval(qml.Z(3))
-
-    few, many = circuit()
-    assert few[0].tolist() == [[0, 1]] * 10
-    assert many[1] == {"1": 20}
-    assert many[2] == -1
-
-
-def test_seeds():
-    def bits(seed):
-        @qml.set_shots(20)
-        @qml.qnode(qml.device("qmtl.lightcone", wires=1, seed=seed))
-        def circuit():
-            qml.Hadamard(0)
-            return qml.sample(wires=0)
-
-        return circuit().tolist()
-
-    assert bits(3) == bits(3)
-    assert bits(3) != bits(4)
-
-
-def test_measured_in_the_middle():
-    @qml.qnode(qml.device("qmtl.lightcone", wires=4))
-    def circuit():
-        qml.RX(0.7, 0)
-        read = qml.measure(0)
-        qml.cond(read, qml.X)(1)
-        return qml.expval(qml.Z(1))
-
-    assert circuit() == pytest.approx(np.cos(0.7))
-
-
 def test_a_cone_that_is_too_wide():
     n_wires = 70
 
@@ -320,3 +258,30 @@ def test_too_many_wires_read_together():
 
     with pytest.raises(qml.exceptions.DeviceError, match="at most 20 wires together, got 21"):
         circuit()
+
+
+def test_an_observable_that_is_not_hermitian():
+    @qml.qnode(qml.device("qmtl.lightcone", wires=1))
+    def circuit():
+        return qml.expval(qml.X(0) @ qml.Z(0))
+
+    with pytest.raises(qml.exceptions.DeviceError, match=r"not Hermitian: the factor of Y\(0\)"):
+        circuit()
+
+
+def test_a_channel_in_the_circuit():
+    @qml.qnode(qml.device("qmtl.lightcone", wires=1))
+    def circuit():
+        qml.AmplitudeDamping(0.1, 0)
+        return qml.expval(qml.Z(0))
+
+    with pytest.raises(qml.exceptions.DeviceError, match=r"qmtl\.noisy.*default\.mixed"):
+        circuit()
+
+
+@pytest.mark.parametrize(
+    "options", [{"seed": -4}, {"seed": "x"}, {"max_memory": -1}, {"max_memory": "1GB"}]
+)
+def test_wrong_options(options):
+    with pytest.raises(InvalidInputError, match=f"{next(iter(options))} must be"):
+        qml.device("qmtl.lightcone", wires=2, **options)
