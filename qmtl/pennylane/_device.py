@@ -34,26 +34,17 @@ from torch import Tensor
 
 from qmtl.circuit import backward_cone, elementary, gates_by_wire
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.noise import DeviceNoise
+from qmtl.pennylane._reads import Reads, result_of
 from qmtl.pennylane._samples import Sampling
-from qmtl.pennylane._tape import (
-    Read,
-    Reads,
-    TapeCircuit,
-    TapeGates,
-    decomposed,
-    precision,
-    result_of,
-    stacked,
-)
-from qmtl.simulators import LightConeSimulator, NoisySimulator
+from qmtl.pennylane._tape import Read, TapeCircuit, TapeGates, decomposed, precision, stacked
+from qmtl.simulators import LightConeSimulator
 
-__all__ = ["LightConeDevice", "NoisyDevice"]
+__all__ = ["LightConeDevice"]
 
 # Number of circuits that are kept with their plans, by their gates.
 CACHED_CIRCUITS = 32
 # Of the device itself. Where torch's tensors are parameters, it differentiates.
-GRADIENT_METHODS = ("best", "device", "adjoint", "backprop")
+GRADIENT_METHODS = ("best", "device", "adjoint")
 
 
 def _analytic(measurement: MeasurementProcess) -> bool:
@@ -161,10 +152,7 @@ class LightConeDevice(Device):
             return True
         if circuit.shots:
             return False
-        if _by_torch(circuit):
-            return True
-        is_first = bool(execution_config.derivative_order == 1)
-        return is_first and execution_config.gradient_method != "backprop"
+        return _by_torch(circuit) or bool(execution_config.derivative_order == 1)
 
     def supports_vjp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
@@ -341,71 +329,6 @@ class LightConeDevice(Device):
             return frozenset(cone.wires)
 
         return support
-
-
-class NoisyDevice(LightConeDevice):
-    """A PennyLane device with the noise of hardware, exact, on the measurements' light cones.
-
-    Channels follow each elementary gate (``Hadamard``, ``RX``, ``RY``, ``RZ``, ``CZ``, ``CNOT``,
-    ``IsingZZ``; others are made of these), read-out errors come with the measurement, and
-    observables other than Z take gates that are noisy, too. Noise numbers wires as the device does,
-    from 0. Measurements that share wires are circuits of their own, as on hardware.
-
-    Args:
-        wires: their number or labels; None for whatever a circuit uses.
-        noise: what a `qmtl.noise.DeviceNoise` says of gates, waiting wires, and read-out.
-        shots: the default number; rather use ``qml.set_shots``.
-        seed: of the samples; see `LightConeDevice`.
-        max_memory: bytes that an execution may take, by estimate; None for three quarters of the
-            machine's memory.
-
-    Raises:
-        InvalidInputError: for noise of another type, a seed or a memory that is none.
-        DeviceError: see `LightConeDevice`.
-
-    Example:
-        >>> import pennylane as qml
-        >>> from qmtl.noise import DeviceNoise
-        >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
-        >>> device = qml.device("qmtl.noisy", wires=100, noise=noise)
-        >>> @qml.qnode(device)
-        ... def circuit(x):
-        ...     for i in range(100):
-        ...         qml.RY(x, i)
-        ...     for i in range(100):
-        ...         qml.CZ((i, (i + 1) % 100))
-        ...     return qml.expval(qml.Z(7))
-        >>> round(float(circuit(0.3)), 4)
-        0.8978
-    """
-
-    name = "qmtl.noisy"
-
-    def __init__(
-        self,
-        wires: Any = None,
-        noise: DeviceNoise | None = None,
-        shots: int | None = None,
-        seed: Any = "global",
-        max_memory: int | None = None,
-    ) -> None:
-        super().__init__(wires, shots, seed, max_memory)
-        if not isinstance(noise, DeviceNoise):
-            raise InvalidInputError(
-                f"noise must be a qmtl.noise.DeviceNoise, such as DeviceNoise.uniform(0.001, 0.01),"
-                f" got {noise!r}"
-            )
-        self._simulator = NoisySimulator(noise, max_memory)
-
-    def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
-        # Gates before one measurement disturb others on the same wires.
-        return TapeCircuit(n_wires, gates.gates, reads, apart=True)
-
-    def _support(
-        self, gates: TapeGates, places: dict[Any, int]
-    ) -> Callable[[Iterable[Any]], frozenset[Any]]:
-        # Noise of gates outside of the ideal cones counts, too: all is taken as one.
-        return lambda wires: frozenset(["all"])
 
 
 def _by_torch(circuit: QuantumScript | None) -> bool:

@@ -12,7 +12,7 @@ from pennylane.measurements import CountsMP, ExpectationMP, MeasurementProcess, 
 from pennylane.tape import QuantumScript
 
 from qmtl.circuit import MAX_READ_WIRES
-from qmtl.pennylane._tape import basis_gates
+from qmtl.pennylane._reads import basis_gates
 
 __all__ = ["Draw", "Sampling"]
 

@@ -63,7 +63,7 @@ def test_autograd(method):
     assert_same(make, TOLERANCE.get(method, 1e-10))
 
 
-@pytest.mark.parametrize("method", [*METHODS, "backprop"])
+@pytest.mark.parametrize("method", METHODS)
 def test_torch(method):
     def make(name):
         qnode = node(name, diff_method=method_of(name, method), interface="torch")
