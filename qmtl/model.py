@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmtl._export import example_inputs, export_program, inference_copy
 from qmtl._growth import grown_head, widened
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
@@ -445,6 +446,49 @@ class MultiTaskModel(nn.Module):
         self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)
         write_text(Path(save_directory) / "README.md", card)
+
+    def export(self, path: str | Path, *, inputs: Any = None) -> None:
+        """Write the model for inference: inputs to predictions, which run without qmtl.
+
+        The circuit is written as real matrices, the weights that were trained in them: `load` reads
+        no such file. Predictions are those of `predict`, one output for each task, by its name: a
+        regression's float64, the others of the model's type. Any number of rows is taken. What the
+        tasks and classes are, and the shape of the inputs, are in the file, as JSON.
+
+        ``.onnx`` runs by onnxruntime and others; the input is named ``inputs``, and the JSON is the
+        model's metadata ``qmtl``. ``.pt2`` runs by ``torch.export.load(path).module()``; the JSON
+        is the extra file ``qmtl.json``.
+
+        Args:
+            path: the file.
+            inputs: an example of inputs, as `predict` takes them; None for encoders that state
+                ``in_features``, and for qmtl's CNN.
+
+        Raises:
+            CircuitTooLargeError: for more than 1,024 tasks on cones of six wires, or two on cones
+                of eleven; see `qmtl.simulators.FixedCircuit`.
+            InvalidInputError: for an encoder that torch cannot export, a simulator that is not
+                exact, or another suffix.
+            MissingDependencyError: if onnx or onnxscript are not installed.
+
+        Example:
+            >>> import tempfile, qmtl
+            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.export(f"{folder}/model.pt2")
+            ...     program = torch.export.load(f"{folder}/model.pt2").module()
+            >>> x = torch.ones(3, 2)
+            >>> bool(torch.isclose(program(x)["a"], model.predict(x)["a"]).all())
+            True
+        """
+        if inputs is None:
+            samples = example_inputs(self.encoder, next(self.parameters()))
+        else:
+            samples = self._as_samples(inputs)
+        twin = MultiTaskModel(inference_copy(self.encoder), inference_copy(self.head))
+        twin.scale, twin.columns = copy.deepcopy(self.scale).cpu(), self.columns
+        export_program(twin.eval(), path, samples)
 
     @classmethod
     def from_pretrained(

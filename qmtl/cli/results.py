@@ -265,6 +265,14 @@ def export(
     symbolic: Annotated[
         bool, typer.Option("--symbolic", help="Weights as inputs, not as their trained values.")
     ] = False,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            callback=expanded,
+            help="Write the whole model for inference: a file .onnx, or .pt2 for torch.export.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -278,16 +286,26 @@ def export(
     Features are the encoding angles, in radians, that the encoder and the head's angle map make of
     an input. Where tasks share one register each task has a circuit of its own.
 
+    With --onnx it is the whole model, from inputs to predictions, which runs without qmtl.
+
     Examples of use:
 
     qmtl export runs/seed1 --out head.qasm
 
     qmtl export runs/seed1 --task parity --symbolic
+
+    qmtl export runs/seed1 --onnx model.onnx
     """
     from qmtl.heads import QuantumHead
     from qmtl.model import load
 
-    head = load(run / "model").head
+    model = load(run / "model")
+    if onnx is not None:
+        if task or symbolic or out is not None:
+            raise InvalidInputError("--onnx goes without --task, --symbolic and --out")
+        model.export(onnx)
+        return
+    head = model.head
     if not isinstance(head, QuantumHead):
         raise InvalidInputError(
             f"the head of {run} is a {type(head).__name__}; OpenQASM holds the circuit of a "

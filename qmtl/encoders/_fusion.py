@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from qmtl.encoders._mlp import MLP
 from qmtl.encoders._section import Count, EncoderSection, check_count, flat_width, seeded
@@ -233,7 +234,9 @@ class Fusion(nn.Module):
             )
         flags, *columns = inputs.split([len(self.widths), *self.widths.values()], dim=1)
         present = flags == 1
-        if not (present | (flags == 0)).all():
+        # An exported program cannot look at its inputs.
+        exporting = is_compiling() and not is_dynamo_compiling()
+        if not exporting and not (present | (flags == 0)).all():
             raise InvalidInputError(
                 f"inputs must begin with flags that are 0 or 1, got {flags.min().item():g} to "
                 f"{flags.max().item():g}; expected {layout}"

@@ -415,6 +415,12 @@ def test_export_of_a_trained_head(qmtl, run, tmp_path):
     assert "_w_ink_0_" in text
     assert "bit[2] parity" not in text
     assert "did you mean 'parity'" in qmtl.bad("export", run, "--task", "partiy")
+    qmtl.good("export", run, "--onnx", "model.pt2")
+    rows = torch.rand(2, 64)
+    found = torch.export.load("model.pt2").module()(rows)["parity"]
+    torch.testing.assert_close(found, model.predict(rows)["parity"])
+    assert "--onnx goes without" in qmtl.bad("export", run, "--onnx", "x.onnx", "--task", "ink")
+    assert "'x.onx'" in qmtl.bad("export", run, "--onnx", "x.onx")
 
 
 def test_export_of_heads_with_a_circuit_per_task_and_of_others(qmtl, tmp_path):
