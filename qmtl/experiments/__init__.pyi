@@ -52,6 +52,7 @@ from ._scaling_parameters import count_head as count_head
 from ._scaling_parameters import crossover as crossover
 from ._scaling_parameters import fitted_exponents as fitted_exponents
 from ._scaling_parameters import plot_parameters as plot_parameters
+from ._statistics import delta_m as delta_m
 from ._statistics import estimate as estimate
 from ._statistics import holm as holm
 from ._statistics import paired_test as paired_test

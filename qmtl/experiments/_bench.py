@@ -58,8 +58,11 @@ class BenchCell(Cell):
     finds: ClassVar[type] = CellResult
 
     def depends_on(self) -> Any:
-        """The recipe without keys that do not change the result, such as the data's folders."""
-        content = self.recipe.model_dump(mode="json")
+        """The recipe without keys that do not change the result, such as the data's folders.
+
+        Those that are not set are left out: a key that a later version adds runs no cell again.
+        """
+        content = self.recipe.model_dump(mode="json", exclude_none=True)
         for irrelevant in ("name", "compare", "logging"):
             del content[irrelevant]
         content["bench"] = {"shuffle_tasks": self.recipe.bench.shuffle_tasks}

@@ -1,7 +1,7 @@
 """Adversarial training: the inputs of every batch are attacked before the step."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -36,6 +36,7 @@ class Adversarial(Attack, MethodSection):
     """
 
     short: ClassVar[str | None] = "epsilon"
+    trials: ClassVar[tuple[Any, ...]] = (0.01, 0.03)
 
     share: float = Field(1.0, ge=0, le=1)
 

@@ -70,6 +70,7 @@ class Auxiliary(MethodSection):
 
     short: ClassVar[str | None] = "subclasses"
     one_process: ClassVar[str | None] = "its look-ahead step is that of a whole batch"
+    trials: ClassVar[tuple[Any, ...]] = ({"weight": 0.3}, {"weight": 1.0})
 
     subclasses: int = Field(5, ge=1)
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -60,6 +60,7 @@ class Interpolation(MethodSection):
 
     short: ClassVar[str | None] = "share"
     one_process: ClassVar[str | None] = "it mixes rows of a whole batch"
+    trials: ClassVar[tuple[Any, ...]] = (0.3, 1.0)
 
     share: float = Field(0.5, ge=0, le=1)
     concentration: int = Field(2, ge=1)

@@ -225,6 +225,8 @@ class MethodSection(Section):
     """Settings that must not be set beside this method."""
     one_process: ClassVar[str | None] = None
     """Why it does not train in several processes; None if it does."""
+    trials: ClassVar[tuple[Any, ...]] = (True,)
+    """Values of the key that a comparison tries, 1, 2 or 4 of them; True is for the defaults."""
 
     def check(self, settings: Any) -> None:
         """Raise a ValueError if these options do not go together with the training settings."""
