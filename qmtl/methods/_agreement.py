@@ -39,6 +39,7 @@ class Agreement(MethodSection):
     """
 
     short: ClassVar[str] = "minimum"
+    trials: ClassVar[tuple[Any, ...]] = (0.3, 0.7)
     minimum: float | None = Field(None, ge=0, lt=1)
 
     def check(self, settings: Any) -> None:

@@ -69,6 +69,7 @@ class Auxiliary(MethodSection):
     """
 
     short: ClassVar[str | None] = "subclasses"
+    excludes: ClassVar[tuple[str, ...]] = ("isolation", "loss")
     one_process: ClassVar[str | None] = "its look-ahead step is that of a whole batch"
     trials: ClassVar[tuple[Any, ...]] = ({"weight": 0.3}, {"weight": 1.0})
 

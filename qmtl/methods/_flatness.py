@@ -1,7 +1,7 @@
 """Flatness: sharpness-aware minimisation of each task for itself."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -37,6 +37,7 @@ class Flatness(MethodSection):
     """
 
     short: ClassVar[str] = "rho"
+    trials: ClassVar[tuple[Any, ...]] = (0.02, 0.1)
     rho: float = Field(0.05, ge=0, allow_inf_nan=False)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:

@@ -59,6 +59,7 @@ class Interpolation(MethodSection):
     """
 
     short: ClassVar[str | None] = "share"
+    excludes: ClassVar[tuple[str, ...]] = ("isolation", "loss")
     one_process: ClassVar[str | None] = "it mixes rows of a whole batch"
     trials: ClassVar[tuple[Any, ...]] = (0.3, 1.0)
 
