@@ -27,6 +27,7 @@ from .heads import LowRankLinearHead as LowRankLinearHead
 from .heads import QuantumHead as QuantumHead
 from .heads import SharedVQCHead as SharedVQCHead
 from .heads import VQCPerTaskHead as VQCPerTaskHead
+from .merging import merge as merge
 from .model import MultiTaskModel as MultiTaskModel
 from .model import load as load
 from .sklearn import MultiTaskEstimator as MultiTaskEstimator

@@ -47,8 +47,9 @@ MAY_IMPORT = {
     "training": TRAINING,
     "experiments": EXPERIMENTS,
     "hardware": MODEL | {"hardware"},
+    "merging": TRAINING,
     "sklearn": TRAINING,
-    "cli": EXPERIMENTS | {"hardware", "sklearn"},
+    "cli": EXPERIMENTS | {"hardware", "merging", "sklearn"},
 }
 
 # Library: where it may be imported.

@@ -52,8 +52,8 @@ app = typer.Typer(
 # In the order in which they are needed; help shows them so.
 for command in (
     recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
-    results.affinity, results.predict, models.adapt, results.report, studies.bench, studies.noise,
-    studies.scaling, studies.trainability,
+    results.affinity, results.predict, results.report, models.adapt, models.merge, studies.bench,
+    studies.noise, studies.scaling, studies.trainability,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(circuits.app, name="circuits")

@@ -7,10 +7,11 @@ import typer
 
 from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, RunDirectory, expanded
+from qmtl.cli._output import show_metrics
 from qmtl.cli._tables import read_inputs
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["adapt"]
+__all__ = ["adapt", "merge"]
 
 
 def adapt(
@@ -59,4 +60,73 @@ def adapt(
     scores = ", ".join(f"{key} {value:.4f}" for key, value in note["scores"].items())
     print(f"chosen: {note['method']}, {note['parameters']} parameters; on rows left out: {scores}")
     print(f"the outputs of the other tasks did not change ({note['seconds']:.1f} s)")
+    print(f"run directory: {folder}")
+
+
+def merge(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(callback=expanded, help="Run directories whose models become one."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=expanded, help="Run directory to make. [runs/<name>-<time>]"),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="arithmetic, disjoint, projective, concrete or atm.")
+    ] = "arithmetic",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            callback=expanded,
+            help="A saved model that all began with, or a run. [the mean of the models]",
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="Of the sum of what training changed. [1 / models]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="(atm) Of tuning and merging.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of batches and masks.")] = 0,
+) -> None:
+    """Merge trained models of different tasks into one, which is a run directory more.
+
+    Encoders and encodings are merged, every task keeps its block. The methods concrete and atm
+    load the data of the runs' recipes. Metrics are those of each run's own test split.
+
+    Example: qmtl merge runs/nih runs/covid --out runs/both --method atm
+    """
+    from qmtl.experiments import Run, new_folder, write_derived
+    from qmtl.merging import METHODS, WITH_DATA
+    from qmtl.merging import merge as merged_model
+    from qmtl.model import load
+    from qmtl.training import evaluate
+
+    opened = [Run.read(run) for run in runs]
+    if method not in METHODS:
+        raise unknown_name("--method:", method, METHODS)
+    models = [run.load_model() for run in opened]
+    start = None
+    if base is not None:
+        start = load(base / "model" if (base / "model").is_dir() else base)
+    sets = [run.load_data() for run in opened]
+    model = merged_model(
+        models,
+        method,
+        base=start,
+        scale=scale,
+        data=sets if method in WITH_DATA else None,
+        rounds=rounds,
+        seed=seed,
+    )
+    metrics: dict[str, dict[str, dict[str, float]]] = {}
+    for data in sets:
+        for split, rows in data.splits.items():
+            for name, values in evaluate(model, rows).items():
+                metrics.setdefault(split, {}).setdefault(name, values)
+    folder = new_folder(opened[0].recipe, out)
+    about = {"merged": {"method": method, "runs": [str(run.path) for run in opened]}}
+    write_derived(folder, opened, model, {"metrics": metrics} | about)
+    for run, data in zip(opened, sets, strict=True):
+        own = {task.name: metrics["test"][task.name] for task in data.tasks}
+        show_metrics(f"{run.path}: test", own, {"before merging": run.results["metrics"]["test"]})
     print(f"run directory: {folder}")

@@ -1,11 +1,13 @@
-"""qmtl adapt: a run directory more, which other commands read."""
+"""qmtl adapt and qmtl merge: a run directory more, which other commands read."""
 
 import json
 
 import pandas as pd
 import pytest
 
+from qmtl.experiments import read_recipe, start_run
 from qmtl.model import load
+from tests.cli.command import TINY
 
 
 @pytest.fixture
@@ -49,3 +51,31 @@ def test_a_task_more(qmtl, finished, table, tmp_path):
 )
 def test_what_does_not_fit_is_one_line(qmtl, finished, table, arguments, words):
     assert words in qmtl.bad("adapt", finished, "table.csv", *arguments, "--out", "more")
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("parity", "has_loop"):
+        recipe = read_recipe("digits", [*TINY, f'data.tasks=["{name}"]'])
+        start_run(recipe, folder / name, progress=False)
+    return [folder / "parity", folder / "has_loop"]
+
+
+@pytest.mark.parametrize("method", ["arithmetic", "atm"])
+def test_two_runs_in_one(qmtl, two_runs, tmp_path, method):
+    shown = qmtl.good("merge", *two_runs, "--out", "both", "--method", method, "--rounds", 1)
+    assert "before merging" in shown
+    merged = load(tmp_path / "both" / "model")
+    assert [task.name for task in merged.tasks] == ["parity", "has_loop"]
+    results = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert results["merged"]["method"] == method
+    assert list(results["metrics"]["test"]) == ["parity", "has_loop"]
+    qmtl.good("report", "both")
+    qmtl.good("evaluate", "both")
+
+
+def test_runs_that_do_not_fit_are_one_line(qmtl, two_runs, finished):
+    message = qmtl.bad("merge", two_runs[0], finished, "--out", "both")
+    assert "model 1 2, model 2 8" in message
+    assert "did you mean 'atm'" in qmtl.bad("merge", *two_runs, "--method", "amt")

@@ -1,0 +1,251 @@
+"""merge: models trained apart become one model of all their tasks."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from qmtl.data import MultiTaskData
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.merging._parts import assembled, check_models, set_shared, shared_state
+from qmtl.merging._vectors import State, arithmetic, differences, disjoint, projective
+from qmtl.model import MultiTaskModel
+
+__all__ = ["METHODS", "merge"]
+
+METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
+WITH_DATA = ("concrete", "atm")
+
+# Of learning a mask: rows of each model's data in a step, and the learning rate.
+BATCH = 64
+RATE = 0.1
+# Where a merged tensor is in a head.
+_PLACES = {"blocks": "blocks.parameter", "scales": "scales.parameter"}
+
+
+def merge(
+    models: Sequence[MultiTaskModel],
+    method: str = "arithmetic",
+    *,
+    base: MultiTaskModel | None = None,
+    scale: float | None = None,
+    data: Sequence[MultiTaskData] | None = None,
+    rounds: int = 5,
+    steps: int = 60,
+    seed: int = 0,
+    **options: Any,
+) -> MultiTaskModel:
+    """One model of the tasks of several, whose encoders and encodings are merged.
+
+    The models have encoders of one shape and circuits of one family on the same number of wires.
+    Tasks keep their blocks; models of the same tasks have these merged, too. Angles are merged
+    along the shorter way around. Merging works best for models that began training from the same
+    weights, which are best given as `base`.
+
+    Args:
+        models: trained apart.
+        method: ``"arithmetic"``: base + scale · Σ of what training changed; ``"disjoint"``: every
+            weight follows the task that moved it most; ``"projective"``: arithmetic by norms and a
+            learned shift; ``"concrete"``: a mask on the changes, learned on data; ``"atm"``: tune
+            on every model's data and average, for some rounds.
+        base: what training began with, of the models' shape; None for the models' mean.
+        scale: of the sum; None for 1 / number of models (1 for ``"disjoint"``).
+        data: every model's, for ``"concrete"`` and ``"atm"``, which see training rows only.
+        rounds: (atm) of tuning and merging.
+        steps: (concrete) of learning the mask.
+        seed: of batches and masks.
+        **options: (atm) further settings of `qmtl.fit`; one epoch a round unless they say
+            otherwise. (disjoint) ``keep``. (projective) ``rank``.
+
+    Raises:
+        InvalidInputError: for models that do not fit together, naming both sides; an unknown
+            method; or data that are missing or of other tasks.
+
+    Example:
+        >>> import qmtl
+        >>> def model(name):
+        ...     circuit = qmtl.HeadCircuit([qmtl.Task.binary(name)])
+        ...     encoder = qmtl.encoders.MLP(10, 8, out_features=circuit.n_features, seed=0)
+        ...     return qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> merged = merge([model("a"), model("b")])
+        >>> list(merged.predict(torch.ones(1, 10)))
+        ['a', 'b']
+
+    References:
+        Task arithmetic, arXiv:2212.04089; ATM, arXiv:2411.03055; adaptive projective gradient
+        descent, arXiv:2501.01230; Concrete subspace learning, arXiv:2312.06173; LED-Merging,
+        arXiv:2502.16770.
+    """
+    models = list(models)
+    same_tasks = check_models(models)
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    given = _base_state(models, base, same_tasks)
+    states = [shared_state(model, same_tasks) for model in models]
+    if scale is None:
+        scale = 1.0 if method == "disjoint" else 1 / len(models)
+    if method in WITH_DATA:
+        _check_data(models, data, method)
+    mean = _mean(states)
+    # Statistics of inputs, which are no outcome of training, are averaged whatever the method.
+    statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
+    start = mean if given is None else given
+    start = {name: mean[name] if name in statistics else start[name] for name in start}
+    trained = {name: value for name, value in start.items() if name not in statistics}
+    vectors = [differences(state, trained) for state in states]
+    scales = [scale] * len(models)
+    if method == "atm":
+        return _tuned(models, data or (), start, given is None, same_tasks, rounds, seed, options)
+    if method == "concrete":
+        change = _masked(models, data or (), start, vectors, scale, steps, seed)
+    elif method == "disjoint":
+        change = disjoint(vectors, scale, **options)
+    elif method == "projective":
+        change = projective(vectors, scale, **options)
+    else:
+        change = arithmetic(vectors, scales)
+    return assembled(models, _plus(start, change), same_tasks)
+
+
+def _base_state(
+    models: Sequence[MultiTaskModel], base: MultiTaskModel | None, same_tasks: bool
+) -> State | None:
+    if base is None:
+        return None
+    if not isinstance(base, MultiTaskModel):
+        raise InvalidInputError(f"base must be a MultiTaskModel, got {type(base).__name__}")
+    wanted = shared_state(models[0], same_tasks)
+    found = shared_state(base, same_tasks)
+    for name, value in wanted.items():
+        shape = tuple(found[name].shape) if name in found else "nothing"
+        if shape != tuple(value.shape):
+            raise InvalidInputError(
+                f"base does not have the models' shape: {name} is {shape} in base, "
+                f"{tuple(value.shape)} in model 1"
+            )
+    return {name: found[name] for name in wanted}
+
+
+def _mean(states: Sequence[State]) -> State:
+    """The mean state: the first, and the mean way from it to the others."""
+    vectors = [differences(state, states[0]) for state in states]
+    return _plus(states[0], arithmetic(vectors, [1 / len(states)] * len(states)))
+
+
+def _plus(start: State, change: State) -> State:
+    return {
+        name: value + change[name].to(value) if name in change else value
+        for name, value in start.items()
+    }
+
+
+def _check_data(
+    models: Sequence[MultiTaskModel], data: Sequence[MultiTaskData] | None, method: str
+) -> None:
+    if data is None or len(data) != len(models):
+        count = "none" if data is None else str(len(data))
+        raise InvalidInputError(
+            f"method {method!r} needs data=[...], one for each of {len(models)} models, got {count}"
+        )
+    for number, (model, own) in enumerate(zip(models, data, strict=True), start=1):
+        sides = [[task.name for task in tasks] for tasks in (model.tasks, own.tasks)]
+        if sides[0] != sides[1]:
+            raise InvalidInputError(
+                f"model {number} has the tasks {', '.join(sides[0])}, its data "
+                f"{', '.join(sides[1])}"
+            )
+
+
+def _tuned(
+    models: Sequence[MultiTaskModel],
+    data: Sequence[MultiTaskData],
+    start: State,
+    without_base: bool,
+    same_tasks: bool,
+    rounds: int,
+    seed: int,
+    options: dict[str, Any],
+) -> MultiTaskModel:
+    """ATM: tune every model from the merged state, merge, and again."""
+    from qmtl.training import fit
+
+    tuned = [copy.deepcopy(model) for model in models]
+    settings: dict[str, Any] = {
+        "max_epochs": 1,
+        "progress": False,
+        "schedule": "constant",
+    } | options
+    if not without_base:
+        # What the models have learned is not thrown away: the first merge is of what they are.
+        states = [shared_state(model, same_tasks) for model in models]
+        vectors = [differences(state, start) for state in states]
+        start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
+    for number in range(rounds):
+        for model, own in zip(tuned, data, strict=True):
+            set_shared(model, start)
+            fit(model, own, seed=seed + number, **settings)
+        states = [shared_state(model, same_tasks) for model in tuned]
+        vectors = [differences(state, start) for state in states]
+        start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
+    return assembled(tuned, start, same_tasks)
+
+
+def _masked(
+    models: Sequence[MultiTaskModel],
+    data: Sequence[MultiTaskData],
+    start: State,
+    vectors: Sequence[State],
+    scale: float,
+    steps: int,
+    seed: int,
+) -> State:
+    """Concrete subspace: a relaxed mask on all changes, by the losses on training rows.
+
+    The mask has mean 1 per tensor, so that it begins as arithmetic does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = arithmetic(vectors, [scale] * len(vectors))
+    logits = {name: torch.zeros_like(value, requires_grad=True) for name, value in total.items()}
+    optimizer = torch.optim.Adam(list(logits.values()), lr=RATE)
+    for _ in range(steps):
+        masked = {}
+        for name, value in total.items():
+            uniform = torch.rand(value.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+            noise = (uniform / (1 - uniform)).log().to(value)
+            masked[name] = _mask(logits[name] + noise) * value
+        state = _plus(start, masked)
+        loss = torch.stack(
+            [_loss(model, own, state, generator) for model, own in zip(models, data, strict=True)]
+        ).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return {name: _mask(logits[name]) * value for name, value in total.items()}
+
+
+def _mask(logits: Tensor) -> Tensor:
+    values = torch.sigmoid(logits)
+    return values / values.mean().clamp(min=1e-6) if values.numel() else values
+
+
+def _loss(
+    model: MultiTaskModel, data: MultiTaskData, state: State, generator: torch.Generator
+) -> Tensor:
+    """The mean loss of a model's tasks on a batch, with another shared state."""
+    rows = torch.randint(len(data.train), (BATCH,), generator=generator)
+    parameters = {
+        name if name.startswith("encoder.") else f"head.{_PLACES.get(name, name)}": value
+        for name, value in state.items()
+        if not name.startswith("head.")
+    }
+    logits = functional_call(model, parameters, (data.train.inputs[rows],))
+    losses = []
+    for task in model.tasks:
+        targets = data.train.targets[task.name][rows]
+        if bool(task.labelled(targets).any()):
+            losses.append(task.loss(logits[task.name], model.standardise(task, targets)))
+    return torch.stack(losses).mean() if losses else torch.zeros(())

@@ -1,0 +1,246 @@
+"""Which models fit together, what they share, and the model that holds the tasks of all."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qmtl._growth import last_layer
+from qmtl.circuit import HeadCircuit, RegisterEncoding
+from qmtl.errors import InvalidInputError
+from qmtl.heads import Head, LinearHead, QuantumHead
+from qmtl.merging._vectors import State
+from qmtl.model import MultiTaskModel
+
+__all__ = ["assembled", "check_models", "set_shared", "shared_state"]
+
+Models = Sequence[MultiTaskModel]
+
+
+def check_models(models: Models) -> bool:
+    """Raise if models do not fit together.
+
+    Returns:
+        Whether all have the same tasks, so that their blocks are merged, too.
+
+    Raises:
+        InvalidInputError: naming both sides: encoder, features, circuit, tasks, classes, columns.
+    """
+    if not models or not all(isinstance(model, MultiTaskModel) for model in models):
+        kinds = ", ".join(type(model).__name__ for model in models) or "none"
+        raise InvalidInputError(f"merge needs one or more MultiTaskModel, got {kinds}")
+    first = models[0]
+    same = all(set(_names(model)) == set(_names(first)) for model in models)
+    for number, other in enumerate(models[1:], start=2):
+        if same and _names(first) != _names(other):
+            raise InvalidInputError(
+                f"model 1 and model {number} have the same tasks in another order: "
+                f"{', '.join(_names(first))} and {', '.join(_names(other))}"
+            )
+        _check_pair(first, other, f"model {number}")
+    if same:
+        return True
+    seen: dict[str, int] = {}
+    for number, model in enumerate(models, start=1):
+        for name in _names(model):
+            if name in seen:
+                raise InvalidInputError(
+                    f"models {seen[name]} and {number} both have the task {name!r}, but their "
+                    f"other tasks differ; merge models of the same tasks, or of different ones"
+                )
+            seen[name] = number
+    return False
+
+
+def _names(model: MultiTaskModel) -> list[str]:
+    return [task.name for task in model.tasks]
+
+
+def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
+    one, two = first.head, other.head
+    kinds = type(one), type(two)
+    if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
+        raise InvalidInputError(
+            f"merge takes models that all have a QuantumHead, or all a LinearHead; model 1 has a "
+            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}"
+        )
+    if one.n_features != two.n_features:
+        raise InvalidInputError(
+            f"the heads take other numbers of features: model 1 {one.n_features}, {which} "
+            f"{two.n_features}"
+        )
+    if isinstance(one, QuantumHead):
+        about = [
+            f"layout {h.circuit.layout}, {h.circuit.n_wires} wires, {h.circuit.encoding}, angle "
+            f"map {h.angle_map}"
+            for h in (one, two)
+        ]
+        if about[0] != about[1]:
+            raise InvalidInputError(
+                f"the circuits differ: model 1 has {about[0]}; {which} has {about[1]}"
+            )
+    theirs = {task.name: task for task in other.tasks}
+    for task in first.tasks:
+        twin = theirs.get(task.name)
+        if twin is None:
+            continue
+        about = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in (task, twin)]
+        if about[0] != about[1]:
+            raise InvalidInputError(
+                f"task {task.name!r} differs: model 1 has {about[0]}; {which} has {about[1]}"
+            )
+        if isinstance(one, QuantumHead):
+            places = [
+                (h.circuit.register(task.name), h.circuit.ansatz(task.name)) for h in (one, two)
+            ]
+            about = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
+            if about[0] != about[1]:
+                raise InvalidInputError(
+                    f"task {task.name!r} is measured in another way: model 1 has {about[0]}; "
+                    f"{which} has {about[1]}"
+                )
+    _check_encoders(first.encoder, other.encoder, which)
+    if first.columns != other.columns:
+        sides = [None if m.columns is None else m.columns.names for m in (first, other)]
+        raise InvalidInputError(
+            f"inputs are made of other columns, or in other ranges or categories: model 1 has "
+            f"{_some(sides[0])}; {which} has {_some(sides[1])}"
+        )
+
+
+def _some(names: Sequence[str] | None) -> str:
+    if names is None:
+        return "no columns"
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
+    shapes = [{n: tuple(v.shape) for n, v in e.state_dict().items()} for e in (one, two)]
+    if type(one) is type(two) and shapes[0] == shapes[1]:
+        return
+    names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+    detail = [", ".join(f"{n} {s.get(n, 'missing')}" for n in names[:3]) for s in shapes]
+    raise InvalidInputError(
+        f"the encoders differ in shape: model 1 is a {type(one).__name__} {detail[0]}, {which} a "
+        f"{type(two).__name__} {detail[1]}"
+    )
+
+
+def shared_state(model: MultiTaskModel, blocks: bool) -> State:
+    """Copies of what is merged: the encoder's floating tensors, the encoding's angles.
+
+    Args:
+        model: a model.
+        blocks: whether to add the tasks' own parameters.
+    """
+    state = {
+        f"encoder.{name}": value.detach().clone()
+        for name, value in model.encoder.state_dict().items()
+        if value.is_floating_point()
+    }
+    head = model.head
+    if isinstance(head, QuantumHead):
+        state["encoding"] = head.encoding.detach().clone()
+        if blocks:
+            state["blocks"] = head.blocks().detach().clone()
+            state["scales"] = head.scales().detach().clone()
+    elif blocks:
+        own = head.state_dict()
+        state |= {f"head.{name}": value.detach().clone() for name, value in own.items()}
+    return state
+
+
+@torch.no_grad()
+def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
+    """Set what `shared_state` gave, in place."""
+    encoder = model.encoder.state_dict()
+    for name, value in encoder.items():
+        if f"encoder.{name}" in state:
+            value.copy_(state[f"encoder.{name}"])
+    head = model.head
+    if isinstance(head, QuantumHead):
+        head.encoding.copy_(state["encoding"])
+        if "blocks" in state:
+            head.blocks.parameter.copy_(state["blocks"])
+            head.scales.parameter.copy_(state["scales"])
+    else:
+        own = {name: state.get(f"head.{name}", value) for name, value in head.state_dict().items()}
+        head.load_state_dict(own)
+
+
+def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
+    """The model of all tasks with a merged shared state.
+
+    Models of the same tasks make one of the same circuit. Otherwise tasks keep their blocks: in
+    the shared layout on the same wires; in the partitioned layout every model's registers stand
+    beside the others', with the merged encoding on each, and the encoder's last layer repeated.
+    """
+    first = models[0]
+    if same_tasks:
+        merged = copy.deepcopy(first)
+        set_shared(merged, state)
+    else:
+        base = copy.deepcopy(first)
+        set_shared(base, state)
+        copies = 1
+        if isinstance(first.head, QuantumHead) and first.head.circuit.layout == "partitioned":
+            copies = len(models)
+        merged = MultiTaskModel(_repeated(base.encoder, copies), _joined_head(models, base, copies))
+        merged.columns = first.columns
+        merged.to(next(first.head.parameters()))
+    for model in models:
+        for name in model.scale.regressions:
+            merged.set_target_scale(name, *model.target_scale([name]))
+    return merged.train(first.training)
+
+
+def _joined_head(models: Models, base: MultiTaskModel, copies: int) -> Head:
+    tasks = [task for model in models for task in model.tasks]
+    state = {
+        key: value
+        for model in models
+        for key, value in model.head.state_dict().items()
+        if key != "encoding"
+    }
+    head: Head
+    if not isinstance(base.head, QuantumHead):
+        head = LinearHead(tasks, base.head.n_features, seed=0)
+        head.load_state_dict(state)
+        return head
+    circuit = base.head.circuit
+    circuits = [model.head.circuit for model in models]
+    blocks = {task.name: c.ansatz(task.name) for c in circuits for task in c.tasks}
+    registers = {name: r for c in circuits for name, r in c.registers.items()}
+    readouts = {name: register.readout for name, register in registers.items()}
+    if circuit.layout == "shared":
+        joined = HeadCircuit(
+            tasks, circuit.encoding, blocks, layout="shared", n_wires=circuit.n_wires,
+            readouts=readouts,
+        )  # fmt: skip
+    else:
+        encoding = RegisterEncoding((circuit.n_wires,) * copies, circuit.encoding)
+        sizes = {name: len(register.wires) for name, register in registers.items()}
+        joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
+    head = QuantumHead(joined, base.head.simulator, angle_map=base.head.angle_map, seed=0)
+    head.load_state_dict(state | {"encoding": base.head.encoding.detach().repeat(copies)})
+    return head
+
+
+def _repeated(encoder: nn.Module, copies: int) -> nn.Module:
+    """The encoder with its features given so many times."""
+    if copies == 1:
+        return encoder
+    layer = last_layer(encoder)
+    if layer is None:
+        raise InvalidInputError(
+            f"the encoder {type(encoder).__name__} does not end in a linear layer that could give "
+            f"its features to {copies} groups of registers; use layout='shared'"
+        )
+    for name, parameter in list(layer.named_parameters()):
+        repeats = (copies, *[1] * (parameter.ndim - 1))
+        setattr(layer, name, nn.Parameter(parameter.detach().repeat(repeats)))
+    layer.out_features *= copies
+    if hasattr(encoder, "out_features"):
+        vars(encoder)["out_features"] = layer.out_features
+    return encoder
