@@ -18,6 +18,7 @@ from ._method import Step as Step
 from ._method import TaskLosses as TaskLosses
 from ._method import using as using
 from ._options import MethodOptions as MethodOptions
+from ._saliency import Saliency as Saliency
 from ._task_order import TaskGraph as TaskGraph
 from ._task_order import task_graph as task_graph
 from ._task_order import task_order as task_order

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead, cone_columns, register_columns
+from qmtl.methods._apart import tasks_apart
 from qmtl.methods._method import Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
@@ -53,16 +54,7 @@ class _Isolated(Method):
     def __init__(self, head: QuantumHead, names: Sequence[str]) -> None:
         super().__init__()
         cones, registers = cone_columns(head.circuit), register_columns(head.circuit)
-        taken: list[set[int]] = []
-        self.groups: list[list[str]] = []
-        for name in names:
-            cone = set(cones[name])
-            place = next((i for i, used in enumerate(taken) if not used & cone), len(taken))
-            if place == len(taken):
-                taken.append(set())
-                self.groups.append([])
-            taken[place] |= cone
-            self.groups[place].append(name)
+        self.groups = tasks_apart({name: cones[name] for name in names})
         masks = torch.zeros(len(self.groups), head.n_features, dtype=torch.bool)
         for mask, group in zip(masks, self.groups, strict=True):
             mask[[column for name in group for column in registers[name]]] = True

@@ -118,6 +118,9 @@ class Step(Protocol):
     def standardised(self, targets: Tensor) -> Tensor:
         """Joined targets as losses see them: those of regressions standardised."""
 
+    def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums of losses and what to divide them by, (tasks,), of joined logits of a batch."""
+
     def summed(self, values: Tensor) -> Tensor:
         """The sum over all processes, which all of them must ask for; without a graph."""
 

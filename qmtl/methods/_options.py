@@ -13,6 +13,7 @@ from qmtl.methods._flatness import Flatness
 from qmtl.methods._interpolation import Interpolation
 from qmtl.methods._isolation import Isolation
 from qmtl.methods._method import MethodSection
+from qmtl.methods._saliency import Saliency
 from qmtl.methods._unified_loss import UnifiedLoss
 
 __all__ = ["MethodOptions"]
@@ -32,6 +33,7 @@ class MethodOptions(Section):
         interpolation: tasks between tasks; see `qmtl.methods.Interpolation`.
         loss: ``unified`` for one squared error of tasks of all kinds; see
             `qmtl.methods.UnifiedLoss`.
+        saliency: what losses say of features is kept apart by task; see `qmtl.methods.Saliency`.
     """
 
     adversarial: Adversarial | None = None
@@ -41,6 +43,7 @@ class MethodOptions(Section):
     isolation: Isolation | None = None
     interpolation: Interpolation | None = None
     loss: UnifiedLoss | None = None
+    saliency: Saliency | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -129,6 +129,10 @@ class TrainingStep:
         self._check_finite(losses, present)
         return TaskLosses(losses, present, batch, total, features, logits, kept)
 
+    def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums of losses and what to divide them by, of joined logits, in this process."""
+        return self._terms_in(self.layout, logits, self.standardised(batch.targets), batch)
+
     def standardised(self, targets: Tensor) -> Tensor:
         """Joined targets as losses see them: those of regressions standardised."""
         if self.layout.dtype != torch.float64:
