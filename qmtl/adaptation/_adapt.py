@@ -20,6 +20,7 @@ from qmtl.tasks import Task
 __all__ = ["METHODS", "Adapted", "adapted_head"]
 
 METHODS = ("ridge", "logistic", "smart", "block")
+"""Ways to adapt a model to a new task."""
 FOLDS = 5
 # After the first fold, a loss above so many times the least one, and a little, is out.
 BEHIND, MARGIN = 1.25, 0.01

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from qmtl.experiments import Run
 
-__all__ = ["read_inputs"]
-
 
 def read_inputs(
     run: "Run", table: Path, delimiter: str | None, labels: Sequence[str] = ()

@@ -11,8 +11,6 @@ from qmtl.cli._output import show_metrics
 from qmtl.cli._tables import read_inputs
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["adapt", "merge"]
-
 
 def adapt(
     run: RunDirectory,

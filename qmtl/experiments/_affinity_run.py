@@ -11,8 +11,6 @@ from qmtl.experiments._run import Run
 if TYPE_CHECKING:
     from qmtl.methods import Affinity
 
-__all__ = ["run_affinity", "write_affinity"]
-
 KINDS = (".csv", ".png", ".svg", ".pdf")
 
 

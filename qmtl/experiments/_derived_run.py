@@ -10,8 +10,6 @@ from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._run import Run, default_folder, machine, new_run_folder
 from qmtl.model import MultiTaskModel
 
-__all__ = ["new_folder", "write_derived"]
-
 
 def new_folder(recipe: Recipe, path: Path | None) -> Path:
     """Make a run directory, ``runs/<name>-<time>`` for None.

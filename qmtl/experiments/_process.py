@@ -13,8 +13,6 @@ import psutil
 from qmtl._io import write_json
 from qmtl.errors import RunDirectoryError
 
-__all__ = ["training_process"]
-
 FILE = "process.json"
 
 

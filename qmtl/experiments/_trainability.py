@@ -47,6 +47,19 @@ if TYPE_CHECKING:
 READOUTS = ("local", "global-string", "global-projector")
 INITIALS = ("uniform", "default")
 SHALLOW = 2
+Say = Callable[[str], None]
+Wanted = Callable[["Case"], bool]
+# Title, axis label, the field of `Case` that varies, and which cases: one column of a figure.
+Column = tuple[str, str, str, Wanted]
+# On a ring of fewer registers of two wires, the default cone of six wires is cut short.
+WHOLE_CONE = 3
+RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
+READOUT_LABELS = {
+    "local": "local: Z on one wire",
+    "global-string": "global: Z⊗…⊗Z",
+    "global-projector": "global: |0…0⟩⟨0…0|",
+}
+DRAWN = {"uniform": "weights and angles uniform", "default": "default initial weights"}
 
 
 @dataclass(frozen=True)
@@ -267,16 +280,14 @@ def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, 
         (readout, initial, entangler, block layers, weight) to the fit. A slope of -1 halves the
         variance with each wire. Series with fewer than two positive variances are left out.
     """
-    grouped: dict[tuple[str, str, str, int, str], dict[int, float]] = {}
-    for one in found:
-        case = one.case
-        if case.study == "wires" and one.variance > 0:
-            key = (case.readout, case.initial, case.entangler, case.block_layers, one.weight)
-            grouped.setdefault(key, {})[case.wires] = one.variance
+    import pandas as pd
+
+    table = pd.DataFrame([one.as_row() for one in found])
+    series = table[(table.study == "wires") & (table.variance > 0)]
     return {
-        key: exponential_rate(list(series), list(series.values()))
-        for key, series in grouped.items()
-        if len(series) > 1
+        key: exponential_rate(own.wires.tolist(), own.variance.tolist())
+        for key, own in series.groupby(list(RATE_KEYS), sort=False)
+        if len(own) > 1
     }
 
 
@@ -350,21 +361,6 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
     return columns
 
 
-Say = Callable[[str], None]
-Wanted = Callable[[Case], bool]
-# Title, axis label, the field of `Case` that varies, and which cases: one column of a figure.
-Column = tuple[str, str, str, Wanted]
-# On a ring of fewer registers of two wires, the default cone of six wires is cut short.
-WHOLE_CONE = 3
-RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
-READOUT_LABELS = {
-    "local": "local: Z on one wire",
-    "global-string": "global: Z⊗…⊗Z",
-    "global-projector": "global: |0…0⟩⟨0…0|",
-}
-DRAWN = {"uniform": "weights and angles uniform", "default": "default initial weights"}
-
-
 def run_trainability(
     settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
 ) -> None:
@@ -410,22 +406,17 @@ def _report(
     for (readout, initial, entangler, layers, weight), fit in rates.items():
         if weight == "block":
             say(f"{initial:8s} {readout:17s} {layers:3d} layers {entangler:11s} rate {fit}")
-    for initial in INITIALS:
-        for readout in ("local", "global-string"):
-            own = [
-                one
-                for one in found
-                if one.weight == "block"
-                and one.case.tasks >= WHOLE_CONE
-                and (one.case.study, one.case.initial, one.case.readout)
-                == ("tasks", initial, readout)
-            ]
-            if len(own) > 1:
-                fit = power_law([one.case.tasks for one in own], [one.variance for one in own])
-                say(
-                    f"{initial:8s} {readout:17s} on a register of 2 wires, T = "
-                    f"{own[0].case.tasks} to {own[-1].case.tasks}: variance as T^({fit})"
-                )
+    import pandas as pd
+
+    table = pd.DataFrame([one.as_row() for one in found])
+    wanted = (table.weight == "block") & (table.study == "tasks") & (table.tasks >= WHOLE_CONE)
+    for (initial, readout), own in table[wanted].groupby(["initial", "readout"], sort=False):
+        if len(own) > 1:
+            fit = power_law(own.tasks.tolist(), own.variance.tolist())
+            say(
+                f"{initial:8s} {readout:17s} on a register of 2 wires, T = "
+                f"{own.tasks.iloc[0]} to {own.tasks.iloc[-1]}: variance as T^({fit})"
+            )
 
 
 def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:

@@ -130,9 +130,7 @@ def status(
     """What is known of a run's jobs. Nothing is sent, fetched or changed.
 
     Args:
-        run: its name.
-        ledger: the ledger or its file; None for the user's.
-        service: an open `QiskitRuntimeService`; None for the account's.
+        run, ledger, service: as for `wait`.
         ask: whether to ask the service, or only the ledger.
 
     Raises:
@@ -179,9 +177,9 @@ def run(
 ) -> HardwareResult:
     """Measure a trained model's logits on a backend: prepare, submit, wait, decode.
 
-    The run is in the ledger from the start. If this call is interrupted, by Ctrl-C or a kernel that
-    dies, its jobs go on; the same call, today or another day, continues where this one ended, and
-    sends nothing twice.
+    The run is in the ledger from the start. If this call is interrupted (Ctrl-C, a dead kernel),
+    its jobs continue. The same call, on any day, continues where this one ended; nothing is sent
+    twice.
 
     Args:
         model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
@@ -289,9 +287,9 @@ def wait(
     progress: Progress | None = None,
     once: bool = False,
 ) -> RunStatus:
-    """Wait until a run has all its results, or can get no more of them, and store them.
+    """Wait until a run has all the results that it can get, and store them.
 
-    If it is interrupted, jobs go on, and the same call waits for them again.
+    If this call is interrupted, the jobs continue, and the same call waits for them again.
 
     Args:
         run: its name.
@@ -415,10 +413,7 @@ def cancel(
 ) -> RunStatus:
     """Cancel a run's jobs that have no result yet, those that were sent unnoticed included.
 
-    Args:
-        run: its name.
-        ledger: the ledger or its file; None for the user's.
-        service: an open `QiskitRuntimeService`; None for the account's.
+    The arguments are those of `wait`.
 
     Raises:
         InvalidInputError: for a run that the ledger does not know.

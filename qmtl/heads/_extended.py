@@ -17,8 +17,6 @@ from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 from qmtl.tasks import Task
 
-__all__ = ["AddedBlock", "ExtendedHead", "reading_circuit"]
-
 # A register of more wires is read by strings of one and two Zs only.
 MOST_WIRES = 4
 
