@@ -7,6 +7,7 @@ they give (batch, out_features).
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -157,6 +158,7 @@ class Fusion(nn.Module):
             training.
         modality_dropout: probability of taking a modality for missing in training, drawn per row;
             a row keeps what it has where that would leave it with none.
+        calibrate: whether `qmtl.fit` calls `calibrate_gradients` in each step.
         seed: of the initial weights; None uses torch's global generator.
 
     Shape:
@@ -173,7 +175,8 @@ class Fusion(nn.Module):
 
     References:
         Gates: Arevalo et al., arXiv:1702.01992. Attention between modalities: Tsai et al.,
-        arXiv:1906.00295. Modality dropout: Neverova et al., arXiv:1501.00102.
+        arXiv:1906.00295. Modality dropout: Neverova et al., arXiv:1501.00102. Calibration: FULLER,
+        arXiv:2307.16617.
     """
 
     def __init__(
@@ -188,6 +191,7 @@ class Fusion(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         modality_dropout: float = 0.0,
+        calibrate: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -196,6 +200,7 @@ class Fusion(nn.Module):
         _check(widths, dim, n_heads, modality_dropout)
         self.widths, self.out_features, self.kind = dict(widths), out_features, kind
         self.dim, self.n_heads, self.modality_dropout = dim, n_heads, modality_dropout
+        self.calibrate = calibrate
         self.in_features = len(self.widths) + sum(self.widths.values())
         with seeded(seed):
             join: Any = JOINS[kind](list(self.widths.values()), dim, n_heads)
@@ -243,6 +248,55 @@ class Fusion(nn.Module):
             )
         return present, columns
 
+    @torch.no_grad()
+    def calibrate_gradients(self) -> None:
+        """Scale the gradients of the modalities' branches to one norm, the mean of their norms.
+
+        A branch is what only one modality's columns are multiplied by: columns of the first layer
+        (``concat``), a representation and its columns of the scores (``gated``), a token's layer
+        and embedding (``cross-attention``). Gradients of several tasks have been combined by then.
+        One without a gradient, as of a modality that no row of the batch has, stays without.
+
+        That the mean is the common magnitude is our reading. Adam divides by the size of gradients:
+        with it, only what changes from step to step has an effect.
+        """
+        branches = [
+            [p.grad[where] for p, where in branch if p.grad is not None]
+            for branch in self._branches()
+        ]
+        norms = [
+            torch.stack([part.norm() for part in parts]).norm() if parts else None
+            for parts in branches
+        ]
+        found = [norm for norm in norms if norm is not None and float(norm)]
+        if not found:
+            return
+        mean = torch.stack(found).mean()
+        for parts, norm in zip(branches, norms, strict=True):
+            if norm is not None and float(norm):
+                for part in parts:
+                    # A view of the gradient.
+                    part.mul_(mean / norm)
+
+    def _branches(self) -> list[list[tuple[Tensor, Any]]]:
+        """Each modality's parameters, and which of their entries are its own."""
+        whole, ends = slice(None), list(accumulate(self.widths.values()))
+        columns = [
+            (whole, slice(end - width, end))
+            for end, width in zip(ends, self.widths.values(), strict=True)
+        ]
+        join: Any = self.join
+        if self.kind == "concat":
+            first = next(m for m in self.layers.modules() if isinstance(m, nn.Linear))
+            return [[(first.weight, own)] for own in columns]
+        layers = join.represent if self.kind == "gated" else join.tokens
+        mixed = join.score.weight if self.kind == "gated" else join.modality
+        places = columns if self.kind == "gated" else range(len(columns))
+        return [
+            [(layer.weight, whole), (layer.bias, whole), (mixed, place)]
+            for layer, place in zip(layers, places, strict=True)
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description without parameters."""
         return {
@@ -257,6 +311,7 @@ class Fusion(nn.Module):
             "activation": self.layers.activation,
             "dropout": self.layers.dropout,
             "modality_dropout": self.modality_dropout,
+            "calibrate": self.calibrate,
         }
 
     @classmethod
@@ -278,6 +333,7 @@ class FusionSection(EncoderSection):
         activation: relu, gelu, silu or tanh.
         dropout: probability of dropping a unit in training.
         modality_dropout: probability of taking a modality for missing in training.
+        calibrate: whether the gradients of modalities are brought to one magnitude.
     """
 
     encoder: ClassVar[type[nn.Module]] = Fusion
@@ -290,6 +346,7 @@ class FusionSection(EncoderSection):
     activation: str = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
     modality_dropout: float = Field(0.0, ge=0, lt=1)
+    calibrate: bool = False
 
     def build(
         self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None

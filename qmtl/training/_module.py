@@ -129,6 +129,9 @@ class MultiTaskModule(pl.LightningModule):
         self._waiting: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._n_waiting = 0
+        # Encoders of several modalities whose gradients are brought to one magnitude.
+        modules: Any = model.encoder.modules()
+        self._calibrated = [m for m in modules if getattr(m, "calibrate", False) is True]
         self._history = History()
         # Absent tasks keep their last loss, for DWA.
         self.keeps_losses = not self.uses_jacobian and has_state(self.combiner)
@@ -208,6 +211,8 @@ class MultiTaskModule(pl.LightningModule):
             ):
                 return
             present = self._release()
+        for encoder in self._calibrated:
+            encoder.calibrate_gradients()
         if self.settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.settings.gradient_clip)
         optimizer: Any = self.optimizers()

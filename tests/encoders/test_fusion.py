@@ -200,7 +200,7 @@ def test_saves_and_loads_with_a_model(kind, tmp_path):
     circuit = HeadCircuit([Task.binary("a"), Task.regression("b")])
     encoder = Fusion(
         {"z": 4, "a": 3, "m": 2}, circuit.n_features, kind, dim=6, n_heads=3, hidden=[7],
-        activation="gelu", dropout=0.1, modality_dropout=0.2, seed=0,
+        activation="gelu", dropout=0.1, modality_dropout=0.2, calibrate=True, seed=0,
     )  # fmt: skip
     model = MultiTaskModel(encoder, QuantumHead(circuit, seed=0)).double()
     model.save(tmp_path)
