@@ -10,6 +10,8 @@ from qmtl.heads._build import head_parameters as head_parameters
 from qmtl.heads._extended import AddedBlock as AddedBlock
 from qmtl.heads._extended import ExtendedHead as ExtendedHead
 from qmtl.heads._extended import reading_circuit as reading_circuit
+from qmtl.heads._gated import GatedHead as GatedHead
+from qmtl.heads._gated import common_tasks as common_tasks
 from qmtl.heads._head import CircuitHead as CircuitHead
 from qmtl.heads._head import Head as Head
 from qmtl.heads._initial import INITIAL_STD as INITIAL_STD

@@ -1,7 +1,7 @@
 """Every head of the comparison by its type: the quantum head, its rivals, and its ablations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
@@ -10,6 +10,7 @@ from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._extended import ExtendedHead
+from qmtl.heads._gated import GatedHead, common_circuit, n_gates
 from qmtl.heads._head import Head, check_width
 from qmtl.heads._linear import (
     LinearHead,
@@ -50,7 +51,7 @@ HEADS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         QuantumHead, LinearHead, LocalLinearHead, LowRankLinearHead, VQCPerTaskHead, SharedVQCHead,
-        ExtendedHead,
+        ExtendedHead, GatedHead,
     )
 }  # fmt: skip
 """Classes of heads by the names that saved models use."""
@@ -70,6 +71,7 @@ class HeadOptions:
         rank: (low-rank) width of the bottleneck; None for the rank whose number of parameters,
             with or without a bias, is closest to the quantum head's.
         seed: of the initial weights; None draws it from torch's global generator.
+        gates: whether tasks of one kind also have a predictor in common, see `GatedHead`.
 
     Raises:
         InvalidInputError: for a width or rank below 1.
@@ -85,6 +87,7 @@ class HeadOptions:
     width: int = 8
     rank: int | None = None
     seed: int | None = None
+    gates: bool = False
 
     def __post_init__(self) -> None:
         check_width(self.width, "width")
@@ -121,6 +124,8 @@ class HeadSection(Section):
         single_task: the head of each single-task model that a comparison trains: ``linear``, on a
             representation as wide as the shared one, or ``quantum``, on the task's own register.
         seed: of the initial weights.
+        gates: whether tasks of one kind also have a predictor in common, and a gate each between it
+            and their own, which tells outliers: see `GatedHead`.
     """
 
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
@@ -131,6 +136,7 @@ class HeadSection(Section):
     rank: int | None = Field(None, ge=1)
     single_task: Literal["linear", "quantum"] = "linear"
     seed: Seed = 0
+    gates: bool = False
 
     def options(self) -> HeadOptions:
         """All but the type, as `qmtl.heads.build_head` takes them."""
@@ -155,7 +161,8 @@ def build_head(
         options: see `HeadOptions`.
 
     Returns:
-        The head; its ``n_features`` is what the encoder has to give.
+        The head; its ``n_features`` is what the encoder has to give. With ``options.gates`` a
+        `GatedHead` of two heads of that type, unless no two tasks are of one kind.
 
     Raises:
         InvalidInputError: for an unknown type, or a circuit that the type cannot be made from.
@@ -168,7 +175,11 @@ def build_head(
     """
     if head_type not in _BUILDERS:
         raise unknown_name("head type", head_type, HEAD_TYPES)
-    return _BUILDERS[head_type](circuit, options or HeadOptions())
+    options = options or HeadOptions()
+    common = common_circuit(circuit) if options.gates else None
+    if common is None:
+        return _BUILDERS[head_type](circuit, options)
+    return GatedHead(*(_BUILDERS[head_type](own, options) for own in (circuit, common)))
 
 
 def head_parameters(
@@ -195,6 +206,13 @@ def head_parameters(
     if head_type not in _BUILDERS:
         raise unknown_name("head type", head_type, HEAD_TYPES)
     options = options or HeadOptions()
+    common = common_circuit(circuit) if options.gates else None
+    if common is not None:
+        plain = replace(options, gates=False)
+        parts = [
+            head_parameters(head_type, c, plain, trainable=trainable) for c in (circuit, common)
+        ]
+        return sum(parts) + n_gates(circuit.tasks)
     tasks, width = circuit.tasks, circuit.n_features
     counts: dict[HeadType, Callable[[], int]] = {
         "quantum": lambda: circuit.count_parameters().total,

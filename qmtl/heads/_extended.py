@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit import Ansatz, Gate, HeadCircuit, PauliStrings
 from qmtl.errors import unknown_name
-from qmtl.heads._head import Head
+from qmtl.heads._head import Head, head_from_dict
 from qmtl.heads._initial import drawn_seed
 from qmtl.heads._linear import DenseLayers
 from qmtl.heads._quantum import QuantumHead
@@ -218,16 +218,6 @@ class ExtendedHead(Head):
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
         """The head that `to_dict` described, with fresh parameters."""
-        known: dict[str, Any] = {kind.__name__: kind for kind in _kinds(Head)} | dict(custom or {})
-        kind = description["base"]["type"]
-        if kind not in known:
-            raise unknown_name("head", kind, known)
+        base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
-        base = known[kind].from_dict(description["base"], custom)
         return cls(base, added, description["blocks"], seed=0, notes=description["notes"])
-
-
-def _kinds(kind: Any) -> Iterator[type]:
-    for below in kind.__subclasses__():
-        yield below
-        yield from _kinds(below)

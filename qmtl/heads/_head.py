@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -234,6 +234,31 @@ class CircuitHead(Head):
             **options,
         )
         return head
+
+
+def head_from_dict(
+    description: Mapping[str, Any], custom: Mapping[str, type] | None = None
+) -> Head:
+    """The head of any class that its `to_dict` described, with fresh parameters.
+
+    Args:
+        description: what it returned.
+        custom: classes of your own, by class name.
+
+    Raises:
+        InvalidInputError: for a class that is not known.
+    """
+    known: dict[str, Any] = {kind.__name__: kind for kind in _kinds(Head)} | dict(custom or {})
+    if description["type"] not in known:
+        raise unknown_name("head", description["type"], known)
+    head: Head = known[description["type"]].from_dict(description, custom)
+    return head
+
+
+def _kinds(kind: Any) -> Iterator[type]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
 
 
 def check_features(features: Tensor, width: int) -> None:
