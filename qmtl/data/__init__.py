@@ -6,6 +6,7 @@ from qmtl.data._chestxray import chestxray as chestxray
 from qmtl.data._chestxray import read_chestxray_labels as read_chestxray_labels
 from qmtl.data._columns import TableColumns as TableColumns
 from qmtl.data._csv import read_table as read_table
+from qmtl.data._cue_pairs import cue_pairs as cue_pairs
 from qmtl.data._dataset import AnyDataSection as AnyDataSection
 from qmtl.data._dataset import DataSection as DataSection
 from qmtl.data._dataset import MultiTaskData as MultiTaskData

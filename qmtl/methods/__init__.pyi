@@ -19,6 +19,9 @@ from ._method import TaskLosses as TaskLosses
 from ._method import using as using
 from ._options import MethodOptions as MethodOptions
 from ._saliency import Saliency as Saliency
+from ._selection import Selection as Selection
+from ._selection import influences as influences
+from ._selection import select as select
 from ._task_order import TaskGraph as TaskGraph
 from ._task_order import task_graph as task_graph
 from ._task_order import task_order as task_order

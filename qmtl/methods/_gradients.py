@@ -85,6 +85,10 @@ class LossesOfRows:
             tasks: some of the data's.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
+        return self.sums_of_logits(logits, rows, tasks)
+
+    def sums_of_logits(self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
+        """`sums` from these tasks' logits side by side."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         sums: Tensor = task_layout(tuple(tasks)).loss_terms(logits, torch.cat(columns, 1))[0]
         return sums

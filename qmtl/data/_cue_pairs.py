@@ -1,0 +1,134 @@
+"""Tasks made of two cues: one says where to look, the other what to answer; some pairs are unseen.
+
+Cues and tasks are the two sides of a bipartite graph, whose edges are the pairs that have training
+labels. The test split has labels of the other pairs only.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from qmtl.data._dataset import DataSection, MultiTaskData, Split
+from qmtl.data._splits import check_seed
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks import Task
+
+__all__ = ["CuePairsSection", "cue_pairs"]
+
+Structure = Literal["ring", "blocks"]
+
+
+class CuePairsSection(DataSection):
+    """``source = "cue-pairs"``; see `cue_pairs`.
+
+    Attributes:
+        n_cues: cues, and tasks.
+        degree: tasks that each cue is trained with.
+        structure: of the graph: ``ring`` or ``blocks``.
+        n_rows: training rows, each with one label.
+
+    Example:
+        >>> CuePairsSection(n_cues=4, degree=2).load().n_inputs
+        12
+    """
+
+    source: Literal["cue-pairs"] = "cue-pairs"
+    n_cues: int = Field(6, ge=2)
+    degree: int = Field(3, ge=1)
+    structure: Structure = "ring"
+    n_rows: int = Field(3000, ge=1)
+
+    def load(self) -> MultiTaskData:
+        """The rows, split."""
+        own = self.given()
+        data = cue_pairs(seed=self.seed, **own)
+        return data if self.tasks is None else data.subset(self.tasks)
+
+
+def cue_pairs(
+    *,
+    n_cues: int = 6,
+    degree: int = 3,
+    structure: Structure = "ring",
+    n_rows: int = 3000,
+    seed: int = 0,
+) -> MultiTaskData:
+    """Binary tasks on a stimulus of as many places as there are cues, two numbers in each place.
+
+    A row's cue, one of the features, says which place counts. Task ``j`` answers on which side of
+    the line at the angle ``π·j / n_cues`` the two numbers there are. Every training row has a label
+    of one task; their number does not depend on the graph, so that denser graphs have fewer labels
+    of each pair.
+
+    Args:
+        n_cues: cues, and tasks.
+        degree: tasks that each cue is trained with, below `n_cues`.
+        structure: ``"ring"``, a connected graph (of a degree of 2 or more); ``"blocks"``, groups of
+            `degree` cues and `degree` tasks, each fully connected, with nothing between groups.
+        n_rows: training rows. Validation has a fifth as many, of the trained pairs; test 50 for
+            each cue, with labels of all tasks that the cue was not trained with.
+        seed: of stimuli, and of which cue and task stands where in the graph.
+
+    Returns:
+        Inputs (N, 3·n_cues): the stimulus, then the cue, one-hot times 2.
+
+    Raises:
+        InvalidInputError: a number does not fit; it is named.
+
+    Example:
+        >>> data = cue_pairs(n_cues=4, degree=1, n_rows=100)
+        >>> data
+        MultiTaskData('cue-pairs', inputs=(12,), train=100, validation=20, test=200, \
+tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
+
+    References:
+        Inspired by Zhang, Senoussi and Verguts, arXiv:2604.13281.
+    """
+    if n_cues < 2:
+        raise InvalidInputError(f"n_cues must be at least 2, got {n_cues}")
+    if not 1 <= degree < n_cues:
+        raise InvalidInputError(
+            f"degree must be between 1 and {n_cues - 1}, so that pairs are left to test, got "
+            f"{degree}"
+        )
+    if structure not in ("ring", "blocks"):
+        raise unknown_name("structure", structure, ["ring", "blocks"])
+    if structure == "blocks" and n_cues % degree:
+        raise InvalidInputError(
+            f"blocks of degree {degree} need a multiple of {degree} cues, got {n_cues}"
+        )
+    if n_rows < n_cues * degree:
+        raise InvalidInputError(
+            f"n_rows must be at least one per trained pair, {n_cues * degree}, got {n_rows}"
+        )
+    check_seed(seed)
+    rng = np.random.default_rng(seed)
+    edges = np.zeros((n_cues, n_cues), bool)
+    for cue in range(n_cues):
+        start = cue if structure == "ring" else cue // degree * degree
+        edges[cue, np.arange(start, start + degree) % n_cues] = True
+    edges = edges[rng.permutation(n_cues)][:, rng.permutation(n_cues)]
+    pairs = np.argwhere(edges)
+    tasks = tuple(Task.binary(f"rule_{j}") for j in range(n_cues))
+
+    def split(cues: np.ndarray, known: np.ndarray) -> Split:
+        stimulus = rng.normal(size=(len(cues), n_cues, 2))
+        angles = np.pi * np.arange(n_cues) / n_cues
+        sides = stimulus[np.arange(len(cues)), cues] @ np.stack([np.cos(angles), np.sin(angles)])
+        answers = np.where(known, sides > 0, np.nan)
+        inputs = np.concatenate([stimulus.reshape(len(cues), -1), 2 * np.eye(n_cues)[cues]], 1)
+        targets = {task.name: task.to_targets(answers[:, j]) for j, task in enumerate(tasks)}
+        return Split(torch.from_numpy(inputs).float(), targets)
+
+    def of_pairs(n: int) -> Split:
+        chosen = pairs[rng.permutation(np.resize(np.arange(len(pairs)), n))]
+        return split(chosen[:, 0], np.eye(n_cues, dtype=bool)[chosen[:, 1]])
+
+    train = of_pairs(n_rows)
+    validation = of_pairs(max(n_rows // 5, len(pairs)))
+    cues = np.repeat(np.arange(n_cues), 50)
+    return MultiTaskData(
+        "cue-pairs", tasks, train, validation, split(cues, ~edges[cues]), split_seed=int(seed)
+    )

@@ -1,0 +1,160 @@
+"""Selection of training rows by consensus: rows whose gradients help most tasks' validation losses.
+
+A row's influence on a task is the inner product of the row's gradient with that of the task's
+validation loss: what a small step on the row takes from that loss.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp
+
+from qmtl.data import MultiTaskData
+from qmtl.errors import InvalidInputError
+from qmtl.methods._gradients import LossesOfRows, evaluating
+from qmtl.model import MultiTaskModel
+from qmtl.tasks import labelled_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+__all__ = ["Selection", "influences", "select"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Training rows that most tasks vote for.
+
+    Attributes:
+        influences: of each training row (in the rows of the table, by its place) on each task.
+        votes: how many tasks have the row among their best, by its place.
+        rows: places of the rows that are kept, int64, in the order of the data.
+        data: the data with these training rows only.
+    """
+
+    influences: "DataFrame"
+    votes: "Series"
+    rows: Tensor
+    data: MultiTaskData
+
+
+def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 256) -> "DataFrame":
+    """The influence of each training row on each task, a table of rows by tasks.
+
+    It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all parameters that are trained, where ``ℓ(row)`` is the
+    sum of the row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean
+    validation loss. It is positive where a small step on the row lowers that loss. The model is
+    evaluated as it is, without dropout.
+
+    Args:
+        model: trained for a little, so that gradients say what tasks want.
+        data: tasks, training and validation rows.
+        batch_size: rows at a time.
+
+    Raises:
+        InvalidInputError: for other tasks than the model's, or a task without validation labels.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits(tasks=["parity", "ink"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> influences(model, data).shape
+        (1079, 2)
+    """
+    import pandas as pd
+
+    validation = LossesOfRows(model, data, "validation")
+    names = [task.name for task in data.tasks]
+    counts = labelled_rows(data.tasks, validation.rows.targets).sum(1)
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if not count:
+            raise InvalidInputError(
+                f"task {name!r} has no validation label, which influences on it are measured by"
+            )
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise InvalidInputError("the model has no parameter that is trained")
+    training = LossesOfRows(model, data, "train")
+    with evaluating(model), torch.enable_grad():
+        totals: list[Any] = [[torch.zeros_like(p) for p in parameters.values()] for _ in names]
+        for rows in torch.arange(len(validation.rows)).split(batch_size):
+            features = model.encoder(validation.inputs[rows])
+            for task, loss in enumerate(validation.sums(features, rows, data.tasks)):
+                gradients = torch.autograd.grad(
+                    loss, list(parameters.values()), retain_graph=True, allow_unused=True,
+                    materialize_grads=True,
+                )  # fmt: skip
+                scaled = [g / counts[task] for g in gradients]
+                totals[task] = [a + b for a, b in zip(totals[task], scaled, strict=True)]
+        found = []
+        for rows in torch.arange(len(training.rows)).split(batch_size):
+            inputs = training.inputs[rows]
+
+            def logits(values: dict[str, Tensor], inputs: Tensor = inputs) -> Tensor:
+                options = {"tasks": names, "joined": True}
+                return functional_call(model, values, (inputs,), options)  # type: ignore[no-any-return]
+
+            values = {name: p.detach() for name, p in parameters.items()}
+            at = logits(values).detach().requires_grad_()
+            # Rows do not depend on each other: this is each row's own gradient.
+            (slopes,) = torch.autograd.grad(training.sums_of_logits(at, rows, data.tasks).sum(), at)
+            with warnings.catch_warnings():
+                # Of torch's own.
+                warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
+                changes = [
+                    jvp(logits, (values,), (dict(zip(values, total, strict=True)),))[1]
+                    for total in totals
+                ]
+            found.append(torch.stack([(slopes * c).sum(1) for c in changes], 1).detach())
+    return pd.DataFrame(torch.cat(found).cpu().double().numpy(), columns=names)
+
+
+def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Selection:
+    """Keep the training rows that most tasks vote for.
+
+    Each task votes for the share `keep` of the rows with the largest influence on it. Rows with as
+    many votes as each other come in the order of their mean rank over tasks (our reading).
+
+    Args:
+        model: trained for a little on all rows.
+        data: tasks, training and validation rows; validation and test rows stay.
+        keep: share of the training rows, in (0, 1].
+
+    Raises:
+        InvalidInputError: for another share, or if no labelled row of a task is kept; and as
+            `influences`.
+
+    Example:
+        >>> import qmtl
+        >>> data = qmtl.data.digits(tasks=["parity", "ink"])
+        >>> circuit = qmtl.HeadCircuit(data.tasks)
+        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> len(select(model, data, keep=0.25).data.train)
+        270
+
+    References:
+        Inspired by ICONS, arXiv:2501.00654.
+    """
+    if not 0 < keep <= 1:
+        raise InvalidInputError(f"keep must be in (0, 1], got {keep}")
+    table = influences(model, data)
+    n_rows = len(table)
+    n_kept = max(1, round(keep * n_rows))
+    ranks = table.rank(ascending=False, method="first")
+    votes = (ranks <= n_kept).sum(axis=1)
+    order = sorted(range(n_rows), key=lambda row: (-votes[row], ranks.loc[row].mean()))
+    rows = torch.tensor(sorted(order[:n_kept]))
+    kept = data.train.take(rows)
+    for task in data.tasks:
+        if not task.labelled(kept.targets[task.name]).any():
+            raise InvalidInputError(
+                f"no labelled row of task {task.name!r} is among the {n_kept} rows that most "
+                f"tasks vote for; keep more than {keep:g}"
+            )
+    return Selection(table, votes, rows, replace(data, train=kept))
