@@ -35,7 +35,9 @@ class PennyLaneSimulator(Simulator):
     Args:
         device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
         diff_method: PennyLane's differentiation method.
-        options: keyword arguments for ``qml.device``.
+        options: keyword arguments for ``qml.device``, and ``shots`` of a circuit. There is a circuit
+            for each sample; in the shared layout for each sample and task. Gradients by shots take
+            two more for each angle.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -206,7 +208,9 @@ def _node(
 
     `best` are the methods that take batches and that "best" may choose.
     """
-    target = _device(device, circuit, options)
+    # PennyLane wants shots of circuits, no longer of devices.
+    others = {name: value for name, value in options.items() if name != "shots"}
+    target = _device(device, circuit, others if isinstance(device, str) else options)
     try:
         qnode = qml.QNode(run, target, interface="torch", diff_method=diff_method)
     except qml.exceptions.QuantumFunctionError as error:
@@ -216,10 +220,18 @@ def _node(
         takes_batches = any(target.supports_derivatives(config) for config in configs)
     else:
         takes_batches = diff_method in ("backprop", "adjoint")
+    if "shots" in options and isinstance(device, str):
+        qnode = qml.set_shots(qnode, _checked_shots(options["shots"]))
     # Shift rules do not take batches, and shots leave these rules only.
-    if takes_batches and not target.shots:
+    if takes_batches and not (options.get("shots") or target.shots):
         return qnode
     return qml.transforms.broadcast_expand(qnode)
+
+
+def _checked_shots(shots: Any) -> int | None:
+    if shots is None or (isinstance(shots, int) and not isinstance(shots, bool) and shots > 0):
+        return shots
+    raise InvalidInputError(f"shots must be an integer > 0, or None, got {shots!r}")
 
 
 def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> Any:
