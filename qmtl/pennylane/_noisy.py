@@ -45,7 +45,7 @@ class NoisyDevice(LightConeDevice):
         ...         qml.CZ((i, (i + 1) % 100))
         ...     return qml.expval(qml.Z(7))
         >>> round(float(circuit(0.3)), 4)
-        0.8978
+        0.8965
     """
 
     name = "qmtl.noisy"

@@ -35,9 +35,9 @@ class PennyLaneSimulator(Simulator):
     Args:
         device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
         diff_method: PennyLane's differentiation method.
-        options: keyword arguments for ``qml.device``, and ``shots`` of a circuit. There is a circuit
-            for each sample; in the shared layout for each sample and task. Gradients by shots take
-            two more for each angle.
+        options: keyword arguments for ``qml.device``, and ``shots`` of a circuit. There is one for
+            each sample; in the shared layout for each sample and task. Gradients by shots take two
+            more for each angle.
 
     Example:
         >>> from qmtl import HeadCircuit, Task

@@ -7,6 +7,7 @@ import pennylane as qml
 import pytest
 import torch
 from pennylane import numpy as pnp
+from sklearn.datasets import load_digits
 
 OURS, REFERENCE = "qmtl.lightcone", "default.qubit"
 X, W = (0.1, 0.7, -0.4), (0.3, 0.9, 1.2)
@@ -259,3 +260,29 @@ def test_a_circuit_without_gates_and_labels_of_any_kind():
         return qml.expval(qml.Z(0)), qml.probs(wires=[1, 0])
 
     assert_same(lambda name: node(name, empty)())
+
+
+def test_a_layer_learns_digits():
+    """Ten digits, by a layer of 20 wires behind a linear one."""
+    pixels, digits = map(torch.tensor, load_digits(return_X_y=True))
+    pixels, n_wires = pixels.float() / 16, 20
+
+    def circuit(inputs, weights):
+        qml.AngleEmbedding(inputs, range(n_wires), rotation="Y")
+        for i in range(n_wires):
+            qml.CZ([i, (i + 1) % n_wires])
+        for i in range(n_wires):
+            qml.RY(weights[i], i)
+        return [qml.expval(qml.Z(2 * i)) for i in range(10)]
+
+    torch.manual_seed(0)
+    layer = qml.qnn.TorchLayer(node(OURS, circuit, n_wires), {"weights": (n_wires,)})
+    model = torch.nn.Sequential(torch.nn.Linear(64, n_wires), layer)
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for rows in torch.randperm(1500).repeat(2).split(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(5 * model(pixels[rows]), digits[rows]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = model(pixels[1500:]).argmax(1) == digits[1500:]
+    assert right.float().mean() > 0.8
