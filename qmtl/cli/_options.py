@@ -101,7 +101,7 @@ def complete_head(incomplete: str) -> list[str]:
 
     Example:
         >>> complete_head("local")
-        ['local-register', 'local-cone']
+        ['local-cone', 'local-register']
     """
     from qmtl.heads import HEAD_TYPES
 
@@ -114,7 +114,7 @@ def complete_heads(incomplete: str) -> list[str]:
 
     Example:
         >>> complete_heads("linear,loc")
-        ['linear,local-register', 'linear,local-cone']
+        ['linear,local-cone', 'linear,local-register']
     """
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in complete_head(last)]

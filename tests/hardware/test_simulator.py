@@ -15,6 +15,7 @@ from qmtl.errors import HardwareBudgetError, InvalidInputError
 from qmtl.hardware import HardwareSimulator, to_qiskit
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
+from qmtl.simulators import weights_by_name
 from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
 
@@ -87,21 +88,19 @@ def test_parameter_shift_from_exact_values_is_the_gradient(name, monkeypatch):
 
     circuit = CIRCUITS[name]
 
-    def exact(self, circuit, angles, weights, tasks):
-        own = to_qiskit(circuit, weights, tasks)
+    def exact(self, circuit, tasks, weights, angles):
+        own = to_qiskit(circuit, weights_by_name(circuit, weights), tasks)
         bare = own.circuit.remove_final_measurements(inplace=False)
         states = [Statevector(bare.assign_parameters(row)) for row in own.parameter_values(angles)]
-        values = {}
+        values = []
         for task in tasks:
             register = circuit.register(task)
             matrix = np.array(register.readout.matrix(len(register.wires)))
             wires = list(reversed(register.wires))
-            values[task] = torch.tensor(
-                np.array([matrix @ state.probabilities(wires) for state in states])
-            )
-        return values
+            values.append(np.array([matrix @ state.probabilities(wires) for state in states]))
+        return torch.from_numpy(np.concatenate(values, axis=1))
 
-    monkeypatch.setattr(HardwareSimulator, "_measure", exact)
+    monkeypatch.setattr(HardwareSimulator, "_outputs", exact)
     head = QuantumHead(circuit, seed=0).double()
     x = features(head, 2).double().requires_grad_()
 
