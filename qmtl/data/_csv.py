@@ -122,6 +122,9 @@ class TextTable:
         header, self.body = [cell.strip() for cell in next(rows)], text
         for _ in range(rows.line_num):
             self.body = self.body.partition("\n")[2]
+        # What pandas takes a fifth longer for.
+        self.spaced = any(f"{m} " in self.body for m in (self.delimiter, "\n"))
+        self.spaced |= self.body[:1] == " "
         self.header = self._named(self._with_row_names(header))
         self.decimal = decimal
         if decimal is None and self.delimiter != ",":
@@ -200,7 +203,9 @@ class TextTable:
             else:
                 frame[place] = column.map(str.strip)
         frame.index = pd.RangeIndex(2, len(frame) + 2)
-        empty = frame.iloc[:, 0].isin([""]) | frame.iloc[:, 0].isna()
+        empty = frame.iloc[:, 0].isna()
+        if frame.iloc[:, 0].dtype.kind not in "biuf":
+            empty |= frame.iloc[:, 0].isin([""])
         if empty.any():
             some = frame[empty]
             empty[empty] = (some.isna() | some.isin([""])).all(axis=1)
@@ -222,7 +227,7 @@ class TextTable:
                 names=range(len(self.header)),
                 usecols=places,
                 index_col=False,
-                skipinitialspace=True,
+                skipinitialspace=self.spaced,
                 skip_blank_lines=False,
                 decimal=self.decimal or ".",
                 low_memory=False,
@@ -239,7 +244,13 @@ class TextTable:
         if '"' not in self.body:
             # Delimiters between the ends of lines; an empty line is not a row.
             text = np.frombuffer((self.body.rstrip("\n") + "\n").encode(), dtype=np.uint8)
-            ends = np.flatnonzero(text == ord("\n"))
+            line_ends = text == ord("\n")
+            every = np.flatnonzero(line_ends | (text == ord(self.delimiter)))
+            n_lines = np.count_nonzero(line_ends)
+            # Every mark of that place ends a line, and there are no other lines.
+            if len(every) == width * n_lines and line_ends[every[width - 1 :: width]].all():
+                return
+            ends = np.flatnonzero(line_ends)
             marks = np.flatnonzero(text == ord(self.delimiter))
             counts = np.diff(np.searchsorted(marks, ends), prepend=0)
             empty = np.diff(ends, prepend=-1) == 1
