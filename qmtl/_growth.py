@@ -1,8 +1,9 @@
 """Growing by a task: a head and an encoder that know what smaller ones knew, number by number."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from qmtl.encoders import ENCODERS
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, LinearHead, QuantumHead
 from qmtl.tasks import Task, check_tasks
+
+# Circuits with more parts than that did not grow: every task has an encoding of its own.
+MOST_PARTS = 16
 
 
 def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCircuit:
@@ -156,3 +160,109 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
     if hasattr(encoder, "out_features"):
         vars(encoder)["out_features"] = n_features
     return encoder
+
+
+class _Part(NamedTuple):
+    """The tasks of some registers that no gate joins with others, as a circuit by themselves."""
+
+    circuit: HeadCircuit
+    features: slice
+    encoding: slice
+
+
+@lru_cache(maxsize=64)
+def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
+    """The circuits that a grown circuit consists of, as they were before they were joined.
+
+    None at all for other circuits, and for so many parts that each would be a task.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
+        >>> parts = circuit_parts(grown_circuit(circuit, Task.binary("c")))
+        >>> [len(part.circuit.tasks) for part in parts], parts[0].circuit == circuit
+        ([2, 1], True)
+    """
+    encoding = circuit.encoding
+    if not isinstance(encoding, RegisterEncoding) or circuit.layout != "partitioned":
+        return ()
+    if not 1 < len(encoding.sizes) <= MOST_PARTS:
+        return ()
+    tasks, parts, wire, feature, weight = list(circuit.tasks), [], 0, 0, 0
+    for size in encoding.sizes:
+        wire += size
+        own: list[Task] = []
+        while tasks and circuit.register(tasks[0].name).wires[-1] < wire:
+            own.append(tasks.pop(0))
+        names = [task.name for task in own]
+        sizes = {name: len(circuit.register(name).wires) for name in names}
+        if sum(sizes.values()) != size:
+            return ()
+        part = HeadCircuit(
+            own,
+            encoding.encoding,
+            {name: circuit.ansatz(name) for name in names},
+            wires_per_task=sizes,
+            readouts={name: circuit.register(name).readout for name in names},
+        )
+        n, m = part.n_features, part.n_encoding_weights
+        parts.append(_Part(part, slice(feature, feature + n), slice(weight, weight + m)))
+        feature, weight = feature + n, weight + m
+    return tuple(parts)
+
+
+def logits_by_parts(
+    encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, names: Sequence[str] | None
+) -> dict[str, torch.Tensor] | None:
+    """Logits of a grown model, each part computed as it was before the others were there.
+
+    The same sums in another order differ by rounding: a matrix product of another width, cones that
+    run beside others, a sigmoid of numbers that lie apart. So each part has features and a circuit
+    of its own here, and a task's predictions are, bit for bit, those of before the model grew.
+    None for a model that did not grow.
+    """
+    parts = circuit_parts(head.circuit) if type(head) is QuantumHead else ()
+    if not parts or not isinstance(head, QuantumHead):
+        return None
+    logits: dict[str, torch.Tensor] = {}
+    state = head.state_dict()
+    for part, features in zip(parts, _features_of_parts(encoder, inputs, parts), strict=True):
+        circuit = part.circuit
+        own = [t.name for t in circuit.tasks if names is None or t.name in names]
+        if not own:
+            continue
+        alone = QuantumHead(circuit, head.simulator, seed=0, angle_map=head.angle_map)
+        kept = {key: state[key] for key in alone.state_dict() if key != "encoding"}
+        alone.to(head.encoding).load_state_dict(
+            kept | {"encoding": state["encoding"][part.encoding]}
+        )
+        chosen = None if names is None else [name for name in names if name in own]
+        logits |= alone.eval()(features, tasks=chosen)
+    return logits
+
+
+def _features_of_parts(
+    encoder: nn.Module, inputs: torch.Tensor, parts: Sequence[_Part]
+) -> list[torch.Tensor]:
+    layer = last_layer(encoder)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def record(_: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((given[0], output))
+
+    hook = None if layer is None else layer.register_forward_hook(record)
+    try:
+        features = encoder(inputs)
+    finally:
+        if hook is not None:
+            hook.remove()
+    if layer is None or len(seen) != 1 or seen[0][1] is not features:
+        return [features[:, part.features] for part in parts]
+    weight, bias = layer.weight, layer.bias
+    return [
+        nn.functional.linear(
+            seen[0][0],
+            weight[part.features].clone(),
+            None if bias is None else bias[part.features].clone(),
+        )
+        for part in parts
+    ]

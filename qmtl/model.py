@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._export import example_inputs, export_program, inference_copy
-from qmtl._growth import grown_head, widened
+from qmtl._growth import grown_head, logits_by_parts, widened
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
 from qmtl._target_scale import TargetScale, join_scale, split_scale
@@ -155,8 +155,10 @@ class MultiTaskModel(nn.Module):
     ) -> "MultiTaskModel":
         """A model with one task more, which predicts the others as this one does.
 
-        The parameters of the other tasks are copied, bit for bit; their predictions may differ by
-        rounding, since other tasks are computed beside them. The new task's wires are joined with
+        The parameters of the other tasks are copied, bit for bit, and with a `QuantumHead` whose
+        tasks have registers of their own `predict` gives the same numbers for them, bit for bit on
+        a CPU. (Logits, and predictions of other heads, may differ by rounding, since other tasks
+        are computed beside them.) The new task's wires are joined with
         no others, and its features are new outputs of the encoder's last layer. ``qmtl.fit(model,
         data, tasks=[task.name])`` then trains what belongs to the new task alone.
 
@@ -373,8 +375,12 @@ class MultiTaskModel(nn.Module):
         if batch_size < 1:
             raise InvalidInputError(f"batch_size must be >= 1, got {batch_size}")
         with self._evaluating():
-            parts = [self.predictions(self(chunk, names)) for chunk in samples.split(batch_size)]
+            parts = [self._predicted(chunk, names) for chunk in samples.split(batch_size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _predicted(self, samples: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
+        logits = logits_by_parts(self.encoder, self.head, samples, names)
+        return self.predictions(self(samples, names) if logits is None else logits)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

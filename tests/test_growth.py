@@ -2,6 +2,7 @@
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -57,11 +58,49 @@ def test_other_tasks_keep_their_parameters_and_predictions(kind, task):
     ours, theirs = larger.predict(X), old.predict(X)
     for name, values in theirs.items():
         torch.testing.assert_close(ours[name], values, rtol=1e-5, atol=1e-5)
+        # Where tasks have registers and features of their own, bit for bit.
+        assert kind != "partitioned" or torch.equal(ours[name], values)
     # The model itself is left alone, and shares nothing with the larger one.
     with torch.no_grad():
         for parameter in larger.parameters():
             parameter.add_(1)
     assert all(torch.equal(old.state_dict()[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_predictions_stay_bit_for_bit_in_batches_of_every_size(hidden, dtype):
+    for tasks in (OLD, OLD[:1], OLD[2:], [Task.binary(f"t{i}") for i in range(7)]):
+        circuit = qmtl.HeadCircuit(tasks)
+        encoder = qmtl.encoders.MLP(4, *hidden, out_features=circuit.n_features, seed=0)
+        old = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0)).to(dtype)
+        larger = old.with_task(NEW[1], seed=1)
+        twice = larger.with_task(Task.regression("more"), seed=2)
+        last = tasks[-1].name
+        for n in (1, 3, 60):
+            expected, ours, again = (m.predict(X[:n]) for m in (old, larger, twice))
+            for name, values in expected.items():
+                assert torch.equal(ours[name], values)
+                assert torch.equal(again[name], values)
+            assert torch.equal(again["new"], ours["new"])
+            some = larger.predict(X[:n], ["new", last])
+            assert torch.equal(some[last], old.predict(X[:n], [last])[last])
+        # The logits of the whole model are the same but for rounding.
+        whole = larger.predictions(larger(X.to(dtype)))
+        for name, values in larger.predict(X).items():
+            torch.testing.assert_close(whole[name], values, rtol=1e-5, atol=1e-5)
+
+
+def test_the_larger_model_reads_the_same_tables():
+    table = pd.DataFrame(X.numpy(), columns=list("wxyz")).assign(a=(X[:, 0] > 0).numpy())
+    trained = qmtl.data.from_frame(table, targets=["a"])
+    circuit = qmtl.HeadCircuit(trained.tasks)
+    encoder = qmtl.encoders.MLP(4, 8, out_features=circuit.n_features, seed=0)
+    old = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+    qmtl.fit(old, trained, max_epochs=1, progress=False)
+    larger = old.with_task(NEW[0], seed=1)
+    assert larger.columns == old.columns is not None
+    assert torch.equal(larger.predict(table)["a"], old.predict(table)["a"])
 
 
 def test_growing_twice_and_saving(tmp_path):
