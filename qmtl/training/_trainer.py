@@ -173,7 +173,6 @@ def _plain_errors() -> Iterator[None]:
             "GradientAccumulationScheduler": "give accumulate_grad_batches to fit instead",
             "no logger": f"give fit a logger, too: {log}",
             "logger=False": f"give fit a logger, too: {log}",
-            "which is not available": "fit reports them under these names",
             "could not find the monitored key": "fit reports validation_loss, and train/TASK/loss "
             "and validation/TASK/METRIC for every task",
         }

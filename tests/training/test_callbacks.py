@@ -192,9 +192,9 @@ def test_a_part_that_the_caller_keeps_in_evaluation_mode_stays_there():
 
 def test_what_a_callback_cannot_do_is_one_line():
     data = tiny_data()
-    for callback, words in (
-        (EarlyStopping("val_loss"), "validation/a/accuracy"),
-        (BatchSizeFinder(), "batch_size not found"),
-    ):
-        with pytest.raises(InvalidInputError, match=words):
-            qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[callback], **QUIET)
+    with pytest.raises(InvalidInputError, match="batch_size not found"):
+        qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[BatchSizeFinder()], **QUIET)
+    # Lightning's own error names the metrics that there are.
+    stop = EarlyStopping("val_loss")
+    with pytest.raises(RuntimeError, match="validation/a/accuracy"):
+        qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[stop], **QUIET)
