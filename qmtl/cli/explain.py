@@ -39,7 +39,10 @@ def explain(
     chosen = read_recipe(
         path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
     )
-    circuit = build_circuit(chosen, chosen.data.load_tasks())
+    # An order by the labels' graph needs the labels.
+    ordered = chosen.circuit.task_order is not None
+    tasks = build_data(chosen).tasks if ordered else chosen.data.load_tasks()
+    circuit = build_circuit(chosen, tasks)
     count = circuit.count_parameters()
     print(circuit.draw(max_width=terminal_width()))
     print(

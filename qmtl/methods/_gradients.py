@@ -75,6 +75,8 @@ class LossesOfRows:
         mean, std = _target_scale(model, data)
         targets = layout.join_targets(self.rows.targets)
         self._targets = ((targets - mean) / std).to(reference)
+        weights = self.rows.sample_weight
+        self._weights = weights if weights is None else weights.to(reference)
 
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Each task's loss, summed over these rows' labels, (tasks,).
@@ -90,7 +92,9 @@ class LossesOfRows:
     def sums_of_logits(self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
         """`sums` from these tasks' logits side by side."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
-        sums: Tensor = task_layout(tuple(tasks)).loss_terms(logits, torch.cat(columns, 1))[0]
+        weights = self._weights if self._weights is None else self._weights[rows]
+        layout, targets = task_layout(tuple(tasks)), torch.cat(columns, 1)
+        sums: Tensor = layout.loss_terms(logits, targets, sample_weight=weights)[0]
         return sums
 
 

@@ -517,3 +517,8 @@ def test_affinity_refuses(qmtl, finished, tmp_path):
     assert "Known: parameters, features" in qmtl.bad("affinity", finished, "--by", "weights")
     assert ".csv, .png, .svg, .pdf" in qmtl.bad("affinity", finished, "--out", tmp_path / "a.doc")
     assert "not a run directory" in qmtl.bad("affinity", tmp_path)
+
+
+def test_explain_shows_tasks_in_the_order_of_their_graph(qmtl):
+    set_order = ("--set", 'circuit.task_order="graph"')
+    assert qmtl.good("explain", "digits") != qmtl.good("explain", "digits", *set_order)

@@ -131,6 +131,21 @@ def test_identical_and_opposite_tasks():
     assert found.loc["a", "c"] == pytest.approx(-1, abs=0.01)
 
 
+def test_rows_with_weights_count_so_often():
+    data = planted(n=200)
+    rows = data.validation
+    model = model_for(data, "linear")
+    counts = torch.arange(len(rows)) % 3 + 1
+    weighted = replace(data, validation=replace(rows, sample_weight=counts.double()))
+    repeated = replace(
+        data, validation=rows.take(torch.arange(len(rows)).repeat_interleave(counts))
+    )
+    first, second = (
+        affinity(model, d, n_bootstrap=2).pairs["cosine"] for d in (weighted, repeated)
+    )
+    assert np.allclose(first, second, atol=1e-5)
+
+
 def test_one_task():
     data = planted(n=60).subset(["t0"])
     found = affinity(model_for(data), data)
