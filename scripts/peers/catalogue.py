@@ -1,7 +1,11 @@
 """Which peers there are, what they need, and in which precisions they can compute."""
 
+import hashlib
 import importlib.util
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from peers.limits import output_of
 
@@ -19,6 +23,8 @@ class Peer:
         group: ``ours``, ``rival`` (our idea, another engine) or ``peer``.
         dtypes: precisions that it offers; the first one is timed, being the fastest or the only.
         fresh_cache: whether its compiled code may not come from disk, as in a new environment.
+        environment: what an environment of its own has, pinned; empty for none.
+        truncated: whether it leaves out small terms, so that it need not agree.
     """
 
     name: str
@@ -29,6 +35,8 @@ class Peer:
     group: str = "peer"
     dtypes: tuple[str, ...] = ("float32", "float64")
     fresh_cache: bool = False
+    environment: tuple[str, ...] = ()
+    truncated: bool = False
 
     @property
     def timed(self):
@@ -47,6 +55,7 @@ class Peer:
 
 
 DOUBLE = ("float64",)
+JAX = ("tensorcircuit-ng==1.10.0", "jax==0.10.2", "jaxlib==0.10.2", "numpy==2.4.6")
 PEERS = (
     Peer("qmtl", "qmtl", "ours:build", ("qmtl",), "qmtl", "ours"),
     Peer("qmtl-double", "qmtl, double precision", "ours:build", ("qmtl",), "qmtl", "ours", DOUBLE),
@@ -117,8 +126,72 @@ PEERS = (
         "tensorcircuit_peer:build_jax",
         ("tensorcircuit", "jax"),
         "tensorcircuit-ng jax",
+        environment=("tencirpauli==0.5.0", *JAX),
     ),
 )
+
+
+def _of_2026(name, label, build, needs, *environment, dtypes=DOUBLE, **options):
+    pip = " ".join(environment)
+    return Peer(name, label, build, needs, pip, dtypes=dtypes, environment=environment, **options)
+
+
+PEERS += (
+    Peer("linear", "nn.Linear, dense", "linear:build", ("torch",), "torch", "rival"),
+    _of_2026(
+        "tencirpauli",
+        "TenCirPauli, Pauli propagation",
+        "pauli_peer:build_tencirpauli",
+        ("tencirpauli",),
+        "tencirpauli==0.5.0",
+        *JAX,
+    ),
+    _of_2026(
+        "monoprop",
+        "monoprop, Pauli propagation",
+        "pauli_peer:build_monoprop",
+        ("monoprop",),
+        "monoprop==0.9.2",
+        "numpy==2.4.6",
+    ),
+    _of_2026(
+        "tensorcircuit-pauliprop",
+        "tensorcircuit-ng, pauliprop on jax, three wires",
+        "pauli_peer:build_tensorcircuit",
+        ("tensorcircuit", "jax"),
+        "tencirpauli==0.5.0",
+        *JAX,
+        dtypes=("float32",),
+        truncated=True,
+    ),
+    _of_2026(
+        "quimb",
+        "quimb, reverse light cones, torch",
+        "quimb_peer:build",
+        ("quimb", "torch"),
+        "quimb==1.16.0",
+        "cotengra==0.8.3",
+        "torch==2.13.0",
+        dtypes=("float32", "float64"),
+    ),
+    _of_2026(
+        "maestro",
+        "PennyLane maestro.qubit, matrix-product states",
+        "pennylane_all:build_maestro",
+        ("pennylane_maestro", "torch"),
+        "pennylane-maestro==0.6.0",
+        "pennylane==0.45.1",
+        "torch==2.13.0",
+    ),
+)
+NOT_RUN = {
+    "PennyLane lightning.tensor": "needs an NVIDIA GPU and cuTensorNet, gigabytes of CUDA packages",
+    "padopauli": (
+        "its licence (NORMA Binary License 1.0, section 7.8) asks that a person obtains and runs "
+        "it, and lets no automated process do so; it also wants torch below 2.13"
+    ),
+}
+"""Peers of 2026 that are not run, and why."""
 
 
 def importable(peer, python=None):
@@ -127,6 +200,25 @@ def importable(peer, python=None):
         return all(importlib.util.find_spec(name) is not None for name in peer.needs)
     found = f"all(importlib.util.find_spec(name) for name in {peer.needs!r})"
     return output_of([python, "-c", f"import importlib.util; print({found})"]) == "True"
+
+
+def own_environment(peer, folder):
+    """The interpreter of a peer's own environment, made where it is not there; else None."""
+    name = hashlib.sha256(" ".join(peer.environment).encode()).hexdigest()[:12]
+    python = Path(folder) / name / "bin" / "python"
+    ready = python.parent.parent / "ready"
+    if ready.is_file():
+        return str(python)
+    print(f"{peer.name}: making an environment with {peer.pip} ...", flush=True)
+    install = [python, "-m", "pip", "install", "--quiet", *peer.environment]
+    for command in ([sys.executable, "-m", "venv", "--clear", python.parent.parent], install):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            print(f"{peer.name}: cannot be installed: {reason[:200]}")
+            return None
+    ready.touch()
+    return str(python)
 
 
 def install_hint():

@@ -64,7 +64,8 @@ def main():
     step = build(problem, arguments.dtype)
     result = step()
     emit("first", ms=1e3 * (time.perf_counter() - start))
-    emit("check", **errors(result, problem))
+    if result is not None:
+        emit("check", **errors(result, problem))
     if arguments.seconds:
         time_steps(step, arguments.seconds)
     emit("end", peak_mb=memory.megabytes())

@@ -1,4 +1,7 @@
-"""PennyLane on all wires: default.qubit (broadcast, backprop), lightning.qubit (adjoint)."""
+"""PennyLane on all wires: default.qubit (broadcast, backprop), lightning.qubit (adjoint), maestro.
+
+Maestro's matrix-product states have no other gradient than parameter shift.
+"""
 
 import numpy as np
 import pennylane as qml
@@ -8,7 +11,7 @@ from peers.problem import all_gates
 from peers.torch_step import torch_step
 
 
-def _forward(n_tasks, device, diff_method):
+def _forward(n_tasks, device, diff_method, *, expand=False):
     gates = all_gates(n_tasks)
 
     @qml.qnode(device, interface="torch", diff_method=diff_method)
@@ -21,6 +24,9 @@ def _forward(n_tasks, device, diff_method):
             else:
                 getattr(qml, gate.name)(*weights[list(gate.indices)], wires=gate.wires)
         return [qml.expval(qml.Z(2 * task)) for task in range(n_tasks)]
+
+    if expand:
+        circuit = qml.transforms.broadcast_expand(circuit)
 
     def forward(features, weights):
         return torch.stack(tuple(circuit(features, weights)), dim=1)
@@ -49,3 +55,12 @@ def build_lightning(problem, dtype):
             torch.set_default_dtype(before)
 
     return torch_step(problem, dtype, forward)
+
+
+def build_maestro(problem, dtype):
+    options = {"simulation_type": "MatrixProductState"}
+    device = qml.device("maestro.qubit", wires=problem.n_wires, **options)
+    # PennyLane does not shift the parameters of a batch.
+    return torch_step(
+        problem, dtype, _forward(problem.n_tasks, device, "parameter-shift", expand=True)
+    )

@@ -61,7 +61,7 @@ class Cell:
             self.errors, self.error_dtype = errors, dtype
         # A NaN is a disagreement, too.
         if not max(errors.values()) <= TOLERANCES[dtype]:
-            self.status = "disagrees"
+            self.status = "truncated" if self.peer.truncated else "disagrees"
             self.errors, self.error_dtype = errors, dtype
 
     def add_check(self, ran, dtype):

@@ -138,11 +138,16 @@ def as_markdown(rows):
     return "\n".join([*lines, "", note, ""])
 
 
+def _worst(row):
+    return max(row[f"error_{name}"] or 0.0 for name in ("outputs", "features", "weights"))
+
+
 def _markdown_cell(row):
     if row is None:
         return "-"
     if row["step_ms"] is None:
         return row["status"].split(":")[0]
     ratio = "" if row["ratio"] is None else f" ({number(row['ratio'])})"
-    mark = " **disagrees**" if row["status"] == "disagrees" else ""
+    marks = {"disagrees": " **disagrees**", "truncated": f" (truncated, error {_worst(row):.1g})"}
+    mark = marks.get(row["status"], "")
     return f"{number(row['step_ms'])}{ratio}{mark}"

@@ -1,6 +1,7 @@
 """The benchmark against peers: all compute the same, limits hold, and nothing is hidden."""
 
 import csv
+import hashlib
 import importlib
 import os
 import subprocess
@@ -9,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from peers.catalogue import PEERS, install_hint
+from peers.catalogue import NOT_RUN, PEERS, install_hint, own_environment
 from peers.cell import errors
 from peers.limits import Ran, one_thread, run_limited
 from peers.ours import head_circuit, reference
@@ -141,6 +142,35 @@ def test_a_disagreement_is_reported_and_stays(error):
     assert "disagrees" in as_text(rows)
     assert "disagrees" in as_markdown(rows)
     assert rows[0]["tolerance"] == TOLERANCES["float64"]
+
+
+def test_a_truncated_peer_may_differ_and_is_marked():
+    cell = timed_cell("tensorcircuit-pauliprop", [[1.0]], error=0.02)
+    assert cell.status == "truncated"
+    rows = rows_of([cell], {"batch": 1, "machine": "m", "date": "d"})
+    assert "(truncated, error 0.02)" in as_markdown(rows)
+    assert "truncated" in as_text(rows)
+
+
+def test_an_environment_is_made_once_and_pins_everything(tmp_path):
+    own = [peer for peer in PEERS if peer.environment]
+    assert all("==" in wanted for peer in own for wanted in peer.environment)
+    torches = {wanted for peer in own for wanted in peer.environment if "torch==" in wanted}
+    assert torches == {"torch==2.13.0"}
+    name = hashlib.sha256(" ".join(own[0].environment).encode()).hexdigest()[:12]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "ready").touch()
+    assert own_environment(own[0], tmp_path) == str(tmp_path / name / "bin" / "python")
+
+
+def test_peers_that_are_not_run_have_a_reason():
+    labels = {peer.label for peer in PEERS}
+    assert all(len(reason) > 20 and name not in labels for name, reason in NOT_RUN.items())
+
+
+def test_a_linear_layer_is_timed_and_not_compared(problems):
+    step = importlib.import_module("peers.linear").build(problems[2], "float32")
+    assert step() is None
 
 
 def test_a_cell_that_ends_early_says_why():
