@@ -145,11 +145,11 @@ def affinity(
     """Show which tasks pull the shared parameters the same way: cosines of their gradients.
 
     They are taken on rows that have labels of both tasks; with few such rows they say nothing, and
-    the verdict is so. The clearest picture is that of a model after one or two epochs.
+    the verdict is so. The clearest picture is that of a model whose losses still fall.
 
     Examples of use:
 
-    qmtl affinity runs/seed1 --epochs 1
+    qmtl affinity runs/seed1 --epochs 2
 
     qmtl affinity runs/seed1 --split train --out affinity.svg
     """

@@ -154,10 +154,11 @@ def affinity(
 ) -> Affinity:
     """The cosine of every two tasks' gradients on the rows that have labels of both.
 
-    The model is evaluated as it is (without dropout) and stays as it is. Look early: after one or
-    two epochs gradients say what the tasks want of the encoder. Before the first, they say how the
+    The model is evaluated as it is (without dropout) and stays as it is. Look while losses fall:
+    then gradients say what the tasks want of the encoder. Before the first steps they say how the
     random heads read it; at the end of training, when the losses' sum is stationary, they are
     noise that cancels out whatever the tasks are. The default are rows that were not trained on.
+    Each interval is for its pair alone: of many pairs without a relation, some 5% leave out zero.
 
     Args:
         model: encoder and head.
