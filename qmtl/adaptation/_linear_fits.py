@@ -138,6 +138,9 @@ def _logistic_fit_of(inverse: float) -> Fit:
         weights = np.zeros((task.n_outputs, readings.shape[1]))
         biases = np.full(task.n_outputs, ABSENT)
         if task.kind == "multiclass":
+            if len(targets.unique()) < 2:
+                biases[int(targets[0])] = 0.0
+                return weights, biases
             model = LogisticRegression(C=inverse, max_iter=1000).fit(readings, targets.numpy())
             classes = model.classes_.astype(int)
             if len(classes) == 2:

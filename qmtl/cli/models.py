@@ -85,6 +85,9 @@ def merge(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="(atm) Of tuning and merging.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of batches and masks.")] = 0,
+    keep_last: Annotated[
+        bool, typer.Option("--keep-last", help="Keep encoders' last layers and encodings apart.")
+    ] = False,
 ) -> None:
     """Merge trained models of different tasks into one, which is a run directory more.
 
@@ -115,6 +118,7 @@ def merge(
         data=sets if method in WITH_DATA else None,
         rounds=rounds,
         seed=seed,
+        keep_last=keep_last,
     )
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for data in sets:

@@ -1,7 +1,8 @@
 """merge: models trained apart become one model of all their tasks."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.func import functional_call
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.merging._parts import assembled, check_models, set_shared, shared_state
+from qmtl.merging._parts import assembled, check_keep_last, check_models, set_shared, shared_state
 from qmtl.merging._vectors import State, arithmetic, differences, disjoint, projective
 from qmtl.model import MultiTaskModel
 
@@ -18,6 +19,8 @@ __all__ = ["METHODS", "merge"]
 
 METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
 WITH_DATA = ("concrete", "atm")
+
+Shared = Callable[[MultiTaskModel], State]
 
 # Of learning a mask: rows of each model's data in a step, and the learning rate.
 BATCH = 64
@@ -36,6 +39,7 @@ def merge(
     rounds: int = 5,
     steps: int = 60,
     seed: int = 0,
+    keep_last: bool = False,
     **options: Any,
 ) -> MultiTaskModel:
     """One model of the tasks of several, whose encoders and encodings are merged.
@@ -57,6 +61,8 @@ def merge(
         rounds: (atm) of tuning and merging.
         steps: (concrete) of learning the mask.
         seed: of batches and masks.
+        keep_last: whether every model keeps its encoder's last layer and its encoding, which load
+            the wires of its own registers; for different tasks in the partitioned layout.
         **options: (atm) further settings of `qmtl.fit`; one epoch a round unless they say
             otherwise. (disjoint) ``keep``. (projective) ``rank``.
 
@@ -83,8 +89,11 @@ def merge(
     same_tasks = check_models(models)
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    given = _base_state(models, base, same_tasks)
-    states = [shared_state(model, same_tasks) for model in models]
+    if keep_last:
+        check_keep_last(models, same_tasks)
+    shared = partial(shared_state, blocks=same_tasks, keep_last=keep_last)
+    given = _base_state(models, base, shared)
+    states = [shared(model) for model in models]
     if scale is None:
         scale = 1.0 if method == "disjoint" else 1 / len(models)
     if method in WITH_DATA:
@@ -98,7 +107,9 @@ def merge(
     vectors = [differences(state, trained) for state in states]
     scales = [scale] * len(models)
     if method == "atm":
-        return _tuned(models, data or (), start, given is None, same_tasks, rounds, seed, options)
+        return _tuned(
+            models, data or (), start, given is None, same_tasks, shared, rounds, seed, options
+        )
     if method == "concrete":
         change = _masked(models, data or (), start, vectors, scale, steps, seed)
     elif method == "disjoint":
@@ -111,14 +122,13 @@ def merge(
 
 
 def _base_state(
-    models: Sequence[MultiTaskModel], base: MultiTaskModel | None, same_tasks: bool
+    models: Sequence[MultiTaskModel], base: MultiTaskModel | None, shared: Shared
 ) -> State | None:
     if base is None:
         return None
     if not isinstance(base, MultiTaskModel):
         raise InvalidInputError(f"base must be a MultiTaskModel, got {type(base).__name__}")
-    wanted = shared_state(models[0], same_tasks)
-    found = shared_state(base, same_tasks)
+    wanted, found = shared(models[0]), shared(base)
     for name, value in wanted.items():
         shape = tuple(found[name].shape) if name in found else "nothing"
         if shape != tuple(value.shape):
@@ -165,6 +175,7 @@ def _tuned(
     start: State,
     without_base: bool,
     same_tasks: bool,
+    shared: Shared,
     rounds: int,
     seed: int,
     options: dict[str, Any],
@@ -180,14 +191,14 @@ def _tuned(
     } | options
     if not without_base:
         # What the models have learned is not thrown away: the first merge is of what they are.
-        states = [shared_state(model, same_tasks) for model in models]
+        states = [shared(model) for model in models]
         vectors = [differences(state, start) for state in states]
         start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
     for number in range(rounds):
         for model, own in zip(tuned, data, strict=True):
             set_shared(model, start)
             fit(model, own, seed=seed + number, **settings)
-        states = [shared_state(model, same_tasks) for model in tuned]
+        states = [shared(model) for model in tuned]
         vectors = [differences(state, start) for state in states]
         start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
     return assembled(tuned, start, same_tasks)

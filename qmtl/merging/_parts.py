@@ -13,7 +13,7 @@ from qmtl.heads import Head, LinearHead, QuantumHead
 from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
-__all__ = ["assembled", "check_models", "set_shared", "shared_state"]
+__all__ = ["assembled", "check_keep_last", "check_models", "set_shared", "shared_state"]
 
 Models = Sequence[MultiTaskModel]
 
@@ -127,12 +127,29 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
     )
 
 
-def shared_state(model: MultiTaskModel, blocks: bool) -> State:
+def check_keep_last(models: Models, same_tasks: bool) -> None:
+    """Raise if the encoders' last layers cannot stay each model's own.
+
+    Raises:
+        InvalidInputError: naming what has them in common.
+    """
+    head = models[0].head
+    if same_tasks or not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
+        raise InvalidInputError(
+            "keep_last=True is for models of different tasks with a QuantumHead of the partitioned "
+            f"layout, whose registers have features of their own; got a {type(head).__name__}"
+            f"{' and the same tasks' if same_tasks else ''}"
+        )
+    _own_layer(models[0].encoder, len(models))
+
+
+def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
     """Copies of what is merged: the encoder's floating tensors, the encoding's angles.
 
     Args:
         model: a model.
         blocks: whether to add the tasks' own parameters.
+        keep_last: whether to leave out the encoder's last layer and the encoding.
     """
     state = {
         f"encoder.{name}": value.detach().clone()
@@ -140,14 +157,19 @@ def shared_state(model: MultiTaskModel, blocks: bool) -> State:
         if value.is_floating_point()
     }
     head = model.head
-    if isinstance(head, QuantumHead):
+    if keep_last:
+        own = {id(p) for p in _own_layer(model.encoder, 2).parameters()}
+        for name, parameter in model.encoder.named_parameters():
+            if id(parameter) in own:
+                del state[f"encoder.{name}"]
+    elif isinstance(head, QuantumHead):
         state["encoding"] = head.encoding.detach().clone()
         if blocks:
             state["blocks"] = head.blocks().detach().clone()
             state["scales"] = head.scales().detach().clone()
     elif blocks:
-        own = head.state_dict()
-        state |= {f"head.{name}": value.detach().clone() for name, value in own.items()}
+        values = head.state_dict()
+        state |= {f"head.{name}": value.detach().clone() for name, value in values.items()}
     return state
 
 
@@ -160,7 +182,8 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
             value.copy_(state[f"encoder.{name}"])
     head = model.head
     if isinstance(head, QuantumHead):
-        head.encoding.copy_(state["encoding"])
+        if "encoding" in state:
+            head.encoding.copy_(state["encoding"])
         if "blocks" in state:
             head.blocks.parameter.copy_(state["blocks"])
             head.scales.parameter.copy_(state["scales"])
@@ -174,7 +197,8 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
 
     Models of the same tasks make one of the same circuit. Otherwise tasks keep their blocks: in
     the shared layout on the same wires; in the partitioned layout every model's registers stand
-    beside the others', with the merged encoding on each, and the encoder's last layer repeated.
+    beside the others', with the merged encoding on each and the encoder's last layer repeated; or
+    with each model's own, where the state has none.
     """
     first = models[0]
     if same_tasks:
@@ -186,7 +210,12 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
         copies = 1
         if isinstance(first.head, QuantumHead) and first.head.circuit.layout == "partitioned":
             copies = len(models)
-        merged = MultiTaskModel(_repeated(base.encoder, copies), _joined_head(models, base, copies))
+        parts = [base] * copies
+        if copies > 1 and "encoding" not in state:
+            parts = list(models)
+        layers = [_own_layer(part.encoder, copies) for part in parts] if copies > 1 else []
+        head = _joined_head(models, base, parts)
+        merged = MultiTaskModel(_with_layers(base.encoder, layers), head)
         merged.columns = first.columns
         merged.to(next(first.head.parameters()))
     for model in models:
@@ -195,7 +224,7 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
     return merged.train(first.training)
 
 
-def _joined_head(models: Models, base: MultiTaskModel, copies: int) -> Head:
+def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
     tasks = [task for model in models for task in model.tasks]
     state = {
         key: value
@@ -219,28 +248,43 @@ def _joined_head(models: Models, base: MultiTaskModel, copies: int) -> Head:
             readouts=readouts,
         )  # fmt: skip
     else:
-        encoding = RegisterEncoding((circuit.n_wires,) * copies, circuit.encoding)
+        encoding = RegisterEncoding((circuit.n_wires,) * len(parts), circuit.encoding)
         sizes = {name: len(register.wires) for name, register in registers.items()}
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
     head = QuantumHead(joined, base.head.simulator, angle_map=base.head.angle_map, seed=0)
-    head.load_state_dict(state | {"encoding": base.head.encoding.detach().repeat(copies)})
+    angles = torch.cat([part.head.encoding.detach() for part in parts])
+    head.load_state_dict(state | {"encoding": angles})
     return head
 
 
-def _repeated(encoder: nn.Module, copies: int) -> nn.Module:
-    """The encoder with its features given so many times."""
-    if copies == 1:
-        return encoder
+def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
+    """The layer that gives the features.
+
+    Raises:
+        InvalidInputError: if it is not a linear one.
+    """
     layer = last_layer(encoder)
     if layer is None:
         raise InvalidInputError(
             f"the encoder {type(encoder).__name__} does not end in a linear layer that could give "
             f"its features to {copies} groups of registers; use layout='shared'"
         )
-    for name, parameter in list(layer.named_parameters()):
-        repeats = (copies, *[1] * (parameter.ndim - 1))
-        setattr(layer, name, nn.Parameter(parameter.detach().repeat(repeats)))
-    layer.out_features *= copies
+    return layer
+
+
+@torch.no_grad()
+def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
+    """The encoder with the features of several last layers side by side."""
+    if not layers:
+        return encoder
+    layer = _own_layer(encoder, len(layers))
+    joined = {
+        name: torch.cat([getattr(own, name) for own in layers])
+        for name, _ in layer.named_parameters()
+    }
+    for name, value in joined.items():
+        setattr(layer, name, nn.Parameter(value))
+    layer.out_features *= len(layers)
     if hasattr(encoder, "out_features"):
         vars(encoder)["out_features"] = layer.out_features
     return encoder

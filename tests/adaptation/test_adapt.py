@@ -68,6 +68,16 @@ def test_every_kind_of_task_is_learned(kind):
     assert note["method"] == min(note["losses"], key=note["losses"].get)
 
 
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_label_of_each_class_is_enough(kind):
+    task, labels = LABELS[kind]
+    rows = [int(labels.reshape(len(labels), -1)[:, 0].eq(value).nonzero()[0]) for value in
+            labels.reshape(len(labels), -1)[:, 0].unique()[:3]]  # fmt: skip
+    larger = model().double().adapt(task, (X[rows].double(), labels[rows]))
+    assert larger.head.notes["new"]["rows"] == len(rows)
+    assert larger.predict(X)["new"].isfinite().all()
+
+
 def test_missing_labels_and_scales():
     labels = LABELS["regression"][1].clone()
     labels[::2] = float("nan")

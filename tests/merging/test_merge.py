@@ -147,6 +147,23 @@ def test_different_tasks_keep_their_blocks_and_targets(layout, tmp_path):
     assert merged.head.weights()["c"].equal(two.head.weights()["c"])
 
 
+def test_each_model_may_keep_its_last_layer_and_encoding():
+    """Then models that differ in these only predict as before, merged by any method."""
+    one, two = model(), model(C)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in (*two.encoder.layers[-1].parameters(), two.head.encoding):
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    expected = one.predict(X) | two.predict(X)
+    for method in FREE:
+        found = qmtl.merge([one, two], method, base=model(), keep_last=True).predict(X)
+        for name, values in found.items():
+            torch.testing.assert_close(values, expected[name], rtol=1e-4, atol=1e-5)
+    for models in ([one, one], [model(layout="shared"), model(C, layout="shared")]):
+        with pytest.raises(InvalidInputError, match="keep_last=True is for models of different"):
+            qmtl.merge(models, keep_last=True)
+
+
 def test_linear_heads_merge_too():
     made = lambda tasks: lambda c: qmtl.LinearHead(tasks, c.n_features, seed=0)  # noqa: E731
     one, two = model(A, head=made(A)), model(C, head=made(C))
