@@ -299,7 +299,9 @@ class LightConeDevice(Device):
                 self._circuits.popitem(last=False)
         dtype = precision([*gates.features, *gates.weights])
         numbers = stacked(gates.weights, dtype)
-        angles = stacked(gates.features, dtype, (tape.batch_size or 1,)).T
+        angles = stacked(
+            gates.features, dtype, (1 if tape.batch_size is None else tape.batch_size,)
+        ).T
         try:
             return self._simulator.values(circuit, angles, numbers)
         except CircuitTooLargeError as error:

@@ -205,6 +205,17 @@ class TapeCircuit(HeadCircuit):
         self.tasks = tuple(register.task for register in self.registers.values())
 
 
+def _real(number: Any) -> Any:
+    """A number that is not complex, or only by its type."""
+    found: Any = number if isinstance(number, Tensor) else np.asarray(number)
+    is_array = isinstance(found, np.ndarray)
+    if is_array and found.dtype.kind in "biuf":
+        return found
+    if (is_array and found.dtype.kind != "c") or (abs(found.imag) > 1e-9).any():
+        raise DeviceError(f"parameters must be real numbers, got {number!r}")
+    return found.real
+
+
 def precision(parameters: Iterable[Any]) -> torch.dtype:
     """float32 if all parameters are torch's of that type, else float64."""
     kinds = {p.dtype if isinstance(p, Tensor) else torch.float64 for p in parameters}
@@ -212,11 +223,16 @@ def precision(parameters: Iterable[Any]) -> torch.dtype:
 
 
 def stacked(numbers: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
-    """Numbers as rows of one tensor, shape (numbers, *shape)."""
+    """Numbers as rows of one tensor, shape (numbers, *shape).
+
+    Raises:
+        DeviceError: for numbers that are not real.
+    """
     if not numbers:
         return torch.zeros(0, *shape, dtype=dtype)
     if not any(isinstance(number, Tensor) for number in numbers):
-        rows = [np.broadcast_to(qml.math.toarray(number), shape) for number in numbers]
+        rows = [np.broadcast_to(_real(qml.math.toarray(number)), shape) for number in numbers]
         return torch.as_tensor(np.stack(rows), dtype=dtype)
-    kept = [torch.as_tensor(number, dtype=dtype).expand(shape) for number in numbers]
+    real = (n if isinstance(n, Tensor) and not n.is_complex() else _real(n) for n in numbers)
+    kept = [torch.as_tensor(number, dtype=dtype).expand(shape) for number in real]
     return torch.stack(kept)

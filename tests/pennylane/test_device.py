@@ -56,7 +56,9 @@ def measurements(draw):
     if kind == "expval":
         return qml.expval(draw(observables()))
     if kind == "var":
-        return qml.var(draw(observables().filter(lambda o: o.pauli_rep is not None)))
+        return qml.var(draw(observables()))
+    if draw(st.booleans()):
+        return qml.probs(op=draw(observables().filter(lambda o: not isinstance(o, qml.ops.Sum))))
     return qml.probs(wires=draw(st.permutations(WIRES))[: draw(st.integers(1, 3))])
 
 
@@ -285,3 +287,15 @@ def test_a_channel_in_the_circuit():
 def test_wrong_options(options):
     with pytest.raises(InvalidInputError, match=f"{next(iter(options))} must be"):
         qml.device("qmtl.lightcone", wires=2, **options)
+
+
+@pytest.mark.parametrize("angle", [1j, torch.tensor(0.2 + 0.1j), "a", None])
+def test_angles_that_are_no_real_numbers(angle):
+    qnode = node("qmtl.lightcone", [(qml.RX, ["a"], 0)], [qml.expval(qml.Z("a"))])
+    with pytest.raises(qml.exceptions.DeviceError, match="must be real numbers, got"):
+        qnode(angle)
+
+
+def test_a_batch_of_nothing():
+    qnode = node("qmtl.lightcone", [(qml.RX, ["a"], 0)], [qml.expval(qml.Z("a")), qml.probs("a")])
+    assert [value.shape for value in qnode(torch.zeros(0))] == [(0,), (0, 2)]
