@@ -186,7 +186,7 @@ def affinity(
         >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
         >>> found = affinity(model, data)
         >>> found.pairs.loc[0, ["shared_rows", "overlap"]].tolist()
-        [359, 1.0]
+        [359.0, 1.0]
 
     References:
         Zhang and Cheng, arXiv:2604.07848, for the limits of 30 and 40%. That overlap is the share
