@@ -54,6 +54,22 @@ def test_sentences_say_what_the_numbers_show():
     )
 
 
+def test_a_later_call_adds_its_rows_and_corrects_all(tmp_path):
+    first = [_row("plain", "", "", 1.0), _row("single-task", 1.0, 0.001, "")]
+    first += [_row("flatness", 2.0, 0.02, 3.0), _row("gone", 9.0, 0.001, 3.0)]
+    table = pd.DataFrame(first)
+    table.to_csv(tmp_path / "methods.csv", index=False)
+    old = bench.read_rows(tmp_path / "methods.csv")
+    rows = bench.merged(
+        old, [_row("adversarial", -1.0, 0.04, 6.0), _row("flatness", 3.0, 0.03, 3.0)]
+    )
+    assert [row["method"] for row in rows] == ["plain", "single-task", "adversarial", "flatness"]
+    # Two methods: the smaller p is doubled, and the larger one is no smaller than that.
+    assert [row["p_holm"] for row in rows[2:]] == [0.06, 0.06]
+    assert rows[1]["p_holm"] == 0.001
+    assert rows[3]["difference"] == 3.0
+
+
 def test_the_table_of_attacks_pairs_by_seed():
     rows = []
     for h, head in enumerate(robust.HEADS):
