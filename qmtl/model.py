@@ -463,7 +463,7 @@ class MultiTaskModel(nn.Module):
 
         ``.onnx`` runs by onnxruntime and others; the input is named ``inputs``, and the JSON is the
         model's metadata ``qmtl``. ``.pt2`` runs by ``torch.export.load(path).module()``; the JSON
-        is the extra file ``qmtl.json``.
+        is the extra file named qmtl.json.
 
         Args:
             path: the file.

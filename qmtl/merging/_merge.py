@@ -15,10 +15,12 @@ from qmtl.merging._parts import assembled, check_keep_last, check_models, set_sh
 from qmtl.merging._vectors import State, arithmetic, differences, disjoint, projective
 from qmtl.model import MultiTaskModel
 
-__all__ = ["METHODS", "merge"]
+__all__ = ["METHODS", "WITH_DATA", "merge"]
 
 METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
+"""Ways to merge models."""
 WITH_DATA = ("concrete", "atm")
+"""Those of them that need labelled rows."""
 
 Shared = Callable[[MultiTaskModel], State]
 

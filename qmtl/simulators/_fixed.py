@@ -52,7 +52,9 @@ class FixedCircuit(nn.Module):
     """
 
     weights: Tensor
+    """All weights of the circuit, flat."""
     order: Tensor
+    """Places of the outputs among those of the groups."""
 
     def __init__(self, circuit: HeadCircuit, weights: Tensor) -> None:
         super().__init__()
