@@ -83,6 +83,7 @@ def adapted_head(
     """
     started = time.perf_counter()
     _check(head, task, methods)
+    targets = targets.to(features.device)
     known = task.labelled(targets)
     features, targets = features[known].detach(), targets[known]
     _check_labels(task, targets)
@@ -103,14 +104,17 @@ def adapted_head(
     if "block" in methods:
         trainers["block"] = _block_trainer(head, features, targets, task, seed)
     losses, left_out = _race(trainers, targets, task, _folds(task, targets, seed))
-    method = min(losses, key=lambda name: losses[name])
+    # Only of those that ran on all folds: one fold alone may have been an easy one.
+    n_folds = max(map(len, left_out.values()))
+    whole = [name for name in losses if len(left_out[name]) == n_folds]
+    method = min(whole, key=lambda name: losses[name])
     if method == "block":
         extended = _extend(head, task, block=True, seed=seed)
         train_block(extended.blocks[-1], features, targets, task)  # type: ignore[arg-type]
         own = sum(p.numel() for p in extended.blocks[-1].parameters())
     else:
         weights, biases = candidates[method](standardised, targets, task)
-        _place(extended, task, (weights / spread.numpy(), biases), mean.numpy())
+        _place(extended, task, (weights / spread.cpu().numpy(), biases), mean.cpu().numpy())
         own = weights.size + biases.size
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
         parameter.grad = None

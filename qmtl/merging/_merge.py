@@ -13,6 +13,7 @@ from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.merging._parts import assembled, check_keep_last, check_models, set_shared, shared_state
 from qmtl.merging._vectors import State, arithmetic, differences, disjoint, projective
+from qmtl.methods import evaluating
 from qmtl.model import MultiTaskModel
 
 __all__ = ["METHODS", "WITH_DATA", "merge"]
@@ -21,6 +22,8 @@ METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
 """Ways to merge models."""
 WITH_DATA = ("concrete", "atm")
 """Those of them that need labelled rows."""
+# Further options of methods; those of "atm" are settings of `qmtl.fit`.
+FURTHER = {"disjoint": ("keep",), "projective": ("rank",)}
 
 Shared = Callable[[MultiTaskModel], State]
 
@@ -58,7 +61,8 @@ def merge(
             learned shift; ``"concrete"``: a mask on the changes, learned on data; ``"atm"``: tune
             on every model's data and average, for some rounds.
         base: what training began with, of the models' shape; None for the models' mean.
-        scale: of the sum; None for 1 / number of models (1 for ``"disjoint"``).
+        scale: of the sum; None for 1 / number of models (1 for ``"disjoint"``). ``"atm"``, which
+            averages, has none.
         data: every model's, for ``"concrete"`` and ``"atm"``, which see training rows only.
         rounds: (atm) of tuning and merging.
         steps: (concrete) of learning the mask.
@@ -70,7 +74,7 @@ def merge(
 
     Raises:
         InvalidInputError: for models that do not fit together, naming both sides; an unknown
-            method; or data that are missing or of other tasks.
+            method, or an option that it does not have; or data that are missing or of other tasks.
 
     Example:
         >>> import qmtl
@@ -96,6 +100,7 @@ def merge(
     shared = partial(shared_state, blocks=same_tasks, keep_last=keep_last)
     given = _base_state(models, base, shared)
     states = [shared(model) for model in models]
+    _check_options(method, scale, options)
     if scale is None:
         scale = 1.0 if method == "disjoint" else 1 / len(models)
     if method in WITH_DATA:
@@ -121,6 +126,20 @@ def merge(
     else:
         change = arithmetic(vectors, scales)
     return assembled(models, _plus(start, change), same_tasks)
+
+
+def _check_options(method: str, scale: float | None, options: dict[str, Any]) -> None:
+    """Raise for what the method would not look at."""
+    if method == "atm":
+        if scale is not None:
+            raise InvalidInputError(f"method 'atm' averages models and has no scale, got {scale}")
+        return
+    for name, value in options.items():
+        if name not in FURTHER.get(method, ()):
+            known = FURTHER.get(method, ("none",))
+            raise unknown_name(f"option of method {method!r}:", name, known)
+        if not 0 < value <= 1:
+            raise InvalidInputError(f"method {method!r}: {name} must be in (0, 1], got {value}")
 
 
 def _base_state(
@@ -234,7 +253,8 @@ def _masked(
             [_loss(model, own, state, generator) for model, own in zip(models, data, strict=True)]
         ).sum()
         optimizer.zero_grad()
-        loss.backward()
+        # Of the mask alone: the given models are left as they are.
+        loss.backward(inputs=list(logits.values()))
         optimizer.step()
     with torch.no_grad():
         return {name: _mask(logits[name]) * value for name, value in total.items()}
@@ -255,10 +275,17 @@ def _loss(
         for name, value in state.items()
         if not name.startswith("head.")
     }
-    logits = functional_call(model, parameters, (data.train.inputs[rows],))
+    given = data.train.inputs[rows].to(next(model.parameters()))
+    # Nothing is dropped, and statistics of batches are neither used nor changed.
+    with evaluating(model):
+        logits = functional_call(model, parameters, (given,))
+    weights = data.train.sample_weight
+    weights = None if weights is None else weights[rows].to(given.device)
     losses = []
     for task in model.tasks:
-        targets = data.train.targets[task.name][rows]
+        targets = data.train.targets[task.name][rows].to(given.device)
         if bool(task.labelled(targets).any()):
-            losses.append(task.loss(logits[task.name], model.standardise(task, targets)))
+            wanted = model.standardise(task, targets)
+            total, count = task.loss_terms(logits[task.name], wanted, weights)
+            losses.append(total / count)
     return torch.stack(losses).mean() if losses else torch.zeros(())

@@ -218,9 +218,11 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
         merged = MultiTaskModel(_with_layers(base.encoder, layers), head)
         merged.columns = first.columns
         merged.to(next(first.head.parameters()))
-    for model in models:
-        for name in model.scale.regressions:
-            merged.set_target_scale(name, *model.target_scale([name]))
+    for name in merged.scale.regressions:
+        # Where several models have the task, its outputs are merged, and so is what they stand for.
+        own = [m.target_scale([name]) for m in models if name in m.scale.regressions]
+        mean, std = (torch.stack(parts).mean(0) for parts in zip(*own, strict=True))
+        merged.set_target_scale(name, mean, std)
     return merged.train(first.training)
 
 

@@ -4,6 +4,7 @@ from ._affinity import affinity as affinity
 from ._agreement import Agreement as Agreement
 from ._attack import Attack as Attack
 from ._attack import attacked_split as attacked_split
+from ._attack import evaluating as evaluating
 from ._auxiliary import Auxiliary as Auxiliary
 from ._auxiliary import masked_softmax as masked_softmax
 from ._auxiliary_tasks import with_auxiliary_tasks as with_auxiliary_tasks

@@ -1,6 +1,7 @@
 """Adversarial training: the inputs of every batch are attacked before the step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class Adversarial(Attack, MethodSection):
     """
 
     short: ClassVar[str | None] = "epsilon"
+    one_process: ClassVar[str | None] = "its random starts and rows are those of a whole batch"
     trials: ClassVar[tuple[Any, ...]] = (0.01, 0.03)
 
     share: float = Field(1.0, ge=0, le=1)
@@ -59,7 +61,7 @@ class _AdversarialTraining(Method):
 
         def gradient(inputs: Tensor) -> Tensor:
             given = inputs.detach().requires_grad_()
-            losses = step.losses_of(Batch(given, batch.targets, batch.complete))
+            losses = step.losses_of(replace(batch, inputs=given))
             kept = [n for n, place in enumerate(losses.places()) if place in self.places]
             return input_gradient(losses.values[kept].sum(), given) if kept else inputs * 0
 
@@ -69,4 +71,4 @@ class _AdversarialTraining(Method):
             drawn = torch.rand(len(moved), generator=step.generator) < self.options.share
             drawn = drawn.to(moved.device).view(-1, *[1] * (moved.ndim - 1))
             moved = torch.where(drawn, moved, batch.inputs)
-        return Batch(moved.detach(), batch.targets, batch.complete)
+        return replace(batch, inputs=moved.detach())

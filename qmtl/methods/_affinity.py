@@ -15,7 +15,8 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.methods._gradients import LossesOfRows, evaluating
+from qmtl.methods._attack import evaluating
+from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import axes_or_new, plain
 from qmtl.tasks import Task, labelled_rows

@@ -32,7 +32,7 @@ class Agreement(MethodSection):
     ``agreement = true`` only measures, ``agreement = 0.5`` sets `minimum`.
 
     Attributes:
-        minimum: :math:`\beta_{min}`; None leaves the momentum as it is.
+        minimum: :math:`\beta_{min}`, at most Adam's 0.9; None leaves the momentum as it is.
 
     References:
         APT: arXiv:2604.08939.
@@ -40,7 +40,7 @@ class Agreement(MethodSection):
 
     short: ClassVar[str] = "minimum"
     trials: ClassVar[tuple[Any, ...]] = (0.3, 0.7)
-    minimum: float | None = Field(None, ge=0, lt=1)
+    minimum: float | None = Field(None, ge=0, le=0.9)
 
     def check(self, settings: Any) -> None:
         """Only Adam has moments of the right kind."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import torch
@@ -213,4 +214,4 @@ def attacked_split(
 
             moved = attack.changed(rows.to(reference), gradient, generator)
             parts.append(moved.to(split.inputs))
-    return Split(torch.cat(parts), split.targets, split.index)
+    return replace(split, inputs=torch.cat(parts))

@@ -49,7 +49,7 @@ class Auxiliary(MethodSection):
 
     (Reading: the generator sees the encoder's features, without a gradient to the encoder, so that
     it takes any input; the paper's is a second network on the inputs. Losses are cross-entropies,
-    where the paper has focal ones.)
+    where the paper has focal ones. Rows with weights count by them.)
 
     Attributes:
         subclasses: of each class, ψ.
@@ -125,7 +125,7 @@ class _Maxl(Method):
         features = losses.features
         assert features is not None
         labels = self._labels(losses, step)
-        if not self.options.weight or not any(len(rows) for rows, _ in labels):
+        if not self.options.weight or not any(len(rows) for rows, *_ in labels):
             return None
         given = self.generator(features.detach())
         auxiliary, entropy = self.auxiliary_loss(features, given, labels)
@@ -150,34 +150,37 @@ class _Maxl(Method):
         surrogate = sum(((p - p.detach()) * g).sum() for p, g in pairs)
         return self.options.weight * fixed + surrogate
 
-    def _labels(self, losses: TaskLosses, step: Step) -> list[tuple[Tensor, Tensor]]:
-        """For each task with sub-classes, the rows with a label, and their classes."""
+    def _labels(self, losses: TaskLosses, step: Step) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each task with sub-classes, the rows with a label, their classes and shares."""
         found = []
+        weights = losses.batch.sample_weight
         for task in self.tasks:
             column = losses.batch.targets[:, step.layout.column_slices[task.name].start]
             rows = (~column.isnan()).nonzero().flatten()
-            found.append((rows, column[rows].long()))
+            shares = torch.ones_like(rows) if weights is None else weights[rows]
+            shares = shares.to(losses.values.dtype)
+            found.append((rows, column[rows].long(), shares / shares.sum()))
         return found
 
     def auxiliary_loss(
-        self, features: Tensor, given: Tensor, labels: Sequence[tuple[Tensor, Tensor]]
+        self, features: Tensor, given: Tensor, labels: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
         """Means over tasks of the cross-entropy, and of the entropy term.
 
         Args:
             features: (rows, features).
             given: the generator's scores, (rows, sub-classes of all tasks).
-            labels: for each task rows and classes.
+            labels: for each task rows, classes, and the rows' shares of the mean.
         """
         scores = self.layer(features).split(self.widths, dim=1)
         losses, entropies = [], []
-        for own, theirs, (rows, classes), n in zip(
+        for own, theirs, (rows, classes, weights), n in zip(
             scores, given.split(self.widths, dim=1), labels, self.n_classes, strict=True
         ):
             if len(rows):
                 soft = masked_softmax(theirs[rows], classes, n)
-                losses.append(-(soft * own[rows].log_softmax(dim=1)).sum(dim=1).mean())
-                mean = soft.mean(dim=0)
+                losses.append(-weights @ (soft * own[rows].log_softmax(dim=1)).sum(dim=1))
+                mean = weights @ soft
                 entropies.append(torch.special.xlogy(mean, mean.clamp(min=1e-12)).sum())
         return torch.stack(losses).mean(), torch.stack(entropies).mean()
 
@@ -211,7 +214,10 @@ class _Maxl(Method):
         inputs = batch.inputs.to(next(model.parameters()).dtype)
         logits = torch.func.functional_call(model, state, (inputs, names), {"joined": True})
         sums, counts = step.layout.loss_terms(
-            logits, step.standardised(batch.targets), complete=batch.complete
+            logits,
+            step.standardised(batch.targets),
+            complete=batch.complete,
+            sample_weight=batch.sample_weight,
         )
         there = counts > 0
         after = (sums[there] / counts[there]).mean()

@@ -73,7 +73,7 @@ def with_auxiliary_tasks(
     tasks |= {name: task for name, (task, _) in added.items()}
     for name, split in splits.items():
         more = {task.name: found[name] for task, found in added.values()}
-        splits[name] = Split(split.inputs, split.targets | more, split.index)
+        splits[name] = replace(split, targets=split.targets | more)
     if "rotation" in kinds:
         size = _square(data.train.inputs, image)
         generator = torch.Generator().manual_seed(seed)
@@ -147,4 +147,6 @@ def _with_turned_rows(
         targets[task.name] = torch.cat([values, torch.full_like(values, nothing)])
     targets["rotation"] = torch.cat([torch.full((n_rows,), -100), quarters])
     inputs = torch.cat([split.inputs, turned.reshape_as(split.inputs)])
-    return Split(inputs, targets, split.index.repeat(2))
+    weights = split.sample_weight
+    weights = None if weights is None else weights.repeat(2)
+    return Split(inputs, targets, split.index.repeat(2), weights)

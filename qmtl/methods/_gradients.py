@@ -1,7 +1,6 @@
-"""What methods that look at gradients have in common: losses of chosen rows, evaluated gently."""
+"""What methods that look at gradients have in common: losses of chosen rows."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,30 +10,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, task_layout
 
-__all__ = ["LossesOfRows", "check_tasks_of", "evaluating"]
-
-
-@contextmanager
-def evaluating(model: MultiTaskModel) -> Iterator[None]:
-    """The model in evaluation mode; every module comes back to the mode that it had.
-
-    Example:
-        >>> import qmtl
-        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
-        >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
-        >>> with evaluating(model):
-        ...     model.training
-        False
-        >>> model.training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+__all__ = ["LossesOfRows", "check_tasks_of"]
 
 
 class LossesOfRows:

@@ -59,12 +59,20 @@ class Interpolation(MethodSection):
     """
 
     short: ClassVar[str | None] = "share"
-    excludes: ClassVar[tuple[str, ...]] = ("isolation", "loss")
+    excludes: ClassVar[tuple[str, ...]] = ("isolation", "loss", "flatness", "saliency")
     one_process: ClassVar[str | None] = "it mixes rows of a whole batch"
     trials: ClassVar[tuple[Any, ...]] = (0.3, 1.0)
 
     share: float = Field(0.5, ge=0, le=1)
     concentration: int = Field(2, ge=1)
+
+    def check(self, settings: Any) -> None:
+        """FAMO measures a batch twice, which would be mixed in two ways."""
+        if str(getattr(settings, "scalarizer", None)).lower() == "famo":
+            raise ValueError(
+                "interpolation does not go together with scalarizer 'famo', which measures the "
+                "losses of each batch twice: they are mixed anew each time"
+            )
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
         """The method at work.
@@ -148,8 +156,10 @@ class _Interpolating(Method):
         # Rows without a label of the first task belong to neither part.
         kept = labelled[:, [first]]
         own = known[:, slices[0]], torch.where(kept, known[rows][:, slices[1]], torch.nan)
-        total = losses.values.new_zeros(())
-        for weight, task, labels in zip((mix, 1 - mix), both, own, strict=True):
-            sums, counts = task_layout((task,)).loss_terms(between, labels)
+        total, counted = losses.values.new_zeros(()), losses.batch.sample_weight
+        # A label counts as the row does that it is of.
+        rows_count = (None, None) if counted is None else (counted, counted[rows])
+        for weight, task, labels, count in zip((mix, 1 - mix), both, own, rows_count, strict=True):
+            sums, counts = task_layout((task,)).loss_terms(between, labels, sample_weight=count)
             total = total + weight * (sums / counts).squeeze()
         return total

@@ -42,8 +42,9 @@ class Saliency(MethodSection):
     fast as first-order gradients, while double backward has to leave the compiled engine and took
     33 plain steps for five tasks. Tasks whose light cones do not meet are computed together.
 
-    For one process, since samples are contrasted with all of the batch; not with shots, whose noise
-    would drown the difference.
+    Weights of rows count in the first term; in the second all samples are alike. For one process,
+    since samples are contrasted with all of the batch; not with shots, whose noise would drown the
+    difference.
 
     Attributes:
         entropy: weight of the first term.

@@ -14,7 +14,8 @@ from torch.func import functional_call, jvp
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.methods._gradients import LossesOfRows, evaluating
+from qmtl.methods._attack import evaluating
+from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
 

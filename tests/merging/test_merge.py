@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,57 @@ def test_input_statistics_are_averaged():
         torch.testing.assert_close(merged.encoder.input_mean, X.mean(dim=0) + 1)
 
 
+def test_a_mask_leaves_no_trace_in_the_given_models():
+    """Models that are training, with dropout and statistics of batches, in double precision."""
+
+    def made(tasks):
+        circuit = qmtl.HeadCircuit(tasks)
+        encoder = torch.nn.Sequential(
+            torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5),
+            torch.nn.Linear(8, circuit.n_features),
+        )  # fmt: skip
+        return qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0)).double().train()
+
+    torch.manual_seed(0)
+    models, found = [made(A), made(C)], []
+    before = [copy.deepcopy(m.state_dict()) for m in models]
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(qmtl.merge(models, "concrete", data=[data(A), data(C)], steps=3))
+    same(*found, atol=0.0)
+    for own, old in zip(models, before, strict=True):
+        assert own.training
+        assert own.encoder[1].training
+        assert all(torch.equal(value, old[key]) for key, value in own.state_dict().items())
+        assert all(p.grad is None and p.requires_grad for p in own.parameters())
+
+
+def test_a_mask_is_learned_on_rows_as_they_count():
+    """A task whose rows count next to nothing is learned as if it had no labels there."""
+    base = model()
+    models, whole = [moved(base, 1), moved(base, 2)], data(A)
+    rows = torch.arange(len(whole.train)) % 2 == 0
+    weights = torch.where(rows, 1.0, 1e-12).double()
+    light = replace(whole, train=replace(whole.train, sample_weight=weights))
+    targets = {n: torch.where(rows, v, torch.nan) for n, v in whole.train.targets.items()}
+    half = replace(whole, train=replace(whole.train, targets=targets))
+    one, two, plain = (
+        qmtl.merge(models, "concrete", base=base, data=[own, own], steps=5)
+        for own in (light, half, whole)
+    )
+    same(one, two)
+    assert not torch.allclose(one.predict(X)["a"], plain.predict(X)["a"], atol=1e-4)
+
+
+def test_targets_scales_of_the_same_task_are_merged_whatever_the_order():
+    models = [moved(model(), seed) for seed in (1, 2)]
+    models[0].set_target_scale("b", torch.tensor(10.0), torch.tensor(1.0))
+    models[1].set_target_scale("b", torch.tensor(20.0), torch.tensor(3.0))
+    for order in (models, models[::-1]):
+        mean, std = qmtl.merge(order).target_scale(["b"])
+        assert (mean.item(), std.item()) == (15.0, 2.0)
+
+
 def test_differences_name_the_angles():
     vector = differences(
         {"encoding": torch.tensor([6.0]), "encoder.w": torch.tensor([6.0])},
@@ -268,6 +320,14 @@ def test_models_that_do_not_fit_are_both_named(models, words):
         (
             {"method": "atm", "data": [data(A), data(A)]},
             "model 2 has the tasks c, d, its data a, b",
+        ),
+        ({"keep": 0.5}, "unknown option of method 'arithmetic': 'keep'"),
+        ({"method": "disjoint", "kep": 0.5}, "did you mean 'keep'"),
+        ({"method": "disjoint", "keep": 2}, r"keep must be in \(0, 1\], got 2"),
+        ({"method": "projective", "rank": 0.0}, r"rank must be in \(0, 1\], got 0"),
+        (
+            {"method": "atm", "data": [data(A), data(C)], "scale": 0.5},
+            "'atm' averages models and has no scale, got 0.5",
         ),
         ({"base": 3}, "base must be a MultiTaskModel, got int"),
         ({"base": model(width=3)}, r"encoder.layers.0.weight is \(3, 5\) in base, \(8, 5\)"),

@@ -1,5 +1,7 @@
 """Adversarial training: a step by plain torch, and what equals plain training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,22 @@ def test_it_helps_against_attacks_on_data_that_are_made_for_it():
         ]
     assert scores["plain"][0] > scores["robust"][0]
     assert scores["plain"][1] < 0.6 < 0.7 < scores["robust"][1]
+
+
+def test_weights_of_rows_stay():
+    data = tiny_data()
+    weights = torch.arange(1.0, len(data.test) + 1).double()
+    rows = replace(data.test, sample_weight=weights)
+    model = tiny_model(data)
+    nothing = qmtl.methods.Attack(epsilon=0.0)
+    found = qmtl.training.evaluate(model, rows, attack=nothing)
+    assert repr(found) == repr(qmtl.training.evaluate(model, rows))
+    assert repr(found) != repr(qmtl.training.evaluate(model, data.test))
+    data = qmtl.data.digits(tasks=["parity"])
+    data = replace(data, train=replace(data.train, sample_weight=torch.ones(1079).double()))
+    more = qmtl.methods.with_auxiliary_tasks(data, ["rotation", "intensity"], image=(8, 8))
+    assert torch.equal(more.train.sample_weight, torch.ones(2 * 1079).double())
+    assert more.test.sample_weight is None
 
 
 def test_auxiliary_tasks():

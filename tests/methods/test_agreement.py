@@ -121,7 +121,7 @@ def test_what_is_refused():
     data = tiny_data()
     with pytest.raises(InvalidInputError, match=r"agreement = 0\.5 adapts the momentum .* 'sgd'"):
         qmtl.fit(tiny_model(data), data, agreement=0.5, optimizer="sgd", **QUIET)
-    with pytest.raises(InvalidInputError, match=r"agreement\.minimum: .* less than 1"):
+    with pytest.raises(InvalidInputError, match=r"agreement\.minimum: .* or equal to 0\.9"):
         qmtl.fit(tiny_model(data), data, agreement=1.0, **QUIET)
 
 

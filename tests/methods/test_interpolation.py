@@ -1,5 +1,7 @@
 """MLTI: the loss of a mixed task by plain torch, and what equals plain training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,28 @@ def test_disjoint_data():
 @pytest.mark.parametrize("options", [{"scalarizer": "uw"}, {"aggregator": "upgrad"}])
 def test_resumes_bit_for_bit(tmp_path, options):
     assert_resumes(tmp_path, _data("binary"), interpolation=0.6, **options)
+
+
+@pytest.mark.parametrize(
+    "others", [{"flatness": 0.1}, {"saliency": True}, {"scalarizer": "FAMO"}], ids=str
+)
+def test_what_would_see_other_losses_is_refused(others):
+    data = _data("binary")
+    with pytest.raises(InvalidInputError, match="interpolation does not go together with"):
+        qmtl.fit(tiny_model(data), data, interpolation=1.0, **others, **QUIET)
+
+
+def test_a_label_counts_as_its_row_does(monkeypatch):
+    """With λ = 1 all is the first task's, so that weights are those of plain training."""
+    monkeypatch.setattr("qmtl.methods._interpolation.draw_beta", lambda *_: 1.0)
+    data, models = _data("binary"), []
+    weights = torch.arange(1.0, len(data.train) + 1).double()
+    data = replace(data, train=replace(data.train, sample_weight=weights))
+    for options in ({}, {"interpolation": 1.0}):
+        models.append(tiny_model(data).double())
+        qmtl.fit(models[-1], data, max_epochs=1, **options, **QUIET)
+    for ours, theirs in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-6)
 
 
 def test_two_processes_are_refused():

@@ -52,7 +52,19 @@ def flat(metrics):
     return {(s, t, m): v for s, a in metrics.items() for t, b in a.items() for m, v in b.items()}
 
 
-@pytest.mark.parametrize("how", [{}, {"aggregator": "upgrad"}, {"scalarizer": "uw"}])
+METHODS = [
+    {"adversarial": {"attack": "fgsm", "epsilon": 0.1}},
+    {"agreement": 0.5, "isolation": True},
+    {"auxiliary": {"subclasses": 2, "look_ahead": 0.5}},
+    {"flatness": 0.1, "loss": "unified"},
+    {"saliency": {"alignment": 0.0}},
+    {"scalarizer": "igb"},
+]
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"aggregator": "upgrad"}, {"scalarizer": "uw"}, *METHODS], ids=str
+)
 def test_whole_weights_train_as_repeated_rows_do(how):
     ours, theirs = weighted_data(), repeated_data()
     first, second = tiny_model(ours).double(), tiny_model(theirs).double()
