@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qmtl._io import __version__
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import CNN
-from qmtl.errors import CircuitTooLargeError, InvalidInputError, missing_extra
+from qmtl.errors import InvalidInputError, QmtlError, missing_extra
 from qmtl.heads import CircuitHead
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
@@ -114,6 +114,8 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
         missing = [name for name in PACKAGES if find_spec(name) is None]
         if missing:
             raise missing_extra(f"ONNX needs {' and '.join(missing)}", "onnx")
+    if not len(inputs):
+        raise InvalidInputError("inputs must have at least one sample, got none")
     # Two rows: of one, torch makes a program for one row.
     rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
     program = _program(model, rows)
@@ -140,7 +142,7 @@ def _program(model: nn.Module, rows: Tensor) -> torch.export.ExportedProgram:
             return torch.export.export(
                 _Predictor(model), (rows,), dynamic_shapes=({0: batch},), strict=False
             )
-    except CircuitTooLargeError:
+    except QmtlError:
         raise
     except Exception as error:  # torch documents no class for what it cannot export
         kind, lines = type(model.encoder).__name__, str(error).strip().splitlines()

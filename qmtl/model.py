@@ -216,7 +216,8 @@ class MultiTaskModel(nn.Module):
         Args:
             new_task: the new task; it comes last.
             data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
-                task of that name, of which the train and validation rows are used.
+                task of that name, of which the train and validation rows are used, each counted
+                once, whatever its ``sample_weight``.
             methods: those to choose from.
             seed: of the folds and of initial weights.
 
@@ -460,6 +461,10 @@ class MultiTaskModel(nn.Module):
         no such file. Predictions are those of `predict`, one output for each task, by its name: a
         regression's float64, the others of the model's type. Any number of rows is taken. What the
         tasks and classes are, and the shape of the inputs, are in the file, as JSON.
+
+        Inputs are what the encoder takes, not a table's own columns: standardised numbers and
+        categories of 0 and 1, as `TableColumns.encode` makes them. The JSON of a model that was
+        trained on a table has the columns' means, deviations and categories as ``columns``.
 
         ``.onnx`` runs by onnxruntime and others; the input is named ``inputs``, and the JSON is the
         model's metadata ``qmtl``. ``.pt2`` runs by ``torch.export.load(path).module()``; the JSON

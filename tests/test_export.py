@@ -6,12 +6,14 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from qmtl.circuit import HeadCircuit, load_design
-from qmtl.encoders import CNN, MLP, FourierFeatures, Fusion
+from qmtl.data import from_frame
+from qmtl.encoders import CNN, MLP, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
 from qmtl.heads import ExtendedHead, LinearHead, QuantumHead, SharedVQCHead
 from qmtl.model import MultiTaskModel
@@ -141,6 +143,23 @@ def test_double_precision_stays_double(design, tmp_path):
         torch.testing.assert_close(values, model.predict(rows)[name], rtol=1e-12, atol=1e-12)
 
 
+def test_a_table_s_columns_are_in_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"size": rng.normal(5, 2, 60), "colour": rng.choice(["red", "blue"], 60)})
+    table["sold"] = np.where(table["size"] > 5, "yes", "no")
+    data = from_frame(table, targets=["sold"])
+    model = make_model(HeadCircuit(data.tasks), MLP(3, out_features=2, seed=0))
+    model.columns = data.columns
+    model.export(tmp_path / "model.pt2")
+    extra = {"qmtl.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    columns = json.loads(extra["qmtl.json"])["columns"]
+    inputs = [(table[name] - mean) / std for name, mean, std in columns["numeric"]]
+    inputs += [table[name] == kind for name, kinds in columns["categorical"] for kind in kinds]
+    found = program(torch.tensor(np.stack(inputs, 1).astype(np.float32)))["sold"]
+    torch.testing.assert_close(found, model.predict(table)["sold"], rtol=1e-5, atol=1e-6)
+
+
 class Own(nn.Module):
     """An encoder that does not say what it takes, and with `branch` looks at its inputs."""
 
@@ -178,4 +197,10 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("qmtl._export.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"\[onnx\]"):
         make_model().export(path)
+    with pytest.raises(InvalidInputError, match=r"^inputs must have at least one sample"):
+        make_model().export(tmp_path / "model.pt2", inputs=inputs(6)[:0])
+    with pytest.raises(InvalidInputError, match=r"^features must have shape .* got \(2, 5\)"):
+        make_model(encoder=Identity(SMALL.n_features)).export(
+            tmp_path / "model.pt2", inputs=inputs(5)
+        )
     assert not list(tmp_path.iterdir())

@@ -286,7 +286,9 @@ def export(
     Features are the encoding angles, in radians, that the encoder and the head's angle map make of
     an input. Where tasks share one register each task has a circuit of its own.
 
-    With --onnx it is the whole model, from inputs to predictions, which runs without qmtl.
+    With --onnx it is the whole model, from inputs to predictions, which runs without qmtl. Its
+    inputs are the encoder's: of a table, standardised numbers and categories of 0 and 1, as its
+    metadata says.
 
     Examples of use:
 

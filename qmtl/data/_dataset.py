@@ -32,6 +32,9 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         sample_weight: how much each row counts in losses and metrics, float64 (N,), above zero;
             None for 1 each.
 
+    Raises:
+        InvalidInputError: weights that are not finite numbers of at least 0, one for each row.
+
     Example:
         >>> rows = Split(torch.zeros(3, 2), {"a": torch.zeros(3)})
         >>> len(rows), rows[2]
@@ -49,6 +52,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __post_init__(self) -> None:
         if not self.index.numel():
             object.__setattr__(self, "index", torch.arange(len(self.inputs)))
+        object.__setattr__(self, "sample_weight", row_weights(self.sample_weight, len(self.inputs)))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,6 +65,18 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __repr__(self) -> str:
         """The shape of the inputs and the names of the targets."""
         return f"Split(inputs={tuple(self.inputs.shape)}, targets={list(self.targets)})"
+
+    @property
+    def relative_weight(self) -> Tensor | None:
+        """`sample_weight` in parts of the largest, whose losses single precision holds.
+
+        Example:
+            >>> weights = torch.tensor([1e60, 2e60], dtype=torch.float64)
+            >>> Split(torch.zeros(2, 2), {}, sample_weight=weights).relative_weight
+            tensor([0.5000, 1.0000], dtype=torch.float64)
+        """
+        weights = self.sample_weight
+        return None if weights is None else weights / weights.max()
 
     def take(self, rows: Tensor | slice) -> "Split":
         """The given rows: a bool mask (N,), row numbers or a slice.

@@ -450,12 +450,19 @@ def _places(
     kept = np.ones(len(numbers), bool) if kept is None else kept
     after = np.cumsum(kept) - 1
     place = {int(number): place for place, number in enumerate(numbers)}
-    found = {}
-    for name, rows in splits.items():
-        for row in rows:
+    found: dict[str, Any] = {}
+    for name, given in splits.items():
+        rows = np.asarray(given)
+        if rows.dtype == bool:
+            found[name] = rows[kept] if rows.shape == kept.shape else rows
+            continue
+        for row in rows.tolist():
             if row not in place:
-                raise InvalidInputError(f"splits: the {name} split names row {row}, which is empty")
-        found[name] = [int(after[place[row]]) for row in rows if kept[place[row]]]
+                why = "which is empty"
+                if row not in range(numbers[-1]):
+                    why = f"but rows are 0..{numbers[-1]}"
+                raise InvalidInputError(f"splits: the {name} split names row {row}, {why}")
+        found[name] = [int(after[place[row]]) for row in rows.tolist() if kept[place[row]]]
     return found
 
 

@@ -211,7 +211,9 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
         n: None if s.sample_weight is None else s.sample_weight[rows[n]]
         for n, s in data.splits.items()
     }
-    mean, deviation = inputs["train"].mean(0), inputs["train"].std(0)
+    rows_weight = None if weights["train"] is None else weights["train"].numpy()
+    mean = np.average(inputs["train"], 0, rows_weight)
+    deviation = np.sqrt(np.average((inputs["train"] - mean) ** 2, 0, rows_weight))
     # A column that is constant in training has no information: it becomes zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}

@@ -279,7 +279,7 @@ def _loss(
     # Nothing is dropped, and statistics of batches are neither used nor changed.
     with evaluating(model):
         logits = functional_call(model, parameters, (given,))
-    weights = data.train.sample_weight
+    weights = data.train.relative_weight
     weights = None if weights is None else weights[rows].to(given.device)
     losses = []
     for task in model.tasks:

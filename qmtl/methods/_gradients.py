@@ -51,7 +51,7 @@ class LossesOfRows:
         mean, std = _target_scale(model, data)
         targets = layout.join_targets(self.rows.targets)
         self._targets = ((targets - mean) / std).to(reference)
-        weights = self.rows.sample_weight
+        weights = self.rows.relative_weight
         self._weights = weights if weights is None else weights.to(reference)
 
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
@@ -103,7 +103,11 @@ def _target_scale(model: MultiTaskModel, data: MultiTaskData) -> tuple[Tensor, T
     numbers = torch.zeros_like(unset)
     for task in data.tasks:
         numbers[task_layout(data.tasks).column_slices[task.name]] = task.kind == "regression"
-    own = training.nanmean(0)
-    width = (training - own).square().nanmean(0).sqrt()
+    weights = (~training.isnan()).double()
+    if data.train.sample_weight is not None:
+        weights = weights * data.train.sample_weight.double().unsqueeze(1)
+    training, total = training.nan_to_num(), weights.sum(0)
+    own = (weights * training).sum(0) / total
+    width = ((weights * (training - own).square()).sum(0) / total).sqrt()
     unset &= numbers & (width > 1e-12 * own.abs())
     return torch.where(unset, own, mean), torch.where(unset, width, std)

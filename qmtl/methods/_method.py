@@ -31,7 +31,8 @@ class Batch:
         inputs: (rows, ...).
         targets: joined, (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
         complete: whether no label is missing in the whole split that the rows are of.
-        sample_weight: of the rows in losses and metrics, (rows,); None for 1 each.
+        sample_weight: of the rows in losses and metrics, (rows,), in parts of the largest of their
+            split; None for 1 each.
     """
 
     inputs: Tensor

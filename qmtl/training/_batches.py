@@ -34,7 +34,7 @@ class SplitRows(Dataset[Batch]):
         self.inputs = split.inputs
         self.targets = task_layout(tuple(tasks)).join_targets(split.targets)
         self.complete = not bool(self.targets.isnan().any())
-        self.sample_weight = split.sample_weight
+        self.sample_weight = split.relative_weight
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -34,6 +34,8 @@ def joined_scores(
     """
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
+    if sample_weight is not None:  # losses are in the model's type, which may not hold them
+        sample_weight = sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
     terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=sample_weight)
     sums, counts = (part.tolist() for part in terms)

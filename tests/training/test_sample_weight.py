@@ -113,7 +113,40 @@ def test_batches_carry_the_weights_of_their_rows():
     rows = {tuple(x): w for x, w in zip(data.train.inputs.tolist(), range(1, N), strict=False)}
     for step in spy.steps:
         batch = step["batch"]
-        assert batch.sample_weight.tolist() == [rows[tuple(x)] for x in batch.inputs.tolist()]
+        given = batch.sample_weight * data.train.sample_weight.max()
+        assert given.tolist() == pytest.approx([rows[tuple(x)] for x in batch.inputs.tolist()])
+
+
+@pytest.mark.parametrize("factor", [1e-60, 1e60])
+def test_only_the_weights_among_themselves_count(factor):
+    plain, scaled = weighted_data(), weighted_data(WEIGHTS * factor)
+    first, second = tiny_model(plain).double(), tiny_model(scaled).double()
+    expected = qmtl.fit(first, plain, max_epochs=2, **QUIET)
+    result = qmtl.fit(second, scaled, max_epochs=2, **QUIET)
+    for key, values in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[key], values)
+    assert flat(result.metrics) == pytest.approx(flat(expected.metrics), abs=1e-6, nan_ok=True)
+
+
+def test_affinities_and_the_linear_probe_take_weights_as_repeated_rows():
+    ours, theirs = weighted_data(), repeated_data()
+    # The scales of regressions are not set yet.
+    found, expected = (
+        qmtl.methods.affinity(tiny_model(data).double(), data, split="train")
+        for data in (ours, theirs)
+    )
+    # Rows are counted and drawn as they are.
+    one, two = (of.pairs[["first", "second", "cosine"]] for of in (found, expected))
+    pd.testing.assert_frame_equal(one, two, atol=1e-6)
+    found, expected = (qmtl.experiments.linear_probe(data).metrics for data in (ours, theirs))
+    assert flat(found) == pytest.approx(flat(expected), abs=1e-3, nan_ok=True)
+
+
+def test_weights_of_a_split_by_hand():
+    rows = qmtl.data.Split(torch.zeros(3, 2), {"a": torch.zeros(3)}, sample_weight=[1, 2, 3])
+    assert rows.take(torch.tensor([0, 2])).sample_weight.tolist() == [1, 3]
+    with pytest.raises(InvalidInputError, match=r"sample_weight: .* shape \(3,\)"):
+        qmtl.data.Split(torch.zeros(3, 2), {"a": torch.zeros(3)}, sample_weight=[1, 2])
 
 
 @pytest.mark.parametrize("how", [{}, {"aggregator": "upgrad"}])
@@ -189,6 +222,16 @@ def test_weights_of_a_table(tmp_path):
         table.drop(columns="where"), targets=["sold"], weights="count", splits=splits
     )
     assert given.train.index.tolist() == table.index[:24][table["count"][:24] > 0].tolist()
+    masks = {name: np.isin(np.arange(40), list(rows)) for name, rows in splits.items()}
+    masked = qmtl.data.from_frame(
+        table.drop(columns="where"), targets=["sold"], weights="count", splits=masks
+    )
+    for name, split in given.splits.items():
+        assert masked.splits[name].index.tolist() == split.index.tolist()
+    with pytest.raises(InvalidInputError, match=r"test split names row 40, but rows are 0\.\.39"):
+        qmtl.data.from_frame(
+            table, targets=["sold"], weights="count", splits=splits | {"test": [40]}
+        )
 
 
 @pytest.mark.parametrize("kind", ["list", "array", "series", "tensor", "object"])
@@ -214,9 +257,13 @@ def test_weights_that_do_not_fit():
     with pytest.raises(InvalidInputError, match="row 2 has -1"):
         weighted_data([1, 1, -1] + [1] * (N - 3))
     split = weighted_data().train
-    zero = qmtl.data.Split(split.inputs, split.targets, sample_weight=torch.zeros(len(split)))
+    weights = torch.ones(len(split))
     with pytest.raises(InvalidInputError, match="every weight is zero"):
-        qmtl.data.MultiTaskData("zero", tuple(TASKS), zero, split, split)
+        qmtl.data.Split(split.inputs, split.targets, sample_weight=0 * weights)
+    weights[1] = 0
+    some = qmtl.data.Split(split.inputs, split.targets, sample_weight=weights)
+    with pytest.raises(InvalidInputError, match="train has rows of weight 0"):
+        qmtl.data.MultiTaskData("zero", tuple(TASKS), some, split, split)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "sample_weight" not in repr(split)
