@@ -83,7 +83,11 @@ def adapted_head(
     """
     started = time.perf_counter()
     _check(head, task, methods)
-    targets = targets.to(features.device)
+    # Fits are of numpy, on the CPU; a head elsewhere is copied there.
+    device = next(head.parameters()).device
+    if device.type != "cpu":
+        head = copy.deepcopy(head).cpu()
+    features, targets = features.cpu(), targets.cpu()
     known = task.labelled(targets)
     features, targets = features[known].detach(), targets[known]
     _check_labels(task, targets)
@@ -92,8 +96,8 @@ def adapted_head(
         readings, outputs = extended.readings(features).double(), _outputs(head, features)
     mean, spread = readings.mean(dim=0), readings.std(dim=0, correction=0).clamp(min=1e-6)
     # As numpy, in which scikit-learn computes.
-    standardised = ((readings - mean) / spread).cpu().numpy()
-    source = _source(standardised, outputs.double().cpu().numpy())
+    standardised = ((readings - mean) / spread).numpy()
+    source = _source(standardised, outputs.double().numpy())
     candidates = {
         name: fit for name, fit in fits(task, source).items() if name.split()[0] in methods
     }
@@ -114,7 +118,7 @@ def adapted_head(
         own = sum(p.numel() for p in extended.blocks[-1].parameters())
     else:
         weights, biases = candidates[method](standardised, targets, task)
-        _place(extended, task, (weights / spread.cpu().numpy(), biases), mean.cpu().numpy())
+        _place(extended, task, (weights / spread.numpy(), biases), mean.numpy())
         own = weights.size + biases.size
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
         parameter.grad = None
@@ -122,7 +126,7 @@ def adapted_head(
     scores = task.evaluate(task.activation(torch.cat(logits)), targets[np.concatenate(rows)])
     how = Adapted(method, losses, scores, len(targets), own, time.perf_counter() - started)
     extended.notes[task.name] = asdict(how)
-    return extended, how
+    return extended.to(device), how
 
 
 def _check(head: Head, task: Task, methods: Sequence[str]) -> None:

@@ -134,13 +134,14 @@ class _Maxl(Method):
         parameters = list(self.generator.parameters())
         directions = self._directions(losses, moved, step)
         # By the chain rule: -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ has the derivative of L(θ⁺) by φ.
-        encoder = [p for p in step.shared if p in directions]
+        # The head has no part in the auxiliary loss.
+        reached = list(directions)
         total = self.options.entropy * entropy
-        if encoder and auxiliary.requires_grad:
+        if reached and auxiliary.requires_grad:
             slopes = torch.autograd.grad(
-                self.options.weight * auxiliary, encoder, create_graph=True, allow_unused=True
+                self.options.weight * auxiliary, reached, create_graph=True, allow_unused=True
             )
-            for parameter, slope in zip(encoder, slopes, strict=True):
+            for parameter, slope in zip(reached, slopes, strict=True):
                 if slope is not None and slope.requires_grad:
                     total = total - self.options.look_ahead * (directions[parameter] * slope).sum()
         gradients = torch.autograd.grad(

@@ -66,12 +66,14 @@ class Saliency(MethodSection):
         head, names = model.head, [task.name for task in tasks]
         if not isinstance(head, Head):
             raise InvalidInputError(f"saliency needs a head of qmtl, got {type(head).__name__}")
+        for part in head.modules():
+            simulator = getattr(part, "simulator", None)
+            if isinstance(simulator, ShotSimulator):
+                raise InvalidInputError(
+                    f"saliency needs exact values, got the simulator {simulator!r}"
+                )
         cones = None
         if isinstance(head, QuantumHead):
-            if isinstance(head.simulator, ShotSimulator):
-                raise InvalidInputError(
-                    f"saliency needs exact values, got the simulator {head.simulator!r}"
-                )
             whole = cone_columns(head.circuit)
             cones = {name: whole[name] for name in names}
         return _SaliencyTerms(self, names, head.n_features, cones)

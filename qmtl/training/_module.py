@@ -24,6 +24,7 @@ from qmtl.training._combine import (
     move_tensors,
 )
 from qmtl.training._evaluate import joined_scores
+from qmtl.training._jacobian import n_processes
 from qmtl.training._optimizers import make_optimizer, make_schedule
 from qmtl.training._parameters import TrainedParameters
 from qmtl.training._result import History
@@ -167,12 +168,24 @@ class MultiTaskModule(pl.LightningModule):
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def on_fit_start(self) -> None:
-        """Set regression targets' scales from the training split, and show it to the methods."""
+        """Set regression targets' scales from the training split, and show it to the methods.
+
+        Raises:
+            InvalidInputError: a method does not train in as many processes as the trainer has.
+        """
+        self._check_processes(n_processes())
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, MultiTaskDataModule):
             set_target_scales(self.model, data.data)
             for method in using(self.methods, "setup"):
                 method.setup(self.step, data.data.train)
+
+    def _check_processes(self, number: int) -> None:
+        for name, method in self.settings.methods().items():
+            if number > 1 and method.one_process is not None:
+                raise InvalidInputError(
+                    f"{name} needs one process, the trainer has {number}: {method.one_process}"
+                )
 
     def on_train_start(self) -> None:
         """Bring the combiner's fixed weights to the device of the losses."""

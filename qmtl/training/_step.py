@@ -323,12 +323,14 @@ class TrainingStep:
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
         """What the aggregator, or the scalarizer's weights, make of rows of a Jacobian."""
-        if self.jacobian is None:
-            weights = self.loss_weights(losses)
-            return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
-        matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
-        with self._aggregating():
-            vector = self.combiner(matrix)
+        # In the rows' own precision, whatever the forward pass has.
+        with torch.autocast(losses.values.device.type, enabled=False):
+            if self.jacobian is None:
+                weights = self.loss_weights(losses)
+                return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
+            matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
+            with self._aggregating():
+                vector = self.combiner(matrix)
         parts = vector.split([row[0].numel() for row in rows])
         return [part.view(row.shape[1:]) for part, row in zip(parts, rows, strict=True)]
 

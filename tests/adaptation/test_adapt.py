@@ -216,3 +216,23 @@ def test_a_head_of_ones_own_says_why():
 
     with pytest.raises(InvalidInputError, match=r"only a head of qmtl.heads .* got a Own"):
         qmtl.MultiTaskModel(nn.Identity(), Own()).adapt(Task.binary("n"), (X, X[:, 0] > 0))
+
+
+def test_a_method_that_ran_on_one_fold_is_not_chosen(monkeypatch):
+    """It fell behind on the first fold, and others' harder folds do not bring it back."""
+    fold = []
+
+    def first(readings, targets, task):
+        fold.append(1)
+        bias = 0.0 if len(fold) == 1 else 50.0
+        return np.zeros((1, readings.shape[1])), np.array([bias])
+
+    def second(readings, targets, task):
+        return np.zeros((1, readings.shape[1])), np.array([5.0])
+
+    found = {"ridge": first, "smart": second}
+    monkeypatch.setattr("qmtl.adaptation._adapt.fits", lambda task, source: found)
+    task, labels = LABELS["regression"]
+    note = model().adapt(task, (X, labels), methods=["ridge", "smart"]).head.notes["new"]
+    assert note["losses"]["smart"] < note["losses"]["ridge"]
+    assert note["method"] == "ridge"

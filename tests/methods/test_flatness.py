@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pydantic import ValidationError
 from torch import nn
@@ -11,8 +12,9 @@ from torchjd.aggregation import MGDA, UPGrad
 import qmtl
 from qmtl.errors import InvalidInputError
 from qmtl.experiments import read_recipe
+from qmtl.training import MultiTaskDataModule, MultiTaskModule
 from tests.methods.samples import assert_alike, assert_resumes, first_step, flat, task_losses
-from tests.training.samples import QUIET, disjoint_data, tiny_data, tiny_model, with_missing
+from tests.training.samples import QUIET, Spy, disjoint_data, tiny_data, tiny_model, with_missing
 
 RHO = 0.3
 AGGREGATORS = {"upgrad": UPGrad(), "mgda": MGDA()}
@@ -114,6 +116,22 @@ def test_a_task_without_labels_stays_bit_for_bit():
     before, after = (step[when]["head.blocks.parameter"][0] for when in ("before", "after"))
     assert torch.equal(before[own], after[own])
     assert not torch.equal(before[~own], after[~own])
+
+
+@pytest.mark.parametrize("options", [{}, {"aggregator": "upgrad"}])
+def test_in_mixed_precision_gradients_are_near_those_of_single(options):
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        data, spy = tiny_data(), Spy()
+        settings = qmtl.TrainingSettings(flatness=0.1, batch_size=8, optimizer="sgd", **options)
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", precision=precision, callbacks=[spy], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        model = tiny_model(data)
+        trainer.fit(MultiTaskModule(model, settings), MultiTaskDataModule(data, settings))
+        found.append(flat(spy.steps[0]["gradients"], model))
+    torch.testing.assert_close(found[1], found[0], atol=0.05 * float(found[0].norm()), rtol=0.1)
 
 
 def test_what_is_refused():

@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import qmtl
+from qmtl.errors import InvalidInputError
+from qmtl.training import MultiTaskDataModule, MultiTaskModule
 from tests.methods import in_processes
+from tests.training.samples import tiny_data, tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,3 +39,17 @@ def test_every_method_is_shown_or_refused():
         else:
             with pytest.raises(ValueError, match=f"{name} needs devices = 1, got 2: "):
                 qmtl.TrainingSettings(**{name: True, "devices": 2})
+
+
+def test_a_trainer_of_ones_own_with_several_processes(monkeypatch):
+    data = tiny_data()
+    settings = qmtl.TrainingSettings(auxiliary=2, max_epochs=1)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    module = MultiTaskModule(tiny_model(data), settings)
+    # As in a trainer with devices = 2, of which the settings do not know.
+    monkeypatch.setattr("qmtl.training._module.n_processes", lambda: 2)
+    with pytest.raises(InvalidInputError, match="auxiliary needs one process, the trainer has 2"):
+        trainer.fit(module, MultiTaskDataModule(data, settings))

@@ -144,9 +144,10 @@ def test_other_heads():
     assert qmtl.fit(model, data, saliency=True, max_epochs=1, **QUIET).epochs == 1
     shots = qmtl.simulators.ShotSimulator(qmtl.simulators.LightConeSimulator(), 9)
     sampled = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), shots, seed=0)
-    encoder = qmtl.encoders.MLP(3, out_features=sampled.n_features, seed=0)
-    with pytest.raises(InvalidInputError, match=r"saliency needs exact values, got .*ShotSim"):
-        qmtl.fit(qmtl.MultiTaskModel(encoder, sampled), data, saliency=True, **QUIET)
+    for head in (sampled, qmtl.heads.ExtendedHead(sampled, [qmtl.Task.binary("e")], seed=0)):
+        encoder = qmtl.encoders.MLP(3, out_features=head.n_features, seed=0)
+        with pytest.raises(InvalidInputError, match=r"saliency needs exact values, got .*ShotSim"):
+            qmtl.fit(qmtl.MultiTaskModel(encoder, head), data, saliency=True, **QUIET)
 
 
 def test_what_is_refused():
