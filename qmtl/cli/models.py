@@ -92,7 +92,8 @@ def merge(
     """Merge trained models of different tasks into one, which is a run directory more.
 
     Encoders and encodings are merged, every task keeps its block. The methods concrete and atm
-    load the data of the runs' recipes. Metrics are those of each run's own test split.
+    load the data of the runs' recipes. Metrics are those of each run's own test split; the new run
+    directory keeps, of a task that several runs have, those of the first one's.
 
     Example: qmtl merge runs/nih runs/covid --out runs/both --method atm
     """
@@ -120,15 +121,16 @@ def merge(
         seed=seed,
         keep_last=keep_last,
     )
+    found = [{s: evaluate(model, rows) for s, rows in data.splits.items()} for data in sets]
     metrics: dict[str, dict[str, dict[str, float]]] = {}
-    for data in sets:
-        for split, rows in data.splits.items():
-            for name, values in evaluate(model, rows).items():
+    for own in found:
+        for split, tasks in own.items():
+            for name, values in tasks.items():
                 metrics.setdefault(split, {}).setdefault(name, values)
     folder = new_folder(opened[0].recipe, out)
     about = {"merged": {"method": method, "runs": [str(run.path) for run in opened]}}
     write_derived(folder, opened, model, {"metrics": metrics} | about)
-    for run, data in zip(opened, sets, strict=True):
-        own = {task.name: metrics["test"][task.name] for task in data.tasks}
-        show_metrics(f"{run.path}: test", own, {"before merging": run.results["metrics"]["test"]})
+    for run, own in zip(opened, found, strict=True):
+        before = {"before merging": run.results["metrics"]["test"]}
+        show_metrics(f"{run.path}: test", own["test"], before)
     print(f"run directory: {folder}")

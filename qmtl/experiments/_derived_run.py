@@ -26,7 +26,7 @@ def write_derived(
     """Write a model that was made of runs, so that every command reads it as it reads a run.
 
     The recipe and the curves are those of the first run; the metrics are those of all runs, task by
-    task.
+    task; of a task that several have, the first one's.
 
     Args:
         folder: the new run directory.
@@ -44,12 +44,11 @@ def write_derived(
     model.save(folder / "model")
     results = dict(first.results)
     for key in ("metrics", "baselines"):
-        results[key] = {
-            split: {
-                task: values for run in runs for task, values in run.results[key][split].items()
-            }
-            for split in first.results[key]
-        }
+        results[key] = {split: dict(first.results[key][split]) for split in first.results[key]}
+        for split, tasks in results[key].items():
+            for run in runs[1:]:
+                for task, values in run.results[key][split].items():
+                    tasks.setdefault(task, values)
     results["parameters"] = {
         "encoder": sum(p.numel() for p in model.encoder.parameters()),
         "head": sum(p.numel() for p in model.head.parameters()),

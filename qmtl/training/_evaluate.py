@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
-from qmtl.methods import Attack, attacked_split
+from qmtl.methods import Attack, attacked_split, evaluating
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import evaluate_all, evaluate_joined, task_layout
 
@@ -95,18 +95,14 @@ def evaluate(
     """
     if attack is not None:
         split = attacked_split(model, split, attack, batch_size=batch_size)
-    was_training = model.training
-    model.eval()
     reference = next(model.parameters())
     tasks = tuple(task for task in model.tasks if task.name in split.targets)
     names = None if len(tasks) == len(model.tasks) else [task.name for task in tasks]
-    try:
+    with evaluating(model):
         parts = [
             model(chunk.to(reference), names, joined=True)
             for chunk in split.inputs.split(batch_size)
         ]
-    finally:
-        model.train(was_training)
     targets = task_layout(tasks).join_targets(split.targets)
     weights = split.sample_weight
     weights = None if weights is None else to_device(weights, reference.device)

@@ -16,6 +16,7 @@ from torch import distributed as dist
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
+from qmtl.methods import evaluating
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
 from qmtl.training._batches import MultiTaskDataModule
@@ -161,17 +162,14 @@ def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
     """Run lazy layers once, which take their widths from the first input they see."""
     if not any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
         return
-    training = model.training
     try:
-        with torch.no_grad():
-            model.eval().encoder(inputs[:2])
+        with torch.no_grad(), evaluating(model):
+            model.encoder(inputs[:2])
     except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidInputError(
             f"the encoder's lazy layers do not take inputs of shape {tuple(inputs[:2].shape)}: "
             f"{' '.join(str(error).split())}"
         ) from None
-    finally:
-        model.train(training)
 
 
 def _begin_training(model: MultiTaskModel) -> None:

@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from qmtl.experiments import read_recipe, start_run
+from qmtl.experiments import Run, read_recipe, start_run
 from qmtl.model import load
+from qmtl.training import evaluate
 from tests.cli.command import TINY
 
 
@@ -73,6 +74,21 @@ def test_two_runs_in_one(qmtl, two_runs, tmp_path, method):
     assert list(results["metrics"]["test"]) == ["parity", "has_loop"]
     qmtl.good("report", "both")
     qmtl.good("evaluate", "both")
+
+
+def test_runs_of_one_task_have_metrics_of_their_own(qmtl, two_runs, tmp_path):
+    recipe = read_recipe("digits", [*TINY, 'data.tasks=["parity"]', "data.seed=7"])
+    start_run(recipe, tmp_path / "other", progress=False)
+    shown = qmtl.good("merge", two_runs[0], tmp_path / "other", "--out", "both")
+    runs = [Run.read(two_runs[0]), Run.read(tmp_path / "other")]
+    merged, tables = load(tmp_path / "both" / "model"), shown.split("other: test")
+    found = [evaluate(merged, run.load_data().test)["parity"]["accuracy"] for run in runs]
+    assert found[0] != found[1]
+    for value, table in zip(found, tables, strict=True):
+        assert f"{value:.4f}" in table
+    results = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert results["metrics"]["test"]["parity"]["accuracy"] == pytest.approx(found[0])
+    assert results["baselines"] == runs[0].results["baselines"]
 
 
 def test_runs_that_do_not_fit_are_one_line(qmtl, two_runs, finished):

@@ -141,3 +141,14 @@ def test_what_cannot_be_attacked():
     rows = Split(torch.zeros(2, 1), {name: torch.zeros(2) for name in "abcd"})
     with pytest.raises(InvalidInputError, match="does not depend on them smoothly"):
         attacked_split(model, rows, Attack())
+
+
+def test_evaluation_leaves_each_module_in_its_mode():
+    """A frozen encoder in evaluation mode stays so while the model trains."""
+    data = tiny_data()
+    model = tiny_model(data).train()
+    model.encoder.eval()
+    for attack in (None, Attack(epsilon=0.1)):
+        qmtl.training.evaluate(model, data.test, attack=attack)
+        assert model.training
+        assert not model.encoder.training
