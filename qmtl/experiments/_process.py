@@ -38,12 +38,11 @@ def training_process(folder: Path) -> str | None:
     return f"process {pid}" if _began(pid) == started else None
 
 
-@contextmanager
-def noted(folder: Path) -> Iterator[None]:
-    """Leave a note of this process in a run's folder during a block.
+def check_untrained(folder: Path) -> None:
+    """Raise if another process trains a run.
 
     Raises:
-        RunDirectoryError: if another process trains the run.
+        RunDirectoryError: the process is named.
     """
     other = training_process(folder)
     if other is not None and other != f"process {os.getpid()}":
@@ -51,6 +50,16 @@ def noted(folder: Path) -> Iterator[None]:
             f"the run {folder} is being trained by {other}; stop it first"
             f"{f', or remove {folder / FILE} if it has ended' if ' on ' in other else ''}"
         )
+
+
+@contextmanager
+def noted(folder: Path) -> Iterator[None]:
+    """Leave a note of this process in a run's folder during a block.
+
+    Raises:
+        RunDirectoryError: if another process trains the run.
+    """
+    check_untrained(folder)
     pid = os.getpid()
     note: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "started": _began(pid)}
     write_json(folder / FILE, note)

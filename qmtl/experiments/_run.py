@@ -23,7 +23,7 @@ from qmtl._io import write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
 from qmtl.experiments._build import build_data, build_model
-from qmtl.experiments._process import noted
+from qmtl.experiments._process import check_untrained, noted
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
 
@@ -176,7 +176,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         progress: whether to show it.
 
     Raises:
-        RunDirectoryError: if it is not a run directory.
+        RunDirectoryError: if it is not a run directory, or another process trains it.
         RecipeError: for an override of what cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or of another run.
     """
@@ -192,6 +192,8 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         run = Run.read(folder)
         if not overrides or run.results["epochs"] >= recipe.training.max_epochs:
             return run
+    if is_first_process():
+        check_untrained(folder)
     data = build_data(recipe)
     # A run that was killed in its first epoch has no checkpoint: it starts again.
     started = (folder / "checkpoints" / LAST).is_file()
@@ -232,44 +234,44 @@ def _train(
     if recipe.training.devices > 1:
         # The other processes, which start with the same command line, find the folder by it.
         os.environ[FOLDER] = str(folder)
-    note = noted(folder) if is_first_process() else nullcontext()
-    try:
-        with (
-            note,
-            log_to(
+    # Rivals and results are the run's, too.
+    with noted(folder) if is_first_process() else nullcontext():
+        try:
+            with log_to(
                 *names,
                 folder=folder / "logs",
                 run_name=folder.name,
                 options={str(name): recipe.logging.options.get(name, {}) for name in names},
                 params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
-            ) as log,
-        ):
-            result = fit(
-                model,
-                data,
-                recipe.training,
-                checkpoints=folder / "checkpoints",
-                resume=resume,
-                progress=progress,
-                callbacks=[MetricsFile(folder / "metrics.csv"), log],
-            )
-            log.write_result(result)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
-    rivals: dict[str, Trained] = {head: train_rival(recipe, data, head) for head in recipe.compare}
-    results = _results(result, rivals)
-    if is_first_process():
-        write_csv(folder / "metrics.csv", result.history)
-        result.model.save(folder / "model")
-        if data.columns is not None:
-            write_json(folder / "inputs.json", data.columns.to_dict())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.training.seed)
-            test = data.test
-            rows = prediction_rows(result.model, test.inputs, test.index, test.targets)
-        write_csv(folder / "predictions.csv", rows)
-        write_json(folder / "results.json", results)
-    return Run(folder, recipe, results)
+            ) as log:
+                result = fit(
+                    model,
+                    data,
+                    recipe.training,
+                    checkpoints=folder / "checkpoints",
+                    resume=resume,
+                    progress=progress,
+                    callbacks=[MetricsFile(folder / "metrics.csv"), log],
+                )
+                log.write_result(result)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
+        rivals: dict[str, Trained] = {
+            head: train_rival(recipe, data, head) for head in recipe.compare
+        }
+        results = _results(result, rivals)
+        if is_first_process():
+            write_csv(folder / "metrics.csv", result.history)
+            result.model.save(folder / "model")
+            if data.columns is not None:
+                write_json(folder / "inputs.json", data.columns.to_dict())
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(recipe.training.seed)
+                test = data.test
+                rows = prediction_rows(result.model, test.inputs, test.index, test.targets)
+            write_csv(folder / "predictions.csv", rows)
+            write_json(folder / "results.json", results)
+        return Run(folder, recipe, results)
 
 
 def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any]:

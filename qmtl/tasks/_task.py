@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, unknown_name
@@ -131,11 +133,13 @@ class Task(TaskDefinition):
             (tensor(4.), tensor(1.))
         """
         _check_shapes(self, logits, targets)
-        if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+        if sample_weight is not None and np.shape(sample_weight) != logits.shape[:1]:
             raise InvalidInputError(
                 f"task '{self.name}': sample_weight must have shape ({len(logits)},), got "
-                f"{tuple(sample_weight.shape)}"
+                f"{tuple(np.shape(sample_weight))}"
             )
+        if sample_weight is not None:
+            sample_weight = torch.as_tensor(sample_weight, device=logits.device)
         layout = task_layout((self,))
         joined = layout.join_targets({self.name: targets})
         total, count = layout.loss_terms(logits, joined, sample_weight=sample_weight)
@@ -153,8 +157,12 @@ class Task(TaskDefinition):
             >>> task.loss(torch.zeros(2, 1), task.to_targets([1, None]))
             tensor(0.6931)
         """
+        if sample_weight is not None and len(logits):
+            # The logits' type may not hold weights that only matter among themselves.
+            sample_weight = torch.as_tensor(sample_weight)
+            sample_weight = sample_weight / sample_weight.max()
         total, count = self.loss_terms(logits, targets, sample_weight)
-        if count == 0:
+        if not count > 0:
             raise InvalidInputError(
                 f"task '{self.name}': the loss needs at least one label, but all "
                 f"{targets.numel()} targets are missing"

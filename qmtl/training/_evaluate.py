@@ -61,6 +61,8 @@ def score(
     """
     tasks = [task for task in model.tasks if task.name in logits]
     scores = evaluate_all(tasks, model.predictions(logits), targets, sample_weight)
+    if sample_weight is not None:
+        sample_weight = sample_weight / sample_weight.max()
     for task in tasks:
         wanted = model.standardise(task, targets[task.name])
         total, count = task.loss_terms(logits[task.name], wanted, sample_weight)

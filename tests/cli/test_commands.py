@@ -295,8 +295,12 @@ def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
     assert {"stopped", "2", "--resume"} <= set(lines["killed"].split())
     assert {"running", str(os.getpid())} <= set(lines["running"].split())
     assert {"running", "12", "node-7"} <= set(lines["elsewhere"].split())
-    refused = qmtl.bad("train", "--resume", folder / "elsewhere")
-    assert "is being trained by process 12 on node-7" in refused
+    recipe = (folder / "elsewhere" / "recipe.toml").read_text()
+    longer = ["--set", "training.max_epochs=99"]
+    for more in ([], longer):
+        refused = qmtl.bad("train", "--resume", folder / "elsewhere", *more)
+        assert "is being trained by process 12 on node-7" in refused
+    assert (folder / "elsewhere" / "recipe.toml").read_text() == recipe
     assert "damaged" in lines["damaged"]
     assert "empty" not in lines
     own = qmtl.good("runs", run)

@@ -142,6 +142,22 @@ def test_affinities_and_the_linear_probe_take_weights_as_repeated_rows():
     assert flat(found) == pytest.approx(flat(expected), abs=1e-3, nan_ok=True)
 
 
+def test_weights_of_one_task_s_loss():
+    task, logits = qmtl.Task.binary("a"), torch.tensor([[0.3], [-0.2], [1.0]])
+    labels = torch.tensor([1.0, 0.0, torch.nan])
+    expected = task.loss(logits[[0, 0, 1]], labels[[0, 0, 1]])
+    for weights in (
+        [2, 1, 5],
+        np.array([2e60, 1e60, 1.0]),
+        torch.tensor([2e-60, 1e-60, 0], dtype=torch.float64),
+    ):
+        torch.testing.assert_close(task.loss(logits, labels, weights), expected)
+    with pytest.raises(InvalidInputError, match="weight 0"):
+        task.loss(logits, labels, torch.tensor([0, 0, 1]))
+    with pytest.raises(InvalidInputError, match=r"'a': sample_weight .* \(3,\), got \(2,\)"):
+        task.loss(logits, labels, [1, 2])
+
+
 def test_weights_of_a_split_by_hand():
     rows = qmtl.data.Split(torch.zeros(3, 2), {"a": torch.zeros(3)}, sample_weight=[1, 2, 3])
     assert rows.take(torch.tensor([0, 2])).sample_weight.tolist() == [1, 3]
