@@ -112,6 +112,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     Raises:
         RunDirectoryError: if the directory exists.
     """
+    from qmtl.experiments._rivals import check_rival
     from qmtl.training import check_fit, check_loggers, settings_for
 
     data = build_data(recipe)
@@ -124,6 +125,8 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     check_fit(model, data, recipe.training)
     check_loggers(recipe.logging.loggers)
     model.predict(data.train.inputs[:1])
+    for head in recipe.compare:
+        check_rival(recipe, data, head)
     if is_first_process():
         folder = default_folder(recipe) if path is None else new_run_folder(Path(path))
         write_text(folder / "recipe.toml", recipe.as_toml())

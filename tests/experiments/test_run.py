@@ -89,3 +89,18 @@ def test_run_folders_of_0_1_counted_epochs_from_nought(finished, tmp_path):
     (copy / "metrics.csv").write_text("\n".join([rows[0], *(f"0{row[1:]}" for row in rows[1:])]))
     (content,) = read_runs([copy])
     assert {row["epoch"] for row in content.history} == {1}
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "words"),
+    [
+        ("training.isolation=true", "linear", "isolation needs a QuantumHead"),
+        ("training.auxiliary=2", "single-task", "auxiliary: sub-classes need"),
+    ],
+)
+def test_a_rival_that_cannot_train_is_found_before_the_run(tmp_path, method, head, words):
+    tasks = 'data.tasks=["parity","ink"]'
+    recipe = read_recipe("digits", [*TINY, tasks, method, f'compare=["{head}"]'])
+    with pytest.raises(QmtlError, match=words):
+        start_run(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
