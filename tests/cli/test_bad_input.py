@@ -48,7 +48,7 @@ Task = package.Task
         (["evaluate", "none"], ["none", "recipe.toml"]),
         (["predict", "none", "x.csv"], ["none", "recipe.toml"]),
         (["explain", "none"], ["'none'", "digits"]),
-        (["export", "none", "--onnx", "model.onnx"], ["none", "recipe.toml"]),
+        (["export", "none", "--onnx", "model.onnx"], ["none", "model.json"]),
         (["circuits", "show", "cz-rign"], ["'cz-rign'", "'cz-ring'"]),
         (["circuits", "show", "iqp", "--task", "a:bin"], ["'bin'", "binary"]),
         (["circuits", "show", "iqp", "--task", "a:multiclass:x"], ["a:multiclass:x", "NAME:KIND"]),

@@ -69,7 +69,7 @@ def test_every_entangler_and_encoding_agrees(entangler, encoding, layout):
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(cases(max_wires=9, max_tasks=5))
 def test_light_cones_agree_with_pennylane_on_many(case):
     assert_same_values_and_gradients(LIGHTCONE, REFERENCE, case, atol=1e-10)
