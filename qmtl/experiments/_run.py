@@ -152,6 +152,7 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def new_run_folder(folder: Path) -> Path:
+    """Make a run's folder, which must not exist."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

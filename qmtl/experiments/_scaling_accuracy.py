@@ -420,6 +420,7 @@ def _intervals(
 def tell_accuracy(
     points: Sequence[AccuracyPoint], settings: AccuracySettings, say: Callable[[str], None]
 ) -> None:
+    """Say each head's accuracy against the number of tasks."""
     say(
         f"{points[0].data}: test {points[0].metric} × 100, mean over tasks ± 95% interval over "
         f"{settings.seeds} seeds; every head tried head learning rates "

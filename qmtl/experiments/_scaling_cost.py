@@ -285,6 +285,7 @@ def _by_head(costs: Sequence[StepCost]) -> dict[str, list[StepCost]]:
 
 
 def tell_cost(costs: Sequence[StepCost], say: Callable[[str], None]) -> None:
+    """Say how each head's step time grows with the number of tasks."""
     for head in dict.fromkeys(cost.head for cost in costs):
         own = [cost for cost in costs if cost.head == head and cost.tasks >= FIT_FROM]
         if len(own) > 1:

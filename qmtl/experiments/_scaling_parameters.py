@@ -305,6 +305,7 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
 
 
 def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
+    """Label an x axis with numbers of tasks."""
     number_axis(ax, tasks)
     ax.set_xlabel("tasks T")
 
@@ -318,6 +319,7 @@ def scaling_look(head: str) -> dict[str, Any]:
 def tell_parameters(
     counts: Sequence[HeadCount], circuits: Sequence[CircuitSize], say: Callable[[str], None]
 ) -> None:
+    """Say whether counted parameters are those of the closed forms, and how they grow."""
     wrong = [count for count in counts if count.parameters != count.closed_form]
     say(f"{len(counts)} heads built; closed form and count differ for {len(wrong)}")
     fits = fitted_exponents(counts)
