@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
-from qmtl.encoders import ENCODERS
+from qmtl.encoders import ENCODERS, TaskEncoder
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, LinearHead, QuantumHead
-from qmtl.tasks import Task, check_tasks
+from qmtl.tasks import Task, check_tasks, chosen_tasks
 
 # Circuits with more parts than that did not grow: every task has an encoding of its own.
 MOST_PARTS = 16
@@ -120,11 +121,75 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
         return encoder
     if type(encoder) is nn.Sequential and len(encoder):
         return last_layer(encoder[-1])
+    if isinstance(encoder, TaskEncoder):
+        return None
     if type(encoder) in ENCODERS.values():
         # All of them end in the last linear layer that they have, if they have one.
         layers = [module for module in encoder.modules() if type(module) is nn.Linear]
         return layers[-1] if layers and layers[-1].out_features == encoder.out_features else None
     return None
+
+
+def features_for(
+    encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, tasks: Sequence[str] | None
+) -> torch.Tensor:
+    """An encoder's features, where a `TaskEncoder` need only give those that the tasks depend on.
+
+    Args:
+        encoder: the encoder.
+        head: which says what its tasks depend on.
+        inputs: (batch, ...).
+        tasks: names of the tasks; None for all.
+    """
+    if tasks is None or not isinstance(encoder, TaskEncoder):
+        features: torch.Tensor = encoder(inputs)
+    else:
+        features = encoder(inputs, _needed(encoder, head, tasks))
+    return features
+
+
+def _needed(
+    encoder: TaskEncoder, head: nn.Module, tasks: Sequence[str], first: int = 0
+) -> list[str] | None:
+    """The tasks whose features some tasks depend on; None if that is not known.
+
+    Args:
+        encoder: whose features these are.
+        head: which says what its tasks depend on.
+        tasks: names of the tasks.
+        first: which of the encoder's features is the first that the head takes.
+    """
+    depends = head.dependencies() if isinstance(head, Head) else None
+    if depends is None or not isinstance(head, Head):
+        return None
+    names = [task.name for task in head.tasks]
+    asked = [names.index(name) for name in chosen_tasks(tasks, names)]
+    task, feature = depends.features
+    seen = set((first + feature[np.isin(task, asked)]).tolist())
+    return [name for name, own in encoder.columns.items() if not seen.isdisjoint(own)]
+
+
+def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None) -> nn.Module:
+    """A copy of an encoder with the features that a grown head takes.
+
+    Args:
+        encoder: the encoder.
+        head: before it grew.
+        grown: the same with one task more.
+        seed: of the new initial weights.
+
+    Raises:
+        InvalidInputError: if the encoder cannot grow.
+    """
+    if not isinstance(encoder, TaskEncoder):
+        return widened(encoder, head.n_features, grown.n_features, seed)
+    columns, name = grown.task_columns(), grown.tasks[-1].name
+    if columns is None:
+        raise InvalidInputError(
+            f"task {name!r} would have no features of its own, which the encoder "
+            f"{type(encoder).__name__} needs"
+        )
+    return encoder.with_task(name, columns[name], seed)
 
 
 def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) -> nn.Module:
@@ -225,7 +290,10 @@ def logits_by_parts(
         return None
     logits: dict[str, torch.Tensor] = {}
     state = head.state_dict()
-    for part, features in zip(parts, _features_of_parts(encoder, inputs, parts), strict=True):
+    whole: list[torch.Tensor] = []
+    if not isinstance(encoder, TaskEncoder):
+        whole = _features_of_parts(encoder, inputs, parts)
+    for place, part in enumerate(parts):
         circuit = part.circuit
         own = [t.name for t in circuit.tasks if names is None or t.name in names]
         if not own:
@@ -236,6 +304,15 @@ def logits_by_parts(
             kept | {"encoding": state["encoding"][part.encoding]}
         )
         chosen = None if names is None else [name for name in names if name in own]
+        if isinstance(encoder, TaskEncoder):
+            # As it was asked for them when the head had these tasks only.
+            needed = (
+                None if chosen is None else _needed(encoder, alone, chosen, part.features.start)
+            )
+            seen = [task.name for task in circuit.tasks] if needed is None else needed
+            features = encoder(inputs, seen)[:, part.features]
+        else:
+            features = whole[place]
         logits |= alone.eval()(features, tasks=chosen)
     return logits
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._export import example_inputs, export_program, inference_copy
-from qmtl._growth import grown_head, logits_by_parts, widened
+from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
 from qmtl._target_scale import TargetScale, join_scale, split_scale
 from qmtl.data import MultiTaskData, TableColumns, as_samples
-from qmtl.encoders import ENCODERS
+from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks
@@ -54,6 +54,9 @@ class MultiTaskModel(nn.Module):
             raise InvalidInputError(
                 f"the encoder gives {width} features, the head takes {head.n_features}"
             )
+        if isinstance(encoder, TaskEncoder):
+            own = head.task_columns() if isinstance(head, Head) else None
+            check_tasks_of(encoder, [task.name for task in head.tasks], own)
         self.encoder: Any = encoder
         self.head: Any = head
         # How columns of a data frame become inputs; `qmtl.fit` takes it from the data.
@@ -81,7 +84,7 @@ class MultiTaskModel(nn.Module):
             A dictionary of names to (batch, n_outputs); or one tensor (batch, outputs of these
             tasks side by side), in the order asked for.
         """
-        features = self.encoder(inputs)
+        features = features_for(self.encoder, self.head, inputs, tasks)
         return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
 
     def logits(self, features: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
@@ -189,7 +192,7 @@ class MultiTaskModel(nn.Module):
         register = {"wires": wires, "ansatz": ansatz, "readout": readout}
         head = grown_head(self.head, task, seed, **register)
         if encoder is None:
-            encoder = widened(self.encoder, self.head.n_features, head.n_features, seed)
+            encoder = grown_encoder(self.encoder, self.head, head, seed)
         larger = MultiTaskModel(encoder, head)
         larger.columns = self.columns
         for name in self.scale.regressions:

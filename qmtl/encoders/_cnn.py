@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qmtl.encoders._mlp import ACTIVATIONS
 from qmtl.encoders._section import Count, EncoderSection, check_count, image_shape, seeded
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError, unknown_name
 
 POOLINGS = ("average", "flatten")
@@ -142,7 +143,11 @@ class CNNSection(EncoderSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The network for images (N, channels, height, width)."""
         in_channels, *size = image_shape(self.type, inputs)

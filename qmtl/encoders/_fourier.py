@@ -17,6 +17,7 @@ from qmtl.encoders._section import (
     flat_width,
     seeded,
 )
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError
 
 
@@ -103,7 +104,11 @@ class FourierFeaturesSection(EncoderSection):
     scale: float = Field(3.0, gt=0, allow_inf_nan=False)
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The encoder for inputs (N, width)."""
         width = flat_width(self.type, inputs)

@@ -18,6 +18,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from qmtl.encoders._mlp import MLP
 from qmtl.encoders._section import Count, EncoderSection, check_count, flat_width, seeded
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError, unknown_name
 
 
@@ -349,7 +350,11 @@ class FusionSection(EncoderSection):
     calibrate: bool = False
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The encoder for inputs in the layout of `qmtl.data.join_modalities`."""
         width = flat_width(self.type, inputs)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qmtl._sections import RecipePath
 from qmtl.encoders._section import EncoderSection, check_count, image_shape, seeded
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra, unknown_name
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -152,7 +153,11 @@ class ImageBackboneSection(EncoderSection):
     frozen: bool = False
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The network for images of one channel or three."""
         channels, *_ = image_shape(self.type, inputs)

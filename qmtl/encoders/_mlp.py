@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qmtl._sections import Section
 from qmtl.encoders._section import EncoderSection, check_count, check_flat, flat_width, seeded
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError, unknown_name
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -185,7 +186,11 @@ class MLPSection(_MLPKeys, EncoderSection):
     type: Literal["MLP"] = "MLP"
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The MLP for inputs (N, width)."""
         options = self.model_dump(exclude={"type", "hidden"})
@@ -203,7 +208,11 @@ class IdentitySection(_MLPKeys, EncoderSection):
     type: Literal["Identity"] = "Identity"
 
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The identity, for as many inputs as the head takes features."""
         width = flat_width(self.type, inputs)

@@ -3,13 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import OneOf, Section, Seed
+from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError
 
 Count = Annotated[int, Field(ge=1)]
@@ -31,7 +32,11 @@ class EncoderSection(Section):
 
     @abstractmethod
     def build(
-        self, inputs: Tensor, n_features: int, modalities: Mapping[str, int] | None = None
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
     ) -> nn.Module:
         """The encoder for some data.
 
@@ -39,10 +44,15 @@ class EncoderSection(Section):
             inputs: those of the train split, (N, ...).
             n_features: width of the features that the head takes.
             modalities: width of each modality in the inputs, if the data know it.
+            columns: each task's own features, for a `TaskEncoder`; None if tasks have none.
 
         Raises:
             InvalidInputError: the inputs do not fit this type of encoder, or a value is wrong.
         """
+
+    def of_task(self, name: str) -> Self:
+        """The section for a model of one task alone, without what it says of others."""
+        return self
 
 
 AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]

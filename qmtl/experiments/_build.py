@@ -10,7 +10,7 @@ from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, RecipeError, unknown_name
 from qmtl.experiments._recipe import Recipe, TrainingSection
-from qmtl.heads import HeadOptions, HeadType, build_head
+from qmtl.heads import HeadOptions, HeadType, build_head, task_columns
 from qmtl.model import MultiTaskModel
 from qmtl.simulators import (
     LightConeSimulator,
@@ -106,7 +106,11 @@ def build_model(
     circuit = build_circuit(recipe, data.tasks)
     options = with_noise(recipe.head.options(), recipe.training, circuit)
     head = build_head(head_type or recipe.head.type, circuit, options)
-    encoder = recipe.encoder.build(data.train.inputs, head.n_features, data.modalities)
+    # A rival that sees all features of the circuit is given those that the quantum head is given.
+    columns = head.task_columns()
+    if columns is None and head.n_features == circuit.n_features:
+        columns = task_columns(circuit)
+    encoder = recipe.encoder.build(data.train.inputs, head.n_features, data.modalities, columns)
     return MultiTaskModel(encoder, head)
 
 

@@ -130,7 +130,9 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         else:
             # On a representation as wide as the one that the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
-        encoder = recipe.encoder.build(own.train.inputs, built.n_features, own.modalities)
+        encoder = recipe.encoder.of_task(task.name).build(
+            own.train.inputs, built.n_features, own.modalities, built.task_columns()
+        )
         yield MultiTaskModel(encoder, built), own, settings
 
 

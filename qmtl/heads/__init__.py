@@ -20,6 +20,7 @@ from qmtl.heads._linear import LinearHead as LinearHead
 from qmtl.heads._linear import LocalLinearHead as LocalLinearHead
 from qmtl.heads._linear import cone_columns as cone_columns
 from qmtl.heads._linear import register_columns as register_columns
+from qmtl.heads._linear import task_columns as task_columns
 from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
 from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead

@@ -145,6 +145,16 @@ class Head(nn.Module, ABC):
         """Which features and shared weights each task depends on; None: all may depend on all."""
         return None
 
+    def task_columns(self) -> dict[str, tuple[int, ...]] | None:
+        """Each task's own features, those of its register; None if tasks have none of their own.
+
+        Every feature belongs to one task then. Other tasks may depend on it, too: see
+        `dependencies`.
+        """
+        if len(self.tasks) == 1:
+            return {self.tasks[0].name: tuple(range(self.n_features))}
+        return None
+
     def feature_rows(
         self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor] | None:

@@ -208,6 +208,10 @@ class LocalLinearHead(Head):
         """Each task linear on the features in its light cone: what the quantum head can see."""
         return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
+    def task_columns(self) -> dict[str, tuple[int, ...]] | None:
+        """Each task's columns, if no two tasks see the same."""
+        return _partition(self.columns, self.n_features)
+
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
         if names is not None:
             own = {name: features[:, list(self.columns[name])] for name in names}
@@ -241,6 +245,17 @@ def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
     return columns
 
 
+def task_columns(circuit: HeadCircuit) -> dict[str, tuple[int, ...]] | None:
+    """`register_columns` if every feature belongs to one register, else None.
+
+    Example:
+        >>> tasks = [Task.binary("a"), Task.binary("b")]
+        >>> task_columns(HeadCircuit(tasks)), task_columns(HeadCircuit(tasks, layout="shared"))
+        ({'a': (0, 1), 'b': (2, 3)}, None)
+    """
+    return _partition(register_columns(circuit), circuit.n_features)
+
+
 def cone_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
     """The features in each task's light cone.
 
@@ -249,6 +264,15 @@ def cone_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
         [0, 1, 2, 3]
     """
     return {name: _features_of(circuit.light_cone(name).gates) for name in circuit.registers}
+
+
+def _partition(
+    columns: Mapping[str, Sequence[int]], width: int
+) -> dict[str, tuple[int, ...]] | None:
+    places = sorted(place for own in columns.values() for place in own)
+    if places != list(range(width)) or not all(columns.values()):
+        return None
+    return {name: tuple(own) for name, own in columns.items()}
 
 
 def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:

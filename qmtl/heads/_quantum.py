@@ -11,6 +11,7 @@ from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.heads._head import CircuitHead, check_features
 from qmtl.heads._initial import all_blocks, circuit_weights, drawn_seed
+from qmtl.heads._linear import task_columns
 from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import (
     ANGLE_MAPS,
@@ -168,6 +169,17 @@ class QuantumHead(CircuitHead):
         """
         weights = torch.cat([self.encoding, self.blocks()])
         return self.simulator.expectation_values(self.circuit, angles, weights, tasks)
+
+    def task_columns(self) -> dict[str, tuple[int, ...]] | None:
+        """The features on each task's register; None where tasks share them.
+
+        Example:
+            >>> from qmtl import HeadCircuit, Task
+            >>> head = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]))
+            >>> head.task_columns()
+            {'a': (0, 1), 'b': (2, 3)}
+        """
+        return task_columns(self.circuit)
 
     def dependencies(self) -> Dependencies | None:
         """Which features and encoding weights each task depends on; None if unknown."""

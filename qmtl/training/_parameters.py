@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._growth import last_layer
+from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head
 from qmtl.model import MultiTaskModel
@@ -100,6 +101,11 @@ class TrainedParameters:
                 alone = torch.zeros(len(parameter), dtype=torch.bool)
                 alone[torch.from_numpy(place[mine])] = True
                 alone[torch.from_numpy(place[~mine])] = False
+                if parameter.requires_grad and bool(alone.any()):
+                    found[parameter] = never + alone.long()
+        if isinstance(model.encoder, TaskEncoder):
+            for parameter, owners in model.encoder.task_parameters().items():
+                alone = torch.tensor([name in names for name in owners])
                 if parameter.requires_grad and bool(alone.any()):
                     found[parameter] = never + alone.long()
         return found

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.methods import Batch, Method, TaskLosses, using
 from qmtl.model import MultiTaskModel
@@ -259,6 +260,11 @@ class TrainingStep:
     def _extra_losses(self, losses: TaskLosses) -> Tensor | None:
         found = [method.extra_loss(losses, self) for method in self._extra]
         terms = [term for term in found if term is not None]
+        if isinstance(self.model.encoder, TaskEncoder):
+            own = self.model.encoder.extra_loss()
+            # All processes have the same parameters, and gradients add up.
+            if own is not None and own.requires_grad:
+                terms.append(own / n_processes())
         return torch.stack(terms).sum() if terms else None
 
     def _gradients_of(self, total: Tensor) -> tuple[Tensor | None, ...]:

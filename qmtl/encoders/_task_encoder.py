@@ -1,0 +1,141 @@
+"""TaskEncoder: what encoders have in common that give each task features of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import chosen_tasks
+
+TaskColumns = Mapping[str, Sequence[int]]
+
+
+class TaskEncoder(nn.Module, ABC):
+    """An encoder that gives each task features of its own: those of the task's register.
+
+    A subclass defines `task_features`; this class puts them where the head looks for them. A model
+    asks for the features that its tasks depend on, and for no others: where only some tasks are to
+    be predicted, those are the features on their light cones.
+
+    Args:
+        columns: task → its features, as ``head.task_columns()`` has them. Each feature belongs to
+            one task.
+
+    Attributes:
+        columns: the same, as tuples of numbers.
+        out_features: number of features.
+
+    Raises:
+        InvalidInputError: for no columns, as of a head whose tasks have no features of their own,
+            or a feature that no task has, or two.
+
+    Example:
+        >>> class Means(TaskEncoder):
+        ...     def task_features(self, inputs, tasks):
+        ...         width = sum(len(self.columns[task]) for task in tasks)
+        ...         return inputs.mean(1, keepdim=True).expand(-1, width)
+        >>> encoder = Means({"a": [0, 1], "b": [2]})
+        >>> encoder(torch.ones(1, 4)), encoder(torch.ones(1, 4), ["b"])
+        (tensor([[1., 1., 1.]]), tensor([[0., 0., 1.]]))
+    """
+
+    def __init__(self, columns: TaskColumns) -> None:
+        super().__init__()
+        self.columns = _checked(columns)
+        self.out_features = sum(len(own) for own in self.columns.values())
+
+    def forward(
+        self, inputs: Tensor, tasks: Sequence[str] | None = None
+    ) -> Float[Tensor, "batch features"]:
+        """Features of the inputs, (batch, out_features).
+
+        Args:
+            inputs: first dimension samples.
+            tasks: those whose features are computed, the others are 0; None for all.
+        """
+        names = chosen_tasks(tasks, self.columns)
+        places = [place for name in names for place in self.columns[name]]
+        features = self.task_features(inputs, names)
+        if places == list(range(self.out_features)):
+            return features
+        where = torch.tensor(places, dtype=torch.int64, device=features.device)
+        empty = features.new_zeros(len(features), self.out_features)
+        return empty.index_copy(1, where, features)
+
+    @abstractmethod
+    def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
+        """Features of these tasks side by side, in this order: (batch, features of these tasks).
+
+        What other tasks alone need is not to be computed.
+        """
+
+    def extra_loss(self) -> Tensor | None:
+        """What a training step adds to the losses, of the parameters alone; None for nothing."""
+        return None
+
+    def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
+        """Parameters with a task to each entry along the first axis, and these tasks.
+
+        They are what ``qmtl.fit(model, data, tasks=[...])`` trains of an encoder.
+        """
+        return {}
+
+    def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
+        """A copy with one task more, whose features come after the others.
+
+        Args:
+            name: the task.
+            columns: its features.
+            seed: of the new initial weights; None draws from torch's global generator.
+
+        Raises:
+            InvalidInputError: if this encoder cannot grow.
+        """
+        raise InvalidInputError(
+            f"the encoder {type(self).__name__} cannot grow by a task; give encoder=, one for "
+            f"{[*self.columns, name]}"
+        )
+
+
+def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:
+    """Raise if an encoder's features are not those that the head gives to the same tasks.
+
+    Args:
+        encoder: the encoder.
+        tasks: the head's.
+        columns: ``head.task_columns()``.
+
+    Raises:
+        InvalidInputError: naming the task and both sides.
+    """
+    for name in encoder.columns:
+        if name not in tasks:
+            raise InvalidInputError(
+                f"the encoder has features of task {name!r}, the head has the tasks {list(tasks)}"
+            )
+    for name, own in (columns or {}).items():
+        given = encoder.columns.get(name)
+        if given != tuple(own):
+            raise InvalidInputError(
+                f"features of task {name!r}: the encoder has {given}, the head takes {tuple(own)}"
+            )
+
+
+def _checked(columns: TaskColumns) -> dict[str, tuple[int, ...]]:
+    if not isinstance(columns, Mapping) or not columns:
+        raise InvalidInputError(
+            f"columns must map each task to its features, as head.task_columns() does, got "
+            f"{columns!r}; in a shared layout, or with a dense head, tasks have none of their own"
+        )
+    found = {name: tuple(own) for name, own in columns.items()}
+    places = [place for own in found.values() for place in own]
+    if sorted(places) != list(range(len(places))) or not all(found.values()):
+        raise InvalidInputError(
+            f"columns must give each feature from 0 on to one task, and each task at least one, "
+            f"got {found}"
+        )
+    return found
