@@ -24,6 +24,7 @@ from .circuit import RotationAnsatz as RotationAnsatz
 from .heads import LinearHead as LinearHead
 from .heads import LocalLinearHead as LocalLinearHead
 from .heads import LowRankLinearHead as LowRankLinearHead
+from .heads import MixtureHead as MixtureHead
 from .heads import QuantumHead as QuantumHead
 from .heads import SharedVQCHead as SharedVQCHead
 from .heads import VQCPerTaskHead as VQCPerTaskHead

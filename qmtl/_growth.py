@@ -12,7 +12,7 @@ from torch import nn
 from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
 from qmtl.encoders import ENCODERS, TaskEncoder
 from qmtl.errors import InvalidInputError
-from qmtl.heads import Head, LinearHead, QuantumHead
+from qmtl.heads import Head, LinearHead, MixtureHead, QuantumHead
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
 # Circuits with more parts than that did not grow: every task has an encoding of its own.
@@ -76,14 +76,15 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
     """A head with one task more, whose other tasks have the parameters of the given head.
 
     Raises:
-        InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, or a name that a
-            task of the head has.
+        InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, a name that a task
+            of the head has, or a block that a `MixtureHead` has nothing to mix of.
     """
     grown: Head
     if isinstance(head, QuantumHead):
         circuit = grown_circuit(head.circuit, task, **register)
-        options: dict[str, Any] = {"angle_map": head.angle_map, "frozen": head.frozen}
-        grown = QuantumHead(circuit, head.simulator, seed=seed, **options)
+        options = {name: getattr(head, name) for name in ("angle_map", *head.settings)}
+        grown = type(head)(circuit, head.simulator, seed=seed, **options)
+        _check_shape(head, grown, task)
     elif isinstance(head, LinearHead):
         given = [name for name, value in register.items() if value is not None]
         if given:
@@ -100,6 +101,16 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
     for name in head.frozen_tasks:
         grown.freeze(name)
     return grown.train(head.training)
+
+
+def _check_shape(head: QuantumHead, grown: QuantumHead, task: Task) -> None:
+    """Raise if a task's block would be mixed of blocks that no other task has trained."""
+    if isinstance(head, MixtureHead) and len(grown.blocks.shapes) > len(head.blocks.shapes):
+        raise InvalidInputError(
+            f"the inventory of the MixtureHead has no blocks of the shape that task {task.name!r} "
+            f"has; give wires, ansatz and readout as one of its tasks has them, or build a head "
+            f"for all tasks and train them together"
+        )
 
 
 def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
@@ -285,31 +296,28 @@ def logits_by_parts(
     of its own here, and a task's predictions are, bit for bit, those of before the model grew.
     None for a model that did not grow.
     """
-    parts = circuit_parts(head.circuit) if type(head) is QuantumHead else ()
-    if not parts or not isinstance(head, QuantumHead):
+    if not isinstance(head, QuantumHead):
+        return None
+    parts = circuit_parts(head.circuit)
+    if not parts:
         return None
     logits: dict[str, torch.Tensor] = {}
-    state = head.state_dict()
     whole: list[torch.Tensor] = []
     if not isinstance(encoder, TaskEncoder):
         whole = _features_of_parts(encoder, inputs, parts)
     for place, part in enumerate(parts):
         circuit = part.circuit
-        own = [t.name for t in circuit.tasks if names is None or t.name in names]
-        if not own:
+        every = [task.name for task in circuit.tasks]
+        chosen = None if names is None else [name for name in names if name in every]
+        if chosen == []:
             continue
-        alone = QuantumHead(circuit, head.simulator, seed=0, angle_map=head.angle_map)
-        kept = {key: state[key] for key in alone.state_dict() if key != "encoding"}
-        alone.to(head.encoding).load_state_dict(
-            kept | {"encoding": state["encoding"][part.encoding]}
-        )
-        chosen = None if names is None else [name for name in names if name in own]
+        alone = head.of_part(circuit, part.encoding)
         if isinstance(encoder, TaskEncoder):
             # As it was asked for them when the head had these tasks only.
             needed = (
                 None if chosen is None else _needed(encoder, alone, chosen, part.features.start)
             )
-            seen = [task.name for task in circuit.tasks] if needed is None else needed
+            seen = every if needed is None else needed
             features = encoder(inputs, seen)[:, part.features]
         else:
             features = whole[place]

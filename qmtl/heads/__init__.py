@@ -22,6 +22,7 @@ from qmtl.heads._linear import cone_columns as cone_columns
 from qmtl.heads._linear import register_columns as register_columns
 from qmtl.heads._linear import task_columns as task_columns
 from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
+from qmtl.heads._mixture import MixtureHead as MixtureHead
 from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
 from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead as QuantumHead

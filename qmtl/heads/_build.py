@@ -21,6 +21,7 @@ from qmtl.heads._linear import (
     register_columns,
 )
 from qmtl.heads._low_rank import LowRankLinearHead, closest_low_rank, low_rank_count
+from qmtl.heads._mixture import MixtureHead, mixture_count
 from qmtl.heads._peers import (
     SharedVQCHead,
     VQCPerTaskHead,
@@ -43,6 +44,7 @@ HeadType = Literal[
     "quantum-no-block",
     "quantum-frozen",
     "quantum-no-entangler",
+    "mixture",
 ]
 """A type of head: ``head.type`` of a recipe."""
 HEAD_TYPES: tuple[HeadType, ...] = get_args(HeadType)
@@ -51,7 +53,7 @@ HEADS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         QuantumHead, LinearHead, LocalLinearHead, LowRankLinearHead, VQCPerTaskHead, SharedVQCHead,
-        ExtendedHead, GatedHead,
+        ExtendedHead, GatedHead, MixtureHead,
     )
 }  # fmt: skip
 """Classes of heads by the names that saved models use."""
@@ -72,9 +74,10 @@ class HeadOptions:
             with or without a bias, is closest to the quantum head's.
         seed: of the initial weights; None draws it from torch's global generator.
         gates: whether tasks of one kind also have a predictor in common, see `GatedHead`.
+        inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
 
     Raises:
-        InvalidInputError: for a width or rank below 1.
+        InvalidInputError: for a width, rank or inventory below 1.
 
     Example:
         >>> HeadOptions(width=4).rank is None
@@ -88,9 +91,11 @@ class HeadOptions:
     rank: int | None = None
     seed: int | None = None
     gates: bool = False
+    inventory: int = 2
 
     def __post_init__(self) -> None:
         check_width(self.width, "width")
+        check_width(self.inventory, "inventory")
         if self.rank is not None:
             check_width(self.rank, "rank")
 
@@ -126,6 +131,7 @@ class HeadSection(Section):
         seed: of the initial weights.
         gates: whether tasks of one kind also have a predictor in common, and a gate each between it
             and their own, which tells outliers: see `GatedHead`.
+        inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
     """
 
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
@@ -137,6 +143,7 @@ class HeadSection(Section):
     single_task: Literal["linear", "quantum"] = "linear"
     seed: Seed = 0
     gates: bool = False
+    inventory: int = Field(2, ge=1)
 
     def options(self) -> HeadOptions:
         """All but the type, as `qmtl.heads.build_head` takes them."""
@@ -156,7 +163,8 @@ def build_head(
             on the circuit's features; ``local-register`` and ``local-cone``: on the features that
             are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
             bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``vqc-per-task`` and
-            ``shared-vqc``: hybrid peers, circuits followed by linear layers.
+            ``shared-vqc``: hybrid peers, circuits followed by linear layers. ``mixture``: the
+            quantum head with blocks mixed from an inventory, see `MixtureHead`.
         circuit: the quantum head's circuit, which the others take tasks and sizes from.
         options: see `HeadOptions`.
 
@@ -228,6 +236,7 @@ def head_parameters(
             circuit.count_parameters().scales if trainable else circuit.count_parameters().total
         ),
         "quantum-no-entangler": lambda: circuit.count_parameters().total,
+        "mixture": lambda: mixture_count(circuit, options.inventory),
     }
     return counts[head_type]()
 
@@ -291,4 +300,5 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),
+    "mixture": lambda c, o: MixtureHead(c, **o.of_circuits, inventory=o.inventory),
 }

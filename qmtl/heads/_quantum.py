@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
+from qmtl.heads._generated import GeneratedBlocks
 from qmtl.heads._head import CircuitHead, check_features
 from qmtl.heads._initial import all_blocks, circuit_weights, drawn_seed
 from qmtl.heads._linear import task_columns
@@ -59,7 +60,7 @@ class QuantumHead(CircuitHead):
 
     Attributes:
         encoding: the encoding's weights, one flat parameter.
-        blocks: `TaskRows` of all tasks' block weights.
+        blocks: `TaskRows` of all tasks' block weights; or what computes them, as in `MixtureHead`.
         scales: `TaskRows` of all tasks' scales.
 
     Raises:
@@ -76,10 +77,10 @@ class QuantumHead(CircuitHead):
         Cowlessur, Thapa, Alpcan and Camtepe, arXiv:2604.13560.
     """
 
-    settings = ("frozen",)
+    settings: tuple[str, ...] = ("frozen",)
     """Attributes that a saved model keeps beside the circuit."""
     encoding: nn.Parameter
-    blocks: TaskRows
+    blocks: TaskRows | GeneratedBlocks
     scales: TaskRows
 
     def __init__(
@@ -106,14 +107,21 @@ class QuantumHead(CircuitHead):
         }
         # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
         self.encoding = nn.Parameter(weights, requires_grad=len(weights) > 0)
-        self.blocks = TaskRows(all_blocks(seed, circuit, initial))
+        self.blocks = self._make_blocks(seed, initial)
         self.scales = TaskRows(scales)
         if frozen:
             self.encoding.requires_grad_(False)
             self.blocks.requires_grad_(False)
 
+    def _make_blocks(self, seed: int, initial: str) -> TaskRows | GeneratedBlocks:
+        """What gives the block weights when it is called; a head that computes them has another."""
+        return TaskRows(all_blocks(seed, self.circuit, initial))
+
     def weights(self) -> dict[str, Tensor]:
-        """The circuit weights, flat and in gate order: ``"encoding"`` and views of each task's."""
+        """The circuit weights, flat and in gate order: ``"encoding"`` and each task's.
+
+        They are views of the parameters, except for blocks that a head computes.
+        """
         return {"encoding": self.encoding, **self.blocks.by_name()}
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
@@ -213,10 +221,43 @@ class QuantumHead(CircuitHead):
                 "the encoding's weights are pruned or parametrised, and cannot be shared with "
                 "another head; remove that first, as by torch.nn.utils.prune.remove"
             )
-        options: dict[str, Any] = {"angle_map": self.angle_map, "frozen": self.frozen}
-        head = QuantumHead(self.circuit, simulator, **options, like=self)
+        options = {name: getattr(self, name) for name in ("angle_map", *self.settings)}
+        head = type(self)(self.circuit, simulator, **options, like=self)
         # Not by train(), which would change the modules that both have.
         head.training = self.training
+        return head
+
+    def with_own_weights(self) -> "QuantumHead":
+        """A plain `QuantumHead` with the same numbers: each task has its block's weights itself.
+
+        For what takes no head that computes its blocks, such as `qmtl.merge`.
+
+        Example:
+            >>> from qmtl import HeadCircuit, MixtureHead, Task
+            >>> head = MixtureHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+            >>> plain, x = head.with_own_weights(), torch.ones(1, 4)
+            >>> type(plain).__name__, torch.equal(plain(x)["b"], head(x)["b"])
+            ('QuantumHead', True)
+        """
+        return self.of_part(self.circuit, slice(None)).train(self.training)
+
+    @torch.no_grad()
+    def of_part(self, circuit: HeadCircuit, encoding: slice) -> "QuantumHead":
+        """A plain head of some of the tasks, with the numbers that they have here.
+
+        Args:
+            circuit: of these tasks.
+            encoding: which of the encoding's weights it has.
+        """
+        names = list(circuit.registers)
+        options: dict[str, Any] = {"angle_map": self.angle_map, "frozen": self.frozen, "seed": 0}
+        head = QuantumHead(circuit, self.simulator, **options).to(self.encoding)
+        assert isinstance(head.blocks, TaskRows)
+        head.encoding.copy_(self.encoding[encoding])
+        # As a head that has these tasks only would compute them: not a bit may differ.
+        for rows, given in ((head.blocks, self.blocks), (head.scales, self.scales)):
+            values = given.by_name(names).values()
+            rows.parameter.copy_(torch.cat([value.reshape(-1) for value in values]))
         return head
 
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
@@ -299,7 +340,7 @@ class QuantumHead(CircuitHead):
         }
         scales = {name: float(self.scales[name].detach()) for name in self.circuit.registers}
         drawn, counts, tasks = circuit_parts(self.circuit, about, {"scale": scales})
-        title = f"QuantumHead: {len(self.tasks):,} tasks"
+        title = f"{type(self).__name__}: {len(self.tasks):,} tasks"
         return panel(title, drawn, counts, folded("Tasks", tasks))
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@ A parameter per task would cost torch's bookkeeping per task in every step. The 
 still one per task, so that a head for more tasks reads the state of one for fewer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -96,9 +96,10 @@ class TaskRows(nn.Module):
         values = self.parameter if values is None else values
         return values[self.slices[name]].view(self.shapes[name])
 
-    def by_name(self) -> dict[str, Tensor]:
-        """Views of all tasks' values, as they are computed with."""
-        return dict(zip(self.names, self.split(self()), strict=True))
+    def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Views of the tasks' values, as they are computed with; None for all tasks."""
+        found = dict(zip(self.names, self.split(self()), strict=True))
+        return found if names is None else {name: found[name] for name in names}
 
     def split(self, joined: Tensor) -> list[Tensor]:
         """Views of a tensor of the parameter's shape, in the shape of each task's values."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qmtl._growth import last_layer
 from qmtl.circuit import HeadCircuit, RegisterEncoding
 from qmtl.errors import InvalidInputError
-from qmtl.heads import Head, LinearHead, QuantumHead
+from qmtl.heads import ExtendedHead, Head, LinearHead, QuantumHead, TaskRows
 from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
@@ -57,13 +57,22 @@ def _names(model: MultiTaskModel) -> list[str]:
     return [task.name for task in model.tasks]
 
 
+def _way_out(*heads: Head) -> str:
+    for head in heads:
+        if isinstance(head, QuantumHead) and type(head) is not QuantumHead:
+            return "; a head that computes its blocks has with_own_weights(), which can be merged"
+        if isinstance(head, ExtendedHead):
+            return "; of an extended head, its base can be merged: model.head.base"
+    return ""
+
+
 def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
     one, two = first.head, other.head
     kinds = type(one), type(two)
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
         raise InvalidInputError(
             f"merge takes models that all have a QuantumHead, or all a LinearHead; model 1 has a "
-            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}"
+            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}{_way_out(one, two)}"
         )
     if one.n_features != two.n_features:
         raise InvalidInputError(
@@ -185,6 +194,7 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
         if "encoding" in state:
             head.encoding.copy_(state["encoding"])
         if "blocks" in state:
+            assert isinstance(head.blocks, TaskRows)
             head.blocks.parameter.copy_(state["blocks"])
             head.scales.parameter.copy_(state["scales"])
     else:

@@ -58,6 +58,7 @@ class TestCounts:
             "quantum-no-block": 3 * n_tasks,
             "quantum-frozen": n_tasks,
             "quantum-no-entangler": 9 * n_tasks,
+            "mixture": 12 + 5 * n_tasks,
         }
 
     @pytest.mark.parametrize("kind", HEAD_TYPES)

@@ -1,0 +1,112 @@
+"""Block weights that are computed: from parameters that all tasks share, and a vector per task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import Gate, HeadCircuit, elementary
+from qmtl.errors import unknown_name
+from qmtl.heads._task_rows import TaskRows
+
+__all__ = ["BlockShape", "GeneratedBlocks", "block_shapes"]
+
+BlockShape = tuple[Gate, ...]
+"""A block's gates on the wires of its register, those made of several decomposed."""
+
+
+def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
+    """The tasks whose blocks have the same gates, so that their weights mean the same.
+
+    Example:
+        >>> from qmtl import Task
+        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 8), Task.regression("c")])
+        >>> list(block_shapes(circuit).values())
+        [['a', 'c'], ['b']]
+    """
+    known: dict[tuple[int, ...], BlockShape] = {}
+    found: dict[BlockShape, list[str]] = {}
+    for name, register in circuit.registers.items():
+        ansatz, n_wires = circuit.ansatz(name), len(register.wires)
+        read = tuple(register.readout.read_wires(n_wires))
+        # Ansätze of your own may not be hashable.
+        key = (id(ansatz), n_wires, *read)
+        if key not in known:
+            known[key] = tuple(elementary(ansatz.gates(n_wires, read)))
+        found.setdefault(known[key], []).append(name)
+    return found
+
+
+class GeneratedBlocks(nn.Module, ABC):
+    """What a head with computed block weights has in the place of `TaskRows` of them.
+
+    A subclass has the shared parameters and defines `made`.
+
+    Args:
+        circuit: whose blocks these are.
+        vectors: each task's vector, all of one length.
+
+    Attributes:
+        shapes: the different shapes of blocks, in the order of the first task of each.
+        vectors: `TaskRows` of the tasks' vectors.
+    """
+
+    tasks_by_shape: Tensor | None
+    gate_order: Tensor | None
+
+    def __init__(self, circuit: HeadCircuit, vectors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        shapes = block_shapes(circuit)
+        self.shapes = tuple(shapes)
+        self._members = tuple(tuple(names) for names in shapes.values())
+        self._shape_of = {name: i for i, names in enumerate(self._members) for name in names}
+        self.n_weights = tuple(circuit.n_weights(names[0]) for names in self._members)
+        self.vectors = TaskRows(vectors)
+        several = len(shapes) > 1
+        # From all tasks' weights, shape by shape, to the circuit's order.
+        by_shape = [name for names in self._members for name in names]
+        slices, start = {}, 0
+        for name in by_shape:
+            slices[name] = range(start, start + circuit.n_weights(name))
+            start = slices[name].stop
+        places = {name: i for i, name in enumerate(circuit.registers)}
+        order = [place for name in circuit.registers for place in slices[name]]
+        for name, table in (
+            ("tasks_by_shape", [places[task] for task in by_shape]),
+            ("gate_order", order),
+        ):
+            values = torch.tensor(table, dtype=torch.long) if several else None
+            self.register_buffer(name, values, persistent=False)
+
+    @abstractmethod
+    def made(self, shape: int, vectors: Tensor) -> Tensor:
+        """Weights of blocks of a shape, (tasks, weights), from vectors (tasks, length)."""
+
+    def forward(self) -> Tensor:
+        """The weights of all blocks, flat and in gate order."""
+        vectors = self.vectors().view(len(self._shape_of), -1)
+        if self.tasks_by_shape is None or self.gate_order is None:
+            return self.made(0, vectors).reshape(-1)
+        sorted_vectors = vectors.index_select(0, self.tasks_by_shape)
+        parts = sorted_vectors.split([len(names) for names in self._members])
+        made = [self.made(i, part).reshape(-1) for i, part in enumerate(parts)]
+        return torch.cat(made).index_select(0, self.gate_order)
+
+    def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Weights by task: of these tasks, as a head that has no others would compute them."""
+        vectors = self.vectors.by_name()
+        chosen = tuple(vectors) if names is None else tuple(names)
+        found: dict[str, Tensor] = {}
+        for shape, members in enumerate(self._members):
+            own = [name for name in members if name in chosen]
+            if own:
+                rows = self.made(shape, torch.stack([vectors[name] for name in own]))
+                found |= zip(own, rows, strict=True)
+        return {name: found[name] for name in chosen}
+
+    def of_vector(self, like: str, vector: Tensor) -> Tensor:
+        """Weights of a block that has the shape of a task's, from any vector (length,)."""
+        if like not in self._shape_of:
+            raise unknown_name("task", like, self._shape_of)
+        return self.made(self._shape_of[like], vector[None])[0]

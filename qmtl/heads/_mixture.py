@@ -1,0 +1,130 @@
+"""MixtureHead: block weights as mixtures of a few blocks that all tasks share."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.heads._generated import GeneratedBlocks, block_shapes
+from qmtl.heads._head import check_width
+from qmtl.heads._initial import block_weights, circuit_weights
+from qmtl.heads._quantum import QuantumHead
+from qmtl.simulators import Simulator
+
+__all__ = ["MixtureBlocks", "MixtureHead", "mixture_count"]
+
+# Of the coefficients at the start, so that tasks begin apart.
+COEFFICIENT_STD = 0.5
+
+
+class MixtureBlocks(GeneratedBlocks):
+    """Block weights Σ_s a_ts B_s.
+
+    Args:
+        circuit: whose blocks these are.
+        size: S, blocks in the inventory of each shape.
+        seed: of the initial values.
+        initial: how the blocks of the inventories start, see `qmtl.heads.block_weights`.
+
+    Attributes:
+        inventory: the blocks B of all shapes, one flat parameter.
+    """
+
+    def __init__(self, circuit: HeadCircuit, size: int, seed: int, initial: str) -> None:
+        vectors = {
+            name: circuit_weights(seed, f"mixture of task {name}", size, COEFFICIENT_STD)
+            for name in circuit.registers
+        }
+        super().__init__(circuit, vectors)
+        self.size = size
+        blocks = [
+            # Named by the gates, so that other shapes leave the draw alone.
+            block_weights(seed, f"block {s} of {[*map(str, gates)]}", circuit, names[0], initial)
+            for gates, names in block_shapes(circuit).items()
+            for s in range(size)
+        ]
+        joined = torch.cat(blocks)
+        # DistributedDataParallel waits for the gradient of every trainable parameter, empty or not.
+        self.inventory = nn.Parameter(joined, requires_grad=len(joined) > 0)
+
+    def made(self, shape: int, vectors: Tensor) -> Tensor:
+        """Weights of blocks of a shape, (tasks, weights), from vectors (tasks, S)."""
+        parts = self.inventory.split([self.size * n for n in self.n_weights])
+        weights: Tensor = coefficients(vectors) @ parts[shape].view(self.size, -1)
+        return weights
+
+
+def coefficients(vectors: Tensor) -> Tensor:
+    """Coefficients that sum to one in each row, (tasks, S).
+
+    Example:
+        >>> coefficients(torch.tensor([[1.0, 0.0], [3.0, 3.0]])).tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
+    """
+    return vectors - vectors.mean(dim=1, keepdim=True) + 1 / vectors.shape[1]
+
+
+class MixtureHead(QuantumHead):
+    r"""A quantum head whose tasks mix their blocks from an inventory that they share.
+
+    Task t's block weights are :math:`Σ_s a_{ts} B_s`, with S blocks :math:`B_s` for all tasks whose
+    blocks have the same gates, and S coefficients of the task's own: a vector v, shifted so that
+    :math:`Σ_s a_s = 1`. All else is as in `QuantumHead`, which it is to simulators, hardware and
+    training. It has encoding + S · (weights of a block, for each shape) + T · (S + 1) parameters,
+    and a new task adds S + 1, and its register's encoding.
+
+    Coefficients are neither bounded nor positive, as those of a softmax would be: a mixture may
+    leave the hull of the blocks, and its gradient does not fade. As they sum to one, a turn that
+    all blocks have in common, such as the quarter turn that they start at, or a whole period, is in
+    every mixture. Angles are mixed as numbers: a period added to one block alone makes another
+    head.
+
+    Args:
+        circuit: as for `QuantumHead`.
+        simulator: as for `QuantumHead`.
+        inventory: S, blocks for each shape of block. With 1 all tasks of a shape have one block.
+        **options: as for `QuantumHead`; ``initial`` is how the blocks of the inventory start.
+
+    Raises:
+        InvalidInputError: for an inventory below 1.
+
+    Example:
+        >>> from qmtl import Task
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
+        >>> head = MixtureHead(circuit, inventory=2, seed=0)
+        >>> head.count_parameters(), head.weights()["t3"].shape
+        (92, torch.Size([6]))
+
+    References:
+        Multi-head routing of adapters (MHR): Caccia et al., arXiv:2211.03831.
+    """
+
+    settings = ("frozen", "inventory")
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        simulator: str | Simulator = "lightcone",
+        *,
+        inventory: int = 2,
+        **options: Any,
+    ) -> None:
+        check_width(inventory, "inventory")
+        self.inventory = inventory
+        super().__init__(circuit, simulator, **options)
+
+    def _make_blocks(self, seed: int, initial: str) -> MixtureBlocks:
+        return MixtureBlocks(self.circuit, self.inventory, seed, initial)
+
+
+def mixture_count(circuit: HeadCircuit, inventory: int) -> int:
+    """Parameters of `MixtureHead`, see there.
+
+    Example:
+        >>> from qmtl import Task
+        >>> mixture_count(HeadCircuit([Task.binary(f"t{i}") for i in range(16)]), 2)
+        92
+    """
+    blocks = sum(circuit.n_weights(names[0]) for names in block_shapes(circuit).values())
+    return circuit.n_encoding_weights + inventory * blocks + len(circuit.tasks) * (inventory + 1)
