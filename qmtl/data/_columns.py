@@ -157,7 +157,9 @@ class TableColumns:
         if self.numeric:
             block = column_numbers(table, [name for name, *_ in self.numeric])
             mean, std = np.array([entry[1:] for entry in self.numeric]).T
-            encoded[:, :start] = np.nan_to_num((block - mean) / std)
+            block -= mean
+            block /= std
+            encoded[:, :start] = np.nan_to_num(block, copy=False)
         for name, text_format, date_mean, date_std, cycles in self.dates:
             days = column_dates(table[name], text_format)
             phases = [2 * np.pi * days / CYCLES[cycle] for cycle in cycles]
@@ -279,12 +281,15 @@ def column_numbers(
         >>> column_numbers(table, ["a", "b"]).tolist()
         [[1.5, 1.0], [nan, 0.0]]
     """
-    block = np.empty((len(table), len(names)))
     dtypes = table.dtypes
     plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
     # In one go: a table may have many thousands of columns.
     numbers = table[[names[place] for place in plain]]
-    block[:, plain] = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    if len(plain) < len(names):
+        every = np.empty((len(table), len(names)))
+        every[:, plain] = block
+        block = every
     for place in sorted(set(range(len(names))) - set(plain)):
         block[:, place] = _numbers(table[names[place]], decimal)
     bad = np.isinf(block)
@@ -327,8 +332,9 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         codes, values = pd.factorize(column)
     except TypeError:  # cells that cannot be compared, such as lists
         codes, values = pd.factorize(column.map(str))
-    if all(isinstance(value, str) for value in values):
-        texts = [value.strip() for value in values]
+    values = np.asarray(values, dtype=object).tolist()
+    if set(map(type, values)) <= {str}:
+        texts = list(map(str.strip, values))
         if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
             return texts, codes
     found: dict[str, int] = {}
@@ -412,7 +418,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        stamps = column
+        stamps, codes = column, np.arange(len(column))
     else:
         texts, codes = column_texts(column)
         read = pd.to_datetime(pd.Series(texts, dtype=object), format=text_format, errors="coerce",
@@ -424,11 +430,13 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
                 f"row {column.index[row]}, column '{column.name}': expected a date as in the "
                 f"training data ({text_format}), got {texts[bad[0]]!r}"
             )
-        stamps = pd.Series([*read, pd.NaT], dtype="datetime64[ns, UTC]").iloc[codes]
+        stamps = read
     if stamps.dt.tz is None:
         stamps = stamps.dt.tz_localize("UTC")
     since = stamps - pd.Timestamp(0, tz="UTC")
-    return np.asarray(since.dt.total_seconds(), dtype=np.float64) / DAY
+    days = np.asarray(since.dt.total_seconds(), dtype=np.float64) / DAY
+    found: np.ndarray = np.append(days, np.nan)[codes]
+    return found
 
 
 def _category_finder(categories: Sequence[str]) -> Any:

@@ -1,5 +1,6 @@
 """`read_table`: a text table as a data frame; marks, encoding and odd rows are found out."""
 
+import contextlib
 import csv
 import io
 import re
@@ -22,8 +23,9 @@ __all__ = ["TextTable", "is_nameless", "read_table"]
 
 # Those that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
-LINES, SAMPLE = 1000, 1 << 16  # lines and characters to find the marks in
-MANY = 100  # columns
+LINES, SAMPLE = 1000, 1 << 16  # lines and bytes to find the marks in
+BLOCK = 1 << 18  # bytes to count marks in at a time: they stay in the processor's cache
+FIRST, MANY = 200, 100  # rows, columns
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 
@@ -107,24 +109,24 @@ class TextTable:
             raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
         given = _checked(delimiter)
         self.path = path = Path(path).expanduser()
-        text = _decode(path, encoding)
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
-        text = text.lstrip("\n")
-        declared = re.match(r"sep=(.)\n", text)  # as Excel writes it
+        text, as_stored = _as_utf8(path, encoding)
+        if b"\r" in text:
+            text, as_stored = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), False
+        start = len(text) - len(text.lstrip(b"\n"))
+        # As Excel writes it.
+        declared = re.match(r"sep=(.)\n", text[start : start + 9].decode(errors="ignore"))
         if declared:
-            text, given = text[declared.end() :], given or declared[1]
-        if not text.strip():
+            start, given = start + len(declared[0].encode()), given or declared[1]
+        if not re.compile(rb"\S").search(text, start):
             raise InvalidInputError(f"{path}: the file is empty; expected a header and rows")
-        self.sample = _first_lines(text)
+        self.sample = _first_lines(text, start)
         self.delimiter = given or self._find_delimiter()
         rows = self._rows(self.sample)
-        header, self.body = [cell.strip() for cell in next(rows)], text
+        header = [cell.strip() for cell in next(rows)]
+        self.has_plain_header = as_stored and not start and rows.line_num == 1
         for _ in range(rows.line_num):
-            self.body = self.body.partition("\n")[2]
-        # What pandas takes a fifth longer for.
-        self.spaced = any(f"{m} " in self.body for m in (self.delimiter, "\n"))
-        self.spaced |= self.body[:1] == " "
+            start = text.find(b"\n", start) + 1 or len(text)
+        self.text, self.start = text, start
         self.header = self._named(self._with_row_names(header))
         self.decimal = decimal
         if decimal is None and self.delimiter != ",":
@@ -175,8 +177,8 @@ class TextTable:
 
         Args:
             texts: columns to keep as text.
-            categories: whether columns of texts are of pandas' categorical type, whose different
-                texts are found once.
+            categories: whether columns whose texts repeat are of pandas' categorical type, whose
+                different texts are found once.
         """
         import pandas as pd
 
@@ -186,22 +188,25 @@ class TextTable:
         words = sorted(MISSING_WORDS)
         if len(others) <= MANY:
             missing = dict.fromkeys(others, words)
-            frame = self._read(None, na_values=missing, dtype=dict.fromkeys(kept, str))
+            dtypes: dict[int, Any] = dict.fromkeys(kept, str)
+            if categories:
+                dtypes |= dict.fromkeys(self._with_few_texts(missing), "category")
+            frame = self._read(None, na_values=missing, dtype=dtypes)
         else:
             # Apart, since pandas needs time for each column that has words of its own.
             numbers = self._read(others, na_values=words)
             rest = self._read(kept, dtype=str)
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
-        frame = frame.copy()  # as one block for each type
+        if len(self.header) > MANY:
+            frame = frame.copy()  # as one block for each type
         for place in kept:
-            column = frame[place].astype(object).fillna("")
+            codes, different = pd.factorize(frame[place], use_na_sentinel=False)
+            names = pd.Series(different, dtype=object).fillna("").map(str.strip)
             if categories:
-                codes, different = pd.factorize(column)
-                names = pd.Series(different, dtype=object).map(str.strip)
                 codes, different = pd.factorize(names)[0][codes], names.unique()
                 frame[place] = pd.Categorical.from_codes(codes, different)
             else:
-                frame[place] = column.map(str.strip)
+                frame[place] = names.to_numpy()[codes]
         frame.index = pd.RangeIndex(2, len(frame) + 2)
         empty = frame.iloc[:, 0].isna()
         if frame.iloc[:, 0].dtype.kind not in "biuf":
@@ -213,54 +218,82 @@ class TextTable:
         if not len(frame):
             raise InvalidInputError(f"{self.path}: there is a header but no row under it")
         frame.columns = pd.Index(self.header, dtype=object)
-        return self._with_numbers(frame, texts, categories=categories)
+        return self._with_numbers(frame, texts)
 
-    def _read(self, places: list[int] | None, **options: Any) -> "pd.DataFrame":
-        """Some columns, by their places; None for all."""
+    def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
+        """Columns of texts that repeat in the first rows: fast to read as categories.
+
+        Args:
+            missing: the words that are missing values, of each column that is looked at.
+        """
+        with contextlib.suppress(InvalidInputError):  # a cell that ends after the first bytes
+            first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
+            for place in missing:
+                column = first[place]
+                if column.dtype.kind not in "biuf" and 4 * column.nunique() < len(first):
+                    yield place
+
+    def _read(
+        self, places: list[int] | None, n_bytes: int | None = None, **options: Any
+    ) -> "pd.DataFrame":
+        """Some columns, by their places; None for all. Of so many bytes; None for all."""
         import pandas as pd
 
+        options |= {
+            "sep": self.delimiter, "header": None, "names": range(len(self.header)),
+            "usecols": places, "index_col": False, "skip_blank_lines": False,
+            "decimal": self.decimal or ".", "keep_default_na": False,
+            "skipinitialspace": self.text.find(b" ", self.start) >= 0,
+        }  # fmt: skip
         try:
-            return pd.read_csv(
-                io.BytesIO(self.body.encode()),
-                sep=self.delimiter,
-                header=None,
-                names=range(len(self.header)),
-                usecols=places,
-                index_col=False,
-                skipinitialspace=self.spaced,
-                skip_blank_lines=False,
-                decimal=self.decimal or ".",
-                low_memory=False,
-                keep_default_na=False,
-                **options,
-            )
+            if self.has_plain_header and places is None and n_bytes is None:
+                # A large file by its name is read in several threads. Whether a column is of
+                # numbers is then found in parts, which a warning tells of where they differ.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", pd.errors.DtypeWarning)
+                    with contextlib.suppress(pd.errors.DtypeWarning):
+                        return pd.read_csv(self.path, skiprows=1, compression=None, **options)
+            end = None if n_bytes is None else self.start + n_bytes
+            body = io.BytesIO(self.text[self.start : end])
+            return pd.read_csv(body, low_memory=False, **options)
         except (ValueError, pd.errors.ParserError) as error:
             reason = " ".join(str(error).split())
             raise InvalidInputError(f"{self.path}: cannot be read as a table: {reason}") from error
 
     def _check_widths(self) -> None:
         """Refuse a row of another width: pandas fills up rows that are short without a word."""
+        if self.text.find(b'"', self.start) < 0 and all(map(self._is_even, self._blocks())):
+            return
         width = len(self.header)
-        if '"' not in self.body:
-            # Delimiters between the ends of lines; an empty line is not a row.
-            text = np.frombuffer((self.body.rstrip("\n") + "\n").encode(), dtype=np.uint8)
-            line_ends = text == ord("\n")
-            every = np.flatnonzero(line_ends | (text == ord(self.delimiter)))
-            n_lines = np.count_nonzero(line_ends)
-            # Every mark of that place ends a line, and there are no other lines.
-            if len(every) == width * n_lines and line_ends[every[width - 1 :: width]].all():
-                return
-            ends = np.flatnonzero(line_ends)
-            marks = np.flatnonzero(text == ord(self.delimiter))
-            counts = np.diff(np.searchsorted(marks, ends), prepend=0)
-            empty = np.diff(ends, prepend=-1) == 1
-            if ((counts == width - 1) | empty).all():
-                return
-        for number, row in enumerate(self._rows(self.body), start=2):
+        for number, row in enumerate(self._rows(self.text[self.start :].decode()), start=2):
             if row and len(row) != width:
                 raise InvalidInputError(
                     f"{self.path}: row {number} has {len(row)} cells, but the header has {width}"
                 )
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        """The bytes of some whole lines at a time; each line has its end."""
+        start = self.start
+        while start < len(self.text):
+            end = self.text.rfind(b"\n", start, start + BLOCK) + 1
+            end = end or self.text.find(b"\n", start + BLOCK) + 1
+            block = self.text[start:end] if end else self.text[start:] + b"\n"
+            yield np.frombuffer(block, dtype=np.uint8)
+            start += len(block)
+
+    def _is_even(self, block: np.ndarray) -> bool:
+        """Whether each line is as wide as the header, or empty, which is no row."""
+        width = len(self.header)
+        line_ends = block == ord("\n")
+        every = np.flatnonzero(line_ends | (block == ord(self.delimiter)))
+        n_lines = np.count_nonzero(line_ends)
+        # Every mark of that place ends a line, and there are no other lines.
+        if len(every) == width * n_lines and line_ends[every[width - 1 :: width]].all():
+            return True
+        ends, marks = np.flatnonzero(line_ends), np.flatnonzero(block == ord(self.delimiter))
+        counts = np.diff(np.searchsorted(marks, ends), prepend=0)
+        empty = np.diff(ends, prepend=-1) == 1
+        return bool(((counts == width - 1) | empty).all())
 
     def _find_decimal(self) -> str | None:
         """A comma if some cell has one that cannot stand between groups of digits."""
@@ -270,27 +303,19 @@ class TextTable:
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
         return "," if clear else None
 
-    def _with_numbers(
-        self, frame: "pd.DataFrame", texts: Collection[str], *, categories: bool
-    ) -> "pd.DataFrame":
+    def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
         """Columns of texts as numbers where all texts of a column write one."""
-        import pandas as pd
-
         kept: set[str] = set(texts)
         changed: dict[str, Any] = {}
         for place, (name, dtype) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
-            if name in kept or not (
-                pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype)
-            ):
+            if name in kept or dtype.kind in "biuf":
                 continue
-            if categories:
-                changed[name] = frame[name].astype("category")
             some, _ = column_texts(frame.iloc[:100, place])
             if len(text_numbers(name, some, self.decimal or ".")) < len(some) and len(
                 text_numbers(name, some, ",")
             ) < len(some):
                 continue
-            different, codes = column_texts(changed.get(name, frame[name]))
+            different, codes = column_texts(frame[name])
             values = text_numbers(name, different, self.decimal)
             if different and len(values) == len(different):
                 changed[name] = np.array([*(values[text] for text in different), np.nan])[codes]
@@ -318,16 +343,16 @@ class _Rows(Iterator[list[str]]):
             ) from error
 
 
-def _first_lines(text: str) -> str:
+def _first_lines(text: bytes, start: int) -> str:
     """Some lines to find the marks in, however long the header is."""
-    end = 0
+    end = start
     for number in range(LINES):
-        if end > SAMPLE and number > 2:
+        if end - start > SAMPLE and number > 2:
             break
-        end = text.find("\n", end) + 1
+        end = text.find(b"\n", end) + 1
         if not end:
-            return text
-    return text[:end]
+            return text[start:].decode()
+    return text[start:end].decode()
 
 
 def _checked(delimiter: str | None) -> str | None:
@@ -343,7 +368,8 @@ def _checked(delimiter: str | None) -> str | None:
     return mark
 
 
-def _decode(path: Path, encoding: str | None) -> str:
+def _as_utf8(path: Path, encoding: str | None) -> tuple[bytes, bool]:
+    """The text of a file in UTF-8, and whether the file itself holds these bytes."""
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "there is no such file"
         raise InvalidInputError(f"{path}: {what}")
@@ -355,12 +381,14 @@ def _decode(path: Path, encoding: str | None) -> str:
     tried: Sequence[str] = [encoding] if encoding else marks or ["utf-8", "cp1252"]
     for name in tried:
         try:
-            text = content.decode(name)
+            # Most files are ASCII, which needs no decoding.
+            is_ascii = not encoding and content.isascii()
+            text = content if is_ascii else content.decode(name).encode()
         except UnicodeDecodeError:
             continue
         except LookupError:
             raise InvalidInputError(f"encoding: Python knows no encoding {encoding!r}") from None
-        if "\0" in text:
+        if b"\0" in text:
             break
         if name == "cp1252" and not encoding:
             warnings.warn(
@@ -368,5 +396,5 @@ def _decode(path: Path, encoding: str | None) -> str:
                 UserWarning,
                 stacklevel=2,
             )
-        return text
+        return text, text == content
     raise InvalidInputError(f"{path}: expected text in {' or '.join(tried)}, got other bytes")

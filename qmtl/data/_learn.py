@@ -157,6 +157,11 @@ def _what(
     texts, codes = column_texts(column)
     if not texts:
         return _Found("none", reason="is empty")
+    # Dates first, where they cannot be numbers too: many different texts are slow to read as such.
+    is_number = any(text_numbers(name, texts[:1], mark) for mark in (".", ","))
+    dates = None if is_number else _what_dates(texts)
+    if dates:
+        return dates
     numbers = text_numbers(name, texts, decimal)
     slips = [text for text in texts if text not in numbers]
     if not slips:
@@ -169,13 +174,16 @@ def _what(
             f"row {column.index[row]}, column '{name}': expected a number as in the other rows, "
             f"got {slips[0]!r}"
         )
+    dates = _what_dates(texts) if is_number else None
+    return dates or _what_texts(texts, codes, train, max_categories)
+
+
+def _what_dates(texts: Sequence[str]) -> _Found | None:
     date_format = _date_format(texts)
     if date_format == "ambiguous":
         reason = "has dates of which day and month cannot be told apart (write 2024-03-31)"
         return _Found("none", reason=reason)
-    if date_format:
-        return _Found("date", date_format)
-    return _what_texts(texts, codes, train, max_categories)
+    return _Found("date", date_format) if date_format else None
 
 
 def _what_texts(

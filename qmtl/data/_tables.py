@@ -1,5 +1,6 @@
 """Data sets from tables: `from_frame` of a data frame, `from_csv` of a file."""
 
+import contextlib
 import fnmatch
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath
 from qmtl.data._arrays import choose_rows
@@ -253,7 +255,7 @@ def _data(
     )
     for task, values in zip(tasks, read, strict=True):
         together = values[0] if len(values) == 1 else np.stack(values, axis=1)
-        labels[task.name] = task.to_targets(together, rows=table.index)
+        labels[task.name] = _targets(task, together, table.index)
     taken = {
         c: f"the target '{t.name}'" for t, (cs, _) in zip(tasks, wanted, strict=True) for c in cs
     }
@@ -394,6 +396,17 @@ def _label_values(
     if np.isinf(values).any():  # which is refused, with its row
         column_numbers(column.to_frame(), [str(column.name)], decimal)
     return values
+
+
+def _targets(task: Task, values: np.ndarray, rows: "pd.Index") -> Tensor:
+    """The targets of a task; a text that occurs often is looked at once."""
+    import pandas as pd
+
+    if values.ndim == 1 and values.dtype == object:
+        with contextlib.suppress(InvalidInputError, TypeError):
+            codes, distinct = pd.factorize(values, use_na_sentinel=False)
+            return task.to_targets(distinct)[torch.from_numpy(codes)]
+    return task.to_targets(values, rows=rows)  # an error names the row
 
 
 def _input_names(

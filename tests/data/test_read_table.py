@@ -156,3 +156,19 @@ def test_arguments(read, tmp_path):
         read("a\n1\n", decimal=";")
     with pytest.raises(InvalidInputError, match="Python knows no encoding 'utf9'"):
         read("a\n1\n", encoding="utf9")
+
+
+def test_a_large_file_is_read_like_a_small_one(read):
+    n = 300_000  # lines of 20 bytes: pandas reads a file of this size in parts
+    lines = [f"{i % 9},007,{i % 7}.5,word{i % 3}" for i in range(n)]
+    frame = read("\n".join(["a,b,c,d", *lines]), texts=["b"])
+    assert rows(frame.tail(1))[1:] == [[(n - 1) % 9, "007", (n - 1) % 7 + 0.5, "word2"]]
+    lines[n - 5] = "n.b.,007,true,word0"
+    frame = read("\n".join(["a,b,c,d", *lines]), texts=["b"])
+    assert rows(frame.iloc[[0, n - 5]])[1:] == [
+        ["0", "007", "0.5", "word0"],
+        ["n.b.", "007", "true", "word0"],
+    ]
+    lines[n - 6], lines[n - 5] = "1,2,3", "1,2,3,4,5"  # as many cells as there should be
+    with pytest.raises(InvalidInputError, match=f"row {n - 4} has 3 cells"):
+        read("\n".join(["a,b,c,d", *lines]))
