@@ -11,19 +11,19 @@ from qmtl.circuit._readout import Readout
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 
-# The field that names a part's pattern of two-qubit gates.
+# The field of an encoding or ansatz that names its pattern of two-qubit gates.
 PATTERN_FIELDS = ("entangler", "pattern")
 
 
 def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit:
     """The same circuit with every task's block replaced by the identity.
 
-    What is left to train is the shared encoding's weights; of these, only the ones in a light cone
-    have an effect (`count_live_weights`).
+    The only weights left to train are the shared encoding's; of these, only the ones in a light
+    cone have an effect (`count_live_weights`).
 
     Args:
         circuit: the circuit.
-        turned: whether a fixed quarter turn is left of each block, see `IdentityAnsatz`.
+        turned: whether to leave a fixed quarter turn in place of each block, see `IdentityAnsatz`.
 
     Raises:
         InvalidInputError: if a task would then depend on no feature at all.
@@ -49,7 +49,7 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
 def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
     """The same circuit without any two-qubit gate, in the encoding and in the blocks.
 
-    Every wire is then on its own, and what is loaded on wires that no task reads has no effect.
+    No wire then affects another, and features loaded on wires that no task reads have no effect.
 
     Raises:
         InvalidInputError: for a part that has two-qubit gates but neither a field ``entangler`` nor
@@ -77,8 +77,8 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
 def count_live_weights(circuit: HeadCircuit) -> int:
     """Number of circuit weights in at least one task's light cone; the others have no effect.
 
-    Equal to ``circuit.count_parameters().circuit`` for every catalogue design; smaller for
-    ablations, which leave weights in place that nothing reads.
+    This equals ``circuit.count_parameters().circuit`` for every catalogue design. It is smaller for
+    ablations, which keep weights that no output depends on.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -111,7 +111,7 @@ def rebuilt(
     tasks: Sequence[Task] | None = None,
     readouts: Mapping[str, Readout] | None = None,
 ) -> HeadCircuit:
-    """The same circuit on the same wires, with other parts where they are given.
+    """The same circuit on the same wires, with the given parts replaced.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)

@@ -16,13 +16,13 @@ from qmtl.circuit._gates import Angle, Gate, GateSequence
 
 @runtime_checkable
 class Ansatz(Protocol):
-    """What `HeadCircuit` asks of a task block."""
+    """What `HeadCircuit` needs from a task block."""
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
         """Number of trainable weights on a register of `n_wires` wires."""
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """Gates on wires ``0 … n_wires-1``; weights numbered from 0 in gate order."""
+        """Gates on wires ``0 … n_wires-1``; their weights are numbered from 0 in gate order."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class RealAmplitudes:
 
 @dataclass(frozen=True)
 class IdentityAnsatz:
-    """No weights: the shared encoding is measured directly. For ablations.
+    """A block without weights, for ablations: the shared encoding is measured directly.
 
     Args:
-        turned: whether wires are measured along X and not along Z: a fixed RY(π/2) before the
-            readout. Around features of zero, ⟨Z⟩ of an angle encoding has no slope.
+        turned: whether to measure wires along X instead of Z, by a fixed RY(π/2) before the
+            readout. Near features of zero, ⟨Z⟩ after an angle encoding has zero slope.
 
     Example:
         >>> IdentityAnsatz().gates(2, read=(0,))
@@ -128,11 +128,11 @@ class IdentityAnsatz:
     turned: bool = False
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
-        """Zero."""
+        """Zero: the block has no weights."""
         return 0
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """None, or a quarter turn of every read wire."""
+        """No gates, or a quarter turn of every read wire."""
         quarter = Angle(constant=math.pi / 2)
         return [Gate("RY", (wire,), quarter) for wire in read] if self.turned else []
 

@@ -24,7 +24,7 @@ Classes = Mapping[str, type]
 NO_CLASSES: Classes = types.MappingProxyType({})
 
 
-# Encodings of circuits, of which designs have the first ones only.
+# All encodings that a circuit may have; a design may have only those of `ENCODINGS`.
 ALL_ENCODINGS: dict[str, Any] = {**ENCODINGS, "RegisterEncoding": RegisterEncoding}
 BUILT_IN: dict[str, Any] = {**ALL_ENCODINGS, **ANSATZE, **READOUTS}
 
@@ -57,7 +57,7 @@ def _plain(where: str, value: Any) -> Any:
 
 
 def build_part(where: str, data: Any, known: Mapping[str, type], custom: Classes) -> Any:
-    """The object that ``type`` and fields describe, if its class is among those given."""
+    """Build the object that `data` describes by ``type`` and fields, if its class is known."""
     for name in custom:
         if name in BUILT_IN:
             raise InvalidInputError(f"custom: qmtl has a class named {name!r}; rename yours")
@@ -90,7 +90,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def check_keys(where: str, data: Any, known: list[str] | None, required: list[str]) -> None:
-    """Check that `data` is a table without unknown keys (None: any is known) or missing ones."""
+    """Check that `data` is a table that has the required keys and no unknown ones."""
     if not isinstance(data, Mapping):
         raise InvalidInputError(f"{where}: expected a table of keys and values, got {data!r}")
     names = set(known or ())
@@ -103,10 +103,10 @@ def check_keys(where: str, data: Any, known: list[str] | None, required: list[st
 
 
 def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
-    """Check values read from a file against the annotations of the class they are for."""
+    """Check values read from a file against the annotations of the class that takes them."""
     try:
         hints = get_type_hints(cls)
-    except (NameError, TypeError):  # a user's class with annotations that cannot be resolved
+    except (NameError, TypeError):  # the annotations of a user's class may not resolve
         return
     for key, value in values.items():
         if key in hints and not fits(value, hints[key]):
@@ -117,7 +117,7 @@ def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from a file fits a type annotation; True if that cannot be told."""
+    """Whether a value read from a file fits a type annotation; True if that is unknown."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in arguments)
@@ -139,11 +139,11 @@ VERSION = 1
 def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
     """A JSON-able description of a circuit; `circuit_from_dict` reads it.
 
-    A user's encoding, ansatz or readout is written by its class name and its dataclass fields.
-    The ansatz is written once when all tasks have the same, else under ``ansatz_per_task``.
+    A user's encoding, ansatz or readout is stored by its class name and its dataclass fields. The
+    ansatz is stored once if all tasks have the same one, otherwise under ``ansatz_per_task``.
 
     Raises:
-        InvalidInputError: if a part is not a dataclass, or a field holds what JSON cannot.
+        InvalidInputError: if a part is not a dataclass, or a field holds a value that JSON cannot.
 
     Example:
         >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))
@@ -179,7 +179,8 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
         custom: class names to classes, for encodings, blocks or readouts that are not qmtl's.
 
     Raises:
-        InvalidInputError: for a missing or unknown key, type or field, or a value of another kind.
+        InvalidInputError: for a missing or unknown key, type or field, or a value of the wrong
+            type.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a")])
@@ -223,13 +224,15 @@ class Design:
     """A head circuit without its tasks, as a catalogue file holds it.
 
     Args:
-        name: short, such as ``"cz-ring"``.
+        name: a short name, such as ``"cz-ring"``.
         description: one or two sentences.
         layout: ``"partitioned"`` or ``"shared"``.
         encoding: the shared encoding.
         ansatz: the block of every task.
-        wires_per_task: (partitioned) wires of every register; None for `HeadCircuit`'s defaults.
-        n_wires: (shared) wires of the one register; None for the most that any task needs.
+        wires_per_task: (partitioned) number of wires of every register; None for `HeadCircuit`'s
+            defaults.
+        n_wires: (shared) number of wires of the one register; None for the largest number that a
+            task needs.
 
     Example:
         >>> load_design("cz-ring").circuit([Task.binary("a"), Task.binary("b")]).n_wires
@@ -281,7 +284,7 @@ def list_designs() -> list[str]:
 
 
 def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
-    """A design of the catalogue by name, or one from a file (ends in .toml, or has a separator).
+    """Load a design by its catalogue name, or from a file (ends in .toml or has a separator).
 
     Raises:
         InvalidInputError: for an unknown name, or a file that cannot be read or does not fit.
@@ -304,7 +307,7 @@ def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Des
     """A design from TOML: the text itself (a `str`), or a file (a `Path`).
 
     Raises:
-        InvalidInputError: if it cannot be read, or a key, type or value does not fit.
+        InvalidInputError: if the design cannot be read, or a key, type or value does not fit.
 
     Example:
         >>> design_from_toml(to_toml(load_design("iqp"))) == load_design("iqp")
@@ -332,7 +335,7 @@ def _read(text: str, where: str, custom: Classes) -> Design:
 
 
 def to_toml(design: Design) -> str:
-    """The design as TOML; the same design gives the same text.
+    """The design as TOML; equal designs give equal texts.
 
     Example:
         >>> print(to_toml(load_design("iqp")).split("[ansatz]")[1].strip())
@@ -354,6 +357,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     if value is None:
-        raise InvalidInputError("TOML holds no None within a list")
-    # JSON's strings, numbers and booleans are TOML's, except for the control character DEL.
+        raise InvalidInputError("TOML cannot hold None within a list")
+    # A string, number or boolean is written the same in JSON as in TOML, except for the control
+    # character DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

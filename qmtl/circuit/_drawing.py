@@ -1,4 +1,4 @@
-"""A head circuit to look at: drawings as text and as SVG, and tables of its counts and tasks."""
+"""Drawings of a head circuit as text and as SVG, and tables of its counts and tasks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import InvalidInputError
 
-# Colour-blind safe (Okabe and Ito), one per task in turn; the encoding is grey.
+# Colour-blind safe colours (Okabe and Ito): the tasks take them in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 ENCODING_COLOUR = "#808080"
-ROW = 36  # pixels from wire to wire
+ROW = 36  # pixels between two wires
 BOX = 26  # height of a box
 FAINT = ' opacity="0.2"'
-CHARACTER = 6.7  # pixels that a character takes
-MOST_NAME = 16  # characters of a task's name
-PAGE = 940  # pixels that a page has
-# A drawing of more wires than a screen holds is not a drawing.
+CHARACTER = 6.7  # width of a character in pixels
+MOST_NAME = 16  # most characters of a task's name
+PAGE = 940  # width of a page in pixels
+# More wires than this do not fit on a screen as a picture.
 MOST_WIRES = 24
 MOST_TASKS = 24
-# Of a file: its own background, light or dark as the reader has it.
+# Style of a drawing in a file of its own, whose background follows the reader's light or dark
+# mode.
 STYLE = (
     "<style>svg{color:#222;background:#fff}"
     "@media(prefers-color-scheme:dark){svg{color:#ddd;background:#16191d}}</style>"
@@ -35,7 +36,7 @@ STYLE = (
 
 @dataclass(frozen=True)
 class _Column:
-    """Gates on disjoint wires, and which of them belong to a task's block."""
+    """Gates on disjoint wires, and whether each belongs to a task's block."""
 
     gates: list[Gate]
     in_block: list[bool]
@@ -97,13 +98,13 @@ def draw_text(
     max_wires: int = 16,
     max_width: int | None = None,
 ) -> str:
-    """One line per wire, in several parts one below the other where it is too wide.
+    """Draw one line per wire; a wide drawing continues in further parts below.
 
     Args:
-        circuit: what to draw.
-        task: picks one circuit of the shared layout (None: the first).
-        max_wires: lines at the most; then how many more wires there are.
-        max_width: characters of a line at the most; None for any number.
+        circuit: the circuit to draw.
+        task: the task whose circuit to draw in the shared layout (None: the first).
+        max_wires: most wires to draw; a last line says how many more there are.
+        max_width: most characters of a line; None for no limit.
 
     Raises:
         InvalidInputError: if `max_wires` or `max_width` is less than 1.
@@ -130,13 +131,13 @@ def draw_text(
     widths = [max(map(len, column.values())) for column in drawn]
     for column, width in zip(drawn, widths, strict=True):
         column |= {w: column.get(w, "").ljust(width, "─") for w in shown}
-    # The readouts come last, and nothing follows them.
+    # The readouts are the last column.
     drawn.append({w: ends.get(w, "───") for w in shown})
     widths.append(3)
     parts: list[str] = []
     first = 0
     while first < len(drawn):
-        # Two characters before and after are for the marks of a part that continues.
+        # Two characters at each end are left for the marks of a drawing that continues.
         left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
         last, used = first + 1, widths[first]
         while last < len(drawn) and (
@@ -175,15 +176,15 @@ def draw_svg(
 ) -> str:
     """A drawing in SVG, light or dark as the reader's page is.
 
-    A box says which feature ``x`` or weight ``w`` its angle has, and its colour whose weight it
-    is: grey for the encoding, a colour for each task.
+    A box names the feature ``x`` or weight ``w`` in its angle. Its colour shows who owns the
+    weight: grey for the encoding, a colour for each task.
 
     Args:
-        circuit: what to draw.
-        task: picks one circuit of the shared layout (None: the first).
-        light_cone: a task; gates and wires that its output does not depend on are drawn faintly.
-        max_width: in pixels; a wider drawing continues below. None for any width.
-        inline: whether it stands inside a page, whose colours it then takes.
+        circuit: the circuit to draw.
+        task: the task whose circuit to draw in the shared layout (None: the first).
+        light_cone: name of a task: gates and wires outside its light cone are drawn faintly.
+        max_width: width in pixels; a wider drawing continues below. None for no limit.
+        inline: whether the drawing is part of a page, whose colours it then takes.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -225,7 +226,7 @@ def draw_svg(
         end = x + 8
         for w in range(circuit.n_wires):
             stroke = f'stroke="currentColor" stroke-opacity="{0.5 if w in seen else 0.12}"'
-            # A wire ends at a box and continues after it: boxes are transparent.
+            # A wire stops at each side of a box, because boxes are transparent.
             cuts = sorted((a, b) for wire, a, b in boxes if wire == w)
             edges = [left, *(edge for cut in cuts for edge in cut), end]
             path = "".join(f"M{a} {y[w]}H{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
@@ -245,7 +246,7 @@ def draw_svg(
 
 
 def _bands(widths: list[int], most: int | None) -> list[list[int]]:
-    """Columns that stand side by side, as many as there is room for."""
+    """Split the columns into groups that each fit into the width."""
     bands: list[list[int]] = [[]]
     used = 0
     for i, width in enumerate(widths):
@@ -258,7 +259,7 @@ def _bands(widths: list[int], most: int | None) -> list[list[int]]:
 
 
 def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
-    """The number of each wire, and on the first wire of a register its task."""
+    """The number of each wire, with the task's name on the first wire of each register."""
     digits = len(str(circuit.n_wires - 1))
     names = [f"{w:>{digits}}" for w in range(circuit.n_wires)]
     for name, register in circuit.registers.items():
@@ -269,11 +270,11 @@ def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
 
 
 def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
-    """Tells a gate (of a block or not) outside the light cone; without a cone there is none."""
+    """A function that says whether a gate (of a block or not) lies outside the light cone."""
     if light_cone is None:
         return lambda gate, in_block: False
     cone = circuit.light_cone(light_cone)
-    # By identity: layers of the encoding repeat gates that compare equal.
+    # Compare by identity: layers of the encoding may repeat equal gates.
     encoding, block = {id(gate) for gate in cone.encoding}, set(cone.block)
     return lambda gate, in_block: gate not in block if in_block else id(gate) not in encoding
 
@@ -288,7 +289,7 @@ def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
 
 
 def _svg_marks(gate: Gate) -> dict[int, tuple[str, str]]:
-    """On each wire a symbol, or what a box says in its two lines."""
+    """The symbol of a gate on each of its wires, or the two lines of text in its box."""
     if len(gate.wires) == 1:
         name = "H" if gate.name == "Hadamard" else gate.name
         return {gate.wires[0]: (name, _short(gate.angle))}
@@ -299,7 +300,7 @@ def _svg_marks(gate: Gate) -> dict[int, tuple[str, str]]:
 
 
 def _short(angle: Angle | None) -> str:
-    """An angle without its owner, whose colour the box has."""
+    """An angle without the owner of its weight, which the colour shows."""
     if angle is None:
         return ""
     factors = [f"x{i}" for i in angle.features]
@@ -324,7 +325,7 @@ def _column_width(column: _Column) -> int:
 def _svg_gate(
     gate: Gate, x: int, y: list[int], colour: str, boxes: list[tuple[int, int, int]]
 ) -> list[str]:
-    """The shapes of a gate; where its boxes are is added to `boxes`, as wire, left and right."""
+    """The shapes of a gate; appends each of its boxes to `boxes` as (wire, left, right)."""
     marks = _svg_marks(gate)
     parts = []
     if len(gate.wires) == 2:
@@ -371,8 +372,8 @@ def circuit_parts(
 
     Args:
         circuit: the circuit.
-        about: facts that come before the counts, and take the place of those of their name.
-        columns: further columns of the table: name to task to value.
+        about: facts to show before the counts; a fact with the name of a count replaces it.
+        columns: further columns of the table: column name to task to value.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -391,7 +392,7 @@ def circuit_parts(
 
 
 def _drawing(circuit: HeadCircuit) -> Markup:
-    """The circuit as SVG, or the first wires as text where there are too many for it."""
+    """The circuit as SVG, or its first wires as text if it has too many for a picture."""
     if circuit.n_wires > MOST_WIRES:
         return drawing(draw_text(circuit, max_width=PAGE // 8))
     svg = draw_svg(circuit, inline=True).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
@@ -427,7 +428,7 @@ def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, 
 
 
 def _span(wires: tuple[int, ...]) -> str:
-    """Wires as ranges: those of a ring may end at its last wire and go on at its first."""
+    """Wires as ranges, such as 0-3; a register on a ring may wrap around the last wire."""
     parts: list[list[int]] = []
     for wire in sorted(wires):
         if parts and wire == parts[-1][1] + 1:

@@ -14,7 +14,7 @@ from qmtl.errors import InvalidInputError
 
 @runtime_checkable
 class Encoding(Protocol):
-    """What `HeadCircuit` asks of an encoding."""
+    """What `HeadCircuit` needs from an encoding."""
 
     def n_features(self, n_wires: int) -> int:
         """Number of encoding angles that the circuit takes."""
@@ -23,7 +23,7 @@ class Encoding(Protocol):
         """Number of trainable weights."""
 
     def gates(self, n_wires: int) -> list[Gate]:
-        """Gates in the order of application; weights numbered from 0 in gate order."""
+        """Gates in the order of application; their weights are numbered from 0 in gate order."""
 
 
 def _check_axes(what: str, axes: str, *, empty: bool) -> None:
@@ -42,7 +42,8 @@ class AngleEncoding:
     r"""Angle encoding with re-uploading, trainable rotations and an entangler per layer.
 
     A layer loads features by one rotation per axis on every wire, applies trainable rotations to
-    every wire (not in the last layer: the task's block begins with its own), then entangles::
+    every wire, and then entangles. The last layer has no trainable rotations, because the task's
+    block begins with its own::
 
         ──RY(x0)──RZ(w0)──╭●────────●──RY(x0)──╭●────────●──
         ──RY(x1)──RZ(w1)──╰●──╭●────│──RY(x1)──╰●──╭●────│──
@@ -50,19 +51,19 @@ class AngleEncoding:
 
     Args:
         n_layers: number of layers.
-        axes: rotation axes that load features, each by one rotation per wire and layer.
-        features_per_wire: features on each wire; None means one per axis. The loading rotations
-            of the whole circuit take a wire's features in turn, so that more features than axes
-            are spread over the layers. Feature ``j`` of wire ``i`` is number
-            ``i · features_per_wire + j``.
+        axes: rotation axes that load features; each adds one rotation per wire and layer.
+        features_per_wire: features on each wire; None means one per axis. The loading rotations of
+            a wire take its features in turn, layer after layer, so that a wire may have more
+            features than axes. Feature ``j`` of wire ``i`` has the index ``i · features_per_wire +
+            j``.
         trainable: axes of the trainable rotations, in order; empty for none.
-        reupload: whether every layer loads features again; if not, layers after the first have
-            trainable rotations only (in the last layer, too).
+        reupload: whether every layer loads the features again; if not, layers after the first have
+            trainable rotations only, the last layer included.
         entangler: a name from `qmtl.circuit.ENTANGLERS`.
 
     Raises:
         InvalidInputError: for axes other than X, Y, Z, an unknown entangler, features that no
-            rotation would load, or layers in which nothing but diagonal gates would be left.
+            rotation would load, or layers that would have diagonal gates only.
 
     Example:
         >>> encoding = AngleEncoding(n_layers=2)
@@ -142,13 +143,13 @@ class AngleEncoding:
 class IQPEncoding:
     r"""Instantaneous quantum polynomial encoding: H, RZ(x_i), and ZZ(x_i x_j) on a pattern.
 
-    The signs and angles are those of PennyLane's ``IQPEmbedding``. It has no trainable weights.
-    A `pattern` of neighbours keeps light cones constant; ``all_to_all`` is the original proposal.
+    Signs and angles follow PennyLane's ``IQPEmbedding``. There are no trainable weights. A
+    `pattern` of neighbours keeps light cones constant; ``all_to_all`` is the original proposal.
 
     Args:
         n_layers: number of repetitions.
-        pattern: edges of the ZZ rotations, as a name from `qmtl.circuit.ENTANGLERS` (of which only
-            the edges count): ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
+        pattern: edges of the ZZ rotations, by a name from `qmtl.circuit.ENTANGLERS`: ``cz_ring``,
+            ``cz_line``, ``all_to_all`` or ``none``.
 
     Example:
         >>> [str(gate) for gate in IQPEncoding(n_layers=1).gates(2)][2:]
@@ -170,7 +171,7 @@ class IQPEncoding:
         return n_wires
 
     def n_weights(self, n_wires: int) -> int:
-        """No trainable weights."""
+        """Zero: there are no trainable weights."""
         return 0
 
     def gates(self, n_wires: int) -> list[Gate]:
@@ -194,16 +195,16 @@ ENCODINGS = {
 
 @dataclass(frozen=True)
 class RegisterEncoding:
-    """An encoding applied to each register alone: many small circuits side by side, run as one.
+    """An encoding applied to each register separately: many small circuits that run as one.
 
     Features and weights are numbered register by register, each in the inner encoding's order.
 
     Args:
-        sizes: wires of each register, in order.
-        encoding: what runs on each of them.
+        sizes: number of wires of each register, in order.
+        encoding: the encoding to apply to each register.
 
     Raises:
-        InvalidInputError: for sizes below 1, or wires in another number than the sizes' sum.
+        InvalidInputError: for sizes below 1, or if their sum is not the number of wires.
 
     Example:
         >>> from qmtl.circuit import AngleEncoding

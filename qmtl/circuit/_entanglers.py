@@ -1,8 +1,8 @@
 """Entanglers: named patterns of two-wire gates over a list of wires.
 
-CZ patterns are emitted in edge-colour order (edges that share no wire side by side), so that their
-two-qubit depth is 2 or 3 at any number of wires. CNOT patterns do not commute; they keep the
-sequential order that their names stand for elsewhere (PennyLane's ``BasicEntanglerLayers``).
+CZ patterns are emitted in edge-colour order (edges that share no wire come together), so that their
+two-qubit depth is 2 or 3 at any number of wires. CNOT gates do not commute; their patterns keep the
+sequential order of PennyLane's ``BasicEntanglerLayers``.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +27,13 @@ def _coloured_line(n: int) -> list[Edge]:
 
 
 def _coloured_ring(n: int) -> list[Edge]:
-    # An even ring has two colours and its closing edge is of the second; an odd one needs a third.
+    # The edges of an even ring need two colours, the closing edge the second; an odd ring needs a
+    # third.
     return _coloured_line(n) + ([(n - 1, 0)] if n > 2 else [])
 
 
 def _coloured_complete(n: int) -> list[Edge]:
-    """All pairs by the circle method: each round is a set of edges that share no wire."""
+    """All pairs of wires, ordered by the circle method: edges of one round share no wire."""
     seats = list(range(n)) + ([-1] if n % 2 else [])
     edges = []
     for _ in range(len(seats) - 1):

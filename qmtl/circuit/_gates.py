@@ -1,8 +1,8 @@
 """Gates, angles and Pauli-Z strings: what a head circuit is made of, as plain data.
 
-Simulators know the seven gates of `GATE_WIRES`. Other gates of PennyLane are made of these as soon
-as a circuit takes them, up to a phase that all amplitudes share: a name for the same gate at once
-(``H``, ``S``, ``T``), the rest by `Gate.decomposed` (``Rot``, ``SWAP``, ``CRX``, ...).
+Simulators know the seven gates of `GATE_WIRES`. A circuit rewrites other PennyLane gates in terms
+of these, up to a global phase: other names of the same gate when the gate is made (``H``, ``S``,
+``T``), the rest by `Gate.decomposed` (``Rot``, ``SWAP``, ``CRX``, ...).
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})
 """Gates that take an angle."""
 DIAGONAL_GATES = frozenset({"RZ", "CZ", "IsingZZ"})
 """Gates whose matrix is diagonal in the Z basis."""
-# Other names: the elementary gate, and its angle where it is a fixed one.
+# Other names of gates: the elementary gate, and its angle if that is fixed.
 ALIASES: dict[str, tuple[str, float | None]] = {
     "H": ("Hadamard", None),
     "S": ("RZ", pi / 2),
@@ -32,7 +32,7 @@ ALIASES: dict[str, tuple[str, float | None]] = {
     "PauliZ": ("RZ", pi),
     "PhaseShift": ("RZ", None),
 }
-# Gates made of several elementary ones: wires, and number of angles.
+# Gates that decompose into several elementary ones: number of wires and of angles.
 COMPOSED = {
     "Rot": (1, 3),
     "SWAP": (2, 0),
@@ -55,8 +55,8 @@ class Angle:
     Args:
         features: indices of the encoding angles that are multiplied together; empty for none.
         weight: index into the weights of `owner`, or None.
-        constant: a factor.
-        owner: whose weight it is, ``"encoding"`` or a task's name. Blocks leave it empty;
+        constant: a numerical factor.
+        owner: the owner of the weight: ``"encoding"`` or a task's name. Blocks leave it empty;
             `HeadCircuit` fills it in.
 
     Example:
@@ -94,12 +94,12 @@ class Gate:
     Args:
         name: an elementary gate (``"Hadamard"``, ``"RX"``, ``"RY"``, ``"RZ"``, ``"CZ"``,
             ``"CNOT"``, ``"IsingZZ"``), another name of one (``"H"``, ``"S"``, ``"T"``, ``"SX"``,
-            ``"X"``, ``"Y"``, ``"Z"``, ``"PhaseShift"``), or a gate that is made of several:
+            ``"X"``, ``"Y"``, ``"Z"``, ``"PhaseShift"``), or a gate that decomposes into several:
             ``"Rot"``, ``"SWAP"``, ``"CY"``, ``"CRX"``, ``"CRY"``, ``"CRZ"``,
             ``"ControlledPhaseShift"``, ``"IsingXX"``, ``"IsingYY"``.
-        wires: one or two, the control first.
-        angle: of a rotation; ``"Rot"`` takes three, in PennyLane's order.
-        angles: those of ``"Rot"``, if `angle` is None.
+        wires: one or two wires, the control first.
+        angle: angle of a rotation; ``"Rot"`` takes three, in PennyLane's order.
+        angles: the three angles of ``"Rot"``; None for other gates.
 
     Raises:
         InvalidInputError: for an unknown name, a wrong number of wires, a repeated or negative
@@ -155,12 +155,12 @@ class Gate:
 
     @property
     def is_diagonal(self) -> bool:
-        """Whether the gate is diagonal in the Z basis (then it commutes with every such gate)."""
+        """Whether the gate is diagonal in the Z basis; diagonal gates commute."""
         return self.name in DIAGONAL_GATES
 
     @property
     def kind(self) -> Kind:
-        """Diagonal, a CNOT, or another gate."""
+        """The gate's commutation class: diagonal, CNOT, or other."""
         if self.is_diagonal:
             return "diagonal"
         return "CNOT" if self.name == "CNOT" else "other"
@@ -176,7 +176,7 @@ class Gate:
         return Gate(self.name, tuple(wires), self.angles or self.angle)
 
     def decomposed(self) -> "list[Gate]":
-        """The elementary gates that make this one, up to a global phase; an elementary one as is.
+        """The elementary gates that this gate decomposes into, up to a global phase.
 
         Example:
             >>> [str(gate) for gate in Gate("CRZ", (0, 1), Angle(weight=0)).decomposed()]
@@ -198,7 +198,7 @@ class Gate:
         if self.name in ("CRZ", "ControlledPhaseShift"):
             gates = [Gate("RZ", (b,), half), Gate("IsingZZ", (a, b), half.times(-1))]
             return gates if self.name == "CRZ" else [Gate("RZ", (a,), half), *gates]
-        # A change of basis of the target, or of both wires, makes an X or a Y of each Z.
+        # A change of basis on the target, or on both wires, turns each Z into X or Y.
         wires = (b,) if self.name in ("CRX", "CRY") else (a, b)
         if self.name.endswith("X"):
             before = after = [Gate("Hadamard", (w,)) for w in wires]
@@ -219,26 +219,26 @@ def _quarter(name: str, wire: int, sign: int) -> Gate:
 
 
 def elementary(gates: Iterable[Gate]) -> list[Gate]:
-    """The gates, those that are made of several decomposed."""
+    """The gates, with composed ones decomposed into elementary ones."""
     return [part for gate in gates for part in gate.decomposed()]
 
 
 @dataclass(frozen=True)
 class GateSequence:
-    """Given gates on a fixed number of wires, as an encoding or as the block of a task.
+    """A fixed list of gates on a fixed number of wires, as an encoding or as a task's block.
 
-    It is plain data, so that it is saved with a model. `qmtl.pennylane.from_qfunc` makes one of a
-    PennyLane function; `of` makes one of gates.
+    It is plain data and saved with a model. `qmtl.pennylane.from_qfunc` makes one from a PennyLane
+    function; `of` makes one from gates.
 
     Args:
-        n_wires: wires that the gates are on.
-        rows: for each elementary gate its name, wires, features, weight (or None) and constant;
-            gates without an angle have no features, no weight, and a constant of 0.
+        n_wires: number of wires that the gates act on.
+        rows: name, wires, features, weight (or None) and constant of each elementary gate; gates
+            without an angle have no features, no weight, and the constant 0.
 
     Raises:
-        InvalidInputError: for a row of another form, a wire that is not there, or features or
-            weights that are not numbered from 0 without a gap; when it is used on another number
-            of wires, or as a block although it has features.
+        InvalidInputError: for a malformed row, a wire out of range, or features or weights that are
+            not numbered from 0 without a gap; also when the sequence is used on another number of
+            wires, or as a block although it loads features.
 
     Example:
         >>> sequence = GateSequence.of(2, [Gate("H", (0,)), Gate("CRZ", (0, 1), Angle(weight=0))])
@@ -251,7 +251,7 @@ class GateSequence:
 
     @classmethod
     def of(cls, n_wires: int, gates: Iterable[Gate]) -> "GateSequence":
-        """The sequence of these gates."""
+        """A sequence of the given gates."""
         return cls(n_wires, tuple(_row(gate) for gate in elementary(gates)))
 
     def __post_init__(self) -> None:
@@ -293,7 +293,7 @@ class GateSequence:
         return len(self._weights())
 
     def gates(self, n_wires: int, read: Iterable[int] | None = None) -> list[Gate]:
-        """The gates, in the order of application; `read` is given to blocks only."""
+        """The gates in the order of application. Only blocks are given `read`, which is ignored."""
         if n_wires != self.n_wires:
             raise InvalidInputError(
                 f"the GateSequence is on {self.n_wires} wires, the circuit has {n_wires}"
@@ -318,7 +318,7 @@ class PauliString:
     """A tensor product of Z and I on a register.
 
     Attributes:
-        factors: a letter for each wire of the register, in order.
+        factors: one letter, I or Z, for each wire of the register, in order.
 
     Example:
         >>> PauliString("ZI").signs()
@@ -336,7 +336,7 @@ class PauliString:
 
     @property
     def wires(self) -> tuple[int, ...]:
-        """Positions in the register at which there is a Z."""
+        """Positions in the register where the string has a Z."""
         return tuple(i for i, factor in enumerate(self.factors) if factor == "Z")
 
     def signs(self) -> tuple[int, ...]:

@@ -27,12 +27,12 @@ from qmtl.tasks import Task, check_tasks
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many trainable numbers a head has.
+    """Numbers of trainable parameters of a head.
 
     Attributes:
-        encoding: weights of the shared encoding.
-        tasks: weights of each task's block, by the task's name.
-        scales: one per task.
+        encoding: number of weights of the shared encoding.
+        tasks: number of weights of each task's block, by the task's name.
+        scales: number of scales: one per task.
     """
 
     encoding: int
@@ -41,17 +41,17 @@ class ParameterCount:
 
     @property
     def circuit(self) -> int:
-        """Circuit weights: the encoding's and all blocks'."""
+        """Number of circuit weights: the encoding's and all blocks'."""
         return self.encoding + sum(self.tasks.values())
 
     @property
     def total(self) -> int:
-        """Circuit weights and one scale per task."""
+        """Number of circuit weights plus one scale per task."""
         return self.circuit + self.scales
 
 
 def gate_depth(circuits: Iterable[Sequence[Gate]], n_wires: int, *, two_qubit_only: bool) -> int:
-    """Layers of gates on disjoint wires, of all gates or the two-qubit ones, in the deepest."""
+    """Depth of the deepest circuit: layers of all gates, or of two-qubit gates only."""
     deepest = 0
     for gates in circuits:
         level = [0] * n_wires
@@ -67,25 +67,26 @@ def gate_depth(circuits: Iterable[Sequence[Gate]], n_wires: int, *, two_qubit_on
 class HeadCircuit:
     """The circuit of a quantum multi-task head: shared encoding, task blocks, readouts.
 
-    In the ``partitioned`` layout every task owns a register of wires, in the order of `tasks`
-    (neighbours share light cones, so the order is part of the circuit), and one circuit serves all
-    tasks. In the ``shared`` layout every task's block acts on all wires after the encoding, which
-    makes one circuit per task.
+    In the ``partitioned`` layout every task owns a register of wires, in the order of `tasks`, and
+    one circuit serves all tasks. The order of tasks is part of the circuit, because neighbours
+    share light cones. In the ``shared`` layout every task's block acts on all wires after the
+    encoding, so that each task has a circuit.
 
     Args:
         tasks: the tasks, with distinct names.
         encoding: the shared encoding.
-        ansatz: the task block, or one per task name.
+        ansatz: the block of all tasks, or a dictionary from task name to block.
         layout: ``"partitioned"`` or ``"shared"``.
-        wires_per_task: (partitioned) wires of every register, or of those named; None for the
-            defaults (binary 2, regression 2 per target, multiclass ``max(2, ⌈log2 C⌉)``,
-            multilabel one per label and at least 2).
-        n_wires: (shared) wires of the one register; None for the most that any task needs.
-        readouts: readouts of the tasks named; the others get `default_readout`.
+        wires_per_task: (partitioned) number of wires of every register, or a dictionary from task
+            name to number; None for the defaults (binary 2, regression 2 per target, multiclass
+            ``max(2, ⌈log2 C⌉)``, multilabel one per label and at least 2).
+        n_wires: (shared) number of wires of the one register; None for the largest number that a
+            task needs.
+        readouts: readouts by task name; tasks not named get `default_readout`.
 
     Raises:
-        InvalidInputError: if a register is too small for its readout, a readout has another
-            number of outputs than its task, or a name is unknown.
+        InvalidInputError: if a register is too small for its readout, a readout and its task have
+            different numbers of outputs, or a name is unknown.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("cola"), Task.multiclass("emotion", 9)])
@@ -133,7 +134,7 @@ class HeadCircuit:
         self._check_indices()
 
     def _check_indices(self) -> None:
-        """Raise if the gates of a user's own part do not fit the counts that it states."""
+        """Raise if the gates of a user's encoding or block do not match its declared counts."""
         n, n_features = self.n_wires, self.n_features
         weights = self.encoding.n_weights(n)
         what = type(self.encoding).__name__
@@ -172,17 +173,17 @@ class HeadCircuit:
         return blocks
 
     def task(self, name: str) -> Task:
-        """The task of that name; an unknown name is an error that suggests the nearest."""
+        """The task with this name; an unknown name is an error that suggests the nearest one."""
         return self.register(name).task
 
     def register(self, name: str) -> Register:
-        """The register of the task of that name."""
+        """The register of the task with this name."""
         if name not in self.registers:
             raise unknown_name("task", name, self.registers)
         return self.registers[name]
 
     def ansatz(self, name: str) -> Ansatz:
-        """The block of the task of that name."""
+        """The block of the task with this name."""
         self.register(name)
         return self._ansatz[name]
 
@@ -204,10 +205,10 @@ class HeadCircuit:
         return tuple(g.on(register.wires[w] for w in g.wires).owned_by(name) for g in gates)
 
     def gates(self, task: str | None = None) -> tuple[Gate, ...]:
-        """The circuit, in the order of application.
+        """The circuit's gates, in the order of application.
 
         Args:
-            task: with a name, the encoding and that task's block; None for the whole circuit
+            task: a task's name, for the encoding and this task's block; None for the whole circuit
                 (partitioned layout only: the shared layout has one circuit per task).
         """
         if task is not None:
@@ -223,8 +224,8 @@ class HeadCircuit:
         """Gates and wires that a task's outputs depend on.
 
         Args:
-            task: its name.
-            read: positions in the register that are read; None for all that the readout reads.
+            task: the task's name.
+            read: positions in the register to read; None for all that the readout reads.
         """
         register = self.register(task)
         if read is None:
@@ -260,13 +261,13 @@ class HeadCircuit:
 
     @cached_property
     def weight_sizes(self) -> dict[str, tuple[int]]:
-        """Shapes of the weights: ``"encoding"`` and each task's."""
+        """Shapes of the weight vectors: ``"encoding"`` and each task's."""
         tasks = {name: (self.n_weights(name),) for name in self.registers}
         return {"encoding": (self.n_encoding_weights,)} | tasks
 
     @cached_property
     def weight_slices(self) -> dict[str, slice]:
-        """Where ``"encoding"`` and each task are in one flat vector of all weights.
+        """The slice of ``"encoding"`` and of each task in one flat vector of all weights.
 
         Example:
             >>> HeadCircuit([Task.binary("a"), Task.binary("b")]).weight_slices["a"]
@@ -276,7 +277,7 @@ class HeadCircuit:
 
     @cached_property
     def output_slices(self) -> dict[str, slice]:
-        """Which columns each task has among the outputs of all tasks side by side.
+        """The columns of each task when the outputs of all tasks are joined side by side.
 
         Example:
             >>> HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]).output_slices["b"]
@@ -296,7 +297,7 @@ class HeadCircuit:
 
     @cached_property
     def two_qubit_depth(self) -> int:
-        """The same, counting two-qubit gates only."""
+        """Number of layers of two-qubit gates (of the deepest task in the shared layout)."""
         return gate_depth(self._circuits(), self.n_wires, two_qubit_only=True)
 
     @cached_property
@@ -315,8 +316,8 @@ class HeadCircuit:
         """A text drawing of the first wires.
 
         Args:
-            task: picks one circuit of the shared layout (None: the first).
-            max_wires: most wires that are drawn.
+            task: the task whose circuit to draw in the shared layout (None: the first).
+            max_wires: most wires to draw.
             max_width: most characters of a line; a wider drawing continues below.
 
         Example:
@@ -381,7 +382,7 @@ class HeadCircuit:
 
 
 def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Slices of these sizes, one after the other."""
+    """Consecutive slices of the given sizes."""
     ends = accumulate(sizes.values())
     pairs = zip(sizes.items(), ends, strict=True)
     return {name: slice(end - size, end) for (name, size), end in pairs}

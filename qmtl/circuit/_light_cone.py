@@ -1,10 +1,10 @@
 """Backward light cones: which gates and wires a measurement depends on.
 
-Walking backwards from a measured operator, a gate can be dropped if it commutes with the operator
-as evolved so far. Two rules suffice: a gate off the operator's support commutes; and so does a
-diagonal gate that meets the support only on wires where the operator commutes with Z (called flat
-here). The second rule makes a ring of CZs one step instead of a chain: a wire that a CZ adds to
-the support is flat, so the next CZ on that wire has nothing to act on.
+The walk goes backwards from a measured operator. It drops a gate that commutes with the operator as
+evolved so far. Two rules suffice. A gate off the operator's support commutes. So does a diagonal
+gate that meets the support only on wires where the operator commutes with Z (called flat here). By
+the second rule a ring of CZs is one step instead of a chain: a wire that a CZ adds to the support
+is flat, so the next CZ on that wire can be dropped.
 """
 
 import heapq
@@ -20,11 +20,11 @@ class Item(Protocol):
 
     @property
     def wires(self) -> tuple[int, ...]:
-        """Where it is."""
+        """The wires that it acts on."""
 
     @property
     def kind(self) -> Kind:
-        """What it commutes with."""
+        """Its commutation class: diagonal, CNOT, or other."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class LightCone:
 
     Attributes:
         wires: wires of the cone, ascending.
-        encoding: gates of the shared encoding that matter, in the order of application.
-        block: gates of the task's block that matter, in the order of application.
-        growth: ``(gate, cone size)`` for each gate that added a wire, last gate of the circuit
+        encoding: gates of the shared encoding that lie in the cone, in the order of application.
+        block: gates of the task's block that lie in the cone, in the order of application.
+        growth: ``(gate, cone size)`` for each gate that added a wire; the circuit's last gate comes
             first.
-        positions: places of the encoding's gates that matter among all of them.
+        positions: indices of the cone's encoding gates among all encoding gates.
     """
 
     wires: tuple[int, ...]
@@ -48,12 +48,12 @@ class LightCone:
 
     @property
     def gates(self) -> tuple[Gate, ...]:
-        """All gates that matter, in the order of application."""
+        """All gates of the cone, in the order of application."""
         return self.encoding + self.block
 
 
 def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
-    """Positions of the gates on each wire, ascending."""
+    """Indices of the gates on each wire, ascending."""
     index: dict[int, list[int]] = {}
     for position, gate in enumerate(gates):
         for wire in gate.wires:
@@ -62,20 +62,20 @@ def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
 
 
 class Walk:
-    """An operator's support and flat wires while it is taken backwards through a circuit.
+    """The support and flat wires of an operator while it moves backwards through a circuit.
 
-    Channels are diagonal in the Pauli basis, or turn a Z into the identity: where one meets the
-    support it matters, adds no wire, and leaves flat wires flat.
+    Noise channels are diagonal in the Pauli basis, or turn a Z into the identity. A channel that
+    meets the support is kept; it adds no wire, and flat wires stay flat.
 
     Args:
-        measured: wires of the operator.
-        diagonal: whether it is diagonal in the Z basis; if not, it may be anything there.
-        commuting: whether gates that commute with the operator are left out; if not, only gates off
-            its support are left out (for unknown noise).
+        measured: wires of the measured operator.
+        diagonal: whether the operator is diagonal in the Z basis; if not, no wire is flat at first.
+        commuting: whether to drop gates that commute with the operator; if not, only gates off its
+            support are dropped (for unknown noise).
 
     Attributes:
-        support: wires of the operator.
-        flat: those on which it commutes with Z.
+        support: wires that the operator acts on.
+        flat: wires on which the operator commutes with Z.
         growth: ``(gate, size of the support)`` for each gate that added a wire.
     """
 
@@ -113,13 +113,14 @@ class Walk:
     def back_through(
         self, items: Sequence[Item], by_wire: Mapping[int, Sequence[int]]
     ) -> tuple[int, ...]:
-        """Take the operator to before these items; places of those that matter, ascending.
+        """Move the operator to before these items; return the indices of those to keep, ascending.
 
         Args:
             items: gates and channels in the order of application.
-            by_wire: `gates_by_wire` of them.
+            by_wire: `gates_by_wire` of the items.
         """
-        # Only gates on the support are looked at, so that a cone costs what it holds.
+        # Only gates on the support are visited, so that the cost is that of the cone, not the
+        # circuit.
         queue = [-position for wire in self.support for position in by_wire.get(wire, ())]
         heapq.heapify(queue)
         kept: list[int] = []
@@ -152,7 +153,7 @@ def backward_cone(
     Args:
         encoding: gates of the shared encoding, in the order of application.
         block: gates that follow it.
-        measured: wires of the operator.
+        measured: wires of the measured operator.
         diagonal: whether the operator is diagonal in the Z basis (any Z-string, any basis-state
             probability); if not, it may be anything on those wires.
         encoding_by_wire: `gates_by_wire` of the encoding, to share between many cones.

@@ -13,7 +13,7 @@ from qmtl.circuit._readout import Probabilities, Register
 from qmtl.errors import CircuitTooLargeError
 from qmtl.tasks import Task
 
-# Wires that are read together at the most; their distribution has 2^wires entries.
+# The most wires that are read together: their distribution has 2^wires entries.
 MOST_WIRES = 10
 
 
@@ -36,7 +36,7 @@ class _BitStrings(Probabilities):
 
 
 def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
-    """The bit string that each basis state has on the wires `read`."""
+    """The bit string on the wires `read` in each basis state of the register."""
     states = np.arange(1 << n_wires)
     strings = np.zeros_like(states)
     for wire in read:
@@ -46,9 +46,9 @@ def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=16)
 def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """The same gates, with the bit strings of all wires that a task reads as its outputs.
+    """The same gates, but a task's outputs are the probabilities of bit strings on its read wires.
 
-    Its tasks have the names of the circuit's, and it takes the same angles and weights.
+    Task names, angles and weights stay the same.
 
     Raises:
         CircuitTooLargeError: if a task reads more than 10 wires.
@@ -73,16 +73,16 @@ def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
 
 @lru_cache(maxsize=2**12)
 def output_matrix(register: Register) -> NDArray[np.float64]:
-    """A task's outputs over the bit strings of the wires it reads.
+    """A task's outputs as a matrix over the bit strings of its read wires.
 
-    Shape (n_outputs, 2^wires read).
+    The shape is (n_outputs, 2^read wires).
 
     Example:
         >>> output_matrix(HeadCircuit([Task.binary("a")]).register("a"))
         array([[ 1., -1.]])
     """
     n = len(register.wires)
-    # A readout does not depend on wires that it does not read: any basis state will do.
+    # A readout ignores the wires that it does not read, so any basis state of these will do.
     _, states = np.unique(_strings(register.readout.read_wires(n), n), return_index=True)
     return np.array(register.readout.matrix(n), np.float64)[:, states]
 
@@ -92,17 +92,17 @@ MAX_READ_WIRES = 20
 
 
 def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
-    """Positions of the Zs of each output; None if the readout is not made of Z-strings."""
+    """Positions of the Zs in each output's Z-string; None if the outputs are not Z-strings."""
     register = circuit.register(task)
     strings = getattr(register.readout, "z_strings", None)
     return None if strings is None else strings(len(register.wires))
 
 
 def spanned_wires(circuit: HeadCircuit, task: str) -> int:
-    """How many of a register's first wires the matrix of its readout needs.
+    """How many wires of a register, from its first, the matrix of its readout covers.
 
-    A matrix over a wide register is huge: the last wires are left out if the readout does not use
-    them.
+    A matrix over a wide register is huge, so the last wires are left out if the readout does not
+    use them.
     """
     register = circuit.register(task)
     readout, n = register.readout, len(register.wires)
@@ -121,9 +121,9 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
 def task_strings(
     circuit: HeadCircuit, task: str
 ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
-    """Masks of the Z-strings that a task reads, and the matrix from them to its outputs.
+    """The Z-strings that a task reads, as bit masks, and the matrix from them to its outputs.
 
-    Bit i of a mask is the i-th wire of the register. The matrix is None if each output is one of
+    Bit i of a mask stands for the register's i-th wire. The matrix is None if each output is one of
     the strings.
 
     Example:
@@ -143,11 +143,12 @@ def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float
     """Write diagonal observables as sums of Z-strings.
 
     Args:
-        readout: shape (observables, 2^n), the first wire the most significant bit.
+        readout: the diagonals, shape (observables, 2^n); the first wire is the most significant
+            bit.
 
     Returns:
-        Masks, whose bit i is the i-th wire, and coefficients of shape (observables, masks); None
-        if each observable is one of the strings.
+        Bit masks (bit i stands for the i-th wire), and coefficients of shape (observables, masks);
+        None if each observable is one of the strings.
 
     Example:
         >>> z_strings(np.array([[1.0, 0.0]]))  # |0><0| = (I + Z) / 2
@@ -155,7 +156,7 @@ def z_strings(readout: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float
     """
     n_read = readout.shape[1].bit_length() - 1
     weights = readout.reshape(-1, *[2] * n_read)
-    # A Walsh-Hadamard transform: on each axis, index 1 becomes Z and 0 becomes I.
+    # A Walsh-Hadamard transform: on each axis, index 0 becomes I and index 1 becomes Z.
     for axis in range(1, n_read + 1):
         zero, one = np.moveaxis(weights, axis, 0)
         weights = np.stack([zero + one, zero - one], axis) / 2

@@ -1,7 +1,8 @@
 """Readouts and registers: what is measured for a task, on which wires, and how it becomes outputs.
 
-Everything is read in the Z basis, so that one measured circuit serves all tasks. A readout's
-outputs are therefore linear in the register's basis-state probabilities; its `matrix` says how.
+All measurements are in the Z basis, so that one measured circuit serves all tasks. A readout's
+outputs are therefore linear in the register's basis-state probabilities; its `matrix` holds the
+coefficients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from qmtl.tasks import Task
 
 
 class Readout(Protocol):
-    """What `HeadCircuit` and the simulators ask of a readout."""
+    """What `HeadCircuit` and the simulators need from a readout."""
 
     @property
     def n_outputs(self) -> int:
@@ -24,7 +25,7 @@ class Readout(Protocol):
 
     @property
     def min_wires(self) -> int:
-        """Fewest wires a register must have."""
+        """The fewest wires that a register must have."""
 
     @property
     def is_probability(self) -> bool:
@@ -34,7 +35,7 @@ class Readout(Protocol):
         """Positions in a register of `n_wires` wires that are measured."""
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]] | None:
-        """Positions of the Zs of each output, if every output is one Z-string; else None."""
+        """Positions of the Zs in each output's Z-string; None if an output is not one Z-string."""
 
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Outputs as rows over the register's ``2^n_wires`` basis-state probabilities."""
@@ -46,8 +47,8 @@ class ExpectationZ:
 
     Args:
         n: number of outputs.
-        step: the wires read are ``0, step, 2·step, …``; with step 2 every read wire has another
-            one beside it.
+        step: distance between the wires read: ``0, step, 2·step, …``. With step 2 an unread wire
+            follows every read wire.
 
     Example:
         >>> ExpectationZ(1).matrix(2), ExpectationZ(2, step=2).read_wires(4)
@@ -63,7 +64,7 @@ class ExpectationZ:
 
     @property
     def n_outputs(self) -> int:
-        """One output per measured wire."""
+        """Number of outputs: one per measured wire."""
         return self.n
 
     @property
@@ -81,11 +82,11 @@ class ExpectationZ:
         return tuple(range(0, self.n * self.step, self.step))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
-        """One Z each."""
+        """One string per read wire, with a single Z."""
         return [(wire,) for wire in self.read_wires(n_wires)]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """Signs of each Z over the basis states."""
+        """The sign of each Z in each basis state, shape (n_outputs, 2^n_wires)."""
         strings = [
             PauliString("I" * i + "Z" + "I" * (n_wires - 1 - i)) for i in self.read_wires(n_wires)
         ]
@@ -97,7 +98,7 @@ class PauliStrings:
     """Expectation values of Z-strings over the register, one output each.
 
     Args:
-        strings: such as ``("ZI", "ZZ")``, all as long as the register has wires.
+        strings: Z-strings such as ``("ZI", "ZZ")``, with one letter per wire of the register.
 
     Example:
         >>> PauliStrings(("ZI", "ZZ")).matrix(2)
@@ -118,7 +119,7 @@ class PauliStrings:
 
     @property
     def n_outputs(self) -> int:
-        """One output per string."""
+        """Number of outputs: one per string."""
         return len(self.strings)
 
     @property
@@ -136,11 +137,11 @@ class PauliStrings:
         return tuple(sorted({w for string in self.strings for w in PauliString(string).wires}))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
-        """Where each string has its Zs."""
+        """Positions of the Zs in each string."""
         return [PauliString(string).wires for string in self.strings]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """Signs of each string over the basis states."""
+        """The sign of each string in each basis state, shape (n_outputs, 2^n_wires)."""
         pad = "I" * (n_wires - self.min_wires)
         return [list(PauliString(string + pad).signs()) for string in self.strings]
 
@@ -161,7 +162,7 @@ class Probabilities:
 
     @property
     def n_outputs(self) -> int:
-        """One output per basis state."""
+        """Number of outputs: one per basis state."""
         return self.n
 
     @property
@@ -214,12 +215,12 @@ class Register:
 def default_readout(task: Task, n_wires: int | None = None) -> Readout:
     """Z on one wire per output; basis-state probabilities for a multiclass task.
 
-    The wires read are spread over the register: read side by side, three targets on six wires
-    would leave a weight of the opposite wire without effect.
+    The wires read are spread over the register. If three targets on six wires were read side by
+    side, a weight of the opposite wire would have no effect.
 
     Args:
         task: the task.
-        n_wires: wires of its register; None for the default number.
+        n_wires: number of wires of the task's register; None for the default number.
 
     Example:
         >>> default_readout(Task.multiclass("emotion", 9))
@@ -248,7 +249,7 @@ def register_sizes(
     wires_per_task: int | Mapping[str, int] | None,
     n_wires: int | None,
 ) -> dict[str, int]:
-    """Wires of each task's register: those asked for, or the defaults."""
+    """Number of wires of each task's register: the requested number, or the default."""
     defaults = {
         task.name: max(_default_wires(task), readouts[task.name].min_wires)
         if task.name in readouts
@@ -303,7 +304,7 @@ def make_registers(
 
 
 def check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
-    """Check that settings by task name tasks of the circuit only."""
+    """Check that settings by task name only name tasks of the circuit."""
     known = set(names)
     for name in given:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Noise of devices: channels in the Pauli basis, and which of them follow which gate."""
+"""Noise of devices: channels in the Pauli basis, and the gates that they follow."""
 
 from qmtl.noise._channel import Channel as Channel
 from qmtl.noise._channel import CoherentError as CoherentError

@@ -1,9 +1,9 @@
-"""From a Qiskit backend's calibration to the noise of its gates, as Aer reads it.
+"""Noise of gates from a Qiskit backend's calibration, by the recipe of Qiskit Aer.
 
-The recipe is that of Aer's `NoiseModel.from_backend` at temperature 0: during a gate its wires
-relax; a depolarising channel before that makes up what the gate's reported error (one minus the
-average gate fidelity) has more. Errors that are
-physically impossible are cut to the nearest possible ones, and T2 to 2·T1.
+The recipe is that of Aer's `NoiseModel.from_backend` at temperature 0. The wires relax during a
+gate. If the gate's reported error (one minus the average gate fidelity) is larger than that, a
+depolarising channel before the relaxation adds the difference. Physically impossible errors are
+reduced to the nearest possible ones, and T2 to 2·T1.
 
 Qiskit is not imported: only attributes of the backend are read.
 """
@@ -18,7 +18,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.noise._channel import Channel
 from qmtl.noise._schedule import Order, Relaxation, Timing
 
-# Gates of targets that are known here; a target has at least one of each row.
+# Supported native gates of a backend; it must have at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")
 TWO_WIRE = ("cz", "ecr", "cx", "rzz")
 Wires = tuple[int, ...]
@@ -28,7 +28,7 @@ Key = tuple[str, Wires]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a backend reports about its wires; fields are those of `DeviceNoise` of that name."""
+    """A backend's report about its wires; the fields have the meaning of `DeviceNoise`'s."""
 
     two_wire: Channel | None
     gates: dict[Key, Channels]
@@ -47,12 +47,12 @@ def read_calibration(
 
     Args:
         backend: a Qiskit backend or `Target`.
-        wires: the qubit of each wire; None for all qubits as they are.
-        relaxation: whether wires relax, in gates and while they wait.
-        order: of the schedule from which waiting follows; None for no noise while waiting.
+        wires: the qubit of each wire; None if wire i is qubit i.
+        relaxation: whether wires relax, during gates and while they wait.
+        order: order of the schedule that gives the waiting times; None for no noise while waiting.
 
     Raises:
-        InvalidInputError: for something that is neither, or for qubits that it does not have.
+        InvalidInputError: if `backend` is neither of these, or lacks one of the qubits.
     """
     target = getattr(backend, "target", backend)
     if not hasattr(target, "qubit_properties") or not hasattr(target, "num_qubits"):
@@ -117,13 +117,13 @@ def _native_gates(
 def _channels(
     error: float | None, seconds: float, relaxing: Sequence[Relaxation | None]
 ) -> Iterator[tuple[Channel, Wires]]:
-    """Depolarisation, and then relaxation, that together make a gate's error."""
+    """The depolarisation and the relaxation that together give a gate's error."""
     n, dimension = len(relaxing), 2 ** len(relaxing)
     relaxed = [Channel((1.0,) * 4) if r is None else r.during(seconds) for r in relaxing]
     entangled = prod(sum(channel.factors) / 4 for channel in relaxed)
     fidelity = (dimension * entangled + 1) / (dimension + 1)
     most = dimension / (dimension + 1)
-    # A missing error or NaN says nothing; a gate cannot be better than its relaxation.
+    # A missing error or NaN gives no information; a gate cannot be better than its relaxation.
     if error is not None and error > 1 - fidelity and dimension * fidelity > 1:
         missing = min(error, most) - (1 - fidelity)
         strength = dimension * missing / (dimension * fidelity - 1)  # 1 is full depolarisation
@@ -135,7 +135,7 @@ def _channels(
 
 
 def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
-    """The native gates that implement each gate of a head circuit, without noise-free ones."""
+    """The noisy native gates that implement each gate of a head circuit."""
     known = set(native)
     made: dict[Key, list[Key]] = {}
     for wire in sorted({wires[0] for name, wires in known if name == "sx"}):
@@ -148,7 +148,8 @@ def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
             zz: Key = ("rzz", (a, b)) if ("rzz", (a, b)) in known else ("rzz", (b, a))
             for pair in ((a, b), (b, a)):
                 own: Key = (name, pair) if (name, pair) in known else (name, (a, b))
-                # A Hadamard before and one after, on the target: with cx for a CZ, else for a CNOT.
+                # The Hadamards before and after act on the target: cx needs them for a CZ, cz for
+                # a CNOT.
                 target = own[1][1] if name == "cx" else pair[1]
                 flips: list[Key] = [("sx", (target,))] * 2 if ("sx", (target,)) in known else []
                 back: list[Key] = [("sx", (w,)) for w in (a, b) for _ in range(2) if flips]
@@ -161,7 +162,7 @@ def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
 
 
 def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels:
-    """Channels of several gates one after the other, with their positions among `wires`."""
+    """Channels of several gates in sequence, with their positions among `wires`."""
     found: list[tuple[Channel, Wires]] = []
     for channels, on in parts:
         for channel, at in channels:
@@ -175,7 +176,7 @@ def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels
 def _readouts(
     backend: Any, target: Any, wire_of: Mapping[int, int]
 ) -> dict[int, tuple[float, float]]:
-    """Asymmetric errors where the backend's properties tell them, else those of the target."""
+    """Read-out errors, asymmetric if the backend's properties have them, else symmetric."""
     read = getattr(backend, "properties", None)
     properties = read() if callable(read) else None
     measured = target["measure"] if "measure" in target.operation_names else {}

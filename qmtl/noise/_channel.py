@@ -1,7 +1,7 @@
-"""What noise does to Pauli strings: channels, and coherent errors of gates.
+"""Noise in the Pauli basis: channels, and coherent errors of gates.
 
-A channel is stored as its action in the Heisenberg picture: it multiplies each string by a number,
-and damping turns part of Z into I. That covers Pauli noise of any kind, amplitude and phase
+A channel is stored by its action in the Heisenberg picture: it multiplies each Pauli string by a
+number, and damping turns part of Z into I. That covers any Pauli noise, amplitude and phase
 damping, thermal relaxation, and read-out errors.
 """
 
@@ -19,12 +19,12 @@ LETTERS = "IXYZ"
 
 @dataclass(frozen=True)
 class Channel:
-    """A noise channel on one or two wires, by what it does to Pauli strings (Heisenberg picture).
+    """A noise channel on one or two wires, by its action on Pauli strings (Heisenberg picture).
 
     Args:
-        factors: what each string is multiplied by, in the order II, IX, IY, IZ, XI, ... (first
-            wire first); the first is 1.
-        shift: the coefficient of I that a Z gains (one wire only).
+        factors: the factor of each Pauli string, in the order II, IX, IY, IZ, XI, ... (first wire
+            first); the first is 1.
+        shift: the coefficient of I that the channel adds to a Z (one wire only).
 
     Raises:
         InvalidInputError: for a wrong number of factors, or one outside [-1, 1].
@@ -53,7 +53,7 @@ class Channel:
 
     @property
     def n_wires(self) -> int:
-        """1 or 2."""
+        """Number of wires: 1 or 2."""
         return 1 if len(self.factors) == 4 else 2
 
     @property
@@ -63,7 +63,7 @@ class Channel:
 
     @classmethod
     def pauli(cls, probabilities: Mapping[str, float]) -> Self:
-        """Pauli errors: string (``"X"``, or ``"XZ"`` on two wires) to its probability.
+        """Pauli errors, from string (``"X"``, or ``"XZ"`` on two wires) to probability.
 
         Example:
             >>> Channel.pauli({"Z": 0.25}).factors
@@ -88,9 +88,9 @@ class Channel:
 
     @classmethod
     def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
-        """Each of the 3 (two wires: 15) errors with an equal share of `probability`.
+        """One of the 3 (two wires: 15) Pauli errors, equally likely, with this total probability.
 
-        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) of
+        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) times
         this one.
         """
         check_probability("probability", probability)
@@ -115,13 +115,13 @@ class Channel:
     def thermal_relaxation(
         cls, t1: float, t2: float, duration: float, excited: float = 0.0
     ) -> Self:
-        """Relaxation for a time.
+        """Thermal relaxation for a given time.
 
         Args:
             t1: relaxation time, in seconds.
             t2: dephasing time, in seconds; at most 2·t1.
-            duration: in seconds.
-            excited: probability of 1 in equilibrium.
+            duration: time that passes, in seconds.
+            excited: probability of the state 1 in equilibrium.
         """
         if not (t1 > 0 and 0 < t2 <= 2 * t1 and duration >= 0):
             raise InvalidInputError(
@@ -134,13 +134,13 @@ class Channel:
 
     @classmethod
     def readout(cls, p01: float, p10: float) -> Self:
-        """A bit read wrongly: 0 as 1 with probability `p01`, 1 as 0 with `p10`."""
+        """A read-out error: 0 is read as 1 with probability `p01`, and 1 as 0 with `p10`."""
         check_probability("p01", p01)
         check_probability("p10", p10)
         return cls((1.0, 1.0, 1.0, 1 - p01 - p10), p10 - p01)
 
     def then(self, other: "Channel") -> "Channel":
-        """One channel for this one and, after it, another on the same wires.
+        """The channel followed by another on the same wires, as one channel.
 
         Example:
             >>> Channel.amplitude_damping(1.0).then(Channel.depolarising(0.75)).shift
@@ -150,7 +150,7 @@ class Channel:
         return Channel(factors, other.factors[3] * self.shift + other.shift)
 
     def scaled(self, scale: float) -> "Channel":
-        """The channel `scale` times as strong: factors to that power, and the shift with them."""
+        """The channel `scale` times as strong: its factors to that power, its shift to match."""
         if scale == 1:
             return self
         factors = tuple(
@@ -176,8 +176,8 @@ class CoherentError:
     """A coherent error of a gate: its angle is wrong, or further rotations follow it.
 
     Args:
-        relative: share by which the gate's own angle is too large (negative: too small); ``"sx"``
-            and ``"x"`` are rotations by a quarter and by half a turn, and gates like CZ have none.
+        relative: relative excess of the gate's angle (negative: it is too small). ``"sx"`` and
+            ``"x"`` are rotations by a quarter and by half a turn; gates like CZ have no angle.
         rotations: further rotations right after the gate: name (``"RX"``, ``"RY"``, ``"RZ"`` or
             ``"IsingZZ"``), positions of their wires among the gate's, and angle in radians.
 
@@ -211,7 +211,7 @@ class CoherentError:
         ]
 
     def scaled(self, scale: float) -> "CoherentError":
-        """All angles times `scale`."""
+        """The same error with all angles times `scale`."""
         rotations = tuple((name, at, angle * scale) for name, at, angle in self.rotations)
         return CoherentError(self.relative * scale, rotations)
 

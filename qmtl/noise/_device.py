@@ -1,4 +1,4 @@
-"""DeviceNoise: what a device does after each gate, while wires wait, and when they are read."""
+"""DeviceNoise: the noise of a device after each gate, while wires wait, and at the readout."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from qmtl.noise._schedule import Order, Timing
 FORMAT = "qmtl-noise"
 
 
-# Channels after a gate, each with the positions of its wires among the gate's.
+# Channels after a gate; each comes with the positions of its wires among the gate's wires.
 Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
 
 
@@ -28,20 +28,20 @@ SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 class DeviceNoise:
     """Noise of a device: channels after gates and while waiting, coherent and read-out errors.
 
-    Gates are named as in `qmtl.circuit.GATE_WIRES`; those of transpiled circuits by their
-    Qiskit names (``"sx"``, ``"x"``, ``"cz"``, ...). There ``"rz"`` is a change of frame, without
-    noise unless named in `gates`.
+    Gates have the names of `qmtl.circuit.GATE_WIRES`; in transpiled circuits they have their Qiskit
+    names (``"sx"``, ``"x"``, ``"cz"``, ...). Qiskit's ``"rz"`` is a change of frame, without noise
+    unless `gates` names it.
 
     Args:
-        one_wire: after every one-wire gate, on its wire; None for none.
-        two_wire: after every two-wire gate, on its wires.
-        gates: channels of particular gates instead, by name and wires: ``("CZ", (0, 1))``; each
-            channel with the positions of its wires in the gate.
-        readout: probabilities that a bit 0 is read as 1, and 1 as 0.
-        readouts: the same for particular wires instead.
+        one_wire: channel after every one-wire gate; None for no noise.
+        two_wire: channel after every two-wire gate; None for no noise.
+        gates: channels of particular gates, which replace the general ones, by name and wires:
+            ``("CZ", (0, 1))``. Each channel comes with the positions of its wires in the gate.
+        readout: probabilities that a bit 0 is read as 1, and a bit 1 as 0.
+        readouts: the same probabilities for particular wires.
         coherent: coherent errors, by the gate's name or by name and wires; they come before the
             gate's channels.
-        timing: durations and relaxation of wires that wait; None for no noise while waiting.
+        timing: durations of gates and relaxation of waiting wires; None for no noise while waiting.
 
     Example:
         >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
@@ -66,8 +66,9 @@ class DeviceNoise:
         """Depolarising noise after every gate, and symmetric read-out errors.
 
         Args:
-            one_qubit: probability of an error after a one-wire gate, a third for each Pauli.
-            two_qubit: probability after a two-wire gate, a 15th for each pair of Paulis.
+            one_qubit: probability of an error after a one-wire gate; each Pauli has a third of it.
+            two_qubit: probability of an error after a two-wire gate; each pair of Paulis has a
+                15th.
             readout: probability that a bit is read wrongly.
         """
         given = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
@@ -90,23 +91,23 @@ class DeviceNoise:
     ) -> Self:
         """The noise of a Qiskit backend, from its calibration.
 
-        Gates relax during their time, and depolarise before so that their reported error is met, as
-        in Aer's `NoiseModel.from_backend`; read-out errors are asymmetric where the backend's
-        properties tell them (a `Target` does not). For circuits that are not transpiled, a RY costs
-        two ``sx``, a Hadamard one, a CZ the native two-wire gate, and so on, their noise all after
-        the gate; pairs of wires that the device does not couple have depolarising noise of the
-        median two-wire error, without the swaps that they would need. `predict_transpiled` in
-        `qmtl.hardware` has no such approximations.
+        As in Aer's `NoiseModel.from_backend`, a gate's wires relax while it runs, after a
+        depolarising channel that makes up the rest of the reported error. Read-out errors are
+        asymmetric if the backend's properties report both (a `Target` does not). Circuits that are
+        not transpiled get approximate noise after each gate: a RY costs two ``sx``, a Hadamard one,
+        a CZ the native two-wire gate, and so on. Pairs of wires that the device does not couple get
+        the median two-wire error, without the swaps that they would need. `predict_transpiled` in
+        `qmtl.hardware` makes no such approximations.
 
         Args:
-            backend: a Qiskit backend, fake ones included, or a `Target`.
+            backend: a Qiskit backend (a fake one, too), or a `Target`.
             wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
                 over more wires than the device has.
-            relaxation: whether wires relax, in gates and while they wait.
-            order: of the schedule (see `Timing`); None for no noise while waiting.
+            relaxation: whether wires relax, during gates and while they wait.
+            order: order of the schedule (see `Timing`); None for no noise while waiting.
 
         Raises:
-            InvalidInputError: if it is no backend, or for qubits that it does not have.
+            InvalidInputError: if it is not a backend, or lacks one of the qubits.
 
         Example:
             >>> from qiskit.providers.fake_provider import GenericBackendV2
@@ -128,7 +129,7 @@ class DeviceNoise:
         return self.channels(gate.name, gate.wires)
 
     def channels(self, name: str, wires: tuple[int, ...]) -> list[tuple[Channel, tuple[int, ...]]]:
-        """The channels after the gate of that name, with their wires."""
+        """The channels after the gate with this name, with their wires."""
         found = self.gates.get((name, wires))
         if found is None and name in SYMMETRIC:
             found = self.gates.get((name, wires[::-1]))
@@ -150,7 +151,7 @@ class DeviceNoise:
         return self.coherent.get((name, wires), self.coherent.get(name))
 
     def reading(self, wire: int) -> Channel:
-        """The channel before a wire is read."""
+        """The read-out channel of a wire, which comes before its measurement."""
         return Channel.readout(*self.readouts.get(wire, self.readout))
 
     def scaled(self, scale: float) -> "DeviceNoise":
@@ -212,7 +213,7 @@ class DeviceNoise:
         """
         try:
             if description["format"] != FORMAT:
-                raise InvalidInputError(f"not noise of qmtl: format {description['format']!r}")
+                raise InvalidInputError(f"not a qmtl noise file: format {description['format']!r}")
             timing = description.get("timing")
             return cls(
                 _channel(description["one_wire"]),
@@ -280,14 +281,14 @@ T = TypeVar("T")
 def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
     """The noise of wires 0 to ``tile - 1``, repeated over `n_wires` wires.
 
-    Wire w has the noise of wire ``w % tile``. Gates between neighbouring tiles, from the last wire
-    of one to the first of the next, have the noise of the pair ``(tile - 1, 0)``; if that has none
-    of its own (the tile is a line, not a ring), they have that of pairs that `noise` does not name.
+    Wire w has the noise of wire ``w % tile``. A gate between neighbouring tiles (the last wire of
+    one, the first of the next) has the noise of the pair ``(tile - 1, 0)``. If `noise` does not
+    name this pair (the tile is a line, not a ring), it has the noise of unnamed pairs.
 
     Args:
-        noise: of the tile.
-        tile: wires of it.
-        n_wires: wires wanted.
+        noise: noise of the tile.
+        tile: number of wires of the tile.
+        n_wires: number of wires wanted.
 
     Raises:
         InvalidInputError: for a tile of fewer than 3 wires, where a ring and a line are the same.
@@ -307,7 +308,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
     def places(wires: Wires) -> Iterator[Wires]:
         ring = sorted(wires) == [0, tile - 1]
         for start in starts if max(wires) < tile else ():
-            # The low end of a pair across the border lies in the next tile.
+            # The pair across the border ends at wire 0 of the next tile.
             moved = tuple(start + w + (tile if ring and w == 0 else 0) for w in wires)
             if ring and start + tile == n_wires:
                 moved = tuple(w % n_wires for w in moved)
@@ -347,12 +348,12 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
 
 
 def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> DeviceNoise:
-    """The noise of a fake IBM backend, wire i on qubit i, repeated if the circuit has more wires.
+    """The noise of a fake IBM backend, repeated if the circuit has more wires; wire i is qubit i.
 
     Args:
-        name: such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
-        n_wires: of the circuit.
-        relaxation: whether wires relax; without, gates depolarise by their reported error.
+        name: a name such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
+        n_wires: number of wires of the circuit.
+        relaxation: whether wires relax; if not, gates depolarise by their reported error.
 
     Raises:
         InvalidInputError: for an unknown name.

@@ -1,7 +1,7 @@
-"""What happens on a noisy device: gates, channels and waiting, one event after the other.
+"""The events on a noisy device, in order: gates, channels and waiting.
 
-A step is a gate as the device runs it, with what it is made of here; noise and durations are looked
-up by its name. Head circuits and circuits in a device's own gates share all this.
+A step is one instruction of the device, with the elementary gates that it consists of; noise and
+durations are looked up by its name. Head circuits and transpiled circuits share this code.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ CHANNEL = "channel"
 """Name of an event that is a channel which only shrinks expectation values."""
 DAMPING = "damping"
 """Name of an event that is a channel which also shifts ⟨Z⟩, such as amplitude damping."""
-# Names of steps that do nothing to their wires but take time.
+# Names of steps that take time but do nothing else.
 IDLE = frozenset({"barrier", "delay"})
 DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
-# A gate that is made of several here: its error has no angle to be relative to.
+# A native gate made of several elementary ones: a relative error of its angle is undefined.
 COMPOSED = "ecr"
 RIGHT_ANGLES = {
     "X": ("RX", pi),
@@ -36,14 +36,14 @@ Wires = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Event:
-    """A gate, or a channel.
+    """A gate or a noise channel.
 
     Attributes:
-        wires: where.
-        name: of the gate, as in `qmtl.circuit.Gate` or one of ``"X"``, ``"Z"``, ``"S"``, ``"Sdg"``,
-            ``"SX"``, ``"SXdg"``; of a channel whether it damps.
-        angle: of a rotation.
-        channel: None for a gate.
+        wires: the wires that it acts on.
+        name: name of the gate, as in `qmtl.circuit.Gate` or one of ``"X"``, ``"Z"``, ``"S"``,
+            ``"Sdg"``, ``"SX"``, ``"SXdg"``; for a channel `CHANNEL`, or `DAMPING` if it damps.
+        angle: angle of a rotation.
+        channel: the channel; None for a gate.
     """
 
     wires: Wires
@@ -53,12 +53,12 @@ class Event:
 
     @classmethod
     def of(cls, channel: Channel, wires: Wires) -> "Event":
-        """A channel on these wires."""
+        """The event of a channel on these wires."""
         return cls(wires, DAMPING if channel.shift else CHANNEL, channel=channel)
 
     @property
     def kind(self) -> Kind:
-        """What it commutes with."""
+        """Its commutation class: diagonal, CNOT, or other."""
         if self.channel is not None:
             return "channel"
         if self.name in DIAGONAL:
@@ -71,10 +71,10 @@ class DeviceStep:
     """A gate, delay, barrier or measurement as the device runs it.
 
     Attributes:
-        name: the device's (or the head circuit's) name for it.
-        wires: where.
-        gates: what it does.
-        seconds: how long it takes; None to look it up in the noise.
+        name: name of the gate on the device (or in the head circuit).
+        wires: the wires that it acts on.
+        gates: the elementary gates that it consists of.
+        seconds: its duration; None to look it up in the noise.
     """
 
     name: str
@@ -85,12 +85,12 @@ class DeviceStep:
 
 @dataclass(frozen=True)
 class NativeCircuit:
-    """A head circuit as a device runs it, with all weights bound.
+    """A transpiled head circuit in the device's gates, with all weights bound.
 
     Attributes:
         steps: gates, delays, barriers and measurements, in the order of application, on the
             device's wires. Angles depend on the head circuit's features.
-        wires: for each task the device's wires on which its register is read.
+        wires: for each task, the device's wires on which its register is read.
     """
 
     steps: tuple[DeviceStep, ...]
@@ -105,13 +105,13 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
 
     steps = [step(gate) for gate in circuit.encoding_gates]
     steps += [step(gate) for task in tasks for gate in circuit.block_gates(task)]
-    # Wires that take longer to read are done with their gates earlier.
+    # A wire with a longer readout must finish its gates earlier.
     wires = dict.fromkeys(wire for task in tasks for wire in circuit.register(task).wires)
     return [*steps, *(DeviceStep("measure", (wire,)) for wire in wires)]
 
 
 def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[list[Event]]:
-    """For each step what happens: waiting before it, its gates, their errors and channels."""
+    """The events of each step: waiting before it, its gates, their coherent errors and channels."""
     timing = noise.timing
     times: Iterable[Sequence[float]] = repeat((), len(steps))
     if timing is not None:
@@ -141,7 +141,7 @@ def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[l
 
 
 def _gate_events(now: DeviceStep, noise: DeviceNoise) -> Iterator[Event]:
-    """The gate, its coherent error, and its channels."""
+    """A gate followed by its coherent error and its channels."""
     error = noise.coherent_error(now.name, now.wires)
     relative = 0.0 if error is None or now.name == COMPOSED else error.relative
     for event in now.gates:

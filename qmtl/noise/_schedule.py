@@ -8,18 +8,18 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.noise._channel import Channel
 
 Order = Literal["alap", "asap"]
-# Rounding errors between consecutive gates are shorter, in seconds.
+# Times below this, in seconds, are rounding errors between consecutive gates.
 NO_TIME = 1e-14
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """How a wire relaxes.
+    """Relaxation times of a wire.
 
     Args:
         t1: relaxation time, in seconds.
         t2: dephasing time, in seconds; at most 2·t1.
-        excited: probability of 1 in equilibrium.
+        excited: probability of the state 1 in equilibrium.
 
     Raises:
         InvalidInputError: for impossible times or an impossible probability.
@@ -37,26 +37,26 @@ class Relaxation:
         self.during(0.0)
 
     def during(self, seconds: float) -> Channel:
-        """What happens to the wire in that time."""
+        """The channel of this relaxation over a time."""
         return Channel.thermal_relaxation(self.t1, self.t2, seconds, self.excited)
 
     def scaled(self, scale: float) -> "Relaxation":
-        """The same at `scale` (> 0) times the rates."""
+        """The same relaxation with its rates times `scale` (> 0)."""
         return Relaxation(self.t1 / scale, self.t2 / scale, self.excited)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of gates and relaxation of wires, from which the noise of waiting follows.
+    """Durations of gates and relaxation of wires, which give the noise of waiting wires.
 
-    The schedule is that of the whole circuit: in the partitioned layout of the encoding and every
-    task's block, in the shared layout of the encoding and the task's own block. A wire relaxes
-    while it waits; the gate's own channels describe what happens during the gate.
+    The schedule covers a whole circuit: the encoding and every task's block in the partitioned
+    layout, the encoding and one task's block in the shared layout. A wire relaxes while it waits;
+    during a gate, the gate's own channels apply.
 
     Args:
         durations: seconds, by the gate's name or by ``(name, wires)``; 0 for gates not named.
-        relaxation: of particular wires.
-        others: of all other wires; None if they do not relax.
+        relaxation: relaxation of particular wires.
+        others: relaxation of all other wires; None if they do not relax.
         order: ``"alap"``, every gate as late as possible, all wires read at the same time (IBM's
             default, Qiskit's `ALAPScheduleAnalysis`); or ``"asap"``, every gate as soon as
             possible, each wire read right after its last gate (Qiskit's `ASAPScheduleAnalysis` for
@@ -86,19 +86,19 @@ class Timing:
                 )
 
     def duration(self, name: str, wires: tuple[int, ...]) -> float:
-        """Seconds that a gate takes; those of a pair of wires hold in either order."""
+        """Duration of a gate in seconds; for a pair of wires, in either order."""
         for key in ((name, wires), (name, wires[::-1]), name):
             if key in self.durations:
                 return self.durations[key]
         return 0.0
 
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
-        """The channel of a wire that waits; None if nothing happens to it.
+        """The channel of a waiting wire; None if waiting changes nothing.
 
         Args:
-            wire: which.
-            seconds: how long.
-            is_fresh: whether no gate has touched the wire yet, so that it is still 0.
+            wire: the waiting wire.
+            seconds: how long it waits.
+            is_fresh: whether no gate has acted on the wire yet, so that it is still in the state 0.
         """
         found = self.relaxation.get(wire, self.others)
         if found is None or seconds < NO_TIME or (is_fresh and found.excited == 0):
@@ -106,7 +106,7 @@ class Timing:
         return found.during(seconds)
 
     def scaled(self, scale: float) -> "Timing":
-        """The same schedule with `scale` times the rates of relaxation."""
+        """The same schedule with the rates of relaxation times `scale`."""
         return Timing(
             self.durations,
             {w: r.scaled(scale) for w, r in self.relaxation.items()} if scale else {},
@@ -152,11 +152,12 @@ class Timing:
 def idle_times(
     steps: Sequence[tuple[tuple[int, ...], float]], order: Order
 ) -> list[tuple[float, ...]]:
-    """How long each wire of each step has waited since the step before it on that wire.
+    """Waiting time of each wire of each step since the previous step on that wire, in seconds.
 
     Args:
-        steps: wires and seconds of each, in the order of application.
-        order: see `Timing`. The first step on a wire waits since the beginning of the circuit.
+        steps: wires and seconds of each step, in the order of application.
+        order: see `Timing`. The first step on a wire counts its waiting time from the start of the
+            circuit.
 
     Example:
         >>> steps = [((0,), 1.0), ((1,), 2.0), ((0, 1), 1.0)]

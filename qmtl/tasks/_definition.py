@@ -1,4 +1,4 @@
-"""What a task is: kinds and their metrics, its fields and their checks, its form as plain data."""
+"""The definition of a task: its kind and metrics, its checked fields, its form as plain data."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ _DEFAULT_METRICS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class TaskDefinition:
-    """The fields of a `Task`, which says what they are, checked and in canonical form."""
+    """The fields of a `Task`, checked and in canonical form; `Task` documents them."""
 
     name: str
     kind: Kind
@@ -59,7 +59,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """A yes-or-no task: one logit.
+        """A binary task, with one logit.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -78,7 +78,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """One of `n_classes` (at least 2) exclusive classes: that many logits.
+        """A task with one of `n_classes` (at least 2) exclusive classes, with one logit per class.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -98,7 +98,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """Several yes-or-no labels of one sample: one logit each.
+        """A task with several yes-or-no labels per sample, with one logit per label.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -117,7 +117,7 @@ class TaskDefinition:
         class_names: Sequence[str] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """One or more real numbers; `class_names` are the names of the targets.
+        """A task with one or more real numbers as targets; `class_names` names the targets.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -127,7 +127,7 @@ class TaskDefinition:
         return cls(name, "regression", n_targets, class_names, None, metrics)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; `from_dict` reads it.
+        """The task as data that JSON can hold; `from_dict` reads it.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -138,10 +138,10 @@ class TaskDefinition:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """A task from `to_dict`.
+        """The task that `to_dict` described.
 
         Raises:
-            InvalidInputError: a key is unknown or missing, or a value does not fit.
+            InvalidInputError: if a key is unknown or missing, or a value does not fit.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -161,22 +161,22 @@ class TaskDefinition:
 
 
 def metric_names(task: "TaskDefinition") -> tuple[str, ...]:
-    """The task's metrics, or its kind's default ones."""
+    """The task's metrics, or the default metrics of its kind."""
     return task.metric_names or _DEFAULT_METRICS[task.kind]
 
 
 def is_flat(task: "TaskDefinition") -> bool:
-    """Whether canonical targets are (N,), not (N, n_outputs)."""
+    """Whether canonical targets have shape (N,), not (N, n_outputs)."""
     return task.kind in ("binary", "multiclass") or (
         task.kind == "regression" and task.n_outputs == 1
     )
 
 
 def _check_task(task: "TaskDefinition") -> None:
-    """Check all fields, and set those that have a canonical form (ints, tuples, floats).
+    """Check all fields, and convert them to canonical types (ints, tuples, floats).
 
     Raises:
-        InvalidInputError: a value does not fit; it is named with what was expected.
+        InvalidInputError: if a value does not fit; the error names it and what was expected.
     """
     _check_name(task.name)
     if task.kind not in METRICS:

@@ -1,4 +1,4 @@
-"""The task that a column of labels stands for; an error where that is not clear."""
+"""Infer the task from a column of labels; an error if that is ambiguous."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,26 +13,29 @@ from qmtl.tasks._task import Task
 
 __all__ = ["infer_task"]
 
-# With more classes than this, a class for every other row is taken for a list of names or ids.
+# With more classes than this, and more than one class per two rows, texts are taken for names or
+# ids.
 FEW = 10
 
 
 def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
-    """The task that fits the labels; `qmtl.tasks` says which labels are the same.
+    """Infer the task that fits the labels; `qmtl.tasks` says which labels are equal.
 
-    Without a kind: two different texts or whole numbers are binary, more texts are multiclass
-    (classes in sorted order), whole numbers 0..C-1 are multiclass, more than two different
-    numbers with fractions are a regression. What pandas has as categorical is classes. A 2-D array
-    is multilabel if it holds 0 and 1 only, a regression if it holds fractions.
+    Without a kind: two different texts or whole numbers make a binary task; more texts make a
+    multiclass task (classes in sorted order), and so do the whole numbers 0..C-1; more than two
+    different numbers with fractions make a regression. A categorical column of pandas holds
+    classes. A 2-D array is multilabel if it holds 0 and 1 only, and a regression if it holds
+    fractions.
 
     Args:
-        name: of the task.
-        values: labels (N,), (N, 1) or (N, columns), see `Task.to_targets`.
+        name: name of the task.
+        values: labels of shape (N,), (N, 1) or (N, columns), see `Task.to_targets`.
         kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: no label, labels that fit several kinds or not the given one, or what
-            looks like dates, ids or free text; the message says what to pass instead.
+        InvalidInputError: if there is no label, if the labels fit several kinds or not the given
+            one, or if they look like dates, ids or free text; the message says what to pass
+            instead.
 
     Example:
         >>> infer_task("a", ["cat", "dog", None, "cat"]).class_names
@@ -77,7 +80,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         return _from_texts(name, array, numbers, texts, kind, n)
     classes = {number for number in numbers if number != MISSING}
     if kind is None and getattr(getattr(values, "dtype", None), "name", "") == "category":
-        # Its type says that these are classes, whatever numbers write them.
+        # The categorical type says that these are classes, even if they are written as numbers.
         kind = "binary" if len(classes) == 2 else "multiclass"
     if kind is not None:
         return _with_kind(name, kind, classes)
@@ -85,7 +88,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
 
 
 def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Different labels as numbers, and as the texts that are not numbers."""
+    """Split distinct labels into numbers and texts that are not numbers."""
     numbers, texts = [], []
     for value in distinct:
         number = number_in(value) if isinstance(value, str) else value
@@ -123,7 +126,7 @@ def _from_texts(
 
 
 def _with_kind(name: str, kind: str, classes: set[float]) -> Task:
-    """Classes that are numbers; those that are not 0..C-1 become class names."""
+    """A task whose classes are numbers; numbers other than 0..C-1 become class names."""
     if kind == "binary" and classes <= {0.0, 1.0}:
         return Task.binary(name)
     if kind == "multiclass" and len(classes) > 1 and classes == set(range(len(classes))):

@@ -1,14 +1,13 @@
-"""Labels: one rule for which label is which class, wherever labels come from.
+"""Labels: one rule for which label means which class, whatever type the labels come in.
 
 * A tensor holds canonical targets: class numbers 0..C-1, 0 and 1, or numbers. Everything else (an
   array, a list, a column of a table) holds labels.
-* A text is the class of that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or the
-  number that it writes: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do not
-  count.
-* A number is the class whose name writes that number, if any class name writes one. Otherwise it
-  is the number of the class.
-* None, NaN, pandas' NA and NaT, and what an array masks, are missing; so is -100, unless targets
-  are numbers.
+* A text is the class with that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or
+the number that it spells: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do not
+count.
+* A number is the class whose name spells that number, if any class name spells a number. Otherwise
+it is the number of the class.
+* None, NaN, pandas' NA and NaT, and masked entries are missing; so is -100, except in regression.
 * Dates and times are not labels.
 """
 
@@ -46,7 +45,7 @@ _DATE = re.compile(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is missing whatever the task: None, NaN, NA, NaT, masked, or such a word.
+    """Whether a label is missing in every kind of task: None, NaN, NA, NaT, masked, or a word.
 
     Example:
         >>> [is_missing(value) for value in (None, float("nan"), " N/A ", 0, "no")]
@@ -56,7 +55,7 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return value.strip() in MISSING_WORDS
-    # pandas' own missing values are recognised by name: nothing here needs pandas.
+    # pandas' missing values are recognised by their type's name, so that pandas is not needed.
     if type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, np.datetime64 | np.timedelta64):
@@ -65,13 +64,13 @@ def is_missing(value: Any) -> bool:
 
 
 def number_in(text: str) -> float | None:
-    """The number that a text writes (infinite ones too), or None for any other text.
+    """The number that a text spells (infinite ones too), or None for any other text.
 
     Example:
         >>> number_in(" 1e3"), number_in("1_000"), number_in("-inf"), number_in("nan")
         (1000.0, None, -inf, None)
     """
-    if "_" in text:  # Python's own digit separator; in a file it is a name, like 1_000
+    if "_" in text:  # Python reads 1_000 as a number, but in a file it is a name
         return None
     try:
         number = float(text)
@@ -81,7 +80,7 @@ def number_in(text: str) -> float | None:
 
 
 def number_text(number: float) -> str:
-    """A number as the name of a class.
+    """A number in the form that a class name has.
 
     Example:
         >>> number_text(1.0), number_text(-1.5)
@@ -104,14 +103,14 @@ def is_date(value: Any) -> bool:
 
 
 def as_labels(name: str, values: Any) -> np.ndarray:
-    """Labels as an array of numbers, or of objects; nothing is checked or converted yet.
+    """Labels as an array of numbers or of objects, without checks or conversion.
 
     Args:
-        name: of the task, for messages.
+        name: name of the task, for messages.
         values: array, list, tensor, masked array, or column of a table.
 
     Raises:
-        InvalidInputError: rows of different lengths, dates, or types that cannot be labels.
+        InvalidInputError: for rows of different lengths, dates, or types that cannot be labels.
 
     Example:
         >>> as_labels("a", ["x", None]).dtype, as_labels("a", [1, 0]).dtype.kind
@@ -125,7 +124,7 @@ def as_labels(name: str, values: Any) -> np.ndarray:
     try:
         array = np.asarray(values)
         if array.dtype.kind in "US":
-            array = np.asarray(values, dtype=object)  # else None and NaN become texts
+            array = np.asarray(values, dtype=object)  # otherwise None and NaN become texts
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
             f"labels of task '{name}': expected an array of labels, got rows of different "
@@ -153,13 +152,13 @@ def present(targets: Tensor) -> Tensor:
 
 
 def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
-    """Labels as losses and metrics expect them; see `Task.to_targets`."""
+    """Convert labels to the form that losses and metrics expect; see `Task.to_targets`."""
     array = torch.from_numpy(read_labels(task, values, rows))
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":
         return array.nan_to_num(nan=MISSING).long().to(device)
-    # Timestamps and the like keep their digits until they are standardised.
-    exact = task.kind == "regression" and device.type != "mps"  # which has no float64
+    # Large values such as timestamps keep their digits until they are standardised.
+    exact = task.kind == "regression" and device.type != "mps"  # MPS has no float64
     return (array if exact else array.float()).to(device)
 
 
@@ -179,7 +178,7 @@ def read_labels(task: "Task", values: Any, rows: Sequence[Any] | None = None) ->
             f"got {array.shape}"
         )
     if task.kind == "regression":
-        # Losses and models are float32, in which a larger label would silently become infinite.
+        # Losses and models use float32, in which a larger label would silently become infinite.
         bad, allowed = np.abs(array) > np.finfo(np.float32).max, "finite numbers, NaN if missing"
     else:
         n_classes = task.n_outputs if task.kind == "multiclass" else 2
@@ -200,7 +199,7 @@ def _row(rows: Sequence[Any] | None, position: Sequence[int]) -> Any:
 
 
 class _Names(NamedTuple):
-    """The classes of a task by their names, and by the numbers that the names write."""
+    """Maps to class numbers: from class names, and from the numbers that the names spell."""
 
     texts: Mapping[str, int]
     numbers: Mapping[float, int]
@@ -217,7 +216,7 @@ class _Names(NamedTuple):
 def _as_codes(
     task: "Task", labels: np.ndarray, rows: Sequence[Any] | None, *, canonical: bool
 ) -> np.ndarray:
-    """Class numbers or numbers as float64, NaN where missing, in the shape of the labels."""
+    """Class numbers or regression values as float64, NaN where missing, in the labels' shape."""
     names = _Names({}, {}) if canonical else _Names.of(task)
     if labels.dtype.kind != "O":
         array = labels.astype(np.float64)
@@ -226,7 +225,7 @@ def _as_codes(
         distinct, places = np.unique(labels.ravel(), return_inverse=True)
         values = distinct.tolist()
     else:
-        # A label that occurs often is looked at once.
+        # Convert each distinct label only once.
         first: dict[Any, int] = {}
         try:
             places = np.array(
@@ -252,7 +251,7 @@ def _as_codes(
 
 
 def _as_code(task: "Task", value: Any, names: _Names) -> float:
-    """The class number or the number that one label stands for; errors say what it is."""
+    """The class number or the regression value of one label; errors describe the label."""
     if isinstance(value, str):
         for text in (value, value.strip()):
             if text in names.texts:
@@ -293,7 +292,7 @@ def _allowed(task: "Task", names: _Names) -> str:
 
 
 def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -> Tensor:
-    """One row of predictions, the same for every sample; see `Task.baseline`."""
+    """The best constant prediction, one row for every sample; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
     weights = row_weights(sample_weight, len(labels))
     if weights is not None:

@@ -1,8 +1,8 @@
 """Joined tensors: the logits, targets and losses of all tasks side by side.
 
-A call of torch costs microseconds whatever it computes, which for a thousand small tasks is most
-of a training step. A layout says once which columns belong to which task, and works on tasks of one
-kind together.
+A torch call costs microseconds whatever it computes; for a thousand small tasks, these calls are
+most of a training step. A layout stores which columns belong to which task, and processes tasks of
+one kind together.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ __all__ = ["TaskLayout", "alike", "labelled_rows", "task_layout"]
 
 
 def alike(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Places of equal keys together, in the order in which they first come.
+    """Group the indices of equal keys, in the order of first appearance.
 
     Example:
         >>> alike("abba")
@@ -38,7 +38,7 @@ def alike(keys: Iterable[Hashable]) -> list[list[int]]:
 
 @lru_cache(maxsize=256)
 def task_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
-    """The layout of these tasks, made once.
+    """The layout of these tasks, cached.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -68,7 +68,7 @@ def labelled_rows(tasks: Sequence["Task"], targets: Mapping[str, Tensor]) -> Ten
 
 
 class _Columns(NamedTuple):
-    """Some columns of a joined tensor: one after the other from `start`, or anywhere."""
+    """A set of columns of a joined tensor: consecutive from `start`, or arbitrary."""
 
     start: int
     n: int
@@ -88,12 +88,12 @@ class _Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskGroup:
-    """Tasks of one kind and number of outputs, all with class weights or all without.
+    """Tasks of the same kind and number of outputs, all with class weights or all without.
 
     Attributes:
-        kind: of the tasks.
-        n_outputs: of each task.
-        tasks: their places.
+        kind: kind of the tasks.
+        n_outputs: number of outputs of each task.
+        tasks: indices of the tasks.
         outputs: their columns of joined logits.
         columns: their columns of joined targets.
         weights: their class weights, float64 (tasks, classes), or None.
@@ -113,7 +113,7 @@ class TaskGroup:
         mask: Tensor | None,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of losses and normalisers (tasks,); the mask says which targets are there."""
+        """Sums of losses and normalisers (tasks,); the mask marks targets that are not missing."""
         n_rows, n_tasks = len(logits), len(self.tasks)
         if self.kind == "multiclass":
             flat = logits.reshape(-1, self.n_outputs), targets.reshape(-1).long()
@@ -141,7 +141,7 @@ class TaskGroup:
             own = rows.expand_as(losses) if own is None else own * rows
         sums = losses.sum(0)
         if own is None:
-            # All entries are there, and count as one.
+            # No entry is missing, and each counts once.
             n_entries = n_rows * targets.shape[1] // n_tasks
             counts = sums.new_full((n_tasks,), n_entries)
         else:
@@ -152,7 +152,7 @@ class TaskGroup:
         return sums, counts
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Predictions of the shape of the logits; of a regression still standardised."""
+        """Predictions in the shape of the logits; regression values are still standardised."""
         if self.kind == "regression":
             return logits
         if self.kind == "multiclass":
@@ -162,24 +162,24 @@ class TaskGroup:
 
 
 class TaskLayout:
-    """Where each task's outputs and targets stand in joined tensors.
+    """The columns of each task's outputs and targets in joined tensors.
 
-    Joined logits are (rows, outputs), in the tasks' order. Joined targets are (rows, columns): one
-    column for binary, multiclass and single regression tasks, else one per output. They are of one
-    floating type, whatever the tasks; NaN is a missing label.
+    Joined logits have shape (rows, outputs), in the tasks' order. Joined targets have shape (rows,
+    columns): one column for binary, multiclass and single regression tasks, otherwise one per
+    output. They have one floating type for all tasks; NaN is a missing label.
 
     Args:
         tasks: the tasks, in order.
 
     Attributes:
         tasks: the tasks.
-        output_slices: task name → its columns of joined logits.
-        column_slices: task name → its columns of joined targets.
-        n_outputs: columns of joined logits.
-        n_columns: columns of joined targets.
-        column_of_output: for each output the target's column, int64 (outputs,).
-        dtype: of joined targets: float64 for regressions, whose labels keep their digits until they
-            are standardised, else float32.
+        output_slices: task name → columns of its outputs in joined logits.
+        column_slices: task name → columns of its targets in joined targets.
+        n_outputs: number of columns of joined logits.
+        n_columns: number of columns of joined targets.
+        column_of_output: index of the target column of each output, int64 (outputs,).
+        dtype: type of joined targets: float64 with regression tasks, whose labels keep their digits
+            until they are standardised, otherwise float32.
     """
 
     def __init__(self, tasks: Sequence["Task"]) -> None:
@@ -207,7 +207,7 @@ class TaskLayout:
         self._on_devices: dict[torch.device, tuple[TaskGroup, ...]] = {}
 
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
-        """The tasks by kind, with indices on the device."""
+        """The tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
             if self._order is not None:
                 self._order = self._order.to(device)
@@ -235,7 +235,7 @@ class TaskLayout:
         )  # fmt: skip
 
     def join_targets(self, targets: Mapping[str, Tensor]) -> Tensor:
-        """Joined targets (rows, columns) from each task's canonical ones.
+        """Join each task's canonical targets to one tensor (rows, columns).
 
         Example:
             >>> from qmtl.tasks import Task
@@ -244,7 +244,7 @@ class TaskLayout:
             tensor([[1., nan]])
         """
         first = targets[self.tasks[0].name]
-        # A device such as MPS may have no float64.
+        # Devices such as MPS may lack float64.
         dtype = torch.float32 if first.device.type == "mps" else self.dtype
         joined = first.new_empty((len(first), self.n_columns), dtype=dtype)
         for group in self.groups(first.device):
@@ -260,7 +260,7 @@ class TaskLayout:
         return joined
 
     def join_logits(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """Joined logits (rows, outputs) from each task's.
+        """Join each task's logits to one tensor (rows, outputs).
 
         Example:
             >>> from qmtl.tasks import Task
@@ -271,7 +271,7 @@ class TaskLayout:
         return torch.cat([logits[task.name] for task in self.tasks], dim=1)
 
     def labelled(self, targets: Tensor) -> Tensor:
-        """Which tasks have a label in which rows, bool (rows, tasks), of joined targets.
+        """Which task has a label in which row, bool (rows, tasks), from joined targets.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -294,13 +294,13 @@ class TaskLayout:
         complete: bool = False,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`Task.loss_terms` of all tasks, in a few calls for each kind of task.
+        """`Task.loss_terms` of all tasks, with a few torch calls per kind of task.
 
         Args:
-            logits: joined, (rows, outputs).
-            targets: joined, (rows, columns); of regressions already standardised.
-            complete: whether no label is missing, which saves looking.
-            sample_weight: of the rows, (rows,); None counts each once.
+            logits: joined logits (rows, outputs).
+            targets: joined targets (rows, columns); regression targets are already standardised.
+            complete: whether it is known that no label is missing, which saves a check.
+            sample_weight: weights of the rows, (rows,); None counts each row once.
 
         Returns:
             The sum of each task's loss over its labelled entries, and what to divide it by: both
@@ -342,7 +342,7 @@ class TaskLayout:
         return sums, counts
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Joined predictions, of the shape of joined logits; of regressions still standardised.
+        """Joined predictions, in the shape of joined logits; regressions stay standardised.
 
         Example:
             >>> from qmtl.tasks import Task

@@ -1,9 +1,9 @@
-"""Metrics: torchmetrics' objects, and values for many columns of predictions in one go.
+"""Metrics: as torchmetrics objects, and as functions of many columns of predictions at once.
 
 In the functions ``..._scores`` columns are along the first dimension and rows along the last.
-Labels are float64, NaN if missing; a metric is NaN where there is no label, or the prediction of
-a labelled row is not finite. `w` is the weights of the rows, None for 1 each. torchmetrics is
-imported when it is needed.
+Labels are float64, NaN if missing. A metric is NaN where there is no label, or where the prediction
+of a labelled row is not finite. `w` holds the weights of the rows, None for 1 each. torchmetrics is
+imported only when it is needed.
 """
 
 import math
@@ -30,7 +30,7 @@ __all__ = [
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Torchmetrics warns where we answer NaN."""
+    """Silence torchmetrics' warnings in cases where we return NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=UserWarning)
         yield
@@ -51,7 +51,7 @@ def metric_collection(task: "Task") -> "MetricCollection":
 
 
 def _torchmetric(kind: str, n: int, name: str) -> Any:
-    """The torchmetrics object for one metric name; `n` is the number of outputs."""
+    """The torchmetrics object of one metric; `n` is the number of outputs."""
     from torchmetrics import classification as tmc
     from torchmetrics import regression as tmr
     from torchmetrics.wrappers import LambdaInputTransformer
@@ -95,7 +95,7 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
 
 
 def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of yes-or-no labels for every column; `p` and `y` are (columns, N).
+    """A metric of yes-or-no labels for every column; `p` and `y` have shape (columns, N).
 
     Example:
         >>> p, y = torch.tensor([[0.9, 0.2], [0.9, 0.2]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -111,7 +111,7 @@ def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> l
 
 
 def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of classes for every task; `p` is (tasks, classes, N) and `y` (tasks, N).
+    """A metric of classes for every task; `p` has shape (tasks, classes, N), `y` (tasks, N).
 
     Example:
         >>> p = torch.eye(3).double().unsqueeze(0)
@@ -131,7 +131,7 @@ def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> li
 
 
 def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of numbers for every column; `p` and `y` are (columns, N).
+    """A metric of numbers for every column; `p` and `y` have shape (columns, N).
 
     Example:
         >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
@@ -139,7 +139,7 @@ def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> l
     """
     if w is not None:
         return [weighted_score("regression", name, *own, w) for own in zip(p, y, strict=True)]
-    # torchmetrics takes sums of squares below 1e-4 for zero.
+    # torchmetrics rounds sums of squares below 1e-4 to zero.
     together = {"r2": _r2, "mse": _mean_square, "mae": _mean_size}
     if name in together:
         return _where_defined(together[name], p, y)
@@ -157,7 +157,7 @@ def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tens
 
 
 def _one_by_one(score: Callable[..., float], name: str, p: Tensor, y: Tensor) -> float:
-    """The score on the labelled rows, which are the last dimension."""
+    """The score of each column, on its labelled rows; rows are the last dimension."""
     kept = ~y.isnan()
     p, y = p[..., kept], y[kept]
     return score(name, p, y) if len(y) and p.isfinite().all() else math.nan
@@ -182,22 +182,22 @@ def _class_f1(average: str, p: Tensor, y: Tensor) -> Tensor:
     decided, labels = p.argmax(1, keepdim=True) == classes, y.unsqueeze(1) == classes
     decided = decided & ~y.isnan().unsqueeze(1)
     found = _f1(decided & labels, decided & ~labels, ~decided & labels)
-    # As torchmetrics and scikit-learn have it, classes that occur nowhere do not count.
+    # As in torchmetrics and scikit-learn, classes that never occur do not count.
     weights = labels.sum(-1) if average == "weighted" else (decided | labels).any(-1)
     return (found * weights).sum(1) / weights.sum(1)
 
 
 def _f1(right: Tensor, too_many: Tensor, too_few: Tensor) -> Tensor:
-    """From hits, false positives and false negatives, along rows; 0 without any of them.
+    """F1 from true positives, false positives and false negatives; 0 if all are 0.
 
-    torchmetrics has the same, but takes seconds to be imported.
+    torchmetrics has the same function, but its import takes seconds.
     """
     hits = 2 * right.sum(-1).double()
     return hits / (hits + too_many.sum(-1) + too_few.sum(-1)).clamp(min=1)
 
 
 def _auroc(p: Tensor, y: Tensor) -> Tensor:
-    """Mann and Whitney's statistic, the share of pairs in order: NaN without a pair."""
+    """The Mann-Whitney statistic: the share of correctly ordered pairs; NaN without a pair."""
     from scipy.stats import rankdata
 
     ranked = torch.where(y.isnan(), y, p.clamp(0, 1))
@@ -226,7 +226,8 @@ def _binary_score(name: str, p: Tensor, y: Tensor) -> float:
 
     labels = y.long()
     if name == "average_precision":
-        # Predictions outside [0, 1], be it by rounding, would be taken for logits.
+        # torchmetrics would take predictions outside [0, 1] for logits, even if rounding is the
+        # cause.
         return float(tmf.binary_average_precision(p.clamp(0, 1), labels)) if y.any() else math.nan
     if name == "ece":
         return float(tmf.binary_calibration_error(p.clamp(0, 1), labels))
@@ -243,7 +244,7 @@ def _class_score(name: str, p: Tensor, y: Tensor) -> float:
 
 
 def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> float:
-    """Mean over the classes for which it is defined; `p` is (classes, N)."""
+    """Mean over the classes for which the metric is defined; `p` has shape (classes, N)."""
     if not p[:, ~y.isnan()].isfinite().all():
         return math.nan
     classes = torch.arange(len(p)).unsqueeze(1)
@@ -255,14 +256,14 @@ def _hard_score(name: str, decided: Tensor, y: Tensor, n_classes: int) -> float:
     from torchmetrics.functional import classification as tmf
 
     if name == "balanced_accuracy":
-        # torchmetrics' macro average counts a class that is predicted but has no label as 0.
+        # torchmetrics' macro average gives 0 to a class that is predicted but has no label.
         found = [(decided[y == c] == c).double().mean() for c in range(n_classes)]
         return float(torch.stack(found).nanmean())
     if name == "matthews":
         if (y == y[0]).all():
             return math.nan
         if (decided == decided[0]).all():
-            return 0.0  # as GLUE and scikit-learn have it; torchmetrics gives a small number
+            return 0.0  # as in GLUE and scikit-learn; torchmetrics returns a small number
         return float(tmf.multiclass_matthews_corrcoef(decided, y, n_classes))
     average: Any = "weighted" if name == "weighted_f1" else "macro"
     return float(tmf.multiclass_f1_score(decided, y, n_classes, average=average))
@@ -273,7 +274,8 @@ def _number_score(name: str, p: Tensor, y: Tensor) -> float:
 
     if not bool((y != y[0]).any()) or not bool((p != p[0]).any()):
         return math.nan
-    # Neither correlation depends on a common shift, and torchmetrics' sums of squares need one.
+    # A common shift changes neither correlation, and torchmetrics' sums of squares need centred
+    # values.
     centre = y.mean()
     correlation = tmf.pearson_corrcoef if name == "pearson" else tmf.spearman_corrcoef
     return float(correlation(p - centre, y - centre))

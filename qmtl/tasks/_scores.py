@@ -1,4 +1,4 @@
-"""Values of metrics on predictions and labels, of which some may be missing."""
+"""Values of metrics on predictions and labels, some of which may be missing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
 
-# Entries in a chunk, so that many tasks with many rows do not need a multiple of their memory.
+# Entries in a chunk: many tasks with many rows must not need a multiple of their memory.
 CHUNK = 2**22
 ROUNDING = 1e-3
 
@@ -49,19 +49,19 @@ def evaluate_all(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`Task.evaluate` of many tasks; those of one kind and shape together.
+    """`Task.evaluate` for many tasks; tasks of the same kind and shape are evaluated together.
 
     Args:
         tasks: the tasks.
-        predictions: task name → predictions as from `Task.activation`.
-        targets: task name → labels, canonical ones.
-        sample_weight: of the rows, (N,); None for 1 each.
+        predictions: task name → predictions, in the form that `Task.activation` returns.
+        targets: task name → canonical labels.
+        sample_weight: weights of the rows, (N,); None for 1 each.
 
     Returns:
         Task name → metric name → value.
 
     Raises:
-        InvalidInputError: a label or a shape does not fit; the task is named.
+        InvalidInputError: if a label or a shape does not fit; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -92,13 +92,13 @@ def evaluate_all(
 def evaluate_joined(
     layout: TaskLayout, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
-    """`evaluate_all` of joined tensors, whose labels have been checked before.
+    """`evaluate_all` on joined tensors; the labels must have been checked before.
 
     Args:
-        layout: of the tasks.
-        predictions: (N, outputs), as from `Task.activation`.
+        layout: layout of the tasks.
+        predictions: (N, outputs), in the form that `Task.activation` returns.
         targets: (N, columns), NaN where missing.
-        sample_weight: of the rows, (N,); None for 1 each.
+        sample_weight: weights of the rows, (N,); None for 1 each.
 
     Returns:
         Task name → metric name → value.
@@ -136,7 +136,7 @@ def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
         labels = read_labels(tasks[0], targets.flatten(0, 1))
     except InvalidInputError:
         for task, values in zip(tasks, targets, strict=True):
-            read_labels(task, values)  # raises with the name of the right one
+            read_labels(task, values)  # raises an error that names the right task
         raise
     return torch.from_numpy(labels).reshape(*targets.shape[:2], *labels.shape[1:])
 
@@ -153,27 +153,28 @@ def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
 
 
 def _check_probabilities(task: "Task", predictions: Tensor) -> None:
-    """Refuse logits, which compared with 0.5 would give metrics that look right."""
+    """Refuse logits: compared with 0.5, they would give metrics that look right."""
     if task.kind == "regression":
         return
-    # NaN and infinity pass: the metrics are then NaN. Rounding may lead out of the interval.
+    # NaN and infinity pass here and make the metrics NaN. Rounding may lead slightly out of [0,
+    # 1].
     outside = (predictions < -ROUNDING) | (predictions > 1 + ROUNDING)
     bad = outside & predictions.isfinite()
     if bad.any():
         value = float(predictions[bad].reshape(-1)[0])
         raise InvalidInputError(
             f"task '{task.name}': predictions must be probabilities in [0, 1], got {value:g}; "
-            f"Task.activation makes them of logits"
+            f"Task.activation turns logits into probabilities"
         )
 
 
 def _evaluate_alike(
     tasks: Sequence["Task"], predictions: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> list[dict[str, float]]:
-    """The metrics of tasks that differ in name only, stacked along the first dimension."""
+    """The metrics of tasks that differ only in their names, stacked along the first dimension."""
     first, shape = tasks[0], labels.shape[:2]
     given = predictions.detach().to("cpu", torch.float64).reshape(*shape, first.n_outputs)
-    # (tasks, outputs, N): whatever is computed, is computed along rows.
+    # Shape (tasks, outputs, N): metrics are computed along the last dimension.
     given = given.transpose(1, 2)
     labels = (labels if labels.ndim == 3 else labels.unsqueeze(2)).transpose(1, 2)
     names = metric_names(first)
@@ -185,7 +186,7 @@ def _evaluate_alike(
 def _scores(
     kind: str, name: str, predictions: Tensor, labels: Tensor, w: Tensor | None
 ) -> list[float]:
-    """One metric of every task; predictions and labels (tasks, outputs, N), NaN if missing."""
+    """One metric of every task, from predictions and labels (tasks, outputs, N), NaN if missing."""
     if kind == "multiclass":
         return class_scores(name, predictions, labels[:, 0], w)
     if kind == "multilabel" and name == "accuracy":

@@ -1,4 +1,4 @@
-"""`Task`: a definition, and what is done with it; how is in the modules beside it."""
+"""`Task`: a task definition with its methods; the modules beside it implement them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,16 @@ class Task(TaskDefinition):
     Args:
         name: non-empty, and not "encoding" (the name of the weights that all tasks share).
         kind: "binary", "multiclass", "multilabel" or "regression".
-        n_outputs: logits of the task: 1, classes, labels, or regression targets.
-        class_names: (negative, positive); one per class or label; or the names of the targets.
-        class_weights: (negative, positive) for binary, one per class for multiclass, the weight
-            of the positives of each label for multilabel; none for regression.
-        metric_names: the metrics that `evaluate` returns, the main one first; None for defaults.
+        n_outputs: number of logits: 1, or the number of classes, labels or regression targets.
+        class_names: (negative, positive) for binary; one per class or label; or the names of the
+            targets.
+        class_weights: (negative, positive) for binary; one per class for multiclass; the weight of
+            each label's positives for multilabel; None for regression.
+        metric_names: the metrics that `evaluate` returns, the main one first; None for the
+            defaults.
 
     Raises:
-        InvalidInputError: a value does not fit; it is named with what was expected.
+        InvalidInputError: if a value does not fit; the error names it and what was expected.
 
     Example:
         >>> Task.multiclass("emotion", 9).metric_names is None, Task.binary("cola").main_metric
@@ -54,7 +56,7 @@ class Task(TaskDefinition):
 
     @property
     def main_metric(self) -> str:
-        """The first of the task's metrics: the one to select models by.
+        """The first of the task's metrics, which model selection uses.
 
         Example:
             >>> Task.binary("cola", metrics=("matthews", "accuracy")).main_metric
@@ -63,27 +65,29 @@ class Task(TaskDefinition):
         return metric_names(self)[0]
 
     def to_targets(self, values: Any, *, rows: Sequence[Any] | None = None) -> Tensor:
-        """Check labels and return them in the form that losses and metrics expect.
+        """Check labels and convert them to the form that losses and metrics expect.
 
-        A text is the class of that name; otherwise it is missing if it is a word for that (as
-        `pandas.read_csv` has them: NA, null, None, ...), or the number that it writes: "1", "1.0"
-        and 1 are the same. A number is the class whose name writes it, if a class name writes a
-        number (names "1", "2", "3"); otherwise it is the number of the class, from 0.
+        A text is the class with that name. Otherwise it is missing if it is a word for missing (as
+        in `pandas.read_csv`: NA, null, None, ...), or the number that it spells: "1", "1.0" and 1
+        are the same. A number is the class whose name spells it, if a class name spells a number
+        (names "1", "2", "3"). Otherwise it is the number of the class, from 0.
 
         Args:
             values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs).
-                Missing: None, NaN, NA, and (except for regression) -100. A tensor holds targets as
-                they are returned: its numbers are not looked up among the class names.
-            rows: what the rows are called in error messages; None counts from 0.
+                Missing labels are None, NaN, NA, and (except for regression) -100. A tensor must
+                hold targets in the returned form: its numbers are not looked up among the class
+                names.
+            rows: names of the rows for error messages; None counts from 0.
 
         Returns:
-            binary: float32 (N,) in {0, 1, NaN}; multiclass: int64 (N,) in 0..C-1 or -100;
-            multilabel: float32 (N, L) in {0, 1, NaN}; regression: float64 (N,), or (N, n) for
-            several targets, finite or NaN (losses take them to the logits' type, once they are
-            standardised). On the device of `values` if that is a tensor.
+            For binary, float32 (N,) in {0, 1, NaN}; for multiclass, int64 (N,) in 0..C-1 or -100;
+            for multilabel, float32 (N, L) in {0, 1, NaN}; for regression, float64 (N,), or (N, n)
+            for several targets, finite or NaN (losses convert them to the logits' type once they
+            are standardised). The result is on the device of `values` if that is a tensor.
 
         Raises:
-            InvalidInputError: wrong shape, a label out of range (with its row), or a date.
+            InvalidInputError: for a wrong shape, a label out of range (the error names its row), or
+                a date.
 
         Example:
             >>> Task.binary("a").to_targets([1, None, 0])
@@ -114,17 +118,17 @@ class Task(TaskDefinition):
         Args:
             logits: (B, n_outputs).
             targets: canonical, see `to_targets`; regression targets already standardised.
-            sample_weight: of the rows, (B,): a row of weight 2 counts like two rows; they
+            sample_weight: weights of the rows, (B,): a row of weight 2 counts like two rows. They
                 multiply class weights. None for 1 each.
 
         Returns:
-            Two 0-dim tensors: the (weighted) sum and the normaliser: the number of labelled
-            entries, or for weighted multiclass the sum of the weights of the labelled rows, as
-            in torch; each times its row's weight. Both are 0 without labels. Neither they nor
-            their gradients are ever NaN because of a missing label.
+            Two 0-dim tensors: the (weighted) sum and the normaliser. The normaliser is the number
+            of labelled entries, or for weighted multiclass tasks the sum of the class weights of
+            the labelled rows, as in torch; each entry counts by its row's weight. Both are 0
+            without labels. A missing label never makes them or their gradients NaN.
 
         Raises:
-            InvalidInputError: the shapes do not fit; both are named.
+            InvalidInputError: if the shapes do not fit; the error names both.
 
         Example:
             >>> import torch
@@ -146,10 +150,10 @@ class Task(TaskDefinition):
         return total[0], count[0]
 
     def loss(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """The mean loss over the labelled entries: 0-dim. Arguments as in `loss_terms`.
+        """The mean loss over the labelled entries, 0-dim. The arguments are those of `loss_terms`.
 
         Raises:
-            InvalidInputError: there is no label at all, or the shapes do not fit.
+            InvalidInputError: if there is no label at all, or the shapes do not fit.
 
         Example:
             >>> import torch
@@ -158,7 +162,8 @@ class Task(TaskDefinition):
             tensor(0.6931)
         """
         if sample_weight is not None and len(logits):
-            # The logits' type may not hold weights that only matter among themselves.
+            # Only the ratios of weights matter, and the logits' type may not hold their absolute
+            # values.
             sample_weight = torch.as_tensor(sample_weight)
             sample_weight = sample_weight / sample_weight.max()
         total, count = self.loss_terms(logits, targets, sample_weight)
@@ -174,8 +179,9 @@ class Task(TaskDefinition):
         """Predictions from logits (B, n_outputs).
 
         Returns:
-            binary: probability of the positive class (B,); multiclass: class probabilities
-            (B, C); multilabel: probabilities (B, L); regression: (B,), or (B, n) for several.
+            For binary, the probability of the positive class (B,); for multiclass, class
+            probabilities (B, C); for multilabel, probabilities (B, L); for regression, values (B,),
+            or (B, n) for several targets.
 
         Example:
             >>> import torch
@@ -190,7 +196,8 @@ class Task(TaskDefinition):
         """Hard labels from the predictions that `activation` returns; regression unchanged.
 
         Returns:
-            int64: binary (B,), multiclass (B,), multilabel (B, L). A tie at 0.5 is positive.
+            int64: binary (B,), multiclass (B,), multilabel (B, L). A probability of exactly 0.5
+            counts as positive.
 
         Example:
             >>> import torch
@@ -204,12 +211,12 @@ class Task(TaskDefinition):
         return harden(predictions)
 
     def metrics(self) -> "MetricCollection":
-        """The task's metrics as a `torchmetrics.MetricCollection`, for running epochs.
+        """The task's metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
 
-        Its inputs are predictions as from `activation` and targets *without* missing labels
-        (int64 for classes). `evaluate` handles missing labels and undefined metrics; this
-        follows torchmetrics' own conventions. With several regression targets, pearson and
-        spearman give one value per target.
+        Its inputs are predictions in the form of `activation` and targets *without* missing labels
+        (int64 for classes). `evaluate` handles missing labels and undefined metrics; this object
+        follows torchmetrics' conventions. With several regression targets, pearson and spearman
+        give one value per target.
 
         Example:
             >>> import torch
@@ -225,20 +232,20 @@ class Task(TaskDefinition):
         """The task's metrics on the labelled rows and entries.
 
         Args:
-            predictions: as from `activation`: probabilities, not logits; regression in original
-                units.
+            predictions: in the form of `activation`: probabilities, not logits; regression values
+                in original units.
             targets: labels, see `to_targets`.
-            sample_weight: of the rows, (N,), not negative: a row of weight 2 counts like two
-                rows, one of weight 0 not at all. None for 1 each.
+            sample_weight: weights of the rows, (N,), not negative: a row of weight 2 counts like
+                two rows, a row of weight 0 not at all. None for 1 each.
 
         Returns:
-            metric name → value; NaN where it is undefined (no labels, one class only for auroc
-            and matthews, a constant for pearson) or a prediction is not finite. Metrics that
-            average over classes, labels or targets average over those where they are defined.
+            metric name → value; NaN if the metric is undefined (no labels, only one class for auroc
+            and matthews, constant values for pearson) or a prediction is not finite. A metric that
+            averages over classes, labels or targets averages over those for which it is defined.
 
         Raises:
-            InvalidInputError: the shapes do not fit (both are named), or a probability is not in
-                [0, 1].
+            InvalidInputError: if the shapes do not fit (the error names both), or a probability is
+                not in [0, 1].
 
         Example:
             >>> Task.binary("a").evaluate([0.9, 0.2, 0.4], [1, 0, None])
@@ -251,14 +258,14 @@ class Task(TaskDefinition):
 
         Args:
             train_targets: labels, see `to_targets`.
-            sample_weight: of the rows, see `evaluate`.
+            sample_weight: weights of the rows, see `evaluate`.
 
         Returns:
-            One row of what `activation` returns: 0-dim, or (n_outputs,); float64 for regression.
-            A label of a multilabel task without any training label gets 0.5.
+            One row in the form that `activation` returns: 0-dim, or (n_outputs,); float64 for
+            regression. A label of a multilabel task that has no training label gets 0.5.
 
         Raises:
-            InvalidInputError: there is no label (of a regression target) to learn from.
+            InvalidInputError: if a task or a regression target has no label to learn from.
 
         Example:
             >>> Task.multiclass("a", 3).baseline([0, 2, 2, None])
@@ -268,10 +275,11 @@ class Task(TaskDefinition):
 
 
 def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """The tasks as a tuple, after checking that there are some and no two share a name.
+    """Check that there are tasks and that no two share a name; return them as a tuple.
 
     Raises:
-        InvalidInputError: none, something that is no Task, or a duplicate (with both positions).
+        InvalidInputError: for no task, an object that is not a Task, or a duplicate (the error
+            names both positions).
 
     Example:
         >>> len(check_tasks([Task.binary("a"), Task.regression("b")]))
@@ -296,10 +304,10 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
 
 
 def chosen_tasks(names: Sequence[str] | None, known: Collection[str]) -> tuple[str, ...]:
-    """Names of tasks, in the order asked for; all known ones for None.
+    """Names of the requested tasks, in the requested order; None means all known tasks.
 
     Raises:
-        InvalidInputError: for a string, and for names that are unknown or come twice.
+        InvalidInputError: for a string, an unknown name, or a name that comes twice.
 
     Example:
         >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
@@ -328,7 +336,7 @@ def _check_logits(task: Task, logits: Tensor) -> None:
 
 
 def _check_shapes(task: Task, logits: Tensor, targets: Tensor) -> None:
-    """Raise if logits are not (batch, n_outputs), or targets not canonical ones of these rows."""
+    """Raise if logits are not (batch, n_outputs), or targets are not canonical for these rows."""
     _check_logits(task, logits)
     expected = logits.shape[:1] if is_flat(task) else logits.shape
     if targets.shape != expected or targets.is_floating_point() == (task.kind == "multiclass"):

@@ -1,7 +1,7 @@
-"""Weights of rows: checked, and metrics of one column of predictions with them.
+"""Weights of rows: their checks, and weighted metrics of one column of predictions.
 
-A row of weight 2 counts like two equal rows. Without weights, `_metrics` takes many columns at
-once.
+A row of weight 2 counts like two equal rows. `_metrics` computes unweighted metrics of many columns
+at once.
 """
 
 import math
@@ -16,21 +16,21 @@ from qmtl.errors import InvalidInputError
 
 __all__ = ["row_weights", "weighted_score"]
 
-ECE_BINS = 15  # as torchmetrics has them
+ECE_BINS = 15  # as in torchmetrics
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
-    """Weights of rows as float64 (n_rows,); None for None.
+    """Weights of rows as float64 (n_rows,); None stays None.
 
     Args:
-        values: a number for each row, or one number for all.
-        n_rows: how many rows there are.
+        values: one number for each row, or one number for all rows.
+        n_rows: number of rows.
 
     Raises:
-        InvalidInputError: another shape, a weight that is negative, missing or infinite, or none
-            above zero.
+        InvalidInputError: for another shape, a weight that is negative, missing or infinite, or if
+            no weight is above zero.
 
     Example:
         >>> row_weights([1, 0.5], 2)
@@ -41,7 +41,7 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:
-        # Decimal and texts are no numbers here.
+        # Decimal numbers and texts are not accepted as numbers here.
         given = np.asarray(values)
         weights = np.array(given, dtype=np.float64)
         if given.dtype.kind in "USMm":
@@ -71,17 +71,17 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
 
 
 def weighted_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> float:
-    """A metric of one column on its labelled rows of weight above zero.
+    """A metric of one column, over its labelled rows with a weight above zero.
 
     Args:
         kind: "binary", "multiclass" or "regression".
-        name: of the metric.
-        p: predictions (N,), or (classes, N).
-        y: labels (N,), NaN where missing.
-        w: weights (N,).
+        name: name of the metric.
+        p: predictions, shape (N,) or (classes, N).
+        y: labels, shape (N,), NaN where missing.
+        w: weights, shape (N,).
 
     Returns:
-        NaN where it is undefined, as without weights.
+        The metric; NaN where it is undefined, for example if all weights are zero.
 
     Example:
         >>> p, y = torch.tensor([0.9, 0.9]), torch.tensor([1.0, 0.0])
@@ -138,8 +138,8 @@ def _average_precision(p: Floats, y: Floats, w: Floats) -> float:
 
 
 def _calibration_error(sure: Floats, right: Floats, w: Floats) -> float:
-    """The mean over bins of |confidence - share of right ones|, by the bins' weights."""
-    # In float32, as torchmetrics bins them: 0.6 is on the edge between two.
+    """Weighted mean over bins of |mean confidence - share of correct predictions|."""
+    # The edges are in float32 as in torchmetrics: 0.6 is on the edge between two bins.
     edges = torch.linspace(0, 1, ECE_BINS + 1)
     bins = torch.bucketize(torch.from_numpy(sure), edges.double(), right=True) - 1
     gaps = np.bincount(bins.numpy(), weights=w * (sure - right), minlength=ECE_BINS)
@@ -178,7 +178,7 @@ def _spearman(p: Floats, y: Floats, w: Floats) -> float:
 
 
 def _ranks(values: Floats, w: Floats) -> Floats:
-    """The middle of the ranks that as many equal rows as the weight says would share."""
+    """Weighted ranks: the mean rank of a row if it is repeated as often as its weight says."""
     _, place = np.unique(values, return_inverse=True)
     weight = np.bincount(place, weights=w)
     middle: Floats = (weight.cumsum() - weight / 2)[place]
