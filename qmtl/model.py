@@ -18,7 +18,7 @@ from qmtl.data import MultiTaskData, TableColumns, as_samples
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.heads import HEADS, Head, Loading, TaskRows
-from qmtl.tasks import Task, chosen_tasks
+from qmtl.tasks import Task, chosen_tasks, row_weights
 
 __all__ = ["MultiTaskModel", "load"]
 
@@ -204,6 +204,7 @@ class MultiTaskModel(nn.Module):
         new_task: Task,
         data: Any,
         *,
+        sample_weight: Any = None,
         methods: Sequence[str] = ("ridge", "logistic", "smart", "block"),
         seed: int = 0,
     ) -> "MultiTaskModel":
@@ -219,8 +220,9 @@ class MultiTaskModel(nn.Module):
         Args:
             new_task: the new task; it comes last.
             data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
-                task of that name, of which the train and validation rows are used, each counted
-                once, whatever its ``sample_weight``.
+                task of that name, of which the train and validation rows are used, with the weights
+                that they have there.
+            sample_weight: how much each row of a pair counts; None for 1 each.
             methods: those to choose from.
             seed: of the folds and of initial weights.
 
@@ -247,14 +249,15 @@ class MultiTaskModel(nn.Module):
             raise InvalidInputError(f"only a head of qmtl.heads can be adapted, got a {kind}")
         if not isinstance(new_task, Task):
             raise InvalidInputError(f"new_task must be a Task, got {new_task!r}")
-        inputs, targets = self._rows_of(new_task, data)
-        options: dict[str, Any] = {"methods": methods, "seed": seed}
+        inputs, targets, weights = self._rows_of(new_task, data, sample_weight)
+        options: dict[str, Any] = {"methods": methods, "seed": seed, "sample_weight": weights}
         mean = std = None
         if new_task.kind == "regression":
             values = targets.reshape(len(targets), -1).double()
-            count = (~values.isnan()).sum(dim=0).clamp(min=1)
-            mean = values.nansum(dim=0) / count
-            std = ((values - mean).square().nansum(dim=0) / count).sqrt()
+            share = torch.ones(len(values)).double() if weights is None else weights
+            count = (~values.isnan() * share[:, None]).sum(dim=0).clamp(min=1e-300)
+            mean = (values * share[:, None]).nansum(dim=0) / count
+            std = ((values - mean).square() * share[:, None]).nansum(dim=0).div(count).sqrt()
             std = torch.where(std > 0, std, torch.ones_like(std))
             targets = ((values - mean) / std).reshape(targets.shape)
         features = self.features(inputs)
@@ -269,8 +272,10 @@ class MultiTaskModel(nn.Module):
         self._check_same(larger, inputs[:256])
         return larger
 
-    def _rows_of(self, task: Task, data: Any) -> tuple[Tensor, Tensor]:
-        """Inputs as the encoder takes them, and canonical targets, of a task's rows."""
+    def _rows_of(
+        self, task: Task, data: Any, sample_weight: Any
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs as the encoder takes them, canonical targets, and weights, of a task's rows."""
         if isinstance(data, MultiTaskData):
             own = data.task(task.name)
             if (own.kind, own.n_outputs) != (task.kind, task.n_outputs):
@@ -285,8 +290,18 @@ class MultiTaskModel(nn.Module):
                     "the model makes inputs itself"
                 )
             splits = (data.train, data.validation)
+            if sample_weight is not None:
+                raise InvalidInputError(
+                    "sample_weight goes with a pair of inputs and labels; MultiTaskData has the "
+                    "weights of its rows"
+                )
             inputs = torch.cat([split.inputs for split in splits])
             targets = torch.cat([split.targets[task.name] for split in splits])
+            given = [split.sample_weight for split in splits]
+            if any(weights is not None for weights in given):
+                ones = [torch.ones(len(split), dtype=torch.float64) for split in splits]
+                pairs = zip(ones, given, strict=True)
+                sample_weight = torch.cat([one if own is None else own for one, own in pairs])
         elif isinstance(data, tuple) and len(data) == 2:
             inputs, targets = self._as_samples(data[0]), task.to_targets(data[1])
         else:
@@ -298,8 +313,11 @@ class MultiTaskModel(nn.Module):
             raise InvalidInputError(
                 f"task {task.name!r}: got {len(inputs)} rows of inputs and {len(targets)} labels"
             )
-        known = task.labelled(targets)
-        return self._as_samples(inputs[known]), targets[known].cpu()
+        known, weights = task.labelled(targets).cpu(), row_weights(sample_weight, len(targets))
+        if weights is not None:
+            known = known & (weights > 0)
+            weights = weights[known] / weights.max()
+        return self._as_samples(inputs[known]), targets[known].cpu(), weights
 
     def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
         """Raise if a larger model gives other numbers for this one's tasks."""

@@ -55,6 +55,7 @@ def adapted_head(
     features: Tensor,
     targets: Tensor,
     *,
+    sample_weight: Tensor | None = None,
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> tuple[ExtendedHead, Adapted]:
@@ -65,6 +66,7 @@ def adapted_head(
         task: the new task.
         features: (rows, head.n_features) of the frozen encoder.
         targets: canonical targets of these rows; a regression's standardised.
+        sample_weight: how much each row counts, (rows,), above zero; None for 1 each.
         methods: those to choose from, see `METHODS`; logistic is for classification only.
         seed: of the folds and of a block's initial weights.
 
@@ -91,10 +93,16 @@ def adapted_head(
     known = task.labelled(targets)
     features, targets = features[known].detach(), targets[known]
     _check_labels(task, targets)
+    weights = None
+    if sample_weight is not None:
+        weights = sample_weight.cpu().double()[known]
+        weights = weights / weights.mean()
     extended = _extend(head, task, block=False, seed=seed)
     with torch.no_grad():
         readings, outputs = extended.readings(features).double(), _outputs(head, features)
-    mean, spread = readings.mean(dim=0), readings.std(dim=0, correction=0).clamp(min=1e-6)
+    share = 1.0 if weights is None else weights[:, None]
+    mean = (share * readings).mean(dim=0)
+    spread = (share * (readings - mean).square()).mean(dim=0).sqrt().clamp(min=1e-6)
     # As numpy, in which scikit-learn computes.
     standardised = ((readings - mean) / spread).numpy()
     source = _source(standardised, outputs.double().numpy())
@@ -102,28 +110,31 @@ def adapted_head(
         name: fit for name, fit in fits(task, source).items() if name.split()[0] in methods
     }
     trainers = {
-        name: _linear_trainer(fit, torch.from_numpy(standardised), targets, task)
+        name: _linear_trainer(fit, torch.from_numpy(standardised), targets, task, weights)
         for name, fit in candidates.items()
     }
     if "block" in methods:
-        trainers["block"] = _block_trainer(head, features, targets, task, seed)
-    losses, left_out = _race(trainers, targets, task, _folds(task, targets, seed))
+        trainers["block"] = _block_trainer(head, features, targets, task, weights, seed)
+    losses, left_out = _race(trainers, targets, task, weights, _folds(task, targets, seed))
     # Only of those that ran on all folds: one fold alone may have been an easy one.
     n_folds = max(map(len, left_out.values()))
     whole = [name for name in losses if len(left_out[name]) == n_folds]
     method = min(whole, key=lambda name: losses[name])
     if method == "block":
         extended = _extend(head, task, block=True, seed=seed)
-        train_block(extended.blocks[-1], features, targets, task)  # type: ignore[arg-type]
-        own = sum(p.numel() for p in extended.blocks[-1].parameters())
+        block = extended.blocks[-1]
+        train_block(block, features, targets, task, weights)  # type: ignore[arg-type]
+        own = sum(p.numel() for p in block.parameters())
     else:
-        weights, biases = candidates[method](standardised, targets, task)
-        _place(extended, task, (weights / spread.numpy(), biases), mean.numpy())
-        own = weights.size + biases.size
+        matrix, biases = candidates[method](standardised, targets, task, _numpy(weights))
+        _place(extended, task, (matrix / spread.numpy(), biases), mean.numpy())
+        own = matrix.size + biases.size
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
         parameter.grad = None
     rows, logits = zip(*left_out[method], strict=True)
-    scores = task.evaluate(task.activation(torch.cat(logits)), targets[np.concatenate(rows)])
+    order = np.concatenate(rows)
+    weighted = None if weights is None else weights[order]
+    scores = task.evaluate(task.activation(torch.cat(logits)), targets[order], weighted)
     how = Adapted(method, losses, scores, len(targets), own, time.perf_counter() - started)
     extended.notes[task.name] = asdict(how)
     return extended.to(device), how
@@ -212,26 +223,41 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
 Trainer = Callable[[Any], Callable[[Any], Tensor]]
 
 
-def _linear_trainer(fit: Fit, readings: Tensor, targets: Tensor, task: Task) -> Trainer:
+def _numpy(weights: Tensor | None) -> Array | None:
+    return None if weights is None else weights.numpy()
+
+
+def _linear_trainer(
+    fit: Fit, readings: Tensor, targets: Tensor, task: Task, weights: Tensor | None
+) -> Trainer:
     def trained(rows: Any) -> Callable[[Any], Tensor]:
-        weights, biases = map(torch.from_numpy, fit(readings[rows].numpy(), targets[rows], task))
-        return lambda left: readings[left] @ weights.T + biases
+        own = None if weights is None else weights[rows].numpy()
+        found = fit(readings[rows].numpy(), targets[rows], task, own)
+        matrix, biases = map(torch.from_numpy, found)
+        return lambda left: readings[left] @ matrix.T + biases
 
     return trained
 
 
-def _block_trainer(head: Head, features: Tensor, targets: Tensor, task: Task, seed: int) -> Trainer:
+def _block_trainer(
+    head: Head, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None, seed: int
+) -> Trainer:
     def trained(rows: Any) -> Callable[[Any], Tensor]:
         block = _extend(head, task, block=True, seed=seed).blocks[-1]
         assert isinstance(block, AddedBlock)
-        train_block(block, features[rows], targets[rows], task)
+        own = None if weights is None else weights[rows]
+        train_block(block, features[rows], targets[rows], task, own)
         return lambda left: block(features[left])
 
     return trained
 
 
 def _race(
-    trainers: dict[str, Trainer], targets: Tensor, task: Task, folds: list[tuple[Array, Array]]
+    trainers: dict[str, Trainer],
+    targets: Tensor,
+    task: Task,
+    weights: Tensor | None,
+    folds: list[tuple[Array, Array]],
 ) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
     """Mean losses, and logits, on rows left out; who is far behind after one fold runs no more."""
     sums = dict.fromkeys(trainers, (0.0, 0.0))
@@ -242,7 +268,8 @@ def _race(
             model = trainers[name](rows)
             with torch.no_grad():
                 logits[name].append((left, model(left)))
-            total, count = task.loss_terms(logits[name][-1][1], targets[left])
+            own = None if weights is None else weights[left]
+            total, count = task.loss_terms(logits[name][-1][1], targets[left], own)
             before = sums[name]
             sums[name] = before[0] + float(total), before[1] + float(count)
         if number == 0:

@@ -16,7 +16,13 @@ DECAY = 1e-3
 
 
 def train_block(
-    block: AddedBlock, features: Tensor, targets: Tensor, task: Task, *, iterations: int = 60
+    block: AddedBlock,
+    features: Tensor,
+    targets: Tensor,
+    task: Task,
+    weights: Tensor | None = None,
+    *,
+    iterations: int = 60,
 ) -> AddedBlock:
     """Train a block in place by L-BFGS on all rows: some twenty weights, and no noise of batches.
 
@@ -25,6 +31,7 @@ def train_block(
         features: (rows, n_features) of the frozen encoder.
         targets: canonical ones, standardised for a regression.
         task: the task.
+        weights: of the rows; None for 1 each.
         iterations: at most so many.
 
     Example:
@@ -43,7 +50,7 @@ def train_block(
     def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
         decay = block.inputs.weight.parameter.square().sum()
-        loss = task.loss(block(features), targets) + DECAY * decay
+        loss = task.loss(block(features), targets, weights) + DECAY * decay
         gradients = torch.autograd.grad(loss, parameters)
         return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 

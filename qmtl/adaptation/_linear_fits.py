@@ -1,7 +1,8 @@
 """Linear layers fitted in closed form, or convexly, on readings of a frozen circuit.
 
-Each fit takes standardised readings (rows, readings) and targets as `Task.to_targets` has them,
-standardised for a regression, and returns weights (outputs, readings) and biases (outputs,).
+Each fit takes standardised readings (rows, readings), targets as `Task.to_targets` has them,
+standardised for a regression, the task, and weights of the rows, of mean 1, or None. It returns
+weights (outputs, readings) and biases (outputs,).
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ __all__ = ["Fit", "Linear", "fits", "ridge_fit", "spectral_fit", "spectral_fit_o
 
 Array = NDArray[np.float64]
 Linear = tuple[Array, Array]
-Fit = Callable[[Array, Tensor, Task], Linear]
+Fit = Callable[[Array, Tensor, Task, Array | None], Linear]
 
 # Ridge strengths per row, for readings of variance 1.
 STRENGTHS = np.logspace(-5, 3, 17)
@@ -58,7 +59,7 @@ def signs(task: Task, targets: Tensor) -> Array:
     return (values if task.kind == "regression" else 2 * values - 1).numpy()
 
 
-def ridge_fit(readings: Array, targets: Tensor, task: Task) -> Linear:
+def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
     """(ΦᵀΦ + αI)⁻¹Φᵀy with α by leave-one-out, classes as targets of ±1.
 
     For classes the logits are the predictions times a factor, by which the loss of the
@@ -73,17 +74,19 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task) -> Linear:
     References:
         Pi-PINN, arXiv:2604.21761; scikit-learn's RidgeCV does the work.
     """
+    import sklearn
     from sklearn.linear_model import RidgeCV
 
-    def of(x: Array, y: Array) -> tuple[Array, float, Array]:
+    def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
         # With a scoring, it is the predictions that are stored.
-        model = RidgeCV(
-            STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True
-        ).fit(x, y)
+        model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
+        # Where a user has switched routing on, the scoring would not see the weights.
+        with sklearn.config_context(enable_metadata_routing=False):
+            model.fit(x, y, sample_weight=w)
         best = int(np.argmin(np.abs(model.alphas - model.alpha_)))
         return model.coef_.ravel(), float(model.intercept_), model.cv_results_[:, best].ravel()
 
-    return _scaled(_per_output(of, readings, signs(task, targets)), task, targets)
+    return _scaled(_per_output(of, readings, signs(task, targets), rows), task, targets, rows)
 
 
 def spectral_fit_of(source: Array) -> Fit:
@@ -99,8 +102,8 @@ def spectral_fit_of(source: Array) -> Fit:
     """
     directions = spectral_directions(source)
 
-    def fit(readings: Array, targets: Tensor, task: Task) -> Linear:
-        return spectral_fit(readings, targets, task, directions)
+    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
+        return spectral_fit(readings, targets, task, directions, rows)
 
     return fit
 
@@ -117,22 +120,24 @@ def spectral_directions(source: Array) -> Array:
     return kept.T
 
 
-def spectral_fit(readings: Array, targets: Tensor, task: Task, directions: Array) -> Linear:
+def spectral_fit(
+    readings: Array, targets: Tensor, task: Task, directions: Array, rows: Array | None = None
+) -> Linear:
     """The fit of `spectral_fit_of`, in given directions."""
     from sklearn.linear_model import LassoCV
 
-    def of(x: Array, y: Array) -> tuple[Array, float, Array]:
-        folds = min(5, len(x))
-        model = LassoCV(cv=folds, alphas=np.logspace(-4, 0, 20), max_iter=20_000).fit(x, y)
+    def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
+        model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), max_iter=20_000)
+        model.fit(x, y, sample_weight=w)
         return model.coef_, float(model.intercept_), model.predict(x)
 
-    coordinates = _per_output(of, readings @ directions, signs(task, targets))
-    weights, biases = _scaled(coordinates, task, targets)
+    coordinates = _per_output(of, readings @ directions, signs(task, targets), rows)
+    weights, biases = _scaled(coordinates, task, targets, rows)
     return weights @ directions.T, biases
 
 
 def _logistic_fit_of(inverse: float) -> Fit:
-    def fit(readings: Array, targets: Tensor, task: Task) -> Linear:
+    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
         from sklearn.linear_model import LogisticRegression
 
         weights = np.zeros((task.n_outputs, readings.shape[1]))
@@ -141,7 +146,8 @@ def _logistic_fit_of(inverse: float) -> Fit:
             if len(targets.unique()) < 2:
                 biases[int(targets[0])] = 0.0
                 return weights, biases
-            model = LogisticRegression(C=inverse, max_iter=1000).fit(readings, targets.numpy())
+            model = LogisticRegression(C=inverse, max_iter=1000)
+            model.fit(readings, targets.numpy(), sample_weight=rows)
             classes = model.classes_.astype(int)
             if len(classes) == 2:
                 # One row for two classes: the logit of the second against the first.
@@ -155,7 +161,8 @@ def _logistic_fit_of(inverse: float) -> Fit:
             if len(set(labels)) < 2:
                 biases[i] = ABSENT if not labels.any() else -ABSENT
                 continue
-            model = LogisticRegression(C=inverse, max_iter=1000).fit(readings[known], labels)
+            model = LogisticRegression(C=inverse, max_iter=1000)
+            model.fit(readings[known], labels, sample_weight=None if rows is None else rows[known])
             weights[i], biases[i] = model.coef_[0], model.intercept_[0]
         return weights, biases
 
@@ -171,7 +178,7 @@ class _Outputs:
     predictions: Array
 
 
-def _per_output(of: Any, readings: Array, targets: Array) -> _Outputs:
+def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) -> _Outputs:
     """One fit per output, on its labelled rows."""
     weights, biases = np.zeros((targets.shape[1], readings.shape[1])), np.zeros(targets.shape[1])
     predictions = np.full(targets.shape, np.nan)
@@ -182,20 +189,22 @@ def _per_output(of: Any, readings: Array, targets: Array) -> _Outputs:
             biases[i] = column[known][0] if known.any() else 0.0
             predictions[known, i] = biases[i]
             continue
-        weights[i], biases[i], predictions[known, i] = of(readings[known], column[known])
+        own = None if rows is None else rows[known]
+        weights[i], biases[i], predictions[known, i] = of(readings[known], column[known], own)
     return _Outputs(weights, biases, predictions)
 
 
-def _scaled(found: _Outputs, task: Task, targets: Tensor) -> Linear:
+def _scaled(found: _Outputs, task: Task, targets: Tensor, rows: Array | None) -> Linear:
     """Logits from predictions of ±1: times the factor of the least loss."""
     if task.kind == "regression":
         return found.weights, found.biases
     from scipy.optimize import minimize_scalar
 
     given = torch.from_numpy(np.nan_to_num(found.predictions))
+    sample_weight = None if rows is None else torch.from_numpy(rows)
 
     def loss(log_factor: float) -> float:
-        return float(task.loss(given * float(np.exp(log_factor)), targets))
+        return float(task.loss(given * float(np.exp(log_factor)), targets, sample_weight))
 
     factor = float(np.exp(minimize_scalar(loss, bounds=(-2.0, 4.0), method="bounded").x))
     return found.weights * factor, found.biases * factor

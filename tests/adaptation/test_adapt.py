@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import qmtl
+from qmtl.adaptation import METHODS
 from qmtl.adaptation._linear_fits import STRENGTHS, ridge_fit, spectral_fit_of
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, reading_circuit
@@ -177,6 +178,75 @@ def test_spectral_transfer_stays_in_the_sources_span_and_needs_fewer_labels():
     assert errors[0] < errors[1] / 10
 
 
+# Half of the labels are wrong, and hardly count.
+GOOD = torch.arange(len(X)) % 2 == 0
+WEIGHTS = torch.where(GOOD, 3.0, 1e-9)
+WRONG = torch.where(GOOD, X[:, 0] > 0, X[:, 0] <= 0).float()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_count_by_their_weight(method):
+    task, values = Task.binary("new"), model().predict(X)["a"]
+    right = (values > values.median()).float()
+    wrong = torch.where(GOOD, right, 1 - right)
+    larger = model().adapt(task, (X, wrong), sample_weight=WEIGHTS, methods=[method])
+    assert task.evaluate(larger.predict(X)["new"], right)["accuracy"] > 0.85
+    # And so do they where methods are compared.
+    assert larger.head.notes["new"]["scores"]["accuracy"] > 0.85
+    plain = model().adapt(task, (X, wrong), methods=[method])
+    assert task.evaluate(plain.predict(X)["new"], right)["accuracy"] < 0.75
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_rows_without_weight_are_as_if_they_were_not_there(kind):
+    task, labels = LABELS[kind]
+    some = model().adapt(task, (X, labels), sample_weight=GOOD, methods=["ridge", "smart"])
+    half = model().adapt(task, (X[GOOD], labels[GOOD]), methods=["ridge", "smart"])
+    assert some.head.notes["new"]["rows"] == 40
+    torch.testing.assert_close(some.predict(X)["new"], half.predict(X)["new"])
+    # As good as without it, too: what it says is in parts of the largest.
+    tiny = model().adapt(task, (X, labels), sample_weight=WEIGHTS, methods=["ridge"])
+    half = model().adapt(task, (X[GOOD], labels[GOOD]), methods=["ridge"])
+    torch.testing.assert_close(tiny.predict(X)["new"], half.predict(X)["new"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(tiny.target_scale(["new"]), half.target_scale(["new"]))
+
+
+def test_data_have_their_own_weights():
+    splits = {"train": range(40), "validation": range(40, 70), "test": range(70, 80)}
+    data = qmtl.data.from_arrays(
+        X, {"new": WRONG}, tasks=[Task.binary("new")], sample_weight=WEIGHTS,
+        splits={name: list(rows) for name, rows in splits.items()},
+    )  # fmt: skip
+    found = model().adapt(data.tasks[0], data, methods=["ridge"])
+    pair = model().adapt(
+        data.tasks[0], (X[:70], WRONG[:70]), sample_weight=WEIGHTS[:70], methods=["ridge"]
+    )
+    torch.testing.assert_close(found.predict(X), pair.predict(X))
+
+
+def test_ridge_counts_a_row_of_weight_two_twice():
+    """The strength too: that of leave-one-out, each error times its weight."""
+    rng = np.random.default_rng(3)
+    x, w = rng.normal(size=(30, 5)), rng.integers(1, 4, 30).astype(float)
+    y, w = x @ rng.normal(size=5) + 2 * rng.normal(size=30), w / w.mean()
+
+    def fitted(keep, strength):
+        own = w[keep] / w[keep].sum()
+        centre, level = own @ x[keep], own @ y[keep]
+        inner = x[keep] - centre
+        gram = inner.T @ (w[keep, None] * inner) + strength * np.eye(5)
+        return np.linalg.solve(gram, inner.T @ (w[keep] * (y[keep] - level))), centre, level
+
+    errors = []
+    for strength in STRENGTHS * len(x):
+        left = [(fitted(np.arange(30) != i, strength), i) for i in range(30)]
+        errors.append(sum(w[i] * (y[i] - b - (x[i] - c) @ v) ** 2 for (v, c, b), i in left))
+    v, centre, level = fitted(np.arange(30) >= 0, STRENGTHS[int(np.argmin(errors))] * len(x))
+    found, bias = ridge_fit(x, torch.from_numpy(y), Task.regression("y"), w)
+    np.testing.assert_allclose(found[0], v, rtol=1e-6)
+    np.testing.assert_allclose(bias[0], level - centre @ v, rtol=1e-6)
+
+
 def _data(name, task, labels):
     return qmtl.data.from_arrays(X, {name: labels}, tasks=[task])
 
@@ -194,6 +264,16 @@ def _data(name, task, labels):
         (
             lambda m, y: m.adapt(Task.regression("n"), (X, y), methods=["logistic"]),
             "for the regression task 'n'",
+        ),
+        (
+            lambda m, y: m.adapt(Task.binary("n"), (X, y), sample_weight=y[:9]),
+            r"sample_weight: expected .* shape \(80,\), got shape \(9,\)",
+        ),
+        (
+            lambda m, y: m.adapt(
+                Task.binary("n"), _data("n", Task.binary("n"), y), sample_weight=y
+            ),
+            "goes with a pair of inputs and labels",
         ),
         (
             lambda m, y: m.adapt(Task.binary("n"), _data("other", Task.binary("other"), y)),
@@ -222,12 +302,12 @@ def test_a_method_that_ran_on_one_fold_is_not_chosen(monkeypatch):
     """It fell behind on the first fold, and others' harder folds do not bring it back."""
     fold = []
 
-    def first(readings, targets, task):
+    def first(readings, targets, task, weights):
         fold.append(1)
         bias = 0.0 if len(fold) == 1 else 50.0
         return np.zeros((1, readings.shape[1])), np.array([bias])
 
-    def second(readings, targets, task):
+    def second(readings, targets, task, weights):
         return np.zeros((1, readings.shape[1])), np.array([5.0])
 
     found = {"ridge": first, "smart": second}
