@@ -14,7 +14,7 @@ from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_part
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
 from qmtl._target_scale import TargetScale, join_scale, split_scale
-from qmtl.data import MultiTaskData, TableColumns, as_samples
+from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
 from qmtl.heads import HEADS, Head, Loading, TaskRows
@@ -260,7 +260,13 @@ class MultiTaskModel(nn.Module):
             std = ((values - mean).square() * share[:, None]).nansum(dim=0).div(count).sqrt()
             std = torch.where(std > 0, std, torch.ones_like(std))
             targets = ((values - mean) / std).reshape(targets.shape)
-        features = self.features(inputs)
+        try:
+            features = self.features(inputs)
+        except RuntimeError as error:  # as modules of torch raise for another width
+            raise InvalidInputError(
+                f"inputs of shape {tuple(inputs.shape)} do not go through the model's encoder "
+                f"{type(self.encoder).__name__}: {' '.join(str(error).split())}"
+            ) from error
         head, _ = adapted_head(self.head, new_task, features, targets, **options)
         larger = MultiTaskModel(copy.deepcopy(self.encoder), head)
         larger.columns = self.columns
@@ -278,16 +284,17 @@ class MultiTaskModel(nn.Module):
         """Inputs as the encoder takes them, canonical targets, and weights, of a task's rows."""
         if isinstance(data, MultiTaskData):
             own = data.task(task.name)
-            if (own.kind, own.n_outputs) != (task.kind, task.n_outputs):
+            if not task.labelled_like(own):
                 raise InvalidInputError(
-                    f"the new task {task.name!r} is {task.kind} with {task.n_outputs} outputs, the "
-                    f"data's is {own.kind} with {own.n_outputs}"
+                    f"the new task {task.name!r} is {task.labels_in_words()}; the data's is "
+                    f"{own.labels_in_words()}"
                 )
             if None not in (self.columns, data.columns) and self.columns != data.columns:
+                sides = column_differences(self.columns, data.columns)
                 raise InvalidInputError(
-                    "the data's inputs are made of a table in another way than the model's were "
-                    "(other columns, ranges or categories); give (data frame, labels), of which "
-                    "the model makes inputs itself"
+                    f"the data's inputs are made of a table in another way than the model's were: "
+                    f"the model has {sides[0]}; the data have {sides[1]}; give (data frame, "
+                    f"labels), of which the model makes inputs itself"
                 )
             splits = (data.train, data.validation)
             if sample_weight is not None:

@@ -5,6 +5,7 @@ from qmtl.data._arrays import from_arrays as from_arrays
 from qmtl.data._chestxray import chestxray as chestxray
 from qmtl.data._chestxray import read_chestxray_labels as read_chestxray_labels
 from qmtl.data._columns import TableColumns as TableColumns
+from qmtl.data._columns import column_differences as column_differences
 from qmtl.data._csv import read_table as read_table
 from qmtl.data._cue_pairs import cue_pairs as cue_pairs
 from qmtl.data._dataset import AnyDataSection as AnyDataSection

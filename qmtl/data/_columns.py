@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "CYCLES", "TableColumns", "column_dates", "column_numbers", "column_texts",
-    "is_number_type", "text_numbers",
+    "CYCLES", "TableColumns", "column_dates", "column_differences", "column_numbers",
+    "column_texts", "is_number_type", "text_numbers",
 ]  # fmt: skip
 
 # Digits in groups of three, and a decimal mark: 1,234.5 or 1.234,5; other marks of groups are
@@ -245,6 +245,31 @@ class TableColumns:
             if key not in known:
                 raise unknown_name("table columns key", key, known)
         return cls(**data)
+
+
+def column_differences(one: TableColumns | None, two: TableColumns | None) -> tuple[str, str]:
+    """What two ways to read a table have where they differ, each in words.
+
+    Example:
+        >>> column_differences(TableColumns((("age", 40.0, 10.0),)), None)
+        ('age', 'no columns')
+        >>> kinds = [TableColumns((), (("smoker", c),)) for c in (("no", "yes"), ("0", "1"))]
+        >>> column_differences(*kinds)
+        ("smoker ('no', 'yes')", "smoker ('0', '1')")
+    """
+    if one is None or two is None or one.names != two.names:
+        return _listed(one), _listed(two)
+    entries = [(*c.numeric, *c.dates, *c.categorical) for c in (one, two)]
+    differing: Any = next((p for p in zip(*entries, strict=True) if p[0] != p[1]), entries)
+    first, second = (f"{name} {', '.join(map(str, rest))}" for name, *rest in differing)
+    return first, second
+
+
+def _listed(columns: TableColumns | None) -> str:
+    if columns is None:
+        return "no columns"
+    names = columns.names
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def is_number_type(dtype: Any) -> bool:

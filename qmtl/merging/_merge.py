@@ -11,7 +11,14 @@ from torch.func import functional_call
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.merging._parts import assembled, check_keep_last, check_models, set_shared, shared_state
+from qmtl.merging._parts import (
+    assembled,
+    check_keep_last,
+    check_models,
+    check_shape,
+    set_shared,
+    shared_state,
+)
 from qmtl.merging._vectors import State, arithmetic, differences, disjoint, projective
 from qmtl.methods import evaluating
 from qmtl.model import MultiTaskModel
@@ -149,6 +156,7 @@ def _base_state(
         return None
     if not isinstance(base, MultiTaskModel):
         raise InvalidInputError(f"base must be a MultiTaskModel, got {type(base).__name__}")
+    check_shape(models[0], base, "base")
     wanted, found = shared(models[0]), shared(base)
     for name, value in wanted.items():
         shape = tuple(found[name].shape) if name in found else "nothing"
@@ -188,6 +196,12 @@ def _check_data(
                 f"model {number} has the tasks {', '.join(sides[0])}, its data "
                 f"{', '.join(sides[1])}"
             )
+        for task, theirs in zip(model.tasks, own.tasks, strict=True):
+            if not task.labelled_like(theirs):
+                raise InvalidInputError(
+                    f"task {task.name!r} of model {number} is {task.labels_in_words()}; its data "
+                    f"have {theirs.labels_in_words()}"
+                )
 
 
 def _tuned(

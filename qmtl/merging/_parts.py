@@ -2,20 +2,28 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qmtl._growth import last_layer
 from qmtl.circuit import HeadCircuit, RegisterEncoding
+from qmtl.data import column_differences
+from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, Head, LinearHead, QuantumHead, TaskRows
 from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
-__all__ = ["assembled", "check_keep_last", "check_models", "set_shared", "shared_state"]
+__all__ = [
+    "assembled", "check_keep_last", "check_models", "check_shape", "set_shared", "shared_state",
+]  # fmt: skip
 
 Models = Sequence[MultiTaskModel]
+
+# Options of encoders that may differ between models: they do not change what is computed.
+ONLY_IN_TRAINING = ("dropout", "modality_dropout", "calibrate", "frozen")
 
 
 def check_models(models: Models) -> bool:
@@ -41,6 +49,12 @@ def check_models(models: Models) -> bool:
         _check_pair(first, other, f"model {number}")
     if same:
         return True
+    if isinstance(first.encoder, TaskEncoder):
+        sides = "; ".join(f"model {i} {_names(m)}" for i, m in enumerate(models, start=1))
+        raise InvalidInputError(
+            f"the encoder {type(first.encoder).__name__} gives each task features of its own, so "
+            f"that only models of the same tasks can be merged; got {sides}"
+        )
     seen: dict[str, int] = {}
     for number, model in enumerate(models, start=1):
         for name in _names(model):
@@ -67,6 +81,42 @@ def _way_out(*heads: Head) -> str:
 
 
 def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
+    check_shape(first, other, which)
+    theirs = {task.name: task for task in other.tasks}
+    for task in first.tasks:
+        twin = theirs.get(task.name)
+        if twin is None:
+            continue
+        about = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in (task, twin)]
+        if about[0] != about[1]:
+            raise InvalidInputError(
+                f"task {task.name!r} differs: model 1 has {about[0]}; {which} has {about[1]}"
+            )
+        if isinstance(first.head, QuantumHead):
+            circuits = [model.head.circuit for model in (first, other)]
+            places = [(c.register(task.name), c.ansatz(task.name)) for c in circuits]
+            about = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
+            if about[0] != about[1]:
+                raise InvalidInputError(
+                    f"task {task.name!r} is measured in another way: model 1 has {about[0]}; "
+                    f"{which} has {about[1]}"
+                )
+    if first.columns != other.columns:
+        sides = column_differences(first.columns, other.columns)
+        raise InvalidInputError(
+            f"inputs are made of other columns, or in other ranges or categories: model 1 has "
+            f"{sides[0]}; {which} has {sides[1]}"
+        )
+
+
+def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
+    """Raise if what models share, encoder and encoding, is not of one shape.
+
+    Args:
+        first: the first model.
+        other: another model, or what they began with.
+        which: what an error calls the other.
+    """
     one, two = first.head, other.head
     kinds = type(one), type(two)
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
@@ -89,51 +139,40 @@ def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
             raise InvalidInputError(
                 f"the circuits differ: model 1 has {about[0]}; {which} has {about[1]}"
             )
-    theirs = {task.name: task for task in other.tasks}
-    for task in first.tasks:
-        twin = theirs.get(task.name)
-        if twin is None:
-            continue
-        about = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in (task, twin)]
-        if about[0] != about[1]:
-            raise InvalidInputError(
-                f"task {task.name!r} differs: model 1 has {about[0]}; {which} has {about[1]}"
-            )
-        if isinstance(one, QuantumHead):
-            places = [
-                (h.circuit.register(task.name), h.circuit.ansatz(task.name)) for h in (one, two)
-            ]
-            about = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
-            if about[0] != about[1]:
-                raise InvalidInputError(
-                    f"task {task.name!r} is measured in another way: model 1 has {about[0]}; "
-                    f"{which} has {about[1]}"
-                )
     _check_encoders(first.encoder, other.encoder, which)
-    if first.columns != other.columns:
-        sides = [None if m.columns is None else m.columns.names for m in (first, other)]
-        raise InvalidInputError(
-            f"inputs are made of other columns, or in other ranges or categories: model 1 has "
-            f"{_some(sides[0])}; {which} has {_some(sides[1])}"
-        )
-
-
-def _some(names: Sequence[str] | None) -> str:
-    if names is None:
-        return "no columns"
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
+    kinds = [type(encoder).__name__ for encoder in (one, two)]
     shapes = [{n: tuple(v.shape) for n, v in e.state_dict().items()} for e in (one, two)]
-    if type(one) is type(two) and shapes[0] == shapes[1]:
-        return
-    names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
-    detail = [", ".join(f"{n} {s.get(n, 'missing')}" for n in names[:3]) for s in shapes]
-    raise InvalidInputError(
-        f"the encoders differ in shape: model 1 is a {type(one).__name__} {detail[0]}, {which} a "
-        f"{type(two).__name__} {detail[1]}"
-    )
+    if type(one) is not type(two) or shapes[0] != shapes[1]:
+        names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+        detail = [", ".join(f"{n} {s.get(n, 'missing')}" for n in names[:3]) for s in shapes]
+        raise InvalidInputError(
+            f"the encoders differ in shape: model 1 is a {kinds[0]} {detail[0]}, {which} a "
+            f"{kinds[1]} {detail[1]}"
+        )
+    # Networks of equal weights that compute other things: other activations, strides, a base.
+    pairs = zip(_design(one), _design(two), strict=True)
+    about = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    if about is not None:
+        raise InvalidInputError(
+            f"the encoders differ: model 1 has {kinds[0]} {about[0]}, {which} {kinds[1]} {about[1]}"
+        )
+
+
+def _design(encoder: nn.Module) -> list[str]:
+    """What an encoder computes, beside its weights; not what only training knows of."""
+    layers = [
+        f"{name}: {module}"
+        for name, module in encoder.named_modules()
+        if not any(module.children()) and not isinstance(module, nn.Dropout)
+    ]
+    describe: Any = getattr(encoder, "to_dict", None)
+    if describe is None:
+        return layers
+    given = {k: v for k, v in describe().items() if k not in ONLY_IN_TRAINING}
+    return [str(given), *layers]
 
 
 def check_keep_last(models: Models, same_tasks: bool) -> None:

@@ -175,6 +175,29 @@ class Task(TaskDefinition):
             )
         return total / count
 
+    def labels_in_words(self) -> str:
+        """What its labels are, in words.
+
+        Example:
+            >>> Task.binary("a", class_names=["no", "yes"]).labels_in_words()
+            'binary with 1 outputs, classes no, yes'
+        """
+        named = f", classes {', '.join(self.class_names)}" if self.class_names else ""
+        return f"{self.kind} with {self.n_outputs} outputs{named}"
+
+    def labelled_like(self, other: "Task") -> bool:
+        """Whether another task's targets mean the same: kind, outputs, names where both have them.
+
+        Example:
+            >>> Task.binary("a", class_names=["no", "yes"]).labelled_like(Task.binary("a"))
+            True
+        """
+        if (self.kind, self.n_outputs) != (other.kind, other.n_outputs):
+            return False
+        return None in (self.class_names, other.class_names) or (
+            self.class_names == other.class_names
+        )
+
     def activation(self, logits: Tensor) -> Tensor:
         """Predictions from logits (B, n_outputs).
 

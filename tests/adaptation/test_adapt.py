@@ -281,7 +281,7 @@ def _data(name, task, labels):
         ),
         (
             lambda m, y: m.adapt(Task.binary("n"), _data("n", Task.regression("n"), y)),
-            "'n' is binary with 1 outputs, the data's is regression",
+            "'n' is binary with 1 outputs; the data's is regression",
         ),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from qmtl.experiments import Run, read_recipe, start_run
 from qmtl.model import load
@@ -74,6 +75,20 @@ def test_two_runs_in_one(qmtl, two_runs, tmp_path, method):
     assert list(results["metrics"]["test"]) == ["parity", "has_loop"]
     qmtl.good("report", "both")
     qmtl.good("evaluate", "both")
+
+
+def test_last_layers_and_encodings_stay_each_runs_own(qmtl, two_runs, tmp_path):
+    for flags, folder in (([], "merged"), (["--keep-last"], "kept")):
+        qmtl.good("merge", *two_runs, "--out", folder, *flags)
+    both = torch.cat([load(run / "model").head.encoding for run in two_runs])
+    found = {name: load(tmp_path / name / "model") for name in ("merged", "kept")}
+    assert found["kept"].head.encoding.equal(both)
+    assert not found["merged"].head.encoding.equal(both)
+    last = [load(run / "model").encoder.layers[-1].weight for run in two_runs]
+    assert found["kept"].encoder.layers[-1].weight.equal(torch.cat(last))
+    # Runs of the same task have one last layer.
+    message = qmtl.bad("merge", two_runs[0], two_runs[0], "--keep-last", "--out", "twice")
+    assert "keep_last=True is for models of different tasks" in message
 
 
 def test_runs_of_one_task_have_metrics_of_their_own(qmtl, two_runs, tmp_path):
