@@ -1,7 +1,7 @@
 """Saliency: what each task's loss says of the features is kept apart by task, and aligned."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -57,6 +57,11 @@ class Saliency(MethodSection):
 
     excludes: ClassVar[tuple[str, ...]] = ("isolation",)
     one_process: ClassVar[str] = "samples are contrasted with all of the batch"
+    trials: ClassVar[tuple[Any, ...]] = (
+        {"entropy": 0.001, "alignment": 0.01},
+        {"entropy": 0.01, "alignment": 0.1},
+    )
+
     entropy: float = Field(0.1, ge=0, allow_inf_nan=False)
     alignment: float = Field(0.1, ge=0, allow_inf_nan=False)
     temperature: float = Field(0.5, gt=0, allow_inf_nan=False)
