@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import torch
 
-__all__ = ["add_at", "kernel", "run_items"]
+__all__ = ["add_at", "kernel", "n_threads", "run_items"]
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -44,10 +44,15 @@ def add_at(target, index, values):
                 target[row, s] += values[p, a, s]
 
 
-def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> int:
-    """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
+def n_threads(n_items: int, operations: float) -> int:
+    """How many threads `run_items` takes: at most torch's own, and what the work is worth."""
+    if operations <= OPERATIONS_PER_THREAD:
+        return 1
+    return min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
 
-    There are at most as many threads as torch itself uses, and no more than the work is worth.
+
+def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> None:
+    """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
 
     Args:
         run: works on some items; releases Python's lock.
@@ -55,29 +60,22 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
         operations: floating-point operations of all of them, about.
         *arguments: of each call.
 
-    Returns:
-        The number of parts.
-
     Example:
         >>> done = []
         >>> run_items(lambda first, last, out: out.extend(range(first, last)), 3, 1e3, done)
-        1
         >>> done
         [0, 1, 2]
     """
-    n_threads = 1
-    if operations > OPERATIONS_PER_THREAD:
-        n_threads = min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
-    if n_threads == 1:
+    threads = n_threads(n_items, operations)
+    if threads == 1:
         run(0, n_items, *arguments)
-        return 1
-    pieces = min(n_items, PIECES_PER_THREAD * n_threads)
+        return
+    pieces = min(n_items, PIECES_PER_THREAD * threads)
     bounds = [n_items * i // pieces for i in range(pieces + 1)]
-    pool = _pool(os.getpid(), n_threads)
+    pool = _pool(os.getpid(), threads)
     parts = [pool.submit(run, *part, *arguments) for part in itertools.pairwise(bounds)]
     for part in parts:
         part.result()
-    return pieces
 
 
 @cache

@@ -95,16 +95,16 @@ def test_inputs_and_gradients_of_any_layout(circuit, view):
 def test_kernels_are_compiled_for_one_layout_only(circuit):
     """A loss of another layout must not wait for a compiler."""
     from qmtl.simulators._amplitudes._kernels import walk
-    from qmtl.simulators._pauli._kernels import backward
+    from qmtl.simulators._pauli._kernels import walk as pauli_walk
 
     inputs = head_inputs(circuit)
     gradients(circuit)
-    seen = len(walk.signatures), len(backward.signatures)
+    seen = len(walk.signatures), len(pauli_walk.signatures)
     for view in VIEWS.values():
         if view is not torch.nn.Parameter:
             gradients(circuit, inputs, lambda logits, v=view: mixed_sum(v(logits)))
             gradients(circuit, inputs, lambda logits, v=view: mixed_sum(v(logits.T)))
-    assert (len(walk.signatures), len(backward.signatures)) == seen
+    assert (len(walk.signatures), len(pauli_walk.signatures)) == seen
 
 
 def test_one_tensor_as_several_inputs():

@@ -52,7 +52,6 @@ class PauliEngine(Engine):
         self.per_cone = group.n_members // group.n_cones
         # In the shared layout all tasks look at one cone.
         self.outputs = _unsigned(group.columns.reshape(group.n_cones, -1))
-        self.cones = np.arange(group.n_cones, dtype=np.uint64)
         self._index = (self.sampled, self.fixed, self.own, self.outputs)
         none = (np.zeros((group.n_cones, 0)), np.zeros((group.n_members, 0)))
         self._constants = constants or none
@@ -62,11 +61,11 @@ class PauliEngine(Engine):
         self._kept: dict[Any, _Tables] = {}
 
     def _tables(self, dtype: np.dtype[Any]) -> _Tables:
-        """What the kernels read, for one precision."""
+        """What the kernel reads, for one precision."""
         tables = self._kept.get(dtype)
         if tables is None:
             program = self.program
-            mixing = np.zeros((0, 0)) if program.mixing is None else program.mixing
+            mixing = np.eye(self.columns.shape[1]) if program.mixing is None else program.mixing
             programs = (
                 _table(program.encoding, dtype),
                 _table(program.block, dtype),
@@ -81,52 +80,62 @@ class PauliEngine(Engine):
     @cached_property
     def _kernels(self) -> tuple[Any, ...]:
         # Importing numba takes a while, and so does the question in each step whether it is there.
-        from qmtl.simulators._kernels import run_items
-        from qmtl.simulators._pauli._kernels import accumulate, backward, forward
+        from qmtl.simulators._kernels import add_at, n_threads, run_items
+        from qmtl.simulators._pauli._kernels import walk
 
-        return run_items, forward, backward, accumulate
+        return walk, run_items, n_threads, add_at
 
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs; the coefficients of the strings are kept."""
-        run_items, forward, *_ = self._kernels
+        walk, run_items, *_ = self._kernels
         lanes, programs, constants = self._tables(values.dtype)
-        shape = (*self.outputs.shape, self.program.n_terms)
-        coefficients = np.empty(shape, values.dtype)
-        rest = (lanes, self.cones, programs, self._index, constants, inputs.whole, coefficients)
+        coefficients = np.zeros((*self.outputs.shape, self.program.n_terms), values.dtype)
+        index, n = self._index, len(self.outputs)
+        rest = (lanes, programs, index, index[:3], constants, inputs.whole, coefficients, values)
         work = (self._operations + self._per_sample * len(values)) / 3
-        run_items(forward, len(self.cones), work, *rest, values)
+        # There are no gradients to add to anything.
+        run_items(walk, n, work, False, *rest, inputs.sampled, inputs.fixed)
         return coefficients
 
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
         """Add the gradients of the cones whose outputs have any."""
-        run_items, _, backward, accumulate = self._kernels
-        dtype, cones = gradients.dtype, self._active(gradients)
-        if self.per_cone > 1:
-            # Outputs without a gradient count for nothing, not even where they are not finite.
+        walk, run_items, n_threads, add_at = self._kernels
+        lanes, programs, constants = self._tables(gradients.dtype)
+        index = self._index
+        # Mostly all outputs have a gradient, which a single sample tells.
+        if np.count_nonzero(gradients[0]) < gradients.shape[1]:
+            # NaN counts: it must reach the result.
             counts: Array = np.asarray(gradients.any(axis=0))[self.outputs]
-            kept = np.where(counts[..., None], kept, dtype.type(0))
-        n = len(cones)
-        lanes, programs, constants = self._tables(dtype)
-        found = (
-            np.empty((n, self.sampled.shape[1], len(gradients)), dtype),
-            np.empty((n, self.fixed.shape[1]), dtype),
-            np.empty((n * self.per_cone, self.own.shape[1]), dtype),
-        )
-        rest = (lanes, cones, programs, self._index, constants, inputs.whole, kept, gradients)
-        work = (self._operations + self._per_sample * len(gradients)) * 2 / 3
-        if run_items(backward, n, work, *rest, found, by_sampled, by_fixed) > 1:
-            accumulate(cones, self._index, found, by_sampled, by_fixed)
-
-    def _active(self, gradients: Array) -> Array:
-        """Cones with a gradient; NaN counts, since it must reach the result."""
-        # Mostly all have one, which a single sample tells.
-        if np.count_nonzero(gradients[0]) == gradients.shape[1]:
-            return self.cones
-        by_output: Array = np.asarray(gradients.any(axis=0))
-        with_gradient = by_output[self.outputs].any(axis=1)
-        return self.cones[with_gradient]
+            cones = np.flatnonzero(counts.any(axis=1))
+            if not len(cones):
+                return
+            members = (cones[:, None] * self.per_cone + np.arange(self.per_cone)).ravel()
+            sampled, fixed, own, outputs = index
+            index = sampled[cones], fixed[cones], own[members], outputs[cones]
+            constants, kept = (constants[0][cones], constants[1][members]), kept[cones]
+            if self.per_cone > 1:
+                # The others count for nothing, not even where they are not finite.
+                kept[~counts[cones]] = 0
+        n, work = len(index[3]), (self._operations + self._per_sample * len(gradients)) * 2 / 3
+        into, targets = index[:3], (by_sampled, by_fixed)
+        is_shared = n_threads(n, work) > 1
+        if is_shared:
+            # Threads must not meet: places of their own, which are added up in the cones' order.
+            sampled, fixed, own = (np.arange(p.size, dtype=p.dtype).reshape(p.shape) for p in into)
+            into = sampled, fixed, own + np.uint64(fixed.size)
+            targets = (
+                np.zeros((sampled.size, len(gradients)), gradients.dtype),
+                np.zeros(fixed.size + own.size, gradients.dtype),
+            )
+        rest = (lanes, programs, index, into, constants, inputs.whole, kept, gradients, *targets)
+        run_items(walk, n, work, True, *rest)
+        if is_shared:
+            column = by_fixed[:, None]
+            add_at(by_sampled, index[0], targets[0].reshape(*sampled.shape, len(gradients)))
+            for places, found in zip(index[1:3], into[1:], strict=True):
+                add_at(column, places, targets[1][found][..., None])
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """Outputs by torch operations."""

@@ -15,11 +15,11 @@ from numba import uint64
 
 from qmtl.simulators._kernels import kernel
 
-__all__ = ["accumulate", "backward", "forward"]
+__all__ = ["walk"]
 
 
 @kernel
-def _load(registers, places, begin, end, low, n, sampled, fixed, constants, angles):
+def _load(registers, begin, end, low, n, sampled, fixed, constants, angles):
     """A tile's angles and constants."""
     cos, sin, fcos, fsin = angles
     for s in range((end - begin) * n):
@@ -27,20 +27,20 @@ def _load(registers, places, begin, end, low, n, sampled, fixed, constants, angl
     first = 1 + 2 * sampled.shape[1]
     last = first + 2 * fixed.shape[1]
     for q in range(begin, end):
-        lane, p = (q - begin) * n, places[q]
+        lane = (q - begin) * n
         for i in range(sampled.shape[1]):
-            row, c, d = sampled[p, i], uint64(1 + 2 * i), uint64(2 + 2 * i)
+            row, c, d = sampled[q, i], uint64(1 + 2 * i), uint64(2 + 2 * i)
             for s in range(n):
                 registers[c, lane + s] = cos[row, low + s]
                 registers[d, lane + s] = sin[row, low + s]
         for i in range(fixed.shape[1]):
-            row, c, d = fixed[p, i], uint64(first + 2 * i), uint64(first + 2 * i + 1)
+            row, c, d = fixed[q, i], uint64(first + 2 * i), uint64(first + 2 * i + 1)
             x, y = fcos[row], fsin[row]
             for s in range(n):
                 registers[c, lane + s] = x
                 registers[d, lane + s] = y
         for i in range(constants.shape[1]):
-            c, x = uint64(last + i), constants[p, i]
+            c, x = uint64(last + i), constants[q, i]
             for s in range(n):
                 registers[c, lane + s] = x
 
@@ -86,184 +86,95 @@ def _backwards(registers, adjoint, ops, n_angles, lanes):
 
 
 @kernel
-def forward(first, last, lanes, cones, programs, index, constants, angles, coefficients, values):
-    """Outputs ``values[sample, columns[cone, k]]`` of the cones from `first` to `last`.
+def walk(
+    first, last, back, lanes, programs, index, into, constants, angles, coefficients, values,
+    of_sampled, of_fixed,
+):  # fmt: skip
+    """Outputs ``values[sample, columns[cone, k]]`` of cones; or (if `back`) gradients from theirs.
 
     The cosines and sines of a cone's angles are ``cos[sampled[cone, i], sample]`` and
     ``fcos[fixed[cone, i]]``; those of a block are ``fcos[own[member, i]]``. An output is the sum of
-    the strings' expectation values with ``coefficients[cone, k]``, which are kept for `backward`.
+    the strings' expectation values with ``coefficients[cone, k]``: forwards the blocks come first
+    and add these, backwards they come last. Gradients are added where `into` says, which are the
+    same three tables or, where threads must not meet, tables of other places.
     """
-    (ops, outputs, signs), (block_ops, block_outputs, block_signs), mixing = programs
+    encoding, block, mixing = programs
     sampled, fixed, own, columns = index
-    samples, n_cones = angles[0].shape[1], sampled.shape[0]
-    per_cone, n_terms = own.shape[0] // n_cones, len(outputs)
-    none, n_outputs = np.empty((1, 0), np.uint64), columns.shape[1] // per_cone
-    members = np.empty(own.shape[0], np.uint64)
-    for q in range(first * per_cone, last * per_cone):
-        members[q] = q
-    height = 1 + 2 * own.shape[1] + constants[1].shape[1] + block_ops.shape[0]
-    registers = np.empty((height, lanes[1]), values.dtype)
-    for start in range(first * per_cone, last * per_cone, lanes[1]):
-        begin, end = uint64(start), uint64(min(start + lanes[1], last * per_cone))
-        _load(registers, members, begin, end, uint64(0), uint64(1), none, own, constants[1], angles)
-        _forwards(registers, block_ops, end - begin)
-        if mixing.shape[0]:
-            for q in range(begin, end):
-                cone, row = q // per_cone, q % per_cone * n_outputs
-                for k in range(n_outputs):
-                    for j in range(n_terms):
-                        total = values.dtype.type(0)
-                        for m in range(mixing.shape[1]):
-                            out = uint64(m * n_terms + j)
-                            factor = mixing[k, m] * block_signs[out]
-                            total += factor * registers[block_outputs[out], q - begin]
-                        coefficients[cone, row + k, j] = total
-        else:
-            for j in range(len(block_outputs)):
-                out, sign = block_outputs[j], block_signs[j]
-                k, term = uint64(j // n_terms), uint64(j % n_terms)
+    n_terms, per_cone = len(encoding[1]), own.shape[0] // sampled.shape[0]
+    none, n_outputs = np.empty((1, 0), np.uint64), uint64(mixing.shape[0])
+    by_term = np.zeros((last - first if back else 0, columns.shape[1], n_terms), values.dtype)
+    line = np.empty(lanes[0], values.dtype)
+    for stage in range(2):
+        is_block = (stage == 1) == back
+        ops, outputs, signs = block if is_block else encoding
+        moving, still = (none, own) if is_block else (sampled, fixed)
+        to_moving, to_still = (none, into[2]) if is_block else (into[0], into[1])
+        numbers, each = (constants[1], per_cone) if is_block else (constants[0], 1)
+        samples, room = (1, lanes[1]) if is_block else (angles[0].shape[1], lanes[0])
+        n_moving, n_still = moving.shape[1], still.shape[1]
+        height = 1 + 2 * (n_moving + n_still) + numbers.shape[1] + ops.shape[0]
+        registers = np.empty((height, room), values.dtype)
+        adjoint = np.empty((height if back else 0, room), values.dtype)
+        chunk = min(samples, room)
+        several = room // chunk
+        sums = np.empty((several, n_still), values.dtype)
+        for start in range(first * each, last * each, several):
+            begin, end = uint64(start), uint64(min(start + several, last * each))
+            for at in range(0, samples, chunk):
+                low = uint64(at)
+                n = uint64(min(at + chunk, samples)) - low
+                _load(registers, begin, end, low, n, moving, still, numbers, angles)
+                _forwards(registers, ops, (end - begin) * n)
+                for r in range(adjoint.shape[0]):
+                    for s in range((end - begin) * n):
+                        adjoint[r, s] = 0
                 for q in range(begin, end):
-                    cone, row = q // per_cone, q % per_cone * n_outputs
-                    coefficients[cone, row + k, term] = sign * registers[out, q - begin]
-    height = 1 + 2 * (sampled.shape[1] + fixed.shape[1]) + constants[0].shape[1] + ops.shape[0]
-    registers = np.empty((height, lanes[0]), values.dtype)
-    total_of = np.empty(lanes[0], values.dtype)
-    chunk = min(samples, lanes[0])
-    several = lanes[0] // chunk
-    for start in range(first, last, several):
-        begin, end = uint64(start), uint64(min(start + several, last))
-        for at in range(0, samples, chunk):
-            low = uint64(at)
-            n = uint64(min(at + chunk, samples)) - low
-            _load(registers, cones, begin, end, low, n, sampled, fixed, constants[0], angles)
-            _forwards(registers, ops, (end - begin) * n)
-            for q in range(begin, end):
-                lane, p = (q - begin) * n, cones[q]
-                for k in range(columns.shape[1]):
-                    for s in range(n):
-                        total_of[s] = 0
-                    for j in range(n_terms):
-                        out, factor = outputs[j], signs[j] * coefficients[p, k, j]
+                    lane, cone = (q - begin) * n, q // uint64(each)
+                    place, row = cone - uint64(first), (q - cone * uint64(each)) * n_outputs
+                    if is_block:
+                        for j in range(len(outputs)):
+                            out, sign = outputs[j], signs[j]
+                            m, term = uint64(j // n_terms), uint64(j % n_terms)
+                            for k in range(n_outputs):
+                                factor = mixing[k, m] * sign
+                                if back:
+                                    adjoint[out, lane] += factor * by_term[place, row + k, term]
+                                else:
+                                    found = factor * registers[out, lane]
+                                    coefficients[cone, row + k, term] += found
+                        continue
+                    for k in range(columns.shape[1]):
+                        column = columns[cone, k]
                         for s in range(n):
-                            total_of[s] += factor * registers[out, lane + s]
-                    column = columns[p, k]
-                    for s in range(n):
-                        values[low + s, column] = total_of[s]
-
-
-@kernel
-def accumulate(cones, index, found, of_sampled, of_fixed):
-    """Add what `backward` found to the gradients of each angle, in the order of the cones."""
-    by_sampled, by_fixed, by_own = found
-    sampled, fixed, own, _ = index
-    per_cone = own.shape[0] // sampled.shape[0]
-    samples = uint64(of_sampled.shape[1])
-    for q in range(len(cones)):
-        p = cones[q]
-        for i in range(sampled.shape[1]):
-            row = sampled[p, i]
-            for s in range(samples):
-                of_sampled[row, s] += by_sampled[q, i, s]
-        for i in range(fixed.shape[1]):
-            of_fixed[fixed[p, i]] += by_fixed[q, i]
-        for m in range(per_cone):
-            member = p * uint64(per_cone) + uint64(m)
-            for i in range(own.shape[1]):
-                of_fixed[own[member, i]] += by_own[q * per_cone + m, i]
-
-
-@kernel
-def backward(
-    first, last, lanes, cones, programs, index, constants, angles, coefficients, gradients,
-    found, of_sampled, of_fixed,
-):  # fmt: skip
-    """Gradients of `forward` with respect to the angles, from ``gradients[sample, column]``.
-
-    What is found for the q-th of the `cones` is ``by_sampled[q, i, sample]`` and
-    ``by_fixed[q, i]``, and ``by_own[member, i]`` for its members, one after the other. If these
-    are all cones, it is accumulated, too.
-    """
-    by_sampled, by_fixed, by_own = found
-    (ops, outputs, signs), (block_ops, block_outputs, block_signs), mixing = programs
-    sampled, fixed, own, columns = index
-    samples, n_cones = angles[0].shape[1], sampled.shape[0]
-    per_cone, n_terms = own.shape[0] // n_cones, len(outputs)
-    n_sampled, n_angles = sampled.shape[1], sampled.shape[1] + fixed.shape[1]
-    height = 1 + 2 * n_angles + constants[0].shape[1] + ops.shape[0]
-    registers = np.empty((height, lanes[0]), gradients.dtype)
-    adjoint = np.empty((height, lanes[0]), gradients.dtype)
-    given = np.empty(lanes[0], gradients.dtype)
-    by_term = np.empty((last - first, columns.shape[1], n_terms), gradients.dtype)
-    chunk = min(samples, lanes[0])
-    several = lanes[0] // chunk
-    for start in range(first, last, several):
-        begin, end = uint64(start), uint64(min(start + several, last))
-        for at in range(0, samples, chunk):
-            low = uint64(at)
-            n = uint64(min(at + chunk, samples)) - low
-            width = (end - begin) * n
-            _load(registers, cones, begin, end, low, n, sampled, fixed, constants[0], angles)
-            _forwards(registers, ops, width)
-            for r in range(height):
-                for s in range(width):
-                    adjoint[r, s] = 0
-            for q in range(begin, end):
-                lane, p = (q - begin) * n, cones[q]
-                for k in range(columns.shape[1]):
-                    column = columns[p, k]
-                    for s in range(n):
-                        given[s] = gradients[low + s, column]
-                    for j in range(n_terms):
-                        out, sign = outputs[j], signs[j]
-                        factor, total = sign * coefficients[p, k, j], gradients.dtype.type(0)
-                        for s in range(n):
-                            adjoint[out, lane + s] += factor * given[s]
-                            total += given[s] * registers[out, lane + s]
-                        place = q - uint64(first)
-                        by_term[place, k, j] = sign * total + (by_term[place, k, j] if at else 0)
-            _backwards(registers, adjoint, ops, n_angles, width)
-            for q in range(begin, end):
-                lane = (q - begin) * n
-                for i in range(n_sampled):
-                    c = uint64(1 + 2 * i)
-                    for s in range(n):
-                        by_sampled[q, i, low + s] = adjoint[c, lane + s]
-                for i in range(n_sampled, n_angles):
-                    c, total = uint64(1 + 2 * i), gradients.dtype.type(0)
-                    for s in range(n):
-                        total += adjoint[c, lane + s]
-                    by_fixed[q, i - n_sampled] = total + (by_fixed[q, i - n_sampled] if at else 0)
-    none, n_outputs = np.empty((1, 0), np.uint64), columns.shape[1] // per_cone
-    first_member = first * per_cone
-    members = np.empty(by_own.shape[0], np.uint64)
-    for q in range(first_member, last * per_cone):
-        members[q] = cones[q // per_cone] * uint64(per_cone) + uint64(q % per_cone)
-    height = 1 + 2 * own.shape[1] + constants[1].shape[1] + block_ops.shape[0]
-    registers = np.empty((height, lanes[1]), gradients.dtype)
-    adjoint = np.empty((height, lanes[1]), gradients.dtype)
-    for start in range(first_member, last * per_cone, lanes[1]):
-        begin, end = uint64(start), uint64(min(start + lanes[1], last * per_cone))
-        _load(registers, members, begin, end, uint64(0), uint64(1), none, own, constants[1], angles)
-        _forwards(registers, block_ops, end - begin)
-        for r in range(height):
-            for s in range(end - begin):
-                adjoint[r, s] = 0
-        for j in range(len(block_outputs)):
-            out, sign = block_outputs[j], block_signs[j]
-            m, term = uint64(j // n_terms), uint64(j % n_terms)
-            for q in range(begin, end):
-                cone, row = q // per_cone - first, q % per_cone * n_outputs
-                total = gradients.dtype.type(0)
-                if mixing.shape[0]:
-                    for k in range(n_outputs):
-                        total += mixing[k, m] * by_term[cone, row + k, term]
-                else:
-                    total = by_term[cone, row + m, term]
-                adjoint[out, q - begin] += sign * total
-        _backwards(registers, adjoint, block_ops, own.shape[1], end - begin)
-        for i in range(own.shape[1]):
-            c = uint64(1 + 2 * i)
-            for q in range(begin, end):
-                by_own[q, i] = adjoint[c, q - begin]
-    if last - first == len(cones):
-        accumulate(cones, index, found, of_sampled, of_fixed)
+                            line[s] = values[low + s, column] if back else 0
+                        for j in range(n_terms):
+                            out, factor = outputs[j], signs[j] * coefficients[cone, k, j]
+                            if back:
+                                total = values.dtype.type(0)
+                                for s in range(n):
+                                    adjoint[out, lane + s] += factor * line[s]
+                                    total += line[s] * registers[out, lane + s]
+                                by_term[place, k, j] += signs[j] * total
+                            else:
+                                for s in range(n):
+                                    line[s] += factor * registers[out, lane + s]
+                        if not back:
+                            for s in range(n):
+                                values[low + s, column] = line[s]
+                if back:
+                    _backwards(registers, adjoint, ops, n_moving + n_still, (end - begin) * n)
+                    for q in range(begin, end):
+                        lane = (q - begin) * n
+                        for i in range(n_moving):
+                            c, place = uint64(1 + 2 * i), to_moving[q, i]
+                            for s in range(n):
+                                of_sampled[place, low + s] += adjoint[c, lane + s]
+                        for i in range(n_still):
+                            c, total = uint64(1 + 2 * (n_moving + i)), values.dtype.type(0)
+                            for s in range(n):
+                                total += adjoint[c, lane + s]
+                            sums[q - begin, i] = total + (sums[q - begin, i] if at else 0)
+            if back:
+                for q in range(begin, end):
+                    for i in range(n_still):
+                        of_fixed[to_still[q, i]] += sums[q - begin, i]
