@@ -21,6 +21,7 @@ from .circuit import PauliStrings as PauliStrings
 from .circuit import Probabilities as Probabilities
 from .circuit import RealAmplitudes as RealAmplitudes
 from .circuit import RotationAnsatz as RotationAnsatz
+from .heads import HyperHead as HyperHead
 from .heads import LinearHead as LinearHead
 from .heads import LocalLinearHead as LocalLinearHead
 from .heads import LowRankLinearHead as LowRankLinearHead

@@ -14,6 +14,8 @@ from qmtl.heads._gated import GatedHead as GatedHead
 from qmtl.heads._gated import common_tasks as common_tasks
 from qmtl.heads._head import CircuitHead as CircuitHead
 from qmtl.heads._head import Head as Head
+from qmtl.heads._hyper import HyperHead as HyperHead
+from qmtl.heads._hyper import place_features as place_features
 from qmtl.heads._initial import INITIAL_STD as INITIAL_STD
 from qmtl.heads._initial import block_weights as block_weights
 from qmtl.heads._linear import LinearHead as LinearHead

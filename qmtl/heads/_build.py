@@ -12,6 +12,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._extended import ExtendedHead
 from qmtl.heads._gated import GatedHead, common_circuit, n_gates
 from qmtl.heads._head import Head, check_width
+from qmtl.heads._hyper import HyperHead, hyper_count
 from qmtl.heads._linear import (
     LinearHead,
     LocalLinearHead,
@@ -45,6 +46,7 @@ HeadType = Literal[
     "quantum-frozen",
     "quantum-no-entangler",
     "mixture",
+    "hyper",
 ]
 """A type of head: ``head.type`` of a recipe."""
 HEAD_TYPES: tuple[HeadType, ...] = get_args(HeadType)
@@ -53,7 +55,7 @@ HEADS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         QuantumHead, LinearHead, LocalLinearHead, LowRankLinearHead, VQCPerTaskHead, SharedVQCHead,
-        ExtendedHead, GatedHead, MixtureHead,
+        ExtendedHead, GatedHead, MixtureHead, HyperHead,
     )
 }  # fmt: skip
 """Classes of heads by the names that saved models use."""
@@ -75,9 +77,10 @@ class HeadOptions:
         seed: of the initial weights; None draws it from torch's global generator.
         gates: whether tasks of one kind also have a predictor in common, see `GatedHead`.
         inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
+        token: (hyper) numbers that tell a task from others, see `HyperHead`.
 
     Raises:
-        InvalidInputError: for a width, rank or inventory below 1.
+        InvalidInputError: for a width, rank, inventory or token below 1.
 
     Example:
         >>> HeadOptions(width=4).rank is None
@@ -92,10 +95,12 @@ class HeadOptions:
     seed: int | None = None
     gates: bool = False
     inventory: int = 2
+    token: int = 2
 
     def __post_init__(self) -> None:
         check_width(self.width, "width")
         check_width(self.inventory, "inventory")
+        check_width(self.token, "token")
         if self.rank is not None:
             check_width(self.rank, "rank")
 
@@ -132,6 +137,7 @@ class HeadSection(Section):
         gates: whether tasks of one kind also have a predictor in common, and a gate each between it
             and their own, which tells outliers: see `GatedHead`.
         inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
+        token: (hyper) numbers that tell a task from others, see `HyperHead`.
     """
 
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
@@ -144,6 +150,7 @@ class HeadSection(Section):
     seed: Seed = 0
     gates: bool = False
     inventory: int = Field(2, ge=1)
+    token: int = Field(2, ge=1)
 
     def options(self) -> HeadOptions:
         """All but the type, as `qmtl.heads.build_head` takes them."""
@@ -164,7 +171,8 @@ def build_head(
             are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
             bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``vqc-per-task`` and
             ``shared-vqc``: hybrid peers, circuits followed by linear layers. ``mixture``: the
-            quantum head with blocks mixed from an inventory, see `MixtureHead`.
+            quantum head with blocks mixed from an inventory, see `MixtureHead`. ``hyper``: with
+            blocks from a network, see `HyperHead`.
         circuit: the quantum head's circuit, which the others take tasks and sizes from.
         options: see `HeadOptions`.
 
@@ -237,6 +245,7 @@ def head_parameters(
         ),
         "quantum-no-entangler": lambda: circuit.count_parameters().total,
         "mixture": lambda: mixture_count(circuit, options.inventory),
+        "hyper": lambda: hyper_count(circuit, options.token),
     }
     return counts[head_type]()
 
@@ -301,4 +310,5 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),
     "mixture": lambda c, o: MixtureHead(c, **o.of_circuits, inventory=o.inventory),
+    "hyper": lambda c, o: HyperHead(c, **o.of_circuits, token=o.token),
 }

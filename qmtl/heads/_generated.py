@@ -49,6 +49,8 @@ class GeneratedBlocks(nn.Module, ABC):
 
     Attributes:
         shapes: the different shapes of blocks, in the order of the first task of each.
+        members: the tasks of each shape.
+        n_weights: of a block of each shape.
         vectors: `TaskRows` of the tasks' vectors.
     """
 
@@ -59,13 +61,13 @@ class GeneratedBlocks(nn.Module, ABC):
         super().__init__()
         shapes = block_shapes(circuit)
         self.shapes = tuple(shapes)
-        self._members = tuple(tuple(names) for names in shapes.values())
-        self._shape_of = {name: i for i, names in enumerate(self._members) for name in names}
-        self.n_weights = tuple(circuit.n_weights(names[0]) for names in self._members)
+        self.members = tuple(tuple(names) for names in shapes.values())
+        self._shape_of = {name: i for i, names in enumerate(self.members) for name in names}
+        self.n_weights = tuple(circuit.n_weights(names[0]) for names in self.members)
         self.vectors = TaskRows(vectors)
         several = len(shapes) > 1
         # From all tasks' weights, shape by shape, to the circuit's order.
-        by_shape = [name for names in self._members for name in names]
+        by_shape = [name for names in self.members for name in names]
         slices, start = {}, 0
         for name in by_shape:
             slices[name] = range(start, start + circuit.n_weights(name))
@@ -89,7 +91,7 @@ class GeneratedBlocks(nn.Module, ABC):
         if self.tasks_by_shape is None or self.gate_order is None:
             return self.made(0, vectors).reshape(-1)
         sorted_vectors = vectors.index_select(0, self.tasks_by_shape)
-        parts = sorted_vectors.split([len(names) for names in self._members])
+        parts = sorted_vectors.split([len(names) for names in self.members])
         made = [self.made(i, part).reshape(-1) for i, part in enumerate(parts)]
         return torch.cat(made).index_select(0, self.gate_order)
 
@@ -98,7 +100,7 @@ class GeneratedBlocks(nn.Module, ABC):
         vectors = self.vectors.by_name()
         chosen = tuple(vectors) if names is None else tuple(names)
         found: dict[str, Tensor] = {}
-        for shape, members in enumerate(self._members):
+        for shape, members in enumerate(self.members):
             own = [name for name in members if name in chosen]
             if own:
                 rows = self.made(shape, torch.stack([vectors[name] for name in own]))

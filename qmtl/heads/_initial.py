@@ -89,11 +89,30 @@ def block_weights(
     References:
         Starting near the identity: Grant et al., arXiv:1903.05076.
     """
+    angles = starting_angles(circuit, task, start, turns)
+    std = INITIAL_STD["block"] if start == "normal" else EQUATOR_STD
+    return angles.float() + circuit_weights(seed, name, len(angles), std)
+
+
+def starting_angles(
+    circuit: HeadCircuit,
+    task: str,
+    start: str,
+    turns: dict[tuple[int, ...], list[int]] | None = None,
+) -> Tensor:
+    """What a task block's initial weights vary around, float64; for arguments see `block_weights`.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> starting_angles(HeadCircuit([Task.binary("cola")]), "cola", "equator")
+        tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 1.5708], dtype=torch.float64)
+    """
     if start not in STARTS:
         raise unknown_name("initial", start, STARTS)
     (size,) = circuit.weight_sizes[task]
+    angles = torch.zeros(size, dtype=torch.float64)
     if start == "normal":
-        return circuit_weights(seed, name, size, INITIAL_STD["block"])
+        return angles
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
@@ -101,9 +120,8 @@ def block_weights(
     key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
     if key not in turns:
         turns[key] = _last_turns(ansatz, n_wires, read)
-    weights = circuit_weights(seed, name, size, EQUATOR_STD)
-    weights[turns[key]] += math.pi / 2
-    return weights
+    angles[turns[key]] += math.pi / 2
+    return angles
 
 
 def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ class TestCounts:
             "quantum-frozen": n_tasks,
             "quantum-no-entangler": 9 * n_tasks,
             "mixture": 12 + 5 * n_tasks,
+            "hyper": 177 + 5 * n_tasks,
         }
 
     @pytest.mark.parametrize("kind", HEAD_TYPES)

@@ -1,0 +1,167 @@
+"""HyperHead: block weights from one small network, of a weight's place and the task's token."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.circuit import HeadCircuit
+from qmtl.heads._generated import BlockShape, GeneratedBlocks
+from qmtl.heads._head import check_width
+from qmtl.heads._initial import circuit_weights, linear_weights, starting_angles
+from qmtl.heads._quantum import QuantumHead
+from qmtl.simulators import Simulator
+
+__all__ = ["HyperBlocks", "HyperHead", "hyper_count", "place_features"]
+
+AXES = ("RX", "RY", "RZ", "IsingZZ")
+# Of layer, wire and axis each: with three, places repeat after 16 layers or wires.
+FREQUENCIES = 3
+N_FEATURES = 3 * 2 * FREQUENCIES
+TOKEN_STD = 1.0
+
+
+def place_features(gates: BlockShape, n_weights: int) -> Tensor:
+    """Fourier features of each weight's place in a block, (weights, 18), float64.
+
+    A place is the axis of the weight's gate, the gate's first wire, and its layer: how many weights
+    of that axis and wire come before it. Features are sin(ωx) and cos(ωx) of these three numbers x,
+    with ω = π/2, π/4 and π/8.
+
+    Example:
+        >>> from qmtl import RotationAnsatz
+        >>> place_features(tuple(RotationAnsatz().gates(2, (0,))), 6).shape
+        torch.Size([6, 18])
+    """
+    places: dict[int, tuple[int, int, int]] = {}
+    seen: dict[tuple[int, int], int] = {}
+    for gate in gates:
+        weight = None if gate.angle is None else gate.angle.weight
+        if weight is None or weight in places:
+            continue
+        axis, wire = AXES.index(gate.name), gate.wires[0]
+        layer = seen.get((axis, wire), 0)
+        seen[axis, wire] = layer + 1
+        places[weight] = (layer, wire, axis)
+    numbers = torch.tensor([places[i] for i in range(n_weights)], dtype=torch.float64).view(-1, 3)
+    frequencies = math.pi / 2 ** torch.arange(1, FREQUENCIES + 1, dtype=torch.float64)
+    angles = (numbers[:, :, None] * frequencies).flatten(1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class HyperBlocks(GeneratedBlocks):
+    """Block weights from a network with one hidden layer.
+
+    Args:
+        circuit: whose blocks these are.
+        token: numbers in a task's token.
+        hidden: hidden units.
+        seed: of the initial values.
+        initial: how blocks start, see `qmtl.heads.block_weights`.
+
+    Attributes:
+        network: all weights of the network, one flat parameter.
+    """
+
+    def __init__(
+        self, circuit: HeadCircuit, token: int, hidden: int, seed: int, initial: str
+    ) -> None:
+        tokens = {
+            name: circuit_weights(seed, f"token of task {name}", token, TOKEN_STD)
+            for name in circuit.registers
+        }
+        super().__init__(circuit, tokens)
+        layers = [
+            *linear_weights(seed, "hidden layer", N_FEATURES + token, hidden),
+            *linear_weights(seed, "output layer", hidden, 1),
+        ]
+        self._layers = [layer.shape for layer in layers]
+        joined = torch.cat([layer.flatten() for layer in layers])
+        # DistributedDataParallel waits for the gradient of every trainable parameter.
+        self.network = nn.Parameter(joined, requires_grad=any(self.n_weights))
+        # Not buffers, which a model that is moved to float32 and back would round.
+        self._features = [
+            place_features(gates, n) for gates, n in zip(self.shapes, self.n_weights, strict=True)
+        ]
+        self._start = [starting_angles(circuit, names[0], initial) for names in self.members]
+
+    def made(self, shape: int, vectors: Tensor) -> Tensor:
+        """Weights of blocks of a shape, (tasks, weights), from tokens (tasks, d)."""
+        parts = self.network.split([size.numel() for size in self._layers])
+        weight, bias, out, offset = (
+            part.view(size) for part, size in zip(parts, self._layers, strict=True)
+        )
+        of_place, of_token = weight.split([N_FEATURES, vectors.shape[1]], dim=1)
+        features, start = self._features[shape].to(vectors), self._start[shape].to(vectors)
+        hidden = torch.tanh((features @ of_place.T + bias) + (vectors @ of_token.T)[:, None])
+        weights: Tensor = start + (hidden @ out[0] + offset)
+        return weights
+
+
+class HyperHead(QuantumHead):
+    r"""A quantum head whose block weights are the outputs of one small network.
+
+    The weight at place i of task t's block is :math:`θ_{ti} = θ^0_i + u·\tanh(W γ_i + V e_t + b) +
+    c`. Here γ_i are Fourier features of the place (layer, wire, axis), see `place_features`; e_t is
+    the task's token, a vector of d numbers; W, V, b, u and c are the network, which all tasks of
+    all shapes of blocks share; θ⁰ is π/2 for the last RY on each wire that is read, or 0, by
+    `initial`, and is not trained. All else is as in `QuantumHead`, which it is to simulators,
+    hardware and training.
+
+    It has encoding + h (d + 20) + 1 + T (d + 1) parameters with h hidden units, and a new task adds
+    d + 1, and its register's encoding.
+
+    Args:
+        circuit: as for `QuantumHead`.
+        simulator: as for `QuantumHead`.
+        token: d, numbers in a task's token.
+        hidden: h, hidden units.
+        initial: ``"equator"`` or ``"normal"``, for θ⁰.
+        **options: as for `QuantumHead`.
+
+    Raises:
+        InvalidInputError: for a token or hidden layer below 1.
+
+    Example:
+        >>> from qmtl import Task
+        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
+        >>> head = HyperHead(circuit, token=2, seed=0)
+        >>> head.count_parameters(), head.weights()["t3"].shape
+        (257, torch.Size([6]))
+
+    References:
+        Universal hypernetworks: arXiv:2604.02215.
+    """
+
+    settings = ("frozen", "token", "hidden", "initial")
+
+    def __init__(
+        self,
+        circuit: HeadCircuit,
+        simulator: str | Simulator = "lightcone",
+        *,
+        token: int = 2,
+        hidden: int = 8,
+        initial: str = "equator",
+        **options: Any,
+    ) -> None:
+        check_width(token, "token")
+        check_width(hidden, "hidden")
+        self.token, self.hidden, self.initial = token, hidden, initial
+        super().__init__(circuit, simulator, initial=initial, **options)
+
+    def _make_blocks(self, seed: int, initial: str) -> HyperBlocks:
+        return HyperBlocks(self.circuit, self.token, self.hidden, seed, initial)
+
+
+def hyper_count(circuit: HeadCircuit, token: int, hidden: int = 8) -> int:
+    """Parameters of `HyperHead`, see there.
+
+    Example:
+        >>> from qmtl import Task
+        >>> hyper_count(HeadCircuit([Task.binary(f"t{i}") for i in range(16)]), 2)
+        257
+    """
+    network = hidden * (N_FEATURES + token + 2) + 1
+    return circuit.n_encoding_weights + network + len(circuit.tasks) * (token + 1)
