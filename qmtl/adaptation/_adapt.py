@@ -1,4 +1,4 @@
-"""A new task on a frozen head: every method cross-validated, the best one fitted to all rows."""
+"""Add a task to a frozen head: cross-validate every method, fit the best one to all rows."""
 
 import copy
 import time
@@ -22,23 +22,24 @@ __all__ = ["METHODS", "Adapted", "adapted_head"]
 METHODS = ("ridge", "logistic", "smart", "block")
 """Ways to adapt a model to a new task."""
 FOLDS = 5
-# After the first fold, a loss above so many times the least one, and a little, is out.
+# A method is dropped after the first fold if its loss is above the least one times BEHIND plus
+# MARGIN.
 BEHIND, MARGIN = 1.25, 0.01
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """How a task was added.
+    """The record of how a task was added.
 
     Attributes:
-        method: that was chosen, with its strength where the choice was of one.
-        losses: method → mean loss on the rows left out, over the folds; of those that were far
-            behind after the first fold, on that one only.
-        scores: metrics of the chosen method on the rows left out; a regression's are of
-            standardised targets.
-        rows: labelled rows.
-        parameters: of the task.
-        seconds: it took.
+        method: the chosen method, with its strength if several were tried.
+        losses: method → mean loss on the held-out rows, over the folds; a method that was far
+            behind after the first fold has that fold's loss only.
+        scores: metrics of the chosen method on the held-out rows; for a regression, on standardised
+            targets.
+        rows: number of labelled rows.
+        parameters: number of parameters of the task.
+        seconds: time that the adaptation took.
     """
 
     method: str
@@ -59,20 +60,20 @@ def adapted_head(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> tuple[ExtendedHead, Adapted]:
-    """A head with one task more; the given head is copied into it as it is.
+    """A head with one more task; it contains an unchanged copy of the given head.
 
     Args:
         head: the trained head.
         task: the new task.
-        features: (rows, head.n_features) of the frozen encoder.
-        targets: canonical targets of these rows; a regression's standardised.
+        features: output of the frozen encoder, shape (rows, head.n_features).
+        targets: canonical targets of these rows; regression targets are standardised.
         sample_weight: how much each row counts, (rows,), above zero; None for 1 each.
-        methods: those to choose from, see `METHODS`; logistic is for classification only.
-        seed: of the folds and of a block's initial weights.
+        methods: the methods to choose from, see `METHODS`; logistic is for classification only.
+        seed: seed of the folds and of a block's initial weights.
 
     Raises:
-        InvalidInputError: an unknown method, a name that a task has, or labels with nothing to
-            learn from.
+        InvalidInputError: for an unknown method, a name that another task has, or labels from which
+            nothing can be learned.
 
     Example:
         >>> from qmtl import HeadCircuit, QuantumHead
@@ -85,7 +86,7 @@ def adapted_head(
     """
     started = time.perf_counter()
     _check(head, task, methods)
-    # Fits are of numpy, on the CPU; a head elsewhere is copied there.
+    # Fits use numpy on the CPU; a head on another device is copied there.
     device = next(head.parameters()).device
     if device.type != "cpu":
         head = copy.deepcopy(head).cpu()
@@ -103,7 +104,7 @@ def adapted_head(
     share = 1.0 if weights is None else weights[:, None]
     mean = (share * readings).mean(dim=0)
     spread = (share * (readings - mean).square()).mean(dim=0).sqrt().clamp(min=1e-6)
-    # As numpy, in which scikit-learn computes.
+    # scikit-learn computes with numpy arrays.
     standardised = ((readings - mean) / spread).numpy()
     source = _source(standardised, outputs.double().numpy())
     candidates = {
@@ -116,7 +117,7 @@ def adapted_head(
     if "block" in methods:
         trainers["block"] = _block_trainer(head, features, targets, task, weights, seed)
     losses, left_out = _race(trainers, targets, task, weights, _folds(task, targets, seed))
-    # Only of those that ran on all folds: one fold alone may have been an easy one.
+    # Only methods that ran on all folds: a single fold may have been an easy one.
     n_folds = max(map(len, left_out.values()))
     whole = [name for name in losses if len(left_out[name]) == n_folds]
     method = min(whole, key=lambda name: losses[name])
@@ -169,7 +170,7 @@ def _check_labels(task: Task, targets: Tensor) -> None:
 
 
 def _extend(head: Head, task: Task, *, block: bool, seed: int) -> ExtendedHead:
-    """The head with an untrained task more; an extended head gets one more of its kind."""
+    """The head with one more, untrained task; an extended head is extended further."""
     blocks = [task.name] if block else []
     if not isinstance(head, ExtendedHead):
         return _placed_like(ExtendedHead(copy.deepcopy(head), [task], blocks, seed=seed), head)
@@ -191,7 +192,7 @@ def _placed_like(made: ExtendedHead, head: Head) -> ExtendedHead:
 
 
 def _outputs(head: Head, features: Tensor) -> Tensor:
-    """What trained tasks say: measured values, which are linear in readings; else logits."""
+    """What trained tasks output: measured values, which are linear in readings, else logits."""
     base = head.base if isinstance(head, ExtendedHead) else head
     if not isinstance(base, QuantumHead):
         logits: Tensor = base(features, joined=True)
@@ -200,13 +201,13 @@ def _outputs(head: Head, features: Tensor) -> Tensor:
 
 
 def _source(readings: Array, outputs: Array) -> Array:
-    """The trained heads' weights on the readings, (outputs, readings), by least squares."""
+    """The trained tasks' weights on the readings, (outputs, readings), by least squares."""
     found, *_ = np.linalg.lstsq(readings, outputs - outputs.mean(axis=0), rcond=1e-6)
     return np.asarray(found.T)
 
 
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
-    """Rows to learn from and rows left out; every class on both sides where there are enough."""
+    """Splits into training and held-out rows; a class is on both sides if it has enough rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = np.zeros(len(targets))
@@ -219,7 +220,7 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
     return list(KFold(min(FOLDS, len(targets)), shuffle=True, random_state=seed).split(rows))
 
 
-# From rows to learn from to a model, which gives the logits of the rows that it is asked for.
+# Takes training rows and returns a model, which gives the logits of the rows that it is given.
 Trainer = Callable[[Any], Callable[[Any], Tensor]]
 
 
@@ -259,7 +260,7 @@ def _race(
     weights: Tensor | None,
     folds: list[tuple[Array, Array]],
 ) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
-    """Mean losses, and logits, on rows left out; who is far behind after one fold runs no more."""
+    """Mean losses and logits on held-out rows; methods far behind after one fold are dropped."""
     sums = dict.fromkeys(trainers, (0.0, 0.0))
     logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in trainers}
     running = list(trainers)
@@ -281,7 +282,7 @@ def _race(
 
 
 def _place(extended: ExtendedHead, task: Task, linear: Linear, mean: Array) -> None:
-    """Set the task's layer: weights for readings as they are, not centred."""
+    """Set the task's layer, with weights for readings that are not centred."""
     weights, biases = linear
     assert extended.readouts is not None
     assert extended.readouts.bias is not None

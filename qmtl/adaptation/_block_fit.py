@@ -1,4 +1,4 @@
-"""A block of its own for a new task, trained on features that are computed once."""
+"""Train a new task's own block, on features that are computed once."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from qmtl.tasks import Task
 
 __all__ = ["train_block"]
 
-# Of the squared weights of the linear map before the register.
+# Weight decay of the linear map before the register.
 DECAY = 1e-3
 
 
@@ -24,15 +24,15 @@ def train_block(
     *,
     iterations: int = 60,
 ) -> AddedBlock:
-    """Train a block in place by L-BFGS on all rows: some twenty weights, and no noise of batches.
+    """Train a block in place by L-BFGS on all rows, which suits its few (some twenty) weights.
 
     Args:
-        block: of the task.
-        features: (rows, n_features) of the frozen encoder.
-        targets: canonical ones, standardised for a regression.
+        block: block of the task.
+        features: output of the frozen encoder, shape (rows, n_features).
+        targets: canonical targets, standardised for a regression.
         task: the task.
         weights: of the rows; None for 1 each.
-        iterations: at most so many.
+        iterations: largest number of iterations.
 
     Example:
         >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def train_block(
         >>> bool(task.loss(block(x), targets) < 0.2)
         True
     """
-    # Not torch.optim, whose first step imports torch's compiler: seconds.
+    # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize
 
     parameters = [p for p in block.parameters() if p.requires_grad]

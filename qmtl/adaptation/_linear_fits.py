@@ -1,4 +1,4 @@
-"""Linear layers fitted in closed form, or convexly, on readings of a frozen circuit.
+"""Linear layers on readings of a frozen circuit, fitted in closed form or by convex optimisation.
 
 Each fit takes standardised readings (rows, readings), targets as `Task.to_targets` has them,
 standardised for a regression, the task, and weights of the rows, of mean 1, or None. It returns
@@ -24,20 +24,20 @@ Fit = Callable[[Array, Tensor, Task, Array | None], Linear]
 
 # Ridge strengths per row, for readings of variance 1.
 STRENGTHS = np.logspace(-5, 3, 17)
-# Inverse strengths of the logistic regression.
+# Inverse regularisation strengths of the logistic regression.
 INVERSE = (0.01, 0.1, 1.0, 10.0, 100.0)
-# The bias of a class that no row has.
+# The bias of a class that occurs in no row.
 ABSENT = -10.0
-# Singular values below this part of the greatest one carry no source direction.
+# Source directions whose singular value is below this fraction of the largest are ignored.
 LEAST = 1e-3
 
 
 def fits(task: Task, source: Array) -> dict[str, Fit]:
-    """Every fit that a task has, by name.
+    """Every fit that suits a task, by name.
 
     Args:
         task: the new task.
-        source: weights of the trained heads, (outputs, readings).
+        source: weights of the trained tasks, (outputs, readings).
     """
     found: dict[str, Fit] = {"ridge": ridge_fit, "smart": spectral_fit_of(source)}
     if task.is_classification:
@@ -46,7 +46,7 @@ def fits(task: Task, source: Array) -> dict[str, Fit]:
 
 
 def signs(task: Task, targets: Tensor) -> Array:
-    """Targets in a common space: ±1 per class or label, NaN where missing; (rows, outputs).
+    """Classes as numeric targets: ±1 per class or label, NaN where missing; (rows, outputs).
 
     Example:
         >>> signs(Task.multiclass("a", 3), torch.tensor([2, 0])).tolist()
@@ -60,10 +60,10 @@ def signs(task: Task, targets: Tensor) -> Array:
 
 
 def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
-    """(ΦᵀΦ + αI)⁻¹Φᵀy with α by leave-one-out, classes as targets of ±1.
+    """(ΦᵀΦ + αI)⁻¹Φᵀy with α by leave-one-out; classes are targets of ±1.
 
-    For classes the logits are the predictions times a factor, by which the loss of the
-    leave-one-out predictions is least.
+    For classes, the logits are the predictions times the factor that gives the smallest loss of the
+    leave-one-out predictions.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(50, 3))
@@ -78,7 +78,7 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
     from sklearn.linear_model import RidgeCV
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
-        # With a scoring, it is the predictions that are stored.
+        # With a scoring, scikit-learn stores the predictions.
         model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
         # Where a user has switched routing on, the scoring would not see the weights.
         with sklearn.config_context(enable_metadata_routing=False):
@@ -90,12 +90,12 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
 
 
 def spectral_fit_of(source: Array) -> Fit:
-    """A fit whose weights lie in the span of the trained heads' weights, sparse in their SVD.
+    """A fit whose weights lie in the span of the trained tasks', and are sparse in their SVD.
 
     With the source C = U S Vᵀ the new weights are V a, and a has an L1 penalty, chosen by
-    cross-validation. The paper estimates all responses of a target at once, U A Vᵀ with a sparse A;
-    for the one or few outputs of a new task there is no left subspace to transfer, and what
-    remains is this (our reading).
+    cross-validation. The paper estimates all responses of a target at once, as U A Vᵀ with a sparse
+    A. The one or few outputs of a new task have no left subspace to transfer, so that V a remains
+    (our reading).
 
     References:
         SMART, arXiv:2604.20161.
@@ -109,7 +109,7 @@ def spectral_fit_of(source: Array) -> Fit:
 
 
 def spectral_directions(source: Array) -> Array:
-    """The right singular vectors of the source that carry anything, (readings, rank).
+    """The right singular vectors of the source that have non-zero weight, (readings, rank).
 
     Example:
         >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape
@@ -150,7 +150,7 @@ def _logistic_fit_of(inverse: float) -> Fit:
             model.fit(readings, targets.numpy(), sample_weight=rows)
             classes = model.classes_.astype(int)
             if len(classes) == 2:
-                # One row for two classes: the logit of the second against the first.
+                # Two classes have one row: the logit of the second against the first.
                 weights[classes[1]], biases[classes] = model.coef_[0], (0, model.intercept_[0])
             else:
                 weights[classes], biases[classes] = model.coef_, model.intercept_
@@ -171,7 +171,7 @@ def _logistic_fit_of(inverse: float) -> Fit:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Weights and biases of all outputs, and predictions to scale them by, NaN where unlabelled."""
+    """Weights and biases of all outputs; predictions (NaN where unlabelled) to scale them by."""
 
     weights: Array
     biases: Array
@@ -185,7 +185,7 @@ def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) ->
     for i, column in enumerate(targets.T):
         known = ~np.isnan(column)
         if len(set(column[known])) < 2:
-            # Nothing to learn from: what is known of it is its one value.
+            # Nothing to learn: the only known value, or 0.
             biases[i] = column[known][0] if known.any() else 0.0
             predictions[known, i] = biases[i]
             continue
@@ -195,7 +195,7 @@ def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) ->
 
 
 def _scaled(found: _Outputs, task: Task, targets: Tensor, rows: Array | None) -> Linear:
-    """Logits from predictions of ±1: times the factor of the least loss."""
+    """Turn predictions of ±1 into logits, by the factor with the smallest loss."""
     if task.kind == "regression":
         return found.weights, found.biases
     from scipy.optimize import minimize_scalar

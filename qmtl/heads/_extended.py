@@ -1,4 +1,4 @@
-"""ExtendedHead: a head that is left as it is, and tasks that were added to it later."""
+"""ExtendedHead: an unchanged head with tasks that were added later."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,13 @@ from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 from qmtl.tasks import Task
 
-# A register of more wires is read by strings of one and two Zs only.
+# Wider registers are only read by strings of one and two Zs.
 MOST_WIRES = 4
 
 
 @dataclass(frozen=True)
 class _ReadAs:
-    """A block as it is when these positions are read, whatever else is read of it."""
+    """A block in the form that it has when the given positions are read, whatever else is read."""
 
     ansatz: Ansatz
     read: tuple[int, ...]
@@ -36,7 +36,7 @@ class _ReadAs:
 
 
 def reading_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """The same gates and weights, with every register read by all strings of Zs on it.
+    """The same gates and weights, with every register read by all Z-strings on it.
 
     Registers of more than four wires are read by the strings of one and two Zs.
 
@@ -67,16 +67,16 @@ def _strings(n_wires: int, most: int) -> Iterator[str]:
 
 
 class AddedBlock(nn.Module):
-    """A register and block of its own for one task, on a linear map of the features.
+    """A task's own register and block, on a linear map of the features.
 
     The weights of its encoding stay at their random initial values.
 
     Args:
         task: the task.
-        n_features: width of the features.
-        simulator: of its circuit.
-        angle_map: as in `QuantumHead`.
-        seed: of the initial weights.
+        n_features: number of features.
+        simulator: simulator of its circuit.
+        angle_map: map from features to angles, as in `QuantumHead`.
+        seed: seed of the initial weights.
 
     Shape:
         features ``(batch, n_features)`` to logits ``(batch, n_outputs)``.
@@ -97,7 +97,7 @@ class AddedBlock(nn.Module):
     ) -> None:
         super().__init__()
         circuit = HeadCircuit([task])
-        # Its outputs are the features of the register, and belong to the task.
+        # A linear layer whose outputs are the register's features, owned by the task.
         own = Task.multilabel(task.name, circuit.n_features)
         self.inputs = DenseLayers(seed, [own], n_features)
         self.head = QuantumHead(circuit, simulator, angle_map=angle_map, seed=seed)
@@ -110,18 +110,19 @@ class AddedBlock(nn.Module):
 
 
 class ExtendedHead(Head):
-    """A trained head with tasks added, which leaves the logits of the others bit for bit alone.
+    """A trained head with added tasks; the logits of the other tasks do not change by a single bit.
 
-    An added task is a linear layer on what is measured of the head's circuit, all Z-strings of its
-    registers (for heads other than `QuantumHead`: on the features), or a block of its own, see
-    `AddedBlock`. `MultiTaskModel.adapt` makes such heads.
+    An added task is a linear layer on readings of the head's circuit, which are all Z-strings of
+    its registers (for heads other than `QuantumHead`: on the features); or it has a block of its
+    own, see `AddedBlock`. `MultiTaskModel.adapt` makes such heads.
 
     Args:
-        base: the head, whose tasks come first.
+        base: the trained head, whose tasks come first.
         added: the new tasks.
-        blocks: those of them that have a block of their own.
-        seed: of the initial weights of what is added; None draws it from torch's global generator.
-        notes: how each added task was learned, which a saved model keeps.
+        blocks: names of the added tasks that have a block of their own.
+        seed: seed of the initial weights of what is added; None draws it from torch's global
+            generator.
+        notes: how each added task was learned; saved with the model.
 
     Example:
         >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
@@ -168,15 +169,15 @@ class ExtendedHead(Head):
 
     @property
     def n_readings(self) -> int:
-        """How many numbers the linear layers are on."""
+        """Number of readings that the linear layers take as inputs."""
         if self._reading is None:
             return self.base.n_features
         return sum(task.n_outputs for task in self._reading.tasks)
 
     def readings(self, features: Tensor) -> Tensor:
-        """What the linear layers are on, (batch, n_readings): Z-strings, or the features.
+        """Inputs of the linear layers, (batch, n_readings): Z-strings, or the features.
 
-        The circuit's weights are taken as they are: they have no gradient from here.
+        The circuit's weights are detached, so that they get no gradient from here.
         """
         if self._reading is None or not isinstance(self.base, QuantumHead):
             return features
@@ -191,12 +192,12 @@ class ExtendedHead(Head):
         logits: dict[str, Tensor] = {}
         old = tuple(task.name for task in self.base.tasks if task.name in wanted)
         if old:
-            # As the head itself would be asked, so that not a bit differs.
+            # Call it as it would be called alone, so that every bit is the same.
             logits = self.base(features, None if names is None else old)
         linear = [name for name in self._linear if name in wanted]
         if linear and self.readouts is not None:
             readings = self.readings(features)
-            # One by one: a product of another shape may round in another way.
+            # One by one: a product of another shape may round differently.
             logits |= {name: self.readouts(readings, (name,)) for name in linear}
         for name, block in zip(self.with_blocks, self.blocks, strict=True):
             if name in wanted:

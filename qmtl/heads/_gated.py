@@ -1,4 +1,4 @@
-"""GatedHead: each task's own head and one that tasks of a kind have in common, mixed by a gate."""
+"""GatedHead: each task's own head and a head common to tasks of one kind, mixed by a gate."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -16,15 +16,15 @@ __all__ = ["GatedHead", "common_circuit", "common_tasks", "n_gates"]
 
 
 class GatedHead(Head):
-    r"""Logits ``σ·own + (1 - σ)·common`` with a gate ``σ = sigmoid(θ)`` of each task.
+    r"""Logits ``σ·own + (1 - σ)·common`` with a gate ``σ = sigmoid(θ)`` per task.
 
-    Tasks of one kind and number of outputs have a predictor in common. A task that it does not fit
-    opens its gate and goes by itself: `outlier_scores`. Tasks without another of their kind have
-    no gate. Gates start at 1/2.
+    Tasks of one kind and number of outputs have a common predictor. A task that this predictor does
+    not fit opens its gate and relies on its own head: see `outlier_scores`. A task that is alone in
+    its kind has no gate. Gates start at 1/2.
 
     Args:
-        own: the head of the tasks.
-        common: a head whose tasks are `common_tasks` of those. Its parameters are shared ones.
+        own: head of the tasks.
+        common: head of the tasks that `common_tasks` returns for these. Its parameters are shared.
 
     Shape:
         features ``(batch, own.n_features + common.n_features)``, first those of `own`, to
@@ -34,7 +34,7 @@ class GatedHead(Head):
         gates: `TaskRows` of θ, one number per task that has a gate.
 
     Raises:
-        InvalidInputError: for other common tasks.
+        InvalidInputError: if the common head has other tasks.
 
     Example:
         >>> from qmtl import LinearHead
@@ -81,22 +81,20 @@ class GatedHead(Head):
         return torch.cat(parts, dim=1)
 
     def outlier_scores(self) -> dict[str, float]:
-        """σ of each task that has a gate: near 1 for one that goes by itself, near 0 for one that
-        the common predictor serves.
-        """
+        """σ of each task that has a gate: near 1 for an outlier, near 0 for a task that fits."""
         return {
             name: float(theta.detach().sigmoid()) for name, theta in self.gates.by_name().items()
         }
 
     def task_rows(self) -> list[TaskRows]:
-        """The parameters that belong to tasks: those of the tasks' own head, and the gates."""
+        """The parameters that belong to tasks: those of their own head, and the gates."""
         return [*self.own.task_rows(), self.gates]
 
     def with_simulator(self, simulator: Any) -> "GatedHead":
-        """A head with these very parameters, evaluated by another simulator.
+        """A head that shares these parameters, evaluated by another simulator.
 
         Raises:
-            InvalidInputError: if its heads are not evaluated by a simulator.
+            InvalidInputError: if its heads do not use a simulator.
         """
         parts: list[nn.Module] = [self.own, self.common]
         for part in parts:
@@ -127,7 +125,7 @@ class GatedHead(Head):
 
 
 def common_tasks(tasks: Sequence[Task]) -> list[Task]:
-    """A task for each kind and number of outputs that several tasks have.
+    """One task for each kind and number of outputs that several tasks have.
 
     Example:
         >>> tasks = [Task.binary("a"), Task.binary("b"), Task.regression("c")]
@@ -144,7 +142,7 @@ def common_tasks(tasks: Sequence[Task]) -> list[Task]:
 
 
 def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
-    """The circuit of `common_tasks`, built as that of the first task of each; None without any.
+    """A circuit for `common_tasks`, like that of each kind's first task; None if there are none.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
@@ -169,7 +167,7 @@ def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
 
 
 def n_gates(tasks: Sequence[Task]) -> int:
-    """How many of the tasks have a gate.
+    """Number of tasks that have a gate.
 
     Example:
         >>> n_gates([Task.binary("a"), Task.binary("b"), Task.regression("c")])

@@ -1,4 +1,4 @@
-"""Head: what all heads have in common, from the check of their features to freezing a task."""
+"""Head: the base class of all heads, with checks of features and freezing of tasks."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,15 +29,16 @@ HALVES = (torch.float16, torch.bfloat16)
 class Head(nn.Module, ABC):
     """A torch module from features to each task's logits.
 
-    A subclass defines `_joined`, and keeps what belongs to single tasks in `TaskRows`. One that is
-    not made of tasks and a width alone has its other arguments as attributes, named in `settings`.
+    A subclass defines `_joined`, and keeps parameters of single tasks in `TaskRows`. If its
+    constructor takes more than tasks and a width, it stores these arguments as attributes and names
+    them in `settings`.
 
     Args:
         tasks: the tasks.
-        n_features: width of the features.
+        n_features: number of features.
 
     Raises:
-        InvalidInputError: for no task, two tasks of one name, or a width below 1.
+        InvalidInputError: for no task, two tasks with the same name, or a width below 1.
     """
 
     settings: tuple[str, ...] = ()
@@ -59,27 +60,27 @@ class Head(nn.Module, ABC):
         *,
         joined: bool = False,
     ) -> Any:
-        """Logits of the tasks asked for.
+        """Logits of the requested tasks.
 
         Args:
-            features: (batch, n_features).
+            features: tensor of shape (batch, n_features).
             tasks: names of the tasks; None for all.
-            joined: whether to return one tensor.
+            joined: whether to return one tensor instead of a dictionary.
 
         Returns:
-            A dictionary of names to (batch, n_outputs); or one tensor (batch, outputs of these
-            tasks side by side), in the order asked for.
+            A dictionary from names to (batch, n_outputs); or one tensor (batch, outputs of these
+            tasks side by side), in the requested order.
 
         Raises:
-            InvalidInputError: for features of another shape or type or that are not finite, and
-                for unknown tasks.
+            InvalidInputError: for features of another shape or type, features that are not finite,
+                or unknown tasks.
         """
         if self.breaks_graphs and is_dynamo_compiling():
-            # Not a decorator, which would import the compiler.
+            # A decorator would import the compiler.
             return torch.compiler.disable(self.forward)(features, tasks, joined=joined)
         check_features(features, self.n_features)
         if features.dtype in HALVES and torch.is_autocast_enabled(features.device.type):
-            # What a layer before the head rounded; the head itself computes in its own precision.
+            # Convert back what an earlier layer rounded; the head computes in its own precision.
             features = features.to(next(self.parameters()).dtype)
         names = None if tasks is None else chosen_tasks(tasks, self._sizes)
         if names == ():
@@ -93,10 +94,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        """Logits of these tasks side by side (None: of all), from features that are checked."""
+        """Logits of these tasks (None: all) side by side, from features that have been checked."""
 
     def task_rows(self) -> list[TaskRows]:
-        """The parameters that belong to tasks, each one parameter of all tasks."""
+        """The parameters that belong to tasks; each holds the values of all tasks."""
         return [module for module in self.modules() if isinstance(module, TaskRows)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -114,7 +115,7 @@ class Head(nn.Module, ABC):
         return frozenset().union(*(rows.frozen for rows in self.task_rows()))
 
     def freeze(self, task: str) -> None:
-        """Keep a task's own parameters as they are, whatever an optimiser does to them.
+        """Keep a task's own parameters fixed, whatever an optimiser does to them.
 
         Their gradient is zero. Parameters that several tasks depend on are not frozen.
 
@@ -132,7 +133,7 @@ class Head(nn.Module, ABC):
         self._set_frozen(task, True)
 
     def unfreeze(self, task: str) -> None:
-        """Train a task's own parameters again, from the values that they were frozen at."""
+        """Train a task's own parameters again, starting from their frozen values."""
         self._set_frozen(task, False)
 
     def _set_frozen(self, task: str, frozen: bool) -> None:
@@ -142,13 +143,13 @@ class Head(nn.Module, ABC):
                 rows.freeze(task, frozen)
 
     def dependencies(self) -> Dependencies | None:
-        """Which features and shared weights each task depends on; None: all may depend on all."""
+        """Which features and shared weights each task depends on; None: on all."""
         return None
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Each task's own features, those of its register; None if tasks have none of their own.
+        """Each task's own features, those of its register; None if tasks have none.
 
-        Every feature belongs to one task then. Other tasks may depend on it, too: see
+        Every feature then belongs to one task. Other tasks may depend on it, too: see
         `dependencies`.
         """
         if len(self.tasks) == 1:
@@ -177,8 +178,8 @@ class Head(nn.Module, ABC):
         """The head that `to_dict` described, with fresh parameters.
 
         Args:
-            description: what `to_dict` returned.
-            custom: classes of your own encodings, ansätze and readouts, by class name.
+            description: the dictionary that `to_dict` returned.
+            custom: your own classes of encodings, ansätze and readouts, by class name.
         """
         make: Any = cls
         tasks = [Task.from_dict(task) for task in description["tasks"]]
@@ -194,7 +195,7 @@ class CircuitHead(Head):
         tasks: the tasks.
         circuit: the circuit.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
-        angle_map: how features become angles, one of `qmtl.simulators.ANGLE_MAPS`.
+        angle_map: map from features to angles, one of `qmtl.simulators.ANGLE_MAPS`.
     """
 
     breaks_graphs = True
@@ -217,7 +218,8 @@ class CircuitHead(Head):
         """A JSON-able description of the head without its parameters.
 
         Raises:
-            InvalidInputError: for a simulator of your own (take ``with_simulator("lightcone")``).
+            InvalidInputError: for a user's own simulator (use ``with_simulator("lightcone")``
+                first).
         """
         return {
             "type": type(self).__name__,
@@ -252,11 +254,11 @@ def head_from_dict(
     """The head of any class that its `to_dict` described, with fresh parameters.
 
     Args:
-        description: what it returned.
-        custom: classes of your own, by class name.
+        description: the dictionary that `to_dict` returned.
+        custom: your own classes, by class name.
 
     Raises:
-        InvalidInputError: for a class that is not known.
+        InvalidInputError: for an unknown class.
     """
     known: dict[str, Any] = {kind.__name__: kind for kind in _kinds(Head)} | dict(custom or {})
     if description["type"] not in known:
@@ -272,10 +274,10 @@ def _kinds(kind: Any) -> Iterator[type]:
 
 
 def check_features(features: Tensor, width: int) -> None:
-    """Raise if features are not (batch, width) floats, or not finite.
+    """Raise unless features are finite floats of shape (batch, width).
 
     Raises:
-        InvalidInputError: naming what came and what was expected.
+        InvalidInputError: if not; the error says what came and what was expected.
     """
     if not isinstance(features, Tensor) or not features.dtype.is_floating_point:
         kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
@@ -284,7 +286,7 @@ def check_features(features: Tensor, width: int) -> None:
         raise InvalidInputError(
             f"features must have shape (batch, {width}), got {tuple(features.shape)}"
         )
-    # A sum is one cheap number; it may overflow where no feature is infinite.
+    # One sum is cheap to check; but it may overflow though every feature is finite.
     if not _has_values(features) or math.isfinite(_sum(features.detach())):
         return
     finite = torch.isfinite(features)
@@ -305,21 +307,21 @@ def _sum(values: Tensor) -> float:
 
 
 def _has_values(features: Tensor) -> bool:
-    """Whether there are numbers to look at: not on "meta", and not where torch only traces."""
+    """Whether the tensor has values to check: not on "meta", and not while torch only traces."""
     return not (
         features.is_meta
         or torch.compiler.is_compiling()
         or type(features) not in (Tensor, nn.Parameter)
-        # Under vmap and jacrev a tensor has no one value.
+        # Under vmap and jacrev a tensor has no single value.
         or torch.func.debug_unwrap(features) is not features
     )
 
 
 def check_width(n_features: object, what: str = "n_features") -> None:
-    """Raise if a number of features is not an integer >= 1.
+    """Raise unless a number of features is an integer >= 1.
 
     Raises:
-        InvalidInputError: naming `what`.
+        InvalidInputError: if not; the error names `what`.
     """
     if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
         raise InvalidInputError(f"{what} must be an integer >= 1, got {n_features!r}")

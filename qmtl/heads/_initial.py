@@ -1,7 +1,7 @@
-"""Initial parameters: every named part draws from a generator of its own.
+"""Initial parameters: every named part draws from its own generator.
 
-So the weights of one task depend on the seed and its name only: adding, leaving out or reordering
-tasks leaves the others' weights alone.
+So the weights of a task depend only on the seed and its name: adding, removing or reordering tasks
+does not change the other tasks' weights.
 """
 
 import math
@@ -21,7 +21,7 @@ EQUATOR_STD = 0.1
 
 
 def drawn_seed(seed: int | None) -> int:
-    """The seed, or for None one that torch's global generator gives.
+    """The seed itself, or for None a seed from torch's global generator.
 
     Raises:
         InvalidInputError: if it is neither an integer nor None.
@@ -45,7 +45,7 @@ def _generator(seed: int, name: str) -> torch.Generator:
 def circuit_weights(
     seed: int, name: str, size: int, std: float = INITIAL_STD["encoding"]
 ) -> Tensor:
-    """Flat weights from N(0, std²) of the part of that name.
+    """Flat weights drawn from N(0, std²) for the part with this name.
 
     Example:
         >>> circuit_weights(0, "task cola", 6, INITIAL_STD["block"]).shape
@@ -65,19 +65,19 @@ def block_weights(
     """A task block's initial weights.
 
     Args:
-        seed: of the draw, with `name`.
-        name: of the part that is drawn.
-        circuit: the block's.
-        task: whose block.
-        start: ``"normal"``: N(0, 0.5²). ``"equator"``: N(0, 0.1²), but N(π/2, 0.1²) for the last
-            RY on each wire that is read. Around features of zero the default encoding leaves all
-            wires at a pole, where ⟨Z⟩ has no slope; a quarter turn before the measurement makes an
+        seed: seed of the draw, combined with `name`.
+        name: name of the part to draw.
+        circuit: circuit of the block.
+        task: task of the block.
+        start: ``"normal"``: N(0, 0.5²). ``"equator"``: N(0, 0.1²), but N(π/2, 0.1²) for the last RY
+            on each wire that is read. Near features of zero the default encoding leaves all wires
+            at a pole, where ⟨Z⟩ has zero slope. A quarter turn before the measurement makes an
             output, to first order, linear in the wire's own features, and class probabilities
             equal.
-        turns: where last turns are, kept for blocks that are alike.
+        turns: cache of the positions of last turns, shared by equal blocks.
 
     Raises:
-        InvalidInputError: for another start.
+        InvalidInputError: for another `start`.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -116,7 +116,7 @@ def starting_angles(
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
-    # Blocks of your own may not be hashable.
+    # A user's own blocks may not be hashable.
     key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
     if key not in turns:
         turns[key] = _last_turns(ansatz, n_wires, read)
@@ -125,7 +125,7 @@ def starting_angles(
 
 
 def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
-    """`block_weights` of all tasks, each drawn for the task's name."""
+    """`block_weights` of all tasks, each drawn with the task's name."""
     turns: dict[tuple[int, ...], list[int]] = {}
     return {
         name: block_weights(seed, f"task {name}", circuit, name, start, turns)
@@ -134,7 +134,7 @@ def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]
 
 
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
-    """Weights of the last RY on each read wire, where a plain weight turns it."""
+    """Indices of the weights of the last RY on each read wire, if a plain weight turns it."""
     last: dict[int, int] = {}
     for gate in elementary(ansatz.gates(n_wires, read)):
         angle = gate.angle
@@ -148,7 +148,7 @@ def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int
 def linear_weights(
     seed: int, name: str, in_features: int, out_features: int
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer, as torch draws them, U(±1/√in_features), for that name.
+    """Weight and bias of a linear layer from U(±1/√in_features), as in torch, for this name.
 
     Example:
         >>> same = [linear_weights(0, "task cola", 4, 1)[0] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Linear heads, the classical rivals of the quantum head, and the layers that others end in."""
+"""Linear heads, the classical rivals of the quantum head, and linear layers of other heads."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ from qmtl.tasks import Task
 
 
 class DenseLayers(nn.Module):
-    """A linear layer for each task, all on the same inputs: one product.
+    """A linear layer for each task, all on the same inputs, computed as one product.
 
     Args:
-        seed: of the initial weights, drawn per task.
+        seed: seed of the initial weights, drawn per task.
         tasks: the tasks.
-        width: of the inputs.
-        bias: whether layers have one.
+        width: number of inputs.
+        bias: whether the layers have a bias.
 
     Attributes:
         weight: `TaskRows` of shape (outputs of all tasks, width).
@@ -39,7 +39,7 @@ class DenseLayers(nn.Module):
         Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        """Outputs of these tasks (None: of all) side by side, from (batch, width)."""
+        """Outputs of these tasks (None: all) side by side, from inputs (batch, width)."""
         weight = self.weight()
         bias = None if self.bias is None else self.bias()
         if names is not None:
@@ -50,16 +50,16 @@ class DenseLayers(nn.Module):
 
 
 class LocalLayers(nn.Module):
-    """A linear layer for each task, each on columns of its own: one product of them all.
+    """A linear layer for each task, each on its own columns, computed as one product.
 
     Args:
         weights: each task's weight (outputs, inputs) and bias.
-        columns: each task's columns of what `forward` is given.
-        width: how many columns there are.
+        columns: the columns of the inputs that each task uses.
+        width: number of inputs.
 
     Attributes:
-        weight: `TaskRows`, flat.
-        bias: `TaskRows`, (outputs of all tasks,).
+        weight: flat `TaskRows`.
+        bias: `TaskRows` of shape (outputs of all tasks,).
     """
 
     columns: Tensor | None
@@ -76,7 +76,7 @@ class LocalLayers(nn.Module):
         self.bias = TaskRows({n: b for n, (_, b) in weights.items()}, kind="bias")
         own = [columns[name] for name, (w, _) in weights.items() for _ in w]
         sizes = np.array([len(each) for each in own])
-        # Where outputs see different numbers of columns, zeros fill up their weights.
+        # Pad with zero weights if outputs use different numbers of columns.
         real = np.arange(sizes.max()) < sizes[:, None]
         places, filled = np.zeros(real.shape, np.int64), np.full(real.shape, sizes.sum())
         places[real], filled[real] = np.concatenate(own), np.arange(sizes.sum())
@@ -91,7 +91,7 @@ class LocalLayers(nn.Module):
         Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs of all tasks side by side, from (batch, width)."""
+        """Outputs of all tasks side by side, from inputs (batch, width)."""
         weight: Tensor = self.weight()
         bias: Tensor = self.bias()
         if self.filled is not None:
@@ -103,7 +103,7 @@ class LocalLayers(nn.Module):
         return (seen * weight).sum(dim=2) + bias
 
     def of_tasks(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs of some tasks side by side, from each one's own inputs."""
+        """Outputs of some tasks side by side, from separate inputs of each task."""
         weights, biases = self.weight(), self.bias()
         parts = []
         for name, own in inputs.items():
@@ -114,7 +114,8 @@ class LocalLayers(nn.Module):
 
 
 def _join_layers(layers: DenseLayers | LocalLayers, loading: Loading) -> None:
-    # A state has each task's weight beside its bias, where torch would not look for them.
+    # In a state, each task's weight and bias are side by side, under keys that torch does not
+    # expect.
     for rows in (layers.weight, layers.bias):
         if rows is not None:
             join_rows(rows, loading._replace(prefix=f"{loading.prefix}{rows.kind}."))
@@ -125,8 +126,9 @@ class LinearHead(Head):
 
     Args:
         tasks: the tasks.
-        n_features: width of the representation; every task sees all of it.
-        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+        n_features: width of the representation; every task uses all of it.
+        seed: seed of the initial weights, drawn per task; None draws it from torch's global
+            generator.
 
     Shape:
         features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -150,13 +152,14 @@ class LinearHead(Head):
 
 
 class LocalLinearHead(Head):
-    """Each task linear on features of its own only: a classical head with O(T) parameters, too.
+    """A linear layer per task on the task's own features: a classical head of size O(T).
 
     Args:
         tasks: the tasks.
         n_features: width of the representation.
         columns: each task's features, as indices.
-        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+        seed: seed of the initial weights, drawn per task; None draws it from torch's global
+            generator.
 
     Shape:
         features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -200,16 +203,16 @@ class LocalLinearHead(Head):
 
     @classmethod
     def on_registers(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """Each task linear on the features that are loaded on its own register."""
+        """A head whose tasks use the features that are loaded on their own register."""
         return cls(circuit.tasks, circuit.n_features, register_columns(circuit), seed=seed)
 
     @classmethod
     def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """Each task linear on the features in its light cone: what the quantum head can see."""
+        """A head whose tasks use the features in their light cone, as the quantum head does."""
         return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Each task's columns, if no two tasks see the same."""
+        """Each task's columns, if no two tasks use the same column."""
         return _partition(self.columns, self.n_features)
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
@@ -226,7 +229,7 @@ def linear_count(tasks: Sequence[Task], n_features: int) -> int:
 
 
 def local_linear_count(tasks: Sequence[Task], columns: Mapping[str, Sequence[int]]) -> int:
-    """Parameters of local linear heads: each output one per feature it sees, and one."""
+    """Parameters of local linear heads: for each output, one weight per feature and a bias."""
     return sum(task.n_outputs * (len(columns[task.name]) + 1) for task in tasks)
 
 
@@ -276,14 +279,14 @@ def _partition(
 
 
 def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:
-    """A task's columns, ascending and as plain ints (JSON knows no others)."""
+    """A task's columns, ascending and as plain ints, which JSON can hold."""
     try:
         own = tuple(sorted(operator.index(column) for column in columns))
     except TypeError:
         own = ()
     if not own or own[0] < 0 or own[-1] >= width or len(set(own)) < len(own):
         raise InvalidInputError(
-            f"columns of task {task!r} must be one or more different integers of 0 to "
+            f"columns of task {task!r} must be one or more different integers from 0 to "
             f"{width - 1}, got {columns!r}"
         )
     return own

@@ -1,4 +1,4 @@
-"""LowRankLinearHead: linear heads through a shared bottleneck, of about a given size."""
+"""LowRankLinearHead: linear heads through a shared bottleneck, with about a given size."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -16,17 +16,18 @@ from qmtl.tasks import Task
 class LowRankLinearHead(Head):
     """Linear heads whose joint weight matrix has a low rank: V_t (U x) + b_t.
 
-    U is a projection that all tasks share, (rank, n_features) without a bias; V_t is the task's
-    own, (n_outputs, rank). With a fixed rank the head has O(T) parameters, even if the
-    representation grows with the number of tasks, and every task sees all of it.
+    U is a projection that all tasks share, (rank, n_features) without a bias; V_t is the task's own
+    matrix, (n_outputs, rank). With a fixed rank the head has O(T) parameters, even if the
+    representation grows with the number of tasks, and every task uses all of the representation.
 
     Args:
         tasks: the tasks.
         n_features: width of the representation.
         rank: width of the bottleneck.
-        bias: whether each output has a bias of its own; without, an encoder's bias takes its part
-            as far as the bottleneck lets it through.
-        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
+        bias: whether each output has its own bias; without it, an encoder's bias takes over as far
+            as the bottleneck lets it through.
+        seed: seed of the initial weights, drawn per task; None draws it from torch's global
+            generator.
 
     Shape:
         features ``(batch, n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -70,7 +71,7 @@ class LowRankLinearHead(Head):
     def matching(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
         """The head on the circuit's features with a parameter count closest to the quantum head's.
 
-        See `closest_low_rank`; `count_parameters` is the count that was reached.
+        See `closest_low_rank`; `count_parameters` gives the count that was reached.
 
         Example:
             >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
@@ -101,16 +102,16 @@ def low_rank_count(tasks: Sequence[Task], n_features: int, rank: int, *, bias: b
 
 
 def closest_low_rank(tasks: Sequence[Task], n_features: int, budget: int) -> tuple[int, bool]:
-    """Rank, and whether with a bias, whose parameter count is closest to `budget`.
+    """Rank, and whether to have a bias, for a parameter count closest to `budget`.
 
-    Ranks go up to that of a dense head, min(n_features, outputs of all tasks): a greater one adds
-    parameters but no function. Of two counts equally close the larger is taken, and of two equal
-    ones that with a bias.
+    The rank is at most that of a dense head, min(n_features, outputs of all tasks): a greater one
+    adds parameters but no function. If two counts are equally close, the larger is taken; if two
+    are equal, the one with a bias.
 
     Args:
         tasks: the tasks.
         n_features: width of the representation.
-        budget: the parameter count to come close to.
+        budget: the target parameter count.
 
     Raises:
         InvalidInputError: for a budget below 1.

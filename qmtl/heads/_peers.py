@@ -1,4 +1,4 @@
-"""The hybrid peers: variational circuits, followed by a linear layer for each task."""
+"""Hybrid rivals: variational circuits, followed by a linear layer for each task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -21,30 +21,31 @@ from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import ANGLE_MAPS, Simulator, simulator_from_dict
 from qmtl.tasks import Task
 
-# The one thing that the shared circuit measures; its name is part of saved models.
+# The single measured quantity of the shared circuit; its name is part of saved models.
 MEASURED = "wires"
 
 
 class VQCPerTaskHead(CircuitHead):
-    """Each task a variational circuit of its own, then a linear layer on ⟨Z⟩ of all its wires.
+    """A variational circuit per task, followed by a linear layer on ⟨Z⟩ of all its wires.
 
     The circuits are the quantum head's, cut apart: a register's encoding and block are those of
     `circuit` on the register's wires alone, with no gate between registers. In the partitioned
     layout a task's circuit loads the features of its own register; in the shared layout every
-    task's circuit loads all of them. All circuits run as one batch on the simulator.
+    task's circuit loads all features. All circuits run as one batch on the simulator.
 
     Args:
         circuit: the quantum head's circuit, for tasks, registers, encoding and blocks.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
-        angle_map: as in `QuantumHead`.
-        seed: of the initial weights, drawn per task; None draws it from torch's global generator.
-        initial: how the blocks start, as in `QuantumHead`.
+        angle_map: map from features to angles, as in `QuantumHead`.
+        seed: seed of the initial weights, drawn per task; None draws it from torch's global
+            generator.
+        initial: initial weights of the blocks, as in `QuantumHead`.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
 
     Raises:
-        InvalidInputError: for an encoding whose features cannot be dealt out to the registers.
+        InvalidInputError: if the features of the encoding cannot be divided among the registers.
 
     Example:
         >>> head = VQCPerTaskHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]), seed=0)
@@ -105,14 +106,14 @@ class SharedVQCHead(CircuitHead):
 
     Args:
         tasks: the tasks.
-        n_wires: wires of the circuit.
+        n_wires: number of wires of the circuit.
         encoding: the encoding; None for the default.
         ansatz: the block; None for the default.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
-        angle_map: as in `QuantumHead`.
-        seed: of the initial weights, the linear layers' drawn per task; None draws it from torch's
-            global generator.
-        initial: how the block starts, as in `QuantumHead`.
+        angle_map: map from features to angles, as in `QuantumHead`.
+        seed: seed of the initial weights; those of the linear layers are drawn per task. None draws
+            it from torch's global generator.
+        initial: initial weights of the block, as in `QuantumHead`.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -176,7 +177,7 @@ class SharedVQCHead(CircuitHead):
 def shared_circuit(
     n_wires: int, encoding: Encoding | None = None, ansatz: Ansatz | None = None
 ) -> HeadCircuit:
-    """The circuit of a `SharedVQCHead`: one register, read on all wires.
+    """The circuit of a `SharedVQCHead`: one register, of which all wires are read.
 
     Example:
         >>> shared_circuit(4).count_parameters().circuit
@@ -184,7 +185,7 @@ def shared_circuit(
     """
     check_width(n_wires, "n_wires")
     return HeadCircuit(
-        # What is measured: so many numbers, whatever the tasks make of them.
+        # One output per wire; the tasks' own outputs come from the linear layers.
         [Task.regression(MEASURED, n_wires)],
         encoding,
         ansatz,
@@ -194,7 +195,7 @@ def shared_circuit(
 
 
 def vqc_per_task_count(circuit: HeadCircuit) -> int:
-    """Parameters of `VQCPerTaskHead`: each task's encoding and block, and a layer on k wires."""
+    """Parameters of `VQCPerTaskHead`: each task's encoding, block, and layer on k wires."""
     total = 0
     for name, register in circuit.registers.items():
         k = len(register.wires)
@@ -205,15 +206,15 @@ def vqc_per_task_count(circuit: HeadCircuit) -> int:
 
 
 def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
-    """Parameters of `SharedVQCHead`: the shared circuit's, and a layer on its n wires per task."""
+    """Parameters of `SharedVQCHead`: the shared circuit's, and a layer on n wires per task."""
     return circuit.count_parameters().circuit + linear_count(tasks, circuit.n_wires)
 
 
 def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
-    """One register per task with an encoding of its own, read on all wires."""
+    """One register per task with its own encoding, read on all wires."""
     sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
     return HeadCircuit(
-        # What is measured: so many numbers, whatever the task makes of them.
+        # One output per wire; the task's own outputs come from its linear layer.
         [Task.regression(name, size) for name, size in sizes.items()],
         RegisterEncoding(tuple(sizes.values()), circuit.encoding),
         {name: circuit.ansatz(name) for name in sizes},
@@ -223,7 +224,7 @@ def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
 
 
 def _columns(circuit: HeadCircuit, separate: HeadCircuit) -> list[int]:
-    """Which feature each encoding angle of the separate circuits is."""
+    """The index of the feature behind each encoding angle of the separate circuits."""
     copies = len(circuit.tasks) if circuit.layout == "shared" else 1
     if separate.n_features != copies * circuit.n_features:
         raise InvalidInputError(

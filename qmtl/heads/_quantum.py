@@ -28,32 +28,31 @@ INITIAL_SCALE = {False: 5.0, True: 1.0}
 
 
 class QuantumHead(CircuitHead):
-    r"""A fully quantum multi-task head: features in, each task's logits out.
+    r"""A fully quantum multi-task head: from features to each task's logits.
 
-    Features become angles ``π/4·tanh(features / 4)``; the circuit's shared encoding loads them; a
-    task's logits are what is measured on its register, times one trainable scale: ``s·⟨Z⟩`` (s
+    Features become angles ``π/4·tanh(features / 4)``, which the circuit's shared encoding loads. A
+    task's logits are the values measured on its register times one trainable scale: ``s·⟨Z⟩`` (s
     starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
     layer follows.
 
-    A head for more tasks takes what it knows from the state of one for fewer, by ``strict=False``;
-    ``encoding`` has to be left out of that state where the circuits have other wires.
+    A head for more tasks can load the state of a head for fewer with ``strict=False``; leave
+    ``encoding`` out of that state if the circuits have other wires.
 
     Args:
-        circuit: what runs on the wires.
+        circuit: the circuit to run.
         simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
             `Simulator`.
         angle_map: ``"narrow"``, ``π/4·tanh(features / 4)``, with which an output starts nearly
             linear in the features; ``"tanh"``, ``π·tanh(features / 2)``, which covers a whole
             period; or ``"identity"`` if features are angles in radians already.
-        seed: of the initial weights; every task draws from a generator of its own, so that adding
-            a task leaves the others' weights alone. None draws the seed from torch's global
+        seed: seed of the initial weights; every task draws from its own generator, so that adding a
+            task does not change the others' weights. None draws the seed from torch's global
             generator.
-        initial: how blocks start, see `qmtl.heads.block_weights`: ``"equator"``, where ⟨Z⟩ is
-            steepest, or ``"normal"``, N(0, 0.5²). The encoding starts with N(0, 0.1²).
+        initial: initial weights of the blocks, see `qmtl.heads.block_weights`: ``"equator"``, where
+            ⟨Z⟩ is steepest, or ``"normal"``, N(0, 0.5²). The encoding starts with N(0, 0.1²).
         frozen: whether the circuit's weights stay at their random initial values, so that only the
             scales are trained (and the encoder before the head). For ablations.
-        like: a head of the same circuit, whose parameters this one is to have; see
-            `with_simulator`.
+        like: a head of the same circuit whose parameters this head shares; see `with_simulator`.
 
     Shape:
         features ``(batch, circuit.n_features)`` to ``{task: (batch, n_outputs)}``.
@@ -141,7 +140,7 @@ class QuantumHead(CircuitHead):
         )
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
-        """The encoding angles (radians) that features become, ``(batch, n_features)``.
+        """The encoding angles (radians) that belong to the features, ``(batch, n_features)``.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -153,7 +152,7 @@ class QuantumHead(CircuitHead):
         return ANGLE_MAPS[self.angle_map](features)
 
     def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits from what was measured: scale times ⟨Z⟩, or scale times log-probability.
+        """Logits from measured values: scale times ⟨Z⟩, or scale times log-probability.
 
         Args:
             values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
@@ -170,16 +169,17 @@ class QuantumHead(CircuitHead):
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """What is measured at these encoding angles (radians): no angle map and no scale.
+        """The measured values at these encoding angles (radians), without angle map and scale.
 
         Returns:
-            Task names to ``(batch, n_outputs)``: Z values in [-1, 1], or probabilities in [0, 1].
+            A dictionary from task names to ``(batch, n_outputs)``: Z values in [-1, 1], or
+            probabilities in [0, 1].
         """
         weights = torch.cat([self.encoding, self.blocks()])
         return self.simulator.expectation_values(self.circuit, angles, weights, tasks)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """The features on each task's register; None where tasks share them.
+        """The features on each task's register; None if tasks share features.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -206,15 +206,15 @@ class QuantumHead(CircuitHead):
         )
 
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
-        """A head with these very parameters, evaluated by another simulator.
+        """A head that shares these parameters, evaluated by another simulator.
 
-        What one of them learns or loads is seen by both (except for encoding weights loaded with
-        ``assign=True``, which puts another parameter in the place of one head's). Hooks are not
+        If one head learns or loads parameters, the other sees them (except for encoding weights
+        loaded with ``assign=True``, which replaces the parameter of one head). Hooks are not
         shared.
 
         Raises:
-            InvalidInputError: if the encoding's weights are pruned or parametrised: remove that
-                first, or do it after. Blocks and scales may be.
+            InvalidInputError: if the encoding's weights are pruned or parametrised. Remove that
+                first, or do it afterwards. Blocks and scales may be pruned.
         """
         if not isinstance(self.encoding, nn.Parameter):
             raise InvalidInputError(
@@ -223,7 +223,7 @@ class QuantumHead(CircuitHead):
             )
         options = {name: getattr(self, name) for name in ("angle_map", *self.settings)}
         head = type(self)(self.circuit, simulator, **options, like=self)
-        # Not by train(), which would change the modules that both have.
+        # train() would change the modules that both heads share.
         head.training = self.training
         return head
 
@@ -263,9 +263,10 @@ class QuantumHead(CircuitHead):
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
         """A PennyLane QNode of the head, ``qnode(angles, weights)``, with its weights as default.
 
-        It takes what `angles` makes of features, and returns what is measured, without scales; its
-        gradients reach the head's parameters. A head of the shared layout has a circuit per task:
-        give ``tasks=["name"]``. For the arguments see `qmtl.pennylane.task_qnode`.
+        It takes the angles that `angles` computes from features, and returns the measured values
+        without scales; its gradients reach the head's parameters. A head of the shared layout has a
+        circuit per task: give ``tasks=["name"]``. For the arguments see
+        `qmtl.pennylane.task_qnode`.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -285,10 +286,10 @@ class QuantumHead(CircuitHead):
         """The circuit in Qiskit, as a `qmtl.hardware.QiskitHeadCircuit`.
 
         Args:
-            tasks: whose blocks and measurements are included; None for all. A head of the shared
-                layout has a circuit per task: give one.
-            bound: whether the weights are the head's numbers; if not, they are parameters. The
-                features, which are what `angles` makes of the encoder's, are parameters always.
+            tasks: tasks whose blocks and measurements are included; None for all. A head of the
+                shared layout has a circuit per task: give one.
+            bound: whether the weights are numbers of the head; if not, they are parameters. The
+                features (the angles that `angles` computes) are always parameters.
             measure: whether each task's wires are measured into a classical register of its own.
 
         Raises:
@@ -320,10 +321,10 @@ class QuantumHead(CircuitHead):
         return text
 
     def explain(self, batch_size: int = 32) -> Explanation:
-        """How this head is simulated, and what a training step takes.
+        """How this head is simulated, and the cost of a training step.
 
-        Under noise, noisy light cones are shown beside the ideal ones; with shots, what is sampled
-        from. Other simulators have no plan: it is the light-cone simulator's then.
+        Under noise, noisy light cones are shown beside the ideal ones; with shots, the circuit that
+        is sampled from. Simulators without a plan report the light-cone simulator's.
         """
         return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
 
@@ -349,7 +350,7 @@ class QuantumHead(CircuitHead):
 
 
 def _exporter() -> Any:
-    """Qiskit's part of qmtl, which comes by an entry point: heads do not import hardware."""
+    """The exporter to Qiskit, found by its entry point, because heads must not import hardware."""
     from qmtl.simulators import simulator_for
 
     return simulator_for("aer")

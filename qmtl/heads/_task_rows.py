@@ -1,7 +1,7 @@
-"""TaskRows: one parameter for all tasks, with a named slice for each.
+"""TaskRows: one parameter for all tasks, with a named slice for each task.
 
-A parameter per task would cost torch's bookkeeping per task in every step. The keys of a state are
-still one per task, so that a head for more tasks reads the state of one for fewer.
+With a parameter per task, torch's bookkeeping would cost time per task in every step. A state still
+has one key per task, so that a head for more tasks can load the state of one for fewer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,22 +18,23 @@ from qmtl.errors import unknown_name
 class TaskRows(nn.Module):
     """A parameter whose first axis is cut into one slice per task.
 
-    Calling it gives the tensor to compute with: the parameter itself, except for frozen tasks their
-    values when they were frozen, which have no gradient and stay whatever an optimiser does.
+    Calling it returns the tensor to compute with. This is the parameter itself, except that frozen
+    tasks keep the values they had when they were frozen, without a gradient and whatever an
+    optimiser does.
 
     Args:
-        parts: each task's initial values. In states they have these shapes.
-        flat: whether the parameter is one flat vector; else parts are joined along their first
+        parts: each task's initial values, whose shapes are also used in states.
+        flat: whether the parameter is one flat vector; otherwise parts are joined along their first
             axis.
-        kind: names the values of a task that has several, as in the key ``task_cola.weight``; the
+        kind: name of these values if a task has several, as in the key ``task_cola.weight``; the
             module must be an attribute of that name.
 
     Attributes:
-        parameter: of all tasks.
+        parameter: the values of all tasks.
         names: the tasks, in order.
         sizes: length of each task's slice.
-        shapes: of each task's values.
-        frozen: the frozen tasks.
+        shapes: shape of each task's values.
+        frozen: names of the frozen tasks.
 
     Example:
         >>> rows = TaskRows({"a": torch.zeros(2), "b": torch.ones(3)})
@@ -67,13 +68,13 @@ class TaskRows(nn.Module):
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Where each task is along the first axis."""
+        """The slice of each task along the first axis."""
         ends = accumulate(self.sizes)
         return {n: slice(e - s, e) for n, s, e in zip(self.names, self.sizes, ends, strict=True)}
 
     @property
     def row_of(self) -> Tensor:
-        """The index of the task that each entry along the first axis belongs to, int64.
+        """For each entry along the first axis, the index of its task, int64.
 
         Example:
             >>> TaskRows({"a": torch.zeros(2), "b": torch.ones(3)}).row_of
@@ -82,8 +83,8 @@ class TaskRows(nn.Module):
         return torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.sizes))
 
     def forward(self) -> Tensor:
-        """The tensor to compute with, of the shape of the parameter."""
-        # Asked first, as it is cheaper to ask than for a buffer.
+        """The tensor to compute with, in the shape of the parameter."""
+        # This check comes first because it is cheaper than access to a buffer.
         if not self.frozen or self.frozen_mask is None or self.frozen_values is None:
             return self.parameter
         return torch.where(self.frozen_mask, self.frozen_values, self.parameter)
@@ -102,16 +103,16 @@ class TaskRows(nn.Module):
         return found if names is None else {name: found[name] for name in names}
 
     def split(self, joined: Tensor) -> list[Tensor]:
-        """Views of a tensor of the parameter's shape, in the shape of each task's values."""
+        """Views of a tensor of the parameter's shape, each in the shape of a task's values."""
         pieces = zip(joined.split(self.sizes), self.shapes.values(), strict=True)
         return [piece.view(shape) for piece, shape in pieces]
 
     def freeze(self, name: str, frozen: bool = True) -> None:
-        """Hold a task's values as they are; or no longer."""
+        """Keep a task's values fixed, or train them again."""
         if name not in self.slices:
             raise unknown_name("task", name, self.names)
         values, where = self().detach().clone(), self.slices[name]
-        # A pruned or parametrised parameter is computed from others.
+        # A pruned or parametrised parameter is computed from other parameters.
         if not frozen and isinstance(self.parameter, nn.Parameter):
             with torch.no_grad():
                 self.parameter[where] = values[where]
@@ -123,7 +124,7 @@ class TaskRows(nn.Module):
         self.frozen_values, self.frozen_mask = (values, mask) if self.frozen else (None, None)
 
     def keys(self, prefix: str) -> list[str]:
-        """The tasks' keys in a state in which this module has a prefix."""
+        """The tasks' keys in a state in which this module has the given prefix."""
         if self.kind is None:
             return [prefix + task_key(name) for name in self.names]
         outer = prefix.removesuffix(f"{self.kind}.")
@@ -135,7 +136,7 @@ class TaskRows(nn.Module):
 
 
 def escaped(name: str) -> str:
-    """A task's name without the dots that torch's keys must not have; different for each name.
+    """A task's name without dots, which torch's keys must not have; distinct names stay distinct.
 
     Example:
         >>> escaped("y.1"), escaped("y%2E1")
@@ -145,7 +146,7 @@ def escaped(name: str) -> str:
 
 
 def task_key(name: str) -> str:
-    """A task's key in a state: the prefix keeps it apart from what else a module has."""
+    """A task's key in a state; its prefix avoids clashes with other attributes of a module."""
     return f"task_{escaped(name)}"
 
 
@@ -153,10 +154,10 @@ class Loading(NamedTuple):
     """A state that is being loaded into a module.
 
     Attributes:
-        state: key to tensor; what a module takes from it has the prefix.
-        prefix: of the module.
-        missing: takes keys that are not there.
-        errors: takes, in torch's words, what does not fit.
+        state: dictionary from key to tensor; this module's keys start with the prefix.
+        prefix: prefix of the module.
+        missing: list that collects keys that are not in the state.
+        errors: list that collects mismatches, in torch's words.
     """
 
     state: dict[str, Any]
@@ -167,11 +168,11 @@ class Loading(NamedTuple):
     @classmethod
     def before(cls, module: nn.Module, change: Callable[[Any, "Loading"], None]) -> None:
         """Call ``change(module, loading)`` before torch loads a state into the module."""
-        # Not a function within this one, which could not be pickled with the module.
+        # A nested function could not be pickled with the module.
         module.register_load_state_dict_pre_hook(partial(_load, change))
 
     def take(self, key: str, current: Tensor) -> Tensor:
-        """Take a tensor out of the state; `current` if it is not there or has another shape."""
+        """Take a tensor out of the state; `current` if it is missing or has another shape."""
         given = self.state.pop(key, None)
         if given is None:
             self.missing.append(key)
@@ -193,9 +194,9 @@ def _load(change: Callable[[Any, Loading], None], module: nn.Module, *given: Any
 
 
 def join_rows(rows: TaskRows, loading: Loading) -> None:
-    """Put a module's parameter in a state, in the place of its parts, before torch loads it."""
+    """In a state, replace a module's parts by its joined parameter, before torch loads it."""
     key = f"{loading.prefix}parameter"
-    # A pruned or parametrised parameter is computed from others, which torch loads.
+    # A pruned or parametrised parameter is computed from others, and torch loads these.
     if key in loading.state or not isinstance(rows.parameter, nn.Parameter):
         return
     keys, current = rows.keys(loading.prefix), rows.split(rows().detach())
@@ -208,7 +209,7 @@ def join_rows(rows: TaskRows, loading: Loading) -> None:
 
 
 def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> None:
-    # It is not there if it is pruned or parametrised.
+    # The state has no such key if the parameter is pruned or parametrised.
     values = state.pop(f"{prefix}parameter", None)
     if values is not None:
         if rows.frozen_mask is not None and rows.frozen_values is not None:
@@ -217,6 +218,6 @@ def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> Non
 
 
 def _hold(rows: TaskRows, _: object) -> None:
-    """What was loaded is what frozen tasks hold."""
+    """Let frozen tasks keep the values that were loaded."""
     if rows.frozen_values is not None:
         rows.frozen_values = rows.parameter.detach().clone()

@@ -1,4 +1,4 @@
-"""merge: models trained apart become one model of all their tasks."""
+"""merge: turn separately trained models into one model of all their tasks."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -29,15 +29,15 @@ METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
 """Ways to merge models."""
 WITH_DATA = ("concrete", "atm")
 """Those of them that need labelled rows."""
-# Further options of methods; those of "atm" are settings of `qmtl.fit`.
+# Further options of each method; the options of "atm" are settings of `qmtl.fit`.
 FURTHER = {"disjoint": ("keep",), "projective": ("rank",)}
 
 Shared = Callable[[MultiTaskModel], State]
 
-# Of learning a mask: rows of each model's data in a step, and the learning rate.
+# Training of a mask: rows of each model's data in a step, and the learning rate.
 BATCH = 64
 RATE = 0.1
-# Where a merged tensor is in a head.
+# The parameter of a head that holds each merged tensor.
 _PLACES = {"blocks": "blocks.parameter", "scales": "scales.parameter"}
 
 
@@ -54,34 +54,35 @@ def merge(
     keep_last: bool = False,
     **options: Any,
 ) -> MultiTaskModel:
-    """One model of the tasks of several, whose encoders and encodings are merged.
+    """One model of the tasks of several models, whose encoders and encodings are merged.
 
-    The models have encoders of one shape and circuits of one family on the same number of wires.
-    Tasks keep their blocks; models of the same tasks have these merged, too. Angles are merged
-    along the shorter way around. Merging works best for models that began training from the same
-    weights, which are best given as `base`.
+    The models must have encoders of the same shape and circuits of the same kind on the same number
+    of wires. Tasks keep their blocks; if the models have the same tasks, their blocks are merged,
+    too. Angles are merged along the shorter way around the circle. Merging works best for models
+    that started training from the same weights; give these as `base`.
 
     Args:
-        models: trained apart.
-        method: ``"arithmetic"``: base + scale · Σ of what training changed; ``"disjoint"``: every
-            weight follows the task that moved it most; ``"projective"``: arithmetic by norms and a
-            learned shift; ``"concrete"``: a mask on the changes, learned on data; ``"atm"``: tune
-            on every model's data and average, for some rounds.
-        base: what training began with, of the models' shape; None for the models' mean.
-        scale: of the sum; None for 1 / number of models (1 for ``"disjoint"``). ``"atm"``, which
-            averages, has none.
-        data: every model's, for ``"concrete"`` and ``"atm"``, which see training rows only.
-        rounds: (atm) of tuning and merging.
-        steps: (concrete) of learning the mask.
-        seed: of batches and masks.
+        models: the separately trained models.
+        method: ``"arithmetic"``: base + scale · Σ of the changes by training; ``"disjoint"``: every
+            weight follows the task that changed it most; ``"projective"``: arithmetic scaled by
+            norms, with a learned shift; ``"concrete"``: a mask on the changes, learned on data;
+            ``"atm"``: tune on every model's data and average, for several rounds.
+        base: the model before training, of the models' shape; None for the models' mean.
+        scale: factor of the sum; None for 1 / number of models (1 for ``"disjoint"``). ``"atm"``
+            averages and has no scale.
+        data: data of every model, for ``"concrete"`` and ``"atm"``, which use training rows only.
+        rounds: (atm) number of rounds of tuning and merging.
+        steps: (concrete) number of training steps of the mask.
+        seed: seed of batches and masks.
         keep_last: whether every model keeps its encoder's last layer and its encoding, which load
-            the wires of its own registers; for different tasks in the partitioned layout.
-        **options: (atm) further settings of `qmtl.fit`; one epoch a round unless they say
-            otherwise. (disjoint) ``keep``. (projective) ``rank``.
+            the wires of its registers; for models of different tasks in the partitioned layout.
+        **options: (atm) further settings of `qmtl.fit`; the default is one epoch per round.
+            (disjoint) ``keep``. (projective) ``rank``.
 
     Raises:
-        InvalidInputError: for models that do not fit together, naming both sides; an unknown
-            method, or an option that it does not have; or data that are missing or of other tasks.
+        InvalidInputError: for models that do not fit together (the error names both sides), an
+            unknown method, an option that the method does not have, or data that are missing or
+            have other tasks.
 
     Example:
         >>> import qmtl
@@ -113,7 +114,7 @@ def merge(
     if method in WITH_DATA:
         _check_data(models, data, method)
     mean = _mean(states)
-    # Statistics of inputs, which are no outcome of training, are averaged whatever the method.
+    # Statistics of inputs are not an outcome of training, and are averaged for every method.
     statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
     start = mean if given is None else given
     start = {name: mean[name] if name in statistics else start[name] for name in start}
@@ -136,7 +137,7 @@ def merge(
 
 
 def _check_options(method: str, scale: float | None, options: dict[str, Any]) -> None:
-    """Raise for what the method would not look at."""
+    """Raise for options that the method would ignore."""
     if method == "atm":
         if scale is not None:
             raise InvalidInputError(f"method 'atm' averages models and has no scale, got {scale}")
@@ -169,7 +170,7 @@ def _base_state(
 
 
 def _mean(states: Sequence[State]) -> State:
-    """The mean state: the first, and the mean way from it to the others."""
+    """The mean state: the first state plus the mean difference of all states from it."""
     vectors = [differences(state, states[0]) for state in states]
     return _plus(states[0], arithmetic(vectors, [1 / len(states)] * len(states)))
 
@@ -215,7 +216,7 @@ def _tuned(
     seed: int,
     options: dict[str, Any],
 ) -> MultiTaskModel:
-    """ATM: tune every model from the merged state, merge, and again."""
+    """ATM: tune every model from the merged state, merge, and repeat."""
     from qmtl.training import fit
 
     tuned = [copy.deepcopy(model) for model in models]
@@ -225,7 +226,7 @@ def _tuned(
         "schedule": "constant",
     } | options
     if not without_base:
-        # What the models have learned is not thrown away: the first merge is of what they are.
+        # The first merge uses the models as they were trained.
         states = [shared(model) for model in models]
         vectors = [differences(state, start) for state in states]
         start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
@@ -248,9 +249,9 @@ def _masked(
     steps: int,
     seed: int,
 ) -> State:
-    """Concrete subspace: a relaxed mask on all changes, by the losses on training rows.
+    """Concrete subspace: a relaxed mask on all changes, trained on the losses of training rows.
 
-    The mask has mean 1 per tensor, so that it begins as arithmetic does.
+    The mask has mean 1 in each tensor, so that it starts as the arithmetic method.
     """
     generator = torch.Generator().manual_seed(seed)
     total = arithmetic(vectors, [scale] * len(vectors))
@@ -267,7 +268,7 @@ def _masked(
             [_loss(model, own, state, generator) for model, own in zip(models, data, strict=True)]
         ).sum()
         optimizer.zero_grad()
-        # Of the mask alone: the given models are left as they are.
+        # Only the mask gets gradients; the given models are not changed.
         loss.backward(inputs=list(logits.values()))
         optimizer.step()
     with torch.no_grad():
@@ -290,7 +291,7 @@ def _loss(
         if not name.startswith("head.")
     }
     given = data.train.inputs[rows].to(next(model.parameters()))
-    # Nothing is dropped, and statistics of batches are neither used nor changed.
+    # Evaluation mode: no dropout, and batch statistics are neither used nor changed.
     with evaluating(model):
         logits = functional_call(model, parameters, (given,))
     weights = data.train.relative_weight

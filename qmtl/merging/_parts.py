@@ -1,4 +1,4 @@
-"""Which models fit together, what they share, and the model that holds the tasks of all."""
+"""Checks which models fit together, what they share, and the merged model of all tasks."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,11 @@ def check_models(models: Models) -> bool:
     """Raise if models do not fit together.
 
     Returns:
-        Whether all have the same tasks, so that their blocks are merged, too.
+        Whether all models have the same tasks, so that their blocks are merged, too.
 
     Raises:
-        InvalidInputError: naming both sides: encoder, features, circuit, tasks, classes, columns.
+        InvalidInputError: if not; the error names both sides: encoder, features, circuit, tasks,
+            classes or columns.
     """
     if not models or not all(isinstance(model, MultiTaskModel) for model in models):
         kinds = ", ".join(type(model).__name__ for model in models) or "none"
@@ -176,10 +177,10 @@ def _design(encoder: nn.Module) -> list[str]:
 
 
 def check_keep_last(models: Models, same_tasks: bool) -> None:
-    """Raise if the encoders' last layers cannot stay each model's own.
+    """Raise if the models cannot keep their own last encoder layers.
 
     Raises:
-        InvalidInputError: naming what has them in common.
+        InvalidInputError: the error names the reason.
     """
     head = models[0].head
     if same_tasks or not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
@@ -192,11 +193,11 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
-    """Copies of what is merged: the encoder's floating tensors, the encoding's angles.
+    """Copies of the tensors to merge: the encoder's floating tensors and the encoding's angles.
 
     Args:
         model: a model.
-        blocks: whether to add the tasks' own parameters.
+        blocks: whether to include the tasks' own parameters.
         keep_last: whether to leave out the encoder's last layer and the encoding.
     """
     state = {
@@ -223,7 +224,7 @@ def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -
 
 @torch.no_grad()
 def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
-    """Set what `shared_state` gave, in place."""
+    """Set the tensors that `shared_state` returned, in place."""
     encoder = model.encoder.state_dict()
     for name, value in encoder.items():
         if f"encoder.{name}" in state:
@@ -244,10 +245,10 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
 def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
     """The model of all tasks with a merged shared state.
 
-    Models of the same tasks make one of the same circuit. Otherwise tasks keep their blocks: in
-    the shared layout on the same wires; in the partitioned layout every model's registers stand
-    beside the others', with the merged encoding on each and the encoder's last layer repeated; or
-    with each model's own, where the state has none.
+    Models of the same tasks give a model with the same circuit. Otherwise tasks keep their blocks.
+    In the shared layout all blocks are on the same wires. In the partitioned layout the registers
+    of all models are placed side by side; each has the merged encoding, and the encoder's last
+    layer is repeated, or each model's own if the state has none.
     """
     first = models[0]
     if same_tasks:
@@ -268,7 +269,7 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
         merged.columns = first.columns
         merged.to(next(first.head.parameters()))
     for name in merged.scale.regressions:
-        # Where several models have the task, its outputs are merged, and so is what they stand for.
+        # If several models have a task, its outputs are merged, and so is the target scale.
         own = [m.target_scale([name]) for m in models if name in m.scale.regressions]
         mean, std = (torch.stack(parts).mean(0) for parts in zip(*own, strict=True))
         merged.set_target_scale(name, mean, std)
@@ -309,10 +310,10 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
 
 
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
-    """The layer that gives the features.
+    """The last layer of an encoder, which computes the features.
 
     Raises:
-        InvalidInputError: if it is not a linear one.
+        InvalidInputError: if it is not a linear layer.
     """
     layer = last_layer(encoder)
     if layer is None:
@@ -325,7 +326,7 @@ def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
 
 @torch.no_grad()
 def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
-    """The encoder with the features of several last layers side by side."""
+    """The encoder with several last layers, whose features are put side by side."""
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))

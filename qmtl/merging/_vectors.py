@@ -1,7 +1,7 @@
-"""Arithmetic of task vectors: what training changed, by the name of each shared tensor.
+"""Arithmetic of task vectors: the change of each shared tensor by training, by its name.
 
-A task vector is a trained state minus the state that training began with. Names that end in
-``encoding`` or ``blocks`` are angles: their differences are wrapped to (-π, π].
+A task vector is a trained state minus the state before training. Names that end in ``encoding`` or
+``blocks`` are angles; their differences are wrapped to (-π, π].
 """
 
 import math
@@ -18,12 +18,12 @@ ANGLES = ("encoding", "blocks")
 
 
 def is_angle(name: str) -> bool:
-    """Whether the tensor of that name holds angles, which have a period of 2π."""
+    """Whether the tensor with this name holds angles, which have a period of 2π."""
     return name in ANGLES
 
 
 def wrapped(angles: Tensor) -> Tensor:
-    """Angles in (-π, π], radians.
+    """Angles (radians) wrapped to (-π, π].
 
     Example:
         >>> wrapped(torch.tensor([3 * math.pi / 2, -math.pi / 2, 0.5]))
@@ -63,17 +63,17 @@ def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
 
 
 def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) -> State:
-    """Every weight follows the one task for which it moved most: no two updates meet.
+    """Every weight follows the task that changed it most, so that no two updates meet.
 
-    Locate: of every task vector the part `keep` of largest size; elect: for each weight the task
-    whose change, in units of its tensor's root mean square, is largest; disjoint: only that task's
-    change is applied. The paper locates by gradients on data and for the sake of safety; this needs
-    the weights only (our reading).
+    Locate: keep the largest entries of every task vector, a fraction `keep`. Elect: for each
+    weight, choose the task whose change is largest in units of its tensor's root mean square.
+    Disjoint: apply only that task's change. The paper locates by gradients on data, for safety;
+    this version needs only the weights (our reading).
 
     Args:
-        vectors: one per model.
-        scale: of the sum.
-        keep: part of each tensor that a task may claim, in (0, 1].
+        vectors: one task vector per model.
+        scale: factor of the sum.
+        keep: fraction of each tensor that a task may claim, in (0, 1].
 
     Example:
         >>> vectors = [{"w": torch.tensor([1.0, 0.1])}, {"w": torch.tensor([0.1, -1.0])}]
@@ -103,19 +103,20 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
 def projective(
     vectors: Sequence[State], scale: float, rank: float = 0.25, steps: int = 200
 ) -> State:
-    """Arithmetic with scales by the norms, and a shift that mends what the tasks lose.
+    """Arithmetic with scales by the norms, and a shift that reduces what the tasks lose.
 
-    The sum has scales in proportion to 1/‖τ_t‖, whose mean is `scale`. A common shift Δ of every
-    matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², what each
-    task's inputs would notice (a task vector's rows lie in the span of its inputs); the gradient is
-    projected off the subspace that the tasks share, the leading left singular vectors of all. The
-    public text leaves the losses' form open; this one is ours. Vectors have no shift.
+    The scales of the sum are proportional to 1/‖τ_t‖, with mean `scale`. A common shift Δ of every
+    matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², the
+    change that each task's inputs would see (the rows of a task vector lie in the span of its
+    inputs). The gradient is projected off the subspace that the tasks share, which is spanned by
+    the leading left singular vectors of all. The public text does not define the losses exactly;
+    this form is ours. Vectors have no shift.
 
     Args:
-        vectors: one per model.
-        scale: the mean of the scales.
-        rank: part of each matrix's singular vectors that count as shared.
-        steps: of gradient descent.
+        vectors: one task vector per model.
+        scale: mean of the scales.
+        rank: fraction of each matrix's singular vectors that count as shared.
+        steps: number of steps of gradient descent.
 
     References:
         Adaptive projective gradient descent, arXiv:2501.01230.
@@ -138,14 +139,14 @@ def projective(
 
 
 def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Tensor:
-    """The common shift Δ of one matrix (rows, columns)."""
+    """The common shift Δ of one matrix, shape (rows, columns)."""
     sizes = [tau.square().sum().clamp(min=1e-30) for tau in taus]
     grams = [tau.T @ tau / size for tau, size in zip(taus, sizes, strict=True)]
     count = max(1, int(rank * min(start.shape)))
     leading = torch.cat([torch.linalg.svd(tau)[0][:, :count] for tau in taus], dim=1)
     vectors, values, _ = torch.linalg.svd(leading, full_matrices=False)
     shared = vectors[:, :count] * (values[:count] > 1e-12)
-    # The quadratic's curvature is at most the sum of the Gram matrices'.
+    # The curvature of the quadratic is at most that of the sum of the Gram matrices.
     step = 0.5 / max(float(torch.linalg.matrix_norm(sum(grams, 0 * grams[0]), 2)), 1e-30)
     shift = torch.zeros_like(start)
     for _ in range(steps):

@@ -1,6 +1,6 @@
-"""With PennyLane: its QNodes on our simulators, our heads on its devices, its templates in heads.
+"""PennyLane: its QNodes on our simulators, our heads on its devices, its templates in heads.
 
-Importing it imports PennyLane, which takes seconds.
+Importing this package imports PennyLane, which takes seconds.
 """
 
 from qmtl.pennylane._device import LightConeDevice

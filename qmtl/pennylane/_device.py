@@ -1,7 +1,7 @@
 """``qml.device("qmtl.lightcone")``: any PennyLane QNode by the light cones of its measurements.
 
-Each measurement depends on the gates of its backward light cone only. So a wide and shallow circuit
-with local observables costs what its cones cost, whatever its number of wires.
+Each measurement depends only on the gates of its backward light cone. So a wide and shallow circuit
+with local observables costs what its cones cost, however many wires it has.
 
 References:
     PennyLane's device interface: https://docs.pennylane.ai/en/stable/development/plugins.html
@@ -41,9 +41,9 @@ from qmtl.simulators import LightConeSimulator
 
 __all__ = ["LightConeDevice"]
 
-# Number of circuits that are kept with their plans, by their gates.
+# Number of circuits whose plans are cached, by their gates.
 CACHED_CIRCUITS = 32
-# Of the device itself. Where torch's tensors are parameters, it differentiates.
+# Methods of the device itself; if parameters are torch tensors, torch differentiates.
 GRADIENT_METHODS = ("best", "device", "adjoint")
 
 
@@ -59,7 +59,7 @@ def _sampled(measurement: MeasurementProcess) -> bool:
 
 @qml.transform
 def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """Snapshots say nothing when a circuit is executed; `qml.snapshots` makes tapes of them."""
+    """Drop snapshots, which do nothing here; `qml.snapshots` turns them into separate tapes."""
     kept = [op for op in tape.operations if op.name != "Snapshot"]
     return (tape.copy(operations=kept),), lambda results: results[0]
 
@@ -68,25 +68,26 @@ def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Ca
 class LightConeDevice(Device):
     """A PennyLane device whose cost is that of the measurements' light cones.
 
-    Expectation values and variances of any observable of few wires, sums of them, and
-    probabilities, samples and counts of at most 20 wires. Values and gradients are exact without
-    shots. Gates that head circuits do not know are decomposed by PennyLane; parameters may be
-    broadcast. Gradients of ``diff_method="best"`` are vector-Jacobian products by our engines, in
-    all interfaces; torch differentiates to any order. With shots, samples and counts of one
-    execution belong together, and each term of a sum is sampled on its own, with all shots.
+    It supports expectation values and variances of any observable on few wires and of sums of
+    these, and probabilities, samples and counts of at most 20 wires. Without shots, values and
+    gradients are exact. PennyLane decomposes gates that head circuits do not know; parameters may
+    be broadcast. With ``diff_method="best"``, gradients are vector-Jacobian products by our
+    engines, in all interfaces; torch differentiates to any order. With shots, the samples and
+    counts of one execution belong together, and each term of a sum is sampled separately, with all
+    shots.
 
     Args:
-        wires: their number or labels; None for whatever a circuit uses.
-        shots: the default number; rather use ``qml.set_shots``.
-        seed: of the samples: an integer or several, or a generator; "global" takes it from NumPy's
-            global generator, as `default.qubit` does; None for a random one.
-        max_memory: bytes that an execution may take, by estimate; None for three quarters of the
-            machine's memory.
+        wires: number or labels of the wires; None for all wires that a circuit uses.
+        shots: default number of shots; prefer ``qml.set_shots``.
+        seed: seed of the samples: an integer or several, or a generator; "global" takes it from
+            NumPy's global generator, as `default.qubit` does; None for a random seed.
+        max_memory: largest estimate of an execution's memory in bytes; None for three quarters of
+            the machine's memory.
 
     Raises:
-        InvalidInputError: for a seed or a memory that is none.
-        DeviceError: when a circuit is executed, for a measurement whose light cone is too wide, an
-            observable that is not Hermitian, or a gate or measurement that is not supported.
+        InvalidInputError: for an invalid seed or memory.
+        DeviceError: on execution, for a measurement whose light cone is too wide, an observable
+            that is not Hermitian, or an unsupported gate or measurement.
 
     Example:
         >>> import pennylane as qml
@@ -127,7 +128,7 @@ class LightConeDevice(Device):
     def setup_execution_config(
         self, config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> ExecutionConfig:
-        """Complete the configuration: backpropagation in torch, else our vector products."""
+        """Complete the configuration: torch backpropagates, else our vector products do."""
         config = config or ExecutionConfig()
         changes: dict[str, Any] = {"mcm_config": replace(config.mcm_config, mcm_method="deferred")}
         method = config.gradient_method
@@ -143,7 +144,7 @@ class LightConeDevice(Device):
     def supports_derivatives(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """Whether derivatives come from the device: without shots, by torch to any order."""
+        """Whether the device computes derivatives: without shots, by torch to any order."""
         if execution_config is None:
             return True
         if execution_config.gradient_method not in GRADIENT_METHODS:
@@ -157,19 +158,19 @@ class LightConeDevice(Device):
     def supports_vjp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """Whether vector-Jacobian products come from the device."""
+        """Whether the device computes vector-Jacobian products."""
         return self.supports_derivatives(execution_config, circuit)
 
     def supports_jvp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """False: PennyLane makes them from Jacobians."""
+        """False: PennyLane computes these products from Jacobians."""
         return False
 
     def preprocess_transforms(
         self, execution_config: ExecutionConfig | None = None
     ) -> "qml.CompilePipeline":
-        """What PennyLane does with a circuit before it is executed."""
+        """The transforms that PennyLane applies to a circuit before its execution."""
         pipeline = qml.CompilePipeline()
         pipeline.add_transform(_without_snapshots)
         pipeline.add_transform(validate_device_wires, self.wires, name=self.name)
@@ -188,7 +189,7 @@ class LightConeDevice(Device):
         circuits: QuantumScript | Sequence[QuantumScript],
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """The measurements of circuits, each a value or a tuple of them."""
+        """Measure the circuits: one value, or a tuple of values, for each."""
         if isinstance(circuits, QuantumScript):
             return self._execute(circuits)
         return tuple(map(self._execute, circuits))
@@ -223,7 +224,7 @@ class LightConeDevice(Device):
         return tuple(found) if len(found) > 1 else found[0]
 
     def _with_leaves(self, tape: QuantumScript) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Trainable parameters as torch's, and the results that depend on them."""
+        """Trainable parameters as torch tensors, and the results that depend on them."""
         leaves = [
             torch.tensor(qml.math.toarray(parameter), dtype=torch.float64, requires_grad=True)
             for parameter in tape.get_parameters()
@@ -235,7 +236,7 @@ class LightConeDevice(Device):
         leaves, results = self._with_leaves(tape)
         given = cotangents if len(results) > 1 else [cotangents]
         weights = [torch.tensor(qml.math.toarray(c), dtype=torch.float64) for c in given]
-        # jax gives several at once, as further dimensions in front.
+        # jax passes several cotangents at once, as leading dimensions.
         fronts = [w.shape[: max(0, w.ndim - r.ndim)] for w, r in zip(weights, results, strict=True)]
         front = max(fronts, key=len)
         if not front:
@@ -266,12 +267,12 @@ class LightConeDevice(Device):
         return tuple(every) if len(every) > 1 else every[0]
 
     def _places(self, tape: QuantumScript) -> dict[Any, int]:
-        """From wire labels to places; measurements in the circuit take wires of their own."""
+        """Indices of wire labels; each mid-circuit measurement gets a wire of its own."""
         wires = [*(self.wires or ()), *tape.wires]
         return {wire: i for i, wire in enumerate(dict.fromkeys(wires))}
 
     def _values(self, tape: QuantumScript) -> tuple[Tensor, ...]:
-        """The measurements' exact values, differentiable by torch."""
+        """The exact values of the measurements, differentiable by torch."""
         places = self._places(tape)
         reads = Reads(places.__getitem__)
         results = [result_of(measurement, reads, tape) for measurement in tape.measurements]
@@ -289,7 +290,7 @@ class LightConeDevice(Device):
         places: dict[Any, int],
         reads: tuple[Read, ...],
     ) -> Tensor:
-        """What is read, side by side, shape (batch, outputs); the batch is 1 without broadcast."""
+        """All outputs side by side, shape (batch, outputs); without broadcasting the batch is 1."""
         n_wires = max(len(places), 1)
         key = (gates.gates, reads, n_wires)
         circuit = self._circuits.get(key)
@@ -308,7 +309,7 @@ class LightConeDevice(Device):
             raise DeviceError(_too_wide(self.name, circuit, list(places))) from error
 
     def _samples(self, tape: QuantumScript) -> tuple[Any, ...]:
-        """The measurements by samples."""
+        """The values of the measurements, from samples."""
         places = self._places(tape)
         gates = TapeGates.of(tape, places.__getitem__)
         sampling = Sampling(tape, self._support(gates, places))
@@ -321,7 +322,7 @@ class LightConeDevice(Device):
     def _support(
         self, gates: TapeGates, places: dict[Any, int]
     ) -> Callable[[Iterable[Any]], frozenset[Any]]:
-        """What samples of wires depend on: the wires of their light cone."""
+        """A function from wires to what their samples depend on: the wires of their light cone."""
         own = elementary(gates.gates)
         by_wire = gates_by_wire(own)
 
@@ -334,19 +335,19 @@ class LightConeDevice(Device):
 
 
 def _by_torch(circuit: QuantumScript | None) -> bool:
-    """Whether torch differentiates, because its tensors are the circuit's parameters."""
+    """Whether torch differentiates, because the circuit's parameters are its tensors."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
     return any(isinstance(parameter, Tensor) for parameter in parameters)
 
 
 def _check_order(circuit: QuantumScript | None) -> None:
-    """Refuse a derivative of a derivative by autograd, which would be 0.
+    """Refuse a second derivative by autograd, which would silently be 0.
 
     Raises:
-        DeviceError: naming what gives it.
+        DeviceError: the error says what to use instead.
     """
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
-    # Traces are numbered from 0. That a number is traced twice shows only when it is printed.
+    # Traces are numbered from 0. Only the printed form shows that a number is traced twice.
     twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)
     if trace_stack.top > 0 and any(twice):
         raise DeviceError(
@@ -372,7 +373,7 @@ def _gradients(
 
 
 def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
-    """Which measurement has too wide a cone, the gates that widen it, and what to use instead."""
+    """Say which measurement has too wide a cone, which gates widen it, and what to use instead."""
     cones = {name: circuit.light_cone(name) for name in circuit.registers}
     name = max(cones, key=lambda name: len(cones[name].wires))
     read = [labels[i] for i in circuit.register(name).wires]

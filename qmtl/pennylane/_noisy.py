@@ -1,4 +1,4 @@
-"""``qml.device("qmtl.noisy")``: the noise of hardware on the light cones of any QNode."""
+"""``qml.device("qmtl.noisy")``: hardware noise on the light cones of any QNode."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,23 +13,23 @@ __all__ = ["NoisyDevice"]
 
 
 class NoisyDevice(LightConeDevice):
-    """A PennyLane device with the noise of hardware, exact, on the measurements' light cones.
+    """A PennyLane device with exact hardware noise, on the measurements' light cones.
 
     Channels follow each elementary gate (``Hadamard``, ``RX``, ``RY``, ``RZ``, ``CZ``, ``CNOT``,
-    ``IsingZZ``; others are made of these), read-out errors come with the measurement, and
-    observables other than Z take gates that are noisy, too. Noise numbers wires as the device does,
-    from 0. Measurements that share wires are circuits of their own, as on hardware.
+    ``IsingZZ``; other gates decompose into these), and read-out errors come with the measurement.
+    Observables other than Z need further gates, which are noisy, too. Noise numbers wires as the
+    device does, from 0. Measurements that share wires are separate circuits, as on hardware.
 
     Args:
-        wires: their number or labels; None for whatever a circuit uses.
-        noise: what a `qmtl.noise.DeviceNoise` says of gates, waiting wires, and read-out.
-        shots: the default number; rather use ``qml.set_shots``.
-        seed: of the samples; see `LightConeDevice`.
-        max_memory: bytes that an execution may take, by estimate; None for three quarters of the
-            machine's memory.
+        wires: number or labels of the wires; None for all wires that a circuit uses.
+        noise: a `qmtl.noise.DeviceNoise`: noise of gates, waiting wires, and read-out.
+        shots: default number of shots; prefer ``qml.set_shots``.
+        seed: seed of the samples; see `LightConeDevice`.
+        max_memory: largest estimate of an execution's memory in bytes; None for three quarters of
+            the machine's memory.
 
     Raises:
-        InvalidInputError: for noise of another type, a seed or a memory that is none.
+        InvalidInputError: for noise of another type, or an invalid seed or memory.
         DeviceError: see `LightConeDevice`.
 
     Example:
@@ -67,11 +67,11 @@ class NoisyDevice(LightConeDevice):
         self._simulator = NoisySimulator(noise, max_memory)
 
     def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
-        # Gates before one measurement disturb others on the same wires.
+        # Gates before one measurement disturb other measurements on the same wires.
         return TapeCircuit(n_wires, gates.gates, reads, apart=True)
 
     def _support(
         self, gates: TapeGates, places: dict[Any, int]
     ) -> Callable[[Iterable[Any]], frozenset[Any]]:
-        # Noise of gates outside of the ideal cones counts, too: all is taken as one.
+        # Noise of gates outside the ideal cones counts, too: all wires count as one cone.
         return lambda wires: frozenset(["all"])

@@ -14,8 +14,8 @@ from qmtl.errors import InvalidInputError
 
 __all__ = ["from_qfunc"]
 
-# PennyLane decomposes everything else. Each gate with an angle is a group in that angle, so that a
-# sum of terms becomes a gate for each of them.
+# PennyLane decomposes all other gates. A gate with an angle obeys U(a)U(b) = U(a + b), so that a
+# sum of terms becomes one gate per term.
 KNOWN = {
     "RX", "RY", "RZ", "PhaseShift", "CRX", "CRY", "CRZ", "ControlledPhaseShift",
     "IsingXX", "IsingYY", "IsingZZ",
@@ -34,20 +34,21 @@ def from_qfunc(
 ) -> GateSequence:
     """The gates of a PennyLane function or template, as an encoding or a task's block.
 
-    The function is called once per random point, with ``features`` and ``weights`` (those of the
-    two that it has) and, if it takes them, ``wires``. What it measures is left out: a task's
-    readout says what is measured. Angles may be constants, features, weights, sums of these,
-    products of two features, and a feature times a weight.
+    The function is called once per random point, with those of the arguments ``features``,
+    ``weights`` and ``wires`` that it accepts. Its measurements are ignored: a task's readout says
+    what is measured. Angles may be constants, features, weights, sums of these, products of two
+    features, and a feature times a weight.
 
     Args:
-        qfunc: such as ``qml.StronglyEntanglingLayers``, a function of your own, or a QNode.
-        n_wires: wires of the encoding or of the task's register.
-        n_features: features that it loads; 0 for a task's block.
-        weights: shape of its weights, or their number. In the head they are flat, in row-major
+        qfunc: a template such as ``qml.StronglyEntanglingLayers``, your own function, or a QNode.
+        n_wires: number of wires of the encoding or of the task's register.
+        n_features: number of features that it loads; 0 for a task's block.
+        weights: shape of its weights, or their number. The head stores them flat, in row-major
             order.
 
     Returns:
-        What `qmtl.HeadCircuit` takes as ``encoding``, or as ``ansatz`` if there are no features.
+        The gates, for `qmtl.HeadCircuit` as ``encoding``, or as ``ansatz`` if there are no
+        features.
 
     Raises:
         InvalidInputError: for an operation that is not a gate, a wire out of range, an angle of
@@ -99,7 +100,7 @@ def _traced(
         raise InvalidInputError(f"qfunc must be a function or a template, got {qfunc!r}")
     arguments = [point[:n_features]] if n_features else []
     arguments += [point[n_features:].reshape(shape)] if shape else []
-    # Some templates keep their arguments under `wires`, others take any keyword.
+    # Some templates take their wires as keyword, others accept any keyword.
     parameters = inspect.signature(function).parameters
     options = {"wires": range(n_wires)} if "wires" in parameters else {}
     try:
@@ -124,7 +125,7 @@ def _is_zz(operation: Any) -> bool:
 def _gates(
     operation: Any, check: Any, n_wires: int, n_features: int, point: Tensor, other: Tensor
 ) -> list[Gate]:
-    """Our gates for one of PennyLane's operations."""
+    """Our gates for one PennyLane operation."""
     wires = tuple(operation.wires)
     name = "IsingZZ" if _is_zz(operation) else operation.name
     if name not in KNOWN:
@@ -150,7 +151,7 @@ def _gates(
 
 
 def _terms(angle: Tensor, point: Tensor, n_features: int) -> list[Angle]:
-    """The monomials of an angle that is a polynomial of degree 2, by its derivatives."""
+    """The monomials of an angle that is a polynomial of degree 2, found by its derivatives."""
     value = angle.detach()
     if not angle.requires_grad:
         return [Angle(constant=float(value))] if abs(value) > ZERO else []

@@ -1,4 +1,4 @@
-"""A tape's measurements, from what is read of a circuit's wires."""
+"""Computes a tape's measurements from the values that are read on a circuit's wires."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from qmtl.pennylane._tape import GATES, IDLE, Read, decomposed, stacked
 
 __all__ = ["Reads", "Result", "basis_gates", "result_of"]
 
-# Gates that take a Pauli operator to Z.
+# Gates that rotate a Pauli operator to Z.
 TO_Z = {
     "X": (("Hadamard", None),),
     "Y": (("RZ", -np.pi / 2), ("Hadamard", None)),
@@ -27,11 +27,11 @@ TO_Z = {
 
 @dataclass(frozen=True)
 class Result:
-    """How a measurement's value comes from what is read.
+    """A measurement's value as a function of the outputs that are read.
 
     Attributes:
-        columns: which of all outputs the measurement needs.
-        value: from these columns, shape (batch, columns), to the measurement's value.
+        columns: indices of the outputs that the measurement needs.
+        value: function from these columns, shape (batch, columns), to the measurement's value.
     """
 
     columns: list[int]
@@ -39,7 +39,7 @@ class Result:
 
 
 class Reads:
-    """Collects what is read, each of it once, with its columns among the outputs."""
+    """Collects what is to be read, without repetition, and its columns among the outputs."""
 
     def __init__(self, place: Callable[[Any], int]) -> None:
         self._place = place
@@ -61,7 +61,7 @@ class Reads:
         return self._add(Read(tuple(wire for wire, _ in letters), to_z, True))
 
     def probabilities(self, wires: Sequence[Any], to_z: Sequence[Any] = ()) -> list[int]:
-        """The columns of the probabilities of some wires, the first one the most significant."""
+        """Columns of the probabilities of some wires, the first wire being the most significant."""
         if len(wires) > MAX_READ_WIRES:
             raise DeviceError(
                 f"qmtl.lightcone reads at most {MAX_READ_WIRES} wires together, got {len(wires)}: "
@@ -86,7 +86,7 @@ def _constant(op: Any) -> Angle | None:
 
 
 def basis_gates(measurement: MeasurementProcess) -> list[Any]:
-    """Gates that take a measurement to the Z basis, of those that circuits know."""
+    """Gates that rotate a measurement to the Z basis, limited to gates that circuits know."""
     gates = measurement.diagonalizing_gates()
     if all(op.name in GATES for op in gates):
         return [op for op in gates if op.name not in IDLE]
@@ -95,7 +95,7 @@ def basis_gates(measurement: MeasurementProcess) -> list[Any]:
 
 
 def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript) -> Result:
-    """How a measurement's exact value comes from what is read, which it adds to `reads`."""
+    """How a measurement's exact value follows from the outputs; adds what it needs to `reads`."""
     observable, is_variance = measurement.obs, isinstance(measurement, VarianceMP)
     if isinstance(measurement, ProbabilityMP):
         wires = measurement.wires or tape.wires
@@ -115,7 +115,7 @@ def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript
 
 
 def _mean(observable: Any, reads: Reads) -> Result:
-    """The mean of an observable: of its Pauli words, its terms, or its eigenvalues."""
+    """The mean of an observable, from its Pauli words, its terms, or its eigenvalues."""
     words = _words(observable)
     if words is not None:
         return _mean_of_words(words, reads)
@@ -130,13 +130,13 @@ def _mean(observable: Any, reads: Reads) -> Result:
 
 
 def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], Tensor]:
-    """Columns of the probabilities of what may be measured, and the values of each."""
+    """Columns of the probabilities of the possible outcomes, and the value of each outcome."""
     columns = reads.probabilities(measurement.wires, basis_gates(measurement))
     return columns, torch.as_tensor(np.real(qml.math.toarray(measurement.eigvals())))
 
 
 def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result:
-    """A function of several results as one."""
+    """A function of several results, as one result."""
     ends = np.cumsum([len(result.columns) for result in results])[:-1].tolist()
 
     def value(values: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result
 
 
 def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
-    """An observable as a sum of Pauli words, where that is how it is read."""
+    """An observable as a sum of Pauli words, if it is read that way."""
     if observable.pauli_rep is not None or observable.has_diagonalizing_gates:
         return observable.pauli_rep
     matrix = observable.matrix()
@@ -173,7 +173,7 @@ def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
 
 
 def _real(factor: Any, word: Any) -> Any:
-    """The factor of a Pauli word, which is real."""
+    """The factor of a Pauli word, checked to be real."""
     found = complex(qml.math.toarray(factor))
     if abs(found.imag) > 1e-9 * max(1.0, abs(found)):
         raise DeviceError(f"the observable is not Hermitian: the factor of {word} is {found}")

@@ -1,4 +1,4 @@
-"""Samples of a tape's measurements: what is drawn together, and what a measurement makes of it."""
+"""Samples of a tape's measurements: which wires are sampled together, and how results follow."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ Support = Callable[[Iterable[Any]], frozenset[Any]]
 
 @dataclass
 class Draw:
-    """Wires that are sampled together.
+    """A set of wires that are sampled together.
 
     Attributes:
-        wires: labels, the first one the most significant bit.
-        basis: for each wire a description of the gates that take it to the Z basis.
+        wires: labels of the wires, the first one the most significant bit.
+        basis: for each wire, a description of the gates that rotate it to the Z basis.
         gates: these gates.
-        support: what the samples depend on.
+        support: the wires that the samples depend on.
     """
 
     wires: list[Any]
@@ -37,7 +37,7 @@ class Draw:
 
     @classmethod
     def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
-        """What a measurement needs."""
+        """The draw that a measurement needs."""
         wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
         if any(len(op.wires) > 1 for op in gates):
             return cls(wires, dict.fromkeys(wires, _described(gates)), gates)
@@ -45,12 +45,12 @@ class Draw:
         return cls(wires, basis, gates)
 
     def agrees(self, other: "Draw") -> bool:
-        """Whether both may come from the same samples."""
+        """Whether both can use the same samples."""
         shared = self.basis.keys() & other.basis.keys()
         return all(self.basis[wire] == other.basis[wire] for wire in shared)
 
     def join(self, other: "Draw") -> None:
-        """Sample what the other needs, too."""
+        """Extend this draw so that it also serves the other."""
         self.gates += [op for op in other.gates if op.wires[0] not in self.basis]
         self.wires += [wire for wire in other.wires if wire not in self.basis]
         self.basis |= other.basis
@@ -62,15 +62,15 @@ def _described(gates: Iterable[Any]) -> tuple[Any, ...]:
 
 
 class Sampling:
-    """How a tape's measurements are sampled.
+    """The plan by which a tape's measurements are sampled.
 
-    Samples and counts of wires whose light cones meet are drawn together, as far as their bases
-    agree; others are independent. Means, variances and probabilities take samples that are there,
-    or have their own. The mean of a sum is that of its terms, each from all shots.
+    Samples and counts of wires whose light cones meet are drawn together if their bases agree;
+    others are independent. Means, variances and probabilities use existing samples or draw their
+    own. The mean of a sum is the sum of its terms' means, each from all shots.
 
     Args:
-        tape: with its shots.
-        support: from wires to what their samples depend on.
+        tape: the tape with its shots.
+        support: function from wires to what their samples depend on.
 
     Raises:
         DeviceError: if more than 20 wires must be drawn together.
@@ -79,7 +79,7 @@ class Sampling:
     def __init__(self, tape: QuantumScript, support: Support) -> None:
         self.draws: list[Draw] = []
         self._tape = tape
-        # For each measurement its terms: a factor, what is measured (None for 1), and the samples.
+        # The terms of each measurement: a factor, the measurement (None for 1), and its samples.
         self._terms: list[list[tuple[float, Any, Draw | None]]] = []
         raw = {id(m): Draw.of(m, tape) for m in tape.measurements if _is_raw(m)}
         for draw in raw.values():
@@ -96,7 +96,7 @@ class Sampling:
             self._terms.append(terms)
 
     def _add_raw(self, draw: Draw) -> None:
-        """Keep samples apart only where they are independent or of another basis."""
+        """Add a draw; draws stay separate only if they are independent or have another basis."""
         kept = Draw(list(draw.wires), dict(draw.basis), list(draw.gates), draw.support)
         for other in list(self.draws):
             if other.support & kept.support and other.agrees(kept):
@@ -111,7 +111,7 @@ class Sampling:
         self.draws.append(kept)
 
     def _holding(self, needed: Draw) -> Draw:
-        """Samples that hold what is needed, which are added if there are none."""
+        """A draw that includes the needed one; adds it if there is none."""
         for draw in self.draws:
             if needed.basis.keys() <= draw.basis.keys() and draw.agrees(needed):
                 return draw
@@ -121,11 +121,11 @@ class Sampling:
     def results(
         self, likely: Sequence[NDArray[np.float64]], rng: np.random.Generator
     ) -> tuple[Any, ...]:
-        """The measurements' values; with several numbers of shots, a tuple of these for each.
+        """The values of the measurements; with several numbers of shots, a tuple for each number.
 
         Args:
-            likely: for each of `draws` the probabilities, shape (batch, 2^wires).
-            rng: of the samples.
+            likely: probabilities for each of `draws`, shape (batch, 2^wires).
+            rng: generator of the samples.
         """
         shots = self._tape.shots
         bits = {}
@@ -156,7 +156,7 @@ def _is_raw(measurement: MeasurementProcess) -> bool:
 
 
 def _terms(measurement: MeasurementProcess) -> list[tuple[float, MeasurementProcess | None]]:
-    """A mean as means of terms, with their factors; None is that of the identity."""
+    """A mean as means of terms with their factors; None stands for the identity."""
     observable = measurement.obs
     if not isinstance(measurement, ExpectationMP) or observable is None:
         return [(1.0, measurement)]
@@ -180,7 +180,7 @@ def _real(number: Any) -> float:
 
 
 def _bits(rng: np.random.Generator, likely: NDArray[np.float64], shots: int) -> NDArray[np.int64]:
-    """Samples of wires with these probabilities, shape (shots, wires)."""
+    """Sample wires with these probabilities; shape (shots, wires)."""
     likely = np.clip(likely, 0, None)
     states = rng.choice(len(likely), shots, p=likely / likely.sum())
     n = len(likely).bit_length() - 1

@@ -1,4 +1,4 @@
-"""PennyLane: any device of its as a simulator, and QNodes of head circuits for its own tools."""
+"""PennyLane: its devices as simulators, and QNodes of head circuits for its own tools."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ from qmtl.simulators import (
 
 __all__ = ["PennyLaneSimulator", "task_qnode"]
 
-# Devices that hold a state of all wires, and how many bits of its index a wire takes; complex
-# numbers of single precision at the least.
+# Devices that hold a state of all wires, and the number of index bits that a wire takes. Their
+# complex numbers have at least single precision.
 STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}
 BYTES_PER_AMPLITUDE = 8
 
@@ -30,14 +30,14 @@ class PennyLaneSimulator(Simulator):
     """Evaluates head circuits gate by gate on a PennyLane device, as torch QNodes.
 
     All wires are simulated. The outputs of every readout are linear in expectation values of
-    Z-strings, which all PennyLane devices and differentiation methods offer.
+    Z-strings, which all PennyLane devices and differentiation methods support.
 
     Args:
         device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
         diff_method: PennyLane's differentiation method.
-        options: keyword arguments for ``qml.device``, and ``shots`` of a circuit. There is one for
-            each sample; in the shared layout for each sample and task. Gradients by shots take two
-            more for each angle.
+        options: keyword arguments for ``qml.device``, and ``shots`` per circuit. Each sample is a
+            circuit; in the shared layout each sample and task. Gradients from shots take two more
+            circuits for each angle.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -100,25 +100,25 @@ class PennyLaneSimulator(Simulator):
             for name, (masks, _) in zip(tasks, read, strict=True)
             for mask in masks
         ]
-        # PennyLane measures no string without a Z, which is 1, and refuses batches of nothing.
+        # PennyLane does not measure a string without a Z, which is 1, and refuses empty batches.
         measured = [own for own in wires if own and len(angles)]
 
         def run(angles: Tensor, weights: Tensor) -> list[Any]:
             _apply_all(circuit, tasks, angles, weights_by_name(circuit, weights))
             return [_expectation(own) for own in measured]
 
-        # What is measured are expectation values, which "best" may differentiate by adjoints.
+        # All measurements are expectation values, which "best" may differentiate by adjoints.
         methods = ("backprop", "adjoint")
         node = _node(run, self.device, circuit, self.diff_method, self.options, methods)
-        # PennyLane makes a device's numbers (NumPy scalars, as lightning's) tensors of the default
-        # type: with float32 they would lose half of their digits, and so would the gradients.
+        # PennyLane converts a device's results (NumPy scalars, for lightning) to tensors of the
+        # default type; with float32, values and gradients would lose half of their digits.
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
             found = iter(node(angles, weights) if measured else ())
         finally:
             torch.set_default_dtype(before)
-        # A circuit without features in the cone may come back unbatched.
+        # If no feature is in the cone, the result may have no batch dimension.
         one = angles.new_ones(len(angles))
         rows = [next(found).to(one).expand(len(one)) if own and len(one) else one for own in wires]
         values = [angles.new_zeros(0, len(angles))]
@@ -145,20 +145,22 @@ def task_qnode(
 
     Args:
         circuit: the head circuit.
-        weights: the default of the QNode's second argument; flat vectors by task, and "encoding".
-        device: a name, or a PennyLane device.
+        weights: default of the QNode's second argument: a dictionary from task names and "encoding"
+            to flat vectors.
+        device: name of a PennyLane device, or the device.
         tasks: the tasks to measure; None for all. The shared layout has one circuit per task.
         diff_method: PennyLane's differentiation method.
         options: keyword arguments for ``qml.device``, if `device` is a name.
 
     Returns:
-        A QNode to a dict: task name to the probabilities of its register's basis states, or to a
-        list of one expectation value per output. Angles (radians) may have a batch dimension.
+        A QNode that returns a dict from task name to the probabilities of its register's basis
+        states, or to a list of one expectation value per output. Angles (radians) may have a batch
+        dimension.
 
     Raises:
         InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
-            option or method that it does not take, an unknown task, no task, or several tasks of
-            the shared layout; of the QNode, for angles of another number.
+            option or method that it does not support, an unknown task, no task, or several tasks of
+            the shared layout. The QNode raises it for a wrong number of angles.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -204,11 +206,11 @@ def _node(
     options: Mapping[str, Any],
     best: Sequence[str] = ("backprop",),
 ) -> Any:
-    """A torch QNode, of which also batches of angles can be differentiated.
+    """A torch QNode that can also be differentiated for batches of angles.
 
-    `best` are the methods that take batches and that "best" may choose.
+    `best` lists the methods that support batches and that "best" may choose.
     """
-    # PennyLane wants shots of circuits, no longer of devices.
+    # PennyLane sets shots on circuits, no longer on devices.
     others = {name: value for name, value in options.items() if name != "shots"}
     target = _device(device, circuit, others if isinstance(device, str) else options)
     try:
@@ -222,7 +224,7 @@ def _node(
         takes_batches = diff_method in ("backprop", "adjoint")
     if "shots" in options and isinstance(device, str):
         qnode = qml.set_shots(qnode, _checked_shots(options["shots"]))
-    # Shift rules do not take batches, and shots leave these rules only.
+    # Shift rules do not support batches, but with shots they are the only choice.
     if takes_batches and not (options.get("shots") or target.shots):
         return qnode
     return qml.transforms.broadcast_expand(qnode)
@@ -259,7 +261,7 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
 def _apply_all(
     circuit: HeadCircuit, tasks: Sequence[str], angles: Tensor, weights: Mapping[str, Tensor]
 ) -> None:
-    """The encoding's gates and those of the tasks' blocks."""
+    """Apply the gates of the encoding and of the tasks' blocks."""
     blocks = (gate for name in tasks for gate in circuit.block_gates(name))
     for gate in (*circuit.encoding_gates, *blocks):
         operation, angle = getattr(qml, gate.name), gate.angle

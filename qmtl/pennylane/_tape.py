@@ -1,4 +1,4 @@
-"""A PennyLane tape as a head circuit, whose tasks are what is measured."""
+"""A PennyLane tape as a head circuit, whose tasks are the tape's measurements."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,17 +28,17 @@ __all__ = [
     "GATES", "IDLE", "Read", "TapeCircuit", "TapeGates", "decomposed", "precision", "stacked",
 ]  # fmt: skip
 
-# Gates without an effect on what is measured.
+# Operations that do not affect measurements.
 IDLE = frozenset({"Identity", "GlobalPhase", "Barrier", "WireCut", "Snapshot"})
 GATES = frozenset(GATE_WIRES) | IDLE
 
 
 def _decomposition(op: Any) -> list[Any]:
-    """PennyLane's decomposition of a gate, or that of its matrix.
+    """PennyLane's decomposition of a gate, or of its matrix.
 
     Raises:
         DeviceError: for a channel.
-        _BatchOfMatricesError: for matrices that PennyLane decomposes one by one only.
+        _BatchOfMatricesError: for a batch of matrices that PennyLane can only decompose one by one.
     """
     if isinstance(op, qml.operation.Channel):
         raise DeviceError(
@@ -65,7 +65,7 @@ def _is_known(op: Any) -> bool:
 def decomposed(
     tape: QuantumScript, device_wires: Any = None, name: str = "device"
 ) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """A tape of gates that circuits know; several tapes for a batch where need be.
+    """Decompose a tape into gates that circuits know; a batch may need several tapes.
 
     Raises:
         DeviceError: for an operation without a decomposition.
@@ -107,12 +107,12 @@ class _Gates:
 
 @dataclass(frozen=True)
 class _ToZ:
-    """Gates that take an observable to the Z basis, as a task block.
+    """Gates that rotate an observable to the Z basis, as a task block.
 
     Attributes:
-        given: gates on places of the register.
-        offsets: wires of the register, counted from its first one. Blocks are equal only if these
-            are, so that registers of gaps are not taken for moved ones.
+        given: gates on positions within the register.
+        offsets: wires of the register, counted from its first one. They are part of the comparison
+            of blocks, so that registers with gaps are not taken for shifted copies.
     """
 
     given: tuple[Gate, ...]
@@ -130,9 +130,9 @@ class Read:
     """What is read of some wires: the mean of a product of Paulis, or all probabilities.
 
     Attributes:
-        wires: places of the device's wires.
-        to_z: gates on places in `wires`, before wires are read in the Z basis.
-        is_word: whether the mean of the product of all Zs is wanted, or the probabilities.
+        wires: indices of the device's wires.
+        to_z: gates on positions within `wires`, applied before the wires are read in the Z basis.
+        is_word: whether to read the mean of the product of all Zs (True) or the probabilities.
     """
 
     wires: tuple[int, ...]
@@ -147,12 +147,13 @@ class Read:
 
 @dataclass(frozen=True)
 class TapeGates:
-    """A tape's gates, with its parameters.
+    """A tape's gates, together with its parameters.
 
     Attributes:
-        gates: on places of wires; angles are features where parameters are broadcast, else weights.
-        features: parameters with a batch.
-        weights: the others.
+        gates: gates on wire indices; angles are features if their parameters are broadcast, else
+            weights.
+        features: parameters with a batch dimension.
+        weights: the other parameters.
     """
 
     gates: tuple[Gate, ...]
@@ -161,7 +162,7 @@ class TapeGates:
 
     @classmethod
     def of(cls, tape: QuantumScript, place: Callable[[Any], int]) -> "TapeGates":
-        """Those of a tape of known gates."""
+        """The gates and parameters of a tape of known gates."""
         gates: list[Gate] = []
         features: list[Any] = []
         weights: list[Any] = []
@@ -180,9 +181,9 @@ class TapeGates:
 
 
 class TapeCircuit(HeadCircuit):
-    """A tape as a head circuit: what is measured are its tasks.
+    """A tape as a head circuit, whose tasks are the measurements.
 
-    Registers may overlap; each is measured in a circuit of its own then, if `apart`.
+    Registers may overlap; with `apart`, each is then measured in a separate circuit.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class TapeCircuit(HeadCircuit):
 
 
 def _real(number: Any) -> Any:
-    """A number that is not complex, or only by its type."""
+    """The number as a real one, if it is real or only its type is complex."""
     found: Any = number if isinstance(number, Tensor) else np.asarray(number)
     is_array = isinstance(found, np.ndarray)
     if is_array and found.dtype.kind in "biuf":
@@ -217,13 +218,13 @@ def _real(number: Any) -> Any:
 
 
 def precision(parameters: Iterable[Any]) -> torch.dtype:
-    """float32 if all parameters are torch's of that type, else float64."""
+    """float32 if all parameters are torch tensors of that type, else float64."""
     kinds = {p.dtype if isinstance(p, Tensor) else torch.float64 for p in parameters}
     return torch.float32 if kinds == {torch.float32} else torch.float64
 
 
 def stacked(numbers: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
-    """Numbers as rows of one tensor, shape (numbers, *shape).
+    """Stack numbers as rows of one tensor, shape (numbers, *shape).
 
     Raises:
         DeviceError: for numbers that are not real.

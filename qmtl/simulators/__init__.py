@@ -1,4 +1,4 @@
-"""Ways to evaluate a head circuit, under one contract (`Simulator`)."""
+"""Ways to evaluate a head circuit, which all share one interface (`Simulator`)."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -35,17 +35,17 @@ __all__ = [
     "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
-# Entry points that offer simulators: those of packages that this one may not import. A name is a
-# whole one, or a prefix that ends in "_"; that of PennyLane's devices is "*".
+# Group of entry points by which other packages offer simulators. The name of an entry point is a
+# simulator's name, a prefix that ends in "_", or "*" for PennyLane's devices.
 PLUGINS = "qmtl.simulators"
 
 
 def simulator_for(name: "str | Simulator") -> Simulator:
     """A simulator by name: ``"lightcone"``, a backend, or the name of any PennyLane device.
 
-    Backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) come by the entry points ``qmtl.simulators``
-    of installed packages: a name, or a prefix that ends in ``_``, and what makes a `Simulator` of
-    it. qmtl's own are `HardwareSimulator`.
+    Backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) come from installed packages, which offer
+    them as entry points ``qmtl.simulators``: a name, or a prefix that ends in ``_``, and a function
+    that makes the `Simulator`. qmtl's own backends are `HardwareSimulator`.
 
     Example:
         >>> simulator_for("lightcone")
@@ -78,7 +78,7 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         return NoisySimulator(DeviceNoise.from_dict(settings["noise"]), settings["max_memory"])
     if kind == "shots":
         base = simulator_from_dict(settings["base"])
-        # Models saved before there was a choice do not say.
+        # Models saved before this option existed have no entry for it.
         gradient = settings.get("gradient", "exact")
         return ShotSimulator(base, settings["shots"], settings["seed"], gradient)
     if kind != "pennylane":
@@ -91,7 +91,7 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
 
 
 def _on_pennylane() -> Any:
-    """The simulator of PennyLane's devices, which is imported late, as PennyLane takes seconds."""
+    """The simulator of PennyLane's devices, imported late because PennyLane takes seconds."""
     for point in entry_points(group=PLUGINS, name="*"):
         return point.load()
     raise InvalidInputError(

@@ -1,8 +1,8 @@
-"""The table of angles: where the angles of a circuit's rotations come from, each of them once.
+"""The table of angles: the distinct angles of a circuit's rotations, and what they depend on.
 
-An angle is ``constant · Π features · weight``. Those with a feature depend on the sample and are
-rows of the *sampled* angles; the others are the *fixed* ones. Rotations with the same angle share
-its row, so that its cosine is computed once and its gradients are summed.
+An angle is ``constant · Π features · weight``. An angle with a feature depends on the sample and is
+a row of the *sampled* angles; the others are *fixed*. Rotations with the same angle share a row, so
+that its cosine is computed once and its gradients are summed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,18 +28,18 @@ __all__ = [
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# Slots number the rotations: those whose angles depend on the sample, and the others.
+# A slot is the index of a rotation. Slots with angles that depend on the sample, and the others.
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Columns(NamedTuple):
-    """What some angles are made of.
+    """The features, weights and constants of some angles.
 
     Attributes:
-        features: indices of the features that are multiplied, shape (..., angles, factors); -1
-            where there is none.
-        weights: places in the flat vector of weights, shape (..., angles); -1 where there is none.
-        constants: factors, shape (..., angles).
+        features: indices of the features that are multiplied, shape (..., angles, factors); -1 for
+            no feature.
+        weights: indices in the flat vector of weights, shape (..., angles); -1 for no weight.
+        constants: constant factors, shape (..., angles).
     """
 
     features: IntArray
@@ -47,16 +47,16 @@ class Columns(NamedTuple):
     constants: FloatArray
 
     def at(self, index: Any) -> "Columns":
-        """The same of the angles at an index."""
+        """The columns of the angles at an index."""
         return Columns(*(part[index] for part in self))
 
     def moved(self, starts: IntArray) -> "Columns":
-        """The same with weights counted from these places on."""
+        """The same columns with weights counted from these starting points."""
         return self._replace(weights=np.where(self.weights >= 0, self.weights + starts, -1))
 
     @classmethod
     def stacked(cls, parts: Sequence["Columns"]) -> "Columns":
-        """Equally many angles of several places, side by side."""
+        """Stack the columns of several places, all with equally many angles."""
         factors = max(part.features.shape[1] for part in parts)
         missing = [((0, 0), (0, factors - part.features.shape[1])) for part in parts]
         features = [
@@ -67,7 +67,7 @@ class Columns(NamedTuple):
 
 
 def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = None) -> Columns:
-    """What some angles are made of; with where each owner's weights are, if that is given.
+    """The columns of some angles; `owners` says where each owner's weights start, if given.
 
     Example:
         >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
@@ -86,11 +86,11 @@ def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = 
 
 @dataclass
 class AngleRows:
-    """The angles of some rotations, in a plan that is being made.
+    """The angles of some rotations, in a plan under construction.
 
     Attributes:
-        columns: what they are made of, the places first.
-        rows: rows of the table, shape (places, rotations); known once the table is finished.
+        columns: the columns of the angles, with the places first.
+        rows: rows of the table, shape (places, rotations); set when the table is finished.
     """
 
     columns: Columns
@@ -102,7 +102,7 @@ class AngleRows:
         return np.asarray((self.columns.features[:1] >= 0).any(axis=(0, 2)))
 
     def angles(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> list[Tensor]:
-        """The angle of each rotation, shape (places, samples or 1), from the table's."""
+        """The angle of each rotation, shape (places, samples or 1), from the table's angles."""
         found = []
         for moving, own in zip(self.is_sampled, self.rows[members].T, strict=True):
             index = _index(np.ascontiguousarray(own), sampled)
@@ -111,23 +111,23 @@ class AngleRows:
 
 
 class TableBuilder:
-    """Collects angles, and makes their table."""
+    """Collects angles, and builds their table."""
 
     def __init__(self) -> None:
         self._added: list[AngleRows] = []
 
     def add(self, columns: Columns) -> AngleRows:
-        """Add angles, the places first; their rows are known after `finish`."""
+        """Add angles, with the places first; `finish` sets their rows."""
         self._added.append(AngleRows(columns, np.zeros(columns.weights.shape, np.int64)))
         return self._added[-1]
 
     def finish(self) -> "AngleTable":
-        """The table of all angles that were added."""
+        """Build the table of all added angles."""
         return AngleTable(*_unified(self._added, True), *_unified(self._added, False))
 
 
 def _unified(added: Sequence[AngleRows], sampled: bool) -> tuple[IntArray, Columns]:
-    """The distinct angles of some rotations; fills in the rows of these."""
+    """The distinct angles of the rotations, sampled or fixed; sets the rows of `added`."""
     chosen = [(rows, np.flatnonzero(rows.is_sampled == sampled)) for rows in added]
     factors = max((rows.columns.features.shape[2] for rows in added), default=0) if sampled else 0
     keys = [np.zeros((0, factors + 2), np.int64)]
@@ -141,7 +141,7 @@ def _unified(added: Sequence[AngleRows], sampled: bool) -> tuple[IntArray, Colum
         key[:, -1] = constants[:, own].ravel().view(np.int64)
         keys.append(key)
     key = np.concatenate(keys)
-    # Most angles are a feature or a weight by itself, which needs no search over whole rows.
+    # Most angles are a single feature or weight, which need no search over whole rows.
     plain = key[:, -1] == np.float64(1).view(np.int64)
     if sampled:
         plain &= (key[:, 1:-2] < 0).all(axis=1) & (key[:, -2] < 0)
@@ -167,10 +167,10 @@ class AngleTable:
     """The distinct angles of some rotations.
 
     Attributes:
-        features: those that are a feature by itself, the first rows of the sampled angles.
-        sampled_products: the other sampled angles.
-        weights: the fixed angles that are a weight by itself, their first rows.
-        fixed_products: the other fixed angles.
+        features: features that are an angle on their own: the first rows of the sampled angles.
+        sampled_products: the columns of the other sampled angles.
+        weights: weights that are an angle on their own: the first rows of the fixed angles.
+        fixed_products: the columns of the other fixed angles.
     """
 
     features: IntArray
@@ -180,12 +180,12 @@ class AngleTable:
 
     @property
     def n_sampled(self) -> int:
-        """Angles that depend on the sample."""
+        """Number of angles that depend on the sample."""
         return len(self.features) + len(self.sampled_products.weights)
 
     @property
     def is_plain(self) -> bool:
-        """Whether each angle is a feature or a weight by itself."""
+        """Whether each angle is a single feature or a single weight."""
         return not len(self.sampled_products.weights) and not len(self.fixed_products.weights)
 
     def sampled(self, angles: Tensor, weights: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class AngleTable:
 
 
 def _products(columns: Columns, features: Tensor, weights: Tensor) -> Tensor:
-    """Angles that are products, shape (angles, samples or 1); features come first."""
+    """Products of features and weights, shape (angles, samples or 1); features come first."""
     value = torch.from_numpy(columns.constants[:, None]).to(weights)
     for factor in columns.features.T:
         value = value * _looked_up(features, factor)
@@ -222,7 +222,7 @@ def _index(places: IntArray, like: Tensor) -> Tensor:
 
 
 def _looked_up(values: Tensor, places: IntArray) -> Tensor:
-    """Rows of the values, and 1 where the place is -1."""
+    """The values' rows at these places; 1 where the place is -1."""
     present = places >= 0
     if present.all():
         return values[_index(places, values)]
@@ -233,6 +233,6 @@ def _looked_up(values: Tensor, places: IntArray) -> Tensor:
 
 
 def split_slots(sampled: Iterable[bool]) -> Slots:
-    """The slots whose angles depend on the sample, and the others."""
+    """Slots whose angles depend on the sample, and the other slots."""
     found = list(enumerate(sampled))
     return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)

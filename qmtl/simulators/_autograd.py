@@ -1,9 +1,9 @@
 """A plan's engines as one differentiable function of features, weights and scales.
 
-Where engines are compiled, it is one node of autograd's graph: the angle map, the simulation and
-the scales. Inside, numpy computes: for small arrays its calls cost a fraction of torch's.
-Everything else (other devices, ``torch.func``, forward mode, second derivatives) runs the engines'
-torch operations, so that every use is either fast or at least right.
+Compiled engines run as one node of autograd's graph, which covers the angle map, the simulation and
+the scales. Inside the node numpy computes, because for small arrays its calls cost a fraction of
+torch's. In all other cases (other devices, ``torch.func``, forward mode, second derivatives) the
+engines' torch operations run, which are slower but always right.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +33,9 @@ class Program:
     """A plan's engines, which together compute all its outputs.
 
     Args:
-        table: where the angles come from.
-        engines: their columns together are all outputs.
-        n_outputs: how many outputs there are.
+        table: table of the angles.
+        engines: engines that together compute all output columns.
+        n_outputs: number of outputs.
     """
 
     def __init__(self, table: AngleTable, engines: Sequence[Engine], n_outputs: int) -> None:
@@ -47,7 +47,7 @@ class Program:
         self._whole, self._half = "whole" in wanted, "half" in wanted
 
     def inputs(self, sampled: Array, fixed: Array) -> Inputs:
-        """The angles as the engines take them."""
+        """The angles in the form that the engines take."""
         whole = half = None
         if self._whole:
             whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
@@ -67,13 +67,13 @@ class Program:
 
 
 class State(NamedTuple):
-    """What a backward pass wants of the forward pass.
+    """What a forward pass keeps for the backward pass.
 
     Attributes:
         given: features and weights.
         inputs: the engines' angles.
-        kept: what each engine keeps; None if the batch runs in chunks, which run again.
-        columns: the features after the map's tanh, features first.
+        kept: what each engine keeps; None if the batch ran in chunks, which are then run again.
+        columns: the tanh of the angle map at the features, shape (n_features, batch).
         values: the outputs, shape (batch, n_outputs).
     """
 
@@ -85,16 +85,16 @@ class State(NamedTuple):
 
 
 class Step:
-    """A program between an angle map and scales, for batches of one size; call it.
+    """A program between an angle map and scales, for batches of one size. Call it to evaluate.
 
     Args:
-        circuit: whose features, weights and tasks these are.
-        program: what computes the outputs.
-        angle_map: from features to angles; None if features are angles.
-        layout: of the outputs, to multiply them by scales; None for none.
-        chunk: samples at a time, so that a step fits into memory.
-        apart: where several tasks are on one state, makes the same with a state for each of them,
-            for numbers that are not finite.
+        circuit: the circuit of the features, weights and tasks.
+        program: the program that computes the outputs.
+        angle_map: map from features to angles; None if features already are angles.
+        layout: layout of the outputs, to multiply them by scales; None for no scales.
+        chunk: number of samples to run at a time, so that a step fits into memory.
+        apart: if several tasks share a state, makes a step with one state per task, for use when
+            numbers are not finite.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Step:
         self.is_plain = table.is_plain
         self.features, self.weights = map(_places, (table.features, table.weights), sizes)
         self.sizes = sizes
-        # Of scales, encoding and blocks.
+        # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
         self.lengths = (len(circuit.tasks), n_encoding, sizes[1] - n_encoding)
         self.is_curved = angle_map is not None and angle_map.stretch > 0
@@ -126,8 +126,8 @@ class Step:
         """Outputs, or logits if there are scales; shape (batch, outputs).
 
         Args:
-            features: or angles, shape (batch, n_features).
-            scales: one number for each task of the circuit; None for none.
+            features: features or angles, shape (batch, n_features).
+            scales: one number for each task of the circuit; None for no scales.
             *weights: all weights of the circuit, in one or several flat vectors.
         """
         given = (features, *weights) if scales is None else (features, scales, *weights)
@@ -140,7 +140,7 @@ class Step:
             return self.by_torch(features, scales, *weights)
 
     def by_torch(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
-        """The same by torch operations, on a state for each task."""
+        """The result of `__call__` by torch operations, with one state per task."""
         if self.apart is not None:
             return self.apart().by_torch(features, scales, *weights)
         angles = features if self.map is None else self.map(features)
@@ -154,7 +154,7 @@ class Step:
         return to_logits(values, factors, self.probability)
 
     def state(self, given: list[Array]) -> State:
-        """The outputs, and what a backward pass wants; from features and weights."""
+        """The outputs from features and weights, with all that a backward pass needs."""
         features, weights = given[0], given[1] if len(given) == 2 else np.concatenate(given[1:])
         columns = features.T
         if self.is_plain and self.features is not None:
@@ -181,7 +181,7 @@ class Step:
         return State(given, inputs, None, columns, values)
 
     def _parts(self, inputs: Inputs, samples: int) -> Iterator[tuple[slice, Inputs]]:
-        """Chunks of the batch."""
+        """Split the batch into chunks."""
         for first in range(0, samples, self.chunk):
             part = slice(first, min(first + self.chunk, samples))
             own = np.ascontiguousarray(inputs.sampled[:, part])
@@ -203,9 +203,9 @@ class Step:
         """Gradients with respect to features, scales (if there are any) and weights.
 
         Args:
-            gradient: with respect to outputs or logits, shape (batch, outputs).
-            scales: one number for each task of the circuit; None for none.
-            state: of the forward pass.
+            gradient: gradient with respect to outputs or logits, shape (batch, outputs).
+            scales: one number for each task of the circuit; None for no scales.
+            state: state that the forward pass returned.
         """
         step, found = self, []
         if scales is not None:
@@ -216,10 +216,10 @@ class Step:
                 likely = state.values[:, self.probability]
                 slope = (likely >= 0) / (np.maximum(likely, 0) + PROBABILITY_FLOOR)
                 gradient[:, self.probability] *= slope.astype(gradient.dtype)
-        # Products keep the order of their factors in memory, kernels are compiled for one order.
+        # A product keeps the memory order of its factors, but kernels are compiled for one order.
         gradient = np.ascontiguousarray(gradient)
         if self.apart is not None and not np.isfinite(gradient).all():
-            # What is wrong with one task must not reach the others.
+            # A non-finite number of one task must not reach the others.
             step = self.apart()
             state = step.state(state.given)
         by_features, by_weights = step._pull_back(gradient, state)
@@ -246,7 +246,7 @@ class Step:
                 by_angle[:, part] = found
         if not self.is_plain:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
-        # In the features' order, which torch would else have to bring them into.
+        # Return it in the features' memory order; otherwise torch would have to copy it.
         if self.map is not None and self.is_curved:
             slope = self.map.scale / self.map.stretch
             slopes = slope - slope * np.square(state.columns)
@@ -262,7 +262,7 @@ class Step:
     def _through_table(
         self, by_sampled: Array, by_fixed: Array, state: State
     ) -> tuple[Array, Array]:
-        """Gradients with respect to angles and weights, from those of the table's rows."""
+        """Gradients with respect to angles and weights, from gradients of the table's rows."""
         angles = state.columns * self.map.scale if self.map and self.is_curved else state.columns
         leaves = [
             torch.from_numpy(np.array(part)).requires_grad_()
@@ -279,12 +279,12 @@ class Step:
 
 
 def _places(index: NDArray[np.int64], size: int) -> Array | None:
-    """Places of chosen numbers among so many; None for all of them in their order."""
+    """The index as positions among `size` numbers; None if these are all numbers in order."""
     return None if len(index) == size and (index == np.arange(size)).all() else index
 
 
 def _placed(values: Array, places: Array | None, size: int) -> Array:
-    """Sum values into these places of a vector."""
+    """Sum values into these positions of a vector of this size."""
     if places is None:
         return values
     found = np.zeros((size, *values.shape[1:]), values.dtype)
@@ -302,11 +302,11 @@ def _tensors(arrays: Sequence[Array]) -> tuple[Tensor, ...]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor has numbers of its own that no transform of torch looks through."""
-    # Kernels read what is in memory, of which a lazy sign is not a part.
+    """Whether a tensor holds its own numbers, with no transform of torch around it."""
+    # Kernels read memory directly, so a lazily negated tensor would have the wrong sign.
     if type(tensor) not in PLAIN or tensor.is_neg():
         return False
-    # Transforms make tensors of parameters.
+    # A transform may wrap a parameter in a tensor of another type.
     if type(tensor) is nn.Parameter:
         return True
     if torch.func.debug_unwrap(tensor) is not tensor:
@@ -315,14 +315,14 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _runs_kernels(features: Tensor) -> bool:
-    """Whether kernels may run: on the CPU, where torch does not record its own operations."""
+    """Whether kernels may run: on the CPU, and not while torch records its operations."""
     if is_compiling() or is_tracing() or get_proxy_mode() is not None:
         return False
     return features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:
-    """A context in which autocast does not round: simulators keep their inputs' precision."""
+    """A context that turns autocast's rounding off: simulators keep their inputs' precision."""
     kind = like.device.type
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -330,7 +330,7 @@ def _full_precision(like: Tensor) -> Any:
 
 
 class _Node(torch.autograd.Function):
-    """Outputs or logits of a step."""
+    """The autograd node that computes outputs or logits of a step."""
 
     @staticmethod
     def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
@@ -341,7 +341,7 @@ class _Node(torch.autograd.Function):
             state = step.state(numbers)
             values = state.values
             if scales is None:
-                # The outputs are the caller's, who may change them.
+                # The caller owns the outputs and may change them, so they are not kept.
                 state = state._replace(values=values[:0])
             else:
                 values = step.measured(values) * step.factors(scales)
@@ -353,7 +353,7 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         step, scaled = ctx.step, ctx.scales is not None
         try:
-            # Torch checks here whether they have changed.
+            # Here torch checks whether the saved tensors have changed.
             given = ctx.saved_tensors
         except RuntimeError as error:
             if not _runs_again(ctx, gradient, error):
@@ -367,17 +367,17 @@ class _Node(torch.autograd.Function):
         elif torch.func.debug_unwrap(gradient) is not gradient:
             found = _Adjoint.apply(step, ctx.scales, ctx.state, gradient, *given)
         else:
-            # The older vmap of ``is_grads_batched``, which knows torch's own operations only.
+            # ``is_grads_batched`` uses an older vmap that only knows torch's own operations.
             found = _derivatives(step, scaled, gradient, given)
         return None, None, *found
 
 
 def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
-    """Whether a node may run after its graph was freed.
+    """Whether a node may run again after its graph was freed.
 
-    TorchJD's ``mtl_backward`` differentiates each task's loss for itself, and frees the graph of
-    each; that the tasks have this node in common, it does not know. What a backward pass wants is
-    still here, and right as long as weights and scales are what they were.
+    TorchJD's ``mtl_backward`` differentiates each task's loss separately and frees the graph of
+    each; it does not know that the tasks share this node. All that the backward pass needs is still
+    here, and valid as long as weights and scales have not changed.
     """
     if "second time" not in str(error) or torch.is_grad_enabled():
         return False
@@ -400,7 +400,8 @@ def _derivatives(
 ) -> tuple[Tensor, ...]:
     """Gradients by torch operations, with a graph of their own."""
     with torch.enable_grad(), _full_precision(given[0]):
-        # Views: where one input was computed from another, that path is the caller's.
+        # Use views: if one input was computed from another, that dependence is the caller's
+        # concern.
         inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in given]
         found = step.by_torch(inputs[0], *(inputs[1:] if scaled else (None, *inputs[1:])))
         if not found.requires_grad:
@@ -411,7 +412,7 @@ def _derivatives(
 
 
 class _Adjoint(torch.autograd.Function):
-    """The backward pass of `_Node`, for batches of gradients as ``torch.vmap`` makes them."""
+    """The backward pass of `_Node`, also for batches of gradients under ``torch.vmap``."""
 
     @staticmethod
     def forward(
@@ -422,7 +423,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is kept: there is no graph."""
+        """Keep nothing, since there is no graph."""
 
     @staticmethod
     def vmap(

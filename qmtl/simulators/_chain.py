@@ -1,13 +1,14 @@
-"""Chains: exact outputs where two-wire gates join neighbours only, linear in the number of wires.
+"""Chains: exact outputs if two-wire gates join neighbours only, at a cost linear in the wires.
 
 The light cones of a ``cnot_line`` or ``cnot_ring`` encoding are the whole chain, but every layer
 adds only one bond of dimension 2 between neighbours: the encoded state is a matrix product state
-with one site per wire. The reduced density matrix of some wires is their sites between a left and a
-right environment; products of transfer matrices over a balanced tree give the environments of all
-wires at once. Everything is real: operators are expanded in Pauli matrices.
+with one site per wire. The reduced density matrix of some wires consists of their sites between a
+left and a right environment. Products of transfer matrices over a balanced tree give the
+environments of all wires at once. Operators are expanded in Pauli matrices, so that all numbers are
+real.
 
-Entries of a transfer matrix of any length are overlaps of states of norm at most one, so that
-nothing overflows or needs to be normalised, however long the chain is.
+Entries of a transfer matrix are overlaps of states of norm at most one. So nothing overflows or
+needs to be normalised, however long the chain is.
 
 References:
     Schollwöck, The density-matrix renormalization group in the age of matrix product states,
@@ -35,13 +36,13 @@ from qmtl.simulators._transfer import applied, half_of_gate
 
 __all__ = ["ChainEngine", "chained_tasks"]
 
-# Samples run in chunks whose intermediate results take about so many bytes.
+# Samples run in chunks whose intermediate results take about this many bytes.
 CHUNK_BYTES = 2**29
-# Bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.
+# Most bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.
 MAX_BONDS = 4
-# Wires whose joint density matrix is made: 4^8 numbers per register and sample.
+# Most wires in one joint density matrix: 4^8 numbers per register and sample.
 MAX_BLOCK_WIRES = 8
-# Cones of fewer wires are not worth the question.
+# Only cones of at least this many wires are compared with a chain.
 LONG_CHAIN = 9
 # A CNOT or CZ is a projector on its first wire and a Pauli on its second, joined by a bond.
 HALVES = {"CNOT": ("control", "X"), "CZ": ("control", "Z")}
@@ -50,10 +51,10 @@ IntArray = NDArray[np.int64]
 
 
 class _Part(NamedTuple):
-    """Some of a task's outputs, read together from some positions of its register, ascending.
+    """Outputs of a task that are read together from some positions of its register, ascending.
 
-    Gates of the block are on places within `wires`; the readout has the observables' coefficients
-    over Pauli strings, shape (n_outputs, 4, …, 4).
+    Gates of the block act on positions within `wires`. The readout holds the observables'
+    coefficients over Pauli strings, shape (n_outputs, 4, …, 4).
     """
 
     outputs: tuple[int, ...]
@@ -62,12 +63,12 @@ class _Part(NamedTuple):
     readout: NDArray[np.float64]
 
 
-# Tasks of equal blocks and readouts, and what is read of each; nothing if it is too wide.
+# Tasks with equal blocks and readouts, and what is read of each; empty if a part is too wide.
 _Read = list[tuple[list[str], list[_Part]]]
 
 
 def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Tasks to run as a chain, if that takes fewer operations than their cones.
+    """The tasks to run as a chain: those for which it takes fewer operations than cones.
 
     Example:
         >>> from qmtl import AngleEncoding, Task
@@ -76,7 +77,8 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
         >>> len(chained_tasks(ring, ["t0", "t5"])), chained_tasks(HeadCircuit(tasks), ["t0"])
         (2, ())
     """
-    # Cones along a chain grow with the wires; a few tell, and all of them would take long to find.
+    # Cones along a chain grow with the number of wires. A few are enough to decide; finding all
+    # would take long.
     some = {*tasks[:1], *tasks[len(tasks) // 2 :][:1], *tasks[-1:]}
     cones = [circuit.light_cone(task) for task in some]
     if max((len(cone.wires) for cone in cones), default=0) < LONG_CHAIN:
@@ -94,16 +96,17 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
 
 
 class ChainEngine(Engine):
-    """Outputs of tasks along a chain, all of them together.
+    """Computes the outputs of several tasks together along a chain.
 
-    The encoding has one-wire gates, CNOT and CZ, the latter between neighbours on a line or ring
-    and at most four on each pair; no output depends on more than eight wires through its block.
+    The encoding must have one-wire gates, CNOT and CZ only, with two-wire gates between neighbours
+    on a line or ring and at most four on each pair. No output may depend on more than eight wires
+    through its block.
 
     Args:
         circuit: a circuit in the partitioned layout.
         tasks: all tasks of the plan.
-        chained: those to compute.
-        builder: collects the angles; finish it before the engine runs.
+        chained: the tasks to compute.
+        builder: collects the angles; call its `finish` before the engine runs.
 
     Raises:
         InvalidInputError: if the circuit is not such a chain, or a task's block is too wide.
@@ -132,12 +135,12 @@ class ChainEngine(Engine):
         self.name = f"matrix products with bonds of {2 ** (max(bonds) + bonds[-1])}"  # type: ignore[misc]
         self._closing = 4 ** max(bonds) if bonds[-1] else 1
         self._numbers, self._products = _cost(bonds, read)
-        # Observables take their place whatever the samples.
+        # The observables take this much memory for any number of samples.
         self._constant = 3 * sum(part.readout.size for _, parts in read for part in parts)
         self._sites, most = _sites(circuit, bonds, builder)
         self._early = 4**most
         self._width = 4 ** (max(bonds) - most)
-        # Of each part: its tasks' first wires, and its block's angles, a row per task.
+        # Each part with its tasks' first wires and its block's angles, one row per task.
         self._read: list[tuple[_Part, IntArray, AngleRows]] = []
         column = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
         columns = [np.zeros(0, np.int64)]
@@ -152,7 +155,7 @@ class ChainEngine(Engine):
         super().__init__(np.concatenate(columns)[None], CHUNK_BYTES)
 
     def lane_bytes(self, itemsize: int) -> int:
-        """What a sample keeps in a training step."""
+        """Bytes that a sample keeps in a training step."""
         return self._numbers * itemsize
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
@@ -190,7 +193,7 @@ class ChainEngine(Engine):
 
 
 def _bonds(circuit: HeadCircuit) -> list[int] | None:
-    """How many two-wire gates there are on each edge, the one that closes the ring last.
+    """Number of two-wire gates on each edge; the edge that closes the ring comes last.
 
     None if the encoding is not a chain.
     """
@@ -210,27 +213,28 @@ def _bonds(circuit: HeadCircuit) -> list[int] | None:
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
-    """The edge's first wire; None for wires that are not neighbours. Two wires have one edge."""
+    """The edge's first wire; None if the wires are not neighbours. Two wires have a single edge."""
     low, high = sorted(gate.wires)
     if high == low + 1:
         return low
     return high if (low, high) == (0, n_wires - 1) else None
 
 
-# Half of a gate of two wires after the side of its bond; or a gate of one wire after what its angle
-# is: "none", "fixed" or "sampled".
+# Half of a two-wire gate, with the side of its bond; or a one-wire gate, with the type of its
+# angle: "none", "fixed" or "sampled".
 _Step = tuple[str, str]
 
 
-# Wires of equal gates: the early ones, the late ones, and the former's angles, a row per wire. Late
-# gates are halves of the two-wire gates at the end, which depend on no angle.
+# Wires with equal gates: the wires, the early gates, the late gates, and the angles of the early
+# gates (one row per wire). Late gates are the halves of two-wire gates at the end, which depend on
+# no angle.
 _Sites = tuple[IntArray, list[_Step], list[_Step], AngleRows]
 
 
 def _sites(
     circuit: HeadCircuit, bonds: Sequence[int], builder: TableBuilder
 ) -> tuple[list[_Sites], int]:
-    """All wires, and the most early bonds of an edge."""
+    """The sites of all wires, and the largest number of early bonds of an edge."""
     gates, n = circuit.encoding_gates, circuit.n_wires
     last = max((i + 1 for i, gate in enumerate(gates) if len(gate.wires) == 1), default=0)
     counts = np.zeros((2, n), np.int64)
@@ -248,7 +252,7 @@ def _sites(
             kind = "sampled" if gate.angle.features else "fixed"
             rotations[gate.wires[0]].append(place)
         steps[gate.wires[0]].append(((kind, gate.name), False))
-    # Early and late bonds are padded each by themselves, which must not make edges wider.
+    # Early and late bonds are padded separately, so that padding does not make edges wider.
     early, late = int(counts[0].max()), int(counts[1].max())
     splits = early + late <= max(bonds)
     alike: dict[tuple[tuple[_Step, bool], ...], list[int]] = {}
@@ -273,9 +277,10 @@ def _read(circuit: HeadCircuit, tasks: Sequence[str]) -> _Read:
 
 
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
-    """A task's outputs together, or apart where that takes fewer Pauli strings; [] if too wide.
+    """A task's outputs as one part, or as several if that takes fewer Pauli strings.
 
-    Fourteen labels on fourteen wires are fourteen density matrices of a few wires each.
+    Fourteen labels on fourteen wires become fourteen density matrices of a few wires each. The list
+    is empty if a part is too wide.
     """
     register, block = circuit.register(task), circuit.block_gates(task)
     size, first, n_outputs = len(register.wires), register.wires[0], register.readout.n_outputs
@@ -308,11 +313,11 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _cost(bonds: Sequence[int], read: _Read) -> tuple[int, int]:
-    """Numbers that a step keeps, and multiplications of its forward pass, per sample."""
+    """Numbers that a step keeps, and multiplications of its forward pass, both per sample."""
     width = 4 ** max(bonds)
     rows = width if bonds[-1] else 1
     square = width**2
-    # Sites are made, then their products over a tree, then what is left and right of each.
+    # Sites, then their products over a tree, then the environments to the left and right of each.
     numbers = len(bonds) * (10 * square + 4 * rows * width)
     products = len(bonds) * (4 * square + width * square + 2 * rows * square)
     for names, parts in read:
@@ -333,16 +338,16 @@ def _chosen(values: Tensor, places: IntArray) -> Tensor:
 
 
 def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width: int) -> Tensor:
-    """What a wire's gates make of Paulis: (4, wires, n) to (wires, n, left, 4, right).
+    """Apply a wire's gates to Pauli matrices: (4, wires, n) to (wires, n, left, 4, right).
 
-    Bonds are flattened with the last gate's first. Where an edge has fewer bonds than others its
-    first indices are used, and the others are zero.
+    Bonds are flattened with the last gate's bond first. An edge with fewer bonds than others uses
+    the first indices, and the other entries are zero.
     """
     sides: list[str] = []
     rest, shape = iter(angles), values.shape[1:]
     for kind, name in steps:
         if kind in ("left", "right"):
-            # The bond's axis goes behind the Paulis, so that no numbers are moved.
+            # The bond's axis goes behind the Paulis, so that no data has to be moved.
             half = torch.from_numpy(half_of_gate(name)).to(values)
             values = (half.flatten(0, 1) @ values.flatten(1)).reshape(4, 4, *values.shape[1:])
             sides.insert(0, kind)
@@ -356,9 +361,10 @@ def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width
 
 
 def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
-    """What is left of every wire, and what is right of it.
+    """The environments to the left and to the right of every wire.
 
-    The closing edge's bond (1 on a line) is the rows of the former and the columns of the latter.
+    The closing edge's bond (1 on a line) is the row index of the left and the column index of the
+    right environments.
     """
     levels = [transfers]
     while len(levels[-1]) > 1:
@@ -379,14 +385,15 @@ def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
 def _density(
     left: Tensor, right: Tensor, early: Tensor, late: Tensor, first: IntArray, wires: Sequence[int]
 ) -> Tensor:
-    """Reduced density matrices of `wires` behind each `first` one, (tasks, samples, strings)."""
+    """Reduced density matrices of `wires` after each `first` wire, (tasks, samples, strings)."""
 
     def site(wire: int) -> tuple[Tensor, Tensor]:
         seen = late if wire in wires else late[:, :, :, :1]
         return _chosen(early, first + wire), _chosen(seen, first + wire)
 
-    # From both ends to the middle: n, b are places and samples, r the closing bond, s strings.
-    # l, m are early bonds, t, v late ones; p, u the Paulis before and after the late gates.
+    # Contract from both ends to the middle. Indices: n, b are places and samples, r the closing
+    # bond, s strings, l, m early bonds, t, v late bonds, p, u the Paulis before and after the late
+    # gates.
     bonds = late.shape[2], early.shape[2]
     start = _chosen(left, first + wires[0])[..., None, :]
     end = _chosen(right, first + wires[-1])[..., None, :]
@@ -403,8 +410,8 @@ def _density(
 
 
 def _observables(part: _Part, angles: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The readout taken back through the block: (tasks or 1, outputs, samples or 1, strings)."""
-    # Wires first; then outputs, tasks and samples.
+    """The readout moved back through the block: (tasks or 1, outputs, samples or 1, strings)."""
+    # The axes of the wires come first, then outputs, tasks and samples.
     values = torch.from_numpy(part.readout).to(like).movedim(0, -1)[..., None, None]
     rest = iter(reversed(angles))
     for gate in reversed(part.gates):

@@ -1,11 +1,11 @@
-"""Cones: what outputs depend on, on local wires, as layers of gates and a readout.
+"""Cones: the gates that outputs depend on, on local wires, as layers and a readout.
 
-Outputs that are Z-strings may run apart, each on a cone of its own, or together on the task's cone,
+Outputs that are Z-strings may run separately, each on its own cone, or together on the task's cone,
 whichever has fewer amplitudes: fourteen labels on fourteen wires are fourteen small cones instead
 of one of eighteen wires.
 
-Most circuits look the same around most tasks. So a cone is found once, and whatever task sees the
-same gates around it has the same cone, moved along the wires.
+Most circuits look the same around most tasks. So a cone is found once, and every other task with
+the same gates around it gets the same cone, shifted along the wires.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ __all__ = [
     "moved_tasks", "wire_table",
 ]  # fmt: skip
 
-# More amplitudes than any memory has; a plan for such cones would take minutes to build.
+# A cone with more wires fits into no memory, and its plan would take minutes to build.
 MAX_CONE_WIRES = 64
 
 IntArray = NDArray[np.int64]
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Op:
-    """A gate on local wires; `slot` numbers the rotations of a section, for noise the channels."""
+    """A gate or channel on local wires; `slot` numbers a section's rotations, or the channels."""
 
     name: str
     wires: tuple[int, ...]
@@ -53,7 +53,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Layer:
-    """Gates that run together: diagonal ones as one phase vector, or one-wire ones per wire."""
+    """Gates that run together: diagonal ones as one phase vector, or one-wire ones by wire."""
 
     diagonal: bool
     ops: tuple[Op, ...]
@@ -61,20 +61,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Cone:
-    """Outputs that are read together, and the gates that they depend on.
+    """Outputs that are read together, with the gates that they depend on.
 
     Attributes:
-        outputs: which of the task's outputs; of several tasks on one state, one after the other.
-        wires: the circuit's wires in local order: those that are read, the others of the block,
+        outputs: indices of the task's outputs; if several tasks share a state, consecutive indices
+            over them.
+        wires: the circuit's wires in local order: the wires that are read, the block's other wires,
             the rest.
-        n_inner: how many of the first local wires the block acts on or the readout reads.
+        n_inner: number of local wires, from the first, that the block acts on or the readout reads.
         encoding: layers of the encoding.
         block: layers of the task's block.
-        encoding_gates: for each slot of the encoding, the place of its gate in the circuit's
+        encoding_gates: for each slot of the encoding, the index of its gate in the circuit's
             encoding.
         block_angles: for each slot of the block, its angle.
-        readout: outputs over the basis states of the wires that are read.
-        sizes: size of the cone after each gate that widens it, seen from the readout.
+        readout: outputs as rows over the basis states of the wires that are read.
+        sizes: size of the cone after each gate that widens it, going back from the readout.
     """
 
     outputs: tuple[int, ...]
@@ -98,7 +99,7 @@ class _Part(NamedTuple):
 
     @property
     def inner(self) -> set[int]:
-        """Wires that the block's remaining gates touch or the readout reads."""
+        """Wires that the readout reads or that the remaining gates of the block act on."""
         return set(self.read).union(*(gate.wires for gate in self.cone.block))
 
 
@@ -107,7 +108,7 @@ def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> l
 
     Args:
         circuit: the head circuit.
-        task: its name.
+        task: the task's name.
         together: (shared layout) all tasks that run on the same encoded state.
 
     Raises:
@@ -128,7 +129,7 @@ def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> l
 def _shared_state(
     circuit: HeadCircuit, tasks: tuple[str, ...]
 ) -> tuple[tuple[int, ...], frozenset[int], LightCone]:
-    """Wires read, wires of blocks, and the cone of everything that any of the tasks looks at."""
+    """Wires that are read, wires of the blocks, and the joint light cone of these tasks."""
     parts = [part for task in tasks for part in _parts(circuit, task)]
     inner: set[int] = set().union(*(part.inner for part in parts))
     read = sorted(set().union(*(part.read for part in parts)))
@@ -137,7 +138,7 @@ def _shared_state(
 
 
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
-    """The task's outputs together, or apart if that makes fewer amplitudes."""
+    """The task's outputs as one part, or as several if that takes fewer amplitudes."""
     together = _together(circuit, task)
     strings = z_strings_of(circuit, task)
     parts = [together]
@@ -151,7 +152,7 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _together(circuit: HeadCircuit, task: str) -> _Part:
-    """All outputs of a task."""
+    """All outputs of a task as one part."""
     register = circuit.register(task)
     readout = register.readout
     return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))
@@ -204,9 +205,9 @@ def _cone(
 
 
 def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
-    """All tasks' cones as one: for tasks that look at nearly the same wires.
+    """The cones of all tasks as one cone, for tasks that depend on nearly the same wires.
 
-    Blocks are on wires of their own, so that one after another they are one block.
+    The blocks act on disjoint wires, so that one after another they form one block.
     """
     parts = [_together(circuit, task) for task in tasks]
     blocks = [gate for task in tasks for gate in circuit.block_gates(task)]
@@ -216,9 +217,10 @@ def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
 
 
 def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
-    """Wires that are read, others of the block, then the rest by their place around the ring.
+    """Local order of wires: those that are read, the block's others, the rest along the ring.
 
-    Places are counted from the first wire read, so that equal cones look equal along a ring.
+    Positions on the ring are counted from the first wire read, so that equal cones look equal
+    everywhere.
     """
 
     def offset(wire: int) -> int:
@@ -248,10 +250,10 @@ def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.f
 def _sorted_into_layers(
     gates: Sequence[Gate], local: dict[int, int]
 ) -> tuple[tuple[Layer, ...], list[int]]:
-    """Gates in layers, one-wire ones at even levels and diagonal ones at odd levels.
+    """Sort gates into layers: one-wire gates at even levels, diagonal gates at odd levels.
 
     A CNOT is a CZ between two Hadamards, so that a layer of diagonal gates becomes one vector of
-    phases. Also returns which gate each slot belongs to.
+    phases. Also returns the index of the gate of each slot.
     """
     level = dict.fromkeys(local, 0)
     levels: dict[int, list[tuple[int, Gate]]] = {}
@@ -265,7 +267,8 @@ def _sorted_into_layers(
     slots: list[int] = []
     for place in sorted(levels):
         ops = []
-        # Gates of a layer on different wires commute; sorting them makes equal cones look equal.
+        # Gates of a layer on different wires commute; a fixed order makes equal cones compare
+        # equal.
         for number, gate in sorted(levels[place], key=lambda item: _sort_key(item[1], local)):
             wires = tuple(local[w] for w in gate.wires)
             wires = tuple(sorted(wires)) if gate.is_diagonal else wires
@@ -287,7 +290,7 @@ def _without_cnots(gates: Iterable[Gate]) -> Iterator[tuple[int, Gate]]:
 
 def _sort_key(gate: Gate, local: dict[int, int]) -> tuple[object, ...]:
     wires = tuple(sorted(local[w] for w in gate.wires))
-    # One-wire gates on one wire do not commute: the sort is stable and must not see their names.
+    # One-wire gates on one wire do not commute: the sort is stable and must ignore their names.
     return (wires, gate.name) if gate.is_diagonal else (wires,)
 
 
@@ -295,13 +298,13 @@ class WireTable(NamedTuple):
     """An encoding's gates along each wire.
 
     Attributes:
-        at: places of the gates on each wire, in their order, shape (wires, most gates); -1 after
-            the last.
+        at: indices of the gates on each wire, in order, shape (wires, most gates); -1 after the
+            last.
         wire: first wire of each gate.
-        rank: which of this wire's gates it is.
-        kind: one number for each wire; equal where the same gates join the same neighbours, seen
-            from the wire.
-        angles: of the gates.
+        rank: index of the gate among the gates of this wire.
+        kind: one number per wire; two wires have the same number if the same gates join them to the
+            same neighbours.
+        angles: columns of the gates' angles.
     """
 
     at: IntArray
@@ -311,7 +314,7 @@ class WireTable(NamedTuple):
     angles: Columns
 
     def moved(self, gates: Sequence[int], shifts: IntArray) -> IntArray:
-        """The gates at the same places of other wires, shape (shifts, gates)."""
+        """The corresponding gates on shifted wires, shape (shifts, gates)."""
         chosen = np.array(gates, np.int64)
         wires = (self.wire[chosen] + shifts[:, None]) % len(self.at)
         found: IntArray = self.at[wires, self.rank[chosen]]
@@ -323,18 +326,19 @@ class WireTable(NamedTuple):
         starts: Sequence[int],
         walk: Callable[[int], tuple[T, IntArray]],
     ) -> Iterator[tuple[T, IntArray, IntArray]]:
-        """Walks that are the same except for a shift along the wires.
+        """Find walks that are equal up to a shift along the wires.
 
-        A backward walk sees a wire's gates only. So it is the same walk wherever the wires that it
-        meets have the same gates, seen from where it starts.
+        A backward walk depends only on the gates of the wires that it meets. So two walks are equal
+        if these wires have the same gates, seen from where each walk starts.
 
         Args:
-            keys: of each walk, what else must be equal.
-            starts: of each walk, the wire where it starts.
-            walk: what one finds, and the wires that it meets.
+            keys: for each walk, what else must be equal.
+            starts: for each walk, the wire where it starts.
+            walk: computes the result of one walk, and the wires that it meets.
 
         Yields:
-            What a walk finds, the walks that find the same, and by how many wires they are shifted.
+            The result of a walk, the indices of the walks with the same result, and their shifts in
+            wires.
         """
         n, alike = len(self.kind), dict[object, list[int]]()
         for i, key in enumerate(keys):
@@ -362,7 +366,7 @@ def wire_table(circuit: HeadCircuit) -> WireTable:
 def gate_table(
     gates: Sequence[Any], n: int, owners: Mapping[str, slice] | None = None
 ) -> WireTable:
-    """The table of gates, or of other things with a name, wires and an angle, on `n` wires."""
+    """The table of gates, or of other items with a name, wires and an angle, on `n` wires."""
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(g.name, len(codes)) for g in gates], np.int64)
     first = np.array([g.wires[0] for g in gates], np.int64)
@@ -390,12 +394,12 @@ def gate_table(
 
 
 class Moved(NamedTuple):
-    """Tasks whose cones are those of the first of them, moved along the wires.
+    """Tasks that have the same cones as the first of them, shifted along the wires.
 
     Attributes:
-        cones: of the first task.
-        tasks: places of the tasks among those asked for.
-        shifts: by how many wires each task's cones are moved.
+        cones: cones of the first task.
+        tasks: indices of the tasks among the requested ones.
+        shifts: number of wires by which each task's cones are shifted.
     """
 
     cones: list[Cone]
@@ -404,7 +408,7 @@ class Moved(NamedTuple):
 
 
 def moved_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> Iterator[Moved]:
-    """The tasks, those with equal cones together."""
+    """Group the tasks that have equal cones."""
     if circuit.layout == "shared":
         for i, task in enumerate(tasks):
             yield Moved(cones_of(circuit, task, tasks), np.array([i]), np.zeros(1, np.int64))

@@ -1,4 +1,4 @@
-"""The contract of simulators: what a head asks for, and what all of them share."""
+"""The interface of simulators: what a head calls, and what all simulators share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -30,18 +30,18 @@ PROBABILITY_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class AngleMap:
-    """How features become angles in radians: ``scale · tanh(features / stretch)``.
+    """A map from features to angles in radians: ``scale · tanh(features / stretch)``.
 
     Attributes:
         scale: the largest angle.
-        stretch: how wide the slope is; 0 if features are angles already (``scale · features``).
+        stretch: width of the tanh; 0 if features already are angles (``scale · features``).
     """
 
     scale: float
     stretch: float
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Angles of the shape of the features; differentiable."""
+        """Angles in the shape of the features; differentiable."""
         if not self.stretch:
             return features if self.scale == 1 else self.scale * features
         return self.scale * torch.tanh(features / self.stretch)
@@ -57,11 +57,11 @@ the sine even when a feature is loaded twice, "identity" takes features as angle
 
 
 class Dependencies(NamedTuple):
-    """What each task's outputs depend on, as pairs of indices, int64.
+    """Pairs of a task and a feature or weight that its outputs depend on, as int64 indices.
 
     Attributes:
-        features: ``(task, feature)``: two arrays of one length.
-        weights: ``(task, encoding weight)``.
+        features: ``(task, feature)``: two index arrays of the same length.
+        weights: ``(task, encoding weight)``: two index arrays of the same length.
     """
 
     features: tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -69,11 +69,11 @@ class Dependencies(NamedTuple):
 
 
 class OutputLayout(NamedTuple):
-    """The outputs of some tasks side by side.
+    """The layout of the outputs of some tasks, side by side.
 
     Attributes:
-        sizes: outputs of each task.
-        task_of_output: for each output, the place of its task in the circuit.
+        sizes: number of outputs of each task.
+        task_of_output: for each output, the index of its task in the circuit.
         is_probability: for each output, whether it is a probability; None if none is.
     """
 
@@ -82,19 +82,19 @@ class OutputLayout(NamedTuple):
     is_probability: NDArray[np.bool_] | None
 
     def factors(self, scales: Tensor) -> Tensor:
-        """Each output's scale, from those of all tasks of the circuit."""
+        """The scale of each output, from the scales of all tasks of the circuit."""
         return scales[torch.from_numpy(self.task_of_output).to(scales.device)]
 
 
 class Simulator(ABC):
     """A way to evaluate head circuits.
 
-    Implementations are differentiable by torch in angles and weights, compute in the angles'
-    precision, accept any batch size, and are deterministic unless they sample shots.
+    Implementations are differentiable by torch with respect to angles and weights, compute in the
+    angles' precision, accept any batch size, and are deterministic unless they sample shots.
 
     Attributes:
         follows_shift_rule: whether each output is A + B cos θ + C sin θ in the angle θ of each
-            rotation, as it is where outputs are those of one circuit.
+            rotation. This holds if an output comes from a single circuit.
     """
 
     follows_shift_rule: ClassVar[bool] = True
@@ -127,10 +127,10 @@ class Simulator(ABC):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """The same by task, shape (batch, n_outputs) each.
+        """The outputs of `values` as a dictionary: shape (batch, n_outputs) for each task.
 
-        Weights are one flat vector, or ``"encoding"`` and the tasks' names to flat vectors, as
-        `QuantumHead.weights` gives them; the other arguments are those of `values`.
+        Weights are one flat vector, or a dictionary from ``"encoding"`` and task names to flat
+        vectors, as returned by `QuantumHead.weights`. The other arguments are those of `values`.
         """
         chosen = check_angles(circuit, angles, tasks)
         flat = joined_weights(circuit, weights, chosen, angles)
@@ -153,7 +153,7 @@ class Simulator(ABC):
 
         Args:
             circuit: the head circuit.
-            features: shape (batch, n_features).
+            features: the features, shape (batch, n_features).
             encoding: weights of the encoding, flat.
             blocks: weights of all tasks' blocks, flat.
             scales: one number for each task of the circuit.
@@ -180,11 +180,11 @@ class Simulator(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Rows of a Jacobian: gradients with respect to features and encoding weights.
 
-        No graph is kept, and no hook of the given tensors is called. Arguments are those of
-        `logits`, and `gradients` with respect to the logits, shape (rows, batch, outputs).
+        No graph is kept, and no hook of the given tensors is called. The arguments are those of
+        `logits`, with `gradients` with respect to the logits, shape (rows, batch, outputs).
 
         Returns:
-            Shapes (rows, batch, n_features) and (rows, n_encoding_weights).
+            Two tensors of shape (rows, batch, n_features) and (rows, n_encoding_weights).
         """
         first, second = features.detach().requires_grad_(), encoding.detach().requires_grad_()
         rest = blocks.detach(), scales.detach()
@@ -204,7 +204,7 @@ class Simulator(ABC):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> "Explanation":
-        """What a training step takes; of the light-cone simulator for those without a plan."""
+        """The cost of a training step; simulators without a plan report the light-cone one's."""
         from qmtl.simulators._lightcone import LightConeSimulator
 
         return LightConeSimulator().explain(circuit, batch_size, dtype)
@@ -213,7 +213,7 @@ class Simulator(ABC):
         """A JSON-able description, which `simulator_from_dict` reads.
 
         Raises:
-            InvalidInputError: for simulators of your own.
+            InvalidInputError: for a user's own simulator.
         """
         raise InvalidInputError(
             f"the simulator {self!r} is not one of qmtl's and cannot be saved; save "
@@ -222,11 +222,11 @@ class Simulator(ABC):
 
 
 def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:
-    """Logits from what was measured: factor times ⟨Z⟩, or factor times log-probability.
+    """Logits from measured values: factor times ⟨Z⟩, or factor times log-probability.
 
     Args:
-        values: shape (batch, outputs).
-        factors: shape (outputs,).
+        values: measured values, shape (batch, outputs).
+        factors: factor of each output, shape (outputs,).
         is_probability: which outputs are probabilities; None if none is.
 
     Example:
@@ -236,7 +236,7 @@ def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_]
     if is_probability is None:
         return values * factors
     mask = torch.from_numpy(is_probability).to(values.device)
-    # Shot noise and rounding may take an estimated probability below zero.
+    # Shot noise and rounding may make an estimated probability negative.
     safe = torch.where(mask, values, 1.0).clamp(min=0)
     return torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values) * factors
 
@@ -255,7 +255,7 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
 def check_angles(
     circuit: HeadCircuit, angles: Tensor, tasks: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The tasks to evaluate, after checking angles and names."""
+    """Check angles and task names, and return the tasks to evaluate."""
     kind = angles.dtype if isinstance(angles, Tensor) else type(angles).__name__
     if kind not in (torch.float32, torch.float64):
         raise InvalidInputError(f"angles must be a tensor of float32 or float64, got {kind}")
@@ -267,10 +267,10 @@ def check_angles(
 
 
 def check_weights(circuit: HeadCircuit, weights: Tensor, like: Tensor) -> None:
-    """Raise if these are not all weights of the circuit in one vector of the type of `like`.
+    """Raise unless the weights are one vector of all the circuit's weights, in the type of `like`.
 
     Raises:
-        InvalidInputError: naming what came and what was expected.
+        InvalidInputError: if not; the error says what came and what was expected.
     """
     _check_vector("weights", weights, circuit.n_circuit_weights, like)
 
@@ -287,7 +287,7 @@ def _check_vector(name: str, vector: object, size: int, like: Tensor) -> None:
 
 
 def weights_by_name(circuit: HeadCircuit, weights: Tensor) -> dict[str, Tensor]:
-    """Views of ``"encoding"`` and of each task's weights in one flat vector."""
+    """Views of the weights of ``"encoding"`` and of each task in one flat vector."""
     parts = weights.split([s.stop - s.start for s in circuit.weight_slices.values()])
     return dict(zip(circuit.weight_slices, parts, strict=True))
 
@@ -298,16 +298,17 @@ def joined_weights(
     tasks: Sequence[str],
     like: Tensor,
 ) -> Tensor:
-    """One flat vector of weights given by name; those of tasks that are not asked for are zero.
+    """Join weights given by name to one flat vector; weights of tasks not asked for are zero.
 
     Args:
         circuit: the head circuit.
-        weights: ``"encoding"`` and the tasks' names to flat vectors; one vector is taken as it is.
-        tasks: those that are asked for.
-        like: the angles, whose type and device weights must have.
+        weights: a dictionary from ``"encoding"`` and task names to flat vectors; a single vector is
+            returned as it is.
+        tasks: the tasks that are asked for.
+        like: the angles, which give the type and device that weights must have.
 
     Raises:
-        InvalidInputError: for a weight that is missing, or of another shape or type.
+        InvalidInputError: for a missing weight, or a weight of another shape or type.
     """
     if isinstance(weights, Tensor):
         return weights

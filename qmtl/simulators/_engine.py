@@ -1,4 +1,4 @@
-"""The contract of engines: what computes a group's outputs, and their gradients."""
+"""The interface of engines, which compute a group's outputs and their gradients."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ Array = NDArray[Any]
 
 
 class Inputs(NamedTuple):
-    """A step's angles, as engines take them.
+    """A step's angles in the form that engines take.
 
     Attributes:
-        sampled: those that depend on the sample, shape (n_sampled, batch).
-        fixed: the others, shape (n_fixed,).
-        whole: cosines and sines, of the sampled angles and of the fixed ones, where an engine wants
+        sampled: angles that depend on the sample, shape (n_sampled, batch).
+        fixed: the other angles, shape (n_fixed,).
+        whole: cosines and sines of the sampled angles and of the fixed ones, if an engine uses
             them.
-        half: the same of half of the angles.
+        half: cosines and sines of half the angles, if an engine uses them.
     """
 
     sampled: Array
@@ -32,18 +32,19 @@ class Inputs(NamedTuple):
 
 
 class Engine(ABC):
-    """A way to the outputs of a group of cones, from the angles of a plan's table.
+    """Computes the outputs of a group of cones from the angles of a plan's table.
 
-    By itself an engine runs torch operations, of some members and samples at a time if it says what
-    these take; compiled ones override `forward`, `pull_back` and `step_bytes`.
+    The base class runs torch operations, in chunks of members and samples if `lane_bytes` says how
+    much memory these take. Compiled engines override `forward`, `pull_back` and `step_bytes`.
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        most_bytes: of a chunk, as far as one sample of one member allows; None for no chunks.
+        most_bytes: most bytes of a chunk, which holds at least one sample of one member; None for
+            no chunks.
     """
 
     name: ClassVar[str]
-    # Of which angles it wants cosines and sines: "whole", "half" or none.
+    # The angles whose cosines and sines it uses: "whole", "half" or "" for neither.
     wants: ClassVar[str] = ""
 
     def __init__(self, columns: NDArray[np.int64], most_bytes: int | None = None) -> None:
@@ -55,8 +56,8 @@ class Engine(ABC):
 
         Args:
             sampled: the plan's angles that depend on the sample, shape (n_sampled, batch).
-            fixed: the others, shape (n_fixed,).
-            members: which of them; engines without chunks always compute all.
+            fixed: the plan's other angles, shape (n_fixed,).
+            members: the members to compute; engines without chunks always compute all.
         """
 
     def lane_bytes(self, itemsize: int) -> int:
@@ -88,7 +89,7 @@ class Engine(ABC):
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs into their columns of `values`, shape (batch, all outputs).
 
-        Returns what `pull_back` wants; here the graph, if there is one chunk only.
+        Returns what `pull_back` needs; in the base class the graph, if there is only one chunk.
         """
         chunks = list(self._chunks(len(values), values.itemsize))
         kept = None
@@ -102,14 +103,15 @@ class Engine(ABC):
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
-        """Add the gradients with respect to the angles.
+        """Add the gradients with respect to the angles to `by_sampled` and `by_fixed`.
 
         Args:
-            inputs: as for `forward`.
+            inputs: the angles, as for `forward`.
             kept: what `forward` returned.
-            gradients: with respect to all outputs of the plan, shape (batch, all outputs).
-            by_sampled: where to add, shape (n_sampled, batch).
-            by_fixed: where to add, shape (n_fixed,).
+            gradients: gradients with respect to all outputs of the plan, shape (batch, all
+                outputs).
+            by_sampled: array to add to, shape (n_sampled, batch).
+            by_fixed: array to add to, shape (n_fixed,).
         """
         for members, part in self._chunks(len(gradients), gradients.itemsize):
             chosen = gradients[part, self.columns[members].ravel()]
@@ -120,7 +122,7 @@ class Engine(ABC):
                 leaves, values = kept or self._graph(inputs, members, part)
             # Outputs may depend on no angle at all.
             if values.requires_grad:
-                # There may be several gradients of what was kept.
+                # A kept graph may be differentiated several times.
                 first, second = torch.autograd.grad(
                     values, leaves, torch.from_numpy(chosen), materialize_grads=True,
                     retain_graph=kept is not None,
@@ -129,7 +131,7 @@ class Engine(ABC):
                 by_fixed += second.numpy()
 
     def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
-        """Angles of a chunk, and outputs (samples, members' outputs) computed from them."""
+        """The angles of a chunk, and the outputs (samples, members' outputs) computed from them."""
         numbers = inputs.sampled[:, part], inputs.fixed
         sampled, fixed = (torch.from_numpy(own).requires_grad_() for own in numbers)
         return [sampled, fixed], self.torch_values(sampled, fixed, members).flatten(0, 1).T

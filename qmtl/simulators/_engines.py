@@ -1,4 +1,4 @@
-"""Which engine runs a group of equal cones, and whether cones are better run as one."""
+"""Which engine runs a group of equal cones, and whether cones should run as one."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,24 @@ from qmtl.simulators._torch import TorchEngine
 
 __all__ = ["choose_plan", "engine_of"]
 
-# A Pauli operation takes four times as long as one on state vectors, which are longer loops; below
-# some number of operations neither counts, and the Pauli kernel is the one that compiles faster.
+# A Pauli operation takes four times as long as a state-vector operation, which runs in longer
+# loops. Small programs of both kinds are equally fast, and then the Pauli kernel is chosen, because
+# it compiles faster.
 PAULI_ADVANTAGE = 0.25
 FEW_OPERATIONS = 2_000
-# Basis states of the wires read together, above which no strings are looked for.
+# Most basis states of a readout for which Z-strings are tried.
 LARGEST_READOUT = 2**10
-# The same, times the outputs, above which tasks are not read from one state.
+# Most basis states times outputs for which tasks are read from one state.
 LARGEST_JOINT_READOUT = 2**16
-# Beyond it no machine has the memory for tables of a state's size, or for the states.
+# No machine has the memory for larger tables or states.
 LARGEST_STATE = 2**26
 
 
 def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
-    """The plan of a cone for each task, or one for all if a step takes less by it.
+    """The plan with a cone for each task, or one for all tasks if that makes a step cheaper.
 
-    The latter only if all tasks depend on the same parameters of the encoding: a gradient with
-    respect to what a task does not depend on has to be zero, and not nearly so.
+    One cone for all is only possible if all tasks depend on the same parameters of the encoding. A
+    gradient with respect to a parameter that a task does not depend on must be exactly zero.
 
     Example:
         >>> from qmtl import AngleEncoding, HeadCircuit, Task
@@ -44,7 +45,7 @@ def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
 
 
 def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
-    """Whether the tasks could run on one state, and it has fewer amplitudes than their own."""
+    """Whether the tasks could run on one state, with fewer amplitudes than their own states."""
     wires = {wire for group in plan.groups for wire in group.wires.ravel().tolist()}
     amplitudes = 1 << len(wires)
     if amplitudes > min(LARGEST_STATE, sum(group.amplitudes for group in plan.groups) - 1):
@@ -56,7 +57,7 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
         return False
     registers = [circuit.register(task) for task in names]
     owned = [wire for register in registers for wire in register.wires]
-    # Blocks on the same wires are one after another on one state, and not instead of each other.
+    # Blocks on the same wires are alternatives; on one state they would run one after another.
     if len(set(owned)) < len(owned) and any(map(circuit.block_gates, names)):
         return False
     n_read = sum(len(r.readout.read_wires(len(r.wires))) for r in registers)
@@ -70,7 +71,7 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
 
 
 def _cost(plan: Plan) -> float:
-    """Operations of a sample, those on Pauli strings counted by the time they take."""
+    """Operations per sample, with those on Pauli strings weighted by the time that they take."""
     engines = [engine_of(group, compiled=True) for group in plan.groups]
     return sum(
         engine.step_operations(1) / (PAULI_ADVANTAGE if engine.name == PauliEngine.name else 1)
@@ -79,14 +80,14 @@ def _cost(plan: Plan) -> float:
 
 
 def engine_of(group: Group, *, compiled: bool) -> Engine:
-    """The compiled engine with the fewest operations, or torch.
+    """The compiled engine with the fewest operations, or the torch engine.
 
-    Where a block depends on the sample, torch runs it.
+    The torch engine runs blocks that depend on the sample.
     """
     if not compiled:
         return TorchEngine(group)
     structure = group.structure
-    # Logits are logarithms of probabilities, and small ones are precise as squares only.
+    # Logits are logarithms of probabilities, and small probabilities are precise only as squares.
     are_strings = all(min(row) < 0 for row in structure.readout)
     are_strings = are_strings and len(structure.readout[0]) <= LARGEST_READOUT
     amplitudes = (6 * structure.steps + 4) << structure.n_wires

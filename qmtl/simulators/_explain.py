@@ -1,4 +1,4 @@
-"""What a plan costs before it runs: engines, cones, bytes, operations, and about how long."""
+"""The cost of a plan before it runs: engines, cones, bytes, operations, and a rough time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,34 +13,36 @@ from qmtl.simulators._plan import Group
 
 __all__ = ["Explanation", "GroupCost", "largest_chunk"]
 
-# A core of 2020 or later does at least so many operations per second; many do two to four times as
-# many, see scripts/bench_step. It is for telling seconds from hours.
+# A core of 2020 or later does at least this many operations per second; many do two to four times
+# as many, see scripts/bench_step. The estimate only has to tell seconds from hours.
 OPERATIONS_PER_SECOND = 5e9
-# Batch, bytes of a number, and bytes that a step may take.
+# Batch size, bytes of a number, and bytes that a step may take.
 Size = tuple[int, int, int]
-# Rows of a table on a page.
+# Most rows of a table on a page.
 MOST_GROUPS = 24
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """One group of equal cones, and what a training step of it takes.
+    """The cost of a training step of one group of equal cones.
 
     Attributes:
         tasks: the tasks' names.
-        n_cones: encoded states per sample; more than tasks where outputs run apart, fewer where
-            several tasks run on one; 0 for a chain.
-        cone_wires: wires of each cone.
-        block_wires: wires the task's block acts on; all tasks' blocks where they run on one state.
-        amplitudes: complex amplitudes of all states of the batch.
-        engine: how the group is run.
-        chunk: samples that are run at a time to stay within the memory; 0 if not one fits.
-        bytes: estimated peak memory of forward and backward (of one sample if none fits).
+        n_cones: number of encoded states per sample: more than the tasks if outputs run separately,
+            fewer if several tasks share one; 0 for a chain.
+        cone_wires: number of wires of each cone.
+        block_wires: number of wires that the task's block acts on, or all tasks' blocks if they
+            share a state.
+        amplitudes: number of complex amplitudes of all states of the batch.
+        engine: name of the engine that runs the group.
+        chunk: number of samples that run at a time to stay within the memory; 0 if not even one
+            fits.
+        bytes: estimated peak memory of forward and backward pass (for one sample if none fits).
         operations: estimated floating-point operations of forward and backward.
-        sizes: size of the cone after each gate that widens it, seen from the readout.
-        ideal_wires: under noise, the widest cone that the tasks would have without.
-        numbers: under noise, what a state's amplitudes are without: numbers of a sample's longest
-            vector.
+        sizes: size of the cone after each gate that widens it, going back from the readout.
+        ideal_wires: under noise, number of wires of the tasks' widest cone without noise.
+        numbers: under noise, length of a sample's longest vector, which takes the place of the
+            amplitudes.
     """
 
     tasks: tuple[str, ...]
@@ -57,7 +59,7 @@ class GroupCost:
     numbers: int | None = None
 
     def lines(self, batch_size: int) -> list[str]:
-        """The group in words."""
+        """The group described in lines of text."""
         names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
         who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
         if self.ideal_wires is not None:
@@ -81,7 +83,7 @@ class GroupCost:
 
     @classmethod
     def of(cls, group: Group, engine: Engine, size: Size) -> "GroupCost":
-        """What a group of cones takes, run by an engine."""
+        """The cost of a group of cones that an engine runs."""
         tasks, wires = tuple(dict.fromkeys(group.tasks)), group.structure
         cost = cls.of_chain(tasks, engine, (wires.n_wires, wires.n_inner), size)
         amplitudes = group.amplitudes * size[0]
@@ -91,7 +93,7 @@ class GroupCost:
     def of_chain(
         cls, tasks: tuple[str, ...], engine: Engine, wires: tuple[int, int], size: Size
     ) -> "GroupCost":
-        """What tasks take that run as one chain; wires of the chain and of the widest block."""
+        """The cost of tasks that run as a chain; `wires`: of the chain and of the widest block."""
         batch_size, itemsize, _ = size
         chunk = largest_chunk([engine], *size)
         needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)
@@ -99,7 +101,7 @@ class GroupCost:
 
 
 def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit: int) -> int:
-    """How many samples engines may run at a time within `limit` bytes; 0 if not even one fits."""
+    """The number of samples that fit into `limit` bytes at a time; 0 if not even one fits."""
     while samples and sum(e.step_bytes(samples, itemsize) for e in engines) > limit:
         samples //= 2
     return samples
@@ -107,15 +109,15 @@ def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a head circuit will be simulated, as facts and (by ``print``) as text.
+    """How a head circuit will be simulated, as attributes and (by ``print``) as text.
 
     Attributes:
         n_tasks: number of tasks.
-        n_wires: wires of the whole circuit.
-        batch_size: rows per step.
-        dtype: precision of the angles, and so of the simulation.
+        n_wires: number of wires of the whole circuit.
+        batch_size: number of rows per step.
+        dtype: precision of the angles and of the simulation.
         limit: bytes that a step may take at once.
-        groups: what is simulated together, one entry for each kind of light cone.
+        groups: cost of each group of equal light cones, which is simulated together.
     """
 
     n_tasks: int
@@ -127,7 +129,7 @@ class Explanation:
 
     @property
     def amplitudes(self) -> int:
-        """Complex amplitudes of all groups."""
+        """Number of complex amplitudes of all groups."""
         return sum(group.amplitudes for group in self.groups)
 
     @property
@@ -149,7 +151,7 @@ class Explanation:
 
     @property
     def seconds(self) -> float:
-        """Roughly how long a training step takes on one core."""
+        """Rough time of a training step on one core, in seconds."""
         return self.operations / OPERATIONS_PER_SECOND
 
     def _repr_html_(self) -> str:
@@ -157,7 +159,7 @@ class Explanation:
         return panel(title, *self.html_parts())
 
     def html_parts(self) -> tuple[Markup, Markup]:
-        """For pages: the step's cost, and a row per group of equal cones."""
+        """Parts of a page: the step's cost, and a table with a row per group of equal cones."""
         rows: list[dict[str, object]] = [
             {
                 "tasks": listed(group.tasks, 4),
@@ -180,7 +182,7 @@ class Explanation:
 
     @property
     def _cost(self) -> str:
-        """What a step takes, and whether it fits."""
+        """The cost of a step in words, and whether it fits into memory."""
         return (
             f"a training step takes about {bytes_text(self.bytes)} and "
             f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "

@@ -1,9 +1,9 @@
-"""FixedCircuit: a circuit whose weights no longer change, by a few products of real matrices.
+"""FixedCircuit: a circuit with fixed weights, as a few products of real matrices.
 
-A rotation by an angle of the sample is a phase, in the basis in which its axis is Z. All gates
-between two layers of such phases are one matrix, made here in double precision. So a program of a
-circuit has some dozen operations for each layer that loads features, whatever its gates are, and no
-complex numbers: formats for inference have none.
+A rotation by an angle of the sample is a phase in the basis in which its axis is Z. All gates
+between two layers of such phases are combined into one matrix, computed in double precision. So an
+exported circuit has a few dozen operations for each layer that loads features, however many gates
+it has, and no complex numbers, which inference formats lack.
 """
 
 import math
@@ -28,10 +28,11 @@ MOST_NUMBERS = 2**25
 
 
 class FixedCircuit(nn.Module):
-    """A circuit at fixed weights, for inference.
+    """A circuit with fixed weights, for inference.
 
-    Each cone of n wires has a real matrix of (2·2ⁿ)² numbers for each layer that loads features. At
-    most `MOST_NUMBERS` are made: 1,024 tasks on cones of six wires, or two on cones of eleven.
+    Each cone of n wires has a real matrix of (2·2ⁿ)² numbers for each layer that loads features.
+    The matrices may have at most `MOST_NUMBERS` numbers in all: enough for 1,024 tasks on cones of
+    six wires, or two on cones of eleven.
 
     Args:
         circuit: the head circuit.
@@ -42,7 +43,7 @@ class FixedCircuit(nn.Module):
         outputs): Z values or probabilities.
 
     Raises:
-        CircuitTooLargeError: if the matrices were too large, before any is made.
+        CircuitTooLargeError: if the matrices would be too large; raised before any is made.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -88,12 +89,12 @@ class FixedCircuit(nn.Module):
 
 
 class _Step:
-    """Gates that are the same for all samples, then phases by the samples' angles.
+    """Gates that are equal for all samples, followed by phases by the samples' angles.
 
     Attributes:
         gates: layers of the fixed gates.
         phases: wires and slot of each sampled angle.
-        back: what follows the phases: gates that turn wires back into the computational basis.
+        back: gates after the phases, which turn wires back into the computational basis.
     """
 
     def __init__(self, gates: Sequence[Op] = ()) -> None:
@@ -102,7 +103,7 @@ class _Step:
         self.back: list[Op] = []
 
     def touches(self, wires: tuple[int, ...], *, diagonal: bool) -> bool:
-        """Whether a gate on these wires may not come before the phases."""
+        """Whether a gate on these wires must come after the phases."""
         turned = {op.wires[0] for op in self.back}
         return not turned.union(() if diagonal else self._moving).isdisjoint(wires)
 
@@ -119,9 +120,9 @@ class _Step:
 
 
 def _steps(structure: Structure) -> list[_Step]:
-    """A cone's gates as steps, the last one without phases.
+    """A cone's gates as steps; the last step has no phases.
 
-    Slots of the block follow those of the encoding; then come those of π/2 and -π/2.
+    Slots of the block follow the encoding's slots; slots for π/2 and -π/2 come last.
     """
     of_encoding, of_block = structure.encoding_slots, structure.block_slots
     start = sum(map(len, of_encoding))
@@ -147,13 +148,13 @@ def _steps(structure: Structure) -> list[_Step]:
 
 
 def _numbers(group: Group) -> int:
-    """Numbers of a group's matrices; the first step is a state and no matrix."""
+    """How many numbers a group's matrices have; the first step is a state and not a matrix."""
     n_matrices = max(1, len(_steps(group.structure)) - 1)
     return group.n_members * n_matrices << 2 * (group.structure.n_wires + 1)
 
 
 class _FixedGroup(nn.Module):
-    """The cones of a group: sampled angles (angles, batch) to (members, n_outputs, batch)."""
+    """The cones of a group: from sampled angles (angles, batch) to (members, n_outputs, batch)."""
 
     readout: Tensor
 
@@ -178,7 +179,7 @@ class _FixedGroup(nn.Module):
                 self.register_buffer(f"rows_{number}", torch.stack(chosen, 1).to(weights.device))
         readout = torch.tensor(structure.readout, dtype=exact.dtype)
         readout = readout.repeat_interleave(2**structure.n_wires // readout.shape[1], dim=1)
-        # Of squares of the real parts, then of the imaginary ones.
+        # For the squares of the real parts, then of the imaginary parts.
         self.register_buffer("readout", torch.cat([readout, readout], 1).to(weights))
 
     def forward(self, sampled: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ class _FixedGroup(nn.Module):
 def _matrix(
     gates: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, *, first: bool
 ) -> Tensor:
-    """Gates as one real matrix, shape (cones, 2 · 2ⁿ, 2 · 2ⁿ); the first ones as their state."""
+    """Gates as a real matrix, shape (cones, 2 · 2ⁿ, 2 · 2ⁿ); if `first`, as a state."""
     columns = 1 if first else 2**n_wires
     start = torch.eye(2**n_wires, columns, dtype=torch.float64)[None, None]
     numbers = apply_layers(start, gates, angles, n_wires)

@@ -1,4 +1,4 @@
-"""LightConeSimulator: exact simulation in which every task runs on its light cone only."""
+"""LightConeSimulator: exact simulation of every task on its light cone only."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -33,7 +33,7 @@ from qmtl.tasks import chosen_tasks
 
 __all__ = ["LightConeSimulator"]
 
-# Plans of task subsets are small; random missing labels can ask for many different ones.
+# Number of cached plans. Plans of task subsets are small; random missing labels can ask for many.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
 
@@ -43,7 +43,7 @@ _Size = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class _Prepared(NamedTuple):
-    """A plan, and what runs it."""
+    """A plan and the step that runs it."""
 
     plan: Plan
     engines: list[Engine]
@@ -53,19 +53,19 @@ class _Prepared(NamedTuple):
 class LightConeSimulator(Simulator):
     """Exact, batched simulation of head circuits on the tasks' light cones.
 
-    A task's outputs depend only on the gates and wires of its backward light cone, so each task is
-    a state vector of a few wires whatever the number of tasks; tasks of equal structure run as one
-    batch. Values and gradients are exact. When all cones cover the whole circuit (``all_to_all``),
-    this is an exact batched state-vector simulator, with one state for all tasks.
+    A task's outputs depend only on the gates and wires of its backward light cone. So each task is
+    a state vector of a few wires, however many tasks there are, and tasks of equal structure run as
+    one batch. Values and gradients are exact. If all cones cover the whole circuit
+    (``all_to_all``), this is an exact batched state-vector simulator with one state for all tasks.
 
     Args:
-        max_memory: bytes that a training step may take, by estimate, before an error is raised;
-            None for three quarters of the machine's (or accelerator's) memory.
-        engine: ``"compiled"`` uses numba's kernels on the CPU where it can, and torch elsewhere;
-            ``"eager"`` always state vectors by torch.
+        max_memory: largest estimate of a training step's memory in bytes, above which an error is
+            raised; None for three quarters of the machine's (or accelerator's) memory.
+        engine: ``"compiled"`` uses numba's kernels on the CPU if possible, and torch elsewhere;
+            ``"eager"`` always uses torch on state vectors.
 
     Raises:
-        InvalidInputError: for an unknown engine, or a memory that is no number > 0.
+        InvalidInputError: for an unknown engine, or a memory that is not a number > 0.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -98,7 +98,7 @@ class LightConeSimulator(Simulator):
     ) -> Tensor:
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
-            # It would only be slower. Not a decorator, which would import the compiler.
+            # Compilation would only make this slower. A decorator would import the compiler.
             values: Tensor = torch.compiler.disable(self.values)(circuit, angles, weights, tasks)
             return values
         chosen = check_angles(circuit, angles, tasks)
@@ -163,14 +163,14 @@ class LightConeSimulator(Simulator):
         return {"type": "lightcone", "max_memory": self.max_memory, "engine": self.engine}
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
-        """The plan for these tasks (None: all), made once and kept."""
+        """The plan for these tasks (None: all), cached."""
         return self._prepare(circuit, tasks).plan
 
     def _prepare(
         self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
     ) -> _Prepared:
         chosen = None if tasks is None else tuple(tasks)
-        # Asked for by name, all tasks in their order are the same plan.
+        # All tasks in their order are the same plan as None.
         return self._prepared(
             circuit, None if chosen == tuple(circuit.registers) else chosen, joint
         )
@@ -197,7 +197,7 @@ class LightConeSimulator(Simulator):
         tasks: Sequence[str] | None,
         angle_map: str,
     ) -> Step:
-        """The step for features, scales, and weights of encoding and blocks, which it checks."""
+        """The step for features, scales, encoding and block weights; checks its arguments."""
         features, scales, encoding, blocks = given
         kind, chosen = features.dtype, None if tasks is None else tuple(tasks)
         step = self._steps(circuit, _size(features), chosen, angle_map)
@@ -249,13 +249,13 @@ class LightConeSimulator(Simulator):
 def _size(features: Tensor) -> _Size:
     shape = features.shape
     if shape and type(shape[0]) is not int:
-        # An exported program takes any batch: torch operations do not look at its size.
+        # An exported program takes any batch size: no torch operation depends on it.
         shape = torch.Size((0, *shape[1:]))
     return shape, features.dtype, features.device
 
 
 def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each task beside its values, which have one row for each or one for all; shape (2, pairs)."""
+    """Pairs of a task and a value, shape (2, pairs); values have a row per task, or one row."""
     rows = values.reshape(len(values), -1)
     every = np.broadcast_to(rows, (len(tasks), rows.shape[1]))
     return np.stack([np.repeat(np.array(tasks, np.int64), rows.shape[1]), every.ravel()])
@@ -270,7 +270,7 @@ def _distinct(parts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], ND
 def _refuse(
     circuit: HeadCircuit, plan: Plan, engines: Sequence[Engine], itemsize: int, limit: int
 ) -> None:
-    """Say which task is too large, and why.
+    """Raise an error that names the task that is too large, and the reason.
 
     Raises:
         CircuitTooLargeError: always.

@@ -1,4 +1,4 @@
-"""Memory: what a step may take, and why one is too large."""
+"""Memory: how much a step may take, and why a step is too large."""
 
 import os
 from functools import cache
@@ -39,7 +39,7 @@ def bytes_text(number: float) -> str:
 
 
 def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
-    """Why a task's light cone is as large as it is, and what to use instead."""
+    """Say why a task's light cone is so large, and what to use instead."""
     encoding = circuit.encoding
     if cone_wires <= 12:
         return "The cones are small: use a smaller batch, or fewer tasks at a time."

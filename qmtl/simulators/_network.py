@@ -1,12 +1,12 @@
-"""Contractions of Pauli transfer matrices: for noisy cones too large for strings one by one.
+"""Contractions of Pauli transfer matrices, for noisy cones too large to follow strings singly.
 
-All strings of some wires are a vector of the numbers tr(Pρ), and a gate is a small matrix on its
-wires' letters. Wires are joined only when a gate asks for it and leave as soon as nothing looks at
-them. Each wire has only the letters (I, X, Y, Z) that the state can have there and that the outputs
-can see, so that a vector is much shorter than 4^wires.
+The state of some wires is a vector of the numbers tr(Pρ) of all their Pauli strings P, and a gate
+is a small matrix on the letters (I, X, Y, Z) of its wires. Wires are joined only when a gate acts
+on both, and leave as soon as nothing later acts on them. Each wire has only the letters that the
+state can have and that the outputs depend on, so that a vector is much shorter than 4^wires.
 
-Steps run for several cones and samples at a time. A backward pass computes each chunk again, so
-that memory is bounded whatever the batch.
+Steps run for several cones and samples at a time. The backward pass recomputes each chunk, so that
+memory is bounded for any batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,25 +27,25 @@ from qmtl.simulators._transfer import matrices_of
 
 __all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "contractions"]
 
-# Bytes of a chunk: beyond, larger chunks are no faster.
+# Bytes of a chunk; larger chunks are not faster.
 CHUNK_BYTES = 2**26
 # Letters of a wire, ascending: I 0, X 1, Y 2, Z 3.
 Letters = tuple[int, ...]
-# Those of a wire that is part of no vector.
+# Letters of a wire that is part of no vector.
 GONE: Letters = (0,)
 ZERO_STATE: Letters = (0, 3)
 READ = 3
 
 Number = TypeVar("Number", np.bool_, np.float64)
 FloatArray = NDArray[np.float64]
-# A vector: its wires, and numbers of shape (cones or 1, samples or 1, letters of each wire).
+# The wires of a vector, and its numbers in shape (cones or 1, samples or 1, letters of each wire).
 Vector = tuple[list[int], Tensor]
 
 
 class MatrixStep(NamedTuple):
-    """Operations (their positions) that follow each other on one or two wires, as one matrix.
+    """Consecutive operations (given by position) on one or two wires, as one matrix.
 
-    Its columns are the letters of each wire before them, its rows those after them; they are
+    Its columns are the letters of each wire before them, its rows the letters after them; these are
     ``(0,)`` for a wire that is part of no vector.
     """
 
@@ -58,10 +58,10 @@ class MatrixStep(NamedTuple):
 class Contraction(NamedTuple):
     """Steps from the state 0…0 to the expectation values of some Z-strings.
 
-    The steps start from the letters of each wire and end on the wires `read`. `places` says where
-    each string is in the vector over these wires, -1 if its value is zero. A sample takes `largest`
-    numbers in the longest vector and `kept` in all vectors and matrices; a forward pass takes
-    `operations` multiplications.
+    The steps start from the letters of each wire and end on the wires `read`. `places` is the index
+    of each string in the vector over these wires, -1 if its value is zero. For each sample, the
+    longest vector has `largest` numbers, all vectors and matrices together have `kept`, and a
+    forward pass takes `operations` multiplications.
     """
 
     start: tuple[Letters, ...]
@@ -77,7 +77,7 @@ class Contraction(NamedTuple):
 def contractions(
     ops: tuple[Op, ...], strings: tuple[int, ...], n_wires: int, *, are_apart: bool
 ) -> tuple[Contraction, ...]:
-    """The contractions of Z-strings: one for all, or one for each where that is less work.
+    """The contractions of Z-strings: one for all, or one for each string if that is less work.
 
     Example:
         >>> ops = (Op("RY", (0,), 0), Op("CZ", (0, 1), None))
@@ -95,7 +95,7 @@ def contractions(
 
 def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Contraction:
     """The contraction of these strings together."""
-    # Operations that follow each other on the same wires are one matrix.
+    # Consecutive operations on the same wires become one matrix.
     runs: list[tuple[tuple[int, ...], list[int]]] = []
     last: dict[int, int] = {}
     for position, op in enumerate(ops):
@@ -106,7 +106,7 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
             continue
         last |= dict.fromkeys(op.wires, len(runs))
         runs.append((op.wires, [position]))
-    # Forwards: letters that can be.
+    # Forwards: the letters that the state can have.
     can: list[Letters] = [ZERO_STATE] * n_wires
     patterns: list[tuple[NDArray[np.bool_], list[Letters], list[Letters]]] = []
     for wires, positions in runs:
@@ -117,7 +117,7 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
         before = [can[wire] for wire in wires]
         _set(can, wires, np.flatnonzero(pattern[:, _numbers(before)].any(axis=1)))
         patterns.append((pattern, before, [can[wire] for wire in wires]))
-    # Backwards: those of them that are seen.
+    # Backwards: those letters that the outputs depend on.
     masks = np.array(strings, object if n_wires > 62 else np.int64)
     is_read = [(masks >> wire & 1).astype(np.bool_) for wire in range(n_wires)]
     wanted = [{*([0] if not own.all() else []), *([READ] if own.any() else [])} for own in is_read]
@@ -135,10 +135,10 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
         step = MatrixStep(wires, tuple(positions), tuple(seen[wire] for wire in wires), now)
         if any(own != GONE for own in (*step.before, *step.after)):
             steps.append(step)
-    # Where no letter can be, every string is zero.
+    # If a wire has no possible letter, every string is zero.
     if not all(end) or any(not own for step in steps for own in (*step.before, *step.after)):
         return Contraction((), (), (), (-1,) * len(strings), 0, 0, 0)
-    # The place of each string in the vector over its wires, the last wire's letters fastest.
+    # The index of each string in the vector over its wires; the last wire's letters vary fastest.
     places, is_there = np.zeros(len(masks), np.int64), np.ones(len(masks), np.bool_)
     for letters, is_z in zip(end, is_read, strict=True):
         place = np.full(4, -1)
@@ -159,13 +159,13 @@ def _numbers(letters: Sequence[Letters]) -> NDArray[np.int64]:
 
 
 def _set(letters: list[Letters], wires: Sequence[int], strings: NDArray[np.int64]) -> None:
-    """Give wires the letters that they have in strings on them."""
+    """Give each wire the letters that occur on it in the strings."""
     for i, wire in enumerate(reversed(wires)):
         letters[wire] = tuple(np.unique(strings >> 2 * i & 3).tolist())
 
 
 def _swapped(matrices: NDArray[Number]) -> NDArray[Number]:
-    """Matrices on two wires, with the wires the other way round."""
+    """Matrices on two wires, with the wires exchanged."""
     turned = matrices.reshape(-1, 4, 4, 4, 4).transpose(0, 2, 1, 4, 3)
     return turned.reshape(matrices.shape)
 
@@ -180,16 +180,16 @@ def _scheduled(
     read: tuple[int, ...],
     places: tuple[int, ...],
 ) -> Contraction:
-    """The steps in an order that keeps vectors short, and what they cost.
+    """Order the steps so that vectors stay short, and count their cost.
 
-    Of those that can run, the one that lets the vectors grow least is next.
+    Of the steps that can run, the one that lets the vectors grow least runs next.
     """
     letters = dict(enumerate(start))
-    # The wires of the vector that each wire is part of.
+    # For each wire, the wires of the vector that it is part of.
     shared = {w: frozenset() if own == GONE else frozenset([w]) for w, own in enumerate(start)}
 
     def lengths(step: MatrixStep) -> tuple[int, int, int]:
-        """The growth of the vectors, and numbers of the joined one before and after."""
+        """Growth of the vectors, and numbers of the joined vector before and after a step."""
         met = {shared[wire] for wire in step.wires} - {frozenset()}
         sizes = [_length(letters[wire] for wire in wires) for wires in met]
         before = prod(sizes)
@@ -208,7 +208,7 @@ def _scheduled(
         _, before, after = lengths(step)
         columns = _length(step.before)
         largest = max(largest, before, after)
-        # What is joined, its copy with the wires in front, the result, and the matrix.
+        # The joined vector, its copy with the wires in front, the result, and the matrix.
         size = max(_length(step.after), columns) ** 2
         kept += 2 * before + after + len(step.ops) * size
         operations += after * columns
@@ -227,13 +227,13 @@ class NetworkEngine(Engine):
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        ops: of the cones, on local wires; slots number the angles, and for channels the channels.
-        programs: how they are contracted.
-        angles: of the slots, one after the other.
-        channels: of each cone, shape (members, channels, numbers); see `channel_matrices`.
-        mixing: how the strings make the outputs; None if each output is one of them.
-        most_bytes: of a chunk, as far as one sample of one cone allows.
-        trains: whether there are gradients, for which all vectors are kept.
+        ops: operations of the cones, on local wires; slots number the angles, or the channels.
+        programs: the contractions that compute the strings.
+        angles: angles of the slots, in order.
+        channels: channels of each cone, shape (members, channels, numbers); see `channel_matrices`.
+        mixing: matrix from strings to outputs; None if each output is one of the strings.
+        most_bytes: most bytes of a chunk, which holds at least one sample of one cone.
+        trains: whether gradients are needed, for which all vectors are kept.
     """
 
     name: ClassVar[str] = "vectors of Pauli strings"
@@ -257,7 +257,7 @@ class NetworkEngine(Engine):
         self._angles = angles
 
     def lane_bytes(self, itemsize: int) -> int:
-        """Vectors and matrices, and their gradients; without gradients the longest vectors."""
+        """Bytes of vectors and matrices, and of gradients if there are any."""
         if not self._trains:
             return max(1, *(3 * program.largest for program in self.programs)) * itemsize
         return max(1, 2 * sum(program.kept for program in self.programs)) * itemsize
@@ -281,13 +281,13 @@ class NetworkEngine(Engine):
         return torch.from_numpy(self._mixing).to(strings) @ strings
 
 
-# Constant matrices (cones or 1, rows, columns), or a rotation's three and its slot. No tensors,
-# which would be fake ones where torch traces.
+# A constant matrix (cones or 1, rows, columns), or a rotation's three matrices and its slot. These
+# are not tensors, which torch would replace by fake ones when it traces.
 Part = tuple[FloatArray, int | None]
 
 
 def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Part]:
-    """A step's matrices, those that are constant multiplied together for each cone."""
+    """A step's matrices; consecutive constant ones are multiplied together, for each cone."""
     found: list[tuple[FloatArray, int | None]] = []
     for op in (ops[position] for position in step.ops):
         is_channel = op.name in (CHANNEL, DAMPING)
@@ -298,7 +298,7 @@ def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Pa
         if slot is None and found and found[-1][1] is None:
             matrices = matrices @ found.pop()[0]
         found.append((matrices, slot))
-    # Only the rows and columns that are wanted, of the last and of the first.
+    # Keep only the rows and columns that are needed, in the last and in the first matrix.
     found[0] = found[0][0][..., _numbers(step.before)], found[0][1]
     found[-1] = found[-1][0][..., _numbers(step.after), :], found[-1][1]
     return [(np.ascontiguousarray(m), slot) for m, slot in found]
@@ -337,19 +337,19 @@ def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor
         vectors = [vector for vector in vectors if set(own).isdisjoint(vector[0])]
         new = [wire for wire, left in zip(own, step.after, strict=True) if left != GONE]
         rest = [wire for wires, _ in met for wire in wires if wire not in own]
-        # The matrix's rows are wires of their own, ~wire; of wires that are gone there is one.
+        # The rows of the matrix become new wires, numbered ~wire; wires that are gone have one row.
         matrix = matrix.reshape(*matrix.shape[:2], *map(len, (*step.after, *step.before)))
         vector = ([~wire for wire in own] + list(own), matrix)
         values = _product([vector, *met], [~wire for wire in new] + rest)
         vectors += [(new + rest, values)] if new or rest else []
     values = _product([([], like.new_ones(1, 1)), *vectors], program.read)[..., None].flatten(2)
-    # A string that is always zero has no place; any finite number will do.
+    # A string that is always zero has no index; any finite number will do.
     places = torch.tensor(program.places, device=like.device)
     return (values[..., places.clamp(min=0)] * (places >= 0)).mT
 
 
 def _product(vectors: Sequence[Vector], wires: Sequence[int]) -> Tensor:
-    """The product of vectors, summed over all wires but these."""
+    """The product of vectors, summed over all wires except the given ones."""
     axes = {wire: 0 for own, _ in vectors for wire in own}
     axes |= {wire: i for i, wire in enumerate(axes, 2)}
     operands: list[Any] = []

@@ -1,8 +1,8 @@
 """NoisySimulator: exact head circuits under a device's noise, at any number of tasks.
 
-Gates and channels act on Pauli strings, where noise costs next to nothing and every string meets
-only the noise on its own wires. So a task costs what its light cone costs, and noise that an ideal
-cone would not see, of gates that cancel but stay in the circuit, is seen.
+Gates and channels act on Pauli strings. Noise on strings is almost free, and a string meets only
+the noise on its own wires, so that a task costs what its light cone costs. Gates that cancel but
+stay in the circuit are outside an ideal cone; their noise is included here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +37,9 @@ __all__ = ["NoisySimulator", "native_size", "native_values"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# Operations of strings one by one: more take longer to write down than many steps with vectors.
+# Most operations on single strings; writing more takes longer than running many steps on vectors.
 LARGEST_PROGRAM = 100_000
-# Bytes of a number, when it is asked whether a single sample fits.
+# Bytes of a number in the check whether a single sample fits.
 SINGLE = 4
 CACHED_CIRCUITS = 4
 
@@ -47,13 +47,13 @@ CACHED_CIRCUITS = 4
 class NoisySimulator(LightConeSimulator):
     """Exact simulation of head circuits under noise: values, probabilities and gradients.
 
-    Time and memory are linear in the number of tasks. Use it as
-    ``QuantumHead(circuit, simulator=NoisySimulator(noise))`` or
-    ``head.with_simulator(NoisySimulator(noise))``.
+    Time and memory are linear in the number of tasks. Use it as ``QuantumHead(circuit,
+    simulator=NoisySimulator(noise))`` or ``head.with_simulator(NoisySimulator(noise))``.
 
     Args:
         noise: channels after the gates, and read-out errors.
-        max_memory: bytes that a training step may take; None for three quarters of the machine's.
+        max_memory: bytes that a training step may take; None for three quarters of the machine's
+            memory.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -75,7 +75,7 @@ class NoisySimulator(LightConeSimulator):
         """Noisy and ideal cones, bytes and operations of a step, without running one.
 
         Raises:
-            CircuitTooLargeError: if not even one sample in single precision fits.
+            CircuitTooLargeError: if not even one sample fits in single precision.
 
         Example:
             >>> from qmtl import AngleEncoding, HeadCircuit, Task
@@ -110,9 +110,9 @@ class NoisySimulator(LightConeSimulator):
         return _prepared(circuit, names, run, self.max_memory)
 
     def _run(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> "_Run":
-        """Everything that happens when these tasks are measured."""
-        # In the shared layout every task is a circuit of its own, with a schedule of its own: they
-        # are put side by side.
+        """All gates and channels that occur when these tasks are measured."""
+        # In the shared layout every task is a separate circuit with a separate schedule; they are
+        # put side by side.
         apart = circuit.layout == "shared"
         events: list[Event] = []
         in_block: list[bool] = []
@@ -143,10 +143,10 @@ def native_values(
     """Exact outputs of the tasks of a native circuit under noise, shape (batch, n_outputs) each.
 
     Args:
-        circuit: the head circuit; only its registers and readouts are looked at.
-        native: the same as the device runs it.
+        circuit: the head circuit, of which only registers and readouts are used.
+        native: the transpiled circuit that the device runs.
         angles: encoding angles in radians, shape (batch, n_features).
-        noise: of the device's wires and gates.
+        noise: noise of the device's wires and gates.
 
     Raises:
         CircuitTooLargeError: if a cone does not fit into memory.
@@ -159,7 +159,7 @@ def native_values(
     limit = memory_limit(angles.device, None)
     chunk = largest_chunk(engines, len(angles), angles.itemsize, limit)
     step = Step(circuit, program, None, None, max(1, chunk))
-    # Its weights are bound: none of these is looked at.
+    # The weights are bound in the native circuit, so these zeros are ignored.
     values = step(angles, None, angles.new_zeros(circuit.n_circuit_weights))
     sizes = [circuit.register(task).readout.n_outputs for task in plan.tasks]
     return dict(zip(plan.tasks, values.split(sizes, dim=1), strict=True))
@@ -179,10 +179,11 @@ def _native_run(native: NativeCircuit, noise: DeviceNoise) -> "_Run":
 
 
 class _Run(NamedTuple):
-    """What happens on a device, in its order: gates and channels.
+    """Everything that happens on a device, in order: gates and channels.
 
-    `in_block` are those of blocks and readouts, `wires` where each task's register is; the table's
-    weights are places in the flat vector, and `numbers` each channel's factors and last its shift.
+    `in_block` marks events of blocks and readouts, and `wires` holds the wires of each task's
+    register. The table's weights are indices in the flat vector. `numbers` holds each channel's
+    factors and, last, its shift.
     """
 
     events: list[Event]
@@ -201,7 +202,7 @@ class _Run(NamedTuple):
         n_wires: int,
         owners: Mapping[str, slice],
     ) -> "_Run":
-        """The run of these events, with where each owner's weights are."""
+        """The run of these events; `owners` says where each owner's weights are."""
         table = gate_table(events, n_wires, owners)
         numbers = np.zeros((len(events), 17))
         for own, event in zip(numbers, events, strict=True):
@@ -213,11 +214,12 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True)
 class NoisyCone:
-    """What noisy cones must have in common to run in one batch.
+    """The common structure of noisy cones that run in one batch.
 
-    Operations are on local wires; those of the block, and read-out errors, come after the
-    encoding's. Slots number the angles throughout, and for channels the channels; `block_slots`
-    start at 0 again. Outputs are Z-strings, masks of local wires, mixed if there is a mixing.
+    Operations are on local wires; those of the block and the read-out errors come after the
+    encoding's. Slots number the angles throughout, and the channels separately; `block_slots` start
+    at 0 again. Outputs are Z-strings, given as masks of local wires, and multiplied by the mixing
+    matrix if there is one.
     """
 
     encoding: tuple[Op, ...]
@@ -229,16 +231,16 @@ class NoisyCone:
     mixing: tuple[tuple[float, ...], ...] | None
 
     def contractions(self) -> tuple[Contraction, ...]:
-        """How vectors of strings compute the outputs; several where they run apart."""
+        """The contractions that compute the outputs; several if outputs run separately."""
         ops = (*self.encoding, *self.block)
-        # Many strings are less work together, and writing each one's steps would take long.
+        # Many strings are less work together, and planning each one's steps would take long.
         are_apart = self.mixing is None and len(self.strings) <= self.n_wires
         return contractions(ops, self.strings, self.n_wires, are_apart=are_apart)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NoisyGroup(Group):
-    """A group of noisy cones; of each the channels' numbers, (members, channels, 17)."""
+    """A group of noisy cones, with each cone's channel numbers, (members, channels, 17)."""
 
     cone: NoisyCone
     channels: FloatArray
@@ -253,10 +255,10 @@ def _prepared(
     strings: bool = True,
     trains: bool = True,
 ) -> _Prepared:
-    """The plan of tasks on a device; strings one by one take time to write down.
+    """The plan of tasks on a device; without `strings` it does not follow strings singly.
 
     Raises:
-        CircuitTooLargeError: if not even one sample in single precision fits.
+        CircuitTooLargeError: if not even one sample fits in single precision.
     """
     builder, columns = TableBuilder(), output_columns(circuit, tasks)
     alike: dict[NoisyCone, list[tuple[IntArray, ...]]] = {}
@@ -298,7 +300,7 @@ def _prepared(
         engines.append(engine)
         needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
         if needed > limit:
-            # Numbers of n wires under noise are as many as the amplitudes of 2n wires without.
+            # Under noise, n wires have as many numbers as 2n wires have amplitudes without noise.
             task, inner = group.tasks[0], group.structure.n_inner
             raise CircuitTooLargeError(
                 f"task {task!r}: under noise its outputs depend on {seen} of {circuit.n_wires} "
@@ -312,7 +314,7 @@ def _prepared(
 def _cones(
     circuit: HeadCircuit, tasks: Sequence[str], run: _Run
 ) -> Iterator[tuple[NoisyCone, IntArray, IntArray, IntArray]]:
-    """Cones, and for the tasks of each cone their places, events and wires, one row per task.
+    """Cones, with the indices, events and wires of each cone's tasks, one row per task.
 
     Events of the block come last.
     """
@@ -321,7 +323,7 @@ def _cones(
         register, readout = run.wires[tasks[i]], circuit.register(tasks[i]).readout
         reads = [register[place] for place in readout.read_wires(len(register))]
         kept = Walk(reads).back_through(run.events, run.by_wire)
-        # Wires are numbered from the register on, so that equal cones look equal along a ring.
+        # Wires are numbered from the register on, so that equal cones along a ring compare equal.
         met = dict.fromkeys(register)
         for place in reversed(kept):
             met |= dict.fromkeys(run.events[place].wires)
@@ -364,7 +366,7 @@ def _cone(
 
 
 def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> Engine:
-    """Follow strings one by one where they are few, which is faster; else run them as vectors."""
+    """Follow strings singly if there are few, which is faster; otherwise run them as vectors."""
     cone = group.cone
     program = _string_program(cone) if strings else None
     if program is not None:
@@ -384,7 +386,7 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> En
 
 @lru_cache(maxsize=256)
 def _string_program(cone: NoisyCone) -> PauliProgram | None:
-    """The outputs as polynomials; None if these are too large, or the block has a feature."""
+    """The outputs as polynomials; None if these are too large, or a feature is in the block."""
     moving, still = cone.block_slots
     if moving:
         return None

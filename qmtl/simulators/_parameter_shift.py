@@ -1,8 +1,8 @@
 """Parameter shift: gradients of a head circuit from measurements at shifted angles.
 
-An output is A + B cos θ + C sin θ in the angle θ of each rotation, whatever noise follows it, so
-that its derivative is half the difference of the outputs at θ + π/2 and θ - π/2. Every rotation is
-shifted by itself; the chain rule from there to features and weights is torch's.
+An output is A + B cos θ + C sin θ in the angle θ of each rotation, whatever noise follows it. So
+its derivative is half the difference of the outputs at θ + π/2 and θ - π/2. Every rotation is
+shifted separately; torch applies the chain rule from there to features and weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ from qmtl.simulators._angles import AngleTable, TableBuilder, angle_columns
 
 __all__ = ["ShiftPlan", "shift_plan", "shifted_values"]
 
-# From angles (rows, rotations) to outputs (rows, outputs) of some tasks, side by side.
+# Measures some tasks: from angles (rows, rotations) to their outputs side by side (rows, outputs).
 Measured = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class _Given:
-    """An encoding, or a task's block on the wires of its register, that is given gate by gate."""
+    """An encoding, or a task's block on its register, that consists of given gates."""
 
     given: tuple[Gate, ...]
     rotations: int = 0
@@ -46,13 +46,14 @@ class _Given:
 
 @dataclass(frozen=True)
 class ShiftPlan:
-    """A circuit whose rotations have angles of their own.
+    """A circuit in which every rotation has its own angle.
 
     Attributes:
-        circuit: the same gates; its feature i is the angle of the i-th rotation.
+        circuit: a circuit with the same gates, in which feature i is the angle of the i-th
+            rotation.
         needed: for each task, the rotations that its outputs may depend on.
-        table: of the rotations' angles.
-        rows: of each rotation: the table's sampled angles come first.
+        table: table of the rotations' angles.
+        rows: row of each rotation in the table; sampled angles come first.
     """
 
     circuit: HeadCircuit
@@ -72,13 +73,13 @@ class ShiftPlan:
         return found[:, torch.from_numpy(self.rows).to(angles.device)]
 
     def shifts(self, tasks: Sequence[str]) -> int:
-        """Circuits that the gradients of these tasks take for each sample."""
+        """Number of circuits per sample that the gradients of these tasks take."""
         if self.circuit.layout == "shared":
             return 2 * sum(len(self.needed[task]) for task in tasks)
         return 2 * len({i for task in tasks for i in self.needed[task]})
 
     def reach(self, tasks: Sequence[str]) -> Tensor:
-        """Which outputs each rotation may change, shape (rotations, outputs side by side)."""
+        """Which outputs each rotation can change, shape (rotations, outputs side by side)."""
         found = []
         for task in tasks:
             n_outputs = self.circuit.register(task).readout.n_outputs
@@ -89,7 +90,7 @@ class ShiftPlan:
 
 @lru_cache(maxsize=16)
 def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
-    """The plan of a circuit.
+    """The plan of a circuit's shifts.
 
     Example:
         >>> from qmtl import Task
@@ -127,7 +128,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
     for name, register in circuit.registers.items():
         block = twin.block_gates(name)
         read = register.readout.read_wires(len(register.wires))
-        # Gates that cancel are within reach too: noise may tell them.
+        # Gates that cancel count too: under noise they may matter.
         walk = Walk([register.wires[i] for i in read], commuting=False)
         kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
         kept += [encoding[i] for i in walk.back_through(encoding, index)]
@@ -141,11 +142,11 @@ def shifted_values(
     """Measured outputs whose gradients are measured at shifted angles.
 
     Args:
-        plan: of the circuit.
-        tasks: whose outputs they are.
-        angles: of the rotations, shape (batch, rotations); see `ShiftPlan.angles`.
+        plan: plan of the circuit.
+        tasks: tasks of the outputs.
+        angles: angles of the rotations, shape (batch, rotations); see `ShiftPlan.angles`.
         values: the outputs at these angles, side by side, shape (batch, outputs).
-        measured: measures the same outputs at other angles.
+        measured: function that measures the same outputs at other angles.
     """
     found: Tensor = _Shifted.apply(angles, values, plan.reach(tasks), measured)
     return found
@@ -180,7 +181,7 @@ class _Shifted(torch.autograd.Function):
             rows = angles[:, None, None] + torch.stack([one, -one], 1)
             outputs = measured(rows.reshape(-1, angles.shape[1]))
             plus, minus = outputs.reshape(len(angles), len(columns), 2, -1).unbind(2)
-            # An output beyond a rotation's reach has no slope, only noise.
+            # A rotation does not change outputs beyond its reach: their difference is only noise.
             halves = (plus - minus) / 2 * reach[columns]
             slopes[:, columns] = (halves * gradient[:, None]).sum(-1)
         return slopes, None, None, None

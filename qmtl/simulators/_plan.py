@@ -1,4 +1,4 @@
-"""The plan: which cones run as one batch, and where their angles come from.
+"""The plan: which cones run as one batch, and where their angles are in the table.
 
 A plan is made once per circuit and set of tasks; running it needs no Python per task. Cones with
 the same gates up to a renaming of wires form one group.
@@ -30,18 +30,19 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Structure:
-    """What a group's cones have in common, without their wires and weights; hashable.
+    """The common structure of a group's cones, without wires and weights; hashable.
 
     Attributes:
-        n_wires: wires of each cone.
-        n_inner: how many of the first local wires the block acts on or the readout reads.
+        n_wires: number of wires of each cone.
+        n_inner: number of local wires, from the first, that the block acts on or the readout reads.
         encoding: layers of the encoding.
         block: layers of the task block.
-        encoding_slots: the encoding's slots: those that depend on the sample, and the others.
-        block_slots: those of the block.
-        readout: outputs over the basis states of the wires read.
-        alias: for each slot of the encoding the first one that always has the same angle; empty if
-            all differ.
+        encoding_slots: the encoding's slots: those with angles that depend on the sample, and the
+            others.
+        block_slots: the block's slots, in the same form.
+        readout: outputs as rows over the basis states of the wires that are read.
+        alias: for each slot of the encoding, the first slot that always has the same angle; empty
+            if all angles differ.
     """
 
     n_wires: int
@@ -55,36 +56,36 @@ class Structure:
 
     @property
     def distinct_slots(self) -> Slots:
-        """The encoding's slots without those that always have another one's angle."""
+        """The encoding's slots without those that repeat another slot's angle."""
         kept = [i for i, first in enumerate(self.alias) if first == i]
         sampled, fixed = (tuple(i for i in slots if i in kept) for slots in self.encoding_slots)
         return (sampled, fixed) if self.alias else self.encoding_slots
 
     @property
     def steps(self) -> int:
-        """Operations on whole states: one per diagonal layer, one per wire of the other layers."""
+        """Operations on whole states: one per diagonal layer, one per wire of other layers."""
         layers = (*self.encoding[1:], *self.block)
         return sum(1 if lay.diagonal else len({op.wires[0] for op in lay.ops}) for lay in layers)
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Cones of the same structure; they run as one batch.
+    """Cones of the same structure, which run as one batch.
 
-    A member is a task, or several tasks whose blocks are on one state. A task is a member of
-    several groups if its outputs run apart.
+    A member is a task, or several tasks whose blocks share one state. A task is a member of several
+    groups if its outputs run separately.
 
     Attributes:
-        structure: what the cones have in common.
-        tasks: the members' tasks, one after the other.
+        structure: the cones' common structure.
+        tasks: the members' tasks, in order.
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
         wires: each cone's wires in local order, shape (cones, n_wires); one cone if all members
             share it.
         encoding: angles of the encoding, a row per cone.
         block: angles of the block, a row per member.
-        sizes: size of the cone after each gate that widens it, seen from the readout.
-        joint: of several tasks on one state: the task of each output and of each fixed angle of
-            the block.
+        sizes: size of the cone after each gate that widens it, going back from the readout.
+        joint: (several tasks on one state) the task of each output and of each fixed angle of the
+            block.
     """
 
     structure: Structure
@@ -98,12 +99,12 @@ class Group:
 
     @property
     def n_members(self) -> int:
-        """Tasks, or 1 if several are on one state."""
+        """Number of members: tasks, or 1 if several tasks share one state."""
         return len(self.columns)
 
     @property
     def n_cones(self) -> int:
-        """Encoded states per sample: one per member, or one if the members share it."""
+        """Number of encoded states per sample: one per member, or one if the members share it."""
         return len(self.wires)
 
     @property
@@ -116,14 +117,14 @@ class Group:
 class Plan(NamedTuple):
     """Groups that together compute the outputs of `tasks`, except for those in `chain`.
 
-    The latter's cones are long chains, which run as matrix products.
+    Tasks in `chain` have long chains as cones, which run as matrix products.
 
     Attributes:
-        tasks: all tasks, in the order asked for.
-        groups: of those that run on cones.
-        chain: of these, those that run as matrix products.
-        table: the angles of all of them.
-        n_outputs: columns of the outputs.
+        tasks: all requested tasks, in their order.
+        groups: groups of the tasks that run on cones.
+        chain: the tasks that run as matrix products.
+        table: table of all angles.
+        n_outputs: number of output columns.
     """
 
     tasks: tuple[str, ...]
@@ -134,7 +135,7 @@ class Plan(NamedTuple):
 
 
 def output_columns(circuit: HeadCircuit, tasks: Sequence[str]) -> IntArray:
-    """First column of each task's outputs, side by side, and the number of columns at the end."""
+    """The first column of each task's outputs, and the total number of columns at the end."""
     sizes = [circuit.registers[task].readout.n_outputs for task in tasks]
     return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
 
@@ -147,14 +148,14 @@ def build_plan(
     joint: bool = False,
     builder: TableBuilder | None = None,
 ) -> Plan:
-    """Group the cones of `tasks`, except those in `chain`, by structure; or make one of them all.
+    """Group the cones of `tasks`, except those in `chain`, by structure; or join them into one.
 
     Args:
         circuit: the head circuit.
-        tasks: their names.
-        chain: those that run as matrix products.
-        joint: whether all tasks run on one state.
-        builder: collects further angles of the same plan.
+        tasks: names of the tasks.
+        chain: the tasks that run as matrix products.
+        joint: whether all tasks share one state.
+        builder: table builder that already holds other angles of the plan.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -176,7 +177,7 @@ def build_plan(
 
 
 class _Members(NamedTuple):
-    """Some members of a group: a cone, and where it is."""
+    """Some members of a group: their cone, and its positions in the circuit."""
 
     cone: Cone
     tasks: IntArray
@@ -246,7 +247,7 @@ def _group(
 
 
 def _alias(angles: AngleRows) -> tuple[int, ...]:
-    """For each slot the first one with the same angles in all places."""
+    """For each slot, the first slot that has the same angles in all places."""
     features, weights, constants = angles.columns
     others = np.stack([weights, constants.view(np.int64)], axis=2)
     keys = np.concatenate([features, others], axis=2)

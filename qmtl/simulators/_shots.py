@@ -1,4 +1,4 @@
-"""ShotSimulator: what finitely many measurements give, on top of any exact simulator."""
+"""ShotSimulator: outputs estimated from finitely many measurements, on any exact simulator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class Estimate:
     """A task's outputs as estimated from shots.
 
     Attributes:
-        values: shape (batch, n_outputs).
-        errors: their standard errors, from the spread of the shots themselves: 0 where all shots
-            agree, NaN for a single shot. Same shape.
+        values: estimated outputs, shape (batch, n_outputs).
+        errors: their standard errors, from the spread of the shots: 0 if all shots agree, NaN for a
+            single shot. Same shape.
     """
 
     values: Tensor
@@ -42,12 +42,12 @@ class Estimate:
 
 
 class ShotSimulator(Simulator):
-    """Outputs estimated from a number of measurements (shots), as a device gives them.
+    """Outputs estimated from a number of measurements (shots), as on a device.
 
     For each sample, a task's Z values and probabilities come from the same bit strings, drawn from
     the joint distribution of all wires that the task reads; tasks and samples are independent.
 
-    Values are those of the shots. Their gradients are one of two estimates:
+    Values are estimates from the shots. Their gradients are one of two estimates:
 
     * ``"exact"``: the exact gradients of the outputs' means, at no cost in shots
       (straight-through: for a loss that is not linear in the outputs, its slope is taken at the
@@ -61,14 +61,15 @@ class ShotSimulator(Simulator):
     Args:
         base: an exact simulator, such as `LightConeSimulator` or `NoisySimulator`.
         shots: measurements per sample, and in each shifted circuit.
-        seed: of a stream of random numbers that every call goes on with. None draws from torch's
-            global generator, which training seeds in each epoch, so that runs resume.
+        seed: seed of a stream of random numbers, which every call continues. None draws from
+            torch's global generator, which training seeds in each epoch, so that a resumed run
+            draws the same numbers.
         gradient: ``"exact"`` or ``"parameter-shift"``.
 
     Raises:
-        InvalidInputError: for shots that are not an integer >= 1, a base that is sampled itself, an
-            unknown gradient, or one whose rule does not hold: parameter shift under noise that
-            makes rotations turn by another factor than 1, or through an extrapolation.
+        InvalidInputError: for shots that are not an integer >= 1, a base that itself samples, an
+            unknown gradient, or a base to which parameter shift does not apply: its noise makes
+            rotations turn by another factor than 1, or it extrapolates.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -113,7 +114,7 @@ class ShotSimulator(Simulator):
         plan = shift_plan(circuit)
         turned, none = plan.angles(angles, weights), angles.new_zeros(0)
         found = [angles.new_zeros(len(angles), 0)]
-        # Each task by itself: it looks at the rotations of its own cone only.
+        # Each task separately, so that only the rotations of its own cone are shifted.
         parts = values.split(output_layout(circuit, chosen).sizes, dim=1)
         for task, own in zip(chosen, parts, strict=True):
 
@@ -126,9 +127,9 @@ class ShotSimulator(Simulator):
     def executions(
         self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
     ) -> tuple[int, int]:
-        """Measurements that a device would make for the values, and for their gradients.
+        """Number of measurements that a device would make for the values, and for their gradients.
 
-        Circuits times shots; in the partitioned layout one circuit serves all tasks.
+        This is circuits times shots; in the partitioned layout one circuit serves all tasks.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -150,10 +151,10 @@ class ShotSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """How often each bit string was drawn, shape (batch, 2^wires read), int64.
+        """How often each bit string was drawn, int64, shape (batch, 2^read wires).
 
-        Bit strings are of the wires that the task's readout reads, the first most significant.
-        Arguments are those of `Simulator.expectation_values`.
+        Bit strings are over the wires that the task's readout reads, the first most significant.
+        The arguments are those of `Simulator.expectation_values`.
         """
         chosen = check_angles(circuit, angles, tasks)
         flat = joined_weights(circuit, weights, chosen, angles)
@@ -173,7 +174,8 @@ class ShotSimulator(Simulator):
             matrix = torch.from_numpy(output_matrix(circuit.register(name)))
             shares = counts.double() / self.shots
             values = shares @ matrix.T
-            # One shot's variance; deviations keep digits that a difference of means would lose.
+            # The variance of one shot; summing squared deviations keeps digits that a difference of
+            # means loses.
             spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
             errors = (spread / rest).sqrt() if rest else torch.full_like(spread, torch.nan)
             found[name] = Estimate(values.to(angles), errors.to(angles))
@@ -182,7 +184,7 @@ class ShotSimulator(Simulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """What a training step takes: the base's plan."""
+        """The cost of a training step, which is that of the base."""
         return self.base.explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,14 +202,14 @@ class ShotSimulator(Simulator):
             matrix = torch.from_numpy(output_matrix(circuit.register(name))).to(angles).T
             exact = likely[name] @ matrix
             sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix
-            # Straight through: the difference is zero, but not its gradient.
+            # Straight-through: the difference is zero, but its gradient is not.
             outputs.append(sampled + (exact - exact.detach()))
         return torch.cat(outputs, dim=1)
 
     def _drawn(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
     ) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
-        """Each task's distribution over bit strings, and how often each of them was drawn."""
+        """Each task's distribution over bit strings, and how often each bit string was drawn."""
         if any(torch.func.debug_unwrap(tensor) is not tensor for tensor in (angles, weights)):
             raise InvalidInputError(
                 "shots cannot be drawn within vmap or torch.func's transforms; give the whole batch"
@@ -218,7 +220,7 @@ class ShotSimulator(Simulator):
         random = self._random
         if random is None:
             random = np.random.default_rng(int(torch.randint(2**62, ())))
-        # Tasks with equally many bit strings are drawn in one call.
+        # Tasks with the same number of bit strings are drawn in one call.
         sizes: dict[int, list[str]] = {}
         for name, probabilities in likely.items():
             sizes.setdefault(probabilities.shape[1], []).append(name)
@@ -243,7 +245,7 @@ def _integer(name: str, value: object, least: int) -> int:
 
 
 def _check_shiftable(base: Simulator) -> None:
-    """Raise `InvalidInputError` for a simulator whose outputs parameter shift does not hold for."""
+    """Raise `InvalidInputError` if parameter shift does not apply to a simulator's outputs."""
     if not base.follows_shift_rule:
         raise InvalidInputError(
             f"parameter shift needs outputs of one circuit, those of {base!r} are made of several "

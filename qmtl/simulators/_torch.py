@@ -1,10 +1,11 @@
-"""A group's outputs by plain torch operations: for GPUs, function transforms, and as reference.
+"""A group's outputs by torch operations: for GPUs, function transforms, and as a reference.
 
-A state has shape ``(parts, cones, amplitudes, samples)``. Parts are the real one, and the imaginary
-one once there is any, so that real gates cost half; formats for inference, such as ONNX, have no
-complex numbers. Samples come last: every operation is a long contiguous loop over them. Only
-differentiable, out-of-place torch operations are used, so autograd, ``vmap`` and double backward
-work, and none depends on the number of samples, so that an exported program takes any.
+A state has shape ``(parts, cones, amplitudes, samples)``. The parts are the real one, and the
+imaginary one as soon as there is any, so that real gates cost half; inference formats such as ONNX
+have no complex numbers. Samples come last, so that every operation is a long contiguous loop over
+them. All torch operations are differentiable and out-of-place, so that autograd, ``vmap`` and
+double backward work. None depends on the number of samples, so that an exported program takes any
+batch size.
 """
 
 from collections.abc import Sequence
@@ -22,19 +23,19 @@ from qmtl.simulators._plan import Group
 
 __all__ = ["TorchEngine", "apply_layers", "signs_of"]
 
-# A block's unitary is built when it has at most so many columns.
+# A block's unitary is built if it has at most this many columns.
 LARGEST_UNITARY = 64
 
 # The angle of each slot, shape (cones, samples or 1).
 Angles = Sequence[Tensor]
 
-# A 2x2 matrix; entries have equally many parts and shape (parts, cones, samples), or 1 sample where
+# A 2x2 matrix; entries have equally many parts and shape (parts, cones, samples), with 1 sample if
 # the angle does not depend on it.
 Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
-    """Products of numbers, whose parts come first."""
+    """Products of complex numbers, whose parts are the first axis."""
     if len(left) == 1 or len(right) == 1:
         return left * right
     turned = torch.stack([-left[1], left[0]])
@@ -42,7 +43,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_fixed(angle: Tensor) -> bool:
-    """Whether an angle is the same for all samples; of an exported program there are many."""
+    """Whether an angle is the same for all samples; a symbolic batch size counts as several."""
     samples = angle.shape[-1]
     return type(samples) is int and samples == 1
 
@@ -61,7 +62,7 @@ def _gate_matrix(op: Op, angles: Angles, like: Tensor) -> Matrix:
 
 
 def _one_wire_matrices(ops: Sequence[Op], angles: Angles, like: Tensor) -> dict[int, Matrix]:
-    """The product of each wire's gates in a layer."""
+    """The product of the gates on each wire in a layer."""
     matrices: dict[int, Matrix] = {}
     for op in ops:
         matrix = _gate_matrix(op, angles, like)
@@ -86,9 +87,9 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 @lru_cache(maxsize=256)
 def signs_of(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
-    """Eigenvalues of products of Z, a row for each, or one row: those of the product of CZs.
+    """Signs of products of Z, one row each; with `flips`, the signs of the CZs' product in one row.
 
-    Not a tensor: one made inside a transform of `torch.func` must not be kept.
+    This is not a tensor, because a tensor made inside a transform of `torch.func` must not be kept.
     """
     states = np.arange(2**n_wires)
 
@@ -113,7 +114,7 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     if not rotations:
         return state
     phase: Tensor | float = 0.0
-    # Angles that are equal for all samples are summed apart: theirs is a small product.
+    # Angles that are equal for all samples are summed separately, in a small product.
     for fixed in (True, False):
         chosen = [(wires, a) for wires, a in rotations if _is_fixed(a) == fixed]
         if chosen:
@@ -138,7 +139,7 @@ def apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires
 
 def _encode(layers: Sequence[Layer], angles: Angles, n_wires: int, like: Tensor) -> Tensor:
     """The encoded states, shape (parts, cones or 1, 2^n_wires, samples or 1)."""
-    # A first layer of one-wire gates makes a product state, built wire by wire.
+    # A first layer of one-wire gates makes a product state, which is built wire by wire.
     first = layers[0].ops if layers and not layers[0].diagonal else ()
     matrices = _one_wire_matrices(first, angles, like)
     state = like.new_ones((1, 1, 1, 1))
@@ -155,7 +156,7 @@ class TorchEngine(Engine):
     """Evaluates a group by torch operations on state vectors.
 
     Args:
-        group: the cones, with a state for each task.
+        group: the group of cones, with a state for each task.
     """
 
     name: ClassVar[str] = "state vectors by torch"
@@ -181,8 +182,8 @@ class TorchEngine(Engine):
     def _apply_block(self, state: Tensor, angles: Angles) -> Tensor:
         """The encoded states after the tasks' blocks.
 
-        Where the block is the same for all samples and has fewer columns than there are amplitudes
-        beside it, its unitary is built once and applied as one batched product.
+        If the block is the same for all samples and has fewer columns than there are other
+        amplitudes, its unitary is built once and applied as one batched product.
         """
         structure, n_members, samples = self.group.structure, self.group.n_members, state.shape[3]
         dim, rest = 2**structure.n_inner, 2 ** (structure.n_wires - structure.n_inner)
@@ -194,7 +195,7 @@ class TorchEngine(Engine):
             return apply_layers(state, structure.block, angles, structure.n_wires)
         identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, None]
         unitary = apply_layers(identity, structure.block, angles, structure.n_inner)
-        # Without angles it is one for all tasks.
+        # Without angles, one unitary serves all tasks.
         unitary = unitary.expand(-1, n_members, -1, -1)
         columns = state.reshape(*state.shape[:2], dim, rest * samples)
         if len(unitary) == 1 or len(columns) == 1:

@@ -1,9 +1,8 @@
-"""Pauli transfer matrices: gates and channels as real maps of the numbers tr(Pρ).
+"""Pauli transfer matrices: gates and channels as real linear maps of the numbers tr(Pρ).
 
-Row and column are Pauli strings in base 4, first wire first: I 0, X 1, Y 2, Z 3. Row P of a gate
-holds the strings of U† P U, so that the matrix takes the numbers of a state forwards, and its
-transpose takes an observable's coefficients backwards. Nothing is complex: single precision stays
-single precision.
+Rows and columns are Pauli strings in base 4, first wire first: I 0, X 1, Y 2, Z 3. Row P of a gate
+holds the strings of U† P U. So the matrix moves the numbers of a state forwards, and its transpose
+moves an observable's coefficients backwards. All numbers are real, in the precision of the input.
 """
 
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1,
 
 
 def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
-    """Matrices (channels, 4^n, 4^n) of noise channels: factors, and last what Z gets of I."""
+    """Matrices (channels, 4^n, 4^n) of noise channels, from their factors and shifts."""
     strings = np.arange(4**n_wires)
     matrices = np.zeros((len(numbers), 4**n_wires, 4**n_wires))
     matrices[:, strings, strings] = numbers[:, : 4**n_wires]
@@ -51,7 +50,7 @@ def gate_matrix(name: str, n_wires: int) -> FloatArray:
 
 @cache
 def rotation_matrices(name: str, n_wires: int) -> FloatArray:
-    """The three matrices of a rotation: the rest, and what goes with cosine and sine."""
+    """The three matrices of a rotation: the constant one, and those times cosine and sine."""
     op = Op(name, tuple(range(n_wires)), 0)
     found = np.zeros((3, 4**n_wires, 4**n_wires))
     for row in range(4**n_wires):
@@ -65,7 +64,7 @@ def rotation_matrices(name: str, n_wires: int) -> FloatArray:
 def matrices_of(op: Op, numbers: FloatArray | None = None) -> FloatArray:
     """An operation's matrix: one, a rotation's three, or one for each row of a channel's numbers.
 
-    Without numbers a channel's matrix is one wherever it may be other than zero.
+    Without numbers, a channel's matrix is 1 at every entry that can be non-zero.
     """
     n = len(op.wires)
     if op.name in (CHANNEL, DAMPING):
@@ -84,9 +83,9 @@ def applied(
     *,
     backwards: bool = False,
 ) -> Tensor:
-    """A gate on the wires whose Paulis are along `axes`; the angle is broadcast over the last axes.
+    """Apply a gate on the wires along `axes`; the angle is broadcast over the last axes.
 
-    `values` are numbers of a state or, backwards, the coefficients of an observable.
+    `values` are the numbers of a state or, backwards, the coefficients of an observable.
     """
     n, front = len(axes), values.movedim(tuple(axes), tuple(range(len(axes))))
     flat = front.reshape(4**n, -1)
@@ -107,17 +106,17 @@ def applied(
 def half_of_gate(kind: str) -> FloatArray:
     r"""One wire's half of a controlled Pauli gate, shape (4, 4, 4): new Pauli, bond, old Pauli.
 
-    `kind` is ``"control"`` for the wire of the projectors, ``"X"`` or ``"Z"`` for that of V. The
-    gate is :math:`\sum_b P_b \otimes V^b`, on operators
-    :math:`\sum_{bb'} (P_b \cdot P_{b'}) \otimes (V^b \cdot V^{b'})`. The pair (b, b') is taken in
-    the basis of Hermitian matrices, in which both halves are real.
+    `kind` is ``"control"`` for the wire with the projectors, ``"X"`` or ``"Z"`` for the wire with
+    V. The gate is :math:`\sum_b P_b \otimes V^b`, on operators :math:`\sum_{bb'} (P_b \cdot P_{b'})
+    \otimes (V^b \cdot V^{b'})`. The pair (b, b') is expressed in the basis of Hermitian matrices,
+    in which both halves are real.
     """
     if kind == "control":
         halves = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]]], dtype=complex)
     else:
         halves = PAULIS[[0, "IXYZ".index(kind)]]
-    # The 1/2 of the expansion is exact in any precision; 1/sqrt(2) on both wires would make the
-    # trace drift along a chain of thousands.
+    # The 1/2 of the expansion is exact in any precision; 1/sqrt(2) on both wires would let the
+    # trace drift along a chain of thousands of wires.
     pairs = PAULIS.conj() if kind == "control" else PAULIS / 2
     maps = np.einsum("abc,bij,qjk,clk->aqil", pairs, halves, PAULIS, halves.conj())
     return np.ascontiguousarray(np.einsum("pli,aqil->paq", PAULIS, maps).real / 2)

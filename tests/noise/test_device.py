@@ -87,7 +87,7 @@ def test_bad_scale(scale):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "not noise of qmtl: format 'other'"),
+        ({"format": "other"}, "not a qmtl noise file: format 'other'"),
         ({"readout": [0.1]}, "a part is missing or wrong"),
         ({"gates": [{"name": "CZ"}]}, "a part is missing or wrong"),
         ({"one_wire": {"factors": [1, 2, 1, 1], "shift": 0}}, r"must be in \[-1, 1\]"),

@@ -1,4 +1,4 @@
-"""A group's outputs by its state vectors in the compiled kernel: the engine for larger cones."""
+"""The engine for larger cones: a group's outputs from state vectors in the compiled kernel."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,8 @@ from qmtl.simulators._torch import TorchEngine
 
 __all__ = ["AmplitudeEngine"]
 
-# Samples of a tile: with 64 amplitudes, state and adjoint fill about half of a first-level cache.
+# Possible numbers of samples in a tile; with 64 amplitudes, state and adjoint fill about half of a
+# first-level cache.
 TILES = (8, 16, 32)
 LARGEST_TILE_BYTES = 2**19
 
@@ -21,7 +22,7 @@ class AmplitudeEngine(Engine):
     """Evaluates a group's program in the compiled kernel.
 
     Args:
-        program: the group's tables.
+        program: tables of the group's operations.
     """
 
     name: ClassVar[str] = "state vectors"
@@ -68,7 +69,7 @@ class AmplitudeEngine(Engine):
         )  # fmt: skip
 
     def forward(self, inputs: Inputs, values: Array) -> Any:
-        """Write the outputs; the final states are kept."""
+        """Write the outputs, and return the final states."""
         tile = _tile(len(values), self.size, values.itemsize)
         items = len(self.cones) * -(-len(values) // tile)
         states = np.empty((items, self.states_each, 2 * self.size, tile), values.dtype)
@@ -78,10 +79,10 @@ class AmplitudeEngine(Engine):
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
-        """Add the gradients of the cones whose outputs have any."""
+        """Add the gradients of the cones that have an output with a gradient."""
         from qmtl.simulators._kernels import add_at
 
-        # NaN counts: it must reach the result.
+        # NaN counts as a gradient: it must reach the result.
         by_output: Array = np.asarray(gradients.any(axis=0))[self.columns]
         wanted: Array = np.asarray(by_output.any(axis=1))
         cones = self.cones[wanted.reshape(len(self.cones), -1).any(axis=1)]
@@ -96,7 +97,7 @@ class AmplitudeEngine(Engine):
         self._run(inputs, cones, wanted, kept, gradients, (own, by_cone, by_task))
         of_task = by_task.sum(axis=0)
         if self.group.joint is not None:
-            # By weights of a task that nobody asks for: zero, and not nearly so.
+            # The gradient of a weight of a task that was not asked for must be exactly zero.
             of_output, of_angle = self.group.joint
             asked = np.zeros(int(of_output.max(initial=0)) + 1, np.bool_)
             asked[of_output[by_output[0]]] = True
@@ -107,11 +108,11 @@ class AmplitudeEngine(Engine):
         add_at(column, self.own[members], of_task[..., None])
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs by torch operations."""
+        """The outputs, computed by torch operations."""
         return self._torch.torch_values(sampled, fixed)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step, by the sizes of the arrays above."""
+        """Estimated bytes of a training step, from the sizes of the arrays above."""
         size, tile = self.size, _tile(samples, self.size, itemsize)
         padded = -(-samples // tile) * tile
         states = 2 * len(self.cones) * self.states_each * size * padded
@@ -124,7 +125,7 @@ class AmplitudeEngine(Engine):
 
 
 def _tile(samples: int, size: int, itemsize: int) -> int:
-    """Samples of a tile: enough for long loops, few enough for the cache."""
+    """Samples in a tile: enough for long loops, few enough for the cache."""
     fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
     wanted = [t for t in fitting if t >= samples]
     return wanted[0] if wanted else fitting[-1]

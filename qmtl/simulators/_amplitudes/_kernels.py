@@ -1,22 +1,23 @@
-"""The compiled kernel: takes cones through their circuit and back, tile by tile of samples.
+"""The compiled kernel: runs cones forwards and backwards through their circuit, tile by tile.
 
 It interprets a small table of operations, so that it is compiled once per precision and serves
 every circuit. A tile holds one cone's state for some samples, one row of samples for each real
 number: the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples
 and vectorise, and a tile stays in the first cache levels from |0…0⟩ to its outputs.
 
-In real numbers every rotation turns pairs of rows by half its angle; `_pair` says which. A layer of
-diagonal gates turns the two parts of each amplitude by an angle of its own. Backwards, the adjoint
-state is ∂L/∂(rows): every operation first adds its angle's derivative, which its generator gives
-from its output, and is then undone on state and adjoint together; nothing is stored in between.
+In real numbers every rotation mixes pairs of rows by half its angle; `_pair` says which. A layer of
+diagonal gates rotates the real and imaginary parts of each amplitude by an angle of that amplitude.
+The backward pass carries the adjoint state ∂L/∂(rows). For each operation it first adds the
+derivative of the operation's angle, which follows from the operation's output and its generator;
+then it undoes the operation on state and adjoint. No intermediate state is stored.
 
-Tables (`_program` writes them). ``ops`` has the columns kind; stride of the wire; slot of the
-angle; mask of the wires of a SAMPLE-dependent Z; source of the angle; how many pairs of rows to
-turn. A PHASE has, after the kind, by how many bits an amplitude's number is shifted to find its
-entry; its first and after its last term (slot and mask, in ``terms``); the source of their angles;
-and, last, its row of ``signs``. The first ``n_starts`` operations make the product state: they turn
-the few rows that are not zero yet, and need not be undone. Angles come as cosines and sines of
-their halves.
+`_program` writes the tables. The columns of ``ops`` are: the kind; the stride of the wire; the slot
+of the angle; the mask of the wires of a Z that depends on the sample (SAMPLE); the source of the
+angle; and the number of pairs of rows to mix. For a PHASE, the columns after the kind are: the
+number of bits by which to shift an amplitude's index to find its entry; the first term and one past
+the last term (slot and mask, in ``terms``); the source of their angles; and its row of ``signs``.
+The first ``n_starts`` operations make the product state: they act on the few rows that are not zero
+yet, and need not be undone. Angles are given as cosines and sines of half angles.
 """
 
 import math
@@ -42,7 +43,7 @@ def _odd(bits):
 
 @kernel
 def _pair(kind, stride, mask, size, p):
-    """The rows x and y that a rotation takes to c·x - s·y and s·x + c·y."""
+    """The rows x and y that a rotation replaces by c·x - s·y and s·x + c·y."""
     if kind == Z:
         return (p, p + size) if _odd(p & mask) else (p + size, p)
     half = size >> 1
@@ -56,7 +57,7 @@ def _pair(kind, stride, mask, size, p):
 
 @kernel
 def _load(op, row, angles, index, where, low, n, c, d, terms, signs, table):
-    """Cosines and sines of an operation: by sample into c and d, or by amplitude into the table."""
+    """Load an operation's cosines and sines: by sample into c and d, or by amplitude in `table`."""
     cos, sin, fcos, fsin = angles
     if op[0] == PHASE:
         size = table.shape[1] >> op[1]
@@ -87,7 +88,7 @@ def _load(op, row, angles, index, where, low, n, c, d, terms, signs, table):
 
 @kernel
 def _turn(state, op, c, d, table, n, size, sign, pairs):
-    """One operation (`sign` 1) or its inverse (`sign` -1) on the first `pairs` pairs of rows."""
+    """Apply an operation (`sign` 1) or its inverse (`sign` -1) to the first `pairs` pairs."""
     if op[0] == PHASE and op[2] == op[3]:
         for r in range(2 * size):
             x = table[0, (r & (size - 1)) >> op[1]]
@@ -111,7 +112,7 @@ def _turn(state, op, c, d, table, n, size, sign, pairs):
 
 @kernel
 def _derive(state, adjoint, op, terms, n, size, g, slope, target):
-    """The derivative by an angle, from its output: by sample into g, or by slot into the target."""
+    """Derivative by an operation's angle, from its output: by sample into g, or into `target`."""
     half = g.dtype.type(0.5)
     if op[0] == PHASE:
         entries = size >> op[1]
@@ -140,7 +141,7 @@ def _derive(state, adjoint, op, terms, n, size, g, slope, target):
 
 @kernel
 def _read(state, adjoint, readout, columns, values, low, n, size, p, back):
-    """A task's outputs from its final state; or its adjoint, from the gradient in their place."""
+    """Read a task's outputs from its final state; backwards, turn gradients into an adjoint."""
     rest = size // readout.shape[1]
     for b in range(readout.shape[1]):
         for s in range(n):
@@ -172,7 +173,12 @@ def walk(
     first, last, back, sizes, program, index, angles, cones, wanted, states, values, by_sampled,
     by_cone, by_task,
 ):  # fmt: skip
-    """Outputs of the items from `first` to `last`, or (if `back`) their gradients.
+    """An item is one of the `cones` together with a tile of samples.
+
+    Forwards, outputs go to ``values[sample, columns[task, output]]``, and final states to `states`
+    if there is room. Backwards starts from these states; `values` holds the gradients (only those
+    of `wanted` tasks, the others being zero), and the q-th cone adds to ``by_sampled[q, slot,
+    sample]``, ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
 
     An item is one of the `cones` and a tile of samples. Forwards outputs go to
     ``values[sample, columns[task, output]]``, and final states to `states`, if there is room.
@@ -180,9 +186,9 @@ def walk(
     others' being zero), and the q-th cone adds to ``by_sampled[q, slot, sample]``,
     ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
 
-    The first `n_shared` operations run once per cone. If tasks share cones, the others run once per
-    task: forwards after them on copies of the cone's state, backwards before them, the adjoints
-    being summed up.
+    The first `n_shared` operations run once per cone. If tasks share cones, the other operations
+    run once per task: forwards after the shared ones, on copies of the cone's state; backwards
+    before the shared ones, with the adjoints summed.
     """
     size, lanes, n_shared, n_starts = sizes
     ops, terms, signs, readout = program
@@ -205,7 +211,8 @@ def walk(
         n = uint64(min(lanes, samples - tile * lanes))
         active = False
         for round_ in range(runs):
-            # Round 0 runs the cone's operations, other rounds those of tasks; backwards it is last.
+            # Round 0 runs the cone's operations, the other rounds those of the tasks; backwards,
+            # round 0 comes last.
             own_round = runs - 1 - round_ if back else round_
             which = max(own_round - 1, 0)
             task = cone * per_cone + which
@@ -225,7 +232,7 @@ def walk(
                         state[r, s] = r == 0
                     if back and not reads:
                         adjoint[r, s] = whole[r, s]
-            # The readout comes after the last operation.
+            # The readout is a further step after the last operation.
             for step in range(begin, end + 1):
                 k = begin + end - step if back else step
                 if k == end:

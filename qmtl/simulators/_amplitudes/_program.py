@@ -14,7 +14,7 @@ __all__ = [
 
 # Kinds of operation.
 RY, RX, Z, PHASE = range(4)
-# Sources of an angle: the sample, the cone's table, the task's table, or a quarter turn.
+# Sources of an angle: the sample, the cone's table, the task's table, or a constant quarter turn.
 SAMPLE, CONE, TASK, CONSTANT = range(4)
 
 IntArray = NDArray[np.int64]
@@ -24,11 +24,12 @@ Row = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Program:
-    """A group for the kernel; see there for the tables.
+    """A group's tables for the kernel; the module `_kernels` explains them.
 
     Attributes:
-        n_starts: how many of the first operations make the product state.
-        n_shared: how many of the first operations run once per cone; the others once per task.
+        n_starts: number of operations, from the first, that make the product state.
+        n_shared: number of operations, from the first, that run once per cone; the others run once
+            per task.
     """
 
     group: Group
@@ -40,14 +41,14 @@ class Program:
 
 
 class _Tables:
-    """The tables while they are written.
+    """The tables under construction.
 
     Args:
-        n_wires: wires of the state.
-        span: the first wires, on which the layers act.
-        source: where angles that are the same for all samples come from.
-        by_sample: slot → column of the angles that depend on the sample.
-        fixed: slot → column of the others.
+        n_wires: number of wires of the state.
+        span: number of wires, from the first, on which the layers act.
+        source: source of the angles that are equal for all samples.
+        by_sample: slot → column of each angle that depends on the sample.
+        fixed: slot → column of each other angle.
     """
 
     def __init__(
@@ -66,9 +67,9 @@ class _Tables:
         self.signs: list[NDArray[np.int8]] = []
 
     def starts(self, layer: Layer) -> Layer:
-        """Write rotations on |0…0⟩, from the last wire to the first; the gates of other wires.
+        """Write rotations of |0…0⟩, from the last wire to the first; return the gates left over.
 
-        So far only amplitudes of the wires behind are not zero, and all of them are real.
+        At this point only amplitudes of the wires behind are non-zero, and all of them are real.
         """
         by_wire: dict[int, list[Op]] = {}
         for op in layer.ops:
@@ -100,7 +101,7 @@ class _Tables:
                 self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size, 0))
 
     def _angle(self, slot: int) -> tuple[int, int, int]:
-        """Column, mask (none) and source of an angle."""
+        """Column, mask (0) and source of an angle."""
         if slot in self.by_sample:
             return self.by_sample[slot], 0, SAMPLE
         return self.fixed[slot], 0, self.source
@@ -123,12 +124,12 @@ class _Tables:
             self._phase(angles, signs)
 
     def _phase(self, terms: list[tuple[int, int]], masks: list[int]) -> None:
-        """Angles (slot, mask), and masks of Zs and CZs."""
+        """Write a diagonal layer: angles as (slot, mask), and masks of Zs and CZs."""
         first, shift, row = len(self.terms), self.n_wires - self.span, len(self.signs)
         self.terms += terms
         signs = np.ones((2,) * self.span, np.int8)
         for mask in masks:
-            # Basis states with a one at each of the mask's wires.
+            # All basis states that have a one at each of the mask's wires.
             bits = (mask >> (self.span - 1 - wire) & 1 for wire in range(self.span))
             signs[tuple(1 if bit else slice(None) for bit in bits)] *= -1
         padding = (1 << self.n_wires) - signs.size
@@ -138,7 +139,7 @@ class _Tables:
 
 
 def build_program(group: Group) -> Program | None:
-    """The group's program; None if its block depends on the sample (then torch runs it).
+    """The group's program; None if its block depends on the sample (torch runs it then).
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -160,7 +161,7 @@ def build_program(group: Group) -> Program | None:
     for layer in layers:
         encoding.layer(layer)
     block = _Tables(n, structure.n_inner, TASK, *structure.block_slots)
-    # Terms and signs are numbered on.
+    # The block's terms and signs continue the encoding's numbering.
     block.terms, block.signs = encoding.terms, encoding.signs
     for layer in structure.block:
         block.layer(layer)

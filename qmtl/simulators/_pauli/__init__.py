@@ -1,4 +1,4 @@
-"""Small light cones in the Pauli basis: operators taken backwards, as polynomials of the angles."""
+"""Small light cones in the Pauli basis: operators moved backwards, as polynomials of the angles."""
 
 from qmtl.simulators._pauli._engine import PauliEngine
 from qmtl.simulators._pauli._program import (

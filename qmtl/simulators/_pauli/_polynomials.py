@@ -1,11 +1,11 @@
-"""Polynomials in cosines and sines, as a straight line of products and sums of two products.
+"""Polynomials in cosines and sines, as a list of products and sums of two products.
 
 Register 0 holds 1; registers 1 + 2i and 2 + 2i hold the cosine and the sine of angle i; then come
-constants; every operation writes the next register. Equal operations are written once.
+constants; every operation writes the next register. Equal operations are written only once.
 
 Constants are products of *factors*, such as a noise channel's effect on a string. A value carries
-the factors it is still to be multiplied by: what two values have in common is not multiplied before
-they are added, so that uniform noise costs next to nothing.
+the factors that it has not been multiplied by yet. When two values are added, their common factors
+stay outside the sum, so that uniform noise is almost free.
 """
 
 from collections import Counter
@@ -24,13 +24,14 @@ __all__ = [
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
-# A constant is a product of numbers of channels: pairs (channel, index of the number), sorted.
+# A factor of a constant is a number of a channel: (channel, index of the number), sorted in a
+# product.
 Factor = tuple[int, int]
 Factors = tuple[Factor, ...]
-# A polynomial while it is written: its register, its sign, and factors; None is zero.
+# A polynomial under construction: its register, its sign, and its factors; None is zero.
 Value = tuple[int, int, Factors] | None
 ONE: Value = (0, 1, ())
-# Registers while they are written: constants count down from -1, operations up from here.
+# Registers under construction: constants count down from -1, operations up from this number.
 _FIRST_OPERATION = 1 << 40
 
 
@@ -39,11 +40,11 @@ class Polynomials:
     """Several polynomials of the same angles.
 
     Attributes:
-        n_angles: how many angles there are.
+        n_angles: number of angles.
         ops: rows (kind, x, y, z, w) of registers; row k writes the k-th register after those of
             angles and constants.
         outputs: the register of each polynomial.
-        signs: its sign, or 0 for a polynomial that is zero.
+        signs: the sign of each polynomial; 0 for a polynomial that is zero.
         constants: the factors of each constant.
     """
 
@@ -55,7 +56,7 @@ class Polynomials:
 
     @property
     def n_registers(self) -> int:
-        """Registers, with the constant and the cosines and sines."""
+        """Number of registers, including the 1 and the cosines and sines."""
         return 1 + 2 * self.n_angles + len(self.constants) + len(self.ops)
 
     def evaluate(
@@ -63,7 +64,7 @@ class Polynomials:
     ) -> list[Tensor]:
         """The polynomials by torch operations, for any broadcastable angles; differentiable.
 
-        Without angles they have the type and device of `like`.
+        If there are no angles, the results have the type and device of `like`.
 
         Example:
             >>> builder = Builder(1)
@@ -97,7 +98,7 @@ def sine(angle: int, sign: int = 1) -> Value:
 
 
 class Builder:
-    """Writes `Polynomials` of so many angles."""
+    """Writes `Polynomials` of a given number of angles."""
 
     def __init__(self, n_angles: int) -> None:
         self.n_angles = n_angles
@@ -105,11 +106,11 @@ class Builder:
         self._constants: dict[Factors, int] = {}
 
     def __len__(self) -> int:
-        """How many operations have been written."""
+        """Number of operations written so far."""
         return len(self._rows)
 
     def combine(self, *products: tuple[Value, Value]) -> Value:
-        """The sum of one or two products of two values."""
+        """The sum of one or two products, each of two values."""
         if len(products) == 1 and products[0][0] is ONE:
             return products[0][1]
         found = [
@@ -125,7 +126,7 @@ class Builder:
         z, w, other, others = found[1]
         kind, common = SUM if sign == other else DIFFERENCE, factors
         if factors != others:
-            # Only what the two do not have in common is multiplied now.
+            # Only the factors that the two do not share are multiplied now.
             shared = Counter(factors) & Counter(others)
             common = tuple(sorted(shared.elements()))
             x, y = self._scaled(x, y, Counter(factors) - shared)
@@ -148,7 +149,7 @@ class Builder:
         return self._rows.setdefault(row, _FIRST_OPERATION + len(self._rows))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
-        """The polynomials of these values, without the operations that none of them needs."""
+        """The polynomials of these values; operations that none of them needs are left out."""
         done = [
             (0, 0) if value is None else (self._times(self._constant(value[2]), value[0]), value[1])
             for value in values

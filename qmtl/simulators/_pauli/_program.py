@@ -1,14 +1,15 @@
-"""From a group of equal cones to polynomials: its circuit in the Heisenberg picture.
+"""Convert a group of equal cones to polynomials: its circuit in the Heisenberg picture.
 
-A task's outputs are sums of Pauli-Z strings on the wires it reads. Taken backwards through its
-block, such a string is a sum of strings on the block's wires, with coefficients that depend on the
-block's weights alone. The expectation values of those strings after the encoding depend on the
-features and the encoding's weights alone; they come from the encoding taken backwards to |0…0⟩,
-where only products of Z survive. Both are polynomials in cosines and sines of the angles.
-Gates without an angle cost nothing, and no wire outside a string's own cone is ever touched.
+A task's outputs are sums of Pauli-Z strings on the wires it reads. Moved backwards through its
+block, a string becomes a sum of strings on the block's wires; the coefficients depend on the
+block's weights only. The expectation values of these strings after the encoding depend on the
+features and the encoding's weights only; they come from moving the strings through the encoding
+back to |0…0⟩, where only products of Z survive. Both are polynomials in cosines and sines of the
+angles. Gates without an angle cost nothing, and wires outside a string's own cone are never
+touched.
 
-Strings grow as 4^wires where state vectors grow as 2^wires: the choice is by the number of
-operations.
+The number of strings grows as 4^wires, the size of a state vector as 2^wires: the number of
+operations decides which is used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,9 +28,9 @@ from qmtl.simulators._plan import Structure
 
 __all__ = ["PauliProgram", "pauli_program", "write_program"]
 
-# A program of more operations takes seconds to plan.
+# A program with more operations takes seconds to plan.
 LARGEST_PROGRAM = 5_000
-# Z-strings that a readout may be made of.
+# Most Z-strings of a readout.
 MOST_STRINGS = 64
 
 
@@ -38,12 +39,12 @@ class PauliProgram:
     """A group's outputs as ``mixing @ block(weights) @ encoding(features, weights)``.
 
     Attributes:
-        encoding: expectation values of the strings that the blocks ask for; the angles that depend
-            on the sample come first.
+        encoding: expectation values of the strings that the blocks need; angles that depend on the
+            sample come first.
         block: coefficients of these strings, for each Z-string that is read.
         n_terms: number of these strings.
-        mixing: the outputs as sums of Z-strings, shape (n_outputs, n_strings); None if each output
-            is one of them.
+        mixing: matrix from Z-strings to outputs, shape (n_outputs, n_strings); None if each output
+            is one of the strings.
     """
 
     encoding: Polynomials
@@ -100,16 +101,16 @@ def write_program(
     mixing: NDArray[np.float64] | None,
     most: int,
 ) -> PauliProgram:
-    """The program of a cone; of several ways to write its encoding, the one that is shortest.
+    """The program of a cone: the shortest of several ways to write its encoding.
 
     Args:
         circuits: the cone with its commuting gates in different orders; all have the same block.
-        masks: the wires of each Z-string that is read.
-        mixing: how they make the outputs; None if each output is one of them.
-        most: operations.
+        masks: the wires of each Z-string that is read, as bit masks.
+        mixing: matrix from strings to outputs; None if each output is one of the strings.
+        most: largest number of operations.
 
     Raises:
-        TooLargeError: there would be more of them.
+        TooLargeError: if there would be more operations.
     """
     slots = circuits[0].block_slots
     builder = Builder(len(slots))
@@ -125,9 +126,9 @@ def write_program(
 def _operations(
     layers: Iterable[Layer], order: Sequence[int] = (), alias: Sequence[int] = ()
 ) -> list[Op]:
-    """The gates one by one; those of a layer of one-wire gates in the given order of wires.
+    """The gates one by one; gates of a one-wire layer come in the given order of wires.
 
-    Slots that always have the same angle become one.
+    Slots that always have the same angle are merged.
     """
     place = {wire: i for i, wire in enumerate(order)}
     ops: list[Op] = []
@@ -140,7 +141,7 @@ def _operations(
 
 
 def _wire_orders(structure: Structure) -> list[list[int]]:
-    """Orders in which commuting rotations may run; which is cheapest depends on the circuit."""
+    """Orders in which commuting rotations may run; the circuit decides which is cheapest."""
     inner, rest = range(structure.n_inner), range(structure.n_inner, structure.n_wires)
     half = structure.n_inner + len(rest) // 2
     ring = [*range(structure.n_inner, half), *inner, *range(half, structure.n_wires)]

@@ -1,8 +1,8 @@
-"""Pauli strings as pairs of bit masks, and how gates take them backwards (U† P U).
+"""Pauli strings as pairs of bit masks, and their change under gates (U† P U).
 
 A string is ``(x, z)``: bit w of `x` is set for X or Y on wire w, bit w of `z` for Z or Y. A gate
-without an angle takes a string to one string and a sign; a rotation exp(-iθA/2) leaves a string
-that commutes with A alone and takes any other to ``cos θ · P + sign · sin θ · Q``.
+without an angle turns a string into one string and a sign. A rotation exp(-iθA/2) does not change a
+string that commutes with A, and turns any other into ``cos θ · P + sign · sin θ · Q``.
 """
 
 from qmtl.simulators._cones import Op
@@ -10,8 +10,8 @@ from qmtl.simulators._cones import Op
 __all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written", "z_string"]
 
 Pauli = tuple[int, int]
-# Rotations by a quarter turn or half a turn: about which axis, and whether they leave a minus sign
-# (half a turn) or the partner with this sign (a quarter).
+# Rotations by half a turn (their axis; they flip the sign) and by a quarter turn (their axis, and
+# the sign of the partner).
 HALF_TURNS = {"X": "RX", "Z": "RZ"}
 QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
 
@@ -60,7 +60,7 @@ def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
 def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
     """The partner Q = ±i A P of a string under a rotation about A, and its sign.
 
-    None if the string commutes with A and so stays as it is.
+    None if the string commutes with A and so does not change.
 
     Example:
         >>> rotated(Op("RY", (0,), 0), (0, 1))  # Z becomes cos Z - sin X

@@ -1,8 +1,8 @@
-"""Strings taken backwards through a circuit, gates and noise alike, and written as polynomials.
+"""Move strings backwards through a circuit with gates and noise, and write them as polynomials.
 
-A noise channel multiplies each string by a number of its own; a damping one also adds, for a string
-with a Z on its wire, a multiple of the same string without it. (In the Heisenberg picture; both
-numbers are factors of a constant, so that cones with other noise share a program.)
+In the Heisenberg picture, a noise channel multiplies each string by a number. A damping channel
+also adds, for a string with a Z on its wire, a multiple of the string without that Z. Both numbers
+are factors of a constant, so that cones with different noise share a program.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, with
 
 __all__ = ["SHIFT", "Circuit", "TooLargeError", "block_sums", "walk", "write_encoding"]
 
-# Which number of a damping channel it adds.
+# Index of the number of a damping channel that adds the string without Z.
 SHIFT = -1
-# Strings that are followed at once and in all: more take longer than many steps by another engine.
+# Most strings to follow; with more, another engine is faster.
 MOST_STRINGS = 20_000
 MOST_VISITS = 1_000_000
 Sums = dict[Pauli, Value]
@@ -28,7 +28,7 @@ Image = tuple[Pauli, tuple[tuple[Pauli, Value], ...]]
 
 
 class TooLargeError(Exception):
-    """The program would have more operations than allowed."""
+    """Raised if the program would have more operations than allowed."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Circuit:
     Attributes:
         encoding: operations of the encoding.
         block: operations of the task's block, up to the readout.
-        encoding_slots: the encoding's slots: those that depend on the sample, and the others.
-        block_slots: the block's.
+        encoding_slots: the encoding's slots: those with angles that depend on the sample, and the
+            others.
+        block_slots: the block's slots, in the same form.
     """
 
     encoding: Sequence[Op]
@@ -49,17 +50,17 @@ class Circuit:
 
     @property
     def encoding_angles(self) -> dict[int, int]:
-        """For each slot of the encoding the index of its angle."""
+        """The index of the angle of each slot of the encoding."""
         return {slot: i for i, slot in enumerate(chain(*self.encoding_slots))}
 
 
 def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Iterator[Image]:
-    """Strings, and what each is before an operation: one or two strings with coefficients.
+    """Each string with its image before an operation: one or two strings with coefficients.
 
     Args:
         op: the operation.
-        strings: those after it.
-        angle_of: for each slot the index of its angle.
+        strings: the strings after it.
+        angle_of: the index of the angle of each slot.
 
     Example:
         >>> list(images(Op("RY", (0,), 3), [(0, 1)], {3: 0}))  # Z becomes cos Z - sin X
@@ -86,7 +87,7 @@ def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Ite
 def block_sums(
     builder: Builder, string: Pauli, ops: Sequence[Op], slots: Sequence[int], most: int
 ) -> Sums:
-    """A string taken back through a block: the strings it becomes, with their coefficients."""
+    """Move a string back through a block: the strings that it becomes, with their coefficients."""
     angle_of = {slot: i for i, slot in enumerate(slots)}
     sums: Sums = {string: ONE}
     for op in reversed(ops):
@@ -100,13 +101,13 @@ def block_sums(
 
 
 class Walk(NamedTuple):
-    """Strings taken backwards through an encoding.
+    """Strings moved backwards through an encoding.
 
     Attributes:
-        encoding: its operations, in the order of application.
-        needed: the strings that are needed after each operation; before the first one, those of
-            |0…0⟩, which are all products of Z.
-        operations: their number, each a sum of two products.
+        encoding: the encoding's operations, in the order of application.
+        needed: the strings that are needed after each operation; the first entry, for |0…0⟩, has
+            products of Z only.
+        operations: number of operations, each a sum of two products.
     """
 
     encoding: Sequence[Op]
@@ -115,7 +116,7 @@ class Walk(NamedTuple):
 
 
 def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
-    """Find the strings that `terms` ask for, before each operation of an encoding."""
+    """Find the strings that `terms` depend on, before each operation of an encoding."""
     angle_of, touched = circuit.encoding_angles, [0]
     for op in circuit.encoding:
         wires = () if op.name in (CHANNEL, DAMPING) else op.wires
@@ -124,13 +125,13 @@ def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
     for op, before in zip(reversed(circuit.encoding), touched[-2::-1], strict=True):
         every = [found for _, found in images(op, needed[-1], angle_of)]
         operations += sum(map(len, every)) - len(every)
-        # X or Y on a wire that no earlier gate has touched is zero.
+        # A string with X or Y on a wire that no earlier gate acts on is zero.
         needed.append({q for found in every for q, _ in found if not q[0] & ~before})
         visits += len(needed[-1])
         _check(operations, most)
         _check(len(needed[-1]), MOST_STRINGS)
         _check(visits, MOST_VISITS)
-    # Without any operation, nothing has been left out so far.
+    # Without operations, strings with X or Y have not been removed yet.
     needed[-1] = {p for p in needed[-1] if not p[0]}
     return Walk(circuit.encoding, needed[::-1], operations)
 
