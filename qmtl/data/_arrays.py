@@ -1,4 +1,4 @@
-"""`from_arrays`: a data set from arrays in memory."""
+"""`from_arrays`: make a data set from arrays in memory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,22 +29,24 @@ def from_arrays(
     standardise: bool = False,
     sample_weight: Any = None,
 ) -> MultiTaskData:
-    """A data set from inputs and one array of labels per task.
+    """Make a data set from inputs and one array of labels per task.
 
     Args:
         X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame. They become
-            float32, integers too (exact to 2^24): an encoder of tokens takes them back with
+            float32, integers too (exact to 2^24): an encoder of tokens converts them back with
             ``inputs.long()``.
-        targets: task name → labels, see `Task.to_targets`; those in a tensor are labels as well.
-        tasks: in the order that circuits use. None: inferred from the labels, see `infer_task`.
+        targets: task name → labels, see `Task.to_targets`. Tensors are read as labels, too.
+        tasks: the tasks, in the order that circuits use; None infers them from the labels, see
+            `infer_task`.
         splits: three fractions (train, validation, test), stratified by the labels; or a dict of
             row numbers with these three keys.
-        seed: of the split.
+        seed: seed of the split.
         groups: one value per row; rows of a group stay in one split.
-        name: of the data set.
-        standardise: scale each input column by mean and std of the train split (2-D only).
-        sample_weight: how much each row counts in losses, metrics and scales, (N,): a row of weight
-            2 like two rows; a row of weight 0 is left out. None for 1 each.
+        name: name of the data set.
+        standardise: whether to scale each input column by mean and std of the train split (2-D
+            only).
+        sample_weight: weight of each row in losses, metrics and scales, (N,): a row of weight 2
+            counts like two rows; a row of weight 0 is left out. None for 1 each.
 
     Raises:
         InvalidInputError: shapes, names or labels do not fit.
@@ -78,7 +80,7 @@ def from_arrays(
         columns = _columns_of(inputs, indices[0], names, weights)
         scale = torch.tensor([entry[1:] for entry in columns.numeric], dtype=torch.float64)
         inputs = (inputs - scale[:, 0]) / scale[:, 1]
-    elif names:  # so that predictions for a data frame find its columns by their names
+    elif names:  # so that predictions for a data frame find its columns by name
         columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
     parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
     given = isinstance(splits, Mapping)
@@ -108,14 +110,14 @@ def choose_rows(
 
 
 def as_samples(values: Any, name: str = "inputs") -> Tensor:
-    """Inputs as a tensor of the type that they have: any array, list, tensor or data frame.
+    """Convert inputs (any array, list, tensor or data frame) to a tensor of their own type.
 
-    Reversed, big-endian and masked arrays and pandas' nullable numbers are understood; what is
-    missing is NaN.
+    Reversed, big-endian and masked arrays and pandas' nullable numbers are supported; missing
+    values become NaN.
 
     Args:
         values: numbers (N, ...).
-        name: of the argument, for messages.
+        name: name of the argument, for messages.
 
     Raises:
         InvalidInputError: no numbers, or rows of different lengths.
@@ -163,9 +165,9 @@ def _hint(values: Any) -> str:
 
 
 def _rows(values: Any, name: str, rows: Tensor, n: int) -> Any:
-    """These rows of an array, column or list of n, of the type that it has."""
+    """The given rows of an array, column or list of length n, in its own type."""
     if not hasattr(values, "__len__") or len(values) != n:
-        return values  # which is refused below
+        return values  # checked and refused below
     places: Any = rows.numpy()
     if hasattr(values, "iloc"):
         return values.iloc[places]
@@ -175,7 +177,7 @@ def _rows(values: Any, name: str, rows: Tensor, n: int) -> Any:
 
 
 def _without(splits: Any, n: int, kept: Tensor) -> Any:
-    """Splits of row numbers as places among the rows that are kept."""
+    """Convert splits of row numbers to positions among the kept rows."""
     if not isinstance(splits, Mapping):
         return splits
     place = torch.full((n,), -1)
@@ -209,7 +211,7 @@ def _as_targets(
 
 
 def _as_inputs(values: Any) -> Tensor:
-    """Inputs as float64 (N, ...): scaling comes before the loss of digits."""
+    """Inputs as float64 (N, ...), because scaling comes before rounding to float32."""
     inputs = as_samples(values, "X").detach().cpu().double()
     if inputs.ndim < 2:
         raise InvalidInputError(
@@ -222,7 +224,7 @@ def _as_inputs(values: Any) -> Tensor:
 
 
 def _column_names(values: Any, inputs: Tensor) -> list[str]:
-    """Names of a data frame's columns; none for other inputs."""
+    """Names of a data frame's columns; empty for other inputs."""
     names = [str(name) for name in getattr(values, "columns", ())]
     return names if len(set(names)) == len(names) == inputs.shape[1] else []
 
@@ -236,7 +238,7 @@ def _columns_of(
         )
     names = names or [f"x{i}" for i in range(inputs.shape[1])]
     rows = inputs[train].numpy()
-    finite = np.where(np.isfinite(rows), rows, np.nan)  # the data set itself names the bad rows
+    finite = np.where(np.isfinite(rows), rows, np.nan)  # bad rows are refused later
     own = None if weights is None else weights[train].numpy()
     scales = (scale_of(column, own) for column in finite.T)
     return TableColumns(tuple((name, *scale) for name, scale in zip(names, scales, strict=True)))

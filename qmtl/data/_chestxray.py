@@ -117,7 +117,7 @@ def read_chestxray_labels(
 
 
 def _read(file: Path) -> Any:
-    """A label file without the columns that have no name, such as an index that was saved."""
+    """Read a label file, without columns that have no name, such as a saved index."""
     table = read_table(file, ",", texts=None)
     return table[[name for name in table if not is_nameless(name)]]
 
@@ -177,7 +177,7 @@ def _patient(file: Path, line: int, path: str) -> str:
 
 
 def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
-    if is_missing(cell) and cell != "?":  # which would rather be an uncertain label
+    if is_missing(cell) and cell != "?":  # "?" counts as an uncertain label
         return blank
     number = number_in(cell)
     if number == -1:
@@ -204,22 +204,23 @@ def load_images(
     images: str | PathLike[str] | None = None,
     image_size: int | None = None,
 ) -> np.ndarray:
-    """The images of these paths.
+    """Load the images with these paths.
 
     Args:
         path: the folder of the data set.
-        paths: as in the label file's column Path.
-        images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder that the paths start
-            from. None: ``images.npz`` in `path` if there is one, else `path` or its parent, with or
-            without the first folders of the paths.
+        paths: paths as in the label file's column Path.
+        images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder to which the paths
+            are relative. None: ``images.npz`` in `path` if there is one, else `path` or its parent,
+            with or without the first folders of the paths.
         image_size: side in pixels; larger images are cropped to the central square and averaged
-            down. None: 64 for files, the stored size for a .npz.
+            down. None: 64 for image files, the stored size for a .npz.
 
     Returns:
         float32 (N, 1, H, W) in [0, 1].
 
     Raises:
-        InvalidInputError: images are missing (how many, and the first), or cannot be read.
+        InvalidInputError: images are missing (the error gives their number and the first) or cannot
+            be read.
     """
     source = Path(path) / "images.npz" if images is None else Path(images)
     if images is not None and not source.exists():
@@ -273,7 +274,7 @@ def _missing(missing: Sequence[str], n: int, where: str) -> InvalidInputError:
 
 def _find_files(roots: Sequence[Path], paths: Sequence[str]) -> list[Path]:
     parts = [PurePosixPath(name.replace("\\", "/")).parts for name in paths]
-    # CheXpert's paths begin with the name of the folder itself (CheXpert-v1.0-small/train/...).
+    # CheXpert's paths start with the name of the folder itself (CheXpert-v1.0-small/train/...).
     for root in roots:
         for dropped in range(len(parts[0])):
             if root.joinpath(*parts[0][dropped:]).is_file():
@@ -317,21 +318,22 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
-    """``source = "chestxray"``; `chestxray` says what the values mean.
+    """Section ``source = "chestxray"``; `chestxray` explains the values.
 
     Attributes:
         path: the folder of the data set.
-        labels: label files in the folder; None for those of train.csv, valid.csv and test.csv that
-            are there.
+        labels: label files in the folder; None for train.csv, valid.csv and test.csv, as far as
+            they exist.
         images: a folder or a .npz; None to look in `path`.
         image_size: side in pixels.
-        uncertain: what -1 means, or a table of finding to policy.
-        blank: what a blank means.
+        uncertain: meaning of -1, or a table of finding to policy.
+        blank: meaning of a blank.
         views: all, frontal or lateral.
-        kind: binary, a task per finding; or multilabel, one task.
-        flat: inputs as one vector, for encoders that take no images.
-        max_patients: at most so many patients.
-        splits: shares of the patients: train, validation, test; None for `chestxray`'s own.
+        kind: binary, one task per finding; or multilabel, one task.
+        flat: whether inputs are one vector, for encoders that do not take images.
+        max_patients: largest number of patients.
+        splits: shares of the patients: train, validation, test; None for the default of
+            `chestxray`.
     """
 
     source: Literal["chestxray"] = "chestxray"
@@ -370,34 +372,37 @@ def chestxray(
 ) -> MultiTaskData:
     r"""Chest X-rays with CheXpert's label columns (arXiv:1901.07031), split by patient.
 
-    All label files are joined and split anew, so that no patient is on two sides, whatever the
-    folders say; rare findings are spread over the sides, see `patient_split`.
+    All label files are joined and split anew, so that no patient is in two splits, whatever the
+    folders say; rare findings are spread over the splits, see `patient_split`.
 
     Args:
         path: the folder with the label files.
-        labels: their names in it; None for those of train.csv, valid.csv, test.csv that are there.
-        tasks: the finding columns, in the order that circuits use. None for all that have a
-            positive and a negative label in the train split; `MultiTaskData.notes` names the rest.
-        uncertain: what -1 means: "ignore" (no label), "zeros" or "ones"; or a dict of finding →
-            policy, "ignore" for the others.
-        blank: what a blank means: "ignore" (no label), or "zeros" (not mentioned is absent, as is
-            usual with CheXpert's own files, where "No Finding" is either 1 or blank).
+        labels: names of label files in this folder; None for train.csv, valid.csv and test.csv, as
+            far as they exist.
+        tasks: the finding columns, in the order that circuits use. None for all findings that have
+            a positive and a negative label in the train split; `MultiTaskData.notes` names the
+            others.
+        uncertain: meaning of -1: "ignore" (no label), "zeros" or "ones"; or a dict of finding →
+            policy, with "ignore" for the others.
+        blank: meaning of a blank: "ignore" (no label), or "zeros" (a finding that is not mentioned
+            is absent; this is usual with CheXpert's own files, where "No Finding" is either 1 or
+            blank).
         views: "all", "frontal" or "lateral".
         images: a folder or a .npz, see `load_images`.
         image_size: side in pixels, see `load_images`.
         kind: "binary", one task per finding; or "multilabel", one task named "findings".
-        flat: inputs (N, H·W) and not (N, 1, H, W).
+        flat: whether inputs have shape (N, H·W) instead of (N, 1, H, W).
         splits: shares of the patients: train, validation, test.
-        seed: of the split.
-        max_patients: at most so many patients, drawn at random, the same ones for every seed.
+        seed: seed of the split.
+        max_patients: largest number of patients; they are drawn at random, the same for every seed.
 
     Returns:
-        Inputs float32 (N, 1, H, W) in [0, 1]. `Split.index` is the row over all label files, in
-        their order, from 0. Rows without any label are left out.
+        Inputs float32 (N, 1, H, W) in [0, 1]. `Split.index` is the row number over all label files,
+        in their order, from 0. Rows without any label are left out.
 
     Raises:
         InvalidInputError: files, columns or images are missing, a label or an argument does not
-            fit, or a finding of `tasks` has no positive or no negative in the train split.
+            fit, or a finding in `tasks` has no positive or no negative label in the train split.
 
     Example:
         >>> import tempfile, pathlib
@@ -450,7 +455,7 @@ def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
 
 
 def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[int], list[str]]:
-    """The columns with both classes in the train split, and what to say about the others."""
+    """The columns with both classes in the train split, and a note about each other column."""
     kept, bad = [], []
     for column, name in enumerate(table.findings):
         values = table.values[train, column]
@@ -469,7 +474,7 @@ def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[
 
 
 def _labelled_rows(values: np.ndarray, indices: Indices) -> Indices:
-    """Without the rows whose only labels were of findings that are left out."""
+    """Drop rows whose only labels were of findings that are left out."""
     labelled = torch.from_numpy(~np.isnan(values).all(axis=1))
     train, validation, test = (part[labelled[part]] for part in indices)
     return train, validation, test

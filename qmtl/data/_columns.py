@@ -1,4 +1,4 @@
-"""`TableColumns`: how the columns of a table become the numbers that an encoder sees."""
+"""`TableColumns`: how the columns of a table become an encoder's inputs."""
 
 import re
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ __all__ = [
     "column_texts", "is_number_type", "text_numbers",
 ]  # fmt: skip
 
-# Digits in groups of three, and a decimal mark: 1,234.5 or 1.234,5; other marks of groups are
-# apostrophes and kinds of spaces.
+# Numbers with groups of three digits and a decimal mark: 1,234.5 or 1.234,5; groups may also be
+# separated by apostrophes and kinds of spaces.
 _POINT = re.compile(r"[+-]?\d{1,3}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
 _COMMA = re.compile(
     r"[+-]?(?:\d+|\d{1,3}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?(?:[eE][+-]?\d+)?"
@@ -40,12 +40,12 @@ class TableColumns:
         numeric: (name, mean, std) of each column of numbers, in the column's own unit.
         categorical: (name, categories) of each column that becomes one 0/1 input per category.
         scale: "standard": numbers become (value - mean) / std.
-        dates: (name, format, mean, std, cycles) of each column of dates: how `pandas.to_datetime`
-            reads texts, mean and standard deviation in days, and which of "year", "week" and "day"
-            become two inputs each, cosine and sine.
+        dates: (name, format, mean, std, cycles) of each column of dates: the format with which
+            `pandas.to_datetime` reads texts, mean and standard deviation in days, and which of
+            "year", "week" and "day" become two inputs each, cosine and sine.
 
     Raises:
-        InvalidInputError: a column twice, a std that is not positive, an unknown scale.
+        InvalidInputError: for a repeated column, a std that is not positive, or an unknown scale.
 
     Example:
         >>> import pandas as pd
@@ -96,7 +96,7 @@ class TableColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that are needed.
+        """Names of the columns that a table must have.
 
         Example:
             >>> TableColumns((("age", 40.0, 10.0),), (("smoker", ("no", "yes")),)).names
@@ -107,7 +107,7 @@ class TableColumns:
 
     @property
     def n_inputs(self) -> int:
-        """Number of inputs: one per number, one per category, an odd number per date.
+        """Number of inputs: one per number, one per category, one plus two per cycle for a date.
 
         Example:
             >>> TableColumns((), (("smoker", ("no", "yes")),)).n_inputs
@@ -118,7 +118,7 @@ class TableColumns:
         return len(self.numeric) + n_dates + n_categories
 
     def fits(self, inputs: Any) -> bool:
-        """Whether inputs are a table whose columns have names, not just numbers as arrays have.
+        """Whether inputs are a table with named columns, not an array.
 
         Example:
             >>> import pandas as pd
@@ -130,20 +130,20 @@ class TableColumns:
         return hasattr(inputs, "iloc") and any(isinstance(name, str) for name in names)
 
     def encode(self, table: "pd.DataFrame") -> Tensor:
-        """The inputs of a table's rows; its order of columns does not count, nor do other columns.
+        """Encode a table's rows; the order of its columns does not matter, nor do further columns.
 
         Args:
-            table: numbers, dates and categories, of any type that pandas has for them; texts that
-                write numbers or dates are read as such.
+            table: numbers, dates and categories, in any pandas type; texts that spell numbers or
+                dates are converted.
 
         Returns:
             float32 (N, n_inputs): standardised numbers, then the inputs of dates, then one 0/1
-            value per category. What is missing is 0, the mean; a category that is missing or was
-            not seen in training is all zeros.
+            value per category. A missing value is 0, the mean; a category that is missing or did
+            not occur in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell is not a finite number or no date (its
-                row, column and text are named).
+            InvalidInputError: a column is missing, or a cell is not a finite number or not a date
+                (the error gives its row, column and text).
 
         Example:
             >>> import pandas as pd
@@ -181,7 +181,7 @@ class TableColumns:
         return torch.from_numpy(encoded)
 
     def unseen(self, table: "pd.DataFrame") -> dict[str, list[str]]:
-        """Categories of a table that have no input, by column; columns without any are left out.
+        """Categories in a table that have no input, by column; columns without any are left out.
 
         Example:
             >>> import pandas as pd
@@ -198,7 +198,7 @@ class TableColumns:
         return {name: unseen for name, unseen in found.items() if unseen}
 
     def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":
-        """The columns that are needed, with texts as names."""
+        """The required columns, with their names as texts."""
         if not hasattr(table, "iloc") or not hasattr(table, "columns"):
             raise InvalidInputError(
                 f"table: expected a pandas DataFrame, got {type(table).__name__}"
@@ -213,7 +213,7 @@ class TableColumns:
         return table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; `from_dict` reads it.
+        """The columns as data that JSON can hold; `from_dict` reads it.
 
         Example:
             >>> TableColumns((("age", 40.0, 10.0),)).to_dict()["numeric"]
@@ -228,10 +228,10 @@ class TableColumns:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TableColumns":
-        """Columns from `to_dict`.
+        """The columns that `to_dict` described.
 
         Raises:
-            InvalidInputError: an unknown key, or a value that does not fit.
+            InvalidInputError: for an unknown key, or a value that does not fit.
 
         Example:
             >>> columns = TableColumns((("age", 40.0, 10.0),), (("smoker", ("no", "yes")),))
@@ -294,11 +294,11 @@ def column_numbers(
 
     Args:
         table: the rows.
-        names: columns of numbers, or of texts that write numbers.
-        decimal: the decimal mark of texts; None for what fits.
+        names: columns of numbers, or of texts that spell numbers.
+        decimal: decimal mark of texts; None finds the one that fits.
 
     Raises:
-        InvalidInputError: a cell is not a finite number; its row, column and text are named.
+        InvalidInputError: a cell is not a finite number; the error gives its row, column and text.
 
     Example:
         >>> import pandas as pd
@@ -308,7 +308,7 @@ def column_numbers(
     """
     dtypes = table.dtypes
     plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
-    # In one go: a table may have many thousands of columns.
+    # All columns at once: a table may have many thousands.
     numbers = table[[names[place] for place in plain]]
     block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     if len(plain) < len(names):
@@ -342,9 +342,9 @@ def _numbers(column: "pd.Series", decimal: str | None) -> np.ndarray:
 
 
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
-    """The different values of a column as texts, and for each row which, -1 where missing.
+    """The distinct values of a column as texts, and the index of each row's value, -1 if missing.
 
-    Numbers are written as the names of classes are: 1.0 is "1".
+    Numbers are written in the form of class names: 1.0 is "1".
 
     Example:
         >>> import pandas as pd
@@ -364,7 +364,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
             return texts, codes
     found: dict[str, int] = {}
     places = np.empty(len(values) + 1, dtype=np.int64)
-    places[-1] = -1  # what pandas takes for missing has the code -1
+    places[-1] = -1  # pandas' code for missing values is -1
     for place, value in enumerate(values):
         if is_missing(value):
             places[place] = -1
@@ -376,15 +376,15 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
 
 
 def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
-    """Numbers of the texts that write one, with 1,234.5 or 1.234,5 as the whole column has them.
+    """Numbers of the texts that spell one; the column decides between 1,234.5 and 1.234,5.
 
     Args:
-        name: of the column, for messages.
-        texts: the different texts of the column.
-        decimal: the decimal mark; None for what fits all texts.
+        name: name of the column, for messages.
+        texts: the distinct texts of the column.
+        decimal: the decimal mark; None finds the one that fits all texts.
 
     Raises:
-        InvalidInputError: a comma may be a decimal mark or stand between groups of digits.
+        InvalidInputError: if a comma could be a decimal mark or a separator of groups of digits.
 
     Example:
         >>> text_numbers("x", ["1,5", "1.234,0", "7"])
@@ -393,7 +393,7 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
         {'1,234.5': 1234.5}
     """
     if decimal != "," and not any("_" in text for text in texts):
-        try:  # at once, which most columns of numbers allow
+        try:  # all at once, which works for most columns of numbers
             plain = np.array(texts, dtype=object).astype(np.float64)
         except ValueError:
             plain = np.array([np.nan])
@@ -404,7 +404,7 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
     for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
         pairs = ((text, reader(text)) for text in texts)
         ways.append({text: number for text, number in pairs if number is not None})
-    best = max(ways, key=len)  # the first of those that are equally good
+    best = max(ways, key=len)  # the first of several equally good ones
     if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
         text = next(text for text in texts if text not in ways[0] and text in best)
         if ways[1] != ways[2]:
@@ -431,7 +431,8 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     """A column of dates in days since 1970, float64 (N,), NaN where missing.
 
     Raises:
-        InvalidInputError: a cell is not a date of this format; its row, column and text are named.
+        InvalidInputError: a cell is not a date of this format; the error gives its row, column and
+            text.
 
     Example:
         >>> import pandas as pd
@@ -465,7 +466,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
 
 
 def _category_finder(categories: Sequence[str]) -> Any:
-    """The place of a text among categories: by the text, else as a number or a truth value."""
+    """A function that finds the category of a text: by the text, else as number or truth value."""
     texts = {text: place for place, text in enumerate(categories)}
     numbers = {number_in(text): place for text, place in texts.items()}
     truth = {text.lower(): place for text, place in texts.items()

@@ -1,4 +1,4 @@
-"""`read_table`: a text table as a data frame; marks, encoding and odd rows are found out."""
+"""`read_table`: read a text table as a data frame; detects its marks, encoding and odd rows."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TextTable", "is_nameless", "read_table"]
 
-# Those that are rare in texts come first.
+# Characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
 LINES, SAMPLE = 1000, 1 << 16  # lines and bytes to find the marks in
 BLOCK = 1 << 18  # bytes to count marks in at a time: they stay in the processor's cache
@@ -31,7 +31,7 @@ _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 
 
 def is_nameless(column: str) -> bool:
-    """Whether a column has no name, or the one that pandas gives to such columns.
+    """Whether a column has no name, or pandas' placeholder for a missing one.
 
     Example:
         >>> is_nameless(""), is_nameless("Unnamed: 0"), is_nameless("size")
@@ -48,29 +48,28 @@ def read_table(
     encoding: str | None = None,
     texts: Collection[str] | None = (),
 ) -> "pd.DataFrame":
-    r"""A text table with a header as a data frame.
+    r"""Read a text table with a header as a data frame.
 
     Rows that are empty or hold only separators are left out. A column without a name is called
-    "Unnamed: 0" and so on, by its place.
+    "Unnamed: 0" and so on, by its position.
 
     Args:
         path: the file.
-        delimiter: between cells, one character; None for the one among comma, semicolon, tab and
-            vertical bar that the file uses.
-        decimal: the decimal mark; None for the one that the file uses. Marks between groups of
-            three digits are understood.
-        encoding: None for UTF-8, UTF-16 if the file begins with its byte order mark, and else
-            Windows-1252, with a warning.
+        delimiter: one character between cells; None detects which of comma, semicolon, tab and
+            vertical bar the file uses.
+        decimal: decimal mark; None detects it. Marks between groups of three digits are supported.
+        encoding: encoding of the file; None for UTF-8, UTF-16 if the file begins with its byte
+            order mark, and else Windows-1252, with a warning.
         texts: columns to keep as text: blanks around cells are removed, and an empty cell is an
-            empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing,
-            and what is all numbers becomes numbers.
+            empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing, and a
+            column of numbers becomes numeric.
 
     Returns:
         The rows. The index is the row number in the file, where the header is row 1.
 
     Raises:
-        InvalidInputError: the file is missing, empty, header only or not readable; a column name
-            appears twice; a row has another number of cells than the header.
+        InvalidInputError: the file is missing, empty, unreadable or has only a header; a column
+            name appears twice; or a row and the header have different numbers of cells.
 
     Example:
         >>> import tempfile, pathlib
@@ -86,7 +85,7 @@ def read_table(
 
 
 class TextTable:
-    """The text of a table: its marks, its header, and what is under it.
+    """The text of a table: its marks, its header, and its body.
 
     Args:
         path: the file.
@@ -155,11 +154,12 @@ class TextTable:
         return max(found, key=lambda entry: entry[:2])[2] if found else ","
 
     def _with_row_names(self, header: list[str]) -> list[str]:
-        """The header with a nameless column where rows have one cell more than it."""
+        """The header, with a nameless column added if rows have one cell more than it."""
         rows = [row for row in self._rows(self.sample) if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header
-        # Separators at the ends of lines, or names of rows at their beginnings, as R writes them.
+        # The extra cell is a separator at the ends of lines, or a row name at their starts, as R
+        # writes it.
         return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
 
     def _named(self, header: list[str]) -> list[str]:
@@ -193,7 +193,8 @@ class TextTable:
                 dtypes |= dict.fromkeys(self._with_few_texts(missing), "category")
             frame = self._read(None, na_values=missing, dtype=dtypes)
         else:
-            # Apart, since pandas needs time for each column that has words of its own.
+            # Read separately, since pandas needs time for each column that has its own words for
+            # missing.
             numbers = self._read(others, na_values=words)
             rest = self._read(kept, dtype=str)
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
@@ -261,7 +262,7 @@ class TextTable:
             raise InvalidInputError(f"{self.path}: cannot be read as a table: {reason}") from error
 
     def _check_widths(self) -> None:
-        """Refuse a row of another width: pandas fills up rows that are short without a word."""
+        """Refuse rows of the wrong width: pandas would silently fill up short rows."""
         if self.text.find(b'"', self.start) < 0 and all(map(self._is_even, self._blocks())):
             return
         width = len(self.header)
@@ -296,7 +297,7 @@ class TextTable:
         return bool(((counts == width - 1) | empty).all())
 
     def _find_decimal(self) -> str | None:
-        """A comma if some cell has one that cannot stand between groups of digits."""
+        """A comma if some cell has one that cannot separate groups of digits."""
         cells = {cell.strip() for row in self._rows(self.sample) for cell in row if "," in cell}
         decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")
         grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -304,7 +305,7 @@ class TextTable:
         return "," if clear else None
 
     def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
-        """Columns of texts as numbers where all texts of a column write one."""
+        """Convert columns of texts to numbers if all their texts spell one."""
         kept: set[str] = set(texts)
         changed: dict[str, Any] = {}
         for place, (name, dtype) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
@@ -344,7 +345,7 @@ class _Rows(Iterator[list[str]]):
 
 
 def _first_lines(text: bytes, start: int) -> str:
-    """Some lines to find the marks in, however long the header is."""
+    """Some lines for detecting the marks, even if the header is very long."""
     end = start
     for number in range(LINES):
         if end - start > SAMPLE and number > 2:

@@ -1,7 +1,7 @@
-"""Tasks made of two cues: one says where to look, the other what to answer; some pairs are unseen.
+"""Tasks made of two cues (where to look, what to answer), of which some pairs are never trained.
 
-Cues and tasks are the two sides of a bipartite graph, whose edges are the pairs that have training
-labels. The test split has labels of the other pairs only.
+Cues and tasks are the two sides of a bipartite graph. Its edges are the pairs that have training
+labels; the test split has labels of the other pairs only.
 """
 
 from typing import Literal
@@ -21,13 +21,13 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
-    """``source = "cue-pairs"``; see `cue_pairs`.
+    """Section ``source = "cue-pairs"``; see `cue_pairs`.
 
     Attributes:
-        n_cues: cues, and tasks.
-        degree: tasks that each cue is trained with.
-        structure: of the graph: ``ring`` or ``blocks``.
-        n_rows: training rows, each with one label.
+        n_cues: number of cues, and of tasks.
+        degree: number of tasks that each cue is trained with.
+        structure: structure of the graph: ``ring`` or ``blocks``.
+        n_rows: number of training rows, each with one label.
 
     Example:
         >>> CuePairsSection(n_cues=4, degree=2).load().n_inputs
@@ -55,27 +55,27 @@ def cue_pairs(
     n_rows: int = 3000,
     seed: int = 0,
 ) -> MultiTaskData:
-    """Binary tasks on a stimulus of as many places as there are cues, two numbers in each place.
+    """Binary tasks on a stimulus with one place per cue and two numbers in each place.
 
-    A row's cue, one of the features, says which place counts. Task ``j`` answers on which side of
-    the line at the angle ``π·j / n_cues`` the two numbers there are. Every training row has a label
-    of one task; their number does not depend on the graph, so that denser graphs have fewer labels
-    of each pair.
+    A row's cue, one of the features, says which place counts. Task ``j`` asks on which side of the
+    line at the angle ``π·j / n_cues`` the two numbers in that place lie. Every training row has a
+    label of one task. The number of rows does not depend on the graph, so that denser graphs have
+    fewer labels of each pair.
 
     Args:
-        n_cues: cues, and tasks.
-        degree: tasks that each cue is trained with, below `n_cues`.
+        n_cues: number of cues, and of tasks.
+        degree: number of tasks that each cue is trained with, below `n_cues`.
         structure: ``"ring"``, a connected graph (of a degree of 2 or more); ``"blocks"``, groups of
             `degree` cues and `degree` tasks, each fully connected, with nothing between groups.
-        n_rows: training rows. Validation has a fifth as many, of the trained pairs; test 50 for
-            each cue, with labels of all tasks that the cue was not trained with.
-        seed: of stimuli, and of which cue and task stands where in the graph.
+        n_rows: number of training rows. Validation has a fifth as many, of the trained pairs; test
+            has 50 for each cue, with labels of all tasks that the cue was not trained with.
+        seed: seed of the stimuli, and of the position of each cue and task in the graph.
 
     Returns:
         Inputs (N, 3·n_cues): the stimulus, then the cue, one-hot times 2.
 
     Raises:
-        InvalidInputError: a number does not fit; it is named.
+        InvalidInputError: if a number does not fit; the error names it.
 
     Example:
         >>> data = cue_pairs(n_cues=4, degree=1, n_rows=100)

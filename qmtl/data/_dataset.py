@@ -1,6 +1,6 @@
 """`MultiTaskData`: inputs and one target per task, in three splits; labels may be missing.
 
-`DataSection` is the section of a recipe that a data set of its own kind is read from.
+`DataSection` is the base class of a recipe's section for each data set.
 """
 
 from abc import abstractmethod
@@ -26,14 +26,14 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     """The rows of one split; a torch `Dataset` of inputs and targets by task.
 
     Args:
-        inputs: float32 (N, ...); an encoder of tokens takes them to integers itself.
+        inputs: float32 (N, ...); an encoder of tokens converts them to integers itself.
         targets: task name → canonical targets, see `Task.to_targets`.
-        index: the rows' numbers in the original data, int64 (N,); 0..N-1 by default.
-        sample_weight: how much each row counts in losses and metrics, float64 (N,), above zero;
-            None for 1 each.
+        index: row numbers in the original data, int64 (N,); 0..N-1 by default.
+        sample_weight: weight of each row in losses and metrics, float64 (N,), above zero; None for
+            1 each.
 
     Raises:
-        InvalidInputError: weights that are not finite numbers of at least 0, one for each row.
+        InvalidInputError: if the weights are not one finite number of at least 0 for each row.
 
     Example:
         >>> rows = Split(torch.zeros(3, 2), {"a": torch.zeros(3)})
@@ -59,7 +59,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return len(self.inputs)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The inputs of a row, and its target of each task."""
+        """The inputs of a row, and its target for each task."""
         return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     @property
     def relative_weight(self) -> Tensor | None:
-        """`sample_weight` in parts of the largest, whose losses single precision holds.
+        """`sample_weight` relative to the largest, so that losses fit single precision.
 
         Example:
             >>> weights = torch.tensor([1e60, 2e60], dtype=torch.float64)
@@ -95,19 +95,19 @@ class MultiTaskData:
     """A data set of several tasks on common inputs.
 
     Args:
-        name: what it is called in tables and run directories.
-        tasks: in the order that circuits use.
-        train: rows to learn from; every task has a label here.
-        validation: rows to choose settings by.
-        test: rows to report on.
-        columns: how table rows become inputs, if the data comes from a table.
-        split_seed: the seed that made the splits; None if they were given.
-        modalities: name → width of each block of inputs, if `join_modalities` made them.
+        name: name in tables and run directories.
+        tasks: the tasks, in the order that circuits use.
+        train: training rows; every task has a label here.
+        validation: rows for choosing settings.
+        test: rows for reporting.
+        columns: how a table's rows become inputs, if the data comes from a table.
+        split_seed: seed of the splits; None if the splits were given.
+        modalities: name → width of each block of inputs, if `join_modalities` made the inputs.
         notes: what the loader left out or changed, in words, for reports.
 
     Raises:
-        InvalidInputError: lengths differ, inputs are not finite, a split is empty, a task has no
-            target or no training label. The split or task is named.
+        InvalidInputError: lengths differ, inputs are not finite, a split is empty, or a task has no
+            target or no training label. The error names the split or task.
 
     Example:
         >>> rows = Split(torch.zeros(3, 2), {"a": torch.tensor([0.0, 1.0, 1.0])})
@@ -174,14 +174,14 @@ class MultiTaskData:
         return len(self.tasks) > 1 and int(self._labelled(self.train).sum(dim=0).max()) <= 1
 
     def _labelled(self, split: Split) -> Tensor:
-        """Bool (tasks, N): which task labels which row."""
+        """Which task labels which row, bool (tasks, N)."""
         return labelled_rows(self.tasks, split.targets)
 
     def task(self, name: str) -> Task:
-        """The task of that name.
+        """The task with this name.
 
         Raises:
-            InvalidInputError: there is none; the nearest names are suggested.
+            InvalidInputError: if there is none; the error suggests the nearest names.
 
         Example:
             >>> from qmtl.data import digits
@@ -194,7 +194,7 @@ class MultiTaskData:
         raise unknown_name("task", name, [task.name for task in self.tasks])
 
     def subset(self, tasks: Sequence[str]) -> "MultiTaskData":
-        """The same data with some of its tasks, in the order given.
+        """The same data with only some of its tasks, in the given order.
 
         Rows without any label of these tasks are dropped.
 
@@ -224,17 +224,17 @@ class MultiTaskData:
 
 
 class DataSection(Section):
-    """The section ``[data]`` of a recipe. A subclass for each data set stands beside its loader.
+    """The section ``[data]`` of a recipe. Each data set defines a subclass beside its loader.
 
     Attributes:
-        source: the name of the data set; each subclass has its own.
+        source: name of the data set; each subclass has its own.
         tasks: names of the tasks to keep, in this order; None for all.
-        seed: of the splits.
-        class_weights: task to its weights in the loss, as `qmtl.Task` takes them, or to
-            ``balanced``: inversely proportional to the classes' numbers of training labels (of
-            multilabel tasks: the weight of the positives of a label, by the same rule);
-            ``class_weights = "balanced"`` is for all classification tasks.
-        metrics: task to the names of its metrics, the main one first.
+        seed: seed of the splits.
+        class_weights: a table from task to its weights in the loss, as `qmtl.Task` takes them, or
+            to ``balanced``: inversely proportional to the number of training labels of each class
+            (for multilabel tasks: the weight of each label's positives, by the same rule).
+            ``class_weights = "balanced"`` applies to all classification tasks.
+        metrics: a table from task to the names of its metrics, the main one first.
     """
 
     source: str
@@ -248,14 +248,15 @@ class DataSection(Section):
         """The data that the section describes, split."""
 
     def load_tasks(self) -> tuple[Task, ...]:
-        """The tasks alone; a subclass that knows them need not read the data."""
+        """The tasks alone; a subclass that knows them does not read the data."""
         return self.load().tasks
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """The values of these keys except for None, which stands for the loader's default.
+        """The values of these keys that are not None; None stands for the loader's default.
 
         Args:
-            *keys: none for all that the subclass has beside those of every section, but `path`.
+            *keys: the keys; without any, all keys that the subclass adds to every section's, except
+                `path`.
         """
         own = set(type(self).model_fields) - {*DataSection.model_fields, "path"}
         return {key: getattr(self, key) for key in keys or own if getattr(self, key) is not None}

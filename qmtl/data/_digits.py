@@ -19,7 +19,7 @@ class DigitsSection(DataSection):
     """``source = "digits"``.
 
     Attributes:
-        splits: fractions of train, validation and test; None for `digits`' own.
+        splits: fractions of train, validation and test; None for the default of `digits`.
 
     Example:
         >>> DigitsSection(tasks=["ink"]).load().tasks[0].name
@@ -34,7 +34,7 @@ class DigitsSection(DataSection):
         return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
     def load_tasks(self) -> tuple[Task, ...]:
-        """The tasks, which are always the same."""
+        """The tasks, which never change."""
         return _chosen(self.tasks)
 
 
@@ -59,12 +59,12 @@ def digits(
     and ink (regression: the mean pixel in [0, 1]).
 
     Args:
-        seed: of the split, which is stratified by digit.
+        seed: seed of the split, which is stratified by digit.
         splits: three fractions, or a dict of row numbers.
         tasks: names of some of the tasks, in the order wanted; None for all.
 
     Returns:
-        Inputs (N, 64), pixels in [0, 1]. `columns` reads tables with raw pixels 0..16.
+        Inputs (N, 64), pixels in [0, 1]. `columns` converts tables with raw pixels 0..16.
 
     Raises:
         InvalidInputError: a task is unknown, or the splits do not fit.

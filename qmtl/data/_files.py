@@ -1,4 +1,4 @@
-"""Files that people download: what is missing, texts, and files of one vector per id."""
+"""Checks and readers for downloaded files: missing files, texts, and files of vectors by id."""
 
 import json
 import zipfile
@@ -17,13 +17,13 @@ __all__ = ["check_files", "features_by_id", "read_text"]
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str
 ) -> list[Path]:
-    """The files of a data set, or one error that lists every missing one.
+    """Find the files of a data set, or raise one error that lists all missing ones.
 
     Args:
         path: the folder.
-        needed: names relative to it; several names in a sequence are alternatives.
-        what: the data set, for the message.
-        where: where people get it, in words.
+        needed: names relative to it; a sequence of names lists alternatives.
+        what: name of the data set, for the message.
+        where: where to get it, in words.
 
     Returns:
         One existing file per entry of `needed`.
@@ -76,20 +76,21 @@ def read_text(path: Path) -> str:
 def features_by_id(
     path: str | PathLike[str], ids: Sequence[str], name: str
 ) -> tuple[np.ndarray, int]:
-    """The vectors of some ids; ids that the file does not have get NaN.
+    """The vectors of some ids; ids that are not in the file get NaN.
 
     Args:
         path: a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
-            without pickle's code). Arrays are (d,), or (frames, d): the mean over frames is taken.
-        ids: rows wanted.
-        name: of the modality, for messages.
+            without running code). Arrays have shape (d,), or (frames, d), of which the mean over
+            frames is taken.
+        ids: ids of the rows wanted.
+        name: name of the modality, for messages.
 
     Returns:
-        float32 (len(ids), d), and how many ids are missing.
+        float32 (len(ids), d), and the number of missing ids.
 
     Raises:
-        InvalidInputError: the file is missing, of another kind or damaged, vectors have different
-            widths or are not finite, or none of the ids is in it.
+        InvalidInputError: the file is missing, of another kind or damaged; vectors have different
+            widths or are not finite; or none of the ids is in the file.
 
     Example:
         >>> import tempfile, pathlib

@@ -1,4 +1,4 @@
-"""`glue`: the nine tasks of GLUE on sentence embeddings, from a folder of the user."""
+"""`glue`: the nine tasks of GLUE on sentence embeddings, from a folder that the user downloaded."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ _WHERE = (
     "the GLUE benchmark's site (gluebenchmark.com, Tasks; one folder per task) or its download "
     "script"
 )
-# The full QQP file has a few rows that are broken by stray line ends; more is another layout.
+# The full QQP file has a few rows that stray line ends break; more mean that the layout is another.
 _BROKEN_SHARE = 1 / 1000
 
 
 @dataclass(frozen=True)
 class GlueLayout:
-    """Where a task's texts and labels are in its files.
+    """The columns of a task's texts and labels in its files.
 
     Attributes:
-        task: what is predicted, with the benchmark's own metrics.
-        texts: the columns of the sentence, or of the two sentences.
-        label: the column of the label.
-        dev: the file of the development set.
-        header: column names of a file that has no header; None where the file has one.
+        task: the task, with the benchmark's metrics.
+        texts: column of the sentence, or columns of the two sentences.
+        label: column of the label.
+        dev: name of the development set's file.
+        header: column names if the file has no header; None if it has one.
         words: the label's words in the file, in the order of the task's classes; None for a score.
     """
 
@@ -98,13 +98,13 @@ GLUE_TASKS: dict[str, GlueLayout] = dict(
 
 @dataclass(frozen=True, eq=False)
 class GlueRows:
-    """The rows of one file.
+    """The rows of one GLUE file.
 
     Attributes:
         texts: one list of N texts for single sentences, two for pairs.
         labels: class numbers of the task, or scores: float64 (N,).
         index: row numbers in the file, from 0, without the header: int64 (N,).
-        skipped: row numbers that are not there because the row is broken.
+        skipped: row numbers that were skipped because the row is broken.
     """
 
     texts: tuple[list[str], ...]
@@ -117,7 +117,7 @@ class GlueRows:
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """Number of rows, and whether they are pairs."""
+        """Number of rows, and whether they are pairs of sentences."""
         return f"GlueRows({len(self)} {'pairs' if len(self.texts) == 2 else 'sentences'})"
 
     def take(self, rows: np.ndarray) -> "GlueRows":
@@ -140,8 +140,8 @@ def check_glue_folder(path: str | PathLike[str], tasks: Sequence[str]) -> None:
 def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> GlueRows:
     r"""The texts and labels of one of GLUE's files, without embedding them.
 
-    Tab-separated, never quoted: a quotation mark is a character like any other. The file is read
-    line by line, and only texts and labels are kept.
+    The files are tab-separated and never quoted: a quotation mark is an ordinary character. They
+    are read line by line, and only texts and labels are kept.
 
     Args:
         path: the folder that holds one folder per task.
@@ -149,9 +149,9 @@ def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> Glu
         split: "train", or "dev" (for MNLI the matched one). The public test files have no labels.
 
     Raises:
-        InvalidInputError: an unknown name, a missing file or column, a label that is none of the
-            task's, or more than one row in 1,000 with a wrong number of cells (fewer are skipped
-            and listed in `skipped`: the full QQP file has such rows).
+        InvalidInputError: an unknown name, a missing file or column, an unknown label, or a wrong
+            number of cells in more than one row in 1,000 (fewer are skipped and listed in
+            `skipped`, as in the full QQP file).
 
     Example:
         >>> import tempfile, pathlib
@@ -187,7 +187,7 @@ def _read(file: Path, layout: GlueLayout) -> GlueRows:
     index: list[int] = []
     skipped: list[int] = []
     parse = _label_parser(layout)
-    # newline: a lone carriage return belongs to its sentence; -sig: MRPC has a byte order mark.
+    # newline: a lone carriage return is part of its sentence; -sig: MRPC has a byte order mark.
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         header = layout.header or _cells(next(lines, ""))
         places = [_place(file, name, header) for name in layout.texts]
@@ -195,7 +195,7 @@ def _read(file: Path, layout: GlueLayout) -> GlueRows:
         for number, line in enumerate(lines):
             cells = _cells(line)
             if not any(cell.strip() for cell in cells):
-                continue  # as an editor leaves one at the end
+                continue  # an empty line, which editors leave at the end
             if len(cells) != len(header):
                 skipped.append(number)
                 continue
@@ -256,11 +256,11 @@ class GlueSection(DataSection):
 
     Attributes:
         path: the folder of the data set.
-        validation: share of the training rows; None for `glue`'s own.
-        max_rows: at most so many training rows per task.
-        max_test_rows: at most so many test rows per task.
-        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
-            the default of `qmtl.encoders.TextEmbedding`.
+        validation: share of the training rows; None for the default of `glue`.
+        max_rows: largest number of training rows per task.
+        max_test_rows: largest number of test rows per task.
+        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
+            default of `qmtl.encoders.TextEmbedding`.
     """
 
     source: Literal["glue"] = "glue"
@@ -288,28 +288,29 @@ def glue(
 ) -> MultiTaskData:
     r"""GLUE (arXiv:1804.07461) as disjoint multi-task data: every row belongs to one task.
 
-    The official development sets are the test split (GLUE's test labels are not public); the
+    The official development sets are the test split (GLUE's test labels are not public). The
     validation split is cut from each task's training file, stratified by its labels. WNLI's
-    development set is adversarial to its training set: below 0.5 is usual there.
+    development set is adversarial to its training set: scores below 0.5 are usual.
 
     Inputs are `pair_features` of `embed_texts`: [u, v, |u − v|, u ⊙ v] for pairs, [u, 0, 0, 0] for
     single sentences. Metrics are the benchmark's own, the main one first.
 
     Args:
-        path: the folder with one folder per task, as the benchmark's download makes it.
+        path: the folder with one folder per task, as in the benchmark's download.
         tasks: some of CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, in the order that
             circuits use; None for all nine.
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
         validation: share of each training file.
-        seed: of the validation split and of `max_rows`.
-        max_rows: at most so many rows of each training file (validation included), stratified.
-        max_test_rows: at most so many rows of each development set, stratified; the same ones for
-            every seed.
+        seed: seed of the validation split and of `max_rows`.
+        max_rows: largest number of rows from each training file (validation included), stratified.
+        max_test_rows: largest number of rows from each development set, stratified; the same rows
+            for every seed.
 
     Returns:
-        Inputs float32 (N, 4 d): 6 kB a row for d = 384, so that the full benchmark, 950,000 rows,
-        wants `max_rows`. `Split.index` is the row in the task's own file, from 0 without
-        the header: train.tsv for the train and validation splits, dev.tsv for the test split.
+        Inputs float32 (N, 4 d). With d = 384 a row takes 6 kB, so that the full benchmark of
+        950,000 rows calls for `max_rows`. `Split.index` is the row in the task's own file, from 0
+        without the header: train.tsv for the train and validation splits, dev.tsv for the test
+        split.
 
     Raises:
         InvalidInputError: files are missing (all are listed), a task is unknown, a file or an
@@ -367,7 +368,7 @@ def _check_tasks(tasks: Sequence[str] | None) -> list[str]:
 
 
 def _strata(rows: GlueRows) -> np.ndarray:
-    """Classes; scores are stratified by the whole number nearest to them."""
+    """Classes to stratify by; scores are rounded to whole numbers."""
     return np.asarray(np.rint(rows.labels), dtype=np.int64)
 
 
@@ -378,7 +379,7 @@ def _sample(rows: GlueRows, most: int | None, seed: int) -> GlueRows:
 
 
 def _inputs(parts: dict[str, list[GlueRows]], embed: Embed | None) -> dict[str, torch.Tensor]:
-    """One call of `embed` for all texts, so that a model is loaded once and batches are full."""
+    """Embed all texts in one call, so that a model is loaded once and batches are full."""
     texts = [
         text for files in parts.values() for rows in files for side in rows.texts for text in side
     ]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["learn_columns", "scale_of"]
 
-FEW = 10  # so many different texts are categories, even where each occurs once
+FEW = 10  # up to this many distinct texts are categories, even if each occurs once
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f", "ISO8601")
@@ -32,7 +32,7 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """What a column is: "number", "date" (with its format), "category", or why it is none."""
+    """What a column is: "number", "date" (with its format), "category", or why it is unusable."""
 
     kind: str
     date_format: str = ""
@@ -50,23 +50,23 @@ def learn_columns(
     decimal: str | None = None,
     weights: np.ndarray | None = None,
 ) -> tuple[TableColumns, dict[str, str]]:
-    """The input columns of a table; what each column is, is read off all rows.
+    """Learn the input columns of a table; the type of each column is inferred from all rows.
 
     Args:
         table: the rows.
-        names: the columns that may become inputs.
-        train: places of the training rows, from which scales and categories come.
-        chosen: whether the caller named the columns: then none is left out.
-        max_categories: a column of texts with more different ones is left out.
-        decimal: the decimal mark of numbers that are texts; None for what fits.
-        weights: of the rows, in means and deviations; None for 1 each.
+        names: columns that may become inputs.
+        train: indices of the training rows, from which scales and categories are computed.
+        chosen: whether the caller named the columns; if so, none is left out.
+        max_categories: largest number of categories; a column of texts with more is left out.
+        decimal: decimal mark of numbers in texts; None finds the one that fits.
+        weights: weights of the rows, in means and deviations; None for 1 each.
 
     Returns:
-        The columns, and for those that were left out why.
+        The columns, and for each column left out the reason.
 
     Raises:
-        InvalidInputError: a column that cannot be used was chosen, a few texts stand in a column
-            of numbers, or no column is left.
+        InvalidInputError: a chosen column cannot be used, a few texts occur in a column of numbers,
+            or no column is left.
 
     Example:
         >>> import pandas as pd
@@ -107,7 +107,7 @@ def learn_columns(
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Mean and std (1 for a constant) of numbers (N,), NaN left out; (0, 1) without numbers.
+    """Mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) without numbers.
 
     Example:
         >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
@@ -122,12 +122,12 @@ def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[flo
     else:
         mean = float(np.average(values, weights=weights[known]))
         std = float(np.average((values - mean) ** 2, weights=weights[known])) ** 0.5
-    # A constant such as 0.1 has a std of rounding errors, which would blow up in the quotient.
+    # The std of a constant such as 0.1 is a rounding error, and dividing by it would blow up.
     return mean, std if std > 1e-12 * abs(mean) else 1.0
 
 
 def _plain_numbers(table: "pd.DataFrame", names: Sequence[str], chosen: bool) -> dict[str, _Found]:
-    """What the columns of numbers are, in few steps: a table may have many thousands of them."""
+    """Find the columns of numbers, in few operations: a table may have many thousands of them."""
     dtypes = table.dtypes
     plain = [name for name in names if is_number_type(dtypes[name])]
     empty = table[plain].isna().all()
@@ -166,8 +166,8 @@ def _what(
     slips = [text for text in texts if text not in numbers]
     if not slips:
         return _Found("number")
-    # A few words among many different numbers are slips, and one input per number would be the
-    # silent result.
+    # A few words among many different numbers are slips; taken as categories, every number would
+    # silently become an input.
     if len(numbers) >= FEW and len(numbers) >= 9 * len(slips):
         row = int(np.flatnonzero(codes == texts.index(slips[0]))[0])
         raise InvalidInputError(
@@ -206,7 +206,7 @@ def _what_texts(
 
 
 def _date_format(texts: Sequence[str]) -> str:
-    """The format that reads all texts as dates; "" if none does, "ambiguous" if two differ."""
+    """The format that reads all texts as dates; "" for none, "ambiguous" if two formats differ."""
     import pandas as pd
 
     if not all(text[:1].isalnum() and any(c.isdigit() for c in text) for text in texts[:20]):
@@ -236,7 +236,7 @@ def _learn_dates(
     mean, std = scale_of(days, None if weights is None else weights[train])
     known = days[~np.isnan(days)]
     span = float(known.max() - known.min()) if len(known) else 0.0
-    # A cycle says something where the dates go around it, and do not all lie at one place of it.
+    # A cycle is useful if the dates go around it, and are not all at one point of it.
     cycles = [
         cycle
         for cycle, period in CYCLES.items()

@@ -1,4 +1,4 @@
-"""Several modalities in one flat input, some of them missing for some rows."""
+"""Several modalities in one flat input; a row may lack some of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,17 +13,17 @@ __all__ = ["join_modalities"]
 
 
 def join_modalities(modalities: Mapping[str, Any]) -> tuple[Tensor, dict[str, int]]:
-    """Lay the columns of several modalities side by side, behind one presence flag for each.
+    """Put the columns of several modalities side by side, after one presence flag for each.
 
-    A row of a modality that is None or all NaN is missing: its flag is 0, and so are its columns,
-    which an encoder must then not read (`qmtl.encoders.Fusion` knows this layout).
+    A row of a modality that is None or all NaN is missing: its flag and its columns are 0, and an
+    encoder must not use these columns (`qmtl.encoders.Fusion` knows this layout).
 
     Args:
         modalities: name → array (N, width), or a list of N vectors and Nones.
 
     Returns:
         The inputs, float32 (N, modalities + all widths): a flag 1.0 or 0.0 per modality, then each
-        modality's columns, all in the order given; and name → width.
+        modality's columns, all in the given order; and name → width.
 
     Raises:
         InvalidInputError: no modality, numbers of rows or widths differ, a row is NaN in part or
@@ -58,7 +58,7 @@ def _block(name: str, values: Any) -> np.ndarray:
         if isinstance(values, list | tuple):
             values = _with_missing_rows(name, values)
         block = np.asarray(values, dtype=np.float32)
-    except InvalidInputError:  # a ValueError, too
+    except InvalidInputError:  # InvalidInputError is a ValueError, too
         raise
     except (TypeError, ValueError) as error:
         raise InvalidInputError(

@@ -44,7 +44,7 @@ _WHERE = {
     "plus_plus": "the MUStARD++ repository (cfiltnlp/MUStARD_Plus_Plus on GitHub)",
 }
 _SENTIMENTS = ("negative", "neutral", "positive")
-# Numbers 1..9 of the sheet. The sheet does not name them: this is the order of the paper.
+# Names of the numbers 1..9 in the sheet, which does not name them; this is the paper's order.
 _EMOTIONS = ("anger", "excited", "fear", "sad", "surprised", "frustrated", "happy", "neutral",
              "disgust")  # fmt: skip
 _PP_EMOTIONS = ("Anger", "Disgust", "Excitement", "Fear", "Frustration", "Happiness", "Neutral",
@@ -85,13 +85,13 @@ class Utterances:
     """The labelled utterances, in the order of the file.
 
     Attributes:
-        ids: of the scenes, which feature files use as keys.
-        texts: what is said.
-        contexts: the lines before it, each as ``speaker: text``.
-        shows: the show of each.
-        tasks: what is labelled.
+        ids: ids of the scenes, which are the keys of feature files.
+        texts: the utterances.
+        contexts: the lines before each utterance, each as ``speaker: text``.
+        shows: the TV show of each utterance.
+        tasks: the labelled tasks.
         labels: task name → labels, see `Task.to_targets`.
-        index: row numbers in the file, from 0: of the entry (JSON), or of the record (CSV).
+        index: numbers from 0 of the entries (JSON) or records (CSV) in the file.
     """
 
     ids: list[str]
@@ -112,7 +112,7 @@ class Utterances:
 
 
 def mustard_utterances(path: str | PathLike[str], labels: str = "extended") -> Utterances:
-    """The texts and labels of a folder, without embedding them.
+    """Read the texts and labels of a folder, without embedding them.
 
     Args:
         path: the folder of the data set.
@@ -210,7 +210,7 @@ def _plus_plus(file: Path) -> Utterances:
     for column in ("SCENE", "SENTENCE", "SPEAKER", "SHOW", *_PP_COLUMNS.values()):
         if column not in header:
             raise InvalidInputError(f"{file}: {unknown_name('column', column, header)}")
-    # KEY is not used: one utterance of the official file has the emotion in that column.
+    # KEY is not used: in the official file, one utterance has its emotion in that column.
     is_utterance = [bool(row["Sarcasm"]) for row in rows]
     contexts: dict[str, list[str]] = {}
     for row, labelled in zip(rows, is_utterance, strict=True):
@@ -258,7 +258,7 @@ def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
 
     Args:
         path: the folder with ``split_indices.json`` (speaker_dependent_folds: a list of train and
-            test), or the authors' own ``split_indices.p``, which is read without running code.
+            test), or with the authors' ``split_indices.p``, which is read without running code.
         n: number of utterances.
 
     Raises:
@@ -289,7 +289,7 @@ def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
 
 
 def speaker_independent(shows: list[str]) -> Rows:
-    """The authors' rule: the show FRIENDS is the test part, and the rest is to train on.
+    """The authors' rule: test on the show FRIENDS, train on the others.
 
     Raises:
         InvalidInputError: a part would be empty.
@@ -325,7 +325,7 @@ def _from_json(file: Path) -> list[tuple[Any, Any]]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle may name any function to call; this one may name those that make an array."""
+    """An unpickler that only calls functions that make arrays; a pickle could name any function."""
 
     _ALLOWED = frozenset({
         ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
@@ -342,7 +342,7 @@ def _from_pickle(file: Path) -> list[Any]:
     try:
         with file.open("rb") as stream:
             return list(_ArraysOnly(stream, encoding="latin1").load())
-    except Exception as error:  # a damaged pickle fails in any way
+    except Exception as error:  # a damaged pickle may raise any exception
         raise InvalidInputError(f"{file}: cannot be read as pairs of arrays: {error}") from error
 
 
@@ -356,12 +356,12 @@ class MustardSection(DataSection):
         path: the folder of the data set.
         split: ``fold 0`` to ``fold 4``, or ``speaker-independent``.
         splits: fractions of train, validation and test, in place of `split`.
-        context: the lines before the utterance are a modality, too.
-        audio: a file of features by id.
-        visual: a file of features by id.
-        validation: share of the training rows; None for `mustard`'s own.
-        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
-            the default of `qmtl.encoders.TextEmbedding`.
+        context: whether the lines before the utterance are a modality, too.
+        audio: file of audio features by id.
+        visual: file of video features by id.
+        validation: share of the training rows; None for the default of `mustard`.
+        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
+            default of `qmtl.encoders.TextEmbedding`.
     """
 
     source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]
@@ -412,34 +412,35 @@ def mustard(
 
     Tasks of the extended labels: sarcasm, sentiment_implicit, sentiment_explicit (negative,
     neutral, positive), emotion_implicit, emotion_explicit (nine classes; the sheet only numbers
-    them, and the names follow the order of the paper). Of MUStARD++: sarcasm, sarcasm_type (NONE is
-    a class), emotion_implicit, emotion_explicit, valence and arousal (regression, 1 to 9).
+    them, and the names follow the order of the paper). Tasks of MUStARD++: sarcasm, sarcasm_type
+    (NONE is a class), emotion_implicit, emotion_explicit, valence and arousal (regression, 1 to 9).
 
-    Text becomes `embed_texts`. With a second modality the inputs have the layout of
+    Texts are embedded by `embed_texts`. With a second modality the inputs have the layout of
     `join_modalities`, and `MultiTaskData.modalities` holds the widths. Audio and visual features
-    are standardised by the rows of the train split that have them; a row without is missing.
+    are standardised over the training rows that have them; they are missing in the other rows.
 
     Args:
         path: the folder with the label files (or the MUStARD repository itself).
         labels: "sarcasm", "extended" or "plus_plus".
         split: "fold 0" to "fold 4", the authors' folds; "speaker-independent" (the authors' rule:
-            test on FRIENDS); or three fractions, stratified. None: "fold 0", and for MUStARD++,
-            which has no folds, (0.7, 0.15, 0.15).
+            test on FRIENDS); or three fractions, stratified. None means "fold 0", or (0.7, 0.15,
+            0.15) for MUStARD++, which has no folds.
         tasks: some of the tasks, in the order that circuits use; None for all.
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
-        context: the lines before the utterance, with their speakers, are a modality of their own.
-        audio: a file of features by id, see `features_by_id`.
-        visual: the same for video.
+        context: whether the lines before the utterance, with their speakers, are a separate
+            modality.
+        audio: file of audio features by id, see `features_by_id`.
+        visual: file of video features by id.
         validation: share of the authors' training part that is held out for validation.
-        seed: of the validation split, and of fractions.
+        seed: seed of the validation split, and of splits by fractions.
 
     Returns:
-        Inputs float32 (N, d), or the layout of `join_modalities`. `Split.index` is the entry of
+        Inputs float32 (N, d), or in the layout of `join_modalities`. `Split.index` is the entry of
         sarcasm_data.json, or the record of MUStARD++'s file, from 0.
 
     Raises:
-        InvalidInputError: files are missing (all are listed) or do not fit, or an argument does
-            not.
+        InvalidInputError: files are missing (all are listed), or a file or an argument does not
+            fit.
 
     Example:
         >>> import json, pathlib, tempfile
@@ -542,15 +543,15 @@ def _tensors(*parts: np.ndarray) -> Indices:
 
 
 def _codes(utterances: Utterances) -> np.ndarray:
-    """Labels as whole numbers (N, tasks), to stratify by; the first task weighs most."""
+    """Labels as integers (N, tasks) for stratification, which follows the first task first."""
     columns = [np.asarray(utterances.labels[task.name]) for task in utterances.tasks]
     return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[str, np.ndarray]:
-    """Embeddings of the utterances and, if wanted, of the lines before; NaN where there are none.
+    """Embeddings of the utterances and, with `context`, of the lines before them; NaN for none.
 
-    One call of `embed` for all, so that a model is loaded once.
+    All texts are embedded in one call, so that a model is loaded once.
     """
     if not context:
         return {"text": embed_texts(utterances.texts, embed)}
@@ -567,6 +568,6 @@ def _standardise(name: str, values: np.ndarray, train: Tensor) -> np.ndarray:
     if not len(rows):
         raise InvalidInputError(f"{name}: no utterance of the train split has features")
     mean, std = rows.mean(axis=0), rows.std(axis=0)
-    # The std of a constant column is a rounding error, which would blow up in the quotient.
+    # The std of a constant column is a rounding error, and dividing by it would blow up.
     std[std <= 1e-12 * np.abs(mean)] = 1.0
     return np.asarray((values - mean) / std, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From texts to inputs: sentence embeddings of one order of magnitude, and features of pairs."""
+"""From texts to inputs: sentence embeddings of a common scale, and features of sentence pairs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,19 +16,19 @@ Embed = Callable[[list[str]], Any]
 def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
     """Embeddings of texts, each scaled to the length √d.
 
-    A text that occurs several times is embedded once. The scaling brings the entries to order one,
-    whatever the model's own scale, so that one encoder and one learning rate suit every model;
-    directions, and with them cosine similarities, stay as they are. Zero stays zero.
+    A text that occurs several times is embedded once. After scaling, the entries are of order one
+    for every model, so that one encoder and one learning rate suit all models. Directions, and with
+    them cosine similarities, do not change. Zero stays zero.
 
     Args:
-        texts: any number of them, at least one.
+        texts: at least one text.
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
 
     Returns:
         float32 (N, d).
 
     Raises:
-        InvalidInputError: `embed` is not callable, or returns what is not a finite array (N, d).
+        InvalidInputError: `embed` is not callable, or does not return a finite array (N, d).
 
     Example:
         >>> lengths = lambda texts: np.array([[len(text), 0.0] for text in texts])
@@ -52,7 +52,7 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
 
 
 def text_model(name: str | None) -> Embed | None:
-    """The sentence encoder of that name or folder; None stays None, the default of `embed_texts`.
+    """The sentence encoder with this name or in this folder; None for the default of `embed_texts`.
 
     Example:
         >>> text_model("sentence-transformers/all-MiniLM-L6-v2")  # loaded with the first text
@@ -68,9 +68,9 @@ def text_model(name: str | None) -> Embed | None:
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """Features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
 
-    A single sentence becomes [u, 0, 0, 0], the same width: what is absent adds nothing, and sends
-    no gradient to the weights behind it, which then serve the tasks on pairs alone. (Taken as a
-    pair with itself, [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
+    A single sentence becomes [u, 0, 0, 0], of the same width. The zeros add nothing, and send no
+    gradient to the weights behind them, so that these serve only the tasks on pairs. (As a pair
+    with itself, [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
 
     Args:
         first: embeddings u (N, d).

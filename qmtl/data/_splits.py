@@ -1,4 +1,4 @@
-"""Seeded splits: stratified by the labels, by groups of rows, by patient; samples of rows."""
+"""Seeded splits: stratified by the labels, by groups of rows, or by patient; samples of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,8 +23,8 @@ Indices = tuple[Tensor, Tensor, Tensor]
 def label_codes(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Tensor | None:
     """The classification labels as int64 (N, columns), one column per task or label.
 
-    A missing label is a class of its own (-100), so that disjoint data is stratified by task.
-    None if no task is a classification.
+    A missing label is a separate class (-100), so that disjoint data are stratified by task. None
+    if no task is a classification.
 
     Example:
         >>> label_codes([Task.binary("a")], {"a": torch.tensor([1.0, float("nan")])})
@@ -54,11 +54,11 @@ def split_indices(
         n: number of rows.
         fractions: three shares that sum to 1, (train, validation, test).
         seed: the same seed gives the same split.
-        stratify: int64 codes (N,) or (N, columns). The combination of all columns is stratified
-            when each occurs often enough, else the column with the rarest class that allows it,
-            else no column.
-        groups: one hashable value per row; rows of one group stay together. The shares are then
-            shares of groups, and `stratify` is not used.
+        stratify: int64 codes (N,) or (N, columns). The split is stratified by the combination of
+            all columns if each combination occurs often enough; else by the column with the rarest
+            class, among those that are frequent enough; else not at all.
+        groups: one hashable value per row; rows of one group stay together. The fractions are then
+            of groups, and `stratify` is ignored.
 
     Returns:
         Three sorted int64 tensors without common rows.
@@ -87,8 +87,8 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
     """Row numbers that the caller chose: checked, in the caller's order.
 
     Raises:
-        InvalidInputError: a split is missing, empty or unknown, or a row is out of range or in
-            more than one place.
+        InvalidInputError: a split is missing, empty or unknown, or a row is out of range or occurs
+            more than once.
 
     Example:
         >>> explicit_indices(3, {"train": [2], "validation": [0], "test": [1]})[0]
@@ -125,7 +125,7 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what NumPy and scikit-learn do not take as a seed.
+    """Refuse a value that NumPy and scikit-learn do not accept as a seed.
 
     Example:
         >>> check_seed(-1)
@@ -139,7 +139,7 @@ def check_seed(seed: object) -> None:
 
 
 def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
-    """How many of n things (named in messages) each split gets; none may stay empty.
+    """Sizes of the splits of n items (`what`, for messages); none may be empty.
 
     Example:
         >>> split_sizes(10, (0.7, 0.15, 0.15), "rows")
@@ -156,7 +156,7 @@ def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int
             f"to 1, got {fractions!r}"
         )
     validation, test = round(n * shares[1]), round(n * shares[2])
-    if shares[0] == 0:  # rounding must not leave a row that nobody asked for
+    if shares[0] == 0:  # rounding must not add a row to an empty share
         test = n - validation
     sizes = (n - validation - test, validation, test)
     for name, size in zip(SPLITS, sizes, strict=True):
@@ -200,14 +200,14 @@ def _split_rows(
     for strata in _strata(n, stratify):
         try:
             return _split_strata(strata, sizes, seed)
-        except ValueError:  # a stratum is too small for one of the cuts: try the next
+        except ValueError:  # a stratum is too small for one of the cuts: try the next way
             continue
     order = np.random.default_rng(seed).permutation(n)
     return np.split(order, [sizes[0], sizes[0] + sizes[1]])
 
 
 def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
-    """Ways to stratify, the most wanted first."""
+    """Ways to stratify, in order of preference."""
     if stratify is None or stratify.numel() == 0:
         return
     codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
@@ -215,20 +215,20 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
         raise InvalidInputError(f"stratify: expected {n} rows of codes, got {len(codes)}")
     columns = [_dense(column) for column in codes.T]
     together = columns[0]
-    for column in columns[1:]:  # in the order of their rows, as np.unique(axis=0) has them
+    for column in columns[1:]:  # in row order, as in np.unique(axis=0)
         pairs = together * (column.max() + 1) + column
         together = _dense(pairs)
-    columns = [column for column in columns if column.max() > 0]  # one class tells nothing
+    columns = [column for column in columns if column.max() > 0]  # one class is useless
     columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
-    # Three members are the least with which a stratum can be on every side.
+    # A stratum needs at least three members to be in every split.
     yield from (c for c in (together, *columns) if np.bincount(c).min() >= 3)
-    for column in columns:  # a class is too rare: count it with the most common one
+    for column in columns:  # count a class that is too rare with the most common one
         counts = np.bincount(column)
         yield np.where(counts[column] >= 3, column, counts.argmax())
 
 
 def _dense(codes: np.ndarray) -> np.ndarray:
-    """The places of whole numbers among those that occur, as `numpy.unique` gives them."""
+    """Replace whole numbers by their ranks among the distinct values, as in `numpy.unique`."""
     start = codes - codes.min()
     if start.max() > len(codes):
         return np.unique(codes, return_inverse=True)[1].reshape(-1)
@@ -254,13 +254,14 @@ def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) ->
 def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Row numbers of a sample, spread evenly over the classes.
 
-    Systematic sampling: rows are sorted by class, in random order within it, and taken at equal
-    steps. Each class gets its share to within one row, however rare it is; with several columns of
-    codes the first one does, and the next ones within its classes.
+    Systematic sampling: rows are sorted by class, in random order within a class, and taken at
+    equal steps. Each class gets its share to within one row, however rare it is. With several
+    columns of codes, this holds for the first column, and then for the next ones within its
+    classes.
 
     Args:
         codes: class numbers (N,) or (N, columns).
-        size: rows wanted, 1..N.
+        size: number of rows wanted, 1..N.
         seed: the same seed gives the same sample.
 
     Returns:
@@ -311,7 +312,7 @@ def validation_cut(
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`; None passes, it means all.
+    """Refuse a value that is not a whole number >= `least`; None is allowed and means all.
 
     Example:
         >>> check_count("max_rows", 0, 2)
@@ -330,12 +331,12 @@ got 0
 def patient_split(
     patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int
 ) -> Indices:
-    """Row numbers of three splits that have no patient in common.
+    """Row numbers of three splits that share no patient.
 
     Iterative stratification (Sechidis et al., doi 10.1007/978-3-642-23808-6_10) over patients:
-    those with the label that fewest patients have are dealt out first, each to the split that
-    still wants most of it. A random split by patient would often leave a split without any case
-    of a rare finding, where its score is undefined.
+    patients with the rarest label are assigned first, each to the split that lacks most of it. A
+    random split by patient would often leave a split without any case of a rare finding, and its
+    score would be undefined.
 
     Args:
         patients: one number or text per row (N,).
@@ -366,7 +367,7 @@ def patient_split(
 
 
 def _deal(has: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The side (0, 1, 2) of each patient, with exactly `sizes` patients on each."""
+    """The split (0, 1, 2) of each patient, with exactly `sizes` patients in each."""
     side = np.full(len(has), -1)
     room = sizes.copy()
     wanted = np.outer(sizes / len(has), has.sum(axis=0))
@@ -380,7 +381,8 @@ def _deal(has: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np
             label, waiting = -1, np.flatnonzero(side < 0)
         for patient in random.permutation(waiting):
             need = wanted[:, label] if label >= 0 else room / sizes
-            # Most wanted, then most room (as a share), among the sides that are not full.
+            # Among splits that are not full: the one that lacks most of the label, then the one
+            # with the largest share of room.
             order = np.lexsort((random.random(3), room / sizes, need, room > 0))
             side[patient] = order[-1]
             room[order[-1]] -= 1

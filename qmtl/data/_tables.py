@@ -1,4 +1,4 @@
-"""Data sets from tables: `from_frame` of a data frame, `from_csv` of a file."""
+"""Data sets from tables: `from_frame` from a data frame, `from_csv` from a file."""
 
 import contextlib
 import fnmatch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CsvSection", "from_csv", "from_frame"]
 
-FIRST_ROW = 2  # under the header, as people count the rows of a file
+FIRST_ROW = 2  # the first row under the header, counted as in an editor
 
 _Wanted = tuple[tuple[str, ...], Task | str | None]
 Targets = str | Task | Sequence[Task | str] | Mapping[str, str | Task | None]
@@ -47,22 +47,23 @@ def _check_targets(value: Any) -> Any:
 
 
 class CsvSection(DataSection):
-    """``source = "csv"``; `from_csv` says what the values mean.
+    """Section ``source = "csv"``; `from_csv` explains the values.
 
     Attributes:
         path: the file.
-        targets: a list of columns or patterns, whose kinds are read off the labels; or a table of
-            column or pattern to kind; or None with a list of `tasks`.
+        targets: a list of columns or patterns, whose kinds are inferred from the labels; or a table
+            of column or pattern to kind; or None with a list of `tasks`.
         inputs: input columns; None for all others.
         ignore: columns to leave out.
-        delimiter: between cells; None for the one that the file uses.
-        decimal: the decimal mark; None for the one that the file uses.
-        encoding: None for UTF-8, or what the file's first bytes say.
+        delimiter: character between cells; None detects it.
+        decimal: decimal mark; None detects it.
+        encoding: encoding of the file; None for UTF-8, or the one that the file's first bytes
+            indicate.
         split_column: column with train, validation or test.
         group_column: column whose equal values stay in one split.
-        max_categories: columns of texts with more different ones are left out.
-        weights: column that says how much each row counts.
-        splits: fractions of train, validation and test; None for `from_csv`'s own.
+        max_categories: largest number of categories; columns of texts with more are left out.
+        weights: column with the weight of each row.
+        splits: fractions of train, validation and test; None for the default of `from_csv`.
     """
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {"delimiter": ","}
@@ -112,30 +113,30 @@ def from_frame(
 
     Args:
         table: one row per sample.
-        targets: columns to predict: names, or patterns such as ``"tox_*"``, whose kinds are read
-            off the labels (see `qmtl.tasks.infer_task`); tasks (the column has the task's name; a
-            task with several outputs takes the columns in its class names); or a dict of name or
-            pattern → kind ("binary", "multiclass", "regression"), task, or None.
-        inputs: input columns; None for all that are nothing else. Numbers are standardised, dates
-            become a few numbers, texts one 0/1 input per category, all as in the train split. What
-            looks like an id, e-mail addresses or free text is left out with a warning, or refused
-            if it is named here.
+        targets: columns to predict. Names, or patterns such as ``"tox_*"``, whose kinds are
+            inferred from the labels (see `qmtl.tasks.infer_task`); tasks (the column has the task's
+            name; a task with several outputs uses the columns in its class names); or a dict of
+            name or pattern → kind ("binary", "multiclass", "regression"), task, or None.
+        inputs: input columns; None for all columns without another role. Numbers are standardised,
+            dates become a few numbers, texts one 0/1 input per category, all fitted on the train
+            split. Columns that look like ids, e-mail addresses or free text are left out with a
+            warning, or refused if they are named here.
         ignore: columns to leave out; "" for those without a name.
         splits: three fractions or a dict of row numbers (from 0).
-        seed: of the split.
-        split_column: a column that says train, validation or test, instead of `splits`.
-        group_column: rows with the same value here stay in one split.
-        max_categories: columns of texts with more different ones are left out.
-        name: of the data set.
-        weights: a column that says how much each row counts in losses, metrics and scales: a row
-            of weight 2 like two rows; a row of weight 0 is left out. It is no input.
+        seed: seed of the split.
+        split_column: column that says train, validation or test, instead of `splits`.
+        group_column: column whose equal values stay in one split.
+        max_categories: largest number of categories; columns of texts with more are left out.
+        name: name of the data set.
+        weights: column with the weight of each row in losses, metrics and scales: a row of weight 2
+            counts like two rows; a row of weight 0 is left out. The column is not an input.
 
     Returns:
         The data; `MultiTaskData.columns` turns other tables into the same inputs, and
         `MultiTaskModel.predict` takes data frames like this one.
 
     Raises:
-        InvalidInputError: a column or a cell does not fit; it is named, with its row.
+        InvalidInputError: a column or a cell does not fit; the error names it and its row.
 
     Example:
         >>> import pandas as pd
@@ -175,19 +176,19 @@ def from_csv(
 
     Args:
         path: the file.
-        targets: see `from_frame`; so for `inputs`, `ignore`, `seed`, `max_categories` and
+        targets: see `from_frame`, also for `inputs`, `ignore`, `seed`, `max_categories` and
             `weights`.
-        splits: three fractions or a dict of row numbers (from 0, without the header), which
-            `Split.index` has, too.
-        split_column: a column that says train, validation or test, instead of `splits`.
-        delimiter: between cells; None for the one that the file uses.
-        group_column: rows with the same text here stay in one split.
-        decimal: the decimal mark; None for the one that the file uses.
+        splits: three fractions or a dict of row numbers (from 0, without the header; `Split.index`
+            counts in the same way).
+        split_column: column that says train, validation or test, instead of `splits`.
+        delimiter: character between cells; None detects it.
+        group_column: column whose equal texts stay in one split.
+        decimal: decimal mark; None detects it.
         encoding: see `read_table`.
 
     Raises:
-        InvalidInputError: the file, a column or a cell does not fit; it is named, with its row in
-            the file, where the header is row 1.
+        InvalidInputError: the file, a column or a cell does not fit; the error names it and its row
+            in the file, where the header is row 1.
 
     Example:
         >>> import tempfile, pathlib
@@ -288,7 +289,7 @@ def _data(
 
 
 def _named(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with texts as column names, all different."""
+    """The table with texts as column names, all distinct."""
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
@@ -305,7 +306,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -> list[_Wanted]:
-    """The columns of each task, with the task or its kind where that is given.
+    """The columns of each task, with the task or its kind if given.
 
     Example:
         >>> _wanted({"t_*": "binary", "t_b": None}, ["x", "t_a", "t_b"], [])
@@ -348,7 +349,7 @@ def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -
 
 
 def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
-    """The columns with the task's labels: the one of its name, or those of its class names."""
+    """The columns of the task's labels: the column with its name, or those of its class names."""
     several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
     columns: tuple[str, ...] = (task.name,)
     if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
@@ -365,7 +366,7 @@ def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
 
 
 def _typed(column: "pd.Series", values: np.ndarray) -> Any:
-    """The labels of a column; in its own type if that says that numbers are classes."""
+    """The labels of a column; in its own type if that type marks numbers as classes."""
     categories = getattr(column.dtype, "categories", None)
     return values if categories is None or not is_number_type(categories.dtype) else column
 
@@ -373,7 +374,7 @@ def _typed(column: "pd.Series", values: np.ndarray) -> Any:
 def _label_values(
     column: "pd.Series", wanted: str | Task | None, decimal: str | None
 ) -> np.ndarray:
-    """The labels in a column: numbers as float64, texts and the like as objects."""
+    """The labels in a column: numbers as float64, texts and other values as objects."""
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
@@ -393,7 +394,7 @@ def _label_values(
     if not texts or len(numbers) < len(texts):
         return np.asarray(column, dtype=object)
     values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
-    if np.isinf(values).any():  # which is refused, with its row
+    if np.isinf(values).any():  # refused later, with its row
         column_numbers(column.to_frame(), [str(column.name)], decimal)
     return values
 
@@ -457,7 +458,7 @@ def _given_splits(column: "pd.Series") -> dict[str, list[int]]:
 def _places(
     splits: Mapping[str, Any], numbers: np.ndarray, kept: np.ndarray | None = None
 ) -> Mapping[str, Any]:
-    """Row numbers as places among the rows that are there, and of these that are kept."""
+    """Convert row numbers to positions among the existing rows, and the kept ones among them."""
     if kept is None and len(numbers) == numbers[-1] + 1:
         return splits
     kept = np.ones(len(numbers), bool) if kept is None else kept
@@ -498,7 +499,7 @@ def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np
 
 
 def _note(reasons: Mapping[str, str]) -> str:
-    """What is left out of the inputs, in words; no value of such a column is named."""
+    """A note on the columns left out of the inputs; it gives no value of such a column."""
     said = [f"'{column}' {reason}" for column, reason in reasons.items()
             if not (is_nameless(column) and reason == "is empty")]  # fmt: skip
     if not said:

@@ -21,7 +21,7 @@ class WineSection(DataSection):
     """``source = "wine"``.
 
     Attributes:
-        splits: fractions of train, validation and test; None for `wine`'s own.
+        splits: fractions of train, validation and test; None for the default of `wine`.
 
     Example:
         >>> WineSection(tasks=["alcohol"]).load().tasks[0].kind
@@ -48,7 +48,7 @@ def wine(
     intensity).
 
     Args:
-        seed: of the split, which is stratified by cultivar.
+        seed: seed of the split, which is stratified by cultivar.
         splits: three fractions, or a dict of row numbers.
         tasks: names of some of the tasks, in the order wanted; None for all.
 
@@ -56,7 +56,7 @@ def wine(
         Inputs (N, 11), standardised by the train split.
 
     Raises:
-        InvalidInputError: a task is unknown, or the splits do not fit.
+        CNN: a small convolutional encoder for grey-scale (or few-channel) images.
 
     Example:
         >>> data = wine(tasks=["alcohol", "cultivar"])

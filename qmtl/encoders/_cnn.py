@@ -1,4 +1,4 @@
-"""CNN: a small convolutional encoder for grey (or few-channel) images."""
+"""CNN: a small convolutional encoder for grey-scale (or few-channel) images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -19,22 +19,22 @@ LARGEST_GROUPS = 8
 class CNN(nn.Module):
     """Blocks of convolution, normalisation, activation and pooling, then one linear layer.
 
-    Each block is a 3x3 convolution (padding 1), group normalisation, the activation and a 2x2
-    maximum, which halves height and width (rounded down). Groups, not batches, are normalised: a
-    sample's features do not depend on the others in its batch, which may be of size 1, and
-    training and prediction compute the same. It also takes away most of what an image's overall
-    brightness and contrast tell: a task of that kind wants it as an input of its own.
+    Each block is a 3x3 convolution (padding 1), group normalisation, the activation and 2x2 max
+    pooling, which halves height and width (rounded down). Group normalisation, unlike batch
+    normalisation, makes a sample's features independent of the others in its batch, which may be of
+    size 1, and equal in training and prediction. It also removes most of an image's overall
+    brightness and contrast; a task that needs these should get them as separate inputs.
 
     Args:
-        in_channels: 1 for grey images.
+        in_channels: number of channels: 1 for grey-scale images.
         image_size: height and width in pixels; a number for square images.
         out_features: width of the features.
-        channels: of each block; a block's channels are normalised in up to 8 equal groups.
-        pooling: what the linear layer sees: the ``average`` of each channel over the image, or all
-            of its pixels (``flatten``), which keeps where something is and costs more parameters.
+        channels: number of channels of each block; they are normalised in up to 8 equal groups.
+        pooling: input of the linear layer: the ``average`` of each channel over the image, or all
+            of its pixels (``flatten``), which keeps positions and costs more parameters.
         activation: ``relu``, ``gelu``, ``silu`` or ``tanh``.
         dropout: probability of dropping an input of the linear layer in training.
-        seed: of the initial weights; None uses torch's global generator.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, in_channels, height, width)`` to ``(batch, out_features)``.
@@ -129,7 +129,7 @@ class CNNSection(EncoderSection):
     """``type = "CNN"``.
 
     Attributes:
-        channels: of each block.
+        channels: number of channels of each block.
         pooling: average or flatten.
         activation: relu, gelu, silu or tanh.
         dropout: probability of dropping a unit in training.
@@ -158,7 +158,7 @@ class CNNSection(EncoderSection):
 def _block(in_channels: int, out_channels: int, activation: nn.Module) -> list[nn.Module]:
     groups = max(g for g in range(1, LARGEST_GROUPS + 1) if out_channels % g == 0)
     return [
-        # The normalisation that follows has a shift of its own.
+        # The normalisation that follows has its own bias.
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
         nn.GroupNorm(groups, out_channels),
         activation,

@@ -22,18 +22,18 @@ from qmtl.errors import InvalidInputError
 
 
 class FourierFeatures(nn.Module):
-    """Cosines of random directions of the inputs, then a linear layer.
+    """Cosines of random projections of the inputs, then a linear layer.
 
-    The cosines are drawn once and do not learn: with many of them, what the linear layer can learn
-    is what a Gaussian-process regression with a Gaussian kernel of width `scale` can. It suits
-    small tables, whose columns should be standardised.
+    The cosines are drawn once and are not trained. With many of them, the linear layer can learn
+    the same functions as a Gaussian-process regression with a Gaussian kernel of width `scale`.
+    This suits small tables, whose columns should be standardised.
 
     Args:
         in_features: width of the inputs.
         out_features: width of the features.
         n_cosines: number of random directions.
         scale: width of the kernel, in units of the inputs.
-        seed: of the directions and the initial weights; None uses torch's global generator.
+        seed: seed of the directions and the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, in_features)`` to ``(batch, out_features)``.
@@ -67,7 +67,7 @@ class FourierFeatures(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.n_cosines, self.scale = n_cosines, float(scale)
         with seeded(seed):
-            # Kept with the parameters, so that a saved model has the same directions.
+            # A buffer is saved with the parameters, so that a saved model has the same directions.
             self.register_buffer("directions", torch.randn(in_features, n_cosines) / scale)
             self.register_buffer("shifts", 2 * math.pi * torch.rand(n_cosines))
             self.layer = nn.Linear(n_cosines, out_features)

@@ -1,8 +1,8 @@
 """Fusion: several modalities in one flat input, any of which may be missing.
 
-The ways to join modalities, `JOINS`, are modules with ``out_features``. They take the modalities'
-columns, (batch, width) each and zero where missing, and what is present, bool (batch, modalities);
-they give (batch, out_features).
+`JOINS` lists the ways to join modalities: modules with an attribute ``out_features``. Their inputs
+are the modalities' columns, (batch, width) each and zero where missing, and the presence flags,
+bool (batch, modalities). Their output has shape (batch, out_features).
 """
 
 import math
@@ -23,7 +23,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 
 
 class Concatenation(nn.Module):
-    """All columns side by side; a learned vector stands in for those of a missing modality."""
+    """All columns side by side; a learned vector replaces the columns of a missing modality."""
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class Concatenation(nn.Module):
 class Gates(nn.Module):
     """Gated multimodal units: per unit, a weighted mean of the modalities' representations.
 
-    The weights are a softmax over the modalities that are present, of scores that are linear in
-    all columns. With two modalities, both present, this is the gate of arXiv:1702.01992.
+    The weights are a softmax over the present modalities. Its scores are linear in all columns.
+    With two present modalities this is the gate of arXiv:1702.01992.
     """
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
@@ -63,19 +63,20 @@ class Gates(nn.Module):
         values = torch.stack(own, dim=1).tanh()
         scores = self.score(torch.cat(list(columns), dim=1)).view_as(values)
         any_present = present.any(dim=1, keepdim=True)
-        # A row without any modality is averaged over all, to stay finite, and then replaced.
+        # A row without any modality is averaged over all modalities, to stay finite, and then
+        # replaced.
         masked = scores.masked_fill(~(present | ~any_present)[:, :, None], -math.inf)
         joint = (masked.softmax(dim=1) * values).sum(dim=1)
         return torch.where(any_present, joint, self.nothing)
 
 
 class CrossAttention(nn.Module):
-    """Each modality is a token that attends to the other ones; the mean of those present.
+    """Each modality is a token that attends to the others; averages those that are present.
 
-    A pre-norm block of attention and feed-forward layers with residuals, as in arXiv:1906.00295,
-    whose sequences are of length 1 here, so that one block with an embedding per modality serves
-    in place of a transformer for each ordered pair. A learned token is a key at all times: what a
-    modality attends to where no other is there.
+    This is a pre-norm block of attention and feed-forward layers with residuals, as in
+    arXiv:1906.00295. All sequences have length 1 here, so that one block with an embedding per
+    modality replaces a transformer for each ordered pair. A learned token is always a key, so that
+    a modality without others has something to attend to.
     """
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
@@ -132,35 +133,35 @@ JOINS = {"concat": Concatenation, "gated": Gates, "cross-attention": CrossAttent
 class Fusion(nn.Module):
     """Modalities joined by concatenation, gates or cross-attention, then an MLP.
 
-    An input row is what `qmtl.data.join_modalities` makes: a presence flag (1 or 0) per modality,
-    then the columns of each modality, in the order of `widths`. The columns of a modality that is
-    missing contribute exactly nothing: neither to the features nor to a gradient. Instead
+    An input row has the layout of `qmtl.data.join_modalities`: a presence flag (1 or 0) per
+    modality, then the columns of each modality, in the order of `widths`. The columns of a missing
+    modality contribute nothing, neither to the features nor to a gradient. Instead
 
     * ``concat`` puts a learned vector of the same width in their place;
-    * ``gated`` shares the weight of a missing modality out among those that are there;
-    * ``cross-attention`` masks it as key and leaves it out of the mean over modalities.
+    * ``gated`` distributes the weight of a missing modality among those that are present;
+    * ``cross-attention`` masks it as a key and leaves it out of the mean over modalities.
 
-    A row without any modality gets the learned vectors (``concat``) or one learned vector alone, so
+    A row without any modality gets only the learned vectors (``concat``) or one learned vector, so
     that its features are finite and the same for all such rows.
 
-    Columns should be of like scale (standardised, or of length 1, as sentence embeddings are).
+    Columns should have similar scales (standardised, or of length 1, as sentence embeddings are).
 
     Args:
-        widths: modality to its number of columns, in the order of the input.
+        widths: a dictionary from modality to its number of columns, in the order of the input.
         out_features: width of the features.
         kind: ``concat``, ``gated`` (gated multimodal units; a softmax over modalities per unit,
-            which for two modalities is the paper's gate) or ``cross-attention`` (the modalities,
-            one token each, attend to the other ones).
+            which for two modalities is the paper's gate) or ``cross-attention`` (each modality is a
+            token that attends to the others).
         dim: width of the joint representation, for ``gated`` and ``cross-attention``.
-        n_heads: attention heads, a divisor of `dim`, for ``cross-attention``.
+        n_heads: number of attention heads, a divisor of `dim`, for ``cross-attention``.
         hidden: widths of hidden layers between the joint representation and the features.
-        activation: of the hidden layers: ``relu``, ``gelu``, ``silu`` or ``tanh``.
-        dropout: probability of dropping a unit of the joint representation or a hidden one in
+        activation: activation of the hidden layers: ``relu``, ``gelu``, ``silu`` or ``tanh``.
+        dropout: probability of dropping a unit of the joint representation or of a hidden layer in
             training.
-        modality_dropout: probability of taking a modality for missing in training, drawn per row;
-            a row keeps what it has where that would leave it with none.
+        modality_dropout: probability of treating a modality as missing in training, drawn per row;
+            a row that would lose all its modalities keeps them.
         calibrate: whether `qmtl.fit` calls `calibrate_gradients` in each step.
-        seed: of the initial weights; None uses torch's global generator.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, len(widths) + sum(widths.values()))`` to ``(batch, out_features)``.
@@ -223,7 +224,7 @@ class Fusion(nn.Module):
         present, columns = self._split(inputs)
         if self.training and self.modality_dropout:
             present = _drop(present, self.modality_dropout)
-        # What a missing modality's columns hold reaches nothing, and gets no gradient.
+        # The columns of a missing modality affect nothing and get no gradient.
         columns = [
             torch.where(present[:, i, None], own, torch.zeros_like(own))
             for i, own in enumerate(columns)
@@ -240,7 +241,7 @@ class Fusion(nn.Module):
             )
         flags, *columns = inputs.split([len(self.widths), *self.widths.values()], dim=1)
         present = flags == 1
-        # An exported program cannot look at its inputs.
+        # An exported program cannot inspect its inputs.
         exporting = is_compiling() and not is_dynamo_compiling()
         if not exporting and not (present | (flags == 0)).all():
             raise InvalidInputError(
@@ -253,13 +254,14 @@ class Fusion(nn.Module):
     def calibrate_gradients(self) -> None:
         """Scale the gradients of the modalities' branches to one norm, the mean of their norms.
 
-        A branch is what only one modality's columns are multiplied by: columns of the first layer
-        (``concat``), a representation and its columns of the scores (``gated``), a token's layer
-        and embedding (``cross-attention``). Gradients of several tasks have been combined by then.
-        One without a gradient, as of a modality that no row of the batch has, stays without.
+        A branch is the set of weights that multiply one modality's columns only: columns of the
+        first layer (``concat``), a representation and its columns of the scores (``gated``), a
+        token's layer and embedding (``cross-attention``). The gradients of several tasks have been
+        combined before. A branch without a gradient, such as that of a modality that no row of the
+        batch has, stays without.
 
-        That the mean is the common magnitude is our reading. Adam divides by the size of gradients:
-        with it, only what changes from step to step has an effect.
+        The common magnitude is the mean in our reading of the paper. Adam divides by the size of
+        gradients, so that with Adam only changes from step to step have an effect.
         """
         branches = [
             [p.grad[where] for p, where in branch if p.grad is not None]
@@ -280,7 +282,7 @@ class Fusion(nn.Module):
                     part.mul_(mean / norm)
 
     def _branches(self) -> list[list[tuple[Tensor, Any]]]:
-        """Each modality's parameters, and which of their entries are its own."""
+        """The parameters of each modality's branch, with the entries that belong to it."""
         whole, ends = slice(None), list(accumulate(self.widths.values()))
         columns = [
             (whole, slice(end - width, end))
@@ -302,7 +304,7 @@ class Fusion(nn.Module):
         """A JSON-able description without parameters."""
         return {
             "type": "Fusion",
-            # Pairs: their order is the layout of the input.
+            # Pairs keep their order, which is the layout of the input.
             "widths": [[name, width] for name, width in self.widths.items()],
             "out_features": self.out_features,
             "kind": self.kind,
@@ -326,15 +328,15 @@ class FusionSection(EncoderSection):
     """``type = "Fusion"``.
 
     Attributes:
-        widths: modality to its number of columns; None for what the data say.
+        widths: a table from modality to its number of columns; None takes them from the data.
         kind: concat, gated or cross-attention.
         dim: width of the joint representation.
-        n_heads: attention heads.
+        n_heads: number of attention heads.
         hidden: widths of the hidden layers.
         activation: relu, gelu, silu or tanh.
         dropout: probability of dropping a unit in training.
-        modality_dropout: probability of taking a modality for missing in training.
-        calibrate: whether the gradients of modalities are brought to one magnitude.
+        modality_dropout: probability of treating a modality as missing in training.
+        calibrate: whether to scale the gradients of modalities to a common magnitude.
     """
 
     encoder: ClassVar[type[nn.Module]] = Fusion
@@ -376,7 +378,7 @@ class FusionSection(EncoderSection):
 
 
 def _drop(present: Tensor, probability: float) -> Tensor:
-    """Some modalities taken for missing; a row that would have none left keeps what it has."""
+    """Treat some modalities as missing; a row that would lose all its modalities keeps them."""
     kept = present & (torch.rand(present.shape, device=present.device) >= probability)
     return torch.where(kept.any(dim=1, keepdim=True), kept, present)
 

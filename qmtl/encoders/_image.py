@@ -1,4 +1,4 @@
-"""ImageBackbone: a ResNet, or another classifier of torchvision or timm, as image encoder."""
+"""ImageBackbone: a ResNet, or another classifier from torchvision or timm, as an image encoder."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -19,22 +19,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageBackbone(nn.Module):
-    """A classification network of torchvision or timm, with a new last layer to the features.
+    """A classification network from torchvision or timm, whose last layer is replaced.
 
-    Nothing is downloaded: weights come from a file of yours, or are drawn at random. Images are
-    normalised by ImageNet's mean and standard deviation, as published weights expect. Networks
-    with batch normalisation (ResNets) couple the samples of a training batch, unless `frozen`, and
-    cannot train on a batch of one small image.
+    The new last layer computes the features. Nothing is downloaded: weights come from a file, or
+    are drawn at random. Images are normalised by ImageNet's mean and standard deviation, as
+    published weights expect. In networks with batch normalisation (ResNets) the samples of a
+    training batch affect each other, unless `frozen`; such networks cannot train on a batch of one
+    small image.
 
     Args:
-        name: of the network in its library: ``resnet18``, ``resnet50``, ``densenet121``, ...
+        name: name of the network in its library: ``resnet18``, ``resnet50``, ``densenet121``, ...
         out_features: width of the features.
-        weights: a file with the network's state dict: ``.safetensors``, or what ``torch.save``
-            wrote (read with ``weights_only=True``: no code is run). Its last layer is left out.
-        frozen: whether only the layer to the features learns; the network then stays in evaluation
-            mode. Needs `weights`.
+        weights: file with the network's state dict: ``.safetensors``, or a file of ``torch.save``
+            (read with ``weights_only=True``, which runs no code). Its last layer is ignored.
+        frozen: whether only the last layer learns; the network then stays in evaluation mode. This
+            needs `weights`.
         library: ``torchvision`` or ``timm``.
-        seed: of the initial weights; None uses torch's global generator.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, 1 or 3, height, width)``, values in [0, 1], to ``(batch, out_features)``. A grey
@@ -42,7 +43,8 @@ class ImageBackbone(nn.Module):
 
     Raises:
         InvalidInputError: if the library has no such network, or the weights do not fit it.
-        MissingDependencyError: if the library is not installed, or does not fit torch.
+        MissingDependencyError: if the library is not installed, or does not fit the installed
+            torch.
 
     Example:
         >>> ImageBackbone("resnet18", 12, library="torchvison")
@@ -139,7 +141,7 @@ class ImageBackboneSection(EncoderSection):
     """``type = "ImageBackbone"``.
 
     Attributes:
-        network: such as resnet18.
+        network: name of the network, such as resnet18.
         library: torchvision or timm.
         weights: a file with the network's weights; None for random ones.
         frozen: whether the network keeps its weights.
@@ -201,7 +203,7 @@ def _import(library: str, module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise missing_extra(f"the library {library!r} is not installed", "image", error) from None
-    except RuntimeError as error:  # what torchvision raises when built for another torch
+    except RuntimeError as error:  # torchvision raises this if it was built for another torch
         raise MissingDependencyError(
             f"the library {library!r} cannot be imported; its build of torchvision must fit torch "
             f"{torch.__version__} ({error})"
@@ -233,7 +235,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InvalidInputError(f"weights: there is no file {path}") from None
-    except Exception as error:  # damaged files raise whatever the readers stumble on
+    except Exception as error:  # readers of damaged files may raise any exception
         reason = " ".join(str(error).split())[:200]
         raise InvalidInputError(f"weights {path} cannot be read: {reason}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):

@@ -1,4 +1,4 @@
-"""MLP: a multi-layer perceptron as classical encoder; and Identity, no encoder at all."""
+"""MLP: a multi-layer perceptron as encoder; and Identity, which passes inputs on."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -29,14 +29,14 @@ class MLP(nn.Module):
 
     Args:
         in_features: width of the inputs.
-        hidden: widths of the hidden layers; none makes one linear layer.
+        hidden: widths of the hidden layers; empty for a single linear layer.
         out_features: width of the features.
         activation: ``relu``, ``gelu``, ``silu`` or ``tanh``.
         dropout: probability of dropping a hidden unit in training.
-        standardise: whether inputs are brought to mean 0 and deviation 1, column by column, by the
-            statistics that `set_input_scale` was given (until then they stay as they are). These
-            are kept with the parameters, and are not trained.
-        seed: of the initial weights; None uses torch's global generator.
+        standardise: whether inputs are scaled to mean 0 and deviation 1, column by column, by the
+            statistics that `set_input_scale` computes (before that call, inputs are not scaled).
+            The statistics are saved with the parameters, and are not trained.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, in_features)`` to ``(batch, out_features)``.
@@ -89,13 +89,13 @@ class MLP(nn.Module):
 
     @torch.no_grad()
     def set_input_scale(self, inputs: Float[Tensor, "rows inputs"]) -> None:
-        """Take the columns' means and deviations from the rows of a training split.
+        """Set the columns' means and deviations from the rows of a training split.
 
-        A column that is constant there is ignored from then on: it says nothing about those rows,
-        and divided by its deviation it would say everything about others.
+        A column that is constant there is ignored from then on: it carries no information about
+        these rows, and dividing by its deviation would let it dominate others.
 
         Raises:
-            InvalidInputError: for an encoder made without `standardise`, or inputs of another
+            InvalidInputError: if the encoder was made without `standardise`, or inputs have another
                 width.
 
         Example:
@@ -132,7 +132,7 @@ class MLP(nn.Module):
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """The encoder that `to_dict` described, with fresh parameters."""
         options = {k: description[k] for k in ("out_features", "activation", "dropout")}
-        # Models saved before inputs could be standardised do not say.
+        # Models saved before this option existed have no entry for it.
         options["standardise"] = description.get("standardise", False)
         return cls(description["in_features"], *description["hidden"], **options, seed=0)
 
@@ -202,7 +202,7 @@ class MLPSection(_MLPKeys, EncoderSection):
 
 
 class IdentitySection(_MLPKeys, EncoderSection):
-    """``type = "Identity"``. It has no use for MLP's keys, but a grid may try it beside MLP."""
+    """Section ``type = "Identity"``. It ignores the MLP's keys, so that a grid can compare both."""
 
     encoder: ClassVar[type[nn.Module]] = Identity
     type: Literal["Identity"] = "Identity"
@@ -214,7 +214,7 @@ class IdentitySection(_MLPKeys, EncoderSection):
         modalities: Mapping[str, int] | None = None,
         columns: TaskColumns | None = None,
     ) -> nn.Module:
-        """The identity, for as many inputs as the head takes features."""
+        """The identity; the number of inputs must be the number of features that the head takes."""
         width = flat_width(self.type, inputs)
         if width != n_features:
             raise InvalidInputError(

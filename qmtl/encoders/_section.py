@@ -1,4 +1,4 @@
-"""What encoders have in common: the section of a recipe, the initial weights, names in files."""
+"""Shared code of encoders: the section of a recipe, the initial weights, names in files."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class EncoderSection(Section):
-    """The section ``[encoder]`` of a recipe. A subclass for each encoder stands beside it.
+    """The section ``[encoder]`` of a recipe. Each encoder defines a subclass beside it.
 
     Attributes:
-        type: the name of the encoder; each subclass has its own.
-        seed: of the initial weights.
+        type: name of the encoder; each subclass has its own.
+        seed: seed of the initial weights.
     """
 
     encoder: ClassVar[type[nn.Module]]
@@ -41,17 +41,18 @@ class EncoderSection(Section):
         """The encoder for some data.
 
         Args:
-            inputs: those of the train split, (N, ...).
-            n_features: width of the features that the head takes.
-            modalities: width of each modality in the inputs, if the data know it.
-            columns: each task's own features, for a `TaskEncoder`; None if tasks have none.
+            inputs: inputs of the train split, (N, ...).
+            n_features: number of features that the head takes.
+            modalities: width of each modality in the inputs, if the data has modalities.
+            columns: each task's own features, for a `TaskEncoder`; None if tasks have no features
+                of their own.
 
         Raises:
             InvalidInputError: the inputs do not fit this type of encoder, or a value is wrong.
         """
 
     def of_task(self, name: str) -> Self:
-        """The section for a model of one task alone, without what it says of others."""
+        """The section for a single-task model, without settings for other tasks."""
         return self
 
 
@@ -60,7 +61,7 @@ AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]
 
 
 def known_encoders() -> dict[str, Any]:
-    """The encoders by the name that saved models know them by.
+    """The encoders, by their names in saved models.
 
     Example:
         >>> import qmtl.encoders
@@ -72,7 +73,7 @@ def known_encoders() -> dict[str, Any]:
 
 
 def check_count(name: str, value: object) -> None:
-    """Raise if a number is not an integer >= 1; the error names it.
+    """Raise unless a number is an integer >= 1; the error names it.
 
     Example:
         >>> check_count("dim", 0)
@@ -95,7 +96,7 @@ def flat_width(encoder: str, inputs: Tensor) -> int:
     """The width of inputs (N, width).
 
     Raises:
-        InvalidInputError: the inputs have another number of dimensions.
+        InvalidInputError: if the inputs have another number of dimensions.
 
     Example:
         >>> flat_width("MLP", torch.zeros(3, 5))
@@ -113,7 +114,7 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
     """Channels, height and width of images (N, channels, height, width).
 
     Raises:
-        InvalidInputError: the inputs are not images.
+        InvalidInputError: if the inputs are not images.
 
     Example:
         >>> image_shape("CNN", torch.zeros(3, 1, 8, 8))
@@ -132,7 +133,7 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, torch draws from this seed; afterwards its generator is as before. None: no change.
+    """Inside, torch draws from this seed; then its generator is restored. None: no change.
 
     Example:
         >>> with seeded(0):

@@ -1,4 +1,4 @@
-"""TaskEncoder: what encoders have in common that give each task features of its own."""
+"""TaskEncoder: a base class of encoders that compute separate features for each task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,23 +15,23 @@ TaskColumns = Mapping[str, Sequence[int]]
 
 
 class TaskEncoder(nn.Module, ABC):
-    """An encoder that gives each task features of its own: those of the task's register.
+    """An encoder that gives each task its own features: those of the task's register.
 
-    A subclass defines `task_features`; this class puts them where the head looks for them. A model
-    asks for the features that its tasks depend on, and for no others: where only some tasks are to
-    be predicted, those are the features on their light cones.
+    A subclass defines `task_features`; this class puts them in the columns where the head expects
+    them. A model asks only for the features that the requested tasks depend on: those on their
+    light cones.
 
     Args:
-        columns: task → its features, as ``head.task_columns()`` has them. Each feature belongs to
-            one task.
+        columns: task → indices of its features, as ``head.task_columns()`` returns them. Each
+            feature belongs to one task.
 
     Attributes:
-        columns: the same, as tuples of numbers.
+        columns: the same mapping, with tuples of integers.
         out_features: number of features.
 
     Raises:
-        InvalidInputError: for no columns, as of a head whose tasks have no features of their own,
-            or a feature that no task has, or two.
+        InvalidInputError: if there are no columns (a head whose tasks have no features of their
+            own), or if a feature belongs to no task or to two.
 
     Example:
         >>> class Means(TaskEncoder):
@@ -54,8 +54,8 @@ class TaskEncoder(nn.Module, ABC):
         """Features of the inputs, (batch, out_features).
 
         Args:
-            inputs: first dimension samples.
-            tasks: those whose features are computed, the others are 0; None for all.
+            inputs: inputs whose first dimension is the batch.
+            tasks: tasks whose features are computed; the other features are 0. None for all.
         """
         names = chosen_tasks(tasks, self.columns)
         places = [place for name in names for place in self.columns[name]]
@@ -70,27 +70,27 @@ class TaskEncoder(nn.Module, ABC):
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
         """Features of these tasks side by side, in this order: (batch, features of these tasks).
 
-        What other tasks alone need is not to be computed.
+        Parts that only other tasks need should not be computed.
         """
 
     def extra_loss(self) -> Tensor | None:
-        """What a training step adds to the losses, of the parameters alone; None for nothing."""
+        """A term of the parameters alone that a training step adds to the losses; None for none."""
         return None
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """Parameters with a task to each entry along the first axis, and these tasks.
+        """Parameters in which each entry along the first axis belongs to a task, with these tasks.
 
-        They are what ``qmtl.fit(model, data, tasks=[...])`` trains of an encoder.
+        ``qmtl.fit(model, data, tasks=[...])`` trains only these parameters of an encoder.
         """
         return {}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one task more, whose features come after the others.
+        """A copy with one more task, whose features come after the others.
 
         Args:
-            name: the task.
-            columns: its features.
-            seed: of the new initial weights; None draws from torch's global generator.
+            name: name of the task.
+            columns: indices of its features.
+            seed: seed of the new initial weights; None draws from torch's global generator.
 
         Raises:
             InvalidInputError: if this encoder cannot grow.
@@ -102,15 +102,15 @@ class TaskEncoder(nn.Module, ABC):
 
 
 def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:
-    """Raise if an encoder's features are not those that the head gives to the same tasks.
+    """Raise unless an encoder's features are those that the head assigns to the same tasks.
 
     Args:
         encoder: the encoder.
-        tasks: the head's.
-        columns: ``head.task_columns()``.
+        tasks: names of the head's tasks.
+        columns: result of ``head.task_columns()``.
 
     Raises:
-        InvalidInputError: naming the task and both sides.
+        InvalidInputError: if not; the error names the task and both sides.
     """
     for name in encoder.columns:
         if name not in tasks:

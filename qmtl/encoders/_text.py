@@ -1,4 +1,4 @@
-"""TextEmbedding: a frozen sentence encoder whose vectors are kept on disk."""
+"""TextEmbedding: a frozen sentence encoder that caches its vectors on disk."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ from qmtl.encoders._section import check_count
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
 
 FORMAT = "qmtl-embeddings-1"
-WAIT = 120.0  # seconds for another process to finish writing a batch
-KEYS_PER_QUERY = 500  # SQLite's own limit is 999 in old versions
+WAIT = 120.0  # seconds to wait until another process has written a batch
+KEYS_PER_QUERY = 500  # old versions of SQLite allow at most 999
 
 Vectors = npt.NDArray[np.float32]
 
 
 def user_cache_folder() -> Path:
-    """Where embeddings are kept by default: ``$XDG_CACHE_HOME/qmtl/embeddings``, else ``~/.cache``.
+    """Default folder of cached embeddings: ``$XDG_CACHE_HOME/qmtl/embeddings``, or ``~/.cache``.
 
     Example:
         >>> user_cache_folder().parts[-2:]
@@ -34,7 +34,7 @@ def user_cache_folder() -> Path:
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 of a folder's files, names and contents; hidden ones are left out.
+    """SHA-256 of the names and contents of a folder's files; hidden files are ignored.
 
     Example:
         >>> import tempfile
@@ -55,15 +55,16 @@ def files_digest(folder: Path) -> str:
 
 
 class EmbeddingCache:
-    """Texts' vectors in one SQLite file per model and settings.
+    """A cache of texts' vectors, in one SQLite file per model and settings.
 
-    A batch is written in one transaction, so that a crash leaves whole batches only, and several
-    processes may read and write at once. Where two make the vector of the same text, the first one
-    written stays. The file holds hashes of the texts, not the texts.
+    A batch is written in one transaction, so that a crash never leaves half a batch, and several
+    processes may read and write at once. If two processes compute the vector of the same text, the
+    first one written stays. The file holds hashes of the texts, not the texts.
 
     Args:
-        folder: where the files are; made if it is not there.
-        space: what the vectors depend on besides the text (model, settings), JSON-able.
+        folder: folder of the files; created if it does not exist.
+        space: all that the vectors depend on besides the text (model, settings), as data that JSON
+            can hold.
 
     Raises:
         InvalidInputError: if the folder cannot be made, or the file cannot be read or written.
@@ -83,7 +84,7 @@ class EmbeddingCache:
         self.path = folder / f"{digest[:32]}.sqlite3"
 
     def read(self, texts: Sequence[str]) -> dict[str, Vectors]:
-        """The vectors of those texts that are there."""
+        """The vectors of those texts that are in the cache."""
         if not self.path.exists():
             return {}
         by_key = {_key(text): text for text in texts}
@@ -99,7 +100,7 @@ class EmbeddingCache:
         return found
 
     def write(self, vectors: Mapping[str, Vectors]) -> None:
-        """Keep these vectors; those of texts that are there already are left as they are."""
+        """Store these vectors; vectors that are already in the cache do not change."""
         rows = [(_key(text), vector.astype("<f4").tobytes()) for text, vector in vectors.items()]
         with self._connection() as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
@@ -136,29 +137,30 @@ def _key(text: str) -> bytes:
 
 
 class TextEmbedding:
-    """Texts to vectors by a frozen model of sentence-transformers, each text embedded once.
+    """Converts texts to vectors by a frozen sentence-transformers model, and embeds each text once.
 
-    Vectors are kept on disk by SHA-256 of the model, its settings and the text, batch by batch: a
-    run that was killed continues where it stopped, and no model is loaded for known texts. A model
-    in a folder is known by the contents of its files, and no hub is asked about it; a model of the
-    hub by its name and `revision`.
+    Vectors are cached on disk by SHA-256 of the model, its settings and the text, batch by batch: a
+    killed run continues where it stopped, and no model is loaded for known texts. A model in a
+    folder is identified by the contents of its files, without asking a hub; a model on the hub by
+    its name and `revision`.
 
-    Vectors are as the model gives them: all-MiniLM-L6-v2 and most others normalise them to
-    Euclidean length 1 themselves. They depend in the last digits on the batch that a text was
-    embedded in; what is on disk is what is returned.
+    Vectors are returned as the model computes them; all-MiniLM-L6-v2 and most others normalise them
+    to Euclidean length 1. Their last digits depend on the batch in which a text was embedded; a
+    cached vector is always returned unchanged.
 
     Args:
-        model: a folder with a model, or a name on the Hugging Face hub.
-        cache: True for `user_cache_folder`, a folder of your own, None or False to keep nothing.
-        batch_size: texts embedded (and written) at a time.
-        max_length: tokens of a text that are read, at most (and None for) the model's own limit,
-            which is 256 for the default.
-        device: torch device; None for sentence-transformers' choice.
-        revision: branch, tag or commit of a model on the hub; give a commit where it matters.
-        progress: whether to show a bar while embedding, where standard error is a terminal.
+        model: folder of a model, or its name on the Hugging Face hub.
+        cache: True for `user_cache_folder`, a folder of your own, or None or False for no cache.
+        batch_size: number of texts embedded (and written) at a time.
+        max_length: largest number of tokens read from a text; None for the model's limit, which is
+            256 for the default model.
+        device: torch device; None lets sentence-transformers choose.
+        revision: branch, tag or commit of a model on the hub; give a commit for reproducible
+            vectors.
+        progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
-        InvalidInputError: if the folder is not there or holds no model, or a number is not >= 1.
+        InvalidInputError: if the folder does not exist or holds no model, or a number is not >= 1.
 
     Example:
         >>> embed = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", cache=None)
@@ -198,7 +200,7 @@ class TextEmbedding:
         """The texts' vectors.
 
         Args:
-            texts: at least one; texts that occur again are embedded once.
+            texts: at least one text; a repeated text is embedded once.
 
         Returns:
             float32 (n, d), in the order of the texts.
@@ -206,8 +208,8 @@ class TextEmbedding:
         Raises:
             InvalidInputError: if there is no text, one is not a valid string, or the model cannot
                 be loaded.
-            MissingDependencyError: if a vector is wanted that is not on disk, and
-                sentence-transformers is not installed.
+            MissingDependencyError: if a vector is not in the cache, and sentence-transformers is
+                not installed.
         """
         wanted = _check_texts(texts)
         unique = list(dict.fromkeys(wanted))
@@ -217,7 +219,7 @@ class TextEmbedding:
         for vectors in self._embedded(missing):
             if cache is not None:
                 cache.write(vectors)
-                # Another process may have been first: what is on disk holds.
+                # Another process may have been faster: the cached vector counts.
                 vectors = cache.read(list(vectors))
             found |= vectors
         return np.stack([found[text] for text in wanted])
@@ -227,7 +229,7 @@ class TextEmbedding:
         return f"TextEmbedding({self.model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the loaded model: another process loads its own, if it needs it."""
+        """Drop the loaded model when pickling; another process loads it if needed."""
         return self.__dict__ | {"_loaded": None}
 
     def _open_cache(self) -> EmbeddingCache | None:
@@ -241,7 +243,7 @@ class TextEmbedding:
         return self._cache
 
     def _embedded(self, texts: list[str]) -> Iterator[dict[str, Vectors]]:
-        """Text to vector, batch by batch; texts of like length together, to pad little."""
+        """Embed texts batch by batch; texts of similar length share a batch, to save padding."""
         if not texts:
             return
         if self._loaded is None:
@@ -278,7 +280,7 @@ class TextEmbedding:
                 revision=self.revision,
                 local_files_only=self.folder is not None,
             )
-        except Exception as error:  # the library and the model's own files may raise anything
+        except Exception as error:  # the library and the model's files may raise any exception
             reason = " ".join(str(error).split())
             raise InvalidInputError(
                 f"the sentence encoder {self.model!r} cannot be loaded: {reason} (without a "
@@ -310,7 +312,7 @@ def _model_folder(model: str | Path) -> Path | None:
     """The model's folder, or None for a name on the hub."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        # The hub's names are NAME or OWNER/NAME.
+        # Names on the hub have the form NAME or OWNER/NAME.
         if isinstance(model, Path) or model[:1] in ("", ".", "/", "~") or model.count("/") > 1:
             raise InvalidInputError(f"model: there is no folder {str(model)!r}")
         return None

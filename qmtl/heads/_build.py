@@ -63,20 +63,21 @@ HEADS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What a head needs to know beside its circuit.
+    """Options of a head beside its circuit.
 
     Args:
-        simulator: of the heads that have a circuit.
-        angle_map: of the heads that have a circuit, see `QuantumHead`.
-        initial: of the heads that have a circuit, see `QuantumHead`.
-        width: (fixed-width, shared-vqc) features of the representation, whatever the number of
-            tasks. With 8, a binary task costs a linear head 9 parameters, as it costs the quantum
-            head in its default design.
-        rank: (low-rank) width of the bottleneck; None for the rank whose number of parameters,
-            with or without a bias, is closest to the quantum head's.
-        seed: of the initial weights; None draws it from torch's global generator.
-        gates: whether tasks of one kind also have a predictor in common, see `GatedHead`.
-        inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
+        simulator: simulator of heads that have a circuit.
+        angle_map: map from features to angles, for heads that have a circuit, see `QuantumHead`.
+        initial: initial weights of heads that have a circuit, see `QuantumHead`.
+        width: (fixed-width, shared-vqc) number of features of the representation, for any number of
+            tasks. With 8, a binary task costs a linear head 9 parameters, as many as it costs the
+            quantum head in its default design.
+        rank: (low-rank) width of the bottleneck; None for the rank that, with or without a bias,
+            brings the number of parameters closest to the quantum head's.
+        seed: seed of the initial weights; None draws it from torch's global generator.
+        gates: whether tasks of one kind also have a common predictor, see `GatedHead`.
+        inventory: (mixture) number of blocks in the inventory that tasks mix theirs from, see
+            `MixtureHead`.
         token: (hyper) numbers that tell a task from others, see `HyperHead`.
 
     Raises:
@@ -106,7 +107,7 @@ class HeadOptions:
 
     @property
     def of_circuits(self) -> dict[str, Any]:
-        """The options of heads with a circuit."""
+        """The options that heads with a circuit take."""
         names = ("simulator", "angle_map", "initial", "seed")
         return {name: getattr(self, name) for name in names}
 
@@ -125,18 +126,19 @@ class HeadSection(Section):
     """The head: quantum, a rival, or an ablation.
 
     Attributes:
-        type: see `build_head`.
-        simulator: of the heads that have a circuit.
-        angle_map: of the heads that have a circuit.
-        initial: of the heads that have a circuit.
-        width: (fixed-width, shared-vqc) features of the representation.
+        type: type of the head, see `build_head`.
+        simulator: simulator of heads that have a circuit.
+        angle_map: map from features to angles, for heads that have a circuit.
+        initial: initial weights of heads that have a circuit.
+        width: (fixed-width, shared-vqc) number of features of the representation.
         rank: (low-rank) width of the bottleneck; None for the closest parameter count.
-        single_task: the head of each single-task model that a comparison trains: ``linear``, on a
+        single_task: head of each single-task model that a comparison trains: ``linear``, on a
             representation as wide as the shared one, or ``quantum``, on the task's own register.
-        seed: of the initial weights.
-        gates: whether tasks of one kind also have a predictor in common, and a gate each between it
-            and their own, which tells outliers: see `GatedHead`.
-        inventory: (mixture) blocks that tasks mix theirs of, see `MixtureHead`.
+        seed: seed of the initial weights.
+        gates: whether tasks of one kind also have a common predictor, with a gate per task between
+            it and the task's own one; gates reveal outlier tasks, see `GatedHead`.
+        inventory: (mixture) number of blocks in the inventory that tasks mix theirs from, see
+            `MixtureHead`.
         token: (hyper) numbers that tell a task from others, see `HyperHead`.
     """
 
@@ -153,14 +155,14 @@ class HeadSection(Section):
     token: int = Field(2, ge=1)
 
     def options(self) -> HeadOptions:
-        """All but the type, as `qmtl.heads.build_head` takes them."""
+        """All options except the type, as `qmtl.heads.build_head` takes them."""
         return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
 
 
 def build_head(
     head_type: HeadType, circuit: HeadCircuit, options: HeadOptions | None = None
 ) -> Head:
-    """A head of that type for the circuit's tasks.
+    """A head of the given type for the circuit's tasks.
 
     Args:
         head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
@@ -173,15 +175,16 @@ def build_head(
             ``shared-vqc``: hybrid peers, circuits followed by linear layers. ``mixture``: the
             quantum head with blocks mixed from an inventory, see `MixtureHead`. ``hyper``: with
             blocks from a network, see `HyperHead`.
-        circuit: the quantum head's circuit, which the others take tasks and sizes from.
+        circuit: the quantum head's circuit, which gives the other heads their tasks and sizes.
         options: see `HeadOptions`.
 
     Returns:
-        The head; its ``n_features`` is what the encoder has to give. With ``options.gates`` a
-        `GatedHead` of two heads of that type, unless no two tasks are of one kind.
+        The head; its ``n_features`` is the number of features that the encoder must compute. With
+        ``options.gates`` it is a `GatedHead` of two heads of that type, unless no two tasks are of
+        one kind.
 
     Raises:
-        InvalidInputError: for an unknown type, or a circuit that the type cannot be made from.
+        InvalidInputError: for an unknown type, or a circuit that does not suit the type.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -211,7 +214,7 @@ def head_parameters(
         head_type: one of `HEAD_TYPES`.
         circuit: the quantum head's circuit.
         options: see `HeadOptions`.
-        trainable: whether to leave the weights of ``quantum-frozen`` out, which are not trained.
+        trainable: whether to leave out weights that are not trained (those of ``quantum-frozen``).
 
     Example:
         >>> from qmtl.tasks import Task
@@ -255,7 +258,7 @@ def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False
 
 
 def _rank(circuit: HeadCircuit, options: HeadOptions) -> tuple[int, bool]:
-    """Of a low-rank head, and whether it has a bias."""
+    """Rank of a low-rank head, and whether it has a bias."""
     if options.rank is not None:
         return options.rank, True
     budget = circuit.count_parameters().total
@@ -274,7 +277,7 @@ def _low_rank_count(circuit: HeadCircuit, options: HeadOptions) -> int:
 
 
 def _shared_circuit(circuit: HeadCircuit, options: HeadOptions) -> HeadCircuit:
-    """The quantum head's encoding, and its first task's block, on wires enough for the width."""
+    """The quantum head's encoding and its first task's block, on enough wires for the width."""
     n_wires = _wires_for(options.width, circuit.encoding)
     return shared_circuit(n_wires, circuit.encoding, circuit.ansatz(circuit.tasks[0].name))
 
@@ -286,7 +289,7 @@ def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
 
 
 def _wires_for(width: int, encoding: Encoding) -> int:
-    """The fewest wires on which the encoding takes at least so many features."""
+    """The smallest number of wires on which the encoding takes at least that many features."""
     for n_wires in range(1, width + 1):
         if encoding.n_features(n_wires) >= width:
             return n_wires
@@ -305,7 +308,8 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
     "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
     "shared-vqc": _shared_vqc,
-    # Else it would be measured where nothing has a slope, which is not a fair comparison.
+    # Otherwise it would be measured where all slopes are zero, which would not be a fair
+    # comparison.
     "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),

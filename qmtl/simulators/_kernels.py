@@ -1,4 +1,4 @@
-"""How kernels are compiled and run, and those that several engines share."""
+"""How kernels are compiled and run, and kernels that several engines share."""
 
 import itertools
 import os
@@ -16,17 +16,17 @@ __all__ = ["add_at", "kernel", "n_threads", "run_items"]
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 
-# Handing work to a thread and waiting for it takes some 0.1 ms; these take about a millisecond.
+# Starting a thread's work costs about 0.1 ms; this many operations take about a millisecond.
 OPERATIONS_PER_THREAD = 5e6
-# Threads take pieces of the work, so that one that is held up keeps the others waiting for less.
+# Work is cut into several pieces per thread, so that one slow thread delays the others less.
 PIECES_PER_THREAD = 4
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function for the types it is called with, and keep the code on disk.
+    """Compile a function for the types it is called with, and cache the code on disk.
 
-    Indices of inner loops are unsigned: a negative one would count from the end, and such loops do
-    not vectorise.
+    Indices of inner loops are unsigned: a signed index could count from the end, and loops with one
+    do not vectorise.
     """
     compiled: Callable[..., Any] = numba.njit(
         function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST
@@ -45,20 +45,20 @@ def add_at(target, index, values):
 
 
 def n_threads(n_items: int, operations: float) -> int:
-    """How many threads `run_items` takes: at most torch's own, and what the work is worth."""
+    """Number of threads for `run_items`: at most torch's own, and fewer if there is little work."""
     if operations <= OPERATIONS_PER_THREAD:
         return 1
     return min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)
 
 
 def run_items(run: Callable[..., None], n_items: int, operations: float, *arguments: Any) -> None:
-    """Call ``run(first, last, *arguments)`` for all items, in parts that other threads may take.
+    """Call ``run(first, last, *arguments)`` on all items, split over threads.
 
     Args:
-        run: works on some items; releases Python's lock.
-        n_items: how many there are.
-        operations: floating-point operations of all of them, about.
-        *arguments: of each call.
+        run: processes some items; releases Python's lock.
+        n_items: number of items.
+        operations: approximate number of floating-point operations for all items.
+        *arguments: further arguments of each call.
 
     Example:
         >>> done = []
@@ -80,5 +80,5 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
 
 @cache
 def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked child has none of its parent's."""
+    """The threads of this process; a forked child does not inherit its parent's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

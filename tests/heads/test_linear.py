@@ -125,7 +125,7 @@ class TestErrors:
         columns = {**COLUMNS, "keys": (), **columns}
         with pytest.raises(
             InvalidInputError,
-            match="columns of task 'keys' must be one or more different integers of 0 to 4, got",
+            match="columns of task 'keys' must be one or more different integers from 0 to 4, got",
         ):
             LocalLinearHead(TASKS, 5, columns)
 

@@ -1,4 +1,4 @@
-"""A group's outputs by its polynomials in the Pauli basis: the engine for small cones."""
+"""The engine for small cones: a group's outputs as polynomials in the Pauli basis."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,11 +15,12 @@ from qmtl.simulators._plan import Group
 
 __all__ = ["PauliEngine"]
 
-# Lanes of the two kinds of tiles; encoding, block and mixing; constants of cones and of members.
+# Lanes of the two kinds of tiles; tables of encoding, block and mixing; constants of cones and of
+# members.
 _Table = tuple[Array, Array, Array]
 _Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
 
-# Bytes of a tile's registers: they and their adjoints should stay in a second-level cache.
+# Bytes of a tile's registers: with their adjoints they should fit into a second-level cache.
 TILE_BYTES = 2**18
 FEWEST_LANES, MOST_LANES = 16, 256
 
@@ -28,9 +29,9 @@ class PauliEngine(Engine):
     """Evaluates a group's program in the compiled kernels.
 
     Args:
-        group: the cones.
-        program: their polynomials.
-        constants: what the polynomials' constants are for each cone (cones, constants), and for
+        group: the group of cones.
+        program: the cones' polynomials.
+        constants: values of the polynomials' constants for each cone (cones, constants), and for
             each member (members, constants); None if there are none.
     """
 
@@ -50,7 +51,7 @@ class PauliEngine(Engine):
         self.fixed = _unsigned(group.encoding.rows[:, slots[1]])
         self.own = _unsigned(group.block.rows[:, block_slots[1]])
         self.per_cone = group.n_members // group.n_cones
-        # In the shared layout all tasks look at one cone.
+        # In the shared layout all tasks use one cone.
         self.outputs = _unsigned(group.columns.reshape(group.n_cones, -1))
         self._index = (self.sampled, self.fixed, self.own, self.outputs)
         none = (np.zeros((group.n_cones, 0)), np.zeros((group.n_members, 0)))
@@ -61,7 +62,7 @@ class PauliEngine(Engine):
         self._kept: dict[Any, _Tables] = {}
 
     def _tables(self, dtype: np.dtype[Any]) -> _Tables:
-        """What the kernel reads, for one precision."""
+        """The kernel's tables in one precision."""
         tables = self._kept.get(dtype)
         if tables is None:
             program = self.program
@@ -79,34 +80,34 @@ class PauliEngine(Engine):
 
     @cached_property
     def _kernels(self) -> tuple[Any, ...]:
-        # Importing numba takes a while, and so does the question in each step whether it is there.
+        # Importing numba takes a while, and so would checking for it in each step.
         from qmtl.simulators._kernels import add_at, n_threads, run_items
         from qmtl.simulators._pauli._kernels import walk
 
         return walk, run_items, n_threads, add_at
 
     def forward(self, inputs: Inputs, values: Array) -> Any:
-        """Write the outputs; the coefficients of the strings are kept."""
+        """Write the outputs, and return the coefficients of the strings."""
         walk, run_items, *_ = self._kernels
         lanes, programs, constants = self._tables(values.dtype)
         coefficients = np.zeros((*self.outputs.shape, self.program.n_terms), values.dtype)
         index, n = self._index, len(self.outputs)
         rest = (lanes, programs, index, index[:3], constants, inputs.whole, coefficients, values)
         work = (self._operations + self._per_sample * len(values)) / 3
-        # There are no gradients to add to anything.
+        # The forward pass has no gradients to add.
         run_items(walk, n, work, False, *rest, inputs.sampled, inputs.fixed)
         return coefficients
 
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
-        """Add the gradients of the cones whose outputs have any."""
+        """Add the gradients of the cones that have an output with a gradient."""
         walk, run_items, n_threads, add_at = self._kernels
         lanes, programs, constants = self._tables(gradients.dtype)
         index = self._index
-        # Mostly all outputs have a gradient, which a single sample tells.
+        # Usually all outputs have a gradient, which a single sample can show.
         if np.count_nonzero(gradients[0]) < gradients.shape[1]:
-            # NaN counts: it must reach the result.
+            # NaN counts as a gradient: it must reach the result.
             counts: Array = np.asarray(gradients.any(axis=0))[self.outputs]
             cones = np.flatnonzero(counts.any(axis=1))
             if not len(cones):
@@ -116,13 +117,14 @@ class PauliEngine(Engine):
             index = sampled[cones], fixed[cones], own[members], outputs[cones]
             constants, kept = (constants[0][cones], constants[1][members]), kept[cones]
             if self.per_cone > 1:
-                # The others count for nothing, not even where they are not finite.
+                # Outputs without a gradient are ignored, even if they are not finite.
                 kept[~counts[cones]] = 0
         n, work = len(index[3]), (self._operations + self._per_sample * len(gradients)) * 2 / 3
         into, targets = index[:3], (by_sampled, by_fixed)
         is_shared = n_threads(n, work) > 1
         if is_shared:
-            # Threads must not meet: places of their own, which are added up in the cones' order.
+            # Threads must not write to the same place, so each cone has its own; the cones'
+            # gradients are then added in order.
             sampled, fixed, own = (np.arange(p.size, dtype=p.dtype).reshape(p.shape) for p in into)
             into = sampled, fixed, own + np.uint64(fixed.size)
             targets = (
@@ -138,7 +140,7 @@ class PauliEngine(Engine):
                 add_at(column, places, targets[1][found][..., None])
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs by torch operations."""
+        """The outputs, computed by torch operations."""
         program, group = self.program, self.group
         angles = [*_rows(sampled, self.sampled), *(a[:, None] for a in _rows(fixed, self.fixed))]
         constants = [_constant(c[:, None], sampled) for c in self._constants[0].T]
@@ -164,7 +166,7 @@ class PauliEngine(Engine):
         return int(angles + slopes + tiles + outputs) * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Floating-point operations of a training step, counted."""
+        """Number of floating-point operations of a training step."""
         return self._operations + samples * self._per_sample
 
 
@@ -180,13 +182,13 @@ def _table(polynomials: Polynomials, dtype: np.dtype[Any]) -> tuple[Array, Array
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
-    """Lanes of a tile."""
+    """Number of lanes of a tile."""
     fitting = TILE_BYTES // (n_registers * itemsize)
     return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
 
 
 def _operations(polynomials: Polynomials) -> int:
-    """Of the polynomials and of their gradient, which computes them again."""
+    """Operations of the polynomials and of their gradient, which computes them again."""
     sums = int((polynomials.ops[:, 0] != PRODUCT).sum())
     products = len(polynomials.ops) - sums
     return 2 * (products + 3 * sums) + 4 * products + 8 * sums

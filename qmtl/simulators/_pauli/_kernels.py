@@ -1,13 +1,13 @@
 """The compiled kernels: polynomials and their gradients, for many places and samples.
 
-A place is one member of a batch with angles of its own: a light cone, or a task's block. A tile is
-a few places times some samples, flattened to lanes. Its registers, one row of lanes each, stay in
-the cache while the operations run over them. The gradient runs the operations again and then
-backwards, so that nothing but the angles is read from memory.
+A place is one member of a batch with its own angles: a light cone, or a task's block. A tile is a
+few places times some samples, flattened to lanes. Its registers, each a row of lanes, stay in the
+cache while the operations run over them. The gradient runs the operations again and then backwards,
+so that only the angles are read from memory.
 
-Registers hold 1, then a cosine and a sine for each angle (those of the samples first), then
-constants, then what each operation writes: x·y (kind 0), x·y + z·w (1) or x·y - z·w (2). All
-indices are unsigned: see `kernel`.
+Registers hold 1, then a cosine and a sine for each angle (sampled angles first), then constants,
+then the results of the operations: x·y (kind 0), x·y + z·w (1) or x·y - z·w (2). All indices are
+unsigned: see `kernel`.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["walk"]
 
 @kernel
 def _load(registers, begin, end, low, n, sampled, fixed, constants, angles):
-    """A tile's angles and constants."""
+    """Load a tile's angles and constants."""
     cos, sin, fcos, fsin = angles
     for s in range((end - begin) * n):
         registers[0, s] = 1
@@ -47,7 +47,7 @@ def _load(registers, begin, end, low, n, sampled, fixed, constants, angles):
 
 @kernel
 def _forwards(registers, ops, lanes):
-    """All operations on a tile."""
+    """Run all operations on a tile."""
     for k in range(len(ops)):
         x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
         if ops[k, 0] == 0:
@@ -63,9 +63,9 @@ def _forwards(registers, ops, lanes):
 
 @kernel
 def _backwards(registers, adjoint, ops, n_angles, lanes):
-    """Gradients with respect to all registers, from those of the outputs.
+    """Gradients with respect to all registers, from the gradients of the outputs.
 
-    Those with respect to the angles are where their cosines are.
+    Gradients with respect to the angles are stored in the registers of their cosines.
     """
     for k in range(len(ops) - 1, -1, -1):
         x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
@@ -94,9 +94,10 @@ def walk(
 
     The cosines and sines of a cone's angles are ``cos[sampled[cone, i], sample]`` and
     ``fcos[fixed[cone, i]]``; those of a block are ``fcos[own[member, i]]``. An output is the sum of
-    the strings' expectation values with ``coefficients[cone, k]``: forwards the blocks come first
-    and add these, backwards they come last. Gradients are added where `into` says, which are the
-    same three tables or, where threads must not meet, tables of other places.
+    the strings' expectation values times ``coefficients[cone, k]``: forwards, the blocks come first
+    and add these coefficients; backwards, the blocks come last. Gradients are added at the places
+    in `into`: the same three tables, or separate places if several threads would write to the same
+    one.
     """
     encoding, block, mixing = programs
     sampled, fixed, own, columns = index
