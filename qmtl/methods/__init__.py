@@ -1,4 +1,4 @@
-"""Methods of multi-task learning, each behind one option of the section ``[training]``."""
+"""Methods of multi-task learning, each switched on by one option of the section ``[training]``."""
 
 import lazy_loader
 

@@ -17,15 +17,15 @@ __all__ = ["Adversarial"]
 
 
 class Adversarial(Attack, MethodSection):
-    """``[training.adversarial]``: train on attacked inputs, ``adversarial = EPSILON`` for short.
+    """Section ``[training.adversarial]``, or ``adversarial = EPSILON``: train on attacked inputs.
 
-    The attack raises the mean losses of its tasks at the weights of now, with the model in
+    The attack raises the mean losses of its tasks at the present weights, with the model in
     evaluation mode. All tasks, auxiliary ones included, then learn from the same attacked rows, and
-    their gradients are combined by the run's scalarizer or aggregator. See
-    `qmtl.methods.with_auxiliary_tasks` for auxiliary tasks.
+    the run's scalarizer or aggregator combines their gradients. For auxiliary tasks see
+    `qmtl.methods.with_auxiliary_tasks`.
 
     Attributes:
-        share: of the rows of each batch that are attacked, drawn at random.
+        share: fraction of the rows of each batch that are attacked, drawn at random.
 
     Example:
         >>> from qmtl.training import TrainingSettings

@@ -1,7 +1,8 @@
-"""Gradient affinity: do two tasks pull the shared parameters the same way, and is there evidence?
+"""Gradient affinity: how far two tasks' gradients agree, and whether there is enough evidence.
 
-The cosine of two tasks' gradients tells how they are related only if it is taken on rows that carry
-both labels. Here it always is; how many such rows there are decides whether it says anything.
+The cosine of two tasks' gradients says how they are related only if it is computed on rows that
+have both labels. This is always done here; the number of such rows decides whether there is
+evidence.
 """
 
 from collections.abc import Sequence
@@ -37,18 +38,18 @@ SKETCH = 2**17
 
 @dataclass(frozen=True)
 class Affinity:
-    """How the tasks' gradients agree, pair by pair.
+    """The agreement of the tasks' gradients, pair by pair.
 
     Attributes:
-        names: the tasks.
-        pairs: a row per pair: ``first``, ``second``; ``shared_rows`` with a label of both;
-            ``overlap``, their share of the rows with a label of either; ``cosine`` of the two
+        names: names of the tasks.
+        pairs: a row per pair: ``first``, ``second``; ``shared_rows``, the number of rows with both
+            labels; ``overlap``, their share of the rows with either label; ``cosine`` of the two
             gradients on the shared rows, with the ends ``low`` and ``high`` of its 95% bootstrap
-            interval (NaN without two shared rows, or where nothing depends on both tasks); and a
-            ``verdict``: ``no evidence`` below 30% overlap or without a cosine, ``caution`` below
-            40%, else ``aligned`` or ``opposed`` where the interval leaves out zero, or
+            interval (NaN with fewer than two shared rows, or if no parameter affects both tasks);
+            and a ``verdict``: ``no evidence`` below 30% overlap or without a cosine, ``caution``
+            below 40%, else ``aligned`` or ``opposed`` if the interval excludes zero, else
             ``undecided``.
-        by: what the gradients are taken with respect to, "parameters" or "features".
+        by: variables of the gradients, "parameters" or "features".
     """
 
     names: tuple[str, ...]
@@ -58,7 +59,7 @@ class Affinity:
     def matrix(self, column: str = "cosine") -> "DataFrame":
         """One column of `pairs` as a symmetric table of tasks by tasks.
 
-        Its diagonal is 1 for ``cosine`` and ``overlap``, and missing for the others.
+        Its diagonal is 1 for ``cosine`` and ``overlap``, and missing for the other columns.
         """
         import pandas as pd
 
@@ -71,10 +72,10 @@ class Affinity:
         return full
 
     def groups(self, n_groups: int) -> list[list[str]]:
-        """The tasks in so many groups of similar gradients, by average linkage of 1 - cosine.
+        """Divide the tasks into groups of similar gradients, by average linkage of 1 - cosine.
 
         Raises:
-            InvalidInputError: there is no evidence on a pair, or not so many tasks.
+            InvalidInputError: if a pair has no evidence, or there are fewer tasks than groups.
         """
         from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -92,7 +93,7 @@ class Affinity:
             )
         if len(self.names) == 1:
             return [list(self.names)]
-        # The pairs stand in the order of scipy's condensed distances.
+        # The pairs are in the order of scipy's condensed distances.
         distances = 1 - self.pairs["cosine"].to_numpy()
         labels = fcluster(linkage(distances, "average"), n_groups, "maxclust")
         found: dict[int, list[str]] = {}
@@ -101,9 +102,9 @@ class Affinity:
         return list(found.values())
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """A heat map of the cosines; pairs without evidence are hatched, others' doubts marked.
+        """A heat map of the cosines; pairs without evidence are hatched, doubtful ones marked.
 
-        A ``?`` stands for caution, and brackets for an interval that includes zero.
+        A ``?`` marks caution, and brackets mark an interval that includes zero.
         """
         from matplotlib.patches import Rectangle
 
@@ -115,7 +116,7 @@ class Affinity:
         for i, j in np.ndindex(n, n):
             value, verdict = cosines.iat[i, j], verdicts.iat[i, j]
             if verdict == "no evidence":
-                # Colours of its own, which a dark page leaves as they are.
+                # Fixed colours, which do not change on a dark page.
                 box = Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#d9d9d9", edgecolor="#999999")
                 box.set(hatch="///", linewidth=0)
                 ax.add_patch(box)
@@ -153,7 +154,13 @@ def affinity(
     n_blocks: int = 32,
     seed: int = 0,
 ) -> Affinity:
-    """The cosine of every two tasks' gradients on the rows that have labels of both.
+    """The model is evaluated without dropout, and does not change.
+
+    Compute this while losses fall: then gradients show what the tasks require of the encoder.
+    Before the first steps, gradients show only how the random heads read it. At the end of
+    training, the sum of the losses is stationary, and the gradients are noise that cancels for any
+    tasks. By default, the rows are ones that were not trained on. Each interval is for one pair: of
+    many unrelated pairs, some 5% exclude zero.
 
     The model is evaluated as it is (without dropout) and stays as it is. Look while losses fall:
     then gradients say what the tasks want of the encoder. Before the first steps they say how the
@@ -162,18 +169,19 @@ def affinity(
     Each interval is for its pair alone: of many pairs without a relation, some 5% leave out zero.
 
     Args:
-        model: encoder and head.
-        data: its tasks are among the model's.
-        split: whose rows.
-        by: ``"parameters"``, the shared ones that are trained: the encoder's and the encoding's.
-            This is where tasks help or hinder each other in training. ``"features"``: the model's
-            representation of every row, which is all that a frozen encoder leaves. In both, what
-            only one of two tasks depends on, such as features outside the other's light cone and
-            the weights that make them, is not shared by the two and does not count.
-        n_bootstrap: resamples of the rows, for the intervals.
-        n_blocks: rows are resampled in so many random blocks, so that a gradient per block is
-            enough; fewer rows than that are blocks of their own.
-        seed: of blocks, resamples and sketches.
+        data: data whose tasks are among the model's.
+        split: the split whose rows to use.
+        by: ``"parameters"``: the shared parameters that are trained, which are the encoder's and
+            the encoding's. There, tasks help or hinder each other in training. ``"features"``: the
+            model's features of every row, the only choice with a frozen encoder. In both cases,
+            variables that only one of two tasks depends on, such as features outside the other's
+            light cone and their weights, do not count.
+        n_bootstrap: number of resamples of the rows, for the intervals.
+        n_blocks: number of random blocks of rows that are resampled, so that one gradient per block
+            is enough; with fewer rows, each row is a block.
+        seed: seed of blocks, resamples and sketches.
+        InvalidInputError: if the model lacks a task of the data, or has no shared parameters that
+            are trained.
 
     Raises:
         InvalidInputError: for other tasks than the model's, or a model without shared parameters
@@ -217,7 +225,7 @@ def affinity(
         found |= dict.fromkeys(places, (np.nan,) * 3)
         if len(shared) < 2:
             continue
-        # Of its own for each mask, so that a pair's numbers do not depend on the other tasks.
+        # A new generator for each mask, so that a pair's numbers do not depend on other tasks.
         rng = np.random.default_rng(seed)
         shared = rng.permutation(shared)
         blocks = [torch.from_numpy(b) for b in np.array_split(shared, min(n_blocks, len(shared)))]
@@ -294,7 +302,7 @@ class _ByParameters:
 
 
 class _ByFeatures:
-    """The tasks' gradients by the features of every row, which no two rows have in common."""
+    """The tasks' gradients with respect to the features of every row; rows share no feature."""
 
     def __init__(
         self, losses: LossesOfRows, tasks: Sequence[Task], blocks: Sequence[Tensor]
@@ -315,7 +323,7 @@ class _ByFeatures:
 
 
 def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """The gradients of several losses, each flat: (losses, numbers)."""
+    """The gradients of several losses, each as a flat vector: (losses, numbers)."""
     rows = []
     for loss in losses:
         parts = torch.autograd.grad(
@@ -326,13 +334,13 @@ def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _support(gradients: Tensor) -> Tensor:
-    """Which numbers each task depends on: (tasks, numbers), up to rounding."""
+    """Which variables each task depends on: (tasks, numbers), up to rounding."""
     sizes = gradients.abs()
     return sizes > 1e-9 * sizes.amax(1, keepdim=True)
 
 
 def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The cosine and its interval, from inner products and squares; the first are all rows'."""
+    """The cosine and its interval, from inner products and squares; the first are of all rows."""
     inner, first, second = products
     squares = first * second
     if not squares[0] > 0:
@@ -344,10 +352,10 @@ def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
 
 
 class _Sketch:
-    """Count sketch: entries with random signs added up in random buckets.
+    """Count sketch: sums entries with random signs in random buckets.
 
-    Inner products stay as they are in the mean, with an error of about 1/sqrt(`SKETCH`) of the
-    vectors' lengths (Charikar, Chen and Farach-Colton, 2002).
+    Inner products are preserved on average, with an error of about 1/sqrt(`SKETCH`) of the vectors'
+    lengths (Charikar, Chen and Farach-Colton, 2002).
     """
 
     def __init__(self, n: int, seed: int) -> None:
@@ -358,7 +366,7 @@ class _Sketch:
             self.signs = torch.randint(2, (n,), generator=generator) * 2 - 1
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Of vectors (any number, n), unless they are short enough as they are."""
+        """Sketch vectors (any number, n), unless they are short enough already."""
         if self.n <= SKETCH:
             return vectors
         signs, buckets = self.signs.to(vectors.device), self.buckets.to(vectors.device)

@@ -1,4 +1,4 @@
-"""Agreement: how much of a combined gradient enters the update; a momentum that lets more in."""
+"""Agreement: how much of a combined gradient enters the update; adapted momentum."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,22 +17,22 @@ __all__ = ["Agreement"]
 class Agreement(MethodSection):
     r"""Measures the cosine between update and combined gradient, and may adapt Adam's momentum.
 
-    With Adam, a gradient from which conflicts were removed hardly enters the update: the momentum
-    of earlier steps swamps it. The training metric ``update_cosine``, of the "task" ``all``, is
-    the mean over an epoch's steps of the cosine between the gradient of the shared parameters and
-    what they moved by, with the sign turned.
+    With Adam, a gradient from which conflicts were removed hardly enters the update, because the
+    momentum of earlier steps dominates. The training metric ``update_cosine``, listed under the
+    task name ``all``, is the mean over an epoch's steps of the cosine between the gradient of the
+    shared parameters and the negative of their change.
 
     With `minimum` the decay of the momentum m follows its agreement with the gradient g of the
     step, :math:`\beta = \beta_{min} + (\beta_{max} - \beta_{min}) (1 + \cos(g, m)) / 2`, where
     :math:`\beta_{max}` is the optimiser's. The formula is our reading of the paper, whose public
-    text says that momentum is adapted to the agreement. There is one cosine for all shared
-    parameters; a task's own have gradients that nobody combines, and keep the plain momentum.
-    Means are unbiased as Adam's are: m is divided by one less the product of all decays.
+    text says that the momentum is adapted to the agreement. There is one cosine for all shared
+    parameters. The gradients of a task's own parameters are not combined, and keep the plain
+    momentum. Means are unbiased as in Adam: m is divided by one minus the product of all decays.
 
-    ``agreement = true`` only measures, ``agreement = 0.5`` sets `minimum`.
+    ``agreement = true`` only measures; ``agreement = 0.5`` sets `minimum`.
 
     Attributes:
-        minimum: :math:`\beta_{min}`, at most Adam's 0.9; None leaves the momentum as it is.
+        minimum: :math:`\beta_{min}`, at most Adam's 0.9; None does not change the momentum.
 
     References:
         APT: arXiv:2604.08939.
@@ -43,7 +43,7 @@ class Agreement(MethodSection):
     minimum: float | None = Field(None, ge=0, le=0.9)
 
     def check(self, settings: Any) -> None:
-        """Only Adam has moments of the right kind."""
+        """Require Adam, the only optimiser here with the moments that this needs."""
         if self.minimum is not None and settings.optimizer == "sgd":
             raise ValueError(
                 f"agreement = {self.minimum} adapts the momentum of optimizer 'adam' or 'adamw', "
@@ -84,7 +84,7 @@ class _AgreeingMomentum(Method):
             if state:
                 moving.append((place, p, state, group))
             else:
-                # The first gradient is the whole mean.
+                # The first mean is the first gradient.
                 self.products[place] = group["betas"][0]
         if not moving:
             return
@@ -97,8 +97,8 @@ class _AgreeingMomentum(Method):
             gradient: Any = p.grad
             if not group["decoupled_weight_decay"]:
                 gradient = gradient + group["weight_decay"] * p
-            # Adam will make e = b·e + (1 − b)·g of its moment e, and divide by 1 − bᵗ. Its moment
-            # becomes the one that this makes the adapted, unbiased mean of.
+            # Adam will replace its moment e by b·e + (1 − b)·g, and divide by 1 − bᵗ. Set e so that
+            # the result is the adapted, unbiased mean.
             t = float(state["step"]) + 1
             now, earlier = 1 - largest**t, 1 - largest ** (t - 1)
             keep, take = beta * (1 - before) / (1 - after), (1 - beta) / (1 - after)
@@ -107,7 +107,7 @@ class _AgreeingMomentum(Method):
 
     @torch.no_grad()
     def after_step(self, batch: Any, step: Step) -> None:
-        """Compare what the shared parameters moved by with their gradient."""
+        """Compare the change of the shared parameters with their gradient."""
         pairs = [
             (p.grad, before - p)
             for p, before in zip(step.shared, self._before, strict=True)
@@ -125,6 +125,6 @@ class _AgreeingMomentum(Method):
 
 
 def _cosine(first: Sequence[Any], second: Sequence[Any]) -> Tensor:
-    """Between two lists of tensors as long vectors; 0 if one of them is."""
+    """The cosine of two lists of tensors as long vectors; 0 if one of them is zero."""
     ours, theirs = (torch.cat([t.flatten() for t in tensors]) for tensors in (first, second))
     return nn.functional.cosine_similarity(ours, theirs, dim=0, eps=torch.finfo(ours.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Tasks that have nothing in common, so that they can be computed together and taken apart."""
+"""Groups of tasks that share nothing, so that they can be computed together and separated again."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ __all__ = ["tasks_apart"]
 
 
 def tasks_apart(columns: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Groups of tasks without a column in common; each task joins the first that it may.
+    """Groups of tasks without a common column; each task joins the first group that it can.
 
     On light cones the number of groups does not grow with the number of tasks.
 

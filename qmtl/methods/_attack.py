@@ -1,4 +1,4 @@
-"""Attacks on inputs: FGSM and PGD, for training against them and for robust metrics."""
+"""Attacks on inputs (FGSM and PGD), for adversarial training and for robust metrics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,27 +17,27 @@ from qmtl.tasks import chosen_tasks, task_layout
 
 __all__ = ["Attack", "attacked_split", "evaluating", "input_gradient"]
 
-# A step of PGD, times steps, in radii: it can cross the ball and come back.
+# The total length of PGD's steps in units of the radius: enough to cross the ball and return.
 REACH = 2.5
 
 
 class Attack(Section):
-    r"""How inputs are changed so that losses rise, by at most `epsilon`.
+    r"""A change of inputs by at most `epsilon` that raises losses.
 
-    FGSM is one step of length `epsilon` along the gradient of the losses by the inputs: its sign
-    for ``linf``, its direction for ``l2``. PGD begins at a random point within `epsilon`, takes
-    `steps` smaller steps, and goes back into the ball after each.
+    FGSM is one step of length `epsilon` along the gradient of the losses with respect to the
+    inputs: along its sign for ``linf``, its direction for ``l2``. PGD starts at a random point
+    within `epsilon`, takes `steps` smaller steps, and projects back into the ball after each.
 
     Attributes:
-        attack: ``fgsm`` or ``pgd``.
+        attack: name of the attack, ``fgsm`` or ``pgd``.
         epsilon: the largest change, in the units of the inputs: of each input for ``linf``, of a
-            row's Euclidean norm for ``l2``. With 0 nothing is changed.
-        steps: (pgd) their number.
-        step_size: (pgd) of each; None for ``2.5 * epsilon / steps``.
-        norm: ``linf`` or ``l2``.
-        low: inputs stay at or above it, as for pixels; None for no limit.
-        high: inputs stay at or below it; None for no limit.
-        tasks: those whose losses rise, by name; None for all.
+            row's Euclidean norm for ``l2``. With 0 inputs do not change.
+        steps: (pgd) number of steps.
+        step_size: (pgd) size of each step; None for ``2.5 * epsilon / steps``.
+        norm: norm of the change, ``linf`` or ``l2``.
+        low: lower limit of the inputs, for example of pixels; None for no limit.
+        high: upper limit of the inputs; None for no limit.
+        tasks: names of the tasks whose losses are raised; None for all.
 
     Example:
         >>> attack = Attack(attack="fgsm", epsilon=0.1)
@@ -69,15 +69,16 @@ class Attack(Section):
         gradient: Callable[[Tensor], Tensor],
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Inputs at which the losses are higher.
+        """Changed inputs, at which the losses are higher.
 
         Args:
-            inputs: (rows, ...).
-            gradient: of the losses by inputs of that shape, at the inputs that it is given.
-            generator: on the CPU, for the random start of PGD; None for one with the seed 0.
+            inputs: tensor of shape (rows, ...).
+            gradient: function from inputs to the gradient of the losses with respect to them.
+            generator: generator on the CPU for the random start of PGD; None for one with the seed
+                0.
 
         Returns:
-            Of the shape and type of the inputs.
+            A tensor in the shape and type of the inputs.
         """
         if not self.epsilon:
             return inputs
@@ -93,7 +94,7 @@ class Attack(Section):
         return gradient.sign() if self.norm == "linf" else gradient / _lengths(gradient)
 
     def _start(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A random point of the ball, uniformly."""
+        """A uniformly random point of the ball."""
         generator = generator or torch.Generator().manual_seed(0)
         if self.norm == "linf":
             drawn = 2 * torch.rand(inputs.shape, generator=generator) - 1
@@ -104,7 +105,7 @@ class Attack(Section):
         return self.epsilon * drawn.to(inputs)
 
     def _within(self, changed: Tensor, inputs: Tensor) -> Tensor:
-        """The nearest points of the ball around the inputs, and of the limits."""
+        """The nearest points within the ball around the inputs and within the limits."""
         moved = changed - inputs
         if self.norm == "linf":
             moved = moved.clamp(-self.epsilon, self.epsilon)
@@ -122,7 +123,7 @@ def _lengths(values: Tensor) -> Tensor:
 
 
 def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient of a number by the inputs that it was computed from.
+    """The gradient of a number with respect to the inputs that it was computed from.
 
     Raises:
         InvalidInputError: if it does not depend on them smoothly, as with an encoder of tokens.
@@ -145,7 +146,7 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and then each of its modules in the mode that it had.
+    """A context with the model in evaluation mode; then each module returns to its previous mode.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout())
@@ -167,16 +168,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def attacked_split(
     model: MultiTaskModel, split: Split, attack: Attack, *, batch_size: int = 256
 ) -> Split:
-    """The rows of a split with inputs at which the model's losses are higher.
+    """The rows of a split, with inputs changed so that the model's losses are higher.
 
-    The start of PGD has the seed 0. A row without a label of the attacked tasks stays as it is, but
-    for that start.
+    PGD starts with the seed 0. A row without a label of the attacked tasks only moves to its random
+    start.
 
     Args:
-        model: in evaluation mode during the attack.
+        model: the model, which is in evaluation mode during the attack.
         split: rows with targets of the attacked tasks.
-        attack: what is done to them.
-        batch_size: rows at once.
+        attack: the attack.
+        batch_size: number of rows at once.
 
     Raises:
         InvalidInputError: if the attack names an unknown task, or the encoder's output does not

@@ -1,4 +1,4 @@
-"""MAXL: a network makes labels of an auxiliary task, so that learning it helps the own tasks."""
+"""MAXL: a network generates labels of an auxiliary task, whose training helps the main tasks."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,12 +18,12 @@ CLASSES = ("binary", "multiclass")
 
 
 def masked_softmax(scores: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Softmax over the sub-classes of each row's class; zero for those of other classes.
+    """Softmax over the sub-classes of each row's class; zero for sub-classes of other classes.
 
     Args:
-        scores: (rows, classes · sub-classes), sub-classes of a class side by side.
+        scores: scores (rows, classes · sub-classes), with the sub-classes of a class side by side.
         labels: the class of each row, int64 (rows,).
-        n_classes: their number.
+        n_classes: number of classes.
 
     Example:
         >>> masked_softmax(torch.zeros(1, 4), torch.tensor([1]), 2)
@@ -35,29 +35,31 @@ def masked_softmax(scores: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 
 
 class Auxiliary(MethodSection):
-    r"""``[training.auxiliary]``: MAXL, auxiliary labels that are learned.
+    r"""Section ``[training.auxiliary]``: MAXL, auxiliary labels that are learned.
 
     A generator gives each row of a classification task a distribution over `subclasses` finer
-    classes of its class. A linear layer on the encoder's features learns them beside the own tasks,
-    as a further loss. The generator is trained by what this does to the own tasks: it follows the
-    gradient of their mean loss after one look-ahead step of length `look_ahead`,
+    classes of its class. A linear layer on the encoder's features learns to predict this
+    distribution, as a further loss. The generator is trained by the effect of this on the main
+    tasks: it follows the gradient of their mean loss after one look-ahead step of length
+    `look_ahead`,
 
         θ⁺ = θ - α ∇_θ [L(θ) + w L_aux(θ, φ)],    φ by ∇_φ [L(θ⁺) + λ Σ_k ȳ_k log ȳ_k],
 
-    where ȳ are the labels' means over the rows of the batch: the last term keeps the sub-classes in
-    use. After training, generator and layer are left out of the model.
+    where ȳ are the labels' means over the rows of the batch: the last term keeps all sub-classes in
+    use. After training, generator and layer are not part of the model.
 
-    (Reading: the generator sees the encoder's features, without a gradient to the encoder, so that
-    it takes any input; the paper's is a second network on the inputs. Losses are cross-entropies,
-    where the paper has focal ones. Rows with weights count by them.)
+    (Our reading: the generator's inputs are the encoder's features, without a gradient to the
+    encoder, so that any encoder will do; in the paper it is a second network on the inputs. Losses
+    are cross-entropies, where the paper has focal losses. Rows count by their weights.)
 
     Attributes:
-        subclasses: of each class, ψ.
-        weight: of the auxiliary loss, w; 0 trains as without it.
+        subclasses: number of sub-classes per class, ψ.
+        weight: weight of the auxiliary loss, w; 0 trains as without it.
         entropy: weight of the entropy term, λ.
-        look_ahead: length of the step, α.
-        hidden: units of the generator's hidden layer.
-        tasks: the binary and multiclass tasks that have sub-classes, by name; None for all such.
+        look_ahead: length of the look-ahead step, α.
+        hidden: number of units of the generator's hidden layer.
+        tasks: names of the binary and multiclass tasks that get sub-classes; None for all of these
+            kinds.
 
     Example:
         >>> from qmtl.training import TrainingSettings
@@ -84,7 +86,8 @@ class Auxiliary(MethodSection):
         """The method at work.
 
         Raises:
-            InvalidInputError: if there is no binary or multiclass task, or one of `tasks` is not.
+            InvalidInputError: if there is no binary or multiclass task, or one of `tasks` is of
+                another kind.
         """
         by_name = {task.name: task for task in tasks}
         names = chosen_tasks(self.tasks, list(by_name))
@@ -117,11 +120,11 @@ class _Maxl(Method):
             )
 
     def trained(self) -> list[nn.Parameter]:
-        """None without a weight: the generator would be trained for nothing."""
+        """No parameters if the weight is zero, since the generator would have no effect."""
         return super().trained() if self.options.weight else []
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """The auxiliary loss, and a term of value 0 with the generator's gradient."""
+        """The auxiliary loss, plus a term of value 0 that carries the generator's gradient."""
         features = losses.features
         assert features is not None
         labels = self._labels(losses, step)
@@ -133,8 +136,8 @@ class _Maxl(Method):
         moved = self._look_ahead(losses, fixed, step)
         parameters = list(self.generator.parameters())
         directions = self._directions(losses, moved, step)
-        # By the chain rule: -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ has the derivative of L(θ⁺) by φ.
-        # The head has no part in the auxiliary loss.
+        # By the chain rule, -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ has the derivative of L(θ⁺) with respect
+        # to φ. The head does not affect the auxiliary loss.
         reached = list(directions)
         total = self.options.entropy * entropy
         if reached and auxiliary.requires_grad:
@@ -152,7 +155,7 @@ class _Maxl(Method):
         return self.options.weight * fixed + surrogate
 
     def _labels(self, losses: TaskLosses, step: Step) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each task with sub-classes, the rows with a label, their classes and shares."""
+        """For each task with sub-classes: labelled rows, their classes, their shares."""
         found = []
         weights = losses.batch.sample_weight
         for task in self.tasks:
@@ -166,12 +169,12 @@ class _Maxl(Method):
     def auxiliary_loss(
         self, features: Tensor, given: Tensor, labels: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
-        """Means over tasks of the cross-entropy, and of the entropy term.
+        """Means over tasks of the cross-entropy and of the entropy term.
 
         Args:
-            features: (rows, features).
-            given: the generator's scores, (rows, sub-classes of all tasks).
-            labels: for each task rows, classes, and the rows' shares of the mean.
+            features: features, shape (rows, features).
+            given: the generator's scores, shape (rows, sub-classes of all tasks).
+            labels: for each task, its rows, their classes, and their shares of the mean.
         """
         scores = self.layer(features).split(self.widths, dim=1)
         losses, entropies = [], []
@@ -204,12 +207,12 @@ class _Maxl(Method):
     def _directions(
         self, losses: TaskLosses, moved: dict[nn.Parameter, Tensor], step: Step
     ) -> dict[nn.Parameter, Tensor]:
-        """The gradient of the own tasks' mean loss at the moved parameters."""
+        """The gradient of the main tasks' mean loss at the moved parameters."""
         model, batch = step.model, losses.batch
         state: dict[str, Any] = {
             name: moved[p] for name, p in model.named_parameters() if p in moved
         }
-        # Running statistics of the batch are for the step itself to keep.
+        # Only the training step itself may update the running statistics.
         state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
         names = [task.name for task in step.tasks]
         inputs = batch.inputs.to(next(model.parameters()).dtype)

@@ -1,4 +1,4 @@
-"""Auxiliary tasks that data give for nothing: the turn of an image, its intensity, its origin."""
+"""Self-supervised auxiliary tasks: the rotation of an image, its intensity, its origin."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,24 +26,24 @@ def with_auxiliary_tasks(
     domain: Any = None,
     seed: int = 0,
 ) -> MultiTaskData:
-    """The data with self-supervised tasks after its own, which are ordinary tasks.
+    """The data with self-supervised tasks, which are ordinary tasks and come after the data's own.
 
-    * ``rotation``: by how many quarters an image is turned, four classes. Every split gets a second
-      copy of its rows, each turned at random, with this label only.
+    * ``rotation``: by how many quarter turns an image is rotated, four classes. Every split gets a
+    second copy of its rows, each rotated at random, with only this label.
     * ``intensity``: mean and standard deviation of the pixels, a regression with two targets.
-    * ``domain``: where a row comes from, such as its hospital or view; binary or multiclass.
+    * ``domain``: the origin of a row, such as its hospital or view; binary or multiclass.
 
     Args:
-        data: images, (N, channels, H, W), or rows of pixels.
-        kinds: which of them to add, in this order.
-        image: height and width of flat images (N, channels·H·W); None for data that have them.
+        data: data with images, (N, channels, H, W), or with flat rows of pixels.
+        kinds: the tasks to add, in this order.
+        image: height and width of flat images (N, channels·H·W); None if the data have image shape.
         domain: codes 0, 1, ... of all rows that `qmtl.data.Split.index` counts; NaN or a negative
-            number is a missing one.
-        seed: of the turns.
+            number means missing.
+        seed: seed of the rotations.
 
     Raises:
-        InvalidInputError: for an unknown kind, a task that is there already, images that are not
-            square (rotation), sizes that do not fit, or domains of one kind only.
+        InvalidInputError: for an unknown kind, a task that exists already, images that are not
+            square (rotation), sizes that do not fit, or a single domain.
 
     Example:
         >>> from qmtl.data import digits
@@ -61,7 +61,7 @@ def with_auxiliary_tasks(
         if kind not in KINDS:
             raise unknown_name("kind of auxiliary task:", kind, KINDS)
         if kind in [task.name for task in data.tasks]:
-            raise InvalidInputError(f"the data have a task {kind!r} already")
+            raise InvalidInputError(f"the data already have a task {kind!r}")
     splits = data.splits
     added: dict[str, tuple[Task, dict[str, Tensor]]] = {}
     if "intensity" in kinds:
@@ -111,7 +111,7 @@ def _domain(splits: dict[str, Split], domain: Any) -> tuple[Task, dict[str, Tens
 
 
 def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of the images, which are square."""
+    """The size of the images, checked to be square."""
     width = int(inputs[0].numel())
     if inputs.ndim == 4:
         image = image or (inputs.shape[2], inputs.shape[3])
@@ -132,7 +132,7 @@ def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
 def _with_turned_rows(
     split: Split, tasks: Sequence[Task], size: tuple[int, int], generator: torch.Generator
 ) -> Split:
-    """A split with as many rows again: turned, and with the label of the turn alone."""
+    """A split with its rows twice: the second copy is rotated and has only the rotation's label."""
     n_rows = len(split)
     quarters = torch.randint(QUARTERS, (n_rows,), generator=generator)
     images = split.inputs.reshape(n_rows, -1, *size)

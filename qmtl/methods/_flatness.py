@@ -1,4 +1,4 @@
-"""Flatness: sharpness-aware minimisation of each task for itself."""
+"""Flatness: sharpness-aware minimisation for each task separately."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,19 +15,19 @@ __all__ = ["Flatness"]
 
 
 class Flatness(MethodSection):
-    r"""``flatness = 0.05``: gradients from the worst point near the parameters, task by task.
+    r"""Option ``flatness = 0.05``: gradients at the worst point near the parameters, task by task.
 
-    For each task t with gradient :math:`g_t` the parameters move by :math:`\varepsilon_t = \rho
-    g_t / \lVert g_t \rVert`, where the gradient is :math:`g_t^{SAM}`. Shared parameters get
-    :math:`A(g) + A(g^{SAM} - g)` with the run's aggregator A, which resolves conflicts of the
-    losses and those of their flatness apart; a scalarizer, whose weights are those of the losses,
-    makes this the weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their
-    :math:`g_t^{SAM}`. The same units are dropped at both points.
+    For each task t with gradient :math:`g_t` the parameters move by :math:`\varepsilon_t = \rho g_t
+    / \lVert g_t \rVert`; the gradient there is :math:`g_t^{SAM}`. Shared parameters get :math:`A(g)
+    + A(g^{SAM} - g)` with the run's aggregator A, which resolves conflicts of losses and conflicts
+    of flatness separately. A scalarizer's weights come from the losses, which makes this the
+    weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their :math:`g_t^{SAM}`. Dropout
+    drops the same units at both points.
 
-    That one ball of radius ρ is around a task's shared and own parameters together is our reading.
+    In our reading, one ball of radius ρ surrounds a task's shared and own parameters together.
 
-    A step takes a backward pass for each task, and one forward and backward pass more of the
-    encoder and the task's own light cone.
+    A step takes a backward pass for each task, and for each task one more forward and backward pass
+    of the encoder and the task's light cone.
 
     Attributes:
         rho: radius of the ball; 0 is plain training.
@@ -52,7 +52,7 @@ class _TaskSharpness(Method):
         self._random: list[Tensor] = []
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """Take note of the random numbers that the batch begins with."""
+        """Remember the state of the random generators at the start of the batch."""
         device = batch.inputs.device
         self._random = [torch.get_rng_state()]
         if device.type == "cuda":
@@ -60,7 +60,7 @@ class _TaskSharpness(Method):
         return batch
 
     def gradients(self, losses: TaskLosses, step: Step) -> None:
-        """Of all tasks with labels."""
+        """Set the gradients of all tasks with labels."""
         n_shared, parameters = len(step.shared), [*step.shared, *step.own]
         plain: list[list[Tensor]] = []
         for value in losses.values:
@@ -90,7 +90,7 @@ class _TaskSharpness(Method):
         if not plain:
             return []
         combined = step.combined(losses, plain)
-        # Not every aggregator takes a matrix of zeros.
+        # Some aggregators do not accept a matrix of zeros.
         if not any(bool(rows.any()) for rows in flat):
             return combined
         return [a + b for a, b in zip(combined, step.combined(losses, flat), strict=True)]
@@ -116,7 +116,7 @@ class _TaskSharpness(Method):
                     value, parameters, allow_unused=True, materialize_grads=True
                 )
         finally:
-            # Running statistics of batches, too, have seen this batch already.
+            # Running batch statistics have seen this batch already, too.
             for tensor, old in zip((*parameters, *buffers), before, strict=True):
                 tensor.copy_(old)
         return [step.summed(g) for g in gradients]

@@ -1,4 +1,4 @@
-"""What methods that look at gradients have in common: losses of chosen rows."""
+"""Shared code of methods that use gradients: losses of chosen rows."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ __all__ = ["LossesOfRows", "check_tasks_of"]
 class LossesOfRows:
     """Sums of the tasks' losses over chosen rows of a split.
 
-    Regression targets are standardised as the model does; before its first training, which sets
-    that, by the training rows.
+    Regression targets are standardised as in the model; before the model's first training, by the
+    training rows.
 
     Args:
-        model: whose losses.
-        data: its tasks are among the model's.
-        split: the rows' split.
+        model: the model of the losses.
+        data: data whose tasks are among the model's.
+        split: name of the split with the rows.
 
     Raises:
-        InvalidInputError: for a task that the model does not have, or a split that there is not.
+        InvalidInputError: for a task that the model does not have, or an unknown split.
 
     Example:
         >>> import qmtl
@@ -55,18 +55,18 @@ class LossesOfRows:
         self._weights = weights if weights is None else weights.to(reference)
 
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Each task's loss, summed over these rows' labels, (tasks,).
+        """Each task's loss, summed over the labels of these rows, (tasks,).
 
         Args:
-            features: of these rows, in their order.
-            rows: their places in the split.
-            tasks: some of the data's.
+            features: features of these rows, in the same order.
+            rows: indices of the rows in the split.
+            tasks: some of the data's tasks.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         return self.sums_of_logits(logits, rows, tasks)
 
     def sums_of_logits(self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """`sums` from these tasks' logits side by side."""
+        """Like `sums`, from the joined logits of these tasks."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         weights = self._weights if self._weights is None else self._weights[rows]
         layout, targets = task_layout(tuple(tasks)), torch.cat(columns, 1)
@@ -78,7 +78,8 @@ def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:
     """Raise if a task of the data is not one of the model's.
 
     Raises:
-        InvalidInputError: the task is named; or the data are no `MultiTaskData`.
+        InvalidInputError: if so (the error names the task), or if the data are not a
+            `MultiTaskData`.
     """
     if not isinstance(data, MultiTaskData):
         raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""MLTI: tasks between the tasks, by mixing the features and labels of two of them."""
+"""MLTI: additional tasks, made by mixing the features and labels of two tasks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ __all__ = ["Interpolation", "draw_beta"]
 
 
 def draw_beta(concentration: int, generator: torch.Generator) -> float:
-    """A number from Beta(c, c): the median of 2c - 1 uniform ones.
+    """A number from Beta(c, c): the median of 2c - 1 uniform numbers.
 
     Example:
         >>> draws = [draw_beta(2, torch.Generator().manual_seed(s)) for s in range(200)]
@@ -30,24 +30,25 @@ def draw_beta(concentration: int, generator: torch.Generator) -> float:
 
 
 class Interpolation(MethodSection):
-    r"""``[training.interpolation]``: MLTI, tasks that are mixed of two tasks.
+    r"""Section ``[training.interpolation]``: MLTI, tasks that are mixtures of two tasks.
 
-    In each step, some tasks i are replaced by one between them and another task j of their kind and
+    In each step, some tasks i are replaced by a mixture with another task j of the same kind and
     number of outputs. With λ from Beta(c, c), features of rows with a label of i are mixed with
-    those of rows with a label of j, drawn at random from the batch; so are labels and logits:
+    those of rows with a label of j, drawn at random from the batch; labels and logits are mixed in
+    the same way:
 
         h = λ h_r + (1 - λ) h_s,   z = λ z_i(h) + (1 - λ) z_j(h),   y = λ y_i(r) + (1 - λ) y_j(s).
 
-    With λ = 1 this is the task i itself. (Reading: the paper's tasks have a network each, adapted
-    to them; here the mixed task has the mixed logits of two heads. A loss that is linear in the
-    labels is mixed itself, and so is a squared error, whose gradient is the same.)
+    With λ = 1 this is the task i itself. (Our reading: in the paper each task has its own adapted
+    network; here the mixed task has the mixed logits of two heads. A loss that is linear in the
+    labels is itself mixed, and so is a squared error, whose gradient is the same.)
 
-    Tasks without another one of their kind train as they are. Disjoint data need an aggregator, by
-    which a step has rows of several tasks.
+    A task that is alone in its kind is trained as usual. Disjoint data need an aggregator, because
+    then a step has rows of several tasks.
 
     Attributes:
-        share: the probability with which a task is replaced in a step; 0 trains as without it.
-        concentration: c, so that tasks are mixed more evenly the larger it is.
+        share: the probability that a task is replaced in a step; 0 trains as without this method.
+        concentration: c; the larger it is, the more evenly tasks are mixed.
 
     Example:
         >>> from qmtl.training import TrainingSettings
@@ -67,7 +68,7 @@ class Interpolation(MethodSection):
     concentration: int = Field(2, ge=1)
 
     def check(self, settings: Any) -> None:
-        """FAMO measures a batch twice, which would be mixed in two ways."""
+        """Refuse FAMO: it measures each batch twice, and the two mixtures would differ."""
         if str(getattr(settings, "scalarizer", None)).lower() == "famo":
             raise ValueError(
                 "interpolation does not go together with scalarizer 'famo', which measures the "
@@ -78,7 +79,7 @@ class Interpolation(MethodSection):
         """The method at work.
 
         Raises:
-            InvalidInputError: if there are several tasks, and no two of one kind and size.
+            InvalidInputError: if there are several tasks, but no two of the same kind and size.
         """
         keys = [(task.kind, task.n_outputs) for task in tasks]
         others = {
@@ -106,12 +107,12 @@ class _Interpolating(Method):
         self.is_disjoint = False
 
     def setup(self, step: Step, train: Split) -> None:
-        """Look whether a row ever has labels of two tasks."""
+        """Check whether any row has labels of two tasks."""
         labelled = labelled_rows(self.tasks, train.targets)
         self.is_disjoint = len(self.tasks) > 1 and int(labelled.sum(dim=0).max()) <= 1
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
-        """Losses of which some are those of mixed tasks."""
+        """Replace the losses of some tasks by those of mixed tasks."""
         places = losses.places()
         if self.is_disjoint and len(places) == 1:
             raise InvalidInputError(
@@ -131,14 +132,14 @@ class _Interpolating(Method):
         return float(torch.rand((), generator=step.generator))
 
     def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
-        """The loss of the task between two.
+        """The loss of the mixture of two tasks.
 
         Args:
-            losses: of a batch in which both have labels.
+            losses: losses of a batch in which both have labels.
             step: the step.
-            first: place of the task with the share `mix`.
-            second: place of the other one.
-            mix: λ.
+            first: index of the task with the share `mix`.
+            second: index of the other task.
+            mix: the share λ.
         """
         features, targets = losses.features, losses.batch.targets
         assert features is not None
@@ -153,11 +154,11 @@ class _Interpolating(Method):
         between = mix * ours + (1 - mix) * theirs
         known = step.standardised(targets)
         slices = [step.layout.column_slices[task.name] for task in both]
-        # Rows without a label of the first task belong to neither part.
+        # Rows without a label of the first task take no part.
         kept = labelled[:, [first]]
         own = known[:, slices[0]], torch.where(kept, known[rows][:, slices[1]], torch.nan)
         total, counted = losses.values.new_zeros(()), losses.batch.sample_weight
-        # A label counts as the row does that it is of.
+        # A label has the weight of its row.
         rows_count = (None, None) if counted is None else (counted, counted[rows])
         for weight, task, labels, count in zip((mix, 1 - mix), both, own, rows_count, strict=True):
             sums, counts = task_layout((task,)).loss_terms(between, labels, sample_weight=count)

@@ -17,18 +17,18 @@ __all__ = ["Isolation"]
 
 
 class Isolation(MethodSection):
-    """``isolation = true``: features on a task's light cone but not on its register are detached.
+    """Option ``isolation = true``: detach features on a task's light cone but not on its register.
 
-    A task's logits depend on the features of its neighbours, whose light cones it shares, and its
-    loss would train them for its own purpose. Here its gradient ends there: each feature is trained
-    by the task on whose register it is loaded. Logits are the same; the circuit's weights are
-    trained as ever. That the features on other registers are what the paper's "other tasks'
-    features" become is our reading.
+    A task's logits depend on the features of its neighbours, whose light cones overlap with its
+    own, and its loss would train these features, too. With this method its gradient stops there:
+    only the task on whose register a feature is loaded trains it. Logits do not change, and the
+    circuit's weights are trained as usual. In our reading, the features on other registers
+    correspond to the "other tasks' features" of the paper.
 
-    A step runs the head once for each group of tasks whose light cones do not meet, of which there
-    are a few however many tasks there are; each task's logits are computed once in all.
+    A step runs the head once for each group of tasks whose light cones do not overlap. There are
+    only a few groups, for any number of tasks, and each task's logits are computed once.
 
-    For a quantum head in which each task has a register of its own.
+    This needs a quantum head in which each task has its own register.
 
     References:
         Task isolation in StableMTL: arXiv:2506.08013.
@@ -67,7 +67,7 @@ class _Isolated(Method):
         self.register_buffer("order", order, persistent=False)
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """Those of the model, with gradients that end at other tasks' features."""
+        """The model's logits, with gradients that stop at other tasks' features."""
         fixed = features.detach()
         parts = [
             step.model.logits(torch.where(mask, features, fixed), group)

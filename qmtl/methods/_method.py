@@ -1,9 +1,8 @@
-"""How a method takes part in a training step: its options, its hooks, and what these are given.
+"""The interface between a method and a training step: options, hooks, and the hooks' arguments.
 
-A method that is switched on is a small module beside the model. `qmtl.training` calls those of its
-hooks that its class defines, in this order: in each step `change_batch`, `logits`, `loss_terms`,
-`losses`, `extra_loss`, `gradients`, `before_step`, `after_step`; once per epoch `epoch_end` and
-`metrics`.
+A method is a small module beside the model. `qmtl.training` calls the hooks that its class defines,
+in this order: in each step `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
+`gradients`, `before_step`, `after_step`; once per epoch `epoch_end` and `metrics`.
 """
 
 from abc import abstractmethod
@@ -25,14 +24,14 @@ __all__ = ["Batch", "Method", "MethodSection", "Step", "TaskLosses", "using"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows: their inputs, and the targets of all tasks side by side.
+    """A batch of rows: their inputs, and the joined targets of all tasks.
 
     Attributes:
-        inputs: (rows, ...).
-        targets: joined, (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
-        complete: whether no label is missing in the whole split that the rows are of.
-        sample_weight: of the rows in losses and metrics, (rows,), in parts of the largest of their
-            split; None for 1 each.
+        inputs: inputs, shape (rows, ...).
+        targets: joined targets (rows, columns), NaN where missing: see `qmtl.tasks.TaskLayout`.
+        complete: whether no label is missing in the whole split of these rows.
+        sample_weight: weights of the rows in losses and metrics, (rows,), relative to the largest
+            in the split; None for 1 each.
     """
 
     inputs: Tensor
@@ -56,19 +55,19 @@ class Batch:
 class TaskLosses:
     """The losses of a batch, and what they were computed from.
 
-    A loss is this process's share of the mean over the labels of all processes: values are global
-    and gradients local, so that the sum of all gradients is the gradient of the mean.
+    A loss is this process's share of the mean over the labels of all processes: its value is global
+    and its gradient local, so that the sum of all processes' gradients is the gradient of the mean.
 
     Attributes:
-        values: of the tasks with labels, (present,), with a graph.
-        present: the places of these tasks, int64; None for all tasks.
+        values: losses of the tasks with labels, (present,), with a graph.
+        present: indices of these tasks, int64; None for all tasks.
         batch: the batch.
-        totals: sums of losses and what to divide them by, (2, tasks), of all processes.
-        features: what the encoder made of the inputs, (rows, features); None if no method that is
-            on has `needs_features`.
-        logits: of all trained tasks side by side, (rows, outputs); None if only one task's were
-            computed.
-        rows: what the rows of the Jacobian are taken from; None if they are not wanted.
+        totals: sums of losses and their divisors, (2, tasks), over all processes.
+        features: the encoder's features, (rows, features); None if no active method has
+            `needs_features`.
+        logits: logits of all trained tasks side by side, (rows, outputs); None if only one task's
+            were computed.
+        rows: what the rows of the Jacobian are computed from; None if they are not needed.
     """
 
     values: Tensor
@@ -80,23 +79,24 @@ class TaskLosses:
     rows: Any = None
 
     def places(self) -> list[int]:
-        """The places of the tasks that `values` are of."""
+        """The indices of the tasks of `values`."""
         return list(range(len(self.values))) if self.present is None else self.present.tolist()
 
 
 class Step(Protocol):
-    """What a method may use in a training step.
+    """The parts of a training step that a method may use.
 
     Attributes:
-        model: what is trained.
+        model: the model that is trained.
         tasks: the tasks that are trained, in the order of joined tensors.
-        layout: of their joined logits and targets.
+        layout: layout of their joined logits and targets.
         shared: trainable parameters that several tasks depend on.
-        own: trainable parameters of which each entry belongs to one task, and those of methods.
-        epoch: the first is 0.
-        uses_jacobian: whether an aggregator combines gradients, and not a scalarizer losses.
-        generator: on the CPU, seeded from the run's seed and the epoch: draw from this one, and
-            runs resume bit for bit.
+        own: trainable parameters whose entries each belong to one task, and those of methods.
+        epoch: epoch, counted from 0.
+        uses_jacobian: whether an aggregator combines gradients (True) or a scalarizer combines
+            losses.
+        generator: generator on the CPU, seeded from the run's seed and the epoch; a method that
+            draws from it resumes bit for bit.
     """
 
     model: MultiTaskModel
@@ -109,40 +109,40 @@ class Step(Protocol):
     generator: torch.Generator
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """The losses of a batch with the parameters of now, before methods change them.
+        """The losses of a batch at the present parameters, before methods change them.
 
         Args:
             batch: the rows.
-            only: the place of the only task to compute, which must have labels; None for all.
+            only: index of the only task to compute, which must have labels; None for all.
         """
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Joined targets as losses see them: those of regressions standardised."""
+        """Joined targets in the form that losses use, with regression targets standardised."""
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums of losses and what to divide them by, (tasks,), of joined logits of a batch."""
+        """Sums of losses and their divisors, (tasks,), from joined logits of a batch."""
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum over all processes, which all of them must ask for; without a graph."""
+        """The sum over all processes, without a graph; every process must call it."""
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
-        """What the run's aggregator, or the scalarizer's weights, make of rows of a Jacobian.
+        """Combine rows of a Jacobian by the run's aggregator, or by the scalarizer's weights.
 
         Args:
-            losses: of which the rows are; a scalarizer weighs the rows by what it makes of them.
-            rows: for each parameter, (present, *its shape), summed over processes.
+            losses: losses of these rows, from which a scalarizer computes the weights of the rows.
+            rows: for each parameter its rows, (present, *its shape), summed over processes.
 
         Returns:
-            For each parameter a gradient of its shape.
+            A gradient for each parameter, in its shape.
         """
 
 
 class Method(nn.Module):
-    """A method at work. Every hook may be left out, and costs nothing then.
+    """A method at work. Every hook is optional; a hook that is not defined costs nothing.
 
-    Its buffers and parameters are in the run's checkpoints; other state goes there by torch's
-    ``get_extra_state`` and ``set_extra_state``. Parameters in `trained` are stepped by the run's
-    optimiser.
+    Its buffers and parameters are saved in the run's checkpoints, and other state by torch's
+    ``get_extra_state`` and ``set_extra_state``. The run's optimiser steps the parameters in
+    `trained`.
     """
 
     needs_features: ClassVar[bool] = False
@@ -153,14 +153,17 @@ class Method(nn.Module):
         return [p for p in self.parameters() if p.requires_grad]
 
     def setup(self, step: Step, train: Split) -> None:
-        """Before the first step, also of a run that resumes: depends on the rows alone."""
+        """Called before the first step, also when a run resumes; must depend on the rows only."""
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """Other inputs or targets in the place of a batch's."""
+        """A batch with other inputs or targets."""
         return batch
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """Joined logits of the trained tasks from features. One method at most defines it."""
+        """Joined logits of the trained tasks, from features.
+
+        At most one method defines this hook.
+        """
         raise NotImplementedError
 
     def loss_terms(
@@ -172,31 +175,31 @@ class Method(nn.Module):
         complete: bool,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `qmtl.tasks.TaskLayout.loss_terms`. One method at most defines it."""
+        """Like `qmtl.tasks.TaskLayout.loss_terms`. At most one method defines this hook."""
         raise NotImplementedError
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
-        """Other losses in the place of a batch's, of the same tasks."""
+        """Other losses of the same tasks, in place of a batch's."""
         return losses
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """What is added to the objective: this process's share, so that gradients add up."""
+        """A term to add to the objective: this process's share, so that gradients add up."""
 
     def gradients(self, losses: TaskLosses, step: Step) -> None:
         """Set ``.grad`` of `step.shared` and `step.own`, summed over processes.
 
-        One method at most defines it. It does not see a scalarizer's own weights.
+        At most one method defines this hook. It does not set gradients of a scalarizer's weights.
         """
         raise NotImplementedError
 
     def before_step(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
-        """Before the optimiser's step, when all gradients are set."""
+        """Called before the optimiser's step, when all gradients are set."""
 
     def after_step(self, batch: Batch, step: Step) -> None:
-        """After the optimiser's step; the batch is the one that `change_batch` has made."""
+        """Called after the optimiser's step; the batch is the one that `change_batch` returned."""
 
     def epoch_end(self, step: Step) -> None:
-        """After an epoch's last step."""
+        """Called after an epoch's last step."""
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
         """Training metrics of the epoch: task → metric → value."""
@@ -204,7 +207,7 @@ class Method(nn.Module):
 
 
 def using(methods: Iterable[Any], hook: str) -> list[Any]:
-    """Those methods whose class defines a hook.
+    """The methods whose class defines a hook.
 
     Example:
         >>> class Quiet(Method):
@@ -219,8 +222,8 @@ def using(methods: Iterable[Any], hook: str) -> list[Any]:
 class MethodSection(Section):
     """The options of a method in a recipe, such as ``[training.adversarial]``.
 
-    In the place of a table a recipe may have the value of `short` alone, ``flatness = 0.05``, or
-    ``true`` for a table without a key.
+    Instead of a table, a recipe may give the value of `short` alone, as in ``flatness = 0.05``, or
+    ``true`` for a table without keys.
     """
 
     short: ClassVar[str | None] = None
@@ -233,19 +236,19 @@ class MethodSection(Section):
     """Values of the key that a comparison tries, 1, 2 or 4 of them; True is for the defaults."""
 
     def check(self, settings: Any) -> None:
-        """Raise a ValueError if these options do not go together with the training settings."""
+        """Raise a ValueError if these options do not fit the training settings."""
 
     @abstractmethod
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work.
+        """Build the method for a model.
 
         Args:
-            model: what is trained.
-            tasks: those of its tasks that are trained.
-            seed: of everything random in it that is drawn before training.
+            model: the model that is trained.
+            tasks: the tasks that are trained.
+            seed: seed of all random numbers that are drawn before training.
 
         Raises:
-            InvalidInputError: if model and tasks are not what the method is for.
+            InvalidInputError: if the method does not suit model and tasks.
         """
 
     @model_serializer(mode="wrap")

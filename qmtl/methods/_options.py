@@ -20,20 +20,20 @@ __all__ = ["MethodOptions"]
 
 
 class MethodOptions(Section):
-    """Methods of multi-task learning, which are off unless they are given: `qmtl.methods`.
+    """Methods of multi-task learning, all switched off by default: see `qmtl.methods`.
 
     Attributes:
         adversarial: train on attacked inputs; see `qmtl.methods.Adversarial`.
-        agreement: measure how much of the shared gradient enters the update, and adapt the momentum
-            to it; see `qmtl.methods.Agreement`.
-        auxiliary: sub-classes that are learned; see `qmtl.methods.Auxiliary`.
-        flatness: radius within which each task's loss is to be flat; see `qmtl.methods.Flatness`.
-        isolation: whether features are trained by their own task only; see
-            `qmtl.methods.Isolation`.
-        interpolation: tasks between tasks; see `qmtl.methods.Interpolation`.
-        loss: ``unified`` for one squared error of tasks of all kinds; see
+        agreement: measure how much of the shared gradient enters the update, and adapt the
+            momentum; see `qmtl.methods.Agreement`.
+        auxiliary: learned sub-classes; see `qmtl.methods.Auxiliary`.
+        flatness: radius within which each task's loss should be flat; see `qmtl.methods.Flatness`.
+        isolation: whether only its own task trains a feature; see `qmtl.methods.Isolation`.
+        interpolation: mixtures of two tasks; see `qmtl.methods.Interpolation`.
+        loss: ``unified`` for one squared error for tasks of all kinds; see
             `qmtl.methods.UnifiedLoss`.
-        saliency: what losses say of features is kept apart by task; see `qmtl.methods.Saliency`.
+        saliency: terms that separate and align the tasks' gradients by features; see
+            `qmtl.methods.Saliency`.
     """
 
     adversarial: Adversarial | None = None
@@ -73,7 +73,7 @@ class MethodOptions(Section):
 
     @classmethod
     def method_sections(cls) -> dict[str, type[MethodSection]]:
-        """The keys that switch methods on, and their sections."""
+        """The keys that switch methods on, with their sections."""
         return {
             name: section
             for name, field in cls.model_fields.items()
@@ -82,13 +82,13 @@ class MethodOptions(Section):
         }
 
     def methods(self) -> dict[str, MethodSection]:
-        """The options of the methods that are on, by key."""
+        """The options of the active methods, by key."""
         found = {name: getattr(self, name) for name in type(self).method_sections()}
         return {name: section for name, section in found.items() if section is not None}
 
 
 def _table(value: Any, section: type[MethodSection]) -> Any:
-    """What a key may hold in the place of its table."""
+    """Convert a value that a key may hold instead of a table."""
     if value is False:
         return None
     if value is True:

@@ -1,4 +1,4 @@
-"""Saliency: what each task's loss says of the features is kept apart by task, and aligned."""
+"""Saliency: terms that separate by task, and align, the losses' gradients by features."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -17,39 +17,43 @@ from qmtl.tasks import Task
 
 __all__ = ["Saliency"]
 
-# Of the largest move of a feature in differences: with double precision both errors are some 1e-9.
+# The largest step of a feature in finite differences: in double precision, both errors are then
+# about 1e-9.
 STEP = 1e-4
 
 
 class Saliency(MethodSection):
-    r"""``[training.saliency]``: two terms on the saliency :math:`S_t = \partial\ell_t/\partial z`.
+    r"""Section ``[training.saliency]``: two terms on :math:`S_t = \partial\ell_t/\partial z`.
 
-    The features z are the encoder's. The gradient of these terms is of second order.
+    The features z are those of the encoder, and S is called the saliency. The gradient of these
+    terms is of second order.
 
-    * *Entropy.* At each feature, :math:`P_t` is task t's share of the mean absolute saliency of the
-      batch. The mean over features of :math:`-\sum_t P_t \log P_t` is added: a feature should be
-      for few tasks.
-    * *Alignment.* For a sample with labels of several tasks, its saliency for one of them should be
-      more like its mean saliency for the others than like that of other samples: cross-entropy of
-      the softmax over samples of cosines / `temperature`, averaged over tasks and samples.
+    * *Entropy.* At each feature, :math:`P_t` is task t's share of the mean absolute saliency in the
+    batch. The mean over features of :math:`-\sum_t P_t \log P_t` is added to the loss, so that a
+    feature matters to few tasks.
+    * *Alignment.* If a sample has labels of several tasks, its saliency for one of them should be
+    more similar to its own mean saliency for the others than to that of other samples. The term is
+    the cross-entropy of the softmax over samples of cosines / `temperature`, averaged over tasks
+    and samples.
 
-    Where the paper's public text gives no formula (which means, which samples, the form of the
-    contrast) this is our reading. A task without labels takes no part. Without a sample that has
-    two labels there is nothing to align, and with labels of one task no entropy.
+    The paper's public text does not define everything (which means, which samples, the form of the
+    contrast); this is our reading. A task without labels takes no part. The alignment needs a
+    sample with two labels, and the entropy labels of two tasks.
 
-    The second derivative is the difference of the losses' gradients at two points, one along the
-    terms' own gradient and one against it, in double precision: exact to some seven digits, and as
-    fast as first-order gradients, while double backward has to leave the compiled engine and took
-    33 plain steps for five tasks. Tasks whose light cones do not meet are computed together.
+    The second derivative is a difference of the losses' gradients at two points, one along the
+    terms' own gradient and one against it, in double precision. It is exact to some seven digits
+    and as fast as first-order gradients. Double backward cannot use the compiled engine; for five
+    tasks it took as long as 33 plain steps. Tasks whose light cones do not overlap are computed
+    together.
 
-    Weights of rows count in the first term; in the second all samples are alike. For one process,
-    since samples are contrasted with all of the batch; not with shots, whose noise would drown the
-    difference.
+    Weights of rows count in the first term; in the second all samples count equally. The method
+    runs in one process, since samples are contrasted with the whole batch, and without shots, whose
+    noise would exceed the difference.
 
     Attributes:
         entropy: weight of the first term.
         alignment: weight of the second.
-        temperature: of the second.
+        temperature: temperature of the second term.
 
     References:
         Rep-MTL: arXiv:2507.21049.
@@ -121,12 +125,12 @@ class _SaliencyTerms(Method):
         return self._slope(losses, places, along, STEP / size, step) if size else None
 
     def _present(self, places: list[int]) -> list[list[int]]:
-        """The groups of tasks, of which only those with labels."""
+        """The groups of tasks, restricted to tasks with labels."""
         groups = ([place for place in group if place in places] for group in self.groups)
         return [group for group in groups if group]
 
     def _saliency(self, losses: TaskLosses, places: list[int]) -> Tensor:
-        """(present, rows, features)."""
+        """The saliency, shape (present, rows, features)."""
         assert losses.features is not None
         found: dict[int, Tensor] = {}
         for group in self._present(places):
@@ -141,9 +145,9 @@ class _SaliencyTerms(Method):
     def _slope(
         self, losses: TaskLosses, places: list[int], along: Tensor, size: float, step: Step
     ) -> Tensor:
-        """How the losses change along directions (present, rows, features), with a graph.
+        """The change of the losses along directions (present, rows, features), with a graph.
 
-        Its gradient is the terms' gradient: of each direction times the derivative of a saliency.
+        Its gradient is that of the terms: each direction times the derivative of a saliency.
         """
         features, head = losses.features, step.model.head
         assert features is not None
@@ -167,10 +171,10 @@ class _SaliencyTerms(Method):
 
 
 def entropy_of_tasks(saliency: Tensor) -> Tensor:
-    """The mean over features of the entropy of tasks' shares of absolute saliency.
+    """The mean over features of the entropy of the tasks' shares of absolute saliency.
 
     Args:
-        saliency: (tasks, rows, features).
+        saliency: tensor (tasks, rows, features).
 
     Example:
         >>> apart = torch.eye(2)[:, None, :]
@@ -180,19 +184,19 @@ def entropy_of_tasks(saliency: Tensor) -> Tensor:
     sizes = saliency.abs().mean(1)
     total = sizes.sum(0)
     shares = sizes / torch.where(total > 0, total, 1.0)
-    # The logarithm has no gradient at 0, where nothing is to be trained either.
+    # The logarithm has no gradient at 0, and there is nothing to train there.
     entropies = torch.special.entr(torch.where(sizes > 0, shares, 1.0)).sum(0)
     mean: Tensor = entropies.sum() / (total > 0).sum().clamp(min=1)
     return mean
 
 
 def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -> Tensor:
-    """How badly the saliency of a sample for one task tells its saliency for the others.
+    """How poorly a sample's saliency for one task identifies its saliency for the others.
 
     Args:
-        saliency: (tasks, rows, features).
+        saliency: tensor (tasks, rows, features).
         labelled: which tasks have labels in which rows, bool (tasks, rows).
-        temperature: of the softmax over rows.
+        temperature: temperature of the softmax over rows.
 
     Example:
         >>> both = torch.eye(2).expand(2, 2, 2)
@@ -206,7 +210,7 @@ def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -
     def unit(vectors: Tensor) -> Tensor:
         return vectors / (vectors.square().sum(-1, keepdim=True) + tiny).sqrt()
 
-    # Of zeros the quotient is 0 and its gradient huge.
+    # For zeros the quotient is 0, but its gradient would be huge.
     own = torch.where(known[:, :, None], unit(torch.where(known[:, :, None], saliency, 1.0)), 0.0)
     others = own.sum(0) - own
     counted = known & (known.sum(0) > 1) & (others.detach() != 0).any(2)

@@ -1,7 +1,7 @@
-"""Selection of training rows by consensus: rows whose gradients help most tasks' validation losses.
+"""Selection of training rows by vote: rows whose gradients help most tasks' validation losses.
 
-A row's influence on a task is the inner product of the row's gradient with that of the task's
-validation loss: what a small step on the row takes from that loss.
+A row's influence on a task is the inner product of the row's gradient with the gradient of the
+task's validation loss: to first order, the decrease of that loss by a small step on the row.
 """
 
 import warnings
@@ -27,13 +27,13 @@ __all__ = ["Selection", "influences", "select"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Training rows that most tasks vote for.
+    """The training rows that most tasks vote for.
 
     Attributes:
-        influences: of each training row (in the rows of the table, by its place) on each task.
-        votes: how many tasks have the row among their best, by its place.
-        rows: places of the rows that are kept, int64, in the order of the data.
-        data: the data with these training rows only.
+        influences: influence of each training row (rows of the table, in order) on each task.
+        votes: number of tasks that have the row among their best, for each row.
+        rows: indices of the rows to keep, int64, in the order of the data.
+        data: the data with only these training rows.
     """
 
     influences: "DataFrame"
@@ -45,18 +45,19 @@ class Selection:
 def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 256) -> "DataFrame":
     """The influence of each training row on each task, a table of rows by tasks.
 
-    It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all parameters that are trained, where ``ℓ(row)`` is the
-    sum of the row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean
-    validation loss. It is positive where a small step on the row lowers that loss. The model is
-    evaluated as it is, without dropout.
+    It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all trained parameters. Here ``ℓ(row)`` is the sum of the
+    row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean validation
+    loss. It is positive if a small step on the row lowers that loss. The model is evaluated without
+    dropout.
 
     Args:
-        model: trained for a little, so that gradients say what tasks want.
-        data: tasks, training and validation rows.
-        batch_size: rows at a time.
+        model: a model trained for a short time, so that gradients are informative.
+        data: tasks, training rows and validation rows.
+        batch_size: number of rows at a time.
 
     Raises:
-        InvalidInputError: for other tasks than the model's, or a task without validation labels.
+        InvalidInputError: if the model lacks a task of the data, or a task has no validation
+            labels.
 
     Example:
         >>> import qmtl
@@ -102,10 +103,10 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 
             values = {name: p.detach() for name, p in parameters.items()}
             at = logits(values).detach().requires_grad_()
-            # Rows do not depend on each other: this is each row's own gradient.
+            # Rows are independent, so this is the gradient of each row.
             (slopes,) = torch.autograd.grad(training.sums_of_logits(at, rows, data.tasks).sum(), at)
             with warnings.catch_warnings():
-                # Of torch's own.
+                # A warning of torch about itself.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
                 changes = [
                     jvp(logits, (values,), (dict(zip(values, total, strict=True)),))[1]
@@ -116,19 +117,19 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 
 
 def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Selection:
-    """Keep the training rows that most tasks vote for.
+    """Select the training rows that most tasks vote for.
 
-    Each task votes for the share `keep` of the rows with the largest influence on it. Rows with as
-    many votes as each other come in the order of their mean rank over tasks (our reading).
+    Each task votes for the fraction `keep` of the rows with the largest influence on it. Rows with
+    equally many votes are ordered by their mean rank over tasks (our reading).
 
     Args:
-        model: trained for a little on all rows.
-        data: tasks, training and validation rows; validation and test rows stay.
-        keep: share of the training rows, in (0, 1].
+        model: a model trained for a short time on all rows.
+        data: tasks, training and validation rows; validation and test rows do not change.
+        keep: fraction of the training rows, in (0, 1].
 
     Raises:
-        InvalidInputError: for another share, or if no labelled row of a task is kept; and as
-            `influences`.
+        InvalidInputError: for a fraction out of range, or if no labelled row of a task is kept;
+            also in the cases of `influences`.
 
     Example:
         >>> import qmtl

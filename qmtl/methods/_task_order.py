@@ -1,7 +1,7 @@
 """The order of tasks on the ring: related tasks side by side, since neighbours share light cones.
 
-A graphical lasso on the labels says which tasks are related when all others are known; a seriation
-of that graph is the order.
+A graphical lasso on the labels finds the tasks that are related given all others; a seriation of
+that graph is the order.
 """
 
 import warnings
@@ -33,13 +33,14 @@ EXACT = 8
 
 @dataclass(frozen=True)
 class TaskGraph:
-    """Which tasks are related when all others are known.
+    """The graph of tasks that are related given all other tasks.
 
     Attributes:
-        names: the tasks, in the order of the data.
-        weights: tasks by tasks, symmetric, in [0, 1], 0 without an edge and on the diagonal: the
-            size of the partial correlation of two tasks' labels. Where tasks have several columns,
-            as classes, it is the largest singular value of their table of partial correlations.
+        names: names of the tasks, in the order of the data.
+        weights: matrix (tasks, tasks), symmetric, in [0, 1], 0 without an edge and on the diagonal:
+            the absolute partial correlation of two tasks' labels. For tasks with several columns,
+            such as classes, it is the largest singular value of their matrix of partial
+            correlations.
         alpha: the graphical lasso's penalty, chosen by cross-validation; NaN for a single task.
     """
 
@@ -48,10 +49,10 @@ class TaskGraph:
     alpha: float
 
     def length(self, order: Sequence[str]) -> float:
-        """The weights of neighbours on the ring, added up.
+        """The sum of the weights between neighbours on the ring.
 
         Raises:
-            InvalidInputError: the order is not one of all tasks.
+            InvalidInputError: if the order does not contain all tasks once.
 
         Example:
             >>> from qmtl.data import digits
@@ -68,22 +69,22 @@ class TaskGraph:
         return _length(self.weights.to_numpy(), places)
 
     def order(self) -> list[str]:
-        """The order with the most weight between neighbours on the ring.
+        """The order with the largest sum of weights between neighbours on the ring.
 
-        It begins with the first task; where no order is better, it is the tasks' own.
+        It begins with the first task; if no order is better, the order of the data is kept.
         """
         return [self.names[i] for i in _best_ring(self.weights.to_numpy())]
 
     def worst_order(self) -> list[str]:
-        """The order with the least weight between neighbours, for comparisons."""
+        """The order with the smallest sum of weights between neighbours, for comparisons."""
         return [self.names[i] for i in _best_ring(-self.weights.to_numpy())]
 
     def plot(self, order: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
-        """The tasks on the ring, with the graph's edges, the heavier the wider.
+        """The tasks on the ring, with the graph's edges; wider edges have larger weights.
 
         Args:
-            order: of the tasks; None for `order`.
-            ax: where to draw.
+            order: order of the tasks; None for `order`.
+            ax: axes to draw on.
         """
         order = self.order() if order is None else list(order)
         total = self.length(order)
@@ -119,17 +120,17 @@ class TaskGraph:
 def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> TaskGraph:
     """The graph of tasks by a graphical lasso on the training labels.
 
-    Labels are standardised. A missing one counts as the mean, which takes a pair's correlation
-    toward zero by the share of rows that do not have both labels: tasks without common rows have
-    no edge. A task of several classes has a column for each.
+    Labels are standardised. A missing label counts as the mean, which shrinks a pair's correlation
+    by the share of rows that lack one of the two labels: tasks without common rows have no edge. A
+    task of several classes has a column for each class.
 
     Args:
         data: tasks and training rows.
-        model: its residuals take the place of the labels: what the inputs do not explain. None for
-            the labels themselves.
+        model: a model whose residuals replace the labels: the part that the inputs do not explain.
+            None for the labels themselves.
 
     Raises:
-        InvalidInputError: for a model of other tasks.
+        InvalidInputError: if the model has other tasks.
 
     Example:
         >>> from qmtl.data import digits
@@ -170,7 +171,7 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
 def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list[str]:
     """The names of the tasks in the order of their graph: ``data.subset(task_order(data))``.
 
-    In a recipe it is ``circuit.task_order = "graph"``. It matters for partitioned circuits only.
+    In a recipe it is ``circuit.task_order = "graph"``. It only matters for partitioned circuits.
     For arguments and errors see `task_graph`.
 
     Example:
@@ -191,7 +192,7 @@ def _columns(task: Task, targets: Tensor) -> Tensor:
 
 
 def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns that vary, with mean 0 and deviation 1, missing entries 0; and which they are."""
+    """Columns that vary, with mean 0 and deviation 1 and missing entries 0; and their indices."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
         centred = values - np.nanmean(values, axis=0)
@@ -209,7 +210,7 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
     folds = KFold(min(5, len(table)), shuffle=True, random_state=0)
     lasso = GraphicalLassoCV(cv=folds, assume_centered=True)
     with warnings.catch_warnings():
-        # A graph that is right to some per cent orders tasks as well.
+        # A graph with an error of a few per cent orders tasks just as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         lasso.fit(table)
@@ -220,17 +221,17 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _length(weights: np.ndarray, order: Sequence[int]) -> float:
     places = np.asarray(order)
-    # Two tasks are neighbours once.
+    # Two tasks are neighbours only once.
     after = places[1:] if len(places) == 2 else np.roll(places, -1)
     return float(weights[places[: len(after)], after].sum()) if len(places) > 1 else 0.0
 
 
 def _best_ring(weights: np.ndarray) -> list[int]:
-    """The places of tasks around the ring with the largest sum of weights between neighbours."""
+    """The order of tasks around the ring with the largest sum of weights between neighbours."""
     n = len(weights)
     best, most = list(range(n)), _length(weights, range(n))
     if n <= EXACT:
-        # Each ring once: it begins with 0, and the one before it comes after the one behind it.
+        # Each ring once: it starts with 0, and of its two directions only one is tried.
         tours = ([0, *rest] for rest in permutations(range(1, n)) if n < 3 or rest[0] < rest[-1])
     else:
         tours = (_improved(weights, _greedy(weights, start)) for start in range(n))
@@ -244,7 +245,7 @@ def _best_ring(weights: np.ndarray) -> list[int]:
 
 
 def _greedy(weights: np.ndarray, start: int) -> list[int]:
-    """From task to task by the heaviest edge to one that is not in the ring yet."""
+    """Follow the heaviest edge from task to task, among tasks that are not in the ring yet."""
     order, left = [start], set(range(len(weights))) - {start}
     while left:
         last = order[-1]
@@ -254,7 +255,7 @@ def _greedy(weights: np.ndarray, start: int) -> list[int]:
 
 
 def _improved(weights: np.ndarray, order: list[int]) -> list[int]:
-    """The ring after reversing and moving parts of it as long as that helps (2-opt and or-opt)."""
+    """Reverse and move parts of a ring as long as that improves it (2-opt and or-opt)."""
     n, most = len(order), _length(weights, order)
     better = True
     while better:

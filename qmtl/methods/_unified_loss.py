@@ -1,4 +1,4 @@
-"""UnifiedLoss: one mean-squared error for tasks of all kinds, in a common space of targets."""
+"""UnifiedLoss: one mean squared error for tasks of all kinds, in a common space of targets."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
@@ -15,21 +15,21 @@ __all__ = ["UnifiedLoss"]
 
 
 class UnifiedLoss(MethodSection):
-    """``loss = "unified"``: mean-squared errors of values in [−1, 1], for tasks of all kinds.
+    """Option ``loss = "unified"``: squared errors of values in [−1, 1], for tasks of all kinds.
 
-    Class labels become −1 and 1, one for each output (one-hot with −1 for 0); predictions become
-    2·p − 1 of the probabilities p that the model gives, which are where ⟨Z⟩ lives. Regressions are
-    standardised and stay as they are, of mean 0 and deviation 1. A task's loss is the mean over its
-    labelled entries, and for classes over the classes. So no kind of task has a larger loss than
-    another because of its kind, and what is fitted is what the model predicts (four times the Brier
-    score). Probabilities rather than ⟨Z⟩ itself, which heads without a circuit have not, are our
-    reading, since the paper's tasks are images in the space of a decoder.
+    Class labels become −1 and 1, one for each output (one-hot with −1 for 0). Predictions become
+    2·p − 1 of the model's probabilities p, which have the range of ⟨Z⟩. Regression values are
+    standardised, with mean 0 and deviation 1. A task's loss is the mean over its labelled entries,
+    and for classes over the classes. So no task has a larger loss only because of its kind, and the
+    fitted quantity is the model's prediction (four times the Brier score). The use of probabilities
+    is our reading, because heads without a circuit have no ⟨Z⟩; in the paper, tasks are images in
+    the space of a decoder.
 
-    Losses and metrics of validation and test are those of the tasks, so that they compare with
-    other runs. Tasks with class weights are refused.
+    Validation and test use the tasks' own losses and metrics, so that runs are comparable. Tasks
+    with class weights are refused.
 
     Attributes:
-        kind: ``unified``.
+        kind: name of the loss, ``unified``.
 
     References:
         StableMTL: arXiv:2506.08013.
@@ -63,7 +63,7 @@ class _SquaredErrors(Method):
         complete: bool,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of squared errors, and what to divide them by."""
+        """Sums of squared errors, and their divisors."""
         key = layout, logits.device
         if key not in self._columns:
             self._columns[key] = _Columns.of(*key)
@@ -82,7 +82,7 @@ class _SquaredErrors(Method):
 
 
 class _Columns(NamedTuple):
-    """Of each column of joined logits, (outputs,)."""
+    """Properties of each column of joined logits, (outputs,)."""
 
     target: Tensor
     """Its column of joined targets."""

@@ -1,4 +1,4 @@
-"""Training: `fit`, recipes and runs, TorchJD's aggregators and scalarizers, Lightning modules."""
+"""Training: `fit`, TorchJD's aggregators and scalarizers, Lightning modules."""
 
 import lazy_loader
 

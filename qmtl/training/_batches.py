@@ -1,7 +1,7 @@
-"""Batches: which rows make each step, for aligned and for disjoint data.
+"""Batches: which rows each step uses, for aligned and for disjoint data.
 
-A plan is a function of a seed and the epoch alone, so that a resumed run sees the same batches
-without any state to save.
+A plan depends only on a seed and the epoch, so that a resumed run sees the same batches without any
+saved state.
 """
 
 import math
@@ -40,7 +40,7 @@ class SplitRows(Dataset[Batch]):
         return len(self.inputs)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        """The batch of these rows; of none, rows without labels."""
+        """The batch of these rows; for no rows, an empty batch."""
         if not len(rows):
             return Batch(self.inputs[:2], torch.full_like(self.targets[:2], math.nan))
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
@@ -51,16 +51,16 @@ class SplitRows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the training rows are cut into steps.
+    """How the training rows are divided into steps.
 
     Attributes:
         rows: each task's labelled rows, or a single list of all rows for mixed batches.
-        batch_size: rows per task and step.
-        smallest: a mixed batch at the end of an epoch with fewer rows joins the one before it:
-            batch normalisation cannot train on a single row.
-        tasks_per_step: how many of the lists a step draws from.
+        batch_size: number of rows per task and step.
+        smallest: smallest size of the last mixed batch of an epoch; a smaller one is merged into
+            the batch before it, because batch normalisation cannot train on a single row.
+        tasks_per_step: number of lists that a step draws from.
         temperature: lists are drawn with probability proportional to ``size ** temperature``.
-        seed: of the order of rows.
+        seed: seed of the order of rows.
     """
 
     rows: tuple[Tensor, ...]
@@ -72,7 +72,7 @@ class BatchPlan:
 
     @property
     def n_steps(self) -> int:
-        """Steps per epoch: as many as it takes to see as many rows as there are."""
+        """Steps per epoch: enough to see as many rows as there are."""
         total = sum(len(rows) for rows in self.rows)
         if len(self.rows) > 1:
             return math.ceil(total / (self.batch_size * self.tasks_per_step))
@@ -103,7 +103,7 @@ class BatchPlan:
         logits = self.temperature * sizes.log()
         steps = []
         for _ in range(self.n_steps):
-            # Gumbel's trick draws from softmax(logits) without replacement, however sharp it is.
+            # Gumbel's trick draws from softmax(logits) without replacement, for any temperature.
             noise = torch.empty_like(logits).exponential_(generator=generator).log()
             chosen = (logits - noise).topk(self.tasks_per_step).indices
             step: list[int] = []
@@ -114,10 +114,10 @@ class BatchPlan:
 
 
 class _Stream:
-    """Rows of one task in random order, shuffled anew whenever they have all been seen.
+    """Rows of one task in random order, reshuffled whenever all have been seen.
 
-    Mini-batches run on into the next shuffle, so all are of one size: the one asked for, or all of
-    a task's rows if it has fewer.
+    A mini-batch may continue in the next shuffle, so that all have the same size: the requested
+    one, or all of a task's rows if it has fewer.
     """
 
     def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
@@ -149,13 +149,13 @@ def plan_batches(
     Args:
         split: the training rows.
         tasks: the tasks to learn.
-        batch_size: rows per step; with `single_task`, rows per task and step.
-        seed: of the order of rows.
-        single_task: draw each mini-batch from one task's labelled rows (disjoint data); else
-            batches mix all rows that have any label.
-        tasks_per_step: with `single_task`, how many tasks a step draws a mini-batch from.
-        temperature: with `single_task`, how strongly larger tasks are preferred: 0 not at all,
-            1 in proportion to their size.
+        batch_size: number of rows per step; with `single_task`, rows per task and step.
+        seed: seed of the order of rows.
+        single_task: whether to draw each mini-batch from one task's labelled rows (disjoint data);
+            if not, batches mix all rows that have any label.
+        tasks_per_step: with `single_task`, the number of tasks per step; each gives one mini-batch.
+        temperature: with `single_task`, how strongly larger tasks are preferred: with 0 not at all,
+            with 1 in proportion to their size.
         smallest: see `BatchPlan`.
     """
     labelled = labelled_rows(tasks, split.targets)
@@ -171,9 +171,9 @@ class EpochBatches:
 
     Args:
         plan: the plan.
-        rank: this process.
-        world_size: number of processes; step s gives rank r the rows ``r, r + world_size, …``,
-            which are none if there are fewer rows than processes.
+        rank: index of this process.
+        world_size: number of processes; in each step, rank r gets the rows ``r, r + world_size,
+            …``, which may be none.
     """
 
     def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
@@ -193,9 +193,9 @@ class EpochBatches:
 
 
 class _Loader:
-    """The batches of a sampler in this process; torch's own loader takes longer over each."""
+    """The batches of a sampler in this process; torch's loader would take longer per batch."""
 
-    # Lightning looks for one, beside the sampler.
+    # Lightning expects this attribute beside the sampler.
     batch_sampler = None
 
     def __init__(self, rows: SplitRows, sampler: Any) -> None:
@@ -212,11 +212,11 @@ class MultiTaskDataModule(pl.LightningDataModule):
     """Training and validation batches.
 
     Aligned data come in mixed batches. Disjoint data (no row has labels of two tasks) come in
-    single-task batches for a scalarizer, and in one mini-batch per task for an aggregator.
+    single-task batches for a scalarizer, and with one mini-batch per task for an aggregator.
 
     Args:
-        data: the data.
-        settings: batch size, seed, temperature and the aggregator.
+        data: the data set.
+        settings: settings, of which batch size, seed, temperature and aggregator are used.
     """
 
     def __init__(self, data: MultiTaskData, settings: TrainingSettings) -> None:
@@ -233,7 +233,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
             single_task=data.is_disjoint,
             tasks_per_step=(settings.tasks_per_step or len(data.tasks)) if jacobian else 1,
             temperature=settings.temperature,
-            # Two rows for each process.
+            # At least two rows for each process.
             smallest=2 * settings.devices,
         )
 
@@ -245,7 +245,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         return self._loader(self.data.train, EpochBatches(self.plan, rank, world))
 
     def val_dataloader(self) -> Any:
-        """The validation split in order, whole in every process."""
+        """The validation split in order; every process sees all of it."""
         rows = torch.arange(len(self.data.validation)).split(EVALUATION_BATCH)
         return self._loader(self.data.validation, rows)
 
@@ -258,6 +258,6 @@ class MultiTaskDataModule(pl.LightningDataModule):
             sampler=sampler,
             batch_size=None,
             num_workers=self.settings.num_workers,
-            # A generator of its own: the loader's seeds must not disturb torch's global one.
+            # The loader must not draw from torch's global generator.
             generator=torch.Generator().manual_seed(self.settings.seed),
         )

@@ -1,4 +1,4 @@
-"""Checkpoints: the last epoch's, to resume from, and the best epoch's."""
+"""Checkpoints: one of the last epoch, to resume from, and one of the best epoch."""
 
 import hashlib
 import io
@@ -32,10 +32,10 @@ LAST = "last.ckpt"
 
 
 class _MovableCheckpoint(ModelCheckpoint):
-    """Lightning's checkpoint callback for a folder that may have been moved before it resumes."""
+    """Lightning's checkpoint callback, for a folder that may move before a run resumes."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state as if it had been saved in the folder of today."""
+        """Load the state as if it had been saved in the present folder."""
         here = Path(self.dirpath or ".")
 
         def moved(path: str) -> str:
@@ -50,13 +50,13 @@ class _MovableCheckpoint(ModelCheckpoint):
 
 
 def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
-    """Keeps the weights of the epoch with the best monitored value; nothing resumes from it."""
+    """A callback that keeps the weights of the epoch with the best monitored value."""
     options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": True}
     return _checkpoint(folder, BEST, **options)
 
 
 def last_checkpoint(folder: Path) -> ModelCheckpoint:
-    """Keeps the last epoch, with the state of everything a resumed run needs."""
+    """A callback that keeps the last epoch, with all the state that a resumed run needs."""
     return _checkpoint(folder, LAST)
 
 
@@ -71,16 +71,17 @@ def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the file that it replaces, and then renames it.
+    """Writes a checkpoint to a new file beside the old one, and then renames it.
 
-    Lightning writes to the folder for temporary files: where that is another file system, it then
-    copies the file over the last good one, which a kill or a full disk would leave in pieces.
+    Lightning would write to the folder for temporary files. If that is on another file system, it
+    copies the file over the last good checkpoint, and a kill or a full disk would leave that in
+    pieces.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write it, atomically."""
+        """Write the checkpoint atomically."""
         target, content = Path(path), io.BytesIO()
         torch.save({**checkpoint, "digest": _digest(checkpoint)}, content)
         try:
@@ -94,20 +95,20 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the beginnings of checkpoints that a killed process has left in a folder."""
+    """Remove partly written checkpoints that a killed process left in a folder."""
     for name in (BEST, LAST):
         for path in folder.glob(f".{name}.*"):
             path.unlink(missing_ok=True)
 
 
-# What a run may go on with after a change.
+# Settings that may differ when a run resumes.
 RATES = ("learning_rate", "head_learning_rate", "weight_decay", "max_epochs", "patience")
 
 
 class ResumedSettings(Callback):
-    """Gives a run that resumes the learning rates, weight decay, length and patience of today.
+    """Lets a resumed run use new learning rates, weight decay, number of epochs and patience.
 
-    Checkpoints hold those of the run that wrote them, and Lightning puts them back.
+    Checkpoints hold the values of the run that wrote them, and Lightning restores these.
     """
 
     def __init__(self, settings: TrainingSettings, tasks: Sequence[Task]) -> None:
@@ -121,10 +122,10 @@ class ResumedSettings(Callback):
         return self.now
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take note of those of the run that wrote the checkpoint.
+        """Remember the settings of the run that wrote the checkpoint.
 
         Raises:
-            ModelFileError: that run had other tasks, or the same in another order.
+            ModelFileError: if that run had other tasks, or the same tasks in another order.
         """
         if state_dict["tasks"] != self.now["tasks"]:
             raise ModelFileError(
@@ -133,7 +134,7 @@ class ResumedSettings(Callback):
         self.before = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Change the optimiser, its schedule and early stopping, where settings have changed."""
+        """Apply changed settings to the optimiser, its schedule and early stopping."""
         self.started = True
         changed = {name for name in RATES if self.before.get(name) != self.now[name]}
         if changed & {"learning_rate", "head_learning_rate", "weight_decay"}:
@@ -154,7 +155,7 @@ class ResumedSettings(Callback):
 
 
 def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:
-    """Take the groups' initial rates to zero over so many epochs in all, from where it stands."""
+    """Restart the schedule where it is, so that rates reach zero after `epochs` in all."""
     schedule.T_max = epochs
     schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
     for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
@@ -162,30 +163,30 @@ def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, or an error that says what is wrong with the file.
+    """Read a checkpoint, or raise an error that says what is wrong with the file.
 
     Raises:
-        ModelFileError: if it is missing, cut short, or not a checkpoint.
+        ModelFileError: if the file is missing, cut short, or not a checkpoint.
     """
     if not path.is_file():
         raise ModelFileError(f"there is no checkpoint {path} to resume from")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch.load has no error of its own for a damaged file.
+        # torch.load has no special error for a damaged file.
         reason = " ".join(str(error).split())[:160]
         raise ModelFileError(f"checkpoint {path} is damaged or cut short: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get("qmtl"), dict):
         raise ModelFileError(f"{path} is not a checkpoint of qmtl")
     digest = content.pop("digest", None)
-    # Checkpoints of other versions have other errors.
+    # For checkpoints of other versions, a later check raises a better error.
     if content["qmtl"].get("version") == CHECKPOINT_VERSION and digest != _digest(content):
         raise ModelFileError(f"checkpoint {path} was changed after it had been written; train anew")
     return content
 
 
 def _digest(content: Any) -> str:
-    """A hash of everything in a checkpoint, so that a file that was edited is not taken for one."""
+    """A hash of a checkpoint's content, to detect a file that was edited."""
     hashed = hashlib.blake2b(digest_size=16)
 
     def add(value: Any) -> None:
@@ -211,7 +212,7 @@ def _digest(content: Any) -> str:
 
 @contextmanager
 def restoring(path: Path | None, resumed: ResumedSettings) -> Iterator[None]:
-    """An error before the first step of a run that resumes is the checkpoint's, and is one line."""
+    """Turn an error before a resumed run's first step into a line about its checkpoint."""
     try:
         yield
     except QmtlError:

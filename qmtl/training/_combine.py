@@ -1,8 +1,8 @@
-"""TorchJD's aggregators and scalarizers, and ours in their shape, by name.
+"""TorchJD's aggregators and scalarizers by name, with ours in the same form.
 
 An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
-*scalarizer* combines the losses themselves. Names are those of TorchJD's classes, in any case and
-with or without dashes and underscores: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
+*scalarizer* combines the losses themselves. Names are those of TorchJD's classes; case, dashes and
+underscores do not matter: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
 """
 
 import copy
@@ -28,8 +28,8 @@ __all__ = [
     "scalarize", "scalarizers",
 ]  # fmt: skip
 
-# TorchJD leaves these without a default. CAGrad: the middle of the paper's range. FairGrad: the
-# proportional fairness of its paper. COSMOS, PBI, STCH: values of their papers' examples.
+# Options without a default in TorchJD. CAGrad: the middle of the paper's range. FairGrad: the
+# proportional fairness of its paper. COSMOS, PBI, STCH: values from their papers' examples.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "CAGrad": {"c": 0.5},
     "COSMOS": {"lambda_": 1.0},
@@ -39,13 +39,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "STCH": {"mu": 1.0},
     "TrimmedMean": {"trim_number": 0},
 }
-# Scalarizers that are a sum of one term per task, each with a trainable weight: a vector.
+# Scalarizers that sum one term per task and have one trainable weight per task, in a vector.
 SUMS = ("UW", "IMTLL")
-# Arguments that hold the number of tasks, and those with one number per task.
+# Arguments for the number of tasks, and arguments with one number per task.
 COUNTS = ("n_tasks", "shape")
 VECTORS = ("weights", "pref_vector", "reference", "min_losses", "leak")
 
-# What torch.nn.Module itself keeps in its __dict__.
+# Attributes in the __dict__ of every torch.nn.Module.
 MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
@@ -97,14 +97,14 @@ def make_aggregator(
     """An aggregator for `n_tasks` tasks.
 
     Args:
-        name: of a TorchJD class.
-        n_tasks: fills ``n_tasks`` and a missing ``weights`` (equal ones).
+        name: name of a TorchJD class.
+        n_tasks: number of tasks; used for ``n_tasks`` and missing ``weights`` (equal ones).
         options: arguments of the class; lists of numbers, one per task, become tensors.
-        dtype: of these tensors: that of the Jacobian.
+        dtype: type of these tensors, which is that of the Jacobian.
 
     Raises:
-        InvalidInputError: for an unknown name or option, or one that does not fit `n_tasks`.
-        MissingDependencyError: if it needs a solver that is not installed.
+        InvalidInputError: for an unknown name or option, or an option that does not fit `n_tasks`.
+        MissingDependencyError: if the aggregator needs a solver that is not installed.
 
     Example:
         >>> make_aggregator("mgda", 3)
@@ -132,14 +132,14 @@ def make_scalarizer(
 def make_combiner(
     settings: TrainingSettings, n_tasks: int, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """The aggregator or scalarizer that the settings ask for, for losses of this type."""
+    """The aggregator or scalarizer that the settings name, for losses of this type."""
     if settings.aggregator is not None:
         return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
     return make_scalarizer(settings.scalarizer or "mean", n_tasks, settings.options, dtype=dtype)
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
-    """Call the aggregator or scalarizer once on made-up values.
+    """Call the aggregator or scalarizer once on made-up values, to find errors early.
 
     Raises:
         InvalidInputError: if its options do not fit the number of tasks.
@@ -234,7 +234,7 @@ def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
 
 
 def fixed_size(combiner: Any) -> bool:
-    """Whether a combiner keeps state or weights per task, so that it needs all tasks each time."""
+    """Whether a combiner keeps state or weights per task, so that each step needs all tasks."""
     return has_state(combiner) or any(
         isinstance(getattr(module, name, None), Tensor)
         for module in combiner.modules()
@@ -243,7 +243,7 @@ def fixed_size(combiner: Any) -> bool:
 
 
 def has_state(combiner: Any) -> bool:
-    """Whether a combiner keeps something from one step to the next."""
+    """Whether a combiner keeps state from one step to the next."""
     from torchjd import Stateful
 
     return any(isinstance(module, Stateful) for module in combiner.modules())
@@ -255,14 +255,14 @@ def is_sum(combiner: Any) -> bool:
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """A scalarizer's value of the tasks that are present.
+    """A scalarizer's value for the tasks that are present.
 
     Args:
         combiner: the scalarizer.
-        losses: of these tasks, shape (present,).
-        present: their places, int64; None for all tasks.
-        last: each task's last loss, which stands for an absent one where the scalarizer keeps
-            something from step to step.
+        losses: losses of these tasks, shape (present,).
+        present: indices of these tasks, int64; None for all tasks.
+        last: each task's last loss; it replaces the loss of an absent task if the scalarizer keeps
+            state from step to step.
 
     Example:
         >>> stch = make_scalarizer("constant", 3, {"weights": [1.0, 10.0, 100.0]})
@@ -291,14 +291,14 @@ def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tenso
 
 
 def move_tensors(combiner: nn.Module, device: torch.device) -> None:
-    """Move what TorchJD keeps in plain attributes, where ``Module.to`` does not find it."""
+    """Move tensors in plain attributes of TorchJD's classes, which ``Module.to`` ignores."""
     for module in combiner.modules():
         for name, value in vars(module).items():
             if isinstance(value, Tensor):
                 vars(module)[name] = value.to(device)
 
 
-# Those that combiners step their own weights with; a checkpoint reaches no other class by its name.
+# Optimisers that combiners use for their own weights; a checkpoint can name no other class.
 OPTIMISERS: dict[str, Any] = {
     one.__name__: one for one in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 }
@@ -320,12 +320,12 @@ def _is_state(value: Any) -> bool:
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
-    """All state of a TorchJD aggregator or scalarizer, plain attributes included.
+    """All state of a TorchJD aggregator or scalarizer, including plain attributes.
 
     TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
-    Random generators need no state: they are seeded anew from the run's seed and the epoch.
-    Everything is packed into tensors and plain containers, so that checkpoints can be read with
-    ``torch.load(weights_only=True)``, which runs no code.
+    Random generators need no state: each epoch seeds them from the run's seed. The state consists
+    of tensors and plain containers, so that ``torch.load(weights_only=True)``, which runs no code,
+    can read checkpoints.
     """
     attributes = {
         path: {
@@ -339,15 +339,15 @@ def combiner_state(combiner: nn.Module) -> dict[str, Any]:
 
 
 def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put back what `combiner_state` saved.
+    """Restore what `combiner_state` saved.
 
     Raises:
-        ModelFileError: if the state is of another combiner.
+        ModelFileError: if the state belongs to another combiner.
     """
     modules = dict(combiner.named_modules(remove_duplicate=False))
     try:
-        # Buffers that TorchJD makes at the first step are None in a new combiner, which
-        # load_state_dict would take for keys too many.
+        # Buffers that TorchJD creates in the first step are None in a new combiner; load_state_dict
+        # would report them as unexpected keys.
         for name, value in state["state_dict"].items():
             path, _, key = name.rpartition(".")
             if getattr(modules[path], key, value) is None:
@@ -359,7 +359,7 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
     for path, module in modules.items():
         attributes = state["attributes"].get(path, {})
         if hasattr(module, "prvs_alpha") and attributes:
-            # Nash-MTL builds its cvxpy problem in its very first step only.
+            # Nash-MTL builds its cvxpy problem only in its first step.
             module(torch.eye(module.n_tasks))
         for key, packed in attributes.items():
             if key not in vars(module):

@@ -28,13 +28,13 @@ def joined_scores(
     tasks: Sequence[str] | None = None,
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Loss and metrics of these tasks, from their joined logits and targets of whole splits.
+    """Loss and metrics of these tasks, from joined logits and targets of a whole split.
 
-    A task without labels has the loss NaN.
+    The loss of a task without labels is NaN.
     """
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
-    if sample_weight is not None:  # losses are in the model's type, which may not hold them
+    if sample_weight is not None:  # the losses' type may not hold the weights' absolute values
         sample_weight = sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
     terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=sample_weight)
@@ -54,10 +54,10 @@ def score(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """`joined_scores` by task: from each task's logits and canonical targets.
+    """`joined_scores` from each task's logits and canonical targets.
 
     Raises:
-        InvalidInputError: a label or a shape does not fit; the task is named.
+        InvalidInputError: if a label or a shape does not fit; the error names the task.
     """
     tasks = [task for task in model.tasks if task.name in logits]
     scores = evaluate_all(tasks, model.predictions(logits), targets, sample_weight)
@@ -74,13 +74,13 @@ def score(
 def evaluate(
     model: MultiTaskModel, split: Split, *, batch_size: int = 256, attack: Attack | None = None
 ) -> Metrics:
-    """Loss and metrics of every task that a split has targets of, in evaluation mode.
+    """Loss and metrics of every task that the split has targets for, in evaluation mode.
 
     Args:
-        model: the model.
+        model: the model to evaluate.
         split: rows with targets of some of its tasks.
-        batch_size: rows at once.
-        attack: by which the inputs are changed first, so that the metrics are robust ones; see
+        batch_size: number of rows at once.
+        attack: an attack that changes the inputs first, for robust metrics; see
             `qmtl.methods.attacked_split` for errors.
 
     Example:
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
-    """Metrics of the best constant prediction: class frequencies, or the mean, of training.
+    """Metrics of the best constant prediction: class frequencies or mean of the training labels.
 
     Example:
         >>> import qmtl

@@ -1,4 +1,4 @@
-"""fit: train a model on data and evaluate it; fit_rows: only train it, on rows in memory."""
+"""fit: train a model on data and evaluate it. fit_rows: only train it, on rows in memory."""
 
 import copy
 import tempfile
@@ -59,24 +59,24 @@ def fit(
     """Train a model, keep the weights of the best validation epoch, and evaluate them.
 
     Args:
-        model: what to train, in place. Its regression targets' scale is set from the training
-            split.
+        model: the model, which is trained in place. The scale of its regression targets is computed
+            from the training split.
         data: tasks, splits and labels; the tasks must be the model's.
-        settings: how to train; or give its fields as keyword arguments, such as
+        settings: the settings, or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
-        tasks: the tasks to train, by name; None for all. The predictions of the others stay as
-            they are, bit for bit: what others depend on, such as the encoder, is not trained.
-            The data may have these tasks only, or all of the model's.
-        checkpoints: folder to keep the last and the best checkpoint in; None keeps none.
-        resume: continue from the last checkpoint in that folder. The result is the same, bit for
-            bit on a CPU, as that of a run that was not interrupted.
-        progress: whether to show it.
+        tasks: names of the tasks to train; None for all. The predictions of the other tasks do not
+            change by a single bit: parameters that they depend on, such as the encoder, are not
+            trained. The data may have only these tasks, or all of the model's.
+        checkpoints: folder for the last and the best checkpoint; None for no checkpoints.
+        resume: whether to continue from the last checkpoint in that folder. On a CPU the result is
+            bit for bit that of a run that was not interrupted.
+        progress: whether to show progress.
         callbacks: further Lightning callbacks.
 
     Raises:
         InvalidInputError: for settings that do not fit model and data, such as `patience` without
-            any validation label, or other tasks in data and model.
-        ModelFileError: for a checkpoint that is damaged or of another run's shape.
+            any validation label, or if data and model have different tasks.
+        ModelFileError: for a checkpoint that is damaged or belongs to another kind of run.
 
     Example:
         >>> import qmtl
@@ -107,7 +107,7 @@ def fit(
         saved = None if last is None else read_checkpoint(last)
         resumed = ResumedSettings(settings, model.tasks)
         if saved is not None:
-            # Lightning would load these too, but with errors of torch's own.
+            # Lightning would load these too, but with torch's own errors.
             with quiet_libraries(), restoring(last, resumed):
                 module.on_load_checkpoint(saved)
             _load_weights(module, saved)
@@ -124,12 +124,12 @@ def fit(
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
-                # Last of all, so that it holds the state of the callbacks above after this epoch.
+                # It comes last, so that it saves the other callbacks' state after this epoch.
                 used.append(last_checkpoint(folder))
             _begin_training(model)
             with restoring(last, resumed):
                 epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
-            # The first process's folder, in all of them.
+            # All processes use the first process's folder.
             kept = Path(keeper.best_model_path or kept)
         seconds = time.perf_counter() - started
         best_epoch = epochs
@@ -138,11 +138,11 @@ def fit(
             _load_weights(module, best)
             best_epoch = int(best["epoch"]) + 1
         if n_processes() > 1:
-            # The first one's folder goes when all have read it.
+            # The first process deletes its folder only when all have read it.
             dist.barrier()
     model.to("cpu").eval()
     splits = data.splits
-    # With shots, too, a run that was interrupted comes to the same metrics.
+    # With shots, too, an interrupted run must reach the same metrics.
     with torch.random.fork_rng(devices=[]), torch_threads(model, settings):
         torch.manual_seed(settings.seed)
         metrics = {name: evaluate(model, split) for name, split in splits.items()}
@@ -159,7 +159,7 @@ def fit(
 
 
 def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
-    """Run lazy layers once, which take their widths from the first input they see."""
+    """Run lazy layers once; they infer their widths from their first input."""
     if not any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
         return
     try:
@@ -173,19 +173,19 @@ def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
 
 
 def _begin_training(model: MultiTaskModel) -> None:
-    """Bring a model that was evaluated, as by an earlier `fit` or `qmtl.load`, back to training.
+    """Put a model that was evaluated (by an earlier `fit` or `qmtl.load`) back into training mode.
 
-    Modules in evaluation mode within a model in training mode are the user's choice.
+    If a model in training mode has modules in evaluation mode, these are the user's choice.
     """
     if not model.training:
         model.train()
 
 
 def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
-    """Find what would keep `fit` from training, without training or writing anything.
+    """Find what would stop `fit`, without training or writing anything.
 
     Raises:
-        InvalidInputError: as `fit` would.
+        InvalidInputError: in the same cases as `fit`.
     """
     _see_inputs(model, data.train.inputs)
     _checked(model, data, settings_for(settings, data))
@@ -194,7 +194,7 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
 
 
 def settings_for(settings: TrainingSettings, data: MultiTaskData) -> TrainingSettings:
-    """The settings with the numbers that `fit` puts in the place of None, by the training rows.
+    """Replace None in the settings by the numbers that `fit` uses for these training rows.
 
     Example:
         >>> from qmtl.data import digits
@@ -211,7 +211,7 @@ def _checked(
     settings: TrainingSettings,
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
-    """The module to train, after all checks of `check_fit` but that of the accelerator."""
+    """The module to train, after all checks of `check_fit` except that of the accelerator."""
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
     _check_monitor(data, settings)
@@ -247,13 +247,13 @@ def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:
 
 
 def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
-    """Whether the validation split has labels of what is monitored."""
+    """Whether the validation split has labels for the monitored value."""
     own = [t for t in data.tasks if settings.monitor.startswith(f"validation/{t.name}/")]
     return bool(labelled_rows(own or data.tasks, data.validation.targets).any())
 
 
 def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
-    """Look ahead through the plan of batches, rather than stop in the middle of training."""
+    """Check the whole plan of batches now, rather than stop in the middle of training."""
     labelled = labelled_rows(data.tasks, data.train.targets)
     if not module.needs_all_tasks or bool(labelled.all()):
         return
@@ -291,12 +291,12 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class RowsFit:
-    """How `fit_rows` went.
+    """The outcome of `fit_rows`.
 
     Attributes:
         history: one row per epoch, split, task and metric, as in `qmtl.Result`.
-        epochs: epochs trained.
-        best_epoch: the epoch whose weights were kept; the first is 1.
+        epochs: number of epochs trained.
+        best_epoch: the epoch whose weights were kept; epochs count from 1.
     """
 
     history: list[dict[str, Any]]
@@ -320,7 +320,7 @@ class RowsFit:
 
 
 class _KeepBest(Callback):
-    """Holds the weights of the epoch with the best monitored value, in memory."""
+    """Keeps the weights of the epoch with the best monitored value in memory."""
 
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
@@ -342,17 +342,17 @@ def fit_rows(
     settings: TrainingSettings,
     validation: Split | None = None,
 ) -> RowsFit:
-    """Train a model in place: no files, no progress, no metrics but the losses.
+    """Train a model in place, without files, progress or metrics other than losses.
 
-    The same steps as `qmtl.fit` takes, which adds checkpoints, metrics of three splits and
-    baselines. For callers that fit many small models, such as `qmtl.sklearn`.
+    The steps are those of `qmtl.fit`, which adds checkpoints, metrics of three splits and
+    baselines. This function is for callers that fit many small models, such as `qmtl.sklearn`.
 
     Args:
-        model: what to train. Its regression targets' scale is set from `train`.
-        train: rows to learn from.
-        settings: how; one process (`devices` = 1).
-        validation: rows by whose loss the best epoch is chosen, and training stopped with
-            `patience`; None keeps the last epoch's weights.
+        model: the model to train. The scale of its regression targets is computed from `train`.
+        train: training rows.
+        settings: settings of training, with one process (`devices` = 1).
+        validation: rows whose loss selects the best epoch, and stops training with `patience`; None
+            keeps the last epoch's weights.
 
     Raises:
         InvalidInputError: for settings that do not fit, such as `patience` without `validation`.

@@ -1,4 +1,4 @@
-"""IGB: improvable gap balancing, a scalarizer beside TorchJD's."""
+"""IGB: improvable gap balancing, a scalarizer in the form of TorchJD's."""
 
 import torch
 from torch import Tensor
@@ -9,20 +9,20 @@ __all__ = ["IGB"]
 
 
 class IGB(Scalarizer, Stateful):
-    r"""Weighs the logarithms of losses by how far each loss still is from its level of one epoch.
+    r"""Weighs the logarithms of losses by how far each loss is from its level in a base epoch.
 
-    The value is :math:`\sum_t w_t \log \ell_t` with :math:`w = T\,\mathrm{softmax}(\ell_t /
-    b_t)`, where the ratios have no gradient and :math:`b_t` is the mean training loss of task t in
-    the epoch `base_epoch`. Until then all weights are 1. This is version 1 of improvable gap
-    balancing; version 2 learns the weights by reinforcement.
+    The value is :math:`\sum_t w_t \log \ell_t` with :math:`w = T\,\mathrm{softmax}(\ell_t / b_t)`.
+    The ratios have no gradient, and :math:`b_t` is the mean training loss of task t in the epoch
+    `base_epoch`. Until then all weights are 1. This is version 1 of improvable gap balancing;
+    version 2 learns the weights by reinforcement learning.
 
-    Of tasks without labels there is neither a term nor a weight. A task that had none in the base
-    epoch gets its base from the first epoch in which it has some, and weighs 1 until then: our
-    reading, for the paper has labels of all tasks in each batch.
+    A task without labels has no term and no weight. A task without labels in the base epoch gets
+    its base from the first epoch in which it has some, and has weight 1 until then. This is our
+    reading; in the paper, each batch has labels of all tasks.
 
     Args:
         n_tasks: number of tasks.
-        base_epoch: the epoch that sets the base; the first one is 1.
+        base_epoch: the epoch that sets the base; epochs count from 1.
 
     Raises:
         ValueError: for `base_epoch` below 1; on a call, for a negative loss.
@@ -63,19 +63,19 @@ class IGB(Scalarizer, Stateful):
             self.register_buffer(name, None)
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """The weighted sum of logarithms of the losses, (tasks,); NaN is a task without labels."""
+        """The weighted sum of the losses' logarithms; NaN in `values` (tasks,) means no labels."""
         places = (~values.isnan()).nonzero().flatten()
         values = values[places]
         losses = values.detach()
         if bool((losses < 0).any()):
             raise ValueError(f"the logarithm needs losses of at least 0, got {losses.min():g}")
         if self.sums is None or self.counts is None or self.base is None:
-            # In the losses' type and on their device.
+            # Created here to match the losses' type and device.
             self.sums, self.counts = losses.new_zeros(2, self.n_tasks).unbind()
             self.base = torch.full_like(self.sums, torch.nan)
         self.sums[places] += losses
         self.counts[places] += 1
-        # A loss that is 0 has no gradient, and its logarithm must stay finite.
+        # A loss of 0 has no gradient, and its logarithm must stay finite.
         logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
         return (self._weights(losses, self.base[places]) * logs).sum()
 
@@ -87,7 +87,7 @@ class IGB(Scalarizer, Stateful):
         return torch.where(known, weights, 1.0)
 
     def step(self) -> None:
-        """The epoch has ended."""
+        """End an epoch."""
         if self.sums is not None and self.counts is not None and self.base is not None:
             if self.epoch >= self.base_epoch:
                 new = self.base.isnan() & (self.counts > 0)

@@ -1,14 +1,14 @@
-"""The Jacobian of the task losses by the shared parameters, and its aggregation.
+"""The Jacobian of the task losses with respect to the shared parameters, and its aggregation.
 
-An aggregator that weighs rows by their inner products needs the Gramian only; one backward pass of
-the losses, each times its weight, then gives the gradient. What hooks see is what torch promises of
-that pass: the combined gradient, once. The rows are taken of copies of features and parameters.
+An aggregator that only weighs rows needs only the Gramian of the rows. One backward pass of the
+weighted losses then gives the gradient. In that pass, hooks see what torch promises: the combined
+gradient, once. The rows themselves are computed on copies of features and parameters.
 
-Where tasks look at a few features each, rows of tasks without a feature or shared weight in common
-are differentiated as one and taken apart again, since it is known where each is zero (Curtis,
+If tasks depend on a few features each, the rows of tasks that share no feature and no weight are
+computed in one backward pass and then separated, since it is known where each row is zero (Curtis,
 Powell and Reid, IMA J. Appl. Math. 13, 1974). On light cones the number of such passes does not
-grow with the number of tasks. The rows then stay on top of each other: the Jacobian by the layer
-that computes the features would have T times as many entries as the layer.
+grow with the number of tasks. The rows stay stored in this joint form: for the layer that computes
+the features, the full Jacobian would have T times as many entries as the layer.
 """
 
 from collections.abc import Sequence
@@ -26,28 +26,29 @@ __all__ = ["SharedJacobian", "n_processes", "set_gradients", "sum_over_processes
 
 
 class _Step(NamedTuple):
-    """What a step's rows are taken from: copies that no hook is attached to."""
+    """Inputs for the rows of a step: copies to which no hook is attached."""
 
-    features: Tensor  # A view of the encoder's output, which the head is given.
+    features: Tensor  # The encoder's output in a view, the input of the head.
     logits: Tensor
     output: Tensor
     parameters: dict[str, Tensor]  # Views of the encoder's trainable parameters, by name.
-    layer: str | None  # The linear layer that the output comes from, and its inputs.
+    layer: str | None  # The linear layer that computes the output, and its inputs.
     inputs: Tensor | None
 
 
 class SharedJacobian:
-    """Aggregates the Jacobian of a model's task losses; made once for a training run.
+    """Aggregates the Jacobian of a model's task losses; created once per training run.
 
     Args:
-        model: whose losses these are.
+        model: the model of these losses.
         shared: parameters that several of the losses depend on.
-        own: parameters of which each entry belongs to one task.
+        own: parameters whose entries each belong to one task.
         aggregator: a TorchJD aggregator.
-        chunk: rows of the Jacobian to differentiate at once; None for all.
+        chunk: number of rows of the Jacobian to compute at once; None for all.
 
     Attributes:
-        n_groups: of tasks with nothing in common. If it is not None, `forward` must run the model.
+        n_groups: number of groups of tasks that share nothing. If it is not None, `forward` must
+            run the model.
 
     Example:
         >>> import qmtl
@@ -79,15 +80,15 @@ class SharedJacobian:
             self._find_groups()
 
     def _find_groups(self) -> None:
-        """Tasks with nothing in common, if the head tells and putting them together helps."""
+        """Group tasks that share nothing, if the head knows its dependencies and grouping helps."""
         head, encoder = self.model.head, self.model.encoder
         depends = head.dependencies() if hasattr(head, "dependencies") else None
         if depends is None:
             return
         encoders = {id(p) for p in encoder.parameters()}
         common = [p for p in self.shared if id(p) not in encoders]
-        # Parameters that encoder and head have both, or that the encoding is computed from, do not
-        # get what the head's own rows say.
+        # The head's rows are wrong for parameters that encoder and head share, or from which the
+        # encoding is computed.
         plain = dict(head.named_parameters(recurse=False)).get("encoding")
         if any(p is not plain for p in common) or any(id(p) in encoders for p in head.parameters()):
             return
@@ -113,7 +114,7 @@ class SharedJacobian:
         }
 
     def forward(self, inputs: Tensor) -> _Step:
-        """The model's logits, with all that rows are taken from."""
+        """The model's logits, with all that the rows are computed from."""
         encoder = self.model.encoder
         parameters = {n: p.view_as(p) for n, p in encoder.named_parameters() if p.requires_grad}
         seen: list[tuple[str, Any, Tensor, Any]] = []
@@ -124,7 +125,7 @@ class SharedJacobian:
 
             return hook
 
-        # Before the user's own hooks, which may put something else in the output's place.
+        # This hook comes before the user's, which may replace the output.
         hooks = [
             layer.register_forward_hook(record(name), prepend=True)
             for name, layer in self._layers.items()
@@ -147,11 +148,11 @@ class SharedJacobian:
         return _Step(features, logits, output, parameters, layer, given)
 
     def _is_last(self, name: str, inputs: Tensor, parameters: dict[str, Tensor]) -> bool:
-        """Whether features can be this layer's outputs and nothing before them has its weights."""
+        """Whether this layer computes the features, and no earlier layer shares its weights."""
         if name not in self._of_layer:
             layer = self._layers[name]
             own = dict(layer.named_parameters(recurse=False))
-            # Pruning and weight norm compute the weight from another parameter.
+            # With pruning or weight norm, the weight is computed from another parameter.
             names = {"weight"} if layer.bias is None else {"weight", "bias"}
             trained = [_joined(name, key) for key, p in own.items() if p.requires_grad]
             self._of_layer[name] = (
@@ -164,14 +165,16 @@ class SharedJacobian:
         return self._of_layer[name]
 
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
-        """Set ``.grad``: of shared parameters to the aggregation of the losses' Jacobian, and of
-        the tasks' own ones to the gradient of the losses' sum.
+        """Set ``.grad``.
+
+        For shared parameters it is the aggregation of the losses' Jacobian, for the tasks' own
+        parameters the gradient of the losses' sum.
 
         Args:
-            losses: of the tasks that are present, shape (present,); they must add up over
+            losses: losses of the tasks that are present, shape (present,); they must add up over
                 processes.
-            present: the places of these tasks, int64; None for all.
-            step: what `forward` returned, if the losses are of its logits.
+            present: indices of these tasks, int64; None for all.
+            step: the result of `forward`, if the losses come from its logits.
         """
         if not self.shared or self.counts_rows:
             self._set("own", losses.sum(), retain=True)
@@ -181,7 +184,7 @@ class SharedJacobian:
             return
         found = None if step is None else self.rows(losses, step)
         fails = losses.new_tensor(float(found is None))
-        # Processes must take the same way.
+        # All processes must take the same branch.
         if float(sum_over_processes(fails)) or found is None:
             self._plainly(losses)
             return
@@ -189,7 +192,7 @@ class SharedJacobian:
         rows = list(by_name.values())
         set_gradients(self.own, own)
         if n_processes() > 1:
-            # Other processes, with other labels, have other rows of the same losses.
+            # Other processes have other labels, and so other rows of the same losses.
             dense = (r.dense() if isinstance(r, SparseRows) else r for r in rows)
             rows = [sum_over_processes(r) for r in dense]
         gramian = _gramian(rows)
@@ -200,13 +203,13 @@ class SharedJacobian:
     def rows(
         self, losses: Tensor, step: _Step
     ) -> tuple[dict[str, Tensor | SparseRows], list[Tensor]] | None:
-        """The Jacobian's rows, one for each of the model's tasks, and the own gradients.
+        """The Jacobian's rows, one per task of the model, and the gradients of own parameters.
 
         Returns:
-            For ``"encoding"`` and each name of a parameter of the encoder the rows, shape (tasks,
-            *shape) where they are not sparse; and the gradients of the losses' sum by the tasks'
-            own parameters. None if the head's rows are not those of the losses, as with hooks that
-            change what it is given or gives.
+            Rows for ``"encoding"`` and each parameter of the encoder by name, shape (tasks, *shape)
+            unless they are sparse; and the gradients of the losses' sum with respect to the tasks'
+            own parameters. None if the head's rows are not those of the losses, for example if
+            hooks change the head's inputs or outputs.
         """
         start, whole, *own = torch.autograd.grad(
             losses.sum(), [step.logits, step.features, *self.own], retain_graph=True,
@@ -230,11 +233,11 @@ class SharedJacobian:
         return rows, own
 
     def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
-        """Rows by the encoder's parameters.
+        """Rows with respect to the encoder's parameters.
 
         Args:
             step: the step.
-            joint: the groups' rows by the features, (groups, features, batch).
+            joint: rows of the groups with respect to the features, (groups, features, batch).
         """
         places, inputs = self._features, step.inputs
         if step.layer is None or inputs is None:
@@ -250,7 +253,7 @@ class SharedJacobian:
         if rest and inputs.requires_grad:
             features, real = places.padded()
             own = joint[places.group[:, None], features] * real.unsqueeze(2)
-            # Rows (tasks, batch, inputs) of the layer's inputs.
+            # Rows with respect to the layer's inputs, (tasks, batch, inputs).
             below = own.transpose(1, 2) @ self._layers[step.layer].weight.detach()[features]
             found |= self._pulled_back(inputs, rest, below)
         return found
@@ -258,7 +261,7 @@ class SharedJacobian:
     def _pulled_back(
         self, outputs: Tensor, parameters: dict[str, Tensor], rows: Tensor
     ) -> dict[str, Tensor | SparseRows]:
-        """The rows times the Jacobian of the outputs by each parameter."""
+        """The rows times the Jacobian of the outputs with respect to each parameter."""
         inputs = list(parameters.values())
 
         def gradients(row: Tensor) -> tuple[Tensor, ...]:
@@ -282,7 +285,7 @@ class SharedJacobian:
             set_gradients(parameters, gradients)
 
     def _plainly(self, losses: Tensor) -> None:
-        """By TorchJD's autojac: hooks see each task's row, and not what comes of them."""
+        """Aggregate by TorchJD's autojac; hooks see each task's row, not the combination."""
         from torchjd.autojac import jac, jac_to_grad
 
         self._set("own", losses.sum(), retain=True)
@@ -313,7 +316,7 @@ def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 
 def n_processes() -> int:
-    """How many processes train together.
+    """Number of processes that train together.
 
     Example:
         >>> n_processes()
@@ -324,7 +327,7 @@ def n_processes() -> int:
 
 @torch.no_grad()
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's tensor, on all of them; the tensor itself in a single process.
+    """The sum of all processes' tensors, on each of them; with one process, the tensor itself.
 
     Example:
         >>> sum_over_processes(torch.tensor([1.0]))
@@ -338,10 +341,10 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    """Set ``.grad`` to the sum over all processes; a parameter without a gradient keeps none.
+    """Set ``.grad`` to the sum over all processes; a parameter without a gradient stays without.
 
-    Gradients of all types travel in one flat tensor of each type. Sparse ones, as of
-    ``nn.Embedding(sparse=True)``, become dense, which every optimiser takes.
+    Gradients are sent as one flat tensor per type. Sparse gradients (of
+    ``nn.Embedding(sparse=True)``) become dense, which every optimiser accepts.
 
     Example:
         >>> weight = nn.Parameter(torch.zeros(2))
@@ -364,7 +367,7 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
         return
     seen = set[int]()
     for parameter, gradient in found:
-        # What autograd returns may share memory, which whoever clips gradients must not change.
+        # Gradients from autograd may share memory, which would break in-place clipping.
         place = gradient.untyped_storage().data_ptr()
         apart = place not in seen and gradient.is_contiguous()
         seen.add(place)

@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard, MLflow, W&B or CSV, by name, through Lightning's loggers."""
+"""Metrics for TensorBoard, MLflow, W&B or CSV, by name, through Lightning's loggers."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,8 @@ __all__ = ["HistoryLog", "MetricsFile", "check_loggers", "log_to"]
 class MetricsFile(Checkpoint):
     """Writes the module's history as a CSV file after every epoch.
 
-    A `Checkpoint`, since Lightning calls other callbacks before the module has its training losses.
+    It is a `Checkpoint`, because Lightning calls other callbacks before the module has its training
+    losses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +40,8 @@ class MetricsFile(Checkpoint):
 class HistoryLog(Checkpoint):
     """Writes every epoch's losses and metrics to loggers, as ``split/task/metric``.
 
-    The step is the epoch. A run that resumes is logged anew with all its epochs. A `Checkpoint`,
-    since Lightning calls other callbacks before the module has its training losses.
+    The step is the epoch. A resumed run logs all its epochs again. It is a `Checkpoint`, because
+    Lightning calls other callbacks before the module has its training losses.
     """
 
     def __init__(self, loggers: Sequence[Any]) -> None:
@@ -49,18 +50,18 @@ class HistoryLog(Checkpoint):
         self._trained = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Begin a history."""
+        """Start a history."""
         self._done = 0
         self._trained = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write what is new."""
+        """Write the epochs that are new."""
         rows = pl_module.history
         self._write_rows(rows[self._done :])
         self._done = len(rows)
 
     def write_result(self, result: "Result") -> None:
-        """Write the test metrics, and the epochs of a run that had nothing left to train."""
+        """Write the test metrics, and the epochs if a finished run resumed without training."""
         if not self._trained:
             self._write_rows(result.history)
         tests = result.metrics["test"].items()
@@ -86,8 +87,8 @@ def check_loggers(names: Iterable[str]) -> None:
     """Check that loggers exist and are installed.
 
     Raises:
-        InvalidInputError: an unknown name; the nearest are suggested.
-        MissingDependencyError: the extra that brings it is named.
+        InvalidInputError: for an unknown name; the error suggests the nearest.
+        MissingDependencyError: if one is not installed; the error names the extra.
 
     Example:
         >>> check_loggers(["csv"])
@@ -112,18 +113,18 @@ def log_to(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Iterator[HistoryLog]:
-    """Loggers by name, as a callback for `qmtl.fit`; closed at the end of the block.
+    """Loggers by name, as a callback for `qmtl.fit`; they are closed at the end of the block.
 
     Args:
-        names: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
-        folder: for their files.
-        run_name: what MLflow and W&B call the run.
-        options: logger to arguments of Lightning's class.
-        params: settings to show beside the metrics.
+        names: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
+        folder: folder of their files.
+        run_name: name of the run in MLflow and W&B.
+        options: a dictionary from logger to arguments of Lightning's class.
+        params: settings to show with the metrics.
 
     Raises:
-        InvalidInputError: an unknown name, or options that do not fit.
-        MissingDependencyError: a logger is not installed; the extra is named.
+        InvalidInputError: for an unknown name, or options that do not fit.
+        MissingDependencyError: if a logger is not installed; the error names the extra.
 
     Example:
         >>> import tempfile, qmtl
@@ -153,7 +154,7 @@ def log_to(
         for logger in loggers:
             logger.finalize(status)
             if type(logger).__name__ == "WandbLogger":
-                # W&B's run is the process's; the next one would go on with it.
+                # W&B has one run per process, which the next logger would continue.
                 logger.experiment.finish(exit_code=int(status != "success"))
 
 

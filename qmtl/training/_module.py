@@ -1,4 +1,4 @@
-"""The Lightning module: multi-task training by a scalarizer or an aggregator, and its methods."""
+"""The Lightning module: multi-task training with a scalarizer or an aggregator, and methods."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from qmtl.training._step import TrainingStep
 __all__ = ["CHECKPOINT_VERSION", "MultiTaskModule", "set_target_scales"]
 
 CHECKPOINT_VERSION = 2
-# Settings that shape the state in a checkpoint.
+# Settings that determine the form of a checkpoint's state.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator", "monitor")
 
 
@@ -42,15 +42,15 @@ class MultiTaskModule(pl.LightningModule):
     """Trains a `MultiTaskModel` on `qmtl.training.Batch`es.
 
     Logits, targets and losses of all tasks are joined tensors. A task without labels in a step has
-    no loss, and the optimiser steps each task's rows of the head's parameters for themselves: such
+    no loss. The optimiser steps each task's rows of the head's parameters separately, so that such
     a task keeps its weights and optimiser state bit for bit, in one process and in several.
 
     Args:
-        model: what to train.
-        settings: how.
-        tasks: the tasks to train; None for all. All that other tasks depend on stays as it is, bit
-            for bit: the encoder, except for features that only these tasks see, and likewise the
-            head's shared weights.
+        model: the model to train.
+        settings: settings of training.
+        tasks: the tasks to train; None for all. Everything that other tasks depend on does not
+            change by a single bit: the encoder, except for features that only these tasks use, and
+            the head's shared weights in the same way.
 
     Raises:
         InvalidInputError: if no parameter is to be trained, or the encoder has lazy layers that
@@ -94,7 +94,7 @@ class MultiTaskModule(pl.LightningModule):
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
         self.combiner: Any = make_combiner(settings, n_tasks, self.dtype_of_model)
-        # A combiner that learns from all losses of a step cannot continue without one of them.
+        # A combiner that learns from all losses of a step cannot do without one of them.
         self.needs_all_tasks = _steps_itself(self.combiner) or (
             self.uses_jacobian and fixed_size(self.combiner)
         )
@@ -125,16 +125,16 @@ class MultiTaskModule(pl.LightningModule):
             dict(zip(settings.methods(), methods, strict=True)),
         )
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
-        # Of batches whose gradients wait for the optimiser's step: the sums of their gradients,
-        # which tasks had labels, and how many they are.
+        # Accumulated batches: the sums of their gradients, which tasks had labels, and their
+        # number.
         self._waiting: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._n_waiting = 0
-        # Encoders of several modalities whose gradients are brought to one magnitude.
+        # Encoders of several modalities whose gradients are scaled to a common magnitude.
         modules: Any = model.encoder.modules()
         self._calibrated = [m for m in modules if getattr(m, "calibrate", False) is True]
         self._history = History()
-        # Absent tasks keep their last loss, for DWA.
+        # Absent tasks keep their last loss, which DWA uses.
         self.keeps_losses = not self.uses_jacobian and has_state(self.combiner)
         self.register_buffer("last_losses", torch.ones(n_tasks))
         self.step.last_losses = self.last_losses
@@ -142,7 +142,7 @@ class MultiTaskModule(pl.LightningModule):
         self._validation: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def configure_optimizers(self) -> Any:
-        """One optimiser; the encoder's parameters, the head's, and the scalarizer's own."""
+        """One optimiser, for the encoder's, the head's and the scalarizer's parameters."""
         settings, model = self.settings, self.model
         rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
         encoder, head = list(model.encoder.parameters()), list(model.head.parameters())
@@ -157,7 +157,7 @@ class MultiTaskModule(pl.LightningModule):
         if is_sum(self.combiner):
             groups[2]["row_of"] = [torch.arange(len(self.tasks))]
         optimizer = make_optimizer(settings, [group for group in groups if group["params"]])
-        # A trainer of one's own knows how many epochs there are.
+        # With a user's own trainer, the number of epochs is the trainer's.
         n_epochs = settings.max_epochs or self.trainer.max_epochs
         if n_epochs is None or n_epochs < 1:
             raise InvalidInputError(
@@ -168,10 +168,10 @@ class MultiTaskModule(pl.LightningModule):
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def on_fit_start(self) -> None:
-        """Set regression targets' scales from the training split, and show it to the methods.
+        """Set the scales of regression targets from the training split; set up the methods.
 
         Raises:
-            InvalidInputError: a method does not train in as many processes as the trainer has.
+            InvalidInputError: if a method does not support the trainer's number of processes.
         """
         self._check_processes(n_processes())
         data = getattr(self.trainer, "datamodule", None)
@@ -188,14 +188,14 @@ class MultiTaskModule(pl.LightningModule):
                 )
 
     def on_train_start(self) -> None:
-        """Bring the combiner's fixed weights to the device of the losses."""
+        """Move the combiner's fixed weights to the device of the losses."""
         move_tensors(self.combiner, self.device)
         if self.names is not None:
-            # Running statistics of batches are other tasks', too.
+            # Running batch statistics affect the other tasks, too.
             self.model.encoder.eval()
 
     def on_train_epoch_start(self) -> None:
-        """Seed everything random from the run's seed and the epoch, so that runs resume."""
+        """Seed all random numbers from the run's seed and the epoch, so that runs can resume."""
         seed = self.settings.seed * 1_000_003 + self.current_epoch
         torch.manual_seed(seed)
         self.step.generator.manual_seed(seed)
@@ -203,7 +203,7 @@ class MultiTaskModule(pl.LightningModule):
         self._epoch_sums = torch.zeros_like(self._epoch_sums, device=self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """The gradients of a batch, and the optimiser's step, unless more batches belong to it."""
+        """Compute the gradients of a batch, and step the optimiser unless more batches follow."""
         self.step.number = self.global_step
         for method in using(self.methods, "change_batch"):
             batch = method.change_batch(batch, self.step)
@@ -235,12 +235,12 @@ class MultiTaskModule(pl.LightningModule):
         for method in using(self.methods, "after_step"):
             method.after_step(batch, self.step)
         if hasattr(self.combiner, "update"):
-            # FAMO measures how the step changed the losses of the same batch.
+            # FAMO measures how a step changes the losses of the same batch.
             with torch.no_grad():
                 self.combiner.update(self.step.losses(batch).values)
 
     def _gather(self, present: Tensor | None) -> None:
-        """Add the gradients of a batch to those that wait."""
+        """Add the gradients of a batch to the accumulated ones."""
         new = [p.grad for p in self._stepped]
         mask = self.trained.mask(present, self.device)
         if self._n_waiting and self._seen is not None:
@@ -251,9 +251,9 @@ class MultiTaskModule(pl.LightningModule):
         self._n_waiting += 1
 
     def _release(self) -> Tensor | None:
-        """Set the mean of the gradients that wait; the places of tasks with labels, None for all.
+        """Set the mean of the accumulated gradients; the tasks that had labels, None for all.
 
-        A task's mean is over all batches, those without its labels included.
+        A task's mean is over all batches, including those without its labels.
         """
         assert self._seen is not None
         for parameter, total in zip(self._stepped, self._waiting, strict=True):
@@ -263,14 +263,14 @@ class MultiTaskModule(pl.LightningModule):
         return present
 
     def check_present(self, present: Tensor | None, step: int) -> None:
-        """Raise if the combiner needs labels of all tasks, and a step has not got them.
+        """Raise if the combiner needs labels of all tasks, and a step does not have them.
 
         Args:
-            present: the places of tasks with labels, int64; None for all.
-            step: its number.
+            present: indices of the tasks with labels, int64; None for all.
+            step: number of the step.
 
         Raises:
-            InvalidInputError: naming a task without labels.
+            InvalidInputError: if labels are missing; the error names a task.
         """
         if present is None or not self.needs_all_tasks or len(present) == len(self.tasks):
             return
@@ -286,7 +286,7 @@ class MultiTaskModule(pl.LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch's training losses, and step what steps once per epoch."""
+        """Record the epoch's training losses, and step what is stepped once per epoch."""
         sums, counts = self._epoch_sums.tolist()
         for task, total, count in zip(self.tasks, sums, counts, strict=True):
             if count:
@@ -305,12 +305,12 @@ class MultiTaskModule(pl.LightningModule):
             schedule.step()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Keep logits and targets; metrics are of the whole split."""
+        """Keep logits and targets, since metrics are computed on the whole split."""
         logits = self.step.evaluated(batch)
         self._validation.append((logits, batch.targets, batch.sample_weight))
 
     def on_validation_epoch_end(self) -> None:
-        """Losses and metrics of the validation split."""
+        """Compute losses and metrics of the validation split."""
         parts, self._validation = self._validation, []
         logits, targets = (torch.cat(part) for part in zip(*(p[:2] for p in parts), strict=True))
         given = [weights for *_, weights in parts if weights is not None]
@@ -328,10 +328,10 @@ class MultiTaskModule(pl.LightningModule):
         return self._history.rows()
 
     def _record(self, split: str, task: str, values: Mapping[str, float]) -> None:
-        """Into the history, and where Lightning's callbacks find it."""
+        """Add values to the history and to the metrics that Lightning's callbacks read."""
         for metric, value in values.items():
             self._history.add(self.current_epoch, (split, task, metric), value)
-            # Lightning's own log() takes most of a millisecond for each of them.
+            # Lightning's log() takes most of a millisecond per value.
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
 
     def _state_settings(self) -> dict[str, Any]:
@@ -349,10 +349,10 @@ class MultiTaskModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put back what `on_save_checkpoint` added.
+        """Restore what `on_save_checkpoint` added.
 
         Raises:
-            ModelFileError: for a checkpoint of another version, or of other settings.
+            ModelFileError: for a checkpoint of another version, or with other settings.
         """
         extra = checkpoint.get("qmtl", {})
         if extra.get("version") != CHECKPOINT_VERSION:
@@ -382,13 +382,13 @@ def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
             targets = data.train.targets[task.name].reshape(len(data.train), -1).double()
             mean = _mean_of_labels(targets, data.train.sample_weight)
             std = _mean_of_labels((targets - mean).square(), data.train.sample_weight).sqrt()
-            # A constant has a deviation of rounding errors, which would blow up in the quotient.
+            # The deviation of a constant is a rounding error, and dividing by it would blow up.
             varies = ~(std <= 1e-12 * mean.abs())
             model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
 
 
 def _mean_of_labels(values: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """The mean of each column's values that are there."""
+    """The mean of each column's values that are not missing."""
     if sample_weight is None:
         return values.nanmean(0)
     weights = sample_weight.double().unsqueeze(1) * ~values.isnan()
@@ -396,5 +396,5 @@ def _mean_of_labels(values: Tensor, sample_weight: Tensor | None) -> Tensor:
 
 
 def _steps_itself(combiner: nn.Module) -> bool:
-    # FAMO owns an optimiser for its logits and must be alone in stepping them.
+    # FAMO steps its logits by its own optimiser; no other optimiser may step them.
     return hasattr(combiner, "update")

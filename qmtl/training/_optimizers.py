@@ -1,8 +1,8 @@
-"""Optimisers that step each task's slice of a common parameter for itself, and their schedules.
+"""Optimisers that step each task's slice of a joint parameter separately, and their schedules.
 
 A head keeps the weights of all tasks in one parameter. A task without labels in a step must keep
-its slice and the optimiser's state of it bit for bit, as if it had a parameter of its own without a
-gradient. Here moments and step counts are kept by row, and a row is a task's slice.
+its slice and its optimiser state bit for bit, as if it had a separate parameter without a gradient.
+So moments and step counts are kept per row; a row is a task's slice.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ FUSED = ("cpu", "cuda")
 
 
 class _ByRow(torch.optim.Optimizer):
-    """The step of `RowAdam` and its like; a subclass steps the rows of one parameter."""
+    """The step of `RowAdam` and similar classes; a subclass steps the rows of one parameter."""
 
     _step_rows: Any
 
@@ -29,10 +29,10 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """One step.
+        """Step the parameters.
 
         Args:
-            closure: computes the loss anew, as for torch's optimisers.
+            closure: recomputes the loss, as in torch's optimisers.
             present: which rows have a gradient, bool (rows,); None for all.
         """
         loss = None
@@ -49,7 +49,7 @@ class _ByRow(torch.optim.Optimizer):
                 if apart or present is not None:
                     held.append((parameter, parameter.grad, group, row_of))
                     parameter.grad = None
-        # Whatever has taken all steps as a whole is stepped by torch's own kernel.
+        # If all rows have always been present, torch's kernel can do the step.
         super().step()
         for parameter, gradient, group, row_of in held:
             parameter.grad = gradient
@@ -60,21 +60,21 @@ class _ByRow(torch.optim.Optimizer):
 
 
 class _Rows:
-    """Which entries of a parameter are whose, and are to be stepped."""
+    """The rows of a parameter's entries, and which of them to step."""
 
     def __init__(self, row_of: Tensor, present: Tensor | None, ndim: int) -> None:
         self.row_of, self.present, self.ndim = row_of, present, ndim
         self.here = None if present is None else self.spread(present)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Numbers of rows, to each entry of a parameter."""
+        """Expand one number per row to each entry of a parameter."""
         return values[self.row_of].view(-1, *[1] * (self.ndim - 1))
 
     def replace(self, target: Tensor, new: Tensor) -> None:
         target.copy_(new if self.here is None else torch.where(self.here, new, target))
 
     def counted(self, state: dict[str, Any], like: Tensor) -> Tensor:
-        """The rows' counts of steps, which were one number as long as all were present."""
+        """The rows' step counts; a single number as long as all rows were present."""
         if not state["step"].ndim and self.present is not None:
             state["step"] = state["step"].expand(len(self.present)).clone()
         counts: Tensor = state["step"].to(like.device)
@@ -101,7 +101,7 @@ class _AdamRows(_ByRow):
             gradient = gradient.add(weights, alpha=group["weight_decay"])
         rows.replace(mean, mean.lerp(gradient, 1 - first))
         rows.replace(square, (square * second).addcmul(gradient, gradient, value=1 - second))
-        # In double precision as torch has them; MPS has none.
+        # In double precision as in torch; MPS does not have it.
         exact = counts if counts.device.type == "mps" else counts.double()
         sizes = rows.spread((rate / (1 - torch.pow(first, exact))).to(weights.dtype))
         roots = rows.spread((1 - torch.pow(second, exact)).sqrt().to(weights.dtype))
@@ -109,17 +109,17 @@ class _AdamRows(_ByRow):
 
 
 class RowAdam(_AdamRows, torch.optim.Adam):
-    """`torch.optim.Adam` in which parameters of groups with the key ``row_of`` are stepped by row.
+    """`torch.optim.Adam` that steps parameters row by row in groups with the key ``row_of``.
 
-    ``row_of`` has an int64 tensor for each parameter of the group, to which row each entry of the
-    parameter's first axis belongs, or None for one without rows. ``step(present=...)`` then steps
-    only the rows that are present (bool, one per row): the others keep their weights, moments and
-    counts of steps bit for bit, weight decay included. The result is that of a parameter, and an
-    optimiser's state, for each row. In ``state_dict``, ``step`` is one number until a row has been
-    absent, and has one per row from then on.
+    ``row_of`` holds for each parameter of the group an int64 tensor that gives the row of each
+    entry along its first axis, or None for a parameter without rows. ``step(present=...)`` then
+    steps only the rows that are present (bool, one per row). The others keep their weights, moments
+    and step counts bit for bit, weight decay included. The result is as if each row were a
+    parameter with its own optimiser state. In ``state_dict``, ``step`` is one number until a row
+    has been absent, and one number per row from then on.
 
     Raises:
-        InvalidInputError: in a step by row, with ``amsgrad`` or ``differentiable``.
+        InvalidInputError: if a step by row is used with ``amsgrad`` or ``differentiable``.
 
     Example:
         >>> weights = torch.nn.Parameter(torch.zeros(4))
@@ -133,7 +133,7 @@ class RowAdam(_AdamRows, torch.optim.Adam):
 
 
 class RowAdamW(_AdamRows, torch.optim.AdamW):
-    """`torch.optim.AdamW` with steps by row; see `RowAdam`.
+    """`torch.optim.AdamW` that steps parameters row by row; see `RowAdam`.
 
     Example:
         >>> weights = torch.nn.Parameter(torch.ones(2))
@@ -147,7 +147,7 @@ class RowAdamW(_AdamRows, torch.optim.AdamW):
 
 
 class RowSGD(_ByRow, torch.optim.SGD):
-    """`torch.optim.SGD`, with or without momentum, with steps by row; see `RowAdam`.
+    """`torch.optim.SGD`, with or without momentum, that steps row by row; see `RowAdam`.
 
     Example:
         >>> weights = torch.nn.Parameter(torch.zeros(2))
@@ -171,7 +171,7 @@ class RowSGD(_ByRow, torch.optim.SGD):
                 if not known:
                     state["momentum_buffer"] = torch.zeros_like(weights)
             buffer, counts = state["momentum_buffer"], rows.counted(state, weights)
-            # A row's first momentum is its gradient, without dampening.
+            # The first momentum of a row is its gradient, without dampening.
             new = (buffer * group["momentum"]).add(gradient, alpha=1 - group["dampening"])
             rows.replace(buffer, torch.where(rows.spread(counts == 0), gradient, new))
             counts += 1 if rows.present is None else rows.present
@@ -185,10 +185,11 @@ OPTIMIZERS = {"adam": RowAdam, "adamw": RowAdamW, "sgd": RowSGD}
 def make_optimizer(
     settings: TrainingSettings, groups: Sequence[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """The optimiser of groups of parameters.
+    """The optimiser for groups of parameters.
 
-    One kernel steps all of them where torch has one: a loop over many small ones is slow. It
-    takes all numbers for contiguous, so that parameters in another layout have torch's loop.
+    If torch has a kernel that steps all of them at once, it is used, because a loop over many small
+    parameters is slow. The kernel assumes contiguous memory, so that parameters in another layout
+    use torch's loop.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -200,7 +201,7 @@ def make_optimizer(
         p.is_floating_point() and p.device.type in FUSED and p.is_contiguous() for p in parameters
     )
     make: Any = OPTIMIZERS[settings.optimizer]
-    # Not False, which would turn off torch's other ways to step many at once.
+    # Not False, which would also turn off torch's other ways to step many at once.
     optimizer: torch.optim.Optimizer = make(
         groups, lr=settings.learning_rate, weight_decay=0.0, fused=fused or None
     )
@@ -213,9 +214,9 @@ def make_schedule(
     """The schedule of the learning rates; None for constant ones.
 
     Args:
-        settings: their `schedule`.
-        optimizer: whose learning rates these are.
-        n_epochs: epochs of the whole training.
+        settings: settings, of which `schedule` is used.
+        optimizer: the optimiser whose learning rates are scheduled.
+        n_epochs: number of epochs of the whole training.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])

@@ -1,4 +1,4 @@
-"""Which parameters a training run trains, and which task each of their entries belongs to."""
+"""Which parameters a training run trains, and to which task each of their entries belongs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,20 +18,20 @@ __all__ = ["TrainedParameters"]
 
 
 class TrainedParameters:
-    """The parameters of a model that some tasks train.
+    """The parameters of a model that the training of some tasks changes.
 
     Args:
         model: the model.
-        tasks: the tasks that are trained.
-        only: whether all that other tasks depend on stays as it is.
-        further: parameters beside the model's, with a gradient of the losses' sum.
+        tasks: the tasks to train.
+        only: whether everything that other tasks depend on is left unchanged.
+        further: parameters outside the model that get a gradient of the losses' sum.
 
     Attributes:
         shared: parameters that several of these tasks depend on.
-        own: parameters of which each entry belongs to one task, and the `further` ones.
-        further: the last of `own`.
-        row_of: to which row of the optimiser's each entry along a parameter's first axis belongs:
-            a task's, or one that is never stepped, or one that always is.
+        own: parameters whose entries each belong to one task, and the `further` ones.
+        further: the `further` parameters, which are the last of `own`.
+        row_of: the optimiser's row of each entry along a parameter's first axis: a task's row, or
+            one that is never stepped, or one that is always stepped.
 
     Raises:
         InvalidInputError: if no parameter is to be trained.
@@ -84,7 +84,7 @@ class TrainedParameters:
         return found
 
     def _alone(self, model: MultiTaskModel) -> dict[nn.Parameter, Tensor]:
-        """Rows of parameters that all tasks share, of which only these tasks see some entries."""
+        """Rows of shared parameters of which some entries affect only these tasks."""
         never = len(self.tasks)
         depends = model.head.dependencies() if isinstance(model.head, Head) else None
         if depends is None:

@@ -1,4 +1,4 @@
-"""Predictions as rows of a table, as they are written to CSV, and read back from it."""
+"""Predictions as rows of a table, as they are written to CSV and read back."""
 
 import csv
 import math
@@ -27,11 +27,11 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """One row per sample: its number, and each task's decision, probabilities and target.
 
-    Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value);
-    ``TASK:CLASS`` (probabilities; of a multilabel task, the decision, and ``TASK:CLASS:p`` the
-    probability); ``TASK:target`` when targets are given (blank if missing). A backslash stands
-    before ":" and backslashes in names, before a task called ``row`` and before a class called
-    ``target``, so that no two columns have one name.
+    Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value); ``TASK:CLASS``
+    (probabilities; for a multilabel task the decision, with the probability in ``TASK:CLASS:p``);
+    ``TASK:target`` if targets are given (blank if missing). In names, a backslash is put before ":"
+    and backslashes, before a task called ``row`` and before a class called ``target``, so that
+    column names are distinct.
     """
     predictions = model.predict(inputs)
     rows: list[dict[str, Any]] = [{"row": int(i)} for i in index]
@@ -51,7 +51,7 @@ def _escaped(name: str, reserved: str) -> str:
 
 
 def column_names(task: Task) -> tuple[str, list[str]]:
-    """The task and its classes as they stand in the names of columns.
+    """The task and its classes in the form used in column names.
 
     Example:
         >>> column_names(Task.multilabel("row", 2, class_names=("a", "target")))[1][0]
@@ -61,7 +61,7 @@ def column_names(task: Task) -> tuple[str, list[str]]:
 
 
 def class_labels(task: Task) -> list[str]:
-    """Names of the classes, labels or targets, or their numbers if they have none."""
+    """Names of the classes, labels or targets, or their numbers if they have no names."""
     names = task.class_names
     count = 2 if task.kind == "binary" else task.n_outputs
     return list(names) if names else [str(i) for i in range(count)]
@@ -113,9 +113,9 @@ class TaskPredictions:
 
     Attributes:
         task: the task.
-        predictions: as from `Task.activation`: binary (N,), multiclass and multilabel
-            (N, n_outputs) probabilities; regression (N,), or (N, n_outputs), in the targets' units.
-        targets: as from `Task.to_targets`, missing labels included; None if the file has none.
+        predictions: in the form of `Task.activation`: binary (N,), multiclass and multilabel (N,
+            n_outputs) probabilities; regression (N,), or (N, n_outputs), in the targets' units.
+        targets: in the form of `Task.to_targets`, with missing labels; None if the file has none.
     """
 
     task: Task
@@ -124,15 +124,15 @@ class TaskPredictions:
 
 
 def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskPredictions]:
-    """Predictions by task name, from a file that `prediction_rows` became.
+    """Predictions by task name, from a CSV file of `prediction_rows`.
 
     Args:
-        path: such as ``RUN/predictions.csv``.
-        tasks: those of the model that predicted.
+        path: a file such as ``RUN/predictions.csv``.
+        tasks: tasks of the model that predicted.
 
     Raises:
         RunDirectoryError: if the file cannot be read, a column is missing, or a cell is not a
-            number; the column is named.
+            number; the error names the column.
     """
     path = Path(path)
     try:

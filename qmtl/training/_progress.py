@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal or in a notebook, a line per epoch in a log; times of steps."""
+"""Progress: a bar on a terminal or in a notebook, or a line per epoch in a log; step times."""
 
 import math
 import statistics
@@ -16,7 +16,7 @@ from qmtl._html import in_notebook
 
 __all__ = ["StepTimes", "progress_callback"]
 
-# A front end redraws a cell's output as a whole; more often than this it only flickers.
+# A front end redraws a cell's whole output; more frequent updates would flicker.
 REDRAW_SECONDS = 0.2
 BAR = Markup(
     '<div>epoch {}/{} <progress value="{}" max="{}" style="width: 16em"></progress> '
@@ -37,14 +37,14 @@ class EpochLines(Callback):
 
 
 class EpochBar(TQDMProgressBar):
-    """One bar over all steps of an epoch, without a second one for validation."""
+    """One bar over all steps of an epoch, without a separate one for validation."""
 
     def init_validation_tqdm(self) -> Any:
         """A bar that shows nothing."""
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        """Count epochs from 1, and say of how many."""
+        """Show the epoch, counted from 1, and the number of epochs."""
         super().on_train_epoch_start(trainer, *arguments)
         epoch, total = trainer.current_epoch + 1, trainer.max_epochs
         self.train_progress_bar.set_description(f"epoch {epoch}/{total}")
@@ -57,8 +57,9 @@ class EpochBar(TQDMProgressBar):
 
 
 class NotebookBar(ProgressBar):
-    """One bar over all steps of all epochs, in HTML: it needs no widgets, and a saved notebook
-    keeps its last state, one line.
+    """One HTML bar over all steps of all epochs.
+
+    It needs no widgets, and a saved notebook keeps its last state as one line.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class NotebookBar(ProgressBar):
         self.started = self.drawn = 0.0
 
     def disable(self) -> None:
-        """Nothing to switch off: the bar is drawn by the first process only."""
+        """Do nothing: only the first process draws the bar."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the bar into the cell's output."""
@@ -76,7 +77,7 @@ class NotebookBar(ProgressBar):
         self._draw(trainer, 0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        """Move the bar, a few times a second at the most."""
+        """Update the bar, at most a few times a second."""
         if time.monotonic() - self.drawn > REDRAW_SECONDS:
             self._draw(trainer, int(arguments[-1]) + 1)
 
@@ -104,7 +105,7 @@ class NotebookBar(ProgressBar):
 
 
 def progress_callback() -> Callback:
-    """The one that suits where the output goes."""
+    """The progress callback that suits the output: terminal, notebook or log."""
     if in_notebook():
         return NotebookBar()
     return EpochBar(leave=False) if sys.stderr.isatty() else EpochLines()
@@ -113,7 +114,7 @@ def progress_callback() -> Callback:
 class StepTimes(Callback):
     """A callback for `fit` that measures every training step: forward, backward and update.
 
-    The loading of the batch is not counted.
+    The time to load the batch is not included.
 
     Example:
         >>> import qmtl
@@ -143,14 +144,14 @@ class StepTimes(Callback):
 
     @property
     def median(self) -> float:
-        """Seconds per step, the median, so that compilation in the first step does not count.
+        """Median of the seconds per step, so that compilation in the first step does not count.
 
-        NaN before any step.
+        It is NaN before any step.
         """
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 
 def _finish(trainer: pl.Trainer) -> None:
-    # Work on a GPU goes on after the call that queued it.
+    # GPU work continues after the call that queued it has returned.
     if trainer.strategy.root_device.type == "cuda":
         torch.cuda.synchronize()

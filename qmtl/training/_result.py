@@ -1,4 +1,4 @@
-"""Result: what a training run gives back, as tables, curves and a notebook's page."""
+"""Result: the outcome of a training run, as tables, curves and a notebook's page."""
 
 import math
 from array import array
@@ -23,14 +23,14 @@ __all__ = ["History", "Metrics", "Result", "plot_curves"]
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 
-# Lines that a reader can follow; with more tasks, their median stands out instead.
+# Most lines that a reader can follow; with more tasks, the median is drawn prominently.
 MOST_LINES = 12
-# Rows of a notebook's table.
+# Most rows of a notebook's table.
 MOST_ROWS = 60
 
 
 class History:
-    """Rows of metrics as columns of numbers: checkpoints hold all of them, epoch after epoch."""
+    """Rows of metrics stored as columns of numbers, because checkpoints hold all of them."""
 
     def __init__(self) -> None:
         self.keys: dict[tuple[str, str, str], int] = {}
@@ -69,14 +69,14 @@ class Result:
 
     Attributes:
         model: the trained model.
-        metrics: split → task → metric → value; metrics of the kept weights.
-        baselines: the same for the best constant prediction.
-        history: one row per epoch, split, task and metric, with keys ``epoch``, ``split``,
-            ``task``, ``metric`` and ``value``; the first epoch is 1.
-        epochs: epochs trained.
-        best_epoch: the epoch whose weights were kept: that of the best `monitor`, or the last
+        metrics: split → task → metric → value, computed with the kept weights.
+        baselines: the same metrics for the best constant prediction.
+        history: one row per epoch, split, task and metric, with the keys ``epoch``, ``split``,
+            ``task``, ``metric`` and ``value``; epochs count from 1.
+        epochs: number of epochs trained.
+        best_epoch: the epoch whose weights were kept: the one with the best `monitor`, or the last
             one with ``restore_best=False`` or without any validation label.
-        seconds: time spent training.
+        seconds: time spent on training.
         checkpoints: folder of the checkpoints, if they were kept.
     """
 
@@ -112,7 +112,7 @@ class Result:
 
         Args:
             metric: ``"loss"`` or a metric's name.
-            ax: where to draw; None makes a new figure.
+            ax: axes to draw on; None makes a new figure.
 
         Raises:
             InvalidInputError: if no task has the metric.
@@ -134,16 +134,16 @@ def plot_curves(
     tasks: Sequence[str] | None = None,
     kept: int | None = None,
 ) -> "Axes":
-    """One line per task; of more than twelve tasks, thin lines and their median.
+    """Draw one line per task; with more than twelve tasks, thin lines and their median.
 
     Args:
         history: rows with ``epoch`` (from 1), ``split``, ``task``, ``metric`` and ``value``, as in
             `Result.history`.
-        ax: where to draw.
+        ax: axes to draw on.
         metric: ``"loss"`` or a metric's name.
         split: ``"train"`` (its loss only) or ``"validation"``.
-        tasks: those to draw; None for all that have the metric.
-        kept: the epoch whose weights were kept, to be marked.
+        tasks: the tasks to draw; None for all that have the metric.
+        kept: the epoch whose weights were kept, which is marked.
 
     Raises:
         InvalidInputError: if no row fits.
@@ -188,7 +188,7 @@ def plot_curves(
 def _lines(
     history: Sequence[Mapping[str, Any]], metric: str, split: str, tasks: Sequence[str] | None
 ) -> dict[str, dict[int, float]]:
-    """Values by task and epoch, counted from 1."""
+    """Values by task and epoch; epochs count from 1."""
     lines: dict[str, dict[int, float]] = {} if tasks is None else {name: {} for name in tasks}
     for row in history:
         wanted = tasks is None or row["task"] in lines
@@ -215,7 +215,7 @@ def _median(lines: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _html(result: Result) -> str:
-    """What ``Result._repr_html_`` returns."""
+    """The HTML that ``Result._repr_html_`` returns."""
     head = sum(p.numel() for p in result.model.head.parameters())
     encoder = sum(p.numel() for p in result.model.encoder.parameters())
     about = {
@@ -242,7 +242,7 @@ def _html(result: Result) -> str:
 
 
 def _loss_curves(result: Result) -> Markup:
-    """Losses on both splits, side by side, as far as there are any."""
+    """Loss curves of the train and validation splits, side by side, if there are any."""
     from matplotlib.figure import Figure
 
     splits = [

@@ -1,4 +1,4 @@
-"""TrainingSettings: how a model is trained."""
+"""TrainingSettings: the settings of training."""
 
 import math
 from typing import Any, Literal, Self, get_args
@@ -14,7 +14,8 @@ __all__ = [
     "settings_from",
 ]  # fmt: skip
 
-# Chosen on validation rows of thirty tables: `scripts/bench_tables`, `scripts/results/README.md`.
+# Chosen on validation rows of thirty tables: see `scripts/bench_tables` and
+# `scripts/results/README.md`.
 HEAD_PACE = 3.0
 STEPS = 7.0
 DECAY = 150.0
@@ -27,13 +28,14 @@ LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
 
 
 class LoggingSection(Section):
-    """Where metrics go, beside the run directory's own files.
+    """Loggers that receive metrics in addition to the run directory's own files.
 
     Attributes:
-        loggers: any of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the first need
-            the extra of their name. Files go to the run directory's ``logs``.
-        options: logger to arguments of Lightning's class, such as
-            ``{ wandb = { offline = true }, mlflow = { tracking_uri = "http://…" } }``.
+        loggers: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the
+            first need the extra with their name. Files are written to ``logs`` in the run
+            directory.
+        options: a table from logger to arguments of Lightning's class, such as ``{ wandb = {
+            offline = true }, mlflow = { tracking_uri = "http://…" } }``.
     """
 
     loggers: list[LoggerName] = Field(default_factory=list)
@@ -41,46 +43,52 @@ class LoggingSection(Section):
 
 
 class TrainingSettings(MethodOptions):
-    """How to train. Its further fields are those of `qmtl.methods.MethodOptions`.
+    """Settings of training. Further fields are those of `qmtl.methods.MethodOptions`.
 
     Attributes:
-        max_epochs: epochs at the most; None for about 7·rows^¾ steps, see `for_rows`.
+        max_epochs: largest number of epochs; None for about 7·rows^¾ steps, see `for_rows`.
         batch_size: rows per step over all processes (disjoint data: per task and step); None for
-            32, and for more where there are many rows, see `batch_for`.
-        learning_rate: of the encoder's parameters and of a scalarizer's own.
-        head_learning_rate: of the head's parameters; None for three times `learning_rate`.
-        optimizer: ``adamw`` (weight decay apart from the gradient), ``adam`` (in it) or ``sgd``.
-        weight_decay: of the encoder's parameters; circuit angles are periodic and have none. None
-            for 150 / rows with ``adamw``, and for none with the others.
+            32, or more with many rows, see `batch_for`.
+        learning_rate: learning rate of the encoder's and of a scalarizer's parameters.
+        head_learning_rate: learning rate of the head's parameters; None for three times
+            `learning_rate`.
+        optimizer: ``adamw`` (decoupled weight decay), ``adam`` (weight decay in the gradient) or
+            ``sgd``.
+        weight_decay: weight decay of the encoder's parameters; circuit angles are periodic and have
+            none. None means 150 / rows with ``adamw``, and 0 with the others.
         schedule: ``constant``, ``cosine`` (to zero over `max_epochs`) or ``plateau`` (halved
             after 5 epochs without a better `monitor`).
-        scalarizer: TorchJD scalarizer of the task losses, or ``igb``; the default is their mean.
-            A task without labels in a step adds no term to the loss and leaves its own weight as it
-            is; FAMO needs labels of all tasks in each step, and DWA averages over a task's last
-            loss in steps without it.
-        aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`. With one that weighs
-            rows, tensor hooks of features and parameters see the combined gradient, once; else, or
-            where tasks cannot be differentiated together, they see the rows of all tasks.
-        options: arguments of the aggregator or scalarizer; lists hold one number per task.
+        scalarizer: TorchJD scalarizer of the task losses, or ``igb``; the default is their mean. A
+            task without labels in a step adds no term to the loss, and its weight does not change.
+            FAMO needs labels of all tasks in each step. DWA uses a task's last loss in steps
+            without labels of it.
+        aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`. With an aggregator
+            that weighs rows, tensor hooks of features and parameters see the combined gradient,
+            once. With others, or if tasks cannot be differentiated together, hooks see the rows of
+            all tasks.
+        options: arguments of the aggregator or scalarizer; a list holds one number per task.
         gradient_clip: largest norm of the gradient of all parameters.
-        accumulate_grad_batches: an optimiser's step has the mean gradient of so many batches; the
-            last ones of an epoch make a step by themselves.
-        monitor: what says how good an epoch is: ``validation_loss``, the mean loss of all tasks
-            on the validation split, or ``validation/TASK/METRIC``, such as
+        accumulate_grad_batches: number of batches whose mean gradient makes one optimiser step; the
+            last batches of an epoch make a step even if they are fewer.
+        monitor: the value that measures how good an epoch is: ``validation_loss``, the mean loss of
+            all tasks on the validation split, or ``validation/TASK/METRIC``, such as
             ``validation/cola/matthews``.
-        patience: stop after so many epochs without a better `monitor`; None never stops.
+        patience: stop after this many epochs without a better `monitor`; None never stops early.
         restore_best: keep the weights of the epoch with the best `monitor` (of the last epoch, if
             there is no validation label).
         temperature: disjoint data: tasks are drawn in proportion to ``size ** temperature``.
-        tasks_per_step: disjoint data with an aggregator: tasks in each step; None for all.
-        jacobian_chunk: rows of the Jacobian differentiated at once; None for all.
-        seed: of the order of rows and of everything random in training.
-        accelerator: Lightning's: ``cpu``, ``gpu`` or ``auto``.
-        devices: number of processes or GPUs. With more than one, a script runs once in each, so
-            that what it does besides belongs under ``if __name__ == "__main__"``.
-        num_workers: processes that load data; the data sets here are in memory.
-        threads: torch's threads in each process while it trains; None for as many as a step is
-            worth, which is one for all but large models. Afterwards torch has as many as before.
+        tasks_per_step: disjoint data with an aggregator: number of tasks in each step; None for
+            all.
+        jacobian_chunk: number of rows of the Jacobian that are differentiated at once; None for
+            all.
+        seed: seed of the order of rows and of everything random in training.
+        accelerator: Lightning's accelerator: ``cpu``, ``gpu`` or ``auto``.
+        devices: number of processes or GPUs. With more than one, each process runs the script, so
+            that other work of the script should be under ``if __name__ == "__main__"``.
+        num_workers: number of processes that load data; the data sets here are in memory.
+        threads: torch's number of threads in each process during training; None chooses it by the
+            size of a step, which gives one for all but large models. Afterwards torch's setting is
+            restored.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -120,10 +128,10 @@ class TrainingSettings(MethodOptions):
 
     @property
     def n_epochs(self) -> int:
-        """`max_epochs` of settings that `for_rows` has completed.
+        """`max_epochs`, for settings that `for_rows` has completed.
 
         Raises:
-            InvalidInputError: for None.
+            InvalidInputError: if it is None.
         """
         if self.max_epochs is None:
             raise InvalidInputError(
@@ -132,7 +140,7 @@ class TrainingSettings(MethodOptions):
         return self.max_epochs
 
     def batch_for(self, n_rows: int) -> int:
-        """Rows per step: `batch_size`, or for None what fits the training rows.
+        """Rows per step: `batch_size`, or for None a number that suits the training rows.
 
         Example:
             >>> [TrainingSettings().batch_for(n) for n in (100, 10_000, 100_000, 10**7)]
@@ -140,18 +148,19 @@ class TrainingSettings(MethodOptions):
         """
         if self.batch_size is not None:
             return self.batch_size
-        # A step of a few hundred rows takes little longer than one of 32, and where there are that
-        # many rows there are hundreds of steps in each epoch all the same.
+        # A step of a few hundred rows takes little longer than one of 32, and a table with that
+        # many rows still has hundreds of steps in each epoch.
         return min(512, 1 << max(5, (n_rows // 256).bit_length() - 1))
 
     def for_rows(self, n_rows: int, steps_per_epoch: int) -> Self:
-        """These settings with numbers in the place of what depends on the table.
+        """These settings, with None replaced by numbers that suit the number of rows.
 
-        Few rows want few steps and a strong decay, many want many steps and hardly any.
+        Few rows need few steps and a strong weight decay; many rows need many steps and hardly any
+        decay.
 
         Args:
-            n_rows: training rows with a label.
-            steps_per_epoch: that they make with `batch_for` rows each.
+            n_rows: number of training rows with a label.
+            steps_per_epoch: number of steps per epoch, with `batch_for` rows each.
 
         Example:
             >>> small, large = [TrainingSettings().for_rows(n, n // 25) for n in (50, 5000)]
@@ -163,12 +172,12 @@ class TrainingSettings(MethodOptions):
         changed: dict[str, Any] = {"head_learning_rate": rate, "batch_size": batch_size}
         if self.max_epochs is None:
             steps = STEPS * n_rows**0.75
-            if self.batch_size is None:  # as many epochs as steps of 32 rows make
+            if self.batch_size is None:  # keeps the number of steps of 32 rows
                 steps *= 32 / batch_size
             changed["max_epochs"] = max(1, math.ceil(steps / max(1, steps_per_epoch)))
         if self.weight_decay is None:
             decays = self.optimizer == "adamw" and n_rows > 0
-            # At most a tenth of a weight in each step.
+            # A step must not shrink a weight by more than a tenth.
             decay = min(DECAY / n_rows, 0.1 / self.learning_rate) if decays else 0.0
             changed["weight_decay"] = decay
         return self.model_copy(update=changed)

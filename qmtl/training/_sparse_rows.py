@@ -1,7 +1,7 @@
-"""Rows of a Jacobian that are zero at known places, several of them on top of each other.
+"""Rows of a Jacobian with known zeros, stored several in one.
 
-Rows without a place in common are differentiated as one and taken apart again (Curtis, Powell and
-Reid, IMA J. Appl. Math. 13, 1974).
+Rows that share no place are differentiated as one and then separated (Curtis, Powell and Reid, IMA
+J. Appl. Math. 13, 1974).
 """
 
 import math
@@ -20,12 +20,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Places:
-    """At which places each task's row may be other than zero.
+    """The places where each task's row may be non-zero.
 
     Attributes:
-        group: shape (tasks,); rows of one group have no place in common.
-        task, place: where they may be, all tasks one after the other.
-        size: shape (groups, places) of rows on top of each other.
+        group: group of each task, shape (tasks,); rows of one group share no place.
+        task, place: pairs of a task and a place where its row may be non-zero, sorted by task.
+        size: (groups, places), the shape of the joint rows.
         same: pairs of entries at the same place, as two tensors of positions in `task`.
     """
 
@@ -37,7 +37,7 @@ class Places:
 
     @classmethod
     def of(cls, task: Tensor, place: Tensor, group: Tensor, n_places: int) -> "Places":
-        """From pairs of a task and a place, sorted by task.
+        """Build it from pairs of a task and a place, sorted by task.
 
         Example:
             >>> task, place = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 2])
@@ -45,7 +45,7 @@ class Places:
             (tensor([0, 1, 1, 2, 2, 3]), tensor([0, 1, 2, 1, 2, 3]))
         """
         size = (int(group.max()) + 1, n_places)
-        # For each entry the position of the one of each group at its place.
+        # For each entry, the position of each group's entry at the same place.
         found = torch.full(size, -1)
         found[group[task], place] = torch.arange(len(task))
         partners = found[:, place].T
@@ -53,14 +53,14 @@ class Places:
         return cls(group, task, place, size, (first, partners[first, which]))
 
     def to(self, device: torch.device) -> "Places":
-        """The same on another device."""
+        """These places on another device."""
         group, task, place, first, second = (
             t.to(device) for t in (self.group, self.task, self.place, *self.same)
         )
         return Places(group, task, place, self.size, (first, second))
 
     def apart(self, joint: Tensor) -> Tensor:
-        """Rows (tasks, places, ...) from those of groups, (groups, places, ...).
+        """Rows (tasks, places, ...) from the joint rows of groups, (groups, places, ...).
 
         Example:
             >>> both = torch.arange(2)
@@ -74,7 +74,7 @@ class Places:
         return rows
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Each task's places, shape (tasks, most of any), and which of them are real."""
+        """Each task's places, padded to (tasks, largest number), and a mask of the real ones."""
         counts = torch.bincount(self.task, minlength=len(self.group))
         order = torch.arange(max(1, int(counts.max())), device=self.task.device)
         real = order < counts[:, None]
@@ -85,11 +85,12 @@ class Places:
 
 @dataclass(frozen=True)
 class SparseRows:
-    """The Jacobian's rows by one parameter, those of a group on top of each other.
+    """The Jacobian's rows for one parameter; rows of a group are stored as one.
 
     Args:
-        joint: shape (groups, *shape of the parameter), whose first axis has the `places`.
-        places: of the tasks' rows.
+        joint: the joint rows, shape (groups, *shape of the parameter); the first axis of the
+            parameter is the `places`.
+        places: places of the tasks' rows.
 
     Example:
         >>> task, place = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
@@ -107,17 +108,17 @@ class SparseRows:
     places: Places
 
     def dense(self) -> Tensor:
-        """Every row for itself, shape (tasks, *shape of the parameter)."""
+        """Every row separately, shape (tasks, *shape of the parameter)."""
         return self.places.apart(self.joint)
 
     def gramian(self) -> Tensor:
         """Inner products of the rows, shape (tasks, tasks)."""
         p = self.places
         n_groups, n_places = p.size
-        # Not -1 for the width, which is nothing where there are no numbers.
+        # The width is computed, because -1 fails for a tensor without entries.
         width = math.prod(self.joint.shape[2:])
         values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
-        # Of all groups at one place, which is where rows meet.
+        # Products of all groups at one place, the only place where rows meet.
         products = values @ values.transpose(1, 2)
         first, second = p.same
         group = p.group[p.task]
@@ -130,7 +131,7 @@ class SparseRows:
 def groups_apart(
     n_tasks: int, pairs: Sequence[tuple[Indices, Indices]], sizes: tuple[int, int]
 ) -> Tensor:
-    """Each task's group, by putting it into the first one in which it meets nobody."""
+    """Assign each task to the first group in which it shares nothing with another task."""
     ends = [np.searchsorted(task, np.arange(n_tasks + 1)) for task, _ in pairs]
     taken = [np.zeros((1, size), bool) for size in sizes]
     groups = np.zeros(n_tasks, np.int64)

@@ -1,4 +1,4 @@
-"""What one batch gives: the losses of its tasks, and from them the gradients of a training step."""
+"""The losses of a batch, and the gradients of a training step."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,21 +29,21 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
 class TrainingStep:
-    """Computes the losses and gradients of batches; it is what `qmtl.methods.Step` promises.
+    """Computes the losses and gradients of batches; implements `qmtl.methods.Step`.
 
     Args:
-        model: what is trained.
-        settings: how.
+        model: the model that is trained.
+        settings: settings of training.
         tasks: the tasks that are trained.
-        parameters: which parameters that concerns.
+        parameters: the parameters that these tasks train.
         combiner: the aggregator or scalarizer.
         weights: the scalarizer's own parameters.
-        methods: those that are on, by their key in the settings.
+        methods: the methods that are switched on, by their key in the settings.
 
     Attributes:
-        epoch: of the next batch; the first is 0.
-        number: of the next step, for messages.
-        generator: for what methods draw.
+        epoch: epoch of the next batch, counted from 0.
+        number: number of the next step, for messages.
+        generator: random generator for the methods.
         last_losses: each task's last loss, (tasks,), for scalarizers that keep state.
     """
 
@@ -90,16 +90,16 @@ class TrainingStep:
                 f"{name} does not go together with aggregator {self.settings.aggregator!r}, which "
                 f"keeps state from one call to the next"
             )
-        # Rows of the head are those of the losses only if nothing comes between them.
+        # Rows of the head are those of the losses only if no method changes anything in between.
         self._plain = not (self._change or self._head or self._gradients)
         self._whole = bool(methods)
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """Losses of the tasks with labels in a batch, before methods change them."""
+        """Losses of a batch's tasks with labels, before methods change them."""
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
-        """The losses that a step combines, and what the rows of their Jacobian are taken from."""
+        """The losses that a step combines, and what their Jacobian's rows are computed from."""
         found = self._losses(batch, rows=self._plain)
         for method in self._change:
             found = method.losses(found, self)
@@ -108,7 +108,7 @@ class TrainingStep:
     def _losses(self, batch: Batch, *, rows: bool, only: int | None = None) -> TaskLosses:
         targets = self.standardised(batch.targets)
         logits = features = kept = None
-        # Methods are given the logits of all tasks.
+        # Methods expect the logits of all tasks.
         if only is None and not (batch.complete or self.uses_jacobian or self._whole):
             only = self._only_task(batch.targets)
         with self._where(batch):
@@ -131,11 +131,11 @@ class TrainingStep:
         return TaskLosses(losses, present, batch, total, features, logits, kept)
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums of losses and what to divide them by, of joined logits, in this process."""
+        """Sums of losses and their divisors, from joined logits, in this process."""
         return self._terms_in(self.layout, logits, self.standardised(batch.targets), batch)
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Joined targets as losses see them: those of regressions standardised."""
+        """Joined targets in the form that losses use, with regression targets standardised."""
         if self.layout.dtype != torch.float64:
             return targets
         if self._scale is None:
@@ -144,12 +144,12 @@ class TrainingStep:
         return (targets - mean) / std
 
     def _only_task(self, targets: Tensor) -> int | None:
-        """The place of the only task with labels in a batch; None if there are several, or none."""
+        """The index of the only task with labels in a batch; None if there are several, or none."""
         labelled = self.layout.labelled(targets).any(dim=0)
         return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
 
     def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss terms of all tasks, of which only one is computed."""
+        """Loss terms of all tasks, if only one of them has labels and is computed."""
         task = self.tasks[only]
         if self._head is None:
             logits = self.model(self._inputs(batch), [task.name], joined=True)
@@ -172,17 +172,17 @@ class TrainingStep:
         return terms
 
     def _inputs(self, batch: Batch) -> Tensor:
-        # Data are float32; a float64 model wants its own.
+        # Data are float32, but a float64 model needs inputs in its own type.
         return batch.inputs.to(self.dtype)
 
     def evaluated(self, batch: Batch) -> Tensor:
-        """Joined logits of all trained tasks, as predictions are made from."""
+        """Joined logits of all trained tasks, as used for predictions."""
         with self._where(batch):
             logits: Tensor = self.model(self._inputs(batch), self.names, joined=True)
         return logits
 
     def _logits(self, batch: Batch, *, rows: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Joined logits of all tasks, features, and what the Jacobian's rows are taken from."""
+        """Joined logits of all tasks, features, and what the Jacobian's rows come from."""
         inputs = self._inputs(batch)
         if rows and self.jacobian is not None and self.jacobian.n_groups is not None:
             kept = self.jacobian.forward(inputs)
@@ -196,16 +196,16 @@ class TrainingStep:
 
     @contextmanager
     def _where(self, batch: Batch) -> Iterator[None]:
-        """Say in which step a part of the model was given what it cannot take.
+        """Add the epoch and step to errors that parts of the model raise.
 
-        Embeddings whose gradient is sparse have a dense one meanwhile, of which there are rows.
+        Meanwhile, embeddings with sparse gradients get dense ones, which rows need.
         """
         for embedding in self._sparse:
             embedding.sparse = False
         try:
             yield
         except InvalidInputError as error:
-            # Inputs were finite when the data were made: it is the encoder that diverged.
+            # The inputs were finite when the data set was made, so the encoder has diverged.
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
                 f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}; "
@@ -235,17 +235,17 @@ class TrainingStep:
                 )
 
     def set_gradients(self, losses: TaskLosses) -> None:
-        """Set ``.grad`` of all that is trained; parameters without a gradient have none.
+        """Set ``.grad`` of all trained parameters; parameters without a gradient get None.
 
         Raises:
-            InvalidInputError: if the combiner does not take such losses or gradients.
+            InvalidInputError: if the combiner does not accept such losses or gradients.
         """
         for parameter in (*self.shared, *self.own, *self.weights):
             parameter.grad = None
         extra = self._extra_losses(losses)
         more = None if extra is None else self._gradients_of(extra)
         if not losses.values.requires_grad:
-            # All that these tasks depend on is frozen.
+            # everything that these tasks depend on is frozen
             pass
         elif self._gradients is not None:
             self._gradients.gradients(losses, self)
@@ -262,7 +262,7 @@ class TrainingStep:
         terms = [term for term in found if term is not None]
         if isinstance(self.model.encoder, TaskEncoder):
             own = self.model.encoder.extra_loss()
-            # All processes have the same parameters, and gradients add up.
+            # All processes have the same parameters, and their gradients are summed.
             if own is not None and own.requires_grad:
                 terms.append(own / n_processes())
         return torch.stack(terms).sum() if terms else None
@@ -274,7 +274,7 @@ class TrainingStep:
         )  # fmt: skip
 
     def _add(self, more: Sequence[Tensor | None]) -> None:
-        """Add gradients to those that are set."""
+        """Add gradients to those that are set already."""
         parameters = [*self.shared, *self.own]
         before = [parameter.grad for parameter in parameters]
         set_gradients(parameters, more)
@@ -307,7 +307,7 @@ class TrainingStep:
             materialize_grads=n_processes() > 1,
         )  # fmt: skip
         set_gradients(parameters, gradients[: len(parameters)])
-        # The scalarizer saw the global losses: its own gradient is whole already.
+        # The scalarizer saw the losses of all processes, so its own gradient is complete.
         for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
             weight.grad = None if gradient is None else gradient.contiguous()
 
@@ -328,8 +328,8 @@ class TrainingStep:
         return sum_over_processes(values)
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
-        """What the aggregator, or the scalarizer's weights, make of rows of a Jacobian."""
-        # In the rows' own precision, whatever the forward pass has.
+        """Combine rows of a Jacobian by the aggregator, or by the scalarizer's weights."""
+        # In the rows' own precision, even if the forward pass uses autocast.
         with torch.autocast(losses.values.device.type, enabled=False):
             if self.jacobian is None:
                 weights = self.loss_weights(losses)

@@ -1,8 +1,8 @@
-"""How many threads torch computes with while a model trains.
+"""The number of threads that torch uses while a model trains.
 
-Torch's threads wait for each other at the end of each operation, and they wait actively. Where a
-step has hundreds of small operations and something else needs a core, this takes many times longer
-than one thread does. So a step gets threads only where it is long.
+Torch's threads wait for each other after each operation, and they wait actively. If a step has
+hundreds of small operations and another program needs a core, this takes many times longer than a
+single thread. So only long steps get several threads.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ from qmtl.training._settings import TrainingSettings
 
 __all__ = ["torch_threads", "worthwhile_threads"]
 
-# A thread computes so many floating-point operations in some tenths of a second.
+# A thread does this many floating-point operations in some tenths of a second.
 OPERATIONS_PER_THREAD = 1e9
 
 
 def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
-    """The threads that a training step is worth, by an estimate of its operations.
+    """The number of threads that suits a training step, by an estimate of its operations.
 
-    It counts each parameter once per row, and the plan of a quantum head.
+    The estimate counts each parameter once per row, and the plan of a quantum head.
 
     Example:
         >>> import qmtl
@@ -35,7 +35,7 @@ def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
     """
     operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
     if isinstance(model.head, QuantumHead):
-        # Another simulator may run what light cones do not.
+        # Another simulator may run a circuit that light cones cannot.
         with suppress(CircuitTooLargeError):
             operations += model.head.explain(batch_size).operations
     return max(1, int(operations / OPERATIONS_PER_THREAD))
@@ -43,9 +43,9 @@ def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
 
 @contextmanager
 def torch_threads(model: MultiTaskModel, settings: TrainingSettings) -> Iterator[None]:
-    """Let torch use `settings.threads`; or what the model is worth, at most as many as before.
+    """Let torch use `settings.threads`, or a number that suits the model, at most the present one.
 
-    The number of before comes back at the end.
+    The previous number is restored at the end.
     """
     before = torch.get_num_threads()
     threads = settings.threads

@@ -1,4 +1,4 @@
-"""Lightning's trainer as `qmtl.fit` uses it: made from settings, quiet, and open to Ctrl-C."""
+"""Lightning's trainer for `qmtl.fit`: built from settings, quiet, and stopped by Ctrl-C."""
 
 import logging
 import signal
@@ -36,29 +36,31 @@ def make_trainer(
     *,
     validate: bool = True,
 ) -> pl.Trainer:
-    """Lightning's trainer; it writes files only where callbacks do.
+    """Lightning's trainer; only callbacks write files.
 
     Args:
-        settings: epochs, devices and when to stop.
-        callbacks: its callbacks; loggers of a `HistoryLog` among them become the trainer's, too.
-        folder: where checkpoint callbacks that name none write; None for the current folder.
+        settings: epochs, devices and conditions to stop.
+        callbacks: its callbacks; loggers of a `HistoryLog` among them become the trainer's loggers,
+            too.
+        folder: folder for checkpoint callbacks that name none; None for the current folder.
         validate: whether there is a validation split.
 
     Raises:
-        InvalidInputError: for an accelerator that is not there, or several devices in a program
-            that cannot be started once more.
+        InvalidInputError: for an accelerator that is not available, or several devices in a program
+            that cannot be started again.
     """
     used = list(callbacks)
     if settings.patience is not None:
         mode = monitor_mode(settings.monitor)
-        # An undefined metric is not a better one; a loss that is not finite has raised before.
+        # An undefined metric does not count as better; a non-finite loss has already raised an
+        # error.
         stop = EarlyStopping(
             settings.monitor, patience=settings.patience, mode=mode, check_finite=False
         )
-        # Before callbacks that save the state of the others.
+        # It comes before callbacks that save the state of the others.
         used.insert(0, stop)
     strategy: Any = "auto"
-    # One process trains by itself, whatever a cluster's scheduler says of others.
+    # A single process ignores the environment variables of a cluster's scheduler.
     plugins: list[Any] = [AtomicCheckpoints(), LightningEnvironment()]
     if settings.devices > 1:
         _check_main(settings.devices)
@@ -91,20 +93,22 @@ def make_trainer(
 
 
 def _check_main(devices: int) -> None:
-    """Raise if this program cannot be started once more, as Lightning does for each device."""
+    """Raise if Lightning cannot start this program again for each further device."""
     interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if interactive or (spec is None and not Path(sys.argv[0]).is_file()):
         raise InvalidInputError(
-            f"devices={devices} starts the program once more in each further process, which a "
+            f"devices={devices} starts the program again in each further process, which a "
             f"notebook, an interactive session or a program from standard input cannot do; use "
             f"devices=1, or run the training from a file"
         )
 
 
 class PassedOn(Logger):
-    """A logger of `qmtl.training.log_to` as the trainer sees it, for callbacks such as Lightning's
-    ``LearningRateMonitor``: `log_to` itself closes it, after the last metrics.
+    """A logger of `qmtl.training.log_to` as the trainer sees it.
+
+    Callbacks such as Lightning's ``LearningRateMonitor`` use it. `log_to` closes it, after the last
+    metrics.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -113,28 +117,28 @@ class PassedOn(Logger):
 
     @property
     def name(self) -> str | None:
-        """The inner logger's."""
+        """The name of the inner logger."""
         name: str | None = self.inner.name
         return name
 
     @property
     def version(self) -> int | str | None:
-        """The inner logger's."""
+        """The version of the inner logger."""
         version: int | str | None = self.inner.version
         return version
 
     @property
     def save_dir(self) -> str | None:
-        """The inner logger's."""
+        """The folder of the inner logger."""
         folder: str | None = self.inner.save_dir
         return folder
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Hand them on."""
+        """Forward the metrics."""
         self.inner.log_metrics(metrics, step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """`log_to` was given what to write."""
+        """Do nothing: `log_to` already has the parameters to write."""
 
 
 def run_trainer(
@@ -146,8 +150,8 @@ def run_trainer(
     checkpoint: Path | None = None,
     validate: bool = True,
 ) -> int:
-    """Run Lightning's trainer; the number of epochs that the module has been trained in all."""
-    # Training draws random numbers and must not change the state of the caller's generator.
+    """Run Lightning's trainer; returns how many epochs the module has been trained in all."""
+    # Training draws random numbers but must not change the caller's generator.
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
         threads = torch_threads(module.model, module.settings)
@@ -163,7 +167,7 @@ def run_trainer(
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What Lightning says of callbacks and loggers, in terms of `qmtl.fit`."""
+    """Rewrite Lightning's errors about callbacks and loggers in terms of `qmtl.fit`."""
     try:
         yield
     except (MisconfigurationException, RuntimeError) as error:
@@ -180,14 +184,14 @@ def _plain_errors() -> Iterator[None]:
             if words in reason:
                 raise InvalidInputError(f"{reason} ({hint})") from None
         if isinstance(error, MisconfigurationException):
-            # A callback or logger that was given cannot do its work here.
+            # A callback or logger from the user cannot work here.
             raise InvalidInputError(reason) from None
         raise
 
 
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
-    """Let Ctrl-C be a `KeyboardInterrupt`: Lightning exits instead, and ignores it from then on."""
+    """Turn Ctrl-C into a `KeyboardInterrupt`: Lightning would exit, and then ignore it."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -203,7 +207,7 @@ def _plain_interrupt() -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Lightning's notes on devices and workers are for its own users, not for ours."""
+    """Silence Lightning's notes on devices and workers, which do not concern qmtl's users."""
     names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -213,7 +217,7 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             warnings.filterwarnings("ignore", module="lightning_fabric")
-            # Nash-MTL's problem, as TorchJD poses it; the solution is right all the same.
+            # A warning about Nash-MTL's problem in TorchJD's form; the solution is right.
             warnings.filterwarnings(
                 "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
             )

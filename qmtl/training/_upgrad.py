@@ -1,9 +1,8 @@
-"""Projections onto the dual cone of a Jacobian's rows, all of them at once.
+"""Projections onto the dual cone of a Jacobian's rows, many at once.
 
-UPGrad projects the gradient of each of m tasks, which is m quadratic programs in m variables. They
-share one matrix and few of their constraints are tight, so that block principal pivoting solves
-them together in a handful of rounds of small dense systems, where a general solver takes them one
-by one.
+UPGrad projects the gradient of each of m tasks: m quadratic programs in m variables. They share one
+matrix, and few of their constraints are active. So block principal pivoting solves them together in
+a few rounds of small dense systems; a general solver takes them one by one.
 """
 
 import math
@@ -20,18 +19,18 @@ from torchjd.linalg import DualConeProjector, PSDMatrix
 __all__ = ["PivotingProjector", "complementary"]
 
 Floats = NDArray[np.float64]
-# Rows and variables from which threads are worth starting.
+# Numbers of rows and variables from which several threads pay off.
 MANY = 64
-# What the kernel reports about a row.
+# The kernel's status of a row.
 SOLVED, UNSOLVED, INDEFINITE = 0, 1, 2
 SWEEPS = 20
-# Rounds in which a problem may get no better before it moves one place at a time.
+# Rounds without improvement before a problem moves one variable at a time.
 PATIENCE = 3
-# Negative values of this part of what they were summed from count as zero.
+# A negative value below this fraction of its summands counts as zero.
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-# Indices of inner loops are unsigned: negative ones would count from the end.
+# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning. Indices of
+# inner loops are unsigned: a signed index could count from the end.
 _compiled: Any = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
@@ -41,16 +40,16 @@ class PivotingProjector(DualConeProjector):
     r"""Projects weights onto the dual cone of a Jacobian's rows; a TorchJD projector.
 
     For each ``u`` this is ``argmin v'Gv`` subject to ``v >= u``, for the Gramian ``G`` divided by
-    its trace and with `reg_eps` on its diagonal, exactly as TorchJD's ``QuadprogProjector`` has
-    it, to the accuracy of double precision.
+    its trace and with `reg_eps` added to its diagonal, as in TorchJD's ``QuadprogProjector``, to
+    double precision.
 
     Args:
         norm_eps: Gramians with a smaller trace count as zero.
-        reg_eps: added to the diagonal of the normalised Gramian.
+        reg_eps: number added to the diagonal of the normalised Gramian.
 
     Raises:
         ValueError: if `norm_eps` or `reg_eps` is negative; on a call, for a Gramian that is not
-            finite, or not positive definite with `reg_eps` added.
+            finite, or not positive definite after `reg_eps` is added.
 
     Example:
         >>> from torchjd.aggregation import UPGrad
@@ -70,7 +69,7 @@ class PivotingProjector(DualConeProjector):
         self.norm_eps, self.reg_eps = norm_eps, reg_eps
 
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:
-        """Weights of the projections, of the shape of `U`, (..., m), for a Gramian (m, m)."""
+        """Weights of the projections, in the shape of `U`, (..., m), for a Gramian (m, m)."""
         matrix = self._regular(G.detach()).cpu().double()
         matrix = (matrix + matrix.T) / 2
         given = U.detach().cpu().double().reshape(-1, len(matrix))
@@ -89,16 +88,16 @@ class PivotingProjector(DualConeProjector):
 
 
 def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) -> Floats:
-    """For each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
+    """Solve, for each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
 
     Args:
-        matrix: M, symmetric and positive definite, shape (m, m).
-        offsets: the rows, shape (n, m).
-        rounds: of pivoting, before a row is left to scipy's non-negative least squares; None for
-            far more than are ever needed.
+        matrix: the matrix M, symmetric and positive definite, shape (m, m).
+        offsets: the rows q, shape (n, m).
+        rounds: number of rounds of pivoting, after which scipy's non-negative least squares solves
+            a row; None for far more than are ever needed.
 
     Returns:
-        Shape (n, m). Some y may be negative by rounding errors.
+        The rows z, shape (n, m). Some y may be negative by rounding errors.
 
     Raises:
         ValueError: if the matrix is not positive definite.
@@ -124,7 +123,7 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
     if n_threads == 1:
         _solve_rows(matrix, offsets, conflicting, rounds, found, state)
     else:
-        # Every n-th row to each: neighbours take alike long.
+        # Each thread gets every n-th row, because neighbouring rows take similar time.
         shares = [conflicting[i::n_threads].copy() for i in range(n_threads)]
         with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(lambda s: _solve_rows(matrix, offsets, s, rounds, found, state), shares))
@@ -137,7 +136,7 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
 
 @_compiled
 def _sweep(matrix: Any, z: Any, y: Any) -> Any:
-    """One Gauss-Seidel pass; whether places became positive or zero."""
+    """One Gauss-Seidel pass; returns whether entries became positive or zero."""
     changed = False
     for j in range(len(z)):
         new = z[j] - y[j] / matrix[j, j]
@@ -154,7 +153,7 @@ def _sweep(matrix: Any, z: Any, y: Any) -> Any:
 
 @_compiled
 def _solve_places(matrix: Any, q: Any, places: Any, k: Any, factor: Any, z: Any) -> Any:
-    """Solve Mz + q = 0 on k places by Cholesky; whether M is positive definite there."""
+    """Solve Mz + q = 0 on k variables by Cholesky; returns whether M is positive definite there."""
     for i in range(k):
         row, own = matrix[places[i]], factor[i]
         for j in range(i + 1):
@@ -182,7 +181,7 @@ def _solve_places(matrix: Any, q: Any, places: Any, k: Any, factor: Any, z: Any)
 
 @_compiled
 def _move(z: Any, y: Any, free: Any, limit: Any, one: Any) -> Any:
-    """Count the places with the wrong sign, and move all of them, or the last `one` only."""
+    """Count the variables with the wrong sign, and move all of them (or only the last if `one`)."""
     count = 0
     for j in range(len(z) - 1, -1, -1):
         if (free[j] and z[j] < 0) or (not free[j] and y[j] < limit):
@@ -194,10 +193,10 @@ def _move(z: Any, y: Any, free: Any, limit: Any, one: Any) -> Any:
 
 @_compiled
 def _solve_rows(matrix: Any, offsets: Any, rows: Any, rounds: Any, found: Any, state: Any) -> None:
-    """Solve some rows of offsets, given by number, into the rows of `found` and `state`.
+    """Solve the given rows of offsets; write results to the same rows of `found` and `state`.
 
-    Gauss-Seidel sweeps find most of what is positive; block principal pivoting then solves exactly
-    for these places, and moves what comes out with the wrong sign until nothing does.
+    Gauss-Seidel sweeps find most positive variables. Block principal pivoting then solves exactly
+    for these, and moves variables with the wrong sign until there are none.
     """
     m = len(matrix)
     factor, y = np.empty((m, m)), np.empty(m)
@@ -244,7 +243,7 @@ def _solve_rows(matrix: Any, offsets: Any, rows: Any, rounds: Any, found: Any, s
 
 
 def _least_squares(matrix: Floats, offset: Floats) -> Floats:
-    """The same for one row, as non-negative least squares by scipy's active sets."""
+    """Solve one row as non-negative least squares, by scipy's active sets."""
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls
 

@@ -109,7 +109,7 @@ def test_several_devices_need_a_program_in_a_file(how):
     run = subprocess.run(
         [sys.executable, *arguments], input=text, capture_output=True, text=True, timeout=120
     )
-    assert "caught devices=2 starts the program once more" in run.stdout
+    assert "caught devices=2 starts the program again" in run.stdout
     assert "devices=1, or run the training from a file" in run.stdout
 
 
