@@ -1,7 +1,7 @@
 """qmtl: quantum heads for multi-task learning.
 
-The public names. Each is imported when it is first used, so that ``qmtl --help`` answers at once
-and a program that only builds circuits does not wait for torch.
+The public names of the package. Each is imported when it is first used, so that ``qmtl --help``
+answers at once and a program that only builds circuits does not wait for torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Export: a trained model as a program for inference, which needs no qmtl to run."""
+"""Export: write a trained model as a program for inference, which runs without qmtl."""
 
 import copy
 import json
@@ -23,12 +23,13 @@ from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 __all__ = ["example_inputs", "export_program", "inference_copy"]
 
 PACKAGES = ("onnx", "onnxscript")
-# Beyond it an ONNX file, a protocol buffer of 2 GB at most, keeps its numbers in a file beside it.
+# An ONNX file is a protocol buffer of at most 2 GB; larger models keep their numbers in a second
+# file.
 LARGEST_FILE = 2**30
 
 
 class _FixedSimulator(Simulator):
-    """Evaluates each circuit at the weights that it was first called with."""
+    """Evaluates each circuit with the weights of its first call."""
 
     def __init__(self) -> None:
         self.fixed: dict[HeadCircuit, FixedCircuit] = {}
@@ -50,7 +51,7 @@ class _FixedSimulator(Simulator):
 
 
 class _Predictor(nn.Module):
-    """Inputs to predictions by task."""
+    """A model from inputs to predictions by task."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ def inference_copy(module: Any) -> Any:
     """A copy of an encoder or head on the CPU, in evaluation mode, that runs torch operations.
 
     Raises:
-        InvalidInputError: for a head whose simulator is not exact.
+        InvalidInputError: if a head's simulator is not exact.
     """
     twin = copy.deepcopy(module).cpu().eval()
     for part in twin.modules():
@@ -81,10 +82,10 @@ def inference_copy(module: Any) -> Any:
 
 
 def example_inputs(encoder: nn.Module, like: Tensor) -> Tensor:
-    """Two rows of inputs of the shape that an encoder takes.
+    """Two rows of inputs in the shape that an encoder takes.
 
     Raises:
-        InvalidInputError: if it does not say which.
+        InvalidInputError: if the encoder does not declare its input shape.
     """
     if isinstance(encoder, CNN):
         return like.new_zeros(2, encoder.in_channels, *encoder.image_size)
@@ -101,9 +102,9 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
     """Write a model for inference; see `qmtl.MultiTaskModel.export`.
 
     Args:
-        model: with the encoder and head that are written, on the CPU and in evaluation mode.
+        model: the model, with encoder and head on the CPU and in evaluation mode.
         path: the file, ``.onnx`` or ``.pt2``.
-        inputs: an example, (samples, ...).
+        inputs: example inputs, (samples, ...).
     """
     target = Path(path).expanduser()
     if target.suffix not in (".onnx", ".pt2"):
@@ -116,7 +117,7 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
             raise missing_extra(f"ONNX needs {' and '.join(missing)}", "onnx")
     if not len(inputs):
         raise InvalidInputError("inputs must have at least one sample, got none")
-    # Two rows: of one, torch makes a program for one row.
+    # Two rows: from a single row, torch would make a program for one row only.
     rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
     program = _program(model, rows)
     about = json.dumps(_about(model, rows))
@@ -137,14 +138,14 @@ def _program(model: nn.Module, rows: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
         with torch.no_grad(), _quiet():
-            # Circuits are taken at the weights of this call.
+            # This call fixes the circuits' weights.
             model(rows)
             return torch.export.export(
                 _Predictor(model), (rows,), dynamic_shapes=({0: batch},), strict=False
             )
     except QmtlError:
         raise
-    except Exception as error:  # torch documents no class for what it cannot export
+    except Exception as error:  # torch documents no class for failed exports
         kind, lines = type(model.encoder).__name__, str(error).strip().splitlines()
         raise InvalidInputError(
             f"torch cannot export this model, whose encoder is {kind}: "
@@ -153,7 +154,7 @@ def _program(model: nn.Module, rows: Tensor) -> torch.export.ExportedProgram:
 
 
 def _name_values(graph: Any, tasks: Sequence[str]) -> None:
-    """Outputs get the tasks' names, and all other values of an ONNX graph get names beside them."""
+    """Name an ONNX graph's outputs after the tasks, and rename other values that clash."""
     inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     for number, value in enumerate(inner):
         value.name = _unlike(tasks, f"value.{number}")
@@ -163,12 +164,12 @@ def _name_values(graph: Any, tasks: Sequence[str]) -> None:
 
 
 def _unlike(tasks: Sequence[str], name: str) -> str:
-    """The name, with ``_`` after it where it is a task's."""
+    """The name, followed by ``_`` if it is a task's name."""
     return _unlike(tasks, f"{name}_") if name in tasks else name
 
 
 def _about(model: Any, rows: Tensor) -> dict[str, Any]:
-    """What a reader of the file wants to know, JSON-able."""
+    """Facts about the model for readers of the file, as data that JSON can hold."""
     about = {
         "qmtl": __version__,
         "inputs": {
@@ -183,7 +184,7 @@ def _about(model: Any, rows: Tensor) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself."""
+    """A context without the exporter's own messages."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

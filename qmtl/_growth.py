@@ -1,4 +1,4 @@
-"""Growing by a task: a head and an encoder that know what smaller ones knew, number by number."""
+"""Growth by a task: larger heads and encoders that keep the parameters of smaller ones exactly."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, LinearHead, MixtureHead, QuantumHead
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
-# Circuits with more parts than that did not grow: every task has an encoding of its own.
+# A circuit with more parts was not grown: every task has its own encoding.
 MOST_PARTS = 16
 
 
 def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCircuit:
-    """A circuit with one task more, in which no gate joins the new register and the old ones.
+    """A circuit with one more task; no gate joins its register with the old ones.
 
     Args:
-        circuit: of the tasks so far.
-        task: the new one, which comes last.
-        **register: the new task's ``wires``, ``ansatz`` and ``readout``, where they are not the
+        circuit: circuit of the present tasks.
+        task: the new task, which comes last.
+        **register: the new task's ``wires``, ``ansatz`` and ``readout``, if they are not the
             defaults.
 
     Example:
@@ -53,7 +53,7 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
     sizes = {name: len(circuit.register(name).wires) for name in names}
     if register.get("wires") is not None:
         sizes[task.name] = register["wires"]
-    # Made once by itself, to learn how many wires it takes.
+    # Build it alone first, to find how many wires it needs.
     alone = HeadCircuit(
         [task],
         _inner(circuit.encoding),
@@ -73,7 +73,7 @@ def _inner(encoding: Encoding) -> Encoding:
 
 
 def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -> Head:
-    """A head with one task more, whose other tasks have the parameters of the given head.
+    """A head with one more task; the other tasks keep the parameters of the given head.
 
     Raises:
         InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, a name that a task
@@ -114,7 +114,7 @@ def _check_shape(head: QuantumHead, grown: QuantumHead, task: Task) -> None:
 
 
 def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Load a smaller module's state, whose tensors are the beginnings of the module's."""
+    """Load a smaller module's state into the first entries of a larger module's tensors."""
     own = module.state_dict()
     for key, value in state.items():
         own[key] = value if own[key].ndim == 0 else torch.cat([value, own[key][len(value) :]])
@@ -122,7 +122,7 @@ def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def last_layer(encoder: nn.Module) -> nn.Linear | None:
-    """The linear layer whose outputs are the encoder's features; None if that is not certain.
+    """The linear layer that computes an encoder's features; None if that is not certain.
 
     Example:
         >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
@@ -135,7 +135,7 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
     if isinstance(encoder, TaskEncoder):
         return None
     if type(encoder) in ENCODERS.values():
-        # All of them end in the last linear layer that they have, if they have one.
+        # These encoders all end in their last linear layer, if they have one.
         layers = [module for module in encoder.modules() if type(module) is nn.Linear]
         return layers[-1] if layers and layers[-1].out_features == encoder.out_features else None
     return None
@@ -144,12 +144,12 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
 def features_for(
     encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, tasks: Sequence[str] | None
 ) -> torch.Tensor:
-    """An encoder's features, where a `TaskEncoder` need only give those that the tasks depend on.
+    """An encoder's features; a `TaskEncoder` only computes those that the tasks depend on.
 
     Args:
         encoder: the encoder.
-        head: which says what its tasks depend on.
-        inputs: (batch, ...).
+        head: the head, which knows what its tasks depend on.
+        inputs: inputs, shape (batch, ...).
         tasks: names of the tasks; None for all.
     """
     if tasks is None or not isinstance(encoder, TaskEncoder):
@@ -162,13 +162,13 @@ def features_for(
 def _needed(
     encoder: TaskEncoder, head: nn.Module, tasks: Sequence[str], first: int = 0
 ) -> list[str] | None:
-    """The tasks whose features some tasks depend on; None if that is not known.
+    """The tasks whose features the given tasks depend on; None if this is unknown.
 
     Args:
-        encoder: whose features these are.
-        head: which says what its tasks depend on.
+        encoder: the encoder of these features.
+        head: the head, which knows what its tasks depend on.
         tasks: names of the tasks.
-        first: which of the encoder's features is the first that the head takes.
+        first: index of the encoder's feature that is the head's first.
     """
     depends = head.dependencies() if isinstance(head, Head) else None
     if depends is None or not isinstance(head, Head):
@@ -181,13 +181,13 @@ def _needed(
 
 
 def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None) -> nn.Module:
-    """A copy of an encoder with the features that a grown head takes.
+    """A copy of an encoder that computes the features for a grown head.
 
     Args:
         encoder: the encoder.
-        head: before it grew.
-        grown: the same with one task more.
-        seed: of the new initial weights.
+        head: the head before it grew.
+        grown: the head with one more task.
+        seed: seed of the new initial weights.
 
     Raises:
         InvalidInputError: if the encoder cannot grow.
@@ -204,10 +204,10 @@ def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None)
 
 
 def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) -> nn.Module:
-    """A copy of an encoder with more features than before, of which the first are those it had.
+    """A copy of an encoder with more features, of which the first are the old ones.
 
     Raises:
-        InvalidInputError: if it does not end in a linear layer.
+        InvalidInputError: if the encoder does not end in a linear layer.
 
     Example:
         >>> encoder = nn.Linear(3, 2)
@@ -239,7 +239,7 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
 
 
 class _Part(NamedTuple):
-    """The tasks of some registers that no gate joins with others, as a circuit by themselves."""
+    """Tasks on registers that no gate joins with others, as a separate circuit."""
 
     circuit: HeadCircuit
     features: slice
@@ -248,9 +248,9 @@ class _Part(NamedTuple):
 
 @lru_cache(maxsize=64)
 def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
-    """The circuits that a grown circuit consists of, as they were before they were joined.
+    """The circuits from which a grown circuit was joined.
 
-    None at all for other circuits, and for so many parts that each would be a task.
+    It is empty for other circuits, and if there are so many parts that each would be a task.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
@@ -289,12 +289,12 @@ def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
 def logits_by_parts(
     encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, names: Sequence[str] | None
 ) -> dict[str, torch.Tensor] | None:
-    """Logits of a grown model, each part computed as it was before the others were there.
+    """Logits of a grown model; each part is computed as before it was joined.
 
-    The same sums in another order differ by rounding: a matrix product of another width, cones that
-    run beside others, a sigmoid of numbers that lie apart. So each part has features and a circuit
-    of its own here, and a task's predictions are, bit for bit, those of before the model grew.
-    None for a model that did not grow.
+    The same sums in another order may differ by rounding: in a matrix product of another width, in
+    cones that run beside others, in a sigmoid of numbers with other strides. So each part has its
+    own features and circuit here, and a task's predictions are bit for bit those from before the
+    model grew. The result is None for a model that did not grow.
     """
     if not isinstance(head, QuantumHead):
         return None
@@ -313,7 +313,7 @@ def logits_by_parts(
             continue
         alone = head.of_part(circuit, part.encoding)
         if isinstance(encoder, TaskEncoder):
-            # As it was asked for them when the head had these tasks only.
+            # Ask for the features as when the head had only these tasks.
             needed = (
                 None if chosen is None else _needed(encoder, alone, chosen, part.features.start)
             )

@@ -1,6 +1,6 @@
-"""What notebooks and reports show: panels of facts, tables and drawings as HTML, and templates.
+"""HTML for notebooks and reports: panels of facts, tables and drawings, and templates.
 
-Text is escaped unless it is `Markup`, so that a task called ``<b>`` is shown by its name. Colours
+Text is escaped unless it is `Markup`, so that a task named ``<b>`` is shown by its name. Colours
 are those of the page, light or dark; nothing is loaded from elsewhere.
 """
 
@@ -48,12 +48,12 @@ HARDWARE_FACTS = {
     "estimated_success": "estimated success",
     "layout": "layout (device's qubits)",
 }
-# Cells of more letters are broken into lines.
+# Longer cells are broken into lines.
 LONG = 36
 
 
 def number(value: object) -> str:
-    """A number as tables show it; a dash for what is undefined.
+    """A number as tables show it; a dash if it is undefined.
 
     Example:
         >>> number(0.25), number(float("nan")), number(None), number(41250.0), number(7)
@@ -69,7 +69,7 @@ def number(value: object) -> str:
 
 
 def facts(pairs: Mapping[str, object]) -> Markup:
-    """Names and values, a row each.
+    """A table of names and values, one row each.
 
     Example:
         >>> print(facts({"wires": 4}))
@@ -81,11 +81,11 @@ def facts(pairs: Mapping[str, object]) -> Markup:
 
 
 def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
-    """Rows of equal keys, which become the header; numbers stand to the right.
+    """A table of rows with equal keys, which become the header; numbers are right-aligned.
 
     Args:
-        rows: what to show; of floats, four digits.
-        total: how many rows there are in all, if these are only the first ones.
+        rows: the rows; floats are shown with four digits.
+        total: number of all rows, if only the first ones are given.
 
     Example:
         >>> "a &lt; b" in table([{"task": "a < b", "wires": 2}])
@@ -113,7 +113,7 @@ def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
 
 
 def drawing(content: str | Markup) -> Markup:
-    """A drawing: SVG as `Markup`, or lines of text. Where it is too wide, it scrolls and says so.
+    """A drawing: SVG as `Markup`, or lines of text. If it is too wide, it scrolls and says so.
 
     Example:
         >>> "<pre>&lt;svg onload=...</pre>" in drawing("<svg onload=...")
@@ -125,7 +125,7 @@ def drawing(content: str | Markup) -> Markup:
     else:
         width = round(7.3 * max(map(len, content.splitlines()), default=0))
         content = Markup("<pre>{}</pre>").format(content)
-    # Only the page knows its width: it hides the note where the drawing fits.
+    # Only the page knows its width: it hides the note if the drawing fits.
     note = Markup(
         "<style>@container(min-width:{0}px){{.qmtl-{0}{{display:none}}}}</style>"
         '<div class="more qmtl-{0}">wider than the page: scroll it to the right →</div>'
@@ -135,13 +135,13 @@ def drawing(content: str | Markup) -> Markup:
 
 
 def folded(title: str, *parts: Markup) -> Markup:
-    """Parts that a click on their title shows."""
+    """Parts that are shown by a click on their title."""
     joined = Markup("\n").join(parts)
     return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
 
 
 def panel(title: str, *parts: Markup) -> str:
-    """What ``_repr_html_`` returns: a title and the parts below it.
+    """The HTML for ``_repr_html_``: a title and the parts below it.
 
     Example:
         >>> panel("job <1>", facts({"shots": 1024})).startswith('<div class="qmtl"><style>')
@@ -164,10 +164,10 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
-    """What a hardware run was, and how far it is from what was predicted.
+    """Facts about a hardware run, and its deviation from the prediction.
 
     Args:
-        record: as in ``RUN/hardware/NAME.json``; keys that it lacks are left out.
+        record: a record as in ``RUN/hardware/NAME.json``; missing keys are left out.
 
     Example:
         >>> hardware_facts({"backend": "fake_fez", "shots": 4096, "table": []})
@@ -193,7 +193,7 @@ def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
 
 
 def rendered(name: str, **values: Any) -> str:
-    """A template of ``qmtl/experiments/templates`` with these values; HTML escapes them."""
+    """Render a template of ``qmtl/experiments/templates`` with these values; HTML escapes them."""
     return _environment().get_template(name).render(**values)
 
 
@@ -228,7 +228,7 @@ def _cell(value: object) -> str | Markup:
 
 
 def in_notebook() -> bool:
-    """Whether output goes to the cells of a notebook."""
+    """Whether output goes to a notebook's cells."""
     shell = sys.modules.get("IPython")
     running = None if shell is None else shell.get_ipython()
     return getattr(running, "kernel", None) is not None

@@ -1,4 +1,4 @@
-"""Files that are whole or absent (written under a temporary name, then renamed), and tables."""
+"""Files that are written completely or not at all (by renaming a temporary file), and tables."""
 
 import csv
 import io
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# As in pyproject.toml: a test compares them. It is written into files, and names their format.
+# The version in pyproject.toml; a test compares them. Saved files contain it.
 __version__ = "0.1.0"
-# Width of a table that is not broken into lines.
+# Width of a table whose lines are not broken.
 UNBROKEN = 10_000
 
 
@@ -25,7 +25,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; these are ordinary results.
+        # mkstemp makes private files, but these are ordinary results.
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -39,7 +39,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_bytes` for JSON, indented; NaN and infinities become null, as JSON has no others."""
+    """Write indented JSON by `write_bytes`; NaN and infinity become null, since JSON lacks them."""
     write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -52,7 +52,7 @@ def _finite(content: Any) -> Any:
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV with a header."""
+    """Rows with equal keys as CSV with a header."""
     text = io.StringIO()
     writer: Any = None
     for row in rows:
@@ -64,7 +64,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """`write_text` of rows `as_csv`."""
+    """Write rows by `write_text`, in the form of `as_csv`."""
     write_text(path, as_csv(rows))
 
 
@@ -75,12 +75,12 @@ def print_table(
     title: str | None = None,
     caption: str | None = None,
 ) -> None:
-    """Print a plain table. Columns of numbers stand to the right."""
+    """Print a plain table; columns of numbers are right-aligned."""
     from rich.console import Console
     from rich.table import Table
 
-    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
-    # A file or a pipe has no width that rows would have to be broken at.
+    # Names of tasks and paths come from the user, so a [/b] or a :b: in them is not markup. A file
+    # or a pipe has no width at which rows would have to be broken.
     width = None if sys.stdout.isatty() else UNBROKEN
     console = Console(markup=False, emoji=False, highlight=False, width=width)
     table = Table(title=title, caption=caption, box=None, padding=(0, 2, 0, 0))

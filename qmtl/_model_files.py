@@ -1,6 +1,6 @@
 """The files of a saved model, and the model card beside them.
 
-``model.json`` describes the model's parts, ``model.safetensors`` has their weights. Neither can
+``model.json`` describes the model's parts, ``model.safetensors`` holds their weights. Neither can
 run code.
 """
 
@@ -24,15 +24,15 @@ VERSION = 1
 
 
 def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
-    """``to_dict`` of an encoder or head, if it is one that can be loaded again.
+    """The result of ``to_dict`` of an encoder or head, checked to be loadable.
 
     Args:
         part: ``encoder`` or ``head``.
         module: the encoder or head.
-        known: qmtl's own classes by name.
+        known: qmtl's own classes, by name.
 
     Raises:
-        InvalidInputError: saying what is missing.
+        InvalidInputError: if not; the error says what is missing.
     """
     kind = type(module).__name__
     needed = ("to_dict",) if part == "encoder" else ("to_dict", "from_dict")
@@ -61,7 +61,7 @@ def part_class(part: str, description: Mapping[str, Any], known: Mapping[str, ty
     """The class of a saved encoder or head.
 
     Raises:
-        InvalidInputError: if it is not among the known ones.
+        InvalidInputError: if it is not one of the known classes.
     """
     kind = description[part]["type"]
     if kind in ("SeparateEncoders", "SeparateHeads"):
@@ -78,19 +78,20 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
     """Write a model's files.
 
     Args:
-        path: the folder; made if it is not there.
-        parts: ``to_dict`` of the encoder, of the head, and of the table columns if there are any.
+        path: the folder; created if it does not exist.
+        parts: results of ``to_dict`` of the encoder, the head, and the table columns if there are
+            any.
         state: the model's ``state_dict``.
 
     Raises:
-        InvalidInputError: if the path is a file's.
+        InvalidInputError: if the path is a file.
     """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InvalidInputError(f"a model is saved to a folder; {folder} is a file") from None
-    # Copies, since safetensors refuses parameters that share memory (tied weights).
+    # Copies, because safetensors refuses parameters that share memory (tied weights).
     weights = save({name: value.cpu().contiguous().clone() for name, value in state.items()})
     write_bytes(folder / "model.safetensors", weights)
     description = {
@@ -98,7 +99,7 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
         "version": VERSION,
         "qmtl": __version__,
         **parts,
-        # Detects weights that are damaged, or that belong to another save.
+        # A hash detects weights that are damaged, or that belong to another save.
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     write_json(folder / "model.json", description)
@@ -149,7 +150,7 @@ def _read_state(path: Path, digest: object) -> dict[str, Tensor]:
 
 
 def take_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give parameters and buffers the types of a state: in place, so that tied ones stay tied."""
+    """Give parameters and buffers the types of a state, in place, so that tied ones stay tied."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -191,11 +192,11 @@ model.predict(inputs)  # task name to probabilities, or to values in the targets
 def model_card(
     model: Any, *, title: str = "qmtl model", metrics: Mapping[str, Mapping[str, float]] | None
 ) -> str:
-    """Markdown with the front matter that model hubs read.
+    """A model card in Markdown, with the front matter that model hubs read.
 
     Args:
         model: a `qmtl.MultiTaskModel`.
-        title: of the page.
+        title: title of the page.
         metrics: task → metric → value, such as ``result.metrics["test"]``.
 
     Example:
@@ -238,6 +239,6 @@ def _circuit(head: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that neither ends a cell of a table nor begins a tag."""
+    """Text that can neither end a table's cell nor begin a tag."""
     plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return plain.replace("<", "&lt;")

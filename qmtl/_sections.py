@@ -1,4 +1,4 @@
-"""Sections of a recipe: their base class, unions of them, paths, and errors in one line."""
+"""Sections of a recipe: their base class, unions of sections, paths, and one-line errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
-    """A table of a recipe: frozen, and unknown keys are refused."""
+    """A table of a recipe: frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,17 +52,17 @@ NameOrPath = Annotated[str, AfterValidator(_absolute_if_there)]
 
 
 class OneOf:
-    """Marks a field that holds one of the subclasses of its section; a key says which.
+    """Marks a field that holds one of several subclasses of a section; a key selects which.
 
-    A subclass names its value of the key as a ``Literal``. All subclasses that exist when the
-    field's model is defined belong to the union, so that nothing lists them a second time.
+    A subclass gives its value of the key as a ``Literal``. The union consists of all subclasses
+    that exist when the field's model is defined, so that no second list is needed.
 
-    A key that only other subclasses read is refused, unless it has a default value of theirs:
-    recipes that version 0.1 resolved hold the defaults of all subclasses.
+    A key that only other subclasses have is refused, unless its value is their default: recipes
+    that version 0.1 resolved hold the defaults of all subclasses.
 
     Args:
-        key: such as ``source``.
-        default: value of the key where it is missing; None if it must be given.
+        key: the key, such as ``source``.
+        default: value of the key if it is missing; None if it must be given.
 
     Example:
         >>> from typing import Literal
@@ -84,7 +84,7 @@ class OneOf:
         self.key, self.default = key, default
 
     def members(self, base: type[Section]) -> dict[str, type[Section]]:
-        """Value of the key to subclass."""
+        """A dictionary from value of the key to subclass."""
         return {
             str(value): member
             for member in base.__subclasses__()
@@ -94,7 +94,7 @@ class OneOf:
     def __get_pydantic_core_schema__(
         self, source: type[Section], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """The schema of a union that is discriminated by the key."""
+        """The schema of a union that the key discriminates."""
         members = self.members(source)
         union: Any = reduce(or_, dict.fromkeys(members.values()))
         schema = handler.generate_schema(Annotated[union, Field(discriminator=self.key)])
@@ -103,7 +103,7 @@ class OneOf:
         )
 
     def _own_keys(self, value: Any, members: Mapping[str, type[Section]]) -> Any:
-        """The table without the keys that its section does not read."""
+        """The table without keys that its section does not have."""
         if not isinstance(value, Mapping):
             return value
         if self.default is not None:
@@ -175,12 +175,12 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _follow(
     location: Sequence[Any], model: type[BaseModel]
 ) -> tuple[list[str], type[BaseModel] | None]:
-    """The keys of a location as a recipe writes them, and the section that it ends in."""
+    """The keys of a location as a recipe writes them, and the section in which it ends."""
     path: list[str] = []
     section: type[BaseModel] | None = model
     members: Mapping[str, type[Section]] = {}
     for part in location:
-        if part in members:  # pydantic names the member of a union, a recipe does not
+        if part in members:  # pydantic names the union's member, but a recipe does not
             section, members = members[part], {}
             continue
         path.append(str(part))
@@ -188,7 +188,7 @@ def _follow(
         section, members = None, {}
         if field is None:
             continue
-        # A section that may be left out is a union with None.
+        # The type of an optional section is a union with None.
         options = (field.annotation, *get_args(field.annotation))
         section = next(
             (o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None

@@ -1,4 +1,4 @@
-"""TargetScale: regression targets are standardised on the training split, and taken back."""
+"""TargetScale: standardises regression targets by the training split, and undoes it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import Loading, escaped
 from qmtl.tasks import Task, task_layout
 
-# The mean of targets, what rounding took from it, and their standard deviation.
+# The mean of targets, its rounding error, and their standard deviation.
 PARTS = ("mean", "rest", "std")
 
 
 class TargetScale(nn.Module):
     """The mean and standard deviation of every column of joined targets.
 
-    They are 0 and 1 for tasks other than regressions. The mean is kept in two parts, which give it
-    float64's digits in a float32 model. In states of the module around this one it has the keys
+    For tasks other than regressions they are 0 and 1. The mean is stored in two parts, which keep
+    float64's digits in a float32 model. In the state of the enclosing module the keys are
     ``target_mean_TASK`` and so on, by `split_scale` and `join_scale`.
 
     Args:
@@ -49,13 +49,13 @@ class TargetScale(nn.Module):
 
         Raises:
             InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
-                float32; or for no regression task.
+                float32; or if the task is not a regression.
         """
         if task not in self.regressions:
             raise unknown_name("regression task", task, self.regressions)
         whole, rest, deviation = (getattr(self, part)[self.slices[task]] for part in PARTS)
         mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
-        # Float32 in a float64 model, too, so that a cast of the model changes nothing.
+        # Float32 even in a float64 model, so that casting the model changes nothing.
         rounded, width = mean.float(), std.float()
         if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():
             raise InvalidInputError(
@@ -69,7 +69,7 @@ class TargetScale(nn.Module):
     def forward(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of these tasks' columns (None: of all), in float64.
 
-        On MPS, which has no float64, in the model's type.
+        On MPS, which has no float64, they are in the model's type.
         """
         parts = [self.mean, self.rest, self.std]
         if self.mean.device.type != "mps":
@@ -82,14 +82,14 @@ class TargetScale(nn.Module):
         return mean, std
 
     def standardised(self, task: str, targets: Tensor) -> Tensor:
-        """Targets of one task as its loss sees them; unchanged if it is no regression."""
+        """Targets of one task in the form that its loss uses; unchanged unless a regression."""
         if task not in self.regressions:
             return targets
         mean, std = self.forward([task])
         return ((targets.reshape(len(targets), -1) - mean) / std).reshape(targets.shape)
 
     def restored(self, task: str, predictions: Tensor) -> Tensor:
-        """Predictions of one task in its targets' units; unchanged if it is no regression."""
+        """Predictions of one task in its targets' units; unchanged if it is not a regression."""
         if task not in self.regressions:
             return predictions
         mean, std = self.forward([task])
@@ -97,20 +97,20 @@ class TargetScale(nn.Module):
         return (wide * std + mean).reshape(predictions.shape)
 
     def keys(self, part: str, prefix: str) -> dict[str, slice]:
-        """Each regression's key in a state of the module around this one, and its columns."""
+        """Each regression's key in a state of the enclosing module, and its columns."""
         own = self.regressions
         return {f"{prefix}target_{part}_{escaped(name)}": self.slices[name] for name in own}
 
 
 def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> None:
-    """A hook of a module with a `TargetScale` as ``scale``: the state has a key per task."""
+    """A hook of a module with a `TargetScale` as ``scale``; gives the state a key per task."""
     for part in PARTS:
         values = state.pop(f"{prefix}scale.{part}")
         state.update((key, values[own]) for key, own in model.scale.keys(part, prefix).items())
 
 
 def join_scale(model: Any, loading: Loading) -> None:
-    """What `qmtl.heads.Loading` calls before such a state is loaded."""
+    """A hook that `qmtl.heads.Loading` calls before such a state is loaded."""
     for part in PARTS:
         values = getattr(model.scale, part).clone()
         for key, own in model.scale.keys(part, loading.prefix).items():

@@ -46,7 +46,7 @@ class ModelFileError(InvalidInputError):
 
 
 class RunDirectoryError(InvalidInputError):
-    """A run directory exists already, or a folder is not a run directory."""
+    """A run directory already exists, or a folder is not a run directory."""
 
 
 class HardwareError(QmtlError):
@@ -54,23 +54,23 @@ class HardwareError(QmtlError):
 
 
 class HardwareAccountError(HardwareError):
-    """No account, a token that is not valid, or an instance that is not the account's."""
+    """There is no account, a token is invalid, or the account has no access to an instance."""
 
 
 class HardwareConnectionError(HardwareError):
-    """The service cannot be reached, or is out of order; nothing is wrong with the account."""
+    """The service cannot be reached, or is out of order; the account is not the problem."""
 
 
 class HardwareRefusedError(HardwareError):
-    """The service refused a request: too many of them, or one that it cannot carry out."""
+    """The service refused a request: there were too many, or it cannot carry it out."""
 
 
 class HardwareBusyError(HardwareRefusedError):
-    """The service takes no more requests for now; later it may."""
+    """The service accepts no more requests at present; it may do so later."""
 
 
 class HardwareBudgetError(HardwareError):
-    """A run would cost more than its budget or what is left to the account; nothing was sent."""
+    """A run would cost more than its budget or what the account has left; nothing was sent."""
 
 
 class HardwareJobError(HardwareError):
@@ -82,7 +82,7 @@ class HardwareResultError(HardwareError):
 
 
 class LedgerError(InvalidInputError):
-    """The ledger of hardware runs cannot be read or written, or another process has a run."""
+    """The ledger of hardware runs cannot be used, or another process is working on a run."""
 
 
 class MissingDependencyError(QmtlError, ImportError):
@@ -90,11 +90,11 @@ class MissingDependencyError(QmtlError, ImportError):
 
 
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:
-    """An error for packages that are not installed, with the command that installs them.
+    """An error about packages that are not installed, with the command that installs them.
 
     Args:
-        what: that needs them, or what is not installed; the beginning of the sentence.
-        extra: the extra of qmtl that brings them.
+        what: what needs them, or what is not installed; the beginning of the sentence.
+        extra: the extra of qmtl that installs them.
         reason: the import's own error.
 
     Example:
@@ -108,7 +108,7 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:
-    """An error for a name that is not among `choices`, with the nearest valid ones.
+    """An error about a name that is not among `choices`, with the nearest valid ones.
 
     Example:
         >>> str(unknown_name("entangler", "cz_rng", ["cz_ring", "cz_line"]))

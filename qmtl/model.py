@@ -1,4 +1,4 @@
-"""MultiTaskModel: a classical encoder and a head; prediction, saving and loading."""
+"""MultiTaskModel: an encoder and a head, with prediction, saving and loading."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,15 +24,15 @@ __all__ = ["MultiTaskModel", "load"]
 
 
 class MultiTaskModel(nn.Module):
-    """An encoder and a head: inputs to every task's logits.
+    """An encoder and a head: from inputs to every task's logits.
 
     Args:
         encoder: any torch module from inputs to features of shape (batch, head.n_features).
-        head: a `QuantumHead`, a linear head, or any other `qmtl.heads.Head`, or a module
-            of your own with ``tasks``, ``n_features`` and a call to a dictionary of logits.
+        head: a `QuantumHead`, a linear head, or any other `qmtl.heads.Head`; or your own module
+            with attributes ``tasks`` and ``n_features``, whose call returns a dictionary of logits.
 
     Raises:
-        InvalidInputError: if the encoder states another ``out_features`` than the head takes.
+        InvalidInputError: if the encoder's ``out_features`` is not the head's number of features.
 
     Example:
         >>> import qmtl
@@ -59,7 +59,7 @@ class MultiTaskModel(nn.Module):
             check_tasks_of(encoder, [task.name for task in head.tasks], own)
         self.encoder: Any = encoder
         self.head: Any = head
-        # How columns of a data frame become inputs; `qmtl.fit` takes it from the data.
+        # How columns of a data frame become inputs; `qmtl.fit` copies it from the data.
         self.columns: TableColumns | None = None
         self.scale = TargetScale(self.tasks)
         self.register_state_dict_post_hook(split_scale)
@@ -73,22 +73,22 @@ class MultiTaskModel(nn.Module):
     def forward(
         self, inputs: Tensor, tasks: Sequence[str] | None = None, *, joined: bool = False
     ) -> Any:
-        """Logits of the tasks asked for.
+        """Logits of the requested tasks.
 
         Args:
-            inputs: what the encoder takes, first dimension samples.
+            inputs: inputs for the encoder, whose first dimension is the batch.
             tasks: names of the tasks; None for all.
-            joined: whether to return one tensor.
+            joined: whether to return one tensor instead of a dictionary.
 
         Returns:
-            A dictionary of names to (batch, n_outputs); or one tensor (batch, outputs of these
-            tasks side by side), in the order asked for.
+            A dictionary from names to (batch, n_outputs); or one tensor (batch, outputs of these
+            tasks side by side), in the requested order.
         """
         features = features_for(self.encoder, self.head, inputs, tasks)
         return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
 
     def logits(self, features: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """Logits of the tasks asked for side by side, (batch, outputs), from features.
+        """Logits of the requested tasks side by side, (batch, outputs), from features.
 
         Example:
             >>> import qmtl
@@ -107,24 +107,24 @@ class MultiTaskModel(nn.Module):
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that several tasks depend on: the encoder's and the head's shared.
 
-        All parameters of a head that is no `qmtl.heads.Head` count as shared.
+        If the head is not a `qmtl.heads.Head`, all of its parameters count as shared.
         """
         is_ours = isinstance(self.head, Head)
         own = self.head.shared_parameters() if is_ours else self.head.parameters()
         return [p for p in (*self.encoder.parameters(), *own) if p.requires_grad]
 
     def task_rows(self) -> list[TaskRows]:
-        """The head's parameters that belong to tasks, each one parameter of all tasks."""
+        """The head's parameters that belong to tasks; each holds the values of all tasks."""
         return self.head.task_rows() if isinstance(self.head, Head) else []
 
     def with_simulator(self, simulator: Any) -> "MultiTaskModel":
         """A model with the same parameters and target scales, evaluated by another simulator.
 
         Args:
-            simulator: as `QuantumHead` takes it: a name, or a `Simulator` (noisy, with shots).
+            simulator: a name, or a `Simulator` (noisy, with shots), as for `QuantumHead`.
 
         Raises:
-            InvalidInputError: if the head is not evaluated by a simulator.
+            InvalidInputError: if the head does not use a simulator.
 
         Example:
             >>> import qmtl
@@ -142,7 +142,7 @@ class MultiTaskModel(nn.Module):
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
         twin.scale = self.scale
         twin.columns = self.columns
-        # Not by train(), which would change the encoder that both have.
+        # train() would change the encoder that both models share.
         twin.training = self.training
         return twin
 
@@ -156,27 +156,28 @@ class MultiTaskModel(nn.Module):
         ansatz: Any = None,
         readout: Any = None,
     ) -> "MultiTaskModel":
-        """A model with one task more, which predicts the others as this one does.
+        """A model with one more task; its predictions of the other tasks stay the same.
 
-        The parameters of the other tasks are copied, bit for bit, and with a `QuantumHead` whose
-        tasks have registers of their own `predict` gives the same numbers for them, bit for bit on
-        a CPU. (Logits, and predictions of other heads, may differ by rounding, since other tasks
-        are computed beside them.) The new task's wires are joined with
-        no others, and its features are new outputs of the encoder's last layer. ``qmtl.fit(model,
-        data, tasks=[task.name])`` then trains what belongs to the new task alone.
+        The parameters of the other tasks are copied bit for bit. With a `QuantumHead` whose tasks
+        have their own registers, `predict` gives the same numbers for them, bit for bit on a CPU.
+        (Logits, and predictions of other heads, may differ by rounding, since they are computed
+        together with other tasks.) No gate joins the new task's wires with others, and its features
+        are new outputs of the encoder's last layer. ``qmtl.fit(model, data, tasks=[task.name])``
+        then trains only what belongs to the new task.
 
         Args:
-            task: the new one; it comes last.
-            encoder: with enough features for all tasks, whose first ones are those of the encoder
-                here; None widens a copy of it, which must end in a linear layer.
-            seed: of the new initial weights; None draws it from torch's global generator.
-            wires: of the new task; None for its default.
-            ansatz: the new task's block; None for the default.
-            readout: of the new task; None for its default.
+            task: the new task, which comes last.
+            encoder: an encoder with enough features for all tasks, of which the first are those of
+                the present encoder; None widens a copy of the present one, which must end in a
+                linear layer.
+            seed: seed of the new initial weights; None draws it from torch's global generator.
+            wires: number of wires of the new task; None for its default.
+            ansatz: block of the new task; None for the default.
+            readout: readout of the new task; None for its default.
 
         Raises:
             InvalidInputError: for a head that cannot grow, an encoder that cannot be widened, or a
-                name that a task has already.
+                name that a task already has.
 
         Example:
             >>> import qmtl
@@ -208,28 +209,29 @@ class MultiTaskModel(nn.Module):
         methods: Sequence[str] = ("ridge", "logistic", "smart", "block"),
         seed: int = 0,
     ) -> "MultiTaskModel":
-        """A model with one task more, learned in about a second; the others' outputs do not change.
+        """A model with one more task, learned in about a second; the other outputs do not change.
 
-        The encoder and the circuit stay as they are. The new task is a linear layer on what is
-        measured of the trained circuit (all Z-strings of its registers), by ridge regression with
-        leave-one-out strength, by logistic regression, or by SMART's spectral transfer, which
-        needs fewest labels; or it is a block of its own. Cross-validation chooses. How, and what
-        came of it, is in ``model.head.notes[new_task.name]``. For outputs that train together with
-        the others take `with_task` and `qmtl.fit`.
+        The encoder and the circuit do not change. The new task is a linear layer on readings of the
+        trained circuit (all Z-strings of its registers), fitted by ridge regression with
+        leave-one-out strength, by logistic regression, or by SMART's spectral transfer, which needs
+        fewest labels; or it gets its own block. Cross-validation chooses;
+        ``model.head.notes[new_task.name]`` records how, and the scores. If the new outputs should
+        be trained together with the others, use `with_task` and `qmtl.fit`.
 
         Args:
-            new_task: the new task; it comes last.
+            new_task: the new task, which comes last.
             data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
                 task of that name, of which the train and validation rows are used, with the weights
                 that they have there.
             sample_weight: how much each row of a pair counts; None for 1 each.
-            methods: those to choose from.
-            seed: of the folds and of initial weights.
+            methods: the methods to choose from.
+            seed: seed of the folds and of initial weights.
 
         Raises:
-            InvalidInputError: for a head that is none of `qmtl.heads`, a name that a task has,
-                data of another table or with another task, or labels that teach nothing.
-            QmtlError: if an output of another task differs, which is checked on the data.
+            InvalidInputError: for a head that is not from `qmtl.heads`, a name that a task already
+                has, data from another table or with another task, or labels from which nothing can
+                be learned.
+            QmtlError: if an output of another task changed, which is checked on the data.
 
         Example:
             >>> import qmtl
@@ -327,7 +329,7 @@ class MultiTaskModel(nn.Module):
         return self._as_samples(inputs[known]), targets[known].cpu(), weights
 
     def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
-        """Raise if a larger model gives other numbers for this one's tasks."""
+        """Raise if a larger model gives different outputs for this model's tasks."""
         found = []
         for model in (self, larger):
             with torch.random.fork_rng(devices=[]):
@@ -344,7 +346,7 @@ class MultiTaskModel(nn.Module):
     def target_scale(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
         """Means and standard deviations of the tasks' joined targets, (columns,), in float64.
 
-        They are 0 and 1 for tasks other than regressions; see `qmtl.tasks.TaskLayout`.
+        For tasks other than regressions they are 0 and 1; see `qmtl.tasks.TaskLayout`.
 
         Example:
             >>> import qmtl
@@ -358,7 +360,7 @@ class MultiTaskModel(nn.Module):
         return scale
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
-        """Targets as the loss sees them: standardised in float64 for a regression, else as is."""
+        """Targets in the form that the loss uses: standardised in float64 for a regression."""
         return self.scale.standardised(task.name, targets)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -373,21 +375,20 @@ class MultiTaskModel(nn.Module):
     def predict(
         self, inputs: Any, tasks: Sequence[str] | None = None, *, batch_size: int = 256
     ) -> dict[str, Tensor]:
-        """Predictions in evaluation mode, in batches.
+        """Predictions in evaluation mode, computed in batches.
 
         Args:
-            inputs: tensor or array as the encoder takes them, first dimension samples; or a data
-                frame with the columns of the training data, of which a model trained on a table
-                makes inputs as in training. Floating inputs take the model's type. Integers stay
-                integers, for encoders of tokens, except for qmtl's own encoders, which take numbers
-                only.
+            inputs: a tensor or array for the encoder, whose first dimension is the batch; or a data
+                frame with the columns of the training data, for a model trained on a table.
+                Floating inputs are converted to the model's type. Integers stay integers, for
+                encoders of tokens, except for qmtl's own encoders, which only take floats.
             tasks: the tasks to predict; None for all.
-            batch_size: samples at a time.
+            batch_size: number of samples at a time.
 
         Returns:
-            Binary: probability of the positive class, (n,). Multiclass: class probabilities,
-            (n, classes). Multilabel: a probability per label, (n, labels). Regression: values in
-            the targets' units, float64 (n,) or (n, targets).
+            For a binary task, the probability of the positive class, (n,). Multiclass: class
+            probabilities, (n, classes). Multilabel: a probability per label, (n, labels).
+            Regression: values in the targets' units, float64 (n,) or (n, targets).
 
         Raises:
             InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
@@ -427,8 +428,8 @@ class MultiTaskModel(nn.Module):
         """The encoder's features in evaluation mode, (batch, n_features).
 
         Args:
-            inputs: as for `predict`.
-            batch_size: samples at a time.
+            inputs: inputs as for `predict`.
+            batch_size: number of samples at a time.
         """
         samples = self._as_samples(inputs)
         with self._evaluating():
@@ -447,14 +448,14 @@ class MultiTaskModel(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: ``model.safetensors`` and ``model.json``.
 
-        Parts of your own are saved, too: frozen dataclasses for encodings, ansätze and readouts;
-        for encoders and heads classes with ``to_dict()``, which returns a JSON-able description
-        with the class's name as ``"type"``, and a class method ``from_dict(description)``. `load`
-        then takes these classes as ``parts=[...]``.
+        Your own parts can be saved, too. Encodings, ansätze and readouts must be frozen
+        dataclasses. Encoders and heads must have a method ``to_dict()``, which returns a
+        description that JSON can hold, with the class's name as ``"type"``, and a class method
+        ``from_dict(description)``. `load` then takes these classes as ``parts=[...]``.
 
         Raises:
-            InvalidInputError: for a part that could not be loaded again, such as a simulator of
-                your own (take ``with_simulator("lightcone")``), or if the path is a file's.
+            InvalidInputError: for a part that could not be loaded again, such as your own simulator
+                (use ``with_simulator("lightcone")`` first), or if the path is a file.
         """
         parts: dict[str, Any] = {
             "encoder": described("encoder", self.encoder, ENCODERS),
@@ -471,41 +472,41 @@ class MultiTaskModel(nn.Module):
         title: str = "qmtl model",
         metrics: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
-        """`save`, and a model card (README.md), as model hubs expect a folder.
+        """Save the model with a model card (README.md), in the form that model hubs expect.
 
         Args:
-            save_directory: the folder; ``huggingface_hub.upload_folder`` would publish it.
-            title: of the card.
-            metrics: task → metric → value to show, such as ``result.metrics["test"]``.
+            save_directory: the folder; ``huggingface_hub.upload_folder`` can publish it.
+            title: title of the card.
+            metrics: metrics to show, task → metric → value, such as ``result.metrics["test"]``.
         """
         self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)
         write_text(Path(save_directory) / "README.md", card)
 
     def export(self, path: str | Path, *, inputs: Any = None) -> None:
-        """Write the model for inference: inputs to predictions, which run without qmtl.
+        """Write the model for inference, from inputs to predictions, which runs without qmtl.
 
-        The circuit is written as real matrices, the weights that were trained in them: `load` reads
-        no such file. Predictions are those of `predict`, one output for each task, by its name: a
-        regression's float64, the others of the model's type. Any number of rows is taken. What the
-        tasks and classes are, and the shape of the inputs, are in the file, as JSON.
+        The trained weights are contained in the circuit's real matrices, and `load` cannot read
+        such a file. Predictions are those of `predict`: one output per task, with its name, float64
+        for regressions and the model's type for others. The number of rows is free. The file also
+        holds the tasks, the classes and the shape of the inputs, as JSON.
 
-        Inputs are what the encoder takes, not a table's own columns: standardised numbers and
-        categories of 0 and 1, as `TableColumns.encode` makes them. The JSON of a model that was
-        trained on a table has the columns' means, deviations and categories as ``columns``.
+        Inputs are those of the encoder, not a table's own columns: standardised numbers and
+        categories of 0 and 1, as from `TableColumns.encode`. If the model was trained on a table,
+        the JSON holds the columns' means, deviations and categories as ``columns``.
 
-        ``.onnx`` runs by onnxruntime and others; the input is named ``inputs``, and the JSON is the
-        model's metadata ``qmtl``. ``.pt2`` runs by ``torch.export.load(path).module()``; the JSON
-        is the extra file named qmtl.json.
+        A ``.onnx`` file runs in onnxruntime and others; the input is named ``inputs``, and the JSON
+        is the model's metadata ``qmtl``. A ``.pt2`` file runs by
+        ``torch.export.load(path).module()``; the JSON is the extra file qmtl.json.
 
         Args:
-            path: the file.
-            inputs: an example of inputs, as `predict` takes them; None for encoders that state
+            path: the file to write.
+            inputs: example inputs, as for `predict`; None for encoders with an attribute
                 ``in_features``, and for qmtl's CNN.
 
         Raises:
-            CircuitTooLargeError: for more than 1,024 tasks on cones of six wires, or two on cones
-                of eleven; see `qmtl.simulators.FixedCircuit`.
+            CircuitTooLargeError: if the matrices are too large: for more than 1,024 tasks on cones
+                of six wires, or two on cones of eleven; see `qmtl.simulators.FixedCircuit`.
             InvalidInputError: for an encoder that torch cannot export, a simulator that is not
                 exact, or another suffix.
             MissingDependencyError: if onnx or onnxscript are not installed.
@@ -537,10 +538,12 @@ class MultiTaskModel(nn.Module):
         encoder: nn.Module | None = None,
         parts: Sequence[type] = (),
     ) -> "MultiTaskModel":
-        """`load`, by the name that model hubs have for it. A local folder; no hub is asked.
+        """Load a model from a local folder: `load` under the name that model hubs use.
+
+        No hub is asked.
 
         Raises:
-            ModelFileError: there is no such folder, or it is damaged.
+            ModelFileError: if there is no such folder, or it is damaged.
 
         Example:
             >>> import tempfile, qmtl
@@ -568,7 +571,7 @@ def load(
     Args:
         path: the folder.
         encoder: the encoder to load weights into (in place), if it has no ``from_dict``.
-        parts: classes of your own: encoder, head, encodings, ansätze and readouts.
+        parts: your own classes: encoder, head, encodings, ansätze and readouts.
 
     Raises:
         ModelFileError: if a file is missing, damaged, or of another version.

@@ -1,7 +1,7 @@
-"""Shared by all plots: a style, a look for each line, number axes, files and inline SVG.
+"""Shared by all plots: style, look of lines, number axes, files and inline SVG.
 
-A plot function takes the `Axes` to draw on and returns it. The style is a matplotlib style file,
-``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` sets it for good.
+A plot function takes the `Axes` to draw on and returns it. The style is the matplotlib style file
+``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` applies it permanently.
 """
 
 import io
@@ -51,7 +51,7 @@ INK = "#222222"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Everything drawn within has the package's look; settings of the caller come back after.
+    """A context in which plots have the package's style; afterwards the caller's settings return.
 
     Example:
         >>> import matplotlib
@@ -66,7 +66,7 @@ def style() -> Iterator[None]:
 
 
 def line_look(number: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the line of that number; the first 24 are all different.
+    """Colour, marker and dashes of the line with this number; the first 24 are all different.
 
     Example:
         >>> line_look(1)
@@ -83,8 +83,8 @@ def plain(text: str, most: int = 36) -> str:
     r"""Text that matplotlib shows literally, without mathematics, and never drops from a legend.
 
     Args:
-        text: such as a task's name.
-        most: letters that there is room for; the rest is left out.
+        text: a text such as a task's name.
+        most: largest number of characters; the rest is cut off.
 
     Example:
         >>> print(plain("_in $ or in €"))
@@ -98,7 +98,7 @@ def plain(text: str, most: int = 36) -> str:
 
 
 def number_axis(ax: "Axes", ticks: Sequence[int], *, log: bool = True) -> None:
-    """A horizontal axis with a tick at each of a few whole numbers, logarithmic (base 2) or not."""
+    """Give a horizontal axis ticks at some whole numbers, on a log (base 2) or linear scale."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     if log:
@@ -110,19 +110,19 @@ def number_axis(ax: "Axes", ticks: Sequence[int], *, log: bool = True) -> None:
 
 
 def count_axis(ax: "Axes") -> None:
-    """A logarithmic vertical axis of counts: whole numbers at 1, 2 and 5 times powers of ten."""
+    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    # Over many decades, 2 and 5 would stand too close.
+    # Over many decades, ticks at 2 and 5 would be too close.
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
-    """A legend under the axes, where it hides nothing, in as many columns as there is room for."""
+    """Put a legend below the axes, where it hides nothing, in as many columns as fit."""
     from matplotlib.transforms import ScaledTranslation
 
     labels = ax.get_legend_handles_labels()[1]
@@ -132,14 +132,14 @@ def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
     side_by_side = 1 if place is None else place.get_gridspec().ncols
     figure: Any = ax.get_figure()
     width = 72 * figure.get_figwidth() / side_by_side
-    # A letter is about 0.6 of its height wide; the line before it takes the rest.
+    # A letter's width is about 0.6 of its height; the line before the text takes the rest.
     columns = int(width // (0.6 * fontsize * max(map(len, labels)) + 5.5 * fontsize))
     ax.legend(
         fontsize=fontsize,
         ncols=min(max(columns, 1), len(labels)),
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
-        # Below the ticks and the label of the axis, whatever the height of the axes.
+        # Below the axis's ticks and label, whatever the height of the axes.
         bbox_transform=ax.transAxes + ScaledTranslation(0, -34 / 72, figure.dpi_scale_trans),
         handlelength=2.5,
         columnspacing=1.2,
@@ -147,7 +147,7 @@ def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":
-    """The axes given, or those of a new pyplot figure, which a notebook shows by itself."""
+    """The given axes, or those of a new pyplot figure, which a notebook shows by itself."""
     if ax is not None:
         return ax
     from matplotlib import pyplot as plt
@@ -158,12 +158,12 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as PNG, SVG or PDF, by the name's end, atomically.
+    """Write a figure as PNG, SVG or PDF (by the suffix), atomically.
 
     Args:
-        figure: of an axes that a plot function returned: ``ax.figure``. Where no window is to
-            open, make it with ``matplotlib.figure.Figure``: pyplot would keep it.
-        path: the file; one of that name is replaced.
+        figure: figure of the axes that a plot function returned: ``ax.figure``. To open no window,
+            create it with ``matplotlib.figure.Figure``; pyplot would keep it.
+        path: the file; an existing file is replaced.
 
     Raises:
         InvalidInputError: for another kind of file.
@@ -179,10 +179,10 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg", "pdf"):
         raise InvalidInputError(f"a figure is saved as .png, .svg or .pdf, got {path}")
-    # A date would make a new file of the same plot.
+    # A date would make equal plots different files.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     content = io.BytesIO()
-    # Some of the style, such as letters that stay text, counts when a figure is written.
+    # Part of the style, such as text that stays text, only applies when a figure is written.
     with style():
         _settle(figure)
         figure.savefig(content, format=kind, metadata=date)
@@ -190,15 +190,15 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 def inline_svg(figure: "Figure", label: str) -> Markup:
-    """A figure as SVG to stand inside a page: transparent, with the page's colour of text.
+    """A figure as SVG for use inside a page: transparent, with the page's text colour.
 
     Args:
-        figure: drawn within `style`.
-        label: what it shows, for those who cannot see it.
+        figure: a figure drawn within `style`.
+        label: a description for those who cannot see it.
     """
     content = io.StringIO()
     with style(), warnings.catch_warnings():
-        # The page's fonts draw the text, and they have more letters than matplotlib's.
+        # The page's fonts draw the text, and have more characters than matplotlib's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         _settle(figure)
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
@@ -207,20 +207,20 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     own = sha256(text.encode()).hexdigest()[:8]
-    # In tags only: what stands between them is text of the user's.
+    # Only inside tags: the text between them is the user's.
     text = re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], used, own), text)
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def _settle(figure: "Figure") -> None:
-    """Let the layout come to rest: its first pass may change which ticks there are."""
+    """Repeat the layout until it is stable: the first pass may change the ticks."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:
-    """An SVG tag without attributes that a page does not need; its ids occur in no other figure."""
+    """An SVG tag without attributes that a page does not need; its ids are unique to its figure."""
     if tag.startswith("<svg"):
         return re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", tag)
     tag = re.sub(rf"(fill|stroke): {INK}", r"\1: currentColor", tag)

@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            # Typer would end the program without a word of how to go on.
+            # Typer would end the program without saying how to continue.
             _tell(interrupt)
             raise typer.Exit(130) from None
 
@@ -49,7 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-# In the order in which they are needed; help shows them so.
+# In the order in which they are needed, which is also the order in the help.
 for command in (
     recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
     results.affinity, results.predict, results.report, models.adapt, models.merge, studies.bench,
@@ -89,7 +89,7 @@ def main() -> None:
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        # A file that cannot be written, a full disk.
+        # For example, a file that cannot be written, or a full disk.
         print(f"qmtl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
@@ -105,7 +105,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """A warning of ours in one line, without the place in the code that gave it."""
+    """Print a warning of ours in one line, without the position in the code."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         text = f"warning: {' '.join(str(message).split())}\n"

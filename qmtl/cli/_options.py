@@ -1,6 +1,7 @@
-"""Arguments and options of several commands: their help, what the shell completes, their parsing.
+"""Arguments and options shared by several commands: help, shell completion, parsing.
 
-Nothing here imports torch, except what completes heads: the shell asks at every key.
+Nothing here imports torch, except the completion of heads, because the shell calls this at every
+key press.
 """
 
 from collections.abc import Iterable
@@ -13,14 +14,14 @@ import typer
 
 from qmtl.errors import InvalidInputError
 
-# Sections of a recipe that have a seed.
+# Sections of a recipe with a seed.
 SEEDED = ("data", "encoder", "head", "training")
 
 
 def expanded(value: Any) -> Any:
-    """A path, or a list of them, with ``~`` as the home folder, which shells keep in ``--out=~/x``.
+    """A path, or a list of them, with ``~`` expanded; shells do not expand it in ``--out=~/x``.
 
-    A recipe or a design may also be a name, and is text.
+    A recipe or a design may also be a name, and stays text.
 
     Example:
         >>> expanded(Path("~")) == Path.home()
@@ -54,7 +55,7 @@ Delimiter = Annotated[
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
     """Overrides of a recipe, with one seed for everything that is random.
 
-    What ``--set`` says of a single seed holds.
+    A single seed that ``--set`` gives takes precedence.
 
     Example:
         >>> with_seed(["training.seed=1"], 7)[-2:]
@@ -65,7 +66,7 @@ def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Built-in recipes.
+    """Complete the names of built-in recipes.
 
     Example:
         >>> complete_recipe("dig")
@@ -75,7 +76,7 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 
 def recipe_texts() -> dict[str, str]:
-    """Built-in recipes by name, as TOML."""
+    """Built-in recipes by name, as TOML text."""
     folder = files("qmtl") / "experiments" / "recipes"
     entries = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
     return {
@@ -85,7 +86,7 @@ def recipe_texts() -> dict[str, str]:
 
 
 def complete_design(incomplete: str) -> list[str]:
-    """Designs of the catalogue.
+    """Complete the names of the catalogue's designs.
 
     Example:
         >>> complete_design("cz")
@@ -97,7 +98,7 @@ def complete_design(incomplete: str) -> list[str]:
 
 
 def complete_head(incomplete: str) -> list[str]:
-    """Types of heads.
+    """Complete the types of heads.
 
     Example:
         >>> complete_head("local")
@@ -110,7 +111,7 @@ def complete_head(incomplete: str) -> list[str]:
 
 
 def complete_heads(incomplete: str) -> list[str]:
-    """Types of heads, the last one of a list with commas.
+    """Complete the last type of head in a comma-separated list.
 
     Example:
         >>> complete_heads("linear,loc")
@@ -126,10 +127,10 @@ def _matching(names: Iterable[str], incomplete: str) -> list[str]:
 
 
 def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
-    """Whole numbers between commas, ascending and without repetition.
+    """Comma-separated whole numbers, ascending and without repetition.
 
     Raises:
-        InvalidInputError: something is not a whole number, or too small.
+        InvalidInputError: if an entry is not a whole number, or too small.
 
     Example:
         >>> parse_numbers("--tasks", "8, 2,4")
@@ -147,10 +148,10 @@ def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
 
 
 def parse_scales(option: str, text: str) -> tuple[float, ...]:
-    """Finite numbers >= 0 between commas, ascending and without repetition.
+    """Comma-separated finite numbers >= 0, ascending and without repetition.
 
     Raises:
-        InvalidInputError: something is not such a number.
+        InvalidInputError: if an entry is not such a number.
 
     Example:
         >>> parse_scales("--scale", "0,1,0.5")

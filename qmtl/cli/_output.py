@@ -1,4 +1,4 @@
-"""What commands write: streams of any encoding, files, tables, a finished run."""
+"""Output of commands: streams in any encoding, files, tables, a finished run."""
 
 import codecs
 import io
@@ -14,7 +14,7 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-# What stands in for characters of ours where an encoding has no better.
+# Replacements for our special characters if an encoding lacks them.
 PLAIN = str.maketrans(
     {
         "─": "-", "━": "-", "│": "|", "╭": "+", "╰": "+", "╮": "+", "╯": "+", "●": "o", "⊕": "+",
@@ -25,14 +25,14 @@ PLAIN = str.maketrans(
 
 
 def set_streams() -> None:
-    """Let standard output and error take any text, whatever their encoding.
+    """Let standard output and error accept any text, whatever their encoding.
 
-    A character that the encoding lacks is written as a plain one of the same width, so that
-    drawings keep their form; any other by its code, so that nothing is lost.
+    If the encoding lacks a character of ours, a plain one of the same width replaces it, so that
+    drawings keep their form; any other character is replaced by its code, so that nothing is lost.
     """
     codecs.register_error("qmtl", _plain)
     for stream in (sys.stdout, sys.stderr):
-        # Tests and notebooks put other objects in the place of these streams.
+        # Tests and notebooks replace these streams by other objects.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="qmtl")
 
@@ -45,15 +45,15 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that output goes to; None for a file or a pipe."""
+    """Columns of the terminal that receives the output; None for a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def check_out(out: Path | None) -> None:
-    """Raise if a file cannot be written there, before any work is done for it.
+    """Raise if a file cannot be written, before any work is done for it.
 
     Raises:
-        InvalidInputError: it is a folder, or its folder does not exist.
+        InvalidInputError: if it is a folder, or its folder does not exist.
     """
     if out is None:
         return
@@ -64,10 +64,10 @@ def check_out(out: Path | None) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Make a folder for several files, unless it is there.
+    """Create a folder for several files, unless it exists.
 
     Raises:
-        InvalidInputError: there is a file of that name.
+        InvalidInputError: if there is a file with this name.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def make_folder(out: Path) -> None:
 
 
 def write_out(out: Path | None, content: str) -> None:
-    """Write a file, or to standard output."""
+    """Write text to a file, or to standard output."""
     if out is None:
         print(content, end="")
     else:
@@ -87,18 +87,18 @@ def write_out(out: Path | None, content: str) -> None:
 Metrics = Mapping[str, Mapping[str, float]]
 
 
-# From so many tasks on, a row per head comes before the table.
+# With at least this many tasks, a row per head comes before the table.
 MANY = 4
 
 
 def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:
-    """One row per task and metric: the model's value, then those of `others` by column."""
+    """Print a row per task and metric: the model's value, then a column for each of `others`."""
     from rich.console import Console
     from rich.table import Table
 
     from qmtl.training import LOWER_IS_BETTER
 
-    # Names of tasks and paths are the user's: a [/b] or a :b: in them is not markup.
+    # Names of tasks and paths come from the user, so a [/b] or a :b: in them is not markup.
     console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
     table.add_column("task")
@@ -117,7 +117,7 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
 
 
 def show_run(run: "Run") -> None:
-    """A finished run: its test metrics beside the constant prediction and other heads."""
+    """Show a finished run: its test metrics, with the constant prediction and other heads."""
     from qmtl.experiments import overview
 
     results = run.results

@@ -1,4 +1,4 @@
-"""The rows of a table as a run's model takes them."""
+"""A table's rows in the form that a run's model takes."""
 
 import json
 import sys
@@ -23,11 +23,11 @@ def read_inputs(
     Args:
         run: a run that was trained on a table.
         table: the file.
-        delimiter: between cells; None finds out.
-        labels: further columns that must be there, read as text.
+        delimiter: character between cells; None detects it.
+        labels: further columns that the table must have, read as text.
 
     Raises:
-        InvalidInputError: the run has no columns, the table lacks some, or a cell does not fit.
+        InvalidInputError: if the run has no columns, the table lacks some, or a cell does not fit.
     """
     from qmtl.data import TableColumns, read_table
 

@@ -88,7 +88,7 @@ def export(
 
         content = draw_svg(circuit)
         if out is None:
-            # As XML has it: what takes standard output may have any encoding.
+            # As in XML: standard output may have any encoding.
             content = content.encode("ascii", "xmlcharrefreplace").decode("ascii")
     else:
         content = circuit.draw(max_wires=circuit.n_wires) + "\n"

@@ -16,7 +16,7 @@ from qmtl._io import __version__
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-# Tasks and rows of the steps that are timed.
+# Numbers of tasks and rows of the steps that are timed.
 SIZES = ((5, 32), (128, 256))
 
 
@@ -26,9 +26,9 @@ class Needed:
 
     Attributes:
         name: of the package.
-        wanted: versions, such as ``>=2.6``.
-        installed: the version, or None.
-        extra: what asks for it; empty for the package itself.
+        name: name of the package.
+        wanted: accepted versions, such as ``>=2.6``.
+        installed: the installed version, or None.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Needed:
 
     @property
     def state(self) -> str:
-        """``ok``, ``missing``, or ``unfit`` (another version is installed).
+        """extra: the extra that requires it; empty for the package itself.
 
         Example:
             >>> Needed("torch", ">=2.6", "2.1").state
@@ -53,14 +53,14 @@ class Needed:
 
 
 def declared() -> list[str]:
-    """Requirements of the installed package, as its metadata have them."""
+    """Requirements of the installed package, from its metadata."""
     return metadata.requires("qmtl") or []
 
 
 def needed(requirements: Iterable[str]) -> list[Needed]:
-    """Requirements with the installed versions, those of the package first, then by extra.
+    """Requirements with the installed versions; the package's own first, then by extra.
 
-    An extra that is made of others is left out.
+    An extra that only combines others is left out.
 
     Example:
         >>> [n.extra for n in needed(["rich>=13", "no-such-thing>=1; extra == 'none'"])]
@@ -183,7 +183,7 @@ def _devices() -> str:
 
 
 def _engine() -> tuple[str, bool]:
-    """A step of a small head, by both kernels: compiled or loaded, and run."""
+    """Run a step of a small head with both kernels, compiled now or loaded."""
     started = time.perf_counter()
     try:
         import torch
@@ -196,7 +196,7 @@ def _engine() -> tuple[str, bool]:
         sum(values.sum() for values in head(torch.zeros(2, 4)).values()).backward()
         works = head.encoding.grad is not None and bool(head.encoding.grad.isfinite().all())
     except Exception as error:
-        # Whatever it is, it is what the reader wants to know.
+        # Any error is what the reader wants to know.
         return f"light cones: {type(error).__name__}: {' '.join(str(error).split())}", False
     took = time.perf_counter() - started
     return f"light cones: a first training step in {took:.2f} s, kernels included", works
@@ -224,7 +224,7 @@ def _threads() -> str:
 
 
 def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
-    """One training step of some binary tasks, as `fit` takes it except for its bookkeeping."""
+    """One training step of some binary tasks, like that of `fit` without its bookkeeping."""
     import torch
 
     from qmtl.circuit import HeadCircuit

@@ -39,7 +39,7 @@ def explain(
     chosen = read_recipe(
         path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
     )
-    # An order by the labels' graph needs the labels.
+    # The order of tasks by the labels' graph needs the labels.
     ordered = chosen.circuit.task_order is not None
     tasks = build_data(chosen).tasks if ordered else chosen.data.load_tasks()
     circuit = build_circuit(chosen, tasks)

@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
-# Options that hold for a run that was submitted.
+# Options that are allowed for a run that was submitted.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
@@ -122,9 +122,9 @@ def submit(
     ] = False,
     ledger: LedgerFile = None,
 ) -> None:
-    """Send a run's model to a backend. The same command goes on after any interruption.
+    """Send a run's model to a backend. After any interruption, the same command continues.
 
-    Nothing is sent twice: what was sent is in the ledger, and jobs are found by their tags.
+    Nothing is sent twice: the ledger knows what was sent, and jobs are found by their tags.
 
     Examples of use:
 
@@ -163,10 +163,10 @@ def submit(
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
-    """Raise for options that cannot change what was submitted."""
+    """Raise for options that cannot change a submitted run."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        # By name, since Typer may have a click of its own.
+        # By name, since Typer may contain its own copy of click.
         source = getattr(context.get_parameter_source(name), "name", "")
         if source == "COMMANDLINE" and name not in GOING_ON:
             options = parameter.opts if context.params[name] else parameter.secondary_opts
@@ -203,10 +203,10 @@ def fetch(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for jobs that are not done.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
-    """Fetch results, keep them in the ledger and show them, beside what they should be.
+    """Fetch results, store them in the ledger, and show them beside the predictions.
 
-    If the model is of a run directory, a record goes into RUN/hardware. The exit status is 1 if
-    jobs are not done.
+    If the model comes from a run directory, a record is written to RUN/hardware. The exit status is
+    1 if jobs are not done.
 
     Example: qmtl ibm fetch 1a2b3c4d5e6f --wait
     """
@@ -272,13 +272,13 @@ def _show(run: str, ledger: Any) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run directory's model, and the rows of a split that are measured.
+    """A run directory's model, and the rows of a split to measure.
 
     Attributes:
         model: the run's model.
         inputs: the first rows of the split.
         targets: their targets.
-        sample_weight: how much each of them counts; None for 1 each.
+        sample_weight: weights of these rows; None for 1 each.
     """
 
     model: "MultiTaskModel"
@@ -291,7 +291,7 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
     """The model of a run directory and the first rows of a split.
 
     Raises:
-        InvalidInputError: it is not a run directory, or its data have no such split.
+        InvalidInputError: if it is not a run directory, or its data have no such split.
     """
     from qmtl.experiments import Run
 
@@ -301,10 +301,10 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:
-    """`HardwareSettings` of the command line.
+    """`HardwareSettings` from the command line.
 
     Raises:
-        InvalidInputError: a pair is no ``KEY=VALUE``, or a key or value does not fit.
+        InvalidInputError: if a pair is not ``KEY=VALUE``, or a key or value does not fit.
     """
     from qmtl.hardware import HardwareSettings
 
@@ -321,7 +321,7 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
 
 
 def show_estimate(backend: str, estimate: "Estimate") -> None:
-    """What a run needs, line by line."""
+    """Print what a run needs, line by line."""
     success = "unknown" if estimate.success is None else f"{estimate.success:.3g}"
     lines = {
         "backend": backend,
@@ -342,7 +342,7 @@ def show_estimate(backend: str, estimate: "Estimate") -> None:
 
 
 def show_status(found: "RunStatus", ledger: "Ledger") -> None:
-    """A run's jobs."""
+    """Print the state of a run's jobs."""
     prepared = ledger.prepared(found.run.run)
     rows = []
     for status, chunk in zip(found.chunks, prepared.chunks, strict=True):
@@ -353,7 +353,7 @@ def show_status(found: "RunStatus", ledger: "Ledger") -> None:
 
 
 def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
-    """A result's table; of a run directory's model also metrics, and a record in that directory."""
+    """Print a result's table; for a run directory's model also metrics, and write a record."""
     from qmtl.hardware import write_result
 
     cells = []

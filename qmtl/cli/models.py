@@ -1,4 +1,4 @@
-"""What makes a new model of finished runs: a task more, or several models in one."""
+"""Commands that make a new model from finished runs: add a task, or merge models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +32,7 @@ def adapt(
     seed: Annotated[int, typer.Option(min=0, help="Of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,
 ) -> None:
-    """Add a task to a trained model, without touching the others: a run directory more.
+    """Add a task to a trained model, in a new run directory; the other tasks do not change.
 
     Example: qmtl adapt runs/seed1 labels.csv --target sold=binary --out runs/with-sold
     """
@@ -89,11 +89,11 @@ def merge(
         bool, typer.Option("--keep-last", help="Keep encoders' last layers and encodings apart.")
     ] = False,
 ) -> None:
-    """Merge trained models of different tasks into one, which is a run directory more.
+    """Merge trained models of different tasks into one, in a new run directory.
 
-    Encoders and encodings are merged, every task keeps its block. The methods concrete and atm
-    load the data of the runs' recipes. Metrics are those of each run's own test split; the new run
-    directory keeps, of a task that several runs have, those of the first one's.
+    Encoders and encodings are merged; every task keeps its block. The methods concrete and atm load
+    the data of the runs' recipes. Metrics are those of each run's own test split; if several runs
+    have a task, the new run directory keeps the metrics of the first one.
 
     Example: qmtl merge runs/nih runs/covid --out runs/both --method atm
     """

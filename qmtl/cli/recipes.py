@@ -1,4 +1,4 @@
-"""Recipes: those that come with the package, and a commented one for a table of your own."""
+"""Recipes: list the built-in ones, and write a commented one for your own table."""
 
 import json
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qmtl.data import MultiTaskData
     from qmtl.tasks import Task
 
-# Columns that the recipe names one by one; a table may have thousands.
+# Most columns that the recipe lists; a table may have thousands.
 MOST = 40
 TEXT = """\
 # Recipe of {table}: {rows} rows, {columns} columns. Train it with: qmtl train {recipe}
@@ -70,7 +70,7 @@ def recipes(
         typer.Argument(help="Show this one as TOML.", autocompletion=complete_recipe),
     ] = None,
 ) -> None:
-    """List the built-in recipes, or show one as a start for your own.
+    """List the built-in recipes, or show one as a starting point for your own.
 
     Examples of use:
 
@@ -89,7 +89,7 @@ def recipes(
 
 
 def _about(name: str, text: str) -> tuple[str, str]:
-    """What the comment at a recipe's head says, and the command in it."""
+    """The comment at the top of a recipe, and the command in it."""
     comment = re.match(r"(#.*\n)*", text)
     lines = comment[0].replace("#", " ").splitlines() if comment else []
     command = re.search(r"qmtl (?:train|bench) [^`\n]*", comment[0] if comment else "")
@@ -177,10 +177,10 @@ def _task(name: str, column: Any) -> "Task | None":
 def _wanted(
     target: list[str] | None, names: list[str], task_of: Callable[[str], "Task | None"]
 ) -> dict[str, str | None]:
-    """Target columns and their kinds; None for the kind that the labels have."""
+    """Target columns and their kinds; None if the labels decide the kind."""
     wanted: dict[str, str | None] = {}
     for text in target or ():
-        # A name may have a = itself.
+        # A name may itself contain a =.
         name, _, kind = (text, "", "") if text in names else text.rpartition("=")
         if name not in names:
             raise unknown_name("column in --target:", name or text, names)
@@ -197,17 +197,17 @@ def _wanted(
 
 
 def _load(table: Path, wanted: dict[str, str | None], delimiter: str | None) -> "MultiTaskData":
-    """The data, as training will load them, so that errors show now."""
+    """Load the data as training will, so that errors show now."""
     from qmtl.data import from_csv
 
     with warnings.catch_warnings():
-        # What is left out stands in the recipe.
+        # The recipe lists the columns that are left out.
         warnings.simplefilter("ignore")
         return from_csv(table, targets=wanted, delimiter=delimiter)
 
 
 def _target_line(name: str, task: "Task | None", kind: str | None) -> str:
-    """A column and its kind, which is the labels' own unless it is given."""
+    """A column and its kind: the given one, or that of its labels."""
     about = ""
     if task is not None and kind in (None, task.kind):
         names = [str(name) for name in task.class_names or ()]
@@ -237,7 +237,7 @@ def _inputs(data: "MultiTaskData") -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    """Values of keys that the recipe shows as comments, as they are where it leaves them out."""
+    """Default values of the keys that the recipe shows as comments."""
     from qmtl.encoders import MLPSection
     from qmtl.experiments import Recipe
     from qmtl.heads import HEAD_TYPES
@@ -255,11 +255,11 @@ def _defaults() -> dict[str, Any]:
 
 
 def _comment(text: str) -> str:
-    """Text that a comment of TOML may hold: one line without control characters."""
+    """Text in a form that a TOML comment may hold: one line without control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def _plain(name: str) -> str:
-    """A name that a recipe may have."""
+    """A name in a form that a recipe may have."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return kept if kept[:1].isalnum() else f"table{kept}"

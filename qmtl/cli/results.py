@@ -1,4 +1,4 @@
-"""What is done with finished runs: list, evaluate, compare tasks, predict, report, export."""
+"""Commands on finished runs: list, evaluate, compare tasks, predict, report, export."""
 
 import csv
 import json
@@ -22,8 +22,8 @@ def runs(
 ) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
-    A run is finished, running (with its process), or stopped (with how to go on). The score is the
-    mean of the tasks' main metrics on the test split.
+    A run is finished, running (shown with its process), or stopped (shown with the command that
+    continues it). The score is the mean of the tasks' main metrics on the test split.
 
     Examples of use:
 
@@ -56,7 +56,7 @@ def _run_row(path: Path) -> tuple[object, ...]:
     try:
         results = json.loads((path / "results.json").read_text(encoding="utf-8"))
         test = results["metrics"]["test"]
-        # The main metric of each task is the first; JSON keeps their order.
+        # The main metric of each task comes first; JSON keeps the order.
         mains = [next((k, v) for k, v in own.items() if k != "loss") for own in test.values()]
         values = [value for _, value in mains if value is not None]
         score = f"{sum(values) / len(values):.4f}" if values else "–"
@@ -73,7 +73,7 @@ def _run_row(path: Path) -> tuple[object, ...]:
 
 
 def _epochs(path: Path) -> int:
-    """Epochs that a run without results has completed."""
+    """Number of epochs that a run without results has completed."""
     try:
         with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
             return len({row["epoch"] for row in csv.DictReader(file)})
@@ -97,7 +97,7 @@ def evaluate(
     ] = None,
     high: Annotated[float | None, typer.Option(help="Attacked inputs stay below it.")] = None,
 ) -> None:
-    """Evaluate a run's model on a split of its data, and under an attack on its inputs.
+    """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
 
     Examples of use:
 
@@ -142,10 +142,10 @@ def affinity(
         typer.Option(callback=expanded, help="A table (.csv) or heat map (.png, .svg, .pdf)."),
     ] = None,
 ) -> None:
-    """Show which tasks pull the shared parameters the same way: cosines of their gradients.
+    """Show which tasks' gradients agree on the shared parameters, by their cosines.
 
-    They are taken on rows that have labels of both tasks; with few such rows they say nothing, and
-    the verdict is so. The clearest picture is that of a model whose losses still fall.
+    Cosines are computed on rows that have labels of both tasks. With few such rows there is no
+    evidence, and the verdict says so. The picture is clearest for a model whose losses still fall.
 
     Examples of use:
 
@@ -223,7 +223,7 @@ def predict(
     opened = Run.read(run)
     inputs, rows = read_inputs(opened, table, delimiter)
     model = opened.load_model()
-    # As in the files that training writes: from 0, without the header.
+    # As in the files that training writes: rows count from 0, without the header.
     predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
 
@@ -241,7 +241,8 @@ def report(
 ) -> None:
     """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
 
-    One HTML file that loads nothing from elsewhere; an earlier one of its name is replaced.
+    The report is one HTML file that loads nothing from elsewhere; an existing file with its name is
+    replaced.
 
     Examples of use:
 
@@ -281,13 +282,13 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a run's trained head as OpenQASM 3, with its weights bound and features symbolic.
+    """Export a run's trained head as OpenQASM 3, with bound weights and symbolic features.
 
-    Features are the encoding angles, in radians, that the encoder and the head's angle map make of
-    an input. Where tasks share one register each task has a circuit of its own.
+    Features are the encoding angles, in radians, that the encoder and the head's angle map compute
+    from an input. If tasks share one register, each task has a separate circuit.
 
-    With --onnx it is the whole model, from inputs to predictions, which runs without qmtl. Its
-    inputs are the encoder's: of a table, standardised numbers and categories of 0 and 1, as its
+    With --onnx, the whole model is exported, from inputs to predictions; it runs without qmtl. Its
+    inputs are the encoder's: for a table, standardised numbers and categories of 0 and 1, as its
     metadata says.
 
     Examples of use:
@@ -324,6 +325,6 @@ def export(
         )
     make_folder(out)
     for number, name in enumerate(names):
-        # A task's name need not be one that a file may have.
+        # A task's name may contain characters that a file name must not have.
         plain = "".join(letter if letter.isalnum() else "_" for letter in name)
         write_out(out / f"{number}-{plain}.qasm", head.to_qasm([name], bound=not symbolic))

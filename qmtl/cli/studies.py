@@ -65,7 +65,7 @@ def bench(
 ) -> None:
     """Compare heads on every seed, each at its best setting of the grid.
 
-    Finished cells are stored: the same command, run again, runs only what is missing.
+    Finished cells are stored: if run again, the same command only runs what is missing.
 
     Examples of use:
 
@@ -102,7 +102,7 @@ def bench(
 
 
 def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
-    """Run one recipe, write and show its tables; the number of failed cells."""
+    """Run one recipe, write and show its tables; returns the number of failed cells."""
     from rich.console import Console
 
     from qmtl.experiments import bench as run_bench
@@ -144,10 +144,10 @@ def scaling(
         Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")
     ] = Path("scaling"),
 ) -> None:
-    """Count the parameters of heads, time a step of each, and train on growing lists of tasks.
+    """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
 
-    Parameters take seconds, cost and accuracy some minutes each. Tables and plots of an earlier
-    run in the folder are replaced; finished training runs are stored and not done again.
+    The part parameters takes seconds; cost and accuracy take some minutes each. Tables and plots of
+    an earlier run in the folder are replaced; finished training runs are stored and not repeated.
 
     Examples of use:
 
@@ -255,7 +255,7 @@ def noise(
         typer.Option(callback=expanded, help="Folder for CSV and plot. [RUN/noise, or noise]"),
     ] = None,
 ) -> None:
-    """Evaluate a run under noise of several strengths; or study which heads are robust.
+    """Evaluate a run under noise of several strengths, or study which heads are robust.
 
     Files of an earlier call in the folder are replaced.
 

@@ -1,8 +1,8 @@
-"""scikit-learn estimators: every output column is a task with a register of its own.
+"""scikit-learn estimators: every output column is a task with its own register.
 
 `QuantumMultiTaskClassifier` and `QuantumMultiTaskRegressor` take one or several columns of one
-kind, `MultiTaskEstimator` columns of both kinds, with labels missing. They clone, pickle, and work
-in pipelines and searches.
+kind, `MultiTaskEstimator` columns of both kinds, with missing labels. They can be cloned and
+pickled, and work in pipelines and searches.
 """
 
 from qmtl.sklearn._estimators import (

@@ -51,13 +51,13 @@ random_state: seed or RandomState of initial weights, rows held out and order of
 
 
 def checked_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
-    """Weights of rows as float64 (n_rows,), see `qmtl.tasks.row_weights`; None for None."""
+    """Weights of rows as float64 (n_rows,), see `qmtl.tasks.row_weights`; None stays None."""
     weights = row_weights(sample_weight, n_rows)
     return None if weights is None else weights.numpy()
 
 
-# A dataclass, since scikit-learn reads the parameters from the signature of __init__: so a subclass
-# adds its own to these, and none is written twice.
+# A dataclass, because scikit-learn reads the parameters from the signature of __init__: a subclass
+# inherits these and adds its own.
 @dataclass(kw_only=True, eq=False, repr=False)
 class ColumnsEstimator(BaseEstimator):
     """Parameters, fitting and prediction; the public estimators turn columns into tasks."""
@@ -92,7 +92,7 @@ class ColumnsEstimator(BaseEstimator):
         cls.__doc__ = text.replace("    {parameters}", indent(PARAMETERS, "    "))
 
     def __sklearn_tags__(self) -> Any:
-        """Several target columns, no sparse or missing inputs."""
+        """Tags for several target columns, and for no sparse or missing inputs."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
@@ -121,7 +121,7 @@ class ColumnsEstimator(BaseEstimator):
 
     @property
     def tasks_(self) -> tuple[Task, ...]:
-        """The tasks, a column each; a column with a single class has none."""
+        """The tasks, one per column; a column with a single class has none."""
         return self.model_.tasks
 
     @property
@@ -133,7 +133,7 @@ class ColumnsEstimator(BaseEstimator):
     def _read(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[np.ndarray, Layout, list[np.ndarray], np.ndarray | None]:
-        """Checked inputs, the target's columns and weights; rows of weight zero are left out."""
+        """Checked inputs, target columns and weights; rows of weight zero are left out."""
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
@@ -175,12 +175,12 @@ class ColumnsEstimator(BaseEstimator):
             X: inputs (n, features).
 
         Returns:
-            In the form of the `y` that was fitted: (n,), (n, columns), or a DataFrame with its
-            columns and the rows' labels of `X`.
+            The predictions in the form of the `y` that was fitted: (n,), (n, columns), or a
+            DataFrame with its columns and the row labels of `X`.
         """
         predictions, n = self._predictions(X)
         decided = [column.decide(predictions.get(column.name), n) for column in self._columns]
-        # A list has an index, too, which is a method.
+        # A list has an attribute "index", too: a method.
         index = X.index if hasattr(X, "iloc") else None
         return self._layout.assemble(decided, index)
 

@@ -1,4 +1,4 @@
-"""The columns of a target: each a classification or a regression, and back from predictions."""
+"""The columns of a target: each a classification or a regression, and its predictions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Layout:
-    """How a target came: 1-D (``flat``), 2-D (``table``) or as a DataFrame (``frame``).
+    """The form of a target: 1-D (``flat``), 2-D (``table``) or a DataFrame (``frame``).
 
     Attributes:
-        form: which of the three.
-        names: of the columns; the DataFrame's own, or ``y0``, ``y1``, …
-        labels: the DataFrame's column labels as they were.
+        form: one of these three.
+        names: names of the columns: the DataFrame's, or ``y0``, ``y1``, …
+        labels: the DataFrame's original column labels.
     """
 
     form: str
@@ -34,7 +34,7 @@ class Layout:
     labels: tuple[Any, ...] = ()
 
     def assemble(self, columns: Sequence[np.ndarray], index: Any = None) -> Any:
-        """Predictions in the form in which the target came.
+        """Put predictions into the form of the target.
 
         Example:
             >>> Layout("table", ("y0", "y1")).assemble([np.array([1, 2]), np.array([3, 4])])
@@ -46,7 +46,7 @@ class Layout:
         if self.form == "frame":
             import pandas as pd
 
-            # By position, since the labels of a DataFrame need not differ.
+            # By position, since a DataFrame's labels may repeat.
             frame = pd.DataFrame(dict(enumerate(columns)), index=index)
             return frame.set_axis(list(self.labels), axis=1)
         kinds = {column.dtype.kind for column in columns}
@@ -57,9 +57,9 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class ClassColumn:
-    """A classification: its classes in sorted order, and their weights in the loss.
+    """A classification column: its classes in sorted order, and their weights in the loss.
 
-    A column with a single class has no task: what it predicts is known.
+    A column with a single class has no task, because its prediction is known.
     """
 
     name: str
@@ -104,7 +104,7 @@ class ClassColumn:
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A regression of one number."""
+    """A regression column of numbers."""
 
     name: str
 
@@ -118,7 +118,7 @@ class NumberColumn:
         numbers = np.full(len(values), np.nan)
         known = np.flatnonzero(~missing(values))
         for row in known if values.dtype.kind not in "biuf" else ():
-            # NumPy would read numbers from texts.
+            # NumPy would convert texts to numbers.
             if not isinstance(values[row], Real):
                 raise InvalidInputError(
                     f"y: column {self.name!r} is a regression and must hold numbers, row {row} has "
@@ -148,7 +148,7 @@ def missing(values: np.ndarray) -> np.ndarray:
         return found
     if values.dtype.kind != "O":
         return np.zeros(len(values), dtype=bool)
-    # Of all values only NaN differs from itself; pandas' NA answers neither yes nor no.
+    # Only NaN differs from itself; comparing pandas' NA gives neither True nor False.
     names = ("NAType", "NaTType")
     empty = [v is None or type(v).__name__ in names or bool(v != v) for v in values]
     return np.array(empty, dtype=bool)
@@ -157,17 +157,17 @@ def missing(values: np.ndarray) -> np.ndarray:
 def class_column(
     name: str, values: np.ndarray, weights: Any = None, sample_weight: np.ndarray | None = None
 ) -> ClassColumn:
-    """A classification column with the classes that occur in `values`, missing ones left out.
+    """A classification column with the classes that occur in `values`, without missing ones.
 
     Args:
-        name: of the column.
-        values: its labels.
-        weights: of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
-        sample_weight: of the rows, by which ``"balanced"`` counts them; None for 1 each.
+        name: name of the column.
+        values: labels of the column.
+        weights: weights of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
+        sample_weight: weights of the rows, with which ``"balanced"`` counts them; None for 1 each.
 
     Raises:
-        InvalidInputError: no label, labels of types that have no common order, or weights that do
-            not fit.
+        InvalidInputError: for no label, labels of types that have no common order, or weights that
+            do not fit.
 
     Example:
         >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
@@ -198,16 +198,16 @@ def class_column(
 
 
 def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """In which rows a label is the predicted class, bool (n,).
+    """In which rows the label equals the predicted class, bool (n,).
 
     Raises:
-        InvalidInputError: texts are compared with numbers.
+        InvalidInputError: if texts are compared with numbers.
 
     Example:
         >>> agreement("pet", np.array(["cattle", "cat"]), np.array(["cat", "cat"])).tolist()
         [False, True]
     """
-    # As objects, since NumPy would cut texts to the width of the predicted ones.
+    # As objects, since NumPy would cut texts to the length of the predicted ones.
     left, right = _plain(truth).astype(object), predicted.astype(object)
     texts = [{isinstance(value, str) for value in values} for values in (left, right)]
     if texts[0] != texts[1] and len(left):
@@ -220,13 +220,13 @@ def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray
 
 
 def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
-    """The columns of a target and how it came.
+    """The columns of a target, and its form.
 
     Args:
         y: 1-D or 2-D array, list, Series or DataFrame.
 
     Raises:
-        InvalidInputError: another number of dimensions, no column, or column names that clash.
+        InvalidInputError: for another number of dimensions, no column, or repeated column names.
 
     Example:
         >>> layout, columns = read_target([[0, 1.5], [1, 2.5]])
@@ -262,7 +262,7 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
 def _as_array(y: Any) -> np.ndarray:
     try:
         array = np.asarray(y)
-        # NumPy makes texts of numbers that stand beside texts, and of None.
+        # NumPy converts numbers beside texts, and None, to texts.
         if array.dtype.kind in "US" and not hasattr(y, "dtype"):
             array = np.asarray(y, dtype=object)
     except (TypeError, ValueError):
@@ -273,7 +273,7 @@ def _as_array(y: Any) -> np.ndarray:
 
 
 def _plain(column: np.ndarray) -> np.ndarray:
-    """An object column of numbers as an array of numbers; others as they are."""
+    """A column of number objects as an array of numbers; other columns unchanged."""
     if column.dtype.kind != "O" or column.ndim != 1:
         return column
     if any(isinstance(value, str) for value in column) or missing(column).any():

@@ -1,4 +1,4 @@
-"""The public estimators: of classes, of numbers, and of both kinds with labels missing."""
+"""The public estimators: for classes, for numbers, and for both kinds with missing labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +33,9 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
     Every column of `y` is a task with its own classes, register and light cone.
 
-    Parameters:
-        class_weight: weights of the classes in the loss: a mapping, ``"balanced"`` (as many times
-            as a class is rarer), or None; for a 2-D `y` column name (``y0``, ...) to such.
-        {parameters}
+    Parameters: class_weight: weights of the classes in the loss: a mapping, ``"balanced"``
+    (inversely proportional to the class's frequency), or None; for a 2-D `y` a dictionary from
+    column name (``y0``, ...) to such a value. {parameters}
 
     Attributes:
         classes_: the classes, sorted; for a 2-D `y` a list with one array per column.
@@ -57,24 +56,24 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
     class_weight: Any = None
 
     def __sklearn_tags__(self) -> Any:
-        """Binary, multiclass, multilabel, and several columns of them."""
+        """Tags for binary, multiclass and multilabel targets, and for several columns of them."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskClassifier":
-        """Train.
+        """Train the model.
 
         Args:
             X: inputs (n, features), finite numbers.
-            y: labels (n,), or (n, columns) with a classification per column; of any type that
-                sorts. A column with a single class is predicted as that class.
-            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
-                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
+            y: labels (n,), or (n, columns) with one classification per column; of any sortable
+                type. A column with a single class is predicted as that class.
+            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
+                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
                 each.
 
         Raises:
-            ValueError: for other inputs or labels, or a parameter that does not fit.
+            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
         """
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = []
@@ -96,7 +95,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         """Probabilities of the classes, in the order of `classes_`.
 
         Returns:
-            (n, classes); for a 2-D `y` a list with one such array per column.
+            An array (n, classes); for a 2-D `y` a list with one such array per column.
         """
         predictions, n = self._predictions(X)
         found = [
@@ -107,7 +106,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         return found[0] if self._layout.form == "flat" else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows with all columns right (of one column: accuracy).
+        """The fraction of rows with all columns right (accuracy, for a single column).
 
         `task_scores` gives the accuracy of each column.
         """
@@ -125,10 +124,11 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
-    """What `class_weight` says of one column.
+    """The value of `class_weight` for one column.
 
     Raises:
-        InvalidInputError: for several columns, neither a word nor a mapping of column names.
+        InvalidInputError: if there are several columns and it is neither a word nor a mapping of
+            column names.
     """
     if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
         return class_weight
@@ -150,9 +150,9 @@ def _infinite(column: np.ndarray) -> bool:
 class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
     """A regressor of one or several columns: a small network, then a quantum head.
 
-    Every column of `y` is a task with its own register and light cone. Targets are standardised
-    by the training rows; a prediction stays within 5 of their standard deviations at first, since
-    expectation values are bounded (the bound is trained).
+    Every column of `y` is a task with its own register and light cone. Targets are standardised by
+    the training rows. Since expectation values are bounded, a prediction at first stays within 5
+    standard deviations of the targets' mean (the bound is trained).
 
     Parameters:
         {parameters}
@@ -164,7 +164,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         input_mean_, input_std_: the scale of the inputs.
         n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
 
-    `score` is R², of several columns their mean.
+    `score` is R²; for several columns it is their mean.
 
     Example:
         >>> from sklearn.datasets import load_linnerud
@@ -175,17 +175,16 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskRegressor":
-        """Train.
+        """Train the model.
 
         Args:
             X: inputs (n, features), finite numbers.
             y: numbers (n,), or (n, columns).
-            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
-                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
-                each.
+            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
+                like two rows, a row of weight 0 not at all. None for 1 each.
 
         Raises:
-            ValueError: for other inputs or targets, or a parameter that does not fit.
+            ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
         """
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = [NumberColumn(name) for name in layout.names]
@@ -207,9 +206,9 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
 
 @dataclass(eq=False, repr=False)
 class MultiTaskEstimator(ColumnsEstimator):
-    """Classifications and regressions of the same rows, each column a task with its own register.
+    """Classifications and regressions on the same rows; each column is a task with a register.
 
-    Labels may be missing (None, NaN): they reach no loss and no score.
+    Labels may be missing (None, NaN); they are ignored in losses and scores.
 
     Parameters:
         kinds: column name to ``"classification"`` or ``"regression"``, for columns where the
@@ -244,18 +243,18 @@ class MultiTaskEstimator(ColumnsEstimator):
     class_weight: Any = field(default=None, kw_only=True)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MultiTaskEstimator":
-        """Train.
+        """Train the model.
 
         Args:
             X: inputs (n, features), finite numbers.
             y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
                 whose tasks are ``y0``, ``y1``, …
-            sample_weight: how much each row counts in losses and scales, (n,): a row of weight 2
-                like two rows, one of weight 0 not at all. It multiplies class weights. None for 1
+            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
+                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
                 each.
 
         Raises:
-            ValueError: for other inputs or labels, or a parameter that does not fit.
+            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
         """
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         kinds = self._kinds(layout, values)
@@ -293,7 +292,7 @@ class MultiTaskEstimator(ColumnsEstimator):
             Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
 
         Raises:
-            InvalidInputError: no column is a classification.
+            InvalidInputError: if no column is a classification.
         """
         predictions, n = self._predictions(X)
         found = {
@@ -313,7 +312,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         """Accuracy of each classification and R² of each regression, on the rows with labels.
 
         Raises:
-            InvalidInputError: a column has no label.
+            InvalidInputError: if a column has no label.
         """
         check_is_fitted(self, "_trained")
         scores = {}

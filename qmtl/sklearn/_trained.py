@@ -1,4 +1,4 @@
-"""From columns to a trained model."""
+"""Train a model from an estimator's columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,7 +20,7 @@ from qmtl.tasks import Task
 
 __all__ = ["Seeds", "Trained", "build_circuit", "train"]
 
-# The parameters of an estimator that `qmtl.TrainingSettings` has, too.
+# The parameters of an estimator that are also fields of `qmtl.TrainingSettings`.
 TRAINING = (
     "max_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay",
     "schedule", "scalarizer", "aggregator", "patience", "accelerator",
@@ -38,7 +38,7 @@ class Seeds:
 
     @classmethod
     def draw(cls, random: np.random.RandomState) -> "Seeds":
-        """Four numbers of scikit-learn's random state."""
+        """Draw four seeds from scikit-learn's random state."""
         return cls(*(int(seed) for seed in random.randint(2**31 - 1, size=4)))
 
 
@@ -47,9 +47,11 @@ class Trained:
     """A trained model and the scale of its inputs.
 
     Attributes:
-        model: in double precision, so that predictions do not depend on how rows are batched.
-        mean: of each input column.
-        std: of each input column; infinite for a constant, which becomes 0 in all rows.
+        model: a model in double precision, so that predictions do not depend on how rows are
+            batched.
+        mean: mean of each input column.
+        std: standard deviation of each input column; infinite for a constant column, which becomes
+            0.
         losses: mean training loss per epoch.
     """
 
@@ -75,15 +77,15 @@ def train(
     """Train a model with the parameters of an estimator.
 
     Args:
-        params: as from ``get_params``.
-        X: inputs (n, features), finite.
-        columns: of the target; those with a single class are left out.
+        params: parameters as returned by ``get_params``.
+        X: inputs (n, features), all finite.
+        columns: columns of the target; those with a single class are left out.
         values: the columns' labels.
-        seeds: see `Seeds`.
-        weights: of the rows, above zero; None for 1 each.
+        seeds: the seeds, see `Seeds`.
+        weights: weights of the rows, above zero; None for 1 each.
 
     Raises:
-        InvalidInputError: a parameter does not fit, or no column has anything to learn.
+        InvalidInputError: if a parameter does not fit, or no column has anything to learn.
     """
     from qmtl.training import fit_rows, settings_from
 
@@ -133,10 +135,11 @@ def build_model(
 
 
 def build_circuit(params: Mapping[str, Any], tasks: Sequence[Task]) -> HeadCircuit:
-    """The design's circuit for the tasks, with the layers and wires that are asked for.
+    """The design's circuit for the tasks, with the requested layers and wires.
 
     Raises:
-        InvalidInputError: an unknown design, a part without layers, or a register too small.
+        InvalidInputError: for an unknown design, a part without layers, or a register that is too
+            small.
 
     Example:
         >>> params = {"circuit": "cz-ring", "wires_per_task": 3, "encoding_layers": 1}
@@ -163,7 +166,7 @@ def build_circuit(params: Mapping[str, Any], tasks: Sequence[Task]) -> HeadCircu
 
 
 def _whole(value: Any) -> Any:
-    """NumPy's whole numbers, which grids are often made of, as Python's."""
+    """Convert NumPy's integers, which grids often contain, to Python's."""
     return int(value) if isinstance(value, np.integer) else value
 
 
@@ -177,8 +180,8 @@ def _scale(
     else:
         mean = np.average(X, axis=0, weights=weights)
         std = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
-    # A column that is constant but for rounding errors says nothing about the training rows;
-    # divided by its deviation it would say everything about others.
+    # A column that varies only by rounding errors has no information; dividing by its deviation
+    # would blow up other rows' values.
     return mean, np.where(std > 1e-12 * np.abs(mean), std, np.inf)
 
 
