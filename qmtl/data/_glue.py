@@ -13,7 +13,14 @@ from pydantic import Field
 from qmtl._sections import NameOrPath, RecipePath
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._files import check_files
-from qmtl.data._sentences import Embed, embed_texts, pair_features, text_model
+from qmtl.data._sentences import (
+    Embed,
+    embed_texts,
+    gives_tokens,
+    pair_features,
+    pair_tokens,
+    text_model,
+)
 from qmtl.data._splits import check_count, check_seed, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
@@ -261,6 +268,8 @@ class GlueSection(DataSection):
         max_test_rows: largest number of test rows per task.
         text_model: folder of a sentence-transformers model, or its name on the hub; None for the
             default of `qmtl.encoders.TextEmbedding`.
+        max_tokens: largest number of tokens of a text, for the encoder ``AdaptedText``, which takes
+            tokens; None for vectors.
     """
 
     source: Literal["glue"] = "glue"
@@ -269,11 +278,13 @@ class GlueSection(DataSection):
     max_rows: int | None = Field(None, ge=2)
     max_test_rows: int | None = Field(None, ge=1)
     text_model: NameOrPath | None = None
+    max_tokens: int | None = Field(None, ge=3)
 
     def load(self) -> MultiTaskData:
         """The tasks of GLUE, split."""
         options = self.given("validation", "max_rows", "max_test_rows")
-        return glue(self.path, self.tasks, text_model(self.text_model), seed=self.seed, **options)
+        embed = text_model(self.text_model, self.max_tokens)
+        return glue(self.path, self.tasks, embed, seed=self.seed, **options)
 
 
 def glue(
@@ -299,7 +310,8 @@ def glue(
         path: the folder with one folder per task, as in the benchmark's download.
         tasks: some of CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE, WNLI, in the order that
             circuits use; None for all nine.
-        embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
+        embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`. With
+            `qmtl.encoders.TextTokens` inputs are token numbers (N, 2, tokens).
         validation: share of each training file.
         seed: seed of the validation split and of `max_rows`.
         max_rows: largest number of rows from each training file (validation included), stratified.
@@ -383,7 +395,8 @@ def _inputs(parts: dict[str, list[GlueRows]], embed: Embed | None) -> dict[str, 
     texts = [
         text for files in parts.values() for rows in files for side in rows.texts for text in side
     ]
-    vectors = embed_texts(texts, embed)
+    tokens = embed is not None and gives_tokens(embed)
+    vectors = embed(texts) if embed is not None and tokens else embed_texts(texts, embed)
     inputs, start = {}, 0
     for part, files in parts.items():
         blocks = []
@@ -392,7 +405,7 @@ def _inputs(parts: dict[str, list[GlueRows]], embed: Embed | None) -> dict[str, 
             for side in rows.texts:
                 sides.append(vectors[start : start + len(side)])
                 start += len(side)
-            blocks.append(pair_features(*sides))
+            blocks.append(pair_tokens(*sides) if tokens else pair_features(*sides))
         inputs[part] = torch.from_numpy(np.concatenate(blocks))
     return inputs
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["Embed", "embed_texts", "pair_features", "text_model"]
+__all__ = ["Embed", "embed_texts", "gives_tokens", "pair_features", "pair_tokens", "text_model"]
 
 Embed = Callable[[list[str]], Any]
 """Texts to vectors: N texts become an array (N, d)."""
@@ -51,18 +51,48 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
     return np.asarray((vectors * scale)[rows])
 
 
-def text_model(name: str | None) -> Embed | None:
+def text_model(name: str | None, max_tokens: int | None = None) -> Embed | None:
     """The sentence encoder with this name or in this folder; None for the default of `embed_texts`.
+
+    Args:
+        name: the model's name or folder.
+        max_tokens: largest number of tokens of a text, where tokens are wanted; None for vectors.
 
     Example:
         >>> text_model("sentence-transformers/all-MiniLM-L6-v2")  # loaded with the first text
         TextEmbedding('sentence-transformers/all-MiniLM-L6-v2')
     """
+    if max_tokens is not None:
+        from qmtl.encoders import TextTokens
+
+        if name is None:
+            return TextTokens(max_length=max_tokens)
+        return TextTokens(name, max_tokens)
     if name is None:
         return None
     from qmtl.encoders import TextEmbedding
 
     return TextEmbedding(name)
+
+
+def gives_tokens(embed: Embed | None) -> bool:
+    """Whether it makes token numbers of texts, and no vectors."""
+    if embed is None:
+        return False
+    from qmtl.encoders import TextTokens
+
+    return isinstance(embed, TextTokens)
+
+
+def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+    """Token numbers of one text or two: (N, 2, tokens), -1 where there is no token.
+
+    Example:
+        >>> pair_tokens(np.array([[101.0, 102.0, -1.0]])).tolist()
+        [[[101.0, 102.0, -1.0], [-1.0, -1.0, -1.0]]]
+    """
+    second = np.full_like(first, -1) if second is None else second
+    return np.stack([first, second], axis=1).astype(np.float32)
 
 
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:

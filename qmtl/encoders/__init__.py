@@ -1,5 +1,7 @@
 """Classical encoders: torch modules from inputs to features."""
 
+from qmtl.encoders._adapted_text import AdaptedText as AdaptedText
+from qmtl.encoders._adapted_text import AdapterOptions as AdapterOptions
 from qmtl.encoders._cnn import CNN as CNN
 from qmtl.encoders._fourier import FourierFeatures as FourierFeatures
 from qmtl.encoders._fusion import Fusion as Fusion
@@ -14,6 +16,7 @@ from qmtl.encoders._task_encoder import TaskColumns as TaskColumns
 from qmtl.encoders._task_encoder import TaskEncoder as TaskEncoder
 from qmtl.encoders._task_encoder import check_tasks_of as check_tasks_of
 from qmtl.encoders._text import TextEmbedding as TextEmbedding
+from qmtl.encoders._text import TextTokens as TextTokens
 
 ENCODERS = known_encoders()
 """The encoders by the name that saved models know them by."""

@@ -1,4 +1,4 @@
-"""TextEmbedding: a frozen sentence encoder that caches its vectors on disk."""
+"""Texts for encoders: TextEmbedding caches their vectors on disk, TextTokens gives tokens."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from qmtl.encoders._section import check_count
 from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
 
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 FORMAT = "qmtl-embeddings-1"
 WAIT = 120.0  # seconds to wait until another process has written a batch
 KEYS_PER_QUERY = 500  # old versions of SQLite allow at most 999
@@ -173,7 +174,7 @@ class TextEmbedding:
 
     def __init__(
         self,
-        model: str | Path = "sentence-transformers/all-MiniLM-L6-v2",
+        model: str | Path = DEFAULT_MODEL,
         *,
         cache: str | Path | bool | None = True,
         batch_size: int = 64,
@@ -182,7 +183,7 @@ class TextEmbedding:
         revision: str | None = None,
         progress: bool = True,
     ) -> None:
-        self.folder = _model_folder(model)
+        self.folder = model_folder(model)
         if self.folder is not None and revision is not None:
             raise InvalidInputError(f"revision is for models of the hub, and {model} is a folder")
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
@@ -266,29 +267,7 @@ class TextEmbedding:
         return track(starts, "Embedding", console=console, transient=True, disable=hidden)
 
     def _load(self) -> Any:
-        try:
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
-        except (ImportError, RuntimeError) as error:
-            raise _cannot_import(error) from None
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            model = SentenceTransformer(
-                self.model if self.folder is None else str(self.folder),
-                device=self.device,
-                revision=self.revision,
-                local_files_only=self.folder is not None,
-            )
-        except Exception as error:  # the library and the model's files may raise any exception
-            reason = " ".join(str(error).split())
-            raise InvalidInputError(
-                f"the sentence encoder {self.model!r} cannot be loaded: {reason} (without a "
-                f"network, give the folder of a model)"
-            ) from error
-        finally:
-            if bars:
-                logging.enable_progress_bar()
+        model = load_sentence_encoder(self.model, revision=self.revision, device=self.device)
         if self.max_length is not None:
             limit = model.max_seq_length
             if limit is not None and self.max_length > limit:
@@ -297,6 +276,98 @@ class TextEmbedding:
                 )
             model.max_seq_length = self.max_length
         return model
+
+
+class TextTokens:
+    """Texts to token numbers, for encoders that read tokens, as `AdaptedText` does.
+
+    Args:
+        model: a folder with a model of sentence-transformers, or a name on the Hugging Face hub.
+        max_length: tokens of a text, at most; the model's limit if that is less.
+        revision: branch, tag or commit of a model on the hub.
+
+    Raises:
+        InvalidInputError: if the folder is not there or holds no model, or a number is not >= 1.
+
+    Example:
+        >>> TextTokens("sentence-transformers/all-MiniLM-L6-v2", max_length=32)
+        TextTokens('sentence-transformers/all-MiniLM-L6-v2', max_length=32)
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        max_length: int = 64,
+        *,
+        revision: str | None = None,
+    ) -> None:
+        check_count("max_length", max_length)
+        model_folder(model)
+        self.model, self.max_length, self.revision = str(model), max_length, revision
+        self._tokenizer: Any = None
+
+    def __call__(self, texts: Iterable[str]) -> npt.NDArray[np.float32]:
+        """Token numbers, float32 (n, max_length), -1 after a text's end.
+
+        Raises:
+            InvalidInputError: if there is no text, one is not a valid string, or the model cannot
+                be loaded.
+            MissingDependencyError: if sentence-transformers is not installed.
+        """
+        wanted = _check_texts(texts)
+        if self._tokenizer is None:
+            loaded = load_sentence_encoder(self.model, revision=self.revision, device="cpu")
+            self._tokenizer = loaded.tokenizer
+            self.max_length = min(self.max_length, loaded.max_seq_length or self.max_length)
+        options = {"truncation": True, "max_length": self.max_length}
+        rows = self._tokenizer(wanted, **options)["input_ids"]
+        tokens = np.full((len(rows), self.max_length), -1.0, dtype=np.float32)
+        for place, row in enumerate(rows):
+            tokens[place, : len(row)] = row
+        return tokens
+
+    def __repr__(self) -> str:
+        """The model, and how much of a text is read."""
+        return f"TextTokens({self.model!r}, max_length={self.max_length})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded tokenizer."""
+        return self.__dict__ | {"_tokenizer": None}
+
+
+def load_sentence_encoder(
+    model: str, *, revision: str | None = None, device: str | None = None
+) -> Any:
+    """A model of sentence-transformers, from a folder or from the hub.
+
+    Raises:
+        InvalidInputError: if it cannot be loaded.
+        MissingDependencyError: if sentence-transformers is not installed, or cannot be imported.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+    except (ImportError, RuntimeError) as error:
+        raise _cannot_import(error) from None
+    folder = model_folder(model)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return SentenceTransformer(
+            model if folder is None else str(folder),
+            device=device,
+            revision=revision,
+            local_files_only=folder is not None,
+        )
+    except Exception as error:  # the library and the model's files may raise any exception
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(
+            f"the sentence encoder {model!r} cannot be loaded: {reason} (without a network, give "
+            f"the folder of a model)"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _cannot_import(error: Exception) -> MissingDependencyError:
@@ -308,7 +379,7 @@ def _cannot_import(error: Exception) -> MissingDependencyError:
     )
 
 
-def _model_folder(model: str | Path) -> Path | None:
+def model_folder(model: str | Path) -> Path | None:
     """The model's folder, or None for a name on the hub."""
     folder = Path(model).expanduser()
     if not folder.is_dir():

@@ -1,0 +1,442 @@
+"""AdaptedText: a frozen sentence encoder, whose last layers have adapters that tasks mix."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from qmtl._sections import NameOrPath, Section
+from qmtl.encoders._mlp import MLP
+from qmtl.encoders._section import Count, EncoderSection, check_count, seeded
+from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
+from qmtl.encoders._text import DEFAULT_MODEL, files_digest, load_sentence_encoder, model_folder
+from qmtl.errors import InvalidInputError, missing_extra
+
+ADAPTER = "default"  # the name that peft has for the adapter of a model that has only one
+
+
+class AdapterOptions(Section):
+    """What the adapters are.
+
+    Attributes:
+        rank: of each adapter.
+        inventory: number of adapters that tasks share.
+        layers: how many of the network's last layers have adapters.
+        splits: into how many parts of its inputs and outputs an adapter is cut, each of which a
+            task mixes by itself; 1 is Polytropon, more is multi-head routing.
+        balance: strength of the term that keeps the inventory in use; 0 for none.
+    """
+
+    rank: Count = 4
+    inventory: Count = 4
+    layers: Count = 2
+    splits: Count = 4
+    balance: float = Field(0.01, ge=0, allow_inf_nan=False)
+
+
+class AdaptedText(TaskEncoder):
+    """Texts to features, by a frozen sentence encoder whose last layers each task adapts.
+
+    Every linear layer W of the last layers becomes W x + s_t B_t A_t x / rank. The low-rank A_t and
+    B_t are mixed from an inventory of such pairs that all tasks share, A_t = Σ_e w_te A_e and
+    B_t = Σ_e w_te B_e; a task learns how much it takes of each, w_t, and how strong its adapter is,
+    s_t. The network itself stays as it is, bit for bit. A task's vectors go through layers that all
+    tasks share, and give the features of its register.
+
+    Inputs are token numbers (batch, texts, tokens), -1 after a text's end, as
+    `qmtl.data.glue` makes them with `TextTokens`: of one text u that is all there is, of two u, v,
+    |u − v| and u ⊙ v are taken, as in `qmtl.data.pair_features`; a text without tokens is zero.
+
+    The frozen layers run once, whatever is asked for; the last layers run once for every task that
+    the tasks asked for depend on. Where gates join registers, as the default circuit's ring does,
+    a task depends on its neighbours' features, too: three runs for one task, T for T tasks.
+
+    The network is not in saved files: they have its name, or its folder and a digest of what is
+    there, beside the weights that were trained.
+
+    Args:
+        columns: task → its features, ``head.task_columns()``.
+        model: a folder with a model of sentence-transformers, or a name on the Hugging Face hub.
+        hidden: widths of the hidden layers after the network.
+        adapters: see `AdapterOptions`.
+        n_texts: texts in a row of inputs, 1 or 2.
+        revision: branch, tag or commit of a model on the hub.
+        activation: of the layers after the network.
+        dropout: of the layers after the network.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Raises:
+        InvalidInputError: for a network that cannot be cut before its last layers, or whose widths
+            are no multiples of ``splits``.
+        MissingDependencyError: if sentence-transformers or peft are not installed.
+
+    References:
+        Routing by task over an inventory, with splits: Polytropon, arXiv:2202.13914, and MHR,
+        arXiv:2211.03831, both as `peft.PolyModel` has them. Scales s_t per task and the term for
+        balance: SAMoRA, arXiv:2604.19048, whose public text leaves their form open: here s_t is the
+        exponential of a weight, and the term is the squared deviation of the inventory's mean use
+        from equal shares, times the size of the inventory. Its router also reads the text; this one
+        goes by the task alone.
+    """
+
+    def __init__(
+        self,
+        columns: TaskColumns,
+        model: str | Path = DEFAULT_MODEL,
+        hidden: Sequence[int] = (64,),
+        *,
+        adapters: AdapterOptions | None = None,
+        n_texts: int = 2,
+        revision: str | None = None,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(columns)
+        if n_texts not in (1, 2):
+            raise InvalidInputError(f"n_texts must be 1 or 2, got {n_texts!r}")
+        for width in hidden:
+            check_count("hidden", width)
+        self.model, self.revision, self.n_texts = str(model), revision, n_texts
+        self.adapters = adapters or AdapterOptions()
+        self.activation, self.dropout, self.hidden = activation, dropout, tuple(hidden)
+        folder = model_folder(model)
+        if folder is not None:
+            self.model = str(folder)
+        self._files = None if folder is None else files_digest(folder)
+        loaded = load_sentence_encoder(self.model, revision=revision, device="cpu")
+        self.lower, upper = _cut(self.model, loaded[0].auto_model, self.adapters.layers)
+        self.pooling = nn.ModuleList(list(loaded)[1:])
+        self._vocabulary = int(loaded[0].auto_model.config.vocab_size)
+        for module in (self.lower, upper, self.pooling):
+            module.requires_grad_(False)
+        with seeded(seed):
+            self.upper = _adapted(upper, self.adapters, len(self.columns))
+            self.log_scales = nn.Parameter(torch.zeros(len(self.columns)))
+            states = torch.zeros(1, 1, loaded[0].auto_model.config.hidden_size)
+            width = self._pooled(states, torch.ones(1, 1).long()).shape[1]
+            self.layers = MLP(
+                width * (1 if n_texts == 1 else 4),
+                *hidden,
+                out_features=self.out_features,
+                activation=activation,
+                dropout=dropout,
+            )
+        for router in self._routers():
+            router.register_forward_hook(self._scaled, with_kwargs=True)
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        self._frozen = tuple(name for name in self.state_dict() if name not in trained)
+        self.register_state_dict_post_hook(_without_frozen)
+        self.register_load_state_dict_post_hook(_frozen_are_there)
+        self.train(self.training)
+
+    def _routers(self) -> list[Any]:
+        return [m for m in self.upper.modules() if hasattr(m, "module_logits")]
+
+    def _scaled(self, router: Any, _: Any, options: Mapping[str, Any], mixed: Tensor) -> Tensor:
+        """A router's weights times √s_t: they mix A as well as B."""
+        scale: Tensor = (self.log_scales[options["task_ids"]] / 2).exp()
+        return mixed * scale[:, None, None]
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; the network drops nothing, the routers draw in training."""
+        super().train(mode)
+        for module in (self.lower, self.upper, self.pooling):
+            module.eval()
+        for router in self._routers():
+            router.train(mode)
+        return self
+
+    def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
+        """Features of these tasks side by side; the last layers run once for each."""
+        tokens = self._tokens(inputs)
+        there = tokens[:, 0] >= 0
+        mask = (tokens >= 0).long()[there]
+        with torch.no_grad():
+            given = {"input_ids": tokens[there].clamp(min=0), "attention_mask": mask}
+            states = self.lower(**given).last_hidden_state
+        found = []
+        for task in tasks:
+            number = list(self.columns).index(task)
+            ids = torch.full((len(states),), number, device=states.device)
+            adapted = self.upper(inputs_embeds=states, attention_mask=mask, task_ids=ids)
+            vectors = self._pooled(adapted.last_hidden_state, mask)
+            rows = vectors.new_zeros(len(tokens), vectors.shape[1])
+            rows[there] = vectors
+            found.append(self._of_task(task, rows.unflatten(0, (-1, self.n_texts))))
+        return torch.cat(found, dim=1)
+
+    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Vectors of texts, of length √d, as `qmtl.data.embed_texts` brings them to."""
+        pooled: dict[str, Any] = {"token_embeddings": states, "attention_mask": mask}
+        for module in self.pooling:
+            pooled = module(pooled)
+        vectors: Tensor = pooled["sentence_embedding"]
+        longer: Tensor = nn.functional.normalize(vectors, dim=1) * vectors.shape[1] ** 0.5
+        return longer
+
+    def _of_task(self, task: str, vectors: Tensor) -> Tensor:
+        """A task's features (batch, its features) from its vectors (batch, texts, width)."""
+        first = vectors[:, 0]
+        joined = first
+        if self.n_texts == 2:
+            second = vectors[:, 1]
+            pair = torch.cat([(first - second).abs(), first * second], dim=1)
+            # As of a single sentence: what is absent adds nothing.
+            both = (second != 0).any(dim=1, keepdim=True)
+            joined = torch.cat([first, second, pair * both], dim=1)
+        joined = self.layers.layers[:-1](joined)
+        last, own = self._last(), list(self.columns[task])
+        features: Tensor = nn.functional.linear(joined, last.weight[own], last.bias[own])
+        return features
+
+    def _last(self) -> Any:
+        return self.layers.layers[-1]
+
+    def _tokens(self, inputs: Tensor) -> Tensor:
+        """Token numbers (batch · texts, tokens), as many as the longest text has."""
+        if inputs.ndim != 3 or inputs.shape[1] != self.n_texts:
+            raise InvalidInputError(
+                f"inputs must be token numbers of shape (batch, {self.n_texts}, tokens), got "
+                f"{tuple(inputs.shape)}"
+            )
+        tokens = inputs.flatten(0, 1).long()
+        if (
+            inputs.dtype in (torch.float16, torch.bfloat16)
+            or (tokens != inputs.flatten(0, 1)).any()
+        ):
+            raise InvalidInputError(
+                f"inputs must be token numbers, whole and exact; got {inputs.dtype}, to which "
+                f"something was added or which cannot hold them"
+            )
+        if int(tokens.max()) >= self._vocabulary:
+            raise InvalidInputError(
+                f"inputs have token numbers up to {int(tokens.max())}, {self.model!r} knows "
+                f"{self._vocabulary} tokens; data and encoder must have the same text model"
+            )
+        longest = int((tokens >= 0).sum(dim=1).max())
+        if longest == 0:
+            raise InvalidInputError("inputs must have tokens, got rows of empty texts only")
+        return tokens[:, :longest]
+
+    def routing(self) -> dict[str, Tensor]:
+        """How much each task takes of each adapter: (layers with adapters, splits, inventory).
+
+        The shares of a split add up to 1.
+        """
+        shares = []
+        for router in self._routers():
+            logits = router.module_logits.detach().unflatten(1, (self.adapters.splits, -1))
+            taken = logits.sigmoid()
+            shares.append(taken / taken.sum(dim=-1, keepdim=True))
+        return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
+
+    def extra_loss(self) -> Tensor | None:
+        """The term that keeps the inventory in use; None where it has no strength."""
+        if not self.adapters.balance:
+            return None
+        terms = []
+        for router in self._routers():
+            taken = router.module_logits.sigmoid().unflatten(1, (self.adapters.splits, -1))
+            use = (taken / taken.sum(dim=-1, keepdim=True)).mean(dim=0)
+            size = self.adapters.inventory
+            terms.append(size * (use - 1 / size).square().sum(dim=-1).mean())
+        return self.adapters.balance * torch.stack(terms).mean()
+
+    def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
+        """Each task's shares of adapters and its scale, and its rows of the last layer."""
+        names = tuple(self.columns)
+        found = {router.module_logits: names for router in self._routers()} | {
+            self.log_scales: names
+        }
+        last = self._last()
+        owner = {place: name for name, own in self.columns.items() for place in own}
+        rows = tuple(owner[place] for place in range(self.out_features))
+        return found | {last.weight: rows, last.bias: rows}
+
+    def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
+        """A copy with one task more, which begins with equal shares of all adapters."""
+        larger = {**self.columns, name: columns}
+        grown = type(self)._described(self.to_dict() | {"columns": larger}, seed)
+        grown.to(self.log_scales)
+        with torch.no_grad():
+            for key, value in grown.state_dict().items():
+                old = self.state_dict()[key]
+                value[: len(old)].copy_(old)
+        pairs = zip(grown.parameters(), self.parameters(), strict=True)
+        for parameter, old in pairs:
+            parameter.requires_grad_(old.requires_grad)
+        return grown.train(self.training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters."""
+        return {
+            "type": type(self).__name__,
+            "columns": {name: list(own) for name, own in self.columns.items()},
+            "model": self.model,
+            "files": self._files,
+            "revision": self.revision,
+            "n_texts": self.n_texts,
+            "adapters": self.adapters.model_dump(),
+            "hidden": list(self.hidden),
+            "activation": self.activation,
+            "dropout": self.dropout,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters.
+
+        Raises:
+            InvalidInputError: if the sentence encoder is not there any more, or is another one.
+        """
+        return cls._described(description, 0)
+
+    @classmethod
+    def _described(cls, description: Mapping[str, Any], seed: int | None) -> Self:
+        options = {k: v for k, v in description.items() if k not in ("type", "files", "adapters")}
+        made = cls(**options, adapters=AdapterOptions(**description["adapters"]), seed=seed)
+        if made._files != description["files"]:
+            raise InvalidInputError(
+                f"the files in {made.model} are not those of the sentence encoder that the "
+                f"adapters were trained on"
+            )
+        return made
+
+
+def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
+    """A transformer's first layers, and its last ones, which begin with the first ones' states.
+
+    Raises:
+        InvalidInputError: if there are no such two parts that together give what the whole gives.
+    """
+    depth = getattr(network.config, "num_hidden_layers", 0)
+    stacks = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if len(stacks) != 1 or not hasattr(network, "embeddings"):
+        raise InvalidInputError(
+            f"{name!r} is a {type(network).__name__}, which has no embeddings and one list of "
+            f"layers to be cut; take a model as BERT, RoBERTa, MPNet or DistilBERT are"
+        )
+    if n_last > depth:
+        raise InvalidInputError(
+            f"adapters.layers must be at most {depth} for {name!r}, got {n_last}"
+        )
+    parts = []
+    for kept in (slice(0, depth - n_last), slice(depth - n_last, depth)):
+        part = copy.deepcopy(network)
+        parent, _, last = stacks[0].rpartition(".")
+        layers = part.get_submodule(stacks[0])
+        setattr(part.get_submodule(parent), last, nn.ModuleList(list(layers)[kept]))
+        if getattr(part, "pooler", None) is not None:
+            part.pooler = None
+        parts.append(part.eval())
+    lower, upper = parts
+    upper.embeddings = _GivenStates()
+    tokens, mask = torch.arange(10, 18).reshape(2, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        states = lower(input_ids=tokens, attention_mask=mask).last_hidden_state
+        found = upper(inputs_embeds=states, attention_mask=mask).last_hidden_state
+        whole = network.eval()(input_ids=tokens, attention_mask=mask).last_hidden_state
+    if not torch.allclose(found[mask > 0], whole[mask > 0], atol=1e-4):
+        raise InvalidInputError(
+            f"{name!r} is a {type(network).__name__}, whose layers do more than follow one another"
+        )
+    return lower, upper
+
+
+class _GivenStates(nn.Module):
+    """In the place of a network's embeddings: the states that it is given."""
+
+    def forward(self, *args: Any, **options: Any) -> Tensor:
+        """The states."""
+        values = (*args, *options.values())
+        return next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
+
+
+def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Module:
+    """The network with peft's adapters on each of its linear layers."""
+    try:
+        from peft import PolyConfig, PolyModel
+    except ImportError as error:
+        raise missing_extra("adapters of a text encoder need peft", "text", error) from None
+    linear = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+    for path, layer in linear.items():
+        if layer.in_features % options.splits or layer.out_features % options.splits:
+            raise InvalidInputError(
+                f"adapters.splits must divide the widths of layer {path}, {layer.in_features} and "
+                f"{layer.out_features}, got {options.splits}"
+            )
+    config = PolyConfig(
+        r=options.rank,
+        target_modules=list(linear),
+        n_tasks=n_tasks,
+        n_skills=options.inventory,
+        n_splits=options.splits,
+    )
+    model: nn.Module = PolyModel(network, config, ADAPTER)
+    return model
+
+
+def _without_frozen(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Leave out of a state what the sentence encoder's own files have."""
+    for name in module._frozen:
+        state.pop(prefix + name, None)
+
+
+def _frozen_are_there(module: Any, keys: Any) -> None:
+    """Do not miss it either, when a state is loaded."""
+    ends = tuple(module._frozen)
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not key.endswith(ends)]
+
+
+class AdaptedTextSection(EncoderSection):
+    """``type = "AdaptedText"``, for data whose texts are tokens (``data.max_tokens``).
+
+    Attributes:
+        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
+            the default of `TextEmbedding`. The data must have the same.
+        adapters: rank, inventory, layers, splits and balance; see `AdapterOptions`.
+        hidden: widths of the hidden layers after the network.
+        activation: relu, gelu, silu or tanh.
+        dropout: probability of dropping a hidden unit in training.
+    """
+
+    encoder: ClassVar[type[nn.Module]] = AdaptedText
+    type: Literal["AdaptedText"] = "AdaptedText"
+    text_model: NameOrPath | None = None
+    adapters: AdapterOptions = Field(default_factory=AdapterOptions)
+    hidden: list[int] = Field(default_factory=lambda: [64])
+    activation: str = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
+    ) -> nn.Module:
+        """The encoder for tokens (N, texts, tokens)."""
+        if inputs.ndim != 3:
+            raise InvalidInputError(
+                f"encoder {self.type!r} needs tokens of texts, (rows, texts, tokens), got shape "
+                f"{tuple(inputs.shape)}; data.max_tokens makes them of GLUE's sentences"
+            )
+        return AdaptedText(
+            columns or {},
+            self.text_model or DEFAULT_MODEL,
+            self.hidden,
+            adapters=self.adapters,
+            n_texts=inputs.shape[1],
+            activation=self.activation,
+            dropout=self.dropout,
+            seed=self.seed,
+        )
