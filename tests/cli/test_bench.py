@@ -1,18 +1,22 @@
 """``qmtl bench`` in this process and in processes that are killed."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
 
 import pytest
 
+from qmtl.cli import main
 from tests.cli.command import SCRIPT, settings
 
 TINY = [
@@ -25,26 +29,30 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished benchmark, not to be changed."""
-    folder = tmp_path_factory.mktemp("bench")
-    done = subprocess.run(
-        [SCRIPT, "bench", *TINY, "--out", folder], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "digits", done
+    """A finished benchmark, not to be changed, and what its command printed."""
+    folder, out, err = tmp_path_factory.mktemp("bench"), io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        monkeypatch.setattr(sys, "argv", ["qmtl", "bench", *TINY, "--out", str(folder)])
+        with contextlib.suppress(SystemExit):
+            main()
+    return folder / "digits", out.getvalue(), err.getvalue()
 
 
 def test_it_writes_and_shows_its_tables(finished):
-    folder, done = finished
+    folder, out, err = finished
     files = {path.name for path in folder.iterdir()}
     tables = {"table.md", "summary.csv", "metrics.csv", "seeds.csv", "recipe.toml"}
     assert files == tables | {"cells", "forest.png", "score_against_parameters.png"}
     assert (folder / "table.md").read_text().startswith("# Benchmark `digits`")
     # The terminal shows a table of heads and a verdict, no Markdown.
-    assert "| --" not in done.stdout
-    assert "|--" not in done.stdout
-    assert "local-register against linear: " in done.stdout
-    assert done.stderr.count(": linear, seed 0, learning_rate ") == 2
+    assert "| --" not in out
+    assert "|--" not in out
+    assert "local-register against linear: " in out
+    assert err.count(": linear, seed 0, learning_rate ") == 2
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["head"] for row in rows] == ["linear", "local-register"]
@@ -67,7 +75,7 @@ def test_bad_input(qmtl, arguments, message):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_runs_only_what_is_missing(finished, tmp_path):
+def test_killed_and_started_again_it_runs_only_what_is_missing(finished, qmtl, tmp_path):
     """Killed without warning (kill -9) as soon as the second cell is there."""
     command = [SCRIPT, "bench", *TINY, "--out", tmp_path]
     cells = tmp_path / "digits" / "cells"
@@ -83,15 +91,15 @@ def test_killed_and_started_again_it_runs_only_what_is_missing(finished, tmp_pat
     process.wait()
     before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert all(json.loads((cells / name).read_text()) for name in before)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    again = qmtl(*command[1:])
+    assert again.code == 0, again.err
     after = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert {name: after[name] for name in before} == before
     # Four cells of the search, two of the chosen settings, two probes.
     assert len(after) == 8
-    ran = [line for line in done.stderr.splitlines() if line.startswith("digits ")]
+    ran = [line for line in again.err.splitlines() if line.startswith("digits ")]
     assert len(ran) == 8 - len(before)
-    reference, _ = finished
+    reference, *_ = finished
     assert (tmp_path / "digits" / "seeds.csv").read_text() == (reference / "seeds.csv").read_text()
 
 
@@ -106,7 +114,7 @@ def cluster():
     folder = tempfile.mkdtemp(prefix="ray-")
     head = subprocess.Popen(
         [SCRIPT.with_name("ray"), "start", "--head", "--block", "--node-ip-address", "127.0.0.1",
-         "--port", str(port), "--num-cpus", "2", "--include-dashboard", "false",
+         "--port", str(port), "--num-cpus", "1", "--include-dashboard", "false",
          "--object-store-memory", "100000000", "--temp-dir", folder],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
@@ -139,7 +147,7 @@ def test_a_ray_cluster_gives_the_same_table(finished, cluster, tmp_path):
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    reference, _ = finished
+    reference, *_ = finished
     assert (tmp_path / "digits" / "seeds.csv").read_text() == (reference / "seeds.csv").read_text()
 
 

@@ -44,10 +44,9 @@ def test_an_error_is_one_line_and_status_2():
 
 
 @pytest.mark.slow
-def test_kill_9_and_resume_is_the_unbroken_run(tmp_path):
+def test_kill_9_and_resume_is_the_unbroken_run(qmtl, tmp_path):
     words = settings("training.max_epochs=6", "encoder.dropout=0.2", "training.schedule=cosine")
-    whole = script("train", "digits", "--out", tmp_path / "whole", *words, env=THREADS)
-    assert whole.returncode == 0, whole.stderr
+    qmtl.good("train", "digits", "--out", tmp_path / "whole", *words)
     broken = tmp_path / "broken"
     process = subprocess.Popen(
         [SCRIPT, "train", "digits", "--out", broken, *words],
@@ -60,9 +59,7 @@ def test_kill_9_and_resume_is_the_unbroken_run(tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert not (broken / "results.json").exists()
     assert (broken / "checkpoints" / "last.ckpt").exists()
-    resumed = script("train", "--resume", broken, env=THREADS)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "epoch 1/6" not in resumed.stdout
+    assert "epoch 1/6" not in qmtl.good("train", "--resume", broken)
     first, second = (
         json.loads((p / "results.json").read_text()) for p in (tmp_path / "whole", broken)
     )
@@ -72,19 +69,17 @@ def test_kill_9_and_resume_is_the_unbroken_run(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("combiner", ["training.scalarizer=mean", "training.aggregator=upgrad"])
-def test_two_processes_reach_the_loss_of_one(tmp_path, combiner):
-    words = settings(combiner, "training.batch_size=33")
+def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path):
+    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses."""
+    words = settings("training.aggregator=upgrad", "training.batch_size=33")
     two = ["--set", "training.devices=2", "--set", "training.accelerator=cpu"]
-    outputs = [
-        script("train", "digits", "--out", tmp_path / name, *words, *more, env=THREADS)
-        for name, more in (("one", []), ("two", two))
-    ]
-    for done in outputs:
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("baseline") == 1
-        assert done.stdout.count("run directory") == 1
-        assert done.stdout.count("epoch 2/2") == 1
+    of_one = qmtl.good("train", "digits", "--out", tmp_path / "one", *words)
+    done = script("train", "digits", "--out", tmp_path / "two", *words, *two, env=THREADS)
+    assert done.returncode == 0, done.stderr
+    for output in (of_one, done.stdout):
+        assert output.count("baseline") == 1
+        assert output.count("run directory") == 1
+        assert output.count("epoch 2/2") == 1
     one, two_ = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
     for split in ("train", "validation", "test"):
         for task, values in one["metrics"][split].items():

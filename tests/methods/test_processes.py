@@ -18,17 +18,32 @@ from tests.training.samples import tiny_data, tiny_model
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    path = tmp_path / "states.pt"
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes have saved."""
+    folder = tmp_path_factory.mktemp("found")
     done = subprocess.run(
-        [sys.executable, in_processes.__file__, path], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300,
+        [sys.executable, "-W", "ignore", in_processes.__file__, folder],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for ours, theirs in zip(in_processes.trained(1), torch.load(path), strict=True):
-        for name, value in ours.items():
-            torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(found):
+    for ours, *both in zip(in_processes.trained(1), *(one["states"] for one in found), strict=True):
+        for theirs in both:
+            for name, value in ours.items():
+                torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_all_processes_keep_the_same_best_epoch(found):
+    first, second = (one["best epoch"] for one in found)
+    assert first.startswith("Result")
+    assert first == second
 
 
 def test_every_method_is_shown_or_refused():

@@ -96,21 +96,29 @@ def test_nothing_to_train_is_an_error(combiner):
         qmtl.fit(model, data, **QUIET, **combiner)
 
 
-@pytest.mark.parametrize("how", ["stdin", "-c", "-i"])
-def test_several_devices_need_a_program_in_a_file(how):
+def test_several_devices_need_a_program_in_a_file():
     code = (
         "from tests.training.samples import *\n"
         "data = tiny_data()\n"
         "try: qmtl.fit(tiny_model(data), data, devices=2, accelerator='cpu', **QUIET)\n"
         "except qmtl.errors.InvalidInputError as error: print('caught', error)\n\n"
     )
-    arguments = {"stdin": ["-"], "-c": ["-c", code], "-i": ["-q", "-i", "-"]}[how]
-    text = None if how == "-c" else code
-    run = subprocess.run(
-        [sys.executable, *arguments], input=text, capture_output=True, text=True, timeout=120
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "caught devices=2 starts the program again" in run.stdout
     assert "devices=1, or run the training from a file" in run.stdout
+
+
+@pytest.mark.parametrize("how", ["standard input", "prompt"])
+def test_programs_without_a_file(how, monkeypatch):
+    """As Python has them for ``python -`` and for its prompt."""
+    if how == "prompt":
+        monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    else:
+        monkeypatch.setattr(sys, "argv", ["-"])
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    data = tiny_data()
+    with pytest.raises(InvalidInputError, match="devices=2 starts the program again"):
+        qmtl.fit(tiny_model(data), data, devices=2, accelerator="cpu", **QUIET)
 
 
 def test_one_process_trains_by_itself_within_a_slurm_allocation(monkeypatch):
@@ -119,27 +127,3 @@ def test_one_process_trains_by_itself_within_a_slurm_allocation(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     data = tiny_data()
     assert qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET).epochs == 1
-
-
-def test_all_processes_keep_the_same_best_epoch(tmp_path):
-    """Without a folder for checkpoints, too; and with batch normalisation on what is left over."""
-    script = tmp_path / "train.py"
-    script.write_text(
-        "from torch import nn\n"
-        "from tests.training.samples import *\n"
-        "if __name__ == '__main__':\n"
-        "    data = tiny_data(58)\n"
-        "    circuit = qmtl.HeadCircuit(data.tasks)\n"
-        "    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, circuit.n_features)\n"
-        "    head = qmtl.QuantumHead(circuit, seed=0)\n"
-        "    model = qmtl.MultiTaskModel(nn.Sequential(*layers), head)\n"
-        "    options = {'devices': 2, 'accelerator': 'cpu', 'learning_rate': 1.0}\n"
-        "    result = qmtl.fit(model, data, max_epochs=4, **QUIET | options)\n"
-        "    print(repr(result) + '\\n', end='', flush=True)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, timeout=200
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    first, second = [line for line in run.stdout.splitlines() if line.startswith("Result")]
-    assert first == second

@@ -381,7 +381,8 @@ def _half(rank, store, grouped, file):
 @pytest.mark.parametrize("grouped", [True, False])
 def test_rows_of_two_processes_add_up(tmp_path, grouped):
     arguments = (str(tmp_path / "store"), grouped, str(tmp_path / "gradients"))
-    torch.multiprocessing.spawn(_half, arguments, nprocs=2)
+    # Forks, since a new process would import everything again.
+    torch.multiprocessing.start_processes(_half, arguments, nprocs=2, start_method="fork")
     found = torch.load(tmp_path / "gradients")
     model = model_of(BINARY)
     jacobian = jacobian_of(model)
