@@ -21,13 +21,14 @@ def run_affinity(
     by: Literal["parameters", "features"] = "parameters",
     epochs: int | None = None,
 ) -> "Affinity":
-    """`qmtl.methods.affinity` of a run's model and data.
+    """`qmtl.methods.affinity` for a run's model and data.
 
     Args:
         run: a finished run.
-        split: whose rows.
+        split: the split whose rows to use.
         by: see `qmtl.methods.affinity`.
-        epochs: train the run's recipe anew for so many, and look then; None for the run's model.
+        epochs: number of epochs for which to train the run's recipe anew before the gradients are
+            compared; None for the run's model.
 
     Raises:
         InvalidInputError: for an unknown split, or less than one epoch.
@@ -69,10 +70,10 @@ def write_affinity(found: "Affinity", path: Path) -> None:
 
 
 def check_kind(path: Path) -> None:
-    """Raise for a file that affinities cannot be written to, by its name.
+    """Raise if affinities cannot be written to a file of this kind.
 
     Raises:
-        InvalidInputError: the kinds that there are are named.
+        InvalidInputError: if so; the error names the possible kinds.
     """
     if path.suffix.lower() not in KINDS:
         raise InvalidInputError(f"affinities are written as {', '.join(KINDS)}, got {path}")

@@ -1,4 +1,4 @@
-"""A benchmark: heads on the same encoder, splits, seeds and number of settings."""
+"""A benchmark: heads with the same encoder, splits, seeds and number of settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from qmtl.experiments._sweep import (
 from qmtl.tasks import METRICS, metric_names
 from qmtl.training import LOWER_IS_BETTER
 
-# Keys of [data] whose content `fingerprint` sees.
+# Keys of [data] with paths, whose content is part of `fingerprint`.
 PATHS = ("path", "text_model", "images", "audio", "visual")
 
 
@@ -43,11 +43,11 @@ class BenchCell(Cell):
     """One training run: a head, a seed and a setting.
 
     Attributes:
-        recipe: resolved: head, seeds and setting are in it.
-        head: the type of head, or `PROBE`.
-        seed: also of the order of the tasks, if they are shuffled.
+        recipe: the resolved recipe, with head, seeds and setting.
+        head: type of the head, or `PROBE`.
+        seed: the seed, also of the order of the tasks if they are shuffled.
         setting: recipe key to value, one point of the grid; empty for the probe.
-        data: `fingerprint` of the data with that seed.
+        data: `fingerprint` of the data with this seed.
     """
 
     recipe: Recipe
@@ -60,7 +60,8 @@ class BenchCell(Cell):
     def depends_on(self) -> Any:
         """The recipe without keys that do not change the result, such as the data's folders.
 
-        Those that are not set are left out: a key that a later version adds runs no cell again.
+        Unset keys are left out, so that a key added by a later version does not invalidate stored
+        cells.
         """
         content = self.recipe.model_dump(mode="json", exclude_none=True)
         for irrelevant in ("name", "compare", "logging"):
@@ -69,7 +70,7 @@ class BenchCell(Cell):
         for path in PATHS:
             content["data"].pop(path, None)
         if self.head == PROBE:
-            # The probe reads the data only.
+            # The probe depends on the data only.
             content = {"data": content["data"]}
         return [self.head, self.seed, self.setting, self.data, content]
 
@@ -109,8 +110,8 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
     """The cell of a recipe for a head, a seed and a setting.
 
     Raises:
-        RecipeError: the setting has an unknown key, or a value that does not fit.
-        InvalidInputError: the setting has a key that the benchmark itself sets.
+        RecipeError: if the setting has an unknown key, or a value that does not fit.
+        InvalidInputError: if the setting has a key that the benchmark itself sets.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -130,10 +131,10 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
 
 
 def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
-    """A recipe's data as a cell sees it.
+    """A recipe's data in the form that a cell uses.
 
-    Tasks that predict probabilities also get the calibration error (``ece``) as their last
-    metric, and the tasks are shuffled by the seed, if the recipe says so.
+    Tasks that predict probabilities also get the calibration error (``ece``) as their last metric.
+    The seed shuffles the tasks if the recipe says so.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -153,7 +154,7 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
     return in_order(recipe, data)
 
 
-# The cells of one seed follow each other and share their data.
+# The cells of one seed come one after another and share their data.
 @lru_cache(maxsize=1)
 def _load(recipe: str) -> MultiTaskData:
     data = build_data(Recipe.model_validate_json(recipe))
@@ -172,17 +173,17 @@ def bench(
 
     Every head chooses among the same settings, by the mean of the main metrics over tasks on the
     validation splits of the first seeds; the other seeds run with the chosen setting only. Cells
-    with a result in the folder do not run again.
+    with a result in the folder are not run again.
 
     Args:
-        recipe: data, encoder, circuit, training, and what to compare.
-        out: folder; results go to its subfolder ``cells``.
+        recipe: data, encoder, circuit, training, and the heads to compare.
+        out: output folder; results go to its subfolder ``cells``.
         workers: where cells run; None for the processes of this machine.
         report: called with every cell that has been run and its result.
 
     Raises:
-        InvalidInputError: for what no cell could run with: an unknown key of the grid, a head that
-            cannot be built, a main metric that is an error.
+        InvalidInputError: for an error that every cell would have: an unknown key of the grid, a
+            head that cannot be built, or a main metric that is an error.
 
     Example:
         >>> import tempfile
@@ -219,10 +220,10 @@ class _Plan:
         self.recipe = recipe
         self.heads: list[RivalType] = list(dict.fromkeys(recipe.bench.heads))
         self.settings = settings_of(recipe.bench.grid)
-        # With one setting there is nothing to choose.
+        # With a single setting there is nothing to choose.
         searched = recipe.bench.search_seeds if len(self.settings) > 1 else recipe.bench.seeds
         self.n_search = min(searched, recipe.bench.seeds)
-        # Embeddings of texts are computed here, once, and cached for the cells.
+        # Embeddings of texts are computed here once, and cached for the cells.
         self.data: list[str] = []
         for number in reversed(range(recipe.bench.seeds)):
             seed = recipe.bench.first_seed + number
@@ -236,7 +237,7 @@ class _Plan:
             check_rival(cell.recipe, data, head)
 
     def cell(self, head: str, number: int, setting: Setting) -> BenchCell:
-        """The cell of the seed of that number, counted from 0."""
+        """The cell of the seed with this number, counted from 0."""
         seed = self.recipe.bench.first_seed + number
         return cell_of(self.recipe, head, seed, setting, self.data[number])
 
@@ -270,7 +271,7 @@ class _Plan:
     def scores(
         self, head: str, setting: Setting | None, records: Mapping[str, Any]
     ) -> HeadScores | None:
-        """The head at the chosen setting; None without any result."""
+        """The head's scores at the chosen setting; None without any result."""
         if setting is None:
             return None
         results = self._results(head, setting, records, self.recipe.bench.seeds)

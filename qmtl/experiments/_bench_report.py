@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BASELINE = "majority or mean"
-# Differences with a smaller p-value are reported as better or worse.
+# A difference with a smaller p-value is reported as better or worse.
 LEVEL = 0.05
-# Columns of the terminal's table, and their names there.
+# Columns of the terminal's table, and their titles.
 SHOWN = {
     "head": "head",
     "head parameters": "parameters",
@@ -102,7 +102,7 @@ def _side(difference: float) -> str:
 
 
 def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
-    """The report: heads, tasks, further metrics, failures, and how it was done."""
+    """The report: heads, tasks, further metrics, failures, and the method."""
     tables: dict[str, Any] = {}
     if summary.heads:
         tables = {
@@ -174,7 +174,7 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Heads and the tasks on which they miss what the linear probe finds."""
+    """Heads that score lower than the linear probe, with the tasks concerned."""
     if summary.probe is None:
         return []
     found = []
@@ -265,7 +265,7 @@ def metrics_csv(summary: BenchSummary) -> str:
 
 
 def seeds_csv(summary: BenchSummary) -> str:
-    """One row per head, task, metric and seed, for statistics of your own."""
+    """One row per head, task, metric and seed, for further statistics."""
     return as_csv(
         {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
         for scores in _all(summary)
@@ -316,9 +316,9 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
     """Difference of every head from the reference, with 95% intervals, paired by seed.
 
     Args:
-        summary: with the reference among its heads.
-        task: one of its tasks; None for the mean over tasks.
-        ax: where to draw.
+        summary: a summary whose heads include the reference.
+        task: name of a task; None for the mean over tasks.
+        ax: axes to draw on.
     """
     tests = _tests(summary, task)
     for row, (head, test) in enumerate(tests.items()):
@@ -345,12 +345,12 @@ def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
     """Write the plots as PNG files.
 
     Args:
-        summary: what to show; without any head, nothing is written, and without the reference no
+        summary: the summary; without any head nothing is written, and without the reference no
             forest plot.
-        folder: where to write; it must exist.
+        folder: output folder, which must exist.
 
     Returns:
-        The files written.
+        Paths of the written files.
     """
     from matplotlib.figure import Figure
 

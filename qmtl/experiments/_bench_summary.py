@@ -31,11 +31,11 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class CellResult(Trained):
-    """What a cell of the benchmark found.
+    """The result of a benchmark cell.
 
     Attributes:
         main_metrics: task → its main metric.
-        rows: labelled rows of the training split by task.
+        rows: number of labelled training rows of each task.
         environment: versions, threads and machine.
     """
 
@@ -48,7 +48,7 @@ class CellResult(Trained):
         return self._main(self.metrics[split])
 
     def main_baseline(self) -> dict[str, float]:
-        """The same for the best constant prediction, on the test split."""
+        """The main metrics of the best constant prediction, on the test split."""
         return self._main(self.baselines["test"])
 
     def _main(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -56,7 +56,7 @@ class CellResult(Trained):
 
 
 def mean_score(scores: Iterable[float]) -> float:
-    """Mean of the values that are defined; NaN without any.
+    """Mean of the values that are not NaN; NaN without any.
 
     Example:
         >>> mean_score([1.0, float("nan"), 2.0])
@@ -68,15 +68,15 @@ def mean_score(scores: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """A head at its chosen setting, on every seed.
+    """The scores of a head at its chosen setting, on every seed.
 
-    Scores are test scores times 100, one per seed in the order of the seeds; NaN for a seed whose
-    cell failed and for a metric that is undefined.
+    Scores are test scores times 100, one per seed in the order of the seeds; NaN if the seed's cell
+    failed or the metric is undefined.
 
     Attributes:
-        head: its type.
-        setting: the chosen one.
-        results: one per seed; None where the cell failed.
+        head: type of the head.
+        setting: the chosen setting.
+        results: one result per seed; None if the cell failed.
     """
 
     head: str
@@ -85,7 +85,7 @@ class HeadScores:
 
     @cached_property
     def some(self) -> CellResult:
-        """One of the results, for values that are the same in all."""
+        """Any one of the results, for values that are the same in all."""
         return next(result for result in self.results if result is not None)
 
     @property
@@ -95,17 +95,17 @@ class HeadScores:
         return {task: [m for m in found[task] if m != "loss"] for task in self.some.main_metrics}
 
     def scores(self, task: str, metric: str | None = None) -> list[float]:
-        """A metric of a task; None for the main one. Errors keep their units."""
+        """A metric of a task, by default the main one. Errors keep their units."""
         name = metric or self.some.main_metrics[task]
         factor = 1 if name in UNSCALED else 100
         return self._each(lambda result: factor * result.metrics["test"][task][name])
 
     def means(self) -> list[float]:
-        """The main metrics' mean over the tasks that have one."""
+        """For each seed, the main metrics' mean over the tasks that have one."""
         return self._each(lambda result: 100 * mean_score(result.main("test").values()))
 
     def baseline(self, task: str) -> list[float]:
-        """The main metric of the best constant prediction."""
+        """The main metric of the best constant prediction, for each seed."""
         return self._each(lambda result: 100 * result.main_baseline()[task])
 
     def calibration(self) -> list[float]:
@@ -124,7 +124,7 @@ class HeadScores:
 
     @property
     def best_epoch(self) -> float:
-        """The epoch that was kept, as a mean over seeds, counted from 1."""
+        """The mean over seeds of the kept epoch, counted from 1."""
         return mean_score(r.best_epoch for r in self.results if r is not None)
 
     def _each(self, function: Callable[[CellResult], float]) -> list[float]:
@@ -133,11 +133,11 @@ class HeadScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A head against the reference.
+    """A comparison of a head with the reference.
 
     Attributes:
-        test: on the mean over tasks, paired by seed.
-        corrected: the t-test's p after Holm's correction over the heads.
+        test: paired test over seeds, on the mean over tasks.
+        corrected: p-value of the t-test after Holm's correction over the heads.
     """
 
     test: PairedTest
@@ -146,17 +146,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class BenchSummary:
-    """Everything that tables and plots of a benchmark show.
+    """All numbers that a benchmark's tables and plots show.
 
     Attributes:
-        name: of the recipe.
-        heads: those with a result, in the order asked for.
+        name: name of the recipe.
+        heads: the heads that have a result, in the requested order.
         probe: the linear probe, if it was fitted.
         failures: cells that ended in an error.
         n_seeds: number of seeds.
         n_settings: number of settings that each head tried.
         search_seeds: number of seeds on whose validation splits the setting was chosen.
-        first_seed: the first of the seeds.
+        first_seed: the first seed.
     """
 
     name: str
@@ -170,15 +170,15 @@ class BenchSummary:
 
     @property
     def tasks(self) -> dict[str, str]:
-        """Task → its main metric, sorted by name (every seed has another order)."""
+        """Task → its main metric, sorted by name, since each seed has another order."""
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
     def head(self, name: str) -> HeadScores | None:
-        """A head's scores; None if it has none."""
+        """A head's scores; None if there are none."""
         return next((scores for scores in self.heads if scores.head == name), None)
 
     def compare(self) -> dict[str, Comparison]:
-        """Every other head against the reference, on the mean over tasks; empty without it."""
+        """Compare every other head with the reference, by the mean over tasks; empty without it."""
         reference = self.head(REFERENCE)
         if reference is None:
             return {}
@@ -191,7 +191,7 @@ class BenchSummary:
         return {head: Comparison(test, corrected[head]) for head, test in tests.items()}
 
     def compare_task(self, task: str) -> dict[str, PairedTest]:
-        """Every other head against the reference on one task; not corrected."""
+        """Compare every other head with the reference on one task, without correction."""
         reference = self.head(REFERENCE)
         if reference is None:
             return {}
@@ -202,10 +202,10 @@ class BenchSummary:
         }
 
     def transfer(self) -> dict[str, Estimate]:
-        """Δm of every head against single-task models, in percent; empty without these.
+        """Δm of every head relative to single-task models, in percent; empty without these.
 
-        Per seed, relative to the single-task models' mean over seeds: the mean over seeds is then
-        Δm of the means, and no single seed divides by a small score.
+        Each seed is compared with the single-task models' mean over seeds. So the mean over seeds
+        is Δm of the means, and no seed divides by a single small score.
         """
         single = self.head(SINGLE_TASK)
         if single is None:
@@ -232,11 +232,11 @@ def choose_setting(
     Args:
         results: number of the setting → the head's results on the search seeds; a setting with a
             failed cell (None) cannot be chosen.
-        settings: of these numbers.
+        settings: the settings with these numbers.
 
     Returns:
-        The only setting, if there is one; of equals, the first; None if every setting has a
-        failed cell.
+        The setting, which is the only one if there is one, and the first of equally good ones; None
+        if every setting has a failed cell.
     """
     if len(settings) == 1:
         return settings[0]

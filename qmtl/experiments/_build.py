@@ -1,4 +1,4 @@
-"""From a recipe to data and model."""
+"""Build data and model from a recipe."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from qmtl.tasks import Task
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
-    """The recipe's data, split, with the class weights, metrics and order that it asks for.
+    """The recipe's data, split, with the class weights, metrics and task order of the recipe.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -50,7 +50,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
 
 
 def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
-    """The data with its tasks in the order of their graph, if the recipe says so.
+    """The data with its tasks in the order of their graph, if the recipe requests this.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -98,15 +98,15 @@ def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:
 def build_model(
     recipe: Recipe, data: MultiTaskData, head_type: HeadType | None = None
 ) -> MultiTaskModel:
-    """The recipe's model for these data, or the same with another head.
+    """The recipe's model for these data, with its own or another head.
 
-    The encoder is the same for all heads except its last layer, whose width is the number of
+    The encoder is the same for all heads except for its last layer, whose width is the number of
     features that the head takes.
     """
     circuit = build_circuit(recipe, data.tasks)
     options = with_noise(recipe.head.options(), recipe.training, circuit)
     head = build_head(head_type or recipe.head.type, circuit, options)
-    # A rival that sees all features of the circuit is given those that the quantum head is given.
+    # A rival that uses all features of the circuit gets the same columns as the quantum head.
     columns = head.task_columns()
     if columns is None and head.n_features == circuit.n_features:
         columns = task_columns(circuit)
@@ -117,10 +117,10 @@ def build_model(
 def with_noise(
     options: HeadOptions, training: TrainingSection, circuit: HeadCircuit
 ) -> HeadOptions:
-    """The options with a simulator of the recipe's noise and shots.
+    """The options with a simulator that has the recipe's noise and shots.
 
     Raises:
-        RecipeError: for noise or shots together with another simulator than ``lightcone``.
+        RecipeError: if noise or shots come with a simulator other than ``lightcone``.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -133,7 +133,7 @@ def with_noise(
     simulator: Simulator = simulator_for(options.simulator)
     if not isinstance(simulator, LightConeSimulator):
         raise RecipeError(
-            f"training.noise and training.shots go with head.simulator 'lightcone', got "
+            f"training.noise and training.shots need head.simulator 'lightcone', got "
             f"{options.simulator!r}; a PennyLane device has noise and shots of its own"
         )
     if training.noise is not None:

@@ -1,4 +1,4 @@
-"""Run directories of models that were made of trained ones, not trained by a recipe."""
+"""Run directories of models that were made from trained models, not trained by a recipe."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from qmtl.model import MultiTaskModel
 
 
 def new_folder(recipe: Recipe, path: Path | None) -> Path:
-    """Make a run directory, ``runs/<name>-<time>`` for None.
+    """Make a run directory; None makes ``runs/<name>-<time>``.
 
     Raises:
-        RunDirectoryError: it exists, or cannot be made.
+        RunDirectoryError: if it exists, or cannot be made.
     """
     return default_folder(recipe) if path is None else new_run_folder(path)
 
@@ -23,16 +23,16 @@ def new_folder(recipe: Recipe, path: Path | None) -> Path:
 def write_derived(
     folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
 ) -> Run:
-    """Write a model that was made of runs, so that every command reads it as it reads a run.
+    """Write a model made from runs as a run directory that every command can read.
 
-    The recipe and the curves are those of the first run; the metrics are those of all runs, task by
-    task; of a task that several have, the first one's.
+    The recipe and the curves are those of the first run. The metrics are those of all runs, task by
+    task; if several runs have a task, those of the first.
 
     Args:
         folder: the new run directory.
-        runs: those that the model was made of.
+        runs: the runs that the model was made from.
         model: the model.
-        about: further keys of ``results.json``, which say how it was made.
+        about: further keys for ``results.json``, which say how the model was made.
     """
     first = runs[0]
     for name in ("metrics.csv", "inputs.json"):

@@ -20,12 +20,12 @@ def extrapolated(
     """Estimate values without noise from values under noise of several strengths.
 
     Args:
-        scales: strengths, distinct and positive.
-        values: at each of them, shape (scales, ...).
-        method: ``"richardson"``, the polynomial through all points; ``"linear"``, the line of least
-            squares; or ``"exponential"``, a decay to `floor`, the line of least squares through the
-            logarithms (where values are on both sides of the floor, or on it: the plain line).
-        floor: what is left under strong noise: 0 for Z-strings, 2^-k for probabilities.
+        scales: noise strengths, distinct and positive.
+        values: values at each strength, shape (scales, ...).
+        method: ``"richardson"``: the polynomial through all points; ``"linear"``: the least-squares
+            line; ``"exponential"``: a decay to `floor`, by the least-squares line through the
+            logarithms (if values are on both sides of the floor, or on it: the plain line).
+        floor: the limit under strong noise: 0 for Z-strings, 2^-k for probabilities.
 
     Raises:
         InvalidInputError: for an unknown method, or fewer than two scales.
@@ -63,24 +63,24 @@ def _combined(weights: Sequence[float], values: Tensor) -> Tensor:
 
 
 def _richardson(scales: Sequence[float]) -> list[float]:
-    """Lagrange's weights at zero."""
+    """Weights of Lagrange's interpolation at zero."""
     return [prod(b / (b - a) for b in scales if b != a) for a in scales]
 
 
 def _line(scales: Sequence[float]) -> list[float]:
-    """Weights of the intercept of the line of least squares."""
+    """Weights that give the intercept of the least-squares line."""
     mean = sum(scales) / len(scales)
     spread = sum((scale - mean) ** 2 for scale in scales)
     return [1 / len(scales) - mean * (scale - mean) / spread for scale in scales]
 
 
 class ExtrapolatedSimulator(Simulator):
-    """Zero-noise extrapolation of every output, sample by sample.
+    """A simulator that extrapolates every output to zero noise, sample by sample.
 
     Extrapolated probabilities may lie outside [0, 1].
 
     Args:
-        simulators: strength of the noise to a simulator under it.
+        simulators: a dictionary from noise strength to a simulator with this noise.
         method: see `extrapolated`.
 
     Example:

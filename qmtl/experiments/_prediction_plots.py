@@ -14,12 +14,12 @@ from qmtl.training import class_labels
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Numbers in the cells are readable up to so many classes.
+# Numbers in cells are readable up to this many classes.
 MOST_NUMBERS = 12
 MOST_TICKS = 24
-# Letters of a task's name that fit the title of a small figure.
+# Most characters of a task's name in the title of a small figure.
 TITLE = 24
-# More lines could not be distinguished.
+# Most curves that can be distinguished.
 MOST_CURVES = 12
 MOST_POINTS = 2000
 
@@ -28,10 +28,10 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
     """Confusion matrix in percent of the true class: rows are true classes, columns predicted.
 
     Args:
-        task: binary or multiclass.
-        predictions: as from `Task.activation`.
-        targets: as from `Task.to_targets`; rows without a label are left out.
-        ax: where to draw.
+        task: a binary or multiclass task.
+        predictions: predictions in the form of `Task.activation`.
+        targets: targets in the form of `Task.to_targets`; rows without a label are left out.
+        ax: axes to draw on.
 
     Raises:
         InvalidInputError: for another kind of task, or without any label.
@@ -76,16 +76,16 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
 
 
 def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
-    """True against false positive rate over all thresholds, with the area under each curve.
+    """True positive rate against false positive rate, with the area under each curve.
 
-    Of a multilabel task, a curve per label that has both classes: of more than twelve, the twelve
+    A multilabel task has a curve for each label with both classes, at most for the twelve labels
     with the most positives.
 
     Args:
-        task: binary or multilabel.
-        predictions: probabilities, as from `Task.activation`.
-        targets: as from `Task.to_targets`; missing labels are left out.
-        ax: where to draw.
+        task: a binary or multilabel task.
+        predictions: probabilities in the form of `Task.activation`.
+        targets: targets in the form of `Task.to_targets`; missing labels are left out.
+        ax: axes to draw on.
 
     Raises:
         InvalidInputError: for another kind of task, or if no label has both classes.
@@ -131,14 +131,15 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
 def plot_calibration(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, bins: int = 10
 ) -> "Axes":
-    """How often the predicted class is right, against the probability given to it, in bins.
+    """How often the predicted class is right against its predicted probability, in bins.
 
     Args:
-        task: binary or multiclass.
-        predictions: probabilities, as from `Task.activation`.
-        targets: as from `Task.to_targets`; rows without a label are left out.
-        ax: where to draw.
-        bins: of equal width over the probabilities that the predicted class can have.
+        task: a binary or multiclass task.
+        predictions: probabilities in the form of `Task.activation`.
+        targets: targets in the form of `Task.to_targets`; rows without a label are left out.
+        ax: axes to draw on.
+        bins: number of bins of equal width over the probabilities that the predicted class can
+            have.
 
     Raises:
         InvalidInputError: for another kind of task, or without any label.
@@ -177,15 +178,15 @@ def plot_calibration(
 def plot_regression(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, target: int = 0
 ) -> "Axes":
-    """Predictions against targets, in the targets' units, with the line of no error.
+    """Predictions against targets, in the targets' units, with the line of zero error.
 
     Args:
-        task: regression.
-        predictions: as from `MultiTaskModel.predict`.
-        targets: as from `Task.to_targets`; missing ones are left out. Of more than 2,000 rows,
-            2,000 at even distances are drawn.
-        ax: where to draw.
-        target: which of several targets.
+        task: a regression task.
+        predictions: predictions in the form of `MultiTaskModel.predict`.
+        targets: targets in the form of `Task.to_targets`; missing ones are left out. Of more than
+            2,000 rows, 2,000 evenly spaced ones are drawn.
+        ax: axes to draw on.
+        target: index of the target, if there are several.
 
     Raises:
         InvalidInputError: for another kind of task, or without any label.
@@ -204,7 +205,7 @@ def plot_regression(
     rows = _labelled(task, own)
     y, p = own[rows].numpy(), predictions.reshape(shape)[rows, target].numpy()
     every = -(-len(y) // MOST_POINTS)
-    # Rasterised: an SVG of thousands of shapes is slow to draw.
+    # Rasterised, because an SVG of thousands of shapes is slow to draw.
     picture = len(y) > 300
     dots = ax.scatter(y[::every], p[::every], s=10, alpha=0.5, linewidths=0, rasterized=picture)
     dots.set_color(COLOURS[0])
@@ -221,12 +222,13 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
     """Measured values against those predicted under the device's noise, with standard errors.
 
     Args:
-        rows: with keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which may be
-            None), as in the table of a hardware run. Tasks after the twelfth share one look.
-        ax: where to draw.
+        rows: rows with the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which
+            may be None), as in the table of a hardware run. Tasks after the twelfth share one
+            style.
+        ax: axes to draw on.
 
     Raises:
-        InvalidInputError: for no row.
+        InvalidInputError: if there is no row.
 
     Example:
         >>> from matplotlib.figure import Figure

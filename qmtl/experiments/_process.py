@@ -1,4 +1,4 @@
-"""Which process trains a run: a note in the run's folder, as long as the process lives."""
+"""A note in a run's folder that says which process trains the run, while that process lives."""
 
 import json
 import os
@@ -17,10 +17,11 @@ FILE = "process.json"
 
 
 def training_process(folder: Path) -> str | None:
-    """The process that trains a run now, in words; None if there is none.
+    """Describe the process that trains a run now; None if there is none.
 
-    A process that was killed leaves its note, but its number then belongs to nobody, or to a
-    process that began at another time. Of another machine's process nobody here knows the end.
+    A killed process leaves its note behind. On this machine, its number then belongs to no process,
+    or to one that started at another time. For another machine it is unknown whether the process
+    has ended.
 
     Example:
         >>> import tempfile
@@ -42,7 +43,7 @@ def check_untrained(folder: Path) -> None:
     """Raise if another process trains a run.
 
     Raises:
-        RunDirectoryError: the process is named.
+        RunDirectoryError: if so; the error names the process.
     """
     other = training_process(folder)
     if other is not None and other != f"process {os.getpid()}":
@@ -54,7 +55,7 @@ def check_untrained(folder: Path) -> None:
 
 @contextmanager
 def noted(folder: Path) -> Iterator[None]:
-    """Leave a note of this process in a run's folder during a block.
+    """A context that keeps a note of this process in a run's folder.
 
     Raises:
         RunDirectoryError: if another process trains the run.
@@ -70,7 +71,7 @@ def noted(folder: Path) -> Iterator[None]:
 
 
 def _began(pid: int) -> float | None:
-    """When a process began, in seconds; None if there is none, or it was killed just now."""
+    """When a process started, in seconds; None if it does not exist or has just been killed."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()

@@ -1,4 +1,4 @@
-"""Recipe: everything about a run, in sections (data, encoder, head, circuit, training, ...)."""
+"""Recipe: the complete description of a run, in sections (data, encoder, head, circuit, ...)."""
 
 import codecs
 import tomllib
@@ -27,14 +27,14 @@ class NoiseSection(Section):
     """Noise of the head's circuit: a file, a backend, or numbers (see `DeviceNoise.uniform`).
 
     Attributes:
-        file: that `DeviceNoise.save` wrote.
+        file: a file that `DeviceNoise.save` wrote.
         backend: name of a fake IBM backend, such as ``fake_fez``.
-        relaxation: (backend) whether wires relax, in gates and while they wait; without, gates
+        relaxation: (backend) whether wires relax, during gates and while they wait; if not, gates
             depolarise by their reported error.
         one_qubit: probability of an error after a one-wire gate.
         two_qubit: probability of an error after a two-wire gate.
         readout: probability that a bit is read wrongly.
-        scale: how much stronger than that.
+        scale: factor by which the noise is stronger.
     """
 
     file: RecipePath | None = None
@@ -57,7 +57,7 @@ class NoiseSection(Section):
         return self
 
     def device_noise(self, n_wires: int) -> DeviceNoise:
-        """The noise of a circuit with so many wires.
+        """The noise of a circuit with this many wires.
 
         Example:
             >>> NoiseSection(readout=0.02, scale=2).device_noise(4).readout
@@ -81,14 +81,14 @@ def _from_text(value: Any) -> Any:
 
 
 class TrainingSection(TrainingSettings):
-    """How to train, and the noise and shots of the head's circuit.
+    """Settings of training, and the noise and shots of the head's circuit.
 
     Attributes:
-        noise: of the head's circuit, in training and evaluation: see `NoiseSection`; a file
-            (``"noise.json"``) or a backend (``"fake_fez"``) may be given by itself. Heads without a
-            circuit ignore it.
-        shots: measurements per sample; None for exact values. They are drawn anew in each step,
-            from `seed`.
+        noise: noise of the head's circuit, in training and evaluation: see `NoiseSection`. A file
+            (``"noise.json"``) or a backend (``"fake_fez"``) may be given as plain text. Heads
+            without a circuit ignore it.
+        shots: number of measurements per sample; None for exact values. `seed` determines them, and
+            each step has new ones.
     """
 
     noise: Annotated[NoiseSection | None, BeforeValidator(_from_text)] = None
@@ -99,9 +99,9 @@ class CircuitSection(Section):
     """The head circuit: a catalogue design by name or path; register sizes may be set.
 
     Attributes:
-        design: a design's name, or the path of its file.
-        wires_per_task: of all tasks, or by task; None for the design's defaults.
-        task_order: of the tasks on the ring: ``graph`` puts related ones side by side, by
+        design: name of a design, or path of its file.
+        wires_per_task: number of wires for all tasks, or by task; None for the design's defaults.
+        task_order: order of the tasks on the ring: ``graph`` puts related tasks side by side, by
             `qmtl.methods.task_order` of the training labels; None for the order of the data.
     """
 
@@ -111,16 +111,16 @@ class CircuitSection(Section):
 
 
 class BenchSection(Section):
-    """What ``qmtl bench`` compares; a single run ignores it.
+    """The comparison that ``qmtl bench`` makes; a single run ignores this section.
 
     Attributes:
         heads: types of heads, or ``single-task``, each trained on every seed.
-        seeds: number of seeds; seed ``s`` sets those of data, encoder, head and training to ``s``.
-        first_seed: the first of them.
-        search_seeds: the setting of each head is chosen on the validation splits of so many
-            seeds, the first ones; the other seeds run with the chosen setting only.
+        seeds: number of seeds; seed ``s`` is used for data, encoder, head and training.
+        first_seed: the first seed.
+        search_seeds: number of seeds, from the first, on whose validation splits each head's
+            setting is chosen; the other seeds run with the chosen setting only.
         shuffle_tasks: whether the seed also shuffles the tasks (neighbours share light cones).
-        probe: whether to fit a linear probe to the encoder's inputs, as a floor.
+        probe: whether to fit a linear probe to the encoder's inputs, as a lower bound.
         grid: recipe key to values; every head tries every combination of them.
     """
 
@@ -141,17 +141,17 @@ class BenchSection(Section):
 
 
 class Recipe(Section):
-    """A whole run.
+    """The complete description of a run.
 
     Attributes:
-        name: of the run; part of the default run directory.
-        seed: the default of the seeds in all sections.
-        data: where the data come from.
-        encoder: the classical encoder.
-        head: quantum, or a rival.
-        circuit: the head circuit (its width sets the encoder's, also for linear heads but those
-            of a fixed width).
-        training: see `TrainingSettings`; and noise and shots, see `TrainingSection`.
+        name: name of the run, part of the default run directory.
+        seed: default for the seeds of all sections.
+        data: section of the data set.
+        encoder: section of the classical encoder.
+        head: section of the head: quantum, or a rival.
+        circuit: section of the head circuit. Its number of features is the encoder's output width,
+            also for linear heads except those of a fixed width.
+        training: see `TrainingSettings`, and `TrainingSection` for noise and shots.
         logging: see `LoggingSection`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
         bench: see `BenchSection`.
@@ -169,10 +169,10 @@ class Recipe(Section):
     bench: BenchSection = BenchSection()
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe with other values of some keys.
+        """The recipe with other values for some keys.
 
         Args:
-            values: such as ``{"training.seed": 1}``.
+            values: a dictionary such as ``{"training.seed": 1}``.
 
         Raises:
             RecipeError: for an unknown key, or a value that does not fit.
@@ -198,13 +198,13 @@ class Recipe(Section):
         }
 
     def flat(self) -> dict[str, Any]:
-        """Keys such as ``training.seed`` to their values; those that are not set are left out."""
+        """Keys such as ``training.seed`` with their values; unset keys are left out."""
         return dict(flatten(self.model_dump(mode="json", exclude_none=True)))
 
     def as_toml(self) -> str:
         """The resolved recipe, defaults included; reading it back gives an equal recipe.
 
-        It has every key of every section; a key that is not set is a comment, ``# rank =``.
+        It lists every key of every section; an unset key is a comment, ``# rank =``.
         """
         import tomli_w
 
@@ -218,7 +218,7 @@ class Recipe(Section):
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys of tables within tables, joined by dots, and their values."""
+    """Keys and values of nested tables; the parts of a key are joined by dots."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -227,7 +227,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Names of tables, those within others included, and their keys that are not set."""
+    """Names of tables, including nested ones, with their unset keys."""
     yield table, [key for key in type(section).model_fields if getattr(section, key) is None]
     for key in type(section).model_fields:
         inner = getattr(section, key)
@@ -244,13 +244,13 @@ def recipe_from(
 
     Args:
         content: the tables.
-        source: where they come from, for messages.
-        folder: that paths are relative to, so that a run directory works from anywhere; None
-            leaves paths as they are.
+        source: origin of the tables, for messages.
+        folder: folder to which paths are relative, so that a run directory works from anywhere;
+            None leaves paths unchanged.
     """
     seed = content.get("seed")
     if seed is not None:
-        # A section that is not a table has its own error.
+        # A section that is not a table gets its own error.
         tables = {key.split(".")[0]: content.get(key.split(".")[0], {}) for key in SEED_KEYS}
         own = {k: {"seed": seed} | dict(t) for k, t in tables.items() if isinstance(t, Mapping)}
         content = {**content, **own}
@@ -263,7 +263,7 @@ def recipe_from(
 def set_key(content: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set a key such as ``training.seed`` in the tables of a recipe; `where` is for messages.
 
-    ``seed`` sets those of all sections, too.
+    The key ``seed`` also sets the seeds of all sections.
     """
     if key == "seed":
         for own in SEED_KEYS:
@@ -291,15 +291,16 @@ def built_in_recipes() -> list[str]:
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by built-in name or by path.
+    """Read a recipe by its built-in name or its path.
 
     Args:
-        name_or_path: such as ``"digits"`` or ``"my.toml"``.
-        overrides: ``"section.key=value"`` with a TOML value (quotes around text may be left out).
+        name_or_path: a name or path such as ``"digits"`` or ``"my.toml"``.
+        overrides: texts ``"section.key=value"`` with a TOML value (quotes around text may be left
+            out).
 
     Raises:
-        RecipeError: for a file that is missing or not TOML, an unknown key (the nearest valid
-            one is named), or a value that does not fit.
+        RecipeError: for a file that is missing or not TOML, an unknown key (the error names the
+            nearest valid one), or a value that does not fit.
 
     Example:
         >>> read_recipe("digits", ["training.seed=3"]).training.seed
@@ -331,7 +332,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def _decoded(content: bytes) -> str:
-    """Text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
+    """Decode text in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if utf_16 else "utf-8-sig")
 

@@ -50,10 +50,10 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
 
     Args:
         paths: run directories, shown side by side in this order.
-        out: the file; one of that name is replaced.
+        out: the file to write; an existing file is replaced.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         InvalidInputError: for an empty list, or a run that is given twice.
@@ -107,7 +107,7 @@ class Part:
 def _predictions(
     runs: Sequence[RunContent], tasks: Sequence[Task]
 ) -> dict[str, dict[str, list[Markup]]]:
-    """Title of the task to run to figures."""
+    """Figures by task and run: title of the task to label of the run to figures."""
     found = {
         f"{task.name} ({task.kind})": {
             content.label: list(prediction_figures(content.predictions[task.name], content.label))
@@ -189,7 +189,7 @@ def _words(value: object) -> object:
     return value
 
 
-# Inches; two or three figures stand side by side on a screen, one on a telephone.
+# Inches; two or three figures fit side by side on a screen, one on a telephone.
 WIDE, SQUARE = (4.6, 3.4), (3.3, 3.1)
 MOST_TARGETS = 6
 
@@ -209,7 +209,7 @@ def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
 
 
 def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
-    """Split, metric and tasks of each panel that the history has rows for."""
+    """Split, metric and tasks of each panel for which the history has rows."""
     names = [task.name for task in content.model.tasks]
     mains: dict[str, list[str]] = {}
     for task in content.model.tasks:
@@ -243,11 +243,11 @@ def _on_one_scale(
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """Every plot of a task's predictions that fits its kind and its labels.
+    """All plots of a task's predictions that suit its kind and labels.
 
     Args:
         found: predictions and targets.
-        label: of the run.
+        label: label of the run.
     """
     task, targets = found.task, found.targets
     if targets is None:
@@ -268,7 +268,7 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
                     what = plot.__name__.removeprefix("plot_")
                     yield inline_svg(figure, f"{label}: {what} of {task.name}")
             except InvalidInputError:
-                # Labels of one class, or none: there is nothing to draw.
+                # Labels of a single class, or no labels: there is nothing to draw.
                 continue
 
 
@@ -277,7 +277,7 @@ def _times(task: Task) -> int:
 
 
 def _figure(*, legend: bool = False) -> "Figure":
-    """A small figure; it is higher where a long legend stands below the axes."""
+    """A small figure, higher if a long legend is below the axes."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)

@@ -1,4 +1,4 @@
-"""What a report shows of run directories: what lies in them, and the tables made of it."""
+"""The content of a report: what run directories contain, and tables made from it."""
 
 import csv
 import json
@@ -24,15 +24,17 @@ class RunContent:
     """A finished run with everything that a report shows of it.
 
     Attributes:
-        label: what the report calls it; no other run of the report has the same.
-        run: directory, recipe and results.
+        label: name in the report; no other run of the report has the same.
+        run: the run with its directory, recipe and results.
         model: the trained model.
         history: metrics per epoch, as in `Result.history`.
         environment: versions, seeds and machine.
-        predictions: on the test split, by task; empty if ``predictions.csv`` was taken away.
-        noise: the metrics under each strength; empty unless the run was evaluated under noise.
-        noise_how: with which noise and settings.
-        hardware: what ran on a backend, oldest name first.
+        predictions: predictions on the test split, by task; empty if ``predictions.csv`` is
+            missing.
+        noise: the metrics under noise of each strength; empty unless the run was evaluated under
+            noise.
+        noise_how: the noise and the settings of that evaluation.
+        hardware: runs on a backend, sorted by name.
     """
 
     label: str
@@ -146,12 +148,12 @@ def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
         found = [UnderNoise(float(scale), method, of) for (scale, method), of in metrics.items()]
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
-    # Folders written before noise.json was do not say how.
+    # Version 0.1 wrote no noise.json.
     return tuple(found), _json(how) if how.is_file() else {}
 
 
 def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
-    """A row per fact, a column per run."""
+    """A row per property, a column per run."""
     facts = [_summary(content) for content in runs]
     return [
         {"": name} | {c.label: own[name] for c, own in zip(runs, facts, strict=True)}
@@ -184,16 +186,16 @@ def overview(
     metrics: Mapping[str, Mapping[str, float | None]],
     others: Mapping[str, Mapping[str, Mapping[str, float | None]]],
 ) -> list[dict[str, object]]:
-    """The main metrics of many tasks in a row per head: their mean, and where the model differs.
+    """The main metrics of many tasks, one row per head: their mean, and the tasks that differ.
 
     Args:
         metrics: task → metric → value of the model; the main metric is the first one
             that is not ``loss``.
-        others: name → the same for another head, or the constant prediction.
+        others: name → the metrics of another head, or of the constant prediction.
 
     Returns:
-        A row for the model and one for each other; nothing for a single task. The mean is over
-        tasks whose main metric is the better the larger it is.
+        A row for the model and one for each other head; empty for a single task. The mean is over
+        tasks for which a larger main metric is better.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
@@ -225,11 +227,11 @@ def overview(
 def metric_table(
     runs: Sequence[RunContent], split: str
 ) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str, list[tuple[str, bool]]]]]:
-    """Models, rivals and constant predictions on a split.
+    """Metrics of models, rivals and constant predictions on a split.
 
     Returns:
-        Runs, each with the names of its columns; and a row per task and metric with the cells of
-        all columns: their text, and whether no head of any run does better.
+        Labels of the runs, each with the names of its columns; and a row per task and metric with
+        the cells of all columns: their text, and whether no head of any run is better.
     """
     columns: list[tuple[str, dict[str, Any]]] = []
     groups = []
@@ -275,7 +277,7 @@ def _defined(value: float | None) -> bool:
 
 
 def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
-    """Keys of the recipes in which the runs differ, a column per run."""
+    """Keys of the recipes in which the runs differ, with a column per run."""
     recipes = [content.run.recipe.flat() for content in runs]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [
@@ -301,7 +303,7 @@ def _plain(value: Any) -> str:
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Metrics of the samples measured on a backend, and those of the simulator on the same ones."""
+    """Metrics of the samples measured on a backend, beside the simulator's on the same samples."""
     columns = record.get("metrics", {})
     return [
         {"task": task, "metric": metric}

@@ -1,4 +1,4 @@
-"""Training for a comparison: a head, single-task models one by one, or a linear probe."""
+"""Training for comparisons: a head, separate single-task models, or a linear probe."""
 
 import math
 import time
@@ -42,13 +42,15 @@ class Trained:
 
     Attributes:
         metrics: split → task → metric → value.
-        baselines: the same for the best constant prediction.
-        head_parameters: trainable parameters of the head, or of all single-task heads together.
-        total_parameters: those of encoder and head.
-        best_epoch: the kept epoch, from 1; of single-task models the mean.
-        seconds: of training.
-        step_seconds: median time of a training step. Of single-task models on mixed batches the
-            sum over tasks, since they need a step each to see what other heads see in one.
+        baselines: the metrics of the best constant prediction.
+        head_parameters: number of trainable parameters of the head, or of all single-task heads
+            together.
+        total_parameters: number of trainable parameters of encoder and head.
+        best_epoch: the kept epoch, counted from 1; for single-task models the mean.
+        seconds: duration of training.
+        step_seconds: median time of a training step. For single-task models on mixed batches it is
+            the sum over tasks, since each of them needs a step for the rows that other heads
+            process in one.
     """
 
     metrics: Metrics
@@ -95,11 +97,11 @@ def check_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> None:
     """Check, without training, that `train_rival` can train.
 
     Raises:
-        InvalidInputError: as `train_rival` would.
+        InvalidInputError: in the same cases as `train_rival`.
     """
     for model, own, settings in _parts(recipe, data, head):
         check_fit(model, own, settings)
-        # A circuit that is too large to simulate says so when it first runs.
+        # A circuit that is too large to simulate raises an error on its first run.
         model.predict(own.train.inputs[:1])
 
 
@@ -107,11 +109,11 @@ Part = tuple[MultiTaskModel, MultiTaskData, TrainingSettings]
 
 
 def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Part]:
-    """The models to train, one by one, each with its data and settings."""
+    """The models to train one after another, each with its data and settings."""
     if head != SINGLE_TASK:
         yield build_model(recipe, data, head), data, recipe.training
         return
-    # With one loss there is nothing to combine.
+    # With a single loss there is nothing to combine.
     alone: dict[str, Any] = {
         "scalarizer": None,
         "aggregator": None,
@@ -177,15 +179,15 @@ def _joined(metrics: Sequence[Metrics]) -> Metrics:
 def linear_probe(data: MultiTaskData) -> Trained:
     """Logistic or ridge regression on the standardised inputs, one for each task.
 
-    The strength of the L2 penalty is one of four, chosen by the task's main metric on the
-    validation split.
+    The strength of the L2 penalty is chosen among four, by the task's main metric on the validation
+    split.
 
     Args:
-        data: inputs of several dimensions are flattened.
+        data: the data; inputs of several dimensions are flattened.
 
     Returns:
-        Its metrics on the validation and test splits; no epoch and no step. Columns with training
-        labels of one class only are predicted as that class.
+        The result, with metrics on the validation and test splits but no epoch and no step time. A
+        column whose training labels have a single class is predicted as that class.
 
     Example:
         >>> from qmtl.data import digits
@@ -216,7 +218,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
     rows_weight = None if weights["train"] is None else weights["train"].numpy()
     mean = np.average(inputs["train"], 0, rows_weight)
     deviation = np.sqrt(np.average((inputs["train"] - mean) ** 2, 0, rows_weight))
-    # A column that is constant in training has no information: it becomes zero.
+    # A column that is constant in training has no information and becomes zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}
     best: dict[str, dict[str, float]] | None = None
@@ -227,7 +229,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
             predictions = torch.from_numpy(_predict(task, columns, inputs[split]))
             scores[split] = task.evaluate(predictions, targets[split], weights[split])
         main = task.main_metric
-        # A comparison with NaN is false, so that any number replaces a first NaN.
+        # A comparison with NaN is false, so that any number replaces a NaN that came first.
         if best is None or not scores["validation"][main] <= best["validation"][main]:
             best = scores
     assert best is not None
@@ -237,7 +239,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
 def _fit(
     task: Task, inputs: Array, targets: Tensor, penalty: float, weights: Tensor | None
 ) -> list[Any]:
-    """One fitted model of scikit-learn per column of the targets."""
+    """One fitted scikit-learn model per column of the targets."""
     columns = targets.reshape(len(targets), -1).numpy().T
     rows = np.ones(len(targets)) if weights is None else weights.numpy()
     return [_fit_column(task, inputs, column, penalty, rows) for column in columns]
@@ -262,7 +264,7 @@ def _fit_column(task: Task, inputs: Array, column: Array, penalty: float, weight
 
 
 def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
-    """Predictions as `Task.activation` returns them."""
+    """Predictions in the form of `Task.activation`."""
     if task.kind == "regression":
         columns = [model.predict(inputs) for model in models]
     elif task.kind == "multiclass":
@@ -276,7 +278,7 @@ def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
 
 
 def _probability(model: Any, inputs: Array, label: int) -> Array:
-    """The probability of a label; zero for a label that training did not have."""
+    """The probability of a label; zero for a label that did not occur in training."""
     known = list(model.classes_)
     if label not in known:
         return np.zeros(len(inputs))
@@ -284,7 +286,7 @@ def _probability(model: Any, inputs: Array, label: int) -> Array:
 
 
 def head_look(head: str) -> dict[str, Any]:
-    """Colour and marker of a head: the same in every plot, no two heads alike.
+    """Colour and marker of a head, which are the same in every plot and differ between heads.
 
     Example:
         >>> head_look("quantum")

@@ -37,9 +37,9 @@ class UnderNoise:
 
     Attributes:
         scale: strength of the noise.
-        method: of zero-noise extrapolation; ``"none"`` without it.
-        metrics: task → metric → value. ``deviation`` is the root mean square over samples and
-            outputs of the difference of Z values or probabilities from those without noise.
+        method: method of zero-noise extrapolation; ``"none"`` without it.
+        metrics: task → metric → value. ``deviation`` is the root mean square, over samples and
+            outputs, of the change of Z values or probabilities by the noise.
     """
 
     scale: float
@@ -74,17 +74,18 @@ def evaluate_under_noise(
     """Evaluate a model under noise of several strengths.
 
     Args:
-        model: with a quantum head; the model and its simulator stay unchanged.
-        split: the rows.
-        noise: of strength 1.
-        scales: strengths.
-        shots: measurements per sample and strength; None for exact values.
+        model: a model with a quantum head; the model and its simulator do not change.
+        split: the split whose rows are used.
+        noise: the noise at strength 1.
+        scales: noise strengths.
+        shots: number of measurements per sample and strength; None for exact values.
         extrapolate: method of zero-noise extrapolation from the scales of at least 1, which a
-            device can reach; None for none. It adds one entry, of scale 1.
-        seed: of the shots.
+            device can reach; None for no extrapolation. It adds one entry, with scale 1.
+        seed: seed of the shots.
 
     Raises:
-        InvalidInputError: for a head without a circuit, or fewer than two scales to extrapolate.
+        InvalidInputError: for a head without a circuit, or fewer than two scales for the
+            extrapolation.
 
     Example:
         >>> import qmtl
@@ -145,9 +146,9 @@ class StudySettings:
         tasks: numbers of binary tasks of two wires each.
         layers: numbers of encoding layers.
         block_layers: numbers of block layers.
-        entanglers: of encoding and block.
-        samples: random angles per head.
-        seed: of angles and weights.
+        entanglers: entanglers of encoding and block.
+        samples: number of random angles per head.
+        seed: seed of angles and weights.
     """
 
     tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
@@ -163,12 +164,12 @@ class HeadRobustness:
     """The effect of noise on one untrained head, at random angles and initial weights.
 
     Attributes:
-        varied: which number of the design is varied.
+        varied: name of the number that is varied.
         value: its value.
-        deviation: root mean square of the difference of Z values from those without noise.
-        signal: slope of the Z values under noise against those without, by least squares: the share
-            of the signal that is left.
-        two_qubit_depth: of the circuit.
+        deviation: root mean square of the change of Z values by the noise.
+        signal: slope of the Z values under noise against those without noise, by least squares: the
+            remaining share of the signal.
+        two_qubit_depth: two-qubit depth of the circuit.
     """
 
     varied: str
@@ -181,11 +182,11 @@ class HeadRobustness:
 def study(
     noise: Callable[[int], DeviceNoise], settings: StudySettings | None = None
 ) -> list[HeadRobustness]:
-    """Robustness of heads against tasks, depth and entangler.
+    """Robustness of heads against the number of tasks, depth and entangler.
 
     Args:
-        noise: number of wires to the noise.
-        settings: which heads.
+        noise: function from number of wires to noise.
+        settings: the heads to study.
 
     Example:
         >>> settings = StudySettings((2, 4), (), (), (), samples=4)
@@ -251,13 +252,13 @@ def run_robustness(
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
 
-    ``noise.json`` in the same folder holds the noise and the settings.
+    ``noise.json`` in the same folder records the noise and the settings.
 
     Args:
         path: the run directory.
-        noise: of strength 1.
-        out: folder for the files; made if needed.
-        split: the rows to evaluate on.
+        noise: the noise at strength 1.
+        out: output folder; created if needed.
+        split: the split whose rows are used.
         scales, shots, extrapolate, seed: see `evaluate_under_noise`.
     """
     run = Run.read(path)
@@ -338,7 +339,7 @@ def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
 
 
 def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
-    """A panel per number that is varied: the share of the signal that is left."""
+    """A panel per varied number: the remaining share of the signal."""
     from matplotlib.figure import Figure
 
     panels = dict.fromkeys(one.varied for one in found)
@@ -352,13 +353,13 @@ def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
 
 
 def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes") -> "Axes":
-    """A task's metric against the strength of the noise, and what extrapolation to none gives.
+    """A task's metric against the strength of the noise, and its extrapolation to zero.
 
     Args:
-        found: what `evaluate_under_noise` returned.
-        task: its name.
-        metric: one of its metrics, or ``"deviation"``.
-        ax: where to draw.
+        found: result of `evaluate_under_noise`.
+        task: name of the task.
+        metric: name of one of its metrics, or ``"deviation"``.
+        ax: axes to draw on.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -383,12 +384,12 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
 
 
 def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Axes":
-    """The share of the signal that noise leaves of heads that differ in one number.
+    """The share of the signal that remains under noise, for heads that differ in one number.
 
     Args:
-        found: what `study` returned.
-        varied: that number; other entries are left out.
-        ax: where to draw.
+        found: result of `study`.
+        varied: name of that number; other entries are left out.
+        ax: axes to draw on.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -397,7 +398,7 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
         'tasks'
     """
     own = [one for one in found if one.varied == varied]
-    # Values are few and far apart: as words, at even distances.
+    # Values are few and far apart, so they are drawn as labels at equal distances.
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
     ax.set_xlabel(varied)
     ax.set_ylabel("share of the signal left")

@@ -1,7 +1,7 @@
-"""Run directories: a recipe trained to files that every later command reads.
+"""Run directories: the files of a trained recipe, which later commands read.
 
-A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per epoch),
-``checkpoints/``, ``process.json`` while a process trains it, and when training is done ``model/``,
+A run directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per epoch)
+and ``checkpoints/``; ``process.json`` while a process trains it; and after training ``model/``,
 ``inputs.json`` (for table data), ``predictions.csv`` and ``results.json``, which is written last.
 """
 
@@ -48,7 +48,7 @@ class Run:
     Attributes:
         path: the run's directory.
         recipe: its resolved recipe.
-        results: what ``results.json`` says: metrics by split, task and name, and the baselines.
+        results: content of ``results.json``: metrics by split, task and name, and the baselines.
     """
 
     path: Path
@@ -86,13 +86,13 @@ class Run:
         return load(self.path / "model")
 
     def load_data(self, split: str | None = None) -> MultiTaskData:
-        """The data of its recipe.
+        """The data of the run's recipe.
 
         Args:
-            split: a split that they must have.
+            split: name of a split that must exist.
 
         Raises:
-            InvalidInputError: if they have no split of that name.
+            InvalidInputError: if there is no split with this name.
         """
         data = build_data(self.recipe)
         if split is not None and split not in data.splits:
@@ -104,10 +104,10 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     """Train a recipe in a new run directory.
 
     Args:
-        recipe: what to run.
-        path: the directory, which must not exist; None for ``runs/<name>-<time>``, with a number
-            after it where that is taken.
-        progress: whether to show it.
+        recipe: the recipe to train.
+        path: the directory, which must not exist; None for ``runs/<name>-<time>``, followed by a
+            number if that exists.
+        progress: whether to show progress.
 
     Raises:
         RunDirectoryError: if the directory exists.
@@ -116,12 +116,12 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     from qmtl.training import check_fit, check_loggers, settings_for
 
     data = build_data(recipe)
-    # The run's recipe holds numbers, whatever a later version makes of None.
+    # The run's recipe holds numbers instead of None, in case a later version chooses others.
     training = settings_for(recipe.training, data)
     recipe = recipe.model_copy(update={"training": training})
     model = build_model(recipe, data)
-    # What cannot be trained (an unknown aggregator or device, a circuit too large to simulate) must
-    # not leave a run directory behind.
+    # A recipe that cannot be trained (an unknown aggregator or device, a circuit too large to
+    # simulate) must not leave a run directory behind.
     check_fit(model, data, recipe.training)
     check_loggers(recipe.logging.loggers)
     model.predict(data.train.inputs[:1])
@@ -138,7 +138,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """Make ``runs/<name>-<time>``, with a number after it where another run has that name."""
+    """Make ``runs/<name>-<time>``, followed by a number if another run has that name."""
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number, folder = 1, Path("runs", name)
     while True:
@@ -168,21 +168,21 @@ def new_run_folder(folder: Path) -> Path:
 
 
 def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
-    """Continue a run from its last checkpoint; a run with all its epochs trained is only read.
+    """Continue a run from its last checkpoint; a run that has trained all its epochs is only read.
 
-    Without overrides, the result is bit for bit that of a run that was not interrupted (on one
+    Without overrides, the result is bit for bit that of a run that was not interrupted (on the same
     kind of CPU).
 
     Args:
         path: the run directory.
-        overrides: ``"training.KEY=value"`` of keys that a run can go on with: more epochs, or
-            other learning rates, weight decay, patience, clipping, devices or loggers.
-        progress: whether to show it.
+        overrides: texts ``"training.KEY=value"`` for keys that may change within a run: the number
+            of epochs, learning rates, weight decay, patience, clipping, devices or loggers.
+        progress: whether to show progress.
 
     Raises:
         RunDirectoryError: if it is not a run directory, or another process trains it.
-        RecipeError: for an override of what cannot change within a run.
-        ModelFileError: for a checkpoint that is damaged or of another run.
+        RecipeError: for an override of a key that cannot change within a run.
+        ModelFileError: for a checkpoint that is damaged or belongs to another run.
     """
     from qmtl.training import LAST, check_fit
 
@@ -199,7 +199,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     if is_first_process():
         check_untrained(folder)
     data = build_data(recipe)
-    # A run that was killed in its first epoch has no checkpoint: it starts again.
+    # A run that was killed in its first epoch has no checkpoint and starts again.
     started = (folder / "checkpoints" / LAST).is_file()
     model = build_model(recipe, data)
     check_fit(model, data, recipe.training)
@@ -229,16 +229,16 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> Run:
-    # Importing Lightning takes seconds, which reading a run does not need.
+    # Importing Lightning takes seconds, and reading a run does not need it.
     from qmtl.experiments._rivals import train_rival
     from qmtl.training import MetricsFile, fit, log_to, prediction_rows
 
-    # Of the processes of a distributed run, the first one keeps the logs.
+    # In a distributed run, only the first process keeps the logs.
     names = recipe.logging.loggers if is_first_process() else []
     if recipe.training.devices > 1:
-        # The other processes, which start with the same command line, find the folder by it.
+        # The other processes start with the same command line and find the folder in this variable.
         os.environ[FOLDER] = str(folder)
-    # Rivals and results are the run's, too.
+    # Training of rivals and writing of results are part of the run, too.
     with noted(folder) if is_first_process() else nullcontext():
         try:
             with log_to(
@@ -306,7 +306,7 @@ def is_first_process() -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, machine and threads."""
+    """Versions, machine and threads of this process."""
     return {
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -317,7 +317,7 @@ def machine() -> dict[str, Any]:
     } | ({"cuda": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
-# Of ``results.json``. JSON has no NaN: an undefined metric is null.
+# Metrics in ``results.json``. JSON has no NaN: an undefined metric is null.
 _Metrics = dict[str, dict[str, float | None]]
 
 

@@ -44,16 +44,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """What is measured.
+    """Settings of ``qmtl scaling``.
 
     Attributes:
         tasks: numbers of binary tasks.
-        parts: of `PARTS`.
+        parts: names of the parts to run, from `PARTS`.
         data: folder of real data for the accuracy, see `scaling_data`; None for digits.
-        accuracy: budget of the accuracy part.
-        batch_size: of the timed step.
-        threads: of the timed step.
-        jobs: processes that train for the accuracy part; the timed steps run one at a time.
+        accuracy: settings of the accuracy part.
+        batch_size: batch size of the timed step.
+        threads: number of threads of the timed step.
+        jobs: number of processes that train for the accuracy part; the timed steps run one at a
+            time.
     """
 
     tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -79,12 +80,12 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
 
     Args:
         settings: what to measure.
-        out: an existing folder; tables and plots of an earlier run in it are replaced, and
-            training runs for the accuracy, which lie in ``cells``, are not done again.
-        say: takes the lines.
+        out: an existing folder. Tables and plots of an earlier run in it are replaced; training
+            runs for the accuracy that are stored in ``cells`` are not repeated.
+        say: function that receives the lines.
 
     Raises:
-        QmtlError: a step could not be timed, or a training run failed.
+        QmtlError: if a step could not be timed, or a training run failed.
     """
     tasks = sorted(set(settings.tasks))
     if "parameters" in settings.parts:
@@ -101,7 +102,8 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             for head in TIMED_HEADS
             for n in tasks
         ]
-        # One at a time, and never from the store: times depend on the machine's state.
+        # One at a time, and never from the store, because times depend on the machine's present
+        # load.
         costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
         write_csv(out / "cost.csv", map(asdict, costs))
         _save(out / "cost.png", [partial(plot_step_time, costs), partial(plot_memory, costs)])
@@ -139,7 +141,7 @@ def _say_cost(say: Say, cell: Cell, found: Any, *_: int) -> None:
 
 
 def _save(path: Path, draw: Sequence[Callable[["Axes"], "Axes"]]) -> None:
-    """One figure with an axes per function, side by side."""
+    """Save one figure with an axes per function, side by side."""
     from matplotlib.figure import Figure
 
     with style():

@@ -1,4 +1,4 @@
-"""Accuracy against the number of tasks: data with many binary tasks, learned in growing sets."""
+"""Accuracy against the number of tasks, for growing sets of many binary tasks."""
 
 import math
 import random
@@ -42,22 +42,22 @@ IMAGE_SIDE = 16
 
 @dataclass(frozen=True)
 class AccuracySettings:
-    """What is trained, and with which budget: the same for every head.
+    """The training of the accuracy part, with the same budget for every head.
 
     Attributes:
-        heads: of `qmtl.heads.HEAD_TYPES`.
-        seeds: how many, from 0; a seed sets splits, task order, initial weights and batches.
-        head_learning_rates: tried for every head; one is chosen per head and number of tasks by
-            the mean of the metric on the validation split.
-        learning_rate: of the encoder.
-        max_epochs: the epoch of the best validation loss is kept.
-        batch_size: rows per step.
-        hidden: width of the encoder's one hidden layer. Its output is as wide as the circuit's
-            features, for every head but those of a fixed width.
-        most_tasks: larger numbers of tasks count as this one.
+        heads: types of heads, from `qmtl.heads.HEAD_TYPES`.
+        seeds: number of seeds, from 0; a seed sets splits, task order, initial weights and batches.
+        head_learning_rates: learning rates to try for every head; one is chosen per head and number
+            of tasks, by the mean of the metric on the validation split.
+        learning_rate: learning rate of the encoder.
+        max_epochs: largest number of epochs; the epoch with the best validation loss is kept.
+        batch_size: number of rows per step.
+        hidden: width of the encoder's one hidden layer. The encoder's output has the number of the
+            circuit's features, for every head except those of a fixed width.
+        most_tasks: largest number of tasks; larger numbers are replaced by it.
 
     Raises:
-        InvalidInputError: for an unknown head, or none of what there must be one of.
+        InvalidInputError: for an unknown head, or an empty list.
     """
 
     heads: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
@@ -80,21 +80,22 @@ class AccuracySettings:
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """What one training run found.
+    """The result of one training run.
 
     Attributes:
         data: name of the data set.
-        head: its type.
+        head: type of the head.
         tasks: number of tasks learned together.
-        seed: of everything.
-        head_learning_rate: one of those tried.
-        metric: the tasks' main metric, which the scores are.
+        seed: seed of all random numbers.
+        head_learning_rate: one of the learning rates that were tried.
+        metric: the tasks' main metric, in which the scores are given.
         validation: mean over the tasks on the validation split.
-        test: the same on the test split; only that of the chosen rate is read.
-        test_first: mean over the tasks of the smallest subset, which every larger one contains.
+        test: mean over the tasks on the test split; it is only read for the chosen learning rate.
+        test_first: mean over the tasks of the smallest set, which every larger set contains.
         baseline: mean over the tasks for the best constant prediction on the test split.
-        head_parameters: trained numbers of the head.
-        encoder_parameters: those of the encoder; its last layer grows with T for every head.
+        head_parameters: number of trained parameters of the head.
+        encoder_parameters: number of trained parameters of the encoder, whose last layer grows with
+            T for every head.
     """
 
     data: str
@@ -113,17 +114,17 @@ class AccuracyResult:
 
 @dataclass(frozen=True)
 class AccuracyCell(Cell):
-    """One training run, by everything that its result depends on.
+    """One training run, identified by everything that its result depends on.
 
     Attributes:
-        head: type of head.
+        head: type of the head.
         tasks: number of tasks.
-        first: number of tasks in the smallest subset.
-        seed: of everything.
-        head_learning_rate: of the head.
-        settings: the budget; of heads, seeds and rates only those above count.
-        data: fingerprint of the data with that seed.
-        folder: where the data are, see `scaling_data`; no part of the key.
+        first: number of tasks in the smallest set.
+        seed: seed of all random numbers.
+        head_learning_rate: learning rate of the head.
+        settings: the budget; of heads, seeds and rates only the values above matter.
+        data: fingerprint of the data with this seed.
+        folder: folder of the data, see `scaling_data`; it is not part of the key.
     """
 
     head: HeadType
@@ -211,23 +212,24 @@ def measure_accuracy(
     """Train every head at every number of tasks, seed and learning rate.
 
     Args:
-        settings: what is trained.
-        tasks: numbers of tasks; those beyond what the data have, or `most_tasks`, count as that.
+        settings: settings of training.
+        tasks: numbers of tasks; numbers above `most_tasks`, or above what the data have, are
+            reduced.
         folder: see `scaling_data`.
-        jobs: training runs at once.
-        store: folder for the results; what lies there is not trained again. None keeps nothing.
+        jobs: number of training runs at once.
+        store: folder for the results; stored runs are not trained again. None stores nothing.
         report: see `qmtl.experiments.run_cells`.
 
     Raises:
-        InvalidInputError: the folder does not fit.
-        QmtlError: a run failed.
+        InvalidInputError: if the folder does not fit.
+        QmtlError: if a run failed.
     """
     whole = [scaling_data(folder, seed) for seed in range(settings.seeds)]
-    # A rare finding may have no label in the train split of a seed.
+    # A rare finding may have no label in some seed's train split.
     most = min(*(len(data.tasks) for data in whole), settings.most_tasks)
     sizes = sorted({min(n, most) for n in tasks})
     prints = [fingerprint(data) for data in whole]
-    # The longest runs first, so that all processes end at about the same time.
+    # The longest runs start first, so that all processes end at about the same time.
     cells = [
         AccuracyCell(head, n, sizes[0], seed, rate, settings, prints[seed], folder)
         for n in reversed(sizes)
@@ -241,7 +243,7 @@ def measure_accuracy(
 
 @dataclass(frozen=True)
 class AccuracyPoint:
-    """A head at a number of tasks, over seeds, at its chosen learning rate."""
+    """The scores of a head at a number of tasks, over seeds, at its chosen learning rate."""
 
     data: str
     head: str
@@ -255,7 +257,7 @@ class AccuracyPoint:
     head_parameters: int
 
     def as_row(self) -> dict[str, Any]:
-        """Flat fields, for a table; intervals are 95% half widths."""
+        """Flat fields for a table; intervals are 95% half widths."""
         row: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -267,9 +269,10 @@ class AccuracyPoint:
 
 
 def summarise(found: Sequence[AccuracyResult]) -> list[AccuracyPoint]:
-    """Choose each head's learning rate on validation, per number of tasks, and average over seeds.
+    """Choose each head's learning rate on validation, per number of tasks; average over seeds.
 
-    Differences from the dense linear head are taken seed by seed; they are NaN without it.
+    Differences from the dense linear head are computed seed by seed; they are NaN without that
+    head.
     """
     points = []
     for n in sorted({one.tasks for one in found}):
@@ -308,12 +311,12 @@ def _point(found: Sequence[AccuracyResult], linear: dict[int, float]) -> Accurac
 
 
 def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
-    """Binary tasks on common inputs, split and in an order that the seed shuffles.
+    """Binary tasks on common inputs; the seed determines the split and the order of tasks.
 
     Args:
-        folder: with chest X-rays in CheXpert's layout, which `qmtl.data.chestxray` reads, scaled
-            down to 16×16 pixels; None for `digit_dichotomies`.
-        seed: of splits and order.
+        folder: folder with chest X-rays in CheXpert's layout, read by `qmtl.data.chestxray` at
+            16×16 pixels; None for `digit_dichotomies`.
+        seed: seed of splits and order.
 
     Example:
         >>> [task.name for task in scaling_data(None, seed=0).tasks[:2]]
@@ -322,19 +325,20 @@ def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
     if folder is None:
         return _in_random_order(digit_dichotomies(seed=seed), seed)
     data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
-    # "No Finding" says that all others are absent, which is not a task of its own.
+    # "No Finding" means that all others are absent, which is not a separate task.
     findings = [task.name for task in data.tasks if task.name != "No Finding"]
     return _in_random_order(data.subset(findings), seed)
 
 
 def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
-    """scikit-learn's digits with 126 binary tasks: every way to halve the ten digits.
+    """scikit-learn's digits with 126 binary tasks: every way to divide the ten digits in half.
 
-    Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. The labels are balanced and
-    come from one real label, so that the number of tasks grows while their difficulty does not.
+    Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. All labels are balanced and
+    derived from one real label, so that the number of tasks can grow without a change in
+    difficulty.
 
     Args:
-        seed: of the split, which is stratified by digit.
+        seed: seed of the split, which is stratified by digit.
 
     Returns:
         1,797 rows of 64 pixels in [0, 1]; 60, 20 and 20 percent for the three splits.
@@ -348,7 +352,7 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
         (126, '01234', 1079)
     """
     source = digits(seed=seed, tasks=["digit"])
-    # A half and its complement are one task; the half with a zero names it.
+    # A half and its complement are one task, named by the half with a zero.
     halves = [(0, *rest) for rest in combinations(range(1, 10), 4)]
     tasks = {"".join(map(str, half)): half for half in halves}
 
@@ -369,14 +373,14 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
 
 
 def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
-    """The same data, tasks shuffled: neighbours share light cones, and no order is favoured."""
+    """The same data with shuffled tasks: neighbours share light cones, and no order is special."""
     names = [task.name for task in data.tasks]
     random.Random(seed).shuffle(names)
     return data.subset(names)
 
 
 def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
-    """Mean test score over tasks against tasks, with 95% intervals over seeds."""
+    """Mean test score over tasks against the number of tasks, with 95% intervals over seeds."""
     _intervals(dict.fromkeys(point.head for point in points), points, lambda point: point.test, ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
     ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")
@@ -399,7 +403,7 @@ def _intervals(
     value: Callable[[AccuracyPoint], Estimate],
     ax: "Axes",
 ) -> None:
-    """A line per head, side by side, so that no interval hides another."""
+    """Draw a line per head, shifted sideways so that no interval hides another."""
     for position, head in enumerate(heads):
         own = [point for point in points if point.head == head]
         shift = 1.03 ** (2 * position - len(heads) + 1)
@@ -420,7 +424,7 @@ def _intervals(
 def tell_accuracy(
     points: Sequence[AccuracyPoint], settings: AccuracySettings, say: Callable[[str], None]
 ) -> None:
-    """Say each head's accuracy against the number of tasks."""
+    """Report each head's accuracy against the number of tasks."""
     say(
         f"{points[0].data}: test {points[0].metric} × 100, mean over tasks ± 95% interval over "
         f"{settings.seeds} seeds; every head tried head learning rates "

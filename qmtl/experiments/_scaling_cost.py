@@ -1,10 +1,10 @@
-"""Time and memory of a training step against the number of tasks, each point in its own process.
+"""Time and memory of a training step against the number of tasks, each in its own process.
 
-``python -m qmtl.experiments._scaling_cost`` is the child: one point as JSON on standard input, one
-line of JSON on standard output.
+``python -m qmtl.experiments._scaling_cost`` is the child process: it reads one point as JSON from
+standard input, and writes one line of JSON to standard output.
 
-Linear heads serve tasks of different kinds. For equal tasks one would write a single matrix
-product. Both forms are timed, the latter as *fused*, so that the comparison is fair.
+Linear heads serve tasks of different kinds. For equal tasks, a single matrix product is enough.
+Both forms are timed, the second as *fused*, so that the comparison is fair.
 """
 
 import json
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEAST_STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
-# With fewer tasks, the fixed cost of a step is most of its time.
+# With fewer tasks, most of a step's time is its fixed cost.
 FIT_FROM = 128
-# Smaller differences are noise of the operating system's paging.
+# Smaller differences in memory are noise of the operating system's paging.
 LEAST_MB = 1.0
 CHILD = "qmtl.experiments._scaling_cost"
 
 
 class _FusedLinear(nn.Module):
-    """Dense linear heads of equal tasks as one matrix: the parameters of `LinearHead`."""
+    """Dense linear heads of equal tasks as one matrix, with the parameters of `LinearHead`."""
 
     def __init__(self, circuit: HeadCircuit) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _FusedLinear(nn.Module):
 
 
 class _FusedLocalLinear(nn.Module):
-    """Linear heads on equal cones as one product: the parameters of `LocalLinearHead`."""
+    """Linear heads on equal cones as one product, with the parameters of `LocalLinearHead`."""
 
     def __init__(self, circuit: HeadCircuit) -> None:
         super().__init__()
@@ -82,13 +82,14 @@ class StepCost:
 
     Attributes:
         head, tasks, batch_size, threads: as in `CostPoint`.
-        first_ms: the first step, with its plan, in a process that has already run a smaller head.
-        step_ms: median of the others.
-        fastest_ms: the fastest of them.
-        slowest_ms: the slowest of them.
-        steps: how many there were.
-        peak_mb: largest resident memory, above that before the head was built, in 10^6 bytes;
-            NaN where the system does not say.
+        first_ms: time of the first step with its planning, in a process that has run a smaller head
+            before.
+        step_ms: median time of the other steps.
+        fastest_ms: shortest time of these.
+        slowest_ms: longest time of these.
+        steps: number of these steps.
+        peak_mb: largest resident memory minus that before the head was built, in 10^6 bytes; NaN if
+            the system does not report it.
     """
 
     head: str
@@ -105,13 +106,13 @@ class StepCost:
 
 @dataclass(frozen=True)
 class CostPoint(Cell):
-    """What is timed: a head under the matched rule, forward and backward to all parameters.
+    """The step to time: a head of the matched rule, forward, and backward to all parameters.
 
     Attributes:
-        head: its name in `TIMED_HEADS`.
+        head: name of the head in `TIMED_HEADS`.
         tasks: number of binary tasks.
-        batch_size: rows per step.
-        threads: of torch and of the compiled kernel.
+        batch_size: number of rows per step.
+        threads: number of threads of torch and of the compiled kernel.
     """
 
     head: str
@@ -135,18 +136,18 @@ class CostPoint(Cell):
         return f"{self.head}, T = {self.tasks}"
 
     def run(self) -> StepCost:
-        """Time it, see `measure_cost`."""
+        """Time the step, see `measure_cost`."""
         return measure_cost(self)
 
 
 def measure_cost(point: CostPoint) -> StepCost:
-    """Time a head's training step in a separate process, so that its peak of memory is its own.
+    """Time a head's training step in a separate process, so that its peak memory is its own.
 
     A step is the head's forward pass on random features, the mean squared logit, and the backward
-    pass to all parameters and to the features, as an encoder before the head would ask for.
+    pass to all parameters and to the features, as an encoder before the head would need.
 
     Raises:
-        QmtlError: if the process fails; its last line says why.
+        QmtlError: if the process fails; the error gives its last line.
     """
     limit = str(point.threads)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), limit)
@@ -170,7 +171,7 @@ def measure_cost(point: CostPoint) -> StepCost:
 def _run(point: CostPoint) -> StepCost:
     torch.set_num_threads(point.threads)
     torch.manual_seed(0)
-    # A smaller head first, so that imports and compilation are not part of the measured steps.
+    # Run a smaller head first, so that imports and compilation are not part of the measured steps.
     for _ in zip(_steps(point.head, 4, point.batch_size), range(3), strict=False):
         pass
     before = _restart_peak()
@@ -191,7 +192,7 @@ def _run(point: CostPoint) -> StepCost:
 
 
 def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
-    """Milliseconds of one step after another."""
+    """Milliseconds of each step."""
     circuit = circuit_for("matched", n_tasks)
     head = TIMED_HEADS[name](circuit)
     features = torch.randn(batch_size, circuit.n_features, requires_grad=True)
@@ -208,7 +209,7 @@ def _step(head: nn.Module, features: Tensor) -> None:
 
 
 def _restart_peak() -> float:
-    """Resident bytes now; where Linux allows it, the peak is reset."""
+    """Resident bytes at present; resets the peak, where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -285,7 +286,7 @@ def _by_head(costs: Sequence[StepCost]) -> dict[str, list[StepCost]]:
 
 
 def tell_cost(costs: Sequence[StepCost], say: Callable[[str], None]) -> None:
-    """Say how each head's step time grows with the number of tasks."""
+    """Report how each head's step time grows with the number of tasks."""
     for head in dict.fromkeys(cost.head for cost in costs):
         own = [cost for cost in costs if cost.head == head and cost.tasks >= FIT_FROM]
         if len(own) > 1:

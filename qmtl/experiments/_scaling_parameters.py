@@ -1,10 +1,10 @@
-"""Head parameters against the number of tasks: heads built for real, closed forms, crossovers.
+"""Head parameters against the number of tasks: counts of real heads, closed forms, crossovers.
 
-Two rules say how wide the representation is. *Matched*: it grows with the number of tasks, as wide
-as the default circuit's features (two wires and two features per binary task); this is the
-capacity-matched setting in which dense linear heads cost O(T²). *Fixed*: it has eight features for
+Two rules define the width of the representation. *Matched*: it grows with the number of tasks, as
+wide as the default circuit's features (two wires and two features per binary task). This is the
+capacity-matched setting, in which dense linear heads cost O(T²). *Fixed*: it has eight features for
 any number of tasks (for the quantum head, the catalogue's ``shared-register``), and every head is
-O(T). The encoder is left out: its last layer is the same for every head of the matched rule.
+O(T). The encoder is not counted: under the matched rule its last layer is the same for every head.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,10 +40,11 @@ class CountedHead:
 
     Attributes:
         name: one of `qmtl.heads.HEAD_TYPES`.
-        rule: how wide the representation is.
-        closed_form: trainable parameters for T binary tasks, T = 1, 2, …
-        formula: the same as text, for T ≥ 3.
-        design: the head's circuit, or the one that gives its sizes.
+        rule: rule for the width of the representation.
+        closed_form: function from T, the number of binary tasks, to the number of trainable
+            parameters.
+        formula: the closed form as text, for T ≥ 3.
+        design: the head's circuit, or the circuit from which it takes its sizes.
     """
 
     name: HeadType
@@ -53,7 +54,7 @@ class CountedHead:
     design: str = DESIGN
 
     def build(self, n_tasks: int, seed: int = 0) -> Any:
-        """The head, a torch module, for so many binary tasks."""
+        """The head, a torch module, for this many binary tasks."""
         circuit = HeadCircuit.load(self.design, binary_tasks(n_tasks))
         return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=seed))
 
@@ -62,10 +63,10 @@ HEADS: tuple[CountedHead, ...] = (
     # 2T encoding weights; six in each block; a scale per task.
     CountedHead("quantum", "matched", lambda n: 9 * n, "9 T"),
     CountedHead("linear", "matched", lambda n: (2 * n + 1) * n, "2 T² + T"),
-    # A cone has six wires once the ring has as many.
+    # A cone has six wires once the ring has at least six.
     CountedHead("local-cone", "matched", lambda n: (min(6, 2 * n) + 1) * n, "7 T"),
     CountedHead("local-register", "matched", lambda n: 3 * n, "3 T"),
-    # Rank 3 without biases: 3 (2T + T); a rank above the number of tasks is never taken.
+    # Rank 3 without biases: 3 (2T + T); the rank never exceeds the number of tasks.
     CountedHead("low-rank", "matched", lambda n: 9 * n if n > 2 else (3 * n + 1) * n, "9 T"),
     # Two encoding weights, eight of the block, a linear layer on two wires.
     CountedHead("vqc-per-task", "matched", lambda n: 13 * n, "13 T"),
@@ -92,17 +93,17 @@ class HeadCount:
 
 @dataclass(frozen=True)
 class CircuitSize:
-    """Size of a head circuit; of the shared layout, of one of its T equal circuits.
+    """Size of a head circuit; in the shared layout, of one of its T equal circuits.
 
     Attributes:
-        rule: as for heads.
+        rule: rule as for heads.
         tasks: number of tasks.
-        circuits: how many circuits serve all tasks.
-        wires: of each.
+        circuits: number of circuits that serve all tasks.
+        wires: number of wires of each circuit.
         depth: layers of gates on disjoint wires.
-        two_qubit_depth: the same, of two-qubit gates alone.
-        two_qubit_gates: of each circuit.
-        cone_wires: wires that a task's output depends on, at most.
+        two_qubit_depth: layers of two-qubit gates on disjoint wires.
+        two_qubit_gates: number of two-qubit gates of each circuit.
+        cone_wires: largest number of wires that a task's output depends on.
     """
 
     rule: str
@@ -128,7 +129,7 @@ def binary_tasks(n: int) -> list[Task]:
 
 
 def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
-    """The circuit of a rule for so many binary tasks.
+    """The circuit of a rule for this many binary tasks.
 
     Raises:
         InvalidInputError: for an unknown rule, or no task.
@@ -143,10 +144,10 @@ def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
 
 
 def counted_head(name: str, rule: str = "matched") -> CountedHead:
-    """The entry of `HEADS` of that name.
+    """The entry of `HEADS` with this name.
 
     Raises:
-        InvalidInputError: for an unknown name; the nearest names are suggested.
+        InvalidInputError: for an unknown name; the error suggests the nearest names.
 
     Example:
         >>> counted_head("local-cone").formula
@@ -159,7 +160,7 @@ def counted_head(name: str, rule: str = "matched") -> CountedHead:
 
 
 def count_head(head: CountedHead, n_tasks: int) -> HeadCount:
-    """Build the head for so many binary tasks and count what would be trained.
+    """Build the head for this many binary tasks and count its trainable parameters.
 
     Example:
         >>> count_head(counted_head("quantum"), 4).parameters
@@ -188,7 +189,7 @@ def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
     """
     circuit = circuit_for(rule, n_tasks)
     circuits = n_tasks if circuit.layout == "shared" else 1
-    # All registers are equal, but the ends of a small ring may see one another.
+    # All registers are equal, but the ends of a small ring may share cones.
     some = [f"t{i}" for i in range(min(n_tasks, 3))]
     cone = max(len(circuit.light_cone(name).wires) for name in some)
     return CircuitSize(
@@ -205,11 +206,11 @@ def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Which of two heads has fewer parameters in the end, and from how many tasks on.
+    """Which of two heads has fewer parameters for many tasks, and from how many tasks on.
 
     Attributes:
-        tasks: the smallest T from which on the order stays; 1 if it always holds.
-        smaller: ``quantum``, ``rival``, or ``neither`` if they are equal.
+        tasks: the smallest T from which on the order does not change; 1 if it never changes.
+        smaller: name of the smaller head: ``quantum``, ``rival``, or ``neither`` if they are equal.
     """
 
     tasks: int
@@ -270,7 +271,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
         ax.plot(
             [count.tasks for count in own],
             [count.parameters for count in own],
-            # Rivals with as many parameters as the quantum head lie under its line.
+            # Rivals with as many parameters as the quantum head are hidden under its line.
             label=f"{head}: {own[0].formula}",
             markersize=5,
             zorder=3 if head == "quantum" else 2,
@@ -287,7 +288,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
 
 
 def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
-    """An arrow to the number of tasks from which the order of two heads no longer changes."""
+    """Draw an arrow at the number of tasks from which the order of two heads no longer changes."""
     found = crossover(counted_head(head, rule))
     if not 1 < found.tasks <= largest or found.smaller == "neither":
         return
@@ -319,7 +320,7 @@ def scaling_look(head: str) -> dict[str, Any]:
 def tell_parameters(
     counts: Sequence[HeadCount], circuits: Sequence[CircuitSize], say: Callable[[str], None]
 ) -> None:
-    """Say whether counted parameters are those of the closed forms, and how they grow."""
+    """Report whether counted parameters agree with the closed forms, and how they grow."""
     wrong = [count for count in counts if count.parameters != count.closed_form]
     say(f"{len(counts)} heads built; closed form and count differ for {len(wrong)}")
     fits = fitted_exponents(counts)

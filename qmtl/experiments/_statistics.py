@@ -1,4 +1,4 @@
-"""Means with intervals, paired tests over seeds, negative transfer, and fits of straight lines."""
+"""Means with intervals, paired tests over seeds, negative transfer, and straight-line fits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,10 @@ class Estimate:
     """A mean over seeds with its 95% interval.
 
     Attributes:
-        mean: over the values that are defined; NaN without any.
-        half_width: of Student's 95% interval of the mean; NaN with fewer than two values.
-        n: number of defined values.
+        mean: mean of the values that are not NaN; NaN without any.
+        half_width: half width of Student's 95% interval of the mean; NaN with fewer than two
+            values.
+        n: number of values that are not NaN.
     """
 
     mean: float
@@ -24,7 +25,7 @@ class Estimate:
     n: int
 
     def __format__(self, spec: str) -> str:
-        """``mean ± half width``, both in the given format; a dash where there is no value."""
+        """The text ``mean ± half width``, both in the given format; a dash if there is no value."""
         spec = spec or ".1f"
         if math.isnan(self.mean):
             return "–"
@@ -56,13 +57,13 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two heads compared seed by seed.
+    """A comparison of two heads, seed by seed.
 
     Attributes:
-        difference: of the head from the reference, over seeds.
-        t_test: two-sided p of Student's paired test; NaN with fewer than two pairs.
-        wilcoxon: two-sided p of Wilcoxon's signed-rank test, exact for few pairs without ties; it
-            cannot be below ``2 ** (1 - n)``, which is 0.0625 for five seeds.
+        difference: mean and interval of the head minus the reference, over seeds.
+        t_test: two-sided p-value of Student's paired test; NaN with fewer than two pairs.
+        wilcoxon: two-sided p-value of Wilcoxon's signed-rank test, exact for few pairs without
+            ties; it cannot be below ``2 ** (1 - n)``, which is 0.0625 for five seeds.
     """
 
     difference: Estimate
@@ -76,7 +77,7 @@ def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTe
     Pairs in which either is NaN are left out. Heads that agree on every seed have p = 1.
 
     Raises:
-        InvalidInputError: there are not as many values as reference values.
+        InvalidInputError: if the numbers of values and reference values differ.
 
     Example:
         >>> test = paired_test([3.0, 4.0, 5.5], [1.0, 2.5, 3.0])
@@ -102,7 +103,7 @@ def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTe
     if not any(differences):
         return PairedTest(difference, 1.0, 1.0)
     if len(set(differences)) == 1:
-        # A constant difference has no variance: the statistic is infinite.
+        # A constant difference has no variance, so that the statistic is infinite.
         return PairedTest(difference, 0.0, float(stats.wilcoxon(differences).pvalue))
     first, second = zip(*pairs, strict=True)
     return PairedTest(
@@ -135,17 +136,17 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def delta_m(
     scores: Mapping[str, float], single_task: Mapping[str, float], lower_is_better: Sequence[str]
 ) -> float:
-    """Mean relative change against single-task models, in percent; negative is negative transfer.
+    """Mean relative change from single-task models in percent; below 0 it is negative transfer.
 
     Args:
         scores: task → the multi-task model's main metric.
-        single_task: task → that of the single-task model.
+        single_task: task → the single-task model's main metric.
         lower_is_better: tasks whose metric is an error.
 
     Returns:
-        The mean over tasks of ``±100 · (score - single) / |single|``. Tasks where either is
-        undefined or the single-task value is zero are left out; NaN if none is left. A
-        single-task value near zero (such as a Matthews correlation) makes it large.
+        The mean over tasks of ``±100 · (score - single) / |single|``. Tasks are left out if either
+        score is undefined or the single-task score is zero; NaN if none is left. A single-task
+        score near zero (such as a Matthews correlation) makes the result large.
 
     References:
         Maninis et al., arXiv:1904.08918, equation 4.
@@ -169,9 +170,9 @@ class Fit:
     """A least-squares line through logarithms.
 
     Attributes:
-        slope: of the line.
-        error: its standard error; NaN with two points, which leave no residual.
-        intercept: of the line, in the logarithm's base.
+        slope: slope of the line.
+        error: standard error of the slope; NaN with two points, which leave no residual.
+        intercept: intercept of the line, in the logarithm's base.
         n: number of points.
     """
 
@@ -203,7 +204,7 @@ def exponential_rate(x: Sequence[float], y: Sequence[float]) -> Fit:
     """The rate of ``y ∝ 2^(slope·x)``, by least squares of log2 y against x.
 
     Raises:
-        InvalidInputError: for fewer than two different x, or y that are not positive.
+        InvalidInputError: for fewer than two different x, or y that are not all positive.
 
     Example:
         >>> round(exponential_rate([2, 4, 6], [1.0, 0.25, 0.0625]).slope, 6)
@@ -228,6 +229,6 @@ def _line(x: np.ndarray, y: np.ndarray) -> Fit:
             f"({len(np.unique(x))} different) and {len(y)} y"
         )
     found = linregress(x, y)
-    # With two points the residual is zero and says nothing about the error.
+    # With two points the residual is zero and gives no information about the error.
     error = float(found.stderr) if len(x) > 2 else float("nan")
     return Fit(float(found.slope), error, float(found.intercept), len(x))

@@ -1,4 +1,4 @@
-"""Sweeps: cells that run side by side, each kept in a file, so that none is run twice.
+"""Sweeps: cells that run side by side; each result is stored, so that no cell runs twice.
 
 Cells run in joblib's processes on this machine, or on a Ray cluster through joblib.
 """
@@ -46,28 +46,28 @@ class Cell(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """Short, for messages and file names."""
+        """A short text for messages and file names."""
 
     def depends_on(self) -> Any:
-        """Everything that the result depends on, as JSON; by default, the fields."""
+        """Everything that the result depends on, as JSON data; by default, the fields."""
         return asdict(cast(Any, self))
 
     @property
     def key(self) -> str:
-        """SHA-256 of the kind of cell, what it depends on, and the version of qmtl."""
+        """SHA-256 of the kind of cell, what it depends on, and qmtl's version."""
         whole = [__version__, type(self).__name__, self.depends_on()]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """Unique, for a file: label and the beginning of the key."""
+        """A unique file name: the label and the beginning of the key."""
         words = "".join(c if c.isalnum() or c in ".-" else " " for c in self.label).split()
         return f"{'-'.join(words)[:60]}-{self.key[:16]}"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that ended in an error; the next run tries it again."""
+    """The record of a cell that ended in an error; the next run tries it again."""
 
     label: str
     error: str
@@ -78,7 +78,7 @@ class CellStore:
     """A folder with one JSON file per cell; several processes may write to it at once.
 
     Args:
-        folder: made when it is first written to.
+        folder: the folder, created by the first write.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -89,7 +89,7 @@ class CellStore:
         return self.folder / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Any:
-        """What a cell found; None if there is no file, or one that cannot be read."""
+        """The stored result of a cell; None if there is no file, or it cannot be read."""
         try:
             content = json.loads(self.path(cell).read_text(encoding="utf-8"))
             if (content["format"], content["key"]) != (FORMAT, cell.key):
@@ -100,7 +100,7 @@ class CellStore:
             return None
 
     def write(self, cell: Cell, found: Any) -> None:
-        """Keep what a cell found; a failure never replaces a result."""
+        """Store a cell's result; a failure never replaces a result."""
         failed = isinstance(found, Failure)
         if failed and isinstance(self.read(cell), cell.finds):
             return
@@ -112,7 +112,7 @@ class CellStore:
 
 
 def _nan(content: Any) -> Any:
-    """Null becomes NaN, which JSON lacks."""
+    """Convert null to NaN, which JSON lacks."""
     if isinstance(content, dict):
         return {key: _nan(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -121,17 +121,17 @@ def _nan(content: Any) -> Any:
 
 
 class Workers:
-    """Where cells run.
+    """The place where cells run.
 
     Args:
-        jobs: cells at once; None for one per core (of the cluster).
+        jobs: number of cells at once; None for one per core (of the cluster).
         cluster: None for processes on this machine; ``"local"`` for a Ray cluster that is started
             here and stopped afterwards; or the address of a running one (``"auto"``,
-            ``"host:port"``, ``"ray://host:port"``), whose machines see the data and the output
-            under the same paths.
+            ``"host:port"``, ``"ray://host:port"``), whose machines must have the data and the
+            output under the same paths.
 
     Raises:
-        InvalidInputError: `jobs` is below one.
+        InvalidInputError: if `jobs` is below one.
 
     Example:
         >>> Workers(jobs=1).threads == os.cpu_count()
@@ -142,12 +142,12 @@ class Workers:
         if jobs is not None and jobs < 1:
             raise InvalidInputError(f"jobs: expected at least 1, got {jobs}")
         self.cluster = cluster
-        # The cores of a cluster are known only when it is connected.
+        # The number of a cluster's cores is only known after connecting.
         self.jobs = jobs or (os.cpu_count() or 1 if cluster is None else None)
 
     @property
     def threads(self) -> int:
-        """Threads per cell: cells times threads do not exceed the cores of this machine."""
+        """Threads per cell, so that cells times threads do not exceed this machine's cores."""
         if self.cluster is not None or self.jobs is None:
             return 1
         return max(1, (os.cpu_count() or 1) // self.jobs)
@@ -155,7 +155,7 @@ class Workers:
     def map(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[Any]:
-        """Results in the order in which they come (from a cluster: all of them at the end)."""
+        """Results as they become available (from a cluster: all at the end)."""
         from joblib import Parallel, delayed, parallel_config
 
         calls = (delayed(function)(*each) for each in arguments)
@@ -176,20 +176,21 @@ def run_cells(
     workers: Workers | None = None,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Run the cells that the store has no result of; those that failed are tried again.
+    """Run the cells without a stored result; failed cells are tried again.
 
     Args:
-        cells: what to run.
-        store: keeps every result at once, so that an interrupted sweep loses none; None keeps none.
-        workers: where to run; None for one cell after another in this process.
-        report: called with each cell that has been run, what it found, how many cells are done,
-            and how many there are.
+        cells: the cells to run.
+        store: stores every result at once, so that an interrupted sweep loses none; None stores
+            nothing.
+        workers: the place where cells run; None for one cell after another in this process.
+        report: function that is called with each finished cell, its result, the number of finished
+            cells, and the number of all cells.
 
     Returns:
-        Key of the cell to what it found, stored results included.
+        A dictionary from the cell's key to its result, including stored results.
 
     Raises:
-        QmtlError: a worker process was killed.
+        QmtlError: if a worker process was killed.
     """
     workers = workers or Workers(jobs=1)
     by_key = {cell.key: cell for cell in cells}
@@ -217,10 +218,10 @@ def run_cells(
 
 
 def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
-    """What the cells found, in their order.
+    """The results of the cells, in their order.
 
     Raises:
-        QmtlError: some of them failed; the first error is named.
+        QmtlError: if some of them failed; the error quotes the first.
     """
     results = [found[cell.key] for cell in cells]
     failures = [one for one in results if isinstance(one, Failure)]
@@ -233,7 +234,7 @@ def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
 
 
 def _run(cell: Cell, store: CellStore | None, threads: int, parent: int) -> tuple[str, Any]:
-    """Run a cell and keep what it found; an error becomes a `Failure`, so that others go on."""
+    """Run a cell and store its result; an error becomes a `Failure`, so that others continue."""
     if os.getpid() != parent:
         _end_with(parent)
     before = torch.get_num_threads()
@@ -266,7 +267,7 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _ray(address: str) -> Iterator[None]:
-    """Ray as joblib's backend, connected to a cluster."""
+    """A context with Ray as joblib's backend, connected to a cluster."""
     try:
         import ray
         from ray.util.joblib import register_ray
@@ -282,7 +283,7 @@ def _ray(address: str) -> Iterator[None]:
         raise InvalidInputError(f"cluster {address!r} cannot be reached: {reason}") from None
     try:
         register_ray()
-        # One core per cell: cells run with one thread.
+        # One core per cell, since each cell runs with one thread.
         with parallel_config("ray", ray_remote_args={"num_cpus": 1}):
             yield
     finally:

@@ -1,9 +1,9 @@
 """Trainability: the variance of the gradient against wires, layers and number of tasks.
 
-Where the variance falls exponentially with the number of wires, gradient descent from a random
-start finds nothing to follow (a barren plateau). It does for readouts over all wires, and for any
-readout once the block is deep and mixes all wires; a partitioned circuit with local readouts has
-cones of constant size, and so a variance that does not change with the number of tasks.
+If the variance falls exponentially with the number of wires, gradient descent from a random start
+has no slope to follow (a barren plateau). This happens for readouts over all wires, and for any
+readout once the block is deep and mixes all wires. A partitioned circuit with local readouts has
+cones of constant size, and so a variance that does not depend on the number of tasks.
 
 References:
     McClean et al., arXiv:1803.11173; Cerezo et al., arXiv:2001.00550.
@@ -49,9 +49,10 @@ INITIALS = ("uniform", "default")
 SHALLOW = 2
 Say = Callable[[str], None]
 Wanted = Callable[["Case"], bool]
-# Title, axis label, the field of `Case` that varies, and which cases: one column of a figure.
+# One column of a figure: title, axis label, the field of `Case` that varies, and which cases to
+# draw.
 Column = tuple[str, str, str, Wanted]
-# On a ring of fewer registers of two wires, the default cone of six wires is cut short.
+# On a ring with fewer registers of two wires, the default cone of six wires is cut short.
 WHOLE_CONE = 3
 RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
 READOUT_LABELS = {
@@ -67,16 +68,16 @@ class Case:
     """One circuit whose gradient is sampled.
 
     Attributes:
-        study: what is varied: wires, block layers, encoding layers or tasks.
-        readout: ``local`` is Z on the first wire of the register, ``global-string`` Z⊗…⊗Z on all
-            of its wires, ``global-projector`` the probability of |0…0⟩.
-        initial: ``uniform`` draws every angle and weight from [0, 2π); ``default`` draws weights
-            as `QuantumHead` does, and angles π·tanh(x/2) of standard normal x.
-        entangler: of the block; the encoding has the default one.
-        wires: of the register.
-        block_layers: of the `RotationAnsatz`.
-        encoding_layers: of the `AngleEncoding`.
-        tasks: registers side by side; the gradient is the first task's.
+        study: the varied quantity: wires, block layers, encoding layers or tasks.
+        readout: ``local`` is Z on the register's first wire, ``global-string`` is Z⊗…⊗Z on all of
+            its wires, ``global-projector`` is the probability of |0…0⟩.
+        initial: ``uniform`` draws every angle and weight from [0, 2π); ``default`` draws weights as
+            `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
+        entangler: entangler of the block; the encoding has the default one.
+        wires: number of wires of the register.
+        block_layers: number of layers of the `RotationAnsatz`.
+        encoding_layers: number of layers of the `AngleEncoding`.
+        tasks: number of registers side by side; the gradient is the first task's.
     """
 
     study: str
@@ -89,7 +90,7 @@ class Case:
     tasks: int = 1
 
     def circuit(self) -> HeadCircuit:
-        """The head circuit, with binary tasks, or two classes for the projector."""
+        """The head circuit, with binary tasks, or with two classes for the projector."""
         readout = readout_of(self.readout, self.wires)
         make = Task.binary if readout.n_outputs == 1 else _two_classes
         made = [make(f"t{i}") for i in range(self.tasks)]
@@ -104,16 +105,17 @@ class Case:
 
 @dataclass(frozen=True)
 class TrainabilitySettings:
-    """What is sampled.
+    """Settings of the sampling.
 
     Attributes:
-        wires: of the one register, for the study of wires.
-        layers: of the block, and of the encoding; the study of wires has blocks of 2 layers and
-            of the most given here. Layers are varied at the middle number of wires.
+        wires: numbers of wires of the one register, for the study of wires.
+        layers: numbers of layers of the block, and of the encoding. The study of wires has blocks
+            of 2 layers and of the largest number given here. Layers are varied at the middle number
+            of wires.
         tasks: numbers of tasks with two wires each, for the study of tasks.
-        samples: random draws per circuit.
-        seed: of the draws.
-        entanglers: of the block, by name.
+        samples: number of random draws per circuit.
+        seed: seed of the draws.
+        entanglers: entanglers of the block, by name.
     """
 
     wires: tuple[int, ...] = (2, 4, 6, 8, 10)
@@ -164,7 +166,7 @@ def _two_classes(name: str) -> Task:
 
 
 def readout_of(name: str, wires: int) -> Readout:
-    """A readout by its name in `READOUTS`, for a register with so many wires."""
+    """A readout by its name in `READOUTS`, for a register with this many wires."""
     if name == "local":
         return ExpectationZ(1)
     if name == "global-string":
@@ -180,11 +182,12 @@ class GradientVariance:
 
     Attributes:
         case: the circuit.
-        weight: ``block``: of the first RY of the task's block on its first wire; ``encoding``: of
-            the first trainable rotation of the encoding on that wire.
-        samples: random draws of all angles and weights.
-        variance: of the derivative of the readout's value (in [-1, 1] or [0, 1]) by the weight.
-        error: standard error of that estimate.
+        weight: ``block``: weight of the first RY of the task's block on its first wire;
+            ``encoding``: weight of the encoding's first trainable rotation on that wire.
+        samples: number of random draws of all angles and weights.
+        variance: variance of the derivative of the readout's value (in [-1, 1] or [0, 1]) with
+            respect to the weight.
+        error: standard error of the variance.
     """
 
     case: Case
@@ -194,7 +197,7 @@ class GradientVariance:
     error: float
 
     def as_row(self) -> dict[str, Any]:
-        """Flat fields, for a table."""
+        """Flat fields for a table."""
         own = {name: getattr(self, name) for name in ("weight", "samples", "variance", "error")}
         return asdict(self.case) | own
 
@@ -202,13 +205,13 @@ class GradientVariance:
 def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[GradientVariance]:
     """Sample the gradient of a block weight, and of an encoding weight if there is one.
 
-    All draws are one batch: the circuit is rewritten so that its weights are inputs too, which
-    one forward and one backward pass differentiate for every draw.
+    All draws are one batch: the circuit is rewritten so that its weights are inputs, too. Then one
+    forward and one backward pass give the gradients of all draws.
 
     Args:
         case: the circuit.
-        samples: random draws.
-        seed: of the draws.
+        samples: number of random draws.
+        seed: seed of the draws.
 
     Raises:
         InvalidInputError: for an unknown readout or initial distribution.
@@ -224,7 +227,7 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
     circuit = case.circuit()
     drawn = _with_weights_as_inputs(circuit, case)
     inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
-    # The rewritten circuit has no weights, but simulators take the vectors.
+    # The rewritten circuit has no weights, but simulators require the vectors.
     empty = {name: inputs.new_empty(0) for name in ("encoding", "t0")}
     values = LightConeSimulator().expectation_values(drawn, inputs, empty, ["t0"])["t0"]
     (gradients,) = torch.autograd.grad(values[:, 0].sum(), inputs)
@@ -239,7 +242,7 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
 
 @dataclass(frozen=True)
 class Gradients:
-    """The variances that one circuit's draws gave."""
+    """The gradient variances of one circuit."""
 
     found: tuple[GradientVariance, ...]
 
@@ -250,8 +253,8 @@ class VarianceCell(Cell):
 
     Attributes:
         case: the circuit.
-        samples: random draws.
-        seed: of the draws.
+        samples: number of random draws.
+        seed: seed of the draws.
     """
 
     case: Case
@@ -261,7 +264,7 @@ class VarianceCell(Cell):
 
     @property
     def label(self) -> str:
-        """What is varied, and the circuit."""
+        """The varied quantity, and the circuit."""
         one = self.case
         return (
             f"{one.study}, {one.readout}, {one.initial}, {one.entangler}, {one.wires} wires, "
@@ -269,16 +272,17 @@ class VarianceCell(Cell):
         )
 
     def run(self) -> Gradients:
-        """Sample them."""
+        """Sample the gradients."""
         return Gradients(tuple(gradient_variance(self.case, samples=self.samples, seed=self.seed)))
 
 
 def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, int, str], Fit]:
-    """Rates of the variance with wires: it changes as 2^(slope · wires).
+    """Rates at which the variance changes with wires: as 2^(slope · wires).
 
     Returns:
-        (readout, initial, entangler, block layers, weight) to the fit. A slope of -1 halves the
-        variance with each wire. Series with fewer than two positive variances are left out.
+        A dictionary from (readout, initial, entangler, block layers, weight) to the fit. A slope of
+        -1 halves the variance with each wire. Series with fewer than two positive variances are
+        left out.
     """
     import pandas as pd
 
@@ -293,7 +297,7 @@ def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, 
 
 @dataclass(frozen=True)
 class _Given:
-    """An encoding that is a given list of gates, all of whose angles are inputs."""
+    """An encoding that consists of given gates, whose angles are all inputs."""
 
     given: tuple[Gate, ...]
     n_inputs: int
@@ -309,7 +313,7 @@ class _Given:
 
 
 def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
-    """The first task's circuit; inputs are features, encoding weights and the task's weights."""
+    """The first task's circuit, whose inputs are features, encoding weights and task weights."""
     first = {"encoding": circuit.n_features}
     first["t0"] = circuit.n_features + circuit.n_encoding_weights
 
@@ -321,7 +325,7 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
         return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
 
     given = tuple(as_input(gate) for gate in circuit.gates("t0"))
-    # All other wires are one more register, whose outputs are not computed.
+    # All other wires form one further register, whose outputs are not computed.
     rest = circuit.n_wires - case.wires
     tasks = [circuit.task("t0"), *([Task.binary("rest")] if rest else [])]
     return HeadCircuit(
@@ -364,17 +368,17 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
 def run_trainability(
     settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
 ) -> None:
-    """Sample every circuit, write CSV files and plots into a folder, and report in lines of text.
+    """Sample every circuit, write CSV files and plots to a folder, and report in lines of text.
 
     Args:
-        settings: what to sample.
-        out: an existing folder; files of an earlier run in it are replaced, and circuits whose
-            samples lie in ``cells`` are not sampled again.
-        workers: where cells run; None for one after another.
-        say: takes the lines.
+        settings: settings of the sampling.
+        out: an existing folder. Files of an earlier run in it are replaced; circuits whose samples
+            are stored in ``cells`` are not sampled again.
+        workers: the place where cells run; None for one after another.
+        say: function that receives the lines.
 
     Raises:
-        QmtlError: a circuit could not be sampled.
+        QmtlError: if a circuit could not be sampled.
     """
     cells = [VarianceCell(case, settings.samples, settings.seed) for case in cases(settings)]
     sampled = results_of(cells, run_cells(cells, CellStore(out / "cells"), workers))
@@ -445,7 +449,7 @@ def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:
 
 
 def _figure(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figure":
-    """A row of axes per initial distribution, or per column if there is only one."""
+    """A row of axes per initial distribution, or per column if there is only one distribution."""
     from matplotlib.figure import Figure
 
     with style():
@@ -471,14 +475,15 @@ def plot_variance(
     xlabel: str,
     title: str,
 ) -> "Axes":
-    """One line per readout of the variances given, with standard errors, on a log scale.
+    """Draw one line per readout, with standard errors, on a log scale.
 
     Args:
         found: variances of one weight that differ in readout and in one number.
-        ax: where to draw.
-        against: that number.
-        xlabel: its name; for wires, the axis is linear and the legend has the decay rates.
-        title: of the axes.
+        ax: axes to draw on.
+        against: function that returns that number.
+        xlabel: name of that number; for wires, the axis is linear and the legend shows the decay
+            rates.
+        title: title of the axes.
     """
     for readout in READOUTS:
         own = [one for one in found if one.case.readout == readout and one.variance > 0]
@@ -491,7 +496,7 @@ def plot_variance(
         ax.errorbar(
             [against(one) for one in own],
             [one.variance for one in own],
-            # A log axis has no room for a bar that reaches zero.
+            # A bar that reaches zero does not fit on a log axis.
             yerr=[min(2 * one.error, 0.9 * one.variance) for one in own],
             label=label,
             markersize=4,

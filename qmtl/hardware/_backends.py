@@ -1,4 +1,4 @@
-"""Backends by one name: IBM's devices, their fake twins, and an ideal simulator."""
+"""Backends by one name: IBM's devices, their fake versions, and an ideal simulator."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,19 +11,20 @@ from qmtl.noise import DeviceNoise
 if TYPE_CHECKING:
     from qiskit.transpiler import Target
 
-# Gates of the ideal simulator, those of IBM's current devices.
+# Gates of the ideal simulator: those of IBM's current devices.
 IDEAL_GATES = ["rz", "sx", "x", "cz"]
 IDEAL = "aer"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where circuits run.
+    """A device or simulator that runs circuits.
 
     Attributes:
-        name: ``"ibm_fez"``, ``"fake_fez"`` or ``"aer"``.
-        kind: ``"real"``; ``"fake"``, a device's twin with its calibration; ``"ideal"``.
-        device: Qiskit's backend; None for the ideal one.
+        name: name such as ``"ibm_fez"``, ``"fake_fez"`` or ``"aer"``.
+        kind: ``"real"``; ``"fake"``, a simulated device with a real device's calibration;
+            ``"ideal"``.
+        device: the Qiskit backend; None for the ideal simulator.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Backend:
 
     @property
     def target(self) -> "Target | None":
-        """Gates, couplings, errors and durations; None for the ideal backend."""
+        """Gates, couplings, errors and durations; None for the ideal simulator."""
         return None if self.device is None else self.device.target
 
     @property
@@ -47,21 +48,21 @@ class Backend:
 
     @cached_property
     def noise(self) -> DeviceNoise:
-        """The noise in its calibration; none for the ideal one."""
+        """The noise in the calibration; no noise for the ideal simulator."""
         return DeviceNoise() if self.device is None else DeviceNoise.from_backend(self.device)
 
 
 def open_backend(name: Any, *, service: Any = None) -> Backend:
-    """A backend by its name.
+    """Open a backend by its name.
 
     Args:
         name: ``"aer"`` (ideal), a fake backend of qiskit-ibm-runtime (``"fake_fez"``), one of IBM's
-            devices (``"ibm_fez"``, which asks the service), or a Qiskit backend: one with
-            a service is real, any other one's calibration is simulated here.
+            devices (``"ibm_fez"``, which asks the service), or a Qiskit backend. A Qiskit backend
+            with a service is real; any other is simulated here by its calibration.
         service: an open `QiskitRuntimeService`; None for the account's.
 
     Raises:
-        InvalidInputError: for an unknown name; the nearest ones are suggested.
+        InvalidInputError: for an unknown name; the error suggests the nearest ones.
         HardwareError: if the service cannot be asked.
         MissingDependencyError: if Qiskit's packages are not installed.
 

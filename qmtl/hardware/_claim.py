@@ -1,4 +1,4 @@
-"""Claims: one process at a time works on a chunk, and writes what it will do before it does it.
+"""Claims: one process at a time works on a chunk, and records each action before taking it.
 
 On the same machine, a claim holds as long as its process is alive: a slow upload does not expire,
 and no process waits for one that was killed. The claim of a process on another machine (a container
@@ -18,20 +18,20 @@ from datetime import UTC, datetime, timedelta
 from qmtl.errors import LedgerError
 from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
-# Of a holder on another machine; longer than an upload with all the client's retries takes.
+# Lifetime of a claim from another machine; longer than an upload with all the client's retries.
 HOLD = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a chunk: a thread of a process.
+    """The holder of a chunk: a thread of a process.
 
     Attributes:
         host: name of the machine.
-        pid: process.
-        started: when the process started, in seconds since the epoch: it tells the process from a
-            later one with the same number.
-        mark: the thread, and something random.
+        pid: number of the process.
+        started: when the process started, in seconds since the epoch; distinguishes it from a later
+            process with the same number.
+        mark: the thread, and a random part.
 
     Example:
         >>> holder = Holder.of_this_thread()
@@ -46,16 +46,16 @@ class Holder:
 
     @classmethod
     def of_this_thread(cls) -> "Holder":
-        """A new holder."""
+        """A new holder for this thread."""
         pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
         return cls(socket.gethostname(), pid, _started(pid) or "", mark)
 
     @classmethod
     def parse(cls, text: str) -> "Holder":
-        """The holder whose ``str`` this is.
+        """The holder that a text describes (the inverse of ``str``).
 
         Raises:
-            LedgerError: if the text is not that of a holder.
+            LedgerError: if the text does not describe a holder.
         """
         try:
             host, pid, started, mark = text.rsplit(" ", 3)
@@ -68,13 +68,13 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the holder is on this machine."""
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
-        """Whether it has certainly ended; False for a holder on another machine.
+        """Whether the holder has certainly ended; False for a holder on another machine.
 
-        A thread that asks for a chunk is not working on one: if it holds a chunk, an earlier call
+        A thread that asks for a chunk is not working on one. If it holds a chunk, an earlier call
         was interrupted (Ctrl-C) before it could release it.
         """
         if not self.is_local:
@@ -102,7 +102,7 @@ def _started(pid: int) -> str | None:
 
 @contextmanager
 def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
-    """Hold a chunk during a block; None if another process or thread holds it."""
+    """A context that holds a chunk; None if another process or thread holds it."""
     holder = Holder.of_this_thread()
     if not _take(ledger, run, idx, holder):
         yield None
@@ -139,13 +139,13 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A chunk that is held. Every change fails if the hold was lost meanwhile.
+    """A chunk that this process holds. Every change fails if the hold was lost meanwhile.
 
     Attributes:
-        ledger: where it is.
-        run: its run.
-        idx: its place in the run.
-        holder: who holds it, as text.
+        ledger: the ledger with the chunk.
+        run: name of its run.
+        idx: index of the chunk in the run.
+        holder: the holder, as text.
     """
 
     ledger: Ledger
@@ -155,26 +155,26 @@ class Claim:
 
     @property
     def record(self) -> ChunkRecord:
-        """The chunk as it is now."""
+        """The present record of the chunk."""
         return self.ledger.chunks(self.run)[self.idx]
 
     def intend(self) -> None:
-        """Write that the chunk is about to be sent; from here on it is looked up first."""
+        """Record that the chunk is about to be sent; from now on its jobs are looked up first."""
         with self._change("about to be sent", state="sending", sent_at=now()):
             pass
 
     def note_job(self, job: str) -> None:
-        """Write which job carries the chunk."""
+        """Record the job that carries the chunk."""
         with self._change(f"job {job}", job=job) as connection:
             self._enter_job(connection, job, counts=True)
 
     def note_duplicate(self, job: str) -> None:
-        """Write that a job is one too many."""
+        """Record that a job is a duplicate."""
         with self._change(f"job {job} is one too many and was cancelled") as connection:
             self._enter_job(connection, job, counts=False)
 
     def confirm(self) -> None:
-        """Write that exactly one job carries the chunk."""
+        """Record that exactly one job carries the chunk."""
         with self._change("one job carries it", state="sent", error=None):
             pass
 
@@ -187,12 +187,12 @@ class Claim:
             )
 
     def end(self, state: str, reason: str) -> None:
-        """Write that there will be no result: ``"failed"`` or ``"cancelled"``."""
+        """Record that there will be no result: ``"failed"`` or ``"cancelled"``."""
         with self._change(f"{state}: {reason}", state=state, error=reason):
             pass
 
     def reopen(self) -> None:
-        """Let a chunk that failed or was cancelled be sent again, under tags of its own."""
+        """Allow a failed or cancelled chunk to be sent again, under new tags."""
         with self._change("to be sent anew", state="planned", job=None, error=None) as connection:
             connection.execute(
                 "UPDATE chunks SET attempt = attempt + 1, sent_at = NULL WHERE run = ? AND idx = ?",

@@ -1,7 +1,7 @@
-"""The IBM Quantum service: the genuine client, whose errors become one line each.
+"""The IBM Quantum service: IBM's own client, with its errors turned into one line each.
 
-The account is the client's own: the one saved with `QiskitRuntimeService.save_account`, or that of
-the environment (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...), which comes first.
+The account is the client's own: the one in the environment (``QISKIT_IBM_TOKEN``,
+``QISKIT_IBM_INSTANCE``, ...), or else the one saved with `QiskitRuntimeService.save_account`.
 """
 
 import os
@@ -41,12 +41,12 @@ STATUSES: dict[str, Status] = {
 
 @dataclass(frozen=True)
 class JobState:
-    """What the service says of a job.
+    """The state of a job according to the service.
 
     Attributes:
         job: its identifier.
         status: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
-        reason: of a failure, else empty.
+        reason: reason of a failure, else empty.
     """
 
     job: str
@@ -55,18 +55,18 @@ class JobState:
 
     @property
     def is_alive(self) -> bool:
-        """Whether there is a result, or will be."""
+        """Whether the job has a result, or will have one."""
         return self.status in ("queued", "running", "done")
 
 
 @dataclass(frozen=True)
 class BackendState:
-    """A backend of the account.
+    """The state of a backend of the account.
 
     Attributes:
         name: its name.
-        qubits: how many it has.
-        pending: jobs in its queue.
+        qubits: number of its qubits.
+        pending: number of jobs in its queue.
         status: ``"active"``, or why it is not.
     """
 
@@ -78,17 +78,18 @@ class BackendState:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to keep trying when the service does not answer as it should; times in seconds.
+    """How long to keep trying when the service does not answer properly; times in seconds.
 
     Attributes:
-        sends: attempts to send a chunk, or to fetch a result, before giving up for now.
-        lookups: looks for a job that may have been created, before it is sent again.
-        first_wait: before the second attempt or look; it doubles each time.
-        longest_wait: the most between attempts or looks.
-        settled: after so long a job that was created is certainly visible to a look.
-        outage: how long waiting for results survives a service that is away.
-        first_poll: between the first looks at jobs that are waited for; it grows by half.
-        longest_poll: the most between looks.
+        sends: number of attempts to send a chunk, or to fetch a result, before giving up for now.
+        lookups: number of look-ups of a job that may have been created, before it is sent again.
+        first_wait: wait before the second attempt or look-up; it doubles each time.
+        longest_wait: longest wait between attempts or look-ups.
+        settled: time after which a look-up certainly finds a job that was created.
+        outage: longest outage of the service that waiting for results survives.
+        first_poll: time between the first polls of jobs that are waited for; it grows by half each
+            time.
+        longest_poll: longest time between polls.
     """
 
     sends: int = 4
@@ -107,7 +108,7 @@ class Client:
 
     Args:
         given: an open `QiskitRuntimeService`; None for the account's.
-        patience: when it does not answer.
+        patience: the times and numbers of attempts.
     """
 
     given: Any = None
@@ -117,7 +118,7 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """A client unchanged, the client of an open service, or for None that of the account.
+        """A client unchanged, a client of an open service, or for None the client of the account.
 
         Raises:
             InvalidInputError: for anything else.
@@ -125,7 +126,7 @@ class Client:
         if isinstance(service, cls):
             return service
         if service is not None and not (hasattr(service, "backend") and hasattr(service, "jobs")):
-            # What came is not shown: it may be a token.
+            # The argument is not shown: it may be a token.
             raise InvalidInputError(
                 f"service must be a QiskitRuntimeService, or None for the account's, got a "
                 f"{type(service).__name__}"
@@ -137,8 +138,8 @@ class Client:
         """The open service.
 
         Raises:
-            HardwareAccountError: no account, a refused token, or an instance without access.
-            HardwareConnectionError: the service cannot be reached.
+            HardwareAccountError: for no account, a refused token, or an instance without access.
+            HardwareConnectionError: if the service cannot be reached.
             MissingDependencyError: if the client is not installed.
         """
         if self.given is not None and _stripped(self._account()) is None:
@@ -148,7 +149,8 @@ class Client:
         except ImportError:
             raise MissingDependencyError(f"the IBM client is not installed; {INSTALL}") from None
 
-        # The arguments, which may hold the token, are not among the locals of a traceback.
+        # A closure keeps the arguments, which may hold the token, out of a traceback's local
+        # variables.
         def opened() -> Any:
             account = _users_account() if self.given is None else self._account()
             return QiskitRuntimeService(**(_stripped(account) or {}))
@@ -159,7 +161,7 @@ class Client:
         return ask(doing, partial(function, *args, **kwargs), secrets=self._secrets)
 
     def _account(self) -> Mapping[str, Any]:
-        """That of a service that was opened in code."""
+        """The account of a service that was opened in code."""
         active = getattr(self.given, "active_account", None)
         account = active() if callable(active) else None
         return account if isinstance(account, Mapping) else {}
@@ -169,17 +171,17 @@ class Client:
         return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
-        """The backend of that name, as Qiskit has it.
+        """The Qiskit backend with this name.
 
         Raises:
-            InvalidInputError: if the account has none of that name.
+            InvalidInputError: if the account has no backend with this name.
         """
         if name not in self._backends:
             try:
                 backend = self._ask(f"opening {name}", self.service.backend, name)
             except HardwareRefusedError:
-                # The client reports a failed listing as a backend that does not exist; this call
-                # raises the real error.
+                # The client reports a failed listing as a missing backend; this call raises the
+                # real error.
                 self.seconds_left()
                 known = [b.name for b in self._ask("listing backends", self.service.backends)]
                 if name in known:
@@ -208,11 +210,11 @@ class Client:
         return None if left is None else float(left)
 
     def open_mode(self, prepared: PreparedRun, session: str | None) -> Any:
-        """What jobs are sent to: the backend, or a batch or session that takes several.
+        """The target of jobs: the backend, or a batch or session that takes several.
 
         Args:
             prepared: the run.
-            session: the batch or session that the run was sent to so far, to continue in it.
+            session: the batch or session that the run has used so far, to continue in it.
         """
         from qiskit_ibm_runtime import Batch, Session
 
@@ -232,22 +234,22 @@ class Client:
         except (HardwareAccountError, HardwareBusyError, HardwareConnectionError):
             raise
         except HardwareError:
-            # One that has ended, or in which no job ever ran.
+            # It has ended, or no job ever ran in it.
             return None
         return found if details.get("accepting_jobs") else None
 
     def close_mode(self, mode: Any) -> None:
-        """Tell the service that nothing more is sent to a batch or session."""
+        """Tell the service that nothing more will be sent to a batch or session."""
         self._ask("closing the batch or session", mode.close)
 
     def send(self, prepared: PreparedRun, chunk: int, mode: Any, tags: list[str]) -> str:
-        """Send a chunk, once; the job's identifier. If it raises, the job may exist nevertheless.
+        """Send a chunk, once; returns the job's identifier. If it raises, the job may still exist.
 
         Args:
             prepared: the run.
             chunk: index of the chunk.
-            mode: what `open_mode` gave.
-            tags: of the job.
+            mode: result of `open_mode`.
+            tags: tags of the job.
         """
         options = primitive_options(prepared.primitive, prepared.options)
         options.environment.job_tags = tags
@@ -276,7 +278,7 @@ class Client:
         return [self.state(job.job_id()) for job in jobs]
 
     def state(self, job: str) -> JobState:
-        """What the service says of a job now."""
+        """The present state of a job according to the service."""
         opened = self._job(job)
         status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
@@ -287,15 +289,15 @@ class Client:
         return JobState(job, STATUSES[status], reason)
 
     def result(self, job: str) -> Any:
-        """The result of a job that is done, as the primitive gives it.
+        """The result of a job that is done, in the primitive's form.
 
         Raises:
-            HardwareResultError: if what arrives is not a result.
+            HardwareResultError: if the answer is not a result.
         """
         try:
             result = self._ask(f"fetching job {job}", self._job(job).result)
         except HardwareError as error:
-            # Any other error than the service's comes from the text that it sent.
+            # Any error that is not the service's is caused by the text that it sent.
             if type(error) is not HardwareError:
                 raise
             result = None
@@ -320,7 +322,7 @@ class Client:
 
 
 def _users_account() -> Mapping[str, Any]:
-    """The account that the client takes by itself, as far as that can be known."""
+    """The account that the client uses by default, as far as that is known."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
     account = {"channel": os.environ.get("QISKIT_IBM_CHANNEL") or "ibm_quantum_platform"}
@@ -335,7 +337,7 @@ def _users_account() -> Mapping[str, Any]:
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
     """An account without white space around its values; None if no value has any.
 
-    A token that was read from a file ends with a line end, which the client would send too.
+    A token read from a file may end with a line break, which the client would send.
     """
     found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
     if found == account:
@@ -349,8 +351,8 @@ def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
 def _posting_once(service: Any, instance: str) -> Iterator[None]:
     """Keep the client from posting a job again by itself after an answer of 5xx.
 
-    The job may exist nevertheless, and would be there twice. There is no public setting; with a
-    client that is built otherwise the second job is found by its tags, and cancelled.
+    The job may exist in spite of the answer, and would then exist twice. There is no public setting
+    for this. If a client is built differently, the second job is found by its tags and cancelled.
     """
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
@@ -371,10 +373,10 @@ def _posting_once(service: Any, instance: str) -> Iterator[None]:
 
 
 def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
-    """`SamplerOptions` or `EstimatorOptions` of the client.
+    """Options for the client's `SamplerOptions` or `EstimatorOptions`.
 
     Raises:
-        InvalidInputError: for options that they do not have.
+        InvalidInputError: for an unknown option.
 
     Example:
         >>> primitive_options("sampler", {"default_shots": 100}).default_shots
@@ -395,8 +397,8 @@ def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
 def _status(job: Any) -> Any:
     """A job's status.
 
-    For a failed job, the client also asks for the result, to find out the reason. If there is no
-    result, the first call raises an error; the second returns the status.
+    For a failed job, the client also asks for the result, to find the reason. If there is no
+    result, the first call raises an error, and the second returns the status.
     """
     try:
         return job.status()
@@ -405,7 +407,7 @@ def _status(job: Any) -> Any:
 
 
 def _failure(job: Any, secrets: Secrets) -> str:
-    """Why a job failed. The client says so when it is asked for the result."""
+    """Why a job failed. The client knows this only when it is asked for the result."""
     from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
 
     try:

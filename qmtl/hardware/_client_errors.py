@@ -1,7 +1,7 @@
-"""What the IBM client raises, logs and warns of, as one line that says what to do, and no secret.
+"""Errors, logs and warnings of the IBM client as one line that says what to do, without secrets.
 
-The client's own exceptions are not chained to ours: they carry requests, whose headers hold the
-token.
+The client's own exceptions are not chained to ours, because they carry requests whose headers hold
+the token.
 """
 
 import base64
@@ -38,25 +38,25 @@ SAVE = (
     "set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE"
 )
 LONGEST = 300
-SHORTEST = 4  # a token of fewer letters would be found in any text
-PART = 8  # this many letters of a secret in a row are hidden too
-# Tokens of a session, which the client gets in exchange for the account's.
+SHORTEST = 4  # a shorter token would occur in any text
+PART = 8  # parts of a secret with this many characters are hidden, too
+# Tokens of a session, which the client receives in exchange for the account's.
 SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
 
 def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
-    """Call the client; whatever it raises becomes one of our errors.
+    """Call the client; every error becomes one of ours.
 
-    Secrets are taken out of errors, and out of what the client logs and warns of meanwhile.
+    Secrets are removed from errors, and from logs and warnings of the client during the call.
 
     Args:
-        doing: what is being done, for the message: ``"submitting chunk 2"``.
-        function: what to call.
-        secrets: returns further secrets to hide, beside those of the account. It is a function, so
-            that no traceback has them among its local variables.
+        doing: the action, for the message: ``"submitting chunk 2"``.
+        function: the function to call.
+        secrets: a function that returns secrets to hide, in addition to those of the account. As a
+            function, it keeps them out of the local variables in a traceback.
 
     Raises:
-        HardwareError: if the call raised anything but an error of ours.
+        HardwareError: if the call raised an error other than ours.
 
     Example:
         >>> ask("counting", lambda: 1 / 0)
@@ -70,16 +70,17 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
         raise
     except Exception as error:
         ours = translated(error, doing, secrets)
-    # Outside of the except block, so that the error that may hold a token is not its context.
+    # Raised outside the except block, so that the original error, which may hold a token, is not
+    # its context.
     raise ours
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
-    """The error of ours for one of the client's.
+    """The error of ours that corresponds to one of the client's.
 
     Args:
-        error: what the client raised.
-        doing: what was being done.
+        error: the client's error.
+        doing: the action that failed.
         secrets: as for `ask`.
     """
     chain = list(_chain(error))
@@ -139,7 +140,7 @@ def _of_request(names: set[str], status: int | None, message: str) -> HardwareEr
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and its contexts: the client hides causes by ``from None``."""
+    """The error, its causes and its contexts, because the client hides causes by ``from None``."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -164,7 +165,7 @@ def _is_connection(chain: Iterable[BaseException]) -> bool:
         ConnectionError,
         TimeoutError,
     )
-    # requests also reports a server that answers 5xx once too often as a connection error.
+    # requests also reports repeated 5xx answers of a server as a connection error.
     return any(
         isinstance(part, kinds) and not isinstance(part, exceptions.RetryError) for part in chain
     )
@@ -183,7 +184,7 @@ def _status(chain: Iterable[BaseException]) -> int | None:
 
 
 def one_line(text: str, secrets: Secrets = tuple) -> str:
-    """Text on one line, not too long, and without secrets."""
+    """Text on one line, shortened, and without secrets."""
     line = " ".join(redacted(text, secrets).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
@@ -191,12 +192,13 @@ def one_line(text: str, secrets: Secrets = tuple) -> str:
 def redacted(text: str, secrets: Secrets = tuple) -> str:
     r"""The text with ``...`` in place of the account's tokens and other secrets.
 
-    A secret is found however it is written (escaped, quoted, percent-encoded, in base64), in upper
-    or lower case, and in part.
+    A secret is found in any form (escaped, quoted, percent-encoded, in base64), in upper or lower
+    case, and in part.
 
     Args:
-        text: of an error, a warning or a log message.
-        secrets: gives further secrets, beside those of the environment and of saved accounts.
+        text: text of an error, a warning or a log message.
+        secrets: returns secrets to hide, in addition to those of the environment and of saved
+            accounts.
 
     Example:
         >>> redacted("no such key: 'my%2Fkey%0A'", lambda: ["my/key\n"])
@@ -231,7 +233,7 @@ def _parts(secrets: Secrets) -> set[str]:
 
 
 def _renderings(secret: str) -> set[str]:
-    """The ways in which a secret may be written in a text."""
+    """The forms in which a text may contain a secret."""
     found = set()
     for text in {secret, secret.strip()}:
         escaped = {text, repr(text)[1:-1], json.dumps(text)[1:-1], ascii(text)[1:-1]}
@@ -239,8 +241,8 @@ def _renderings(secret: str) -> set[str]:
         escaped |= {quote(text, safe=safe) for safe in ("", "/")} | {quote_plus(text)}
         found |= escaped | {shlex.quote(text).strip("'"), text.encode().hex()}
         for before in range(3):
-            # Within a longer text base64 depends on where the secret starts; its ends, which
-            # depend on what is beside it, are left out.
+            # Within a longer text, base64 depends on where the secret starts, and its ends depend
+            # on the neighbouring text; the ends are left out.
             code = base64.b64encode(b"\0" * before + text.encode()).decode().rstrip("=")
             found |= {own := code[4 if before else 0 : -1], own.replace("+", "-").replace("/", "_")}
     return {one for one in found if len(one) >= SHORTEST}
@@ -258,8 +260,8 @@ def known_secrets() -> set[str]:
         for account in QiskitRuntimeService.saved_accounts().values():
             found |= account_secrets(account)
     except Exception:
-        # No token of a file that cannot be read can have been used; and this error must not take
-        # the place of the one that is reported.
+        # A file that cannot be read cannot have provided a token; and this error must not replace
+        # the one to report.
         return found
     return found
 
@@ -280,7 +282,7 @@ def _passwords(proxies: Mapping[str, Any]) -> set[str]:
 
 
 class _Redactor(logging.Filter):
-    """Takes secrets out of what the client logs, tracebacks included."""
+    """Removes secrets from the client's logs, tracebacks included."""
 
     def __init__(self, secrets: Secrets) -> None:
         super().__init__()
@@ -302,7 +304,7 @@ class _Redactor(logging.Filter):
 
 @contextmanager
 def _discreet(secrets: Secrets) -> Iterator[None]:
-    """Take secrets out of logs and warnings of a block."""
+    """A context that removes secrets from logs and warnings."""
     redactor = _Redactor(secrets)
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     handlers = {h for one in loggers for h in getattr(one, "handlers", [])}

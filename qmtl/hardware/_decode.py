@@ -1,9 +1,9 @@
-"""decode: the raw results of jobs become values, probabilities and logits with standard errors.
+"""decode: turn the raw results of jobs into values, probabilities and logits with standard errors.
 
 Raw results are arrays that are stored once and decoded as often as needed. Every output is linear
-in the probabilities of the bit strings of some wires. It stays linear when read-out errors are
-undone: its rows are multiplied by the inverse of the wires' confusion matrices. An output is then a
-mean over shots, and its standard error follows from their spread.
+in the probabilities of the bit strings of some wires. Correction of read-out errors keeps it
+linear: it multiplies the output's row by the inverse of the wires' confusion matrices. An output is
+then a mean over shots, and its standard error follows from their spread.
 """
 
 import io
@@ -30,13 +30,13 @@ from qmtl.simulators import PROBABILITY_FLOOR
 
 @dataclass(frozen=True)
 class PubData:
-    """The raw results of one PUB.
+    """The raw results of one PUB (a circuit with its parameter values, in Qiskit's terms).
 
     Attributes:
-        arrays: sampler: for each classical register the packed bits as in Qiskit's `BitArray`,
-            uint8 (samples, shots, bytes), big-endian; estimator: ``"evs"`` and ``"stds"``, float64
-            (samples, observables).
-        bits: sampler: size of each classical register; estimator: empty.
+        arrays: for the sampler, the packed bits of each classical register in the form of Qiskit's
+            `BitArray`, uint8 (samples, shots, bytes), big-endian; for the estimator, ``"evs"`` and
+            ``"stds"``, float64 (samples, observables).
+        bits: for the sampler, the size of each classical register; empty for the estimator.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -44,11 +44,11 @@ class PubData:
 
 
 def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[PubData, ...]:
-    """The arrays of a primitive's result, checked against what was requested.
+    """The arrays of a primitive's result, checked against the request.
 
     Args:
         prepared: the run.
-        chunk: index of the chunk that the result is of.
+        chunk: index of the chunk with this result.
         result: a `PrimitiveResult`, or any sequence of PUB results.
 
     Raises:
@@ -143,7 +143,7 @@ def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
         ) from None
 
 
-# How often each error was seen among so many calibration shots: (0 as 1, 1 as 0, shots).
+# Frequencies of both errors and the number of calibration shots: (0 read as 1, 1 read as 0, shots).
 Confusion = Mapping[int, tuple[float, float, int | None]]
 
 
@@ -152,14 +152,14 @@ class Decoded:
     """Measured outputs of each task, (samples, n_outputs); NaN for samples not yet fetched.
 
     Attributes:
-        values: Z values or probabilities. When the sampler's read-out errors are undone, they may
-            lie outside of [-1, 1] or [0, 1] by some standard errors.
-        errors: their standard errors. Where all shots agree, the change that one other shot would
+        values: Z values or probabilities. After correction of the sampler's read-out errors, they
+            may lie outside [-1, 1] or [0, 1] by some standard errors.
+        errors: their standard errors. If all shots agree, the change that one different shot would
             make; NaN for a single shot.
-        logits: what the head gives for these values.
-        logit_errors: their standard errors, to first order. Where a probability was measured as 0,
-            the change of its logarithm by one standard error.
-        shots: of each sample.
+        logits: the head's logits for these values.
+        logit_errors: standard errors of the logits, to first order. For a probability measured as
+            0, the change of its logarithm by one standard error.
+        shots: number of shots of each sample.
     """
 
     values: dict[str, Values]
@@ -176,10 +176,10 @@ def decode(
 
     Args:
         prepared: the run.
-        raw: of all chunks in order, or, where some are missing, by the index of the chunk.
+        raw: results of all chunks in order, or, if some are missing, by the index of the chunk.
 
     Raises:
-        InvalidInputError: if the raw results are not those of this run.
+        InvalidInputError: if the raw results do not belong to this run.
 
     Example:
         >>> import torch
@@ -270,7 +270,7 @@ def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> tuple[Va
 
 
 def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
-    """How often each bit string of some wires was seen, first wire most significant."""
+    """The frequency of each bit string of some wires, first wire most significant."""
     n_samples, shots, n_bytes = packed.shape
     last = n_bytes - 1
     strings = np.zeros((n_samples, shots), np.int64)
@@ -296,23 +296,23 @@ def _mean_and_error(
     for i, c in enumerate(known):
         if c is None or c[2] is None:
             continue
-        # What is not known of the confusion matrix, to first order.
+        # The uncertainty of the confusion matrix, to first order.
         for share, change in ((c[0], [[-1, 0], [1, 0]]), (c[1], [[0, 1], [0, -1]])):
             turned = [*inverses]
             turned[i] = -inverses[i] @ np.array(change) @ inverses[i]
             slope = shares @ _through(rows, turned).T
             variance = variance + slope**2 * share * (1 - share) / c[2]
-    # All shots alike do not make an output certain: one more might be another.
+    # Equal shots do not make an output certain: one more shot might differ.
     return means, np.maximum(np.sqrt(variance), np.ptp(undone, axis=1) / shots)
 
 
 def _inverse(up: float, down: float) -> Values:
-    """Of the matrix whose column is the bit that was there, and its row the bit that is read."""
+    """Inverse of the confusion matrix, whose columns are true bits and whose rows are read bits."""
     return np.array([[1 - down, -down], [-up, 1 - up]]) / (1 - up - down)
 
 
 def _through(rows: Values, matrices: Sequence[Values]) -> Values:
-    """Rows over bit strings times the tensor product of matrices of each bit."""
+    """Rows over bit strings times the tensor product of one matrix per bit."""
     state = rows.reshape(len(rows), *(2,) * len(matrices))
     for axis, matrix in enumerate(matrices, start=1):
         state = np.moveaxis(np.tensordot(state, matrix, axes=(axis, 0)), -1, axis)
@@ -335,12 +335,12 @@ def _estimated(
             continue
         n_states = 1 << len(qubits)
         places = [column[string] for string in strings_of(qubits)]
-        # Of string m, the sign in state s.
+        # The sign of string m in state s.
         signs = 1 - 2 * np.array(
             [[(s & m).bit_count() % 2 for m in range(1, n_states)] for s in range(n_states)]
         )
         likely = (1 + means[:, places] @ signs.T) / n_states
-        # Strings come from the same shots; their errors are taken as independent.
+        # Strings are measured by the same shots, but their errors are treated as independent.
         spread = np.sqrt((stds[:, places] ** 2).sum(axis=1, keepdims=True)) / n_states
         likely = np.clip(likely, 0, None)
         likely /= likely.sum(axis=1, keepdims=True)
@@ -351,11 +351,11 @@ def _estimated(
 
 
 def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, Values]:
-    """As `QuantumHead` has them."""
+    """Logits and their errors, as in `QuantumHead`."""
     if not task.is_probability:
         return task.scale * values, abs(task.scale) * errors
     floored = np.clip(values, 0, None) + PROBABILITY_FLOOR
     relative = errors / floored
-    # The logarithm is not linear where nothing was seen: how far one standard error takes it.
+    # For a zero count the logarithm is not linear: use its change by one standard error.
     relative = np.where(values > 0, relative, np.log1p(relative))
     return task.scale * np.log(floored), abs(task.scale) * relative

@@ -1,20 +1,20 @@
-"""The ledger: what was sent to which backend, and what came back, in one SQLite file.
+"""The ledger: a record of what was sent to which backend, and the results, in one SQLite file.
 
-It holds everything that is needed to return to a run: the prepared run, its jobs, their raw
+It holds everything that is needed to return to a run: the prepared run, its jobs, and their raw
 results. Several processes may use it at once. It must be on a local disk: SQLite's write-ahead log
 does not work on network file systems.
 
 Schema (``PRAGMA user_version`` 1; times are UTC, in ISO 8601):
 
-* ``runs``: a row per run. ``run`` is its name, 12 hexadecimal digits, with ``-2`` and so on when
-  the same request is measured again; ``request`` is what was asked for, as SHA-256; ``hash`` is
-  that of the prepared run; ``prepared`` is the run itself, as `PreparedRun.to_bytes` wrote it;
-  ``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
+* ``runs``: a row per run. ``run`` is its name, 12 hexadecimal digits, followed by ``-2`` and so on
+if the same request is measured again; ``request`` is the SHA-256 of the request; ``hash`` is that
+of the prepared run; ``prepared`` is the run itself, as written by `PreparedRun.to_bytes`;
+``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
 * ``chunks``: a row per job that a run needs. ``state`` is one of `STATES`; ``attempt`` counts
-  deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
-* ``jobs``: every job of a chunk that is known, and whether it is the one that counts.
+deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
+* ``jobs``: every known job of a chunk, and whether its result counts.
 * ``results``: a chunk's raw result, written once.
-* ``events``: what happened, in order.
+* ``events``: a log of what happened.
 """
 
 import os
@@ -28,11 +28,11 @@ from pathlib import Path
 from qmtl.errors import InvalidInputError, LedgerError, unknown_name
 from qmtl.hardware._prepared_run import PreparedRun
 
-# planned: never sent. sending: it may have been sent; look it up before anything else. sent: one
-# job carries it. stored: its result is here. failed and cancelled: there will be no result.
+# planned: never sent. sending: possibly sent; look it up before anything else. sent: one job
+# carries it. stored: its result is in the ledger. failed and cancelled: there will be no result.
 STATES = ("planned", "sending", "sent", "stored", "failed", "cancelled")
 VERSION = 1
-TIMEOUT = 60.0  # seconds that a process waits for the others
+TIMEOUT = 60.0  # seconds to wait for other processes
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -80,7 +80,7 @@ class RunRecord:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is executed on this machine, without a service or a queue."""
+        """Whether it runs on this machine, without a service or a queue."""
         return self.execution != "device"
 
 
@@ -99,7 +99,7 @@ class ChunkRecord:
 
     @property
     def tags(self) -> list[str]:
-        """The tags of its jobs, by which they are found again."""
+        """The tags of its jobs, by which they can be looked up."""
         tags = [f"qmtl:{self.run}", f"qmtl:{self.hash}"]
         return tags if self.attempt == 1 else [*tags, f"qmtl:attempt-{self.attempt}"]
 
@@ -112,7 +112,7 @@ class ChunkRecord:
 
 
 def ledger_path() -> Path:
-    """``QMTL_LEDGER``, or ``qmtl/ledger.sqlite`` in the user's data folder."""
+    """The path in ``QMTL_LEDGER``, or ``qmtl/ledger.sqlite`` in the user's data folder."""
     from platformdirs import user_data_path
 
     chosen = os.environ.get("QMTL_LEDGER")
@@ -120,13 +120,13 @@ def ledger_path() -> Path:
 
 
 class Ledger:
-    """The ledger in a file; the file is made if it does not exist.
+    """The ledger in a file, which is created if it does not exist.
 
     Args:
         path: the file; ``~`` is the home folder; None for `ledger_path`.
 
     Raises:
-        LedgerError: if the file is something else, or of a version that cannot be read.
+        LedgerError: if the file is not a ledger, or has a version that cannot be read.
 
     Example:
         >>> import tempfile
@@ -164,12 +164,12 @@ class Ledger:
 
     @classmethod
     def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """A ledger unchanged, the ledger in a file, or for None that of `ledger_path`."""
+        """A ledger unchanged, the ledger in a file, or for None the one at `ledger_path`."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read from."""
+        """A connection for reading."""
         try:
             opened = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             with closing(opened):
@@ -181,7 +181,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction during which no other process writes."""
+        """A transaction during which no other process can write."""
         with self._connection() as connection:
             # A commit must survive a power failure.
             connection.execute("PRAGMA synchronous=FULL")
@@ -198,11 +198,11 @@ class Ledger:
             return connection.execute(query, values).fetchall()
 
     def add_run(self, prepared: PreparedRun, *, again: bool = False) -> RunRecord:
-        """Enter a run, unless its request is there already: then that run is returned unchanged.
+        """Add a run, unless its request is there already: then that run is returned unchanged.
 
         Args:
             prepared: the run; ``context["directory"]`` is the run directory of its model.
-            again: whether to enter another run of the same request.
+            again: whether to add another run of the same request.
         """
         request = prepared.request or prepared.hash
         shots = max(pub.shots for chunk in prepared.chunks for pub in chunk.pubs)
@@ -239,10 +239,10 @@ class Ledger:
         return [RunRecord(**row) for row in rows]
 
     def run(self, name: str) -> RunRecord:
-        """The run of that name, or the only run whose name begins like this.
+        """The run with this name, or the only run whose name starts with it.
 
         Raises:
-            InvalidInputError: if no run has that name, or several do.
+            InvalidInputError: if there is no such run, or several.
         """
         if not isinstance(name, str):
             raise InvalidInputError(f"run must be a run's name, got {name!r}")
@@ -256,7 +256,7 @@ class Ledger:
         raise unknown_name("run", name, [run.run for run in found or runs])
 
     def knows(self, name: str) -> bool:
-        """Whether a run's name begins like this."""
+        """Whether a run's name starts with this text."""
         return any(run.run.startswith(name) for run in self.runs())
 
     def find_request(self, request: str) -> RunRecord | None:
@@ -270,7 +270,7 @@ class Ledger:
         return PreparedRun.from_bytes(content)
 
     def set_session(self, run: str, session: str) -> None:
-        """Write which batch or session the run's jobs are sent to."""
+        """Record the batch or session that the run's jobs are sent to."""
         with self.transaction() as connection:
             connection.execute("UPDATE runs SET session = ? WHERE run = ?", (session, run))
             note(connection, run, None, f"opened {session}")
@@ -284,17 +284,17 @@ class Ledger:
         return found
 
     def jobs(self, run: str) -> list[str]:
-        """All known jobs of a run, duplicates that were cancelled included."""
+        """All known jobs of a run, including cancelled duplicates."""
         rows = self._rows("SELECT job FROM jobs WHERE run = ? ORDER BY rowid", run)
         return [row["job"] for row in rows]
 
     def results(self, run: str) -> dict[int, bytes]:
-        """The raw results that are here, by chunk."""
+        """The stored raw results, by chunk."""
         rows = self._rows("SELECT idx, raw FROM results WHERE run = ?", run)
         return {row["idx"]: row["raw"] for row in rows}
 
     def events(self, run: str) -> list[str]:
-        """What happened to a run, one line per event."""
+        """The events of a run, one line each."""
         rows = self._rows("SELECT at, idx, event FROM events WHERE run = ? ORDER BY id", run)
         return [
             f"{at} {event}" if idx is None else f"{at} chunk {idx}: {event}"
@@ -303,22 +303,22 @@ class Ledger:
 
 
 def now() -> str:
-    """The time as the ledger writes it."""
+    """The present time in the ledger's format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note(connection: sqlite3.Connection, run: str, idx: int | None, event: str) -> None:
-    """Enter an event."""
+    """Add an event."""
     connection.execute(
         "INSERT INTO events (run, idx, at, event) VALUES (?,?,?,?)", (run, idx, now(), event)
     )
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on; the file remembers it.
+    """Turn on the write-ahead log, which the file remembers.
 
-    Only a process that is alone can turn it on, and SQLite does not wait for that, whatever its
-    timeout: of several processes that make a ledger at once, all but one have to try again.
+    Only a process without competitors can turn it on, and SQLite's timeout does not apply to that.
+    If several processes create a ledger at once, all but one have to try again.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 

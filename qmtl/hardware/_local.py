@@ -1,9 +1,9 @@
 """Execution of prepared runs on this machine: on fake backends, and without noise on Aer.
 
-A fake backend executes the transpiled circuit that its device would execute, scheduled and under
-the device's calibration: the probabilities of all outcomes are computed exactly, and shots are
-drawn from them. Where the whole circuit is too large, the shots of each task are drawn from a
-circuit of its own, which holds everything that the task's result can depend on.
+A fake backend executes the same transpiled circuit as its device, with the schedule and calibration
+of the device: the probabilities of all outcomes are computed exactly, and shots are drawn from
+them. If the whole circuit is too large, the shots of each task are drawn from a separate circuit
+that contains everything the task's result can depend on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
 Bits = NDArray[np.uint8]
-# A circuit is executed as a whole up to these sizes: numbers of the longest vector under noise,
+# A circuit is executed as a whole up to these sizes: length of the longest vector under noise,
 # measured bits, and wires without noise.
 WHOLE_NUMBERS = 2**24
 WHOLE_MEASURED = 16
 WHOLE_WIRES_IDEAL = 22
-# Sizes of one task beyond which there is no execution here.
+# Sizes of a single task above which it is not executed here.
 MOST_NUMBERS = 2**27
 MOST_WIRES_IDEAL = 26
-# Probabilities that are computed at a time.
+# Most probabilities that are computed at a time.
 BLOCK = 2**24
 
 
 def execution(backend: Backend, circuits: Sequence["QuantumCircuit"]) -> Execution:
-    """How transpiled, measured circuits are executed on a backend."""
+    """The way in which transpiled, measured circuits are executed on a backend."""
     if not backend.is_local:
         return "device"
     fits = all(_fits_whole(circuit, backend) for circuit in circuits)
@@ -66,12 +66,11 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
     Args:
         prepared: a run for a fake backend, for a Qiskit backend of your own, or for ``"aer"``.
         chunk: index of the chunk.
-        backend: the run's Qiskit backend, if it is one of your own and the run comes from the
-            ledger.
+        backend: the run's Qiskit backend, if it is your own one and the run comes from the ledger.
 
     Raises:
         CircuitTooLargeError: if the circuit that one task depends on is too large.
-        InvalidInputError: for a run or a mitigation that needs a device.
+        InvalidInputError: for a run or a mitigation that needs a real device.
     """
     backend = _backend_of(prepared, backend)
     random = np.random.default_rng(_seed(prepared, chunk))
@@ -142,7 +141,7 @@ def _noisy_bits(
 
 
 def _cut(circuit: "QuantumCircuit", bits: Bits) -> dict[str, Bits]:
-    """The bits of each classical register, from those of the circuit."""
+    """The bits of each classical register, cut out of the circuit's bits."""
     place = {bit: i for i, bit in enumerate(circuit.clbits)}
     return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
 
@@ -156,10 +155,10 @@ def _distributions(
 ) -> dict[str, Values]:
     """The probability of each outcome of some registers, (samples, 2^bits).
 
-    The first bit of a register is the most significant one of an outcome.
+    A register's first bit is the most significant one of an outcome.
 
     Raises:
-        CircuitTooLargeError: if the contraction takes too long a vector.
+        CircuitTooLargeError: if the contraction needs too long a vector.
     """
     head, native = _native(circuit, registers, backend)
     size = native_size(head, native, noise)
@@ -183,9 +182,9 @@ def _distributions(
 
 @dataclass(frozen=True)
 class _AllStrings:
-    """A readout of every product of Z: together they determine the probability of each outcome.
+    """A readout of all products of Z, which together determine each outcome's probability.
 
-    Output number m has a Z where m has a bit: bit i, of value 2^i, is wire i.
+    Output number m has a Z on every wire i whose bit (of value 2^i) is set in m.
     """
 
     min_wires: int
@@ -209,9 +208,9 @@ class _AllStrings:
 def _native(
     circuit: "QuantumCircuit", registers: Mapping[str, Sequence[Any]], backend: Backend
 ) -> tuple[HeadCircuit, NativeCircuit]:
-    """A circuit as the device runs it, with these classical bits read together.
+    """A circuit as the device runs it; `registers` are classical bits that are read together.
 
-    Its features are the circuit's parameters in their order.
+    Its features are the circuit's parameters, in the same order.
     """
     assert backend.target is not None
     timed = scheduled(circuit, backend.target)
@@ -236,7 +235,7 @@ def _probabilities(strings: Values) -> Values:
 
 
 def _twirled(noise: DeviceNoise) -> DeviceNoise:
-    """The noise when measurements are twirled: a bit is flipped as often from 0 as from 1."""
+    """The noise with twirled measurements: both read-out errors are equally likely."""
 
     def mean(pair: tuple[float, float]) -> tuple[float, float]:
         return (sum(pair) / 2, sum(pair) / 2)
@@ -277,7 +276,7 @@ def _aer_bits(
             f"to execute the circuit of {circuit.name!r} here takes {len(qubits)} wires at once, "
             f"the limit is {MOST_WIRES_IDEAL}: use fewer layers or a line ('cz_line')"
         )
-    # Only the qubits in use are simulated.
+    # Only the used qubits are simulated.
     place = {qubit: i for i, qubit in enumerate(qubits)}
     cut = QuantumCircuit(QuantumRegister(len(place), "q"), *circuit.cregs)
     for instruction in circuit.data:
@@ -297,7 +296,7 @@ def _aer_bits(
 
 
 def _packed(bits: Bits) -> NDArray[np.uint8]:
-    """Bits as Qiskit's `BitArray` packs them: big-endian, bit 0 the lowest."""
+    """Bits in the packing of Qiskit's `BitArray`: big-endian, bit 0 the lowest."""
     n_bytes = -(-bits.shape[-1] // 8)
     padded = np.zeros((*bits.shape[:-1], 8 * n_bytes), np.uint8)
     padded[..., 8 * n_bytes - bits.shape[-1] :] = bits[..., ::-1]
@@ -326,7 +325,7 @@ def _expectations(
     readings: Sequence[TaskReading],
     backend: Backend,
 ) -> PubData:
-    """Values of the Z-strings; the estimator's level 1 undoes read-out errors by twirling them."""
+    """Values of the Z-strings; at level 1, read-out errors are twirled and then corrected."""
     level = _level(prepared)
     if level > 1:
         raise InvalidInputError(
@@ -342,7 +341,7 @@ def _expectations(
         shots = np.prod([columns[qubit] for qubit in string], axis=0)
         n = shots.shape[1]
         spread = shots.std(axis=1, ddof=1) if n > 1 else np.full(len(shots), np.nan)
-        error = np.maximum(spread / np.sqrt(n), 2 / n)  # as on the sampler's path
+        error = np.maximum(spread / np.sqrt(n), 2 / n)  # as for the sampler
         shrunk = np.prod([1 - sum(noise.readouts.get(q, noise.readout)) for q in string])
         scale = 1 / float(shrunk) if level and backend.kind == "fake" else 1.0
         means.append(scale * shots.mean(axis=1))

@@ -1,6 +1,6 @@
-"""What a run measures and sends: a trained head's circuit and numbers, and chunks of them.
+"""What a run measures and sends: a trained head's circuit and numbers, divided into chunks.
 
-A chunk is what one job carries: all circuits, for as many samples as the service's limits allow.
+A chunk is the content of one job: all circuits, for as many samples as the service's limits allow.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
 
 @dataclass(frozen=True, eq=False)
 class HeadRun:
-    """A head circuit to be measured, with its weights, angles and scales.
+    """A head circuit to measure, with its weights, angles and scales.
 
     Attributes:
         circuit: the head circuit.
-        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order.
+        weights: a dictionary from ``"encoding"`` and task names to flat vectors in gate order.
         angles: encoding angles in radians, (samples, n_features).
         tasks: the tasks to measure.
         scales: each task's factor between outputs and logits.
@@ -59,7 +59,7 @@ class HeadRun:
 
 
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
-    """What `prepare` measures of a model: its head's circuit, weights, angles and scales."""
+    """The part of a model that `prepare` measures: its head's circuit, weights and scales."""
     head, features = _features(model, inputs)
     if isinstance(tasks, str):
         tasks = (tasks,)
@@ -109,7 +109,7 @@ def _samples(inputs: Any) -> Tensor:
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
-    """Check the numbers and tasks of a run, and that its backend can do what the settings ask."""
+    """Check a run's numbers and tasks, and that the backend supports the settings."""
     if not len(run.angles):
         raise InvalidInputError("inputs must have at least one sample, got none")
     if not torch.isfinite(run.angles).all():
@@ -136,7 +136,7 @@ def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
 
 
 def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
-    """Wires whose read-out enters an output."""
+    """Wires whose readout affects an output."""
     registers = [run.circuit.register(task) for task in head.registers]
     return [
         register.wires[i]
@@ -148,8 +148,8 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
     """SHA-256 of a request: circuit, weights, angles, tasks, backend and settings.
 
-    Unlike a prepared run's hash, it does not depend on the backend's calibration of the day: the
-    same call tomorrow finds the run of today.
+    Unlike a prepared run's hash, it does not depend on the backend's calibration: the same call on
+    another day finds the same run.
 
     Raises:
         InvalidInputError: for a task that the circuit does not have.
@@ -173,9 +173,9 @@ def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str
     return digest.hexdigest()
 
 
-# An estimator's probabilities take 2^wires observables.
+# For probabilities of this many wires, the estimator needs 2^wires observables.
 MOST_STRING_WIRES = 8
-# Numbers travel as compressed base64 text.
+# Numbers are sent as compressed base64 text.
 BYTES_PER_VALUE = 10
 
 Circuits = tuple["QuantumCircuit", ...]
@@ -188,20 +188,20 @@ def make_payload(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[Circuits, tuple[Values, ...], Decoding]:
-    """The circuits that are sent, their parameters' values, and how their results are read.
+    """The circuits to send, the values of their parameters, and how to read their results.
 
     Args:
-        run: what is measured.
+        run: the run to measure.
         heads: its circuits.
-        native: the same, transpiled.
-        backend: where they run.
-        settings: mitigation and primitive.
+        native: the same circuits, transpiled.
+        backend: the backend that runs them.
+        settings: settings, of which mitigation and primitive are used.
     """
     tasks = _readings(run, heads, native)
     angles = run.angles.detach().cpu().double().numpy()
     columns = []
     for head, found in zip(heads, native, strict=True):
-        # Transpilation may remove parameters that change nothing.
+        # Transpilation may remove parameters that have no effect.
         feature = dict(zip(head.circuit.parameters, head.features, strict=True))
         columns.append(tuple(int(feature[p] or 0) for p in found.parameters))
     values = [np.ascontiguousarray(angles[:, own]) for own in columns]
@@ -266,9 +266,10 @@ def _observables(register: Register) -> tuple[Observable, ...]:
 
 
 def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
-    """The estimator's observables of one circuit: Z on these device's qubits.
+    """The estimator's observables of one circuit: Z on these qubits of the device.
 
-    An output that is one Z-string needs that string; probabilities need all strings of their wires.
+    An output that is one Z-string needs only that string; probabilities need all strings of their
+    wires.
     """
     found: dict[tuple[int, ...], None] = {}
     for task in tasks:
@@ -291,7 +292,7 @@ def _calibration_circuits(
 ) -> list["QuantumCircuit"]:
     """Circuits that prepare all 0 and all 1 on the measured qubits, and measure them.
 
-    Every qubit is measured into a classical register of its own.
+    Every qubit is measured into its own classical register.
     """
     from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
@@ -321,7 +322,7 @@ def _confusion(
     for qubit in sorted({qubit for task in tasks for qubit in task.qubits}):
         up, down = noise.readouts.get(qubit, noise.readout)
         if settings.twirl_readout and not backend.is_local:
-            up = down = (up + down) / 2  # twirled, either error is as likely
+            up = down = (up + down) / 2  # with twirling, both errors are equally likely
         if up + down >= 1:
             raise InvalidInputError(
                 f"qubit {qubit} of {backend.name} is read wrongly as often as rightly: mitigation "
@@ -342,15 +343,15 @@ def make_chunks(
     """The chunks of a run, and the estimated bytes of the largest job's input.
 
     Args:
-        backend: its name.
-        circuits, values, decoding: of `make_payload`.
-        settings: shots and limits.
-        options: of the primitive.
+        backend: name of the backend.
+        circuits, values, decoding: results of `make_payload`.
+        settings: settings, of which shots and limits are used.
+        options: options of the primitive.
 
     Raises:
-        InvalidInputError: if one sample alone is beyond the limits.
+        InvalidInputError: if a single sample exceeds the limits.
     """
-    # The circuits of read-out calibration are in every chunk, once.
+    # Every chunk contains the circuits of read-out calibration once.
     extra = decoding.calibration_circuits or ()
     measured = [i for i in range(len(circuits)) if i not in extra]
     size = _circuit_bytes(circuits)

@@ -1,4 +1,4 @@
-"""Predictions: what a run's circuits should give, without noise and under a device's noise."""
+"""Predictions of a run's results, without noise and under a device's noise."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qiskit.transpiler import Target
 
 Wires = tuple[int, ...]
-# Sum of: constant times the product of these features.
+# A sum of constants, each times the product of the features with these indices.
 Terms = list[tuple[tuple[int, ...], float]]
 # A constant angle this close to a multiple of π/2 counts as one.
 RIGHT_ANGLE = 1e-12
@@ -40,25 +40,26 @@ def predict_transpiled(
     *,
     dt: float | None = None,
 ) -> dict[str, Tensor]:
-    """What each task of a transpiled circuit should give, exactly, on a device with this noise.
+    """The exact outputs of each task of a transpiled circuit on a device with this noise.
 
     Values are computed on the noisy cone of each task: time and memory are linear in the number of
-    tasks. Qubits relax during delays, by ``noise.timing``, and during the time that its schedule
-    leaves between gates (none in a circuit that is padded with delays).
+    tasks. Qubits relax during delays, by ``noise.timing``, and during gaps that its schedule leaves
+    between gates (there are none in a circuit that is padded with delays).
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
-            `qmtl.circuit.distribution_circuit` of it.
-        head: the same in Qiskit, with its weights bound (`to_qiskit`).
+            its `qmtl.circuit.distribution_circuit`.
+        head: the same circuit in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
-            more), with symbolic features; qubit i is the device's.
+            more), with symbolic features; qubit i is the device's qubit i.
         angles: encoding angles in radians, shape (batch, n_features).
-        noise: of the device's qubits (`DeviceNoise.from_backend` of the whole backend). Read-out
-            errors are part of the prediction: it is for raw counts, not for mitigated ones.
+        noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend).
+            Read-out errors are part of the prediction, which is for raw counts, not for mitigated
+            ones.
         dt: seconds of the backend's time step, if delays are given in such steps.
 
     Returns:
-        Task name to its outputs, shape (batch, n_outputs), on the dtype of `angles`.
+        Task name to its outputs, shape (batch, n_outputs), in the dtype of `angles`.
 
     Raises:
         InvalidInputError: for unknown gates, unbound weights, angles that are not sums of products
@@ -107,9 +108,9 @@ def read_native(
     """A circuit in a device's gates as plain data.
 
     Args:
-        circuit: measured at its end.
-        features: the index of the feature that each parameter is; None for a weight.
-        registers: names of what is read together, and the classical bits that are.
+        circuit: a circuit with measurements at its end.
+        features: for each parameter, the index of its feature; None for a weight.
+        registers: name of each register to its classical bits, which are read together.
         dt: seconds of the backend's time step.
     """
     steps: list[DeviceStep] = []
@@ -169,7 +170,8 @@ def _one(name: str) -> Callable[[Wires], list[Event]]:
 
 
 def _ecr(wires: Wires) -> list[Event]:
-    # A quarter turn about ZX, and then X: the echo's second half has the other sign behind an X.
+    # A quarter turn about ZX, then X: the second half of the echo comes after an X and has the
+    # other sign.
     quarter = [Event(wires, "CZ"), Event(wires[:1], "S"), Event(wires[1:], "S")]
     flip = Event(wires[1:], "Hadamard")
     return [flip, *quarter, flip, Event(wires[:1], "X")]
@@ -199,7 +201,7 @@ FIXED: dict[str, Callable[[Wires], list[Event]]] = {
 
 
 def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
-    """A rotation about Z; right angles are gates that map each Pauli string to one string."""
+    """A rotation about Z; right angles become gates that map each Pauli string to one string."""
     for features, constant in terms:
         turns = round(constant / (pi / 2))
         if features or abs(constant - turns * pi / 2) > RIGHT_ANGLE:
@@ -221,8 +223,8 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
     """The coefficients of an angle that is linear in each of its features.
 
-    They follow from the angle's values where features are 0 or 1 (inclusion and exclusion); the
-    value at another point shows whether the angle has other terms.
+    They follow from the angle's values at features of 0 and 1 (inclusion and exclusion); its value
+    at another point shows whether it has other terms.
     """
     parameters = sorted(value.parameters, key=lambda p: str(p.name))
     if len(parameters) > MOST_FACTORS:
@@ -257,7 +259,7 @@ def _seconds(duration: Any, unit: str, dt: float | None) -> float:
 def exact_values(
     circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: Sequence[str]
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs without noise, (samples, n_outputs) for each task; or none, and why."""
+    """Outputs without noise, (samples, n_outputs) for each task; or none, and the reason."""
     wide = {name: value.detach().cpu().double() for name, value in weights.items()}
     try:
         values = LightConeSimulator().expectation_values(
@@ -276,15 +278,15 @@ def predicted_values(
     noise: DeviceNoise,
     target: "Target",
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs under a device's noise, (samples, n_outputs) for each task; or none, and why.
+    """Outputs under a device's noise, (samples, n_outputs) for each task; or none, and the reason.
 
     Args:
         circuit: the head circuit.
         heads: the same in Qiskit: one circuit, or in the shared layout one for each task.
-        native: the same, transpiled.
+        native: the same circuits, transpiled.
         angles: encoding angles in radians.
-        noise: of the device.
-        target: its durations.
+        noise: noise of the device.
+        target: the device's Qiskit target, for its durations.
     """
     wide = angles.detach().cpu().double()
     found: dict[str, Values] = {}

@@ -1,6 +1,6 @@
-"""prepare: a trained head and a batch of inputs become a run that is ready to be sent.
+"""prepare: turn a trained head and a batch of inputs into a run that is ready to be sent.
 
-Nothing is sent; the network is only asked for the calibration of a real device.
+Nothing is sent; the network is only used to ask for the calibration of a real device.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ from qmtl.hardware._transpile import Transpiled, cache_folder, estimated_success
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-# IBM: about 2 s for each job, and then (delay between executions + circuit) for each execution.
+# By IBM's estimate, about 2 s for each job, plus (delay between executions + circuit) for each
+# execution.
 SECONDS_PER_JOB = 2.0
 REPETITION_DELAY = 250e-6
 # The estimator's level 2 measures at three strengths of noise.
@@ -53,16 +54,17 @@ def prepare(
     service: Any = None,
     **options: Any,
 ) -> PreparedRun:
-    """A run of a trained model's quantum head on a backend, ready to be sent.
+    """Prepare a run of a trained model's quantum head on a backend.
 
     Args:
         model: a `MultiTaskModel` with a quantum head, or a `QuantumHead`.
-        inputs: the model's inputs, or the head's features; samples in the first dimension.
+        inputs: the model's inputs, or the head's features; the first dimension is the batch.
         backend: a name or a Qiskit backend, see `open_backend`.
         tasks: the tasks to measure; None for all.
         settings: shots, mitigation, budgets; None for the defaults.
         service: an open `QiskitRuntimeService`; None for the account's.
-        **options: fields of `HardwareSettings` instead of `settings`, such as ``shots=4096``.
+        **options: fields of `HardwareSettings` to use instead of `settings`, such as
+            ``shots=4096``.
 
     Raises:
         InvalidInputError: if the model has no quantum head, if inputs, tasks or settings do not
@@ -130,7 +132,7 @@ def _estimate(
     backend: Backend,
     settings: HardwareSettings,
 ) -> Estimate:
-    """What a run needs, except for the bytes of its largest job."""
+    """The resources that a run needs, except for the bytes of its largest job."""
     circuits = [found.circuit for found in native]
     success: float | None = None
     task_success: dict[str, float] = {}
@@ -163,7 +165,7 @@ def _estimate(
 
 
 def _depth(circuit: "QuantumCircuit", wires: int) -> int:
-    """Layers of gates on at least so many wires."""
+    """Layers of gates on at least this many wires."""
     return int(circuit.depth(lambda i: i.operation.name not in FREE and len(i.qubits) >= wires))
 
 
@@ -178,7 +180,7 @@ def _seconds(
     backend: Backend,
     settings: HardwareSettings,
 ) -> float:
-    """Time on the device; for a fake backend what its device would need; none without one."""
+    """Time on the device; for a fake backend, on the device it imitates; zero if there is none."""
     if backend.target is None:
         return 0.0
     from qiskit.exceptions import QiskitError
@@ -186,7 +188,7 @@ def _seconds(
     try:
         length = max(float(circuit.estimate_duration(backend.target, "s")) for circuit in circuits)
     except QiskitError:
-        length = 0.0  # a calibration without durations
+        length = 0.0  # the calibration has no durations
     delay = getattr(backend.device, "default_rep_delay", None) or REPETITION_DELAY
     extra = EXTRAPOLATION if settings.primitive == "estimator" and settings.resilience > 1 else 1
     return SECONDS_PER_JOB * n_jobs + extra * executions * (delay + length)
@@ -230,7 +232,7 @@ def _expected(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
-    """Outputs under the calibration and without noise, and notes on what is not known."""
+    """Outputs under the calibration and without noise, and notes on what is unknown."""
     if not settings.predict:
         return {}, {}, []
     exact, notes = exact_values(run.circuit, run.angles, run.weights, run.tasks)

@@ -1,4 +1,4 @@
-"""PreparedRun: all that is sent to a backend and needed to read its answer, as plain data."""
+"""PreparedRun: everything that is sent to a backend or needed to read its answer, as plain data."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ T = TypeVar("T")
 Execution = Literal["device", "whole circuit on the cut", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
-# Fields of a prepared run that JSON holds as they are.
+# Fields of a prepared run that JSON can hold unchanged.
 PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request")
 Values = NDArray[np.float64]
 
@@ -34,8 +34,8 @@ class Observable:
 
     Attributes:
         wires: positions in the task's register; the first is the most significant bit.
-        rows: a row over the ``2^wires`` bit strings for each output.
-        outputs: which of the task's outputs they are.
+        rows: for each output, a row over the ``2^wires`` bit strings.
+        outputs: indices of these outputs among the task's.
     """
 
     wires: tuple[int, ...]
@@ -48,13 +48,13 @@ class TaskReading:
     """Where a task is measured, and how its outputs and logits follow.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         circuit: index of its circuit in the run.
         register: name of its classical register; bit i is wire i of the task's register.
         qubits: the device's qubits that are measured into these bits.
-        observables: what its outputs are.
-        n_outputs: how many there are.
-        is_probability: whether outputs are probabilities, rather than Z values.
+        observables: observables that give its outputs.
+        n_outputs: number of its outputs.
+        is_probability: whether outputs are probabilities (True) or Z values.
         scale: a logit is the scale times a Z value, or times the logarithm of a probability.
     """
 
@@ -70,18 +70,18 @@ class TaskReading:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How raw results become outputs.
+    """How raw results are turned into outputs.
 
     Attributes:
-        tasks: in the order asked for.
-        n_samples: parameter sets of each circuit.
-        columns: for each circuit the feature of each column of its parameter values.
-        mitigation: of read-out errors, on the sampler's path.
-        confusion: probabilities that a device's qubit is read as 1 when 0, and as 0 when 1, for
-            mitigation by calibration.
+        tasks: the readings of the tasks, in the requested order.
+        n_samples: number of parameter sets of each circuit.
+        columns: for each circuit, the feature of each column of its parameter values.
+        mitigation: correction of read-out errors, for the sampler.
+        confusion: for each qubit of the device, the probabilities that 0 is read as 1, and 1 as 0,
+            for mitigation by calibration.
         calibration_circuits: indices of the circuits that prepare all 0 and all 1, for mitigation
             by circuits.
-        strings: for each circuit the estimator's observables: Z on these device's qubits.
+        strings: for each circuit, the estimator's observables: Z on these qubits of the device.
     """
 
     tasks: tuple[TaskReading, ...]
@@ -99,25 +99,25 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run needs on a backend.
+    """The resources that a run needs on a backend.
 
     Attributes:
-        wires: qubits in use.
-        depth: layers of gates of the deepest transpiled circuit, frame changes (``rz``) and
-            barriers not counted.
-        two_qubit_depth: the same, of two-qubit gates only.
-        two_qubit_gates: of the circuit with most of them.
-        swaps: swaps that routing added, of the circuit with most of them; each costs up to three
-            two-qubit gates.
-        success: product of the fidelities of all gates and read-outs of the circuit in which it is
-            smallest; None without a calibration.
-        task_success: the same for each task, of the gates that its result depends on.
-        circuits: distinct transpiled circuits, those of read-out calibration included.
+        wires: number of qubits in use.
+        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``) and
+            barriers.
+        two_qubit_depth: layers of two-qubit gates of that circuit.
+        two_qubit_gates: number of two-qubit gates of the circuit with most of them.
+        swaps: number of swaps that routing added to the circuit with most of them; each costs up to
+            three two-qubit gates.
+        success: product of the fidelities of all gates and read-outs, for the circuit in which it
+            is smallest; None without a calibration.
+        task_success: the same product for each task, over the gates that its result depends on.
+        circuits: number of distinct transpiled circuits, including those of read-out calibration.
         executions: circuits times parameter sets times shots.
-        jobs: jobs that carry them.
+        jobs: number of jobs.
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
-        layout: the device's qubits of the head circuit's wires.
+        layout: the device's qubit of each wire of the head circuit.
         budget_seconds: most seconds on the device that the caller allows; None for no limit.
         notes: what the caller should know before the run is sent, a sentence or two each.
     """
@@ -141,12 +141,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Pub:
-    """One circuit with some of its parameter sets.
+    """One circuit with some of its parameter sets (a PUB in Qiskit's terms).
 
     Attributes:
         circuit: index into the run's circuits.
         samples: rows ``[start, stop)`` of the circuit's parameter values.
-        shots: of each parameter set; the same in all PUBs of a chunk, as the client asks for.
+        shots: number of shots of each parameter set; the same in all PUBs of a chunk, because the
+            client requires it.
     """
 
     circuit: int
@@ -156,12 +157,12 @@ class Pub:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one job carries.
+    """The content of one job.
 
     Attributes:
-        index: its place in the run.
-        pubs: its PUBs.
-        executions: parameter sets times shots, over all PUBs.
+        index: index of the chunk in the run.
+        pubs: the PUBs of the chunk.
+        executions: parameter sets times shots, summed over all PUBs.
         hash: SHA-256 of circuits, parameter values, shots, options and backend.
     """
 
@@ -173,26 +174,27 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class PreparedRun:
-    """A run that is ready to be sent: all that is needed to send it and to read its results.
+    """A run that is ready to be sent: everything needed to send it and to read its results.
 
     Attributes:
-        backend: name of the backend it is transpiled for.
+        backend: name of the backend for which it is transpiled.
         primitive: ``"sampler"`` or ``"estimator"``.
         mode: how its chunks are sent: ``"job"``, ``"batch"`` or ``"session"``.
-        circuits: transpiled circuits, features symbolic and weights bound; the sampler's with
+        circuits: transpiled circuits, with symbolic features and bound weights; the sampler's have
             measurements.
-        values: for each circuit its parameter values in the order of ``circuit.parameters``,
+        values: for each circuit, its parameter values in the order of ``circuit.parameters``,
             (n_samples, n_parameters).
-        chunks: one for each job.
-        decoding: how raw results become outputs.
-        options: the primitive's options (`SamplerOptions` or `EstimatorOptions`), JSON-able.
-        estimate: what the run needs.
-        predicted: the expected outputs of each task under the backend's calibration, (n_samples,
-            n_outputs); empty if they were not asked for or there is no calibration.
-        exact: the expected outputs without noise.
-        execution: how it is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task by
-            task"``, where shots of different tasks are not correlated.
-        context: JSON-able notes of the caller; not part of any hash.
+        chunks: the chunks, one for each job.
+        decoding: how raw results are turned into outputs.
+        options: options of the primitive (`SamplerOptions` or `EstimatorOptions`), as data that
+            JSON can hold.
+        estimate: the resources that the run needs.
+        predicted: expected outputs of each task under the backend's calibration, (n_samples,
+            n_outputs); empty if they were not requested or there is no calibration.
+        exact: expected outputs without noise.
+        execution: how the run is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task
+            by task"``, in which case shots of different tasks are not correlated.
+        context: the caller's notes, as data that JSON can hold; not part of any hash.
         request: SHA-256 of the request; it does not depend on the calibration of the day.
         device: the open backend, if it is simulated here; `to_bytes` leaves it out.
     """
@@ -215,7 +217,7 @@ class PreparedRun:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of all that is sent and of how it is decoded."""
+        """SHA-256 of everything that is sent, and of how results are decoded."""
         parts = [chunk.hash for chunk in self.chunks]
         return _digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
 
@@ -224,11 +226,11 @@ class PreparedRun:
         return replace(self, context={**self.context, **notes})
 
     def pubs(self, chunk: int) -> list[tuple[Any, ...]]:
-        """A chunk's PUBs as Qiskit's primitives take them.
+        """A chunk's PUBs in the form that Qiskit's primitives take.
 
-        Sampler: (circuit, values, shots), without values for a circuit without parameters;
-        estimator: (circuit, observables, values, precision), whose result has shape (samples,
-        observables).
+        For the sampler: (circuit, values, shots), without values for a circuit without parameters.
+        For the estimator: (circuit, observables, values, precision), whose result has shape
+        (samples, observables).
         """
         found: list[tuple[Any, ...]] = []
         for pub in self.chunks[chunk].pubs:
@@ -242,7 +244,7 @@ class PreparedRun:
         return found
 
     def to_bytes(self) -> bytes:
-        """The run as one zip file of QPY, JSON and npz; `from_bytes` reads it."""
+        """The run as one zip file of QPY, JSON and npz, which `from_bytes` reads."""
         from qiskit import qpy
 
         plain = {name: getattr(self, name) for name in PLAIN}
@@ -272,7 +274,7 @@ class PreparedRun:
         """The run that `to_bytes` wrote.
 
         Raises:
-            InvalidInputError: if the bytes are damaged, or of a version that cannot be read.
+            InvalidInputError: if the bytes are damaged, or have a version that cannot be read.
         """
         from qiskit import qpy
 
@@ -301,7 +303,7 @@ class PreparedRun:
 
 
 def _read(kind: type[T], description: Any) -> T:
-    """A data class from the lists and dictionaries of JSON."""
+    """A dataclass from lists and dictionaries that JSON held."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind).validate_python(description)
@@ -310,7 +312,7 @@ def _read(kind: type[T], description: Any) -> T:
 def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
     from qiskit.quantum_info import SparsePauliOp
 
-    # A list, since numpy would make dense matrices of an array of these.
+    # A list, because numpy would turn an array of these into dense matrices.
     return [
         SparsePauliOp.from_sparse_list([("Z" * len(qubits), list(qubits), 1.0)], n_qubits)
         for qubits in strings
@@ -324,14 +326,14 @@ def chunk_hash(
     values: tuple[Values, ...],
     content: Any,
 ) -> str:
-    """SHA-256 of what a chunk sends.
+    """SHA-256 of the content that a chunk sends.
 
     Args:
         backend: name of the backend.
-        pubs: the chunk's.
-        fingerprints: of the run's circuits.
-        values: of the run's circuits.
-        content: whatever else is sent (options, observables), JSON-able.
+        pubs: PUBs of the chunk.
+        fingerprints: fingerprints of the run's circuits.
+        values: parameter values of the run's circuits.
+        content: everything else that is sent (options, observables), as data that JSON can hold.
     """
     parts = [
         [
@@ -365,7 +367,7 @@ def calibration_register(qubit: int) -> str:
 
 
 def strings_of(qubits: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every non-empty subset of qubits; number m, from 1, has those where m has a bit.
+    """Every non-empty subset of qubits; subset number m, from 1, holds those whose bit is set in m.
 
     The first qubit is the most significant bit.
 

@@ -1,8 +1,8 @@
 """Head circuits as Qiskit circuits with symbolic features, and as OpenQASM 3.
 
 Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is printed
-last. Bit i of a task's classical register is wire i of the task's register. An integer outcome is
-therefore our state index (first wire most significant) with its bits reversed.
+last. Bit i of a task's classical register is wire i of the task's register. So an integer outcome
+is our state index (first wire most significant) with its bits reversed.
 """
 
 import re
@@ -22,9 +22,14 @@ from qmtl.hardware._settings import INSTALL
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit
 
-# Attributes of the container in which Qiskit returns what each register held.
+# Attributes of the container in which Qiskit returns the registers' data.
 TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
-METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # others: lower case
+METHODS = {
+    "Hadamard": "h",
+    "CNOT": "cx",
+    "CZ": "cz",
+    "IsingZZ": "rzz",
+}  # others: name in lower case
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +39,10 @@ class QiskitHeadCircuit:
     Attributes:
         circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``;
             weights, unless bound, are ``w_encoding`` and ``w_<register>`` for each task.
-        features: for each column of ``circuit.parameters`` (which Qiskit sorts by name) the index
-            of its feature; None where the parameter is a weight.
-        n_features: encoding angles that the head circuit takes.
-        registers: task name to the name of its classical register: the task's name, with
+        features: for each column of ``circuit.parameters`` (which Qiskit sorts by name), the index
+            of its feature; None if the parameter is a weight.
+        n_features: number of encoding angles that the head circuit takes.
+        registers: task name to the name of its classical register, which is the task's name with
             characters replaced that OpenQASM does not allow in names.
     """
 
@@ -88,11 +93,11 @@ def to_qiskit(
 
     Args:
         circuit: the head circuit.
-        weights: ``"encoding"`` and the tasks' names to flat vectors in gate order, which are bound;
-            None leaves them symbolic.
+        weights: weights to bind: a dictionary from ``"encoding"`` and task names to flat vectors in
+            gate order; None leaves weights symbolic.
         tasks: tasks whose blocks and measurements are included; None for all. The shared layout has
             one circuit per task: name one task.
-        measure: whether every task's wires are measured into a classical register of its own.
+        measure: whether every task's wires are measured into the task's own classical register.
 
     Raises:
         InvalidInputError: for unknown tasks, several tasks in the shared layout, or weights of
@@ -142,7 +147,8 @@ def to_qasm3(
     """OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
 
     Qiskit writes feature 3 as ``input float[64] _x_3_`` and weight 2 of task ``a`` as ``_w_a_2_``.
-    Read back, parameters sort as text (``_x_10_`` before ``_x_2_``): bind them by name.
+    When the text is read back, parameters are sorted as text (``_x_10_`` before ``_x_2_``), so bind
+    them by name.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -182,9 +188,9 @@ def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tu
 
 
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
-    """Names of classical registers: letters, digits and _, a letter first, distinct."""
+    """Distinct names of classical registers: letters, digits and _, starting with a letter."""
     identifiers: dict[str, str] = {}
-    used = {"q", "x", "w_encoding", *TAKEN}  # the first three are names of our own
+    used = {"q", "x", "w_encoding", *TAKEN}  # the first three names are used by the circuit itself
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not base[0].isalpha() or base in used or base.startswith("w_"):
@@ -223,7 +229,7 @@ def _angle(angle: Angle, x: Any, symbols: Mapping[str, Any]) -> Any:
     return product if factor == 1.0 else factor * product
 
 
-# A qubit that has only these is not in use.
+# A qubit that only has these instructions is not in use.
 IDLE = frozenset({"barrier", "delay"})
 
 
@@ -249,11 +255,11 @@ def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
 def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "QuantumCircuit":
     """The instructions that a register's bits can depend on, noise included.
 
-    Gates that commute with the measurement stay, since their noise does not commute.
+    Gates that commute with the measurement are kept, because their noise does not commute.
 
     Args:
-        circuit: measured at its end.
-        register: one of its classical registers, the only one of the result.
+        circuit: a circuit with measurements at its end.
+        register: one of its classical registers, which is the only one in the result.
     """
     from qiskit import QuantumCircuit
 
@@ -288,7 +294,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 def fingerprint(circuit: "QuantumCircuit") -> str:
     """SHA-256 of a circuit's instructions.
 
-    It is the same in every process; QPY is not, since it holds the identifiers of parameters.
+    It is the same in every process, unlike QPY, which contains identifiers of parameters.
 
     Example:
         >>> from qiskit import QuantumCircuit

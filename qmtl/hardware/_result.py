@@ -1,4 +1,4 @@
-"""What a run measured beside what it should be: comparisons in standard errors, and records."""
+"""Results of a run beside their predictions: comparisons in standard errors, and records."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from qmtl.hardware._decode import Decoded, PubData, decode, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
 
-# Standard errors beyond which a deviation is counted.
+# Deviations of more than this many standard errors are counted.
 MANY = 4.0
-MOST_ROWS = 40  # that are shown
+MOST_ROWS = 40  # most rows to show
 COLUMNS = (
     "task", "output", "measured", "predicted", "exact", "standard_error",
     "deviation_in_standard_errors",
@@ -27,17 +27,18 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured outputs beside expected ones; every array is (samples, n_outputs).
+    """Measured outputs and expected ones; every array is (samples, n_outputs).
 
     Attributes:
-        measured: Z values or probabilities of each task.
-        predicted: under the backend's calibration; the exact values if that is not known.
-        exact: without noise; empty if not known.
-        errors: standard errors of the measured values if the prediction holds.
+        measured: measured Z values or probabilities of each task.
+        predicted: expected values under the backend's calibration, or the exact values if that is
+            unknown.
+        exact: expected values without noise; empty if unknown.
+        errors: standard errors of the measured values if the prediction is right.
         deviations: (measured - predicted) / errors.
-        expected_beyond: the expected number of deviations of more than 4 if the prediction holds:
-            shots follow binomial distributions, whose tails are heavier than normal ones where
-            probabilities are small.
+        expected_beyond: expected number of deviations above 4 if the prediction is right. Shots
+            follow binomial distributions, whose tails are heavier than normal ones for small
+            probabilities.
     """
 
     measured: dict[str, Values]
@@ -63,7 +64,7 @@ class Comparison:
         return max(float(np.nanmax(abs(d), initial=0.0)) for d in self.deviations.values())
 
     def table(self) -> list[dict[str, Any]]:
-        """As `HardwareResult.table`."""
+        """The rows of `HardwareResult.table`."""
         return _mean_rows(self.measured, self.errors, self.predicted, self.exact)
 
     def __str__(self) -> str:
@@ -98,10 +99,10 @@ def _mean_rows(
 
 
 def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
-    """Measured outputs beside what was predicted when the run was prepared.
+    """Compare measured outputs with the predictions from when the run was prepared.
 
     Args:
-        prepared: with predictions (``predict=True``).
+        prepared: a run with predictions (``predict=True``).
         decoded: its results; samples not yet fetched are left out.
 
     Raises:
@@ -117,7 +118,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
         spread = _spread(predicted[name], task.is_probability)
         if not direct:
             spread = decoded.errors[name] * np.sqrt(decoded.shots)
-        # One shot more or less is not a deviation.
+        # A difference of a single shot does not count as a deviation.
         one_shot = (1.0 if task.is_probability else 2.0) / decoded.shots
         errors[name] = np.maximum(spread / np.sqrt(decoded.shots), one_shot)
         deviations[name] = (decoded.values[name] - predicted[name]) / errors[name]
@@ -135,7 +136,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
 
 
 def _spread(values: Values, is_probability: bool) -> Values:
-    """Of one shot."""
+    """Standard deviation of a single shot."""
     variance = values * (1 - values) if is_probability else 1 - values**2
     return np.sqrt(np.clip(variance, 0, None))
 
@@ -156,24 +157,24 @@ def _expected_beyond(
 
 @dataclass(frozen=True, eq=False)
 class HardwareResult:
-    """What a run measured. Tensors are float64, (samples, n_outputs), by task.
+    """The results of a run. Tensors are float64, (samples, n_outputs), by task.
 
     Attributes:
-        run: its name in the ledger.
-        backend: where it ran.
-        execution: ``"device"``; on this machine ``"whole circuit on the cut"``, or ``"task by
-            task"``, where shots of different tasks are not correlated.
+        run: name of the run in the ledger.
+        backend: name of the backend that ran it.
+        execution: ``"device"``; or on this machine ``"whole circuit on the cut"``, or ``"task by
+            task"``, in which case shots of different tasks are not correlated.
         primitive: ``"sampler"`` or ``"estimator"``.
-        jobs: identifiers of the jobs that carried it.
-        shots: of each sample.
-        logits: what the head gives for the measured values, as a simulator's would.
+        jobs: identifiers of its jobs.
+        shots: number of shots of each sample.
+        logits: the head's logits for the measured values, as a simulator would return them.
         values: the measured Z values or probabilities.
-        standard_errors: of the values.
+        standard_errors: standard errors of the values.
         logit_errors: standard errors of the logits, to first order.
-        predicted: what the values should be under the backend's calibration; empty if not known.
-        exact: what they would be without noise; empty if not known.
-        comparison: measured against predicted; None without predictions.
-        estimate: what the run was estimated to need.
+        predicted: expected values under the backend's calibration; empty if unknown.
+        exact: expected values without noise; empty if unknown.
+        comparison: comparison of measured and predicted values; None without predictions.
+        estimate: the resources that the run was estimated to need.
         missing: number of samples without a result so far; their values are NaN.
     """
 
@@ -209,10 +210,10 @@ class HardwareResult:
         return _result_html(self)
 
     def table(self) -> list[dict[str, Any]]:
-        """Means over samples, and the mean's deviation, a row for each task and output.
+        """Means over samples and the mean deviation, a row for each task and output.
 
-        Keys: task, output, measured, predicted, exact, standard_error,
-        deviation_in_standard_errors; None for what is not known.
+        The keys are task, output, measured, predicted, exact, standard_error,
+        deviation_in_standard_errors; unknown values are None.
         """
         errors = self.standard_errors if self.comparison is None else self.comparison.errors
         return _mean_rows(self.values, errors, self.predicted or self.exact, self.exact)
@@ -239,14 +240,14 @@ class HardwareResult:
 
 
 def read_result(run: str, ledger: Ledger | str | Path | None = None) -> HardwareResult:
-    """The result of a run, as far as the ledger has it; the service is not asked.
+    """The result of a run as far as the ledger has it, without asking the service.
 
     Args:
-        run: the run's name.
+        run: name of the run.
         ledger: the ledger or its file; None for the user's.
 
     Raises:
-        InvalidInputError: for a run that the ledger does not know.
+        InvalidInputError: if the run is not in the ledger.
     """
     ledger = Ledger.of(ledger)
     record = ledger.run(run)
@@ -298,12 +299,12 @@ def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
     """Write a result's record as JSON, and its table as CSV, into a folder.
 
     Args:
-        result: of a run.
-        folder: made if it does not exist.
-        **more: further JSON-able entries of the record, such as metrics.
+        result: result of a run.
+        folder: output folder; created if it does not exist.
+        **more: further entries of the record, as data that JSON can hold, such as metrics.
 
     Returns:
-        The JSON file.
+        Path of the JSON file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = result.to_dict() | more

@@ -1,4 +1,4 @@
-"""Runs from end to end: run, and for what was submitted before, wait, fetch and status.
+"""Runs from end to end: run; and wait, fetch and status for runs submitted before.
 
 Results are checked, stored once in the ledger, and decoded from there.
 """
@@ -34,17 +34,17 @@ from qmtl.hardware._result import HardwareResult, read_result
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.hardware._submit import drop_duplicates, end, raise_if_ended, settle, submit, waits
 
-MOST_ROWS = 40  # that are shown
+MOST_ROWS = 40  # most rows to show
 
 
 @dataclass
 class Progress:
     """A line on standard error, or in a notebook's cell, that says what a run is waiting for.
 
-    On a terminal it is overwritten; elsewhere a new line is written when it changes.
+    On a terminal the line is overwritten; elsewhere a new line is written when it changes.
 
     Attributes:
-        write: where text goes.
+        write: function that writes text.
         is_terminal: whether a line can be overwritten.
     """
 
@@ -77,11 +77,11 @@ def _stream() -> TextIO:
 
 @dataclass(frozen=True)
 class ChunkStatus:
-    """What is known of a chunk.
+    """The known state of a chunk.
 
     Attributes:
-        chunk: as the ledger has it.
-        service: what the service says of its job; None if it was not asked, or there is no job.
+        chunk: the chunk's record in the ledger.
+        service: the service's report on its job; None if it was not asked, or there is no job.
     """
 
     chunk: ChunkRecord
@@ -99,10 +99,10 @@ class ChunkStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What is known of a run.
+    """The known state of a run.
 
     Attributes:
-        run: as the ledger has it.
+        run: the run's record in the ledger.
         chunks: its chunks.
     """
 
@@ -118,7 +118,7 @@ class RunStatus:
         return _status_html(self)
 
     def __str__(self) -> str:
-        """One line: how many jobs are in which state."""
+        """One line: the number of jobs in each state."""
         counts = Counter(str(status).split(":")[0] for status in self.chunks)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
         return f"run {self.run.run} on {self.run.backend}: {states}"
@@ -127,14 +127,14 @@ class RunStatus:
 def status(
     run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None, ask: bool = True
 ) -> RunStatus:
-    """What is known of a run's jobs. Nothing is sent, fetched or changed.
+    """The known state of a run's jobs. Nothing is sent, fetched or changed.
 
     Args:
         run, ledger, service: as for `wait`.
         ask: whether to ask the service, or only the ledger.
 
     Raises:
-        InvalidInputError: for a run that the ledger does not know.
+        InvalidInputError: if the run is not in the ledger.
         HardwareError: if the service cannot be asked.
     """
     ledger = Ledger.of(ledger)
@@ -184,17 +184,17 @@ def run(
     Args:
         model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
         ledger, resubmit: as for `submit`.
-        again: whether to measure again what was measured before; None for yes on this machine, and
-            no on a device.
+        again: whether to repeat a measurement that was made before; None means yes on this machine,
+            and no on a device.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
-        progress: where the line goes that says what is waited for; None for standard error.
-        notes: JSON-able notes for the run's context; ``directory`` is the run directory that the
-            model comes from.
+        progress: shows what the run is waiting for; None for a line on standard error.
+        notes: notes for the run's context, as data that JSON can hold; ``directory`` is the run
+            directory of the model.
 
     Raises:
         InvalidInputError: for a model, inputs or settings that do not fit.
         HardwareBudgetError: if the run costs more than its budget or than the account has left.
-        HardwareError: of the service, in one line that says what to do.
+        HardwareError: if the service fails; the message says in one line what to do.
         KeyboardInterrupt: with a message that says how to continue.
 
     Example:
@@ -229,7 +229,7 @@ def submit_head(
     resubmit: bool = False,
     notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Prepare and submit, unless that was done before, and return the run's name. See `run`."""
+    """Prepare and submit, unless this was done before; returns the run's name. See `run`."""
     request = request_hash(head, str(getattr(backend, "name", backend)), settings)
     known = ledger.find_request(request)
     if again is None:
@@ -248,7 +248,7 @@ def submit_head(
 
 
 def _is_over(ledger: Ledger, known: RunRecord) -> bool:
-    """Whether a run here has come to its end, so that asking again means to draw other shots."""
+    """Whether a local run has ended, so that asking again means new shots."""
     return known.is_local and all(chunk.state == "stored" for chunk in ledger.chunks(known.run))
 
 
@@ -260,16 +260,16 @@ def fetch(
     wait: bool = True,
     progress: Progress | None = None,
 ) -> HardwareResult:
-    """The result of a run that was submitted, in this process or another one, today or before.
+    """The result of a run that was submitted before, in this process or another one.
 
     Args:
         run, ledger, service, progress: as for `wait`.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
 
     Raises:
-        HardwareJobError: if jobs failed or were cancelled, or, without waiting, none is done.
-        HardwareError: of the service.
-        InvalidInputError: for a run that the ledger does not know.
+        HardwareJobError: if jobs failed or were cancelled, or, without waiting, if none is done.
+        HardwareError: if the service fails.
+        InvalidInputError: if the run is not in the ledger.
     """
     ledger, client = Ledger.of(ledger), Client.of(service)
     name = ledger.run(run).run
@@ -292,16 +292,16 @@ def wait(
     If this call is interrupted, the jobs continue, and the same call waits for them again.
 
     Args:
-        run: its name.
+        run: name of the run.
         ledger: the ledger or its file; None for the user's.
         service: an open `QiskitRuntimeService`; None for the account's.
-        progress: where the line goes that says what is waited for; None for standard error.
-        once: whether to store what is there now, and not to wait for the rest.
+        progress: shows what the run is waiting for; None for a line on standard error.
+        once: whether to store only what is available now, without waiting for the rest.
 
     Raises:
         HardwareJobError: if jobs failed or were cancelled, or a chunk was never sent.
-        HardwareResultError: if a result arrives damaged, again and again; nothing of it is stored.
-        HardwareConnectionError: if the service stays away for longer than `Patience` allows.
+        HardwareResultError: if a result is damaged on every attempt; nothing of it is stored.
+        HardwareConnectionError: if the service is unreachable for longer than `Patience` allows.
         KeyboardInterrupt: with a message that says how to continue.
     """
     ledger, client = Ledger.of(ledger), Client.of(service)
@@ -365,7 +365,7 @@ def _look(run: str, ledger: Ledger, client: Client) -> RunStatus:
                 try:
                     _collect(client, claim, prepared)
                 except HardwareResultError as error:
-                    damaged = damaged or error  # the others may be whole
+                    damaged = damaged or error  # other results may be undamaged
         if damaged is not None:
             raise damaged
     return status(run, ledger, service=client)
@@ -385,7 +385,7 @@ def _collect(client: Client, claim: Claim, prepared: PreparedRun) -> None:
 
 
 def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubData, ...]:
-    """A job's result; it is asked for again if it arrives damaged."""
+    """A job's result; asks for it again if it is damaged."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
     job = str(claim.record.job)
@@ -411,13 +411,13 @@ def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubDat
 def cancel(
     run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None
 ) -> RunStatus:
-    """Cancel a run's jobs that have no result yet, those that were sent unnoticed included.
+    """Cancel a run's jobs that have no result yet, including jobs that were sent unnoticed.
 
     The arguments are those of `wait`.
 
     Raises:
-        InvalidInputError: for a run that the ledger does not know.
-        HardwareError: of the service; the same call continues where this one ended.
+        InvalidInputError: if the run is not in the ledger.
+        HardwareError: if the service fails; the same call continues where this one ended.
         LedgerError: if another process is working on the run.
     """
     ledger, client = Ledger.of(ledger), Client.of(service)
@@ -431,7 +431,7 @@ def cancel(
                 if claim.record.state == "sent":
                     client.cancel(str(claim.record.job))
                     if client.state(str(claim.record.job)).status == "done":
-                        continue  # its result is paid for, and can be fetched
+                        continue  # its result has been paid for, and can be fetched
             if claim.record.state in ("planned", "sending", "sent"):
                 claim.end("cancelled", "cancelled by qmtl")
     return status(record.run, ledger, ask=False)

@@ -1,4 +1,4 @@
-"""HardwareSettings: how a head is run on a backend, and what it may cost."""
+"""HardwareSettings: how a head runs on a backend, and what it may cost."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-# Read-out mitigation: none, by the backend's calibration, or by circuits in the same job.
+# Mitigation of read-out errors: none, by the backend's calibration, or by circuits in the same job.
 Mitigation = Literal["none", "calibration", "circuits"]
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
-# What to do where a package of Qiskit's is missing.
+# Advice for when one of Qiskit's packages is missing.
 INSTALL = 'in your clone of qmtl, run: pip install -e ".[ibm]"'
 CHOICES: dict[str, tuple[object, ...]] = {
     "primitive": ("sampler", "estimator"),
@@ -30,29 +30,29 @@ POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
 
 @dataclass(frozen=True)
 class HardwareSettings:
-    """How a head is run on a backend.
+    """How a head runs on a backend.
 
     Args:
-        shots: measurements of each circuit and sample.
-        primitive: ``"sampler"`` (every task from the same shots) or ``"estimator"`` (for its
+        shots: number of measurements of each circuit and sample.
+        primitive: ``"sampler"`` (the same shots serve every task) or ``"estimator"`` (for its
             mitigation).
-        mode: ``"job"``, ``"batch"`` or ``"session"``; None: a batch if there are several jobs.
-        mitigation: of read-out errors, on the sampler's path: ``"none"``, ``"calibration"`` (the
-            backend's own) or ``"circuits"`` (two more circuits in each job).
-        resilience: the estimator's level: 0 none, 1 read-out mitigation (TREX), 2 also gate
-            twirling and extrapolation to zero noise.
-        twirl_gates: the sampler's Pauli twirling of two-qubit gates.
-        twirl_readout: the sampler's twirling of measurements.
+        mode: ``"job"``, ``"batch"`` or ``"session"``; None uses a batch if there are several jobs.
+        mitigation: correction of read-out errors, for the sampler: ``"none"``, ``"calibration"``
+            (the backend's own) or ``"circuits"`` (two more circuits in each job).
+        resilience: level of the estimator's mitigation: 0 none, 1 read-out mitigation (TREX), 2
+            also gate twirling and extrapolation to zero noise.
+        twirl_gates: whether the sampler uses Pauli twirling of two-qubit gates.
+        twirl_readout: whether the sampler twirls measurements.
         decoupling: sequence of dynamical decoupling (``"XX"``, ``"XpXm"``, ``"XY4"``), or None.
         max_execution_time: seconds after which the service stops a job.
-        max_qpu_seconds: refuse a run that is estimated to take longer.
-        max_shots: refuse a run of more executions in all.
-        layout: the device's qubits of the circuit's wires; None to choose them by calibration.
-        seed: of the shots on fake backends and Aer; None for different shots each time.
+        max_qpu_seconds: estimated seconds on the device above which a run is refused.
+        max_shots: total number of executions above which a run is refused.
+        layout: the device's qubit of each wire of the circuit; None chooses them by calibration.
+        seed: seed of the shots on fake backends and Aer; None for different shots each time.
         predict: whether to compute the expected outputs, with and without noise.
         cache: whether to keep transpiled circuits in the user's cache folder.
-        max_executions: of one job; IBM's limit is 10 million.
-        max_job_bytes: of one job's input, and of its result.
+        max_executions: largest number of executions of one job; IBM's limit is 10 million.
+        max_job_bytes: largest size of one job's input, and of its result.
 
     Raises:
         InvalidInputError: for a value that does not fit.
@@ -121,7 +121,7 @@ class HardwareSettings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
-        """Settings by name, or those given as a whole; an unknown name suggests the nearest.
+        """Settings from field names and values, or complete settings unchanged.
 
         Example:
             >>> HardwareSettings.of({"shots": 100}).shots

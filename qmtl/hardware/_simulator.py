@@ -1,4 +1,4 @@
-"""HardwareSimulator: a backend under the contract of simulators, for trained heads."""
+"""HardwareSimulator: a backend as a simulator, for trained heads."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -37,13 +37,13 @@ logger = logging.getLogger("qmtl")
 
 
 class HardwareSimulator(Simulator):
-    """Evaluates head circuits on a backend: a device of IBM's, its fake twin, or Aer.
+    """Evaluates head circuits on a backend: one of IBM's devices, its fake version, or Aer.
 
     It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
-    samples and tasks of a call go into one run. On a device the run is in the ledger, and the same
+    samples and tasks of a call are in one run. On a device the run is in the ledger, and the same
     call after an interruption continues it instead of sending it again.
 
-    Gradients are refused unless you ask for them: by parameter shift they take two more executions
+    Gradients are refused unless you request them: by parameter shift they take two more executions
     for each rotation, sample and shot. `executions` tells how many.
 
     Args:
@@ -86,7 +86,7 @@ class HardwareSimulator(Simulator):
         self.settings = HardwareSettings.of({"predict": False, **options})
         self._opened: Backend | None = None
         if not isinstance(backend, str) or not backend.startswith("ibm_"):
-            self._open()  # so that an unknown name is an error here; a device is asked later
+            self._open()  # raises an error for an unknown name; a device is only asked later
 
     def values(
         self,
@@ -95,11 +95,11 @@ class HardwareSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs as measured, side by side, shape (batch, outputs); see `Simulator`.
+        """The tasks' measured outputs side by side, shape (batch, outputs); see `Simulator`.
 
         Raises:
             HardwareBudgetError: if the run would cost more than its budget.
-            HardwareError: of the service.
+            HardwareError: if the service fails.
         """
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
@@ -135,7 +135,7 @@ class HardwareSimulator(Simulator):
         *,
         gradient: bool = True,
     ) -> int:
-        """Executions of one forward pass, and by parameter shift of one backward pass after it.
+        """Number of executions of one forward pass, and of a backward pass by parameter shift.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -196,7 +196,7 @@ class HardwareSimulator(Simulator):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # An open device or service holds connections and a token; it is opened again from the
+        # An open device or service holds connections and a token; a copy opens it again from the
         # account.
         backend = self.backend
         if not isinstance(backend, str) and not self._open().is_local:
@@ -204,7 +204,7 @@ class HardwareSimulator(Simulator):
         return {**self.__dict__, "_opened": None, "service": None, "backend": backend}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "HardwareSimulator":
-        return self  # it does not change, and its service cannot be copied
+        return self  # it never changes, and its service cannot be copied
 
     def __repr__(self) -> str:
         name = self.backend if isinstance(self.backend, str) else self._open().name
@@ -232,5 +232,5 @@ def _head_run(
 
 
 def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Groups of tasks that one circuit measures."""
+    """Groups of tasks that are measured by the same circuit."""
     return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

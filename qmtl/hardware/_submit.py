@@ -1,9 +1,9 @@
-"""Submitting and cancelling runs: each chunk is carried by exactly one job, whatever happens.
+"""Submitting and cancelling runs: exactly one job carries each chunk, whatever happens.
 
-What is about to be sent is written to the ledger first, and jobs are tagged with the run and with
-the hash of what they carry. After any error, and after a restart, jobs are looked up by these tags
-before anything is sent; of several the oldest stays and the others are cancelled. A job that
-failed, or that was cancelled elsewhere, is sent again only if the caller asks for it.
+The ledger records each chunk before it is sent, and jobs are tagged with the run and with the hash
+of their content. After any error or restart, jobs are looked up by these tags before anything is
+sent; if there are several, the oldest is kept and the others are cancelled. A job that failed, or
+that was cancelled elsewhere, is sent again only if the caller asks for it.
 """
 
 import time
@@ -39,18 +39,17 @@ def submit(
     resubmit: bool = False,
     budget_seconds: float | None = None,
 ) -> str:
-    """Send a run, or what of it was not sent yet. After any interruption the same call continues.
+    """Send a run, or its unsent part. After any interruption the same call continues.
 
-    On a fake backend and on Aer the run is executed here and now, through the same ledger.
+    On a fake backend and on Aer the run is executed immediately, through the same ledger.
 
     Args:
-        prepared: the run, or the name of one that is in the ledger. If the same request is in the
-            ledger already, that run continues, and `prepared` is not used.
+        prepared: the run, or the name of a run in the ledger. If the ledger already has the same
+            request, that run continues, and `prepared` is not used.
         ledger: the ledger or its file; None for the user's.
-        backend: the run's Qiskit backend, if it is one of your own and the run comes from the
-            ledger.
+        backend: the run's Qiskit backend, if it is your own one and the run comes from the ledger.
         service: an open `QiskitRuntimeService`; None for the account's.
-        again: whether to measure a request again that is in the ledger.
+        again: whether to measure a request again that is already in the ledger.
         resubmit: whether to send chunks again whose jobs failed or were cancelled.
         budget_seconds: QPU seconds that may be spent on what is still to be sent.
 
@@ -60,8 +59,8 @@ def submit(
     Raises:
         HardwareBudgetError: if the run needs more than the budget or than the account has left.
         HardwareJobError: if jobs of the run failed or were cancelled, and `resubmit` is False.
-        HardwareError: of the service; the same call continues where this one ended.
-        InvalidInputError: for a run that the ledger does not know.
+        HardwareError: if the service fails; the same call continues where this one ended.
+        InvalidInputError: if the run is not in the ledger.
         KeyboardInterrupt: with a message that says how to continue.
 
     Example:
@@ -101,10 +100,10 @@ def submit(
 
 
 def raise_if_ended(ledger: Ledger, run: str) -> None:
-    """Raise if chunks of a run have no result and will get none.
+    """Raise if some chunks of a run have no result and will get none.
 
     Raises:
-        HardwareJobError: it names the first of them, why, and what to do.
+        HardwareJobError: if so; the error names the first of them, the reason, and what to do.
     """
     ended = [chunk for chunk in ledger.chunks(run) if chunk.state in ("failed", "cancelled")]
     if ended:
@@ -122,7 +121,7 @@ def _reopen(ledger: Ledger, run: str) -> None:
 
 
 def _execute(ledger: Ledger, run: str, backend: Any) -> None:
-    """Execute a run's chunks here, each once; of several processes one does, the others wait."""
+    """Execute a run's chunks here, each once; if several processes try, one does."""
     prepared: PreparedRun | None = None
     for chunk in ledger.chunks(run):
         while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):
@@ -145,14 +144,14 @@ def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Any) -> None:
 
 @dataclass(frozen=True)
 class _Sender:
-    """What sending the chunks of one run takes.
+    """Sends the chunks of one run.
 
     Attributes:
-        ledger: where the run is.
+        ledger: the ledger with the run.
         run: the run.
-        client: the service.
-        budget_seconds: QPU seconds that may be spent on what is still to be sent; None for no
-            limit but the account's own.
+        client: client of the service.
+        budget_seconds: QPU seconds that may be spent on what is still to be sent; None for no limit
+            except the account's own.
     """
 
     ledger: Ledger
@@ -176,7 +175,7 @@ class _Sender:
         return mode
 
     def close(self) -> None:
-        """Tell the service that nothing more is sent to the batch or session, if one is open."""
+        """Tell the service that nothing more will be sent to an open batch or session."""
         if "mode" in vars(self) and self.prepared.mode != "job":
             self.client.close_mode(self.mode)
 
@@ -204,7 +203,7 @@ class _Sender:
                 if claim is not None:
                     self._send(claim)
                     return
-            # Another process is sending it, and will soon be done.
+            # Another process is sending it, and will finish soon.
             time.sleep(min(0.2, self.client.patience.first_wait))
 
     def _send(self, claim: Claim) -> None:
@@ -242,10 +241,10 @@ def _send(sender: _Sender) -> None:
 
 
 def settle(client: Client, claim: Claim, backend: str) -> bool:
-    """Look up a chunk's jobs, keep the oldest, cancel the others.
+    """Look up a chunk's jobs, keep the oldest, and cancel the others.
 
     Returns:
-        Whether the chunk's fate is known: False if it has no job.
+        Whether the state of the chunk is known: False if it has no job.
     """
     chunk = claim.record
     if chunk.state not in ("planned", "sending"):
@@ -280,7 +279,7 @@ def _cancel_duplicates(client: Client, claim: Claim, extra: list[JobState]) -> N
 
 
 def end(claim: Claim, state: JobState) -> None:
-    """Write that a chunk's job failed or was cancelled."""
+    """Record that a chunk's job failed or was cancelled."""
     if state.status == "failed":
         claim.end("failed", f"job {state.job} failed: {state.reason}")
     else:
@@ -288,7 +287,7 @@ def end(claim: Claim, state: JobState) -> None:
 
 
 def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
-    """A chunk's jobs, oldest first; looked for repeatedly if one may just have been created."""
+    """A chunk's jobs, oldest first; repeats the look-up if a job may just have been created."""
     from tenacity import Retrying, retry_if_result, stop_after_attempt
 
     chunk, patience = claim.record, client.patience
@@ -304,7 +303,7 @@ def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
 
 
 def waits(patience: Patience) -> Any:
-    """How long to wait between attempts."""
+    """The waits between attempts."""
     from tenacity import wait_exponential
 
     return wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)

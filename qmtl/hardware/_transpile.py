@@ -1,6 +1,6 @@
-"""Transpilation: a head circuit in a device's gates, on its best qubits by calibration.
+"""Transpilation: a head circuit in a device's gates, on the best qubits by its calibration.
 
-Results are kept in a cache under a hash of all that they depend on.
+Results are cached under a hash of everything that they depend on.
 """
 
 import io
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
     from qiskit.transpiler import Target
 
-# Two-qubit gates and read-outs as bad as this are broken.
+# Two-qubit gates and read-outs with at least this error count as broken.
 BROKEN = 0.5
 # Steps of the search: until a first layout is found, and then for better ones.
 STEPS = (3_000_000, 300_000)
 
 
 def usable_target(target: "Target") -> "Target":
-    """The target without the gates and qubits that its calibration shows to be broken.
+    """The target without gates and qubits that are broken according to its calibration.
 
     A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
-    not (0 then stands for no measurement). A qubit is left out if its read-out error is like that.
+    not (0 then means that it was not measured). A qubit is left out if the same holds for its
+    read-out error.
     """
     from qiskit.transpiler import Target
 
@@ -78,16 +79,16 @@ def best_layout(
     """The qubits on which a circuit runs without swaps and with the smallest errors.
 
     The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map.
-    Among the copies found, the one with the largest product of two-qubit and read-out fidelities
-    is taken.
+    Of the copies found, the one with the largest product of two-qubit and read-out fidelities is
+    used.
 
     Args:
-        circuit: before transpilation.
-        target: the `usable_target` of the device.
-        read: wires whose read-out counts.
+        circuit: a circuit before transpilation.
+        target: the device's `usable_target`.
+        read: wires whose readout matters.
 
     Returns:
-        The qubit of each wire; None if no copy of the graph was found within the search's limits.
+        The qubit of each wire; None if the search found no copy within its limits.
 
     Example:
         >>> from qiskit import QuantumCircuit
@@ -114,9 +115,9 @@ def best_layout(
 def _pattern(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple["QuantumCircuit", "Target", Any]:
-    """A circuit and a target in which only what matters for the layout has an error.
+    """A circuit and a target in which only the parts that matter for the layout have errors.
 
-    Two-qubit gates stay; a one-qubit gate takes the place of each read-out.
+    Two-qubit gates are kept; a one-qubit gate replaces each read-out.
     """
     from qiskit import QuantumCircuit
     from qiskit.circuit.library import CZGate, XGate
@@ -181,7 +182,7 @@ def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
     return prod(1 - error for error in errors)
 
 
-# Routings that are tried where every layout needs swaps; fewer for large circuits.
+# Number of routings to try if every layout needs swaps; fewer for large circuits.
 ROUTINGS, FEW_ROUTINGS, LARGE = 12, 4, 40
 LEVEL = 3
 CACHE_VERSION = 1
@@ -189,12 +190,12 @@ CACHE_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Transpiled:
-    """A circuit in a device's gates.
+    """A transpiled circuit in a device's gates.
 
     Attributes:
-        circuit: on the device's qubits.
+        circuit: the circuit on the device's qubits.
         layout: the qubit of each wire before the first gate.
-        swaps: that routing added.
+        swaps: number of swaps that routing added.
     """
 
     circuit: "QuantumCircuit"
@@ -203,7 +204,7 @@ class Transpiled:
 
 
 def cache_folder() -> Path:
-    """Where transpiled circuits are kept: ``$XDG_CACHE_HOME/qmtl/transpiled``, else ``~/.cache``.
+    """Folder of transpiled circuits: ``$XDG_CACHE_HOME/qmtl/transpiled``, or ``~/.cache``.
 
     Example:
         >>> cache_folder().parts[-2:]
@@ -221,18 +222,18 @@ def transpiled(
     layout: Sequence[int] | None = None,
     cache: Path | None = None,
 ) -> Transpiled:
-    """A circuit in a backend's gates.
+    """Transpile a circuit to a backend's gates.
 
-    If the coupling map holds the graph of the circuit's two-qubit gates, its best copy is taken
+    If the coupling map contains the graph of the circuit's two-qubit gates, its best copy is used
     (`best_layout`), and no swaps are added. Otherwise several routings are tried, and the one with
-    the best estimated success is taken.
+    the best estimated success is used.
 
     Args:
-        circuit: measured, with symbolic features.
-        backend: where it will run.
-        read: wires whose read-out counts.
-        layout: the qubit of each wire; None to choose it.
-        cache: folder in which results are kept; None for no cache.
+        circuit: a circuit with measurements and symbolic features.
+        backend: the backend that will run it.
+        read: wires whose readout matters.
+        layout: the qubit of each wire; None chooses it.
+        cache: folder of cached results; None for no cache.
 
     Raises:
         InvalidInputError: if the circuit or the layout does not fit the backend.
@@ -322,7 +323,7 @@ def _routed(
     counts = [0]
 
     def count(*, dag: Any, **_: Any) -> None:
-        # Later passes turn swaps into native gates.
+        # Later passes decompose swaps into native gates.
         counts.append(dag.count_ops(recurse=False).get("swap", 0))
 
     native = passes.run(circuit, callback=count)
@@ -336,7 +337,7 @@ def _key(
     read: Sequence[int],
     layout: Sequence[int] | None,
 ) -> str:
-    """All that the result depends on."""
+    """A hash of everything that the result depends on."""
     import qiskit
 
     calibration = sorted(
@@ -360,7 +361,7 @@ def _write(path: Path, found: Transpiled) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
     except OSError:
-        return  # without a cache, the next call takes longer
+        return  # without a cache, the next call only takes longer
 
 
 def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
@@ -381,11 +382,11 @@ def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
 
 
 def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
-    """The circuit with explicit delays, every gate as late as possible, as IBM's devices run it.
+    """The circuit with explicit delays and every gate as late as possible, as IBM's devices run it.
 
     Args:
-        circuit: transpiled for the target.
-        target: with durations; without them the circuit is returned unchanged.
+        circuit: a circuit transpiled for the target.
+        target: a target with durations; without them the circuit is returned unchanged.
     """
     from qiskit.transpiler import PassManager
     from qiskit.transpiler.exceptions import TranspilerError
