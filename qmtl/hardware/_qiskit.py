@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
 # Attributes of the container in which Qiskit returns the registers' data.
 TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
-METHODS = {
-    "Hadamard": "h",
-    "CNOT": "cx",
-    "CZ": "cz",
-    "IsingZZ": "rzz",
-}  # others: name in lower case
+METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # else: lower-case name
 
 
 @dataclass(frozen=True, eq=False)

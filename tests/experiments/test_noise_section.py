@@ -96,7 +96,7 @@ def test_bad_values(overrides, message):
 
 
 def test_bad_combinations():
-    with pytest.raises(RecipeError, match=r"go with head.simulator 'lightcone', got 'default"):
+    with pytest.raises(RecipeError, match=r"need head.simulator 'lightcone', got 'default"):
         simulator("training.shots=8", "head.simulator=default.qubit")
     with pytest.raises(InvalidInputError, match=r"nowhere.json cannot be read"):
         simulator("training.noise=nowhere.json")
