@@ -250,7 +250,7 @@ class _Part(NamedTuple):
 def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
     """The circuits from which a grown circuit was joined.
 
-    It is empty for other circuits, and if there are so many parts that each would be a task.
+    It is empty for other circuits, and if there are so many parts that every task would be one.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])

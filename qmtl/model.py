@@ -223,7 +223,7 @@ class MultiTaskModel(nn.Module):
             data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
                 task of that name, of which the train and validation rows are used, with the weights
                 that they have there.
-            sample_weight: how much each row of a pair counts; None for 1 each.
+            sample_weight: weight of each row of a pair; None for 1 each.
             methods: the methods to choose from.
             seed: seed of the folds and of initial weights.
 

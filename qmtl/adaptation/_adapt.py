@@ -67,7 +67,7 @@ def adapted_head(
         task: the new task.
         features: output of the frozen encoder, shape (rows, head.n_features).
         targets: canonical targets of these rows; regression targets are standardised.
-        sample_weight: how much each row counts, (rows,), above zero; None for 1 each.
+        sample_weight: weight of each row, (rows,), above zero; None for 1 each.
         methods: the methods to choose from, see `METHODS`; logistic is for classification only.
         seed: seed of the folds and of a block's initial weights.
 

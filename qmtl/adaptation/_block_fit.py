@@ -31,7 +31,7 @@ def train_block(
         features: output of the frozen encoder, shape (rows, n_features).
         targets: canonical targets, standardised for a regression.
         task: the task.
-        weights: of the rows; None for 1 each.
+        weights: weights of the rows; None for 1 each.
         iterations: largest number of iterations.
 
     Example:

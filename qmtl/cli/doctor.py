@@ -203,7 +203,7 @@ def _engine() -> tuple[str, bool]:
 
 
 def _threads() -> str:
-    """The time of a training step with one thread and with as many as torch would use."""
+    """The time of a training step with one thread, and with torch's number of threads."""
     import torch
 
     before = torch.get_num_threads()

@@ -23,8 +23,8 @@ __all__ = ["TextTable", "is_nameless", "read_table"]
 
 # Characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
-LINES, SAMPLE = 1000, 1 << 16  # lines and bytes to find the marks in
-BLOCK = 1 << 18  # bytes to count marks in at a time: they stay in the processor's cache
+LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that are used to detect the marks
+BLOCK = 1 << 18  # bytes in which marks are counted at a time: they fit in the processor's cache
 FIRST, MANY = 200, 100  # rows, columns
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
@@ -112,7 +112,7 @@ class TextTable:
         if b"\r" in text:
             text, as_stored = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), False
         start = len(text) - len(text.lstrip(b"\n"))
-        # As Excel writes it.
+        # Excel writes this line.
         declared = re.match(r"sep=(.)\n", text[start : start + 9].decode(errors="ignore"))
         if declared:
             start, given = start + len(declared[0].encode()), given or declared[1]
@@ -177,8 +177,8 @@ class TextTable:
 
         Args:
             texts: columns to keep as text.
-            categories: whether columns whose texts repeat are of pandas' categorical type, whose
-                different texts are found once.
+            categories: whether columns whose texts repeat get pandas' categorical type, which finds
+                the distinct texts once.
         """
         import pandas as pd
 
@@ -199,7 +199,7 @@ class TextTable:
             rest = self._read(kept, dtype=str)
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
         if len(self.header) > MANY:
-            frame = frame.copy()  # as one block for each type
+            frame = frame.copy()  # one block of memory for each type
         for place in kept:
             codes, different = pd.factorize(frame[place], use_na_sentinel=False)
             names = pd.Series(different, dtype=object).fillna("").map(str.strip)
@@ -222,10 +222,10 @@ class TextTable:
         return self._with_numbers(frame, texts)
 
     def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
-        """Columns of texts that repeat in the first rows: fast to read as categories.
+        """Columns whose texts repeat in the first rows, and are fast to read as categories.
 
         Args:
-            missing: the words that are missing values, of each column that is looked at.
+            missing: for each column to check, the words that mean a missing value.
         """
         with contextlib.suppress(InvalidInputError):  # a cell that ends after the first bytes
             first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
@@ -237,7 +237,7 @@ class TextTable:
     def _read(
         self, places: list[int] | None, n_bytes: int | None = None, **options: Any
     ) -> "pd.DataFrame":
-        """Some columns, by their places; None for all. Of so many bytes; None for all."""
+        """Read some columns, given by position, and some bytes; None for all."""
         import pandas as pd
 
         options |= {
@@ -248,8 +248,8 @@ class TextTable:
         }  # fmt: skip
         try:
             if self.has_plain_header and places is None and n_bytes is None:
-                # A large file by its name is read in several threads. Whether a column is of
-                # numbers is then found in parts, which a warning tells of where they differ.
+                # pandas reads a large file, given by its name, in several threads, and decides part
+                # by part whether a column holds numbers; it warns if parts differ.
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", pd.errors.DtypeWarning)
                     with contextlib.suppress(pd.errors.DtypeWarning):
@@ -273,7 +273,7 @@ class TextTable:
                 )
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """The bytes of some whole lines at a time; each line has its end."""
+        """The bytes of some whole lines at a time, with their line ends."""
         start = self.start
         while start < len(self.text):
             end = self.text.rfind(b"\n", start, start + BLOCK) + 1
@@ -283,12 +283,12 @@ class TextTable:
             start += len(block)
 
     def _is_even(self, block: np.ndarray) -> bool:
-        """Whether each line is as wide as the header, or empty, which is no row."""
+        """Whether each line is as wide as the header, or empty (an empty line is not a row)."""
         width = len(self.header)
         line_ends = block == ord("\n")
         every = np.flatnonzero(line_ends | (block == ord(self.delimiter)))
         n_lines = np.count_nonzero(line_ends)
-        # Every mark of that place ends a line, and there are no other lines.
+        # Every mark in the last position of a row is a line end, and there are no other line ends.
         if len(every) == width * n_lines and line_ends[every[width - 1 :: width]].all():
             return True
         ends, marks = np.flatnonzero(line_ends), np.flatnonzero(block == ord(self.delimiter))

@@ -1,4 +1,4 @@
-"""AdaptedText: a frozen sentence encoder, whose last layers have adapters that tasks mix."""
+"""AdaptedText: a frozen sentence encoder whose last layers have adapters that tasks mix."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
 from qmtl.encoders._text import DEFAULT_MODEL, files_digest, load_sentence_encoder, model_folder
 from qmtl.errors import InvalidInputError, missing_extra
 
-ADAPTER = "default"  # the name that peft has for the adapter of a model that has only one
+ADAPTER = "default"  # peft's name for the only adapter of a model
 
 
 class AdapterOptions(Section):
-    """What the adapters are.
+    """Options of the adapters.
 
     Attributes:
-        rank: of each adapter.
+        rank: rank of each adapter.
         inventory: number of adapters that tasks share.
-        layers: how many of the network's last layers have adapters.
-        splits: into how many parts of its inputs and outputs an adapter is cut, each of which a
-            task mixes by itself; 1 is Polytropon, more is multi-head routing.
+        layers: number of the network's last layers that have adapters.
+        splits: number of parts into which an adapter's inputs and outputs are cut; a task mixes
+            each part separately. 1 is Polytropon, more is multi-head routing.
         balance: strength of the term that keeps the inventory in use; 0 for none.
     """
 
@@ -39,39 +39,39 @@ class AdapterOptions(Section):
 
 
 class AdaptedText(TaskEncoder):
-    """Texts to features, by a frozen sentence encoder whose last layers each task adapts.
+    """Computes features by a frozen sentence encoder whose last layers each task adapts.
 
     Every linear layer W of the last layers becomes W x + s_t B_t A_t x / rank. The low-rank A_t and
-    B_t are mixed from an inventory of such pairs that all tasks share, A_t = Σ_e w_te A_e and
-    B_t = Σ_e w_te B_e; a task learns how much it takes of each, w_t, and how strong its adapter is,
-    s_t. The network itself stays as it is, bit for bit. A task's vectors go through layers that all
-    tasks share, and give the features of its register.
+    B_t are mixed from an inventory of pairs that all tasks share, A_t = Σ_e w_te A_e and B_t = Σ_e
+    w_te B_e. A task learns its shares of the pairs, w_t, and the strength of its adapter, s_t. The
+    network itself does not change by a single bit. A task's vectors pass through layers that all
+    tasks share, which compute the features of its register.
 
-    Inputs are token numbers (batch, texts, tokens), -1 after a text's end, as
-    `qmtl.data.glue` makes them with `TextTokens`: of one text u that is all there is, of two u, v,
-    |u − v| and u ⊙ v are taken, as in `qmtl.data.pair_features`; a text without tokens is zero.
+    Inputs are token numbers (batch, texts, tokens), -1 after a text's end, as `qmtl.data.glue`
+    makes them with `TextTokens`. A single text has the vector u; two texts have u, v, |u − v| and u
+    ⊙ v, as in `qmtl.data.pair_features`; a text without tokens is zero.
 
-    The frozen layers run once, whatever is asked for; the last layers run once for every task that
-    the tasks asked for depend on. Where gates join registers, as the default circuit's ring does,
-    a task depends on its neighbours' features, too: three runs for one task, T for T tasks.
+    The frozen layers run once for any number of tasks. The last layers run once for every task that
+    the requested tasks depend on. If gates join registers, as in the default circuit's ring, a task
+    also depends on its neighbours' features: three runs for one task, T runs for T tasks.
 
-    The network is not in saved files: they have its name, or its folder and a digest of what is
-    there, beside the weights that were trained.
+    Saved files do not contain the network. They contain its name, or its folder and a digest of the
+    folder's files, and the weights that were trained.
 
     Args:
-        columns: task → its features, ``head.task_columns()``.
-        model: a folder with a model of sentence-transformers, or a name on the Hugging Face hub.
+        columns: task → indices of its features, the result of ``head.task_columns()``.
+        model: folder of a sentence-transformers model, or its name on the Hugging Face hub.
         hidden: widths of the hidden layers after the network.
         adapters: see `AdapterOptions`.
-        n_texts: texts in a row of inputs, 1 or 2.
+        n_texts: number of texts in a row of inputs, 1 or 2.
         revision: branch, tag or commit of a model on the hub.
-        activation: of the layers after the network.
-        dropout: of the layers after the network.
-        seed: of the initial weights; None uses torch's global generator.
+        activation: activation of the layers after the network.
+        dropout: dropout of the layers after the network.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Raises:
         InvalidInputError: for a network that cannot be cut before its last layers, or whose widths
-            are no multiples of ``splits``.
+            are not multiples of ``splits``.
         MissingDependencyError: if sentence-transformers or peft are not installed.
 
     References:
@@ -138,12 +138,12 @@ class AdaptedText(TaskEncoder):
         return [m for m in self.upper.modules() if hasattr(m, "module_logits")]
 
     def _scaled(self, router: Any, _: Any, options: Mapping[str, Any], mixed: Tensor) -> Tensor:
-        """A router's weights times √s_t: they mix A as well as B."""
+        """A router's weights times √s_t, because they mix both A and B."""
         scale: Tensor = (self.log_scales[options["task_ids"]] / 2).exp()
         return mixed * scale[:, None, None]
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; the network drops nothing, the routers draw in training."""
+        """Training or evaluation mode; the network never drops units, but the routers sample."""
         super().train(mode)
         for module in (self.lower, self.upper, self.pooling):
             module.eval()
@@ -171,7 +171,7 @@ class AdaptedText(TaskEncoder):
         return torch.cat(found, dim=1)
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Vectors of texts, of length √d, as `qmtl.data.embed_texts` brings them to."""
+        """Vectors of texts, scaled to the length √d as by `qmtl.data.embed_texts`."""
         pooled: dict[str, Any] = {"token_embeddings": states, "attention_mask": mask}
         for module in self.pooling:
             pooled = module(pooled)
@@ -186,7 +186,7 @@ class AdaptedText(TaskEncoder):
         if self.n_texts == 2:
             second = vectors[:, 1]
             pair = torch.cat([(first - second).abs(), first * second], dim=1)
-            # As of a single sentence: what is absent adds nothing.
+            # As for a single sentence, a missing text adds nothing.
             both = (second != 0).any(dim=1, keepdim=True)
             joined = torch.cat([first, second, pair * both], dim=1)
         joined = self.layers.layers[:-1](joined)
@@ -198,7 +198,7 @@ class AdaptedText(TaskEncoder):
         return self.layers.layers[-1]
 
     def _tokens(self, inputs: Tensor) -> Tensor:
-        """Token numbers (batch · texts, tokens), as many as the longest text has."""
+        """Token numbers (batch · texts, tokens), cut to the length of the longest text."""
         if inputs.ndim != 3 or inputs.shape[1] != self.n_texts:
             raise InvalidInputError(
                 f"inputs must be token numbers of shape (batch, {self.n_texts}, tokens), got "
@@ -224,7 +224,7 @@ class AdaptedText(TaskEncoder):
         return tokens[:, :longest]
 
     def routing(self) -> dict[str, Tensor]:
-        """How much each task takes of each adapter: (layers with adapters, splits, inventory).
+        """Each task's shares of the adapters: (layers with adapters, splits, inventory).
 
         The shares of a split add up to 1.
         """
@@ -236,7 +236,7 @@ class AdaptedText(TaskEncoder):
         return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
 
     def extra_loss(self) -> Tensor | None:
-        """The term that keeps the inventory in use; None where it has no strength."""
+        """The term that keeps the inventory in use; None if its strength is zero."""
         if not self.adapters.balance:
             return None
         terms = []
@@ -259,7 +259,7 @@ class AdaptedText(TaskEncoder):
         return found | {last.weight: rows, last.bias: rows}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one task more, which begins with equal shares of all adapters."""
+        """A copy with one more task, which starts with equal shares of all adapters."""
         larger = {**self.columns, name: columns}
         grown = type(self)._described(self.to_dict() | {"columns": larger}, seed)
         grown.to(self.log_scales)
@@ -292,7 +292,7 @@ class AdaptedText(TaskEncoder):
         """The encoder that `to_dict` described, with fresh parameters.
 
         Raises:
-            InvalidInputError: if the sentence encoder is not there any more, or is another one.
+            InvalidInputError: if the sentence encoder no longer exists, or is another one.
         """
         return cls._described(description, 0)
 
@@ -309,10 +309,10 @@ class AdaptedText(TaskEncoder):
 
 
 def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
-    """A transformer's first layers, and its last ones, which begin with the first ones' states.
+    """Cut a transformer into its first layers and its last ones, which continue from their states.
 
     Raises:
-        InvalidInputError: if there are no such two parts that together give what the whole gives.
+        InvalidInputError: if two such parts do not together compute the same as the whole.
     """
     depth = getattr(network.config, "num_hidden_layers", 0)
     stacks = [
@@ -323,7 +323,7 @@ def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
     if len(stacks) != 1 or not hasattr(network, "embeddings"):
         raise InvalidInputError(
             f"{name!r} is a {type(network).__name__}, which has no embeddings and one list of "
-            f"layers to be cut; take a model as BERT, RoBERTa, MPNet or DistilBERT are"
+            f"layers to be cut; use a model like BERT, RoBERTa, MPNet or DistilBERT"
         )
     if n_last > depth:
         raise InvalidInputError(
@@ -347,16 +347,16 @@ def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
         whole = network.eval()(input_ids=tokens, attention_mask=mask).last_hidden_state
     if not torch.allclose(found[mask > 0], whole[mask > 0], atol=1e-4):
         raise InvalidInputError(
-            f"{name!r} is a {type(network).__name__}, whose layers do more than follow one another"
+            f"{name!r} is a {type(network).__name__}, which is not a plain sequence of layers"
         )
     return lower, upper
 
 
 class _GivenStates(nn.Module):
-    """In the place of a network's embeddings: the states that it is given."""
+    """Replaces a network's embeddings by given states."""
 
     def forward(self, *args: Any, **options: Any) -> Tensor:
-        """The states."""
+        """Return the given states."""
         values = (*args, *options.values())
         return next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
 
@@ -386,23 +386,23 @@ def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Mo
 
 
 def _without_frozen(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Leave out of a state what the sentence encoder's own files have."""
+    """Leave out of a state what the sentence encoder's own files contain."""
     for name in module._frozen:
         state.pop(prefix + name, None)
 
 
 def _frozen_are_there(module: Any, keys: Any) -> None:
-    """Do not miss it either, when a state is loaded."""
+    """When a state is loaded, do not report these keys as missing."""
     ends = tuple(module._frozen)
     keys.missing_keys[:] = [key for key in keys.missing_keys if not key.endswith(ends)]
 
 
 class AdaptedTextSection(EncoderSection):
-    """``type = "AdaptedText"``, for data whose texts are tokens (``data.max_tokens``).
+    """Section ``type = "AdaptedText"``, for data whose texts are tokens (``data.max_tokens``).
 
     Attributes:
-        text_model: a folder with a sentence-transformers model, or its name on the hub; None for
-            the default of `TextEmbedding`. The data must have the same.
+        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
+            default of `TextEmbedding`. The data must use the same model.
         adapters: rank, inventory, layers, splits and balance; see `AdapterOptions`.
         hidden: widths of the hidden layers after the network.
         activation: relu, gelu, silu or tanh.

@@ -48,7 +48,8 @@ class EncoderSection(Section):
                 of their own.
 
         Raises:
-            InvalidInputError: the inputs do not fit this type of encoder, or a value is wrong.
+            Test dates first in columns that cannot be numbers: many different texts are slow to
+                read as dates.
         """
 
     def of_task(self, name: str) -> Self:

@@ -1,4 +1,4 @@
-"""Block weights that are computed: from parameters that all tasks share, and a vector per task."""
+"""Computed block weights: from parameters that all tasks share, and a vector per task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ BlockShape = tuple[Gate, ...]
 
 
 def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
-    """The tasks whose blocks have the same gates, so that their weights mean the same.
+    """Group the tasks whose blocks have the same gates, so that their weights correspond.
 
     Example:
         >>> from qmtl import Task
@@ -30,7 +30,7 @@ def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
     for name, register in circuit.registers.items():
         ansatz, n_wires = circuit.ansatz(name), len(register.wires)
         read = tuple(register.readout.read_wires(n_wires))
-        # Ansätze of your own may not be hashable.
+        # A user's own ansätze may not be hashable.
         key = (id(ansatz), n_wires, *read)
         if key not in known:
             known[key] = tuple(elementary(ansatz.gates(n_wires, read)))
@@ -39,18 +39,18 @@ def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
 
 
 class GeneratedBlocks(nn.Module, ABC):
-    """What a head with computed block weights has in the place of `TaskRows` of them.
+    """Replaces the `TaskRows` of block weights in a head that computes them.
 
     A subclass has the shared parameters and defines `made`.
 
     Args:
-        circuit: whose blocks these are.
-        vectors: each task's vector, all of one length.
+        circuit: circuit of the blocks.
+        vectors: each task's vector, all of the same length.
 
     Attributes:
-        shapes: the different shapes of blocks, in the order of the first task of each.
+        shapes: the different shapes of blocks, in order of first appearance.
         members: the tasks of each shape.
-        n_weights: of a block of each shape.
+        n_weights: number of weights of a block of each shape.
         vectors: `TaskRows` of the tasks' vectors.
     """
 
@@ -66,7 +66,7 @@ class GeneratedBlocks(nn.Module, ABC):
         self.n_weights = tuple(circuit.n_weights(names[0]) for names in self.members)
         self.vectors = TaskRows(vectors)
         several = len(shapes) > 1
-        # From all tasks' weights, shape by shape, to the circuit's order.
+        # Maps the weights of all tasks, ordered by shape, to the circuit's order.
         by_shape = [name for names in self.members for name in names]
         slices, start = {}, 0
         for name in by_shape:
@@ -83,7 +83,7 @@ class GeneratedBlocks(nn.Module, ABC):
 
     @abstractmethod
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of a shape, (tasks, weights), from vectors (tasks, length)."""
+        """Weights of blocks of one shape, (tasks, weights), from vectors (tasks, length)."""
 
     def forward(self) -> Tensor:
         """The weights of all blocks, flat and in gate order."""
@@ -96,7 +96,7 @@ class GeneratedBlocks(nn.Module, ABC):
         return torch.cat(made).index_select(0, self.gate_order)
 
     def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Weights by task: of these tasks, as a head that has no others would compute them."""
+        """Weights by task, computed as in a head that has only these tasks."""
         vectors = self.vectors.by_name()
         chosen = tuple(vectors) if names is None else tuple(names)
         found: dict[str, Tensor] = {}
@@ -108,7 +108,7 @@ class GeneratedBlocks(nn.Module, ABC):
         return {name: found[name] for name in chosen}
 
     def of_vector(self, like: str, vector: Tensor) -> Tensor:
-        """Weights of a block that has the shape of a task's, from any vector (length,)."""
+        """Weights of a block with the shape of the task `like`, from any vector (length,)."""
         if like not in self._shape_of:
             raise unknown_name("task", like, self._shape_of)
         return self.made(self._shape_of[like], vector[None])[0]

@@ -1,4 +1,4 @@
-"""HyperHead: block weights from one small network, of a weight's place and the task's token."""
+"""HyperHead: block weights from one small network, whose inputs are a weight's place and a task."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ from qmtl.simulators import Simulator
 __all__ = ["HyperBlocks", "HyperHead", "hyper_count", "place_features"]
 
 AXES = ("RX", "RY", "RZ", "IsingZZ")
-# Of layer, wire and axis each: with three, places repeat after 16 layers or wires.
+# Frequencies for each of layer, wire and axis: with three, places repeat after 16 layers or wires.
 FREQUENCIES = 3
 N_FEATURES = 3 * 2 * FREQUENCIES
 TOKEN_STD = 1.0
@@ -25,9 +25,9 @@ TOKEN_STD = 1.0
 def place_features(gates: BlockShape, n_weights: int) -> Tensor:
     """Fourier features of each weight's place in a block, (weights, 18), float64.
 
-    A place is the axis of the weight's gate, the gate's first wire, and its layer: how many weights
-    of that axis and wire come before it. Features are sin(ωx) and cos(ωx) of these three numbers x,
-    with ω = π/2, π/4 and π/8.
+    A place consists of three numbers: the axis of the weight's gate, the gate's first wire, and its
+    layer (the number of earlier weights with the same axis and wire). Features are sin(ωx) and
+    cos(ωx) of these numbers x, with ω = π/2, π/4 and π/8.
 
     Example:
         >>> from qmtl import RotationAnsatz
@@ -54,11 +54,11 @@ class HyperBlocks(GeneratedBlocks):
     """Block weights from a network with one hidden layer.
 
     Args:
-        circuit: whose blocks these are.
-        token: numbers in a task's token.
-        hidden: hidden units.
-        seed: of the initial values.
-        initial: how blocks start, see `qmtl.heads.block_weights`.
+        circuit: circuit of the blocks.
+        token: length of a task's token.
+        hidden: number of hidden units.
+        seed: seed of the initial values.
+        initial: initial weights of the blocks, see `qmtl.heads.block_weights`.
 
     Attributes:
         network: all weights of the network, one flat parameter.
@@ -80,14 +80,14 @@ class HyperBlocks(GeneratedBlocks):
         joined = torch.cat([layer.flatten() for layer in layers])
         # DistributedDataParallel waits for the gradient of every trainable parameter.
         self.network = nn.Parameter(joined, requires_grad=any(self.n_weights))
-        # Not buffers, which a model that is moved to float32 and back would round.
+        # Buffers would be rounded when a model is converted to float32 and back.
         self._features = [
             place_features(gates, n) for gates, n in zip(self.shapes, self.n_weights, strict=True)
         ]
         self._start = [starting_angles(circuit, names[0], initial) for names in self.members]
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of a shape, (tasks, weights), from tokens (tasks, d)."""
+        """Weights of blocks of one shape, (tasks, weights), from tokens (tasks, d)."""
         parts = self.network.split([size.numel() for size in self._layers])
         weight, bias, out, offset = (
             part.view(size) for part, size in zip(parts, self._layers, strict=True)
@@ -104,21 +104,21 @@ class HyperHead(QuantumHead):
 
     The weight at place i of task t's block is :math:`θ_{ti} = θ^0_i + u·\tanh(W γ_i + V e_t + b) +
     c`. Here γ_i are Fourier features of the place (layer, wire, axis), see `place_features`; e_t is
-    the task's token, a vector of d numbers; W, V, b, u and c are the network, which all tasks of
-    all shapes of blocks share; θ⁰ is π/2 for the last RY on each wire that is read, or 0, by
-    `initial`, and is not trained. All else is as in `QuantumHead`, which it is to simulators,
-    hardware and training.
+    the task's token, a vector of d numbers; W, V, b, u and c are the network, which tasks of all
+    shapes of blocks share; θ⁰ is π/2 for the last RY on each wire that is read, or 0, by `initial`,
+    and is not trained. In all other respects, also for simulators, hardware and training, it is a
+    `QuantumHead`.
 
-    It has encoding + h (d + 20) + 1 + T (d + 1) parameters with h hidden units, and a new task adds
-    d + 1, and its register's encoding.
+    With h hidden units it has encoding + h (d + 20) + 1 + T (d + 1) parameters. A new task adds d +
+    1 and its register's encoding.
 
     Args:
-        circuit: as for `QuantumHead`.
-        simulator: as for `QuantumHead`.
-        token: d, numbers in a task's token.
-        hidden: h, hidden units.
+        circuit: circuit as for `QuantumHead`.
+        simulator: simulator as for `QuantumHead`.
+        token: d, the length of a task's token.
+        hidden: h, the number of hidden units.
         initial: ``"equator"`` or ``"normal"``, for θ⁰.
-        **options: as for `QuantumHead`.
+        **options: further arguments of `QuantumHead`.
 
     Raises:
         InvalidInputError: for a token or hidden layer below 1.
@@ -156,7 +156,7 @@ class HyperHead(QuantumHead):
 
 
 def hyper_count(circuit: HeadCircuit, token: int, hidden: int = 8) -> int:
-    """Parameters of `HyperHead`, see there.
+    """Number of parameters of a `HyperHead`.
 
     Example:
         >>> from qmtl import Task

@@ -100,7 +100,7 @@ def starting_angles(
     start: str,
     turns: dict[tuple[int, ...], list[int]] | None = None,
 ) -> Tensor:
-    """What a task block's initial weights vary around, float64; for arguments see `block_weights`.
+    """The values around which a block's initial weights vary, float64; see `block_weights`.
 
     Example:
         >>> from qmtl.tasks import Task

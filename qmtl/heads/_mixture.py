@@ -14,7 +14,7 @@ from qmtl.simulators import Simulator
 
 __all__ = ["MixtureBlocks", "MixtureHead", "mixture_count"]
 
-# Of the coefficients at the start, so that tasks begin apart.
+# Standard deviation of the initial coefficients, so that tasks start differently.
 COEFFICIENT_STD = 0.5
 
 
@@ -22,10 +22,10 @@ class MixtureBlocks(GeneratedBlocks):
     """Block weights Σ_s a_ts B_s.
 
     Args:
-        circuit: whose blocks these are.
-        size: S, blocks in the inventory of each shape.
-        seed: of the initial values.
-        initial: how the blocks of the inventories start, see `qmtl.heads.block_weights`.
+        circuit: circuit of the blocks.
+        size: S, the number of blocks in the inventory of each shape.
+        seed: seed of the initial values.
+        initial: initial weights of the inventories' blocks, see `qmtl.heads.block_weights`.
 
     Attributes:
         inventory: the blocks B of all shapes, one flat parameter.
@@ -39,7 +39,7 @@ class MixtureBlocks(GeneratedBlocks):
         super().__init__(circuit, vectors)
         self.size = size
         blocks = [
-            # Named by the gates, so that other shapes leave the draw alone.
+            # The name contains the gates, so that other shapes do not change the draw.
             block_weights(seed, f"block {s} of {[*map(str, gates)]}", circuit, names[0], initial)
             for gates, names in block_shapes(circuit).items()
             for s in range(size)
@@ -49,7 +49,7 @@ class MixtureBlocks(GeneratedBlocks):
         self.inventory = nn.Parameter(joined, requires_grad=len(joined) > 0)
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of a shape, (tasks, weights), from vectors (tasks, S)."""
+        """Weights of blocks of one shape, (tasks, weights), from vectors (tasks, S)."""
         parts = self.inventory.split([self.size * n for n in self.n_weights])
         weights: Tensor = coefficients(vectors) @ parts[shape].view(self.size, -1)
         return weights
@@ -69,22 +69,24 @@ class MixtureHead(QuantumHead):
     r"""A quantum head whose tasks mix their blocks from an inventory that they share.
 
     Task t's block weights are :math:`Σ_s a_{ts} B_s`, with S blocks :math:`B_s` for all tasks whose
-    blocks have the same gates, and S coefficients of the task's own: a vector v, shifted so that
-    :math:`Σ_s a_s = 1`. All else is as in `QuantumHead`, which it is to simulators, hardware and
-    training. It has encoding + S · (weights of a block, for each shape) + T · (S + 1) parameters,
-    and a new task adds S + 1, and its register's encoding.
+    blocks have the same gates, and S coefficients per task: a vector v, shifted so that :math:`Σ_s
+    a_s = 1`. In all other respects, also for simulators, hardware and training, it is a
+    `QuantumHead`. It has encoding + S · (weights of a block, for each shape) + T · (S + 1)
+    parameters. A new task adds S + 1 and its register's encoding.
 
-    Coefficients are neither bounded nor positive, as those of a softmax would be: a mixture may
-    leave the hull of the blocks, and its gradient does not fade. As they sum to one, a turn that
-    all blocks have in common, such as the quarter turn that they start at, or a whole period, is in
-    every mixture. Angles are mixed as numbers: a period added to one block alone makes another
+    Coefficients are neither bounded nor positive, unlike those of a softmax: a mixture may leave
+    the convex hull of the blocks, and its gradient does not vanish. Because they sum to one, a
+    rotation that all blocks share, such as the initial quarter turn or a whole period, is part of
+    every mixture. Angles are mixed as numbers: adding a period to a single block gives another
     head.
 
     Args:
-        circuit: as for `QuantumHead`.
-        simulator: as for `QuantumHead`.
-        inventory: S, blocks for each shape of block. With 1 all tasks of a shape have one block.
-        **options: as for `QuantumHead`; ``initial`` is how the blocks of the inventory start.
+        circuit: circuit as for `QuantumHead`.
+        simulator: simulator as for `QuantumHead`.
+        inventory: S, the number of blocks for each shape of block. With 1, all tasks of a shape
+            share one block.
+        **options: further arguments of `QuantumHead`; ``initial`` sets the initial blocks of the
+            inventory.
 
     Raises:
         InvalidInputError: for an inventory below 1.
@@ -119,7 +121,7 @@ class MixtureHead(QuantumHead):
 
 
 def mixture_count(circuit: HeadCircuit, inventory: int) -> int:
-    """Parameters of `MixtureHead`, see there.
+    """Number of parameters of a `MixtureHead`.
 
     Example:
         >>> from qmtl import Task

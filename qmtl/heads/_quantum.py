@@ -113,7 +113,7 @@ class QuantumHead(CircuitHead):
             self.blocks.requires_grad_(False)
 
     def _make_blocks(self, seed: int, initial: str) -> TaskRows | GeneratedBlocks:
-        """What gives the block weights when it is called; a head that computes them has another."""
+        """The module that computes the block weights; subclasses may have another one."""
         return TaskRows(all_blocks(seed, self.circuit, initial))
 
     def weights(self) -> dict[str, Tensor]:
@@ -246,15 +246,15 @@ class QuantumHead(CircuitHead):
         """A plain head of some of the tasks, with the numbers that they have here.
 
         Args:
-            circuit: of these tasks.
-            encoding: which of the encoding's weights it has.
+            circuit: circuit of these tasks.
+            encoding: indices of the encoding weights that it has.
         """
         names = list(circuit.registers)
         options: dict[str, Any] = {"angle_map": self.angle_map, "frozen": self.frozen, "seed": 0}
         head = QuantumHead(circuit, self.simulator, **options).to(self.encoding)
         assert isinstance(head.blocks, TaskRows)
         head.encoding.copy_(self.encoding[encoding])
-        # As a head that has these tasks only would compute them: not a bit may differ.
+        # Compute bit for bit the same as a head that has only these tasks.
         for rows, given in ((head.blocks, self.blocks), (head.scales, self.scales)):
             values = given.by_name(names).values()
             rows.parameter.copy_(torch.cat([value.reshape(-1) for value in values]))

@@ -116,7 +116,7 @@ def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
     Args:
         first: the first model.
         other: another model, or what they began with.
-        which: what an error calls the other.
+        which: what an error calls the second model.
     """
     one, two = first.head, other.head
     kinds = type(one), type(two)
@@ -163,7 +163,7 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
 
 
 def _design(encoder: nn.Module) -> list[str]:
-    """What an encoder computes, beside its weights; not what only training knows of."""
+    """An encoder's description without settings that only matter in training."""
     layers = [
         f"{name}: {module}"
         for name, module in encoder.named_modules()

@@ -52,10 +52,10 @@ class ShotSimulator(Simulator):
     * ``"exact"``: the exact gradients of the outputs' means, at no cost in shots
       (straight-through: for a loss that is not linear in the outputs, its slope is taken at the
       sampled values);
-    * ``"parameter-shift"``: what a device would give. The derivative by each rotation's angle is
-      half the difference of the outputs at that angle plus and minus π/2, each from `shots`
-      measurements of its own; the chain rule goes on from there to features and weights. It has no
-      bias, and a variance that falls as 1/shots. A backward pass measures two circuits per
+    * ``"parameter-shift"``: the gradients that a device would give. The derivative by each
+      rotation's angle is half the difference of the outputs at that angle plus and minus π/2,
+      each from `shots` new measurements; the chain rule continues from there to features and
+      weights. It has no bias, and a variance that falls as 1/shots. A backward pass measures two circuits per
       rotation and sample: `executions` tells how many that makes.
 
     Args:

@@ -176,7 +176,7 @@ class Task(TaskDefinition):
         return total / count
 
     def labels_in_words(self) -> str:
-        """What its labels are, in words.
+        """Describe its labels in words.
 
         Example:
             >>> Task.binary("a", class_names=["no", "yes"]).labels_in_words()
