@@ -258,7 +258,7 @@ class Fusion(nn.Module):
         first layer (``concat``), a representation and its columns of the scores (``gated``), a
         token's layer and embedding (``cross-attention``). The gradients of several tasks have been
         combined before. A branch without a gradient, such as that of a modality that no row of the
-        batch has, stays without.
+        batch has, gets none.
 
         The common magnitude is the mean in our reading of the paper. Adam divides by the size of
         gradients, so that with Adam only changes from step to step have an effect.

@@ -138,7 +138,8 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
         (found,) = torch.autograd.grad(total, inputs, allow_unused=True)
     if found is None:
         raise InvalidInputError(
-            "an attack needs the gradient of the losses by the inputs, but the encoder's output "
+            "an attack needs the gradient of the losses with respect to the inputs, but the "
+            "encoder's output "
             "does not depend on them smoothly, as with tokens of a text"
         )
     return found.detach()

@@ -55,8 +55,8 @@ class ShotSimulator(Simulator):
     * ``"parameter-shift"``: the gradients that a device would give. The derivative by each
       rotation's angle is half the difference of the outputs at that angle plus and minus π/2,
       each from `shots` new measurements; the chain rule continues from there to features and
-      weights. It has no bias, and a variance that falls as 1/shots. A backward pass measures two circuits per
-      rotation and sample: `executions` tells how many that makes.
+      weights. It has no bias, and a variance that falls as 1/shots. A backward pass measures two
+      circuits per rotation and sample: `executions` tells how many that makes.
 
     Args:
         base: an exact simulator, such as `LightConeSimulator` or `NoisySimulator`.
