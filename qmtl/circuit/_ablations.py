@@ -113,6 +113,13 @@ def rebuilt(
 ) -> HeadCircuit:
     """The same circuit on the same wires, with the given parts replaced.
 
+    Args:
+        circuit: the circuit.
+        encoding: another encoding; None for the circuit's.
+        blocks: other blocks, by task; the other tasks keep theirs.
+        tasks: other tasks, with the same names; None for the circuit's.
+        readouts: other readouts, by task; the other tasks keep theirs.
+
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)
         >>> other = rebuilt(circuit, blocks={"a": IdentityAnsatz()})

@@ -53,7 +53,14 @@ class LightCone:
 
 
 def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
-    """Indices of the gates on each wire, ascending."""
+    """Indices of the gates on each wire, ascending.
+
+    A `Walk` needs them; walks through the same gates can share them.
+
+    Example:
+        >>> gates_by_wire([Gate("Hadamard", (0,)), Gate("CZ", (0, 1))])
+        {0: [0, 1], 1: [1]}
+    """
     index: dict[int, list[int]] = {}
     for position, gate in enumerate(gates):
         for wire in gate.wires:
@@ -77,6 +84,15 @@ class Walk:
         support: wires that the operator acts on.
         flat: wires on which the operator commutes with Z.
         growth: ``(gate, size of the support)`` for each gate that added a wire.
+
+    Example:
+        >>> gates = [Gate("Hadamard", (0,)), Gate("CZ", (0, 1)), Gate("CZ", (1, 2))]
+        >>> walk = Walk([1])  # Z on wire 1 commutes with both CZs
+        >>> walk.back_through(gates, gates_by_wire(gates)), walk.support
+        ((), {1})
+        >>> walk = Walk([1], diagonal=False)
+        >>> walk.back_through(gates, gates_by_wire(gates)), walk.support
+        ((0, 1, 2), {0, 1, 2})
     """
 
     def __init__(

@@ -103,6 +103,13 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
 
     A matrix over a wide register is huge, so the last wires are left out if the readout does not
     use them.
+
+    Raises:
+        CircuitTooLargeError: if the matrix would cover more than `MAX_READ_WIRES` wires.
+
+    Example:
+        >>> spanned_wires(HeadCircuit([Task.binary("a")], wires_per_task=30), "a")
+        1
     """
     register = circuit.register(task)
     readout, n = register.readout, len(register.wires)

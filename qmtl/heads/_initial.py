@@ -15,7 +15,7 @@ from qmtl.circuit import Ansatz, HeadCircuit, elementary
 from qmtl.errors import InvalidInputError, unknown_name
 
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
-"""Standard deviations of the initial weights, in radians."""
+"""Standard deviations of the initial weights of a quantum head, in radians, by part."""
 STARTS = ("normal", "equator")
 EQUATOR_STD = 0.1
 

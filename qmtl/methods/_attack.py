@@ -139,8 +139,7 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
     if found is None:
         raise InvalidInputError(
             "an attack needs the gradient of the losses with respect to the inputs, but the "
-            "encoder's output "
-            "does not depend on them smoothly, as with tokens of a text"
+            "encoder's output does not depend on them smoothly, as with tokens of a text"
         )
     return found.detach()
 

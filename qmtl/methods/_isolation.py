@@ -1,6 +1,6 @@
 """Isolation: a task reads the features of other tasks, but does not train them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,12 +8,11 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.heads import QuantumHead, cone_columns, register_columns
-from qmtl.methods._apart import tasks_apart
 from qmtl.methods._method import Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 
-__all__ = ["Isolation"]
+__all__ = ["Isolation", "tasks_apart"]
 
 
 class Isolation(MethodSection):
@@ -74,3 +73,24 @@ class _Isolated(Method):
             for mask, group in zip(self.masks, self.groups, strict=True)
         ]
         return torch.cat(parts, dim=1).index_select(1, self.order)
+
+
+def tasks_apart(columns: Mapping[str, Sequence[int]]) -> list[list[str]]:
+    """Groups of tasks without a common column; each task joins the first group that it can.
+
+    On light cones the number of groups does not grow with the number of tasks.
+
+    Example:
+        >>> tasks_apart({"a": [0, 1], "b": [1, 2], "c": [2, 3]})
+        [['a', 'c'], ['b']]
+    """
+    taken: list[set[int]] = []
+    groups: list[list[str]] = []
+    for name, own in columns.items():
+        place = next((i for i, used in enumerate(taken) if used.isdisjoint(own)), len(taken))
+        if place == len(taken):
+            taken.append(set())
+            groups.append([])
+        taken[place].update(own)
+        groups[place].append(name)
+    return groups

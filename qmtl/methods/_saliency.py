@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, QuantumHead, cone_columns
-from qmtl.methods._apart import tasks_apart
+from qmtl.methods._isolation import tasks_apart
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
 from qmtl.model import MultiTaskModel
 from qmtl.simulators import ShotSimulator

@@ -98,7 +98,14 @@ class NativeCircuit:
 
 
 def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
-    """The steps of a head circuit when these tasks run together."""
+    """The steps of a head circuit when these tasks run together, as `device_events` takes them.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> steps = head_steps(HeadCircuit([Task.binary("a")], wires_per_task=1), ["a"])
+        >>> [step.name for step in steps][-3:]
+        ['RZ', 'RY', 'measure']
+    """
 
     def step(gate: Gate) -> DeviceStep:
         return DeviceStep(gate.name, gate.wires, (Event(gate.wires, gate.name, gate.angle),))
@@ -111,7 +118,14 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
 
 
 def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[list[Event]]:
-    """The events of each step: waiting before it, its gates, their coherent errors and channels."""
+    """The events of each step: waiting before it, its gates, their coherent errors and channels.
+
+    Example:
+        >>> gate = DeviceStep("RX", (0,), (Event((0,), "RX", Angle(constant=1.0)),))
+        >>> noise = DeviceNoise.uniform(one_qubit=0.01)
+        >>> [[event.name for event in events] for events in device_events([gate], noise)]
+        [['RX', 'channel']]
+    """
     timing = noise.timing
     times: Iterable[Sequence[float]] = repeat((), len(steps))
     if timing is not None:
