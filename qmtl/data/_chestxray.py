@@ -318,7 +318,7 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
-    """Section ``source = "chestxray"``; `chestxray` explains the values.
+    """Section ``[data]`` with ``source = "chestxray"``; `chestxray` explains the values.
 
     Attributes:
         path: the folder of the data set.

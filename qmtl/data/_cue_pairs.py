@@ -21,7 +21,7 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
-    """Section ``source = "cue-pairs"``; see `cue_pairs`.
+    """Section ``[data]`` with ``source = "cue-pairs"``; see `cue_pairs`.
 
     Attributes:
         n_cues: number of cues, and of tasks.

@@ -16,7 +16,7 @@ __all__ = ["DigitsSection", "digits"]
 
 
 class DigitsSection(DataSection):
-    """``source = "digits"``.
+    """Section ``[data]`` with ``source = "digits"``.
 
     Attributes:
         splits: fractions of train, validation and test; None for the default of `digits`.

@@ -259,7 +259,7 @@ def _check_skipped(file: Path, skipped: list[int], n: int, width: int) -> None:
 
 
 class GlueSection(DataSection):
-    """``source = "glue"``.
+    """Section ``[data]`` with ``source = "glue"``.
 
     Attributes:
         path: the folder of the data set.

@@ -350,7 +350,9 @@ _NAMES = {"sarcasm": "mustard", "extended": "mustard-extended", "plus_plus": "mu
 
 
 class MustardSection(DataSection):
-    """``source = "mustard"`` (sarcasm alone), ``"mustard-extended"`` or ``"mustard-plus-plus"``.
+    """Section ``[data]`` with ``source = "mustard"``, the task sarcasm only.
+
+    ``"mustard-extended"`` and ``"mustard-plus-plus"`` have further tasks.
 
     Attributes:
         path: the folder of the data set.

@@ -47,7 +47,7 @@ def _check_targets(value: Any) -> Any:
 
 
 class CsvSection(DataSection):
-    """Section ``source = "csv"``; `from_csv` explains the values.
+    """Section ``[data]`` with ``source = "csv"``; `from_csv` explains the values.
 
     Attributes:
         path: the file.

@@ -18,7 +18,7 @@ _TASKS = {
 
 
 class WineSection(DataSection):
-    """``source = "wine"``.
+    """Section ``[data]`` with ``source = "wine"``.
 
     Attributes:
         splits: fractions of train, validation and test; None for the default of `wine`.

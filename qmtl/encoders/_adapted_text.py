@@ -398,7 +398,7 @@ def _frozen_are_there(module: Any, keys: Any) -> None:
 
 
 class AdaptedTextSection(EncoderSection):
-    """Section ``type = "AdaptedText"``, for data whose texts are tokens (``data.max_tokens``).
+    """Section ``[encoder]`` with ``type = "AdaptedText"``, for data with ``data.max_tokens``.
 
     Attributes:
         text_model: folder of a sentence-transformers model, or its name on the hub; None for the

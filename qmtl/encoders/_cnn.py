@@ -126,7 +126,7 @@ class CNN(nn.Module):
 
 
 class CNNSection(EncoderSection):
-    """``type = "CNN"``.
+    """Section ``[encoder]`` with ``type = "CNN"``.
 
     Attributes:
         channels: number of channels of each block.

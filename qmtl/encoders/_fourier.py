@@ -91,7 +91,7 @@ class FourierFeatures(nn.Module):
 
 
 class FourierFeaturesSection(EncoderSection):
-    """``type = "FourierFeatures"``.
+    """Section ``[encoder]`` with ``type = "FourierFeatures"``.
 
     Attributes:
         n_cosines: number of random directions.

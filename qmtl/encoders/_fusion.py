@@ -325,7 +325,7 @@ class Fusion(nn.Module):
 
 
 class FusionSection(EncoderSection):
-    """``type = "Fusion"``.
+    """Section ``[encoder]`` with ``type = "Fusion"``.
 
     Attributes:
         widths: a table from modality to its number of columns; None takes them from the data.

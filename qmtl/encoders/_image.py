@@ -138,7 +138,7 @@ class ImageBackbone(nn.Module):
 
 
 class ImageBackboneSection(EncoderSection):
-    """``type = "ImageBackbone"``.
+    """Section ``[encoder]`` with ``type = "ImageBackbone"``.
 
     Attributes:
         network: name of the network, such as resnet18.

@@ -172,7 +172,7 @@ class _MLPKeys(Section):
 
 
 class MLPSection(_MLPKeys, EncoderSection):
-    """``type = "MLP"``, the default.
+    """Section ``[encoder]`` with ``type = "MLP"``, the default.
 
     Attributes:
         hidden: widths of the hidden layers.
@@ -202,7 +202,10 @@ class MLPSection(_MLPKeys, EncoderSection):
 
 
 class IdentitySection(_MLPKeys, EncoderSection):
-    """Section ``type = "Identity"``. It ignores the MLP's keys, so that a grid can compare both."""
+    """Section ``[encoder]`` with ``type = "Identity"``.
+
+    It ignores the keys of the MLP, so that a grid can compare both.
+    """
 
     encoder: ClassVar[type[nn.Module]] = Identity
     type: Literal["Identity"] = "Identity"

@@ -108,7 +108,7 @@ class EmbeddingCache:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this call alone, so that the object may cross processes and threads."""
+        """A connection for one call, so that other processes and threads may use the cache."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=WAIT)) as connection:

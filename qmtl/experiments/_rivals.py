@@ -130,7 +130,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         if recipe.head.single_task == "quantum":
             built = build_head("quantum", circuit, options)
         else:
-            # On a representation as wide as the one that the other heads share.
+            # The representation is as wide as the one that the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
         encoder = recipe.encoder.of_task(task.name).build(
             own.train.inputs, built.n_features, own.modalities, built.task_columns()

@@ -296,7 +296,7 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
     ax.annotate(
         f"{first} smaller than {second}\nfrom T = {found.tasks}",
         (found.tasks, counted_head("quantum", rule).closed_form(found.tasks)),
-        # In the corner above the lines, which rise.
+        # Put the text in the corner above the rising lines.
         xytext=(0.04, 0.95),
         textcoords="axes fraction",
         va="top",

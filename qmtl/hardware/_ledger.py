@@ -7,11 +7,11 @@ does not work on network file systems.
 Schema (``PRAGMA user_version`` 1; times are UTC, in ISO 8601):
 
 * ``runs``: a row per run. ``run`` is its name, 12 hexadecimal digits, followed by ``-2`` and so on
-if the same request is measured again; ``request`` is the SHA-256 of the request; ``hash`` is that
-of the prepared run; ``prepared`` is the run itself, as written by `PreparedRun.to_bytes`;
-``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
+  if the same request is measured again; ``request`` is the SHA-256 of the request; ``hash`` is that
+  of the prepared run; ``prepared`` is the run itself, as written by `PreparedRun.to_bytes`;
+  ``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
 * ``chunks``: a row per job that a run needs. ``state`` is one of `STATES`; ``attempt`` counts
-deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
+  deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
 * ``jobs``: every known job of a chunk, and whether its result counts.
 * ``results``: a chunk's raw result, written once.
 * ``events``: a log of what happened.

@@ -29,7 +29,7 @@ def with_auxiliary_tasks(
     """The data with self-supervised tasks, which are ordinary tasks and come after the data's own.
 
     * ``rotation``: by how many quarter turns an image is rotated, four classes. Every split gets a
-    second copy of its rows, each rotated at random, with only this label.
+      second copy of its rows, each rotated at random, with only this label.
     * ``intensity``: mean and standard deviation of the pixels, a regression with two targets.
     * ``domain``: the origin of a row, such as its hospital or view; binary or multiclass.
 

@@ -29,12 +29,12 @@ class Saliency(MethodSection):
     terms is of second order.
 
     * *Entropy.* At each feature, :math:`P_t` is task t's share of the mean absolute saliency in the
-    batch. The mean over features of :math:`-\sum_t P_t \log P_t` is added to the loss, so that a
-    feature matters to few tasks.
+      batch. The mean over features of :math:`-\sum_t P_t \log P_t` is added to the loss, so that a
+      feature matters to few tasks.
     * *Alignment.* If a sample has labels of several tasks, its saliency for one of them should be
-    more similar to its own mean saliency for the others than to that of other samples. The term is
-    the cross-entropy of the softmax over samples of cosines / `temperature`, averaged over tasks
-    and samples.
+      more similar to its own mean saliency for the others than to that of other samples. The term
+      is the cross-entropy of the softmax over samples of cosines / `temperature`, averaged over
+      tasks and samples.
 
     The paper's public text does not define everything (which means, which samples, the form of the
     contrast); this is our reading. A task without labels takes no part. The alignment needs a

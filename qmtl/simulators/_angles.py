@@ -56,7 +56,7 @@ class Columns(NamedTuple):
 
     @classmethod
     def stacked(cls, parts: Sequence["Columns"]) -> "Columns":
-        """Stack the columns of several places, all with equally many angles."""
+        """Stack the columns of several cones or blocks, all with equally many angles."""
         factors = max(part.features.shape[1] for part in parts)
         missing = [((0, 0), (0, factors - part.features.shape[1])) for part in parts]
         features = [
@@ -86,10 +86,10 @@ def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = 
 
 @dataclass
 class AngleRows:
-    """The angles of some rotations, in a plan under construction.
+    """The angles of equal cones or blocks (here: places), in a plan under construction.
 
     Attributes:
-        columns: the columns of the angles, with the places first.
+        columns: the columns of the angles; the first axis is the place.
         rows: rows of the table, shape (places, rotations); set when the table is finished.
     """
 
@@ -117,7 +117,7 @@ class TableBuilder:
         self._added: list[AngleRows] = []
 
     def add(self, columns: Columns) -> AngleRows:
-        """Add angles, with the places first; `finish` sets their rows."""
+        """Add angles, shape (places, rotations); `finish` sets their rows in the table."""
         self._added.append(AngleRows(columns, np.zeros(columns.weights.shape, np.int64)))
         return self._added[-1]
 

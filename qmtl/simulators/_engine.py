@@ -120,7 +120,7 @@ class Engine(ABC):
                 continue
             with torch.enable_grad():
                 leaves, values = kept or self._graph(inputs, members, part)
-            # Outputs may depend on no angle at all.
+            # Outputs need not depend on any angle.
             if values.requires_grad:
                 # A kept graph may be differentiated several times.
                 first, second = torch.autograd.grad(

@@ -117,7 +117,7 @@ class Group:
 class Plan(NamedTuple):
     """Groups that together compute the outputs of `tasks`, except for those in `chain`.
 
-    Tasks in `chain` have long chains as cones, which run as matrix products.
+    Tasks in `chain` have long chains as light cones; these run as matrix products.
 
     Attributes:
         tasks: all requested tasks, in their order.

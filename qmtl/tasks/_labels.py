@@ -3,10 +3,10 @@
 * A tensor holds canonical targets: class numbers 0..C-1, 0 and 1, or numbers. Everything else (an
   array, a list, a column of a table) holds labels.
 * A text is the class with that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or
-the number that it spells: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do not
-count.
+  the number that it spells: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do
+  not count.
 * A number is the class whose name spells that number, if any class name spells a number. Otherwise
-it is the number of the class.
+  it is the number of the class.
 * None, NaN, pandas' NA and NaT, and masked entries are missing; so is -100, except in regression.
 * Dates and times are not labels.
 """
