@@ -82,7 +82,7 @@ class TargetScale(nn.Module):
         return mean, std
 
     def standardised(self, task: str, targets: Tensor) -> Tensor:
-        """Targets of one task in the form that its loss uses; unchanged unless a regression."""
+        """Targets of one task in the form that its loss uses; only regressions change."""
         if task not in self.regressions:
             return targets
         mean, std = self.forward([task])

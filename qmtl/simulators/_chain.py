@@ -63,7 +63,7 @@ class _Part(NamedTuple):
     readout: NDArray[np.float64]
 
 
-# Tasks with equal blocks and readouts, and what is read of each; empty if a part is too wide.
+# Tasks with equal blocks and readouts, and the parts of their outputs (none if one is too wide).
 _Read = list[tuple[list[str], list[_Part]]]
 
 

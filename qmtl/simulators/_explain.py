@@ -93,7 +93,7 @@ class GroupCost:
     def of_chain(
         cls, tasks: tuple[str, ...], engine: Engine, wires: tuple[int, int], size: Size
     ) -> "GroupCost":
-        """The cost of tasks that run as a chain; `wires`: of the chain and of the widest block."""
+        """The cost of tasks that run as a chain; `wires` are of the chain and the widest block."""
         batch_size, itemsize, _ = size
         chunk = largest_chunk([engine], *size)
         needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)

@@ -115,10 +115,10 @@ class SparseRows:
         """Inner products of the rows, shape (tasks, tasks)."""
         p = self.places
         n_groups, n_places = p.size
-        # The width is computed, because -1 fails for a tensor without entries.
+        # reshape cannot infer the width (-1) of a tensor without entries.
         width = math.prod(self.joint.shape[2:])
         values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
-        # Products of all groups at one place, the only place where rows meet.
+        # Rows of different groups only overlap at equal places: multiply their entries there.
         products = values @ values.transpose(1, 2)
         first, second = p.same
         group = p.group[p.task]

@@ -69,7 +69,7 @@ class _Tables:
     def starts(self, layer: Layer) -> Layer:
         """Write rotations of |0…0⟩, from the last wire to the first; return the gates left over.
 
-        At this point only amplitudes of the wires behind are non-zero, and all of them are real.
+        At this point only amplitudes of the later wires are non-zero, and all of them are real.
         """
         by_wire: dict[int, list[Op]] = {}
         for op in layer.ops:
@@ -101,7 +101,7 @@ class _Tables:
                 self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size, 0))
 
     def _angle(self, slot: int) -> tuple[int, int, int]:
-        """Column, mask (0) and source of an angle."""
+        """Column, mask (always 0) and source of a single angle."""
         if slot in self.by_sample:
             return self.by_sample[slot], 0, SAMPLE
         return self.fixed[slot], 0, self.source
