@@ -107,7 +107,7 @@ def features_by_id(
     vectors = {i: _vector(file, i, stored[i]) for i in ids if i in stored}
     if not vectors:
         raise InvalidInputError(
-            f"{name}: {file} has none of the {len(ids)} ids, such as {ids[0]!r}; its own are "
+            f"{name}: {file} has none of the {len(ids)} ids, such as {ids[0]!r}; it has "
             f"{', '.join(map(repr, list(stored)[:3])) or 'none at all'}"
         )
     widths = {len(vector) for vector in vectors.values()}

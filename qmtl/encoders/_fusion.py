@@ -122,7 +122,7 @@ class CrossAttention(nn.Module):
         return attended
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(batch, tokens, dim) to (batch, heads, tokens, dim / heads)."""
+        """Split dim into heads: (batch, tokens, dim) to (batch, heads, tokens, dim / heads)."""
         batch, tokens, dim = x.shape
         return x.view(batch, tokens, self.n_heads, dim // self.n_heads).transpose(1, 2)
 

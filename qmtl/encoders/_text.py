@@ -226,7 +226,7 @@ class TextEmbedding:
         return np.stack([found[text] for text in wanted])
 
     def __repr__(self) -> str:
-        """The model."""
+        """The name or folder of the model."""
         return f"TextEmbedding({self.model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class TextTokens:
         return f"TextTokens({self.model!r}, max_length={self.max_length})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the loaded tokenizer."""
+        """Drop the loaded tokenizer when pickling."""
         return self.__dict__ | {"_tokenizer": None}
 
 

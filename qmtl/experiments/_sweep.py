@@ -41,7 +41,7 @@ class Cell(ABC):
 
     @abstractmethod
     def run(self) -> Any:
-        """Do the work."""
+        """Do the cell's work and return its result."""
 
     @property
     @abstractmethod

@@ -54,7 +54,7 @@ class Progress:
     _last: str = ""
 
     def show(self, text: str) -> None:
-        """Show a state."""
+        """Show what the run is waiting for."""
         if self.is_terminal:
             seconds = int(time.monotonic() - self._started)
             line = f"{text} ({seconds // 60}:{seconds % 60:02d})"

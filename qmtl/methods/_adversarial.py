@@ -43,7 +43,7 @@ class Adversarial(Attack, MethodSection):
     share: float = Field(1.0, ge=0, le=1)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work."""
+        """Build the method for the model and these tasks."""
         names = [task.name for task in tasks]
         chosen = chosen_tasks(self.tasks, names)
         return _AdversarialTraining(self, [names.index(name) for name in chosen])

@@ -51,7 +51,7 @@ class Agreement(MethodSection):
             )
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work."""
+        """Build the method for the model and these tasks."""
         return _AgreeingMomentum(model, self.minimum)
 
 

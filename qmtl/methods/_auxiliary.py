@@ -83,7 +83,7 @@ class Auxiliary(MethodSection):
     tasks: list[str] | None = None
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work.
+        """Build the method for the model and these tasks.
 
         Raises:
             InvalidInputError: if there is no binary or multiclass task, or one of `tasks` is of

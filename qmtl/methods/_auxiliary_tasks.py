@@ -117,7 +117,7 @@ def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
         image = image or (inputs.shape[2], inputs.shape[3])
     if image is None:
         raise InvalidInputError(
-            f"the auxiliary task 'rotation' needs the height and width of the images as image, for "
+            f"the auxiliary task 'rotation' needs image, the height and width of the images, for "
             f"inputs of shape {tuple(inputs.shape[1:])}"
         )
     height, length = image

@@ -76,7 +76,7 @@ class Interpolation(MethodSection):
             )
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work.
+        """Build the method for the model and these tasks.
 
         Raises:
             InvalidInputError: if there are several tasks, but no two of the same kind and size.

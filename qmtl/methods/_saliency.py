@@ -71,7 +71,7 @@ class Saliency(MethodSection):
     temperature: float = Field(0.5, gt=0, allow_inf_nan=False)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work."""
+        """Build the method for the model and these tasks."""
         head, names = model.head, [task.name for task in tasks]
         if not isinstance(head, Head):
             raise InvalidInputError(f"saliency needs a head of qmtl, got {type(head).__name__}")
@@ -111,7 +111,7 @@ class _SaliencyTerms(Method):
         self.register_buffer("seen", seen, persistent=False)
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """Both terms, times their weights."""
+        """The sum of both terms, times their weights."""
         places = losses.places()
         if losses.features is None or not losses.features.requires_grad or len(places) < 2:
             return None

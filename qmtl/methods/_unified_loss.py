@@ -39,7 +39,7 @@ class UnifiedLoss(MethodSection):
     kind: Literal["unified"] = "unified"
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """The method at work."""
+        """Build the method for the model and these tasks."""
         for task in tasks:
             if task.class_weights is not None:
                 raise InvalidInputError(

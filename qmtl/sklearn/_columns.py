@@ -110,7 +110,7 @@ class NumberColumn:
 
     @property
     def task(self) -> Task:
-        """The task."""
+        """The regression task of this column."""
         return Task.regression(self.name)
 
     def targets(self, values: np.ndarray) -> Tensor:

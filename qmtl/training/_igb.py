@@ -87,7 +87,7 @@ class IGB(Scalarizer, Stateful):
         return torch.where(known, weights, 1.0)
 
     def step(self) -> None:
-        """End an epoch."""
+        """Mark the end of an epoch."""
         if self.sums is not None and self.counts is not None and self.base is not None:
             if self.epoch >= self.base_epoch:
                 new = self.base.isnan() & (self.counts > 0)

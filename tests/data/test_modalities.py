@@ -71,7 +71,7 @@ class TestFeatureFiles:
         assert missing == 1
         assert values.dtype == np.float32
         assert np.array_equal(values, [[2, 4], [NAN, NAN], [1, 2]], equal_nan=True)
-        with pytest.raises(InvalidInputError, match="none of the 1 ids, such as '9'; its own are"):
+        with pytest.raises(InvalidInputError, match="none of the 1 ids, such as '9'; it has"):
             features_by_id(file, ["9"], "audio")
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -86,7 +86,7 @@ class _Tables:
         return Layer(False, tuple(rest))
 
     def layer(self, layer: Layer) -> None:
-        """Write one layer."""
+        """Write the operations of one layer."""
         if layer.diagonal:
             self._phases(layer)
             return
