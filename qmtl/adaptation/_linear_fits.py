@@ -109,7 +109,7 @@ def spectral_fit_of(source: Array) -> Fit:
 
 
 def spectral_directions(source: Array) -> Array:
-    """The right singular vectors of the source that have non-zero weight, (readings, rank).
+    """The source's right singular vectors with non-zero singular values, (readings, rank).
 
     Example:
         >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape

@@ -1,4 +1,4 @@
-"""What a task's outputs are made of: sums of Z-strings, or probabilities of bit strings."""
+"""A task's outputs as sums of Z-strings, or as probabilities of bit strings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -171,8 +171,8 @@ def _refuse_options(context: typer.Context, run: str) -> None:
         if source == "COMMANDLINE" and name not in GOING_ON:
             options = parameter.opts if context.params[name] else parameter.secondary_opts
             raise InvalidInputError(
-                f"{(options or parameter.opts)[0]} is not for a run that was sent: run {run} goes "
-                f"on as it is; for anything else give the run directory"
+                f"{(options or parameter.opts)[0]} is not for a run that was sent: run {run} "
+                f"continues unchanged; for other options give the run directory"
             )
 
 

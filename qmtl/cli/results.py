@@ -213,7 +213,7 @@ def predict(
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
-    A task's outputs as sums of Z-strings, or as probabilities of bit strings.
+    Example: qmtl predict runs/seed1 new.csv --out predictions.csv
     """
     from qmtl._io import as_csv
     from qmtl.experiments import Run

@@ -248,7 +248,7 @@ class TableColumns:
 
 
 def column_differences(one: TableColumns | None, two: TableColumns | None) -> tuple[str, str]:
-    """What two ways to read a table have where they differ, each in words.
+    """The differences between two ways to read a table, each in words.
 
     Example:
         >>> column_differences(TableColumns((("age", 40.0, 10.0),)), None)

@@ -85,7 +85,7 @@ def gives_tokens(embed: Embed | None) -> bool:
 
 
 def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-    """Token numbers of one text or two: (N, 2, tokens), -1 where there is no token.
+    """Token numbers of one text or two: (N, 2, tokens), -1 for no token.
 
     Example:
         >>> pair_tokens(np.array([[101.0, 102.0, -1.0]])).tolist()

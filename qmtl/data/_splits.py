@@ -260,7 +260,7 @@ def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
     classes.
 
     Args:
-        The differences between two ways to read a table, in words.
+        codes: class numbers (N,) or (N, columns).
         size: number of rows wanted, 1..N.
         seed: the same seed gives the same sample.
 

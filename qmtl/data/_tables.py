@@ -400,7 +400,7 @@ def _label_values(
 
 
 def _targets(task: Task, values: np.ndarray, rows: "pd.Index") -> Tensor:
-    """The targets of a task; a text that occurs often is looked at once."""
+    """The targets of a task; each distinct text is converted once."""
     import pandas as pd
 
     if values.ndim == 1 and values.dtype == object:

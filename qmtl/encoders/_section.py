@@ -48,8 +48,7 @@ class EncoderSection(Section):
                 of their own.
 
         Raises:
-            Test dates first in columns that cannot be numbers: many different texts are slow to
-                read as dates.
+            InvalidInputError: if the inputs do not fit this encoder, or a value is wrong.
         """
 
     def of_task(self, name: str) -> Self:

@@ -45,7 +45,7 @@ class BenchCell(Cell):
     Attributes:
         recipe: the resolved recipe, with head, seeds and setting.
         head: type of the head, or `PROBE`.
-        Token numbers of one text or two: (N, 2, tokens), -1 for no token.
+        seed: the seed, also of the order of the tasks if they are shuffled.
         setting: recipe key to value, one point of the grid; empty for the probe.
         data: `fingerprint` of the data with this seed.
     """

@@ -219,7 +219,7 @@ def plot_regression(
 
 
 def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
-    """The targets of a task; each distinct text is converted once.
+    """Measured values against those predicted under the device's noise, with standard errors.
 
     Args:
         rows: rows with the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which

@@ -218,7 +218,7 @@ def run_cells(
 
 
 def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
-    """Drop the loaded tokenizer when pickling.
+    """The results of the cells, in their order.
 
     Raises:
         QmtlError: if some of them failed; the error quotes the first.

@@ -33,9 +33,11 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
     Every column of `y` is a task with its own classes, register and light cone.
 
-    Parameters: class_weight: weights of the classes in the loss: a mapping, ``"balanced"``
-    (inversely proportional to the class's frequency), or None; for a 2-D `y` a dictionary from
-    column name (``y0``, ...) to such a value. {parameters}
+    Parameters:
+        class_weight: weights of the classes in the loss: a mapping, ``"balanced"`` (inversely
+            proportional to the class's frequency), or None; for a 2-D `y` a dictionary from column
+            name (``y0``, ...) to such a value.
+        {parameters}
 
     Attributes:
         classes_: the classes, sorted; for a 2-D `y` a list with one array per column.
@@ -214,8 +216,9 @@ class MultiTaskEstimator(ColumnsEstimator):
         kinds: column name to ``"classification"`` or ``"regression"``, for columns where the
             guess would be wrong, such as counts. Columns are guessed as scikit-learn does: texts,
             booleans and whole numbers are classes, fractions are a regression.
-        class_weight: weights of the classes in the loss: ``"balanced"`` (as many times as a class
-            is rarer), None, or column name to a mapping of classes or one of these words.
+        class_weight: weights of the classes in the loss: ``"balanced"`` (inversely
+            proportional to the class's frequency), None, or a dictionary from column name to one
+            of these or to a mapping of classes.
         {parameters}
 
     Attributes:

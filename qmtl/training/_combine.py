@@ -355,7 +355,9 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
         combiner.load_state_dict(state["state_dict"])
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ModelFileError(f"the checkpoint is of another combiner: {reason}") from None
+        raise ModelFileError(
+            f"the checkpoint is of another aggregator or scalarizer: {reason}"
+        ) from None
     for path, module in modules.items():
         attributes = state["attributes"].get(path, {})
         if hasattr(module, "prvs_alpha") and attributes:
@@ -364,8 +366,8 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
         for key, packed in attributes.items():
             if key not in vars(module):
                 raise ModelFileError(
-                    f"the checkpoint is of another combiner: {type(module).__name__} keeps no "
-                    f"{key!r}"
+                    f"the checkpoint is of another aggregator or scalarizer: "
+                    f"{type(module).__name__} keeps no {key!r}"
                 )
             setattr(module, key, _unpack(packed, module))
 

@@ -87,8 +87,8 @@ class SharedJacobian:
             return
         encoders = {id(p) for p in encoder.parameters()}
         common = [p for p in self.shared if id(p) not in encoders]
-        # The head's rows are wrong for parameters that encoder and head share, or from which the
-        # encoding is computed.
+        # The head's rows of the Jacobian are wrong for parameters that it shares with the encoder,
+        # and for parameters from which the encoding is computed.
         plain = dict(head.named_parameters(recurse=False)).get("encoding")
         if any(p is not plain for p in common) or any(id(p) in encoders for p in head.parameters()):
             return

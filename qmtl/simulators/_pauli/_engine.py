@@ -15,8 +15,8 @@ from qmtl.simulators._plan import Group
 
 __all__ = ["PauliEngine"]
 
-# Lanes of the two kinds of tiles; tables of encoding, block and mixing; constants of cones and of
-# members.
+# The kernel's inputs: numbers of lanes in a tile of cones and in a tile of members; tables of the
+# encoding, the block and the mixing; constants of cones and of members.
 _Table = tuple[Array, Array, Array]
 _Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
 
