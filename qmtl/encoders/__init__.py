@@ -3,8 +3,12 @@
 from qmtl.encoders._adapted_text import AdaptedText as AdaptedText
 from qmtl.encoders._adapted_text import AdapterOptions as AdapterOptions
 from qmtl.encoders._cnn import CNN as CNN
+from qmtl.encoders._experts import Experts as Experts
 from qmtl.encoders._fourier import FourierFeatures as FourierFeatures
 from qmtl.encoders._fusion import Fusion as Fusion
+from qmtl.encoders._gates import FeatureGate as FeatureGate
+from qmtl.encoders._gates import SelectGate as SelectGate
+from qmtl.encoders._gates import SoftmaxGate as SoftmaxGate
 from qmtl.encoders._image import ImageBackbone as ImageBackbone
 from qmtl.encoders._mlp import MLP as MLP
 from qmtl.encoders._mlp import Identity as Identity

@@ -73,9 +73,29 @@ class TaskEncoder(nn.Module, ABC):
         Parts that only other tasks need should not be computed.
         """
 
-    def extra_loss(self) -> Tensor | None:
-        """A term of the parameters alone that a training step adds to the losses; None for none."""
+    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
+        """A term of the parameters alone that a training step adds to the losses; None for none.
+
+        Args:
+            progress: the part of the epochs of training that is over.
+        """
         return None
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay must leave alone."""
+        return []
+
+    def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
+        """Task → part → its share of what the task mixes of such parts; empty without them.
+
+        Args:
+            inputs: the rows that the shares are means over.
+        """
+        return {}
+
+    def collapse(self, inputs: Tensor) -> list[str]:
+        """What is wrong with the use of these parts, a sentence each."""
+        return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Parameters in which each entry along the first axis belongs to a task, with these tasks.

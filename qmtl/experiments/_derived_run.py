@@ -54,5 +54,8 @@ def write_derived(
         "head": sum(p.numel() for p in model.head.parameters()),
     }
     results["rivals"] = {}
+    # Of the first run's encoder.
+    results.pop("utilisation", None)
+    results.pop("collapse", None)
     write_json(folder / "results.json", results | dict(about))
     return Run.read(folder)

@@ -81,6 +81,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         hidden_tasks=max(0, len(tasks) - MOST_TASKS),
         circuits=[_circuit(content, runs) for content in _distinct(runs)],
         plans=_plans(runs),
+        experts=[_experts(content) for content in runs if "utilisation" in content.run.results],
         noises=[_noise(content) for content in runs if content.noise],
         hardware=[_hardware(c.label, record) for c in runs for record in c.hardware],
         differences=recipe_rows(runs) if len(runs) > 1 else [],
@@ -146,6 +147,20 @@ def _plans(runs: Sequence[RunContent]) -> list[Part]:
             plan = content.model.head.explain(content.run.recipe.training.batch_for(0))
             users.setdefault(plan, []).append(content.label)
     return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
+
+
+def _experts(content: RunContent) -> Part:
+    """How tasks use experts, and a warning of each that has collapsed."""
+    results = content.run.results
+    rows: list[dict[str, object]] = [
+        {"task": task} | {name: f"{share:.1%}" for name, share in own.items()}
+        for task, own in results["utilisation"].items()
+    ]
+    warnings = Markup().join(
+        Markup('<p class="warning">Warning: {}.</p>').format(text)
+        for text in results.get("collapse", [])
+    )
+    return Part(content.label, (warnings, table(rows)))
 
 
 def _noise(content: RunContent) -> Part:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qmtl._io import write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
+from qmtl.encoders import TaskEncoder
 from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._process import check_untrained, noted
@@ -263,7 +264,7 @@ def _train(
         rivals: dict[str, Trained] = {
             head: train_rival(recipe, data, head) for head in recipe.compare
         }
-        results = _results(result, rivals)
+        results = _results(result, rivals) | _experts(result.model, data)
         if is_first_process():
             write_csv(folder / "metrics.csv", result.history)
             result.model.save(folder / "model")
@@ -290,6 +291,15 @@ def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any
         "best_epoch": result.best_epoch,
         "seconds": result.seconds,
     }
+
+
+def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
+    """How tasks use the parts that they mix, on the test split; nothing for other encoders."""
+    encoder = model.encoder
+    if not isinstance(encoder, TaskEncoder):
+        return {}
+    used = encoder.utilisation(data.test.inputs)
+    return {"utilisation": used, "collapse": encoder.collapse(data.test.inputs)} if used else {}
 
 
 def _parameters(model: MultiTaskModel) -> dict[str, int]:
@@ -343,6 +353,8 @@ class _Results(BaseModel):
     epochs: int
     best_epoch: int
     seconds: float
+    utilisation: dict[str, dict[str, float]] = {}
+    collapse: list[str] = []
 
     @model_validator(mode="after")
     def _same_tasks(self) -> "_Results":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.data import MultiTaskData
+from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.methods import Batch, using
 from qmtl.model import MultiTaskModel
@@ -145,14 +146,17 @@ class MultiTaskModule(pl.LightningModule):
         """One optimiser, for the encoder's, the head's and the scalarizer's parameters."""
         settings, model = self.settings, self.model
         rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
-        encoder, head = list(model.encoder.parameters()), list(model.head.parameters())
+        kept = model.encoder.undecayed() if isinstance(model.encoder, TaskEncoder) else []
+        apart = {id(p) for p in kept}
+        encoder = [p for p in model.encoder.parameters() if id(p) not in apart]
         groups: list[dict[str, Any]] = [
             {"params": encoder, "weight_decay": settings.weight_decay or 0.0},
-            {"params": head, "lr": rate},
+            {"params": list(model.head.parameters()), "lr": rate},
             {"params": self.weights},
             {"params": self.trained.further},
+            {"params": kept},
         ]
-        for group in groups[:2]:
+        for group in (*groups[:2], groups[-1]):
             group["row_of"] = [self.trained.row_of.get(p) for p in group["params"]]
         if is_sum(self.combiner):
             groups[2]["row_of"] = [torch.arange(len(self.tasks))]

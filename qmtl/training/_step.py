@@ -261,7 +261,9 @@ class TrainingStep:
         found = [method.extra_loss(losses, self) for method in self._extra]
         terms = [term for term in found if term is not None]
         if isinstance(self.model.encoder, TaskEncoder):
-            own = self.model.encoder.extra_loss()
+            n_epochs = self.settings.max_epochs
+            progress = 1.0 if n_epochs is None else min(1.0, self.epoch / n_epochs)
+            own = self.model.encoder.extra_loss(progress)
             # All processes have the same parameters, and their gradients are summed.
             if own is not None and own.requires_grad:
                 terms.append(own / n_processes())

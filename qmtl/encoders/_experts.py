@@ -1,0 +1,403 @@
+"""Experts: small encoders that each task mixes by a gate of its own."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from qmtl._sections import OneOf, Section
+from qmtl.encoders._gates import (
+    FeatureGate,
+    Gate,
+    SelectGate,
+    SoftmaxGate,
+    collapsed,
+    exclusive_owners,
+    group_owners,
+)
+from qmtl.encoders._mlp import MLP, MLPSection
+from qmtl.encoders._section import (
+    Count,
+    EncoderSection,
+    check_count,
+    flat_width,
+    known_encoders,
+    seeded,
+)
+from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
+from qmtl.errors import InvalidInputError, unknown_name
+
+GATES = ("mmoe", "dselect", "exclusive", "home")
+
+Owners = Sequence[Sequence[str] | None]
+
+
+class Experts(TaskEncoder):
+    r"""Several small encoders, the experts, and for each task a gate that mixes what they say.
+
+    The features of task t's register are a linear layer of the mixture ``Σ_e g_te h_e(x)`` of the
+    experts' activated outputs. A task reads its neighbours' features through the circuit's
+    entangling gates: its loss trains their experts, too, unless ``isolation = true``, and its
+    prediction needs the experts of all tasks on its light cone. Other experts do not run.
+
+    * ``mmoe``: ``g_t = softmax(W_t x)`` over all experts.
+    * ``dselect``: each task chooses `k` experts, the same for all inputs, by binary codes that are
+      learned; see `qmtl.encoders.SelectGate`. What no task has chosen does not run.
+    * ``exclusive``: the softmax of MMoE, but `exclusive` of the experts are seen by one task each.
+    * ``home``: some experts are `shared`, the others belong to one of the `groups` of tasks. Each
+      expert sees the inputs through a gate of low `rank`, its output is normalised and goes through
+      SiLU, and a group's experts have a second weight from a gate of their own. HoME's level of
+      meta-experts is left out, and outputs are normalised by layer, not by batch, so that features
+      do not depend on the other rows.
+
+    Args:
+        in_features: numbers in an input, which the gates are linear in (images are flattened).
+        columns: each task's features, as ``head.task_columns()`` has them.
+        experts: how many MLPs, or modules from inputs to features of one width ``out_features``.
+        gate: one of these four.
+        width: of an MLP's output.
+        hidden: widths of an MLP's hidden layers.
+        k: experts that each task chooses.
+        entropy: weight of what makes gates choose, in ``dselect``.
+        exclusive: number of experts that one task only sees; None for half of them.
+        groups: names of tasks, each in one group.
+        shared: number of experts that all groups see.
+        rank: of the gates at the experts' inputs.
+        owners: the tasks that see each expert, None for all; None for what `exclusive`, or `groups`
+            and `shared`, make.
+        seed: of the initial weights; None uses torch's global generator.
+
+    Shape:
+        ``(batch, ...)`` to ``(batch, out_features)``.
+
+    Raises:
+        InvalidInputError: naming what does not fit.
+
+    Example:
+        >>> import qmtl
+        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a"), qmtl.Task.binary("b")])
+        >>> head = qmtl.QuantumHead(circuit)
+        >>> encoder = Experts(10, head.task_columns(), 3, gate="exclusive", exclusive=2, seed=0)
+        >>> encoder(torch.zeros(5, 10)).shape, encoder.expert_names
+        (torch.Size([5, 4]), ('0', '1: a', '2: b'))
+
+    References:
+        MMoE: Ma et al., KDD 2018. DSelect-k: arXiv:2106.03760. MMoEEx: arXiv:2009.05041 (which
+        experts are whose is drawn there, and dealt out in turn here). HoME: arXiv:2408.05430.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        columns: TaskColumns,
+        experts: int | Sequence[nn.Module] = 4,
+        *,
+        gate: str = "mmoe",
+        width: int = 32,
+        hidden: Sequence[int] = (),
+        k: int = 2,
+        entropy: float = 0.3,
+        exclusive: int | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+        shared: int = 1,
+        rank: int = 4,
+        owners: Owners | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(columns)
+        check_count("in_features", in_features)
+        if gate not in GATES:
+            raise unknown_name("gate", gate, GATES)
+        tasks = list(self.columns)
+        with seeded(seed):
+            if isinstance(experts, int):
+                check_count("experts", experts)
+                options: dict[str, Any] = {"out_features": width}
+                experts = [MLP(in_features, *hidden, **options) for _ in range(experts)]
+            self.experts = nn.ModuleList(experts)
+            number, self.width = len(self.experts), _width_of(self.experts)
+            if owners is None:
+                owners = [None] * number
+                if gate == "exclusive":
+                    owners = exclusive_owners(tasks, number, exclusive)
+                elif gate == "home":
+                    owners = group_owners(tasks, number, groups, shared)
+            self.kind, self.gate_features, self.rank, self.k = gate, in_features, rank, k
+            self.owners = tuple(None if own is None else tuple(own) for own in owners)
+            if gate == "dselect":
+                _check_selection(k, number, entropy)
+            self.entropy = entropy
+            self.gate = self._new_gate(tasks)
+            self.views = self.norms = None
+            if gate == "home":
+                check_count("rank", rank)
+                self.views = nn.ModuleList(FeatureGate(in_features, rank) for _ in range(number))
+                self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in range(number))
+            layer = nn.Linear(self.width, self.out_features)
+        # A row for each feature, of which each task has its own.
+        self.weight, self.bias = nn.Parameter(layer.weight), nn.Parameter(layer.bias)
+
+    def _new_gate(self, tasks: Sequence[str]) -> Gate:
+        if self.kind == "dselect":
+            return SelectGate(len(tasks), len(self.experts), self.k, self.entropy)
+        sees = [[own is None or task in own for own in self.owners] for task in tasks]
+        for task, row in zip(tasks, sees, strict=True):
+            if not any(row):
+                raise InvalidInputError(f"task {task!r} sees no expert: all belong to others")
+        common = torch.tensor([own is None for own in self.owners])
+        seen = torch.tensor(sees)
+        own = seen & ~common if self.kind == "home" else None
+        return SoftmaxGate(seen, self.gate_features, own=own)
+
+    def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
+        """Features of these tasks side by side; only experts that these tasks see run."""
+        flat = self._flat(inputs)
+        place = {name: i for i, name in enumerate(self.columns)}
+        places = torch.tensor([place[task] for task in tasks], device=inputs.device)
+        run = list(range(len(self.experts)))
+        # An exported program cannot look at its weights.
+        if not torch.compiler.is_compiling():
+            run = self.gate.open()[places].any(0).nonzero().flatten().tolist()
+        outputs = torch.stack([self._output(expert, inputs, flat) for expert in run], dim=1)
+        weights = self.gate(flat, places)[:, :, run].expand(len(flat), -1, -1)
+        mixtures = weights @ outputs
+        rows = [row for task in tasks for row in self.columns[task]]
+        of_row = [i for i, task in enumerate(tasks) for _ in self.columns[task]]
+        features: Tensor = (mixtures[:, of_row] * self.weight[rows]).sum(-1) + self.bias[rows]
+        return features
+
+    def _flat(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        if flat.shape[1] != self.gate_features:
+            raise InvalidInputError(
+                f"inputs must have {self.gate_features} numbers a row, got shape "
+                f"{tuple(inputs.shape)}"
+            )
+        return flat
+
+    def _output(self, expert: int, inputs: Tensor, flat: Tensor) -> Tensor:
+        module = self.experts[expert]
+        if self.views is None or self.norms is None:
+            return nn.functional.relu(module(inputs))
+        seen = self.views[expert](flat).view_as(inputs)
+        return nn.functional.silu(self.norms[expert](module(seen)))
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """Number of each expert, and whose it is if it is not everyone's."""
+        return tuple(
+            str(i) if own is None else f"{i}: {', '.join(own)}" for i, own in enumerate(self.owners)
+        )
+
+    @torch.no_grad()
+    def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
+        """Each task's mean weight of each expert over some rows, in parts of its whole weight.
+
+        Experts are called by their number, and by whose they are if they are not everyone's.
+
+        Example:
+            >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, gate="exclusive", exclusive=1)
+            >>> encoder.utilisation(torch.zeros(3, 4))
+            {'a': {'0': 0.5, '1: a': 0.5}, 'b': {'0': 1.0, '1: a': 0.0}}
+        """
+        flat = self._flat(inputs.to(self.weight))
+        every = torch.arange(len(self.columns), device=flat.device)
+        weights = torch.cat([self.gate(rows, every) for rows in flat.split(1024)])
+        shares = (weights / weights.sum(-1, keepdim=True)).double().mean(0)
+        return {
+            task: dict(zip(self.expert_names, own, strict=True))
+            for task, own in zip(self.columns, shares.tolist(), strict=True)
+        }
+
+    def collapse(self, inputs: Tensor) -> list[str]:
+        """What is wrong with the use of the experts on some rows, a sentence each.
+
+        An expert that has almost no weight, or almost all; one of several tasks that serves one of
+        them alone; and with ``dselect`` a task that has other than `k` experts, as while it trains.
+
+        Example:
+            >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, seed=0)
+            >>> encoder.collapse(torch.zeros(3, 4))
+            []
+        """
+        chosen = self.k if self.kind == "dselect" else None
+        return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
+
+    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
+        """What the gates add to the losses when this part of the epochs is over."""
+        return self.gate.extra_loss(progress)
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters of gates that weight decay must leave alone."""
+        return self.gate.undecayed()
+
+    def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
+        """The gates' parameters, and the rows of the last layer."""
+        owner = {row: task for task, own in self.columns.items() for row in own}
+        rows = tuple(owner[row] for row in range(self.out_features))
+        gates = dict.fromkeys(self.gate.parameters(), tuple(self.columns))
+        return {self.weight: rows, self.bias: rows} | gates
+
+    def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
+        """A copy with one task more, which sees the experts that all tasks see.
+
+        Raises:
+            InvalidInputError: if all experts belong to other tasks.
+        """
+        with seeded(seed):
+            fresh = self._with_columns({**self.columns, name: columns})
+        own, state = fresh.state_dict(), self.state_dict()
+        for key, value in state.items():
+            new = own[key]
+            if new.shape != value.shape:
+                value = torch.cat([value, new[len(value) :].to(value)])
+            own[key] = value
+        fresh = fresh.to(self.weight)
+        fresh.load_state_dict(own)
+        for (_, new), (_, old) in zip(
+            fresh.named_parameters(), self.named_parameters(), strict=True
+        ):
+            new.requires_grad_(old.requires_grad)
+        return fresh.train(self.training)
+
+    def _with_columns(self, columns: TaskColumns) -> Self:
+        return type(self)(
+            self.gate_features,
+            columns,
+            [copy.deepcopy(expert) for expert in self.experts],
+            gate=self.kind,
+            k=self.k,
+            entropy=self.entropy,
+            rank=self.rank,
+            owners=self.owners,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description without parameters.
+
+        Raises:
+            InvalidInputError: for experts that are none of qmtl's encoders.
+        """
+        for expert in self.experts:
+            if type(expert) not in known_encoders().values():
+                raise InvalidInputError(
+                    f"the expert {type(expert).__name__} is none of qmtl's encoders, and cannot be "
+                    f"saved; save state_dict() yourself"
+                )
+        experts: Any = self.experts
+        return {
+            "type": "Experts",
+            "in_features": self.gate_features,
+            # Pairs: their order is that of the gates.
+            "columns": [[name, list(own)] for name, own in self.columns.items()],
+            "experts": [expert.to_dict() for expert in experts],
+            "gate": self.kind,
+            "k": self.k,
+            "entropy": self.entropy,
+            "rank": self.rank,
+            "owners": [None if own is None else list(own) for own in self.owners],
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The encoder that `to_dict` described, with fresh parameters."""
+        known = known_encoders()
+        options = {name: description[name] for name in ("gate", "k", "entropy", "rank", "owners")}
+        experts = [known[one["type"]].from_dict(one) for one in description["experts"]]
+        columns = dict(description["columns"])
+        return cls(description["in_features"], columns, experts, **options, seed=0)
+
+
+class _AnyOther(OneOf):
+    """The section of any encoder that takes no notice of tasks."""
+
+    def members(self, base: type[Section]) -> dict[str, type[Section]]:
+        """Value of the key to subclass."""
+        return {
+            name: member
+            for name, member in super().members(base).items()
+            if not issubclass(getattr(member, "encoder", nn.Module), TaskEncoder)
+        }
+
+
+class ExpertsSection(EncoderSection):
+    """``type = "experts"``. For heads whose tasks have registers of their own.
+
+    Attributes:
+        gate: mmoe, dselect, exclusive or home.
+        n_experts: number of experts.
+        width: of an expert's output.
+        expert: the section of an expert, ``[encoder.expert]``; a layer of an MLP by default.
+        k: experts that each task chooses (dselect).
+        entropy: weight of what makes gates choose (dselect).
+        exclusive: number of experts that one task only sees, None for half of them (exclusive).
+        groups: names of tasks, each in one group (home).
+        shared: number of experts that all groups see (home).
+        rank: of the gates at the experts' inputs (home).
+    """
+
+    encoder: ClassVar[type[nn.Module]] = Experts
+    type: Literal["experts"] = "experts"
+    gate: Literal["mmoe", "dselect", "exclusive", "home"] = "mmoe"
+    n_experts: Count = 4
+    width: Count = 32
+    expert: Annotated[EncoderSection, _AnyOther("type", default="MLP")] = MLPSection(hidden=[])
+    k: Count = 2
+    entropy: float = Field(0.3, ge=0, allow_inf_nan=False)
+    exclusive: int | None = Field(None, ge=0)
+    groups: list[list[str]] | None = None
+    shared: int = Field(1, ge=0)
+    rank: Count = 4
+
+    def build(
+        self,
+        inputs: Tensor,
+        n_features: int,
+        modalities: Mapping[str, int] | None = None,
+        columns: TaskColumns | None = None,
+    ) -> nn.Module:
+        """The experts for inputs (N, ...), and gates for the tasks of the columns."""
+        if columns is None:
+            raise InvalidInputError(
+                "encoder 'experts' needs a head whose tasks have features of their own, one "
+                "register each: not the shared layout, gates between heads, or a head of another "
+                "width than the circuit's"
+            )
+        if self.gate == "home":
+            flat_width(self.type, inputs)
+        first = self.seed * self.n_experts
+        experts = [
+            self.expert.model_copy(update={"seed": self.expert.seed + first + i}).build(
+                inputs, self.width, modalities
+            )
+            for i in range(self.n_experts)
+        ]
+        names = ("gate", "k", "entropy", "exclusive", "groups", "shared", "rank", "seed")
+        options = {name: getattr(self, name) for name in names}
+        return Experts(inputs[0].numel(), columns, experts, **options)
+
+    def of_task(self, name: str) -> Self:
+        """The section with the task's own group only."""
+        if self.groups is None:
+            return self
+        return self.model_copy(update={"groups": [[name]]})
+
+
+def _width_of(experts: nn.ModuleList) -> int:
+    if not len(experts):
+        raise InvalidInputError("experts must be at least one, got none")
+    widths = [getattr(expert, "out_features", None) for expert in experts]
+    if not isinstance(widths[0], int) or len(set(widths)) > 1:
+        raise InvalidInputError(f"experts must give the same number of out_features, got {widths}")
+    return widths[0]
+
+
+def _check_selection(k: int, n_experts: int, entropy: float) -> None:
+    check_count("k", k)
+    if k > n_experts:
+        raise InvalidInputError(f"k must be at most the number of experts {n_experts}, got {k}")
+    if not 0 <= entropy < float("inf"):
+        raise InvalidInputError(f"entropy must be a number >= 0, got {entropy!r}")

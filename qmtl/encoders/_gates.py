@@ -1,0 +1,343 @@
+"""Gates: what weight each expert has for each task, and what experts are worth having."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmtl.errors import InvalidInputError
+
+Shares = Mapping[str, Mapping[str, float]]
+
+# Of the weight that an expert would have if all had the same; and of all weight.
+LEAST, MOST = 0.1, 0.9
+# Of z at the start; how far z moves for a bit's parameter; of the overlap of selectors, in units of
+# the entropy's weight. With Adam's steps, bits at full pace are decided before the experts learn.
+LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
+
+
+class Gate(nn.Module, ABC):
+    """Weights of experts for each task.
+
+    The parameters of a gate have tasks along their first axis.
+
+    Args:
+        sees: which experts each task may have, bool (tasks, experts).
+    """
+
+    sees: Tensor
+
+    def __init__(self, sees: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("sees", sees, persistent=False)
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
+        """Weights (batch, tasks, experts), or (1, tasks, experts) if no input matters.
+
+        Args:
+            inputs: (batch, width).
+            tasks: places of the tasks, int64.
+        """
+
+    def open(self) -> Tensor:
+        """Which experts may have a weight other than 0 for each task, bool (tasks, experts)."""
+        return self.sees
+
+    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
+        """What is added to the losses when this part of the epochs is over; None for nothing."""
+        return None
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay must leave alone."""
+        return []
+
+
+class SoftmaxGate(Gate):
+    r"""``softmax(W_t x)`` over the experts that task t sees, as in MMoE.
+
+    With `own` these experts have a second weight, as in HoME: a softmax over them, or a sigmoid if
+    there is one. It is added to the first, so that they have a gradient whatever the softmax says.
+
+    Args:
+        sees: which experts each task may have, bool (tasks, experts).
+        width: of the inputs.
+        own: which of them have the second weight, bool (tasks, experts); None for none at all.
+    """
+
+    own: Tensor | None
+
+    def __init__(self, sees: Tensor, width: int, *, own: Tensor | None = None) -> None:
+        super().__init__(sees)
+        self.register_buffer("own", own, persistent=False)
+        shape = (*sees.shape, width)
+        self.weight = nn.Parameter(_uniform(shape, width))
+        self.self_weight = None if own is None else nn.Parameter(_uniform(shape, width))
+
+    def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
+        """Weights (batch, tasks, experts)."""
+        weights = _masked_softmax(_scores(self.weight[tasks], inputs), self.sees[tasks])
+        if self.self_weight is None or self.own is None:
+            return weights
+        own = self.own[tasks]
+        scores = _scores(self.self_weight[tasks], inputs)
+        alone = own & (own.sum(1, keepdim=True) == 1)
+        several = torch.where(alone, scores.sigmoid(), _masked_softmax(scores, own))
+        return weights + several * own
+
+
+class SelectGate(Gate):
+    r"""DSelect-k: k experts for each task, the same for all inputs.
+
+    A task has k selectors. Selector i is a product distribution over the bits of an expert's
+    number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step of width 1:
+    0 and 1 beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between. The weights are those of the selectors'
+    one-hot choices once all bits are 0 or 1, mixed by a softmax over the task's k logits.
+
+    The entropy of the selectors, times `entropy`, is added to the losses. In evaluation mode bits
+    are rounded, so that a task never has more than k experts, whenever training ended.
+
+    What else is ours: numbers beyond the last expert stand for the experts from the first one on
+    again, where the paper has a penalty; the entropy's weight grows with the square of the part of
+    training that is over, since a bit that was decided before the experts learned stays so; the
+    overlap of a task's selectors is added, and they start with a lean to k different experts, so
+    that they do not choose the same one. They still may: then the task has fewer than k experts.
+
+    Args:
+        n_tasks: number of tasks.
+        n_experts: number of experts.
+        k: experts that each task chooses.
+        entropy: weight of the penalty.
+    """
+
+    codes: Tensor
+
+    def __init__(self, n_tasks: int, n_experts: int, k: int, entropy: float) -> None:
+        super().__init__(torch.ones(n_tasks, n_experts, dtype=torch.bool))
+        self.entropy = entropy
+        n_bits = max(1, math.ceil(math.log2(n_experts)))
+        codes = torch.arange(2**n_bits)[:, None] >> torch.arange(n_bits) & 1
+        self.register_buffer("codes", codes.bool(), persistent=False)
+        first = torch.stack([torch.randperm(n_experts)[:k] for _ in range(n_tasks)])
+        self.bits = nn.Parameter(LEAN / PACE * (codes[first] - 0.5))
+        self.logits = nn.Parameter(torch.zeros(n_tasks, k))
+
+    def positions(self) -> Tensor:
+        """The z of each bit, (tasks, k, bits)."""
+        return PACE * self.bits
+
+    def selectors(self) -> Tensor:
+        """Each selector's distribution over experts, (tasks, k, experts)."""
+        return self._folded(self._over_codes())
+
+    def _over_codes(self) -> Tensor:
+        z = self.positions()
+        steps = (smooth_step(z) if self.training else (z > 0).to(z))[:, :, None]
+        return torch.where(self.codes, steps, 1 - steps).prod(-1)
+
+    def _folded(self, chosen: Tensor) -> Tensor:
+        n_experts = self.sees.shape[1]
+        first, rest = chosen[..., :n_experts], chosen[..., n_experts:]
+        return first + nn.functional.pad(rest, (0, n_experts - rest.shape[-1]))
+
+    def weights(self) -> Tensor:
+        """The weights of all tasks, (tasks, experts)."""
+        return (self.logits.softmax(1)[:, :, None] * self.selectors()).sum(1)
+
+    def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
+        """Weights (1, tasks, experts)."""
+        return self.weights()[tasks][None]
+
+    def open(self) -> Tensor:
+        """Which experts each task has chosen, or may choose yet, bool (tasks, experts)."""
+        return self.weights().detach() != 0
+
+    def extra_loss(self, progress: float = 1.0) -> Tensor:
+        """`entropy` times the sum of the selectors' entropies, times the square of `progress`, and
+        of a tenth of the overlaps of each two.
+        """
+        codes = self._over_codes()
+        # No gradient at 0, where a bit has been decided.
+        entropies = torch.special.entr(torch.where(codes > 0, codes, 1.0)).sum()
+        chosen = self._folded(codes)
+        overlaps = chosen @ chosen.transpose(1, 2)
+        parts = progress**2 * entropies + OVERLAP * overlaps.triu(1).sum()
+        total: Tensor = self.entropy * parts
+        return total
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """The bits, which decay would lead back to undecided."""
+        return [self.bits]
+
+
+class FeatureGate(nn.Module):
+    """An expert's view of the inputs: ``x · 2σ(x B A)``, with B and A of low rank, as in HoME.
+
+    It starts as the identity.
+
+    Args:
+        width: of the inputs.
+        rank: of the product.
+    """
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(_uniform((width, rank), width))
+        self.up = nn.Parameter(torch.zeros(rank, width))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The inputs, (batch, width), each times a number between 0 and 2."""
+        return inputs * 2 * (inputs @ self.down @ self.up).sigmoid()
+
+
+def smooth_step(z: Tensor) -> Tensor:
+    """0 below -1/2, 1 above 1/2, and a cubic with the slope 0 at both ends between.
+
+    Example:
+        >>> smooth_step(torch.tensor([-0.7, 0.0, 0.25, 0.5])).tolist()
+        [0.0, 0.5, 0.84375, 1.0]
+    """
+    inside = z.clamp(-0.5, 0.5)
+    step = -2 * inside**3 + 1.5 * inside + 0.5
+    # Exact at the ends, whatever is rounded.
+    return torch.where(z >= 0.5, 1.0, torch.where(z <= -0.5, 0.0, step))
+
+
+def exclusive_owners(
+    tasks: Sequence[str], n_experts: int, n_exclusive: int | None
+) -> list[tuple[str, ...] | None]:
+    """Whose each expert is: the last ones are dealt out to the tasks in turn, the others all's.
+
+    Args:
+        tasks: the tasks.
+        n_experts: number of experts.
+        n_exclusive: how many belong to one task; None for half of them.
+
+    Raises:
+        InvalidInputError: if some task would see no expert.
+
+    Example:
+        >>> exclusive_owners(["a", "b"], 4, 3)
+        [None, ('a',), ('b',), ('a',)]
+    """
+    number = n_experts // 2 if n_exclusive is None else n_exclusive
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= n_experts:
+        raise InvalidInputError(
+            f"exclusive must be the number of experts that one task only sees, 0 to {n_experts}, "
+            f"got {number!r}"
+        )
+    if number == n_experts and number < len(tasks):
+        raise InvalidInputError(
+            f"exclusive = {number} leaves no expert to all tasks, and {len(tasks)} tasks cannot "
+            f"have one each"
+        )
+    common: list[tuple[str, ...] | None] = [None] * (n_experts - number)
+    return common + [(tasks[i % len(tasks)],) for i in range(number)]
+
+
+def group_owners(
+    tasks: Sequence[str], n_experts: int, groups: Any, shared: int
+) -> list[tuple[str, ...] | None]:
+    """Whose each expert is: the first ones all's, the others are dealt out to the groups in turn.
+
+    Args:
+        tasks: the tasks.
+        n_experts: number of experts.
+        groups: names of tasks, each in one group.
+        shared: how many experts all tasks see.
+
+    Raises:
+        InvalidInputError: for a task that there is not, or that is in no group or in two, and for
+            too few experts.
+
+    Example:
+        >>> group_owners(["a", "b", "c"], 4, [["a", "c"], ["b"]], 2)
+        [None, None, ('a', 'c'), ('b',)]
+    """
+    if not isinstance(groups, Sequence) or isinstance(groups, str) or not groups:
+        raise InvalidInputError(
+            f"gate 'home' needs groups of tasks, such as [{', '.join(repr([t]) for t in tasks)}], "
+            f"got {groups!r}"
+        )
+    named = [name for group in groups for name in group]
+    for name in named:
+        if name not in tasks:
+            raise InvalidInputError(f"groups name the task {name!r}; the tasks are {list(tasks)}")
+    for task in tasks:
+        if named.count(task) != 1:
+            raise InvalidInputError(
+                f"each task must be in one group, task {task!r} is in {named.count(task)}"
+            )
+    if isinstance(shared, bool) or not isinstance(shared, int) or shared < 0:
+        raise InvalidInputError(f"shared must be an integer >= 0, got {shared!r}")
+    if n_experts - shared < len(groups):
+        raise InvalidInputError(
+            f"{len(groups)} groups and {shared} shared experts need {len(groups) + shared} experts "
+            f"at least, got {n_experts}"
+        )
+    common: list[tuple[str, ...] | None] = [None] * shared
+    return common + [tuple(groups[i % len(groups)]) for i in range(n_experts - shared)]
+
+
+def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
+    """What is wrong with the use of experts, a sentence each.
+
+    An expert has collapsed if no task that sees it gives it a tenth of an equal share, or if all
+    tasks that see others as well give it nine tenths of their weight. An expert of several tasks
+    that has nine tenths of its weight from one of them serves that task alone (HoME calls it
+    degradation).
+
+    Args:
+        shares: task → expert → its share of the weight.
+        sees: which experts each task may have, bool (tasks, experts).
+        k: how many experts a task should have chosen; None if it does not choose.
+
+    Example:
+        >>> shares = {"a": {"0": 0.96, "1": 0.04}, "b": {"0": 0.99, "1": 0.01}}
+        >>> collapsed(shares, torch.ones(2, 2, dtype=torch.bool))
+        ['expert 0 has 98% of the weight of its tasks', 'expert 1 has almost no weight']
+    """
+    weights = torch.tensor([list(own.values()) for own in shares.values()], dtype=torch.float64)
+    names, found = list(shares), []
+    visible = sees.cpu().sum(1)
+    for expert in range(weights.shape[1]):
+        mine = sees[:, expert].cpu()
+        own = weights[mine, expert]
+        if not len(own):
+            continue
+        with_others = weights[mine & (visible > 1), expert]
+        if len(with_others) and float(with_others.min()) >= MOST:
+            share = float(with_others.mean())
+            found.append(f"expert {expert} has {share:.0%} of the weight of its tasks")
+        elif bool((own < LEAST / visible[mine]).all()):
+            found.append(f"expert {expert} has almost no weight")
+        elif k is None and len(own) > 1 and float(own.max()) >= MOST * float(own.sum()):
+            task = names[int(weights[:, expert].argmax())]
+            found.append(f"expert {expert} serves task {task} alone")
+    if k is not None:
+        for name, row in zip(names, weights, strict=True):
+            number = int((row > 0).sum())
+            if number != k:
+                found.append(f"task {name} has {number} experts, not {k}")
+    return found
+
+
+def _uniform(shape: Sequence[int], width: int) -> Tensor:
+    """As torch starts a linear layer of so many inputs."""
+    return (2 * torch.rand(*shape) - 1) / math.sqrt(width)
+
+
+def _scores(weight: Tensor, inputs: Tensor) -> Tensor:
+    """(batch, tasks, experts), from weights (tasks, experts, width)."""
+    scores = nn.functional.linear(inputs, weight.flatten(0, 1))
+    return scores.view(len(inputs), *weight.shape[:2])
+
+
+def _masked_softmax(scores: Tensor, sees: Tensor) -> Tensor:
+    """Softmax over the experts that are seen; 0 for the others, and where none is."""
+    some = sees | ~sees.any(-1, keepdim=True)
+    weights: Tensor = scores.masked_fill(~some, -math.inf).softmax(-1) * sees
+    return weights
