@@ -25,10 +25,10 @@ class Needed:
     """A requirement and the version that is installed.
 
     Attributes:
-        name: of the package.
         name: name of the package.
         wanted: accepted versions, such as ``>=2.6``.
         installed: the installed version, or None.
+        extra: the extra that requires it; empty for the package itself.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Needed:
 
     @property
     def state(self) -> str:
-        """extra: the extra that requires it; empty for the package itself.
+        """``ok``, ``missing``, or ``unfit`` (another version is installed).
 
         Example:
             >>> Needed("torch", ">=2.6", "2.1").state

@@ -157,7 +157,7 @@ def _what(
     texts, codes = column_texts(column)
     if not texts:
         return _Found("none", reason="is empty")
-    # Test for dates first if texts are not numbers: many different texts are slow to read as those.
+    # Test for dates first if texts are not numbers: reading many texts as dates is slow.
     is_number = any(text_numbers(name, texts[:1], mark) for mark in (".", ","))
     dates = None if is_number else _what_dates(texts)
     if dates:

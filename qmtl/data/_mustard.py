@@ -545,7 +545,7 @@ def _tensors(*parts: np.ndarray) -> Indices:
 
 
 def _codes(utterances: Utterances) -> np.ndarray:
-    """Labels as integers (N, tasks) for stratification, which follows the first task first."""
+    """Labels as integers (N, tasks) for stratification; the first task has priority."""
     columns = [np.asarray(utterances.labels[task.name]) for task in utterances.tasks]
     return np.stack(columns, axis=1).astype(np.int64)
 

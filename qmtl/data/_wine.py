@@ -56,7 +56,7 @@ def wine(
         Inputs (N, 11), standardised by the train split.
 
     Raises:
-        CNN: a small convolutional encoder for grey-scale (or few-channel) images.
+        InvalidInputError: if a task is unknown, or the splits do not fit.
 
     Example:
         >>> data = wine(tasks=["alcohol", "cultivar"])

@@ -154,21 +154,17 @@ def affinity(
     n_blocks: int = 32,
     seed: int = 0,
 ) -> Affinity:
-    """The model is evaluated without dropout, and does not change.
+    """The cosine of every two tasks' gradients on the rows that have labels of both.
 
-    Compute this while losses fall: then gradients show what the tasks require of the encoder.
-    Before the first steps, gradients show only how the random heads read it. At the end of
-    training, the sum of the losses is stationary, and the gradients are noise that cancels for any
-    tasks. By default, the rows are ones that were not trained on. Each interval is for one pair: of
-    many unrelated pairs, some 5% exclude zero.
-
-    The model is evaluated as it is (without dropout) and stays as it is. Look while losses fall:
-    then gradients say what the tasks want of the encoder. Before the first steps they say how the
-    random heads read it; at the end of training, when the losses' sum is stationary, they are
-    noise that cancels out whatever the tasks are. The default are rows that were not trained on.
-    Each interval is for its pair alone: of many pairs without a relation, some 5% leave out zero.
+    The model is evaluated without dropout, and does not change. Compute this while losses fall:
+    then gradients show what the tasks require of the encoder. Before the first steps, gradients
+    show only how the random heads read it. At the end of training, the sum of the losses is
+    stationary, and the gradients are noise that cancels for any tasks. By default, the rows are
+    ones that were not trained on. Each interval is for one pair: of many unrelated pairs, some 5%
+    exclude zero.
 
     Args:
+        model: the model, with encoder and head.
         data: data whose tasks are among the model's.
         split: the split whose rows to use.
         by: ``"parameters"``: the shared parameters that are trained, which are the encoder's and
@@ -180,12 +176,10 @@ def affinity(
         n_blocks: number of random blocks of rows that are resampled, so that one gradient per block
             is enough; with fewer rows, each row is a block.
         seed: seed of blocks, resamples and sketches.
-        InvalidInputError: if the model lacks a task of the data, or has no shared parameters that
-            are trained.
 
     Raises:
-        InvalidInputError: for other tasks than the model's, or a model without shared parameters
-            that are trained.
+        InvalidInputError: if the model lacks a task of the data, or has no shared parameters that
+            are trained.
 
     Example:
         >>> import qmtl

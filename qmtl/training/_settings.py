@@ -172,7 +172,7 @@ class TrainingSettings(MethodOptions):
         changed: dict[str, Any] = {"head_learning_rate": rate, "batch_size": batch_size}
         if self.max_epochs is None:
             steps = STEPS * n_rows**0.75
-            if self.batch_size is None:  # keeps the number of steps of 32 rows
+            if self.batch_size is None:  # as many epochs as with 32 rows
                 steps *= 32 / batch_size
             changed["max_epochs"] = max(1, math.ceil(steps / max(1, steps_per_epoch)))
         if self.weight_decay is None:

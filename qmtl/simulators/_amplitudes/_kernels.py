@@ -173,17 +173,12 @@ def walk(
     first, last, back, sizes, program, index, angles, cones, wanted, states, values, by_sampled,
     by_cone, by_task,
 ):  # fmt: skip
-    """An item is one of the `cones` together with a tile of samples.
+    """Outputs of the items from `first` to `last`, or (if `back`) their gradients.
 
-    Forwards, outputs go to ``values[sample, columns[task, output]]``, and final states to `states`
-    if there is room. Backwards starts from these states; `values` holds the gradients (only those
-    of `wanted` tasks, the others being zero), and the q-th cone adds to ``by_sampled[q, slot,
-    sample]``, ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
-
-    An item is one of the `cones` and a tile of samples. Forwards outputs go to
-    ``values[sample, columns[task, output]]``, and final states to `states`, if there is room.
-    Backwards these are where it starts, `values` are the gradients (for `wanted` tasks only, the
-    others' being zero), and the q-th cone adds to ``by_sampled[q, slot, sample]``,
+    An item is one of the `cones` together with a tile of samples. Forwards, outputs go to
+    ``values[sample, columns[task, output]]``, and final states to `states` if there is room.
+    Backwards starts from these states; `values` holds the gradients (only those of `wanted` tasks,
+    the others being zero), and the q-th cone adds to ``by_sampled[q, slot, sample]``,
     ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
 
     The first `n_shared` operations run once per cone. If tasks share cones, the other operations

@@ -24,8 +24,8 @@ __all__ = [
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
-# A factor of a constant is a number of a channel: (channel, index of the number), sorted in a
-# product.
+# A factor is one number of a noise channel: (channel, index of the number). A constant is a product
+# of factors, in sorted order.
 Factor = tuple[int, int]
 Factors = tuple[Factor, ...]
 # A polynomial under construction: its register, its sign, and its factors; None is zero.
