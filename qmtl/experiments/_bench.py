@@ -18,9 +18,9 @@ from qmtl.experiments._bench_summary import (
     Setting,
     choose_setting,
 )
-from qmtl.experiments._build import build_data, in_order
+from qmtl.experiments._build import PROBE, build_data, in_order
 from qmtl.experiments._recipe import SEED_KEYS, SINGLE_TASK, Recipe, RivalType, recipe_from
-from qmtl.experiments._rivals import PROBE, check_rival, linear_probe, train_rival
+from qmtl.experiments._rivals import check_rival, linear_probe, train_rival
 from qmtl.experiments._run import machine
 from qmtl.experiments._sweep import (
     Cell,

@@ -12,8 +12,8 @@ from qmtl.experiments._bench_summary import (
     BenchSummary,
     HeadScores,
 )
+from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
-from qmtl.experiments._rivals import head_look
 from qmtl.experiments._statistics import PairedTest, estimate
 from qmtl.plotting import plain, save_figure, style
 

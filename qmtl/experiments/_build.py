@@ -1,4 +1,4 @@
-"""Build data and model from a recipe."""
+"""Build data and model from a recipe, and say how a head looks in plots."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ import torch
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, RecipeError, unknown_name
-from qmtl.experiments._recipe import Recipe, TrainingSection
-from qmtl.heads import HeadOptions, HeadType, build_head, task_columns
+from qmtl.experiments._recipe import SINGLE_TASK, Recipe, TrainingSection
+from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head, task_columns
 from qmtl.model import MultiTaskModel
+from qmtl.plotting import COLOURS, MARKERS
 from qmtl.simulators import (
     LightConeSimulator,
     NoisySimulator,
@@ -20,6 +21,9 @@ from qmtl.simulators import (
     simulator_for,
 )
 from qmtl.tasks import Task
+
+PROBE = "linear-probe"
+"""The name of the linear probe, which takes the place of a head in a benchmark's cells."""
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
@@ -141,3 +145,14 @@ def with_noise(
     if training.shots is not None:
         simulator = ShotSimulator(simulator, training.shots)
     return dataclasses.replace(options, simulator=simulator)
+
+
+def head_look(head: str) -> dict[str, Any]:
+    """Colour and marker of a head, which are the same in every plot and differ between heads.
+
+    Example:
+        >>> head_look("quantum")
+        {'color': '#0072B2', 'marker': 'o'}
+    """
+    number = (*HEAD_TYPES, SINGLE_TASK, PROBE).index(head)
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}

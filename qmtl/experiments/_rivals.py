@@ -15,9 +15,8 @@ from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
 from qmtl.experiments._build import build_circuit, build_model, with_noise
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe, RivalType
-from qmtl.heads import HEAD_TYPES, Head, LinearHead, build_head
+from qmtl.heads import Head, LinearHead, build_head
 from qmtl.model import MultiTaskModel
-from qmtl.plotting import COLOURS, MARKERS
 from qmtl.tasks import Task
 from qmtl.training import (
     Result,
@@ -28,8 +27,6 @@ from qmtl.training import (
     fit,
 )
 
-PROBE = "linear-probe"
-"""The name of the linear probe, which takes the place of a head in a benchmark's cells."""
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 MAX_ITERATIONS = 200
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -283,14 +280,3 @@ def _probability(model: Any, inputs: Array, label: int) -> Array:
     if label not in known:
         return np.zeros(len(inputs))
     return np.asarray(model.predict_proba(inputs))[:, known.index(label)]
-
-
-def head_look(head: str) -> dict[str, Any]:
-    """Colour and marker of a head, which are the same in every plot and differ between heads.
-
-    Example:
-        >>> head_look("quantum")
-        {'color': '#0072B2', 'marker': 'o'}
-    """
-    number = (*HEAD_TYPES, SINGLE_TASK, PROBE).index(head)
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}

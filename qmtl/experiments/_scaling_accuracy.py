@@ -16,7 +16,7 @@ from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split, chestxray, digits
 from qmtl.encoders import MLP
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._rivals import head_look
+from qmtl.experiments._build import head_look
 from qmtl.experiments._scaling_parameters import DESIGN, tasks_axis
 from qmtl.experiments._statistics import Estimate, estimate
 from qmtl.experiments._sweep import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.experiments._rivals import head_look
+from qmtl.experiments._build import head_look
 from qmtl.experiments._statistics import Fit, power_law
 from qmtl.heads import HeadOptions, HeadType, build_head
 from qmtl.plotting import count_axis, legend_below, number_axis

@@ -4,7 +4,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from qmtl.experiments._bench_report import plot_forest, plot_score_against_parameters, write_plots
-from qmtl.experiments._rivals import head_look
+from qmtl.experiments._build import head_look
 from qmtl.heads import HEAD_TYPES
 from qmtl.plotting import save_figure, style
 from tests.experiments.bench_samples import summary

@@ -5,8 +5,8 @@ import pytest
 from qmtl.data import digits
 from qmtl.errors import InvalidInputError, RecipeError
 from qmtl.experiments._bench import cell_of, settings_of
+from qmtl.experiments._build import PROBE
 from qmtl.experiments._recipe import parse_grid, read_recipe
-from qmtl.experiments._rivals import PROBE
 from qmtl.experiments._sweep import fingerprint
 from tests.experiments.bench_samples import tiny
 

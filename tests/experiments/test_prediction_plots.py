@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._prediction_plots import (
@@ -121,3 +121,14 @@ def test_without_labels():
         plot_regression(Task.regression("a"), torch.ones(2), nothing, _axes())
     with pytest.raises(InvalidInputError, match="both classes"):
         plot_roc(Task.binary("a"), torch.ones(2), torch.ones(2), _axes())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_roc_curve_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, 2, 40), rng.random(40).round(1).astype("float32")  # with equal scores
+    ax = plot_roc(Task.binary("a"), torch.from_numpy(p), torch.from_numpy(y).float(), _axes())
+    false, true = ax.lines[0].get_data()
+    expected = roc_curve(y, p, drop_intermediate=False)[:2]
+    np.testing.assert_allclose((false, true), expected)
+    assert ax.get_legend_handles_labels()[1] == [f"AUROC {roc_auc_score(y, p):.3f}"]
