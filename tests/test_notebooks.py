@@ -7,6 +7,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -28,31 +29,42 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 8
 
 
-def run(path, folder, data, monkeypatch):
-    """Execute the small form of a notebook in a folder."""
-    monkeypatch.setenv("QMTL_DATA", str(data))
-    monkeypatch.setenv("QMTL_SMOKE", "1")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("QMTL_LEDGER", str(folder / "ledger.sqlite"))
-    client = nbclient.NotebookClient(
-        _read(path),
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute()  # raises with the cell and its traceback
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all notebooks, since to start one and to import takes longer than most."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def run(path, kernel, folder, data):
+    """Execute the small form of a notebook in a folder, without names that others have left."""
+    variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
+    fresh = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\nos.environ |= {variables}\ndel os"
+    notebook = _read(path)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
+    # Raises with the cell and its traceback.
+    nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_without_data_sets(path, tmp_path, monkeypatch):
-    run(path, tmp_path, tmp_path / "absent", monkeypatch)
+def test_runs_without_data_sets(path, kernel, tmp_path):
+    run(path, kernel, tmp_path, tmp_path / "absent")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_DATA, ids=lambda path: path.stem)
-def test_runs_on_data_sets(path, tmp_path, monkeypatch, data_folder):
-    run(path, tmp_path, data_folder, monkeypatch)
+def test_runs_on_data_sets(path, kernel, tmp_path, data_folder):
+    run(path, kernel, tmp_path, data_folder)
+
+
+def test_a_notebook_sees_no_names_of_another(kernel, tmp_path):
+    for number, code in enumerate(["left = 1", "assert 'left' not in globals()"]):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        nbformat.write(notebook, tmp_path / f"{number}.ipynb")
+        run(tmp_path / f"{number}.ipynb", kernel, tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,21 +1,26 @@
 """The benchmark of a step: one command prints ratios, growth and calls."""
 
 import re
-import subprocess
 import sys
 
 import pytest
 
-from tests.scripts.conftest import SCRIPTS
+from tests.scripts.conftest import load_script
 
 
-def run(*arguments: str) -> str:
-    command = [sys.executable, str(SCRIPTS / "bench_step"), *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process; the candidates that it measures have their own."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["bench_step", *arguments])
+        load_script("bench_step").main()
+        return str(capsys.readouterr().out)
+
+    return run
 
 
-def test_a_step_of_the_digits_head_enters_few_files_and_makes_few_calls():
+def test_a_step_of_the_digits_head_enters_few_files_and_makes_few_calls(run):
     calls, files = map(int, re.findall(r"(\d+) Python calls in (\d+) files", run("--calls"))[0])
     assert calls <= 110
     # Among them the circuit: plans are found by its hash.
@@ -23,7 +28,7 @@ def test_a_step_of_the_digits_head_enters_few_files_and_makes_few_calls():
 
 
 @pytest.mark.slow
-def test_one_command_measures_steps_beside_a_linear_layer():
+def test_one_command_measures_steps_beside_a_linear_layer(run):
     output = run("--tasks", "2", "4", "--rounds", "1", "--growth", "--baseline", "")
     own, linear, ratio = re.findall(
         r"T = +4: +([\d.]+) ms; nn.Linear\(2T, T\) +([\d.]+) ms, +([\d.]+) times", output
@@ -33,7 +38,7 @@ def test_one_command_measures_steps_beside_a_linear_layer():
 
 
 @pytest.mark.slow
-def test_steps_of_fit_are_measured():
+def test_steps_of_fit_are_measured(run):
     output = run("--upgrad", "--tasks", "2", "--rounds", "1", "--baseline", "")
     assert "steps of qmtl.fit with UPGrad, batch" in output
     assert re.search(r"T = +2: +[\d.]+ ms", output)
