@@ -98,7 +98,8 @@ class SelectGate(Gate):
     one-hot choices once all bits are 0 or 1, mixed by a softmax over the task's k logits.
 
     The entropy of the selectors, times `entropy`, is added to the losses. In evaluation mode bits
-    are rounded, so that a task never has more than k experts, whenever training ended.
+    are rounded, so that a task never has more than k experts, whenever training ended. Where bits
+    are still undecided then, as after a few hundred steps, rounding can cost a task dearly.
 
     What else is ours: numbers beyond the last expert stand for the experts from the first one on
     again, where the paper has a penalty; the entropy's weight grows with the square of the part of
