@@ -16,6 +16,7 @@ from qmtl.encoders import AdaptedText, AdapterOptions, TextTokens
 from qmtl.errors import InvalidInputError, MissingDependencyError, ModelFileError
 from qmtl.experiments import build_data, build_model, read_recipe
 from qmtl.tasks import Task
+from tests.training.samples import InterruptAt, InterruptionError, same_state
 
 pytest.importorskip("peft", reason="adapters need peft, of the extra 'text'")
 
@@ -231,7 +232,7 @@ def _loss(model, data):
     return sum(float(t.loss(logits[t.name], rows.targets[t.name])) for t in data.tasks)
 
 
-def test_a_recipe_trains_adapters_and_leaves_the_network(folder):
+def test_a_recipe_trains_adapters_and_leaves_the_network(folder, tmp_path):
     recipe = read_recipe(
         "glue",
         [
@@ -248,10 +249,17 @@ def test_a_recipe_trains_adapters_and_leaves_the_network(folder):
     assert model.encoder.adapters == AdapterOptions(rank=2, inventory=2, layers=1)
     before = {name: p.clone() for name, p in frozen(model.encoder).items()}
     adapters = {n: v.clone() for n, v in model.encoder.state_dict().items()}
-    options = {"learning_rate": 0.01, "head_learning_rate": 0.05, "batch_size": 8}
-    start = _loss(model, data)
-    qmtl.fit(model, data, max_epochs=4, seed=0, progress=False, **options)
-    assert _loss(model, data) < 0.7 * start
+    options = {"learning_rate": 0.01, "head_learning_rate": 0.05, "batch_size": 8, "seed": 0}
+    start, other = _loss(model, data), copy.deepcopy(model)
+    options |= {"max_epochs": 3, "progress": False}
+    qmtl.fit(model, data, **options)
+    assert _loss(model, data) < 0.8 * start
+    # A run that was interrupted ends in the same state, from checkpoints without the network.
+    options["checkpoints"] = tmp_path
+    with pytest.raises(InterruptionError):
+        qmtl.fit(copy.deepcopy(other), data, callbacks=[InterruptAt(2)], **options)
+    assert same_state(qmtl.fit(other, data, resume=True, **options).model, model)
+    assert (tmp_path / "last.ckpt").stat().st_size < 2e6
     assert frozen(model.encoder).keys() == before.keys()
     assert all(torch.equal(p, before[name]) for name, p in frozen(model.encoder).items())
     moved = [n for n, v in model.encoder.state_dict().items() if not torch.equal(v, adapters[n])]
