@@ -19,6 +19,7 @@ from qmtl.heads import HEAD_TYPES
 HERE = Path(__file__).parent
 DESCRIPTIONS = json.loads((HERE / "models_of_0_1.json").read_text())
 SIDE_BY_SIDE = ("single-task", "single-task quantum")
+KINDS = [kind for kind in DESCRIPTIONS if kind not in SIDE_BY_SIDE]
 TENSORS = safetensors.torch.load_file(HERE / "models_of_0_1.safetensors")
 
 
@@ -35,8 +36,8 @@ def write(kind, folder):
     (folder / "model.json").write_text(json.dumps(description))
 
 
-def test_every_head_type_is_there():
-    assert set(DESCRIPTIONS) == {*HEAD_TYPES, *SIDE_BY_SIDE}
+def test_every_head_type_of_that_version_is_there():
+    assert {"quantum", "linear", *KINDS} <= {*HEAD_TYPES}
 
 
 @pytest.mark.parametrize("kind", SIDE_BY_SIDE)
@@ -46,7 +47,7 @@ def test_models_side_by_side_say_what_took_their_place(kind, tmp_path):
         qmtl.load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", HEAD_TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_loads_predicts_and_saves_the_same(kind, tmp_path):
     write(kind, tmp_path)
     model = qmtl.load(tmp_path)

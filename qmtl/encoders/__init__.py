@@ -16,7 +16,6 @@ from qmtl.encoders._mlp import MLPSection as MLPSection
 from qmtl.encoders._section import AnyEncoderSection as AnyEncoderSection
 from qmtl.encoders._section import EncoderSection as EncoderSection
 from qmtl.encoders._section import known_encoders
-from qmtl.encoders._task_encoder import TaskColumns as TaskColumns
 from qmtl.encoders._task_encoder import TaskEncoder as TaskEncoder
 from qmtl.encoders._task_encoder import check_tasks_of as check_tasks_of
 from qmtl.encoders._text import TextEmbedding as TextEmbedding

@@ -115,6 +115,7 @@ class SelectGate(Gate):
     """
 
     codes: Tensor
+    """Which bits each number of an expert has set, bool (2^bits, bits)."""
 
     def __init__(self, n_tasks: int, n_experts: int, k: int, entropy: float) -> None:
         super().__init__(torch.ones(n_tasks, n_experts, dtype=torch.bool))
