@@ -19,6 +19,7 @@ from qmtl.simulators import (
     Dependencies,
     Explanation,
     Simulator,
+    check_finite,
     output_layout,
     to_logits,
 )
@@ -76,6 +77,7 @@ class QuantumHead(CircuitHead):
         Cowlessur, Thapa, Alpcan and Camtepe, arXiv:2604.13560.
     """
 
+    checks_values = False
     settings: tuple[str, ...] = ("frozen",)
     """Attributes that a saved model keeps beside the circuit."""
     encoding: nn.Parameter
@@ -149,6 +151,7 @@ class QuantumHead(CircuitHead):
             tensor([[0.0000, 0.7854]])
         """
         check_features(features, self.n_features)
+        check_finite(features)
         return ANGLE_MAPS[self.angle_map](features)
 
     def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from qmtl.simulators._contract import (
     Dependencies,
     Simulator,
     check_angles,
+    check_finite,
     check_weights,
     joined_weights,
     output_layout,
@@ -30,9 +31,9 @@ from qmtl.simulators._shots import Estimate, ShotSimulator
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
     "FixedCircuit", "LightConeSimulator", "NoisySimulator", "ShiftPlan", "ShotSimulator",
-    "Simulator", "bytes_text", "check_angles", "check_weights", "joined_weights", "memory_limit",
-    "native_size", "native_values", "output_layout", "shift_plan", "shifted_values",
-    "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
+    "Simulator", "bytes_text", "check_angles", "check_finite", "check_weights", "joined_weights",
+    "memory_limit", "native_size", "native_values", "output_layout", "shift_plan",
+    "shifted_values", "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
 # Group of entry points by which other packages offer simulators. The name of an entry point is a

@@ -6,8 +6,10 @@ torch's. In all other cases (other devices, ``torch.func``, forward mode, second
 engines' torch operations run, which are slower but always right.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.jit import is_tracing
 
 from qmtl.circuit import HeadCircuit
 from qmtl.simulators._angles import AngleTable
-from qmtl.simulators._contract import PROBABILITY_FLOOR, AngleMap, OutputLayout, to_logits
+from qmtl.simulators._contract import (
+    PROBABILITY_FLOOR,
+    AngleMap,
+    OutputLayout,
+    check_finite,
+    is_traced,
+    to_logits,
+)  # fmt: skip
 from qmtl.simulators._engine import Array, Engine, Inputs
 
 __all__ = ["Program", "Step"]
@@ -70,14 +76,14 @@ class State(NamedTuple):
     """What a forward pass keeps for the backward pass.
 
     Attributes:
-        given: features and weights.
+        given: features, and weights in one flat vector.
         inputs: the engines' angles.
         kept: what each engine keeps; None if the batch ran in chunks, which are then run again.
         columns: the tanh of the angle map at the features, shape (n_features, batch).
         values: the outputs, shape (batch, n_outputs).
     """
 
-    given: list[Array]
+    given: tuple[Array, Array]
     inputs: Inputs
     kept: list[Any] | None
     columns: Array
@@ -106,16 +112,20 @@ class Step:
         chunk: int,
         apart: "Callable[[], Step] | None" = None,
     ) -> None:
-        self.program, self.map = program, angle_map
+        self.program, self.map, self.is_head = program, angle_map, layout is not None
         self.chunk, self.apart = chunk, apart
-        table, sizes = program.table, (circuit.n_features, circuit.n_circuit_weights)
+        table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
-        self.features, self.weights = map(_places, (table.features, table.weights), sizes)
-        self.sizes = sizes
+        self.weights = _places(table.weights, self.n_weights)
+        # Which features are rows of the angles; a table of products takes all of them.
+        self.features = table.features if self.is_plain else np.arange(circuit.n_features)
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
-        self.lengths = (len(circuit.tasks), n_encoding, sizes[1] - n_encoding)
-        self.is_curved = angle_map is not None and angle_map.stretch > 0
+        self.lengths = (len(circuit.tasks), n_encoding, self.n_weights - n_encoding)
+        # Angles are `scale` times the tanh, if there is one, of `factor` times features.
+        self.is_curved, self.scale, self.factor = False, 1.0, 1.0
+        if angle_map is not None and angle_map.stretch > 0:
+            self.is_curved, self.scale, self.factor = True, angle_map.scale, 1 / angle_map.stretch
         self.tasks: Array | None = None
         self.probability: NDArray[np.bool_] | None = None
         if layout is not None:
@@ -136,6 +146,8 @@ class Step:
                 return self.apart()(features, scales, *weights)
             result: Tensor = _Node.apply(self, scales is not None, *given)
             return result
+        if self.is_head:
+            check_finite(features)
         with _full_precision(features):
             return self.by_torch(features, scales, *weights)
 
@@ -153,39 +165,47 @@ class Step:
             factors = scales[torch.from_numpy(self.tasks).to(scales.device)]
         return to_logits(values, factors, self.probability)
 
-    def state(self, given: list[Array]) -> State:
-        """The outputs from features and weights, with all that a backward pass needs."""
-        features, weights = given[0], given[1] if len(given) == 2 else np.concatenate(given[1:])
-        columns = features.T
-        if self.is_plain and self.features is not None:
-            columns = columns[self.features]
-        if self.map is not None and self.is_curved:
-            columns = np.divide(columns, self.map.stretch, order="C")
-            angles = np.tanh(columns, out=columns) * self.map.scale
-        else:
-            angles = columns = np.ascontiguousarray(columns)
-        if self.is_plain:
-            fixed = weights if self.weights is None else weights[self.weights]
-            inputs = self.program.inputs(angles, fixed)
-        else:
-            table, flat = self.program.table, torch.from_numpy(weights)
-            sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
-            inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
+    @cached_property
+    def _kernels(self) -> Any:
+        # Importing numba takes a while, and torch operations need none.
+        from qmtl.simulators import _kernels
+
+        return _kernels
+
+    def state(self, features: Array, weights: Array) -> State:
+        """The outputs from features and flat weights, with all that a backward pass needs."""
+        columns = np.empty((len(self.features), len(features)), features.dtype)
+        rows = np.ascontiguousarray(features)
+        total = self._kernels.load(columns, rows, self.features, self.factor)
+        if self.is_head and not (math.isfinite(total) and len(columns) == features.shape[1]):
+            check_finite(torch.from_numpy(features))
+        with _quiet(np.float64(total)):
+            angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns
+            if self.is_plain:
+                fixed = weights if self.weights is None else weights[self.weights]
+                inputs = self.program.inputs(angles, fixed)
+            else:
+                table, flat = self.program.table, torch.from_numpy(weights)
+                sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
+                inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
         values = np.empty((len(features), self.program.n_outputs), features.dtype)
+        given, kept = (features, weights), None
         if len(features) <= self.chunk:
             kept = [engine.forward(inputs, values) for engine in self.program.engines]
-            return State(given, inputs, kept, columns, values)
-        for part, own in self._parts(inputs, len(features)):
-            for engine in self.program.engines:
-                engine.forward(own, values[part])
-        return State(given, inputs, None, columns, values)
+        else:
+            for part, own in self._parts(inputs, len(features)):
+                for engine in self.program.engines:
+                    engine.forward(own, values[part])
+        return State(given, inputs, kept, columns, values)
 
     def _parts(self, inputs: Inputs, samples: int) -> Iterator[tuple[slice, Inputs]]:
         """Split the batch into chunks."""
         for first in range(0, samples, self.chunk):
             part = slice(first, min(first + self.chunk, samples))
             own = np.ascontiguousarray(inputs.sampled[:, part])
-            yield part, self.program.inputs(own, inputs.fixed)
+            with np.errstate(all="ignore"):
+                angles = self.program.inputs(own, inputs.fixed)
+            yield part, angles
 
     def factors(self, scales: Array) -> Array:
         """The scale of each output."""
@@ -207,27 +227,28 @@ class Step:
             scales: one number for each task of the circuit; None for no scales.
             state: state that the forward pass returned.
         """
-        step, found = self, []
+        step, by_scales = self, []
+        # Kernels are compiled for one order in memory.
+        gradient = np.ascontiguousarray(gradient)
         if scales is not None:
-            terms = np.einsum("bo,bo->o", gradient, self.measured(state.values))
-            found.append(_placed(terms, self.tasks, len(scales)))
-            gradient = gradient * self.factors(scales)
+            terms, given = np.zeros(gradient.shape[1], gradient.dtype), gradient
+            gradient = np.empty_like(given)
+            factors, values = self.factors(scales), self.measured(state.values)
+            self._kernels.weigh(gradient, terms, given, values, factors)
+            by_scales.append(_placed(terms, self.tasks, len(scales)))
             if self.probability is not None:
                 likely = state.values[:, self.probability]
                 slope = (likely >= 0) / (np.maximum(likely, 0) + PROBABILITY_FLOOR)
                 gradient[:, self.probability] *= slope.astype(gradient.dtype)
-        # A product keeps the memory order of its factors, but kernels are compiled for one order.
-        gradient = np.ascontiguousarray(gradient)
         if self.apart is not None and not np.isfinite(gradient).all():
             # A non-finite number of one task must not reach the others.
             step = self.apart()
-            state = step.state(state.given)
+            state = step.state(*state.given)
         by_features, by_weights = step._pull_back(gradient, state)
-        end = 0
-        for weights in state.given[1:]:
-            begin, end = end, end + len(weights)
-            found.append(by_weights[begin:end])
-        return [by_features, *found]
+        if scales is None:
+            return [by_features, by_weights]
+        n = self.lengths[1]
+        return [by_features, *by_scales, by_weights[:n], by_weights[n:]]
 
     def _pull_back(self, gradient: Array, state: State) -> tuple[Array, Array]:
         """Gradients with respect to features (batch, n_features) and all weights, flat."""
@@ -244,30 +265,23 @@ class Step:
                     again = engine.forward(some, values)
                     engine.pull_back(some, again, gradient[part], found, by_weight)
                 by_angle[:, part] = found
-        if not self.is_plain:
+        if self.is_plain:
+            by_weight = _placed(by_weight, self.weights, self.n_weights)
+        else:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
         # Return it in the features' memory order; otherwise torch would have to copy it.
-        if self.map is not None and self.is_curved:
-            slope = self.map.scale / self.map.stretch
-            slopes = slope - slope * np.square(state.columns)
-            by_feature = np.multiply(by_angle.T, slopes.T, order="C")
-        else:
-            by_feature = np.ascontiguousarray(by_angle.T)
-        if self.is_plain:
-            by_weight = _placed(by_weight, self.weights, self.sizes[1])
-            if self.features is not None:
-                by_feature = _placed(by_feature.T, self.features, self.sizes[0]).T
+        by_feature = np.zeros(state.given[0].shape, gradient.dtype)
+        rest = state.columns, self.features, self.scale * self.factor, self.is_curved
+        self._kernels.unload(by_feature, by_angle, *rest)
         return by_feature, by_weight
 
     def _through_table(
         self, by_sampled: Array, by_fixed: Array, state: State
     ) -> tuple[Array, Array]:
         """Gradients with respect to angles and weights, from gradients of the table's rows."""
-        angles = state.columns * self.map.scale if self.map and self.is_curved else state.columns
-        leaves = [
-            torch.from_numpy(np.array(part)).requires_grad_()
-            for part in (angles.T, np.concatenate(state.given[1:]))
-        ]
+        angles = state.columns * self.scale
+        copies = map(np.array, (angles.T, state.given[1]))
+        leaves = [torch.from_numpy(copy).requires_grad_() for copy in copies]
         with torch.enable_grad():
             found = self.program.table.sampled(*leaves), self.program.table.fixed(leaves[1])
         gradients = torch.from_numpy(by_sampled), torch.from_numpy(by_fixed)
@@ -292,8 +306,14 @@ def _placed(values: Array, places: Array | None, size: int) -> Array:
     return found
 
 
+def _quiet(numbers: Array | np.float64) -> AbstractContextManager[Any]:
+    """A context in which numbers that are not finite make no warnings; to enter it takes time."""
+    is_finite = math.isfinite(np.vdot(numbers, numbers))
+    return nullcontext() if is_finite else np.errstate(all="ignore")
+
+
 def _numbers(tensor: Tensor) -> Array:
-    found: Array = tensor.detach().numpy()
+    found: Array = tensor.numpy(force=True)
     return found
 
 
@@ -304,7 +324,7 @@ def _tensors(arrays: Sequence[Array]) -> tuple[Tensor, ...]:
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds its own numbers, with no transform of torch around it."""
     # Kernels read memory directly, so a lazily negated tensor would have the wrong sign.
-    if type(tensor) not in PLAIN or tensor.is_neg():
+    if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
         return False
     # A transform may wrap a parameter in a tensor of another type.
     if type(tensor) is nn.Parameter:
@@ -316,9 +336,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _runs_kernels(features: Tensor) -> bool:
     """Whether kernels may run: on the CPU, and not while torch records its operations."""
-    if is_compiling() or is_tracing() or get_proxy_mode() is not None:
-        return False
-    return features.is_cpu and features.shape[0] > 0
+    return features.is_cpu and features.shape[0] > 0 and not is_traced()
 
 
 def _full_precision(like: Tensor) -> Any:
@@ -334,11 +352,12 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
-        numbers = list(map(_numbers, given))
-        ctx.given, ctx.copies = given, tuple(map(np.copy, numbers[1:]))
-        scales = numbers.pop(1) if scaled else None
-        with np.errstate(all="ignore"):
-            state = step.state(numbers)
+        features, *parts = map(_numbers, given)
+        # A copy: parameters may have changed before the backward pass.
+        numbers, n = np.concatenate(parts), len(parts[0]) if scaled else 0
+        scales = numbers[:n] if scaled else None
+        with _quiet(numbers):
+            state = step.state(features, numbers[n:])
             values = state.values
             if scales is None:
                 # The caller owns the outputs and may change them, so they are not kept.
@@ -347,6 +366,7 @@ class _Node(torch.autograd.Function):
                 values = step.measured(values) * step.factors(scales)
         ctx.save_for_backward(*given)
         ctx.step, ctx.scales, ctx.state = step, scales, state
+        ctx.given, ctx.numbers = given, numbers
         return torch.from_numpy(values)
 
     @staticmethod
@@ -383,8 +403,7 @@ def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
         return False
     if not (_is_plain(gradient) and _has_numbers(gradient)):
         return False
-    pairs = zip(map(_numbers, ctx.given[1:]), ctx.copies, strict=True)
-    return all(np.array_equal(now, before) for now, before in pairs)
+    return np.array_equal(np.concatenate(list(map(_numbers, ctx.given[1:]))), ctx.numbers)
 
 
 def _has_numbers(tensor: Tensor) -> bool:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.jit import is_tracing
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Simulator", "check_angles",
-    "check_weights", "joined_weights", "output_layout", "to_logits", "weights_by_name",
+    "check_finite", "check_weights", "is_traced", "joined_weights", "output_layout",
+    "to_logits", "weights_by_name",
 ]  # fmt: skip
 
 PROBABILITY_FLOOR = 1e-6
@@ -159,7 +163,11 @@ class Simulator(ABC):
             scales: one number for each task of the circuit.
             angle_map: one of `ANGLE_MAPS`.
             tasks: the tasks to evaluate, in this order; None for all.
+
+        Raises:
+            InvalidInputError: for features with NaN or infinity, and as `values` does.
         """
+        check_finite(features)
         angles = ANGLE_MAPS[angle_map](features)
         chosen = check_angles(circuit, angles, tasks)
         values = self.values(circuit, angles, torch.cat([encoding, blocks]), chosen)
@@ -250,6 +258,29 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
     tasks_of = np.repeat(np.array([place[name] for name in tasks], np.int64), sizes)
     mask = np.repeat(np.array([bool(r.is_probability) for r in readouts], bool), sizes)
     return OutputLayout(sizes, tasks_of, mask if mask.any() else None)
+
+
+def is_traced() -> bool:
+    """Whether torch records its operations, and there may be no numbers to look at."""
+    return is_compiling() or is_tracing() or get_proxy_mode() is not None
+
+
+def check_finite(features: Tensor) -> None:
+    """Raise InvalidInputError if features have NaN or infinity, and say how many samples do."""
+    # Under vmap and jacrev a tensor has no one value.
+    is_one = type(features) in (Tensor, nn.Parameter) and not features.is_meta
+    if is_traced() or not is_one or torch.func.debug_unwrap(features) is not features:
+        return
+    # One cheap number; it may overflow where no feature is infinite.
+    if math.isfinite(features.detach().sum()):
+        return
+    finite = torch.isfinite(features)
+    if not bool(finite.all()):
+        bad = (~finite.all(dim=1)).nonzero().flatten()
+        raise InvalidInputError(
+            f"features must be finite; {len(bad)} of {len(features)} samples have NaN or infinite "
+            f"values, the first at index {int(bad[0])}"
+        )
 
 
 def check_angles(

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import torch
 
-__all__ = ["add_at", "kernel", "n_threads", "run_items"]
+__all__ = ["add_at", "kernel", "load", "n_threads", "run_items", "unload", "weigh"]
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -20,6 +20,8 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 OPERATIONS_PER_THREAD = 5e6
 # Work is cut into several pieces per thread, so that one slow thread delays the others less.
 PIECES_PER_THREAD = 4
+# Numbers that are transposed together: single precision's in a line of the cache.
+LINE = 16
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,6 +44,41 @@ def add_at(target, index, values):
             row = index[p, a]
             for s in range(np.uint64(target.shape[1])):
                 target[row, s] += values[p, a, s]
+
+
+@kernel
+def load(columns, features, places, factor):
+    """Set ``columns[i, s] = factor · features[s, places[i]]``; the sum tells if all are finite."""
+    times, total = columns.dtype.type(factor), columns.dtype.type(0)
+    for first in range(0, len(places), LINE):
+        for s in range(np.uint64(len(features))):
+            for i in range(first, min(first + LINE, len(places))):
+                value = features[s, places[i]]
+                columns[i, s] = times * value
+                total += value
+    return total
+
+
+@kernel
+def unload(by_feature, by_column, columns, places, slope, is_curved):
+    """Gradients through `load`, and through the tanh of its columns if they are curved."""
+    times, one = columns.dtype.type(slope), columns.dtype.type(1)
+    for first in range(0, len(places), LINE):
+        for s in range(np.uint64(len(by_feature))):
+            for i in range(first, min(first + LINE, len(places))):
+                given = times * by_column[i, s]
+                if is_curved:
+                    given *= one - columns[i, s] * columns[i, s]
+                by_feature[s, places[i]] = given
+
+
+@kernel
+def weigh(target, terms, gradient, values, factors):
+    """Gradients with respect to values, from those of ``values · factors``, and to factors."""
+    for s in range(len(gradient)):
+        for o in range(np.uint64(gradient.shape[1])):
+            target[s, o] = gradient[s, o] * factors[o]
+            terms[o] += gradient[s, o] * values[s, o]
 
 
 def n_threads(n_items: int, operations: float) -> int:

@@ -38,10 +38,6 @@ CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
 
 
-# Shape, type and device of a step's features.
-_Size = tuple[torch.Size, torch.dtype, torch.device]
-
-
 class _Prepared(NamedTuple):
     """A plan and the step that runs it."""
 
@@ -88,6 +84,8 @@ class LightConeSimulator(Simulator):
         self.engine = engine
         self._prepared = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
+        # Mostly the next step is like the last one, and to look it up takes time.
+        self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
 
     def values(
         self,
@@ -103,7 +101,7 @@ class LightConeSimulator(Simulator):
             return values
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
-        return self._steps(circuit, _size(angles), chosen, None)(angles, None, weights)
+        return self._step(circuit, angles, chosen, None)(angles, None, weights)
 
     def logits(
         self,
@@ -117,13 +115,24 @@ class LightConeSimulator(Simulator):
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
-        given = (features, scales, encoding, blocks)
         if is_dynamo_compiling():
             logits: Tensor = torch.compiler.disable(self.logits)(
                 circuit, features, encoding, blocks, scales, angle_map=angle_map, tasks=tasks
             )
             return logits
-        return self._logit_step(circuit, given, tasks, angle_map)(*given)
+        chosen, kind = None if tasks is None else tuple(tasks), features.dtype
+        step = self._step(circuit, features, chosen, angle_map)
+        if not (scales.dtype is encoding.dtype is blocks.dtype is kind):
+            raise InvalidInputError(
+                f"features must be {encoding.dtype} as the head's weights are, got {kind} "
+                f"(blocks {blocks.dtype}, scales {scales.dtype})"
+            )
+        lengths = (scales.numel(), encoding.numel(), blocks.numel())
+        if lengths != step.lengths:
+            raise InvalidInputError(
+                f"scales, encoding and blocks must have {step.lengths} numbers, got {lengths}"
+            )
+        return step(features, scales, encoding, blocks)
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
         """Which features and encoding weights each task's outputs depend on."""
@@ -190,33 +199,21 @@ class LightConeSimulator(Simulator):
         engines += chain
         return _Prepared(plan, engines, Program(plan.table, engines, plan.n_outputs))
 
-    def _logit_step(
-        self,
-        circuit: HeadCircuit,
-        given: Sequence[Tensor],
-        tasks: Sequence[str] | None,
-        angle_map: str,
-    ) -> Step:
-        """The step for features, scales, encoding and block weights; checks its arguments."""
-        features, scales, encoding, blocks = given
-        kind, chosen = features.dtype, None if tasks is None else tuple(tasks)
-        step = self._steps(circuit, _size(features), chosen, angle_map)
-        if not (scales.dtype is encoding.dtype is blocks.dtype is kind):
-            raise InvalidInputError(
-                f"features must be {encoding.dtype} as the head's weights are, got {kind} "
-                f"(blocks {blocks.dtype}, scales {scales.dtype})"
-            )
-        lengths = (scales.numel(), encoding.numel(), blocks.numel())
-        if lengths != step.lengths:
-            raise InvalidInputError(
-                f"scales, encoding and blocks must have {step.lengths} numbers, got {lengths}"
-            )
-        return step
+    def _step(self, circuit: HeadCircuit, features: Tensor, *which: Any) -> Step:
+        """The step for features of this kind, and for `which` tasks with an angle map of a name."""
+        shape, last = features.shape, self._last
+        if shape and type(shape[0]) is not int:
+            # An exported program takes any batch size: no torch operation depends on it.
+            shape = torch.Size((0, *shape[1:]))
+        key = (shape, features.dtype, features.device), *which
+        if last is None or last[0] is not circuit or last[1] != key:
+            self._last = last = circuit, key, self._steps(circuit, *key)
+        return last[2]
 
     def _new_step(
         self,
         circuit: HeadCircuit,
-        size: _Size,
+        size: tuple[torch.Size, torch.dtype, torch.device],
         tasks: tuple[str, ...] | None,
         angle_map: str | None,
         joint: bool = True,
@@ -244,14 +241,6 @@ class LightConeSimulator(Simulator):
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
-
-
-def _size(features: Tensor) -> _Size:
-    shape = features.shape
-    if shape and type(shape[0]) is not int:
-        # An exported program takes any batch size: no torch operation depends on it.
-        shape = torch.Size((0, *shape[1:]))
-    return shape, features.dtype, features.device
 
 
 def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -441,3 +441,15 @@ def test_one_simulator_in_several_threads():
         for start, found in zip(starts, pool.map(work, starts), strict=True):
             for one, other in zip(found, expected[start:] + expected[:start], strict=True):
                 assert_all_close(one, other)
+
+
+@pytest.mark.parametrize("simulator", [SIMULATOR, EAGER], ids=["compiled", "eager"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_features_that_are_not_finite_are_named(circuit, simulator, value):
+    features, *rest = head_inputs(circuit, 4, grad=False)
+    # Their sum overflows, and still they are numbers.
+    large = torch.full_like(features, torch.finfo(features.dtype).max)
+    assert simulator.logits(circuit, large, *rest).isfinite().all()
+    features[1, -1] = features[3, 0] = value
+    with pytest.raises(InvalidInputError, match=r"2 of 4 samples .* the first at index 1"):
+        simulator.logits(circuit, features, *rest)
