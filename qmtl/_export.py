@@ -17,7 +17,7 @@ from qmtl._io import __version__
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import CNN
 from qmtl.errors import InvalidInputError, QmtlError, missing_extra
-from qmtl.heads import CircuitHead
+from qmtl.heads import AddedVector, CircuitHead
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
 __all__ = ["example_inputs", "export_program", "inference_copy"]
@@ -70,7 +70,7 @@ def inference_copy(module: Any) -> Any:
     """
     twin = copy.deepcopy(module).cpu().eval()
     for part in twin.modules():
-        if not isinstance(part, CircuitHead):
+        if not isinstance(part, CircuitHead | AddedVector):
             continue
         if type(part.simulator) is not LightConeSimulator:
             raise InvalidInputError(

@@ -206,7 +206,7 @@ class MultiTaskModel(nn.Module):
         data: Any,
         *,
         sample_weight: Any = None,
-        methods: Sequence[str] = ("ridge", "logistic", "smart", "block"),
+        methods: Sequence[str] = ("ridge", "logistic", "smart", "block", "vector"),
         seed: int = 0,
     ) -> "MultiTaskModel":
         """A model with one more task, learned in about a second; the other outputs do not change.
@@ -214,7 +214,8 @@ class MultiTaskModel(nn.Module):
         The encoder and the circuit do not change. The new task is a linear layer on readings of the
         trained circuit (all Z-strings of its registers), fitted by ridge regression with
         leave-one-out strength, by logistic regression, or by SMART's spectral transfer, which needs
-        fewest labels; or it gets its own block. Cross-validation chooses;
+        fewest labels; or it gets its own block; or, where the head computes its blocks
+        (`MixtureHead`, `HyperHead`), its own vector. Cross-validation chooses;
         ``model.head.notes[new_task.name]`` records how, and the scores. If the new outputs should
         be trained together with the others, use `with_task` and `qmtl.fit`.
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.adaptation._block_fit import train_block
+from qmtl.adaptation._block_fit import best_host, train_block, train_vector
 from qmtl.adaptation._linear_fits import Array, Fit, Linear, fits
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads import AddedBlock, ExtendedHead, Head, QuantumHead
+from qmtl.heads import AddedBlock, ExtendedHead, Head, QuantumHead, hosts_for, takes_vectors
 from qmtl.tasks import Task
 
 __all__ = ["METHODS", "Adapted", "adapted_head"]
 
-METHODS = ("ridge", "logistic", "smart", "block")
+METHODS = ("ridge", "logistic", "smart", "block", "vector")
 """Ways to adapt a model to a new task."""
 FOLDS = 5
 # A method is dropped after the first fold if its loss is above the least one times BEHIND plus
@@ -68,7 +68,8 @@ def adapted_head(
         features: output of the frozen encoder, shape (rows, head.n_features).
         targets: canonical targets of these rows; regression targets are standardised.
         sample_weight: weight of each row, (rows,), above zero; None for 1 each.
-        methods: the methods to choose from, see `METHODS`; logistic is for classification only.
+        methods: the methods to choose from, see `METHODS`; logistic is for classification, vector
+            for heads that compute their blocks and have a task with outputs like the new one's.
         seed: seed of the folds and of a block's initial weights.
 
     Raises:
@@ -98,7 +99,7 @@ def adapted_head(
     if sample_weight is not None:
         weights = sample_weight.cpu().double()[known]
         weights = weights / weights.mean()
-    extended = _extend(head, task, block=False, seed=seed)
+    extended = _extend(head, task, seed=seed)
     with torch.no_grad():
         readings, outputs = extended.readings(features).double(), _outputs(head, features)
     share = 1.0 if weights is None else weights[:, None]
@@ -116,6 +117,8 @@ def adapted_head(
     }
     if "block" in methods:
         trainers["block"] = _block_trainer(head, features, targets, task, weights, seed)
+    if "vector" in methods and _takes_vector(head, task):
+        trainers["vector"] = _vector_trainer(head, features, targets, task, weights, seed)
     losses, left_out = _race(trainers, targets, task, weights, _folds(task, targets, seed))
     # Only methods that ran on all folds: a single fold may have been an easy one.
     n_folds = max(map(len, left_out.values()))
@@ -126,6 +129,9 @@ def adapted_head(
         block = extended.blocks[-1]
         train_block(block, features, targets, task, weights)  # type: ignore[arg-type]
         own = sum(p.numel() for p in block.parameters())
+    elif method == "vector":
+        extended = _with_vector(head, task, features, targets, weights, seed)
+        own = sum(p.numel() for p in extended.vectors[-1].parameters())
     else:
         matrix, biases = candidates[method](standardised, targets, task, _numpy(weights))
         _place(extended, task, (matrix / spread.numpy(), biases), mean.numpy())
@@ -150,7 +156,19 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
     for name in methods:
         if name not in METHODS:
             raise unknown_name("method", name, METHODS)
-    usable = [name for name in methods if task.is_classification or name != "logistic"]
+    base = _base(head)
+    if list(methods) == ["vector"] and not _takes_vector(head, task):
+        why = "its blocks are its own weights, and vectors are for a MixtureHead or HyperHead"
+        if takes_vectors(base):
+            why = f"none of its tasks has outputs like a {task.kind} task with {task.n_outputs}"
+        raise InvalidInputError(
+            f"task {task.name!r} cannot be added to the {type(base).__name__} by a vector: {why}"
+        )
+    unusable = {
+        *(() if task.is_classification else ("logistic",)),
+        *(() if _takes_vector(head, task) else ("vector",)),
+    }
+    usable = [name for name in methods if name not in unusable]
     if isinstance(methods, str) or not usable:
         raise InvalidInputError(
             f"methods must be some of {', '.join(METHODS)}, got {methods!r} for the {task.kind} "
@@ -169,15 +187,40 @@ def _check_labels(task: Task, targets: Tensor) -> None:
         )
 
 
-def _extend(head: Head, task: Task, *, block: bool, seed: int) -> ExtendedHead:
+def _base(head: Head) -> Head:
+    return head.base if isinstance(head, ExtendedHead) else head
+
+
+def _takes_vector(head: Head, task: Task) -> bool:
+    return takes_vectors(_base(head)) and bool(hosts_for(task, _base(head)))
+
+
+def _with_vector(
+    head: Head, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None, seed: int
+) -> ExtendedHead:
+    """The head with one more task that is a trained vector."""
+    base = _base(head)
+    assert isinstance(base, QuantumHead)
+    host = best_host(base, task, features, targets, weights)
+    extended = _extend(head, task, host=host, seed=seed)
+    train_vector(extended, features, targets, task, weights)
+    return extended
+
+
+def _extend(
+    head: Head, task: Task, *, block: bool = False, host: str | None = None, seed: int
+) -> ExtendedHead:
     """The head with one more, untrained task; an extended head is extended further."""
     blocks = [task.name] if block else []
+    vectors = {} if host is None else {task.name: host}
     if not isinstance(head, ExtendedHead):
-        return _placed_like(ExtendedHead(copy.deepcopy(head), [task], blocks, seed=seed), head)
+        extended = ExtendedHead(copy.deepcopy(head), [task], blocks, vectors, seed=seed)
+        return _placed_like(extended, head)
     larger = ExtendedHead(
         copy.deepcopy(head.base),
         [*head.added, task],
         [*head.with_blocks, *blocks],
+        head.hosts | vectors,
         seed=seed,
         notes=head.notes,
     )
@@ -193,7 +236,7 @@ def _placed_like(made: ExtendedHead, head: Head) -> ExtendedHead:
 
 def _outputs(head: Head, features: Tensor) -> Tensor:
     """What trained tasks output: measured values, which are linear in readings, else logits."""
-    base = head.base if isinstance(head, ExtendedHead) else head
+    base = _base(head)
     if not isinstance(base, QuantumHead):
         logits: Tensor = base(features, joined=True)
         return logits
@@ -249,6 +292,17 @@ def _block_trainer(
         own = None if weights is None else weights[rows]
         train_block(block, features[rows], targets[rows], task, own)
         return lambda left: block(features[left])
+
+    return trained
+
+
+def _vector_trainer(
+    head: Head, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None, seed: int
+) -> Trainer:
+    def trained(rows: Any) -> Callable[[Any], Tensor]:
+        own = None if weights is None else weights[rows]
+        extended = _with_vector(head, task, features[rows], targets[rows], own, seed)
+        return lambda left: extended.vectors[-1](extended.base, features[left])
 
     return trained
 

@@ -27,7 +27,7 @@ def adapt(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="ridge, logistic, smart or block; repeatable. [all, to choose from]"),
+        typer.Option(help="ridge, logistic, smart, block or vector; repeatable. [all]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,

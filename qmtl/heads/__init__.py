@@ -8,8 +8,11 @@ from qmtl.heads._build import HeadType as HeadType
 from qmtl.heads._build import build_head as build_head
 from qmtl.heads._build import head_parameters as head_parameters
 from qmtl.heads._extended import AddedBlock as AddedBlock
+from qmtl.heads._extended import AddedVector as AddedVector
 from qmtl.heads._extended import ExtendedHead as ExtendedHead
+from qmtl.heads._extended import hosts_for as hosts_for
 from qmtl.heads._extended import reading_circuit as reading_circuit
+from qmtl.heads._extended import takes_vectors as takes_vectors
 from qmtl.heads._gated import GatedHead as GatedHead
 from qmtl.heads._gated import common_tasks as common_tasks
 from qmtl.heads._head import CircuitHead as CircuitHead

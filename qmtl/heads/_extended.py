@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import Ansatz, Gate, HeadCircuit, PauliStrings
-from qmtl.errors import unknown_name
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.heads._generated import GeneratedBlocks
 from qmtl.heads._head import Head, head_from_dict
 from qmtl.heads._initial import drawn_seed
 from qmtl.heads._linear import DenseLayers
 from qmtl.heads._quantum import QuantumHead
+from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import Simulator
 from qmtl.tasks import Task
 
@@ -109,17 +111,104 @@ class AddedBlock(nn.Module):
         return logits
 
 
+class AddedVector(nn.Module):
+    """A vector and a scale of its own for one task: its block is computed as the others' are.
+
+    The task is measured on the register of another task, with its own block in the place of that
+    task's. So it is a second circuit, of the same wires, encoding and gates.
+
+    Args:
+        task: the task.
+        base: a head that computes its blocks, such as `MixtureHead`.
+        host: the task of `base` on whose register it is.
+
+    Raises:
+        InvalidInputError: for a head of another kind, or a host with other outputs.
+
+    Example:
+        >>> from qmtl import MixtureHead
+        >>> base = MixtureHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+        >>> added = AddedVector(Task.binary("c"), base, host="b")
+        >>> x = torch.ones(1, 4)
+        >>> torch.equal(added(base, x), base(x)["b"]), sum(p.numel() for p in added.parameters())
+        (True, 3)
+    """
+
+    def __init__(self, task: Task, base: Head, host: str) -> None:
+        super().__init__()
+        if not takes_vectors(base):
+            raise InvalidInputError(
+                f"a task that is a vector needs a MixtureHead or a HyperHead, got a "
+                f"{type(base).__name__}"
+            )
+        assert isinstance(base, QuantumHead)
+        assert isinstance(base.blocks, GeneratedBlocks)
+        if host not in hosts_for(task, base):
+            raise InvalidInputError(
+                f"task {task.name!r} ({task.kind}, {task.n_outputs} outputs) cannot be measured "
+                f"on the register of {host!r}; it can on those of {hosts_for(task, base)}"
+            )
+        self.host, self.simulator = host, base.simulator
+        # As the host's, to start with.
+        self.vector = TaskRows({task.name: base.blocks.vectors[host].detach().clone()})
+        self.scale = TaskRows({task.name: base.scales[host].detach().clone()})
+
+    def forward(self, base: QuantumHead, features: Tensor) -> Tensor:
+        """Logits of the task, (batch, n_outputs); the head's own weights have no gradient."""
+        assert isinstance(base.blocks, GeneratedBlocks)
+        circuit = base.circuit
+        blocks, scales = base.blocks().detach(), base.scales().detach()
+        block = circuit.weight_slices[self.host]
+        place = list(circuit.registers).index(self.host)
+        start, stop = (edge - circuit.n_encoding_weights for edge in (block.start, block.stop))
+        own = base.blocks.of_vector(self.host, self.vector())
+        return self.simulator.logits(
+            circuit,
+            features,
+            base.encoding.detach(),
+            torch.cat([blocks[:start], own, blocks[stop:]]),
+            torch.cat([scales[:place], self.scale(), scales[place + 1 :]]),
+            angle_map=base.angle_map,
+            tasks=(self.host,),
+        )
+
+
+def takes_vectors(head: Head) -> bool:
+    """Whether a task can be added to a head by a vector: whether it computes its blocks.
+
+    Example:
+        >>> takes_vectors(QuantumHead(HeadCircuit([Task.binary("a")])))
+        False
+    """
+    return isinstance(head, QuantumHead) and isinstance(head.blocks, GeneratedBlocks)
+
+
+def hosts_for(task: Task, base: Head) -> list[str]:
+    """The tasks of a head on whose registers a task can be measured: those with outputs like it.
+
+    Example:
+        >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]))
+        >>> hosts_for(Task.regression("c"), base)
+        ['a']
+    """
+    kind = task.kind == "multiclass"
+    alike = (t for t in base.tasks if (t.kind == "multiclass") == kind)
+    return [own.name for own in alike if own.n_outputs == task.n_outputs]
+
+
 class ExtendedHead(Head):
     """A trained head with added tasks; the logits of the other tasks do not change by a single bit.
 
     An added task is a linear layer on readings of the head's circuit, which are all Z-strings of
     its registers (for heads other than `QuantumHead`: on the features); or it has a block of its
-    own, see `AddedBlock`. `MultiTaskModel.adapt` makes such heads.
+    own, see `AddedBlock`, or a vector, see `AddedVector`. `MultiTaskModel.adapt` makes such heads.
 
     Args:
         base: the trained head, whose tasks come first.
         added: the new tasks.
         blocks: names of the added tasks that have a block of their own.
+        vectors: names of those that have a vector, each with the task of `base` on whose register
+            it is.
         seed: seed of the initial weights of what is added; None draws it from torch's global
             generator.
         notes: how each added task was learned; saved with the model.
@@ -140,22 +229,26 @@ class ExtendedHead(Head):
         base: Head,
         added: Sequence[Task],
         blocks: Sequence[str] = (),
+        vectors: Mapping[str, str] | None = None,
         *,
         seed: int | None = None,
         notes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__([*base.tasks, *added], base.n_features)
         names = [task.name for task in added]
-        for name in blocks:
-            if name not in names:
-                raise unknown_name("task in blocks", name, names)
+        self.hosts = dict(vectors or {})
+        for what, chosen in (("blocks", blocks), ("vectors", self.hosts)):
+            for name in chosen:
+                if name not in names:
+                    raise unknown_name(f"task in {what}", name, names)
         seed = drawn_seed(seed)
         self.base = base
         self.added = tuple(added)
         self.with_blocks = tuple(name for name in names if name in blocks)
         self.notes = {name: dict(note) for name, note in (notes or {}).items()}
         self._reading = reading_circuit(base.circuit) if isinstance(base, QuantumHead) else None
-        linear = [task for task in self.added if task.name not in self.with_blocks]
+        others = {*self.with_blocks, *self.hosts}
+        linear = [task for task in self.added if task.name not in others]
         self._linear = tuple(task.name for task in linear)
         self.readouts = DenseLayers(seed, linear, self.n_readings) if linear else None
         options: dict[str, Any] = {"seed": seed}
@@ -165,6 +258,10 @@ class ExtendedHead(Head):
             AddedBlock(task, base.n_features, **options)
             for task in self.added
             if task.name in self.with_blocks
+        )
+        by_name = {task.name: task for task in self.added}
+        self.vectors = nn.ModuleList(
+            AddedVector(by_name[name], base, host) for name, host in self.hosts.items()
         )
 
     @property
@@ -202,6 +299,9 @@ class ExtendedHead(Head):
         for name, block in zip(self.with_blocks, self.blocks, strict=True):
             if name in wanted:
                 logits[name] = block(features)
+        for name, vector in zip(self.hosts, self.vectors, strict=True):
+            if name in wanted:
+                logits[name] = vector(self.base, features)
         return torch.cat([logits[name] for name in wanted], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,6 +311,7 @@ class ExtendedHead(Head):
             "base": self.base.to_dict(),
             "added": [task.to_dict() for task in self.added],
             "blocks": list(self.with_blocks),
+            "vectors": self.hosts,
             "notes": self.notes,
         }
 
@@ -221,4 +322,6 @@ class ExtendedHead(Head):
         """The head that `to_dict` described, with fresh parameters."""
         base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
-        return cls(base, added, description["blocks"], seed=0, notes=description["notes"])
+        # Heads saved before there were vectors have none.
+        kinds = description["blocks"], description.get("vectors", {})
+        return cls(base, added, *kinds, seed=0, notes=description["notes"])

@@ -20,6 +20,8 @@ AXES = ("RX", "RY", "RZ", "IsingZZ")
 FREQUENCIES = 3
 N_FEATURES = 3 * 2 * FREQUENCIES
 TOKEN_STD = 1.0
+# Of the output layer at the start, so that blocks begin near their starting angles.
+OUTPUT_SCALE = 0.2
 
 
 def place_features(gates: BlockShape, n_weights: int) -> Tensor:
@@ -74,7 +76,7 @@ class HyperBlocks(GeneratedBlocks):
         super().__init__(circuit, tokens)
         layers = [
             *linear_weights(seed, "hidden layer", N_FEATURES + token, hidden),
-            *linear_weights(seed, "output layer", hidden, 1),
+            *(OUTPUT_SCALE * part for part in linear_weights(seed, "output layer", hidden, 1)),
         ]
         self._layers = [layer.shape for layer in layers]
         joined = torch.cat([layer.flatten() for layer in layers])

@@ -184,7 +184,7 @@ WEIGHTS = torch.where(GOOD, 3.0, 1e-9)
 WRONG = torch.where(GOOD, X[:, 0] > 0, X[:, 0] <= 0).float()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "vector"])
 def test_rows_count_by_their_weight(method):
     task, values = Task.binary("new"), model().predict(X)["a"]
     right = (values > values.median()).float()
