@@ -73,8 +73,8 @@ def test_tasks_with_one_token_have_one_block_whatever_they_are():
     with torch.no_grad():
         head.blocks.vectors.parameter.fill_(0.3)
     weights = head.weights()
-    assert torch.equal(weights["a"], weights["c"])
-    assert torch.equal(weights["a"], weights["d"])
+    torch.testing.assert_close(weights["a"], weights["c"])
+    torch.testing.assert_close(weights["a"], weights["d"])
 
 
 def test_every_weight_has_a_place_of_its_own():
