@@ -17,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.jit import is_tracing
 
 from qmtl.circuit import HeadCircuit
 from qmtl.simulators._angles import AngleTable
@@ -25,7 +28,6 @@ from qmtl.simulators._contract import (
     AngleMap,
     OutputLayout,
     check_finite,
-    is_traced,
     to_logits,
 )  # fmt: skip
 from qmtl.simulators._engine import Array, Engine, Inputs
@@ -336,7 +338,9 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _runs_kernels(features: Tensor) -> bool:
     """Whether kernels may run: on the CPU, and not while torch records its operations."""
-    return features.is_cpu and features.shape[0] > 0 and not is_traced()
+    if is_compiling() or is_tracing() or get_proxy_mode() is not None:
+        return False
+    return features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:
