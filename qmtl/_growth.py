@@ -93,6 +93,7 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
     else:
         raise InvalidInputError(
             f"only a QuantumHead or a LinearHead can grow by a task, got {type(head).__name__}"
+            f"{getattr(head, 'instead', '')}"
         )
     reference = next(head.parameters())
     _take(grown.to(reference), head.state_dict())

@@ -138,7 +138,8 @@ class MultiTaskModel(nn.Module):
         """
         if not hasattr(self.head, "with_simulator"):
             kind = type(self.head).__name__
-            raise InvalidInputError(f"the head {kind} is not evaluated by a simulator")
+            hint = getattr(self.head, "instead", "")
+            raise InvalidInputError(f"the head {kind} is not evaluated by a simulator{hint}")
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
         twin.scale = self.scale
         twin.columns = self.columns

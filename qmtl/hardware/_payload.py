@@ -85,7 +85,7 @@ def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
     if not isinstance(head, QuantumHead):
         raise InvalidInputError(
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
-            f"or a model that has one"
+            f"or a model that has one{getattr(head, 'instead', '')}"
         )
     features = _samples(inputs).to(head.encoding) if model is head else model.features(inputs)
     if features.ndim != 2 or features.shape[1] != head.n_features:

@@ -226,6 +226,8 @@ class ExtendedHead(Head):
         Linear readouts of a frozen embedding: Pi-PINN, arXiv:2604.21761.
     """
 
+    instead = "; the head that was extended is model.head.base"
+
     def __init__(
         self,
         base: Head,

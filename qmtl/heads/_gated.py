@@ -48,6 +48,7 @@ class GatedHead(Head):
         Inspired by R-MTGB (arXiv:2507.11411), which gates between boosted trees.
     """
 
+    instead = "; its two heads are model.head.own and model.head.common"
     breaks_graphs = True
 
     def __init__(self, own: Head, common: Head) -> None:

@@ -42,6 +42,8 @@ class Head(nn.Module, ABC):
 
     settings: tuple[str, ...] = ()
     """Attributes that a saved model keeps beside tasks and width."""
+    instead: str = ""
+    """What an error adds where the head does not fit: which part of it does."""
     breaks_graphs: bool = False
     """Whether ``torch.compile`` does not compile the head, only what surrounds it."""
     checks_values: bool = True

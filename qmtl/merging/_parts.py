@@ -12,7 +12,7 @@ from qmtl.circuit import HeadCircuit, RegisterEncoding
 from qmtl.data import column_differences
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
-from qmtl.heads import ExtendedHead, Head, LinearHead, QuantumHead, TaskRows
+from qmtl.heads import Head, LinearHead, QuantumHead, TaskRows
 from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
@@ -72,13 +72,11 @@ def _names(model: MultiTaskModel) -> list[str]:
     return [task.name for task in model.tasks]
 
 
-def _way_out(*heads: Head) -> str:
+def _way_out(*heads: Any) -> str:
     for head in heads:
         if isinstance(head, QuantumHead) and type(head) is not QuantumHead:
             return "; a head that computes its blocks has with_own_weights(), which can be merged"
-        if isinstance(head, ExtendedHead):
-            return "; of an extended head, its base can be merged: model.head.base"
-    return ""
+    return next((head.instead for head in heads if getattr(head, "instead", "")), "")
 
 
 def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:

@@ -316,3 +316,29 @@ def test_a_method_that_ran_on_one_fold_is_not_chosen(monkeypatch):
     note = model().adapt(task, (X, labels), methods=["ridge", "smart"]).head.notes["new"]
     assert note["losses"]["smart"] < note["losses"]["ridge"]
     assert note["method"] == "ridge"
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_what_takes_no_extended_or_gated_head_says_what_to_take(gated):
+    from qmtl.hardware import prepare
+    from qmtl.heads import HeadOptions, build_head
+
+    old = model()
+    if gated:
+        tasks = [Task.binary("a"), Task.binary("b")]
+        head = build_head("quantum", qmtl.HeadCircuit(tasks), HeadOptions(gates=True))
+        found = qmtl.MultiTaskModel(qmtl.encoders.MLP(4, out_features=head.n_features), head)
+        words = r"Gated.*its two heads are model\.head\.own and model\.head\.common"
+    else:
+        found = old.adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=["ridge"])
+        words = r"Extended.*the head that was extended is model\.head\.base"
+    for call in (
+        lambda: found.with_task(Task.binary("more")),
+        lambda: qmtl.merge([found, found]),
+        lambda: prepare(found, X[:2], "aer"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            call()
+    if not gated:
+        with pytest.raises(InvalidInputError, match=words):
+            found.with_simulator("default.qubit")
