@@ -154,7 +154,7 @@ def _program(model: nn.Module, rows: Tensor) -> torch.export.ExportedProgram:
 
 
 def _name_values(graph: Any, tasks: Sequence[str]) -> None:
-    """Name an ONNX graph's outputs after the tasks, and rename other values that clash."""
+    """Name an ONNX graph's outputs after the tasks, and all other values so that none clashes."""
     inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     for number, value in enumerate(inner):
         value.name = _unlike(tasks, f"value.{number}")

@@ -77,7 +77,7 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
 
     Raises:
         InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, a name that a task
-            of the head has, or a block that a `MixtureHead` has nothing to mix of.
+            of the head has, or a block of a shape that a `MixtureHead` has no inventory for.
     """
     grown: Head
     if isinstance(head, QuantumHead):
@@ -105,11 +105,11 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
 
 
 def _check_shape(head: QuantumHead, grown: QuantumHead, task: Task) -> None:
-    """Raise if a task's block would be mixed of blocks that no other task has trained."""
+    """Raise if a task's block would be mixed from blocks that no other task has trained."""
     if isinstance(head, MixtureHead) and len(grown.blocks.shapes) > len(head.blocks.shapes):
         raise InvalidInputError(
             f"the inventory of the MixtureHead has no blocks of the shape that task {task.name!r} "
-            f"has; give wires, ansatz and readout as one of its tasks has them, or build a head "
+            f"has; give the wires, ansatz and readout of one of its tasks, or build a head "
             f"for all tasks and train them together"
         )
 

@@ -266,7 +266,7 @@ class MultiTaskModel(nn.Module):
             targets = ((values - mean) / std).reshape(targets.shape)
         try:
             features = self.features(inputs)
-        except RuntimeError as error:  # as modules of torch raise for another width
+        except RuntimeError as error:  # torch's modules raise it for another width
             raise InvalidInputError(
                 f"inputs of shape {tuple(inputs.shape)} do not go through the model's encoder "
                 f"{type(self.encoder).__name__}: {' '.join(str(error).split())}"
@@ -362,7 +362,7 @@ class MultiTaskModel(nn.Module):
         return scale
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
-        """Targets in the form that the loss uses: standardised in float64 for a regression."""
+        """Targets for the loss: standardised in float64 for a regression, else unchanged."""
         return self.scale.standardised(task.name, targets)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -488,7 +488,7 @@ class MultiTaskModel(nn.Module):
     def export(self, path: str | Path, *, inputs: Any = None) -> None:
         """Write the model for inference, from inputs to predictions, which runs without qmtl.
 
-        The trained weights are contained in the circuit's real matrices, and `load` cannot read
+        The circuit is written as real matrices that contain the trained weights; `load` cannot read
         such a file. Predictions are those of `predict`: one output per task, with its name, float64
         for regressions and the model's type for others. The number of rows is free. The file also
         holds the tasks, the classes and the shape of the inputs, as JSON.

@@ -182,7 +182,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     # A date would make equal plots different files.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     content = io.BytesIO()
-    # Part of the style, such as text that stays text, only applies when a figure is written.
+    # Part of the style, such as SVG text that stays text, only applies when a figure is written.
     with style():
         _settle(figure)
         figure.savefig(content, format=kind, metadata=date)

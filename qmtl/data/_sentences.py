@@ -76,7 +76,7 @@ def text_model(name: str | None, max_tokens: int | None = None) -> Embed | None:
 
 
 def gives_tokens(embed: Embed | None) -> bool:
-    """Whether it makes token numbers of texts, and no vectors."""
+    """Whether a text model returns token numbers instead of vectors."""
     if embed is None:
         return False
     from qmtl.encoders import TextTokens

@@ -174,7 +174,7 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Heads that score lower than the linear probe, with the tasks concerned."""
+    """Heads no better than the constant prediction on tasks where the linear probe is better."""
     if summary.probe is None:
         return []
     found = []

@@ -269,7 +269,7 @@ def _labelled(task: Task, targets: Tensor) -> Tensor:
 
 
 def _rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate at each threshold; to import scikit-learn for it takes 1 s."""
+    """False and true positive rate at each threshold; importing scikit-learn would take 1 s."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of rows with equal scores
     true, false = (np.append(0, np.cumsum(hits[order])[ends]) for hits in (truth, ~truth))

@@ -373,7 +373,7 @@ def _posting_once(service: Any, instance: str) -> Iterator[None]:
 
 
 def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
-    """Options for the client's `SamplerOptions` or `EstimatorOptions`.
+    """The client's `SamplerOptions` or `EstimatorOptions` with these values.
 
     Raises:
         InvalidInputError: for an unknown option.

@@ -66,7 +66,7 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
     Args:
         prepared: a run for a fake backend, for a Qiskit backend of your own, or for ``"aer"``.
         chunk: index of the chunk.
-        backend: the run's Qiskit backend, if it is your own one and the run comes from the ledger.
+        backend: the run's Qiskit backend, if it is your own and the run comes from the ledger.
 
     Raises:
         CircuitTooLargeError: if the circuit that one task depends on is too large.

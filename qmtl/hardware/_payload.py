@@ -59,7 +59,7 @@ class HeadRun:
 
 
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
-    """The part of a model that `prepare` measures: its head's circuit, weights and scales."""
+    """The part of a model that `prepare` measures: the circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
     if isinstance(tasks, str):
         tasks = (tasks,)
@@ -136,7 +136,7 @@ def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
 
 
 def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
-    """Wires whose readout affects an output."""
+    """Wires whose read-out affects an output."""
     registers = [run.circuit.register(task) for task in head.registers]
     return [
         register.wires[i]

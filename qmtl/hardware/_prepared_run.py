@@ -105,7 +105,7 @@ class Estimate:
         wires: number of qubits in use.
         depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``) and
             barriers.
-        two_qubit_depth: layers of two-qubit gates of that circuit.
+        two_qubit_depth: layers of two-qubit gates of the circuit with most of them.
         two_qubit_gates: number of two-qubit gates of the circuit with most of them.
         swaps: number of swaps that routing added to the circuit with most of them; each costs up to
             three two-qubit gates.

@@ -123,6 +123,10 @@ class HardwareSettings:
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
         """Settings from field names and values, or complete settings unchanged.
 
+        Raises:
+            InvalidInputError: for an unknown name (the error suggests the nearest), settings of
+                another type, or both settings and options.
+
         Example:
             >>> HardwareSettings.of({"shots": 100}).shots
             100

@@ -47,7 +47,7 @@ def submit(
         prepared: the run, or the name of a run in the ledger. If the ledger already has the same
             request, that run continues, and `prepared` is not used.
         ledger: the ledger or its file; None for the user's.
-        backend: the run's Qiskit backend, if it is your own one and the run comes from the ledger.
+        backend: the run's Qiskit backend, if it is your own and the run comes from the ledger.
         service: an open `QiskitRuntimeService`; None for the account's.
         again: whether to measure a request again that is already in the ledger.
         resubmit: whether to send chunks again whose jobs failed or were cancelled.
@@ -121,7 +121,7 @@ def _reopen(ledger: Ledger, run: str) -> None:
 
 
 def _execute(ledger: Ledger, run: str, backend: Any) -> None:
-    """Execute a run's chunks here, each once; if several processes try, one does."""
+    """Execute a run's chunks here, each once; of several processes one does it, the others wait."""
     prepared: PreparedRun | None = None
     for chunk in ledger.chunks(run):
         while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):

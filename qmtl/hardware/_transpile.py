@@ -85,7 +85,7 @@ def best_layout(
     Args:
         circuit: a circuit before transpilation.
         target: the device's `usable_target`.
-        read: wires whose readout matters.
+        read: wires whose read-out matters.
 
     Returns:
         The qubit of each wire; None if the search found no copy within its limits.
@@ -231,7 +231,7 @@ def transpiled(
     Args:
         circuit: a circuit with measurements and symbolic features.
         backend: the backend that will run it.
-        read: wires whose readout matters.
+        read: wires whose read-out matters.
         layout: the qubit of each wire; None chooses it.
         cache: folder of cached results; None for no cache.
 

@@ -26,7 +26,7 @@ class Agreement(MethodSection):
     step, :math:`\beta = \beta_{min} + (\beta_{max} - \beta_{min}) (1 + \cos(g, m)) / 2`, where
     :math:`\beta_{max}` is the optimiser's. The formula is our reading of the paper, whose public
     text says that the momentum is adapted to the agreement. There is one cosine for all shared
-    parameters. The gradients of a task's own parameters are not combined, and keep the plain
+    parameters. A task's own parameters have gradients that are not combined, and keep the plain
     momentum. Means are unbiased as in Adam: m is divided by one minus the product of all decays.
 
     ``agreement = true`` only measures; ``agreement = 0.5`` sets `minimum`.

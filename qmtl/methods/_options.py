@@ -32,8 +32,8 @@ class MethodOptions(Section):
         interpolation: mixtures of two tasks; see `qmtl.methods.Interpolation`.
         loss: ``unified`` for one squared error for tasks of all kinds; see
             `qmtl.methods.UnifiedLoss`.
-        saliency: terms that separate and align the tasks' gradients by features; see
-            `qmtl.methods.Saliency`.
+        saliency: terms that separate, or align, the tasks' gradients with respect to the features;
+            see `qmtl.methods.Saliency`.
     """
 
     adversarial: Adversarial | None = None

@@ -1,4 +1,4 @@
-"""Saliency: terms that separate by task, and align, the losses' gradients by features."""
+"""Saliency: terms that separate, or align, the tasks' gradients with respect to features."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
