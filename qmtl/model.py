@@ -105,7 +105,7 @@ class MultiTaskModel(nn.Module):
         return torch.cat([logits[name] for name in names], dim=1)
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that several tasks depend on: encoder and shared ones of the head.
+        """Trainable parameters that several tasks depend on, in the encoder and in the head.
 
         If the head is not a `qmtl.heads.Head`, all of its parameters count as shared.
         """

@@ -235,8 +235,8 @@ def choose_setting(
         settings: the settings with these numbers.
 
     Returns:
-        The setting, which is the only one if there is one, and the first of equally good ones; None
-        if every setting has a failed cell.
+        The chosen setting: a single one as it is, of equally good ones the first; None if each of
+        several has a failed cell.
     """
     if len(settings) == 1:
         return settings[0]
