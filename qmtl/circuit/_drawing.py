@@ -183,7 +183,7 @@ def draw_svg(
         circuit: the circuit to draw.
         task: the task whose circuit to draw in the shared layout (None: the first).
         light_cone: name of a task: gates and wires outside its light cone are drawn faintly.
-        max_width: width in pixels; a wider drawing continues below. None for no limit.
+        max_width: largest width in pixels; a wider drawing continues below. None for no limit.
         inline: whether the drawing is part of a page, whose colours it then takes.
 
     Example:

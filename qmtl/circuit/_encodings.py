@@ -54,8 +54,8 @@ class AngleEncoding:
         axes: rotation axes that load features; each adds one rotation per wire and layer.
         features_per_wire: features on each wire; None means one per axis. The loading rotations of
             a wire take its features in turn, layer after layer, so that a wire may have more
-            features than axes. Feature ``j`` of wire ``i`` has the index ``i · features_per_wire +
-            j``.
+            features than axes. Feature ``j`` of wire ``i`` has the index
+            ``i · features_per_wire + j``.
         trainable: axes of the trainable rotations, in order; empty for none.
         reupload: whether every layer loads the features again; if not, layers after the first have
             trainable rotations only, the last layer included.
@@ -148,8 +148,8 @@ class IQPEncoding:
 
     Args:
         n_layers: number of repetitions.
-        pattern: edges of the ZZ rotations, by a name from `qmtl.circuit.ENTANGLERS`: ``cz_ring``,
-            ``cz_line``, ``all_to_all`` or ``none``.
+        pattern: edges of the ZZ rotations, by a name from `qmtl.circuit.ENTANGLERS` (of which only
+            the edges count): ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
 
     Example:
         >>> [str(gate) for gate in IQPEncoding(n_layers=1).gates(2)][2:]

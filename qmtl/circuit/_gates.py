@@ -99,7 +99,7 @@ class Gate:
             ``"ControlledPhaseShift"``, ``"IsingXX"``, ``"IsingYY"``.
         wires: one or two wires, the control first.
         angle: angle of a rotation; ``"Rot"`` takes three, in PennyLane's order.
-        angles: the three angles of ``"Rot"``; None for other gates.
+        angles: the three angles of ``"Rot"``, if `angle` is None.
 
     Raises:
         InvalidInputError: for an unknown name, a wrong number of wires, a repeated or negative
@@ -176,7 +176,7 @@ class Gate:
         return Gate(self.name, tuple(wires), self.angles or self.angle)
 
     def decomposed(self) -> "list[Gate]":
-        """The elementary gates that this gate decomposes into, up to a global phase.
+        """The elementary gates that make this one, up to a global phase; an elementary gate itself.
 
         Example:
             >>> [str(gate) for gate in Gate("CRZ", (0, 1), Angle(weight=0)).decomposed()]
@@ -293,7 +293,12 @@ class GateSequence:
         return len(self._weights())
 
     def gates(self, n_wires: int, read: Iterable[int] | None = None) -> list[Gate]:
-        """The gates in the order of application. Only blocks are given `read`, which is ignored."""
+        """The gates, in the order of application.
+
+        Args:
+            n_wires: number of wires; it must be that of the sequence.
+            read: positions that are read, for a task's block; None for an encoding.
+        """
         if n_wires != self.n_wires:
             raise InvalidInputError(
                 f"the GateSequence is on {self.n_wires} wires, the circuit has {n_wires}"

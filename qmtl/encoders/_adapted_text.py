@@ -66,7 +66,7 @@ class AdaptedText(TaskEncoder):
         n_texts: number of texts in a row of inputs, 1 or 2.
         revision: branch, tag or commit of a model on the hub.
         activation: activation of the layers after the network.
-        dropout: dropout of the layers after the network.
+        dropout: probability of dropping a unit of the layers after the network.
         seed: seed of the initial weights; None uses torch's global generator.
 
     Raises:
@@ -143,7 +143,7 @@ class AdaptedText(TaskEncoder):
         return mixed * scale[:, None, None]
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; the network never drops units, but the routers sample."""
+        """Set the mode; the network never drops units, and the routers sample in training."""
         super().train(mode)
         for module in (self.lower, self.upper, self.pooling):
             module.eval()
@@ -398,7 +398,7 @@ def _frozen_are_there(module: Any, keys: Any) -> None:
 
 
 class AdaptedTextSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "AdaptedText"``, for data with ``data.max_tokens``.
+    """Section ``[encoder]``, ``type = "AdaptedText"``: texts are tokens (``data.max_tokens``).
 
     Attributes:
         text_model: folder of a sentence-transformers model, or its name on the hub; None for the

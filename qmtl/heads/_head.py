@@ -148,7 +148,7 @@ class Head(nn.Module, ABC):
                 rows.freeze(task, frozen)
 
     def dependencies(self) -> Dependencies | None:
-        """Which features and shared weights each task depends on; None: on all."""
+        """Which features and shared weights each task depends on; None: all may depend on all."""
         return None
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:

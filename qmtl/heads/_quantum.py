@@ -217,7 +217,7 @@ class QuantumHead(CircuitHead):
 
         Raises:
             InvalidInputError: if the encoding's weights are pruned or parametrised. Remove that
-                first, or do it afterwards. Blocks and scales may be pruned.
+                first, or do it afterwards. Blocks and scales may be either.
         """
         if not isinstance(self.encoding, nn.Parameter):
             raise InvalidInputError(
@@ -291,7 +291,7 @@ class QuantumHead(CircuitHead):
         Args:
             tasks: tasks whose blocks and measurements are included; None for all. A head of the
                 shared layout has a circuit per task: give one.
-            bound: whether the weights are numbers of the head; if not, they are parameters. The
+            bound: whether the weights have the head's values; if not, they are parameters. The
                 features (the angles that `angles` computes) are always parameters.
             measure: whether each task's wires are measured into a classical register of its own.
 

@@ -1,4 +1,4 @@
-"""Checks which models fit together, what they share, and the merged model of all tasks."""
+"""Which models fit together, what they share, and the merged model of all tasks."""
 
 import copy
 from collections.abc import Mapping, Sequence

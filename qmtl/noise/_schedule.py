@@ -37,7 +37,7 @@ class Relaxation:
         self.during(0.0)
 
     def during(self, seconds: float) -> Channel:
-        """The channel of this relaxation over a time."""
+        """The channel of this relaxation over a time in seconds."""
         return Channel.thermal_relaxation(self.t1, self.t2, seconds, self.excited)
 
     def scaled(self, scale: float) -> "Relaxation":

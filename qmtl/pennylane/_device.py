@@ -128,7 +128,7 @@ class LightConeDevice(Device):
     def setup_execution_config(
         self, config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> ExecutionConfig:
-        """Complete the configuration: torch backpropagates, else our vector products do."""
+        """Complete the configuration: backpropagation in torch, else our vector products."""
         config = config or ExecutionConfig()
         changes: dict[str, Any] = {"mcm_config": replace(config.mcm_config, mcm_method="deferred")}
         method = config.gradient_method
@@ -164,7 +164,7 @@ class LightConeDevice(Device):
     def supports_jvp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """False: PennyLane computes these products from Jacobians."""
+        """False: PennyLane computes Jacobian-vector products from Jacobians."""
         return False
 
     def preprocess_transforms(

@@ -302,8 +302,8 @@ class WireTable(NamedTuple):
             last.
         wire: first wire of each gate.
         rank: index of the gate among the gates of this wire.
-        kind: one number per wire; two wires have the same number if the same gates join them to the
-            same neighbours.
+        kind: one number per wire; two wires have the same number if they have the same gates, with
+            neighbours at the same distances.
         angles: columns of the gates' angles.
     """
 

@@ -2,7 +2,7 @@
 
 A rotation by an angle of the sample is a phase in the basis in which its axis is Z. All gates
 between two layers of such phases are combined into one matrix, computed in double precision. So an
-exported circuit has a few dozen operations for each layer that loads features, however many gates
+exported circuit has about a dozen operations for each layer that loads features, however many gates
 it has, and no complex numbers, which inference formats lack.
 """
 

@@ -257,7 +257,7 @@ class NetworkEngine(Engine):
         self._angles = angles
 
     def lane_bytes(self, itemsize: int) -> int:
-        """Bytes of vectors and matrices, and of gradients if there are any."""
+        """Bytes of vectors, matrices and gradients; without gradients, of the longest vectors."""
         if not self._trains:
             return max(1, *(3 * program.largest for program in self.programs)) * itemsize
         return max(1, 2 * sum(program.kept for program in self.programs)) * itemsize

@@ -47,8 +47,9 @@ CACHED_CIRCUITS = 4
 class NoisySimulator(LightConeSimulator):
     """Exact simulation of head circuits under noise: values, probabilities and gradients.
 
-    Time and memory are linear in the number of tasks. Use it as ``QuantumHead(circuit,
-    simulator=NoisySimulator(noise))`` or ``head.with_simulator(NoisySimulator(noise))``.
+    Time and memory are linear in the number of tasks. Use it as
+    ``QuantumHead(circuit, simulator=NoisySimulator(noise))`` or
+    ``head.with_simulator(NoisySimulator(noise))``.
 
     Args:
         noise: channels after the gates, and read-out errors.

@@ -28,7 +28,7 @@ PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1,
 
 
 def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
-    """Matrices (channels, 4^n, 4^n) of noise channels, from their factors and shifts."""
+    """Matrices (channels, 4^n, 4^n) of noise channels: a row is factors and, last, a shift."""
     strings = np.arange(4**n_wires)
     matrices = np.zeros((len(numbers), 4**n_wires, 4**n_wires))
     matrices[:, strings, strings] = numbers[:, : 4**n_wires]
@@ -107,9 +107,9 @@ def half_of_gate(kind: str) -> FloatArray:
     r"""One wire's half of a controlled Pauli gate, shape (4, 4, 4): new Pauli, bond, old Pauli.
 
     `kind` is ``"control"`` for the wire with the projectors, ``"X"`` or ``"Z"`` for the wire with
-    V. The gate is :math:`\sum_b P_b \otimes V^b`, on operators :math:`\sum_{bb'} (P_b \cdot P_{b'})
-    \otimes (V^b \cdot V^{b'})`. The pair (b, b') is expressed in the basis of Hermitian matrices,
-    in which both halves are real.
+    V. The gate is :math:`\sum_b P_b \otimes V^b`, on operators
+    :math:`\sum_{bb'} (P_b \cdot P_{b'}) \otimes (V^b \cdot V^{b'})`. The pair (b, b') is expressed
+    in the basis of Hermitian matrices, in which both halves are real.
     """
     if kind == "control":
         halves = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]]], dtype=complex)

@@ -13,8 +13,8 @@ from qmtl.tasks._task import Task
 
 __all__ = ["infer_task"]
 
-# With more classes than this, and more than one class per two rows, texts are taken for names or
-# ids.
+# With more classes than this, and more than one class per two rows, labels are taken for ids or
+# free text.
 FEW = 10
 
 

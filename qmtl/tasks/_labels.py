@@ -45,7 +45,7 @@ _DATE = re.compile(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is missing in every kind of task: None, NaN, NA, NaT, masked, or a word.
+    """Whether a label is missing for any task: None, NaN, NA, NaT, masked, or in `MISSING_WORDS`.
 
     Example:
         >>> [is_missing(value) for value in (None, float("nan"), " N/A ", 0, "no")]

@@ -81,7 +81,7 @@ def weighted_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> flo
         w: weights, shape (N,).
 
     Returns:
-        The metric; NaN where it is undefined, for example if all weights are zero.
+        The metric; NaN where it is undefined, in the same cases as without weights.
 
     Example:
         >>> p, y = torch.tensor([0.9, 0.9]), torch.tensor([1.0, 0.0])
