@@ -93,9 +93,9 @@ def train_vector(
 def best_host(
     base: QuantumHead, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None = None
 ) -> str:
-    """The task on whose register a new one is measured, among those with outputs like it.
+    """The task on whose register to measure a new task, among tasks with outputs like it.
 
-    The features in its light cone fit the labels best, by least squares.
+    It is the task whose light cone has the features that fit the labels best, by least squares.
     """
     columns = cone_columns(base.circuit)
     share = np.ones(len(features)) if weights is None else weights.numpy()

@@ -1,4 +1,4 @@
-"""Experts: small encoders that each task mixes by a gate of its own."""
+"""Experts: small encoders that each task mixes by its own gate."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ Owners = Sequence[Sequence[str] | None]
 
 
 class Experts(TaskEncoder):
-    r"""Several small encoders, the experts, and for each task a gate that mixes what they say.
+    r"""Several small encoders, the experts, and a gate per task that mixes their outputs.
 
     The features of task t's register are a linear layer of the mixture ``Σ_e g_te h_e(x)`` of the
     experts' activated outputs. A task reads its neighbours' features through the circuit's
@@ -45,8 +45,8 @@ class Experts(TaskEncoder):
 
     * ``mmoe``: ``g_t = softmax(W_t x)`` over all experts.
     * ``dselect``: each task chooses `k` experts, the same for all inputs, by binary codes that are
-      learned; see `qmtl.encoders.SelectGate`. What no task has chosen does not run.
-    * ``exclusive``: the softmax of MMoE, but `exclusive` of the experts are seen by one task each.
+      learned; see `qmtl.encoders.SelectGate`. Experts that no task has chosen do not run.
+    * ``exclusive``: the softmax of MMoE, but `exclusive` of the experts belong to one task each.
     * ``home``: some experts are `shared`, the others belong to one of the `groups` of tasks. Each
       expert sees the inputs through a gate of low `rank`, its output is normalised and goes through
       SiLU, and a group's experts have a second weight from a gate of their own. HoME's level of
@@ -54,27 +54,27 @@ class Experts(TaskEncoder):
       do not depend on the other rows.
 
     Args:
-        in_features: numbers in an input, which the gates are linear in (images are flattened).
-        columns: each task's features, as ``head.task_columns()`` has them.
-        experts: how many MLPs, or modules from inputs to features of one width ``out_features``.
-        gate: one of these four.
-        width: of an MLP's output.
+        in_features: number of values in an input; gates are linear in them (images are flattened).
+        columns: task → indices of its features, the result of ``head.task_columns()``.
+        experts: number of MLPs, or modules from inputs to features, all of one ``out_features``.
+        gate: one of these four kinds.
+        width: width of an MLP's output.
         hidden: widths of an MLP's hidden layers.
-        k: experts that each task chooses.
-        entropy: weight of what makes gates choose, in ``dselect``.
-        exclusive: number of experts that one task only sees; None for half of them.
+        k: number of experts that each task chooses.
+        entropy: weight of the term that makes gates choose, in ``dselect``.
+        exclusive: number of experts that belong to a single task; None for half of them.
         groups: names of tasks, each in one group.
         shared: number of experts that all groups see.
-        rank: of the gates at the experts' inputs.
-        owners: the tasks that see each expert, None for all; None for what `exclusive`, or `groups`
-            and `shared`, make.
-        seed: of the initial weights; None uses torch's global generator.
+        rank: rank of the gates at the experts' inputs.
+        owners: for each expert, the tasks that see it, or None for all tasks; None to derive this
+            from `exclusive`, or from `groups` and `shared`.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Shape:
         ``(batch, ...)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: naming what does not fit.
+        InvalidInputError: if an argument does not fit; the error names it.
 
     Example:
         >>> import qmtl
@@ -85,8 +85,8 @@ class Experts(TaskEncoder):
         (torch.Size([5, 4]), ('0', '1: a', '2: b'))
 
     References:
-        MMoE: Ma et al., KDD 2018. DSelect-k: arXiv:2106.03760. MMoEEx: arXiv:2009.05041 (which
-        experts are whose is drawn there, and dealt out in turn here). HoME: arXiv:2408.05430.
+        MMoE: Ma et al., KDD 2018. DSelect-k: arXiv:2106.03760. MMoEEx: arXiv:2009.05041 (there
+        experts are assigned to tasks at random, here in turn). HoME: arXiv:2408.05430.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Experts(TaskEncoder):
                 self.views = nn.ModuleList(FeatureGate(in_features, rank) for _ in range(number))
                 self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in range(number))
             layer = nn.Linear(self.width, self.out_features)
-        # A row for each feature, of which each task has its own.
+        # One row per feature; every feature belongs to one task.
         self.weight, self.bias = nn.Parameter(layer.weight), nn.Parameter(layer.bias)
 
     def _new_gate(self, tasks: Sequence[str]) -> Gate:
@@ -158,7 +158,7 @@ class Experts(TaskEncoder):
         place = {name: i for i, name in enumerate(self.columns)}
         places = torch.tensor([place[task] for task in tasks], device=inputs.device)
         run = list(range(len(self.experts)))
-        # An exported program cannot look at its weights.
+        # An exported program cannot inspect its weights.
         if not torch.compiler.is_compiling():
             run = self.gate.open()[places].any(0).nonzero().flatten().tolist()
         outputs = torch.stack([self._output(expert, inputs, flat) for expert in run], dim=1)
@@ -187,16 +187,16 @@ class Experts(TaskEncoder):
 
     @property
     def expert_names(self) -> tuple[str, ...]:
-        """Number of each expert, and whose it is if it is not everyone's."""
+        """Number of each expert, with the tasks that it belongs to unless all tasks see it."""
         return tuple(
             str(i) if own is None else f"{i}: {', '.join(own)}" for i, own in enumerate(self.owners)
         )
 
     @torch.no_grad()
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Each task's mean weight of each expert over some rows, in parts of its whole weight.
+        """Each task's mean weight of each expert over some rows, as a share of the task's total.
 
-        Experts are called by their number, and by whose they are if they are not everyone's.
+        Experts have the names of `expert_names`.
 
         Example:
             >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, gate="exclusive", exclusive=1)
@@ -213,10 +213,11 @@ class Experts(TaskEncoder):
         }
 
     def collapse(self, inputs: Tensor) -> list[str]:
-        """What is wrong with the use of the experts on some rows, a sentence each.
+        """Problems in the use of the experts on some rows, one sentence each.
 
-        An expert that has almost no weight, or almost all; one of several tasks that serves one of
-        them alone; and with ``dselect`` a task that has other than `k` experts, as while it trains.
+        Problems are: an expert with almost no weight, or almost all; an expert of several tasks
+        that serves only one of them; and, with ``dselect``, a task that does not have exactly `k`
+        experts, as happens during training.
 
         Example:
             >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, seed=0)
@@ -227,11 +228,11 @@ class Experts(TaskEncoder):
         return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
 
     def extra_loss(self, progress: float = 1.0) -> Tensor | None:
-        """What the gates add to the losses when this part of the epochs is over."""
+        """The term that the gates add to the losses; `progress` is the share of epochs done."""
         return self.gate.extra_loss(progress)
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters of gates that weight decay must leave alone."""
+        """Parameters of gates to exclude from weight decay."""
         return self.gate.undecayed()
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
@@ -242,7 +243,7 @@ class Experts(TaskEncoder):
         return {self.weight: rows, self.bias: rows} | gates
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one task more, which sees the experts that all tasks see.
+        """A copy with one more task, which sees the experts that all tasks see.
 
         Raises:
             InvalidInputError: if all experts belong to other tasks.
@@ -279,7 +280,7 @@ class Experts(TaskEncoder):
         """A JSON-able description without parameters.
 
         Raises:
-            InvalidInputError: for experts that are none of qmtl's encoders.
+            InvalidInputError: for experts that are not encoders of qmtl.
         """
         for expert in self.experts:
             if type(expert) not in known_encoders().values():
@@ -291,7 +292,7 @@ class Experts(TaskEncoder):
         return {
             "type": "Experts",
             "in_features": self.gate_features,
-            # Pairs: their order is that of the gates.
+            # Pairs keep their order, which is that of the gates.
             "columns": [[name, list(own)] for name, own in self.columns.items()],
             "experts": [expert.to_dict() for expert in experts],
             "gate": self.kind,
@@ -312,7 +313,7 @@ class Experts(TaskEncoder):
 
 
 class _AnyOther(OneOf):
-    """The section of any encoder that takes no notice of tasks."""
+    """The section of any encoder that does not depend on tasks."""
 
     def members(self, base: type[Section]) -> dict[str, type[Section]]:
         """Value of the key to subclass."""
@@ -324,19 +325,19 @@ class _AnyOther(OneOf):
 
 
 class ExpertsSection(EncoderSection):
-    """``type = "experts"``. For heads whose tasks have registers of their own.
+    """Section ``[encoder]`` with ``type = "experts"``, for heads with one register per task.
 
     Attributes:
         gate: mmoe, dselect, exclusive or home.
         n_experts: number of experts.
-        width: of an expert's output.
+        width: width of an expert's output.
         expert: the section of an expert, ``[encoder.expert]``; a layer of an MLP by default.
-        k: experts that each task chooses (dselect).
-        entropy: weight of what makes gates choose (dselect).
-        exclusive: number of experts that one task only sees, None for half of them (exclusive).
+        k: number of experts that each task chooses (dselect).
+        entropy: weight of the term that makes gates choose (dselect).
+        exclusive: number of experts that belong to a single task; None for half (exclusive).
         groups: names of tasks, each in one group (home).
         shared: number of experts that all groups see (home).
-        rank: of the gates at the experts' inputs (home).
+        rank: rank of the gates at the experts' inputs (home).
     """
 
     encoder: ClassVar[type[nn.Module]] = Experts
@@ -380,7 +381,7 @@ class ExpertsSection(EncoderSection):
         return Experts(inputs[0].numel(), columns, experts, **options)
 
     def of_task(self, name: str) -> Self:
-        """The section with the task's own group only."""
+        """The section for a single-task model, with a group of this task only."""
         if self.groups is None:
             return self
         return self.model_copy(update={"groups": [[name]]})

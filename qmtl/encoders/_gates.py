@@ -1,4 +1,4 @@
-"""Gates: what weight each expert has for each task, and what experts are worth having."""
+"""Gates: the weight of each expert for each task, and checks of how experts are used."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,17 +12,18 @@ from qmtl.errors import InvalidInputError
 
 Shares = Mapping[str, Mapping[str, float]]
 
-# Of the weight that an expert would have if all had the same; and of all weight.
+# An expert has almost no weight below the share LEAST of an equal weight, and almost all weight
+# above the share MOST of the total.
 LEAST, MOST = 0.1, 0.9
-# Of z at the start; how far z moves for a bit's parameter; of the overlap of selectors, in units of
-# the entropy's weight. With Adam's steps, bits at full pace are decided before the experts learn.
+# The size of z at the start; z per unit of a bit's parameter; the weight of the selectors' overlap,
+# in units of the entropy's weight. At full pace, Adam would decide bits before the experts learn.
 LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
 
 
 class Gate(nn.Module, ABC):
     """Weights of experts for each task.
 
-    The parameters of a gate have tasks along their first axis.
+    The first axis of a gate's parameters is the task.
 
     Args:
         sees: which experts each task may have, bool (tasks, experts).
@@ -36,11 +37,11 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Weights (batch, tasks, experts), or (1, tasks, experts) if no input matters.
+        """Weights (batch, tasks, experts), or (1, tasks, experts) if they ignore the inputs.
 
         Args:
-            inputs: (batch, width).
-            tasks: places of the tasks, int64.
+            inputs: inputs of shape (batch, width).
+            tasks: indices of the tasks, int64.
         """
 
     def open(self) -> Tensor:
@@ -48,24 +49,24 @@ class Gate(nn.Module, ABC):
         return self.sees
 
     def extra_loss(self, progress: float = 1.0) -> Tensor | None:
-        """What is added to the losses when this part of the epochs is over; None for nothing."""
+        """A term to add to the losses, or None; `progress` is the share of epochs done."""
         return None
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay must leave alone."""
+        """Parameters to exclude from weight decay."""
         return []
 
 
 class SoftmaxGate(Gate):
     r"""``softmax(W_t x)`` over the experts that task t sees, as in MMoE.
 
-    With `own` these experts have a second weight, as in HoME: a softmax over them, or a sigmoid if
-    there is one. It is added to the first, so that they have a gradient whatever the softmax says.
+    The experts of `own` have a second weight, as in HoME: a softmax over them, or a sigmoid if
+    there is only one. It is added to the first, so that these experts always have a gradient.
 
     Args:
         sees: which experts each task may have, bool (tasks, experts).
-        width: of the inputs.
-        own: which of them have the second weight, bool (tasks, experts); None for none at all.
+        width: width of the inputs.
+        own: which experts have the second weight, bool (tasks, experts); None for none.
     """
 
     own: Tensor | None
@@ -94,28 +95,30 @@ class SelectGate(Gate):
 
     A task has k selectors. Selector i is a product distribution over the bits of an expert's
     number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step of width 1:
-    0 and 1 beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between. The weights are those of the selectors'
-    one-hot choices once all bits are 0 or 1, mixed by a softmax over the task's k logits.
+    0 and 1 beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between. The weights are the selectors'
+    distributions, mixed by a softmax over the task's k logits. A distribution is one-hot once all
+    its bits are 0 or 1.
 
     The entropy of the selectors, times `entropy`, is added to the losses. In evaluation mode bits
     are rounded, so that a task never has more than k experts, whenever training ended. Where bits
     are still undecided then, as after a few hundred steps, rounding can cost a task dearly.
 
-    What else is ours: numbers beyond the last expert stand for the experts from the first one on
-    again, where the paper has a penalty; the entropy's weight grows with the square of the part of
-    training that is over, since a bit that was decided before the experts learned stays so; the
-    overlap of a task's selectors is added, and they start with a lean to k different experts, so
-    that they do not choose the same one. They still may: then the task has fewer than k experts.
+    Other differences from the paper are ours. Numbers beyond the last expert stand for the experts
+    from the first one on, where the paper has a penalty. The entropy's weight grows with the square
+    of the share of epochs done, because a bit that is decided before the experts have learned does
+    not change any more. The overlap of a task's selectors is added to the losses, and selectors
+    start with a lean to k different experts, so that they rarely choose the same one; if they do,
+    the task has fewer than k experts.
 
     Args:
         n_tasks: number of tasks.
         n_experts: number of experts.
-        k: experts that each task chooses.
-        entropy: weight of the penalty.
+        k: number of experts that each task chooses.
+        entropy: weight of the entropy in the losses.
     """
 
     codes: Tensor
-    """Which bits each number of an expert has set, bool (2^bits, bits)."""
+    """Bits of each expert's number, bool (2^bits, bits)."""
 
     def __init__(self, n_tasks: int, n_experts: int, k: int, entropy: float) -> None:
         super().__init__(torch.ones(n_tasks, n_experts, dtype=torch.bool))
@@ -154,15 +157,16 @@ class SelectGate(Gate):
         return self.weights()[tasks][None]
 
     def open(self) -> Tensor:
-        """Which experts each task has chosen, or may choose yet, bool (tasks, experts)."""
+        """Which experts each task has chosen or can still choose, bool (tasks, experts)."""
         return self.weights().detach() != 0
 
     def extra_loss(self, progress: float = 1.0) -> Tensor:
-        """`entropy` times the sum of the selectors' entropies, times the square of `progress`, and
-        of a tenth of the overlaps of each two.
+        """Entropies and overlaps of the selectors, times `entropy`.
+
+        Entropies have the weight `progress` squared; overlaps of pairs have a tenth.
         """
         codes = self._over_codes()
-        # No gradient at 0, where a bit has been decided.
+        # There is no gradient at 0, where a bit is decided.
         entropies = torch.special.entr(torch.where(codes > 0, codes, 1.0)).sum()
         chosen = self._folded(codes)
         overlaps = chosen @ chosen.transpose(1, 2)
@@ -171,7 +175,7 @@ class SelectGate(Gate):
         return total
 
     def undecayed(self) -> list[nn.Parameter]:
-        """The bits, which decay would lead back to undecided."""
+        """The bits, which weight decay would make undecided again."""
         return [self.bits]
 
 
@@ -181,8 +185,8 @@ class FeatureGate(nn.Module):
     It starts as the identity.
 
     Args:
-        width: of the inputs.
-        rank: of the product.
+        width: width of the inputs.
+        rank: rank of the product B A.
     """
 
     def __init__(self, width: int, rank: int) -> None:
@@ -196,7 +200,7 @@ class FeatureGate(nn.Module):
 
 
 def smooth_step(z: Tensor) -> Tensor:
-    """0 below -1/2, 1 above 1/2, and a cubic with the slope 0 at both ends between.
+    """0 below -1/2, 1 above 1/2, and between them a cubic with slope 0 at both ends.
 
     Example:
         >>> smooth_step(torch.tensor([-0.7, 0.0, 0.25, 0.5])).tolist()
@@ -204,19 +208,19 @@ def smooth_step(z: Tensor) -> Tensor:
     """
     inside = z.clamp(-0.5, 0.5)
     step = -2 * inside**3 + 1.5 * inside + 0.5
-    # Exact at the ends, whatever is rounded.
+    # Exact at the ends, despite rounding.
     return torch.where(z >= 0.5, 1.0, torch.where(z <= -0.5, 0.0, step))
 
 
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """Whose each expert is: the last ones are dealt out to the tasks in turn, the others all's.
+    """The owners of each expert: tasks in turn own the last ones, and all tasks see the others.
 
     Args:
         tasks: the tasks.
         n_experts: number of experts.
-        n_exclusive: how many belong to one task; None for half of them.
+        n_exclusive: number of experts that belong to one task; None for half of them.
 
     Raises:
         InvalidInputError: if some task would see no expert.
@@ -243,17 +247,16 @@ def exclusive_owners(
 def group_owners(
     tasks: Sequence[str], n_experts: int, groups: Any, shared: int
 ) -> list[tuple[str, ...] | None]:
-    """Whose each expert is: the first ones all's, the others are dealt out to the groups in turn.
+    """The owners of each expert: all tasks see the first ones; groups in turn own the others.
 
     Args:
         tasks: the tasks.
         n_experts: number of experts.
         groups: names of tasks, each in one group.
-        shared: how many experts all tasks see.
+        shared: number of experts that all tasks see.
 
     Raises:
-        InvalidInputError: for a task that there is not, or that is in no group or in two, and for
-            too few experts.
+        InvalidInputError: for an unknown task, a task in no group or in two, or too few experts.
 
     Example:
         >>> group_owners(["a", "b", "c"], 4, [["a", "c"], ["b"]], 2)
@@ -285,7 +288,7 @@ def group_owners(
 
 
 def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
-    """What is wrong with the use of experts, a sentence each.
+    """Problems in the use of experts, one sentence each.
 
     An expert has collapsed if no task that sees it gives it a tenth of an equal share, or if all
     tasks that see others as well give it nine tenths of their weight. An expert of several tasks
@@ -295,7 +298,7 @@ def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
     Args:
         shares: task → expert → its share of the weight.
         sees: which experts each task may have, bool (tasks, experts).
-        k: how many experts a task should have chosen; None if it does not choose.
+        k: number of experts that a task should have chosen; None if tasks do not choose.
 
     Example:
         >>> shares = {"a": {"0": 0.96, "1": 0.04}, "b": {"0": 0.99, "1": 0.01}}
@@ -328,18 +331,18 @@ def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
 
 
 def _uniform(shape: Sequence[int], width: int) -> Tensor:
-    """As torch starts a linear layer of so many inputs."""
+    """Random values as torch draws them for a linear layer with `width` inputs."""
     return (2 * torch.rand(*shape) - 1) / math.sqrt(width)
 
 
 def _scores(weight: Tensor, inputs: Tensor) -> Tensor:
-    """(batch, tasks, experts), from weights (tasks, experts, width)."""
+    """Scores (batch, tasks, experts), from weights (tasks, experts, width)."""
     scores = nn.functional.linear(inputs, weight.flatten(0, 1))
     return scores.view(len(inputs), *weight.shape[:2])
 
 
 def _masked_softmax(scores: Tensor, sees: Tensor) -> Tensor:
-    """Softmax over the experts that are seen; 0 for the others, and where none is."""
+    """Softmax over the experts that a task sees; 0 for the others, and if it sees none."""
     some = sees | ~sees.any(-1, keepdim=True)
     weights: Tensor = scores.masked_fill(~some, -math.inf).softmax(-1) * sees
     return weights

@@ -77,24 +77,24 @@ class TaskEncoder(nn.Module, ABC):
         """A term of the parameters alone that a training step adds to the losses; None for none.
 
         Args:
-            progress: the part of the epochs of training that is over.
+            progress: share of the training epochs that are done.
         """
         return None
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay must leave alone."""
+        """Parameters to exclude from weight decay."""
         return []
 
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Task → part → its share of what the task mixes of such parts; empty without them.
+        """Task → part → the part's share in the task's mixture; empty if the encoder mixes none.
 
         Args:
-            inputs: the rows that the shares are means over.
+            inputs: rows over which to average the shares.
         """
         return {}
 
     def collapse(self, inputs: Tensor) -> list[str]:
-        """What is wrong with the use of these parts, a sentence each."""
+        """Problems in the use of these parts, one sentence each."""
         return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:

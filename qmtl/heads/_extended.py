@@ -112,15 +112,15 @@ class AddedBlock(nn.Module):
 
 
 class AddedVector(nn.Module):
-    """A vector and a scale of its own for one task: its block is computed as the others' are.
+    """A task's own vector and scale; its block is computed from the vector as other blocks are.
 
-    The task is measured on the register of another task, with its own block in the place of that
-    task's. So it is a second circuit, of the same wires, encoding and gates.
+    The task is measured on the register of another task, with its own block in place of that
+    task's block. So it is a second circuit with the same wires, encoding and gates.
 
     Args:
         task: the task.
         base: a head that computes its blocks, such as `MixtureHead`.
-        host: the task of `base` on whose register it is.
+        host: the task of `base` on whose register the new task is measured.
 
     Raises:
         InvalidInputError: for a head of another kind, or a host with other outputs.
@@ -151,12 +151,12 @@ class AddedVector(nn.Module):
                 f"on the register of {host!r}; it can on those of {hosts_for(task, base)}"
             )
         self.host, self.simulator = host, base.simulator
-        # As the host's, to start with.
+        # Start with the host's values.
         self.vector = TaskRows({task.name: base.blocks.vectors[host].detach().clone()})
         self.scale = TaskRows({task.name: base.scales[host].detach().clone()})
 
     def forward(self, base: QuantumHead, features: Tensor) -> Tensor:
-        """Logits of the task, (batch, n_outputs); the head's own weights have no gradient."""
+        """Logits of the task, (batch, n_outputs); the head's own weights get no gradient."""
         assert isinstance(base.blocks, GeneratedBlocks)
         circuit = base.circuit
         blocks, scales = base.blocks().detach(), base.scales().detach()
@@ -176,7 +176,7 @@ class AddedVector(nn.Module):
 
 
 def takes_vectors(head: Head) -> bool:
-    """Whether a task can be added to a head by a vector: whether it computes its blocks.
+    """Whether a task can be added to a head by a vector, that is, whether it computes its blocks.
 
     Example:
         >>> takes_vectors(QuantumHead(HeadCircuit([Task.binary("a")])))
@@ -209,8 +209,8 @@ class ExtendedHead(Head):
         base: the trained head, whose tasks come first.
         added: the new tasks.
         blocks: names of the added tasks that have a block of their own.
-        vectors: names of those that have a vector, each with the task of `base` on whose register
-            it is.
+        vectors: names of the added tasks that have a vector, each with the task of `base` on whose
+            register it is measured.
         seed: seed of the initial weights of what is added; None draws it from torch's global
             generator.
         notes: how each added task was learned; saved with the model.
@@ -326,6 +326,6 @@ class ExtendedHead(Head):
         """The head that `to_dict` described, with fresh parameters."""
         base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
-        # Heads saved before there were vectors have none.
+        # Heads saved before this option existed have no entry for it.
         kinds = description["blocks"], description.get("vectors", {})
         return cls(base, added, *kinds, seed=0, notes=description["notes"])

@@ -43,11 +43,11 @@ class Head(nn.Module, ABC):
     settings: tuple[str, ...] = ()
     """Attributes that a saved model keeps beside tasks and width."""
     instead: str = ""
-    """What an error adds where the head does not fit: which part of it does."""
+    """Text that an error adds if the head does not fit, about the part of it that does."""
     breaks_graphs: bool = False
     """Whether ``torch.compile`` does not compile the head, only what surrounds it."""
     checks_values: bool = True
-    """Whether the head looks for NaN and infinity; if not, what it calls does."""
+    """Whether the head checks for NaN and infinity; if not, the simulator that it calls does."""
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ AXES = ("RX", "RY", "RZ", "IsingZZ")
 FREQUENCIES = 3
 N_FEATURES = 3 * 2 * FREQUENCIES
 TOKEN_STD = 1.0
-# Of the output layer at the start, so that blocks begin near their starting angles.
+# Factor of the output layer's initial weights, so that blocks start near their starting angles.
 OUTPUT_SCALE = 0.2
 
 

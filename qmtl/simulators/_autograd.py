@@ -309,7 +309,7 @@ def _placed(values: Array, places: Array | None, size: int) -> Array:
 
 
 def _quiet(numbers: Array | np.float64) -> AbstractContextManager[Any]:
-    """A context in which numbers that are not finite make no warnings; to enter it takes time."""
+    """A context without warnings for numbers that are not finite; none is entered if all are."""
     is_finite = math.isfinite(np.vdot(numbers, numbers))
     return nullcontext() if is_finite else np.errstate(all="ignore")
 

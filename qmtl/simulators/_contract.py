@@ -261,14 +261,14 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
 
 
 def check_finite(features: Tensor) -> None:
-    """Raise InvalidInputError if features have NaN or infinity, and say how many samples do."""
-    # Under vmap and jacrev a tensor has no one value.
+    """Raise InvalidInputError if features have NaN or infinity; the error counts such samples."""
+    # Under vmap and jacrev a tensor has no single value.
     is_one = type(features) in (Tensor, nn.Parameter) and not features.is_meta
     if is_compiling() or is_tracing() or get_proxy_mode() is not None:
         return
     if not is_one or torch.func.debug_unwrap(features) is not features:
         return
-    # One cheap number; it may overflow where no feature is infinite.
+    # One sum is cheap to check, but it may overflow though every feature is finite.
     if math.isfinite(features.detach().sum()):
         return
     finite = torch.isfinite(features)

@@ -20,7 +20,7 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 OPERATIONS_PER_THREAD = 5e6
 # Work is cut into several pieces per thread, so that one slow thread delays the others less.
 PIECES_PER_THREAD = 4
-# Numbers that are transposed together: single precision's in a line of the cache.
+# Numbers to transpose together: as many single-precision numbers as a cache line holds.
 LINE = 16
 
 
@@ -48,7 +48,10 @@ def add_at(target, index, values):
 
 @kernel
 def load(columns, features, places, factor):
-    """Set ``columns[i, s] = factor · features[s, places[i]]``; the sum tells if all are finite."""
+    """Set ``columns[i, s] = factor · features[s, places[i]]`` and return the sum of the features.
+
+    If the sum is finite, all of them are.
+    """
     times, total = columns.dtype.type(factor), columns.dtype.type(0)
     for first in range(0, len(places), LINE):
         for s in range(np.uint64(len(features))):
@@ -74,7 +77,7 @@ def unload(by_feature, by_column, columns, places, slope, is_curved):
 
 @kernel
 def weigh(target, terms, gradient, values, factors):
-    """Gradients with respect to values, from those of ``values · factors``, and to factors."""
+    """Gradients with respect to values and factors, from those of ``values · factors``."""
     for s in range(len(gradient)):
         for o in range(np.uint64(gradient.shape[1])):
             target[s, o] = gradient[s, o] * factors[o]

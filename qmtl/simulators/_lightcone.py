@@ -84,7 +84,7 @@ class LightConeSimulator(Simulator):
         self.engine = engine
         self._prepared = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
-        # Mostly the next step is like the last one, and to look it up takes time.
+        # Usually the next step is the same as the last one, and a lookup takes time.
         self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
 
     def values(
