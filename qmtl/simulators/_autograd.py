@@ -119,8 +119,8 @@ class Step:
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
-        # Which features are rows of the angles; a table of products takes all of them.
-        self.features = table.features if self.is_plain else np.arange(circuit.n_features)
+        # Which features are rows of the angles; None for all, which a table of products takes.
+        self.features = table.features if self.is_plain else None
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
         self.lengths = (len(circuit.tasks), n_encoding, self.n_weights - n_encoding)
@@ -176,9 +176,10 @@ class Step:
 
     def state(self, features: Array, weights: Array) -> State:
         """The outputs from features and flat weights, with all that a backward pass needs."""
-        columns = np.empty((len(self.features), len(features)), features.dtype)
+        places = np.arange(features.shape[1]) if self.features is None else self.features
+        columns = np.empty((len(places), len(features)), features.dtype)
         rows = np.ascontiguousarray(features)
-        total = self._kernels.load(columns, rows, self.features, self.factor)
+        total = self._kernels.load(columns, rows, places, self.factor)
         if self.is_head and not (math.isfinite(total) and len(columns) == features.shape[1]):
             check_finite(torch.from_numpy(features))
         with _quiet(np.float64(total)):
@@ -273,7 +274,8 @@ class Step:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
         # Return it in the features' memory order; otherwise torch would have to copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
-        rest = state.columns, self.features, self.scale * self.factor, self.is_curved
+        places = np.arange(by_feature.shape[1]) if self.features is None else self.features
+        rest = state.columns, places, self.scale * self.factor, self.is_curved
         self._kernels.unload(by_feature, by_angle, *rest)
         return by_feature, by_weight
 
