@@ -35,7 +35,8 @@ def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
         if key not in known:
             known[key] = tuple(elementary(ansatz.gates(n_wires, read)))
         found.setdefault(known[key], []).append(name)
-    return found
+    # An order by name: a saved inventory must not depend on which task comes first.
+    return {shape: found[shape] for shape in sorted(found, key=lambda gates: [*map(str, gates)])}
 
 
 class GeneratedBlocks(nn.Module, ABC):
@@ -48,7 +49,7 @@ class GeneratedBlocks(nn.Module, ABC):
         vectors: each task's vector, all of the same length.
 
     Attributes:
-        shapes: the different shapes of blocks, in order of first appearance.
+        shapes: the different shapes of blocks, in the order of their gates' names.
         members: the tasks of each shape.
         n_weights: number of weights of a block of each shape.
         vectors: `TaskRows` of the tasks' vectors.
