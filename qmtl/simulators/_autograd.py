@@ -275,8 +275,8 @@ class Step:
         # Return it in the features' memory order; otherwise torch would have to copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
         places = np.arange(by_feature.shape[1]) if self.features is None else self.features
-        rest = state.columns, places, self.scale * self.factor, self.is_curved
-        self._kernels.unload(by_feature, by_angle, *rest)
+        slope = self.scale * self.factor
+        self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)
         return by_feature, by_weight
 
     def _through_table(
