@@ -274,7 +274,7 @@ class Step:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
         # Return it in the features' memory order; otherwise torch would have to copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
-        places = np.arange(by_feature.shape[1]) if self.features is None else self.features
+        places = np.arange(len(state.columns)) if self.features is None else self.features
         slope = self.scale * self.factor
         self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)
         return by_feature, by_weight
