@@ -201,7 +201,7 @@ def test_auxiliary_tasks_that_cannot_be():
         with pytest.raises(InvalidInputError, match=said):
             with_auxiliary_tasks(data, **options)
     twice = with_auxiliary_tasks(data, "intensity")
-    with pytest.raises(InvalidInputError, match="'intensity' already"):
+    with pytest.raises(InvalidInputError, match="already have a task 'intensity'"):
         with_auxiliary_tasks(twice, "intensity")
 
 

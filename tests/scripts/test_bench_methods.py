@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from qmtl.experiments import read_recipe
+from qmtl.experiments import estimate, read_recipe
 from qmtl.training import TrainingSettings
 from tests.scripts.conftest import load_script
 
@@ -49,9 +49,10 @@ def test_sentences_say_what_the_numbers_show():
     assert "0 show a gain" in bench.sentences(unclear)[0]
     assert "No method shows a loss" in bench.sentences(unclear)[1]
     refused = _row("d", "", "", "", refused="it is not for this")
-    assert "| d | refused | – | – | – | – | it is not for this |" in bench.markdown(
-        [*rows, refused], 5, "command"
-    )
+    cosines = {"digits": {"Adam's momentum": estimate([0.25, 0.27])}}
+    text = bench.markdown([*rows, refused], cosines, 5, "command")
+    assert "| d | refused | – | – | – | – | it is not for this |" in text
+    assert "| digits | Adam's momentum | 0.26 ± 0.13 |" in text
 
 
 def test_a_later_call_adds_its_rows_and_corrects_all(tmp_path):
