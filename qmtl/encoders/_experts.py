@@ -231,6 +231,10 @@ class Experts(TaskEncoder):
         """The term that the gates add to the losses; `progress` is the share of epochs done."""
         return self.gate.extra_loss(progress)
 
+    def train_new_tasks(self) -> None:
+        """Put the gate in training mode: in evaluation mode `SelectGate` rounds its bits."""
+        self.gate.train()
+
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters of gates to exclude from weight decay."""
         return self.gate.undecayed()

@@ -81,6 +81,13 @@ class TaskEncoder(nn.Module, ABC):
         """
         return None
 
+    def train_new_tasks(self) -> None:
+        """Prepare an encoder in evaluation mode for training a few tasks alone.
+
+        Called by `qmtl.fit` with ``tasks=...``: what such tasks train may need training mode.
+        """
+        return None
+
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters to exclude from weight decay."""
         return []

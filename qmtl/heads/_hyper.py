@@ -114,6 +114,8 @@ class HyperHead(QuantumHead):
     With h hidden units it has encoding + h (d + 20) + 1 + T (d + 1) parameters. A new task adds d +
     1 and its register's encoding.
 
+    `freeze` keeps a task's vector and scale; its block moves with the network that all share.
+
     Args:
         circuit: circuit as for `QuantumHead`.
         simulator: simulator as for `QuantumHead`.

@@ -80,6 +80,8 @@ class MixtureHead(QuantumHead):
     every mixture. Angles are mixed as numbers: adding a period to a single block gives another
     head.
 
+    `freeze` keeps a task's vector and scale; its block moves with the inventory that all share.
+
     Args:
         circuit: circuit as for `QuantumHead`.
         simulator: simulator as for `QuantumHead`.

@@ -301,7 +301,9 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
         encoding = RegisterEncoding((circuit.n_wires,) * len(parts), circuit.encoding)
         sizes = {name: len(register.wires) for name, register in registers.items()}
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
-    head = QuantumHead(joined, base.head.simulator, angle_map=base.head.angle_map, seed=0)
+    frozen = all(model.head.frozen for model in models)
+    options = {"angle_map": base.head.angle_map, "frozen": frozen}
+    head = QuantumHead(joined, base.head.simulator, seed=0, **options)
     angles = torch.cat([part.head.encoding.detach() for part in parts])
     head.load_state_dict(state | {"encoding": angles})
     return head

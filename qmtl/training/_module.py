@@ -197,6 +197,8 @@ class MultiTaskModule(pl.LightningModule):
         if self.names is not None:
             # Running batch statistics affect the other tasks, too.
             self.model.encoder.eval()
+            if isinstance(self.model.encoder, TaskEncoder):
+                self.model.encoder.train_new_tasks()
 
     def on_train_epoch_start(self) -> None:
         """Seed all random numbers from the run's seed and the epoch, so that runs can resume."""

@@ -248,6 +248,21 @@ class TestWhatRuns:
         assert calls(own.encoder, lambda: own.predict(torch.zeros(2, 5))) == [0, 0, 1, 1]
 
 
+def test_a_task_that_is_trained_alone_chooses_its_experts():
+    own = model(3, 4, gate="dselect", k=1)
+    data = qmtl.data.from_arrays(
+        torch.randn(40, 5, generator=torch.Generator().manual_seed(0)),
+        {task.name: torch.arange(40) % 2 for task in own.tasks},
+        tasks=own.tasks,
+    )
+    name = own.tasks[1].name
+    before = own.encoder.gate.bits.detach().clone()
+    qmtl.fit(own, data, tasks=[name], max_epochs=2, seed=0, progress=False)
+    moved = (own.encoder.gate.bits.detach() != before).flatten(1).any(1).tolist()
+    assert moved == [False, True, False]
+    assert not own.encoder.gate.training
+
+
 class TestGradients:
     @pytest.mark.parametrize(
         ("task", "options", "experts"),

@@ -165,6 +165,15 @@ def test_each_model_may_keep_its_last_layer_and_encoding():
             qmtl.merge(models, keep_last=True)
 
 
+@pytest.mark.parametrize("layout", ["partitioned", "shared"])
+def test_frozen_circuits_stay_frozen(layout):
+    frozen = lambda circuit: qmtl.QuantumHead(circuit, frozen=True, seed=0)  # noqa: E731
+    merged = qmtl.merge([model(tasks, head=frozen, layout=layout) for tasks in (A, C)]).head
+    assert merged.frozen
+    assert not any(p.requires_grad for p in (merged.encoding, *merged.blocks.parameters()))
+    assert not qmtl.merge([model(A, layout=layout), model(C, layout=layout)]).head.frozen
+
+
 def test_linear_heads_merge_too():
     made = lambda tasks: lambda c: qmtl.LinearHead(tasks, c.n_features, seed=0)  # noqa: E731
     one, two = model(A, head=made(A)), model(C, head=made(C))
@@ -329,6 +338,9 @@ def test_models_that_do_not_fit_are_both_named(models, words):
             {"method": "atm", "data": [data(A), data(C)], "scale": 0.5},
             "'atm' averages models and has no scale, got 0.5",
         ),
+        ({"scale": "x"}, "scale must be a finite number, got 'x'"),
+        ({"scale": float("nan")}, "scale must be a finite number, got nan"),
+        ({"method": "disjoint", "keep": "a"}, r"keep must be in \(0, 1\], got 'a'"),
         ({"base": 3}, "base must be a MultiTaskModel, got int"),
         ({"base": model(width=3)}, r"model 1 .* \(8, 5\).* base .* \(3, 5\)"),
     ],
