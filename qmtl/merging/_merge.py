@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import torch
@@ -144,13 +143,13 @@ def _check_options(method: str, scale: float | None, options: dict[str, Any]) ->
         if scale is not None:
             raise InvalidInputError(f"method 'atm' averages models and has no scale, got {scale}")
         return
-    if scale is not None and not (isinstance(scale, Real) and math.isfinite(scale)):
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
         raise InvalidInputError(f"scale must be a finite number, got {scale!r}")
     for name, value in options.items():
         if name not in FURTHER.get(method, ()):
             known = FURTHER.get(method, ("none",))
             raise unknown_name(f"option of method {method!r}:", name, known)
-        if not (isinstance(value, Real) and 0 < value <= 1):
+        if not (isinstance(value, int | float) and 0 < value <= 1):
             raise InvalidInputError(f"method {method!r}: {name} must be in (0, 1], got {value!r}")
 
 

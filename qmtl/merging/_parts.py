@@ -302,8 +302,8 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
         sizes = {name: len(register.wires) for name, register in registers.items()}
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
     frozen = all(model.head.frozen for model in models)
-    options = {"angle_map": base.head.angle_map, "frozen": frozen}
-    head = QuantumHead(joined, base.head.simulator, seed=0, **options)
+    simulator, angle_map = base.head.simulator, base.head.angle_map
+    head = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
     angles = torch.cat([part.head.encoding.detach() for part in parts])
     head.load_state_dict(state | {"encoding": angles})
     return head
