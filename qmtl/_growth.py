@@ -12,10 +12,10 @@ from torch import nn
 from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
 from qmtl.encoders import ENCODERS, TaskEncoder
 from qmtl.errors import InvalidInputError
-from qmtl.heads import Head, LinearHead, MixtureHead, QuantumHead
+from qmtl.heads import ExtendedHead, Head, LinearHead, MixtureHead, QuantumHead
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
-# A circuit with more parts was not grown: every task has its own encoding.
+# Above it, parts are computed together: one by one takes much longer.
 MOST_PARTS = 16
 
 
@@ -56,20 +56,29 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
     # Build it alone first, to find how many wires it needs.
     alone = HeadCircuit(
         [task],
-        _inner(circuit.encoding),
+        separate_encodings(circuit)[1],
         blocks.get(task.name),
         wires_per_task=register.get("wires"),
         readouts={task.name: readouts[task.name]} if task.name in readouts else None,
     )
-    encoding = circuit.encoding
-    before = encoding.sizes if isinstance(encoding, RegisterEncoding) else (circuit.n_wires,)
-    encoding = RegisterEncoding((*before, alone.n_wires), _inner(encoding))
+    before, inner = separate_encodings(circuit)
+    encoding = RegisterEncoding((*before, alone.n_wires), inner)
     sizes[task.name] = alone.n_wires
     return HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
 
 
-def _inner(encoding: Encoding) -> Encoding:
-    return encoding.encoding if isinstance(encoding, RegisterEncoding) else encoding
+def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]:
+    """The numbers of wires that are encoded separately, and the encoding of each.
+
+    Example:
+        >>> circuit = HeadCircuit([Task.binary("a")])
+        >>> separate_encodings(grown_circuit(circuit, Task.binary("b")))[0]
+        (2, 2)
+    """
+    encoding = circuit.encoding
+    if isinstance(encoding, RegisterEncoding):
+        return encoding.sizes, encoding.encoding
+    return (circuit.n_wires,), encoding
 
 
 def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -> Head:
@@ -251,7 +260,8 @@ class _Part(NamedTuple):
 def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
     """The circuits from which a grown circuit was joined.
 
-    It is empty for other circuits, and if there are so many parts that every task would be one.
+    It is empty for other circuits, and for more than 16 parts: they would take much longer one by
+    one than together.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
@@ -297,6 +307,8 @@ def logits_by_parts(
     own features and circuit here, and a task's predictions are bit for bit those from before the
     model grew. The result is None for a model that did not grow.
     """
+    if isinstance(head, ExtendedHead):
+        return _logits_of_extended(encoder, head, inputs, names)
     if not isinstance(head, QuantumHead):
         return None
     parts = circuit_parts(head.circuit)
@@ -323,6 +335,26 @@ def logits_by_parts(
         else:
             features = whole[place]
         logits |= alone.eval()(features, tasks=chosen)
+    return logits
+
+
+def _logits_of_extended(
+    encoder: nn.Module, head: ExtendedHead, inputs: torch.Tensor, names: Sequence[str] | None
+) -> dict[str, torch.Tensor] | None:
+    """Logits of an adapted model, whose first tasks are computed as before it was adapted."""
+    every = [task.name for task in head.base.tasks]
+    old = None if names is None else [name for name in names if name in every]
+    logits: dict[str, torch.Tensor] | None = {}
+    if old != []:
+        logits = logits_by_parts(encoder, head.base, inputs, old)
+        if logits is None and isinstance(encoder, TaskEncoder):
+            logits = head.base(features_for(encoder, head.base, inputs, old), tasks=old)
+        if logits is None:
+            # The head itself computes them so.
+            return None
+    added = [task.name for task in head.added if names is None or task.name in names]
+    if added:
+        logits |= head(encoder(inputs), tasks=added)
     return logits
 
 

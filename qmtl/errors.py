@@ -20,6 +20,7 @@ __all__ = [
     "QmtlError",
     "RecipeError",
     "RunDirectoryError",
+    "check_integer",
     "missing_extra",
     "unknown_name",
 ]
@@ -87,6 +88,27 @@ class LedgerError(InvalidInputError):
 
 class MissingDependencyError(QmtlError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+def check_integer(name: str, value: object, least: int = 1) -> int:
+    """The argument, which must be an integer, of Python's type.
+
+    Args:
+        name: name of the argument.
+        value: what came.
+        least: the least value that is allowed.
+
+    Raises:
+        InvalidInputError: if it is no integer, or less than `least`; the error names the argument.
+
+    Example:
+        >>> check_integer("dim", 0)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: dim must be an integer >= 1, got 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+    return value
 
 
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:

@@ -160,11 +160,11 @@ class MultiTaskModel(nn.Module):
         """A model with one more task; its predictions of the other tasks stay the same.
 
         The parameters of the other tasks are copied bit for bit. With a `QuantumHead` whose tasks
-        have their own registers, `predict` gives the same numbers for them, bit for bit on a CPU.
-        (Logits, and predictions of other heads, may differ by rounding, since they are computed
-        together with other tasks.) No gate joins the new task's wires with others, and its features
-        are new outputs of the encoder's last layer. ``qmtl.fit(model, data, tasks=[task.name])``
-        then trains only what belongs to the new task.
+        have their own registers, `predict` gives the same numbers for them, bit for bit on a CPU
+        until the model has grown 15 times. (After that, and for logits and other heads, numbers may
+        differ by rounding, since they are computed together with other tasks.) No gate joins the
+        new task's wires with others, and its features are new outputs of the encoder's last layer.
+        ``qmtl.fit(model, data, tasks=[task.name])`` then trains only what belongs to the new task.
 
         Args:
             task: the new task, which comes last.

@@ -177,6 +177,10 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
 
 
 def _check_labels(task: Task, targets: Tensor) -> None:
+    if len(targets) < 2:
+        raise InvalidInputError(
+            f"task {task.name!r}: two labelled rows are needed at least, got {len(targets)}"
+        )
     values = targets.reshape(len(targets), -1).double()
     found = values[~values.isnan()].unique()
     if len(found) < 2:

@@ -116,7 +116,8 @@ def spectral_directions(source: Array) -> Array:
         (3, 1)
     """
     _, values, right = np.linalg.svd(source, full_matrices=False)
-    kept: Array = right[values > LEAST * values.max()]
+    # If all values are zero, all directions are equally good.
+    kept: Array = right[values >= LEAST * values.max()]
     return kept.T
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from qmtl.circuit._encodings import _check_layers
 from qmtl.circuit._entanglers import entangler_edges, entangler_gates
 from qmtl.circuit._gates import Angle, Gate, GateSequence
+from qmtl.errors import check_integer
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class RotationAnsatz:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        _check_layers(self.n_layers)
+        check_integer("n_layers", self.n_layers)
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
@@ -89,7 +89,7 @@ class RealAmplitudes:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        _check_layers(self.n_layers)
+        check_integer("n_layers", self.n_layers)
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from qmtl.circuit._entanglers import entangler_edges, entangler_gates
 from qmtl.circuit._gates import Angle, Gate, GateSequence, elementary
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 
 
 @runtime_checkable
@@ -30,11 +30,6 @@ def _check_axes(what: str, axes: str, *, empty: bool) -> None:
     if set(axes) - set("XYZ") or (not axes and not empty):
         allowed = "X, Y and Z" + (", or empty" if empty else "")
         raise InvalidInputError(f"{what} must be a string of {allowed}, got {axes!r}")
-
-
-def _check_layers(n_layers: int) -> None:
-    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
-        raise InvalidInputError(f"n_layers must be an integer >= 1, got {n_layers!r}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class AngleEncoding:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        _check_layers(self.n_layers)
+        check_integer("n_layers", self.n_layers)
         _check_axes("axes", self.axes, empty=False)
         _check_axes("trainable", self.trainable, empty=True)
         entangler_edges(self.entangler, 2)
@@ -163,7 +158,7 @@ class IQPEncoding:
     pattern: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        _check_layers(self.n_layers)
+        check_integer("n_layers", self.n_layers)
         entangler_edges(self.pattern, 2)
 
     def n_features(self, n_wires: int) -> int:

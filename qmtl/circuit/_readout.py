@@ -7,12 +7,12 @@ coefficients.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from qmtl.circuit._gates import PauliString
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.tasks import Task
 
 
@@ -59,8 +59,8 @@ class ExpectationZ:
     step: int = 1
 
     def __post_init__(self) -> None:
-        _check_integer("ExpectationZ's n", self.n, 1)
-        _check_integer("ExpectationZ's step", self.step, 1)
+        check_integer("ExpectationZ's n", self.n, 1)
+        check_integer("ExpectationZ's step", self.step, 1)
 
     @property
     def n_outputs(self) -> int:
@@ -158,7 +158,7 @@ class Probabilities:
     n: int
 
     def __post_init__(self) -> None:
-        _check_integer("Probabilities' n", self.n, 2)
+        check_integer("Probabilities' n", self.n, 2)
 
     @property
     def n_outputs(self) -> int:
@@ -185,11 +185,6 @@ class Probabilities:
     def matrix(self, n_wires: int) -> list[list[float]]:
         """The first rows of the identity."""
         return [[float(row == state) for state in range(2**n_wires)] for row in range(self.n)]
-
-
-def _check_integer(what: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInputError(f"{what} must be an integer >= {least}, got {value!r}")
 
 
 READOUTS = {
@@ -268,10 +263,13 @@ def register_sizes(
             sizes = defaults | dict(wires_per_task)
         else:
             sizes = defaults if wires_per_task is None else dict.fromkeys(defaults, wires_per_task)
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-            raise InvalidInputError(f"task {name!r}: wires must be an integer >= 1, got {size!r}")
-    return {name: int(size) for name, size in sizes.items()}
+    given: dict[str, Any] = dict(sizes)
+    return {
+        name: check_integer(
+            f"task {name!r}: wires", int(size) if isinstance(size, np.integer) else size
+        )
+        for name, size in given.items()
+    }
 
 
 def check_sizes(sizes: Mapping[str, int], readouts: Mapping[str, Readout]) -> None:

@@ -14,6 +14,7 @@ from qmtl.encoders._mlp import MLP as MLP
 from qmtl.encoders._mlp import Identity as Identity
 from qmtl.encoders._mlp import MLPSection as MLPSection
 from qmtl.encoders._section import AnyEncoderSection as AnyEncoderSection
+from qmtl.encoders._section import EncoderInputs as EncoderInputs
 from qmtl.encoders._section import EncoderSection as EncoderSection
 from qmtl.encoders._section import known_encoders
 from qmtl.encoders._task_encoder import TaskEncoder as TaskEncoder

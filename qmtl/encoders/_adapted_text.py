@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from qmtl._sections import NameOrPath, Section
 from qmtl.encoders._mlp import MLP
-from qmtl.encoders._section import Count, EncoderSection, check_count, seeded
+from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, seeded
 from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
 from qmtl.encoders._text import DEFAULT_MODEL, files_digest, load_sentence_encoder, model_folder
-from qmtl.errors import InvalidInputError, missing_extra
+from qmtl.errors import InvalidInputError, check_integer, missing_extra
 
 ADAPTER = "default"  # peft's name for the only adapter of a model
 
@@ -100,7 +100,7 @@ class AdaptedText(TaskEncoder):
         if n_texts not in (1, 2):
             raise InvalidInputError(f"n_texts must be 1 or 2, got {n_texts!r}")
         for width in hidden:
-            check_count("hidden", width)
+            check_integer("hidden", width)
         self.model, self.revision, self.n_texts = str(model), revision, n_texts
         self.adapters = adapters or AdapterOptions()
         self.activation, self.dropout, self.hidden = activation, dropout, tuple(hidden)
@@ -417,25 +417,19 @@ class AdaptedTextSection(EncoderSection):
     activation: str = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The encoder for tokens (N, texts, tokens)."""
-        if inputs.ndim != 3:
+        if given.inputs.ndim != 3:
             raise InvalidInputError(
                 f"encoder {self.type!r} needs tokens of texts, (rows, texts, tokens), got shape "
-                f"{tuple(inputs.shape)}; data.max_tokens makes them of GLUE's sentences"
+                f"{tuple(given.inputs.shape)}; data.max_tokens makes them of GLUE's sentences"
             )
         return AdaptedText(
-            columns or {},
+            given.columns or {},
             self.text_model or DEFAULT_MODEL,
             self.hidden,
             adapters=self.adapters,
-            n_texts=inputs.shape[1],
+            n_texts=given.inputs.shape[1],
             activation=self.activation,
             dropout=self.dropout,
             seed=self.seed,

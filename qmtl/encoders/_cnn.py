@@ -8,9 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl.encoders._mlp import ACTIVATIONS
-from qmtl.encoders._section import Count, EncoderSection, check_count, image_shape, seeded
-from qmtl.encoders._task_encoder import TaskColumns
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, image_shape, seeded
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 POOLINGS = ("average", "flatten")
 LARGEST_GROUPS = 8
@@ -142,17 +141,11 @@ class CNNSection(EncoderSection):
     activation: str = "relu"
     dropout: float = Field(0.0, ge=0, lt=1)
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The network for images (N, channels, height, width)."""
-        in_channels, *size = image_shape(self.type, inputs)
+        in_channels, *size = image_shape(self.type, given.inputs)
         options = self.model_dump(exclude={"type"})
-        return CNN(in_channels, size, n_features, **options)
+        return CNN(in_channels, size, given.n_features, **options)
 
 
 def _block(in_channels: int, out_channels: int, activation: nn.Module) -> list[nn.Module]:
@@ -173,7 +166,7 @@ def _check_numbers(size: Sequence[int], widths: Sequence[int], out_features: int
         raise InvalidInputError("channels must hold at least one block's channels, got none")
     if any(_is_no_count(n) for n in widths):
         raise InvalidInputError(f"in_channels and channels must be integers >= 1, got {widths}")
-    check_count("out_features", out_features)
+    check_integer("out_features", out_features)
     blocks = len(widths) - 1
     if min(size) < 2**blocks:
         raise InvalidInputError(

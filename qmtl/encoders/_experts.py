@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -21,14 +22,14 @@ from qmtl.encoders._gates import (
 from qmtl.encoders._mlp import MLP, MLPSection
 from qmtl.encoders._section import (
     Count,
+    EncoderInputs,
     EncoderSection,
-    check_count,
     flat_width,
     known_encoders,
     seeded,
 )
 from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 GATES = ("mmoe", "dselect", "exclusive", "home")
 
@@ -108,13 +109,13 @@ class Experts(TaskEncoder):
         seed: int | None = None,
     ) -> None:
         super().__init__(columns)
-        check_count("in_features", in_features)
+        check_integer("in_features", in_features)
         if gate not in GATES:
             raise unknown_name("gate", gate, GATES)
         tasks = list(self.columns)
         with seeded(seed):
             if isinstance(experts, int):
-                check_count("experts", experts)
+                check_integer("experts", experts)
                 options: dict[str, Any] = {"out_features": width}
                 experts = [MLP(in_features, *hidden, **options) for _ in range(experts)]
             self.experts = nn.ModuleList(experts)
@@ -133,7 +134,7 @@ class Experts(TaskEncoder):
             self.gate = self._new_gate(tasks)
             self.views = self.norms = None
             if gate == "home":
-                check_count("rank", rank)
+                check_integer("rank", rank)
                 self.views = nn.ModuleList(FeatureGate(in_features, rank) for _ in range(number))
                 self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in range(number))
             layer = nn.Linear(self.width, self.out_features)
@@ -217,7 +218,7 @@ class Experts(TaskEncoder):
 
         Problems are: an expert with almost no weight, or almost all; an expert of several tasks
         that serves only one of them; and, with ``dselect``, a task that does not have exactly `k`
-        experts, as happens during training.
+        experts, or whose choice was not decided when training ended.
 
         Example:
             >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, seed=0)
@@ -225,7 +226,11 @@ class Experts(TaskEncoder):
             []
         """
         chosen = self.k if self.kind == "dselect" else None
-        return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
+        names = list(self.columns)
+        return collapsed(self.utilisation(inputs), self.gate.sees, chosen) + [
+            f"task {names[i]} is undecided between experts: train longer, or raise entropy"
+            for i in self.gate.undecided()
+        ]
 
     def extra_loss(self, progress: float = 1.0) -> Tensor | None:
         """The term that the gates add to the losses; `progress` is the share of epochs done."""
@@ -357,32 +362,28 @@ class ExpertsSection(EncoderSection):
     shared: int = Field(1, ge=0)
     rank: Count = 4
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The experts for inputs (N, ...), and gates for the tasks of the columns."""
-        if columns is None:
+        if given.columns is None:
             raise InvalidInputError(
                 "encoder 'experts' needs a head whose tasks have features of their own, one "
                 "register each: not the shared layout, gates between heads, or a head of another "
                 "width than the circuit's"
             )
         if self.gate == "home":
-            flat_width(self.type, inputs)
-        first = self.seed * self.n_experts
+            flat_width(self.type, given.inputs)
+        # A seed of its own for each expert and for the gates: equal seeds give equal numbers.
+        first = self.seed * (self.n_experts + 1)
         experts = [
             self.expert.model_copy(update={"seed": self.expert.seed + first + i}).build(
-                inputs, self.width, modalities
+                replace(given, n_features=self.width, columns=None)
             )
             for i in range(self.n_experts)
         ]
-        names = ("gate", "k", "entropy", "exclusive", "groups", "shared", "rank", "seed")
+        names = ("gate", "k", "entropy", "exclusive", "groups", "shared", "rank")
         options = {name: getattr(self, name) for name in names}
-        return Experts(inputs[0].numel(), columns, experts, **options)
+        seed = self.expert.seed + first + self.n_experts
+        return Experts(given.inputs[0].numel(), given.columns, experts, **options, seed=seed)
 
     def of_task(self, name: str) -> Self:
         """The section for a single-task model, with a group of this task only."""
@@ -401,7 +402,7 @@ def _width_of(experts: nn.ModuleList) -> int:
 
 
 def _check_selection(k: int, n_experts: int, entropy: float) -> None:
-    check_count("k", k)
+    check_integer("k", k)
     if k > n_experts:
         raise InvalidInputError(f"k must be at most the number of experts {n_experts}, got {k}")
     if not 0 <= entropy < float("inf"):

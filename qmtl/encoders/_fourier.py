@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from qmtl.encoders._section import (
     Count,
+    EncoderInputs,
     EncoderSection,
-    check_count,
     check_flat,
     flat_width,
     seeded,
 )
-from qmtl.encoders._task_encoder import TaskColumns
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 
 
 class FourierFeatures(nn.Module):
@@ -59,9 +58,9 @@ class FourierFeatures(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_count("in_features", in_features)
-        check_count("out_features", out_features)
-        check_count("n_cosines", n_cosines)
+        check_integer("in_features", in_features)
+        check_integer("out_features", out_features)
+        check_integer("n_cosines", n_cosines)
         if not 0 < scale < math.inf:
             raise InvalidInputError(f"scale must be a positive number, got {scale!r}")
         self.in_features, self.out_features = in_features, out_features
@@ -103,13 +102,7 @@ class FourierFeaturesSection(EncoderSection):
     n_cosines: Count = 256
     scale: float = Field(3.0, gt=0, allow_inf_nan=False)
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The encoder for inputs (N, width)."""
-        width = flat_width(self.type, inputs)
-        return FourierFeatures(width, n_features, self.n_cosines, self.scale, seed=self.seed)
+        width = flat_width(self.type, given.inputs)
+        return FourierFeatures(width, given.n_features, self.n_cosines, self.scale, seed=self.seed)

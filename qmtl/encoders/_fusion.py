@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from qmtl.encoders._mlp import MLP
-from qmtl.encoders._section import Count, EncoderSection, check_count, flat_width, seeded
-from qmtl.encoders._task_encoder import TaskColumns
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, flat_width, seeded
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 
 class Concatenation(nn.Module):
@@ -351,30 +350,26 @@ class FusionSection(EncoderSection):
     modality_dropout: float = Field(0.0, ge=0, lt=1)
     calibrate: bool = False
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The encoder for inputs in the layout of `qmtl.data.join_modalities`."""
-        width = flat_width(self.type, inputs)
-        widths = self.widths or modalities
+        width = flat_width(self.type, given.inputs)
+        widths = self.widths or given.modalities
         if widths is None:
             raise InvalidInputError(
                 f"encoder 'Fusion' needs widths = {{ modality = columns, ... }}: the data have "
                 f"{width} inputs and do not say which belong to which"
             )
-        if modalities is not None and list(widths.items()) != list(modalities.items()):
-            raise InvalidInputError(f"encoder: widths are {widths}, the data have {modalities}")
+        if given.modalities is not None and list(widths.items()) != list(given.modalities.items()):
+            raise InvalidInputError(
+                f"encoder: widths are {widths}, the data have {given.modalities}"
+            )
         expected = len(widths) + sum(widths.values())
         if expected != width:
             raise InvalidInputError(
                 f"encoder 'Fusion': widths {widths} and a presence flag for each are {expected} "
                 f"inputs, the data have {width}"
             )
-        return Fusion(widths, n_features, **self.model_dump(exclude={"type", "widths"}))
+        return Fusion(widths, given.n_features, **self.model_dump(exclude={"type", "widths"}))
 
 
 def _drop(present: Tensor, probability: float) -> Tensor:
@@ -390,7 +385,7 @@ def _check(widths: Mapping[str, int], dim: int, n_heads: int, modality_dropout: 
         )
     numbers = {f"widths[{name!r}]": width for name, width in widths.items()}
     for name, value in {**numbers, "dim": dim, "n_heads": n_heads}.items():
-        check_count(name, value)
+        check_integer(name, value)
     if dim % n_heads:
         raise InvalidInputError(f"n_heads must divide dim, got {n_heads} heads and dim {dim}")
     if not 0 <= modality_dropout < 1:

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 
 Shares = Mapping[str, Mapping[str, float]]
 
 # An expert has almost no weight below the share LEAST of an equal weight, and almost all weight
 # above the share MOST of the total.
 LEAST, MOST = 0.1, 0.9
+# A selector is decided when it gives this share to one expert.
+SURE = 0.9
 # The size of z at the start; z per unit of a bit's parameter; the weight of the selectors' overlap,
 # in units of the entropy's weight. At full pace, Adam would decide bits before the experts learn.
 LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
@@ -51,6 +53,10 @@ class Gate(nn.Module, ABC):
     def extra_loss(self, progress: float = 1.0) -> Tensor | None:
         """A term to add to the losses, or None; `progress` is the share of epochs done."""
         return None
+
+    def undecided(self) -> list[int]:
+        """Indices of the tasks whose weights would change if their choice were rounded."""
+        return []
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters to exclude from weight decay."""
@@ -174,6 +180,15 @@ class SelectGate(Gate):
         total: Tensor = self.entropy * parts
         return total
 
+    def undecided(self) -> list[int]:
+        """Indices of the tasks with a selector that gives its expert less than `SURE`.
+
+        Evaluation rounds it to all of the weight.
+        """
+        steps = smooth_step(self.positions().detach())
+        sure = torch.maximum(steps, 1 - steps).prod(-1).amin(1)
+        return [i for i, share in enumerate(sure.tolist()) if share < SURE]
+
     def undecayed(self) -> list[nn.Parameter]:
         """The bits, which weight decay would make undecided again."""
         return [self.bits]
@@ -276,8 +291,7 @@ def group_owners(
             raise InvalidInputError(
                 f"each task must be in one group, task {task!r} is in {named.count(task)}"
             )
-    if isinstance(shared, bool) or not isinstance(shared, int) or shared < 0:
-        raise InvalidInputError(f"shared must be an integer >= 0, got {shared!r}")
+    check_integer("shared", shared, 0)
     if n_experts - shared < len(groups):
         raise InvalidInputError(
             f"{len(groups)} groups and {shared} shared experts need {len(groups) + shared} experts "

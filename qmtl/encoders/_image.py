@@ -10,9 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl._sections import RecipePath
-from qmtl.encoders._section import EncoderSection, check_count, image_shape, seeded
-from qmtl.encoders._task_encoder import TaskColumns
-from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra, unknown_name
+from qmtl.encoders._section import EncoderInputs, EncoderSection, image_shape, seeded
+from qmtl.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    check_integer,
+    missing_extra,
+    unknown_name,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,7 +82,7 @@ class ImageBackbone(nn.Module):
         super().__init__()
         if library not in LIBRARIES:
             raise unknown_name("library", library, LIBRARIES)
-        check_count("out_features", out_features)
+        check_integer("out_features", out_features)
         self.name, self.out_features, self.library = name, out_features, library
         self.frozen = False
         with seeded(seed):
@@ -154,19 +159,13 @@ class ImageBackboneSection(EncoderSection):
     weights: RecipePath | None = None
     frozen: bool = False
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The network for images of one channel or three."""
-        channels, *_ = image_shape(self.type, inputs)
+        channels, *_ = image_shape(self.type, given.inputs)
         if channels not in (1, 3):
             raise InvalidInputError(f"encoder {self.type!r} needs 1 or 3 channels, got {channels}")
         options = self.model_dump(include={"frozen", "library", "seed"})
-        return ImageBackbone(self.network, n_features, self.weights, **options)
+        return ImageBackbone(self.network, given.n_features, self.weights, **options)
 
 
 def _torchvision(name: str) -> tuple[nn.Module, int, str]:

@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import Section
-from qmtl.encoders._section import EncoderSection, check_count, check_flat, flat_width, seeded
-from qmtl.encoders._task_encoder import TaskColumns
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.encoders._section import EncoderInputs, EncoderSection, check_flat, flat_width, seeded
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -147,7 +146,7 @@ class Identity(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        check_count("n_features", n_features)
+        check_integer("n_features", n_features)
         self.in_features = self.out_features = n_features
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -185,19 +184,13 @@ class MLPSection(_MLPKeys, EncoderSection):
     encoder: ClassVar[type[nn.Module]] = MLP
     type: Literal["MLP"] = "MLP"
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The MLP for inputs (N, width)."""
         options = self.model_dump(exclude={"type", "hidden"})
-        width = flat_width(self.type, inputs)
-        encoder = MLP(width, *self.hidden, out_features=n_features, **options)
+        width = flat_width(self.type, given.inputs)
+        encoder = MLP(width, *self.hidden, out_features=given.n_features, **options)
         if self.standardise:
-            encoder.set_input_scale(inputs)
+            encoder.set_input_scale(given.inputs)
         return encoder
 
 
@@ -210,18 +203,12 @@ class IdentitySection(_MLPKeys, EncoderSection):
     encoder: ClassVar[type[nn.Module]] = Identity
     type: Literal["Identity"] = "Identity"
 
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The identity; the number of inputs must be the number of features that the head takes."""
-        width = flat_width(self.type, inputs)
-        if width != n_features:
+        width = flat_width(self.type, given.inputs)
+        if width != given.n_features:
             raise InvalidInputError(
-                f"encoder 'Identity' passes {width} inputs on, the head takes {n_features} "
+                f"encoder 'Identity' passes {width} inputs on, the head takes {given.n_features} "
                 f"features; use 'MLP', or inputs of that number"
             )
         return Identity(width)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -14,6 +15,24 @@ from qmtl.encoders._task_encoder import TaskColumns
 from qmtl.errors import InvalidInputError
 
 Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """What an encoder is built for.
+
+    Attributes:
+        inputs: inputs of the train split, (N, ...).
+        n_features: number of features that the head takes.
+        modalities: width of each modality in the inputs, if the data has modalities.
+        columns: each task's own features, for a `TaskEncoder`; None if tasks have no features of
+            their own.
+    """
+
+    inputs: Tensor
+    n_features: int
+    modalities: Mapping[str, int] | None = None
+    columns: TaskColumns | None = None
 
 
 class EncoderSection(Section):
@@ -31,21 +50,8 @@ class EncoderSection(Section):
     seed: Seed = 0
 
     @abstractmethod
-    def build(
-        self,
-        inputs: Tensor,
-        n_features: int,
-        modalities: Mapping[str, int] | None = None,
-        columns: TaskColumns | None = None,
-    ) -> nn.Module:
+    def build(self, given: EncoderInputs) -> nn.Module:
         """The encoder for some data.
-
-        Args:
-            inputs: inputs of the train split, (N, ...).
-            n_features: number of features that the head takes.
-            modalities: width of each modality in the inputs, if the data has modalities.
-            columns: each task's own features, for a `TaskEncoder`; None if tasks have no features
-                of their own.
 
         Raises:
             InvalidInputError: if the inputs do not fit this encoder, or a value is wrong.
@@ -70,18 +76,6 @@ def known_encoders() -> dict[str, Any]:
     """
     encoders = [section.encoder for section in EncoderSection.__subclasses__()]
     return {encoder.__name__: encoder for encoder in sorted(encoders, key=lambda e: e.__name__)}
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise unless a number is an integer >= 1; the error names it.
-
-    Example:
-        >>> check_count("dim", 0)
-        Traceback (most recent call last):
-        qmtl.errors.InvalidInputError: dim must be an integer >= 1, got 0
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidInputError(f"{name} must be an integer >= 1, got {value!r}")
 
 
 def check_flat(inputs: Tensor, width: int) -> None:

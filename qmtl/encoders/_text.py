@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qmtl.encoders._section import check_count
-from qmtl.errors import InvalidInputError, MissingDependencyError, missing_extra
+from qmtl.errors import InvalidInputError, MissingDependencyError, check_integer, missing_extra
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 FORMAT = "qmtl-embeddings-1"
@@ -189,7 +188,7 @@ class TextEmbedding:
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value is None and name == "max_length":
                 continue
-            check_count(name, value)
+            check_integer(name, value)
         self.model = str(model)
         self.cache_folder = _cache_folder(cache)
         self.batch_size, self.max_length = batch_size, max_length
@@ -301,7 +300,7 @@ class TextTokens:
         *,
         revision: str | None = None,
     ) -> None:
-        check_count("max_length", max_length)
+        check_integer("max_length", max_length)
         model_folder(model)
         self.model, self.max_length, self.revision = str(model), max_length, revision
         self._tokenizer: Any = None

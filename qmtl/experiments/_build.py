@@ -8,6 +8,7 @@ import torch
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split
+from qmtl.encoders import EncoderInputs
 from qmtl.errors import InvalidInputError, RecipeError, unknown_name
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe, TrainingSection
 from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head, task_columns
@@ -114,8 +115,8 @@ def build_model(
     columns = head.task_columns()
     if columns is None and head.n_features == circuit.n_features:
         columns = task_columns(circuit)
-    encoder = recipe.encoder.build(data.train.inputs, head.n_features, data.modalities, columns)
-    return MultiTaskModel(encoder, head)
+    given = EncoderInputs(data.train.inputs, head.n_features, data.modalities, columns)
+    return MultiTaskModel(recipe.encoder.build(given), head)
 
 
 def with_noise(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
+from qmtl.encoders import EncoderInputs
 from qmtl.experiments._build import build_circuit, build_model, with_noise
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe, RivalType
 from qmtl.heads import Head, LinearHead, build_head
@@ -129,9 +130,10 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         else:
             # The representation is as wide as the one that the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
-        encoder = recipe.encoder.of_task(task.name).build(
+        given = EncoderInputs(
             own.train.inputs, built.n_features, own.modalities, built.task_columns()
         )
+        encoder = recipe.encoder.of_task(task.name).build(given)
         yield MultiTaskModel(encoder, built), own, settings
 
 

@@ -8,10 +8,10 @@ from pydantic import BeforeValidator, Field
 
 from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.heads._extended import ExtendedHead
 from qmtl.heads._gated import GatedHead, common_circuit, n_gates
-from qmtl.heads._head import Head, check_width
+from qmtl.heads._head import Head
 from qmtl.heads._hyper import HyperHead, hyper_count
 from qmtl.heads._linear import (
     LinearHead,
@@ -99,11 +99,11 @@ class HeadOptions:
     token: int = 2
 
     def __post_init__(self) -> None:
-        check_width(self.width, "width")
-        check_width(self.inventory, "inventory")
-        check_width(self.token, "token")
+        check_integer("width", self.width)
+        check_integer("inventory", self.inventory)
+        check_integer("token", self.token)
         if self.rank is not None:
-            check_width(self.rank, "rank")
+            check_integer("rank", self.rank)
 
     @property
     def of_circuits(self) -> dict[str, Any]:

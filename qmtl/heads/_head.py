@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import (
     ANGLE_MAPS,
@@ -51,7 +51,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()
-        check_width(n_features)
+        check_integer("n_features", n_features)
         self.tasks: tuple[Task, ...] = check_tasks(tasks)
         self.n_features = n_features
         self._sizes = {task.name: task.n_outputs for task in self.tasks}
@@ -291,13 +291,3 @@ def check_features(features: Tensor, width: int) -> None:
         raise InvalidInputError(
             f"features must have shape (batch, {width}), got {tuple(features.shape)}"
         )
-
-
-def check_width(n_features: object, what: str = "n_features") -> None:
-    """Raise unless a number of features is an integer >= 1.
-
-    Raises:
-        InvalidInputError: if not; the error names `what`.
-    """
-    if isinstance(n_features, bool) or not isinstance(n_features, int) or n_features < 1:
-        raise InvalidInputError(f"{what} must be an integer >= 1, got {n_features!r}")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
+from qmtl.errors import check_integer
 from qmtl.heads._generated import BlockShape, GeneratedBlocks
-from qmtl.heads._head import check_width
 from qmtl.heads._initial import circuit_weights, linear_weights, starting_angles
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
@@ -150,8 +150,8 @@ class HyperHead(QuantumHead):
         initial: str = "equator",
         **options: Any,
     ) -> None:
-        check_width(token, "token")
-        check_width(hidden, "hidden")
+        check_integer("token", token)
+        check_integer("hidden", hidden)
         self.token, self.hidden, self.initial = token, hidden, initial
         super().__init__(circuit, simulator, initial=initial, **options)
 

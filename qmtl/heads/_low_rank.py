@@ -6,8 +6,8 @@ from typing import Self
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import InvalidInputError
-from qmtl.heads._head import Head, check_width
+from qmtl.errors import InvalidInputError, check_integer
+from qmtl.heads._head import Head
 from qmtl.heads._initial import drawn_seed, linear_weights
 from qmtl.heads._linear import DenseLayers
 from qmtl.tasks import Task
@@ -58,7 +58,7 @@ class LowRankLinearHead(Head):
         bias: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_width(rank, "rank")
+        check_integer("rank", rank)
         super().__init__(tasks, n_features)
         self.rank, self.bias = rank, bias
         seed = drawn_seed(seed)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
+from qmtl.errors import check_integer
 from qmtl.heads._generated import GeneratedBlocks, block_shapes
-from qmtl.heads._head import check_width
 from qmtl.heads._initial import block_weights, circuit_weights
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
@@ -114,7 +114,7 @@ class MixtureHead(QuantumHead):
         inventory: int = 2,
         **options: Any,
     ) -> None:
-        check_width(inventory, "inventory")
+        check_integer("inventory", inventory)
         self.inventory = inventory
         super().__init__(circuit, simulator, **options)
 

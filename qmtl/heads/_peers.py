@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import Ansatz, Encoding, ExpectationZ, HeadCircuit, RegisterEncoding
-from qmtl.errors import InvalidInputError
-from qmtl.heads._head import CircuitHead, check_width
+from qmtl.errors import InvalidInputError, check_integer
+from qmtl.heads._head import CircuitHead
 from qmtl.heads._initial import (
     all_blocks,
     block_weights,
@@ -183,7 +183,7 @@ def shared_circuit(
         >>> shared_circuit(4).count_parameters().circuit
         20
     """
-    check_width(n_wires, "n_wires")
+    check_integer("n_wires", n_wires)
     return HeadCircuit(
         # One output per wire; the tasks' own outputs come from the linear layers.
         [Task.regression(MEASURED, n_wires)],

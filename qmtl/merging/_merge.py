@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.merging._parts import (
     assembled,
     check_keep_last,
@@ -110,6 +110,8 @@ def merge(
     given = _base_state(models, base, shared)
     states = [shared(model) for model in models]
     _check_options(method, scale, options)
+    check_integer("rounds", rounds)
+    check_integer("steps", steps)
     if scale is None:
         scale = 1.0 if method == "disjoint" else 1 / len(models)
     if method in WITH_DATA:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl._growth import last_layer
+from qmtl._growth import last_layer, separate_encodings
 from qmtl.circuit import HeadCircuit, RegisterEncoding
 from qmtl.data import column_differences
 from qmtl.encoders import TaskEncoder
@@ -286,6 +286,7 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
     if not isinstance(base.head, QuantumHead):
         head = LinearHead(tasks, base.head.n_features, seed=0)
         head.load_state_dict(state)
+        _freeze(head, models)
         return head
     circuit = base.head.circuit
     circuits = [model.head.circuit for model in models]
@@ -298,7 +299,9 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
             readouts=readouts,
         )  # fmt: skip
     else:
-        encoding = RegisterEncoding((circuit.n_wires,) * len(parts), circuit.encoding)
+        # Merged and grown models have separate encodings already.
+        widths, inner = separate_encodings(circuit)
+        encoding = RegisterEncoding(widths * len(parts), inner)
         sizes = {name: len(register.wires) for name, register in registers.items()}
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
     frozen = all(model.head.frozen for model in models)
@@ -306,7 +309,14 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
     head = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
     angles = torch.cat([part.head.encoding.detach() for part in parts])
     head.load_state_dict(state | {"encoding": angles})
+    _freeze(head, models)
     return head
+
+
+def _freeze(head: Head, models: Models) -> None:
+    """Freeze the tasks that are frozen in the models."""
+    for name in set().union(*(model.head.frozen_tasks for model in models)):
+        head.freeze(name)
 
 
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:

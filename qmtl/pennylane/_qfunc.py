@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qmtl.circuit import Angle, Gate, GateSequence
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 
 __all__ = ["from_qfunc"]
 
@@ -66,8 +66,7 @@ def from_qfunc(
     n_weights = prod(shape) if shape else 0
     sizes = {"n_wires": (n_wires, 1), "n_features": (n_features, 0), "weights": (n_weights, 0)}
     for name, (value, least) in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+        check_integer(name, value, least)
     generator = torch.Generator().manual_seed(0)
     point, other = torch.randn(2, n_features + n_weights, dtype=torch.float64, generator=generator)
     point.requires_grad_()

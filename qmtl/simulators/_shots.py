@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.circuit import ROTATIONS, HeadCircuit, distribution_circuit, output_matrix
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.simulators._contract import (
     Simulator,
     check_angles,
@@ -93,8 +93,10 @@ class ShotSimulator(Simulator):
             _check_shiftable(base)
         self.gradient = gradient
         self.base = base
-        self.shots = _integer("shots", shots, 1)
-        self.seed = None if seed is None else _integer("seed", seed, 0)
+        given: list[Any] = [shots, seed]
+        shots, seed = (int(v) if isinstance(v, np.integer) else v for v in given)
+        self.shots = check_integer("shots", shots)
+        self.seed = None if seed is None else check_integer("seed", seed, 0)
         self._random = None if seed is None else np.random.default_rng(self.seed)
 
     def values(
@@ -236,12 +238,6 @@ class ShotSimulator(Simulator):
     def __repr__(self) -> str:
         shifts = "" if self.gradient == "exact" else f", gradient={self.gradient!r}"
         return f"ShotSimulator({self.base!r}, shots={self.shots}, seed={self.seed}{shifts})"
-
-
-def _integer(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
 
 
 def _check_shiftable(base: Simulator) -> None:

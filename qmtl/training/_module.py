@@ -168,6 +168,7 @@ class MultiTaskModule(pl.LightningModule):
                 f"max_epochs must be a number of epochs, in the settings or the trainer, "
                 f"got {n_epochs}"
             )
+        self.step.n_epochs = n_epochs
         schedule = make_schedule(settings, optimizer, n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 

@@ -55,6 +55,45 @@ def test_other_tasks_keep_every_bit(kind, method):
     assert all(torch.equal(old.state_dict()[key], value) for key, value in before.items())
 
 
+@pytest.mark.parametrize("method", ["ridge", "block"])
+@pytest.mark.parametrize("asked", [None, ["c"], ["b", "a"], ["new"]])
+def test_a_grown_model_keeps_every_bit_too(method, asked):
+    grown = model().with_task(Task.binary("d"), seed=1).with_task(Task.binary("e"), seed=2)
+    larger = grown.adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=[method])
+    found = larger.predict(X, asked)
+    assert set(found) == set(asked or ["a", "b", "c", "d", "e", "new"])
+    old = None if asked is None else [name for name in asked if name != "new"]
+    for name, values in grown.predict(X, old).items() if old != [] else ():
+        assert torch.equal(found[name], values)
+    assert torch.equal(larger.predict(X)["new"], larger.predict(X, ["new"])["new"])
+
+
+@pytest.mark.parametrize("gate", ["mmoe", "dselect", "exclusive", "home"])
+def test_a_model_with_experts_keeps_every_bit_whatever_is_asked(gate):
+    tasks = [Task.binary(name) for name in "abcdefg"]
+    head = qmtl.QuantumHead(qmtl.HeadCircuit(tasks), seed=0)
+    options = {"groups": [list("abc"), list("defg")]} if gate == "home" else {}
+    encoder = qmtl.encoders.Experts(4, head.task_columns(), 4, gate=gate, seed=0, **options)
+    old = qmtl.MultiTaskModel(encoder, head)
+    larger = old.adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=["ridge"])
+    for asked in (None, ["a"], ["g", "b"]):
+        found = larger.predict(X, asked)
+        for name, values in old.predict(X, asked).items():
+            assert torch.equal(found[name], values)
+
+
+def test_features_that_do_not_change_give_a_constant():
+    """The encoder of this model is dead: nothing in the inputs tells the classes apart."""
+    old = model()
+    with torch.no_grad():
+        for parameter in old.encoder.parameters():
+            parameter.zero_()
+    labels = torch.arange(80) % 4 == 0
+    found = old.adapt(Task.binary("new"), (X, labels), methods=METHODS).predict(X, ["new"])["new"]
+    assert found.unique().numel() == 1
+    assert float(found[0]) == pytest.approx(0.25, abs=0.15)
+
+
 @pytest.mark.parametrize("kind", LABELS)
 def test_every_kind_of_task_is_learned(kind):
     task, labels = LABELS[kind]
@@ -257,6 +296,10 @@ def _data(name, task, labels):
         (lambda m, y: m.adapt(OLD[0], (X, y)), "has a task 'a' already; its tasks are a, b, c"),
         (lambda m, y: m.adapt("new", (X, y)), "new_task must be a Task, got 'new'"),
         (lambda m, y: m.adapt(Task.binary("n"), (X, 0 * y)), r"two different classes, .*\[0.0\]"),
+        (
+            lambda m, y: m.adapt(Task.multilabel("n", 2), (X[:1], torch.tensor([[0, 1]]))),
+            "task 'n': two labelled rows are needed at least, got 1",
+        ),
         (lambda m, y: m.adapt(Task.binary("n"), (X[:9], y)), "9 rows of inputs and 80 labels"),
         (lambda m, y: m.adapt(Task.binary("n"), (X[:, :3], y)), "3|shape"),
         (lambda m, y: m.adapt(Task.binary("n"), X), "a pair of inputs and labels, got Tensor"),

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -16,6 +17,7 @@ from qmtl.experiments import build_data, build_model, read_recipe, start_run, wr
 from qmtl.experiments._recipe import recipe_from
 from qmtl.experiments._rivals import train_rival
 from qmtl.heads import LocalLinearHead
+from qmtl.training import MultiTaskDataModule, MultiTaskModule, TrainingSettings
 
 TASKS = [qmtl.Task.binary(name) for name in "abcdef"]
 COLUMNS = {"a": (0, 3), "b": (1,), "c": (2, 4)}
@@ -192,9 +194,41 @@ class TestSelection:
 
     def test_selectors_of_the_same_expert_are_told(self):
         encoder = Experts(4, COLUMNS, 4, gate="dselect", k=2, seed=0).eval()
-        assert not [text for text in encoder.collapse(torch.zeros(2, 4)) if "task" in text]
+        assert not [text for text in encoder.collapse(torch.zeros(2, 4)) if "not 2" in text]
         encoder.gate.bits.data[1] = 2.0
         assert "task b has 1 experts, not 2" in encoder.collapse(torch.zeros(2, 4))
+
+    def test_undecided_tasks_are_told(self):
+        encoder = Experts(4, COLUMNS, 4, gate="dselect", k=2, seed=0).eval()
+        encoder.gate.bits.data[:2] *= 1000
+        found = [text for text in encoder.collapse(torch.zeros(2, 4)) if "undecided" in text]
+        assert [text.split()[1] for text in found] == ["c"]
+
+    @pytest.mark.parametrize("own_trainer", [False, True])
+    def test_the_last_epoch_has_the_whole_entropy(self, own_trainer, monkeypatch):
+        """One epoch by `fit`, or three by a trainer whose settings say nothing."""
+        data = build_data(read_recipe("digits", ['data.tasks=["parity","ink"]']))
+        head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        encoder = Experts(64, head.task_columns(), 4, gate="dselect", k=2, seed=0)
+        seen = []
+
+        def watch(progress):
+            seen.append(progress)
+            return None
+
+        monkeypatch.setattr(encoder, "extra_loss", watch)
+        own = qmtl.MultiTaskModel(encoder, head)
+        if own_trainer:
+            settings = TrainingSettings()
+            trainer = pl.Trainer(
+                max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, limit_train_batches=1,
+            )  # fmt: skip
+            trainer.fit(MultiTaskModule(own, settings), MultiTaskDataModule(data, settings))
+            assert seen == pytest.approx([1 / 3, 2 / 3, 1.0])
+        else:
+            qmtl.fit(own, data, max_epochs=1, progress=False)
+            assert set(seen) == {1.0}
 
 
 def calls(encoder, run):

@@ -10,7 +10,7 @@ import torch
 
 import qmtl
 from qmtl.data import from_arrays, join_modalities
-from qmtl.encoders import CNN, MLP, Fusion, Identity
+from qmtl.encoders import CNN, MLP, EncoderInputs, Fusion, Identity
 from qmtl.errors import InvalidInputError, MissingDependencyError, RecipeError
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import read_recipe, recipe_from
@@ -27,7 +27,7 @@ def section(**keys):
 
 
 def build(section, data, n_features):
-    return section.build(data.train.inputs, n_features, data.modalities)
+    return section.build(EncoderInputs(data.train.inputs, n_features, data.modalities))
 
 
 class TestTypes:

@@ -165,6 +165,27 @@ def test_each_model_may_keep_its_last_layer_and_encoding():
             qmtl.merge(models, keep_last=True)
 
 
+@pytest.mark.parametrize("keep_last", [False, True])
+def test_merged_models_merge_and_grow(keep_last):
+    names = ["abcd", "efgh"]
+    pairs = [[[Task.binary(n) for n in own[i : i + 2]] for i in (0, 2)] for own in names]
+    merged = [qmtl.merge([model(tasks) for tasks in own], keep_last=keep_last) for own in pairs]
+    whole = qmtl.merge(merged, keep_last=keep_last)
+    same(whole, merged[0])
+    same(whole, merged[1])
+    grown = whole.with_task(Task.binary("i"), seed=0)
+    before, after = whole.predict(X), grown.predict(X)
+    assert all(torch.equal(after[name], values) for name, values in before.items())
+
+
+@pytest.mark.parametrize("head", [None, lambda c: qmtl.LinearHead(c.tasks, c.n_features, seed=0)])
+@pytest.mark.parametrize("layout", ["partitioned", "shared"])
+def test_frozen_tasks_stay_frozen(layout, head):
+    one, two = model(A, layout=layout, head=head), model(C, layout=layout, head=head)
+    two.head.freeze("d")
+    assert qmtl.merge([one, two]).head.frozen_tasks == {"d"}
+
+
 @pytest.mark.parametrize("layout", ["partitioned", "shared"])
 def test_frozen_circuits_stay_frozen(layout):
     frozen = lambda circuit: qmtl.QuantumHead(circuit, frozen=True, seed=0)  # noqa: E731
@@ -338,6 +359,8 @@ def test_models_that_do_not_fit_are_both_named(models, words):
             {"method": "atm", "data": [data(A), data(C)], "scale": 0.5},
             "'atm' averages models and has no scale, got 0.5",
         ),
+        ({"rounds": 0}, "rounds must be an integer >= 1, got 0"),
+        ({"steps": 1.5}, "steps must be an integer >= 1, got 1.5"),
         ({"scale": "x"}, "scale must be a finite number, got 'x'"),
         ({"scale": float("nan")}, "scale must be a finite number, got nan"),
         ({"method": "disjoint", "keep": "a"}, r"keep must be in \(0, 1\], got 'a'"),
