@@ -235,7 +235,7 @@ class AdaptedText(TaskEncoder):
             shares.append(taken / taken.sum(dim=-1, keepdim=True))
         return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
 
-    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
+    def extra_loss(self) -> Tensor | None:
         """The term that keeps the inventory in use; None if its strength is zero."""
         if not self.adapters.balance:
             return None

@@ -218,7 +218,7 @@ class Experts(TaskEncoder):
 
         Problems are: an expert with almost no weight, or almost all; an expert of several tasks
         that serves only one of them; and, with ``dselect``, a task that does not have exactly `k`
-        experts, or whose choice was not decided when training ended.
+        experts.
 
         Example:
             >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, seed=0)
@@ -226,15 +226,15 @@ class Experts(TaskEncoder):
             []
         """
         chosen = self.k if self.kind == "dselect" else None
-        names = list(self.columns)
-        return collapsed(self.utilisation(inputs), self.gate.sees, chosen) + [
-            f"task {names[i]} is undecided between experts: train longer, or raise entropy"
-            for i in self.gate.undecided()
-        ]
+        return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
 
-    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
-        """The term that the gates add to the losses; `progress` is the share of epochs done."""
-        return self.gate.extra_loss(progress)
+    def start_epoch(self, progress: float) -> None:
+        """Tell the gates how far training is."""
+        self.gate.start_epoch(progress)
+
+    def extra_loss(self) -> Tensor | None:
+        """The term that the gates add to the losses."""
+        return self.gate.extra_loss()
 
     def train_new_tasks(self) -> None:
         """Put the gate in training mode: in evaluation mode `SelectGate` rounds its bits."""

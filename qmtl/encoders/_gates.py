@@ -15,8 +15,6 @@ Shares = Mapping[str, Mapping[str, float]]
 # An expert has almost no weight below the share LEAST of an equal weight, and almost all weight
 # above the share MOST of the total.
 LEAST, MOST = 0.1, 0.9
-# A selector is decided when it gives this share to one expert.
-SURE = 0.9
 # The size of z at the start; z per unit of a bit's parameter; the weight of the selectors' overlap,
 # in units of the entropy's weight. At full pace, Adam would decide bits before the experts learn.
 LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
@@ -50,13 +48,12 @@ class Gate(nn.Module, ABC):
         """Which experts may have a weight other than 0 for each task, bool (tasks, experts)."""
         return self.sees
 
-    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
-        """A term to add to the losses, or None; `progress` is the share of epochs done."""
-        return None
+    def start_epoch(self, progress: float) -> None:
+        """Called before a training epoch; `progress` is the share of epochs done at its end."""
 
-    def undecided(self) -> list[int]:
-        """Indices of the tasks whose weights would change if their choice were rounded."""
-        return []
+    def extra_loss(self) -> Tensor | None:
+        """A term to add to the losses, or None."""
+        return None
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters to exclude from weight decay."""
@@ -100,21 +97,21 @@ class SelectGate(Gate):
     r"""DSelect-k: k experts for each task, the same for all inputs.
 
     A task has k selectors. Selector i is a product distribution over the bits of an expert's
-    number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step of width 1:
-    0 and 1 beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between. The weights are the selectors'
-    distributions, mixed by a softmax over the task's k logits. A distribution is one-hot once all
-    its bits are 0 or 1.
+    number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step: 0 and 1
+    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights
+    are the selectors' distributions, mixed by a softmax over the task's k logits. A distribution
+    is one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is
+    added to the losses. In evaluation mode bits are rounded, so that a task never has more than k
+    experts.
 
-    The entropy of the selectors, times `entropy`, is added to the losses. In evaluation mode bits
-    are rounded, so that a task never has more than k experts, whenever training ended. Where bits
-    are still undecided then, as after a few hundred steps, rounding can cost a task dearly.
-
-    Other differences from the paper are ours. Numbers beyond the last expert stand for the experts
-    from the first one on, where the paper has a penalty. The entropy's weight grows with the square
-    of the share of epochs done, because a bit that is decided before the experts have learned does
-    not change any more. The overlap of a task's selectors is added to the losses, and selectors
-    start with a lean to k different experts, so that they rarely choose the same one; if they do,
-    the task has fewer than k experts.
+    Differences from the paper are ours. The step's width falls from 1 at the start of training to 0
+    in the last epoch, by the square of the share of epochs done: with a fixed width, bits may be
+    undecided when training ends, and the experts have not learned for what rounding makes of them.
+    The entropy's weight grows with the same square, because a bit that is decided before the
+    experts have learned does not change any more. Numbers beyond the last expert stand for the
+    experts from the first one on, where the paper has a penalty. The overlap of a task's selectors
+    is added to the losses, and selectors start with a lean to k different experts, so that they
+    rarely choose the same one; if they do, the task has fewer than k experts.
 
     Args:
         n_tasks: number of tasks.
@@ -128,13 +125,18 @@ class SelectGate(Gate):
 
     def __init__(self, n_tasks: int, n_experts: int, k: int, entropy: float) -> None:
         super().__init__(torch.ones(n_tasks, n_experts, dtype=torch.bool))
-        self.entropy = entropy
+        self.entropy, self.progress = entropy, 0.0
         n_bits = max(1, math.ceil(math.log2(n_experts)))
         codes = torch.arange(2**n_bits)[:, None] >> torch.arange(n_bits) & 1
         self.register_buffer("codes", codes.bool(), persistent=False)
         first = torch.stack([torch.randperm(n_experts)[:k] for _ in range(n_tasks)])
         self.bits = nn.Parameter(LEAN / PACE * (codes[first] - 0.5))
         self.logits = nn.Parameter(torch.zeros(n_tasks, k))
+
+    @property
+    def step_width(self) -> float:
+        """Width of the smooth step: 1 at the start, 0 in the last epoch of training."""
+        return 1 - self.progress**2
 
     def positions(self) -> Tensor:
         """The z of each bit, (tasks, k, bits)."""
@@ -146,7 +148,7 @@ class SelectGate(Gate):
 
     def _over_codes(self) -> Tensor:
         z = self.positions()
-        steps = (smooth_step(z) if self.training else (z > 0).to(z))[:, :, None]
+        steps = (smooth_step(z, self.step_width) if self.training else (z > 0).to(z))[:, :, None]
         return torch.where(self.codes, steps, 1 - steps).prod(-1)
 
     def _folded(self, chosen: Tensor) -> Tensor:
@@ -166,7 +168,11 @@ class SelectGate(Gate):
         """Which experts each task has chosen or can still choose, bool (tasks, experts)."""
         return self.weights().detach() != 0
 
-    def extra_loss(self, progress: float = 1.0) -> Tensor:
+    def start_epoch(self, progress: float) -> None:
+        """Narrow the smooth step, and raise the entropies' weight, with the square of progress."""
+        self.progress = progress
+
+    def extra_loss(self) -> Tensor:
         """Entropies and overlaps of the selectors, times `entropy`.
 
         Entropies have the weight `progress` squared; overlaps of pairs have a tenth.
@@ -176,18 +182,9 @@ class SelectGate(Gate):
         entropies = torch.special.entr(torch.where(codes > 0, codes, 1.0)).sum()
         chosen = self._folded(codes)
         overlaps = chosen @ chosen.transpose(1, 2)
-        parts = progress**2 * entropies + OVERLAP * overlaps.triu(1).sum()
+        parts = self.progress**2 * entropies + OVERLAP * overlaps.triu(1).sum()
         total: Tensor = self.entropy * parts
         return total
-
-    def undecided(self) -> list[int]:
-        """Indices of the tasks with a selector that gives its expert less than `SURE`.
-
-        Evaluation rounds it to all of the weight.
-        """
-        steps = smooth_step(self.positions().detach())
-        sure = torch.maximum(steps, 1 - steps).prod(-1).amin(1)
-        return [i for i, share in enumerate(sure.tolist()) if share < SURE]
 
     def undecayed(self) -> list[nn.Parameter]:
         """The bits, which weight decay would make undecided again."""
@@ -214,13 +211,16 @@ class FeatureGate(nn.Module):
         return inputs * 2 * (inputs @ self.down @ self.up).sigmoid()
 
 
-def smooth_step(z: Tensor) -> Tensor:
-    """0 below -1/2, 1 above 1/2, and between them a cubic with slope 0 at both ends.
+def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
+    """0 below -width/2, 1 above width/2, and between them a cubic with slope 0 at both ends.
 
     Example:
         >>> smooth_step(torch.tensor([-0.7, 0.0, 0.25, 0.5])).tolist()
         [0.0, 0.5, 0.84375, 1.0]
     """
+    if width <= 0:
+        return (z > 0).to(z)
+    z = z / width
     inside = z.clamp(-0.5, 0.5)
     step = -2 * inside**3 + 1.5 * inside + 0.5
     # Exact at the ends, despite rounding.

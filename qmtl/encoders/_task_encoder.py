@@ -73,12 +73,16 @@ class TaskEncoder(nn.Module, ABC):
         Parts that only other tasks need should not be computed.
         """
 
-    def extra_loss(self, progress: float = 1.0) -> Tensor | None:
-        """A term of the parameters alone that a training step adds to the losses; None for none.
+    def start_epoch(self, progress: float) -> None:
+        """Prepare for a training epoch.
 
         Args:
-            progress: share of the training epochs that are done.
+            progress: share of the training epochs that are done at its end, up to 1.
         """
+        return None
+
+    def extra_loss(self) -> Tensor | None:
+        """A term of the parameters alone that a training step adds to the losses; None for none."""
         return None
 
     def train_new_tasks(self) -> None:

@@ -168,7 +168,7 @@ class MultiTaskModule(pl.LightningModule):
                 f"max_epochs must be a number of epochs, in the settings or the trainer, "
                 f"got {n_epochs}"
             )
-        self.step.n_epochs = n_epochs
+        self._n_epochs = n_epochs
         schedule = make_schedule(settings, optimizer, n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
@@ -207,6 +207,8 @@ class MultiTaskModule(pl.LightningModule):
         torch.manual_seed(seed)
         self.step.generator.manual_seed(seed)
         self.step.epoch, self.step.last_losses = self.current_epoch, self.last_losses
+        if isinstance(self.model.encoder, TaskEncoder):
+            self.model.encoder.start_epoch(min(1.0, (self.current_epoch + 1) / self._n_epochs))
         self._epoch_sums = torch.zeros_like(self._epoch_sums, device=self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:

@@ -64,7 +64,7 @@ class TrainingStep:
         self.dtype = next(model.parameters()).dtype
         self.combiner = combiner
         self.uses_jacobian = settings.aggregator is not None
-        self.epoch, self.number, self.n_epochs = 0, 0, settings.max_epochs or 1
+        self.epoch, self.number = 0, 0
         self.generator = torch.Generator()
         self.last_losses = torch.ones(len(self.tasks))
         self._scale: tuple[Tensor, Tensor] | None = None
@@ -261,7 +261,7 @@ class TrainingStep:
         found = [method.extra_loss(losses, self) for method in self._extra]
         terms = [term for term in found if term is not None]
         if isinstance(self.model.encoder, TaskEncoder):
-            own = self.model.encoder.extra_loss(min(1.0, (self.epoch + 1) / self.n_epochs))
+            own = self.model.encoder.extra_loss()
             # All processes have the same parameters, and their gradients are summed.
             if own is not None and own.requires_grad:
                 terms.append(own / n_processes())

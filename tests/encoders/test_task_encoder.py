@@ -25,7 +25,7 @@ class Layers(TaskEncoder):
         self.asked.append(tasks)
         return torch.cat([self.layers[task](inputs) for task in tasks], dim=1)
 
-    def extra_loss(self, progress=1.0):
+    def extra_loss(self):
         return self.penalty * self.layers["a"].bias.sum() if self.penalty else None
 
     def task_parameters(self):
