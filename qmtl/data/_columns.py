@@ -26,6 +26,8 @@ _POINT = re.compile(r"[+-]?\d{1,3}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*
 _COMMA = re.compile(
     r"[+-]?(?:\d+|\d{1,3}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?(?:[eE][+-]?\d+)?"
 )
+# Every number fits this, and few other texts do.
+_MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
 
 DAY = 86400.0
 CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
@@ -170,13 +172,14 @@ class TableColumns:
             for part in parts:
                 encoded[:, start] = np.nan_to_num(part)
                 start += 1
+        first_cells = np.arange(len(table)) * self.n_inputs
         for name, categories in self.categorical:
             texts, codes = column_texts(table[name])
             find = _category_finder(categories)
             found = [find(text) for text in texts]
             places = np.array([*(-1 if place is None else place for place in found), -1])[codes]
-            rows = np.flatnonzero(places >= 0)
-            encoded[rows, start + places[rows]] = 1.0
+            cells = first_cells + (start + places)
+            encoded.reshape(-1)[cells[places >= 0]] = 1.0
             start += len(categories)
         return torch.from_numpy(encoded)
 
@@ -392,7 +395,8 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
         >>> text_numbers("x", ["1,234.5", "n.b."])
         {'1,234.5': 1234.5}
     """
-    if decimal != "," and not any("_" in text for text in texts):
+    given, texts = len(texts), list(filter(_MAYBE_NUMBER.fullmatch, texts))
+    if decimal != "," and len(texts) == given:
         try:  # all at once, which works for most columns of numbers
             plain = np.array(texts, dtype=object).astype(np.float64)
         except ValueError:

@@ -26,7 +26,7 @@ __all__ = ["learn_columns", "scale_of"]
 FEW = 10  # up to this many distinct texts are categories, even if each occurs once
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
-_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f", "ISO8601")
+_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
 
@@ -190,16 +190,17 @@ def _what_texts(
     texts: Sequence[str], codes: np.ndarray, train: np.ndarray, max_categories: int
 ) -> _Found:
     n_rows = int((codes >= 0).sum())
-    if sum(_EMAIL.fullmatch(text) is not None for text in texts) > len(texts) / 2:
+    if sum("@" in text and bool(_EMAIL.fullmatch(text)) for text in texts) > len(texts) / 2:
         return _Found("none", reason="holds e-mail addresses")
     if len(texts) > max(FEW, n_rows / 2):
-        words = sum(len(text.split()) for text in texts) / len(texts)
+        words = len(" ".join(texts).split()) / len(texts)
         what = "free text" if words >= 4 else "ids or names"
         return _Found("none", reason=f"looks like {what}: nearly every row has its own")
     if len(texts) > max_categories:
         reason = f"has {len(texts)} categories, more than max_categories = {max_categories}"
         return _Found("none", reason=reason)
-    categories = sorted(texts[code] for code in np.unique(codes[train]) if code >= 0)
+    present = np.flatnonzero(np.bincount(codes[train] + 1, minlength=len(texts) + 1)[1:])
+    categories = sorted(texts[code] for code in present.tolist())
     if not categories:
         return _Found("none", reason="is empty in the train split")
     return _Found("category", categories=tuple(categories))
@@ -213,7 +214,8 @@ def _date_format(texts: Sequence[str]) -> str:
         return ""
     first = pd.Series(texts[:20], dtype=object)
     fitting: dict[str, pd.Series] = {}
-    formats = [day if time == "ISO8601" else day + time for day in _DATES for time in _TIMES[:-1]]
+    marks = {" " if mark.isspace() else mark for mark in texts[0]}
+    formats = [day + time for day in _DATES if day[2] in marks for time in _TIMES]
     for date_format in (*formats, "ISO8601"):
         if fitting and date_format == "ISO8601":
             break

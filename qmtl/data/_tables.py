@@ -17,7 +17,7 @@ from qmtl._sections import Fractions, RecipePath
 from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import column_numbers, column_texts, is_number_type, text_numbers
 from qmtl.data._csv import TextTable, is_nameless
-from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, check_count, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
@@ -277,11 +277,22 @@ def _data(
     if note:
         warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
     counts = None if rows_weight is None else torch.from_numpy(rows_weight)
-    rows = Split(columns.encode(table), labels, torch.from_numpy(numbers), counts)
+    encoded = columns.encode(table).numpy()  # NumPy gathers rows in half the time of torch
+    train, validation, test = (
+        Split(
+            torch.from_numpy(encoded[rows.numpy()]),
+            {task: targets[rows] for task, targets in labels.items()},
+            torch.from_numpy(numbers)[rows],
+            None if counts is None else counts[rows],
+        )
+        for rows in indices
+    )
     return MultiTaskData(
         name,
         tasks,
-        **take_splits(rows, indices),
+        train,
+        validation,
+        test,
         columns=columns,
         split_seed=None if isinstance(splits, Mapping) else int(seed),
         notes=(note,) if note else (),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from qmtl.data._splits import explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError
@@ -26,6 +27,23 @@ def test_seeded_and_complete():
         other = split_indices(100, THIRDS, 8, stratify)
         assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
         assert not torch.equal(parts[2], other[2])
+
+
+@pytest.mark.parametrize("n_strata", [2, 7, 40])
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_the_rows_are_those_of_scikit_learn(seed, n_strata):
+    random = np.random.default_rng(seed)
+    strata = np.concatenate([np.arange(n_strata).repeat(3), random.geometric(0.3, 400) % n_strata])
+    train, validation, test = split_indices(len(strata), THIRDS, seed, torch.from_numpy(strata))
+    rest = np.arange(len(strata))
+    for held_out, n_kept in ((test, len(train) + len(validation)), (validation, len(train))):
+        cut = StratifiedShuffleSplit(
+            n_splits=1, train_size=n_kept, test_size=len(held_out), random_state=seed
+        )
+        kept, chosen = next(cut.split(rest, strata[rest]))
+        assert sorted(rest[chosen]) == held_out.tolist()
+        rest = rest[kept]
+    assert sorted(rest) == train.tolist()
 
 
 def test_stratified_by_the_combination():
