@@ -7,11 +7,15 @@ directly under ``qmtl``.
 import ast
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import qmtl
 
@@ -291,3 +295,45 @@ async def run():
     ]
     assert cycle({("a", "b"), ("b", "a")}) is not None
     assert cycle({("a", "b"), ("b", "c"), ("a", "c")}) is None
+
+
+# --- what is imported is declared --------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+# They come with packages that are declared.
+COMES_WITH = {"pydantic_core": "pydantic", "IPython": "jupyterlab"}
+
+
+def packages(requirements):
+    return {canonicalize_name(Requirement(each).name) for each in requirements}
+
+
+def imported(body, *, deep):
+    """Modules that are imported by statements: when the file is imported, or ever."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif deep or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imported(ast.iter_child_nodes(node), deep=deep)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_is_imported_is_declared(deep):
+    """A plain installation has all that is imported at the start, an extra what comes later."""
+    declared = packages(PROJECT["dependencies"])
+    if deep:
+        extras = PROJECT["optional-dependencies"]
+        declared |= packages(r for name, own in extras.items() if name != "dev" for r in own)
+    distributions = packages_distributions()
+    missing = set()
+    for path in ROOT.rglob("*.py"):
+        for module in imported(ast.parse(path.read_text()).body, deep=deep):
+            top = COMES_WITH.get(module.split(".")[0], module.split(".")[0])
+            names = {canonicalize_name(name) for name in distributions.get(top, [top])}
+            if top != "qmtl" and top not in sys.stdlib_module_names and not names & declared:
+                missing.add(f"{path.relative_to(ROOT)} imports {module}")
+    assert missing == set()

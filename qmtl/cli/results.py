@@ -128,6 +128,9 @@ def evaluate(
 def affinity(
     run: RunDirectory,
     split: Split = "validation",
+    of: Annotated[
+        str, typer.Option(help="labels (times logits: how tasks use the encoder), or losses.")
+    ] = "labels",
     by: Annotated[
         str, typer.Option(help="parameters (that tasks share), or features (of the encoder).")
     ] = "parameters",
@@ -145,11 +148,14 @@ def affinity(
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
 
     Cosines are computed on rows that have labels of both tasks. With few such rows there is no
-    evidence, and the verdict says so. The picture is clearest for a model whose losses still fall.
+    evidence, and the verdict says so. The losses of a trained model have no direction left: with
+    --of losses, look after an epoch or two.
 
     Examples of use:
 
-    qmtl affinity runs/seed1 --epochs 2
+    qmtl affinity runs/seed1
+
+    qmtl affinity runs/seed1 --of losses --epochs 2
 
     qmtl affinity runs/seed1 --split train --out affinity.svg
     """
@@ -159,7 +165,7 @@ def affinity(
     if out is not None:
         check_kind(out)
     opened = Run.read(run)
-    found = run_affinity(opened, split, by=by, epochs=epochs)  # type: ignore[arg-type]
+    found = run_affinity(opened, split, of=of, by=by, epochs=epochs)  # type: ignore[arg-type]
     if found.pairs.empty:
         raise InvalidInputError(f"the run {run} has one task, which has no other to agree with")
     columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")

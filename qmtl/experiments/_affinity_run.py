@@ -18,6 +18,7 @@ def run_affinity(
     run: Run,
     split: str = "validation",
     *,
+    of: Literal["labels", "losses"] = "labels",
     by: Literal["parameters", "features"] = "parameters",
     epochs: int | None = None,
 ) -> "Affinity":
@@ -26,6 +27,7 @@ def run_affinity(
     Args:
         run: a finished run.
         split: the split whose rows to use.
+        of: see `qmtl.methods.affinity`.
         by: see `qmtl.methods.affinity`.
         epochs: number of epochs for which to train the run's recipe anew before the gradients are
             compared; None for the run's model.
@@ -37,7 +39,7 @@ def run_affinity(
 
     data = run.load_data(split)
     if epochs is None:
-        return affinity(run.load_model(), data, split=split, by=by)
+        return affinity(run.load_model(), data, split=split, of=of, by=by)
     if epochs < 1:
         raise InvalidInputError(f"epochs must be at least 1, got {epochs}")
     from qmtl.training import fit
@@ -45,7 +47,7 @@ def run_affinity(
     model = build_model(run.recipe, data)
     changes = {"max_epochs": epochs, "patience": None, "restore_best": False}
     fit(model, data, run.recipe.training.model_copy(update=changes), progress=False)
-    return affinity(model, data, split=split, by=by)
+    return affinity(model, data, split=split, of=of, by=by)
 
 
 def write_affinity(found: "Affinity", path: Path) -> None:

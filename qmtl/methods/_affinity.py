@@ -5,7 +5,7 @@ have both labels. This is always done here; the number of such rows decides whet
 evidence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["Affinity", "affinity"]
+
+# Takes features, indices of their rows, and tasks; returns a number per task.
+Sums = Callable[[Tensor, Tensor, Sequence[Task]], Tensor]
 
 NO_EVIDENCE = 0.3
 """Overlap below which cosines of gradients were indistinguishable from noise."""
@@ -149,6 +152,7 @@ def affinity(
     data: MultiTaskData,
     *,
     split: str = "validation",
+    of: Literal["labels", "losses"] = "labels",
     by: Literal["parameters", "features"] = "parameters",
     n_bootstrap: int = 1000,
     n_blocks: int = 32,
@@ -156,17 +160,19 @@ def affinity(
 ) -> Affinity:
     """The cosine of every two tasks' gradients on the rows that have labels of both.
 
-    The model is evaluated without dropout, and does not change. Compute this while losses fall:
-    then gradients show what the tasks require of the encoder. Before the first steps, gradients
-    show only how the random heads read it. At the end of training, the sum of the losses is
-    stationary, and the gradients are noise that cancels for any tasks. By default, the rows are
-    ones that were not trained on. Each interval is for one pair: of many unrelated pairs, some 5%
-    exclude zero.
+    The model is evaluated without dropout, and does not change; train it first, since the gradients
+    of random heads say nothing of the tasks. By default, the rows are ones that were not trained
+    on. Each interval is for one pair: of many unrelated pairs, some 5% exclude zero.
 
     Args:
         model: the model, with encoder and head.
         data: data whose tasks are among the model's.
         split: the split whose rows to use.
+        of: what is differentiated. ``"labels"``: the product of labels and logits,
+            ``Σ (y - ȳ)·logit``, which shows how each task uses the encoder whenever it has learned
+            something. ``"losses"``: the losses, which show whether tasks help or hinder each other
+            in the next step; where training has converged, they are noise that cancels for any
+            tasks, so train for an epoch or two only.
         by: ``"parameters"``: the shared parameters that are trained, which are the encoder's and
             the encoding's. There, tasks help or hinder each other in training. ``"features"``: the
             model's features of every row, the only choice with a frozen encoder. In both cases,
@@ -200,6 +206,9 @@ def affinity(
     losses = LossesOfRows(model, data, split)
     if by not in ("parameters", "features"):
         raise unknown_name("by", by, ["parameters", "features"])
+    if of not in ("labels", "losses"):
+        raise unknown_name("of", of, ["labels", "losses"])
+    sums = losses.sums if of == "losses" else losses.misfits
     for name, value in (("n_bootstrap", n_bootstrap), ("n_blocks", n_blocks)):
         if value < 2:
             raise InvalidInputError(f"{name} must be at least 2, got {value}")
@@ -229,9 +238,9 @@ def affinity(
         chosen = [tasks[t] for t in numbers]
         with evaluating(model), torch.enable_grad():
             if by == "features":
-                gradients: Any = _ByFeatures(losses, chosen, blocks)
+                gradients: Any = _ByFeatures(losses, sums, chosen, blocks)
             else:
-                gradients = _ByParameters(losses, chosen, blocks, seed)
+                gradients = _ByParameters(losses, sums, chosen, blocks, seed)
         place = {task: number for number, task in enumerate(numbers)}
         for i, j in places:
             found[i, j] = _cosines(gradients.products(place[i], place[j], counts))
@@ -268,9 +277,14 @@ class _ByParameters:
     """The tasks' gradients by the shared parameters, summed over each block of rows."""
 
     def __init__(
-        self, losses: LossesOfRows, tasks: Sequence[Task], blocks: Sequence[Tensor], seed: int
+        self,
+        losses: LossesOfRows,
+        sums: Sums,
+        tasks: Sequence[Task],
+        blocks: Sequence[Tensor],
+        seed: int,
     ) -> None:
-        self.losses, self.tasks = losses, tasks
+        self.losses, self.sums, self.tasks = losses, sums, tasks
         self.parameters = losses.model.shared_parameters()
         support = _support(self._gradients(torch.cat(list(blocks))))
         every, some = support.all(0), support.any(0) & ~support.all(0)
@@ -285,7 +299,7 @@ class _ByParameters:
 
     def _gradients(self, rows: Tensor) -> Tensor:
         features = self.losses.model.encoder(self.losses.inputs[rows])
-        return _each(self.losses.sums(features, rows, self.tasks), self.parameters)
+        return _each(self.sums(features, rows, self.tasks), self.parameters)
 
     def products(self, i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
         both = self.support[i] & self.support[j]
@@ -299,11 +313,11 @@ class _ByFeatures:
     """The tasks' gradients with respect to the features of every row; rows share no feature."""
 
     def __init__(
-        self, losses: LossesOfRows, tasks: Sequence[Task], blocks: Sequence[Tensor]
+        self, losses: LossesOfRows, sums: Sums, tasks: Sequence[Task], blocks: Sequence[Tensor]
     ) -> None:
         rows = torch.cat(list(blocks))
         features = losses.model.encoder(losses.inputs[rows]).detach().requires_grad_()
-        gradients = _each(losses.sums(features, rows, tasks), [features])
+        gradients = _each(sums(features, rows, tasks), [features])
         self.gradients = gradients.view(len(tasks), *features.shape).double()
         self.support = _support(self.gradients.abs().amax(1))
         self.starts = np.cumsum([0, *map(len, blocks[:-1])])

@@ -51,6 +51,7 @@ class LossesOfRows:
         mean, std = _target_scale(model, data)
         targets = layout.join_targets(self.rows.targets)
         self._targets = ((targets - mean) / std).to(reference)
+        self._centred: dict[str, Tensor] = {}
         weights = self.rows.relative_weight
         self._weights = weights if weights is None else weights.to(reference)
 
@@ -64,6 +65,36 @@ class LossesOfRows:
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         return self.sums_of_logits(logits, rows, tasks)
+
+    def misfits(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
+        """Each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
+
+        Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
+        mean over the split. The gradient does not vanish where the task is learned, as the loss's.
+
+        Args:
+            features: features of these rows, in the same order.
+            rows: indices of the rows in the split.
+            tasks: some of the data's tasks.
+        """
+        logits = self.model.logits(features, [task.name for task in tasks])
+        parts = logits.split([task.n_outputs for task in tasks], dim=1)
+        pairs = zip(tasks, parts, strict=True)
+        return torch.stack([-(self._centred_of(task)[rows] * part).sum() for task, part in pairs])
+
+    def _centred_of(self, task: Task) -> Tensor:
+        """A task's y - ȳ, times the rows' weights, (rows, outputs); 0 where there is no label."""
+        if task.name not in self._centred:
+            values = self._targets[:, self._slices[task.name]]
+            if task.kind == "multiclass":
+                hot = values.nan_to_num().long() == torch.arange(task.n_outputs).to(values.device)
+                values = torch.where(values.isnan(), values, hot.to(values))
+            weights = values.new_ones(len(values)) if self._weights is None else self._weights
+            known = weights[:, None] * ~values.isnan()
+            values = values.nan_to_num()
+            mean = (known * values).sum(0) / known.sum(0).clamp(min=1e-30)
+            self._centred[task.name] = known * (values - mean)
+        return self._centred[task.name]
 
     def sums_of_logits(self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Like `sums`, from the joined logits of these tasks."""

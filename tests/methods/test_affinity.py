@@ -14,7 +14,22 @@ from tests.methods.related import GROUPS, model_for, planted, trained_briefly
 from tests.training.samples import with_missing
 
 
-def by_hand(model, data, first, second, split="validation"):
+def product_with_labels(task, logits, targets, known):
+    """-Σ (y - ȳ)·logit, where ȳ is the mean of all known labels."""
+    total = 0.0
+    for output in range(task.n_outputs):
+        column = logits[:, output]
+        y, of_all = (
+            (values == output).to(column)
+            if task.kind == "multiclass"
+            else values.reshape(len(values), -1)[:, output].to(column)
+            for values in (targets, known)
+        )
+        total = total - ((y - of_all.nanmean()).nan_to_num() * column).sum()
+    return total
+
+
+def by_hand(model, data, first, second, of, split="validation"):
     """The cosine of two tasks' gradients on the rows that have both labels, by plain torch."""
     rows = data.splits[split]
     both = data.task(first).labelled(rows.targets[first])
@@ -23,14 +38,20 @@ def by_hand(model, data, first, second, split="validation"):
     vectors = []
     for name in (first, second):
         task = data.task(name)
-        targets = rows.targets[name][both]
+        every = rows.targets[name]
+        every = every[task.labelled(every)]
         if task.kind == "regression":
             known = data.train.targets[name].double()
             mean = known.nanmean()
-            targets = (targets - mean) / (known - mean).square().nanmean().sqrt()
+            every = (every - mean) / (known - mean).square().nanmean().sqrt()
+        targets = every[both[task.labelled(rows.targets[name])]]
         model.zero_grad()
         inputs = rows.inputs[both].to(next(model.parameters()))
-        total, _ = task.loss_terms(model(inputs)[name], targets)
+        logits = model(inputs)[name]
+        if of == "losses":
+            total, _ = task.loss_terms(logits, targets)
+        else:
+            total = product_with_labels(task, logits, targets, every)
         total.backward()
         grads = [
             torch.zeros_like(p) if p.grad is None else p.grad for p in model.shared_parameters()
@@ -44,14 +65,15 @@ def by_hand(model, data, first, second, split="validation"):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("head", ["quantum", "linear"])
-def test_cosines_are_those_of_plain_gradients(head, dtype):
+@pytest.mark.parametrize("of", ["labels", "losses"])
+def test_cosines_are_those_of_plain_gradients(of, head, dtype):
     """Of all kinds of tasks, with labels missing at random."""
     data = with_missing(0.3, n=120)
     model = model_for(data, head, hidden=5, dtype=dtype)
-    found = affinity(model, data, n_bootstrap=20)
+    found = affinity(model, data, of=of, n_bootstrap=20)
     assert len(found.pairs) == 6
     for row in found.pairs.itertuples():
-        shared, cosine = by_hand(model, data, row.first, row.second)
+        shared, cosine = by_hand(model, data, row.first, row.second, of)
         assert row.shared_rows == shared
         assert row.cosine == pytest.approx(cosine, abs=1e-4 if dtype is torch.float32 else 1e-9)
         assert row.low <= row.high
@@ -70,17 +92,27 @@ def test_cosines_at_the_features():
         for n in ("t0", "t3")
     ]
     expected = torch.nn.functional.cosine_similarity(*gradients, dim=0)
-    found = affinity(model, data, by="features", n_bootstrap=20).matrix()
+    found = affinity(model, data, of="losses", by="features", n_bootstrap=20).matrix()
     assert found.loc["t0", "t3"] == pytest.approx(float(expected), abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("epochs", [3, 20])
 @pytest.mark.parametrize("head", ["quantum", "linear"])
-def test_recovers_planted_groups(head):
-    data = planted()
-    found = affinity(trained_briefly(data, head), data)
+def test_recovers_planted_groups(head, epochs, seed):
+    """While losses fall, and long after."""
+    data = planted(seed)
+    model = model_for(data, head)
+    qmtl.fit(model, data, max_epochs=epochs, restore_best=False, progress=False, seed=0)
+    found = affinity(model, data, n_bootstrap=20)
     assert set(found.pairs["overlap"]) == {1.0}
     assert sorted(map(sorted, found.groups(2))) == GROUPS
     assert found.groups(1) == [list(found.names)]
+    cosines = found.matrix().to_numpy()
+    related = [[one in group and other in group for one in found.names for other in found.names]
+               for group in GROUPS]  # fmt: skip
+    inside = np.any(related, 0).reshape(6, 6)
+    assert cosines[inside].min() > 0.3 > cosines[~inside].max()
 
 
 def test_says_so_where_there_is_no_evidence():
@@ -204,6 +236,7 @@ def test_plot_marks_doubts():
     ("options", "words"),
     [
         ({"split": "tset"}, "did you mean 'test'"),
+        ({"of": "loss"}, "of.* did you mean 'losses'"),
         ({"by": "weights"}, "Known: parameters, features"),
         ({"n_bootstrap": 1}, "n_bootstrap must be at least 2, got 1"),
         ({"n_blocks": 0}, "n_blocks must be at least 2, got 0"),
