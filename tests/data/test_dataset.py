@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from qmtl.data import MultiTaskData, Split, digits, from_arrays
 from qmtl.errors import InvalidInputError
@@ -154,6 +155,22 @@ class TestFromArrays:
 
 
 class TestDigits:
+    def test_the_rows_are_those_of_scikit_learn(self):
+        pixels, labels = load_digits(return_X_y=True)
+        for split in digits().splits.values():
+            rows = split.index.numpy()
+            assert np.array_equal(split.inputs.numpy() * 16, pixels[rows])
+            assert np.array_equal(split.targets["digit"].numpy(), labels[rows])
+
+    def test_reading_and_scoring_import_nothing_slow(self):
+        code = (
+            "import sys, qmtl; from qmtl.training import baseline_metrics\n"
+            "data = qmtl.data.digits(); baseline_metrics(data, data.test)\n"
+            "print({'pandas', 'pytorch_lightning', 'scipy.stats', 'sklearn'} & set(sys.modules))"
+        )
+        run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        assert run.stdout.strip() == b"set()"
+
     def test_labels(self):
         data = digits()
         assert [t.name for t in data.tasks] == [
