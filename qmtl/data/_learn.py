@@ -32,10 +32,14 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """What a column is: "number", "date" (with its format), "category", or why it is unusable."""
+    """What a column is: "number", "date" (with its format), "category", or why it is unusable.
+
+    `dates` has the dates of all rows if the column holds them as texts.
+    """
 
     kind: str
     date_format: str = ""
+    dates: "pd.Series | None" = None
     reason: str = ""
     categories: tuple[str, ...] = ()
 
@@ -49,7 +53,7 @@ def learn_columns(
     max_categories: int,
     decimal: str | None = None,
     weights: np.ndarray | None = None,
-) -> tuple[TableColumns, dict[str, str]]:
+) -> "tuple[TableColumns, dict[str, str], pd.DataFrame]":
     """Learn the input columns of a table; the type of each column is inferred from all rows.
 
     Args:
@@ -62,7 +66,8 @@ def learn_columns(
         weights: weights of the rows, in means and deviations; None for 1 each.
 
     Returns:
-        The columns, and for each column left out the reason.
+        The columns, for each column left out the reason, and the table in which texts that are
+        dates have been read, since that is slow.
 
     Raises:
         InvalidInputError: a chosen column cannot be used, a few texts occur in a column of numbers,
@@ -71,7 +76,7 @@ def learn_columns(
     Example:
         >>> import pandas as pd
         >>> table = pd.DataFrame({"size": [1, 3], "colour": ["red", "blue"], "note": [None, None]})
-        >>> columns, left_out = learn_columns(
+        >>> columns, left_out, _ = learn_columns(
         ...     table, list(table), np.arange(2), chosen=False, max_categories=50
         ... )
         >>> columns.names, left_out
@@ -95,6 +100,8 @@ def learn_columns(
         rows = column_numbers(table, numbers, decimal)[train].T
         own = None if weights is None else weights[train]
         numeric = [(name, *scale_of(row, own)) for name, row in zip(numbers, rows, strict=True)]
+    read = {name: what.dates for name, what in found.items() if what.dates is not None}
+    table = table.assign(**read) if read else table
     dates = [
         _learn_dates(table[name], what.date_format, train, weights)
         for name, what in found.items()
@@ -103,7 +110,7 @@ def learn_columns(
     categorical = [
         (name, what.categories) for name, what in found.items() if what.kind == "category"
     ]
-    return TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates)), reasons
+    return TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates)), reasons, table
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
@@ -159,7 +166,7 @@ def _what(
         return _Found("none", reason="is empty")
     # Test for dates first if texts are not numbers: reading many texts as dates is slow.
     is_number = any(text_numbers(name, texts[:1], mark) for mark in (".", ","))
-    dates = None if is_number else _what_dates(texts)
+    dates = None if is_number else _what_dates(column, texts, codes)
     if dates:
         return dates
     numbers = text_numbers(name, texts, decimal)
@@ -174,16 +181,19 @@ def _what(
             f"row {column.index[row]}, column '{name}': expected a number as in the other rows, "
             f"got {slips[0]!r}"
         )
-    dates = _what_dates(texts) if is_number else None
+    dates = _what_dates(column, texts, codes) if is_number else None
     return dates or _what_texts(texts, codes, train, max_categories)
 
 
-def _what_dates(texts: Sequence[str]) -> _Found | None:
-    date_format = _date_format(texts)
+def _what_dates(column: "pd.Series", texts: Sequence[str], codes: np.ndarray) -> _Found | None:
+    date_format, read = _date_format(texts)
     if date_format == "ambiguous":
         reason = "has dates of which day and month cannot be told apart (write 2024-03-31)"
         return _Found("none", reason=reason)
-    return _Found("date", date_format) if date_format else None
+    if read is None:
+        return None
+    dates = read.array.take(codes, allow_fill=True)
+    return _Found("date", date_format, type(read)(dates, index=column.index, name=column.name))
 
 
 def _what_texts(
@@ -206,12 +216,15 @@ def _what_texts(
     return _Found("category", categories=tuple(categories))
 
 
-def _date_format(texts: Sequence[str]) -> str:
-    """The format that reads all texts as dates; "" for none, "ambiguous" if two formats differ."""
+def _date_format(texts: Sequence[str]) -> "tuple[str, pd.Series | None]":
+    """The format that reads all texts as dates, and the dates; "ambiguous" if two formats differ.
+
+    Without a format that fits: "" and None.
+    """
     import pandas as pd
 
     if not all(text[:1].isalnum() and any(c.isdigit() for c in text) for text in texts[:20]):
-        return ""
+        return "", None
     first = pd.Series(texts[:20], dtype=object)
     fitting: dict[str, pd.Series] = {}
     marks = {" " if mark.isspace() else mark for mark in texts[0]}
@@ -227,8 +240,8 @@ def _date_format(texts: Sequence[str]) -> str:
             fitting[date_format] = read
     kinds = list(fitting.values())
     if any(not kinds[0].equals(other) for other in kinds[1:]):
-        return "ambiguous"
-    return next(iter(fitting), "")
+        return "ambiguous", None
+    return next(iter(fitting.items()), ("", None))
 
 
 def _learn_dates(

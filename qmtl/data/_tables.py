@@ -266,7 +266,7 @@ def _data(
         splits = _given_splits(table[split_column])
     groups = None if group_column is None else table[group_column].astype(object).fillna("")
     indices = choose_rows(len(table), splits, seed, label_codes(tasks, labels), groups)
-    columns, reasons = learn_columns(
+    columns, reasons, table = learn_columns(
         table, names, indices[0].numpy(), chosen=inputs is not None,
         max_categories=max_categories, decimal=decimal, weights=rows_weight,
     )  # fmt: skip
