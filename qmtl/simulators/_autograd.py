@@ -8,7 +8,7 @@ engines' torch operations run, which are slower but always right.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,20 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.compiler import is_compiling
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.jit import is_tracing
 
 from qmtl.circuit import HeadCircuit
-from qmtl.simulators._angles import AngleTable
 from qmtl.simulators._contract import (
     PROBABILITY_FLOOR,
     AngleMap,
     OutputLayout,
     check_finite,
+    is_recorded,
     to_logits,
 )  # fmt: skip
 from qmtl.simulators._engine import Array, Engine, Inputs
+from qmtl.simulators._plan import Plan
 
 __all__ = ["Program", "Step"]
 
@@ -38,28 +36,26 @@ PLAIN = (Tensor, nn.Parameter)
 
 
 class Program:
-    """A plan's engines, which together compute all its outputs.
+    """A plan and its engines, which together compute all its outputs.
 
     Args:
-        table: table of the angles.
-        engines: engines that together compute all output columns.
-        n_outputs: number of outputs.
+        plan: the plan.
+        engines: engines of the plan's groups; last, if there is a chain, that of the chain.
     """
 
-    def __init__(self, table: AngleTable, engines: Sequence[Engine], n_outputs: int) -> None:
-        self.table, self.engines, self.n_outputs = table, tuple(engines), n_outputs
+    def __init__(self, plan: Plan, engines: Sequence[Engine]) -> None:
+        self.plan, self.table, self.engines = plan, plan.table, tuple(engines)
         columns = [engine.columns.ravel() for engine in engines]
         every = np.concatenate(columns) if columns else np.zeros(0, np.int64)
         self._order = np.argsort(every, kind="stable")
-        wanted = {engine.wants for engine in engines}
-        self._whole, self._half = "whole" in wanted, "half" in wanted
+        self._wanted = {engine.wants for engine in engines}
 
     def inputs(self, sampled: Array, fixed: Array) -> Inputs:
         """The angles in the form that the engines take."""
         whole = half = None
-        if self._whole:
+        if "whole" in self._wanted:
             whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
-        if self._half:
+        if "half" in self._wanted:
             x, y = sampled / 2, fixed / 2
             half = np.cos(x), np.sin(x), np.cos(y), np.sin(y)
         return Inputs(sampled, fixed, whole, half)
@@ -114,13 +110,13 @@ class Step:
         chunk: int,
         apart: "Callable[[], Step] | None" = None,
     ) -> None:
-        self.program, self.map, self.is_head = program, angle_map, layout is not None
+        self.program, self.map, self.layout = program, angle_map, layout
         self.chunk, self.apart = chunk, apart
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
-        # Which features are rows of the angles; None for all, which a table of products takes.
-        self.features = table.features if self.is_plain else None
+        # The features that are rows of the angles; a table of products takes all.
+        self.features = table.features if self.is_plain else np.arange(circuit.n_features)
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
         self.lengths = (len(circuit.tasks), n_encoding, self.n_weights - n_encoding)
@@ -148,7 +144,7 @@ class Step:
                 return self.apart()(features, scales, *weights)
             result: Tensor = _Node.apply(self, scales is not None, *given)
             return result
-        if self.is_head:
+        if self.layout is not None:
             check_finite(features)
         with _full_precision(features):
             return self.by_torch(features, scales, *weights)
@@ -162,10 +158,8 @@ class Step:
         values = self.program.torch_values(angles, joined)
         if scales is None:
             return values
-        factors = scales
-        if self.tasks is not None:
-            factors = scales[torch.from_numpy(self.tasks).to(scales.device)]
-        return to_logits(values, factors, self.probability)
+        assert self.layout is not None
+        return to_logits(values, self.layout.factors(scales), self.probability)
 
     @cached_property
     def _kernels(self) -> Any:
@@ -176,22 +170,20 @@ class Step:
 
     def state(self, features: Array, weights: Array) -> State:
         """The outputs from features and flat weights, with all that a backward pass needs."""
-        places = np.arange(features.shape[1]) if self.features is None else self.features
-        columns = np.empty((len(places), len(features)), features.dtype)
+        columns = np.empty((len(self.features), len(features)), features.dtype)
         rows = np.ascontiguousarray(features)
-        total = self._kernels.load(columns, rows, places, self.factor)
-        if self.is_head and not (math.isfinite(total) and len(columns) == features.shape[1]):
+        total = self._kernels.load(columns, rows, self.features, self.factor)
+        if self.layout and not (math.isfinite(total) and len(columns) == features.shape[1]):
             check_finite(torch.from_numpy(features))
-        with _quiet(np.float64(total)):
-            angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns
-            if self.is_plain:
-                fixed = weights if self.weights is None else weights[self.weights]
-                inputs = self.program.inputs(angles, fixed)
-            else:
-                table, flat = self.program.table, torch.from_numpy(weights)
-                sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
-                inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
-        values = np.empty((len(features), self.program.n_outputs), features.dtype)
+        angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns
+        if self.is_plain:
+            fixed = weights if self.weights is None else weights[self.weights]
+            inputs = self.program.inputs(angles, fixed)
+        else:
+            table, flat = self.program.table, torch.from_numpy(weights)
+            sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
+            inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
+        values = np.empty((len(features), self.program.plan.n_outputs), features.dtype)
         given, kept = (features, weights), None
         if len(features) <= self.chunk:
             kept = [engine.forward(inputs, values) for engine in self.program.engines]
@@ -206,9 +198,7 @@ class Step:
         for first in range(0, samples, self.chunk):
             part = slice(first, min(first + self.chunk, samples))
             own = np.ascontiguousarray(inputs.sampled[:, part])
-            with np.errstate(all="ignore"):
-                angles = self.program.inputs(own, inputs.fixed)
-            yield part, angles
+            yield part, self.program.inputs(own, inputs.fixed)
 
     def factors(self, scales: Array) -> Array:
         """The scale of each output."""
@@ -274,8 +264,7 @@ class Step:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
         # Return it in the features' memory order; otherwise torch would have to copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
-        places = np.arange(len(state.columns)) if self.features is None else self.features
-        slope = self.scale * self.factor
+        slope, places = self.scale * self.factor, self.features
         self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)
         return by_feature, by_weight
 
@@ -310,12 +299,6 @@ def _placed(values: Array, places: Array | None, size: int) -> Array:
     return found
 
 
-def _quiet(numbers: Array | np.float64) -> AbstractContextManager[Any]:
-    """A context without warnings for numbers that are not finite; none is entered if all are."""
-    is_finite = math.isfinite(np.vdot(numbers, numbers))
-    return nullcontext() if is_finite else np.errstate(all="ignore")
-
-
 def _numbers(tensor: Tensor) -> Array:
     found: Array = tensor.numpy(force=True)
     return found
@@ -340,9 +323,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _runs_kernels(features: Tensor) -> bool:
     """Whether kernels may run: on the CPU, and not while torch records its operations."""
-    if is_compiling() or is_tracing() or get_proxy_mode() is not None:
-        return False
-    return features.is_cpu and features.shape[0] > 0
+    return not is_recorded() and features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:
@@ -362,7 +343,8 @@ class _Node(torch.autograd.Function):
         # A copy: parameters may have changed before the backward pass.
         numbers, n = np.concatenate(parts), len(parts[0]) if scaled else 0
         scales = numbers[:n] if scaled else None
-        with _quiet(numbers):
+        # Numbers that are not finite give results that are not, without a warning.
+        with np.errstate(all="ignore"):
             state = step.state(features, numbers[n:])
             values = state.values
             if scales is None:

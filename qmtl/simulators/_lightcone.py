@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,14 +36,6 @@ __all__ = ["LightConeSimulator"]
 # Number of cached plans. Plans of task subsets are small; random missing labels can ask for many.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
-
-
-class _Prepared(NamedTuple):
-    """A plan and the step that runs it."""
-
-    plan: Plan
-    engines: list[Engine]
-    program: Program
 
 
 class LightConeSimulator(Simulator):
@@ -82,7 +74,7 @@ class LightConeSimulator(Simulator):
             raise InvalidInputError(f"max_memory must be bytes > 0, or None, got {max_memory!r}")
         self.max_memory = max_memory
         self.engine = engine
-        self._prepared = lru_cache(CACHED_PLANS)(self._new)
+        self._programs = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
         # Usually the next step is the same as the last one, and a lookup takes time.
         self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
@@ -154,7 +146,8 @@ class LightConeSimulator(Simulator):
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
         """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
-        plan, engines, _ = self._prepare(circuit, None)
+        program = self._prepare(circuit, None)
+        plan, engines = program.plan, program.engines
         limit = memory_limit(torch.device("cpu"), self.max_memory)
         size = (batch_size, dtype.itemsize, limit)
         costs = [
@@ -177,27 +170,23 @@ class LightConeSimulator(Simulator):
 
     def _prepare(
         self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
-    ) -> _Prepared:
+    ) -> Program:
         chosen = None if tasks is None else tuple(tasks)
         # All tasks in their order are the same plan as None.
-        return self._prepared(
-            circuit, None if chosen == tuple(circuit.registers) else chosen, joint
-        )
+        chosen = None if chosen == tuple(circuit.registers) else chosen
+        return self._programs(circuit, chosen, joint)
 
-    def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
+    def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> Program:
         names = chosen_tasks(tasks, circuit.registers)
         compiled = self.engine == "compiled"
         chained = chained_tasks(circuit, names) if compiled else ()
         builder = TableBuilder()
-        chain = []
-        if chained:
-            chain.append(ChainEngine(circuit, names, chained, builder))
+        chain = [ChainEngine(circuit, names, chained, builder)] if chained else []
         plan = build_plan(circuit, names, chained, builder=builder)
         if joint and compiled and not chained:
             plan = choose_plan(circuit, names, plan)
         engines = [engine_of(group, compiled=compiled) for group in plan.groups]
-        engines += chain
-        return _Prepared(plan, engines, Program(plan.table, engines, plan.n_outputs))
+        return Program(plan, [*engines, *chain])
 
     def _step(self, circuit: HeadCircuit, features: Tensor, *which: Any) -> Step:
         """The step for features of this kind, and for `which` tasks with an angle map of a name."""
@@ -225,16 +214,17 @@ class LightConeSimulator(Simulator):
             )
         if angle_map is not None and angle_map not in ANGLE_MAPS:
             raise unknown_name("angle map", angle_map, ANGLE_MAPS)
-        plan, engines, program = self._prepare(circuit, tasks, joint=joint)
+        program = self._prepare(circuit, tasks, joint=joint)
+        plan, engines = program.plan, program.engines
         samples, itemsize, limit = shape[0], dtype.itemsize, memory_limit(device, self.max_memory)
         chunk = largest_chunk(engines, samples, itemsize, limit)
         if samples and not chunk:
             _refuse(circuit, plan, engines, itemsize, limit)
         layout = None if angle_map is None else output_layout(circuit, plan.tasks)
-        is_joint = any(group.joint is not None for group in plan.groups)
-        apart = partial(self._steps, circuit, size, tasks, angle_map, False)
         mapped = None if angle_map is None else ANGLE_MAPS[angle_map]
-        return Step(circuit, program, mapped, layout, max(chunk, 1), apart if is_joint else None)
+        is_joint = any(group.joint is not None for group in plan.groups)
+        apart = partial(self._steps, circuit, size, tasks, angle_map, False) if is_joint else None
+        return Step(circuit, program, mapped, layout, max(chunk, 1), apart)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.max_memory, self.engine)

@@ -24,7 +24,7 @@ from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
-from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
+from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
 from qmtl.simulators._network import CHUNK_BYTES, Contraction, NetworkEngine, contractions
 from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
@@ -85,7 +85,8 @@ class NoisySimulator(LightConeSimulator):
             >>> plan.groups[0].cone_wires, plan.groups[0].ideal_wires
             (6, 4)
         """
-        plan, engines, _ = self._prepare(circuit, None)
+        program = self._prepare(circuit, None)
+        plan, engines = program.plan, program.engines
         limit = memory_limit(torch.device("cpu"), self.max_memory)
         costs = []
         for group, engine in zip(plan.groups, engines, strict=True):
@@ -102,13 +103,13 @@ class NoisySimulator(LightConeSimulator):
 
     def _prepare(
         self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
-    ) -> _Prepared:
+    ) -> Program:
         return super()._prepare(circuit, tasks, joint=False)
 
-    def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> _Prepared:
+    def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> Program:
         names = chosen_tasks(tasks, circuit.registers)
         run = self._runs(circuit, names if circuit.layout == "shared" else tuple(circuit.registers))
-        return _prepared(circuit, names, run, self.max_memory)
+        return _program(circuit, names, run, self.max_memory)
 
     def _run(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> "_Run":
         """All gates and channels that occur when these tasks are measured."""
@@ -154,16 +155,15 @@ def native_values(
     """
     trains = torch.is_grad_enabled() and angles.requires_grad
     run = _native_run(native, noise)
-    plan, engines, program = _prepared(
-        circuit, tuple(native.wires), run, None, strings=False, trains=trains
-    )
+    tasks = tuple(native.wires)
+    program = _program(circuit, tasks, run, None, strings=False, trains=trains)
     limit = memory_limit(angles.device, None)
-    chunk = largest_chunk(engines, len(angles), angles.itemsize, limit)
+    chunk = largest_chunk(program.engines, len(angles), angles.itemsize, limit)
     step = Step(circuit, program, None, None, max(1, chunk))
     # The weights are bound in the native circuit, so these zeros are ignored.
     values = step(angles, None, angles.new_zeros(circuit.n_circuit_weights))
-    sizes = [circuit.register(task).readout.n_outputs for task in plan.tasks]
-    return dict(zip(plan.tasks, values.split(sizes, dim=1), strict=True))
+    sizes = [circuit.register(task).readout.n_outputs for task in tasks]
+    return dict(zip(tasks, values.split(sizes, dim=1), strict=True))
 
 
 def native_size(circuit: HeadCircuit, native: NativeCircuit, noise: DeviceNoise) -> int:
@@ -247,7 +247,7 @@ class NoisyGroup(Group):
     channels: FloatArray
 
 
-def _prepared(
+def _program(
     circuit: HeadCircuit,
     tasks: tuple[str, ...],
     run: _Run,
@@ -255,8 +255,8 @@ def _prepared(
     *,
     strings: bool = True,
     trains: bool = True,
-) -> _Prepared:
-    """The plan of tasks on a device; without `strings` it does not follow strings singly.
+) -> Program:
+    """The program of tasks on a device; without `strings` it does not follow strings singly.
 
     Raises:
         CircuitTooLargeError: if not even one sample fits in single precision.
@@ -265,7 +265,6 @@ def _prepared(
     alike: dict[NoisyCone, list[tuple[IntArray, ...]]] = {}
     for cone, *members in _cones(circuit, tasks, run):
         alike.setdefault(cone, []).append(tuple(members))
-    n_outputs = int(columns[-1])
     groups: list[NoisyGroup] = []
     for cone, parts in alike.items():
         index, places, wires = map(np.concatenate, zip(*parts, strict=True))
@@ -293,12 +292,10 @@ def _prepared(
                 channels=run.numbers[places[:, [e.channel is not None for e in events]]],
             )
         )
-    finished = builder.finish()
+    plan = Plan(tasks, tuple(groups), (), builder.finish(), int(columns[-1]))
     limit = memory_limit(torch.device("cpu"), max_memory)
-    engines = []
-    for group in groups:
-        engine = _engine(group, limit, strings=strings, trains=trains)
-        engines.append(engine)
+    engines = [_engine(group, limit, strings=strings, trains=trains) for group in groups]
+    for group, engine in zip(groups, engines, strict=True):
         needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
         if needed > limit:
             # Under noise, n wires have as many numbers as 2n wires have amplitudes without noise.
@@ -308,8 +305,7 @@ def _prepared(
                 f"wires; a step of one sample would take about {bytes_text(needed)}, the limit is "
                 f"{bytes_text(limit)}. {cause_of_size(circuit, task, 2 * seen, 2 * inner)}"
             )
-    plan = Plan(tasks, tuple(groups), (), finished, n_outputs)
-    return _Prepared(plan, engines, Program(finished, engines, n_outputs))
+    return Program(plan, engines)
 
 
 def _cones(

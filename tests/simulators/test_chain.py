@@ -26,7 +26,7 @@ from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program
 from qmtl.simulators._chain import CHUNK_BYTES, ChainEngine
-from qmtl.simulators._lightcone import LightConeSimulator, _Prepared
+from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._plan import build_plan
 from qmtl.tasks import Task, chosen_tasks
 from tests.laws import (
@@ -47,7 +47,7 @@ class ChainSimulator(LightConeSimulator):
         names, builder = chosen_tasks(tasks, circuit.registers), TableBuilder()
         engine = ChainEngine(circuit, names, names, builder)
         plan = build_plan(circuit, names, names, builder=builder)
-        return _Prepared(plan, [engine], Program(plan.table, [engine], plan.n_outputs))
+        return Program(plan, [engine])
 
 
 def chain_values(circuit, angles, weights, tasks=None):
@@ -284,7 +284,7 @@ def saved_bytes(circuit, batch):
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    program = ChainSimulator()._prepare(circuit, None).program
+    program = ChainSimulator()._prepare(circuit, None)
     angles = random_angles(circuit, batch, grad=True)
     weights = torch.cat(list(random_weights(circuit, grad=True).values()))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

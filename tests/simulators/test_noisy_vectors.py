@@ -51,7 +51,7 @@ class VectorSimulator(NoisySimulator):
         every = tuple(circuit.registers)
         chosen = every if tasks is None else tasks
         run = self._runs(circuit, chosen if circuit.layout == "shared" else every)
-        found = _noisy._prepared(circuit, chosen, run, None, strings=False)
+        found = _noisy._program(circuit, chosen, run, None, strings=False)
         for engine in found.engines:
             assert isinstance(engine, NetworkEngine)
             engine.most_bytes = self.most_bytes

@@ -1,6 +1,7 @@
 """Every TorchJD aggregator and scalarizer by name: training, options, errors, saved state."""
 
 import io
+import subprocess
 import sys
 import warnings
 
@@ -23,6 +24,7 @@ from qmtl.training._combine import (
     fixed_size,
     load_combiner_state,
     make_combiner,
+    scalarize,
 )
 from tests.training.samples import QUIET, tiny_data, tiny_model
 
@@ -196,6 +198,22 @@ def test_numbers_per_task_have_the_models_precision(kind, name):
     assert kept.tolist() == [1, 0.1, 2, 3]
     qmtl.fit(tiny_model(data).double(), data, settings.model_copy(update={"max_epochs": 1}),
              progress=False)  # fmt: skip
+
+
+def test_the_mean_is_torchjds_without_its_import():
+    losses, last = torch.randn(4, dtype=torch.float64), torch.zeros(4)
+    present = torch.tensor([0, 2])
+    ours, theirs = make_combiner(TrainingSettings(), 4), make_scalarizer("mean", 4)
+    for rows, given in ((None, losses), (present, losses[present])):
+        assert torch.equal(*(scalarize(one, given, rows, last) for one in (ours, theirs)))
+    assert combiner_state(ours) == combiner_state(theirs)
+    assert fixed_size(ours) is fixed_size(theirs) is False
+    code = (
+        "import sys, qmtl; from tests.training.samples import *; data = tiny_data();"
+        "qmtl.fit(tiny_model(data), data, max_epochs=1, progress=False);"
+        "assert 'torchjd' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("options", [{"lr": "fast"}, {"max_norm": "x"}])

@@ -56,11 +56,10 @@ class AmplitudeEngine(Engine):
         readout = self._readouts.get(dtype)
         if readout is None:
             readout = self._readouts[dtype] = np.array(self.group.structure.readout, dtype)
-        size = self.size
-        tile = _tile(samples, size, values.itemsize)
+        tile = _tile(samples, self.size, values.itemsize)
         back, none = targets is not None, np.empty((0, 0, 0), dtype)
-        sizes, tables = (size, tile, p.n_shared, p.n_starts), (p.ops, p.terms, p.signs, readout)
-
+        sizes = (self.size, tile, p.n_shared, p.n_starts)
+        tables = (p.ops, p.terms, p.signs, readout)
         share = len(cones) / len(self.cones) * (2 if back else 1) / 3
         run_items(
             walk, len(cones) * -(-samples // tile), self._operations * samples * share, back,

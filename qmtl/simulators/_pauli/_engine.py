@@ -17,7 +17,7 @@ __all__ = ["PauliEngine"]
 
 # The kernel's inputs: numbers of lanes in a tile of cones and in a tile of members; tables of the
 # encoding, the block and the mixing; constants of cones and of members.
-_Table = tuple[Array, Array, Array]
+_Table = tuple[Array, Array]
 _Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
 
 # Bytes of a tile's registers: with their adjoints they should fit into a second-level cache.
@@ -46,10 +46,9 @@ class PauliEngine(Engine):
     ) -> None:
         super().__init__(group.columns)
         self.group, self.program = group, program
-        slots, block_slots = group.structure.distinct_slots, group.structure.block_slots
-        self.sampled = _unsigned(group.encoding.rows[:, slots[0]])
-        self.fixed = _unsigned(group.encoding.rows[:, slots[1]])
-        self.own = _unsigned(group.block.rows[:, block_slots[1]])
+        sampled, fixed = (group.encoding.rows[:, own] for own in group.structure.distinct_slots)
+        own = group.block.rows[:, group.structure.block_slots[1]]
+        self.sampled, self.fixed, self.own = map(_unsigned, (sampled, fixed, own))
         self.per_cone = group.n_members // group.n_cones
         # In the shared layout all tasks use one cone.
         self.outputs = _unsigned(group.columns.reshape(group.n_cones, -1))
@@ -67,11 +66,8 @@ class PauliEngine(Engine):
         if tables is None:
             program = self.program
             mixing = np.eye(self.columns.shape[1]) if program.mixing is None else program.mixing
-            programs = (
-                _table(program.encoding, dtype),
-                _table(program.block, dtype),
-                np.ascontiguousarray(mixing, dtype),
-            )
+            tables_of = _table(program.encoding), _table(program.block)
+            programs = (*tables_of, np.ascontiguousarray(mixing, dtype))
             by_cone, by_task = (np.ascontiguousarray(c, dtype) for c in self._constants)
             sizes = (program.encoding.n_registers, program.block.n_registers)
             first, second = (_lanes(size, dtype.itemsize) for size in sizes)
@@ -91,11 +87,11 @@ class PauliEngine(Engine):
         walk, run_items, *_ = self._kernels
         lanes, programs, constants = self._tables(values.dtype)
         coefficients = np.zeros((*self.outputs.shape, self.program.n_terms), values.dtype)
-        index, n = self._index, len(self.outputs)
-        rest = (lanes, programs, index, index[:3], constants, inputs.whole, coefficients, values)
+        rest = (lanes, programs, self._index, constants, inputs.whole, coefficients, values)
         work = (self._operations + self._per_sample * len(values)) / 3
         # The forward pass has no gradients to add.
-        run_items(walk, n, work, False, *rest, inputs.sampled, inputs.fixed)
+        none = inputs.sampled, inputs.fixed
+        run_items(walk, len(self.outputs), work, False, False, *rest, *none)
         return coefficients
 
     def pull_back(
@@ -120,24 +116,19 @@ class PauliEngine(Engine):
                 # Outputs without a gradient are ignored, even if they are not finite.
                 kept[~counts[cones]] = 0
         n, work = len(index[3]), (self._operations + self._per_sample * len(gradients)) * 2 / 3
-        into, targets = index[:3], (by_sampled, by_fixed)
-        is_shared = n_threads(n, work) > 1
-        if is_shared:
+        sampled, fixed, own, _ = index
+        targets, apart = (by_sampled, by_fixed), n_threads(n, work) > 1
+        if apart:
             # Threads must not write to the same place, so each cone has its own; the cones'
             # gradients are then added in order.
-            sampled, fixed, own = (np.arange(p.size, dtype=p.dtype).reshape(p.shape) for p in into)
-            into = sampled, fixed, own + np.uint64(fixed.size)
-            targets = (
-                np.zeros((sampled.size, len(gradients)), gradients.dtype),
-                np.zeros(fixed.size + own.size, gradients.dtype),
-            )
-        rest = (lanes, programs, index, into, constants, inputs.whole, kept, gradients, *targets)
-        run_items(walk, n, work, True, *rest)
-        if is_shared:
-            column = by_fixed[:, None]
-            add_at(by_sampled, index[0], targets[0].reshape(*sampled.shape, len(gradients)))
-            for places, found in zip(index[1:3], into[1:], strict=True):
-                add_at(column, places, targets[1][found][..., None])
+            shapes = (sampled.size, len(gradients)), (fixed.size + own.size,)
+            targets = np.zeros(shapes[0], gradients.dtype), np.zeros(shapes[1], gradients.dtype)
+        rest = (lanes, programs, index, constants, inputs.whole, kept, gradients, *targets)
+        run_items(walk, n, work, True, apart, *rest)
+        if apart:
+            add_at(by_sampled, sampled, targets[0].reshape(*sampled.shape, len(gradients)))
+            for places, found in zip((fixed, own), np.split(targets[1], [fixed.size]), strict=True):
+                add_at(by_fixed[:, None], places, found.reshape(*places.shape, 1))
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
         """The outputs, computed by torch operations."""
@@ -174,11 +165,11 @@ def _unsigned(index: Any) -> Array:
     return np.ascontiguousarray(index, np.uint64)
 
 
-def _table(polynomials: Polynomials, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """Operations with the register that each writes, registers of the outputs, and their signs."""
+def _table(polynomials: Polynomials) -> _Table:
+    """Operations with the register that each writes, and the outputs' registers and signs."""
     first = polynomials.n_registers - len(polynomials.ops)
     ops = np.insert(polynomials.ops, 5, first + np.arange(len(polynomials.ops)), axis=1)
-    return _unsigned(ops), _unsigned(polynomials.outputs), polynomials.signs.astype(dtype)
+    return _unsigned(ops), np.stack([polynomials.outputs, polynomials.signs], axis=1)
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:

@@ -87,7 +87,7 @@ def _backwards(registers, adjoint, ops, n_angles, lanes):
 
 @kernel
 def walk(
-    first, last, back, lanes, programs, index, into, constants, angles, coefficients, values,
+    first, last, back, apart, lanes, programs, index, constants, angles, coefficients, values,
     of_sampled, of_fixed,
 ):  # fmt: skip
     """Outputs ``values[sample, columns[cone, k]]`` of cones; or (if `back`) gradients from theirs.
@@ -95,21 +95,21 @@ def walk(
     The cosines and sines of a cone's angles are ``cos[sampled[cone, i], sample]`` and
     ``fcos[fixed[cone, i]]``; those of a block are ``fcos[own[member, i]]``. An output is the sum of
     the strings' expectation values times ``coefficients[cone, k]``: forwards, the blocks come first
-    and add these coefficients; backwards, the blocks come last. Gradients are added at the places
-    in `into`: the same three tables, or separate places if several threads would write to the same
-    one.
+    and add these coefficients; backwards, the blocks come last. Gradients are added at the angles'
+    places; if they are kept `apart`, as threads need it, at a place of their own for each angle of
+    each cone: those of the blocks after the other fixed ones.
     """
     encoding, block, mixing = programs
     sampled, fixed, own, columns = index
-    n_terms, per_cone = len(encoding[1]), own.shape[0] // sampled.shape[0]
+    n_terms, per_cone = uint64(len(encoding[1])), own.shape[0] // sampled.shape[0]
     none, n_outputs = np.empty((1, 0), np.uint64), uint64(mixing.shape[0])
     by_term = np.zeros((last - first if back else 0, columns.shape[1], n_terms), values.dtype)
     line = np.empty(lanes[0], values.dtype)
     for stage in range(2):
         is_block = (stage == 1) == back
-        ops, outputs, signs = block if is_block else encoding
+        ops, outputs = block if is_block else encoding
         moving, still = (none, own) if is_block else (sampled, fixed)
-        to_moving, to_still = (none, into[2]) if is_block else (into[0], into[1])
+        offset = fixed.size if is_block else 0
         numbers, each = (constants[1], per_cone) if is_block else (constants[0], 1)
         samples, room = (1, lanes[1]) if is_block else (angles[0].shape[1], lanes[0])
         n_moving, n_still = moving.shape[1], still.shape[1]
@@ -134,8 +134,8 @@ def walk(
                     place, row = cone - uint64(first), (q - cone * uint64(each)) * n_outputs
                     if is_block:
                         for j in range(len(outputs)):
-                            out, sign = outputs[j], signs[j]
-                            m, term = uint64(j // n_terms), uint64(j % n_terms)
+                            out, sign = uint64(outputs[j, 0]), values.dtype.type(outputs[j, 1])
+                            m, term = uint64(j) // n_terms, uint64(j) % n_terms
                             for k in range(n_outputs):
                                 factor = mixing[k, m] * sign
                                 if back:
@@ -149,13 +149,14 @@ def walk(
                         for s in range(n):
                             line[s] = values[low + s, column] if back else 0
                         for j in range(n_terms):
-                            out, factor = outputs[j], signs[j] * coefficients[cone, k, j]
+                            out, sign = uint64(outputs[j, 0]), values.dtype.type(outputs[j, 1])
+                            factor = sign * coefficients[cone, k, j]
                             if back:
                                 total = values.dtype.type(0)
                                 for s in range(n):
                                     adjoint[out, lane + s] += factor * line[s]
                                     total += line[s] * registers[out, lane + s]
-                                by_term[place, k, j] += signs[j] * total
+                                by_term[place, k, j] += sign * total
                             else:
                                 for s in range(n):
                                     line[s] += factor * registers[out, lane + s]
@@ -167,7 +168,8 @@ def walk(
                     for q in range(begin, end):
                         lane = (q - begin) * n
                         for i in range(n_moving):
-                            c, place = uint64(1 + 2 * i), to_moving[q, i]
+                            c = uint64(1 + 2 * i)
+                            place = uint64(q * n_moving + i) if apart else moving[q, i]
                             for s in range(n):
                                 of_sampled[place, low + s] += adjoint[c, lane + s]
                         for i in range(n_still):
@@ -178,4 +180,5 @@ def walk(
             if back:
                 for q in range(begin, end):
                     for i in range(n_still):
-                        of_fixed[to_still[q, i]] += sums[q - begin, i]
+                        place = uint64(offset + q * n_still + i) if apart else still[q, i]
+                        of_fixed[place] += sums[q - begin, i]

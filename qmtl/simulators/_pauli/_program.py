@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from qmtl.circuit import z_strings
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._pauli._polynomials import Builder, Polynomials
-from qmtl.simulators._pauli._strings import z_string
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
 from qmtl.simulators._plan import Structure
 
@@ -114,7 +113,7 @@ def write_program(
     """
     slots = circuits[0].block_slots
     builder = Builder(len(slots))
-    sums = [block_sums(builder, z_string(mask), circuits[0].block, slots, most) for mask in masks]
+    sums = [block_sums(builder, (0, mask), circuits[0].block, slots, most) for mask in masks]
     terms = sorted(set().union(*sums))
     block = builder.finish([found.get(term) for found in sums for term in terms])
     walks = (walk(terms, circuit, most) for circuit in circuits)

@@ -7,23 +7,13 @@ string that commutes with A, and turns any other into ``cos θ · P + sign · si
 
 from qmtl.simulators._cones import Op
 
-__all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written", "z_string"]
+__all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written"]
 
 Pauli = tuple[int, int]
 # Rotations by half a turn (their axis; they flip the sign) and by a quarter turn (their axis, and
 # the sign of the partner).
 HALF_TURNS = {"X": "RX", "Z": "RZ"}
 QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
-
-
-def z_string(wires: int) -> Pauli:
-    """Z on each wire of the mask `wires`.
-
-    Example:
-        >>> z_string(0b101)
-        (0, 5)
-    """
-    return (0, wires)
 
 
 def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
