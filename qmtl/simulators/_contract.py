@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Simulator", "check_angles",
-    "check_finite", "check_weights", "is_recorded", "joined_weights", "output_layout", "to_logits",
+    "check_finite", "check_weights", "joined_weights", "output_layout", "to_logits",
     "weights_by_name",
 ]  # fmt: skip
 
@@ -260,16 +260,13 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
     return OutputLayout(sizes, tasks_of, mask if mask.any() else None)
 
 
-def is_recorded() -> bool:
-    """Whether torch records its operations now, as for an export, instead of only running them."""
-    return is_compiling() or is_tracing() or get_proxy_mode() is not None
-
-
 def check_finite(features: Tensor) -> None:
     """Raise InvalidInputError if features have NaN or infinity; the error counts such samples."""
     # Under vmap and jacrev a tensor has no single value.
     is_one = type(features) in (Tensor, nn.Parameter) and not features.is_meta
-    if is_recorded() or not is_one or torch.func.debug_unwrap(features) is not features:
+    if is_compiling() or is_tracing() or get_proxy_mode() is not None:
+        return
+    if not is_one or torch.func.debug_unwrap(features) is not features:
         return
     # One sum is cheap to check, but it may overflow though every feature is finite.
     if math.isfinite(features.detach().sum()):
