@@ -299,6 +299,11 @@ class GateSequence:
             n_wires: number of wires; it must be that of the sequence.
             read: positions that are read, for a task's block; None for an encoding.
         """
+        if n_wires != self.n_wires and read is not None:
+            raise InvalidInputError(
+                f"the block is on {self.n_wires} wires, the task has {n_wires}; give "
+                f"wires_per_task, or ansatz as a dictionary with a block for each task"
+            )
         if n_wires != self.n_wires:
             raise InvalidInputError(
                 f"the GateSequence is on {self.n_wires} wires, the circuit has {n_wires}"

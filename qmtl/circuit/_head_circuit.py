@@ -75,7 +75,8 @@ class HeadCircuit:
     Args:
         tasks: the tasks, with distinct names.
         encoding: the shared encoding.
-        ansatz: the block of all tasks, or a dictionary from task name to block.
+        ansatz: the block of all tasks, or a dictionary from task name to block; tasks not named
+            get `RotationAnsatz()`.
         layout: ``"partitioned"`` or ``"shared"``.
         wires_per_task: (partitioned) number of wires of every register, or a dictionary from task
             name to number; None for the defaults (binary 2, regression 2 per target, multiclass
@@ -131,6 +132,11 @@ class HeadCircuit:
         self.registers = make_registers(self.tasks, layout, reads, sizes)
         self.n_wires = max(register.wires[-1] for register in self.registers.values()) + 1
         self.n_features = self.encoding.n_features(self.n_wires)
+        if not self.n_features:
+            raise InvalidInputError(
+                f"the encoding {self.encoding!r:.80} loads no features; give a task's block as "
+                f"ansatz="
+            )
         self._check_indices()
 
     def _check_indices(self) -> None:
@@ -147,7 +153,10 @@ class HeadCircuit:
             if key in checked:
                 continue
             checked.add(key)
-            gates = self._ansatz[name].gates(size, read)
+            try:
+                gates = self._ansatz[name].gates(size, read)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"task {name!r}: {error}") from error
             what = f"task {name!r}: {type(self._ansatz[name]).__name__}"
             _check_gates(what, gates, size, n_features, self.n_weights(name))
 

@@ -145,7 +145,7 @@ class HeadSection(Section):
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
     simulator: str = "lightcone"
     angle_map: Literal["narrow", "tanh", "identity"] = "narrow"
-    initial: Literal["equator", "normal"] = "equator"
+    initial: Literal["equator", "normal", "uniform"] = "equator"
     width: int = Field(8, ge=1)
     rank: int | None = Field(None, ge=1)
     single_task: Literal["linear", "quantum"] = "linear"

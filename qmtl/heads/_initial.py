@@ -16,7 +16,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
 """Standard deviations of the initial weights of a quantum head, in radians, by part."""
-STARTS = ("normal", "equator")
+STARTS = ("normal", "equator", "uniform")
 EQUATOR_STD = 0.1
 
 
@@ -69,11 +69,12 @@ def block_weights(
         name: name of the part to draw.
         circuit: circuit of the block.
         task: task of the block.
-        start: ``"normal"``: N(0, 0.5²). ``"equator"``: N(0, 0.1²), but N(π/2, 0.1²) for the last RY
-            on each wire that is read. Near features of zero the default encoding leaves all wires
-            at a pole, where ⟨Z⟩ has zero slope. A quarter turn before the measurement makes an
-            output, to first order, linear in the wire's own features, and class probabilities
-            equal.
+        start: ``"normal"``: N(0, 0.5²). ``"uniform"``: U(0, 2π). ``"equator"``: N(0, 0.1²), but
+            N(π/2, 0.1²) for the last RY on each wire that is read. Near features of zero the
+            default encoding leaves all wires at a pole, where ⟨Z⟩ has zero slope. A quarter turn
+            before the measurement makes an output, to first order, linear in the wire's own
+            features, and class probabilities equal. A block without such a turn on every wire that
+            is read, such as one that ends in CNOTs, gets the uniform start.
         turns: cache of the positions of last turns, shared by equal blocks.
 
     Raises:
@@ -90,6 +91,9 @@ def block_weights(
         Starting near the identity: Grant et al., arXiv:1903.05076.
     """
     angles = starting_angles(circuit, task, start, turns)
+    if start == "uniform" or (start == "equator" and not _quarter_turns(circuit, task, turns)):
+        drawn = torch.empty(len(angles))
+        return drawn.uniform_(0, 2 * math.pi, generator=_generator(seed, name))
     std = INITIAL_STD["block"] if start == "normal" else EQUATOR_STD
     return angles.float() + circuit_weights(seed, name, len(angles), std)
 
@@ -111,16 +115,8 @@ def starting_angles(
         raise unknown_name("initial", start, STARTS)
     (size,) = circuit.weight_sizes[task]
     angles = torch.zeros(size, dtype=torch.float64)
-    if start == "normal":
-        return angles
-    ansatz, register = circuit.ansatz(task), circuit.register(task)
-    n_wires = len(register.wires)
-    read = tuple(register.readout.read_wires(n_wires))
-    # A user's own blocks may not be hashable.
-    key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
-    if key not in turns:
-        turns[key] = _last_turns(ansatz, n_wires, read)
-    angles[turns[key]] += math.pi / 2
+    if start == "equator":
+        angles[_quarter_turns(circuit, task, turns)] += math.pi / 2
     return angles
 
 
@@ -133,16 +129,35 @@ def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]
     }
 
 
+def _quarter_turns(
+    circuit: HeadCircuit, task: str, turns: dict[tuple[int, ...], list[int]] | None
+) -> list[int]:
+    """`_last_turns` of a task's block, from the cache if it is there."""
+    ansatz, register = circuit.ansatz(task), circuit.register(task)
+    n_wires = len(register.wires)
+    read = tuple(register.readout.read_wires(n_wires))
+    # A user's own blocks may not be hashable.
+    key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
+    if key not in turns:
+        turns[key] = _last_turns(ansatz, n_wires, read)
+    return turns[key]
+
+
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
-    """Indices of the weights of the last RY on each read wire, if a plain weight turns it."""
+    """Indices of the weights of an RY on each read wire that only diagonal gates follow.
+
+    The list is empty if some read wire has none.
+    """
     last: dict[int, int] = {}
     for gate in elementary(ansatz.gates(n_wires, read)):
         angle = gate.angle
-        if gate.name != "RY" or angle is None or angle.weight is None:
-            continue
-        if not angle.features and angle.constant == 1:
+        plain = angle is not None and not angle.features and angle.constant == 1
+        if gate.name == "RY" and plain and angle is not None and angle.weight is not None:
             last[gate.wires[0]] = angle.weight
-    return [last[wire] for wire in read if wire in last]
+        elif not gate.is_diagonal:
+            for wire in gate.wires:
+                last.pop(wire, None)
+    return [last[wire] for wire in read] if all(wire in last for wire in read) else []
 
 
 def linear_weights(

@@ -50,7 +50,8 @@ class QuantumHead(CircuitHead):
             task does not change the others' weights. None draws the seed from torch's global
             generator.
         initial: initial weights of the blocks, see `qmtl.heads.block_weights`: ``"equator"``, where
-            ⟨Z⟩ is steepest, or ``"normal"``, N(0, 0.5²). The encoding starts with N(0, 0.1²).
+            ⟨Z⟩ is steepest (a block that has no such place gets ``"uniform"``), ``"normal"``,
+            N(0, 0.5²), or ``"uniform"``, U(0, 2π). The encoding starts with N(0, 0.1²).
         frozen: whether the circuit's weights stay at their random initial values, so that only the
             scales are trained (and the encoder before the head). For ablations.
         like: a head of the same circuit whose parameters this head shares; see `with_simulator`.

@@ -380,9 +380,10 @@ def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
     gates = ", ".join(
         f"{gate.name} on {[labels[i] for i in gate.wires]}" for gate, _ in cones[name].growth[-3:]
     )
+    # What is measured may be on that many wires itself.
+    why = f" The first gates of the circuit that widen its light cone are {gates}." if gates else ""
     return (
-        f"{device}: what is measured on wires {read} depends on "
-        f"{len(cones[name].wires)} of {circuit.n_wires} wires, too many to simulate. The first "
-        f"gates of the circuit that widen its light cone are {gates}. Use lightning.qubit (about "
-        f"30 wires) or lightning.tensor"
+        f"{device}: what is measured on {len(read)} wires, {read[:6]}{'…' * (len(read) > 6)}, "
+        f"depends on {len(cones[name].wires)} of {circuit.n_wires} wires, too many to simulate."
+        f"{why} Use lightning.qubit (up to about 30 wires) or lightning.tensor"
     )

@@ -34,10 +34,10 @@ def from_qfunc(
 ) -> GateSequence:
     """The gates of a PennyLane function or template, as an encoding or a task's block.
 
-    The function is called once per random point, with those of the arguments ``features``,
-    ``weights`` and ``wires`` that it accepts. Its measurements are ignored: a task's readout says
-    what is measured. Angles may be constants, features, weights, sums of these, products of two
-    features, and a feature times a weight.
+    The function is called once per random point with the features (if there are any), the weights
+    (if there are any), whatever it calls them, and ``wires=`` if it has such an argument. Its
+    measurements are ignored: a task's readout says what is measured. Angles may be constants,
+    features, weights, sums of these, products of two features, and a feature times a weight.
 
     Args:
         qfunc: a template such as ``qml.StronglyEntanglingLayers``, your own function, or a QNode.
@@ -74,8 +74,8 @@ def from_qfunc(
     names = [operation.name for operation in operations]
     if names != [operation.name for operation in checks]:
         raise InvalidInputError(
-            "the function applies other gates at other values of its arguments; a head circuit "
-            "has the same gates for every sample"
+            "the function applies other gates at other values of its arguments, as state "
+            "preparations do; a head circuit has the same gates for every sample"
         )
     gates: list[Gate] = []
     for operation, check in zip(operations, checks, strict=True):
@@ -109,10 +109,12 @@ def _traced(
             tape, gate_set=known, stopping_condition=lambda op: op.name in known or _is_zz(op)
         )
     except (TypeError, ValueError, IndexError, qml.exceptions.DecompositionUndefinedError) as error:
-        takes = ", ".join([*(f"shape {tuple(a.shape)}" for a in arguments), *options])
+        given = [n for n, some in (("features", n_features), ("weights", shape)) if some]
+        takes = [f"{n} of shape {tuple(a.shape)}" for n, a in zip(given, arguments, strict=True)]
         raise InvalidInputError(
-            f"the function cannot be applied to ({takes}) and decomposed: "
-            f"{' '.join(str(error).split())}"
+            f"the function cannot be applied to {', '.join([*takes, *options]) or 'no arguments'} "
+            f"and decomposed: {' '.join(str(error).split())}; a template with other arguments can "
+            f"be called in a function of your own"
         ) from error
     return [op for op in script.operations if op.name not in WITHOUT_EFFECT]
 

@@ -192,6 +192,12 @@ def task_qnode(
             raise InvalidInputError(
                 f"angles: expected {circuit.n_features} per sample, got shape {tuple(angles.shape)}"
             )
+        missing = {"encoding", *chosen}.difference(weights if isinstance(weights, Mapping) else ())
+        if missing:
+            raise InvalidInputError(
+                f"weights must map 'encoding' and each task to a flat tensor, as head.weights() "
+                f"does; without {', '.join(sorted(missing))}, got {type(weights).__name__}"
+            )
         _apply_all(circuit, chosen, angles, weights)
         return {name: measured(register) for name, register in registers.items()}
 

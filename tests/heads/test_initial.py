@@ -2,12 +2,14 @@
 
 import math
 
+import pennylane as qml
 import pytest
 import torch
 
-from qmtl.circuit import ANSATZE, Angle, Gate, HeadCircuit
+from qmtl.circuit import ANSATZE, Angle, Gate, GateSequence, HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.heads import HEAD_TYPES, HeadOptions, QuantumHead, block_weights, build_head
+from qmtl.pennylane import from_qfunc
 from qmtl.tasks import Task
 
 TASKS = [
@@ -46,17 +48,44 @@ def test_outputs_are_undecided_and_slopes_are_steep_where_features_are_zero(ansa
     assert float(slope[0, wire]) == pytest.approx(-2, abs=0.2)
 
 
-def test_blocks_that_have_no_such_turn_start_near_zero():
-    class Turnless:
-        def n_weights(self, n_wires, read):
-            return 2
+RY = Gate("RY", (0,), Angle(weight=0))
 
-        def gates(self, n_wires, read):
-            product = Angle(weight=1, constant=2.0)
-            return [Gate("RX", (0,), Angle(weight=0)), Gate("RY", (0,), product)]
 
-    circuit = HeadCircuit([Task.binary("a")], ansatz=Turnless())
-    assert block_weights(0, "a", circuit, "a", "equator").abs().max() < 0.5
+@pytest.mark.parametrize(
+    ("gates", "turned"),
+    [
+        ([RY], True),
+        ([RY, Gate("CZ", (0, 1)), Gate("RZ", (0,), Angle(weight=1))], True),
+        ([RY, Gate("RX", (1,), Angle(weight=1))], True),
+        ([Gate("RX", (0,), Angle(weight=0))], False),
+        ([Gate("RY", (0,), Angle(weight=0, constant=2.0))], False),
+        ([RY, Gate("CNOT", (1, 0))], False),
+        ([RY, Gate("Hadamard", (0,))], False),
+    ],
+)
+def test_blocks_that_no_turn_brings_to_the_equator_start_anywhere(gates, turned):
+    block = GateSequence.of(2, gates)
+    tasks = [Task.binary(f"t{i}") for i in range(40)]
+    weights = QuantumHead(HeadCircuit(tasks, ansatz=block), seed=0).weights()
+    found = torch.stack([weights[task.name].detach() for task in tasks])
+    if turned:
+        assert (found[:, 0] - math.pi / 2).abs().max() < 0.5
+    else:
+        assert 0 <= found.min() < 0.5
+        assert 2 * math.pi - 0.5 < found.max() < 2 * math.pi
+
+
+def test_templates_start_with_outputs_that_follow_the_features():
+    """The outputs of PennyLane's templates differ between samples as those of the default block."""
+    task, features = Task.binary("a"), torch.randn(200, 2, generator=torch.manual_seed(0))
+    blocks = {
+        template: from_qfunc(template, 2, weights=template.shape(n_layers=2, n_wires=2))
+        for template in (qml.BasicEntanglerLayers, qml.StronglyEntanglingLayers)
+    }
+    for block in (None, *blocks.values()):
+        heads = [QuantumHead(HeadCircuit([task], ansatz=block), seed=seed) for seed in range(10)]
+        spread = torch.stack([head(features)["a"].std() for head in heads])
+        assert spread.median() > 0.05
 
 
 def test_a_task_draws_from_its_own_name():
