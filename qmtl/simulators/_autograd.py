@@ -117,8 +117,9 @@ class Step:
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
-        # The features that are rows of the angles; a table of products takes all.
-        self.features = table.features if self.is_plain else np.arange(circuit.n_features)
+        # Which features are rows of the angles; None for all, which a table of products takes. (A
+        # native circuit has other features than the circuit whose registers it reads.)
+        self.features = table.features if self.is_plain else None
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
         self.lengths = (len(circuit.tasks), n_encoding, self.n_weights - n_encoding)
@@ -170,11 +171,15 @@ class Step:
 
         return _kernels
 
+    def _places(self, features: Array) -> Array:
+        return np.arange(features.shape[1]) if self.features is None else self.features
+
     def state(self, features: Array, weights: Array) -> State:
         """The outputs from features and flat weights, with all that a backward pass needs."""
-        columns = np.empty((len(self.features), len(features)), features.dtype)
+        places = self._places(features)
+        columns = np.empty((len(places), len(features)), features.dtype)
         rows = np.ascontiguousarray(features)
-        total = self._kernels.load(columns, rows, self.features, self.factor)
+        total = self._kernels.load(columns, rows, places, self.factor)
         if self.layout and not (math.isfinite(total) and len(columns) == features.shape[1]):
             check_finite(torch.from_numpy(features))
         angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns
@@ -266,7 +271,7 @@ class Step:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
         # Return it in the features' memory order; otherwise torch would have to copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
-        slope, places = self.scale * self.factor, self.features
+        slope, places = self.scale * self.factor, self._places(by_feature)
         self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)
         return by_feature, by_weight
 

@@ -237,10 +237,25 @@ def test_a_cone_that_is_too_wide():
             qml.IsingXX(0.2, [i, i + 1])
         return qml.expval(qml.Z(0)), qml.expval(qml.Z(n_wires - 1))
 
-    with pytest.raises(qml.exceptions.DeviceError, match=r"\[69\] depends on 70 of 70 wires") as e:
+    with pytest.raises(qml.exceptions.DeviceError, match=r"\[69\], depends on 70 of 70 wires") as e:
         circuit()
     assert "lightning.tensor" in str(e.value)
     assert "on [0, 1]" in str(e.value)
+
+
+def test_an_observable_on_too_many_wires():
+    @qml.qnode(qml.device("qmtl.lightcone", wires=40))
+    def circuit():
+        for i in range(40):
+            qml.RX(0.1, i)
+        for i in range(39):
+            qml.IsingXX(0.2, [i, i + 1])
+        return qml.expval(qml.prod(*map(qml.Z, range(40))))
+
+    with pytest.raises(qml.exceptions.DeviceError) as e:
+        circuit()
+    assert "on 40 wires, [0, 1, 2, 3, 4, 5]…, depends on 40 of 40 wires" in str(e.value)
+    assert "are ." not in str(e.value)
 
 
 @pytest.mark.parametrize("measure", [lambda: qml.state(), lambda: qml.density_matrix(0)])

@@ -205,7 +205,11 @@ def test_an_encoding_with_features_weights_and_their_products():
         (lambda w: qml.RX(w[0], 5), {"weights": 1}, "on wire 5; there are 2"),
         (lambda w: qml.RX(w[0], "a"), {"weights": 1}, "on wire 'a'; there are 2"),
         (lambda w: qml.RX(w[0], 0), {"weights": 2}, "depend on 1 of its 2 weights"),
-        (qml.AmplitudeEmbedding, {"n_features": 4}, r"cannot be applied to \(shape \(4,\), wires"),
+        (
+            qml.AmplitudeEmbedding,
+            {"n_features": 4},
+            r"cannot be applied to features of shape \(4,\), wires",
+        ),
         (qml.StronglyEntanglingLayers, {"weights": 5}, "cannot be applied"),
         (lambda x: [qml.X(0)] if x[0] > 0 else [], {"n_features": 1}, "other gates at other val"),
         (3, {}, "must be a function or a template, got 3"),
