@@ -20,6 +20,7 @@ __all__ = [
     "QmtlError",
     "RecipeError",
     "RunDirectoryError",
+    "UnclearKindError",
     "check_integer",
     "missing_extra",
     "unknown_name",
@@ -32,6 +33,19 @@ class QmtlError(Exception):
 
 class InvalidInputError(QmtlError, ValueError):
     """An argument, a file or a label does not fit what was asked for."""
+
+
+class UnclearKindError(InvalidInputError):
+    """Labels do not say which kind of task they are.
+
+    Attributes:
+        problem: what is unclear.
+        kinds: the kinds that fit the labels, the likeliest first.
+    """
+
+    def __init__(self, problem: str, kinds: tuple[str, ...], advice: str) -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem, self.kinds = problem, kinds
 
 
 class CircuitTooLargeError(InvalidInputError):

@@ -1,18 +1,42 @@
 """A table's rows in the form that a run's model takes."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, UnclearKindError
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+    from qmtl.data import LabelTable
     from qmtl.experiments import Run
+    from qmtl.tasks import Task
+
+
+def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -> "Task":
+    """The task of a ``--target``, with errors in the words of the command line.
+
+    Args:
+        labels: the table's columns.
+        table: the file, for messages.
+        name: the column.
+        kind: the kind that was given; None for that of the labels.
+
+    Raises:
+        InvalidInputError: if the labels do not fit the kind, or do not say which it is.
+    """
+    try:
+        return labels.task(name, kind)
+    except UnclearKindError as error:
+        ways = " or ".join(f"--target {shlex.quote(f'{name}={one}')}" for one in error.kinds)
+        raise InvalidInputError(f"{table}: {error.problem}; say it with {ways}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{table}: {error}") from None
 
 
 def read_inputs(

@@ -8,7 +8,7 @@ import typer
 from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, RunDirectory, expanded
 from qmtl.cli._output import show_metrics
-from qmtl.cli._tables import read_inputs
+from qmtl.cli._tables import label_task, read_inputs
 from qmtl.errors import InvalidInputError, unknown_name
 
 
@@ -37,18 +37,18 @@ def adapt(
     Example: qmtl adapt runs/seed1 labels.csv --target sold=binary --out runs/with-sold
     """
     from qmtl.adaptation import METHODS
+    from qmtl.data import LabelTable
     from qmtl.experiments import Run, new_folder, write_derived
-    from qmtl.tasks import infer_task
 
     opened = Run.read(run)
     name, _, kind = target.partition("=")
     if not name:
         raise InvalidInputError(f"--target: expected NAME or NAME=KIND, got {target!r}")
-    inputs, rows = read_inputs(opened, table, delimiter, labels=[name])
-    labels = rows[name].tolist()
-    task = infer_task(name, labels, kind or None)
+    inputs, _ = read_inputs(opened, table, delimiter, labels=[name])
+    labels = LabelTable(table, delimiter)
+    task = label_task(labels, table, name, kind or None)
     model = opened.load_model()
-    larger = model.adapt(task, (inputs, labels), methods=method or METHODS, seed=seed)
+    larger = model.adapt(task, (inputs, labels.targets(task)), methods=method or METHODS, seed=seed)
     note = larger.head.notes[name]
     folder = new_folder(opened.recipe, out)
     write_derived(folder, [opened], larger, {"adapted": larger.head.notes})

@@ -1,23 +1,24 @@
 """Recipes: list the built-in ones, and write a commented one for your own table."""
 
+import contextlib
 import json
 import re
 import shlex
 import warnings
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, complete_recipe, expanded, recipe_texts
 from qmtl.cli._output import check_out, write_out
-from qmtl.errors import InvalidInputError, QmtlError, unknown_name
+from qmtl.cli._tables import label_task
+from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 
 if TYPE_CHECKING:
-    from qmtl.data import MultiTaskData
+    from qmtl.data import LabelTable, MultiTaskData
     from qmtl.tasks import Task
 
 # Most columns that the recipe lists; a table may have thousands.
@@ -122,20 +123,26 @@ def init(
 
     qmtl init table.csv --target price --target grade=multiclass --out mine.toml
     """
-    from qmtl.data import read_table
+    from qmtl.data import LabelTable
 
     path = Path(f"{table.stem}.toml") if out is None else out
     check_out(path)
     if path.exists():
         raise InvalidInputError(f"{path} exists already; give another --out")
-    texts = read_table(table, delimiter, texts=None)
-    names = [str(name) for name in texts.columns]
+    labels = LabelTable(table, delimiter)
+    names = labels.names
 
     @cache
     def task_of(name: str) -> "Task | None":
-        return _task(name, texts[name])
+        with contextlib.suppress(InvalidInputError):
+            return labels.task(name)
+        return None
 
-    wanted = _wanted(target, names, task_of)
+    wanted = {} if not target else _given(target, labels, table)
+    if not wanted:
+        last = next((name for name in reversed(names) if task_of(name) is not None), None)
+        found = None if last is None else task_of(last)
+        wanted = {found.name: found.kind} if found is not None else _no_target(labels)
     data = _load(table, wanted, delimiter)
     others = [name for name in names[:MOST] if name not in wanted and task_of(name) is not None]
     lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
@@ -149,7 +156,7 @@ def init(
         path,
         TEXT.format(
             table=_comment(table.name),
-            rows=f"{len(texts):,}",
+            rows=f"{len(labels):,}",
             columns=f"{len(names):,}",
             recipe=_comment(shlex.quote(str(path))),
             name=json.dumps(_plain(table.stem)),
@@ -164,39 +171,32 @@ def init(
     )
 
 
-def _task(name: str, column: Any) -> "Task | None":
-    """The task of a column, if its labels make it clear."""
-    from qmtl.tasks import infer_task
-
-    try:
-        return infer_task(name, column.tolist())
-    except QmtlError:
-        return None
-
-
-def _wanted(
-    target: list[str] | None, names: list[str], task_of: Callable[[str], "Task | None"]
-) -> dict[str, str | None]:
-    """Target columns and their kinds; None if the labels decide the kind."""
-    wanted: dict[str, str | None] = {}
-    for text in target or ():
+def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, str]:
+    """The columns of ``--target`` and their kinds, given or those of their labels."""
+    wanted: dict[str, str] = {}
+    for text in target:
         # A name may itself contain a =.
-        name, _, kind = (text, "", "") if text in names else text.rpartition("=")
-        if name not in names:
-            raise unknown_name("column in --target:", name or text, names)
-        wanted[name] = kind or None
-    if wanted:
-        return wanted
-    last = next((name for name in reversed(names) if task_of(name) is not None), None)
-    if last is None:
+        name, _, kind = (text, "", "") if text in labels.names else text.rpartition("=")
+        if name not in labels.names:
+            raise unknown_name("column in --target:", name or text, labels.names)
+        wanted[name] = label_task(labels, table, name, kind or None).kind
+    return wanted
+
+
+def _no_target(labels: "LabelTable") -> NoReturn:
+    """Say why the last column, the likeliest target, cannot be one."""
+    try:
+        labels.task(labels.names[-1])
+    except InvalidInputError as error:
+        why = error.problem if isinstance(error, UnclearKindError) else error
         raise InvalidInputError(
-            "no column has labels whose kind is clear; name one: --target NAME=KIND with the kind "
-            "binary, multiclass or regression"
-        )
-    return {last: None}
+            f"no column has labels whose kind is clear (the last: {why}); name one: --target "
+            f"NAME=KIND with the kind binary, multiclass or regression"
+        ) from None
+    raise AssertionError("the last column has a task")
 
 
-def _load(table: Path, wanted: dict[str, str | None], delimiter: str | None) -> "MultiTaskData":
+def _load(table: Path, wanted: dict[str, str], delimiter: str | None) -> "MultiTaskData":
     """Load the data as training will, so that errors show now."""
     from qmtl.data import from_csv
 

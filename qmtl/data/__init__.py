@@ -23,6 +23,7 @@ from qmtl.data._sentences import embed_texts as embed_texts
 from qmtl.data._sentences import pair_features as pair_features
 from qmtl.data._splits import label_codes as label_codes
 from qmtl.data._splits import validation_cut as validation_cut
+from qmtl.data._table_labels import LabelTable as LabelTable
 from qmtl.data._tables import from_csv as from_csv
 from qmtl.data._tables import from_frame as from_frame
 from qmtl.data._wine import wine as wine

@@ -12,7 +12,7 @@ from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
 from qmtl.data._splits import SPLITS, Indices, explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks, infer_task, row_weights
+from qmtl.tasks import Task, check_tasks, check_varied, infer_task, row_weights
 
 __all__ = ["as_samples", "choose_rows", "from_arrays"]
 
@@ -49,7 +49,10 @@ def from_arrays(
             counts like two rows; a row of weight 0 is left out. None for 1 each.
 
     Raises:
-        InvalidInputError: shapes, names or labels do not fit.
+        InvalidInputError: shapes, names or labels do not fit, or a classification has one class.
+
+    Warns:
+        UserWarning: a regression target has one value.
 
     Example:
         >>> X = [[float(i), 1.0] for i in range(20)]
@@ -74,6 +77,8 @@ def from_arrays(
         tasks = [infer_task(key, values) for key, values in targets.items()]
     tasks = check_tasks(tasks)
     labels = _as_targets(tasks, targets, numbers)
+    for task in tasks:
+        check_varied(task, labels[task.name])
     indices = choose_rows(len(inputs), splits, seed, label_codes(tasks, labels), groups)
     columns = None
     if standardise:

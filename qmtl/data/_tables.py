@@ -1,6 +1,5 @@
 """Data sets from tables: `from_frame` from a data frame, `from_csv` from a file."""
 
-import contextlib
 import fnmatch
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, model_validator
-from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath
 from qmtl.data._arrays import choose_rows
-from qmtl.data._columns import column_numbers, column_texts, is_number_type, text_numbers
+from qmtl.data._columns import column_numbers
 from qmtl.data._csv import TextTable, is_nameless
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, check_count, label_codes
+from qmtl.data._table_labels import label_values, targets_of, task_of
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks, infer_task
+from qmtl.tasks import Task, check_tasks, check_varied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +135,11 @@ def from_frame(
         `MultiTaskModel.predict` takes data frames like this one.
 
     Raises:
-        InvalidInputError: a column or a cell does not fit; the error names it and its row.
+        InvalidInputError: a column or a cell does not fit, or a classification has one class; the
+            error names the column, and the row by its label in the table's index.
+
+    Warns:
+        UserWarning: columns are left out, or a regression target has one value.
 
     Example:
         >>> import pandas as pd
@@ -187,8 +190,8 @@ def from_csv(
         encoding: see `read_table`.
 
     Raises:
-        InvalidInputError: the file, a column or a cell does not fit; the error names it and its row
-            in the file, where the header is row 1.
+        InvalidInputError: as in `from_frame`, or the file does not fit. An error's row is that of
+            the file, as a spreadsheet counts: the header is row 1.
 
     Example:
         >>> import tempfile, pathlib
@@ -245,23 +248,23 @@ def _data(
     elif isinstance(splits, Mapping):
         splits = _places(splits, numbers)
     labels, taken = {}, {}
-    read = [[_label_values(table[c], task, decimal) for c in own] for own, task in wanted]
+    read = [[label_values(table[c], task, decimal) for c in own] for own, task in wanted]
     tasks = check_tasks(
         [
-            task
-            if isinstance(task, Task)
-            else infer_task(own[0], _typed(table[own[0]], values[0]), task)
+            task if isinstance(task, Task) else task_of(table[own[0]], values[0], task)
             for (own, task), values in zip(wanted, read, strict=True)
         ]
     )
     for task, values in zip(tasks, read, strict=True):
         together = values[0] if len(values) == 1 else np.stack(values, axis=1)
-        labels[task.name] = _targets(task, together, table.index)
+        labels[task.name] = targets_of(task, together, table.index)
     taken = {
         c: f"the target '{t.name}'" for t, (cs, _) in zip(tasks, wanted, strict=True) for c in cs
     }
     special = {"split_column": split_column, "group_column": group_column, "weights": weights}
     names = _input_names(list(table.columns), inputs, ignore, taken, special)
+    for task in tasks:
+        check_varied(task, labels[task.name], stacklevel=3)
     if split_column is not None:
         splits = _given_splits(table[split_column])
     groups = None if group_column is None else table[group_column].astype(object).fillna("")
@@ -374,51 +377,6 @@ def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
         if column not in header:
             raise unknown_name("target column", column, header)
     return columns
-
-
-def _typed(column: "pd.Series", values: np.ndarray) -> Any:
-    """The labels of a column; in its own type if that type marks numbers as classes."""
-    categories = getattr(column.dtype, "categories", None)
-    return values if categories is None or not is_number_type(categories.dtype) else column
-
-
-def _label_values(
-    column: "pd.Series", wanted: str | Task | None, decimal: str | None
-) -> np.ndarray:
-    """The labels in a column: numbers as float64, texts and other values as objects."""
-    from pandas.api import types
-
-    kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
-        return np.asarray(column, dtype=object)
-    if is_number_type(column.dtype):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    if types.is_datetime64_any_dtype(column.dtype):
-        return np.asarray(column, dtype="datetime64[ns]")
-    if kind == "regression":
-        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
-    named = isinstance(wanted, Task) and wanted.class_names and kind != "multilabel"
-    if named:
-        return np.asarray(column, dtype=object)
-    texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal)
-    if not texts or len(numbers) < len(texts):
-        return np.asarray(column, dtype=object)
-    values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
-    if np.isinf(values).any():  # refused later, with its row
-        column_numbers(column.to_frame(), [str(column.name)], decimal)
-    return values
-
-
-def _targets(task: Task, values: np.ndarray, rows: "pd.Index") -> Tensor:
-    """The targets of a task; each distinct text is converted once."""
-    import pandas as pd
-
-    if values.ndim == 1 and values.dtype == object:
-        with contextlib.suppress(InvalidInputError, TypeError):
-            codes, distinct = pd.factorize(values, use_na_sentinel=False)
-            return task.to_targets(distinct)[torch.from_numpy(codes)]
-    return task.to_targets(values, rows=rows)  # an error names the row
 
 
 def _input_names(

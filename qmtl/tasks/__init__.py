@@ -10,6 +10,7 @@ from qmtl.tasks._definition import Kind as Kind
 from qmtl.tasks._definition import metric_names as metric_names
 from qmtl.tasks._infer import infer_task as infer_task
 from qmtl.tasks._labels import MISSING_WORDS as MISSING_WORDS
+from qmtl.tasks._labels import check_varied as check_varied
 from qmtl.tasks._labels import is_date as is_date
 from qmtl.tasks._labels import is_missing as is_missing
 from qmtl.tasks._labels import number_in as number_in

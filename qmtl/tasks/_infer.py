@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 from qmtl.tasks._definition import MISSING, Kind
 from qmtl.tasks._labels import as_labels, is_date, is_missing, number_in, number_text
 from qmtl.tasks._task import Task
@@ -33,9 +33,9 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: if there is no label, if the labels fit several kinds or not the given
-            one, or if they look like dates, ids or free text; the message says what to pass
-            instead.
+        InvalidInputError: if there is no label, if the labels fit several kinds (an
+            `UnclearKindError`) or not the given one, or if they look like dates, ids or free text;
+            the message says what to pass instead.
 
     Example:
         >>> infer_task("a", ["cat", "dog", None, "cat"]).class_names
@@ -109,16 +109,19 @@ def _from_texts(
 ) -> Task:
     if array.ndim != 1 or (numbers and kind is None):
         beside = f", got {texts[0]!r} beside {number_text(numbers[0])}" if numbers else ""
-        raise InvalidInputError(
-            f"labels of '{name}': texts need one column without numbers among them{beside}; pass "
-            f"a Task with class_names, or say that it is 'multiclass'"
+        raise UnclearKindError(
+            f"labels of '{name}': texts need one column without numbers among them{beside}",
+            ("multiclass",),
+            "pass a Task with class_names, or say that it is 'multiclass'",
         )
     names = sorted({*texts, *map(number_text, numbers)})
     _check_count(name, names, kind)
     if kind is None and len(names) > max(FEW, n // 2):
-        raise InvalidInputError(
+        raise UnclearKindError(
             f"labels of '{name}': {len(names)} different texts in {n} rows look like ids or free "
-            f"text, not like classes; pass a Task with class_names if they are classes"
+            f"text, not like classes",
+            ("multiclass",),
+            "pass a Task with class_names if they are classes",
         )
     if len(names) == 2:
         return Task.binary(name, class_names=names)
@@ -167,9 +170,11 @@ def _from_numbers(
     if len(fractional) > 2:
         return Task.regression(name, columns)
     shown = ", ".join(f"{number:g}" for number in sorted(numbers)[:4])
-    raise InvalidInputError(
-        f"labels of '{name}': cannot tell the kind of task from {len(numbers)} different values "
-        f"({shown}{', ...' if len(numbers) > 4 else ''}); "
+    values = "value" if len(numbers) == 1 else "different values"
+    raise UnclearKindError(
+        f"labels of '{name}': cannot tell the kind of task from {len(numbers)} {values} "
+        f"({shown}{', ...' if len(numbers) > 4 else ''})",
+        ("regression",) if len(numbers) == 1 else ("regression", "multiclass"),
         f"pass a Task, for example Task.regression({name!r}), or name the kind of the column in a "
-        f"table: 'multiclass', 'regression'"
+        f"table: 'multiclass', 'regression'",
     )

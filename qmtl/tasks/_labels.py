@@ -14,6 +14,7 @@
 import datetime
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
 __all__ = [
-    "MISSING_WORDS", "as_labels", "best_constant", "is_date", "is_missing", "number_in",
-    "number_text", "present", "read_labels", "to_targets",
+    "MISSING_WORDS", "as_labels", "best_constant", "check_varied", "is_date", "is_missing",
+    "number_in", "number_text", "present", "read_labels", "to_targets",
 ]  # fmt: skip
 
 MISSING_WORDS = frozenset({
@@ -149,6 +150,44 @@ def _no_dates(name: str, value: object) -> InvalidInputError:
 def present(targets: Tensor) -> Tensor:
     """Which entries of canonical targets are labelled."""
     return ~targets.isnan() if targets.is_floating_point() else targets != MISSING
+
+
+def check_varied(task: "Task", targets: Tensor, *, stacklevel: int = 2) -> None:
+    """Refuse canonical targets of a single class; warn of regression targets that are all equal.
+
+    A multilabel task is refused if each of its labels has a single class. Missing labels do not
+    count, and without any label nothing is said.
+
+    Raises:
+        InvalidInputError: if there is one class everywhere; the error names the task.
+
+    Example:
+        >>> from qmtl.tasks import Task
+        >>> task = Task.binary("a", class_names=("n", "y"))
+        >>> check_varied(task, torch.tensor([1.0, float("nan"), 1.0]))
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: labels of 'a': only one class, 'y'; a task needs at least two
+    """
+    columns = targets.reshape(len(targets), -1).unbind(dim=1)
+    known = [column[present(column)] for column in columns]
+    same = [len(values) > 0 and bool((values == values[0]).all()) for values in known]
+    if task.kind == "regression":
+        outputs = task.class_names or [f"output {place}" for place in range(len(same))]
+        for place in np.flatnonzero(same).tolist():
+            whose = f"'{task.name}'" + (f" ({outputs[place]})" if len(same) > 1 else "")
+            warnings.warn(
+                f"target {whose} is {known[place][0].item():g} in every labelled row: there is "
+                f"nothing to learn, and its R² is not defined",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
+    elif all(same):
+        code = int(known[0][0])
+        names = task.class_names if task.kind != "multilabel" else None
+        raise InvalidInputError(
+            f"labels of '{task.name}': only one class, {names[code] if names else str(code)!r}; "
+            f"a task needs at least two"
+        )
 
 
 def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:

@@ -470,6 +470,66 @@ def test_a_recipe_for_a_table_of_ones_own(qmtl, tmp_path):
     assert "grade" in out
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "kinds"),
+    [
+        ("size;rooms;price", lambda i: f"{50 + i * 7 % 83},{i % 10};{i % 5 + 1};{300 + i},5",
+         {"price": "regression", "size": "regression"}),
+        ("size;rooms;price", lambda i: f"{50 + i},{i % 10};{i % 5};1.{300 + i},25",
+         {"price": "regression", "size": "regression", "rooms": "multiclass"}),
+        ("size\tprice", lambda i: f"{50 + i}\t1'{300 + i}.5", {"price": "regression"}),
+        ("sold;price", lambda i: f"{'ja' if i % 2 else 'nein'};{i % 2},0",
+         {"price": "binary", "sold": "binary"}),
+    ],
+)  # fmt: skip
+def test_a_recipe_has_the_kinds_that_training_reads(qmtl, tmp_path, header, row, kinds):
+    n = 120
+    (tmp_path / "a.csv").write_text("\n".join([header, *map(row, range(n))]) + "\n")
+    qmtl.good("init", "a.csv")
+    target, *others = kinds
+    text = (tmp_path / "a.toml").read_text()
+    assert f'[data.targets]\n{target} = "{kinds[target]}"' in text
+    shown = {line[2:].split(" = ")[0]: line.split('"')[1] for line in text.splitlines()
+             if line.startswith("# ") and '= "' in line.split("#")[1] and line[2:].split(" ")[0]
+             in header}  # fmt: skip
+    assert shown == {name: kinds[name] for name in others}
+    for name, kind in kinds.items():
+        read = package.data.from_csv("a.csv", targets=[name])
+        qmtl.good("init", "a.csv", "--target", name, "--out", f"{name}.toml")
+        recipe = package.experiments.read_recipe(f"{name}.toml")
+        assert recipe.data.targets == {name: kind}
+        assert recipe.data.load().task(name) == read.task(name)
+
+
+@pytest.mark.parametrize(
+    ("cell", "target", "message"),
+    [
+        ("about 20", [], "row 7, column 'price': expected a finite number, got 'about 20'"),
+        ("about 20", ["price"],
+         "slip.csv: row 7, column 'price': expected a finite number, got 'about 20'"),
+        ("about 20", ["price=regression"],
+         "slip.csv: row 7, column 'price': expected a finite number, got 'about 20'"),
+        ("inf", ["price"], "slip.csv: row 7, column 'price': expected a finite number, got 'inf'"),
+        ("300,5", ["seven"], "from 1 value (7); say it with --target seven=regression"),
+        ("300,5", ["two words"], "; say it with --target 'two words=regression' or --target"),
+        ("300,5", ["one"], "labels of 'one': only one class, '1'"),
+        ("300,5", ["yes=binary"], "column 'yes' as binary: expected 2 classes, got 1 (yes)"),
+    ],
+)  # fmt: skip
+def test_what_a_target_lacks_is_said_in_words_of_the_command_line(
+    qmtl, tmp_path, cell, target, message
+):
+    rows = [f"7;1;yes;{i * 3};{300 + i},5" for i in range(60)]
+    rows[5] = f"7;1;yes;9;{cell}"
+    header = "seven;one;yes;two words;price"
+    (tmp_path / "slip.csv").write_text("\n".join([header, *rows]) + "\n")
+    words = [word for name in target for word in ("--target", name)]
+    told = qmtl.bad("init", "slip.csv", *words)
+    assert message in told
+    assert "Task" not in told
+    assert not list(tmp_path.glob("*.toml"))
+
+
 def test_odd_names_in_a_recipe_for_a_table(qmtl, tmp_path):
     names = ['say "hi"', "a = b", "ü # no comment", "[x]", "\\n"]
     rows = [",".join(str(i * (j + 1) % 7 + 0.5) for j in range(5)) for i in range(30)]
@@ -491,7 +551,7 @@ def test_odd_names_in_a_recipe_for_a_table(qmtl, tmp_path):
         (["shop.csv", "--target", "grade=binary"], "grade"),
         (["shop.csv", "--out", "no/such/folder.toml"], "there is no folder"),
         (["empty.csv"], "empty.csv"),
-        (["ids.csv"], "no column has labels whose kind is clear"),
+        (["ids.csv"], "no column has labels whose kind is clear (the last: labels of 'who': 40 "),
     ],
 )
 def test_a_table_that_no_recipe_fits(qmtl, tmp_path, words, message):

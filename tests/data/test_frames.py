@@ -3,6 +3,7 @@
 import datetime
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import qmtl
-from qmtl.data import TableColumns, from_csv, from_frame
+from qmtl.data import TableColumns, from_arrays, from_csv, from_frame
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 
@@ -181,7 +182,7 @@ class TestTargets:
 
     def test_labels_of_every_type(self):
         columns = {
-            "flag": pd.array([True, None] * 30, dtype="boolean"),
+            "flag": pd.array([True, None, False, None] * 15, dtype="boolean"),
             "word": pd.Categorical(["b", "a"] * 30),
             "count": pd.array([1, 2, None] * 20, dtype="Int64"),
             "mark": ["1,5", "2", "0,25"] * 20,
@@ -209,6 +210,60 @@ class TestTargets:
     def test_what_is_no_label(self, column, message):
         with pytest.raises(InvalidInputError, match=message):
             from_frame(frame(t=column), targets=["t"])
+
+    @pytest.mark.parametrize("cell", ["about 20", "-", "inf"])
+    def test_a_word_among_numbers_is_named_with_its_row(self, cell):
+        column = [f"{i},5" for i in range(N)]
+        column[5] = cell
+        for kind in (None, "regression"):
+            with pytest.raises(InvalidInputError) as caught:
+                from_frame(frame(price=column), targets={"price": kind})
+            told = f"row 5, column 'price': expected a finite number, got {cell!r}"
+            assert str(caught.value) == told
+
+    @pytest.mark.parametrize(
+        ("column", "kind", "named"),
+        [
+            (["yes"] * N, "binary", "got 1 (yes)"),
+            (["yes", None] * 30, None, "only one class, 'yes'"),
+            ([1] * N, None, "only one class, '1'"),
+            ([0.0, None] * 30, "binary", "only one class, '0'"),
+            (["a"] * N, "multiclass", "got 1 (a)"),
+            ([2] * N, Task.multiclass("x", 3), "only one class, '2'"),
+            (["b"] * N, Task.binary("x", class_names=("a", "b")), "only one class, 'b'"),
+        ],
+    )
+    def test_one_class_everywhere_is_refused(self, column, kind, named):
+        with pytest.raises(InvalidInputError, match=r"'x'") as caught:
+            from_frame(frame(x=column), targets={"x": kind})
+        assert named in str(caught.value)
+        if kind is None or isinstance(kind, Task):
+            tasks = None if kind is None else [kind]
+            with pytest.raises(InvalidInputError, match=r"'x'"):
+                from_arrays(SIZE[:, None], {"x": column}, tasks=tasks)
+
+    @pytest.mark.parametrize("column", [[5] * N, [5.0, None] * 30, ["5,0"] * N])
+    def test_a_constant_regression_is_warned_of(self, column):
+        told = "target 'price' is 5 in every labelled row"
+        with pytest.warns(UserWarning, match=told) as caught:
+            from_frame(frame(price=column), targets={"price": "regression", "y": "binary"})
+        assert [Path(one.filename).name for one in caught] == [Path(__file__).name]
+        if column[0] != "5,0":
+            price = Task.regression("price")
+            with pytest.warns(UserWarning, match=told) as caught:
+                from_arrays(SIZE[:, None], {"price": column}, tasks=[price])
+            assert [Path(one.filename).name for one in caught] == [Path(__file__).name]
+
+    def test_one_constant_output_of_several(self):
+        pair = Task.regression("pair", 2, class_names=("size", "five"))
+        with pytest.warns(UserWarning, match=r"target 'pair' \(five\) is 5 in every"):
+            from_frame(frame(five=[5] * N), targets=[pair])
+        tags = Task.multilabel("tags", 2, class_names=("y", "one"))
+        data = from_frame(frame(one=[1] * N), targets=[tags])  # one of them can be learned
+        assert data.train.targets["tags"].shape[1] == 2
+        tags = Task.multilabel("tags", 2, class_names=("zero", "one"))
+        with pytest.raises(InvalidInputError, match="labels of 'tags': only one class"):
+            from_frame(frame(one=[1] * N, zero=[0] * N), targets=[tags])
 
     def test_splits_and_groups(self):
         part = ["train", "Validation ", "TEST"] * 20

@@ -114,8 +114,11 @@ def test_identical_tasks_and_tasks_without_variation():
     labels = np.random.default_rng(0).random(200).round()
     others = {name: np.random.default_rng(i).random(200).round() for i, name in enumerate("xyz", 1)}
     targets = {"a": labels, **others, "b": labels, "same": np.ones(200)}
-    tasks = [qmtl.Task.binary(name) for name in targets]
-    data = qmtl.data.from_arrays(np.zeros((200, 2), "float32"), targets, tasks=tasks, seed=0)
+    tasks = [qmtl.Task.binary(name) for name in (*others, "a", "b")] + [
+        qmtl.Task.regression("same")
+    ]
+    with pytest.warns(UserWarning, match="target 'same' is 1 in every"):
+        data = qmtl.data.from_arrays(np.zeros((200, 2), "float32"), targets, tasks=tasks, seed=0)
     graph = task_graph(data)
     assert graph.weights.loc["a", "b"] == graph.weights.to_numpy().max()
     assert not graph.weights["same"].any()

@@ -1,0 +1,138 @@
+"""Columns of a table as labels: their numbers or texts, and the task that they make."""
+
+import contextlib
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qmtl.data._columns import column_numbers, column_texts, is_number_type, text_numbers
+from qmtl.data._csv import TextTable
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import Task, check_varied, infer_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["LabelTable", "label_values", "targets_of", "task_of"]
+
+# A column with at least this many different numbers, and nine to each word, holds numbers, and the
+# words are slips.
+FEW = 10
+
+
+class LabelTable:
+    r"""The columns of a file as labels, read as `from_csv` reads the targets.
+
+    Args:
+        path: the file.
+        delimiter: character between cells; None detects it.
+
+    Raises:
+        InvalidInputError: the file cannot be read as a table.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+        >>> _ = path.write_text("sold;price\nyes;1,5\nno;2,25\nyes;3,75\n")
+        >>> table = LabelTable(path)
+        >>> table.names, len(table), table.task("price").kind
+        (('sold', 'price'), 3, 'regression')
+        >>> table.targets(table.task("sold"))
+        tensor([1., 0., 1.])
+    """
+
+    def __init__(self, path: str | PathLike[str], delimiter: str | None = None) -> None:
+        file = TextTable(path, delimiter)
+        self.names = tuple(file.header)
+        self._decimal = file.decimal
+        self._frame = file.frame(file.header, categories=True)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._frame)
+
+    def task(self, name: str, kind: str | None = None) -> Task:
+        """The task of a column, of the given kind or of that of its labels; see `infer_task`.
+
+        Raises:
+            InvalidInputError: the labels do not fit, do not say which kind they are, or are of one
+                class.
+
+        Warns:
+            UserWarning: a regression target has one value.
+        """
+        column = self._frame[name]
+        values = label_values(column, kind, self._decimal)
+        task = task_of(column, values, kind)
+        check_varied(task, targets_of(task, values, self._frame.index))
+        return task
+
+    def targets(self, task: Task) -> Tensor:
+        """The canonical targets of the task's column, see `Task.to_targets`.
+
+        Raises:
+            InvalidInputError: a label does not fit; the error gives its row.
+        """
+        values = label_values(self._frame[task.name], task, self._decimal)
+        return targets_of(task, values, self._frame.index)
+
+
+def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
+    """The task that a column's values (of `label_values`) make."""
+    categories = getattr(column.dtype, "categories", None)
+    # The type of a column of categories that are numbers says that they are classes.
+    typed = categories is not None and is_number_type(categories.dtype)
+    return infer_task(str(column.name), column if typed else values, kind)
+
+
+def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
+    """The labels in a column: numbers as float64, texts and other values as objects.
+
+    Args:
+        column: the labels.
+        wanted: their task or its kind; None if the labels decide.
+        decimal: decimal mark of texts; None finds the one that fits.
+
+    Raises:
+        InvalidInputError: a cell of a column of numbers is none; the error gives its row.
+    """
+    from pandas.api import types
+
+    kind = wanted.kind if isinstance(wanted, Task) else wanted
+    if types.is_bool_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
+        return np.asarray(column, dtype=object)
+    if is_number_type(column.dtype):
+        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    if types.is_datetime64_any_dtype(column.dtype):
+        return np.asarray(column, dtype="datetime64[ns]")
+    if kind == "regression":
+        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
+    named = isinstance(wanted, Task) and wanted.class_names and kind != "multilabel"
+    if named:
+        return np.asarray(column, dtype=object)
+    texts, codes = column_texts(column)
+    numbers = text_numbers(str(column.name), texts, decimal)
+    slips = len(texts) - len(numbers)
+    if slips and kind is None and len(numbers) >= max(FEW, 9 * slips):
+        column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises, with the row
+    if not texts or slips:
+        return np.asarray(column, dtype=object)
+    values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
+    if np.isinf(values).any():  # refused later, with its row
+        column_numbers(column.to_frame(), [str(column.name)], decimal)
+    return values
+
+
+def targets_of(task: Task, values: np.ndarray, rows: Sequence[Any]) -> Tensor:
+    """The targets of a task; each distinct text is converted once."""
+    import pandas as pd
+
+    if values.ndim == 1 and values.dtype == object:
+        with contextlib.suppress(InvalidInputError, TypeError):
+            codes, distinct = pd.factorize(values, use_na_sentinel=False)
+            return task.to_targets(distinct)[torch.from_numpy(codes)]
+    return task.to_targets(values, rows=rows)  # an error names the row
