@@ -23,6 +23,7 @@ __all__ = [
     "UnclearKindError",
     "check_integer",
     "missing_extra",
+    "nearest",
     "unknown_name",
 ]
 
@@ -143,6 +144,20 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
     )
 
 
+def nearest(name: object, choices: Iterable[str]) -> list[str]:
+    """Up to two choices that are spelled nearly like a name, the nearest first.
+
+    Example:
+        >>> nearest("ash", ["Ash", "Alcohol"])
+        ['Ash']
+    """
+    known = list(choices)
+    lowered = {choice.lower(): choice for choice in known}
+    return difflib.get_close_matches(str(name), known, n=2) or [
+        lowered[c] for c in difflib.get_close_matches(str(name).lower(), lowered, n=2)
+    ]
+
+
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:
     """An error about a name that is not among `choices`, with the nearest valid ones.
 
@@ -151,9 +166,6 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInpu
         "unknown entangler 'cz_rng'; did you mean 'cz_ring' or 'cz_line'? Known: cz_ring, cz_line"
     """
     known = list(choices)
-    close = difflib.get_close_matches(str(name), known, n=2)
-    if not close:
-        lowered = {choice.lower(): choice for choice in known}
-        close = [lowered[c] for c in difflib.get_close_matches(str(name).lower(), lowered, n=2)]
+    close = nearest(name, known)
     hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
     return InvalidInputError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmtl.errors import InvalidInputError, UnclearKindError
+from qmtl.errors import InvalidInputError, UnclearKindError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +71,12 @@ def read_inputs(
     missing = [name for name in (*columns.names, *labels) if name not in header]
     if missing:
         whose = "the target and " if set(missing) & set(labels) else ""
+        free = [name for name in header if name not in columns.names]
+        near = [(name, nearest(name, free)) for name in missing[:8]]
+        means = ", ".join(f"{own[0]!r} for {name!r}" for name, own in near if own)
         raise InvalidInputError(
             f"{table}: the header lacks {_some(missing)} of {whose}the columns that the run's "
-            f"model needs; it has {_some(header)}"
+            f"model needs; {f'is it {means}? ' if means else ''}it has {_some(header)}"
         )
     for name, unseen in columns.unseen(rows).items():
         print(

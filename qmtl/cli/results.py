@@ -23,7 +23,8 @@ def runs(
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
-    continues it). The score is the mean of the tasks' main metrics on the test split.
+    continues it). The score is the mean of the tasks' main metrics on the test split; where some
+    have none, it says of how many tasks.
 
     Examples of use:
 
@@ -62,6 +63,9 @@ def _run_row(path: Path) -> tuple[object, ...]:
         score = f"{sum(values) / len(values):.4f}" if values else "–"
         names = {name for name, _ in mains}
         metric = names.pop() if len(names) == 1 else "mean of main metrics"
+        if len(values) < len(mains):
+            # A regression whose labels are all equal on the test split has no R².
+            metric += f", {len(values)} of {len(mains)} tasks"
         return path, "finished", *about, len(test), results["epochs"], score, metric
     except FileNotFoundError:
         process = training_process(path)

@@ -1,7 +1,8 @@
 """``qmtl train``: train a recipe into a run directory."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,9 @@ from qmtl.cli._options import (
 )
 from qmtl.cli._output import show_run
 from qmtl.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from qmtl.experiments import Run
 
 
 def train(
@@ -76,7 +80,7 @@ def train(
         before = results.stat().st_mtime_ns if results.is_file() else None
         run = resume_run(resume, set_ or ())
         if before == results.stat().st_mtime_ns:
-            print(f"the run {resume} had finished already; nothing was trained")
+            print(_nothing_trained(resume, run, set_ or ()))
     else:
         assert recipe is not None
         overrides = with_seed(set_, seed)
@@ -89,3 +93,17 @@ def train(
             from qmtl.experiments import write_report
 
             print(f"report: {write_report([run.path], run.path / 'report.html')}")
+
+
+def _nothing_trained(folder: Path, run: "Run", overrides: Sequence[str]) -> str:
+    """Why a finished run was not trained further."""
+    from qmtl.experiments import read_recipe
+
+    done = run.results["epochs"]
+    wanted = read_recipe(folder / "recipe.toml", overrides).training.max_epochs
+    if overrides and wanted is not None and wanted <= done:
+        return (
+            f"the run {folder} has trained {done} epochs already, and max_epochs is {wanted}; "
+            f"nothing was trained"
+        )
+    return f"the run {folder} had finished already; nothing was trained"

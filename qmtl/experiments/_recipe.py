@@ -1,6 +1,7 @@
 """Recipe: the complete description of a run, in sections (data, encoder, head, circuit, ...)."""
 
 import codecs
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -18,6 +19,7 @@ from qmtl.noise import DeviceNoise
 from qmtl.training import LoggingSection, TrainingSettings
 
 SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
+TABLES = (".csv", ".tsv", ".tab")
 SINGLE_TASK: Literal["single-task"] = "single-task"
 RivalType = Literal[HeadType, "single-task"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -299,14 +301,19 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             out).
 
     Raises:
-        RecipeError: for a file that is missing or not TOML, an unknown key (the error names the
-            nearest valid one), or a value that does not fit.
+        RecipeError: for a file that is missing, a table or not TOML, an unknown key (the error
+            names the nearest valid one), or a value that does not fit.
 
     Example:
         >>> read_recipe("digits", ["training.seed=3"]).training.seed
         3
     """
     path = Path(name_or_path)
+    if path.suffix.lower() in TABLES:
+        raise RecipeError(
+            f"{path} looks like a table, not a recipe; write a recipe for it with: qmtl init "
+            f"{shlex.quote(str(path))}"
+        )
     if path.suffix == ".toml" or path.is_file():
         try:
             text = _decoded(path.read_bytes())

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +23,8 @@ from qmtl.training._module import CHECKPOINT_VERSION
 from qmtl.training._settings import TrainingSettings, monitor_mode
 
 __all__ = [
-    "BEST", "LAST", "AtomicCheckpoints", "ResumedSettings", "best_checkpoint", "is_finished",
-    "last_checkpoint", "read_checkpoint", "remove_leftovers", "restoring",
+    "BEST", "LAST", "AtomicCheckpoints", "ResumedSettings", "TimeSpent", "best_checkpoint",
+    "is_finished", "last_checkpoint", "read_checkpoint", "remove_leftovers", "restoring",
 ]  # fmt: skip
 
 BEST = "best.ckpt"
@@ -152,6 +153,35 @@ class ResumedSettings(Callback):
         for callback in trainer.callbacks:
             if isinstance(callback, EarlyStopping) and self.now["patience"] is not None:
                 callback.patience = self.now["patience"]
+
+
+class TimeSpent(Callback):
+    """Counts the seconds since it was made, and those of a resumed run's sessions before.
+
+    A session counts up to its last checkpoint, from which the next one continues.
+    """
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all sessions."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, float]:
+        """The seconds until now."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Add the seconds of the sessions before."""
+        self.before = state_dict["seconds"]
+
+    def load_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """`load_state_dict` of a checkpoint's content; older checkpoints have no seconds."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state is not None:
+            self.load_state_dict(state)
 
 
 def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:

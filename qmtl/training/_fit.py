@@ -2,7 +2,7 @@
 
 import copy
 import tempfile
-import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from qmtl.training._checkpoints import (
     BEST,
     LAST,
     ResumedSettings,
+    TimeSpent,
     best_checkpoint,
     is_finished,
     last_checkpoint,
@@ -69,7 +70,8 @@ def fit(
             trained. The data may have only these tasks, or all of the model's.
         checkpoints: folder for the last and the best checkpoint; None for no checkpoints.
         resume: whether to continue from the last checkpoint in that folder. On a CPU the result is
-            bit for bit that of a run that was not interrupted.
+            bit for bit that of a run that was not interrupted. If it has more than `max_epochs`
+            already, nothing is trained, with a warning.
         progress: whether to show progress.
         callbacks: further Lightning callbacks.
 
@@ -111,16 +113,24 @@ def fit(
             with quiet_libraries(), restoring(last, resumed):
                 module.on_load_checkpoint(saved)
             _load_weights(module, saved)
-        started = time.perf_counter()
+        time_spent = TimeSpent()
         kept = folder / BEST
         if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
+            time_spent.load_from(saved)
+            if epochs > settings.n_epochs:
+                warnings.warn(
+                    f"{folder} has trained {epochs} epochs already, more than max_epochs = "
+                    f"{settings.n_epochs}: nothing is trained",
+                    UserWarning,
+                    stacklevel=2,
+                )
         else:
             if not resume:
                 kept.unlink(missing_ok=True)
             remove_leftovers(folder)
             keeper = best_checkpoint(folder, settings.monitor)
-            used = [resumed, *(callbacks or ()), keeper]
+            used = [resumed, time_spent, *(callbacks or ()), keeper]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:
@@ -131,7 +141,7 @@ def fit(
                 epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
             # All processes use the first process's folder.
             kept = Path(keeper.best_model_path or kept)
-        seconds = time.perf_counter() - started
+        seconds = time_spent.seconds
         best_epoch = epochs
         if settings.restore_best and _has_validation(data, settings) and kept.is_file():
             best = read_checkpoint(kept)

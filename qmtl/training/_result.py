@@ -76,7 +76,7 @@ class Result:
         epochs: number of epochs trained.
         best_epoch: the epoch whose weights were kept: the one with the best `monitor`, or the last
             one with ``restore_best=False`` or without any validation label.
-        seconds: time spent on training.
+        seconds: time spent on training, in all sessions of a run that was resumed.
         checkpoints: folder of the checkpoints, if they were kept.
     """
 

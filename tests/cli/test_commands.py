@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -249,6 +251,60 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
         assert float(own[int(row["row"])]["price"]) == pytest.approx(float(row["price"]), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("Size,colour,weight", "lacks 'size' of the columns that the run's model needs; is it "
+         "'Size' for 'size'? it has 'Size', 'colour', 'weight'"),
+        ("size,color,wieght", "is it 'wieght' for 'weight', 'color' for 'colour'? it has"),
+        ("size,x,weight", "needs; it has 'size', 'x', 'weight'"),
+        # A column that the model has already is not meant by another name.
+        ("weight,colour,y", "lacks 'size' of the columns that the run's model needs; it has"),
+    ],
+)  # fmt: skip
+def test_a_column_by_nearly_its_name_is_suggested(qmtl, tmp_path, header, told):
+    write_table(tmp_path / "shop.csv")
+    (tmp_path / "shop.toml").write_text(TABLE_RECIPE)
+    qmtl.good("train", "shop.toml", "--out", "run", "--set", "training.max_epochs=1")
+    (tmp_path / "new.csv").write_text(f"{header}\n1,2,3\n")
+    assert told in qmtl.bad("predict", "run", "new.csv")
+
+
+@pytest.mark.parametrize("name", ["wines.csv", "my wines.TSV", "none.csv"])
+def test_a_table_in_place_of_a_recipe(qmtl, tmp_path, name):
+    if name != "none.csv":
+        write_table(tmp_path / name)
+    told = qmtl.bad("train", name)
+    quoted = f"'{name}'" if " " in name else name
+    assert f"{name} looks like a table, not a recipe; write a recipe for it" in told
+    assert told.endswith(f"with: qmtl init {quoted}\n")
+
+
+@pytest.mark.filterwarnings("default")
+def test_runs_say_how_many_tasks_have_a_score(qmtl, tmp_path):
+    write_table(tmp_path / "shop.csv")
+    text = (tmp_path / "shop.csv").read_text().splitlines()
+    rows = [text[0] + ",flat,part", *(f"{line},5,{i}.5" for i, line in enumerate(text[1:]))]
+    (tmp_path / "shop.csv").write_text("\n".join(rows) + "\n")
+    targets = 'flat = "regression", part = "regression", sold = "binary" }'
+    (tmp_path / "shop.toml").write_text(
+        re.sub("sold = .* }", targets, TABLE_RECIPE).replace("= 3", "= 1")
+    )
+    trained = qmtl("train", "shop.toml", "--out", "runs/one")
+    assert "warning: target 'flat' is 5 in every labelled row" in trained.err
+    assert trained.err.count("is 5 in every labelled row") == 1
+    metrics = json.loads((tmp_path / "runs/one/results.json").read_text())["metrics"]["test"]
+    assert metrics["flat"]["r2"] is None
+    mains = [next(v for k, v in metrics[t].items() if k != "loss") for t in ("part", "sold")]
+    (line,) = _lines(qmtl.good("runs", tmp_path / "runs"))
+    assert line.split("  ")[-1].strip() == "mean of main metrics, 2 of 3 tasks"
+    assert f" {sum(mains) / 2:.4f} " in line
+    (tmp_path / "one.toml").write_text(
+        re.sub("sold = .* }", 'flat = "binary" }', TABLE_RECIPE), encoding="utf-8"
+    )
+    assert "column 'flat' as binary: expected 2 classes, got 1 (5)" in qmtl.bad("train", "one.toml")
+
+
 def test_recipes_are_listed_and_shown(qmtl, tmp_path):
     listed = qmtl.good("recipes")
     assert all(name in listed for name in package.experiments.built_in_recipes())
@@ -257,6 +313,41 @@ def test_recipes_are_listed_and_shown(qmtl, tmp_path):
     read = package.experiments.read_recipe
     assert read("mine.toml") == read("digits")
     assert "did you mean 'digits'" in qmtl.bad("recipes", "digit")
+
+
+def test_a_resumed_run_counts_the_time_of_all_sessions(qmtl, run, monkeypatch):
+    def seconds():
+        return json.loads((run / "results.json").read_text())["seconds"]
+
+    first = seconds()
+    clock = time.perf_counter
+    # A slower clock makes sessions long, so that the sum cannot be mistaken for one of them.
+    monkeypatch.setattr(time, "perf_counter", lambda: 1000 * clock())
+    qmtl.good("train", "--resume", run, "--set", "training.max_epochs=3")
+    second = seconds()
+    assert second > 20 * first
+    monkeypatch.undo()
+    out = qmtl.good("train", "--resume", run, "--set", "training.max_epochs=4")
+    third = seconds()
+    assert third > 0.9 * second
+    assert f"4 epochs in {third:.1f} s" in out
+    (run / "results.json").unlink()  # killed before it wrote them
+    qmtl.good("train", "--resume", run)
+    assert 0.9 * second < seconds() < third + 5
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_resume_below_what_is_trained_says_so(qmtl, run):
+    lower = ("train", "--resume", run, "--set", "training.max_epochs=1")
+    told = f"the run {run} has trained 2 epochs already, and max_epochs is 1; nothing was trained"
+    assert qmtl.good(*lower).splitlines()[0] == told
+    finished = f"the run {run} had finished already; nothing was trained"
+    assert qmtl.good("train", "--resume", run).splitlines()[0] == finished
+    (run / "results.json").unlink()
+    answer = qmtl(*lower)
+    assert "has trained 2 epochs already, more than max_epochs = 1: nothing is tr" in answer.err
+    assert answer.err.count("\n") == 1
+    assert "2 epochs in" in answer.out
 
 
 def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
