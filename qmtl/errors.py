@@ -42,11 +42,15 @@ class UnclearKindError(InvalidInputError):
     Attributes:
         problem: what is unclear.
         kinds: the kinds that fit the labels, the likeliest first.
+        advice: what to do in Python.
     """
 
-    def __init__(self, problem: str, kinds: tuple[str, ...], advice: str) -> None:
-        super().__init__(f"{problem}; {advice}")
-        self.problem, self.kinds = problem, kinds
+    def __init__(self, problem: str, kinds: tuple[str, ...] = (), advice: str = "") -> None:
+        super().__init__(problem, kinds, advice)
+        self.problem, self.kinds, self.advice = problem, kinds, advice
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.advice}" if self.advice else self.problem
 
 
 class CircuitTooLargeError(InvalidInputError):
@@ -135,12 +139,13 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
         reason: the import's own error.
 
     Example:
-        >>> str(missing_extra("a report needs matplotlib", "x"))
-        'a report needs matplotlib; in your clone of qmtl, run: pip install -e ".[x]"'
+        >>> str(missing_extra("a report needs matplotlib", "x")).split("run: ")[1]
+        'pip install -c scripts/constraints.txt -e ".[x]"'
     """
     why = f" ({' '.join(str(reason).split())})" if reason else ""
     return MissingDependencyError(
-        f'{what}{why}; in your clone of qmtl, run: pip install -e ".[{extra}]"'
+        f"{what}{why}; in your clone of qmtl, run: "
+        f'pip install -c scripts/constraints.txt -e ".[{extra}]"'
     )
 
 

@@ -118,7 +118,8 @@ def doctor() -> None:
     wrong = [one for one in core if one.state != "ok"]
     for one in wrong:
         had = f"; {one.installed} is installed" if one.installed else ""
-        console.print(f"{_text(one)} is {one.state}{had}; in the clone of qmtl: pip install -e .")
+        command = "pip install -c scripts/constraints.txt -e ."
+        console.print(f"{_text(one)} is {one.state}{had}; in the clone of qmtl: {command}")
     if wrong or not works:
         raise typer.Exit(1)
     console.print("all is well")
@@ -153,7 +154,7 @@ def _extras(optional: list[Needed]) -> str:
         parts = [one for one in optional if one.extra == name]
         absent = [_text(one) for one in parts if one.state != "ok"]
         if absent:
-            fix = f'pip install -e ".[{name}]"'
+            fix = f'pip install -c scripts/constraints.txt -e ".[{name}]"'
             lines.append(f"  {name:{width}}  missing {', '.join(absent)}: {fix}")
         else:
             versions = ", ".join(f"{one.name} {one.installed}" for one in parts)

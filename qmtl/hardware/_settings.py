@@ -15,7 +15,7 @@ Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
 # Advice for when one of Qiskit's packages is missing.
-INSTALL = 'in your clone of qmtl, run: pip install -e ".[ibm]"'
+INSTALL = 'in your clone of qmtl, run: pip install -c scripts/constraints.txt -e ".[ibm]"'
 CHOICES: dict[str, tuple[object, ...]] = {
     "primitive": ("sampler", "estimator"),
     "mode": (None, "job", "batch", "session"),

@@ -18,7 +18,10 @@ def test_a_healthy_installation(qmtl, monkeypatch):
     lines = shown.splitlines()
     assert lines[0].startswith("qmtl 0.")
     assert any(line.split()[:1] == ["torch"] and ">=2.6" in line for line in lines)
-    assert '  odd  missing no-such-thing>=1: pip install -e ".[odd]"' in lines
+    assert (
+        '  odd  missing no-such-thing>=1: pip install -c scripts/constraints.txt -e ".[odd]"'
+        in lines
+    )
     assert "default.qubit" in shown
     assert "light cones: a first training step in" in shown
     steps = [line for line in lines if re.search(r"rows +[0-9.]+ ms with 1 thread", line)]
@@ -34,7 +37,8 @@ def test_something_that_cannot_be_done_without(qmtl, monkeypatch):
     monkeypatch.setattr(doctor, "declared", lambda: ["no-such-thing>=1", "torch>=99"])
     answer = qmtl("doctor")
     assert answer.code == 1
-    assert "no-such-thing>=1 is missing; in the clone of qmtl: pip install -e ." in answer.out
+    command = "pip install -c scripts/constraints.txt -e ."
+    assert f"no-such-thing>=1 is missing; in the clone of qmtl: {command}" in answer.out
     assert "torch>=99 is unfit; 2." in answer.out
     assert "all is well" not in answer.out
 

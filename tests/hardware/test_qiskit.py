@@ -265,7 +265,10 @@ def test_errors():
 
 def test_qiskit_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "qiskit", None)
-    with pytest.raises(MissingDependencyError, match=re.escape('pip install -e ".[ibm]"')):
+    with pytest.raises(
+        MissingDependencyError,
+        match=re.escape('pip install -c scripts/constraints.txt -e ".[ibm]"'),
+    ):
         to_qiskit(HeadCircuit([Task.binary("a")]))
 
 
