@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
 from qmtl.simulators import Simulator
-from qmtl.sklearn._columns import Column, Layout, read_target
+from qmtl.sklearn._columns import Column, Layout, input_problem, read_target
 from qmtl.sklearn._trained import Seeds, train
-from qmtl.tasks import Task, row_weights
+from qmtl.tasks import Task, check_varied, row_weights
 
 __all__ = ["ColumnsEstimator", "checked_weights"]
 
@@ -121,7 +121,7 @@ class ColumnsEstimator(BaseEstimator):
 
     @property
     def tasks_(self) -> tuple[Task, ...]:
-        """The tasks, one per column; a column with a single class has none."""
+        """The tasks, one per column."""
         return self.model_.tasks
 
     @property
@@ -137,7 +137,7 @@ class ColumnsEstimator(BaseEstimator):
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
-        inputs = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        inputs = self._inputs(X, ensure_min_samples=2)
         layout, values = read_target(y)
         check_consistent_length(inputs, *values)
         weights = checked_weights(sample_weight, len(inputs))
@@ -157,16 +157,28 @@ class ColumnsEstimator(BaseEstimator):
     ) -> None:
         seeds = Seeds.draw(check_random_state(self.random_state))
         params = self.get_params(deep=False)
+        for column, name, labels in zip(columns, layout.called, values, strict=True):
+            check_varied(column.task, column.targets(labels), name=name, stacklevel=3)
         self._trained = train(params, X, columns, values, seeds, weights)
         self._layout = layout
         self._columns = tuple(columns)
         self.n_outputs_ = len(columns)
 
-    def _predictions(self, X: Any) -> tuple[dict[str, np.ndarray], int]:
-        """Every task's raw predictions, and the number of rows."""
+    def _inputs(self, X: Any, **options: Any) -> np.ndarray:
+        """Inputs as scikit-learn checks them, with an error that names a column."""
+        try:
+            inputs: np.ndarray = validate_data(self, X, dtype=np.float64, **options)
+        except (ValueError, TypeError) as error:
+            problem = input_problem(X)
+            if problem is None:
+                raise
+            raise InvalidInputError(problem) from error
+        return inputs
+
+    def _predictions(self, X: Any) -> dict[str, np.ndarray]:
+        """Every task's raw predictions."""
         check_is_fitted(self, "_trained")
-        inputs = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._trained.predict(inputs), len(inputs)
+        return self._trained.predict(self._inputs(X, reset=False))
 
     def predict(self, X: Any) -> Any:
         """Classes, or numbers in the target's units.
@@ -178,8 +190,8 @@ class ColumnsEstimator(BaseEstimator):
             The predictions in the form of the `y` that was fitted: (n,), (n, columns), or a
             DataFrame with its columns and the row labels of `X`.
         """
-        predictions, n = self._predictions(X)
-        decided = [column.decide(predictions.get(column.name), n) for column in self._columns]
+        predictions = self._predictions(X)
+        decided = [column.decide(predictions[column.name]) for column in self._columns]
         # A list has an attribute "index", too: a method.
         index = X.index if hasattr(X, "iloc") else None
         return self._layout.assemble(decided, index)

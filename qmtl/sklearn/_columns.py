@@ -11,10 +11,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, is_date
+from qmtl.tasks import Task, is_date, number_in
 
 __all__ = [
-    "ClassColumn", "Column", "Layout", "NumberColumn", "agreement", "class_column", "missing",
+    "ClassColumn", "Column", "Layout", "NumberColumn", "agreement", "class_column", "input_problem",
+    "missing",
     "read_target",
 ]  # fmt: skip
 
@@ -25,13 +26,21 @@ class Layout:
 
     Attributes:
         form: one of these three.
-        names: names of the columns: the DataFrame's, or ``y0``, ``y1``, …
-        labels: the DataFrame's original column labels.
+        names: names of the tasks: the DataFrame's columns, or ``y0``, ``y1``, …
+        labels: the DataFrame's original column labels, or the Series's.
     """
 
     form: str
     names: tuple[str, ...]
     labels: tuple[Any, ...] = ()
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """What messages call the columns: their own names, a Series's too.
+
+        A Series's name does not name its task, so that it is fitted as an array is.
+        """
+        return tuple(map(str, self.labels)) or self.names
 
     def assemble(self, columns: Sequence[np.ndarray], index: Any = None) -> Any:
         """Put predictions into the form of the target.
@@ -57,21 +66,16 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class ClassColumn:
-    """A classification column: its classes in sorted order, and their weights in the loss.
-
-    A column with a single class has no task, because its prediction is known.
-    """
+    """A classification column: its classes in sorted order, and their weights in the loss."""
 
     name: str
     classes: np.ndarray
     weights: tuple[float, ...] | None = None
 
     @property
-    def task(self) -> Task | None:
+    def task(self) -> Task:
         """The task of these classes."""
         count = len(self.classes)
-        if count < 2:
-            return None
         words: list[str] | None = [str(value) for value in self.classes]
         if len(set(words or ())) < count or not all(words or ()):
             words = None
@@ -81,32 +85,29 @@ class ClassColumn:
 
     def targets(self, values: np.ndarray) -> Tensor:
         """Labels as the task's canonical targets; None and NaN are missing."""
-        task = self.task
-        assert task is not None
         codes = np.full(len(values), np.nan)
         known = ~missing(values)
         codes[known] = np.searchsorted(self.classes, values[known].astype(self.classes.dtype))
-        return task.to_targets(torch.from_numpy(codes))
+        return self.task.to_targets(torch.from_numpy(codes))
 
-    def probabilities(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+    def probabilities(self, predicted: np.ndarray) -> np.ndarray:
         """Class probabilities, float64 (n, classes), from the model's predictions."""
-        if predicted is None:
-            return np.ones((n, 1))
         if predicted.ndim == 1:
             return np.stack([1 - predicted, predicted], axis=1)
         return predicted
 
-    def decide(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+    def decide(self, predicted: np.ndarray) -> np.ndarray:
         """The likeliest class of each row, (n,)."""
-        chosen: np.ndarray = self.classes[self.probabilities(predicted, n).argmax(axis=1)]
+        chosen: np.ndarray = self.classes[self.probabilities(predicted).argmax(axis=1)]
         return chosen
 
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A regression column of numbers."""
+    """A regression column of numbers; messages call it by `called`."""
 
     name: str
+    called: str = ""
 
     @property
     def task(self) -> Task:
@@ -116,20 +117,24 @@ class NumberColumn:
     def targets(self, values: np.ndarray) -> Tensor:
         """Numbers as the task's canonical targets, NaN where missing."""
         numbers = np.full(len(values), np.nan)
-        known = np.flatnonzero(~missing(values))
+        known, called = np.flatnonzero(~missing(values)), self.called or self.name
         for row in known if values.dtype.kind not in "biuf" else ():
             # NumPy would convert texts to numbers.
             if not isinstance(values[row], Real):
                 raise InvalidInputError(
-                    f"y: column {self.name!r} is a regression and must hold numbers, row {row} has "
+                    f"y: column {called!r} is a regression and must hold numbers, row {row} has "
                     f"{values[row]!r}"
                 )
         numbers[known] = values[known].astype(np.float64)
+        if np.isinf(numbers).any():
+            first = int(np.isinf(numbers).argmax())
+            raise InvalidInputError(
+                f"y: column {called!r} must hold finite numbers, row {first} has {values[first]}"
+            )
         return self.task.to_targets(numbers)
 
-    def decide(self, predicted: np.ndarray | None, n: int) -> np.ndarray:
+    def decide(self, predicted: np.ndarray) -> np.ndarray:
         """The predicted numbers, (n,)."""
-        assert predicted is not None
         return predicted
 
 
@@ -155,7 +160,11 @@ def missing(values: np.ndarray) -> np.ndarray:
 
 
 def class_column(
-    name: str, values: np.ndarray, weights: Any = None, sample_weight: np.ndarray | None = None
+    name: str,
+    values: np.ndarray,
+    weights: Any = None,
+    sample_weight: np.ndarray | None = None,
+    called: str | None = None,
 ) -> ClassColumn:
     """A classification column with the classes that occur in `values`, without missing ones.
 
@@ -164,26 +173,33 @@ def class_column(
         values: labels of the column.
         weights: weights of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
         sample_weight: weights of the rows, with which ``"balanced"`` counts them; None for 1 each.
+        called: what messages call the column; None for its name.
 
     Raises:
-        InvalidInputError: for no label, labels of types that have no common order, or weights that
-            do not fit.
+        InvalidInputError: for no label or a single class, labels of types that have no common
+            order, or weights that do not fit.
 
     Example:
         >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
         array(['blue', 'red'], dtype=object)
     """
+    called = name if called is None else called
     present = ~missing(values)
     known = _plain(values[present])
     if not len(known):
-        raise InvalidInputError(f"y: column {name!r} has no label")
+        raise InvalidInputError(f"y: column {called!r} has no label")
     try:
         classes = np.unique(known)
     except TypeError:
         types = sorted({type(value).__name__ for value in known})
         raise InvalidInputError(
-            f"y: the labels of column {name!r} must have one type, got {' and '.join(types)}"
+            f"y: the labels of column {called!r} must have one type, got {' and '.join(types)}"
         ) from None
+    if len(classes) < 2:
+        raise InvalidInputError(
+            f"y: column {called!r} has only one class, {classes.tolist()[0]!r}; a classification "
+            f"needs at least two classes"
+        )
     if weights is None:
         return ClassColumn(name, classes)
     try:
@@ -191,7 +207,7 @@ def class_column(
         found = compute_class_weight(weights, classes=classes, y=known, sample_weight=rows)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"class_weight of column {name!r} must map its classes {classes[:10].tolist()} to "
+            f"class_weight of column {called!r} must map its classes {classes[:10].tolist()} to "
             f"weights, or be 'balanced' or None, got {weights!r}: {error}"
         ) from None
     return ClassColumn(name, classes, tuple(float(weight) for weight in found))
@@ -246,10 +262,12 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
             raise InvalidInputError(f"y: expected 1 or 2 dimensions, got shape {array.shape}")
         columns = [array] if array.ndim == 1 else [_plain(column) for column in array.T]
         names = tuple(f"y{i}" for i in range(len(columns)))
-        layout = Layout("flat" if array.ndim == 1 else "table", names)
+        label = getattr(y, "name", None) if hasattr(y, "iloc") else None
+        form = "flat" if array.ndim == 1 else "table"
+        layout = Layout(form, names, () if label is None else (label,))
     if not columns:
         raise InvalidInputError("y: expected at least one column, got none")
-    for name, column in zip(layout.names, columns, strict=True):
+    for name, column in zip(layout.called, columns, strict=True):
         known = column[~missing(column)]
         if len(known) and all(is_date(value) for value in known):
             raise InvalidInputError(
@@ -257,6 +275,48 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
                 f"into one of these first"
             )
     return layout, columns
+
+
+def input_problem(X: Any) -> str | None:
+    """What makes inputs unsuitable, in words that name the column; None if no text or NaN does.
+
+    Args:
+        X: a DataFrame, an array or a list of rows.
+
+    Example:
+        >>> input_problem([[1.0, "a"]]).split(";")[0]
+        "X: column 1 has the text 'a', but inputs are numbers"
+    """
+    if hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2:
+        columns = [(repr(str(n)), X.iloc[:, i].to_numpy()) for i, n in enumerate(X.columns)]
+    elif isinstance(X, list | tuple) or getattr(X, "dtype", np.dtype(float)).kind in "OUS":
+        try:
+            cells = np.asarray(X, dtype=object)
+        except ValueError:
+            return None
+        columns = [(str(i), column) for i, column in enumerate(cells.T)] if cells.ndim == 2 else []
+    else:
+        return None
+    for name, column in columns:
+        for value in column if column.dtype.kind in "OUS" else ():
+            if isinstance(value, str) and number_in(value) is None:
+                return (
+                    f"X: column {name} has the text {value[:40]!r}, but inputs are numbers; encode "
+                    f"texts by scikit-learn's OneHotEncoder in a ColumnTransformer, or train on "
+                    f"qmtl.data.from_frame, which does that"
+                )
+        if column.dtype.kind == "M" or any(map(is_date, column[:1])):
+            return (
+                f"X: column {name} holds dates, but inputs are numbers; compute numbers from them, "
+                f"or train on qmtl.data.from_frame, which does that"
+            )
+    for name, column in columns:
+        if hasattr(X, "iloc") and missing(column).any():
+            return (
+                f"X: column {name} contains NaN, but inputs are numbers without missing values; "
+                f"fill them in by scikit-learn's SimpleImputer in a Pipeline"
+            )
+    return None
 
 
 def _as_array(y: Any) -> np.ndarray:

@@ -67,9 +67,9 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         """Train the model.
 
         Args:
-            X: inputs (n, features), finite numbers.
+            X: inputs (n, features), finite numbers, none missing.
             y: labels (n,), or (n, columns) with one classification per column; of any sortable
-                type. A column with a single class is predicted as that class.
+                type, none missing, with at least two classes.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
                 like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
                 each.
@@ -79,14 +79,14 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         """
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = []
-        for name, column in zip(layout.names, values, strict=True):
+        for name, called, column in zip(layout.names, layout.called, values, strict=True):
             if missing(column).any() or _infinite(column):
                 raise InvalidInputError(
-                    f"y: column {name!r} contains NaN or infinity; for missing labels use "
+                    f"y: column {called!r} contains NaN or infinity; for missing labels use "
                     f"MultiTaskEstimator"
                 )
             weights = class_weight_of(self.class_weight, name, layout)
-            columns.append(class_column(name, column, weights, rows))
+            columns.append(class_column(name, column, weights, rows, called))
             check_classification_targets(column)
         self._train(inputs, layout, columns, values, rows)
         classes = [column.classes for column in columns]
@@ -99,9 +99,9 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         Returns:
             An array (n, classes); for a 2-D `y` a list with one such array per column.
         """
-        predictions, n = self._predictions(X)
+        predictions = self._predictions(X)
         found = [
-            column.probabilities(predictions.get(column.name), n)
+            column.probabilities(predictions[column.name])
             for column in self._columns
             if isinstance(column, ClassColumn)
         ]
@@ -180,8 +180,8 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         """Train the model.
 
         Args:
-            X: inputs (n, features), finite numbers.
-            y: numbers (n,), or (n, columns).
+            X: inputs (n, features), finite numbers, none missing.
+            y: numbers (n,), or (n, columns), none missing.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
                 like two rows, a row of weight 0 not at all. None for 1 each.
 
@@ -189,11 +189,11 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
             ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
         """
         inputs, layout, values, rows = self._read(X, y, sample_weight)
-        columns = [NumberColumn(name) for name in layout.names]
+        columns = [NumberColumn(*pair) for pair in zip(layout.names, layout.called, strict=True)]
         for column, numbers in zip(columns, values, strict=True):
             if missing(numbers).any():
                 raise InvalidInputError(
-                    f"y: column {column.name!r} contains NaN; for missing labels use "
+                    f"y: column {column.called!r} contains NaN; for missing labels use "
                     f"MultiTaskEstimator"
                 )
         self._train(inputs, layout, columns, values, rows)
@@ -249,9 +249,9 @@ class MultiTaskEstimator(ColumnsEstimator):
         """Train the model.
 
         Args:
-            X: inputs (n, features), finite numbers.
+            X: inputs (n, features), finite numbers, none missing.
             y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
-                whose tasks are ``y0``, ``y1``, …
+                whose tasks are ``y0``, ``y1``, … Labels may be missing.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
                 like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
                 each.
@@ -262,10 +262,12 @@ class MultiTaskEstimator(ColumnsEstimator):
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         kinds = self._kinds(layout, values)
         columns: list[Column] = [
-            class_column(name, column, class_weight_of(self.class_weight, name, layout), rows)
+            class_column(
+                name, column, class_weight_of(self.class_weight, name, layout), rows, called
+            )
             if kinds[name] == "classification"
-            else NumberColumn(name)
-            for name, column in zip(layout.names, values, strict=True)
+            else NumberColumn(name, called)
+            for name, called, column in zip(layout.names, layout.called, values, strict=True)
         ]
         self._train(inputs, layout, columns, values, rows)
         self.kinds_ = kinds
@@ -284,8 +286,8 @@ class MultiTaskEstimator(ColumnsEstimator):
             if kind not in KINDS:
                 raise unknown_name(f"kind of column {name!r}:", kind, KINDS)
         return {
-            name: given.get(name) or _guess(name, column)
-            for name, column in zip(layout.names, values, strict=True)
+            name: given.get(name) or _guess(called, column)
+            for name, called, column in zip(layout.names, layout.called, values, strict=True)
         }
 
     def predict_proba(self, X: Any) -> Any:
@@ -297,9 +299,9 @@ class MultiTaskEstimator(ColumnsEstimator):
         Raises:
             InvalidInputError: if no column is a classification.
         """
-        predictions, n = self._predictions(X)
+        predictions = self._predictions(X)
         found = {
-            column.name: column.probabilities(predictions.get(column.name), n)
+            column.name: column.probabilities(predictions[column.name])
             for column in self._columns
             if isinstance(column, ClassColumn)
         }

@@ -79,23 +79,18 @@ def train(
     Args:
         params: parameters as returned by ``get_params``.
         X: inputs (n, features), all finite.
-        columns: columns of the target; those with a single class are left out.
+        columns: columns of the target.
         values: the columns' labels.
         seeds: the seeds, see `Seeds`.
         weights: weights of the rows, above zero; None for 1 each.
 
     Raises:
-        InvalidInputError: if a parameter does not fit, or no column has anything to learn.
+        InvalidInputError: if a parameter does not fit.
     """
     from qmtl.training import fit_rows, settings_from
 
-    chosen = [(c, c.task, v) for c, v in zip(columns, values, strict=True)]
-    targets = {t.name: column.targets(v) for column, t, v in chosen if t is not None}
-    tasks = [task for _, task, _ in chosen if task is not None]
-    if not tasks:
-        raise InvalidInputError(
-            "y has one class in every column; a classification needs at least two classes"
-        )
+    targets = {c.name: c.targets(v) for c, v in zip(columns, values, strict=True)}
+    tasks = [column.task for column in columns]
     options = {name: params[name] for name in TRAINING}
     settings = settings_from(None, options | {"seed": seeds.training})
     if not isinstance(params["scale_inputs"], bool | np.bool_):

@@ -152,11 +152,19 @@ def present(targets: Tensor) -> Tensor:
     return ~targets.isnan() if targets.is_floating_point() else targets != MISSING
 
 
-def check_varied(task: "Task", targets: Tensor, *, stacklevel: int = 2) -> None:
+def check_varied(
+    task: "Task", targets: Tensor, *, name: str | None = None, stacklevel: int = 2
+) -> None:
     """Refuse canonical targets of a single class; warn of regression targets that are all equal.
 
     A multilabel task is refused if each of its labels has a single class. Missing labels do not
     count, and without any label nothing is said.
+
+    Args:
+        task: the task.
+        targets: its canonical targets.
+        name: what messages call the task; None for its name.
+        stacklevel: as in `warnings.warn`; 2 for the caller of the caller.
 
     Raises:
         InvalidInputError: if there is one class everywhere; the error names the task.
@@ -168,13 +176,14 @@ def check_varied(task: "Task", targets: Tensor, *, stacklevel: int = 2) -> None:
         Traceback (most recent call last):
         qmtl.errors.InvalidInputError: labels of 'a': only one class, 'y'; a task needs at least two
     """
+    name = task.name if name is None else name
     columns = targets.reshape(len(targets), -1).unbind(dim=1)
     known = [column[present(column)] for column in columns]
     same = [len(values) > 0 and bool((values == values[0]).all()) for values in known]
     if task.kind == "regression":
         outputs = task.class_names or [f"output {place}" for place in range(len(same))]
         for place in np.flatnonzero(same).tolist():
-            whose = f"'{task.name}'" + (f" ({outputs[place]})" if len(same) > 1 else "")
+            whose = f"'{name}'" + (f" ({outputs[place]})" if len(same) > 1 else "")
             warnings.warn(
                 f"target {whose} is {known[place][0].item():g} in every labelled row: there is "
                 f"nothing to learn, and its R² is not defined",
@@ -185,7 +194,7 @@ def check_varied(task: "Task", targets: Tensor, *, stacklevel: int = 2) -> None:
         code = int(known[0][0])
         names = task.class_names if task.kind != "multilabel" else None
         raise InvalidInputError(
-            f"labels of '{task.name}': only one class, {names[code] if names else str(code)!r}; "
+            f"labels of '{name}': only one class, {names[code] if names else str(code)!r}; "
             f"a task needs at least two"
         )
 

@@ -65,7 +65,10 @@ def test_parameters(params, words):
     ("y", "message"),
     [
         (None, "requires y"),
-        (np.ones(12), "at least two classes"),
+        (np.ones(12), "column 'y0' has only one class, 1.0; a classification needs at least two"),
+        (pd.Series(["no"] * 12, name="sold"), "column 'sold' has only one class, 'no'"),
+        (np.c_[HALF, np.zeros(12, int)], "column 'y1' has only one class, 0"),
+        (pd.Series([*HALF[:11], None], name="sold"), "column 'sold' contains NaN"),
         (HALF[:5], "inconsistent numbers of samples"),
         (HALF[:, None, None], r"1 or 2 dimensions, got shape \(12, 1, 1\)"),
         (np.empty((12, 0)), "at least one column"),
@@ -88,6 +91,10 @@ def test_labels(y, message):
     [
         ([*NUMBERS[:11], np.nan], "'y0' contains NaN"),
         ([*NUMBERS[:11], np.inf], "row 11 has inf"),
+        (pd.Series([*NUMBERS[:11], np.nan], name="price"), "column 'price' contains NaN"),
+        (pd.Series([*NUMBERS[:11], np.nan]), "'y0' contains NaN"),
+        (pd.Series([*NUMBERS[:11], "x"], name="price"), "column 'price' is a regression"),
+        (pd.Series([*NUMBERS[:11], -np.inf], name="price"), "column 'price' .* row 11 has -inf"),
         ([*NUMBERS[:11], "1.5"], "row 11 has '1.5'"),
         (np.array(["1.5"] * 12), "row 0 has"),
         (np.array(["2020-01-01"] * 12, dtype="datetime64[D]"), "holds dates"),
@@ -106,13 +113,67 @@ def test_targets(y, message):
         (X[:1], ValueError, "minimum of 2 is required"),
         (X[:, 0], ValueError, "Expected 2D array, got 1D"),
         (X[:, :0], ValueError, r"0 feature\(s\)"),
-        ([["a", "b"]] * 12, ValueError, "could not convert|dtype"),
+        ([["a", "b"]] * 12, ValueError, "X: column 0 has the text 'a', but inputs are numbers"),
+        (np.array([["1.5", "b"]] * 12), ValueError, "X: column 1 has the text 'b'"),
     ],
 )
 def test_inputs(inputs, error, message):
     for estimator in (MultiTaskEstimator(**QUICK), QuantumMultiTaskRegressor(**QUICK)):
         with pytest.raises(error, match=message):
             estimator.fit(inputs, HALF[: np.shape(inputs)[0]])
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (["Bern", "Basel"] * 6, "X: column 'town' has the text 'Bern', .* ColumnTransformer, or .*"
+         "from_frame"),
+        (pd.Series(["Bern", None] * 6, dtype="category"), "column 'town' has the text 'Bern'"),
+        (["1.5", "about 2"] * 6, "column 'town' has the text 'about 2'"),
+        (pd.date_range("2020-01-01", periods=12), "column 'town' holds dates"),
+        ([1.0, None] * 6, "column 'town' contains NaN, .* SimpleImputer in a Pipeline"),
+    ],
+)  # fmt: skip
+def test_columns_of_inputs_are_named(column, message):
+    frame = pd.DataFrame(X, columns=["size", "rooms", "age"])
+    with_column = frame.assign(age=column).rename(columns={"age": "town"})
+    good = frame.rename(columns={"age": "town"})
+    for estimator in (MultiTaskEstimator(**QUICK), QuantumMultiTaskRegressor(**QUICK)):
+        with pytest.raises(InvalidInputError, match=message):
+            estimator.fit(with_column, NUMBERS)
+        with pytest.raises(InvalidInputError, match=message):
+            estimator.fit(good, NUMBERS).predict(with_column)
+
+
+def test_a_series_is_fitted_as_an_array_is():
+    for name in ("sold", "encoding", None, 3):
+        y = pd.Series(HALF, name=name)
+        classifier = QuantumMultiTaskClassifier(**QUICK).fit(X, y)
+        assert [task.name for task in classifier.tasks_] == ["y0"]
+        plain = QuantumMultiTaskClassifier(**QUICK).fit(X, HALF)
+        assert np.array_equal(plain.predict_proba(X), classifier.predict_proba(X))
+        assert list(classifier.task_scores(X, y)) == ["y0"]
+    with pytest.warns(UserWarning, match="target 'flat' is 5 in every"):
+        QuantumMultiTaskRegressor(**QUICK).fit(X, pd.Series([5] * 12, name="flat"))
+    with pytest.raises(InvalidInputError, match="column 'sold' has no label"):
+        MultiTaskEstimator(**QUICK).fit(X, pd.Series([None] * 12, name="sold"))
+
+
+def test_what_is_the_same_in_every_row():
+    y = pd.DataFrame({"price": NUMBERS, "strong": "yes"})
+    with pytest.raises(InvalidInputError, match="column 'strong' has only one class, 'yes'"):
+        MultiTaskEstimator(**QUICK).fit(X, y)
+    told = "target 'flat' is 5 in every labelled row"
+    for estimator, other in ((MultiTaskEstimator, HALF), (QuantumMultiTaskRegressor, NUMBERS)):
+        kinds = {"flat": "regression"} if estimator is MultiTaskEstimator else None
+        made = estimator(**QUICK) if kinds is None else estimator(kinds, **QUICK)
+        with pytest.warns(UserWarning, match=told) as caught:
+            made.fit(X, pd.DataFrame({"other": other, "flat": 5}))
+        assert [one.filename for one in caught] == [__file__]
+        assert made.predict(X)["flat"].to_numpy() == pytest.approx(5, abs=0.5)
+    # Rows of weight zero do not count.
+    with pytest.raises(InvalidInputError, match="only one class, 0"):
+        QuantumMultiTaskClassifier(**QUICK).fit(X, HALF, sample_weight=1 - HALF)
 
 
 def test_kinds():
