@@ -223,6 +223,9 @@ def predict(
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
+    The column "row" of the predictions counts the file's rows from 0, without the header. A row in
+    an error is that of the file as a spreadsheet shows it: the header is row 1.
+
     Example: qmtl predict runs/seed1 new.csv --out predictions.csv
     """
     from qmtl._io import as_csv

@@ -42,6 +42,23 @@ def test_a_task_more(qmtl, finished, table, tmp_path):
     assert "big" in (tmp_path / "more" / "report.html").read_text()
 
 
+def test_labels_with_decimal_commas_are_numbers(qmtl, finished, table, tmp_path):
+    table["price"] = [f"{300 + i * 7 % 83},5" for i in range(200)]
+    table.to_csv(tmp_path / "table.csv", sep=";", index=False)
+    words = ("adapt", finished, "table.csv", "--method", "ridge", "--out")
+    assert "price: regression, 200 labels" in qmtl.good(*words, "more", "--target", "price")
+    mean, _ = load(tmp_path / "more" / "model").target_scale(["price"])
+    assert mean.item() == pytest.approx(sum(300.5 + i * 7 % 83 for i in range(200)) / 200)
+    table.loc[5, "price"] = "about 20"
+    table["seven"] = 7
+    table.to_csv(tmp_path / "table.csv", sep=";", index=False)
+    told = "table.csv: row 7, column 'price': expected a finite number, got 'about 20'"
+    assert told in qmtl.bad(*words, "no", "--target", "price")
+    told = "from 1 value (7); say it with --target seven=regression"
+    assert told in qmtl.bad(*words, "no", "--target", "seven")
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
