@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qmtl.circuit import HeadCircuit, load_design
-from qmtl.data import from_frame
+from qmtl.data import from_arrays, from_frame
 from qmtl.encoders import CNN, MLP, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
 from qmtl.heads import ExtendedHead, LinearHead, QuantumHead, SharedVQCHead
@@ -20,6 +20,7 @@ from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import NoisySimulator
 from qmtl.tasks import Task
+from qmtl.training import fit
 from tests.strategies import binary_tasks
 
 # Names that the exporter has uses for, or that are no identifiers.
@@ -171,6 +172,24 @@ class Own(nn.Module):
         if self.branch and inputs.sum() > 0:
             return self.layer(-inputs)
         return self.layer(inputs)
+
+
+@pytest.mark.parametrize(
+    "task", [Task.binary("for export"), Task.multiclass("ex", 3), Task.multilabel("port", 2)]
+)
+def test_a_task_trains_after_an_export(task, tmp_path):
+    """Index tensors that were made while torch recorded the program are not used again."""
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    labels = {1: x[:, 0] > 0, 2: x[:, :2] > 0, 3: torch.arange(60) % 3}[task.n_outputs]
+    for tasks in ([task, Task.binary("beside")], [task]):
+        circuit = HeadCircuit(tasks)
+        encoder = MLP(5, 8, out_features=circuit.n_features, seed=0)
+        own = MultiTaskModel(encoder, QuantumHead(circuit))
+        if len(tasks) == 2:
+            own.export(tmp_path / "model.pt2")
+    data = from_arrays(x, {task.name: labels}, tasks=[task])
+    result = fit(own, data, max_epochs=1, progress=False)
+    assert np.isfinite(result.metrics["test"][task.name]["loss"])
 
 
 def test_an_encoder_of_ones_own_needs_an_example(tmp_path):

@@ -36,7 +36,6 @@ def alike(keys: Iterable[Hashable]) -> list[list[int]]:
     return list(groups.values())
 
 
-@lru_cache(maxsize=256)
 def task_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
     """The layout of these tasks, cached.
 
@@ -45,6 +44,12 @@ def task_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
         >>> task_layout((Task.binary("a"), Task.multiclass("b", 3))).output_slices["b"]
         slice(1, 4, None)
     """
+    # While torch records a program, new tensors have no values, and must not outlive it.
+    return TaskLayout(tasks) if torch.compiler.is_compiling() else _cached_layout(tasks)
+
+
+@lru_cache(maxsize=256)
+def _cached_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
     return TaskLayout(tasks)
 
 
@@ -214,7 +219,11 @@ class TaskLayout:
             if self._column_of_output is not None:
                 self._column_of_output = self._column_of_output.to(device)
             self._task_of_column = self._task_of_column.to(device)
-            self._on_devices = {device: tuple(self._group(p, device) for p in self._places)}
+            groups = tuple(self._group(places, device) for places in self._places)
+            if torch.compiler.is_compiling():
+                # These tensors have no values, and must not outlive the program.
+                return groups
+            self._on_devices = {device: groups}
         return self._on_devices[device]
 
     def _group(self, places: Sequence[int], device: torch.device) -> TaskGroup:
