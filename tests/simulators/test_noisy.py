@@ -282,7 +282,7 @@ def test_too_large():
     circuit = HeadCircuit(binary_tasks(6), AngleEncoding(n_layers=3, entangler="all_to_all"))
     with pytest.raises(CircuitTooLargeError, match="task 't0': under noise"):
         NoisySimulator(UNIFORM).expectation_values(
-            circuit, random_angles(circuit), random_weights(circuit)
+            circuit, random_angles(circuit), random_weights(circuit), ["t0"]
         )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmtl.errors import InvalidInputError
@@ -52,6 +52,7 @@ def test_a_loss_with_whole_weights_is_that_of_repeated_rows(sample):
         torch.testing.assert_close(whole, found)
 
 
+@settings(max_examples=30)
 @given(rows())
 def test_every_metric_with_whole_weights_is_that_of_repeated_rows(sample):
     weights, targets, logits = sample
