@@ -1,5 +1,6 @@
 """``qmtl ibm``: a trained run's model on IBM's devices, on their fake twins, and on Aer."""
 
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -297,6 +298,8 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
 
     opened = Run.read(path)
     rows = opened.load_data(split).splits[split].take(slice(samples))
+    if len(rows) < samples:
+        print(f"note: the {split} split has {len(rows)} samples, not {samples}", file=sys.stderr)
     return Measured(opened.load_model(), rows.inputs, rows.targets, rows.sample_weight)
 
 
@@ -329,7 +332,7 @@ def show_estimate(backend: str, estimate: "Estimate") -> None:
         "depth": f"{estimate.depth}, of two-qubit gates {estimate.two_qubit_depth}",
         "two-qubit gates": f"{estimate.two_qubit_gates}, with {estimate.swaps} swaps added",
         "estimated success": f"{success} of a whole circuit",
-        "circuits": f"{estimate.circuits}, in {estimate.jobs} jobs",
+        "circuits": f"{estimate.circuits}, in {estimate.jobs} job{'s' * (estimate.jobs != 1)}",
         "executions": f"{estimate.executions:,}",
         "QPU time": f"about {estimate.qpu_seconds:.1f} s",
         "largest input": f"{estimate.payload_bytes / 1e6:.2f} MB",

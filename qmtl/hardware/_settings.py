@@ -108,6 +108,11 @@ class HardwareSettings:
                 "mitigation is the sampler's; the estimator's is resilience (1 undoes read-out "
                 "errors)"
             )
+        if self.primitive == "sampler" and self.resilience != 1:
+            raise InvalidInputError(
+                f"resilience is the estimator's, got {self.resilience} for the sampler, whose "
+                f"correction of read-out errors is mitigation"
+            )
         if self.shots > self.max_executions:
             raise InvalidInputError(
                 f"shots must be at most max_executions ({self.max_executions}), got {self.shots}"

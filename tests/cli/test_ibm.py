@@ -1,6 +1,7 @@
 """`qmtl ibm` on the command line: here, and through the genuine client."""
 
 import json
+import re
 
 import pytest
 
@@ -122,11 +123,18 @@ def test_estimate(qmtl, run, service):
     for line in (
         "executions         600\n",
         "QPU time           about",
-        "circuits           1, in 1",
+        "circuits           1, in 1 job\n",
     ):
         assert line in out
     assert service.jobs == {}
     assert Ledger().runs() == []
+
+
+def test_more_samples_than_there_are(qmtl, run, service):
+    words = ("ibm", "estimate", run, "--backend", "ibm_hanoi", *FEW[2:], "--samples", 10_000)
+    answer = qmtl(*words)
+    assert answer.code == 0
+    assert re.search(r"note: the test split has \d+ samples, not 10000", answer.err)
 
 
 def test_budgets(qmtl, run, service):

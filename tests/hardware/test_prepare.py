@@ -253,6 +253,7 @@ def test_errors(fez):
             lambda: prepare(head, x, fez, primitive="estimator", mitigation="circuits"),
             "mitigation is the sampler's",
         ),
+        (lambda: prepare(head, x, fez, resilience=2), "resilience is the estimator's, got 2"),
         (lambda: prepare(binary_head(80), torch.zeros(1, 160), fez), "has 160 wires"),
         (lambda: HardwareSettings(seed=-1), "seed"),
         (lambda: HardwareSettings(shots=10**8), "at most max_executions"),
