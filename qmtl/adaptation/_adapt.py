@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.adaptation._block_fit import best_host, train_block, train_vector
-from qmtl.adaptation._linear_fits import Array, Fit, Linear, fits
+from qmtl.adaptation._fits import Array, Fit, Linear, best_host, fits, train_block, train_vector
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import AddedBlock, ExtendedHead, Head, QuantumHead, hosts_for, takes_vectors
 from qmtl.tasks import Task
-
-__all__ = ["METHODS", "Adapted", "adapted_head"]
 
 METHODS = ("ridge", "logistic", "smart", "block", "vector")
 """Ways to adapt a model to a new task."""

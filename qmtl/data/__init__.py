@@ -2,6 +2,7 @@
 
 from qmtl.data._arrays import as_samples as as_samples
 from qmtl.data._arrays import from_arrays as from_arrays
+from qmtl.data._arrays import join_modalities as join_modalities
 from qmtl.data._chestxray import chestxray as chestxray
 from qmtl.data._chestxray import read_chestxray_labels as read_chestxray_labels
 from qmtl.data._columns import TableColumns as TableColumns
@@ -16,7 +17,6 @@ from qmtl.data._digits import digits as digits
 from qmtl.data._glue import GlueRows as GlueRows
 from qmtl.data._glue import glue as glue
 from qmtl.data._glue import glue_rows as glue_rows
-from qmtl.data._modalities import join_modalities as join_modalities
 from qmtl.data._mustard import mustard as mustard
 from qmtl.data._mustard import mustard_utterances as mustard_utterances
 from qmtl.data._sentences import embed_texts as embed_texts

@@ -19,8 +19,6 @@ from qmtl.tasks import MISSING_WORDS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TextTable", "is_nameless", "read_table"]
-
 # Characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
 LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that are used to detect the marks

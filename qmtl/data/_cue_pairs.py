@@ -15,8 +15,6 @@ from qmtl.data._splits import check_seed
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["CuePairsSection", "cue_pairs"]
-
 Structure = Literal["ring", "blocks"]
 
 

@@ -18,8 +18,6 @@ from qmtl.data._splits import SPLITS, Indices
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, labelled_rows, row_weights
 
-__all__ = ["AnyDataSection", "DataSection", "MultiTaskData", "Split", "ThreeSplits", "take_splits"]
-
 
 @dataclass(frozen=True, eq=False)
 class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):

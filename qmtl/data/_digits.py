@@ -19,8 +19,6 @@ from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
-__all__ = ["DigitsSection", "digits"]
-
 
 class DigitsSection(DataSection):
     """Section ``[data]`` with ``source = "digits"``.

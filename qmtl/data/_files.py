@@ -11,8 +11,6 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["check_files", "features_by_id", "read_text"]
-
 
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from qmtl._sections import Fractions, NameOrPath, RecipePath
+from qmtl.data._arrays import join_modalities
 from qmtl.data._csv import read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._files import check_files, features_by_id, read_text
-from qmtl.data._modalities import join_modalities
 from qmtl.data._sentences import Embed, embed_texts, text_model
 from qmtl.data._splits import (
     Indices,

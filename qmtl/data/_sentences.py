@@ -7,8 +7,6 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["Embed", "embed_texts", "gives_tokens", "pair_features", "pair_tokens", "text_model"]
-
 Embed = Callable[[list[str]], Any]
 """Texts to vectors: N texts become an array (N, d)."""
 

@@ -10,11 +10,6 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import MISSING, Task
 
-__all__ = [
-    "SPLITS", "check_count", "check_seed", "explicit_indices", "label_codes", "patient_split",
-    "split_indices", "split_sizes", "stratified_sample", "validation_cut",
-]  # fmt: skip
-
 SPLITS = ("train", "validation", "test")
 
 Indices = tuple[Tensor, Tensor, Tensor]

@@ -17,8 +17,6 @@ from qmtl.tasks import Task, check_varied, infer_task
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LabelTable", "label_values", "targets_of", "task_of"]
-
 # A column with at least this many different numbers, and nine to each word, holds numbers, and the
 # words are slips.
 FEW = 10

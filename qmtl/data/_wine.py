@@ -8,8 +8,6 @@ from qmtl.data._dataset import DataSection, MultiTaskData
 from qmtl.data._tables import from_frame
 from qmtl.tasks import Task, chosen_tasks
 
-__all__ = ["WineSection", "wine"]
-
 _TASKS = {
     "cultivar": Task.multiclass("cultivar", 3),
     "alcohol": Task.regression("alcohol"),

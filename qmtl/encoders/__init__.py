@@ -3,6 +3,12 @@
 from qmtl.encoders._adapted_text import AdaptedText as AdaptedText
 from qmtl.encoders._adapted_text import AdapterOptions as AdapterOptions
 from qmtl.encoders._cnn import CNN as CNN
+from qmtl.encoders._encoder import AnyEncoderSection as AnyEncoderSection
+from qmtl.encoders._encoder import EncoderInputs as EncoderInputs
+from qmtl.encoders._encoder import EncoderSection as EncoderSection
+from qmtl.encoders._encoder import TaskEncoder as TaskEncoder
+from qmtl.encoders._encoder import check_tasks_of as check_tasks_of
+from qmtl.encoders._encoder import known_encoders
 from qmtl.encoders._experts import Experts as Experts
 from qmtl.encoders._fourier import FourierFeatures as FourierFeatures
 from qmtl.encoders._fusion import Fusion as Fusion
@@ -13,12 +19,6 @@ from qmtl.encoders._image import ImageBackbone as ImageBackbone
 from qmtl.encoders._mlp import MLP as MLP
 from qmtl.encoders._mlp import Identity as Identity
 from qmtl.encoders._mlp import MLPSection as MLPSection
-from qmtl.encoders._section import AnyEncoderSection as AnyEncoderSection
-from qmtl.encoders._section import EncoderInputs as EncoderInputs
-from qmtl.encoders._section import EncoderSection as EncoderSection
-from qmtl.encoders._section import known_encoders
-from qmtl.encoders._task_encoder import TaskEncoder as TaskEncoder
-from qmtl.encoders._task_encoder import check_tasks_of as check_tasks_of
 from qmtl.encoders._text import TextEmbedding as TextEmbedding
 from qmtl.encoders._text import TextTokens as TextTokens
 

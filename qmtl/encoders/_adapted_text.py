@@ -10,9 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import NameOrPath, Section
+from qmtl.encoders._encoder import (
+    Count,
+    EncoderInputs,
+    EncoderSection,
+    TaskColumns,
+    TaskEncoder,
+    seeded,
+)
 from qmtl.encoders._mlp import MLP
-from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, seeded
-from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
 from qmtl.encoders._text import DEFAULT_MODEL, files_digest, load_sentence_encoder, model_folder
 from qmtl.errors import InvalidInputError, check_integer, missing_extra
 

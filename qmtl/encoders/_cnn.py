@@ -7,8 +7,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl.encoders._encoder import Count, EncoderInputs, EncoderSection, image_shape, seeded
 from qmtl.encoders._mlp import ACTIVATIONS
-from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, image_shape, seeded
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 POOLINGS = ("average", "flatten")

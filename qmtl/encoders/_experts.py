@@ -10,6 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import OneOf, Section
+from qmtl.encoders._encoder import (
+    Count,
+    EncoderInputs,
+    EncoderSection,
+    TaskColumns,
+    TaskEncoder,
+    flat_width,
+    known_encoders,
+    seeded,
+)
 from qmtl.encoders._gates import (
     FeatureGate,
     Gate,
@@ -20,15 +30,6 @@ from qmtl.encoders._gates import (
     group_owners,
 )
 from qmtl.encoders._mlp import MLP, MLPSection
-from qmtl.encoders._section import (
-    Count,
-    EncoderInputs,
-    EncoderSection,
-    flat_width,
-    known_encoders,
-    seeded,
-)
-from qmtl.encoders._task_encoder import TaskColumns, TaskEncoder
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 GATES = ("mmoe", "dselect", "exclusive", "home")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._section import (
+from qmtl.encoders._encoder import (
     Count,
     EncoderInputs,
     EncoderSection,

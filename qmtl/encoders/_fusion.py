@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
+from qmtl.encoders._encoder import Count, EncoderInputs, EncoderSection, flat_width, seeded
 from qmtl.encoders._mlp import MLP
-from qmtl.encoders._section import Count, EncoderInputs, EncoderSection, flat_width, seeded
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 

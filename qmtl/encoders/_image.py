@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl._sections import RecipePath
-from qmtl.encoders._section import EncoderInputs, EncoderSection, image_shape, seeded
+from qmtl.encoders._encoder import EncoderInputs, EncoderSection, image_shape, seeded
 from qmtl.errors import (
     InvalidInputError,
     MissingDependencyError,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import Section
-from qmtl.encoders._section import EncoderInputs, EncoderSection, check_flat, flat_width, seeded
+from qmtl.encoders._encoder import EncoderInputs, EncoderSection, check_flat, flat_width, seeded
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

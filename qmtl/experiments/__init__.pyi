@@ -1,6 +1,3 @@
-from ._affinity_run import check_kind as check_kind
-from ._affinity_run import run_affinity as run_affinity
-from ._affinity_run import write_affinity as write_affinity
 from ._bench import bench as bench
 from ._bench_report import plot_forest as plot_forest
 from ._bench_report import plot_score_against_parameters as plot_score_against_parameters
@@ -10,8 +7,11 @@ from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model
 from ._build import with_noise as with_noise
-from ._derived_run import new_folder as new_folder
-from ._derived_run import write_derived as write_derived
+from ._from_runs import check_kind as check_kind
+from ._from_runs import new_folder as new_folder
+from ._from_runs import run_affinity as run_affinity
+from ._from_runs import write_affinity as write_affinity
+from ._from_runs import write_derived as write_derived
 from ._prediction_plots import plot_calibration as plot_calibration
 from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured

@@ -24,8 +24,6 @@ from qmtl.merging._vectors import State, arithmetic, differences, disjoint, proj
 from qmtl.methods import evaluating
 from qmtl.model import MultiTaskModel
 
-__all__ = ["METHODS", "WITH_DATA", "merge"]
-
 METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
 """Ways to merge models."""
 WITH_DATA = ("concrete", "atm")

@@ -16,10 +16,6 @@ from qmtl.heads import Head, LinearHead, QuantumHead, TaskRows
 from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
-__all__ = [
-    "assembled", "check_keep_last", "check_models", "check_shape", "set_shared", "shared_state",
-]  # fmt: skip
-
 Models = Sequence[MultiTaskModel]
 
 # Options of encoders that may differ between models: they do not change what is computed.

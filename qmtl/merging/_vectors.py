@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["State", "arithmetic", "differences", "disjoint", "is_angle", "projective", "wrapped"]
-
 State = dict[str, Tensor]
 
 ANGLES = ("encoding", "blocks")

@@ -1,13 +1,13 @@
 from ._adversarial import Adversarial as Adversarial
+from ._adversarial import Attack as Attack
+from ._adversarial import attacked_split as attacked_split
+from ._adversarial import evaluating as evaluating
 from ._affinity import Affinity as Affinity
 from ._affinity import affinity as affinity
 from ._agreement import Agreement as Agreement
-from ._attack import Attack as Attack
-from ._attack import attacked_split as attacked_split
-from ._attack import evaluating as evaluating
 from ._auxiliary import Auxiliary as Auxiliary
 from ._auxiliary import masked_softmax as masked_softmax
-from ._auxiliary_tasks import with_auxiliary_tasks as with_auxiliary_tasks
+from ._auxiliary import with_auxiliary_tasks as with_auxiliary_tasks
 from ._flatness import Flatness as Flatness
 from ._interpolation import Interpolation as Interpolation
 from ._interpolation import draw_beta as draw_beta

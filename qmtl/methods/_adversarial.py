@@ -1,19 +1,220 @@
-"""Adversarial training: the inputs of every batch are attacked before the step."""
+"""Attacks on inputs (FGSM and PGD), for adversarial training and for robust metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, nn
 
-from qmtl.methods._attack import Attack, evaluating, input_gradient
+from qmtl._sections import Section
+from qmtl.data import Split
+from qmtl.errors import InvalidInputError
 from qmtl.methods._method import Batch, Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import Task, chosen_tasks
+from qmtl.tasks import Task, chosen_tasks, task_layout
 
-__all__ = ["Adversarial"]
+# The total length of PGD's steps in units of the radius: enough to cross the ball and return.
+REACH = 2.5
+
+
+class Attack(Section):
+    r"""A change of inputs by at most `epsilon` that raises losses.
+
+    FGSM is one step of length `epsilon` along the gradient of the losses with respect to the
+    inputs: along its sign for ``linf``, its direction for ``l2``. PGD starts at a random point
+    within `epsilon`, takes `steps` smaller steps, and projects back into the ball after each.
+
+    Attributes:
+        attack: name of the attack, ``fgsm`` or ``pgd``.
+        epsilon: the largest change, in the units of the inputs: of each input for ``linf``, of a
+            row's Euclidean norm for ``l2``. With 0 inputs do not change.
+        steps: (pgd) number of steps.
+        step_size: (pgd) size of each step; None for ``2.5 * epsilon / steps``.
+        norm: norm of the change, ``linf`` or ``l2``.
+        low: lower limit of the inputs, for example of pixels; None for no limit.
+        high: upper limit of the inputs; None for no limit.
+        tasks: names of the tasks whose losses are raised; None for all.
+
+    Example:
+        >>> attack = Attack(attack="fgsm", epsilon=0.1)
+        >>> attack.changed(torch.zeros(1, 2), lambda x: torch.tensor([[3.0, -1.0]]))
+        tensor([[ 0.1000, -0.1000]])
+
+    References:
+        Goodfellow et al., arXiv:1412.6572 (FGSM). Madry et al., arXiv:1706.06083 (PGD).
+    """
+
+    attack: Literal["fgsm", "pgd"] = "pgd"
+    epsilon: float = Field(0.03, ge=0, allow_inf_nan=False)
+    steps: int = Field(5, ge=1)
+    step_size: float | None = Field(None, gt=0, allow_inf_nan=False)
+    norm: Literal["linf", "l2"] = "linf"
+    low: float | None = Field(None, allow_inf_nan=False)
+    high: float | None = Field(None, allow_inf_nan=False)
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        return self
+
+    def changed(
+        self,
+        inputs: Tensor,
+        gradient: Callable[[Tensor], Tensor],
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Changed inputs, at which the losses are higher.
+
+        Args:
+            inputs: tensor of shape (rows, ...).
+            gradient: function from inputs to the gradient of the losses with respect to them.
+            generator: generator on the CPU for the random start of PGD; None for one with the seed
+                0.
+
+        Returns:
+            A tensor in the shape and type of the inputs.
+        """
+        if not self.epsilon:
+            return inputs
+        if self.attack == "fgsm":
+            return self._within(inputs + self.epsilon * self._direction(gradient(inputs)), inputs)
+        length = self.step_size or REACH * self.epsilon / self.steps
+        found = self._within(inputs + self._start(inputs, generator), inputs)
+        for _ in range(self.steps):
+            found = self._within(found + length * self._direction(gradient(found)), inputs)
+        return found
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign() if self.norm == "linf" else gradient / _lengths(gradient)
+
+    def _start(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A uniformly random point of the ball."""
+        generator = generator or torch.Generator().manual_seed(0)
+        if self.norm == "linf":
+            drawn = 2 * torch.rand(inputs.shape, generator=generator) - 1
+        else:
+            drawn = torch.randn(inputs.shape, generator=generator)
+            radii = torch.rand(len(inputs), *[1] * (inputs.ndim - 1), generator=generator)
+            drawn = drawn / _lengths(drawn) * radii ** (1 / max(1, inputs[:1].numel()))
+        return self.epsilon * drawn.to(inputs)
+
+    def _within(self, changed: Tensor, inputs: Tensor) -> Tensor:
+        """The nearest points within the ball around the inputs and within the limits."""
+        moved = changed - inputs
+        if self.norm == "linf":
+            moved = moved.clamp(-self.epsilon, self.epsilon)
+        else:
+            moved = moved * (self.epsilon / _lengths(moved)).clamp(max=1)
+        if self.low is None and self.high is None:
+            return inputs + moved
+        return (inputs + moved).clamp(self.low, self.high)
+
+
+def _lengths(values: Tensor) -> Tensor:
+    """Euclidean norms of rows, (rows, 1, ...), never zero."""
+    flat = values.flatten(1).square().sum(1).sqrt()
+    return flat.clamp(min=torch.finfo(values.dtype).tiny).view(-1, *[1] * (values.ndim - 1))
+
+
+def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient of a number with respect to the inputs that it was computed from.
+
+    Raises:
+        InvalidInputError: if it does not depend on them smoothly, as with an encoder of tokens.
+
+    Example:
+        >>> x = torch.ones(1, 2, requires_grad=True)
+        >>> input_gradient((x * x).sum(), x)
+        tensor([[2., 2.]])
+    """
+    found = None
+    if total.requires_grad:
+        (found,) = torch.autograd.grad(total, inputs, allow_unused=True)
+    if found is None:
+        raise InvalidInputError(
+            "an attack needs the gradient of the losses with respect to the inputs, but the "
+            "encoder's output does not depend on them smoothly, as with tokens of a text"
+        )
+    return found.detach()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context with the model in evaluation mode; then each module returns to its previous mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> model[0].training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def attacked_split(
+    model: MultiTaskModel, split: Split, attack: Attack, *, batch_size: int = 256
+) -> Split:
+    """The rows of a split, with inputs changed so that the model's losses are higher.
+
+    PGD starts with the seed 0. A row without a label of the attacked tasks only moves to its random
+    start.
+
+    Args:
+        model: the model, which is in evaluation mode during the attack.
+        split: rows with targets of the attacked tasks.
+        attack: the attack.
+        batch_size: number of rows at once.
+
+    Raises:
+        InvalidInputError: if the attack names an unknown task, or the encoder's output does not
+            depend on its inputs smoothly.
+
+    Example:
+        >>> import qmtl
+        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
+        >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))
+        >>> rows = Split(torch.zeros(3, 2), {"a": torch.tensor([0.0, 1.0, 1.0])})
+        >>> moved = attacked_split(model, rows, Attack(epsilon=0.1)).inputs
+        >>> float(moved.abs().max()) <= 0.1 + 1e-6
+        True
+    """
+    there = [task.name for task in model.tasks if task.name in split.targets]
+    names = chosen_tasks(attack.tasks, there)
+    by_name = {task.name: task for task in model.tasks}
+    layout = task_layout(tuple(by_name[name] for name in names))
+    reference = next(model.parameters())
+    mean, std = model.target_scale(names)
+    joined = layout.join_targets({name: split.targets[name] for name in names})
+    targets = (joined.to(mean) - mean) / std
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    with evaluating(model), torch.enable_grad():
+        for rows, wanted in zip(
+            split.inputs.split(batch_size), targets.split(batch_size), strict=True
+        ):
+
+            def gradient(inputs: Tensor, wanted: Tensor = wanted) -> Tensor:
+                given = inputs.detach().requires_grad_()
+                logits = model(given, names, joined=True)
+                sums, _ = layout.loss_terms(logits, wanted)
+                return input_gradient(sums.sum(), given)
+
+            moved = attack.changed(rows.to(reference), gradient, generator)
+            parts.append(moved.to(split.inputs))
+    return replace(split, inputs=torch.cat(parts))
 
 
 class Adversarial(Attack, MethodSection):

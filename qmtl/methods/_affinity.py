@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.methods._attack import evaluating
+from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import axes_or_new, plain
@@ -25,8 +25,6 @@ from qmtl.tasks import Task, labelled_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
-
-__all__ = ["Affinity", "affinity"]
 
 # Takes features, indices of their rows, and tasks; returns a number per task.
 Sums = Callable[[Tensor, Tensor, Sequence[Task]], Tensor]

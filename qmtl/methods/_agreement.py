@@ -11,8 +11,6 @@ from qmtl.methods._method import Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 
-__all__ = ["Agreement"]
-
 
 class Agreement(MethodSection):
     r"""Measures the cosine between update and combined gradient, and may adapt Adam's momentum.

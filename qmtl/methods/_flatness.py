@@ -11,8 +11,6 @@ from qmtl.methods._method import Batch, Method, MethodSection, Step, TaskLosses
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 
-__all__ = ["Flatness"]
-
 
 class Flatness(MethodSection):
     r"""Option ``flatness = 0.05``: gradients at the worst point near the parameters, task by task.

@@ -10,8 +10,6 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, task_layout
 
-__all__ = ["LossesOfRows", "check_tasks_of"]
-
 
 class LossesOfRows:
     """Sums of the tasks' losses over chosen rows of a split.

@@ -14,8 +14,6 @@ from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, labelled_rows, task_layout
 
-__all__ = ["Interpolation", "draw_beta"]
-
 
 def draw_beta(concentration: int, generator: torch.Generator) -> float:
     """A number from Beta(c, c): the median of 2c - 1 uniform numbers.

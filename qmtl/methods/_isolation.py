@@ -12,8 +12,6 @@ from qmtl.methods._method import Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 
-__all__ = ["Isolation", "tasks_apart"]
-
 
 class Isolation(MethodSection):
     """Option ``isolation = true``: detach features on a task's light cone but not on its register.

@@ -19,8 +19,6 @@ from qmtl.data import Split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, TaskLayout
 
-__all__ = ["Batch", "Method", "MethodSection", "Step", "TaskLosses", "using"]
-
 
 @dataclass(frozen=True)
 class Batch:

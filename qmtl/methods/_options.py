@@ -16,8 +16,6 @@ from qmtl.methods._method import MethodSection
 from qmtl.methods._saliency import Saliency
 from qmtl.methods._unified_loss import UnifiedLoss
 
-__all__ = ["MethodOptions"]
-
 
 class MethodOptions(Section):
     """Methods of multi-task learning, all switched off by default: see `qmtl.methods`.

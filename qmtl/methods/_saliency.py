@@ -15,8 +15,6 @@ from qmtl.model import MultiTaskModel
 from qmtl.simulators import ShotSimulator
 from qmtl.tasks import Task
 
-__all__ = ["Saliency"]
-
 # The largest step of a feature in finite differences: in double precision, both errors are then
 # about 1e-9.
 STEP = 1e-4

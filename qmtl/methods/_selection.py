@@ -14,15 +14,13 @@ from torch.func import functional_call, jvp
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.methods._attack import evaluating
+from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
-
-__all__ = ["Selection", "influences", "select"]
 
 
 @dataclass(frozen=True)

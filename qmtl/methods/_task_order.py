@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-__all__ = ["TaskGraph", "task_graph", "task_order"]
-
 EXACT = 8
 """So many tasks are ordered by trying all orders; more of them by improving good ones."""
 

@@ -11,8 +11,6 @@ from qmtl.methods._method import Method, MethodSection
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, TaskLayout
 
-__all__ = ["UnifiedLoss"]
-
 
 class UnifiedLoss(MethodSection):
     """Option ``loss = "unified"``: squared errors of values in [−1, 1], for tasks of all kinds.

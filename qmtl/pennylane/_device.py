@@ -34,12 +34,9 @@ from torch import Tensor
 
 from qmtl.circuit import backward_cone, elementary, gates_by_wire
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.pennylane._reads import Reads, result_of
-from qmtl.pennylane._samples import Sampling
+from qmtl.pennylane._reads import Reads, Sampling, result_of
 from qmtl.pennylane._tape import Read, TapeCircuit, TapeGates, decomposed, precision, stacked
 from qmtl.simulators import LightConeSimulator
-
-__all__ = ["LightConeDevice"]
 
 # Number of circuits whose plans are cached, by their gates.
 CACHED_CIRCUITS = 32

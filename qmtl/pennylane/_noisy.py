@@ -9,8 +9,6 @@ from qmtl.pennylane._device import LightConeDevice
 from qmtl.pennylane._tape import Read, TapeCircuit, TapeGates
 from qmtl.simulators import NoisySimulator
 
-__all__ = ["NoisyDevice"]
-
 
 class NoisyDevice(LightConeDevice):
     """A PennyLane device with exact hardware noise, on the measurements' light cones.

@@ -12,8 +12,6 @@ from torch import Tensor
 from qmtl.circuit import Angle, Gate, GateSequence
 from qmtl.errors import InvalidInputError, check_integer
 
-__all__ = ["from_qfunc"]
-
 # PennyLane decomposes all other gates. A gate with an angle obeys U(a)U(b) = U(a + b), so that a
 # sum of terms becomes one gate per term.
 KNOWN = {

@@ -1,21 +1,27 @@
-"""Computes a tape's measurements from the values that are read on a circuit's wires."""
+"""Measurements of a tape: from the values that are read, or from samples of wires."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pennylane as qml
 import torch
+from numpy.typing import NDArray
 from pennylane.exceptions import DeviceError
-from pennylane.measurements import MeasurementProcess, ProbabilityMP, VarianceMP
+from pennylane.measurements import (
+    CountsMP,
+    ExpectationMP,
+    MeasurementProcess,
+    ProbabilityMP,
+    SampleMP,
+    VarianceMP,
+)
 from pennylane.tape import QuantumScript
 from torch import Tensor
 
 from qmtl.circuit import MAX_READ_WIRES, Angle, Gate
 from qmtl.pennylane._tape import GATES, IDLE, Read, decomposed, stacked
-
-__all__ = ["Reads", "Result", "basis_gates", "result_of"]
 
 # Gates that rotate a Pauli operator to Z.
 TO_Z = {
@@ -180,3 +186,174 @@ def _real(factor: Any, word: Any) -> Any:
     if isinstance(factor, Tensor):
         return factor.real if factor.is_complex() else factor
     return found.real
+
+
+Support = Callable[[Iterable[Any]], frozenset[Any]]
+
+
+@dataclass
+class Draw:
+    """A set of wires that are sampled together.
+
+    Attributes:
+        wires: labels of the wires, the first one the most significant bit.
+        basis: for each wire, a description of the gates that rotate it to the Z basis.
+        gates: these gates.
+        support: the wires that the samples depend on.
+    """
+
+    wires: list[Any]
+    basis: dict[Any, Any]
+    gates: list[Any]
+    support: frozenset[Any] = frozenset()
+
+    @classmethod
+    def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
+        """The draw that a measurement needs."""
+        wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
+        if any(len(op.wires) > 1 for op in gates):
+            return cls(wires, dict.fromkeys(wires, _described(gates)), gates)
+        basis = {wire: _described(op for op in gates if wire in op.wires) for wire in wires}
+        return cls(wires, basis, gates)
+
+    def agrees(self, other: "Draw") -> bool:
+        """Whether both can use the same samples."""
+        shared = self.basis.keys() & other.basis.keys()
+        return all(self.basis[wire] == other.basis[wire] for wire in shared)
+
+    def join(self, other: "Draw") -> None:
+        """Extend this draw so that it also serves the other."""
+        self.gates += [op for op in other.gates if op.wires[0] not in self.basis]
+        self.wires += [wire for wire in other.wires if wire not in self.basis]
+        self.basis |= other.basis
+        self.support |= other.support
+
+
+def _described(gates: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple((op.name, tuple(op.wires), tuple(map(float, op.data))) for op in gates)
+
+
+class Sampling:
+    """The plan by which a tape's measurements are sampled.
+
+    Samples and counts of wires whose light cones meet are drawn together if their bases agree;
+    others are independent. Means, variances and probabilities use existing samples or draw their
+    own. The mean of a sum is the sum of its terms' means, each from all shots.
+
+    Args:
+        tape: the tape with its shots.
+        support: function from wires to what their samples depend on.
+
+    Raises:
+        DeviceError: if more than 20 wires must be drawn together.
+    """
+
+    def __init__(self, tape: QuantumScript, support: Support) -> None:
+        self.draws: list[Draw] = []
+        self._tape = tape
+        # The terms of each measurement: a factor, the measurement (None for 1), and its samples.
+        self._terms: list[list[tuple[float, Any, Draw | None]]] = []
+        raw = {id(m): Draw.of(m, tape) for m in tape.measurements if _is_raw(m)}
+        for draw in raw.values():
+            draw.support = support(draw.wires)
+            self._add_raw(draw)
+        for measurement in tape.measurements:
+            if id(measurement) in raw:
+                self._terms.append([(1.0, measurement, self._holding(raw[id(measurement)]))])
+                continue
+            terms: list[tuple[float, Any, Draw | None]] = []
+            for factor, term in _terms(measurement):
+                held = None if term is None else self._holding(Draw.of(term, tape))
+                terms.append((factor, term, held))
+            self._terms.append(terms)
+
+    def _add_raw(self, draw: Draw) -> None:
+        """Add a draw; draws stay separate only if they are independent or have another basis."""
+        kept = Draw(list(draw.wires), dict(draw.basis), list(draw.gates), draw.support)
+        for other in list(self.draws):
+            if other.support & kept.support and other.agrees(kept):
+                self.draws.remove(other)
+                other.join(kept)
+                kept = other
+        if len(kept.wires) > MAX_READ_WIRES:
+            raise DeviceError(
+                f"qmtl.lightcone draws samples of at most {MAX_READ_WIRES} wires together, got "
+                f"{len(kept.wires)} whose light cones meet: name the wires that you need"
+            )
+        self.draws.append(kept)
+
+    def _holding(self, needed: Draw) -> Draw:
+        """A draw that includes the needed one; adds it if there is none."""
+        for draw in self.draws:
+            if needed.basis.keys() <= draw.basis.keys() and draw.agrees(needed):
+                return draw
+        self.draws.append(needed)
+        return needed
+
+    def results(
+        self, likely: Sequence[NDArray[np.float64]], rng: np.random.Generator
+    ) -> tuple[Any, ...]:
+        """The values of the measurements; with several numbers of shots, a tuple for each number.
+
+        Args:
+            likely: probabilities for each of `draws`, shape (batch, 2^wires).
+            rng: generator of the samples.
+        """
+        shots = self._tape.shots
+        bits = {}
+        for draw, rows in zip(self.draws, likely, strict=True):
+            found = [_bits(rng, row, shots.total_shots) for row in rows]
+            bits[id(draw)] = np.stack(found) if self._tape.batch_size is not None else found[0]
+
+        def value(term: Any, draw: Draw, part: tuple[int, int]) -> Any:
+            return term.process_samples(
+                bits[id(draw)], qml.wires.Wires(draw.wires), shot_range=part
+            )
+
+        def total(terms: list[tuple[float, Any, Draw | None]], part: tuple[int, int]) -> Any:
+            if len(terms) == 1 and terms[0][0] == 1 and terms[0][2] is not None:
+                return value(terms[0][1], terms[0][2], part)
+            shape = () if self._tape.batch_size is None else (self._tape.batch_size,)
+            parts = [f * (1.0 if d is None else value(t, d, part)) for f, t, d in terms]
+            return sum(parts, np.zeros(shape))
+
+        every = [tuple(total(terms, part) for terms in self._terms) for part in shots.bins()]
+        if not shots.has_partitioned_shots:
+            return every[0]
+        return tuple(part if len(part) > 1 else part[0] for part in every)
+
+
+def _is_raw(measurement: MeasurementProcess) -> bool:
+    return isinstance(measurement, SampleMP | CountsMP)
+
+
+def _terms(measurement: MeasurementProcess) -> list[tuple[float, MeasurementProcess | None]]:
+    """A mean as means of terms with their factors; None stands for the identity."""
+    observable = measurement.obs
+    if not isinstance(measurement, ExpectationMP) or observable is None:
+        return [(1.0, measurement)]
+    words = observable.pauli_rep
+    if words is not None:
+        return [
+            (_real_part(factor), qml.expval(word.operation()) if len(word) else None)
+            for word, factor in words.items()
+        ]
+    if isinstance(observable, qml.ops.Sum | qml.ops.SProd):
+        return [
+            (_real_part(factor) * inner, found)
+            for factor, term in zip(*observable.terms(), strict=True)
+            for inner, found in _terms(qml.expval(term))
+        ]
+    return [(1.0, measurement)]
+
+
+def _real_part(number: Any) -> float:
+    return float(np.real(qml.math.toarray(number)))
+
+
+def _bits(rng: np.random.Generator, likely: NDArray[np.float64], shots: int) -> NDArray[np.int64]:
+    """Sample wires with these probabilities; shape (shots, wires)."""
+    likely = np.clip(likely, 0, None)
+    states = rng.choice(len(likely), shots, p=likely / likely.sum())
+    n = len(likely).bit_length() - 1
+    return states[:, None] >> np.arange(n - 1, -1, -1) & 1

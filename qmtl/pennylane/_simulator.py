@@ -18,8 +18,6 @@ from qmtl.simulators import (
     weights_by_name,
 )
 
-__all__ = ["PennyLaneSimulator", "task_qnode"]
-
 # Devices that hold a state of all wires, and the number of index bits that a wire takes. Their
 # complex numbers have at least single precision.
 STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}

@@ -24,10 +24,6 @@ from qmtl.circuit import (
 )
 from qmtl.tasks import Task
 
-__all__ = [
-    "GATES", "IDLE", "Read", "TapeCircuit", "TapeGates", "decomposed", "precision", "stacked",
-]  # fmt: skip
-
 # Operations that do not affect measurements.
 IDLE = frozenset({"Identity", "GlobalPhase", "Barrier", "WireCut", "Snapshot"})
 GATES = frozenset(GATE_WIRES) | IDLE

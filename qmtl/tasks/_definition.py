@@ -9,8 +9,6 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError, unknown_name
 
-__all__ = ["METRICS", "MISSING", "Kind", "TaskDefinition", "is_flat", "metric_names"]
-
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 """Kinds of tasks."""
 

@@ -11,8 +11,6 @@ from qmtl.tasks._definition import MISSING, Kind
 from qmtl.tasks._labels import as_labels, is_date, is_missing, number_in, number_text
 from qmtl.tasks._task import Task
 
-__all__ = ["infer_task"]
-
 # With more classes than this, and more than one class per two rows, labels are taken for ids or
 # free text.
 FEW = 10

@@ -29,11 +29,6 @@ from qmtl.tasks._weighted import row_weights
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-__all__ = [
-    "MISSING_WORDS", "as_labels", "best_constant", "check_varied", "is_date", "is_missing",
-    "number_in", "number_text", "present", "read_labels", "to_targets",
-]  # fmt: skip
-
 MISSING_WORDS = frozenset({
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?",

@@ -20,8 +20,6 @@ from qmtl.tasks._definition import is_flat
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-__all__ = ["TaskLayout", "alike", "labelled_rows", "task_layout"]
-
 
 def alike(keys: Iterable[Hashable]) -> list[list[int]]:
     """Group the indices of equal keys, in the order of first appearance.

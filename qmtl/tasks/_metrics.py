@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from qmtl.tasks._task import Task
 
-__all__ = [
-    "binary_scores", "class_scores", "harden", "metric_collection", "number_scores", "silence",
-]  # fmt: skip
-
 
 @contextmanager
 def silence() -> Iterator[None]:

@@ -18,8 +18,6 @@ from qmtl.tasks._weighted import row_weights
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-__all__ = ["evaluate", "evaluate_all", "evaluate_joined"]
-
 # Entries in a chunk: many tasks with many rows must not need a multiple of their memory.
 CHUNK = 2**22
 ROUNDING = 1e-3

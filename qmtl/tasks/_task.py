@@ -18,8 +18,6 @@ from qmtl.tasks._metrics import harden, metric_collection
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
-__all__ = ["Task", "check_tasks", "chosen_tasks"]
-
 
 @dataclass(frozen=True)
 class Task(TaskDefinition):

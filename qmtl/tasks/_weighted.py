@@ -14,8 +14,6 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 
-__all__ = ["row_weights", "weighted_score"]
-
 ECE_BINS = 15  # as in torchmetrics
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

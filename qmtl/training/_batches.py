@@ -20,10 +20,6 @@ from qmtl.methods import Batch
 from qmtl.tasks import Task, labelled_rows, task_layout
 from qmtl.training._settings import TrainingSettings
 
-__all__ = [
-    "Batch", "BatchPlan", "EpochBatches", "MultiTaskDataModule", "SplitRows", "plan_batches",
-]  # fmt: skip
-
 EVALUATION_BATCH = 512
 
 

@@ -22,11 +22,6 @@ from qmtl.tasks import Task
 from qmtl.training._module import CHECKPOINT_VERSION
 from qmtl.training._settings import TrainingSettings, monitor_mode
 
-__all__ = [
-    "BEST", "LAST", "AtomicCheckpoints", "ResumedSettings", "TimeSpent", "best_checkpoint",
-    "is_finished", "last_checkpoint", "read_checkpoint", "remove_leftovers", "restoring",
-]  # fmt: skip
-
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 """Name of the file from which a run resumes."""

@@ -22,12 +22,6 @@ from qmtl.errors import (
 )
 from qmtl.training._settings import TrainingSettings
 
-__all__ = [
-    "aggregators", "combiner_state", "fixed_size", "has_state", "is_sum", "load_combiner_state",
-    "make_aggregator", "make_combiner", "make_scalarizer", "move_tensors", "rehearse",
-    "scalarize", "scalarizers",
-]  # fmt: skip
-
 # Options without a default in TorchJD. CAGrad: the middle of the paper's range. FairGrad: the
 # proportional fairness of its paper. COSMOS, PBI, STCH: values from their papers' examples.
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -1,17 +1,20 @@
-"""Losses and metrics of a model, and of constant predictions, on a split."""
+"""Losses, metrics and predictions on a split; predictions as rows of a CSV file."""
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
+from qmtl.errors import RunDirectoryError
 from qmtl.methods import Attack, attacked_split, evaluating
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import evaluate_all, evaluate_joined, task_layout
-
-__all__ = ["baseline_metrics", "evaluate", "joined_scores", "score", "to_device"]
+from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
 
 Metrics = dict[str, dict[str, float]]
 
@@ -127,3 +130,181 @@ def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
         prediction = task.baseline(labels, data.train.sample_weight)
         rows[task.name] = prediction.expand(len(split), *prediction.shape)
     return evaluate_all(data.tasks, rows, split.targets, split.sample_weight)
+
+
+def prediction_rows(
+    model: MultiTaskModel,
+    inputs: Tensor,
+    index: Tensor | Sequence[int],
+    targets: Mapping[str, Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per sample: its number, and each task's decision, probabilities and target.
+
+    Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value); ``TASK:CLASS``
+    (probabilities; for a multilabel task the decision, with the probability in ``TASK:CLASS:p``);
+    ``TASK:target`` if targets are given (blank if missing). In names, a backslash is put before ":"
+    and backslashes, before a task called ``row`` and before a class called ``target``, so that
+    column names are distinct.
+    """
+    predictions = model.predict(inputs)
+    rows: list[dict[str, Any]] = [{"row": int(i)} for i in index]
+    for task in model.tasks:
+        columns = _columns(task, predictions[task.name])
+        if targets is not None:
+            columns |= _targets(task, targets[task.name])
+        for name, values in columns.items():
+            for row, value in zip(rows, values, strict=True):
+                row[name] = value
+    return rows
+
+
+def _escaped(name: str, reserved: str) -> str:
+    text = name.replace("\\", "\\\\").replace(":", "\\:")
+    return f"\\{text}" if text == reserved else text
+
+
+def column_names(task: Task) -> tuple[str, list[str]]:
+    """The task and its classes in the form used in column names.
+
+    Example:
+        >>> column_names(Task.multilabel("row", 2, class_names=("a", "target")))[1][0]
+        'a'
+    """
+    return _escaped(task.name, "row"), [_escaped(c, "target") for c in class_labels(task)]
+
+
+def class_labels(task: Task) -> list[str]:
+    """Names of the classes, labels or targets, or their numbers if they have no names."""
+    names = task.class_names
+    count = 2 if task.kind == "binary" else task.n_outputs
+    return list(names) if names else [str(i) for i in range(count)]
+
+
+def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
+    name, classes = column_names(task)
+    decided = task.decision(prediction)
+    if task.kind == "regression":
+        return _per_output(task, prediction, "")
+    if task.kind == "multilabel":
+        hard = {f"{name}:{c}": decided[:, i].tolist() for i, c in enumerate(classes)}
+        soft = {f"{name}:{c}:p": prediction[:, i].tolist() for i, c in enumerate(classes)}
+        return hard | soft
+    columns: dict[str, list[Any]] = {name: [class_labels(task)[i] for i in decided.tolist()]}
+    if task.kind == "binary":
+        return columns | {f"{name}:{classes[1]}": prediction.tolist()}
+    return columns | {f"{name}:{c}": prediction[:, i].tolist() for i, c in enumerate(classes)}
+
+
+def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]:
+    name, labels = column_names(task)
+    if values.ndim == 1:
+        return {f"{name}{suffix}": [_blank(v) for v in values.tolist()]}
+    return {
+        f"{name}:{label}{suffix}": [_blank(v) for v in values[:, i].tolist()]
+        for i, label in enumerate(labels)
+    }
+
+
+def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
+    if task.kind in ("regression", "multilabel"):
+        return _per_output(task, targets, ":target")
+    classes = class_labels(task)
+    names = ["" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()]
+    return {f"{column_names(task)[0]}:target": names}
+
+
+def _blank(value: float) -> Any:
+    return "" if value != value else value
+
+
+Columns = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class TaskPredictions:
+    """One task's predictions and targets on the rows of a split.
+
+    Attributes:
+        task: the task.
+        predictions: in the form of `Task.activation`: binary (N,), multiclass and multilabel (N,
+            n_outputs) probabilities; regression (N,), or (N, n_outputs), in the targets' units.
+        targets: in the form of `Task.to_targets`, with missing labels; None if the file has none.
+    """
+
+    task: Task
+    predictions: Tensor
+    targets: Tensor | None
+
+
+def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskPredictions]:
+    """Predictions by task name, from a CSV file of `prediction_rows`.
+
+    Args:
+        path: a file such as ``RUN/predictions.csv``.
+        tasks: tasks of the model that predicted.
+
+    Raises:
+        RunDirectoryError: if the file cannot be read, a column is missing, or a cell is not a
+            number; the error names the column.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = [*csv.reader(file)] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from None
+    if not header:
+        raise RunDirectoryError(f"{path} is damaged: it is empty")
+    if any(len(row) != len(header) for row in rows):
+        raise RunDirectoryError(f"{path} is damaged: not every row has {len(header)} columns")
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+    columns = columns or {name: [] for name in header}
+    try:
+        return {task.name: _task(task, columns) for task in tasks}
+    except KeyError as error:
+        raise RunDirectoryError(f"{path} is damaged: there is no column {error}") from None
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def _task(task: Task, columns: Columns) -> TaskPredictions:
+    name, classes = column_names(task)
+    several = task.kind == "multilabel" or (task.kind == "regression" and task.n_outputs > 1)
+    if task.kind == "binary":
+        predictions = _numbers(columns, [f"{name}:{classes[1]}"])[:, 0]
+    elif task.kind == "multiclass":
+        predictions = _numbers(columns, [f"{name}:{c}" for c in classes])
+    elif task.kind == "multilabel":
+        predictions = _numbers(columns, [f"{name}:{c}:p" for c in classes])
+    else:
+        names = [f"{name}:{c}" for c in classes] if several else [name]
+        predictions = _numbers(columns, names)
+        predictions = predictions if several else predictions[:, 0]
+    targets = [f"{name}:{c}:target" for c in classes] if several else [f"{name}:target"]
+    if targets[0] not in columns:
+        return TaskPredictions(task, predictions, None)
+    if task.kind in ("binary", "multiclass"):
+        return TaskPredictions(task, predictions, _classes(task, columns[targets[0]]))
+    found = _numbers(columns, targets)
+    return TaskPredictions(task, predictions, task.to_targets(found if several else found[:, 0]))
+
+
+def _classes(task: Task, cells: Sequence[str]) -> Tensor:
+    labels = {label: i for i, label in enumerate(class_labels(task))}
+    unknown = {cell for cell in cells if cell} - set(labels)
+    if unknown:
+        raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
+    codes = [labels[cell] if cell else math.nan for cell in cells]
+    return task.to_targets(torch.tensor(codes, dtype=torch.float64))
+
+
+def _numbers(columns: Columns, names: Sequence[str]) -> Tensor:
+    """The columns side by side, (N, columns); blanks are NaN."""
+    result = torch.empty(len(columns[names[0]]), len(names), dtype=torch.float64)
+    for i, name in enumerate(names):
+        try:
+            values = [float(cell) if cell else float("nan") for cell in columns[name]]
+        except ValueError as error:
+            raise ValueError(f"column {name!r}: {error}") from None
+        result[:, i] = torch.tensor(values, dtype=torch.float64)
+    return result

@@ -35,14 +35,11 @@ from qmtl.training._checkpoints import (
 from qmtl.training._combine import rehearse
 from qmtl.training._evaluate import baseline_metrics, evaluate
 from qmtl.training._jacobian import n_processes
+from qmtl.training._loggers import progress_callback
 from qmtl.training._module import MultiTaskModule
-from qmtl.training._progress import progress_callback
 from qmtl.training._result import Result
 from qmtl.training._settings import TrainingSettings, monitor_mode, settings_from
-from qmtl.training._threads import torch_threads
-from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer
-
-__all__ = ["RowsFit", "check_fit", "fit", "fit_rows", "settings_for"]
+from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer, torch_threads
 
 
 def fit(

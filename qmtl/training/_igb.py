@@ -5,8 +5,6 @@ from torch import Tensor
 from torchjd import Stateful
 from torchjd.scalarization import Scalarizer
 
-__all__ = ["IGB"]
-
 
 class IGB(Scalarizer, Stateful):
     r"""Weighs the logarithms of losses by how far each loss is from its level in a base epoch.

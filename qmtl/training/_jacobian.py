@@ -22,8 +22,6 @@ from torch import distributed as dist
 from qmtl.model import MultiTaskModel
 from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
 
-__all__ = ["SharedJacobian", "n_processes", "set_gradients", "sum_over_processes"]
-
 
 class _Step(NamedTuple):
     """Inputs for the rows of a step: copies to which no hook is attached."""

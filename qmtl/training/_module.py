@@ -26,13 +26,10 @@ from qmtl.training._combine import (
 )
 from qmtl.training._evaluate import joined_scores
 from qmtl.training._jacobian import n_processes
-from qmtl.training._optimizers import make_optimizer, make_schedule
-from qmtl.training._parameters import TrainedParameters
+from qmtl.training._optimizers import TrainedParameters, make_optimizer, make_schedule
 from qmtl.training._result import History
 from qmtl.training._settings import HEAD_PACE, TrainingSettings
 from qmtl.training._step import TrainingStep
-
-__all__ = ["CHECKPOINT_VERSION", "MultiTaskModule", "set_target_scales"]
 
 CHECKPOINT_VERSION = 2
 # Settings that determine the form of a checkpoint's state.

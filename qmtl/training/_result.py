@@ -19,8 +19,6 @@ from qmtl.plotting import COLOURS, axes_or_new, inline_svg, legend_below, line_l
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["History", "Metrics", "Result", "plot_curves"]
-
 Metrics = dict[str, dict[str, dict[str, float]]]
 
 # Most lines that a reader can follow; with more tasks, the median is drawn prominently.

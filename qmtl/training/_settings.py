@@ -9,11 +9,6 @@ from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.methods import MethodOptions
 
-__all__ = [
-    "HEAD_PACE", "LOGGERS", "LOWER_IS_BETTER", "LoggingSection", "TrainingSettings", "monitor_mode",
-    "settings_from",
-]  # fmt: skip
-
 # Chosen on validation rows of thirty tables: see `scripts/bench_tables` and
 # `scripts/results/README.md`.
 HEAD_PACE = 3.0

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Places", "SparseRows", "groups_apart"]
-
 Indices = NDArray[np.int64]
 
 

@@ -20,10 +20,8 @@ from qmtl.training._jacobian import (
     set_gradients,
     sum_over_processes,
 )
-from qmtl.training._parameters import TrainedParameters
+from qmtl.training._optimizers import TrainedParameters
 from qmtl.training._settings import TrainingSettings
-
-__all__ = ["TrainingStep"]
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
-__all__ = ["PivotingProjector", "complementary"]
-
 Floats = NDArray[np.float64]
 # Numbers of rows and variables from which several threads pay off.
 MANY = 64

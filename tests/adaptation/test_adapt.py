@@ -7,7 +7,7 @@ from torch import nn
 
 import qmtl
 from qmtl.adaptation import METHODS
-from qmtl.adaptation._linear_fits import STRENGTHS, ridge_fit, spectral_fit_of
+from qmtl.adaptation._fits import STRENGTHS, ridge_fit, spectral_fit_of
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, reading_circuit
 from qmtl.tasks import Task

@@ -6,7 +6,7 @@ from qmtl.encoders import Identity
 from qmtl.heads import LinearHead
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
-from qmtl.training._predictions import prediction_rows
+from qmtl.training._evaluate import prediction_rows
 
 
 def rows_of(tasks, targets):

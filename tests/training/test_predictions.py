@@ -6,7 +6,7 @@ import torch
 from qmtl._io import as_csv
 from qmtl.errors import RunDirectoryError
 from qmtl.tasks import Task
-from qmtl.training._predictions import prediction_rows, read_predictions
+from qmtl.training._evaluate import prediction_rows, read_predictions
 
 TASKS = [
     Task.binary("row", class_names=("no", "yes")),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from qmtl._html import in_notebook
-from qmtl.training._progress import EpochBar, EpochLines, NotebookBar, progress_callback
+from qmtl.training._loggers import EpochBar, EpochLines, NotebookBar, progress_callback
 
 CELL = """
 import torch, qmtl
