@@ -198,13 +198,6 @@ def model_card(
         model: a `qmtl.MultiTaskModel`.
         title: title of the page.
         metrics: task → metric → value, such as ``result.metrics["test"]``.
-
-    Example:
-        >>> import qmtl
-        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("spam")])
-        >>> model = qmtl.MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
-        >>> print(model_card(model, metrics={"spam": {"accuracy": 0.9}}).splitlines()[-1])
-        | spam | accuracy | 0.9000 |
     """
     text = HEADER.format(
         title=_cell(title),

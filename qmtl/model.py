@@ -23,6 +23,28 @@ from qmtl.tasks import Task, chosen_tasks, row_weights
 __all__ = ["MultiTaskModel", "load"]
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A context with the model in evaluation mode; then each module returns to its previous mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> model[0].training
+        True
+    """
+    # Module by module: a frozen encoder may be in evaluation mode while the head trains.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 class MultiTaskModel(nn.Module):
     """An encoder and a head: from inputs to every task's logits.
 
@@ -406,24 +428,13 @@ class MultiTaskModel(nn.Module):
             raise InvalidInputError("inputs must have at least one sample, got none")
         if batch_size < 1:
             raise InvalidInputError(f"batch_size must be >= 1, got {batch_size}")
-        with self._evaluating():
+        with evaluating(self):
             parts = [self._predicted(chunk, names) for chunk in samples.split(batch_size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _predicted(self, samples: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
         logits = logits_by_parts(self.encoder, self.head, samples, names)
         return self.predictions(self(samples, names) if logits is None else logits)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        # Module by module: a frozen encoder may be in evaluation mode while the head trains.
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
     @torch.no_grad()
     def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
@@ -434,7 +445,7 @@ class MultiTaskModel(nn.Module):
             batch_size: number of samples at a time.
         """
         samples = self._as_samples(inputs)
-        with self._evaluating():
+        with evaluating(self):
             return torch.cat([self.encoder(chunk) for chunk in samples.split(batch_size)])
 
     def _as_samples(self, inputs: Any) -> Tensor:

@@ -220,46 +220,19 @@ def _scaled(found: _Outputs, task: Task, targets: Tensor, rows: Array | None) ->
 
 # Weight decay of the linear map before the register, and of a vector, which has few numbers.
 DECAY, VECTOR_DECAY = 1e-3, 1e-5
+ITERATIONS = 60
 
 
 def train_block(
-    block: AddedBlock,
-    features: Tensor,
-    targets: Tensor,
-    task: Task,
-    weights: Tensor | None = None,
-    *,
-    iterations: int = 60,
-) -> AddedBlock:
+    block: AddedBlock, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None
+) -> None:
     """Train a block in place by L-BFGS on all rows, which suits its few (some twenty) weights.
 
-    Args:
-        block: block of the task.
-        features: output of the frozen encoder, shape (rows, n_features).
-        targets: canonical targets, standardised for a regression.
-        task: the task.
-        weights: weights of the rows; None for 1 each.
-        iterations: largest number of iterations.
-
-    Example:
-        >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-        >>> task = Task.binary("a")
-        >>> targets = (x[:, 0] > 0).float()
-        >>> block = train_block(AddedBlock(task, 4), x, targets, task)
-        >>> bool(task.loss(block(x), targets) < 0.2)
-        True
+    Features (rows, n_features) are those of the frozen encoder; targets are canonical, standardised
+    for a regression; weights of the rows are None for 1 each.
     """
-    decayed = block.inputs.weight.parameter
-    _minimise(
-        block,
-        lambda: block(features),
-        targets,
-        task,
-        weights,
-        lambda: DECAY * decayed.square().sum(),
-        iterations,
-    )
-    return block
+    decayed = DECAY, block.inputs.weight.parameter
+    _minimise(block, lambda: block(features), targets, task, weights, *decayed)
 
 
 def train_vector(
@@ -268,23 +241,13 @@ def train_vector(
     targets: Tensor,
     task: Task,
     weights: Tensor | None = None,
-    *,
-    iterations: int = 60,
 ) -> None:
-    """Train the vector and the scale of an extended head's last vector task in place, by L-BFGS."""
+    """Train the vector and the scale of an extended head's last vector task, as `train_block`."""
     added, base = extended.vectors[-1], extended.base
     assert isinstance(added, AddedVector)
     assert isinstance(base, QuantumHead)
-    decayed = added.vector.parameter
-    _minimise(
-        added,
-        lambda: added(base, features),
-        targets,
-        task,
-        weights,
-        lambda: VECTOR_DECAY * decayed.square().sum(),
-        iterations,
-    )
+    decayed = VECTOR_DECAY, added.vector.parameter
+    _minimise(added, lambda: added(base, features), targets, task, weights, *decayed)
 
 
 def best_host(
@@ -314,10 +277,10 @@ def _minimise(
     targets: Tensor,
     task: Task,
     weights: Tensor | None,
-    penalty: Callable[[], Tensor],
-    iterations: int,
+    decay: float,
+    decayed: Tensor,
 ) -> None:
-    """Minimise a task's loss and a penalty over a module's parameters, in place."""
+    """Minimise a task's loss, plus the decay of one parameter, over a module's, in place."""
     # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize
 
@@ -325,11 +288,11 @@ def _minimise(
 
     def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
-        loss = task.loss(logits(), targets, weights) + penalty()
+        loss = task.loss(logits(), targets, weights) + decay * decayed.square().sum()
         gradients = torch.autograd.grad(loss, parameters)
         return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 
     start = parameters_to_vector(parameters).detach().double().numpy()
-    options = {"maxiter": iterations}
+    options = {"maxiter": ITERATIONS}
     best = minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", options=options)
     vector_to_parameters(torch.from_numpy(best.x).to(parameters[0]), parameters)

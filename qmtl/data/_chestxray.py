@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._files import check_files
 from qmtl.data._splits import Indices, check_count, check_seed, patient_split
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, is_missing, number_in
+from qmtl.tasks import Task, chosen_tasks, is_missing, number_in
 
 _WHERE = (
     "Stanford's CheXpert page (Stanford AIMI; the download needs registration), or bring a table "
@@ -50,7 +50,6 @@ class LabelTable:
     index: np.ndarray
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> "LabelTable":
@@ -93,7 +92,8 @@ def read_chestxray_labels(
     header = list(tables[0])
     for file, table in zip(files, tables, strict=True):
         _check_header(file, list(table), header, files[0])
-    findings = _findings(header, tasks)
+    known = [name for name in header if name not in _NOT_FINDINGS]
+    findings = chosen_tasks(tasks, known, "finding", least=1)
     policies = _policies(uncertain, findings)
     paths: list[str] = []
     patients, values, kept = [], [], []
@@ -142,18 +142,6 @@ def _check_header(file: Path, header: Sequence[str], first: Sequence[str], of: P
     if set(header) != set(first):
         odd = ", ".join(sorted(set(header) ^ set(first)))
         raise InvalidInputError(f"{file}: the columns are not those of {of.name}: {odd}")
-
-
-def _findings(header: Iterable[str], tasks: Sequence[str] | None) -> tuple[str, ...]:
-    known = [name for name in header if name not in _NOT_FINDINGS]
-    if tasks is None:
-        return tuple(known)
-    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-        raise InvalidInputError(f"tasks: expected one or more different names, got {tasks!r}")
-    for name in tasks:
-        if name not in known:
-            raise unknown_name("finding", name, known)
-    return tuple(tasks)
 
 
 def _policies(uncertain: str | Mapping[str, str], findings: Sequence[str]) -> dict[str, float]:
@@ -318,23 +306,7 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
-    """Section ``[data]`` with ``source = "chestxray"``; `chestxray` explains the values.
-
-    Attributes:
-        path: the folder of the data set.
-        labels: label files in the folder; None for train.csv, valid.csv and test.csv, as far as
-            they exist.
-        images: a folder or a .npz; None to look in `path`.
-        image_size: side in pixels.
-        uncertain: meaning of -1, or a table of finding to policy.
-        blank: meaning of a blank.
-        views: all, frontal or lateral.
-        kind: binary, one task per finding; or multilabel, one task.
-        flat: whether inputs are one vector, for encoders that do not take images.
-        max_patients: largest number of patients.
-        splits: shares of the patients: train, validation, test; None for the default of
-            `chestxray`.
-    """
+    """Section ``[data]`` with ``source = "chestxray"``; `chestxray` explains the values."""
 
     source: Literal["chestxray"] = "chestxray"
     path: RecipePath

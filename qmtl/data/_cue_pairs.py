@@ -21,12 +21,6 @@ Structure = Literal["ring", "blocks"]
 class CuePairsSection(DataSection):
     """Section ``[data]`` with ``source = "cue-pairs"``; see `cue_pairs`.
 
-    Attributes:
-        n_cues: number of cues, and of tasks.
-        degree: number of tasks that each cue is trained with.
-        structure: structure of the graph: ``ring`` or ``blocks``.
-        n_rows: number of training rows, each with one label.
-
     Example:
         >>> CuePairsSection(n_cues=4, degree=2).load().n_inputs
         12

@@ -53,7 +53,6 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         object.__setattr__(self, "sample_weight", row_weights(self.sample_weight, len(self.inputs)))
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.inputs)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -61,7 +60,6 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
-        """The shape of the inputs and the names of the targets."""
         return f"Split(inputs={tuple(self.inputs.shape)}, targets={list(self.targets)})"
 
     @property
@@ -214,7 +212,6 @@ class MultiTaskData:
         return replace(self, tasks=chosen, **parts)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        """Name, input shape, sizes and tasks."""
         sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
         tasks = ", ".join(f"{task.name} ({task.kind})" for task in self.tasks)
         shape = tuple(self.train.inputs.shape[1:])

@@ -16,15 +16,13 @@ from qmtl._sections import Fractions
 from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
-from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, chosen_tasks
 
 
 class DigitsSection(DataSection):
     """Section ``[data]`` with ``source = "digits"``.
 
-    Attributes:
-        splits: fractions of train, validation and test; None for the default of `digits`.
+    Its keys are the arguments of `digits`.
 
     Example:
         >>> DigitsSection(tasks=["ink"]).load().tasks[0].name
@@ -101,9 +99,4 @@ def digits(
 
 def _chosen(names: Sequence[str] | None) -> tuple[Task, ...]:
     known = {task.name: task for task in TASKS}
-    if isinstance(names, str):
-        raise InvalidInputError(f"tasks: expected a sequence of names, got the text {names!r}")
-    for name in names or ():
-        if name not in known:
-            raise unknown_name("digits task", name, known)
-    return TASKS if names is None else tuple(known[name] for name in names)
+    return tuple(known[name] for name in chosen_tasks(names, known, "digits task"))

@@ -28,13 +28,6 @@ def check_files(
 
     Raises:
         InvalidInputError: the folder or a file is missing.
-
-    Example:
-        >>> check_files("/no/such/folder", ["a.csv"], what="Toy", where="the toy shop")
-        Traceback (most recent call last):
-        ...
-        qmtl.errors.InvalidInputError: Toy: there is no folder /no/such/folder; get the data from \
-the toy shop
     """
     root = Path(path)
     if not root.is_dir():

@@ -23,7 +23,7 @@ from qmtl.data._sentences import (
 )
 from qmtl.data._splits import check_count, check_seed, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import MISSING, Task
+from qmtl.tasks import MISSING, Task, chosen_tasks
 
 _WHERE = (
     "the GLUE benchmark's site (gluebenchmark.com, Tasks; one folder per task) or its download "
@@ -120,11 +120,9 @@ class GlueRows:
     skipped: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.labels)
 
     def __repr__(self) -> str:
-        """Number of rows, and whether they are pairs of sentences."""
         return f"GlueRows({len(self)} {'pairs' if len(self.texts) == 2 else 'sentences'})"
 
     def take(self, rows: np.ndarray) -> "GlueRows":
@@ -261,15 +259,8 @@ def _check_skipped(file: Path, skipped: list[int], n: int, width: int) -> None:
 class GlueSection(DataSection):
     """Section ``[data]`` with ``source = "glue"``.
 
-    Attributes:
-        path: the folder of the data set.
-        validation: share of the training rows; None for the default of `glue`.
-        max_rows: largest number of training rows per task.
-        max_test_rows: largest number of test rows per task.
-        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
-            default of `qmtl.encoders.TextEmbedding`.
-        max_tokens: largest number of tokens of a text, for the encoder ``AdaptedText``, which takes
-            tokens; None for vectors.
+    Its keys are the arguments of `glue`. ``text_model`` is the folder of a sentence-transformers
+    model, or its name on the hub; with ``max_tokens``, inputs are tokens for `AdaptedText`.
     """
 
     source: Literal["glue"] = "glue"
@@ -338,7 +329,7 @@ def glue(
         >>> glue(folder.parent, ["CoLA"], length)
         MultiTaskData('glue', inputs=(8,), train=18, validation=2, test=20, tasks: CoLA (binary))
     """
-    chosen = _check_tasks(tasks)
+    chosen = chosen_tasks(tasks, GLUE_TASKS, "GLUE task", least=1)
     check_seed(seed)
     check_count("max_rows", max_rows, 2)
     check_count("max_test_rows", max_test_rows, 1)
@@ -364,19 +355,6 @@ def glue(
         split_seed=int(seed),
         notes=_notes(chosen, parts),
     )
-
-
-def _check_tasks(tasks: Sequence[str] | None) -> list[str]:
-    if tasks is None:
-        return list(GLUE_TASKS)
-    if isinstance(tasks, str):
-        raise InvalidInputError(f"tasks: expected a sequence of names, got the text {tasks!r}")
-    for name in tasks:
-        if name not in GLUE_TASKS:
-            raise unknown_name("GLUE task", name, GLUE_TASKS)
-    if not tasks or len(set(tasks)) != len(tasks):
-        raise InvalidInputError(f"tasks: expected one or more different names, got {list(tasks)}")
-    return list(tasks)
 
 
 def _strata(rows: GlueRows) -> np.ndarray:

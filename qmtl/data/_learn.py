@@ -70,15 +70,6 @@ def learn_columns(
     Raises:
         InvalidInputError: a chosen column cannot be used, a few texts occur in a column of numbers,
             or no column is left.
-
-    Example:
-        >>> import pandas as pd
-        >>> table = pd.DataFrame({"size": [1, 3], "colour": ["red", "blue"], "note": [None, None]})
-        >>> columns, left_out, _ = learn_columns(
-        ...     table, list(table), np.arange(2), chosen=False, max_categories=50
-        ... )
-        >>> columns.names, left_out
-        (('size', 'colour'), {'note': 'is empty'})
     """
     found = _plain_numbers(table, names, chosen)
     for name in names:

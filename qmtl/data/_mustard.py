@@ -27,7 +27,7 @@ from qmtl.data._splits import (
     validation_cut,
 )
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task
+from qmtl.tasks import Task, chosen_tasks
 
 LABELS = ("sarcasm", "extended", "plus_plus")
 """Which labels: of MUStARD, of Extended MUStARD, of MUStARD++."""
@@ -103,11 +103,9 @@ class Utterances:
     index: list[int]
 
     def __len__(self) -> int:
-        """Number of utterances."""
         return len(self.ids)
 
     def __repr__(self) -> str:
-        """Number of utterances, and the tasks."""
         return f"Utterances({len(self)}, tasks: {', '.join(task.name for task in self.tasks)})"
 
 
@@ -354,16 +352,9 @@ class MustardSection(DataSection):
 
     ``"mustard-extended"`` and ``"mustard-plus-plus"`` have further tasks.
 
-    Attributes:
-        path: the folder of the data set.
-        split: ``fold 0`` to ``fold 4``, or ``speaker-independent``.
-        splits: fractions of train, validation and test, in place of `split`.
-        context: whether the lines before the utterance are a modality, too.
-        audio: file of audio features by id.
-        visual: file of video features by id.
-        validation: share of the training rows; None for the default of `mustard`.
-        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
-            default of `qmtl.encoders.TextEmbedding`.
+    Its keys are the arguments of `mustard`, of which it has `split` in two: ``split`` names a split
+    of the authors, ``splits`` gives three fractions. ``text_model`` is the folder of a
+    sentence-transformers model, or its name on the hub.
     """
 
     source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]
@@ -458,7 +449,9 @@ def mustard(
     """
     check_seed(seed)
     utterances = mustard_utterances(path, labels)
-    chosen = _choose(utterances, tasks)
+    by_name = {task.name: task for task in utterances.tasks}
+    names = chosen_tasks(tasks, by_name, "task of these labels", least=1)
+    chosen = tuple(by_name[name] for name in names)
     indices = _indices(path, labels, utterances, split, validation, seed)
     blocks = _texts(utterances, embed, context)
     notes = []
@@ -484,18 +477,6 @@ def mustard(
     )
 
 
-def _choose(utterances: Utterances, tasks: Sequence[str] | None) -> tuple[Task, ...]:
-    by_name = {task.name: task for task in utterances.tasks}
-    if tasks is None:
-        return utterances.tasks
-    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-        raise InvalidInputError(f"tasks: expected one or more different names, got {tasks!r}")
-    for name in tasks:
-        if name not in by_name:
-            raise unknown_name("task of these labels", name, by_name)
-    return tuple(by_name[name] for name in tasks)
-
-
 def _indices(
     path: str | PathLike[str],
     labels: str,
@@ -506,12 +487,21 @@ def _indices(
 ) -> Indices:
     if split is None:
         split = (0.7, 0.15, 0.15) if labels == "plus_plus" else "fold 0"
-    codes = _codes(utterances)
-    if not isinstance(split, str):
-        return _by_fractions(codes, split, seed)
-    rest, test = _authors_rows(path, labels, utterances, split)
-    train, held_out = validation_cut(codes[rest], validation, seed)
-    return _tensors(rest[train], rest[held_out], test)
+    # Labels as integers (N, tasks) for stratification; the first task has priority.
+    columns = [np.asarray(utterances.labels[task.name]) for task in utterances.tasks]
+    codes = np.stack(columns, axis=1).astype(np.int64)
+    if isinstance(split, str):
+        rest, test = _authors_rows(path, labels, utterances, split)
+        kept, held_out = validation_cut(codes[rest], validation, seed)
+    else:
+        _, n_validation, n_test = split_sizes(len(codes), split, "utterances")
+        test = stratified_sample(codes, n_test, seed)
+        rest = np.setdiff1d(np.arange(len(codes)), test)
+        held_out = stratified_sample(codes[rest], n_validation, seed)
+        kept = np.setdiff1d(np.arange(len(rest)), held_out)
+    parts = (rest[kept], rest[held_out], test)
+    train, val, last = (torch.from_numpy(np.sort(part)) for part in parts)
+    return train, val, last
 
 
 def _authors_rows(
@@ -529,25 +519,6 @@ def _authors_rows(
         )
     folds = authors_folds(path, len(utterances))
     return folds[known.index(split)]
-
-
-def _by_fractions(codes: np.ndarray, fractions: Sequence[float], seed: int) -> Indices:
-    _, n_validation, n_test = split_sizes(len(codes), fractions, "utterances")
-    test = stratified_sample(codes, n_test, seed)
-    rest = np.setdiff1d(np.arange(len(codes)), test)
-    held_out = rest[stratified_sample(codes[rest], n_validation, seed)]
-    return _tensors(np.setdiff1d(rest, held_out), held_out, test)
-
-
-def _tensors(*parts: np.ndarray) -> Indices:
-    train, validation, test = (torch.from_numpy(np.sort(part)) for part in parts)
-    return train, validation, test
-
-
-def _codes(utterances: Utterances) -> np.ndarray:
-    """Labels as integers (N, tasks) for stratification; the first task has priority."""
-    columns = [np.asarray(utterances.labels[task.name]) for task in utterances.tasks]
-    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[str, np.ndarray]:

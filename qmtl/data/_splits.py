@@ -337,15 +337,7 @@ def validation_cut(
 
 
 def check_count(name: str, value: Any, least: int) -> None:
-    """Refuse a value that is not a whole number >= `least`; None is allowed and means all.
-
-    Example:
-        >>> check_count("max_rows", 0, 2)
-        Traceback (most recent call last):
-        ...
-        qmtl.errors.InvalidInputError: max_rows: expected a whole number of at least 2, or None, \
-got 0
-    """
+    """Refuse a value that is not a whole number >= `least`; None is allowed and means all."""
     is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if value is not None and not (is_int and value >= least):
         raise InvalidInputError(

@@ -50,7 +50,6 @@ class LabelTable:
         self._frame = file.frame(file.header, categories=True)
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self._frame)
 
     def task(self, name: str, kind: str | None = None) -> Task:

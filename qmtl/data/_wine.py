@@ -18,8 +18,7 @@ _TASKS = {
 class WineSection(DataSection):
     """Section ``[data]`` with ``source = "wine"``.
 
-    Attributes:
-        splits: fractions of train, validation and test; None for the default of `wine`.
+    Its keys are the arguments of `wine`.
 
     Example:
         >>> WineSection(tasks=["alcohol"]).load().tasks[0].kind

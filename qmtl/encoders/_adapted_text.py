@@ -406,13 +406,7 @@ def _frozen_are_there(module: Any, keys: Any) -> None:
 class AdaptedTextSection(EncoderSection):
     """Section ``[encoder]``, ``type = "AdaptedText"``: texts are tokens (``data.max_tokens``).
 
-    Attributes:
-        text_model: folder of a sentence-transformers model, or its name on the hub; None for the
-            default of `TextEmbedding`. The data must use the same model.
-        adapters: rank, inventory, layers, splits and balance; see `AdapterOptions`.
-        hidden: widths of the hidden layers after the network.
-        activation: relu, gelu, silu or tanh.
-        dropout: probability of dropping a hidden unit in training.
+    Its keys are arguments of `AdaptedText`; `text_model` must be that of the data.
     """
 
     encoder: ClassVar[type[nn.Module]] = AdaptedText

@@ -127,11 +127,7 @@ class CNN(nn.Module):
 class CNNSection(EncoderSection):
     """Section ``[encoder]`` with ``type = "CNN"``.
 
-    Attributes:
-        channels: number of channels of each block.
-        pooling: average or flatten.
-        activation: relu, gelu, silu or tanh.
-        dropout: probability of dropping a unit in training.
+    Its keys are arguments of `CNN`.
     """
 
     encoder: ClassVar[type[nn.Module]] = CNN

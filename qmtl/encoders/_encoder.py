@@ -289,15 +289,7 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, torch draws from this seed; then its generator is restored. None: no change.
-
-    Example:
-        >>> with seeded(0):
-        ...     first = torch.rand(2)
-        >>> with seeded(0):
-        ...     bool((torch.rand(2) == first).all())
-        True
-    """
+    """Inside, torch draws from this seed; then its generator is restored. None: no change."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

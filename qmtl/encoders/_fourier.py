@@ -92,9 +92,7 @@ class FourierFeatures(nn.Module):
 class FourierFeaturesSection(EncoderSection):
     """Section ``[encoder]`` with ``type = "FourierFeatures"``.
 
-    Attributes:
-        n_cosines: number of random directions.
-        scale: width of the kernel, in units of the inputs.
+    Its keys are arguments of `FourierFeatures`.
     """
 
     encoder: ClassVar[type[nn.Module]] = FourierFeatures

@@ -326,16 +326,7 @@ class Fusion(nn.Module):
 class FusionSection(EncoderSection):
     """Section ``[encoder]`` with ``type = "Fusion"``.
 
-    Attributes:
-        widths: a table from modality to its number of columns; None takes them from the data.
-        kind: concat, gated or cross-attention.
-        dim: width of the joint representation.
-        n_heads: number of attention heads.
-        hidden: widths of the hidden layers.
-        activation: relu, gelu, silu or tanh.
-        dropout: probability of dropping a unit in training.
-        modality_dropout: probability of treating a modality as missing in training.
-        calibrate: whether to scale the gradients of modalities to a common magnitude.
+    Its keys are arguments of `Fusion`; without `widths` they are those of the data's modalities.
     """
 
     encoder: ClassVar[type[nn.Module]] = Fusion

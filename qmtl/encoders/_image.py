@@ -145,11 +145,7 @@ class ImageBackbone(nn.Module):
 class ImageBackboneSection(EncoderSection):
     """Section ``[encoder]`` with ``type = "ImageBackbone"``.
 
-    Attributes:
-        network: name of the network, such as resnet18.
-        library: torchvision or timm.
-        weights: a file with the network's weights; None for random ones.
-        frozen: whether the network keeps its weights.
+    Its keys are arguments of `ImageBackbone`; `network` is its name.
     """
 
     encoder: ClassVar[type[nn.Module]] = ImageBackbone

@@ -173,12 +173,7 @@ class _MLPKeys(Section):
 class MLPSection(_MLPKeys, EncoderSection):
     """Section ``[encoder]`` with ``type = "MLP"``, the default.
 
-    Attributes:
-        hidden: widths of the hidden layers.
-        activation: relu, gelu, silu or tanh.
-        dropout: probability of dropping a unit in training.
-        standardise: whether inputs are standardised, column by column, by the training split's
-            means and deviations.
+    Its keys are arguments of `MLP`. Inputs are standardised by the training split.
     """
 
     encoder: ClassVar[type[nn.Module]] = MLP

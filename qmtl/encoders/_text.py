@@ -34,15 +34,7 @@ def user_cache_folder() -> Path:
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of a folder's files; hidden files are ignored.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / "config.json").write_text("{}")
-        ...     files_digest(Path(folder))[:8]
-        'fc1b8428'
-    """
+    """SHA-256 of the names and contents of a folder's files; hidden files are ignored."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -68,14 +60,6 @@ class EmbeddingCache:
 
     Raises:
         InvalidInputError: if the folder cannot be made, or the file cannot be read or written.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = EmbeddingCache(Path(folder), {"model": "toy"})
-        ...     cache.write({"a text": np.ones(2, np.float32)})
-        ...     cache.read(["a text", "another"])
-        {'a text': array([1., 1.], dtype=float32)}
     """
 
     def __init__(self, folder: Path, space: Mapping[str, object]) -> None:
@@ -225,7 +209,6 @@ class TextEmbedding:
         return np.stack([found[text] for text in wanted])
 
     def __repr__(self) -> str:
-        """The name or folder of the model."""
         return f"TextEmbedding({self.model!r})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -326,7 +309,6 @@ class TextTokens:
         return tokens
 
     def __repr__(self) -> str:
-        """The model, and how much of a text is read."""
         return f"TextTokens({self.model!r}, max_length={self.max_length})"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -135,14 +135,6 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
 
     Tasks that predict probabilities also get the calibration error (``ece``) as their last metric.
     The seed shuffles the tasks if the recipe says so.
-
-    Example:
-        >>> from qmtl.experiments import read_recipe
-        >>> recipe = read_recipe("digits")
-        >>> [task.name for task in cell_data(recipe, 1).tasks]
-        ['ink', 'digit', 'parity', 'five_or_more', 'has_loop']
-        >>> cell_data(recipe, 0).task("parity").metric_names
-        ('accuracy', 'f1', 'auroc', 'ece')
     """
     content = {"data": recipe.data, "encoder": recipe.encoder}
     dumped = {key: section.model_dump(mode="json") for key, section in content.items()}

@@ -9,7 +9,7 @@ from qmtl._io import write_json, write_text
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._build import build_model
 from qmtl.experiments._recipe import Recipe
-from qmtl.experiments._run import Run, default_folder, machine, new_run_folder
+from qmtl.experiments._run import Run, count_parameters, default_folder, machine, new_run_folder
 from qmtl.model import MultiTaskModel
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ def write_derived(
             for run in runs[1:]:
                 for task, values in run.results[key][split].items():
                     tasks.setdefault(task, values)
-    results["parameters"] = {
-        "encoder": sum(p.numel() for p in model.encoder.parameters()),
-        "head": sum(p.numel() for p in model.head.parameters()),
-    }
+    results["parameters"] = count_parameters(model)
     results["rivals"] = {}
     # Of the first run's encoder.
     results.pop("utilisation", None)

@@ -68,13 +68,6 @@ def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained
         data: the recipe's data.
         head: a head type, or ``single-task``: an encoder and a head for each task alone, each
             trained on the rows with its label and kept at its own best epoch.
-
-    Example:
-        >>> from qmtl.experiments import build_data, read_recipe
-        >>> recipe = read_recipe("digits", ["training.max_epochs=1", 'data.tasks=["parity"]'])
-        >>> trained = train_rival(recipe, build_data(recipe), "single-task")
-        >>> trained.best_epoch, trained.head_parameters
-        (1.0, 3)
     """
     trained = [_train(*own) for own in _parts(recipe, data, head)]
     if head != SINGLE_TASK:

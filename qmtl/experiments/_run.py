@@ -284,7 +284,7 @@ def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any
         "metrics": result.metrics,
         "baselines": result.baselines,
         "rivals": {head: rival.metrics for head, rival in rivals.items()},
-        "parameters": _parameters(result.model)
+        "parameters": count_parameters(result.model)
         | {f"{head} head": rival.head_parameters for head, rival in rivals.items()},
         "epochs": result.epochs,
         "first_epoch": 1,
@@ -302,7 +302,8 @@ def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
     return {"utilisation": used, "collapse": encoder.collapse(data.test.inputs)} if used else {}
 
 
-def _parameters(model: MultiTaskModel) -> dict[str, int]:
+def count_parameters(model: MultiTaskModel) -> dict[str, int]:
+    """Numbers of parameters of encoder and head."""
     return {
         "encoder": sum(p.numel() for p in model.encoder.parameters()),
         "head": sum(p.numel() for p in model.head.parameters()),

@@ -1,19 +1,18 @@
 """Attacks on inputs (FGSM and PGD), for adversarial training and for robust metrics."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmtl._sections import Section
 from qmtl.data import Split
 from qmtl.errors import InvalidInputError
 from qmtl.methods._method import Batch, Method, MethodSection, Step
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, evaluating
 from qmtl.tasks import Task, chosen_tasks, task_layout
 
 # The total length of PGD's steps in units of the radius: enough to cross the ball and return.
@@ -141,27 +140,6 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
             "encoder's output does not depend on them smoothly, as with tokens of a text"
         )
     return found.detach()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context with the model in evaluation mode; then each module returns to its previous mode.
-
-    Example:
-        >>> model = nn.Sequential(nn.Dropout())
-        >>> with evaluating(model):
-        ...     model[0].training
-        False
-        >>> model[0].training
-        True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def attacked_split(

@@ -24,16 +24,6 @@ class LossesOfRows:
 
     Raises:
         InvalidInputError: for a task that the model does not have, or an unknown split.
-
-    Example:
-        >>> import qmtl
-        >>> data = qmtl.data.digits(tasks=["parity", "ink"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
-        >>> losses = LossesOfRows(model, data, "test")
-        >>> losses.sums(model.encoder(losses.inputs[:8]), torch.arange(8), data.tasks).shape
-        torch.Size([2])
     """
 
     def __init__(self, model: MultiTaskModel, data: MultiTaskData, split: str) -> None:

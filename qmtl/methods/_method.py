@@ -158,11 +158,8 @@ class Method(nn.Module):
         return batch
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """Joined logits of the trained tasks, from features.
-
-        At most one method defines this hook.
-        """
-        raise NotImplementedError
+        """Joined logits of the trained tasks, from features. At most one method defines this."""
+        return step.model.logits(features, [task.name for task in step.tasks])
 
     def loss_terms(
         self,
@@ -174,7 +171,7 @@ class Method(nn.Module):
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Like `qmtl.tasks.TaskLayout.loss_terms`. At most one method defines this hook."""
-        raise NotImplementedError
+        return layout.loss_terms(logits, targets, complete=complete, sample_weight=sample_weight)
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
         """Other losses of the same tasks, in place of a batch's."""
@@ -188,7 +185,6 @@ class Method(nn.Module):
 
         At most one method defines this hook. It does not set gradients of a scalarizer's weights.
         """
-        raise NotImplementedError
 
     def before_step(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
         """Called before the optimiser's step, when all gradients are set."""

@@ -98,12 +98,10 @@ def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> l
         >>> binary_scores("auroc", p.double(), y.double())
         [1.0, nan]
     """
-    if w is not None:
-        return [weighted_score("binary", name, *own, w) for own in zip(p, y, strict=True)]
     together = {"accuracy": _accuracy, "f1": _binary_f1, "auroc": _auroc}
-    if name in together:
+    if w is None and name in together:
         return _where_defined(together[name], p, y)
-    return [_one_by_one(_binary_score, name, *column) for column in zip(p, y, strict=True)]
+    return _one_by_one("binary", name, p, y, w)
 
 
 def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
@@ -116,14 +114,12 @@ def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> li
     """
     if name in ("auroc", "average_precision"):
         return [_one_against_rest(name, *task, w) for task in zip(p, y, strict=True)]
-    if w is not None:
-        return [weighted_score("multiclass", name, *own, w) for own in zip(p, y, strict=True)]
     averages = {"f1": "macro", "macro_f1": "macro", "weighted_f1": "weighted"}
-    if name == "accuracy":
+    if w is None and name == "accuracy":
         return _where_defined(lambda p, y: _share_equal(p.argmax(1), y), p, y)
-    if name in averages:
+    if w is None and name in averages:
         return _where_defined(lambda p, y: _class_f1(averages[name], p, y), p, y)
-    return [_one_by_one(_class_score, name, *task) for task in zip(p, y, strict=True)]
+    return _one_by_one("multiclass", name, p, y, w)
 
 
 def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
@@ -133,13 +129,11 @@ def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> l
         >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
         [3.0]
     """
-    if w is not None:
-        return [weighted_score("regression", name, *own, w) for own in zip(p, y, strict=True)]
     # torchmetrics rounds sums of squares below 1e-4 to zero.
     together = {"r2": _r2, "mse": _mean_square, "mae": _mean_size}
-    if name in together:
+    if w is None and name in together:
         return _where_defined(together[name], p, y)
-    return [_one_by_one(_number_score, name, *column) for column in zip(p, y, strict=True)]
+    return _one_by_one("regression", name, p, y, w)
 
 
 def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tensor) -> list[float]:
@@ -152,11 +146,10 @@ def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tens
     return values
 
 
-def _one_by_one(score: Callable[..., float], name: str, p: Tensor, y: Tensor) -> float:
-    """The score of each column, on its labelled rows; rows are the last dimension."""
-    kept = ~y.isnan()
-    p, y = p[..., kept], y[kept]
-    return score(name, p, y) if len(y) and p.isfinite().all() else math.nan
+def _one_by_one(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor | None) -> list[float]:
+    """The score of each column; rows are the last dimension."""
+    weights = torch.ones(y.shape[1]) if w is None else w
+    return [weighted_score(kind, name, *own, weights) for own in zip(p, y, strict=True)]
 
 
 def _share_equal(decided: Tensor, y: Tensor) -> Tensor:
@@ -219,28 +212,6 @@ def _mean_size(p: Tensor, y: Tensor) -> Tensor:
     return (p - y).abs().nanmean(1)
 
 
-def _binary_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    labels = y.long()
-    if name == "average_precision":
-        # torchmetrics would take predictions outside [0, 1] for logits, even if rounding is the
-        # cause.
-        return float(tmf.binary_average_precision(p.clamp(0, 1), labels)) if y.any() else math.nan
-    if name == "ece":
-        return float(tmf.binary_calibration_error(p.clamp(0, 1), labels))
-    return _hard_score(name, harden(p), labels, 2)
-
-
-def _class_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    labels = y.long()
-    if name == "ece":
-        return float(tmf.multiclass_calibration_error(p.T.clamp(0, 1), labels, len(p)))
-    return _hard_score(name, p.argmax(dim=0), labels, len(p))
-
-
 def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> float:
     """Mean over the classes for which the metric is defined; `p` has shape (classes, N)."""
     if not p[:, ~y.isnan()].isfinite().all():
@@ -248,32 +219,3 @@ def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> floa
     classes = torch.arange(len(p)).unsqueeze(1)
     found = binary_scores(name, p, torch.where(y.isnan(), y, (y == classes).double()), w)
     return float(torch.tensor(found, dtype=torch.float64).nanmean())
-
-
-def _hard_score(name: str, decided: Tensor, y: Tensor, n_classes: int) -> float:
-    from torchmetrics.functional import classification as tmf
-
-    if name == "balanced_accuracy":
-        # torchmetrics' macro average gives 0 to a class that is predicted but has no label.
-        found = [(decided[y == c] == c).double().mean() for c in range(n_classes)]
-        return float(torch.stack(found).nanmean())
-    if name == "matthews":
-        if (y == y[0]).all():
-            return math.nan
-        if (decided == decided[0]).all():
-            return 0.0  # as in GLUE and scikit-learn; torchmetrics returns a small number
-        return float(tmf.multiclass_matthews_corrcoef(decided, y, n_classes))
-    average: Any = "weighted" if name == "weighted_f1" else "macro"
-    return float(tmf.multiclass_f1_score(decided, y, n_classes, average=average))
-
-
-def _number_score(name: str, p: Tensor, y: Tensor) -> float:
-    from torchmetrics import functional as tmf
-
-    if not bool((y != y[0]).any()) or not bool((p != p[0]).any()):
-        return math.nan
-    # A common shift changes neither correlation, and torchmetrics' sums of squares need centred
-    # values.
-    centre = y.mean()
-    correlation = tmf.pearson_corrcoef if name == "pearson" else tmf.spearman_corrcoef
-    return float(correlation(p - centre, y - centre))

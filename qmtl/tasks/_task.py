@@ -324,11 +324,19 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
     return found
 
 
-def chosen_tasks(names: Sequence[str] | None, known: Collection[str]) -> tuple[str, ...]:
+def chosen_tasks(
+    names: Sequence[str] | None, known: Collection[str], what: str = "task", *, least: int = 0
+) -> tuple[str, ...]:
     """Names of the requested tasks, in the requested order; None means all known tasks.
 
+    Args:
+        names: the requested names.
+        known: the names that exist.
+        what: what an error calls an unknown name.
+        least: the least number of names.
+
     Raises:
-        InvalidInputError: for a string, an unknown name, or a name that comes twice.
+        InvalidInputError: for a string, an unknown name, a name that comes twice, or too few names.
 
     Example:
         >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
@@ -341,9 +349,11 @@ def chosen_tasks(names: Sequence[str] | None, known: Collection[str]) -> tuple[s
     chosen = tuple(names)
     for name in chosen:
         if name not in known:
-            raise unknown_name("task", name, known)
+            raise unknown_name(what, name, known)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")
+    if len(chosen) < least:
+        raise InvalidInputError(f"tasks must be at least {least}, got {list(chosen)}")
     return chosen
 
 

@@ -1,7 +1,7 @@
-"""Weights of rows: their checks, and weighted metrics of one column of predictions.
+"""Weights of rows: their checks, and metrics of one column of predictions.
 
-A row of weight 2 counts like two equal rows. `_metrics` computes unweighted metrics of many columns
-at once.
+A row of weight 2 counts like two equal rows. `_metrics` computes the most common metrics of many
+columns at once, if there are no weights.
 """
 
 import math

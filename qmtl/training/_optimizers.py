@@ -34,14 +34,6 @@ class TrainedParameters:
 
     Raises:
         InvalidInputError: if no parameter is to be trained.
-
-    Example:
-        >>> import qmtl
-        >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a"), qmtl.Task.binary("b")])
-        >>> model = qmtl.MultiTaskModel(qmtl.encoders.Identity(4), qmtl.QuantumHead(circuit))
-        >>> trained = TrainedParameters(model, model.tasks)
-        >>> [p.shape for p in trained.shared], [p.shape for p in trained.own]
-        ([torch.Size([4])], [torch.Size([12]), torch.Size([2])])
     """
 
     def __init__(

@@ -35,13 +35,6 @@ def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
     """The number of threads that suits a training step, by an estimate of its operations.
 
     The estimate counts each parameter once per row, and the plan of a quantum head.
-
-    Example:
-        >>> import qmtl
-        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit([qmtl.Task.binary("a")]))
-        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, 32, out_features=2), head)
-        >>> worthwhile_threads(model, batch_size=32)
-        1
     """
     operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
     if isinstance(model.head, QuantumHead):

@@ -318,7 +318,7 @@ class TestData:
             ({"kind": "multiclass"}, "unknown kind 'multiclass'"),
             ({"splits": (0.5, 0.5)}, "expected three fractions"),
             ({"seed": 1.5}, "seed: expected"),
-            ({"tasks": "Edema"}, "tasks: expected one or more different names"),
+            ({"tasks": "Edema"}, "tasks must be a sequence of names"),
             ({"labels": []}, "labels: expected different file names"),
             ({"image_size": 0}, "image_size: expected"),
             ({"max_patients": 2}, "max_patients: expected"),

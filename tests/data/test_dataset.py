@@ -204,7 +204,7 @@ class TestDigits:
     def test_errors(self):
         with pytest.raises(InvalidInputError, match="unknown digits task 'digt'; did you mean"):
             digits(tasks=["digt"])
-        with pytest.raises(InvalidInputError, match="got the text 'digit'"):
+        with pytest.raises(InvalidInputError, match="got the string 'digit'"):
             digits(tasks="digit")
         with pytest.raises(InvalidInputError, match="at least one Task"):
             digits(tasks=[])

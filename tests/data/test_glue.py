@@ -282,10 +282,10 @@ class TestData:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"tasks": "CoLA"}, "expected a sequence of names"),
+            ({"tasks": "CoLA"}, "must be a sequence of names"),
             ({"tasks": ["Cola"]}, "unknown GLUE task 'Cola'; did you mean 'CoLA'"),
-            ({"tasks": []}, "one or more different names"),
-            ({"tasks": ["RTE", "RTE"]}, "one or more different names"),
+            ({"tasks": []}, "tasks must be at least 1"),
+            ({"tasks": ["RTE", "RTE"]}, "tasks must be distinct"),
             ({"validation": 0}, "validation: expected the share of the training rows"),
             ({"validation": 0.999}, "leaves none to train on"),
             ({"seed": -1}, "seed: expected a whole number"),

@@ -243,7 +243,7 @@ class TestErrors:
             ({"split": "fold 5"}, "unknown split of MUStARD 'fold 5'"),
             ({"split": (0.5, 0.5)}, "expected three fractions"),
             ({"tasks": ["sentiment"]}, "unknown task of these labels 'sentiment'; did you mean"),
-            ({"tasks": "sarcasm"}, "tasks: expected one or more different names"),
+            ({"tasks": "sarcasm"}, "tasks must be a sequence of names"),
             ({"validation": 1}, "validation: expected the share"),
             ({"seed": True}, "seed: expected"),
         ],
