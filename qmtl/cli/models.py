@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, expanded
+from qmtl.cli._options import Delimiter, RunDirectory, expanded, label_task, read_inputs
 from qmtl.cli._output import show_metrics
-from qmtl.cli._tables import label_task, read_inputs
 from qmtl.errors import InvalidInputError, unknown_name
 
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, complete_recipe, expanded, recipe_texts
+from qmtl.cli._options import Delimiter, complete_recipe, expanded, label_task, recipe_texts
 from qmtl.cli._output import check_out, write_out
-from qmtl.cli._tables import label_task
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded
+from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, read_inputs
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
-from qmtl.cli._tables import read_inputs
 from qmtl.errors import InvalidInputError, RunDirectoryError
 
 

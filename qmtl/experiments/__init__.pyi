@@ -17,7 +17,6 @@ from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured
 from ._prediction_plots import plot_regression as plot_regression
 from ._prediction_plots import plot_roc as plot_roc
-from ._process import training_process as training_process
 from ._recipe import NoiseSection as NoiseSection
 from ._recipe import Recipe as Recipe
 from ._recipe import built_in_recipes as built_in_recipes
@@ -36,6 +35,7 @@ from ._run import Run as Run
 from ._run import is_first_process as is_first_process
 from ._run import resume_run as resume_run
 from ._run import start_run as start_run
+from ._run import training_process as training_process
 from ._scaling import ScalingSettings as ScalingSettings
 from ._scaling import run_scaling as run_scaling
 from ._scaling_accuracy import AccuracySettings as AccuracySettings

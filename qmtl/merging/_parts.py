@@ -13,10 +13,10 @@ from qmtl.data import column_differences
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, LinearHead, QuantumHead, TaskRows
-from qmtl.merging._vectors import State
 from qmtl.model import MultiTaskModel
 
 Models = Sequence[MultiTaskModel]
+State = dict[str, Tensor]
 
 # Options of encoders that may differ between models: they do not change what is computed.
 ONLY_IN_TRAINING = ("dropout", "modality_dropout", "calibrate", "frozen")

@@ -10,8 +10,8 @@ from qmtl.noise._events import DAMPING as DAMPING
 from qmtl.noise._events import DeviceStep as DeviceStep
 from qmtl.noise._events import Event as Event
 from qmtl.noise._events import NativeCircuit as NativeCircuit
+from qmtl.noise._events import Relaxation as Relaxation
+from qmtl.noise._events import Timing as Timing
 from qmtl.noise._events import device_events as device_events
 from qmtl.noise._events import head_steps as head_steps
-from qmtl.noise._schedule import Relaxation as Relaxation
-from qmtl.noise._schedule import Timing as Timing
-from qmtl.noise._schedule import idle_times as idle_times
+from qmtl.noise._events import idle_times as idle_times

@@ -16,7 +16,7 @@ from typing import Any
 
 from qmtl.errors import InvalidInputError
 from qmtl.noise._channel import Channel
-from qmtl.noise._schedule import Order, Relaxation, Timing
+from qmtl.noise._events import Order, Relaxation, Timing
 
 # Supported native gates of a backend; it must have at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")

@@ -11,7 +11,7 @@ from qmtl.circuit import Gate
 from qmtl.errors import InvalidInputError, missing_extra, unknown_name
 from qmtl.noise._backend import read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability
-from qmtl.noise._schedule import Order, Timing
+from qmtl.noise._events import Order, Timing
 
 FORMAT = "qmtl-noise"
 

@@ -1,18 +1,208 @@
-"""The events on a noisy device, in order: gates, channels and waiting.
+"""The events on a noisy device, in order: gates, channels, and how long wires wait and relax.
 
 A step is one instruction of the device, with the elementary gates that it consists of; noise and
 durations are looked up by its name. Head circuits and transpiled circuits share this code.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from math import pi
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from qmtl.circuit import DIAGONAL_GATES, Angle, Gate, HeadCircuit, Kind
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.noise._channel import Channel
-from qmtl.noise._device import DeviceNoise
-from qmtl.noise._schedule import idle_times
+
+if TYPE_CHECKING:
+    from qmtl.noise._device import DeviceNoise
+
+
+Order = Literal["alap", "asap"]
+# Times below this, in seconds, are rounding errors between consecutive gates.
+NO_TIME = 1e-14
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Relaxation times of a wire.
+
+    Args:
+        t1: relaxation time, in seconds.
+        t2: dephasing time, in seconds; at most 2·t1.
+        excited: probability of the state 1 in equilibrium.
+
+    Raises:
+        InvalidInputError: for impossible times or an impossible probability.
+
+    Example:
+        >>> Relaxation(100e-6, 100e-6).during(0.0).is_identity
+        True
+    """
+
+    t1: float
+    t2: float
+    excited: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.during(0.0)
+
+    def during(self, seconds: float) -> Channel:
+        """The channel of this relaxation over a time in seconds."""
+        return Channel.thermal_relaxation(self.t1, self.t2, seconds, self.excited)
+
+    def scaled(self, scale: float) -> "Relaxation":
+        """The same relaxation with its rates times `scale` (> 0)."""
+        return Relaxation(self.t1 / scale, self.t2 / scale, self.excited)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Durations of gates and relaxation of wires, which give the noise of waiting wires.
+
+    The schedule covers a whole circuit: the encoding and every task's block in the partitioned
+    layout, the encoding and one task's block in the shared layout. A wire relaxes while it waits;
+    during a gate, the gate's own channels apply.
+
+    Args:
+        durations: seconds, by the gate's name or by ``(name, wires)``; 0 for gates not named.
+        relaxation: relaxation of particular wires.
+        others: relaxation of all other wires; None if they do not relax.
+        order: ``"alap"``, every gate as late as possible, all wires read at the same time (IBM's
+            default, Qiskit's `ALAPScheduleAnalysis`); or ``"asap"``, every gate as soon as
+            possible, each wire read right after its last gate (Qiskit's `ASAPScheduleAnalysis` for
+            measurements without a barrier).
+
+    Raises:
+        InvalidInputError: for a negative duration or an unknown order.
+
+    Example:
+        >>> timing = Timing({"CZ": 84e-9}, others=Relaxation(100e-6, 80e-6))
+        >>> timing.duration("CZ", (0, 1)), timing.duration("RZ", (0,))
+        (8.4e-08, 0.0)
+    """
+
+    durations: Mapping[str | tuple[str, tuple[int, ...]], float]
+    relaxation: Mapping[int, Relaxation] = field(default_factory=dict)
+    others: Relaxation | None = None
+    order: Order = "alap"
+
+    def __post_init__(self) -> None:
+        if self.order not in ("alap", "asap"):
+            raise unknown_name("order", self.order, ["alap", "asap"])
+        for gate, seconds in self.durations.items():
+            if not 0 <= seconds < float("inf"):
+                raise InvalidInputError(
+                    f"durations must be seconds, not negative, got {seconds} for {gate}"
+                )
+
+    def duration(self, name: str, wires: tuple[int, ...]) -> float:
+        """Duration of a gate in seconds; for a pair of wires, in either order."""
+        for key in ((name, wires), (name, wires[::-1]), name):
+            if key in self.durations:
+                return self.durations[key]
+        return 0.0
+
+    def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
+        """The channel of a waiting wire; None if waiting changes nothing.
+
+        Args:
+            wire: the waiting wire.
+            seconds: how long it waits.
+            is_fresh: whether no gate has acted on the wire yet, so that it is still in the state 0.
+        """
+        found = self.relaxation.get(wire, self.others)
+        if found is None or seconds < NO_TIME or (is_fresh and found.excited == 0):
+            return None
+        return found.during(seconds)
+
+    def scaled(self, scale: float) -> "Timing":
+        """The same schedule with the rates of relaxation times `scale`."""
+        return Timing(
+            self.durations,
+            {w: r.scaled(scale) for w, r in self.relaxation.items()} if scale else {},
+            None if self.others is None or not scale else self.others.scaled(scale),
+            self.order,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able description."""
+        return {
+            "durations": [
+                {"name": key, "seconds": seconds}
+                if isinstance(key, str)
+                else {"name": key[0], "wires": list(key[1]), "seconds": seconds}
+                for key, seconds in self.durations.items()
+            ],
+            "relaxation": {str(wire): _numbers(r) for wire, r in self.relaxation.items()},
+            "others": None if self.others is None else _numbers(self.others),
+            "order": self.order,
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """The timing that `to_dict` described.
+
+        Example:
+            >>> timing = Timing({"CZ": 1e-7, ("RY", (3,)): 5e-8}, {3: Relaxation(1e-4, 1e-4)})
+            >>> Timing.from_dict(timing.to_dict()) == timing
+            True
+        """
+        others = description["others"]
+        return cls(
+            {
+                (d["name"], tuple(d["wires"])) if "wires" in d else d["name"]: float(d["seconds"])
+                for d in description["durations"]
+            },
+            {int(w): Relaxation(*map(float, r)) for w, r in description["relaxation"].items()},
+            None if others is None else Relaxation(*map(float, others)),
+            description["order"],
+        )
+
+
+def idle_times(
+    steps: Sequence[tuple[tuple[int, ...], float]], order: Order
+) -> list[tuple[float, ...]]:
+    """Waiting time of each wire of each step since the previous step on that wire, in seconds.
+
+    Args:
+        steps: wires and seconds of each step, in the order of application.
+        order: see `Timing`. The first step on a wire counts its waiting time from the start of the
+            circuit.
+
+    Example:
+        >>> steps = [((0,), 1.0), ((1,), 2.0), ((0, 1), 1.0)]
+        >>> idle_times(steps, "asap"), idle_times(steps, "alap")
+        ([(0.0,), (0.0,), (1.0, 0.0)], [(1.0,), (0.0,), (0.0, 0.0)])
+    """
+    starts = _earliest(steps)
+    if order == "alap":
+        backwards = _earliest(steps[::-1])[::-1]
+        pairs = zip(backwards, steps, strict=True)
+        ends = [start + seconds for start, (_, seconds) in pairs]
+        whole = max(ends, default=0.0)
+        starts = [whole - end for end in ends]
+    free: dict[int, float] = {}
+    waited: list[tuple[float, ...]] = []
+    for start, (wires, seconds) in zip(starts, steps, strict=True):
+        waited.append(tuple(start - free.get(wire, 0.0) for wire in wires))
+        free |= dict.fromkeys(wires, start + seconds)
+    return waited
+
+
+def _earliest(steps: Sequence[tuple[tuple[int, ...], float]]) -> list[float]:
+    free: dict[int, float] = {}
+    starts = []
+    for wires, seconds in steps:
+        start = max((free.get(wire, 0.0) for wire in wires), default=0.0)
+        free |= dict.fromkeys(wires, start + seconds)
+        starts.append(start)
+    return starts
+
+
+def _numbers(relaxation: Relaxation) -> list[float]:
+    return [relaxation.t1, relaxation.t2, relaxation.excited]
+
 
 CHANNEL = "channel"
 """Name of an event that is a channel which only shrinks expectation values."""
@@ -117,7 +307,7 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
     return [*steps, *(DeviceStep("measure", (wire,)) for wire in wires)]
 
 
-def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[list[Event]]:
+def device_events(steps: Sequence[DeviceStep], noise: "DeviceNoise") -> Iterator[list[Event]]:
     """The events of each step: waiting before it, its gates, their coherent errors and channels.
 
     Example:
@@ -154,7 +344,7 @@ def device_events(steps: Sequence[DeviceStep], noise: DeviceNoise) -> Iterator[l
         yield events
 
 
-def _gate_events(now: DeviceStep, noise: DeviceNoise) -> Iterator[Event]:
+def _gate_events(now: DeviceStep, noise: "DeviceNoise") -> Iterator[Event]:
     """A gate followed by its coherent error and its channels."""
     error = noise.coherent_error(now.name, now.wires)
     relative = 0.0 if error is None or now.name == COMPOSED else error.relative
