@@ -102,6 +102,24 @@ class TargetScale(nn.Module):
         return {f"{prefix}target_{part}_{escaped(name)}": self.slices[name] for name in own}
 
 
+def label_scale(targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1 for a constant) of each column's labels, float64 (columns,).
+
+    Args:
+        targets: targets (rows,) or (rows, columns), NaN where missing.
+        sample_weight: weights of the rows, (rows,); None for 1 each.
+    """
+    values = targets.reshape(len(targets), -1).double()
+    weights = (~values.isnan()).double()
+    if sample_weight is not None:
+        weights = weights * sample_weight.double().unsqueeze(1)
+    values, total = values.nan_to_num(), weights.sum(0)
+    mean = (weights * values).sum(0) / total
+    std = ((weights * (values - mean).square()).sum(0) / total).sqrt()
+    # The deviation of a constant is a rounding error, and dividing by it would blow up.
+    return mean, torch.where(std <= 1e-12 * mean.abs(), 1.0, std)
+
+
 def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> None:
     """A hook of a module with a `TargetScale` as ``scale``; gives the state a key per task."""
     for part in PARTS:

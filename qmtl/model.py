@@ -13,7 +13,7 @@ from qmtl._export import example_inputs, export_program, inference_copy
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
 from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
-from qmtl._target_scale import TargetScale, join_scale, split_scale
+from qmtl._target_scale import TargetScale, join_scale, label_scale, split_scale
 from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
@@ -279,13 +279,9 @@ class MultiTaskModel(nn.Module):
         options: dict[str, Any] = {"methods": methods, "seed": seed, "sample_weight": weights}
         mean = std = None
         if new_task.kind == "regression":
-            values = targets.reshape(len(targets), -1).double()
-            share = torch.ones(len(values)).double() if weights is None else weights
-            count = (~values.isnan() * share[:, None]).sum(dim=0).clamp(min=1e-300)
-            mean = (values * share[:, None]).nansum(dim=0) / count
-            std = ((values - mean).square() * share[:, None]).nansum(dim=0).div(count).sqrt()
-            std = torch.where(std > 0, std, torch.ones_like(std))
-            targets = ((values - mean) / std).reshape(targets.shape)
+            mean, std = label_scale(targets, weights)
+            wide = targets.reshape(len(targets), -1).double()
+            targets = ((wide - mean) / std).reshape(targets.shape)
         try:
             features = self.features(inputs)
         except RuntimeError as error:  # torch's modules raise it for another width

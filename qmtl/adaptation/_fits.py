@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from qmtl.heads import (
-    AddedBlock,
-    AddedVector,
-    ExtendedHead,
-    QuantumHead,
-    cone_columns,
-    hosts_for,
-)
+from qmtl.heads import AddedBlock, AddedVector, ExtendedHead, QuantumHead, cone_columns, hosts_for
 from qmtl.tasks import Task
 
 Array = NDArray[np.float64]

@@ -45,6 +45,11 @@ def expanded(value: Any) -> Any:
     return value.expanduser() if isinstance(value, Path) else value
 
 
+def path_option(text: str, *names: str, **more: Any) -> Any:
+    """An option that takes a path, with this help."""
+    return typer.Option(*names, callback=expanded, help=text, **more)
+
+
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", callback=expanded)]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
 Overrides = Annotated[

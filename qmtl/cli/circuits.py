@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import complete_design, expanded
+from qmtl.cli._options import complete_design, expanded, path_option
 from qmtl.cli._output import check_out, terminal_width, write_out
 from qmtl.errors import InvalidInputError, unknown_name
 
@@ -67,9 +67,7 @@ def export(
     design: Design,
     task: TaskOption = None,
     format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
-    out: Annotated[
-        Path | None, typer.Option(callback=expanded, help="File; standard output by default.")
-    ] = None,
+    out: Annotated[Path | None, path_option("File; standard output by default.")] = None,
 ) -> None:
     """Export a design as OpenQASM 3 with symbolic inputs, as SVG, or as text.
 

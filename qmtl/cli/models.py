@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, expanded, label_task, read_inputs
+from qmtl.cli._options import (
+    Delimiter,
+    RunDirectory,
+    expanded,
+    label_task,
+    path_option,
+    read_inputs,
+)
 from qmtl.cli._output import show_metrics
 from qmtl.errors import InvalidInputError, unknown_name
 
@@ -20,10 +27,7 @@ def adapt(
     target: Annotated[
         str, typer.Option(metavar="NAME[=KIND]", help="The column of the new task's labels.")
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="Run directory to make. [runs/<name>-<time>]"),
-    ] = None,
+    out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="ridge, logistic, smart, block or vector; repeatable. [all]"),
@@ -65,19 +69,13 @@ def merge(
         list[Path],
         typer.Argument(callback=expanded, help="Run directories whose models become one."),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="Run directory to make. [runs/<name>-<time>]"),
-    ] = None,
+    out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
         str, typer.Option(help="arithmetic, disjoint, projective, concrete or atm.")
     ] = "arithmetic",
     base: Annotated[
         Path | None,
-        typer.Option(
-            callback=expanded,
-            help="A saved model that all began with, or a run. [the mean of the models]",
-        ),
+        path_option("A saved model that all began with, or a run. [the mean of the models]"),
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Of the sum of what training changed. [1 / models]")

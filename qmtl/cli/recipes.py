@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, complete_recipe, expanded, label_task, recipe_texts
+from qmtl.cli._options import (
+    Delimiter,
+    complete_recipe,
+    expanded,
+    label_task,
+    path_option,
+    recipe_texts,
+)
 from qmtl.cli._output import check_out, write_out
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 
@@ -66,8 +73,7 @@ design = "cz-ring"
 
 def recipes(
     name: Annotated[
-        str | None,
-        typer.Argument(help="Show this one as TOML.", autocompletion=complete_recipe),
+        str | None, typer.Argument(help="Show this one as TOML.", autocompletion=complete_recipe)
     ] = None,
 ) -> None:
     """List the built-in recipes, or show one as a starting point for your own.
@@ -109,8 +115,7 @@ def init(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="The recipe; it must not exist. [TABLE.toml here]"),
+        Path | None, path_option("The recipe; it must not exist. [TABLE.toml here]")
     ] = None,
     delimiter: Delimiter = None,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, read_inputs
+from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, path_option, read_inputs
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError
 
@@ -121,11 +121,7 @@ def evaluate(
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"
         others = {name: metrics_of(model, rows, attack=chosen), **others}
-    show_metrics(
-        f"{opened.path}: {split}, {len(rows)} rows",
-        metrics_of(model, rows),
-        others,
-    )
+    show_metrics(f"{opened.path}: {split}, {len(rows)} rows", metrics_of(model, rows), others)
 
 
 def affinity(
@@ -144,8 +140,7 @@ def affinity(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="A table (.csv) or heat map (.png, .svg, .pdf)."),
+        Path | None, path_option("A table (.csv) or heat map (.png, .svg, .pdf).")
     ] = None,
 ) -> None:
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
@@ -214,10 +209,7 @@ def predict(
     table: Annotated[
         Path, typer.Argument(callback=expanded, help="CSV with the run's input columns.")
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="CSV to write; standard output by default."),
-    ] = None,
+    out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
@@ -245,10 +237,7 @@ def report(
         list[Path], typer.Argument(callback=expanded, help="Run directories, shown side by side.")
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            callback=expanded, help="The file. [RUN/report.html; of several runs, report.html here]"
-        ),
+        Path | None, path_option("The file. [RUN/report.html; of several runs, report.html here]")
     ] = None,
 ) -> None:
     """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
@@ -280,18 +269,14 @@ def export(
     ] = False,
     onnx: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
+            "Write the whole model for inference: a file .onnx, or .pt2 for torch.export.",
             metavar="FILE",
-            callback=expanded,
-            help="Write the whole model for inference: a file .onnx, or .pt2 for torch.export.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            callback=expanded,
-            help="File; a folder where each task has a circuit of its own. [standard output]",
-        ),
+        path_option("File; a folder where each task has a circuit of its own. [standard output]"),
     ] = None,
 ) -> None:
     """Export a run's trained head as OpenQASM 3, with bound weights and symbolic features.

@@ -13,6 +13,7 @@ from qmtl.cli._options import (
     expanded,
     parse_numbers,
     parse_scales,
+    path_option,
 )
 from qmtl.cli._output import make_folder
 from qmtl.errors import InvalidInputError
@@ -34,9 +35,7 @@ def bench(
     heads: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,...",
-            help="Types of heads. [the recipe's]",
-            autocompletion=complete_heads,
+            metavar="A,B,...", help="Types of heads. [the recipe's]", autocompletion=complete_heads
         ),
     ] = None,
     seeds: Annotated[
@@ -52,10 +51,7 @@ def bench(
         ),
     ] = None,
     out: Annotated[
-        Path,
-        typer.Option(
-            callback=expanded, help="Folder; each recipe gets a folder of its name in it."
-        ),
+        Path, path_option("Folder; each recipe gets a folder of its name in it.")
     ] = Path("bench"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once. [one per core]")] = None,
     cluster: Annotated[
@@ -130,19 +126,16 @@ def scaling(
     ] = "parameters,cost,accuracy",
     data: Annotated[
         Path | None,
-        typer.Option(
-            callback=expanded,
-            help="Folder of chest X-rays in CheXpert's layout, for accuracy on its findings. "
-            "[digits, by halves of the ten classes]",
+        path_option(
+            "Folder of chest X-rays in CheXpert's layout, for accuracy on its findings. "
+            "[digits, by halves of the ten classes]"
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the accuracy part.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of the timed step.")] = 32,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the timed step.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 2,
-    out: Annotated[
-        Path, typer.Option(callback=expanded, help="Folder for CSV files and plots.")
-    ] = Path("scaling"),
+    out: Annotated[Path, path_option("Folder for CSV files and plots.")] = Path("scaling"),
 ) -> None:
     """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
 
@@ -185,9 +178,7 @@ def trainability(
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
     samples: Annotated[int, typer.Option(min=2, help="Random draws per circuit.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
-    out: Annotated[Path, typer.Option(callback=expanded, help="Folder for CSV and plots.")] = Path(
-        "trainability"
-    ),
+    out: Annotated[Path, path_option("Folder for CSV and plots.")] = Path("trainability"),
 ) -> None:
     """Sample gradients at random weights, for local and global readouts, and fit their decay.
 
@@ -221,8 +212,7 @@ def noise(
         bool, typer.Option(help="Whether the backend's wires relax, in gates and while they wait.")
     ] = True,
     file: Annotated[
-        Path | None,
-        typer.Option("--noise", metavar="FILE", callback=expanded, help="Noise saved as JSON."),
+        Path | None, path_option("Noise saved as JSON.", "--noise", metavar="FILE")
     ] = None,
     one_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of one-wire gates.")] = 0.0,
     two_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of two-wire gates.")] = 0.0,
@@ -251,8 +241,7 @@ def noise(
         ),
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="Folder for CSV and plot. [RUN/noise, or noise]"),
+        Path | None, path_option("Folder for CSV and plot. [RUN/noise, or noise]")
     ] = None,
 ) -> None:
     """Evaluate a run under noise of several strengths, or study which heads are robust.

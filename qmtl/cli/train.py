@@ -12,6 +12,7 @@ from qmtl.cli._options import (
     complete_head,
     complete_recipe,
     expanded,
+    path_option,
     with_seed,
 )
 from qmtl.cli._output import show_run
@@ -31,8 +32,7 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(callback=expanded, help="Run directory; it must not exist. [runs/NAME-TIME]"),
+        Path | None, path_option("Run directory; it must not exist. [runs/NAME-TIME]")
     ] = None,
     set_: Overrides = None,
     seed: SeedOption = None,
@@ -45,12 +45,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            callback=expanded,
-            help="Continue a run, or train it longer.",
-        ),
+        Path | None, path_option("Continue a run, or train it longer.", metavar="DIR")
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")

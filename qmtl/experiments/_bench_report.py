@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmtl._html import listed, rendered
 from qmtl._io import as_csv, write_text
-from qmtl.experiments._bench_summary import (
-    REFERENCE,
-    UNSCALED,
-    BenchSummary,
-    HeadScores,
-)
+from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, HeadScores
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import PairedTest, estimate

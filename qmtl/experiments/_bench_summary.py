@@ -9,14 +9,7 @@ from typing import Any, Literal
 
 from qmtl.experiments._recipe import SINGLE_TASK
 from qmtl.experiments._rivals import Trained
-from qmtl.experiments._statistics import (
-    Estimate,
-    PairedTest,
-    delta_m,
-    estimate,
-    holm,
-    paired_test,
-)
+from qmtl.experiments._statistics import Estimate, PairedTest, delta_m, estimate, holm, paired_test
 from qmtl.experiments._sweep import Failure
 
 REFERENCE = "linear"

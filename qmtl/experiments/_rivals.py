@@ -19,14 +19,7 @@ from qmtl.experiments._recipe import SINGLE_TASK, Recipe, RivalType
 from qmtl.heads import Head, LinearHead, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
-from qmtl.training import (
-    Result,
-    StepTimes,
-    TrainingSettings,
-    baseline_metrics,
-    check_fit,
-    fit,
-)
+from qmtl.training import Result, StepTimes, TrainingSettings, baseline_metrics, check_fit, fit
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 MAX_ITERATIONS = 200

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qmtl._target_scale import label_scale
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.model import MultiTaskModel
@@ -118,16 +119,9 @@ def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:
 
 def _target_scale(model: MultiTaskModel, data: MultiTaskData) -> tuple[Tensor, Tensor]:
     mean, std = (part.cpu().double() for part in model.target_scale([t.name for t in data.tasks]))
+    layout = task_layout(data.tasks)
+    own, width = label_scale(layout.join_targets(data.train.targets), data.train.sample_weight)
     unset = (mean == 0) & (std == 1)
-    training = task_layout(data.tasks).join_targets(data.train.targets).double()
-    numbers = torch.zeros_like(unset)
     for task in data.tasks:
-        numbers[task_layout(data.tasks).column_slices[task.name]] = task.kind == "regression"
-    weights = (~training.isnan()).double()
-    if data.train.sample_weight is not None:
-        weights = weights * data.train.sample_weight.double().unsqueeze(1)
-    training, total = training.nan_to_num(), weights.sum(0)
-    own = (weights * training).sum(0) / total
-    width = ((weights * (training - own).square()).sum(0) / total).sqrt()
-    unset &= numbers & (width > 1e-12 * own.abs())
+        unset[layout.column_slices[task.name]] &= task.kind == "regression"
     return torch.where(unset, own, mean), torch.where(unset, width, std)

@@ -118,10 +118,7 @@ class DeviceNoise:
         """
         found = read_calibration(backend, wires, relaxation=relaxation, order=order)
         return cls(
-            two_wire=found.two_wire,
-            gates=found.gates,
-            readouts=found.readouts,
-            timing=found.timing,
+            two_wire=found.two_wire, gates=found.gates, readouts=found.readouts, timing=found.timing
         )
 
     def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:

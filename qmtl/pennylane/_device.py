@@ -281,11 +281,7 @@ class LightConeDevice(Device):
         return TapeCircuit(n_wires, gates.gates, reads)
 
     def _outputs(
-        self,
-        tape: QuantumScript,
-        gates: TapeGates,
-        places: dict[Any, int],
-        reads: tuple[Read, ...],
+        self, tape: QuantumScript, gates: TapeGates, places: dict[Any, int], reads: tuple[Read, ...]
     ) -> Tensor:
         """All outputs side by side, shape (batch, outputs); without broadcasting the batch is 1."""
         n_wires = max(len(places), 1)

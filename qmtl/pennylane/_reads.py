@@ -24,11 +24,7 @@ from qmtl.circuit import MAX_READ_WIRES, Angle, Gate
 from qmtl.pennylane._tape import GATES, IDLE, Read, decomposed, stacked
 
 # Gates that rotate a Pauli operator to Z.
-TO_Z = {
-    "X": (("Hadamard", None),),
-    "Y": (("RZ", -np.pi / 2), ("Hadamard", None)),
-    "Z": (),
-}
+TO_Z = {"X": (("Hadamard", None),), "Y": (("RZ", -np.pi / 2), ("Hadamard", None)), "Z": ()}
 
 
 @dataclass(frozen=True)

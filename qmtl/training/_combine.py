@@ -14,12 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qmtl.errors import (
-    InvalidInputError,
-    ModelFileError,
-    missing_extra,
-    unknown_name,
-)
+from qmtl.errors import InvalidInputError, ModelFileError, missing_extra, unknown_name
 from qmtl.training._settings import TrainingSettings
 
 # Options without a default in TorchJD. CAGrad: the middle of the paper's range. FairGrad: the

@@ -344,10 +344,7 @@ class _KeepBest(Callback):
 
 
 def fit_rows(
-    model: MultiTaskModel,
-    train: Split,
-    settings: TrainingSettings,
-    validation: Split | None = None,
+    model: MultiTaskModel, train: Split, settings: TrainingSettings, validation: Split | None = None
 ) -> RowsFit:
     """Train a model in place, without files, progress or metrics other than losses.
 

@@ -180,10 +180,7 @@ def _make(name: str, folder: Path, run_name: str, options: Mapping[str, Any]) ->
                 "tracking_uri": f"sqlite:///{(folder / 'mlflow.sqlite').resolve()}",
             },
         ),
-        "wandb": (
-            loggers.WandbLogger,
-            {"name": run_name, "project": "qmtl", "save_dir": folder},
-        ),
+        "wandb": (loggers.WandbLogger, {"name": run_name, "project": "qmtl", "save_dir": folder}),
     }
     logger, defaults = kinds[name]
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from qmtl._target_scale import label_scale
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, ModelFileError
@@ -72,10 +73,7 @@ class MultiTaskModule(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        model: MultiTaskModel,
-        settings: TrainingSettings,
-        tasks: Sequence[str] | None = None,
+        self, model: MultiTaskModel, settings: TrainingSettings, tasks: Sequence[str] | None = None
     ) -> None:
         super().__init__()
         if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
@@ -385,20 +383,8 @@ def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
     """Set each regression task's mean and standard deviation from the training split."""
     for task in data.tasks:
         if task.kind == "regression":
-            targets = data.train.targets[task.name].reshape(len(data.train), -1).double()
-            mean = _mean_of_labels(targets, data.train.sample_weight)
-            std = _mean_of_labels((targets - mean).square(), data.train.sample_weight).sqrt()
-            # The deviation of a constant is a rounding error, and dividing by it would blow up.
-            varies = ~(std <= 1e-12 * mean.abs())
-            model.set_target_scale(task.name, mean, torch.where(varies, std, 1.0))
-
-
-def _mean_of_labels(values: Tensor, sample_weight: Tensor | None) -> Tensor:
-    """The mean of each column's values that are not missing."""
-    if sample_weight is None:
-        return values.nanmean(0)
-    weights = sample_weight.double().unsqueeze(1) * ~values.isnan()
-    return (values.nan_to_num() * weights).sum(0) / weights.sum(0)
+            scale = label_scale(data.train.targets[task.name], data.train.sample_weight)
+            model.set_target_scale(task.name, *scale)
 
 
 def _steps_itself(combiner: nn.Module) -> bool:

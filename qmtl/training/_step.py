@@ -14,12 +14,7 @@ from qmtl.methods import Batch, Method, TaskLosses, using
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, TaskLayout, task_layout
 from qmtl.training._combine import has_state, scalarize
-from qmtl.training._jacobian import (
-    SharedJacobian,
-    n_processes,
-    set_gradients,
-    sum_over_processes,
-)
+from qmtl.training._jacobian import SharedJacobian, n_processes, set_gradients, sum_over_processes
 from qmtl.training._optimizers import TrainedParameters
 from qmtl.training._settings import TrainingSettings
 
