@@ -58,13 +58,13 @@ Overrides = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Of split, encoder, head and training at once. [the recipe's]"),
+    typer.Option(min=0, help="Seed of split, encoder, head and training. [the recipe's]"),
 ]
 
 
 Delimiter = Annotated[
     str | None,
-    typer.Option(help="Between cells of the table, \\\\t for a tab; found out by default."),
+    typer.Option(help="Character between cells, \\\\t for a tab; detected by default."),
 ]
 
 

@@ -32,7 +32,7 @@ def adapt(
         list[str] | None,
         typer.Option(help="ridge, logistic, smart, block or vector; repeatable. [all]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds and initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,
 ) -> None:
     """Add a task to a trained model, in a new run directory; the other tasks do not change.
@@ -56,10 +56,10 @@ def adapt(
     folder = new_folder(opened.recipe, out)
     write_derived(folder, [opened], larger, {"adapted": larger.head.notes})
     losses = sorted(note["losses"].items(), key=lambda pair: pair[1])
-    print(f"{name}: {task.kind}, {note['rows']} labels; loss on rows left out:")
+    print(f"{name}: {task.kind}, {note['rows']} labels; loss on held-out rows:")
     print_table(("method", "loss"), ((key, f"{value:.4f}") for key, value in losses))
     scores = ", ".join(f"{key} {value:.4f}" for key, value in note["scores"].items())
-    print(f"chosen: {note['method']}, {note['parameters']} parameters; on rows left out: {scores}")
+    print(f"chosen: {note['method']}, {note['parameters']} parameters; on held-out rows: {scores}")
     print(f"the outputs of the other tasks did not change ({note['seconds']:.1f} s)")
     print(f"run directory: {folder}")
 
@@ -67,7 +67,7 @@ def adapt(
 def merge(
     runs: Annotated[
         list[Path],
-        typer.Argument(callback=expanded, help="Run directories whose models become one."),
+        typer.Argument(callback=expanded, help="Run directories of the models to merge."),
     ],
     out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
@@ -75,15 +75,15 @@ def merge(
     ] = "arithmetic",
     base: Annotated[
         Path | None,
-        path_option("A saved model that all began with, or a run. [the mean of the models]"),
+        path_option("The model before training: saved, or of a run. [the mean of the models]"),
     ] = None,
     scale: Annotated[
-        float | None, typer.Option(help="Of the sum of what training changed. [1 / models]")
+        float | None, typer.Option(help="Factor of the sum of changes. [1 / models]")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="(atm) Of tuning and merging.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of batches and masks.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of batches and masks.")] = 0,
     keep_last: Annotated[
-        bool, typer.Option("--keep-last", help="Keep encoders' last layers and encodings apart.")
+        bool, typer.Option("--keep-last", help="Keep each model's last encoder layer and encoding.")
     ] = False,
 ) -> None:
     """Merge trained models of different tasks into one, in a new run directory.

@@ -40,7 +40,7 @@ path = {path}
 {delimiter}
 # Columns that are neither targets nor inputs.
 # ignore = []
-# Inputs; by default all columns that are nothing else:
+# Inputs; by default all other columns:
 {inputs}# Fractions of train, validation and test, and the seed of the split.
 # splits = [0.7, 0.15, 0.15]
 # seed = {data_seed}
@@ -63,7 +63,7 @@ design = "cz-ring"
 [training]
 # seed = {training_seed}
 # Without max_epochs there are about 7·rows^¾ steps.
-# Without batch_size steps are of 32 rows, and of more where there are more than 16,384 rows.
+# Without batch_size a step has 32 rows, or more with more than 16,384 training rows.
 # batch_size = {batch_size}
 # learning_rate = {learning_rate}
 # How the tasks' losses are combined: a scalarizer, or an aggregator such as "upgrad".
@@ -73,7 +73,8 @@ design = "cz-ring"
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="Show this one as TOML.", autocompletion=complete_recipe)
+        str | None,
+        typer.Argument(help="Recipe to show as TOML. [list all]", autocompletion=complete_recipe),
     ] = None,
 ) -> None:
     """List the built-in recipes, or show one as a starting point for your own.
@@ -111,11 +112,11 @@ def init(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[=KIND]", help="A column to predict; repeatable. [the last that can be]"
+            metavar="NAME[=KIND]", help="A column to predict; repeatable. [the last suitable one]"
         ),
     ] = None,
     out: Annotated[
-        Path | None, path_option("The recipe; it must not exist. [TABLE.toml here]")
+        Path | None, path_option("Recipe to write; it must not exist. [TABLE.toml here]")
     ] = None,
     delimiter: Delimiter = None,
 ) -> None:
@@ -165,7 +166,7 @@ def init(
             recipe=_comment(shlex.quote(str(path))),
             name=json.dumps(_plain(table.stem)),
             path=json.dumps(where.as_posix(), ensure_ascii=False),
-            delimiter="# delimiter, decimal and encoding are found out unless they are given."
+            delimiter="# delimiter, decimal and encoding are detected unless they are given."
             if delimiter is None
             else f"delimiter = {json.dumps(delimiter)}",
             inputs=_inputs(data),

@@ -16,14 +16,14 @@ from qmtl.errors import InvalidInputError, RunDirectoryError
 
 def runs(
     folder: Annotated[
-        Path, typer.Argument(callback=expanded, help="The folder that the runs are in.")
+        Path, typer.Argument(callback=expanded, help="The folder of the runs.")
     ] = Path("runs"),
 ) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
-    continues it). The score is the mean of the tasks' main metrics on the test split; where some
-    have none, it says of how many tasks.
+    continues it). The score is the mean of the tasks' main metrics on the test split; if some
+    have none, it says how many tasks count.
 
     Examples of use:
 
@@ -88,17 +88,17 @@ def evaluate(
     run: RunDirectory,
     split: Split = "test",
     attack: Annotated[
-        str | None, typer.Option(help="fgsm or pgd: metrics under attacked inputs, too.")
+        str | None, typer.Option(help="Also compute metrics under an attack: fgsm or pgd.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Of the attack, in units of the inputs. [0.03]")
+        float | None, typer.Option(help="Radius of the attack, in units of the inputs. [0.03]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Of pgd. [5]")] = None,
-    norm: Annotated[str | None, typer.Option(help="Of the attack, linf or l2. [linf]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of pgd. [5]")] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm of the attack: linf or l2. [linf]")] = None,
     low: Annotated[
-        float | None, typer.Option(help="Attacked inputs stay above it, such as 0 for pixels.")
+        float | None, typer.Option(help="Lower limit of attacked inputs, such as 0 for pixels.")
     ] = None,
-    high: Annotated[float | None, typer.Option(help="Attacked inputs stay below it.")] = None,
+    high: Annotated[float | None, typer.Option(help="Upper limit of attacked inputs.")] = None,
 ) -> None:
     """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
 
@@ -128,19 +128,19 @@ def affinity(
     run: RunDirectory,
     split: Split = "validation",
     of: Annotated[
-        str, typer.Option(help="labels (times logits: how tasks use the encoder), or losses.")
+        str, typer.Option(help="What is differentiated: labels (times logits), or losses.")
     ] = "labels",
     by: Annotated[
-        str, typer.Option(help="parameters (that tasks share), or features (of the encoder).")
+        str, typer.Option(help="With respect to: shared parameters, or features.")
     ] = "parameters",
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Train the recipe anew for so many, and look then. [the run's model]"
+            min=1, help="Train the recipe anew for this many epochs. [use the run's model]"
         ),
     ] = None,
     out: Annotated[
-        Path | None, path_option("A table (.csv) or heat map (.png, .svg, .pdf).")
+        Path | None, path_option("Table (.csv) or heat map (.png, .svg, .pdf) to write.")
     ] = None,
 ) -> None:
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
@@ -165,7 +165,7 @@ def affinity(
     opened = Run.read(run)
     found = run_affinity(opened, split, of=of, by=by, epochs=epochs)  # type: ignore[arg-type]
     if found.pairs.empty:
-        raise InvalidInputError(f"the run {run} has one task, which has no other to agree with")
+        raise InvalidInputError(f"the run {run} has one task only; affinity compares two")
     columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")
     rows = (
         (
@@ -234,10 +234,11 @@ def predict(
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(callback=expanded, help="Run directories, shown side by side.")
+        list[Path], typer.Argument(callback=expanded, help="Run directories to show side by side.")
     ],
     out: Annotated[
-        Path | None, path_option("The file. [RUN/report.html; of several runs, report.html here]")
+        Path | None,
+        path_option("File to write. [RUN/report.html; for several runs, report.html here]"),
     ] = None,
 ) -> None:
     """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
@@ -265,7 +266,8 @@ def export(
         typer.Option(metavar="NAME", help="Only this task; repeatable. [all tasks]"),
     ] = None,
     symbolic: Annotated[
-        bool, typer.Option("--symbolic", help="Weights as inputs, not as their trained values.")
+        bool,
+        typer.Option("--symbolic", help="Write weights as inputs, not as their trained values."),
     ] = False,
     onnx: Annotated[
         Path | None,
@@ -276,7 +278,7 @@ def export(
     ] = None,
     out: Annotated[
         Path | None,
-        path_option("File; a folder where each task has a circuit of its own. [standard output]"),
+        path_option("File, or a folder if each task has its own circuit. [standard output]"),
     ] = None,
 ) -> None:
     """Export a run's trained head as OpenQASM 3, with bound weights and symbolic features.

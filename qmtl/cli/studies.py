@@ -47,13 +47,15 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="KEY=V1,V2,...",
-            help="Values that every head tries, in place of the recipe's grid; repeatable.",
+            help="Values that every head tries, instead of the recipe's grid; repeatable.",
         ),
     ] = None,
-    out: Annotated[
-        Path, path_option("Folder; each recipe gets a folder of its name in it.")
-    ] = Path("bench"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at once. [one per core]")] = None,
+    out: Annotated[Path, path_option("Output folder, with a subfolder for each recipe.")] = Path(
+        "bench"
+    ),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of cells at once. [one per core]")
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…"),
@@ -131,10 +133,10 @@ def scaling(
             "[digits, by halves of the ten classes]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the accuracy part.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows of the timed step.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the timed step.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Training runs at once.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of the accuracy part.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows of the timed step.")] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads of the timed step.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of training runs at once.")] = 2,
     out: Annotated[Path, path_option("Folder for CSV files and plots.")] = Path("scaling"),
 ) -> None:
     """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
@@ -168,15 +170,15 @@ def scaling(
 
 def trainability(
     wires: Annotated[
-        str, typer.Option(metavar="N1,N2,...", help="Wires of one register.")
+        str, typer.Option(metavar="N1,N2,...", help="Numbers of wires of one register.")
     ] = "2,4,6,8,10",
     layers: Annotated[
-        str, typer.Option(metavar="L1,L2,...", help="Layers of block and encoding.")
+        str, typer.Option(metavar="L1,L2,...", help="Numbers of layers of block and encoding.")
     ] = "1,2,4,8,16,32",
     tasks: Annotated[
-        str, typer.Option(metavar="T1,T2,...", help="Tasks of two wires each.")
+        str, typer.Option(metavar="T1,T2,...", help="Numbers of tasks of two wires each.")
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
-    samples: Annotated[int, typer.Option(min=2, help="Random draws per circuit.")] = 200,
+    samples: Annotated[int, typer.Option(min=2, help="Number of random draws per circuit.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     out: Annotated[Path, path_option("Folder for CSV and plots.")] = Path("trainability"),
 ) -> None:
@@ -203,25 +205,31 @@ def trainability(
 def noise(
     run: Annotated[
         Path | None,
-        typer.Argument(callback=expanded, help="A run directory, whose model is evaluated."),
+        typer.Argument(callback=expanded, help="Run directory of the model to evaluate."),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
     ] = None,
     relaxation: Annotated[
-        bool, typer.Option(help="Whether the backend's wires relax, in gates and while they wait.")
+        bool, typer.Option(help="Whether wires relax, during gates and while they wait.")
     ] = True,
     file: Annotated[
-        Path | None, path_option("Noise saved as JSON.", "--noise", metavar="FILE")
+        Path | None, path_option("JSON file with the noise.", "--noise", metavar="FILE")
     ] = None,
-    one_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of one-wire gates.")] = 0.0,
-    two_qubit: Annotated[float, typer.Option(min=0, max=1, help="Error of two-wire gates.")] = 0.0,
-    readout: Annotated[float, typer.Option(min=0, max=1, help="Error of reading a bit.")] = 0.0,
+    one_qubit: Annotated[
+        float, typer.Option(min=0, max=1, help="Error probability of one-wire gates.")
+    ] = 0.0,
+    two_qubit: Annotated[
+        float, typer.Option(min=0, max=1, help="Error probability of two-wire gates.")
+    ] = 0.0,
+    readout: Annotated[
+        float, typer.Option(min=0, max=1, help="Error probability of reading a bit.")
+    ] = 0.0,
     scale: Annotated[
         str, typer.Option(metavar="S1,S2,...", help="Factors by which the noise is scaled.")
     ] = "0,0.5,1,2,4",
     shots: Annotated[
-        int | None, typer.Option(min=1, help="Measurements per sample; without it, exact values.")
+        int | None, typer.Option(min=1, help="Number of measurements per sample. [exact values]")
     ] = None,
     extrapolate: Annotated[
         str | None,

@@ -40,7 +40,7 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="HEAD",
-            help="Also train this type of head: linear, low-rank, …",
+            help="Also train a head of this type, such as linear; repeatable.",
             autocompletion=complete_head,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def train(
         Path | None, path_option("Continue a run, or train it longer.", metavar="DIR")
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Also write RUN/report.html, see qmtl report.")
+        bool, typer.Option("--report", help="Also write RUN/report.html; see qmtl report.")
     ] = False,
 ) -> None:
     """Train a recipe and show the result per task.
