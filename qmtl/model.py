@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl._export import example_inputs, export_program, inference_copy
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
-from qmtl._model_files import described, model_card, part_class, read_model, take_types, write_model
+from qmtl._model_files import (
+    described,
+    example_inputs,
+    export_program,
+    inference_copy,
+    model_card,
+    part_class,
+    read_model,
+    take_types,
+    write_model,
+)
 from qmtl._target_scale import TargetScale, join_scale, label_scale, split_scale
 from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of

@@ -23,7 +23,7 @@ ROOT = Path(qmtl.__file__).parent
 
 BASE = {"_html", "_io", "_sections", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "pennylane", "noise", "heads", "encoders"}
-MODEL |= {"model", "adaptation", "_export", "_growth", "_target_scale", "_model_files"}
+MODEL |= {"model", "adaptation", "_growth", "_target_scale", "_model_files"}
 METHODS = MODEL | {"methods"}
 TRAINING = METHODS | {"training"}
 EXPERIMENTS = TRAINING | {"experiments"}
@@ -43,10 +43,9 @@ MAY_IMPORT = {
     "encoders": BASE,
     "adaptation": BASE | {"circuit", "simulators", "heads"},
     "model": MODEL,
-    "_export": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_target_scale": BASE | {"heads"},
-    "_model_files": BASE | {"heads", "_target_scale"},
+    "_model_files": BASE | {"circuit", "simulators", "heads", "encoders", "_target_scale"},
     "methods": METHODS,
     "training": TRAINING,
     "experiments": EXPERIMENTS,

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
-from qmtl.cli import circuits, doctor, explain, ibm, models, recipes, results, studies, train
+from qmtl.cli import circuits, doctor, ibm, models, recipes, results, studies, train
 from qmtl.cli._output import set_streams
 from qmtl.errors import QmtlError
 
@@ -57,7 +57,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(circuits.app, name="circuits")
-app.command()(explain.explain)
+app.command()(circuits.explain)
 app.command()(results.export)
 app.add_typer(ibm.app, name="ibm")
 app.command()(doctor.doctor)

@@ -14,13 +14,13 @@ from qmtl.data._dataset import DataSection as DataSection
 from qmtl.data._dataset import MultiTaskData as MultiTaskData
 from qmtl.data._dataset import Split as Split
 from qmtl.data._digits import digits as digits
+from qmtl.data._files import embed_texts as embed_texts
+from qmtl.data._files import pair_features as pair_features
 from qmtl.data._glue import GlueRows as GlueRows
 from qmtl.data._glue import glue as glue
 from qmtl.data._glue import glue_rows as glue_rows
 from qmtl.data._mustard import mustard as mustard
 from qmtl.data._mustard import mustard_utterances as mustard_utterances
-from qmtl.data._sentences import embed_texts as embed_texts
-from qmtl.data._sentences import pair_features as pair_features
 from qmtl.data._splits import label_codes as label_codes
 from qmtl.data._splits import validation_cut as validation_cut
 from qmtl.data._table_labels import LabelTable as LabelTable

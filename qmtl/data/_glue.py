@@ -12,9 +12,9 @@ from pydantic import Field
 
 from qmtl._sections import NameOrPath, RecipePath
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
-from qmtl.data._files import check_files
-from qmtl.data._sentences import (
+from qmtl.data._files import (
     Embed,
+    check_files,
     embed_texts,
     gives_tokens,
     pair_features,

@@ -17,8 +17,7 @@ from qmtl._sections import Fractions, NameOrPath, RecipePath
 from qmtl.data._arrays import join_modalities
 from qmtl.data._csv import read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
-from qmtl.data._files import check_files, features_by_id, read_text
-from qmtl.data._sentences import Embed, embed_texts, text_model
+from qmtl.data._files import Embed, check_files, embed_texts, features_by_id, read_text, text_model
 from qmtl.data._splits import Indices, check_seed, split_sizes, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, chosen_tasks

@@ -3,8 +3,7 @@
 Importing this package imports PennyLane, which takes seconds.
 """
 
-from qmtl.pennylane._device import LightConeDevice
-from qmtl.pennylane._noisy import NoisyDevice
+from qmtl.pennylane._device import LightConeDevice, NoisyDevice
 from qmtl.pennylane._qfunc import from_qfunc
 from qmtl.pennylane._simulator import PennyLaneSimulator, task_qnode
 

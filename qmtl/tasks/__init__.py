@@ -18,9 +18,9 @@ from qmtl.tasks._labels import number_text as number_text
 from qmtl.tasks._layout import TaskLayout as TaskLayout
 from qmtl.tasks._layout import labelled_rows as labelled_rows
 from qmtl.tasks._layout import task_layout as task_layout
+from qmtl.tasks._metrics import row_weights as row_weights
 from qmtl.tasks._scores import evaluate_all as evaluate_all
 from qmtl.tasks._scores import evaluate_joined as evaluate_joined
 from qmtl.tasks._task import Task as Task
 from qmtl.tasks._task import check_tasks as check_tasks
 from qmtl.tasks._task import chosen_tasks as chosen_tasks
-from qmtl.tasks._weighted import row_weights as row_weights

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import MISSING, is_flat
-from qmtl.tasks._weighted import row_weights
+from qmtl.tasks._metrics import row_weights
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task

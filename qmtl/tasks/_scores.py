@@ -12,8 +12,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import is_flat, metric_names
 from qmtl.tasks._labels import read_labels
 from qmtl.tasks._layout import TaskLayout, alike
-from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, silence
-from qmtl.tasks._weighted import row_weights
+from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, row_weights, silence
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
