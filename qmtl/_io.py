@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import logging
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,20 @@ from typing import Any
 __version__ = "0.1.0"
 # Width of a table whose lines are not broken.
 UNBROKEN = 10_000
+
+
+@contextmanager
+def silenced(*names: str) -> Iterator[None]:
+    """A context in which the loggers with these names report errors only."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -7,7 +7,6 @@ can run code. An exported model is a program that runs without qmtl.
 import copy
 import hashlib
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from qmtl._io import __version__, write_bytes, write_json
+from qmtl._io import __version__, silenced, write_bytes, write_json
 from qmtl._target_scale import TargetScale
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import CNN
@@ -411,14 +410,6 @@ def _about(model: Any, rows: Tensor) -> dict[str, Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """A context without the exporter's own messages."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced("torch", "onnxscript"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -50,11 +50,7 @@ def terminal_width() -> int | None:
 
 
 def check_out(out: Path | None) -> None:
-    """Raise if a file cannot be written, before any work is done for it.
-
-    Raises:
-        InvalidInputError: if it is a folder, or its folder does not exist.
-    """
+    """Raise if a file cannot be written, before any work is done for it."""
     if out is None:
         return
     if out.is_dir():

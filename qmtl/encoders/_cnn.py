@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl.encoders._encoder import Count, EncoderInputs, EncoderSection, image_shape, seeded
-from qmtl.encoders._mlp import ACTIVATIONS
+from qmtl.encoders._mlp import ACTIVATIONS, check_layers
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 POOLINGS = ("average", "flatten")
@@ -68,10 +68,7 @@ class CNN(nn.Module):
         _check_numbers(size, widths, out_features)
         if pooling not in POOLINGS:
             raise unknown_name("pooling", pooling, POOLINGS)
-        if activation not in ACTIVATIONS:
-            raise unknown_name("activation", activation, ACTIVATIONS)
-        if not 0 <= dropout < 1:
-            raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
+        check_layers(activation, dropout)
         self.in_channels, self.image_size, self.out_features = in_channels, size, out_features
         self.channels, self.pooling = widths[1:], pooling
         self.activation, self.dropout = activation, dropout

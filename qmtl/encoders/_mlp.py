@@ -23,6 +23,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 LEAST_DEVIATION = 1e-6
 
 
+def check_layers(activation: str, dropout: float) -> None:
+    """Raise for an unknown activation, or a probability of dropping units outside [0, 1)."""
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    if not 0 <= dropout < 1:
+        raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them.
 
@@ -60,10 +68,7 @@ class MLP(nn.Module):
         widths = (in_features, *hidden, out_features)
         if any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
             raise InvalidInputError(f"widths must be integers >= 1, got {widths}")
-        if activation not in ACTIVATIONS:
-            raise unknown_name("activation", activation, ACTIVATIONS)
-        if not 0 <= dropout < 1:
-            raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
+        check_layers(activation, dropout)
         self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
         self.activation, self.dropout = activation, dropout
         self.standardise = standardise

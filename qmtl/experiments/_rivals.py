@@ -78,11 +78,7 @@ def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained
 
 
 def check_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> None:
-    """Check, without training, that `train_rival` can train.
-
-    Raises:
-        InvalidInputError: in the same cases as `train_rival`.
-    """
+    """Check, without training, that `train_rival` can train."""
     for model, own, settings in _parts(recipe, data, head):
         check_fit(model, own, settings)
         # A circuit that is too large to simulate raises an error on its first run.

@@ -61,11 +61,7 @@ def training_process(folder: Path) -> str | None:
 
 
 def check_untrained(folder: Path) -> None:
-    """Raise if another process trains a run.
-
-    Raises:
-        RunDirectoryError: if so; the error names the process.
-    """
+    """Raise if another process trains a run."""
     other = training_process(folder)
     if other is not None and other != f"process {os.getpid()}":
         raise RunDirectoryError(

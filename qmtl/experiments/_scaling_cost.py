@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, QmtlError, unknown_name
+from qmtl.errors import QmtlError, check_integer, unknown_name
 from qmtl.experiments._scaling_parameters import circuit_for, scaling_look, tasks_axis
 from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
@@ -126,9 +126,7 @@ class CostPoint(Cell):
         if self.head not in TIMED_HEADS:
             raise unknown_name("head to time:", self.head, TIMED_HEADS)
         for name in ("tasks", "batch_size", "threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError(f"{name}: expected an integer >= 1, got {value!r}")
+            check_integer(name, getattr(self, name))
 
     @property
     def label(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import check_integer, unknown_name
 from qmtl.experiments._build import head_look
 from qmtl.experiments._statistics import Fit, power_law
 from qmtl.heads import HeadOptions, HeadType, build_head
@@ -123,9 +123,7 @@ def binary_tasks(n: int) -> list[Task]:
         >>> [task.name for task in binary_tasks(2)]
         ['t0', 't1']
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InvalidInputError(f"tasks: expected an integer >= 1, got {n!r}")
-    return [Task.binary(f"t{i}") for i in range(n)]
+    return [Task.binary(f"t{i}") for i in range(check_integer("tasks", n))]
 
 
 def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:

@@ -12,6 +12,7 @@ References:
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +26,7 @@ from qmtl.circuit import (
     AngleEncoding,
     ExpectationZ,
     Gate,
+    GateSequence,
     HeadCircuit,
     IdentityAnsatz,
     PauliStrings,
@@ -92,7 +94,7 @@ class Case:
     def circuit(self) -> HeadCircuit:
         """The head circuit, with binary tasks, or with two classes for the projector."""
         readout = readout_of(self.readout, self.wires)
-        make = Task.binary if readout.n_outputs == 1 else _two_classes
+        make: Any = Task.binary if readout.n_outputs == 1 else partial(Task.multiclass, n_classes=2)
         made = [make(f"t{i}") for i in range(self.tasks)]
         return HeadCircuit(
             made,
@@ -159,10 +161,6 @@ def cases(settings: TrainabilitySettings) -> Iterator[Case]:
         for readout in ("local", "global-string"):
             for tasks in settings.tasks:
                 yield Case("tasks", readout, initial, "cz_ring", 2, SHALLOW, tasks=tasks)
-
-
-def _two_classes(name: str) -> Task:
-    return Task.multiclass(name, 2)
 
 
 def readout_of(name: str, wires: int) -> Readout:
@@ -295,23 +293,6 @@ def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, 
     }
 
 
-@dataclass(frozen=True)
-class _Given:
-    """An encoding that consists of given gates, whose angles are all inputs."""
-
-    given: tuple[Gate, ...]
-    n_inputs: int
-
-    def n_features(self, n_wires: int) -> int:
-        return self.n_inputs
-
-    def n_weights(self, n_wires: int) -> int:
-        return 0
-
-    def gates(self, n_wires: int) -> list[Gate]:
-        return list(self.given)
-
-
 def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
     """The first task's circuit, whose inputs are features, encoding weights and task weights."""
     first = {"encoding": circuit.n_features}
@@ -324,13 +305,13 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
         column = first[angle.owner] + angle.weight
         return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
 
-    given = tuple(as_input(gate) for gate in circuit.gates("t0"))
+    given = GateSequence.of(circuit.n_wires, map(as_input, circuit.gates("t0")))
     # All other wires form one further register, whose outputs are not computed.
     rest = circuit.n_wires - case.wires
     tasks = [circuit.task("t0"), *([Task.binary("rest")] if rest else [])]
     return HeadCircuit(
         tasks,
-        _Given(given, first["t0"] + circuit.n_weights("t0")),
+        given,
         IdentityAnsatz(),
         wires_per_task={"t0": case.wires} | ({"rest": rest} if rest else {}),
         readouts={"t0": readout_of(case.readout, case.wires)},

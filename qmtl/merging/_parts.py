@@ -171,11 +171,7 @@ def _design(encoder: nn.Module) -> list[str]:
 
 
 def check_keep_last(models: Models, same_tasks: bool) -> None:
-    """Raise if the models cannot keep their own last encoder layers.
-
-    Raises:
-        InvalidInputError: the error names the reason.
-    """
+    """Raise if the models cannot keep their own last encoder layers."""
     head = models[0].head
     if same_tasks or not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
         raise InvalidInputError(

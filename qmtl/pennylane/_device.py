@@ -335,11 +335,7 @@ def _by_torch(circuit: QuantumScript | None) -> bool:
 
 
 def _check_order(circuit: QuantumScript | None) -> None:
-    """Refuse a second derivative by autograd, which would silently be 0.
-
-    Raises:
-        DeviceError: the error says what to use instead.
-    """
+    """Refuse a second derivative by autograd, which would silently be 0."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
     # Traces are numbered from 0. Only the printed form shows that a number is traced twice.
     twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)

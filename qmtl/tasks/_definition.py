@@ -171,11 +171,7 @@ def is_flat(task: "TaskDefinition") -> bool:
 
 
 def _check_task(task: "TaskDefinition") -> None:
-    """Check all fields, and convert them to canonical types (ints, tuples, floats).
-
-    Raises:
-        InvalidInputError: if a value does not fit; the error names it and what was expected.
-    """
+    """Check all fields, and convert them to canonical types (ints, tuples, floats)."""
     _check_name(task.name)
     if task.kind not in METRICS:
         raise unknown_name(f"kind of task '{task.name}':", task.kind, METRICS)

@@ -266,17 +266,6 @@ class TaskLayout:
                 joined[:, columns.anywhere] = stack.to(dtype)
         return joined
 
-    def join_logits(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """Join each task's logits to one tensor (rows, outputs).
-
-        Example:
-            >>> from qmtl.tasks import Task
-            >>> layout = TaskLayout([Task.binary("a"), Task.multiclass("b", 3)])
-            >>> layout.join_logits({"b": torch.ones(2, 3), "a": torch.zeros(2, 1)})[0]
-            tensor([0., 1., 1., 1.])
-        """
-        return torch.cat([logits[task.name] for task in self.tasks], dim=1)
-
     def labelled(self, targets: Tensor) -> Tensor:
         """Which task has a label in which row, bool (rows, tasks), from joined targets.
 

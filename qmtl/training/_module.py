@@ -272,9 +272,6 @@ class MultiTaskModule(pl.LightningModule):
         Args:
             present: indices of the tasks with labels, int64; None for all.
             step: number of the step.
-
-        Raises:
-            InvalidInputError: if labels are missing; the error names a task.
         """
         if present is None or not self.needs_all_tasks or len(present) == len(self.tasks):
             return

@@ -1,6 +1,5 @@
 """Lightning's trainer for `qmtl.fit`: built from settings, quiet, and stopped by Ctrl-C."""
 
-import logging
 import signal
 import sys
 import threading
@@ -18,6 +17,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from qmtl._io import silenced
 from qmtl.data import MultiTaskData
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.heads import QuantumHead
@@ -241,19 +241,10 @@ def _plain_interrupt() -> Iterator[None]:
 def quiet_libraries() -> Iterator[None]:
     """Silence Lightning's notes on devices and workers, which do not concern qmtl's users."""
     names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            # A warning about Nash-MTL's problem in TorchJD's form; the solution is right.
-            warnings.filterwarnings(
-                "ignore", message=".*parameterized problem that is not DPP", module="torchjd"
-            )
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced(*names), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        # A warning about Nash-MTL's problem in TorchJD's form; the solution is right.
+        not_dpp = ".*parameterized problem that is not DPP"
+        warnings.filterwarnings("ignore", message=not_dpp, module="torchjd")
+        yield

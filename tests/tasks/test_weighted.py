@@ -40,7 +40,10 @@ def test_a_loss_with_whole_weights_is_that_of_repeated_rows(sample):
     weights, targets, logits = sample
     again = torch.arange(len(weights)).repeat_interleave(weights)
     layout = task_layout(tuple(TASKS))
-    joined, labels = layout.join_logits(logits), layout.join_targets(targets)
+    joined, labels = (
+        torch.cat([logits[task.name] for task in layout.tasks], dim=1),
+        layout.join_targets(targets),
+    )
     found = layout.loss_terms(joined, labels, sample_weight=weights)
     expected = layout.loss_terms(joined[again], labels[again])
     torch.testing.assert_close(found, expected)
