@@ -154,14 +154,7 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
 def features_for(
     encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, tasks: Sequence[str] | None
 ) -> torch.Tensor:
-    """An encoder's features; a `TaskEncoder` only computes those that the tasks depend on.
-
-    Args:
-        encoder: the encoder.
-        head: the head, which knows what its tasks depend on.
-        inputs: inputs, shape (batch, ...).
-        tasks: names of the tasks; None for all.
-    """
+    """An encoder's features; a `TaskEncoder` only computes those that the tasks depend on."""
     if tasks is None or not isinstance(encoder, TaskEncoder):
         features: torch.Tensor = encoder(inputs)
     else:
@@ -174,11 +167,7 @@ def _needed(
 ) -> list[str] | None:
     """The tasks whose features the given tasks depend on; None if this is unknown.
 
-    Args:
-        encoder: the encoder of these features.
-        head: the head, which knows what its tasks depend on.
-        tasks: names of the tasks.
-        first: index of the encoder's feature that is the head's first.
+    `first` is the index of the encoder's feature that is the head's first.
     """
     depends = head.dependencies() if isinstance(head, Head) else None
     if depends is None or not isinstance(head, Head):
@@ -192,12 +181,6 @@ def _needed(
 
 def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None) -> nn.Module:
     """A copy of an encoder that computes the features for a grown head.
-
-    Args:
-        encoder: the encoder.
-        head: the head before it grew.
-        grown: the head with one more task.
-        seed: seed of the new initial weights.
 
     Raises:
         InvalidInputError: if the encoder cannot grow.

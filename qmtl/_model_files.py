@@ -36,11 +36,6 @@ VERSION = 1
 def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
     """The result of ``to_dict`` of an encoder or head, checked to be loadable.
 
-    Args:
-        part: ``encoder`` or ``head``.
-        module: the encoder or head.
-        known: qmtl's own classes, by name.
-
     Raises:
         InvalidInputError: if not; the error says what is missing.
     """
@@ -86,12 +81,6 @@ def part_class(part: str, description: Mapping[str, Any], known: Mapping[str, ty
 
 def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write a model's files.
-
-    Args:
-        path: the folder; created if it does not exist.
-        parts: results of ``to_dict`` of the encoder, the head, and the table columns if there are
-            any.
-        state: the model's ``state_dict``.
 
     Raises:
         InvalidInputError: if the path is a file.
@@ -202,13 +191,7 @@ model.predict(inputs)  # task name to probabilities, or to values in the targets
 def model_card(
     model: Any, *, title: str = "qmtl model", metrics: Mapping[str, Mapping[str, float]] | None
 ) -> str:
-    """A model card in Markdown, with the front matter that model hubs read.
-
-    Args:
-        model: a `qmtl.MultiTaskModel`.
-        title: title of the page.
-        metrics: task → metric → value, such as ``result.metrics["test"]``.
-    """
+    """A model card in Markdown, with the front matter that model hubs read."""
     text = HEADER.format(
         title=_cell(title),
         encoder=type(model.encoder).__name__,

@@ -21,9 +21,6 @@ class TargetScale(nn.Module):
     float64's digits in a float32 model. In the state of the enclosing module the keys are
     ``target_mean_TASK`` and so on, by `split_scale` and `join_scale`.
 
-    Args:
-        tasks: the tasks, in order; see `qmtl.tasks.TaskLayout` for the columns.
-
     Example:
         >>> scale = TargetScale([Task.regression("a"), Task.binary("b")])
         >>> scale.set("a", torch.tensor(5.0), torch.tensor(2.0))

@@ -33,12 +33,7 @@ LEAST = 1e-3
 
 
 def fits(task: Task, source: Array) -> dict[str, Fit]:
-    """Every fit that suits a task, by name.
-
-    Args:
-        task: the new task.
-        source: weights of the trained tasks, (outputs, readings).
-    """
+    """Every fit that suits a task, by name; `source` holds the trained tasks' weights."""
     found: dict[str, Fit] = {"ridge": ridge_fit, "smart": spectral_fit_of(source)}
     if task.is_classification:
         found |= {f"logistic C={c:g}": _logistic_fit_of(c) for c in INVERSE}

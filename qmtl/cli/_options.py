@@ -185,12 +185,6 @@ def parse_scales(option: str, text: str) -> tuple[float, ...]:
 def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -> "Task":
     """The task of a ``--target``, with errors in the words of the command line.
 
-    Args:
-        labels: the table's columns.
-        table: the file, for messages.
-        name: the column.
-        kind: the kind that was given; None for that of the labels.
-
     Raises:
         InvalidInputError: if the labels do not fit the kind, or do not say which it is.
     """
@@ -207,12 +201,6 @@ def read_inputs(
     run: "Run", table: Path, delimiter: str | None, labels: Sequence[str] = ()
 ) -> tuple["Tensor", "pd.DataFrame"]:
     """Inputs of a table's rows, (rows, inputs), and the table.
-
-    Args:
-        run: a run that was trained on a table.
-        table: the file.
-        delimiter: character between cells; None detects it.
-        labels: further columns that the table must have, read as text.
 
     Raises:
         InvalidInputError: if the run has no columns, the table lacks some, or a cell does not fit.

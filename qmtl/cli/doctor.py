@@ -22,14 +22,7 @@ SIZES = ((5, 32), (128, 256))
 
 @dataclass(frozen=True)
 class Needed:
-    """A requirement and the version that is installed.
-
-    Attributes:
-        name: name of the package.
-        wanted: accepted versions, such as ``>=2.6``.
-        installed: the installed version, or None.
-        extra: the extra that requires it; empty for the package itself.
-    """
+    """A requirement and the version that is installed."""
 
     name: str
     wanted: str

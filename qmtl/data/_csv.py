@@ -83,13 +83,7 @@ def read_table(
 
 
 class TextTable:
-    """The text of a table: its marks, its header, and its body.
-
-    Args:
-        path: the file.
-        delimiter: see `read_table`.
-        decimal: see `read_table`.
-        encoding: see `read_table`.
+    """The text of a table: its marks, its header, and its body; for the arguments see `read_table`.
 
     Raises:
         InvalidInputError: the file cannot be read, is empty, or a column name appears twice.
@@ -220,11 +214,7 @@ class TextTable:
         return self._with_numbers(frame, texts)
 
     def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
-        """Columns whose texts repeat in the first rows, and are fast to read as categories.
-
-        Args:
-            missing: for each column to check, the words that mean a missing value.
-        """
+        """Columns whose texts repeat in the first rows, and are fast to read as categories."""
         with contextlib.suppress(InvalidInputError):  # a cell that ends after the first bytes
             first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
             for place in missing:

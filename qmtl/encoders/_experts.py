@@ -337,17 +337,7 @@ class _AnyOther(OneOf):
 class ExpertsSection(EncoderSection):
     """Section ``[encoder]`` with ``type = "experts"``, for heads with one register per task.
 
-    Attributes:
-        gate: mmoe, dselect, exclusive or home.
-        n_experts: number of experts.
-        width: width of an expert's output.
-        expert: the section of an expert, ``[encoder.expert]``; a layer of an MLP by default.
-        k: number of experts that each task chooses (dselect).
-        entropy: weight of the term that makes gates choose (dselect).
-        exclusive: number of experts that belong to a single task; None for half (exclusive).
-        groups: names of tasks, each in one group (home).
-        shared: number of experts that all groups see (home).
-        rank: rank of the gates at the experts' inputs (home).
+    Its keys are arguments of `Experts`; ``[encoder.expert]`` is the section of an expert.
     """
 
     encoder: ClassVar[type[nn.Module]] = Experts

@@ -230,12 +230,7 @@ def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """The owners of each expert: tasks in turn own the last ones, and all tasks see the others.
-
-    Args:
-        tasks: the tasks.
-        n_experts: number of experts.
-        n_exclusive: number of experts that belong to one task; None for half of them.
+    """The owners of each expert: tasks in turn own the last ones (None: half), all see the others.
 
     Raises:
         InvalidInputError: if some task would see no expert.
@@ -263,12 +258,6 @@ def group_owners(
     tasks: Sequence[str], n_experts: int, groups: Any, shared: int
 ) -> list[tuple[str, ...] | None]:
     """The owners of each expert: all tasks see the first ones; groups in turn own the others.
-
-    Args:
-        tasks: the tasks.
-        n_experts: number of experts.
-        groups: names of tasks, each in one group.
-        shared: number of experts that all tasks see.
 
     Raises:
         InvalidInputError: for an unknown task, a task in no group or in two, or too few experts.

@@ -40,14 +40,9 @@ PATHS = ("path", "text_model", "images", "audio", "visual")
 
 @dataclass(frozen=True)
 class BenchCell(Cell):
-    """One training run: a head, a seed and a setting.
+    """One training run: a head (or `PROBE`), a seed and a setting, one point of the grid.
 
-    Attributes:
-        recipe: the resolved recipe, with head, seeds and setting.
-        head: type of the head, or `PROBE`.
-        seed: the seed, also of the order of the tasks if they are shuffled.
-        setting: recipe key to value, one point of the grid; empty for the probe.
-        data: `fingerprint` of the data with this seed.
+    `data` is the `fingerprint` of the data with this seed.
     """
 
     recipe: Recipe

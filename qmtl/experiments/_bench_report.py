@@ -337,16 +337,7 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
 
 
 def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
-    """Write the plots as PNG files.
-
-    Args:
-        summary: the summary; without any head nothing is written, and without the reference no
-            forest plot.
-        folder: output folder, which must exist.
-
-    Returns:
-        Paths of the written files.
-    """
+    """Write the plots as PNG files to a folder; no forest plot without the reference."""
     from matplotlib.figure import Figure
 
     written: list[Path] = []

@@ -24,13 +24,7 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class CellResult(Trained):
-    """The result of a benchmark cell.
-
-    Attributes:
-        main_metrics: task → its main metric.
-        rows: number of labelled training rows of each task.
-        environment: versions, threads and machine.
-    """
+    """The result of a benchmark cell."""
 
     main_metrics: dict[str, str]
     rows: dict[str, int]
@@ -65,11 +59,6 @@ class HeadScores:
 
     Scores are test scores times 100, one per seed in the order of the seeds; NaN if the seed's cell
     failed or the metric is undefined.
-
-    Attributes:
-        head: type of the head.
-        setting: the chosen setting.
-        results: one result per seed; None if the cell failed.
     """
 
     head: str

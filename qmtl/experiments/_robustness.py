@@ -182,11 +182,7 @@ class HeadRobustness:
 def study(
     noise: Callable[[int], DeviceNoise], settings: StudySettings | None = None
 ) -> list[HeadRobustness]:
-    """Robustness of heads against the number of tasks, depth and entangler.
-
-    Args:
-        noise: function from number of wires to noise.
-        settings: the heads to study.
+    """Robustness of heads against number of tasks, depth and entangler; `noise` is by wires.
 
     Example:
         >>> settings = StudySettings((2, 4), (), (), (), samples=4)

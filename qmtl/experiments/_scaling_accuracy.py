@@ -116,15 +116,8 @@ class AccuracyResult:
 class AccuracyCell(Cell):
     """One training run, identified by everything that its result depends on.
 
-    Attributes:
-        head: type of the head.
-        tasks: number of tasks.
-        first: number of tasks in the smallest set.
-        seed: seed of all random numbers.
-        head_learning_rate: learning rate of the head.
-        settings: the budget; of heads, seeds and rates only the values above matter.
-        data: fingerprint of the data with this seed.
-        folder: folder of the data, see `scaling_data`; it is not part of the key.
+    `first` is the number of tasks in the smallest set, `data` the fingerprint of the data with this
+    seed; the data's `folder` is not part of the key.
     """
 
     head: HeadType
@@ -336,9 +329,6 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. All labels are balanced and
     derived from one real label, so that the number of tasks can grow without a change in
     difficulty.
-
-    Args:
-        seed: seed of the split, which is stratified by digit.
 
     Returns:
         1,797 rows of 64 pixels in [0, 1]; 60, 20 and 20 percent for the three splits.

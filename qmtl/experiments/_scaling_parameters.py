@@ -95,15 +95,7 @@ class HeadCount:
 class CircuitSize:
     """Size of a head circuit; in the shared layout, of one of its T equal circuits.
 
-    Attributes:
-        rule: rule as for heads.
-        tasks: number of tasks.
-        circuits: number of circuits that serve all tasks.
-        wires: number of wires of each circuit.
-        depth: layers of gates on disjoint wires.
-        two_qubit_depth: layers of two-qubit gates on disjoint wires.
-        two_qubit_gates: number of two-qubit gates of each circuit.
-        cone_wires: largest number of wires that a task's output depends on.
+    `cone_wires` is the largest number of wires that a task's output depends on.
     """
 
     rule: str

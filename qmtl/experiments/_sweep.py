@@ -75,11 +75,7 @@ class Failure:
 
 
 class CellStore:
-    """A folder with one JSON file per cell; several processes may write to it at once.
-
-    Args:
-        folder: the folder, created by the first write.
-    """
+    """A folder with one JSON file per cell; several processes may write to it at once."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

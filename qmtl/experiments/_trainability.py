@@ -247,13 +247,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class VarianceCell(Cell):
-    """The sampling of one circuit's gradients.
-
-    Attributes:
-        case: the circuit.
-        samples: number of random draws.
-        seed: seed of the draws.
-    """
+    """The sampling of one circuit's gradients."""
 
     case: Case
     samples: int

@@ -105,13 +105,7 @@ def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
 
 
 def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
-    """Raise if what models share, encoder and encoding, is not of one shape.
-
-    Args:
-        first: the first model.
-        other: another model, or what they began with.
-        which: what an error calls the second model.
-    """
+    """Raise if what models share, encoder and encoding, is not of one shape."""
     one, two = first.head, other.head
     kinds = type(one), type(two)
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
@@ -183,13 +177,7 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
-    """Copies of the tensors to merge: the encoder's floating tensors and the encoding's angles.
-
-    Args:
-        model: a model.
-        blocks: whether to include the tasks' own parameters.
-        keep_last: whether to leave out the encoder's last layer and the encoding.
-    """
+    """Copies of the tensors to merge: the encoder's floating tensors and the encoding's angles."""
     state = {
         f"encoder.{name}": value.detach().clone()
         for name, value in model.encoder.state_dict().items()

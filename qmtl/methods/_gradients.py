@@ -18,11 +18,6 @@ class LossesOfRows:
     Regression targets are standardised as in the model; before the model's first training, by the
     training rows.
 
-    Args:
-        model: the model of the losses.
-        data: data whose tasks are among the model's.
-        split: name of the split with the rows.
-
     Raises:
         InvalidInputError: for a task that the model does not have, or an unknown split.
     """
@@ -45,13 +40,7 @@ class LossesOfRows:
         self._weights = weights if weights is None else weights.to(reference)
 
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Each task's loss, summed over the labels of these rows, (tasks,).
-
-        Args:
-            features: features of these rows, in the same order.
-            rows: indices of the rows in the split.
-            tasks: some of the data's tasks.
-        """
+        """Each task's loss, summed over the labels of these rows, (tasks,)."""
         logits = self.model.logits(features, [task.name for task in tasks])
         return self.sums_of_logits(logits, rows, tasks)
 
@@ -60,11 +49,6 @@ class LossesOfRows:
 
         Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
         mean over the split. The gradient does not vanish where the task is learned, as the loss's.
-
-        Args:
-            features: features of these rows, in the same order.
-            rows: indices of the rows in the split.
-            tasks: some of the data's tasks.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         parts = logits.split([task.n_outputs for task in tasks], dim=1)

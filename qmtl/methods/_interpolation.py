@@ -130,15 +130,7 @@ class _Interpolating(Method):
         return float(torch.rand((), generator=step.generator))
 
     def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
-        """The loss of the mixture of two tasks.
-
-        Args:
-            losses: losses of a batch in which both have labels.
-            step: the step.
-            first: index of the task with the share `mix`.
-            second: index of the other task.
-            mix: the share λ.
-        """
+        """The loss of the mixture of two tasks."""
         features, targets = losses.features, losses.batch.targets
         assert features is not None
         labelled = step.layout.labelled(targets)

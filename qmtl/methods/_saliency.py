@@ -171,8 +171,7 @@ class _SaliencyTerms(Method):
 def entropy_of_tasks(saliency: Tensor) -> Tensor:
     """The mean over features of the entropy of the tasks' shares of absolute saliency.
 
-    Args:
-        saliency: tensor (tasks, rows, features).
+    The saliency has shape (tasks, rows, features).
 
     Example:
         >>> apart = torch.eye(2)[:, None, :]

@@ -236,10 +236,6 @@ class Sampling:
     others are independent. Means, variances and probabilities use existing samples or draw their
     own. The mean of a sum is the sum of its terms' means, each from all shots.
 
-    Args:
-        tape: the tape with its shots.
-        support: function from wires to what their samples depend on.
-
     Raises:
         DeviceError: if more than 20 wires must be drawn together.
     """

@@ -142,17 +142,8 @@ def plan_batches(
 ) -> BatchPlan:
     """The plan of a training split.
 
-    Args:
-        split: the training rows.
-        tasks: the tasks to learn.
-        batch_size: number of rows per step; with `single_task`, rows per task and step.
-        seed: seed of the order of rows.
-        single_task: whether to draw each mini-batch from one task's labelled rows (disjoint data);
-            if not, batches mix all rows that have any label.
-        tasks_per_step: with `single_task`, the number of tasks per step; each gives one mini-batch.
-        temperature: with `single_task`, how strongly larger tasks are preferred: with 0 not at all,
-            with 1 in proportion to their size.
-        smallest: see `BatchPlan`.
+    With `single_task` (disjoint data) each mini-batch comes from one task's labelled rows; if not,
+    batches mix all rows that have any label. For the other arguments see `BatchPlan`.
     """
     labelled = labelled_rows(tasks, split.targets)
     if single_task:

@@ -19,12 +19,6 @@ from qmtl.training._settings import TrainingSettings
 class TrainedParameters:
     """The parameters of a model that the training of some tasks changes.
 
-    Args:
-        model: the model.
-        tasks: the tasks to train.
-        only: whether everything that other tasks depend on is left unchanged.
-        further: parameters outside the model that get a gradient of the losses' sum.
-
     Attributes:
         shared: parameters that several of these tasks depend on.
         own: parameters whose entries each belong to one task, and the `further` ones.
@@ -314,11 +308,6 @@ def make_schedule(
     settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
 ) -> Any:
     """The schedule of the learning rates; None for constant ones.
-
-    Args:
-        settings: settings, of which `schedule` is used.
-        optimizer: the optimiser whose learning rates are scheduled.
-        n_epochs: number of epochs of the whole training.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])

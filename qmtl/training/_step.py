@@ -24,15 +24,6 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 class TrainingStep:
     """Computes the losses and gradients of batches; implements `qmtl.methods.Step`.
 
-    Args:
-        model: the model that is trained.
-        settings: settings of training.
-        tasks: the tasks that are trained.
-        parameters: the parameters that these tasks train.
-        combiner: the aggregator or scalarizer.
-        weights: the scalarizer's own parameters.
-        methods: the methods that are switched on, by their key in the settings.
-
     Attributes:
         epoch: epoch of the next batch, counted from 0.
         number: number of the next step, for messages.
