@@ -76,11 +76,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
     A multilabel task has a curve for each label with both classes, at most for the twelve labels
     with the most positives.
 
-    Args:
-        task: a binary or multilabel task.
-        predictions: probabilities in the form of `Task.activation`.
-        targets: targets in the form of `Task.to_targets`; missing labels are left out.
-        ax: axes to draw on.
+    The arguments are those of `plot_confusion`, for a binary or multilabel task.
 
     Raises:
         InvalidInputError: for another kind of task, or if no label has both classes.
@@ -126,13 +122,8 @@ def plot_calibration(
 ) -> "Axes":
     """How often the predicted class is right against its predicted probability, in bins.
 
-    Args:
-        task: a binary or multiclass task.
-        predictions: probabilities in the form of `Task.activation`.
-        targets: targets in the form of `Task.to_targets`; rows without a label are left out.
-        ax: axes to draw on.
-        bins: number of bins of equal width over the probabilities that the predicted class can
-            have.
+    The arguments are those of `plot_confusion`, and `bins`, the number of bins of equal width over
+    the probabilities that the predicted class can have.
 
     Raises:
         InvalidInputError: for another kind of task, or without any label.
@@ -173,13 +164,8 @@ def plot_regression(
 ) -> "Axes":
     """Predictions against targets, in the targets' units, with the line of zero error.
 
-    Args:
-        task: a regression task.
-        predictions: predictions in the form of `MultiTaskModel.predict`.
-        targets: targets in the form of `Task.to_targets`; missing ones are left out. Of more than
-            2,000 rows, 2,000 evenly spaced ones are drawn.
-        ax: axes to draw on.
-        target: index of the target, if there are several.
+    The arguments are those of `plot_confusion`, for a regression task, and `target`, the index of
+    the target if there are several. Of more than 2,000 rows, 2,000 evenly spaced ones are drawn.
 
     Raises:
         InvalidInputError: for another kind of task, or without any label.
