@@ -312,6 +312,7 @@ def device_events(steps: Sequence[DeviceStep], noise: "DeviceNoise") -> Iterator
 
     Example:
         >>> gate = DeviceStep("RX", (0,), (Event((0,), "RX", Angle(constant=1.0)),))
+        >>> from qmtl.noise import DeviceNoise
         >>> noise = DeviceNoise.uniform(one_qubit=0.01)
         >>> [[event.name for event in events] for events in device_events([gate], noise)]
         [['RX', 'channel']]
