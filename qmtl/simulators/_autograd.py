@@ -34,8 +34,6 @@ from qmtl.simulators._plan import Plan
 
 __all__ = ["Program", "Step"]
 
-PLAIN = (Tensor, nn.Parameter)
-
 
 class Program:
     """A plan and its engines, which together compute all its outputs.
@@ -307,6 +305,7 @@ def _placed(values: Array, places: Array | None, size: int) -> Array:
 
 
 def _numbers(tensor: Tensor) -> Array:
+    # `force` also negates a lazily negated tensor.
     found: Array = tensor.numpy(force=True)
     return found
 
@@ -317,12 +316,11 @@ def _tensors(arrays: Sequence[Array]) -> tuple[Tensor, ...]:
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor holds its own numbers, with no transform of torch around it."""
-    # Kernels read memory directly, so a lazily negated tensor would have the wrong sign.
-    if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.is_neg():
-        return False
     # A transform may wrap a parameter in a tensor of another type.
     if type(tensor) is nn.Parameter:
-        return True
+        return tensor.is_cpu
+    if type(tensor) is not Tensor or not tensor.is_cpu:
+        return False
     if torch.func.debug_unwrap(tensor) is not tensor:
         return False
     return forward_ad.unpack_dual(tensor).tangent is None
