@@ -25,7 +25,7 @@ from qmtl._model_files import (
 from qmtl._target_scale import TargetScale, join_scale, label_scale, split_scale
 from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, check_integer
 from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks, row_weights
 
@@ -431,8 +431,7 @@ class MultiTaskModel(nn.Module):
             )
         if not len(samples):
             raise InvalidInputError("inputs must have at least one sample, got none")
-        if batch_size < 1:
-            raise InvalidInputError(f"batch_size must be >= 1, got {batch_size}")
+        check_integer("batch_size", batch_size)
         with evaluating(self):
             parts = [self._predicted(chunk, names) for chunk in samples.split(batch_size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

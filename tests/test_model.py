@@ -167,7 +167,7 @@ class TestPredict:
             ([[1.0], [1.0, 2.0]], {}, "rows of different lengths"),
             ([[None] * 6], {}, "features must be finite"),
             (np.zeros((2, 6), dtype="M8[s]"), {}, "not numeric"),
-            (torch.zeros(2, 6), {"batch_size": 0}, "batch_size must be >= 1, got 0"),
+            (torch.zeros(2, 6), {"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
             (torch.zeros(2, 6), {"tasks": ["kes"]}, "unknown task 'kes'; did you mean 'keys'"),
             (torch.zeros(2, 5), {}, r"shape \(batch, 6\), got \(2, 5\)"),
             (torch.full((2, 6), torch.nan), {}, "features must be finite; 2 of 2 samples"),

@@ -12,7 +12,7 @@ from qmtl._html import drawing, facts, table
 from qmtl.circuit._gates import Angle, Gate
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
-from qmtl.errors import InvalidInputError
+from qmtl.errors import check_integer
 
 # Colour-blind safe colours (Okabe and Ito): the tasks take them in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -121,8 +121,8 @@ def draw_text(
         … and 3 more wires
     """
     for name, most in (("max_wires", max_wires), ("max_width", max_width)):
-        if most is not None and most < 1:
-            raise InvalidInputError(f"{name} must be >= 1, got {most}")
+        if most is not None:
+            check_integer(name, most)
     columns, task = _columns(circuit, task)
     shown = range(min(circuit.n_wires, max_wires))
     labels = [f"{label}: " for label in _labels(circuit, task)]

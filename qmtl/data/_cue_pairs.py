@@ -12,7 +12,7 @@ from pydantic import Field
 
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._splits import check_seed
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.tasks import Task
 
 Structure = Literal["ring", "blocks"]
@@ -78,8 +78,7 @@ tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
     References:
         Inspired by Zhang, Senoussi and Verguts, arXiv:2604.13281.
     """
-    if n_cues < 2:
-        raise InvalidInputError(f"n_cues must be at least 2, got {n_cues}")
+    check_integer("n_cues", n_cues, 2)
     if not 1 <= degree < n_cues:
         raise InvalidInputError(
             f"degree must be between 1 and {n_cues - 1}, so that pairs are left to test, got "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl._io import write_json, write_text
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 from qmtl.experiments._build import build_model
 from qmtl.experiments._recipe import Recipe
 from qmtl.experiments._run import Run, count_parameters, default_folder, machine, new_run_folder
@@ -92,8 +92,7 @@ def run_affinity(
     data = run.load_data(split)
     if epochs is None:
         return affinity(run.load_model(), data, split=split, of=of, by=by)
-    if epochs < 1:
-        raise InvalidInputError(f"epochs must be at least 1, got {epochs}")
+    check_integer("epochs", epochs)
     from qmtl.training import fit
 
     model = build_model(run.recipe, data)

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qmtl._io import __version__, write_json
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, QmtlError, missing_extra
+from qmtl.errors import InvalidInputError, QmtlError, check_integer, missing_extra
 
 FORMAT = 2
 
@@ -135,8 +135,8 @@ class Workers:
     """
 
     def __init__(self, jobs: int | None = None, cluster: str | None = None) -> None:
-        if jobs is not None and jobs < 1:
-            raise InvalidInputError(f"jobs: expected at least 1, got {jobs}")
+        if jobs is not None:
+            check_integer("jobs", jobs)
         self.cluster = cluster
         # The number of a cluster's cores is only known after connecting.
         self.jobs = jobs or (os.cpu_count() or 1 if cluster is None else None)

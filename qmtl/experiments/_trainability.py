@@ -34,7 +34,7 @@ from qmtl.circuit import (
     Readout,
     RotationAnsatz,
 )
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.experiments._statistics import Fit, exponential_rate, power_law
 from qmtl.experiments._sweep import Cell, CellStore, Workers, results_of, run_cells
 from qmtl.heads import INITIAL_STD
@@ -134,8 +134,7 @@ class TrainabilitySettings:
                 raise InvalidInputError(
                     f"{name}: expected one or more integers >= {least}, got {list(values)}"
                 )
-        if self.samples < 2:
-            raise InvalidInputError(f"samples: expected an integer >= 2, got {self.samples}")
+        check_integer("samples", self.samples, 2)
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
@@ -208,8 +208,7 @@ def affinity(
         raise unknown_name("of", of, ["labels", "losses"])
     sums = losses.sums if of == "losses" else losses.misfits
     for name, value in (("n_bootstrap", n_bootstrap), ("n_blocks", n_blocks)):
-        if value < 2:
-            raise InvalidInputError(f"{name} must be at least 2, got {value}")
+        check_integer(name, value, 2)
     tasks = data.tasks
     if by == "parameters" and not model.shared_parameters():
         raise InvalidInputError(

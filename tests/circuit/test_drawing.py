@@ -184,5 +184,5 @@ def test_text_folds_at_a_width(width):
 def test_a_gate_that_is_wider_than_the_width_stands_alone():
     parts = draw_text(HeadCircuit([Task.binary("a")]), max_width=1).split("\n\n")
     assert all(part.count("RY") + part.count("RZ") in (0, 1, 2) for part in parts)
-    with pytest.raises(InvalidInputError, match="max_width must be >= 1, got 0"):
+    with pytest.raises(InvalidInputError, match="max_width must be an integer >= 1, got 0"):
         draw_text(HeadCircuit([Task.binary("a")]), max_width=0)

@@ -82,7 +82,7 @@ def test_recipes():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"n_cues": 1}, "n_cues must be at least 2, got 1"),
+        ({"n_cues": 1}, "n_cues must be an integer >= 2, got 1"),
         ({"degree": 6}, "degree must be between 1 and 5"),
         ({"degree": 4, "structure": "blocks"}, "multiple of 4 cues, got 6"),
         ({"structure": "rnig"}, "did you mean 'ring'"),

@@ -238,8 +238,8 @@ def test_plot_marks_doubts():
         ({"split": "tset"}, "did you mean 'test'"),
         ({"of": "loss"}, "of.* did you mean 'losses'"),
         ({"by": "weights"}, "Known: parameters, features"),
-        ({"n_bootstrap": 1}, "n_bootstrap must be at least 2, got 1"),
-        ({"n_blocks": 0}, "n_blocks must be at least 2, got 0"),
+        ({"n_bootstrap": 1}, "n_bootstrap must be an integer >= 2, got 1"),
+        ({"n_blocks": 0}, "n_blocks must be an integer >= 2, got 0"),
     ],
 )
 def test_bad_arguments(options, words):
