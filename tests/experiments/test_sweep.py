@@ -118,7 +118,7 @@ def test_workers():
     assert Workers().jobs == cores
     assert Workers().threads == 1
     assert Workers(jobs=10 * cores).threads == 1
-    with pytest.raises(InvalidInputError, match="at least 1"):
+    with pytest.raises(InvalidInputError, match="jobs must be an integer >= 1"):
         Workers(jobs=0)
 
 

@@ -112,7 +112,7 @@ def test_the_whole_run(tmp_path):
         ({"wires": (1, 2)}, "wires: .* >= 2"),
         ({"layers": ()}, "layers: expected one or more"),
         ({"tasks": (0,)}, "tasks: .* >= 1"),
-        ({"samples": 1}, "samples: .* >= 2, got 1"),
+        ({"samples": 1}, "samples must be an integer >= 2, got 1"),
     ],
 )
 def test_settings_that_do_not_fit(change, words):
