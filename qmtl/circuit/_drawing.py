@@ -60,14 +60,15 @@ def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str
     return columns, task
 
 
-def _marks(gate: Gate) -> dict[int, str]:
+def _marks(gate: Gate, written: Callable[[Angle], str]) -> dict[int, tuple[str, str]]:
+    """The symbol of a gate on each of its wires, and its angle on the first one, or ``""``."""
+    angle = "" if gate.angle is None else written(gate.angle)
     if len(gate.wires) == 1:
-        name = "H" if gate.name == "Hadamard" else gate.name
-        return {gate.wires[0]: f"{name}({gate.angle})" if gate.angle else name}
+        return {gate.wires[0]: ("H" if gate.name == "Hadamard" else gate.name, angle)}
     first, second = gate.wires
     if gate.name == "IsingZZ":
-        return {first: f"ZZ({gate.angle})", second: "ZZ"}
-    return {first: "●", second: "●" if gate.name == "CZ" else "⊕"}
+        return {first: ("ZZ", angle), second: ("ZZ", "")}
+    return {first: ("●", ""), second: ("●" if gate.name == "CZ" else "⊕", "")}
 
 
 def _readouts(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
@@ -159,8 +160,10 @@ def draw_text(
 
 
 def _text_column(column: _Column) -> dict[int, str]:
-    marks = {wire: mark for gate in column.gates for wire, mark in _marks(gate).items()}
+    marks = {}
     for gate in column.gates:
+        for wire, (name, angle) in _marks(gate, str).items():
+            marks[wire] = f"{name}({angle})" if angle else name
         for wire in range(min(gate.wires) + 1, max(gate.wires)):
             marks.setdefault(wire, "│")
     return marks
@@ -288,21 +291,8 @@ def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
     }
 
 
-def _svg_marks(gate: Gate) -> dict[int, tuple[str, str]]:
-    """The symbol of a gate on each of its wires, or the two lines of text in its box."""
-    if len(gate.wires) == 1:
-        name = "H" if gate.name == "Hadamard" else gate.name
-        return {gate.wires[0]: (name, _short(gate.angle))}
-    first, second = gate.wires
-    if gate.name == "IsingZZ":
-        return {first: ("ZZ", _short(gate.angle)), second: ("ZZ", "")}
-    return {first: ("●", ""), second: ("●" if gate.name == "CZ" else "⊕", "")}
-
-
-def _short(angle: Angle | None) -> str:
+def _short(angle: Angle) -> str:
     """An angle without the owner of its weight, which the colour shows."""
-    if angle is None:
-        return ""
     factors = [f"x{i}" for i in angle.features]
     factors += [] if angle.weight is None else [f"w{angle.weight}"]
     number = f"{angle.constant:.3g}"
@@ -318,7 +308,7 @@ def _box_width(mark: tuple[str, str]) -> int:
 
 
 def _column_width(column: _Column) -> int:
-    marks = [mark for gate in column.gates for mark in _svg_marks(gate).values()]
+    marks = [mark for gate in column.gates for mark in _marks(gate, _short).values()]
     return max(22 if mark[0] in "●⊕" else _box_width(mark) + 6 for mark in marks)
 
 
@@ -326,14 +316,13 @@ def _svg_gate(
     gate: Gate, x: int, y: list[int], colour: str, boxes: list[tuple[int, int, int]]
 ) -> list[str]:
     """The shapes of a gate; appends each of its boxes to `boxes` as (wire, left, right)."""
-    marks = _svg_marks(gate)
     parts = []
     if len(gate.wires) == 2:
         a, b = sorted(y[w] for w in gate.wires)
         inset = BOX // 2 if gate.name == "IsingZZ" else 0
         line = f'd="M{x} {a + inset}V{b - inset}" stroke="{colour}" stroke-width="1.5"'
         parts.append(f"<path {line}/>")
-    for wire, mark in marks.items():
+    for wire, mark in _marks(gate, _short).items():
         if mark[0] not in "●⊕":
             width = _box_width(mark)
             boxes.append((wire, x - width // 2, x - width // 2 + width))
