@@ -23,7 +23,14 @@ from qmtl._io import __version__, silenced, write_bytes, write_json
 from qmtl._target_scale import TargetScale
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import CNN
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, missing_extra, unknown_name
+from qmtl.errors import (
+    InvalidInputError,
+    ModelFileError,
+    QmtlError,
+    missing_extra,
+    near_paths,
+    unknown_name,
+)
 from qmtl.heads import AddedVector, CircuitHead, TaskRows
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
@@ -119,7 +126,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         inner = path.parent / "model"
-        hint = f"; the run's model is {inner}" if (inner / path.name).is_file() else ""
+        hint = near_paths(path.parent)
+        if (inner / path.name).is_file():
+            hint = f"; the run's model is {inner}"
         raise ModelFileError(
             f"{path.parent} is not a saved model: it has no model.json{hint}"
         ) from None

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 __all__ = [
     "CircuitTooLargeError",
@@ -23,6 +24,7 @@ __all__ = [
     "UnclearKindError",
     "check_integer",
     "missing_extra",
+    "near_paths",
     "nearest",
     "unknown_name",
 ]
@@ -161,6 +163,23 @@ def nearest(name: object, choices: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(str(name), known, n=2) or [
         lowered[c] for c in difflib.get_close_matches(str(name).lower(), lowered, n=2)
     ]
+
+
+def near_paths(path: Path) -> str:
+    """The end of an error about a path: what is there and spelled like its first missing part.
+
+    Example:
+        >>> near_paths(Path("nowhere", "at", "all"))
+        ''
+    """
+    while path != path.parent and not path.parent.exists():
+        path = path.parent
+    try:
+        close = [] if path.exists() else nearest(path.name, (p.name for p in path.parent.iterdir()))
+    except OSError:
+        return ""  # its folder cannot be read
+    found = " or ".join(repr(str(path.parent / name)) for name in close)
+    return f"; did you mean {found}?" if found else ""
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:

@@ -25,7 +25,7 @@ from qmtl._model_files import (
 from qmtl._target_scale import TargetScale, join_scale, label_scale, split_scale
 from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, check_integer
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, check_integer, near_paths
 from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks, row_weights
 
@@ -573,7 +573,8 @@ class MultiTaskModel(nn.Module):
         """
         if not Path(pretrained_model_path).is_dir():
             raise ModelFileError(
-                f"there is no folder {pretrained_model_path}; a model of a hub has to be "
+                f"there is no folder {pretrained_model_path}"
+                f"{near_paths(Path(pretrained_model_path))}; a model of a hub has to be "
                 f"downloaded first, as by huggingface_hub.snapshot_download, which returns its "
                 f"folder"
             )

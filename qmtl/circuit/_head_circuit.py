@@ -25,7 +25,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParameterCount:
     """Numbers of trainable parameters of a head.
 
@@ -48,6 +48,10 @@ class ParameterCount:
     def total(self) -> int:
         """Number of circuit weights plus one scale per task."""
         return self.circuit + self.scales
+
+    def __repr__(self) -> str:
+        parts = f"encoding={self.encoding}, tasks={self.tasks}, scales={self.scales}"
+        return f"ParameterCount({parts}, total={self.total})"
 
 
 def gate_depth(circuits: Iterable[Sequence[Gate]], n_wires: int, *, two_qubit_only: bool) -> int:

@@ -87,8 +87,10 @@ Metrics = Mapping[str, Mapping[str, float]]
 MANY = 4
 
 
-def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) -> None:
-    """Print a row per task and metric: the model's value, then a column for each of `others`."""
+def show_metrics(
+    title: str, metrics: Metrics, others: Mapping[str, Metrics], own: str = "model"
+) -> None:
+    """Print a row per task and metric: its value, then a column for each of `others`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -99,7 +101,7 @@ def show_metrics(title: str, metrics: Metrics, others: Mapping[str, Metrics]) ->
     table = Table(title=title, title_justify="left")
     table.add_column("task")
     table.add_column("metric")
-    for name in ("model", *others):
+    for name in (own, *others):
         table.add_column(name, justify="right")
     for task, values in metrics.items():
         for metric, value in values.items():

@@ -12,7 +12,7 @@ import typer
 from qmtl._io import print_table
 from qmtl.cli._options import RunDirectory, Split, expanded
 from qmtl.cli._output import show_metrics
-from qmtl.errors import HardwareError, InvalidInputError
+from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
@@ -59,18 +59,14 @@ def backends(
 
     Example: qmtl ibm backends
     """
-    import sys
-
     from qmtl.hardware import Client, backend_names
 
-    if not local:
-        try:
-            for state in Client.of(None).backends():
-                queue = f"{state.pending} jobs wait, {state.status}"
-                print(f"{state.name}: {state.qubits} qubits, {queue}")
-        except HardwareError as error:
-            print(f"qmtl: {error}", file=sys.stderr)
-    print(f"here, without an account: {', '.join(backend_names())}")
+    try:
+        for state in [] if local else Client.of(None).backends():
+            queue = f"{state.pending} jobs wait, {state.status}"
+            print(f"{state.name}: {state.qubits} qubits, {queue}")
+    finally:  # also after an error of the account
+        print(f"here, without an account: {', '.join(backend_names())}")
 
 
 @app.command()
@@ -113,8 +109,8 @@ def submit(
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
     again: Annotated[
-        bool | None, typer.Option("--again/--not-again", help="Measure again what was measured.")
-    ] = None,
+        bool, typer.Option("--again/--not-again", help="Measure again what was measured.")
+    ] = False,
     resubmit: Annotated[
         bool, typer.Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,
@@ -135,10 +131,12 @@ def submit(
     """
     from qmtl.hardware import Ledger
     from qmtl.hardware import run as measure
+    from qmtl.hardware import status as status_of
     from qmtl.hardware import submit as submit_again
 
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
+    over = {r.run for r in opened.runs() if status_of(r.run, opened, ask=False).is_complete}
     if not Path(run).exists() and opened.knows(run):
         _refuse_options(context, run)
         name = submit_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
@@ -160,7 +158,10 @@ def submit(
     if wait:
         _fetch(name, opened)
     else:
-        print(f"run {name} is with {opened.run(name).backend}; `qmtl ibm fetch {name}` shows it")
+        at, more = f"is with {opened.run(name).backend}", ""
+        if name in over:
+            at, more = "was measured before", "; --again measures it anew"
+        print(f"run {name} {at}; `qmtl ibm fetch {name}` shows it{more}")
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
@@ -365,7 +366,10 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
         off = row["deviation_in_standard_errors"]
         deviation = "–" if off is None else f"{off:+.1f}"
         cells.append((row["task"], row["output"], *map(_number, numbers), deviation))
-    columns = ("task", "output", "measured", "predicted", "exact", "error", "deviation")
+    columns = (
+        "task", "output", "measured", "predicted with noise", "exact without noise",
+        "standard error", "deviation",
+    )  # fmt: skip
     print_table(columns, cells)
     print(result)
     directory = ledger.run(result.run).directory
@@ -394,7 +398,8 @@ def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, 
     show_metrics(
         f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated",
         found["measured"],
-        {"simulated": found["simulated"]},
+        {"simulated without noise": found["simulated"]},
+        own="measured",
     )
     return found
 

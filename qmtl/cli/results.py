@@ -11,7 +11,7 @@ import typer
 from qmtl._io import print_table
 from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, path_option, read_inputs
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
-from qmtl.errors import InvalidInputError, RunDirectoryError
+from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
 
 
 def runs(
@@ -32,7 +32,8 @@ def runs(
     qmtl runs ~/experiments/runs
     """
     if not folder.is_dir():
-        raise RunDirectoryError(f"there is no folder {folder}; qmtl train RECIPE makes runs")
+        hint = near_paths(folder) or "; qmtl train RECIPE makes runs"
+        raise RunDirectoryError(f"there is no folder {folder}{hint}")
     found = [path.parent for path in folder.glob("*/recipe.toml")]
     if (folder / "recipe.toml").is_file():
         found.append(folder)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmtl.data._columns import column_texts, text_numbers
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, near_paths
 from qmtl.tasks import MISSING_WORDS
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _as_utf8(path: Path, encoding: str | None) -> tuple[bytes, bool]:
     """The text of a file in UTF-8, and whether the file itself holds these bytes."""
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "there is no such file"
-        raise InvalidInputError(f"{path}: {what}")
+        raise InvalidInputError(f"{path}: {what}{near_paths(path)}")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, near_paths
 
 
 def check_files(
@@ -32,7 +32,7 @@ def check_files(
     root = Path(path)
     if not root.is_dir():
         problem = "is a file, not a folder" if root.is_file() else None
-        said = f"{root} {problem}" if problem else f"there is no folder {root}"
+        said = f"{root} {problem}" if problem else f"there is no folder {root}{near_paths(root)}"
         raise InvalidInputError(f"{what}: {said}; get the data from {where}")
     found, missing = [], []
     for entry in needed:
@@ -93,7 +93,7 @@ def features_by_id(
     """
     file = Path(path)
     if not file.is_file():
-        raise InvalidInputError(f"{name}: there is no file {file}")
+        raise InvalidInputError(f"{name}: there is no file {file}{near_paths(file)}")
     stored = _read(file, name)
     vectors = {i: _vector(file, i, stored[i]) for i in ids if i in stored}
     if not vectors:

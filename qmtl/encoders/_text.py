@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qmtl.errors import InvalidInputError, MissingDependencyError, check_integer, missing_extra
+from qmtl.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    check_integer,
+    missing_extra,
+    near_paths,
+)
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 FORMAT = "qmtl-embeddings-1"
@@ -366,7 +372,7 @@ def model_folder(model: str | Path) -> Path | None:
     if not folder.is_dir():
         # Names on the hub have the form NAME or OWNER/NAME.
         if isinstance(model, Path) or model[:1] in ("", ".", "/", "~") or model.count("/") > 1:
-            raise InvalidInputError(f"model: there is no folder {str(model)!r}")
+            raise InvalidInputError(f"model: there is no folder {str(model)!r}{near_paths(folder)}")
         return None
     if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
         raise InvalidInputError(

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from qmtl._sections import RecipePath, Section, Seed, explain
 from qmtl.data import AnyDataSection
 from qmtl.encoders import AnyEncoderSection, MLPSection
-from qmtl.errors import RecipeError, unknown_name
+from qmtl.errors import RecipeError, near_paths, unknown_name
 from qmtl.heads import HeadSection, HeadType
 from qmtl.noise import DeviceNoise
 from qmtl.training import LoggingSection, TrainingSettings
@@ -203,15 +203,18 @@ class Recipe(Section):
         """Keys such as ``training.seed`` with their values; unset keys are left out."""
         return dict(flatten(self.model_dump(mode="json", exclude_none=True)))
 
-    def as_toml(self) -> str:
+    def as_toml(self, *, unset_keys: bool = True) -> str:
         """The resolved recipe, defaults included; reading it back gives an equal recipe.
 
-        It lists every key of every section; an unset key is a comment, ``# rank =``.
+        It lists every key of every section; an unset key is a comment, ``# rank =``, unless
+        `unset_keys` is False.
         """
         import tomli_w
 
-        unset = {f"[{table}]\n" if table else "": keys for table, keys in _all_unset(self)}
         tables = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        if not unset_keys:
+            return tables
+        unset = {f"[{table}]\n" if table else "": keys for table, keys in _all_unset(self)}
         text = ""
         for line in tables.splitlines(keepends=True):
             text += line + "".join(f"# {key} =\n" for key in unset.pop(line, ()))
@@ -318,7 +321,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         try:
             text = _decoded(path.read_bytes())
         except FileNotFoundError:
-            raise RecipeError(f"recipe {path}: there is no such file") from None
+            raise RecipeError(f"recipe {path}: there is no such file{near_paths(path)}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     elif str(name_or_path) in built_in_recipes():

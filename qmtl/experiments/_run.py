@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from qmtl._io import write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
-from qmtl.errors import RecipeError, RunDirectoryError, unknown_name
+from qmtl.errors import RecipeError, RunDirectoryError, near_paths, unknown_name
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
@@ -129,7 +129,9 @@ class Run:
         """
         folder = Path(path)
         if not (folder / "recipe.toml").is_file():
-            raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+            raise RunDirectoryError(
+                f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
+            )
         recipe = read_recipe(folder / "recipe.toml")
         try:
             results = json.loads((folder / "results.json").read_text())
@@ -253,7 +255,9 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
 
     folder = Path(path)
     if not (folder / "recipe.toml").is_file():
-        raise RunDirectoryError(f"{folder} is not a run directory: it has no recipe.toml")
+        raise RunDirectoryError(
+            f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
+        )
     recipe = read_recipe(folder / "recipe.toml", overrides)
     _check_changes(read_recipe(folder / "recipe.toml"), recipe)
     finished = folder / "results.json"

@@ -15,6 +15,7 @@ from qmtl.hardware._predict import predict_transpiled as predict_transpiled
 from qmtl.hardware._prepare import prepare as prepare
 from qmtl.hardware._prepared_run import Estimate as Estimate
 from qmtl.hardware._prepared_run import PreparedRun as PreparedRun
+from qmtl.hardware._progress import Progress as Progress
 from qmtl.hardware._qiskit import QiskitHeadCircuit as QiskitHeadCircuit
 from qmtl.hardware._qiskit import to_qasm3 as to_qasm3
 from qmtl.hardware._qiskit import to_qiskit as to_qiskit
@@ -23,7 +24,6 @@ from qmtl.hardware._result import HardwareResult as HardwareResult
 from qmtl.hardware._result import compare as compare
 from qmtl.hardware._result import read_result as read_result
 from qmtl.hardware._result import write_result as write_result
-from qmtl.hardware._run import Progress as Progress
 from qmtl.hardware._run import RunStatus as RunStatus
 from qmtl.hardware._run import cancel as cancel
 from qmtl.hardware._run import fetch as fetch

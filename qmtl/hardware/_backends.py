@@ -46,6 +46,13 @@ class Backend:
         """Number of qubits; None for no limit."""
         return None if self.device is None else int(self.device.target.num_qubits)
 
+    @property
+    def max_shots(self) -> int | None:
+        """Most shots of a sample that the device takes; None for no known limit."""
+        configuration = getattr(self.device, "configuration", None)
+        most = getattr(configuration(), "max_shots", None) if callable(configuration) else None
+        return most if isinstance(most, int) else None
+
     @cached_property
     def noise(self) -> DeviceNoise:
         """The noise in the calibration; no noise for the ideal simulator."""

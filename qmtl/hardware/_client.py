@@ -402,7 +402,7 @@ def _status(job: Any) -> Any:
     """
     try:
         return job.status()
-    except Exception:
+    except Exception:  # of any type: what decoding a result that is missing happens to raise
         return job.status()
 
 
@@ -414,7 +414,7 @@ def _failure(job: Any, secrets: Secrets) -> str:
         job.result()
     except RuntimeJobMaxTimeoutError as error:
         return one_line(f"it ran longer than max_execution_time ({error})", secrets)
-    except Exception as error:
+    except Exception as error:  # of any type: whatever is raised is the reason, which is returned
         text = str(error).strip("'\"").removeprefix("Unable to retrieve job result. ")
         return one_line(text, secrets)
     return "no reason is given"

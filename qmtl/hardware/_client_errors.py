@@ -68,7 +68,7 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
             return function()
     except QmtlError:
         raise
-    except Exception as error:
+    except Exception as error:  # of any type: each may hold the token, and none may get out
         ours = translated(error, doing, secrets)
     # Raised outside the except block, so that the original error, which may hold a token, is not
     # its context.

@@ -47,7 +47,7 @@ def execution(backend: Backend, circuits: Sequence["QuantumCircuit"]) -> Executi
     if not backend.is_local:
         return "device"
     fits = all(_fits_whole(circuit, backend) for circuit in circuits)
-    return "whole circuit on the cut" if fits else "task by task"
+    return "whole circuit" if fits else "task by task"
 
 
 def _fits_whole(circuit: "QuantumCircuit", backend: Backend) -> bool:
@@ -84,7 +84,7 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
             circuit = _measured(circuit, readings)
             if _level(prepared):
                 noise = _twirled(noise)
-        whole = prepared.execution == "whole circuit on the cut"
+        whole = prepared.execution != "task by task"
         if backend.kind == "ideal":
             registers = _ideal_bits(circuit, values, pub.shots, whole, random)
         else:

@@ -117,6 +117,11 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
     for name in run.tasks:
         if name not in run.circuit.registers:
             raise unknown_name("task", name, run.circuit.registers)
+    most = backend.max_shots
+    if most is not None and settings.shots > most:
+        raise InvalidInputError(
+            f"{backend.name} takes at most {most} shots of a sample, got shots={settings.shots}"
+        )
     if not run.tasks or len(set(run.tasks)) < len(run.tasks):
         raise InvalidInputError(f"tasks must be distinct, at least one, got {list(run.tasks)}")
     if settings.primitive == "estimator" and backend.is_local and settings.resilience > 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-Execution = Literal["device", "whole circuit on the cut", "task by task"]
+Execution = Literal["device", "whole circuit", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
 # Fields of a prepared run that JSON can hold unchanged.
@@ -192,8 +192,9 @@ class PreparedRun:
         predicted: expected outputs of each task under the backend's calibration, (n_samples,
             n_outputs); empty if they were not requested or there is no calibration.
         exact: expected outputs without noise.
-        execution: how the run is executed: ``"device"``, ``"whole circuit on the cut"``, or ``"task
-            by task"``, in which case shots of different tasks are not correlated.
+        execution: how the run is executed: ``"device"``; or simulated on this machine, as one
+            ``"whole circuit"`` on the qubits in use, or ``"task by task"``, in which case shots of
+            different tasks are not correlated.
         context: the caller's notes, as data that JSON can hold; not part of any hash.
         request: SHA-256 of the request; it does not depend on the calibration of the day.
         device: the open backend, if it is simulated here; `to_bytes` leaves it out.

@@ -141,20 +141,22 @@ def to_qasm3(
 ) -> str:
     """OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
 
-    Qiskit writes feature 3 as ``input float[64] _x_3_`` and weight 2 of task ``a`` as ``_w_a_2_``.
-    When the text is read back, parameters are sorted as text (``_x_10_`` before ``_x_2_``), so bind
-    them by name.
+    Feature 3 is ``input float[64] x_3``, weight 2 of task ``a`` is ``w_a_2``. When Qiskit reads the
+    text back, parameters are sorted as text (``x_10`` before ``x_2``), so bind them by name.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
         >>> text = to_qasm3(HeadCircuit([Task.binary("a")]))
-        >>> text.splitlines()[0], "input float[64] _w_a_5_;" in text
+        >>> text.splitlines()[0], "input float[64] w_a_5;" in text
         ('OPENQASM 3.0;', True)
     """
     target = to_qiskit(circuit, weights, tasks, measure=measure).circuit
     from qiskit import qasm3
+    from qiskit.circuit import Parameter
 
-    return str(qasm3.dumps(target)).rstrip("\n") + "\n"
+    # Brackets are not allowed in names: x[3] becomes x_3.
+    plain: Any = {p: Parameter(f"{p.vector.name}_{p.index}") for p in target.parameters}
+    return str(qasm3.dumps(target.assign_parameters(plain))).rstrip("\n") + "\n"
 
 
 def _qiskit() -> tuple[Any, Any]:
@@ -188,7 +190,7 @@ def _identifiers(names: Iterable[str]) -> dict[str, str]:
     used = {"q", "x", "w_encoding", *TAKEN}  # the first three names are used by the circuit itself
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        if not base[0].isalpha() or base in used or base.startswith("w_"):
+        if not base[0].isalpha() or base in used or re.match(r"w_|x_\d", base):
             base = f"task_{base}"
         identifier, n = base, 1
         while identifier in used:

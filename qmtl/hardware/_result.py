@@ -162,8 +162,9 @@ class HardwareResult:
     Attributes:
         run: name of the run in the ledger.
         backend: name of the backend that ran it.
-        execution: ``"device"``; or on this machine ``"whole circuit on the cut"``, or ``"task by
-            task"``, in which case shots of different tasks are not correlated.
+        execution: ``"device"``; or simulated on this machine, as one ``"whole circuit"`` on the
+            qubits in use, or ``"task by task"``, in which case shots of different tasks are not
+            correlated.
         primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of its jobs.
         shots: number of shots of each sample.
@@ -196,8 +197,9 @@ class HardwareResult:
 
     def __str__(self) -> str:
         samples = len(next(iter(self.values.values())))
+        how = "" if self.execution == "device" else "simulated here, "
         lines = [
-            f"run {self.run} on {self.backend} ({self.execution}): {samples} samples, "
+            f"run {self.run} on {self.backend} ({how}{self.execution}): {samples} samples, "
             f"{self.shots} shots, {len(self.jobs)} job{'s' if len(self.jobs) != 1 else ''}"
         ]
         if self.missing:

@@ -3,17 +3,16 @@
 Results are checked, stored once in the ledger, and decoded from there.
 """
 
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from torch import nn
 
-from qmtl._html import in_notebook, panel, table
+from qmtl._html import panel, table
 from qmtl.errors import (
     HardwareBusyError,
     HardwareConnectionError,
@@ -30,49 +29,12 @@ from qmtl.hardware._ledger import ChunkRecord, Ledger, RunRecord
 from qmtl.hardware._payload import HeadRun, head_run, request_hash
 from qmtl.hardware._prepare import prepare_head
 from qmtl.hardware._prepared_run import PreparedRun
+from qmtl.hardware._progress import Progress
 from qmtl.hardware._result import HardwareResult, read_result
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.hardware._submit import drop_duplicates, end, raise_if_ended, settle, submit, waits
 
 MOST_ROWS = 40  # most rows to show
-
-
-@dataclass
-class Progress:
-    """A line on standard error, or in a notebook's cell, that says what a run is waiting for.
-
-    On a terminal the line is overwritten; elsewhere a new line is written when it changes.
-
-    Attributes:
-        write: function that writes text.
-        is_terminal: whether a line can be overwritten.
-    """
-
-    write: Callable[[str], Any] = field(default_factory=lambda: _stream().write)
-    is_terminal: bool = field(default_factory=lambda: _stream().isatty())
-    _started: float = field(default_factory=time.monotonic)
-    _last: str = ""
-
-    def show(self, text: str) -> None:
-        """Show what the run is waiting for."""
-        if self.is_terminal:
-            seconds = int(time.monotonic() - self._started)
-            line = f"{text} ({seconds // 60}:{seconds % 60:02d})"
-            self.write(f"\r{line:<{len(self._last)}}")
-            self._last = line
-        elif text != self._last:
-            self.write(f"{text}\n")
-            self._last = text
-
-    def end(self) -> None:
-        """End the line."""
-        if self.is_terminal and self._last:
-            self.write("\n")
-
-
-def _stream() -> TextIO:
-    # Notebooks show standard error as if something had gone wrong.
-    return sys.stdout if in_notebook() else sys.stderr
 
 
 @dataclass(frozen=True)
@@ -82,10 +44,12 @@ class ChunkStatus:
     Attributes:
         chunk: the chunk's record in the ledger.
         service: the service's report on its job; None if it was not asked, or there is no job.
+        is_local: whether it is executed on this machine, so that nothing is ever sent.
     """
 
     chunk: ChunkRecord
     service: JobState | None = None
+    is_local: bool = False
 
     def __str__(self) -> str:
         """One word, or a failure with its reason."""
@@ -93,6 +57,8 @@ class ChunkStatus:
             return f"{self.chunk.state}: {self.chunk.error}"
         if self.service is not None:
             return self.service.status
+        if self.is_local:
+            return "stored" if self.chunk.state == "stored" else "not executed"
         names = {"planned": "not sent", "sending": "perhaps sent"}
         return names.get(self.chunk.state, self.chunk.state)
 
@@ -121,7 +87,8 @@ class RunStatus:
         """One line: the number of jobs in each state."""
         counts = Counter(str(status).split(":")[0] for status in self.chunks)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        return f"run {self.run.run} on {self.run.backend}: {states}"
+        again = f" (`qmtl ibm submit {self.run.run}` continues)" if "not executed" in counts else ""
+        return f"run {self.run.run} on {self.run.backend}: {states}{again}"
 
 
 def status(
@@ -143,7 +110,8 @@ def status(
     at_service = [c for c in chunks if c.state == "sent" and ask and not record.is_local]
     client = Client.of(service)
     states = {chunk.idx: client.state(str(chunk.job)) for chunk in at_service}
-    return RunStatus(record, tuple(ChunkStatus(c, states.get(c.idx)) for c in chunks))
+    local = record.is_local
+    return RunStatus(record, tuple(ChunkStatus(c, states.get(c.idx), local) for c in chunks))
 
 
 def _status_html(status: RunStatus) -> str:
@@ -168,7 +136,7 @@ def run(
     settings: HardwareSettings | None = None,
     service: Any = None,
     ledger: Ledger | str | Path | None = None,
-    again: bool | None = None,
+    again: bool = False,
     resubmit: bool = False,
     wait: bool = True,
     progress: Progress | None = None,
@@ -184,8 +152,7 @@ def run(
     Args:
         model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
         ledger, resubmit: as for `submit`.
-        again: whether to repeat a measurement that was made before; None means yes on this machine,
-            and no on a device.
+        again: whether to repeat a measurement that was made before; otherwise its result is taken.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
         progress: shows what the run is waiting for; None for a line on standard error.
         notes: notes for the run's context, as data that JSON can hold; ``directory`` is the run
@@ -205,14 +172,15 @@ def run(
         ...     file = f"{folder}/ledger.sqlite"
         ...     result = run(head, torch.zeros(3, 2), "aer", shots=100, ledger=file)
         >>> result.logits["a"].shape, result.execution
-        (torch.Size([3, 1]), 'whole circuit on the cut')
+        (torch.Size([3, 1]), 'whole circuit')
     """
     settings = HardwareSettings.of(options, settings)
     ledger, client = Ledger.of(ledger), Client.of(service)
     head = head_run(model, inputs, tasks)
     name = submit_head(
-        head, backend, settings, ledger, client, again=again, resubmit=resubmit, notes=notes
-    )
+        head, backend, settings, ledger, client, again=again, resubmit=resubmit, notes=notes,
+        progress=progress,
+    )  # fmt: skip
     if wait:
         _wait(name, ledger, client, progress)
     return read_result(name, ledger)
@@ -225,15 +193,14 @@ def submit_head(
     ledger: Ledger,
     client: Client,
     *,
-    again: bool | None,
+    again: bool = False,
     resubmit: bool = False,
     notes: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Prepare and submit, unless this was done before; returns the run's name. See `run`."""
     request = request_hash(head, str(getattr(backend, "name", backend)), settings)
     known = ledger.find_request(request)
-    if again is None:
-        again = known is not None and _is_over(ledger, known)
     sent: PreparedRun | str
     if known is not None and not again:
         device, sent = (open_backend(backend) if known.is_local else None), known.run
@@ -243,13 +210,8 @@ def submit_head(
     budget = settings.max_qpu_seconds
     return submit(
         sent, ledger, backend=device, service=client, again=again, resubmit=resubmit,
-        budget_seconds=budget,
+        budget_seconds=budget, progress=progress,
     )  # fmt: skip
-
-
-def _is_over(ledger: Ledger, known: RunRecord) -> bool:
-    """Whether a local run has ended, so that asking again means new shots."""
-    return known.is_local and all(chunk.state == "stored" for chunk in ledger.chunks(known.run))
 
 
 def fetch(
@@ -315,6 +277,9 @@ def wait(
 
 def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) -> RunStatus:
     progress = progress or Progress()
+    if ledger.run(name).is_local:
+        # An earlier call may have been killed before it had executed everything.
+        submit(name, ledger, progress=progress)
     try:
         found = _poll(name, ledger, client, progress)
     except KeyboardInterrupt:

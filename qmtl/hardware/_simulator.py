@@ -182,7 +182,7 @@ class HardwareSimulator(Simulator):
             chunks = range(len(prepared.chunks))
             return decode(prepared, [execute(prepared, i, backend=backend) for i in chunks])
         ledger, client = Ledger.of(self.ledger), Client.of(self.service)
-        name = submit_head(run, backend, self.settings, ledger, client, again=False)
+        name = submit_head(run, backend, self.settings, ledger, client)
         wait(name, ledger, service=client)
         return decode(ledger.prepared(name), raw_results(name, ledger))
 

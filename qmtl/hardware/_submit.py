@@ -27,6 +27,7 @@ from qmtl.hardware._decode import raw_to_bytes
 from qmtl.hardware._ledger import Ledger, RunRecord
 from qmtl.hardware._local import execute
 from qmtl.hardware._prepared_run import PreparedRun
+from qmtl.hardware._progress import Progress
 
 
 def submit(
@@ -38,6 +39,7 @@ def submit(
     again: bool = False,
     resubmit: bool = False,
     budget_seconds: float | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Send a run, or its unsent part. After any interruption the same call continues.
 
@@ -52,6 +54,7 @@ def submit(
         again: whether to measure a request again that is already in the ledger.
         resubmit: whether to send chunks again whose jobs failed or were cancelled.
         budget_seconds: QPU seconds that may be spent on what is still to be sent.
+        progress: shows the jobs that are executed here; None for a line on standard error.
 
     Returns:
         The run's name, for `wait`, `fetch`, `status` and `cancel`.
@@ -88,7 +91,7 @@ def submit(
         _reopen(ledger, run.run)
     try:
         if run.is_local:
-            _execute(ledger, run.run, backend)
+            _execute(ledger, run, backend, progress or Progress())
         else:
             _send(_Sender(ledger, run, Client.of(service), budget_seconds))
     except KeyboardInterrupt:
@@ -120,17 +123,23 @@ def _reopen(ledger: Ledger, run: str) -> None:
                 claim.reopen()
 
 
-def _execute(ledger: Ledger, run: str, backend: Any) -> None:
+def _execute(ledger: Ledger, record: RunRecord, backend: Any, progress: Progress) -> None:
     """Execute a run's chunks here, each once; of several processes one does it, the others wait."""
     prepared: PreparedRun | None = None
-    for chunk in ledger.chunks(run):
-        while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):
-            with claimed(ledger, run, chunk.idx) as claim:
-                if claim is not None:
-                    prepared = prepared or ledger.prepared(run)
-                    _execute_chunk(prepared, claim, backend)
-                    continue
-            time.sleep(0.2)
+    run, chunks = record.run, ledger.chunks(record.run)
+    shown = f"run {run} on {record.backend}, {record.samples} samples: job"
+    try:
+        for chunk in chunks:
+            while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):
+                progress.show(f"{shown} {chunk.idx + 1} of {len(chunks)} is executed here")
+                with claimed(ledger, run, chunk.idx) as claim:
+                    if claim is not None:
+                        prepared = prepared or ledger.prepared(run)
+                        _execute_chunk(prepared, claim, backend)
+                        continue
+                time.sleep(0.2)
+    finally:
+        progress.end()
 
 
 def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Any) -> None:

@@ -375,7 +375,7 @@ def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
         own = {parameter.name: parameter for parameter in circuit.parameters}
         names = {parameter: own[parameter.name] for parameter in stored.parameters}
         native = stored.assign_parameters(names)
-    except Exception:
+    except Exception:  # of any type: QPY raises many kinds of errors for a damaged file
         return None
     native.metadata = {}
     return Transpiled(native, tuple(layout), int(swaps))

@@ -287,7 +287,10 @@ class QuantumHead(CircuitHead):
     def to_qiskit(
         self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
     ) -> Any:
-        """The circuit in Qiskit, as a `qmtl.hardware.QiskitHeadCircuit`.
+        """The circuit as a Qiskit `QuantumCircuit`.
+
+        Wire i is qubit i, feature i the parameter ``x[i]``: ``assign_parameters(angles)`` binds a
+        sample. Each task's wires are measured into a classical register with its name.
 
         Args:
             tasks: tasks whose blocks and measurements are included; None for all. A head of the
@@ -303,11 +306,12 @@ class QuantumHead(CircuitHead):
         Example:
             >>> from qmtl import HeadCircuit, Task
             >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
-            >>> head.to_qiskit().circuit.num_parameters
-            2
+            >>> circuit = head.to_qiskit()
+            >>> [parameter.name for parameter in circuit.parameters], circuit.cregs[0].name
+            (['x[0]', 'x[1]'], 'a')
         """
         weights = self.weights() if bound else None
-        return _exporter().to_qiskit(self.circuit, weights, tasks, measure=measure)
+        return _exporter().to_qiskit(self.circuit, weights, tasks, measure=measure).circuit
 
     def to_qasm(
         self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
@@ -318,7 +322,7 @@ class QuantumHead(CircuitHead):
             >>> from qmtl import HeadCircuit, Task
             >>> head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
             >>> [line for line in head.to_qasm().splitlines() if "input" in line]
-            ['input float[64] _x_0_;', 'input float[64] _x_1_;']
+            ['input float[64] x_0;', 'input float[64] x_1;']
         """
         weights = self.weights() if bound else None
         text: str = _exporter().to_qasm3(self.circuit, weights, tasks, measure=measure)

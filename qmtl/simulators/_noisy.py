@@ -294,8 +294,12 @@ def _program(
         )
     plan = Plan(tasks, tuple(groups), (), builder.finish(), int(columns[-1]))
     limit = memory_limit(torch.device("cpu"), max_memory)
-    engines = [_engine(group, limit, strings=strings, trains=trains) for group in groups]
-    for group, engine in zip(groups, engines, strict=True):
+    engines: dict[int, Engine] = {}
+    # The largest first, so that a circuit that is too large is refused before others take time.
+    sizes = [(group.cone.n_wires, len(group.cone.encoding)) for group in groups]
+    for i in sorted(range(len(groups)), key=sizes.__getitem__, reverse=True):
+        group = groups[i]
+        engine = engines[i] = _engine(group, limit, strings=strings, trains=trains)
         needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
         if needed > limit:
             # Under noise, n wires have as many numbers as 2n wires have amplitudes without noise.
@@ -305,7 +309,7 @@ def _program(
                 f"wires; a step of one sample would take about {bytes_text(needed)}, the limit is "
                 f"{bytes_text(limit)}. {cause_of_size(circuit, task, 2 * seen, 2 * inner)}"
             )
-    return Program(plan, engines)
+    return Program(plan, [engines[i] for i in range(len(groups))])
 
 
 def _cones(

@@ -90,6 +90,7 @@ def test_binary_tasks_have_eight_weights_each_and_all_count(n_tasks, name):
     circuit = HeadCircuit(binary_tasks(n_tasks))
     count = circuit.count_parameters()
     assert (count.encoding, count.circuit, count.total) == (2 * n_tasks, 8 * n_tasks, 9 * n_tasks)
+    assert str(count).endswith(f", total={9 * n_tasks})")
     case = random_case(circuit, batch=12)
     rows = jacobian(simulator_for(name), circuit, case.angles(), case.weights())
     sizes = torch.linalg.svdvals(rows)

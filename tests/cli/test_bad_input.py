@@ -251,3 +251,23 @@ def test_from_python_a_value_error_with_names_and_numbers(monkeypatch, make, wor
     assert isinstance(caught.value, ValueError)
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("evaluate", "rum"), "did you mean 'run'?"),
+        (("train", "--resume", "./rnu"), "did you mean 'run'?"),
+        (("ibm", "estimate", "run1"), "did you mean 'run'?"),
+        (("report", "run", "run/modle"), "did you mean 'run/model'?"),
+        (("export", "runn"), "did you mean 'run'?"),
+        (("runs", "rum"), "did you mean 'run'?"),
+        (("train", "recipes.toml"), "did you mean 'recipe.toml'?"),
+        (("predict", "run", "tabel.csv"), "did you mean 'table.csv'?"),
+        (("evaluate", "nothing-like-it"), "it has no recipe.toml\n"),
+    ],
+)
+def test_a_path_that_is_not_there_gets_the_names_that_are_near(qmtl, run, words, expected):
+    run.with_name("recipe.toml").touch()
+    run.with_name("table.csv").touch()
+    assert expected in qmtl.bad(*words)

@@ -501,13 +501,13 @@ def test_export_of_a_trained_head(qmtl, run, tmp_path):
     qasm = qmtl.good("export", run)
     assert qasm == model.head.to_qasm()
     assert qasm.startswith("OPENQASM 3")
-    assert "input float[64] _x_0_;" in qasm
-    assert "_w_" not in qasm
+    assert "input float[64] x_0;" in qasm
+    assert "w_" not in qasm
     weight = model.head.weights()["parity"][0].item()
     assert f"{weight:.6g}"[:6] in qasm
     qmtl.good("export", run, "--task", "ink", "--symbolic", "--out", "ink.qasm")
     text = (tmp_path / "ink.qasm").read_text()
-    assert "_w_ink_0_" in text
+    assert "w_ink_0" in text
     assert "bit[2] parity" not in text
     assert "did you mean 'parity'" in qmtl.bad("export", run, "--task", "partiy")
     qmtl.good("export", run, "--onnx", "model.pt2")

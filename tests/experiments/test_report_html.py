@@ -196,3 +196,9 @@ def test_no_run_and_a_run_twice(runs):
         read_runs([])
     with pytest.raises(InvalidInputError, match="given twice"):
         read_runs([runs[0], runs[0]])
+
+
+def test_the_recipe_is_shown_without_the_keys_that_are_not_set(runs, tmp_path):
+    text = write_report(runs[:1], tmp_path / "report.html").read_text()
+    assert "# " in (runs[0] / "recipe.toml").read_text()
+    assert not re.search(r"^# [a-z_]+ =$", text, re.MULTILINE)

@@ -81,6 +81,6 @@ def small_run(chunks=1, *, shots=20, mode=None, backend=BACKEND, seed=0, options
         decoding=Decoding((reading,), 2 * chunks, ((0,),)),
         options=options,
         estimate=Estimate(2, 3, 1, 1, 0, 0.9, {}, 1, 2 * shots * chunks, chunks, 10.0, 0, (1, 2)),
-        execution="whole circuit on the cut" if backend == "aer" else "device",
+        execution="whole circuit" if backend == "aer" else "device",
         request=request,
     )  # fmt: skip

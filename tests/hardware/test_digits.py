@@ -42,7 +42,7 @@ def test_a_trained_model_measures_as_predicted(trained, backend, monkeypatch, tm
     decoded = decode(run, [execute(run, 0)])
     assert time.process_time() - start < 60
     assert len(run.circuits) == len(run.chunks) == 1
-    assert run.execution == "whole circuit on the cut"
+    assert run.execution == "whole circuit"
     comparison = compare(run, decoded)
     assert comparison.n_compared == SAMPLES * 14
     # How many of 224 deviations are beyond 4 by chance, from the binomial distributions.

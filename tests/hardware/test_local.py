@@ -16,10 +16,12 @@ from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.hardware import (
     HardwareSimulator,
     Ledger,
+    Progress,
     backend_names,
     compare,
     decode,
     execute,
+    fetch,
     open_backend,
     prepare,
     run,
@@ -52,7 +54,7 @@ def outcomes(run, task):
 def test_task_by_task_gives_the_same_as_the_whole_circuit(backend):
     head = binary_head(2)
     run = prepare(head, features(head, 4), backend, shots=4096, seed=0)
-    assert run.execution == "whole circuit on the cut"
+    assert run.execution == "whole circuit"
     for how in (run, replace(run, execution="task by task")):
         comparison = compare(how, decode(how, [execute(how, 0)]))
         assert comparison.largest < 4.5, comparison
@@ -138,6 +140,38 @@ def test_limits_are_told():
     run = prepare(head, features(head, 1), "aer", shots=10, predict=False)
     with pytest.raises(InvalidInputError, match="not a backend of this machine"):
         execute(run, 0, backend=replace(open_backend("aer"), kind="real", name="ibm_x"))
+
+
+def test_a_run_that_was_killed_here_is_told_plainly_and_goes_on(tmp_path, monkeypatch):
+    """A kill leaves a chunk as about to be sent; nothing is ever sent from a local run."""
+    head, ledger, lines = small_head(), Ledger(tmp_path / "ledger.sqlite"), []
+    options = {"shots": 10, "seed": 0, "max_executions": 10, "cache": False}
+    prepared = prepare(head, features(head, 3), "aer", **options)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qmtl.hardware._submit.execute", die)
+        with pytest.raises(KeyboardInterrupt):
+            submit(prepared, ledger)
+    (name,) = (one.run for one in ledger.runs())
+    told = f"run {name} on aer: 3 not executed (`qmtl ibm submit {name}` continues)"
+    assert str(status(name, ledger)) == told
+    progress = Progress(write=lines.append, is_terminal=False)
+    assert fetch(name, ledger, progress=progress).missing == 0
+    shown = f"run {name} on aer, 3 samples: job {{}} of 3 is executed here\n"
+    assert lines == [shown.format(i) for i in (1, 2, 3)]
+    assert str(status(name, ledger)) == f"run {name} on aer: 3 stored"
+
+
+def test_a_fake_device_takes_no_more_shots_than_the_device(fez):
+    head = binary_head(1)
+    most = fez.max_shots
+    prepare(head, features(head, 1), fez, shots=most, predict=False)
+    prepare(head, features(head, 1), "aer", shots=most + 1, predict=False)
+    with pytest.raises(InvalidInputError, match=f"fake_fez takes at most {most} shots of a sampl"):
+        prepare(head, features(head, 1), fez, shots=most + 1)
 
 
 def test_fake_devices_that_cannot_be_used():

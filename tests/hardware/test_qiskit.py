@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 qiskit = pytest.importorskip("qiskit")
 
-from qiskit import qasm3  # noqa: E402
+from qiskit import QuantumCircuit, qasm3  # noqa: E402
 from qiskit.primitives.containers import DataBin  # noqa: E402
 from qiskit.quantum_info import Operator, Statevector  # noqa: E402
 from qiskit.transpiler import CouplingMap  # noqa: E402
@@ -33,6 +33,7 @@ from qmtl.hardware import to_qasm3, to_qiskit  # noqa: E402
 from qmtl.pennylane import PennyLaneSimulator  # noqa: E402
 from qmtl.simulators import LightConeSimulator  # noqa: E402
 from qmtl.tasks import Task  # noqa: E402
+from tests.hardware.samples import features, small_head  # noqa: E402
 
 entanglers = st.sampled_from(list(ENTANGLERS))
 ansatze = st.one_of(
@@ -135,13 +136,13 @@ def test_values_agree_with_pennylane_and_light_cones(circuit, batch, seed):
 
 
 def bind_by_name(qiskit_circuit, circuit, angles, weights, names):
-    """Bind a circuit whose parameters are called ``x[3]`` or, as read from QASM, ``_x_3_``."""
+    """Bind a circuit whose parameters are called ``x[3]`` or, as read from QASM, ``x_3``."""
     values = {f"x{i}": float(value) for i, value in enumerate(angles)}
     for key, name in names.items():
         values |= {f"w_{name}{i}": float(value) for i, value in enumerate(weights[key])}
     by_parameter = {}
     for parameter in qiskit_circuit.parameters:
-        stem, index = re.fullmatch(r"_?(\w+?)[\[_](\d+)[\]_]", parameter.name).groups()
+        stem, index = re.fullmatch(r"(\w+?)[\[_](\d+)\]?", parameter.name).groups()
         by_parameter[parameter] = values[f"{stem}{index}"]
     return qiskit_circuit.assign_parameters(by_parameter)
 
@@ -214,6 +215,8 @@ ODD_NAMES += [
     "ü",
     "9",
     "_x_0_",
+    "x_0",
+    "x_1",
     "task_q",
     "-",
     "Σ/2",
@@ -302,3 +305,18 @@ def test_two_qubit_depth_of_the_default_encoding_on_100_wires():
         f"{ring.count_ops()['cz']} CZs (200 without the line)",
         end="",
     )
+
+
+def test_a_head_gives_a_plain_circuit_of_qiskit():
+    head = small_head()
+    circuit = head.to_qiskit()
+    assert type(circuit) is QuantumCircuit
+    assert circuit.parameters == {p for p in circuit.parameters if p.vector.name == "x"}
+    angles = head.angles(features(head, 1))
+    bound = circuit.assign_parameters(angles[0].tolist())
+    counts = to_qiskit(head.circuit, head.weights())
+    expected = counts.circuit.assign_parameters(counts.parameter_values(angles)[0])
+    assert bound == expected
+    inputs = re.findall(r"input float\[64\] (\w+);", head.to_qasm(bound=False))
+    names = {"x", "w_encoding", "w_my_task", "w_b"}
+    assert {name.rpartition("_")[0] for name in inputs} <= names

@@ -149,13 +149,13 @@ def test_another_day_the_same_call_comes_back(hanoi, head, inputs, tmp_path, mon
     assert set(anew.estimate.layout) != used
 
 
-def test_here_the_same_call_measures_anew(own_ledger, head, inputs):
-    first, second = (measure(head, inputs, "aer") for _ in range(2))
+def test_here_too_the_same_call_takes_the_result_again(own_ledger, head, inputs):
+    first, kept = (measure(head, inputs, "aer") for _ in range(2))
+    assert kept.run == first.run
+    assert torch.equal(kept.values["a"], first.values["a"])
+    second = measure(head, inputs, "aer", again=True)
     assert second.run == f"{first.run}-2"
     assert not torch.equal(first.values["a"], second.values["a"])
-    kept = measure(head, inputs, "aer", again=False)
-    assert kept.run == second.run
-    assert torch.equal(kept.values["a"], second.values["a"])
     assert torch.equal(fetch(first.run).values["a"], first.values["a"])
 
 

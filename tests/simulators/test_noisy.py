@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+import time
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
+from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RotationAnsatz
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.noise import Channel, DeviceNoise
 from qmtl.simulators import LightConeSimulator, NoisySimulator, Simulator
@@ -284,6 +285,16 @@ def test_too_large():
         NoisySimulator(UNIFORM).expectation_values(
             circuit, random_angles(circuit), random_weights(circuit), ["t0"]
         )
+
+
+def test_a_circuit_that_is_too_large_is_refused_soon():
+    """By its largest cone, before strings are followed through the cones of all other tasks."""
+    line = {"entangler": "cz_line"}
+    circuit = HeadCircuit(binary_tasks(15), AngleEncoding(15, **line), RotationAnsatz(**line))
+    start = time.process_time()
+    with pytest.raises(CircuitTooLargeError, match="outputs depend on 30 of 30 wires"):
+        NoisySimulator(DAMPED).explain(circuit, 1)
+    assert time.process_time() - start < 15  # it took more than 60
 
 
 def test_iqp_and_cnots():

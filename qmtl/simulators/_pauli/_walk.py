@@ -123,10 +123,17 @@ def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
         touched.append(touched[-1] | sum(1 << w for w in wires))
     needed, operations, visits = [set(terms)], 0, 0
     for op, before in zip(reversed(circuit.encoding), touched[-2::-1], strict=True):
-        every = [found for _, found in images(op, needed[-1], angle_of)]
-        operations += sum(map(len, every)) - len(every)
+        found = needed[-1]
+        if op.name == DAMPING:
+            rests = {q for p in found if (q := without_z(op.wires[0], p)) is not None}
+            operations += len(rests)
+            found = found | rests
+        elif op.name != CHANNEL:  # which only multiplies strings by numbers
+            every = [terms for _, terms in images(op, found, angle_of)]
+            operations += sum(map(len, every)) - len(every)
+            found = {q for terms in every for q, _ in terms}
         # A string with X or Y on a wire that no earlier gate acts on is zero.
-        needed.append({q for found in every for q, _ in found if not q[0] & ~before})
+        needed.append({q for q in found if not q[0] & ~before})
         visits += len(needed[-1])
         _check(operations, most)
         _check(len(needed[-1]), MOST_STRINGS)
