@@ -398,7 +398,7 @@ def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, 
     show_metrics(
         f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated",
         found["measured"],
-        {"simulated without noise": found["simulated"]},
+        {"simulated": found["simulated"]},
         own="measured",
     )
     return found

@@ -46,7 +46,7 @@ def test_here(qmtl, run):
         "0 beyond",
     ):
         assert word in out
-    assert re.search(r"metric +┃ +measured +┃ +simulated without noise", out)
+    assert re.search(r"metric +┃ +measured +┃ +simulated", out)
     record = json.loads((run / "hardware" / f"{name}.json").read_text())
     assert record["execution"] == "whole circuit"
     assert (record["samples"], record["shots"], record["split"]) == (3, 200, "test")
