@@ -31,7 +31,7 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
     Example:
         >>> from qmtl.tasks import Task
         >>> without_blocks(HeadCircuit([Task.binary("a"), Task.binary("b")])).count_parameters()
-        ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2)
+        ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2, total=6)
     """
     blocks = dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
     ablated = rebuilt(circuit, blocks=blocks)
