@@ -12,7 +12,7 @@ import typer
 from qmtl._io import print_table
 from qmtl.cli._options import RunDirectory, Split, expanded
 from qmtl.cli._output import show_metrics
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, nearest, unknown_name
 
 if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
@@ -137,6 +137,9 @@ def submit(
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     over = {r.run for r in opened.runs() if status_of(r.run, opened, ask=False).is_complete}
+    names = [r.run for r in opened.runs()]
+    if not Path(run).exists() and not opened.knows(run) and nearest(run, names):
+        raise unknown_name("run", run, names)
     if not Path(run).exists() and opened.knows(run):
         _refuse_options(context, run)
         name = submit_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
@@ -224,7 +227,8 @@ def fetch(
     if opened.results(run):
         _show(run, opened)
     if not found.is_complete:
-        print(f"{found}; `qmtl ibm fetch {run} --wait` waits")
+        more = "" if found.run.is_local else f"; `qmtl ibm fetch {run} --wait` waits"
+        print(f"{found}{more}")
         raise typer.Exit(1)
 
 
@@ -249,7 +253,10 @@ def list_(ledger: LedgerFile = None) -> None:
     from qmtl.hardware import status as status_of
 
     opened = Ledger(ledger)
-    for run in opened.runs():
+    runs = opened.runs()
+    if not runs:
+        print(f"no runs in {opened.path}")
+    for run in runs:
         line = status_of(run.run, opened, ask=False)
         created = run.created[:16].replace("T", " ")
         print(f"{created}  {line}; {run.samples} samples, {run.shots} shots")

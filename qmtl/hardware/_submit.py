@@ -110,8 +110,9 @@ def raise_if_ended(ledger: Ledger, run: str) -> None:
     """
     ended = [chunk for chunk in ledger.chunks(run) if chunk.state in ("failed", "cancelled")]
     if ended:
+        repeat = "execute" if ledger.run(run).is_local else "send"
         raise HardwareJobError(
-            f"{len(ended)} of run {run}'s jobs gave no result: {ended[0].error}; to send them "
+            f"{len(ended)} of run {run}'s jobs gave no result: {ended[0].error}; to {repeat} them "
             f"again, run: qmtl ibm submit {run} --resubmit"
         )
 

@@ -57,6 +57,7 @@ def test_here(qmtl, run):
     assert f"local-{name}-0-1" in out
     assert "result stored" in out
     # The same command takes the result again, as for devices, unless it is told to measure anew.
+    assert f"did you mean '{name}'?" in qmtl.bad("ibm", "submit", f"{name[:-2]}xx")
     told = f"run {name} was measured before; `qmtl ibm fetch {name}` shows it; --again measures"
     assert told in qmtl.good(*words)
     assert only_run() == name
@@ -163,6 +164,7 @@ def test_without_an_account(qmtl, run, monkeypatch, tmp_path):
     assert "no IBM Quantum account" in qmtl.bad("ibm", "backends")
     assert "aer" in qmtl("ibm", "backends").out
     assert "aer" in qmtl.good("ibm", "backends", "--local")
+    assert qmtl.good("ibm", "list", "--ledger", "new.sqlite") == "no runs in new.sqlite\n"
 
 
 @pytest.mark.parametrize(
