@@ -88,8 +88,10 @@ class LightConeSimulator(Simulator):
     ) -> Tensor:
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
-            # Compilation would only make this slower. A decorator would import the compiler.
-            values: Tensor = torch.compiler.disable(self.values)(circuit, angles, weights, tasks)
+            # Compilation would only make this slower.
+            from qmtl._uncompiled import uncompiled
+
+            values: Tensor = uncompiled(self.values, circuit, angles, weights, tasks)
             return values
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
@@ -108,8 +110,11 @@ class LightConeSimulator(Simulator):
     ) -> Tensor:
         """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
         if is_dynamo_compiling():
-            logits: Tensor = torch.compiler.disable(self.logits)(
-                circuit, features, encoding, blocks, scales, angle_map=angle_map, tasks=tasks
+            from qmtl._uncompiled import uncompiled
+
+            parts = features, encoding, blocks, scales
+            logits: Tensor = uncompiled(
+                self.logits, circuit, *parts, angle_map=angle_map, tasks=tasks
             )
             return logits
         chosen, kind = None if tasks is None else tuple(tasks), features.dtype

@@ -228,6 +228,18 @@ class TestCompilers:
         assert len([nodes for nodes in graphs if nodes]) == 1
         assert all(parameter.grad is not None for parameter in model.parameters())
 
+    def test_a_compiled_step_decides_nothing_anew(self, monkeypatch):
+        """What stays uncompiled is decided while it compiles: steps of a new size or without
+        gradients compile nothing of the head and make no wrapper."""
+        model = self.Model(QuantumHead(CIRCUIT, seed=0))
+        compiled = torch.compile(model, backend="eager", dynamic=True)
+        sum(value.sum() for value in compiled(torch.randn(5, 7)).values()).backward()
+        monkeypatch.setattr(torch.compiler, "disable", None)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for batch in (5, 6, 9):
+                x = torch.randn(batch, 7)
+                assert_equal(compiled(x), model(x))
+
     @pytest.mark.parametrize("circuit", [CIRCUIT, CHAIN, DENSE, SHARED])
     def test_an_exported_head_gives_the_same_and_the_head_still_runs(self, circuit):
         head = QuantumHead(circuit, seed=0)
