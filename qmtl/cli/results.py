@@ -117,7 +117,9 @@ def evaluate(
     chosen = _attack(attack, {k: v for k, v in given.items() if v is not None})
     opened = Run.read(run)
     data = opened.load_data(split)
-    rows, model = data.splits[split], opened.load_model()
+    rows = data.splits[split]
+    # An attack takes many passes.
+    model = opened.load_model(len(rows) if chosen is None else None)
     others = {"baseline": baseline_metrics(data, rows)}
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"

@@ -28,6 +28,7 @@ from qmtl.errors import RecipeError, RunDirectoryError, near_paths, unknown_name
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
+from qmtl.simulators import LightConeSimulator
 
 if TYPE_CHECKING:
     from qmtl.experiments._rivals import Trained
@@ -102,6 +103,8 @@ CHANGEABLE = (
     "training.weight_decay", "training.patience", "training.gradient_clip", "training.accelerator",
     "training.devices", "training.num_workers", "logging", "compare", "bench", "name",
 )  # fmt: skip
+# Torch runs so many on states of a few wires in the time in which kernels are loaded.
+FEW_OPERATIONS = 2e9
 FOLDER = "QMTL_RUN_DIRECTORY"
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
@@ -148,9 +151,21 @@ class Run:
             results |= {"first_epoch": 1, "best_epoch": results["best_epoch"] + 1}
         return cls(folder, recipe, results)
 
-    def load_model(self) -> MultiTaskModel:
-        """The trained model."""
-        return load(self.path / "model")
+    def load_model(self, rows: int | None = None) -> MultiTaskModel:
+        """The trained model.
+
+        Args:
+            rows: number of rows that it will predict before the process ends. If that is little
+                work, its light cones run on torch: loading the compiled kernels would take longer.
+        """
+        model = load(self.path / "model")
+        simulator = getattr(model.head, "simulator", None)
+        if rows is None or type(simulator) is not LightConeSimulator:
+            return model
+        light = LightConeSimulator(simulator.max_memory, "eager")
+        plan = light.explain(model.head.circuit, rows)
+        few = sum(group.operations for group in plan.groups) <= FEW_OPERATIONS
+        return model.with_simulator(light) if few else model
 
     def load_data(self, split: str | None = None) -> MultiTaskData:
         """The data of the run's recipe.

@@ -176,8 +176,12 @@ class Step:
         """The outputs from features and flat weights, with all that a backward pass needs."""
         places = self._places(features)
         columns = np.empty((len(places), len(features)), features.dtype)
-        rows = np.ascontiguousarray(features)
-        total = self._kernels.load(columns, rows, places, self.factor)
+        if any(engine.has_kernels for engine in self.program.engines):
+            rows = np.ascontiguousarray(features)
+            total = self._kernels.load(columns, rows, places, self.factor)
+        else:
+            np.multiply(features.T[places], self.factor, out=columns)
+            total = features.sum()
         if self.layout and not (math.isfinite(total) and len(columns) == features.shape[1]):
             check_finite(torch.from_numpy(features))
         angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns

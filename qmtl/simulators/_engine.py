@@ -46,6 +46,8 @@ class Engine(ABC):
     name: ClassVar[str]
     # The angles whose cosines and sines it uses: "whole", "half" or "" for neither.
     wants: ClassVar[str] = ""
+    # Whether it runs compiled kernels, which take most of a second to load.
+    has_kernels: ClassVar[bool] = False
 
     def __init__(self, columns: NDArray[np.int64], most_bytes: int | None = None) -> None:
         self.columns, self.most_bytes = columns, most_bytes

@@ -14,6 +14,26 @@ from tests.cli.command import SCRIPT, script, settings
 THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+def test_a_small_evaluation_loads_no_compiler(finished):
+    """Numba takes most of a second to load; few rows run on torch, with the same metrics."""
+    code = """
+import sys
+from qmtl.experiments import Run
+from qmtl.training import evaluate
+run = Run.read(sys.argv[1])
+rows = run.load_data().test
+found = evaluate(run.load_model(len(rows)), rows)
+print("numba" in sys.modules, "matplotlib" in sys.modules, "pytorch_lightning" in sys.modules)
+kept = run.results["metrics"]["test"]
+print(all(abs(v - kept[t][m]) < 1e-4 for t, own in found.items() for m, v in own.items()))
+print(run.load_model(10**9).head.simulator.engine)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["False False False", "True", "compiled"]
+
+
 def test_help_is_fast():
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -27,6 +27,7 @@ class AmplitudeEngine(Engine):
 
     name: ClassVar[str] = "state vectors"
     wants: ClassVar[str] = "half"
+    has_kernels: ClassVar[bool] = True
 
     def __init__(self, program: Program) -> None:
         group = self.group = program.group

@@ -37,6 +37,7 @@ class PauliEngine(Engine):
 
     name: ClassVar[str] = "Pauli strings"
     wants: ClassVar[str] = "whole"
+    has_kernels: ClassVar[bool] = True
 
     def __init__(
         self,
