@@ -89,6 +89,8 @@ def output_matrix(register: Register) -> NDArray[np.float64]:
 
 MAX_READ_WIRES = 20
 """Most wires of a readout, which is kept as a matrix over the basis states of its wires."""
+MAX_READ_NUMBERS = 2**24
+"""Most numbers of that matrix: outputs times basis states."""
 
 
 def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
@@ -105,7 +107,8 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
     use them.
 
     Raises:
-        CircuitTooLargeError: if the matrix would cover more than `MAX_READ_WIRES` wires.
+        CircuitTooLargeError: if the matrix would cover more than `MAX_READ_WIRES` wires, or have
+            more than `MAX_READ_NUMBERS` numbers.
 
     Example:
         >>> spanned_wires(HeadCircuit([Task.binary("a")], wires_per_task=30), "a")
@@ -117,10 +120,11 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
     least = max(readout.min_wires, max(read) + 1)
     if least < n and tuple(readout.read_wires(least)) == read:
         n = least
-    if n > MAX_READ_WIRES:
+    if n > MAX_READ_WIRES or readout.n_outputs << n > MAX_READ_NUMBERS:
         raise CircuitTooLargeError(
-            f"task {task!r}: its readout {readout} spans {n} wires of the register, at most "
-            f"{MAX_READ_WIRES} can be simulated: use fewer wires for this task"
+            f"task {task!r}: its readout {readout} has {readout.n_outputs} outputs on {n} wires of "
+            f"the register; at most {MAX_READ_WIRES} wires, and {MAX_READ_NUMBERS:,} outputs times "
+            f"basis states, can be simulated: use fewer wires for this task"
         )
     return n
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings, RealAmplitudes
 from qmtl.circuit import _light_cone as light_cone_module
 from qmtl.errors import CircuitTooLargeError
-from qmtl.simulators import LightConeSimulator
+from qmtl.noise import DeviceNoise
+from qmtl.simulators import LightConeSimulator, NoisySimulator
 from qmtl.simulators._cones import cones_of, moved_tasks, wire_table
 from qmtl.simulators._lightcone import CACHED_PLANS
 from qmtl.simulators._plan import build_plan
@@ -312,3 +313,12 @@ def test_many_wires_read_together_are_planned_at_once():
     start = time.perf_counter()
     assert LightConeSimulator().explain(circuit, 1).groups[0].engine == "state vectors"
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(
+    "simulator", [LightConeSimulator(), NoisySimulator(DeviceNoise.uniform(0.01))]
+)
+def test_a_readout_with_too_many_outputs_for_its_wires_is_refused(simulator):
+    circuit = HeadCircuit([Task.multiclass("a", 1024)], wires_per_task=20)
+    with pytest.raises(CircuitTooLargeError, match=r"task 'a'.*1024 outputs on 20 wires"):
+        simulator.explain(circuit, 1)
