@@ -7,7 +7,7 @@ import pytest
 
 from qmtl import errors
 
-FUNCTIONS = {"check_integer", "nearest", "missing_extra", "unknown_name"}
+FUNCTIONS = {"check_integer", "near_paths", "nearest", "missing_extra", "unknown_name"}
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]
 
 
