@@ -1,5 +1,6 @@
 """Settings that hold for every test: reproducible examples, one thread, plain precision."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,11 +13,14 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=40,
+    max_examples=30,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("qmtl")
 torch.set_num_threads(1)
+# Torch, JAX, PennyLane and Qiskit are a million objects, and to look through all of them takes a
+# second: do so a tenth as often as Python does by itself.
+gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
 
 
 @pytest.fixture(autouse=True)

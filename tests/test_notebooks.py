@@ -39,13 +39,18 @@ def kernel():
 
 
 def run(path, kernel, folder, data):
-    """Execute the small form of a notebook in a folder, without names that others have left."""
+    """Execute the small form of a notebook in a folder, without names that others have left.
+
+    Returns:
+        What the notebook's own cells have put out.
+    """
     variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
     fresh = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\nos.environ |= {variables}\ndel os"
     notebook = _read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
     # Raises with the cell and its traceback.
     nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
+    return [cell.outputs for cell in _code(notebook)[1:]]
 
 
 @pytest.mark.slow
@@ -65,6 +70,29 @@ def test_a_notebook_sees_no_names_of_another(kernel, tmp_path):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
         nbformat.write(notebook, tmp_path / f"{number}.ipynb")
         run(tmp_path / f"{number}.ipynb", kernel, tmp_path, tmp_path)
+
+
+TRAINING = """
+import torch, qmtl
+data = qmtl.data.from_arrays(torch.randn(40, 2), {"a": torch.arange(40) % 2})
+circuit = qmtl.HeadCircuit(data.tasks)
+encoder = qmtl.encoders.MLP(2, out_features=circuit.n_features, seed=0)
+model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+result = qmtl.fit(model, data, max_epochs=3, seed=0)
+"""
+
+
+@pytest.mark.slow
+def test_training_leaves_one_line_of_html_and_nothing_on_standard_error(kernel, tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in (TRAINING, "result")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "training.ipynb")
+    (bar,), (shown,) = run(tmp_path / "training.ipynb", kernel, tmp_path, tmp_path)
+    assert "epoch 3/3" in bar.data["text/html"]
+    assert "validation loss" in bar.data["text/html"]
+    steps = bar.data["text/html"].split('value="')[1].split('"')[0]
+    assert f'max="{steps}"' in bar.data["text/html"]
+    assert "<svg role" in shown.data["text/html"]
+    assert shown.data["text/plain"].startswith("Result(3 epochs")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

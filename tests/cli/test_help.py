@@ -67,9 +67,7 @@ def completions(*words: str) -> list[str]:
     ("words", "expected"),
     [
         (["tra"], {"train", "trainability"}),
-        (["train", "dig"], {"digits"}),
         (["train", "digits", "--compare", "local"], {"local-register", "local-cone"}),
-        (["circuits", "show", "cz"], {"cz-ring"}),
         (["bench", "digits", "--heads", "linear,shared"], {"linear,shared-vqc"}),
     ],
 )

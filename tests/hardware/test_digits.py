@@ -17,7 +17,7 @@ from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.training import fit
 
-SAMPLES, SHOTS = 16, 4096
+SAMPLES, SHOTS = 8, 4096
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_trained_model_measures_as_predicted(trained, backend, monkeypatch, tm
     assert run.execution == "whole circuit"
     comparison = compare(run, decoded)
     assert comparison.n_compared == SAMPLES * 14
-    # How many of 224 deviations are beyond 4 by chance, from the binomial distributions.
+    # How many of 112 deviations are beyond 4 by chance, from the binomial distributions.
     assert comparison.expected_beyond < 0.2
     assert comparison.n_beyond <= 1, str(comparison)
     assert comparison.largest < 5

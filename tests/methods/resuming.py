@@ -8,7 +8,7 @@ from tests.training.samples import QUIET, InterruptAt, InterruptionError, same_s
 
 def assert_resumes(folder, data, dropout=0.3, **options) -> None:
     """A run that is interrupted in its third epoch comes to the unbroken one, bit for bit."""
-    options = {"max_epochs": 4, "seed": 2, **QUIET} | options
+    options = {"max_epochs": 3, "seed": 2, **QUIET} | options
     unbroken = qmtl.fit(tiny_model(data, dropout=dropout), data, **options)
     with pytest.raises(InterruptionError):
         qmtl.fit(

@@ -49,7 +49,7 @@ def flat(gradients, model):
 
 def assert_resumes(folder, make_model, data, **options):
     """A run that is killed in its third epoch and goes on is the unbroken run, bit for bit."""
-    options = {"max_epochs": 4, **options, **QUIET}
+    options = {"max_epochs": 3, **options, **QUIET}
     unbroken = qmtl.fit(make_model(), data, **options)
     with pytest.raises(InterruptionError):
         qmtl.fit(make_model(), data, checkpoints=folder, callbacks=[InterruptAt(2)], **options)

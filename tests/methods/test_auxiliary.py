@@ -154,7 +154,7 @@ def test_the_entropy_term_keeps_sub_classes_in_use():
         steps = Steps()
         options = {"subclasses": 3, "entropy": entropy, "tasks": ["b"]}
         qmtl.fit(
-            tiny_model(data), data, max_epochs=25, auxiliary=options, callbacks=[steps],
+            tiny_model(data), data, max_epochs=12, auxiliary=options, callbacks=[steps],
             learning_rate=0.05, **QUIET,
         )  # fmt: skip
         # The biases alone say how unequal the sub-classes have become.

@@ -125,7 +125,7 @@ def circuits_of_any_gates(draw):
 
 
 @pytest.mark.parametrize("name", ["chosen", "paulis", "amplitudes", "joint", "eager"])
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(circuits_of_any_gates(), st.integers(0, 10**6))
 def test_gates_in_no_pattern(name, circuit, seed):
     simulator = {**COMPILED, "chosen": LightConeSimulator(), "eager": EAGER}[name]

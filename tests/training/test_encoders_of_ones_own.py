@@ -97,13 +97,18 @@ def test_nothing_to_train_is_an_error(combiner):
 
 
 def test_several_devices_need_a_program_in_a_file():
+    """The program then trains in one process, without importing TorchJD for the mean of losses."""
     code = (
+        "import sys\n"
         "from tests.training.samples import *\n"
         "data = tiny_data()\n"
         "try: qmtl.fit(tiny_model(data), data, devices=2, accelerator='cpu', **QUIET)\n"
-        "except qmtl.errors.InvalidInputError as error: print('caught', error)\n\n"
+        "except qmtl.errors.InvalidInputError as error: print('caught', error)\n"
+        "qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET)\n"
+        "print('TorchJD was imported:', 'torchjd' in sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.endswith("TorchJD was imported: False\n"), run.stderr
     assert "caught devices=2 starts the program again" in run.stdout
     assert "devices=1, or run the training from a file" in run.stdout
 
