@@ -34,8 +34,6 @@ from qmtl.errors import (
 from qmtl.heads import AddedVector, CircuitHead, TaskRows
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
-__all__ = ["example_inputs", "export_program", "inference_copy"]
-
 FORMAT = "qmtl-model"
 VERSION = 1
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["uncompiled"]
-
 
 @torch.compiler.disable
 def uncompiled(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

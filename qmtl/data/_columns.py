@@ -15,11 +15,6 @@ from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "CYCLES", "TableColumns", "column_dates", "column_differences", "column_numbers",
-    "column_texts", "is_number_type", "text_numbers",
-]  # fmt: skip
-
 # Numbers with groups of three digits and a decimal mark: 1,234.5 or 1.234,5; groups may also be
 # separated by apostrophes and kinds of spaces.
 _POINT = re.compile(r"[+-]?\d{1,3}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")

@@ -25,8 +25,6 @@ from qmtl.tasks import Task, check_tasks, check_varied
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CsvSection", "from_csv", "from_frame"]
-
 FIRST_ROW = 2  # the first row under the header, counted as in an editor
 
 _Wanted = tuple[tuple[str, ...], Task | str | None]

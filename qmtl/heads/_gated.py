@@ -12,8 +12,6 @@ from qmtl.heads._head import Head, head_from_dict
 from qmtl.heads._task_rows import TaskRows
 from qmtl.tasks import Task
 
-__all__ = ["GatedHead", "common_circuit", "common_tasks", "n_gates"]
-
 
 class GatedHead(Head):
     r"""Logits ``σ·own + (1 - σ)·common`` with a gate ``σ = sigmoid(θ)`` per task.

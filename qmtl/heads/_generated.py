@@ -10,8 +10,6 @@ from qmtl.circuit import Gate, HeadCircuit, elementary
 from qmtl.errors import unknown_name
 from qmtl.heads._task_rows import TaskRows
 
-__all__ = ["BlockShape", "GeneratedBlocks", "block_shapes"]
-
 BlockShape = tuple[Gate, ...]
 """A block's gates on the wires of its register, those made of several decomposed."""
 

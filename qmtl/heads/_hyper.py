@@ -13,8 +13,6 @@ from qmtl.heads._initial import circuit_weights, linear_weights, starting_angles
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
-__all__ = ["HyperBlocks", "HyperHead", "hyper_count", "place_features"]
-
 AXES = ("RX", "RY", "RZ", "IsingZZ")
 # Frequencies for each of layer, wire and axis: with three, places repeat after 16 layers or wires.
 FREQUENCIES = 3

@@ -12,8 +12,6 @@ from qmtl.heads._initial import block_weights, circuit_weights
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
-__all__ = ["MixtureBlocks", "MixtureHead", "mixture_count"]
-
 # Standard deviation of the initial coefficients, so that tasks start differently.
 COEFFICIENT_STD = 0.5
 

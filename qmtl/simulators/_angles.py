@@ -16,16 +16,6 @@ from torch import Tensor
 
 from qmtl.circuit import Angle
 
-__all__ = [
-    "AngleRows",
-    "AngleTable",
-    "Columns",
-    "Slots",
-    "TableBuilder",
-    "angle_columns",
-    "split_slots",
-]
-
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 # A slot is the index of a rotation. Slots with angles that depend on the sample, and the others.

@@ -32,8 +32,6 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._plan import Plan
 
-__all__ = ["Program", "Step"]
-
 
 class Program:
     """A plan and its engines, which together compute all its outputs.

@@ -34,8 +34,6 @@ from qmtl.simulators._pauli._strings import written
 from qmtl.simulators._plan import output_columns
 from qmtl.simulators._transfer import applied, half_of_gate
 
-__all__ = ["ChainEngine", "chained_tasks"]
-
 # Samples run in chunks whose intermediate results take about this many bytes.
 CHUNK_BYTES = 2**29
 # Most bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.

@@ -30,11 +30,6 @@ from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import Columns, angle_columns
 from qmtl.simulators._memory import cause_of_size
 
-__all__ = [
-    "Cone", "Layer", "Moved", "Op", "WireTable", "cones_of", "gate_table", "joint_cone",
-    "moved_tasks", "wire_table",
-]  # fmt: skip
-
 # A cone with more wires fits into no memory, and its plan would take minutes to build.
 MAX_CONE_WIRES = 64
 

@@ -22,12 +22,6 @@ from qmtl.tasks import chosen_tasks
 if TYPE_CHECKING:
     from qmtl.simulators._explain import Explanation
 
-__all__ = [
-    "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Simulator", "check_angles",
-    "check_finite", "check_weights", "joined_weights", "output_layout", "to_logits",
-    "weights_by_name",
-]  # fmt: skip
-
 PROBABILITY_FLOOR = 1e-6
 """Added to probabilities before their logarithm is taken as logits."""
 

@@ -9,8 +9,6 @@ from qmtl.simulators._pauli import LARGEST_PROGRAM, PauliEngine, pauli_program
 from qmtl.simulators._plan import Group, Plan, build_plan
 from qmtl.simulators._torch import TorchEngine
 
-__all__ = ["choose_plan", "engine_of"]
-
 # A Pauli operation takes four times as long as a state-vector operation, which runs in longer
 # loops. Small programs of both kinds are equally fast, and then the Pauli kernel is chosen, because
 # it compiles faster.

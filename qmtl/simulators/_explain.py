@@ -11,8 +11,6 @@ from qmtl.simulators._engine import Engine
 from qmtl.simulators._memory import bytes_text
 from qmtl.simulators._plan import Group
 
-__all__ = ["Explanation", "GroupCost", "largest_chunk"]
-
 # A core of 2020 or later does at least this many operations per second; many do two to four times
 # as many, see scripts/bench_step. The estimate only has to tell seconds from hours.
 OPERATIONS_PER_SECOND = 5e9

@@ -21,8 +21,6 @@ from qmtl.simulators._memory import cause_of_size
 from qmtl.simulators._plan import Group, Structure, build_plan
 from qmtl.simulators._torch import apply_layers, signs_of
 
-__all__ = ["MOST_NUMBERS", "FixedCircuit"]
-
 MOST_NUMBERS = 2**25
 """Numbers that the matrices of a `FixedCircuit` may have: 128 MB in single precision."""
 

@@ -11,8 +11,6 @@ import numba
 import numpy as np
 import torch
 
-__all__ = ["add_at", "kernel", "load", "n_threads", "run_items", "unload", "weigh"]
-
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
 

@@ -31,8 +31,6 @@ from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
 from qmtl.simulators._plan import Plan, build_plan
 from qmtl.tasks import chosen_tasks
 
-__all__ = ["LightConeSimulator"]
-
 # Number of cached plans. Plans of task subsets are small; random missing labels can ask for many.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")

@@ -7,8 +7,6 @@ import torch
 
 from qmtl.circuit import HeadCircuit
 
-__all__ = ["bytes_text", "cause_of_size", "memory_limit"]
-
 
 def memory_limit(device: torch.device, max_memory: int | None) -> int:
     """Bytes that a step may take on `device`."""

@@ -25,8 +25,6 @@ from qmtl.simulators._cones import Op
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._transfer import matrices_of
 
-__all__ = ["CHUNK_BYTES", "Contraction", "NetworkEngine", "contractions"]
-
 # Bytes of a chunk; larger chunks are not faster.
 CHUNK_BYTES = 2**26
 # Letters of a wire, ascending: I 0, X 1, Y 2, Z 3.

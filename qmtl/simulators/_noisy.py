@@ -33,8 +33,6 @@ from qmtl.simulators._pauli._walk import Circuit, TooLargeError
 from qmtl.simulators._plan import Group, Plan, Structure, output_columns
 from qmtl.tasks import chosen_tasks
 
-__all__ = ["NoisySimulator", "native_size", "native_values"]
-
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 # Most operations on single strings; writing more takes longer than running many steps on vectors.

@@ -21,8 +21,6 @@ from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, elementary, gat
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleTable, TableBuilder, angle_columns
 
-__all__ = ["ShiftPlan", "shift_plan", "shifted_values"]
-
 # Measures some tasks: from angles (rows, rotations) to their outputs side by side (rows, outputs).
 Measured = Callable[[Tensor], Tensor]
 

@@ -23,8 +23,6 @@ from qmtl.simulators._angles import (
 )
 from qmtl.simulators._cones import Cone, Layer, joint_cone, moved_tasks, wire_table
 
-__all__ = ["Group", "Plan", "Structure", "build_plan", "output_columns"]
-
 IntArray = NDArray[np.int64]
 
 

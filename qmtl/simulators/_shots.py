@@ -22,8 +22,6 @@ from qmtl.simulators._explain import Explanation
 from qmtl.simulators._noisy import NoisySimulator
 from qmtl.simulators._parameter_shift import shift_plan, shifted_values
 
-__all__ = ["Estimate", "ShotSimulator"]
-
 GRADIENTS = ("exact", "parameter-shift")
 
 

@@ -21,8 +21,6 @@ from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._plan import Group
 
-__all__ = ["TorchEngine", "apply_layers", "signs_of"]
-
 # A block's unitary is built if it has at most this many columns.
 LARGEST_UNITARY = 64
 

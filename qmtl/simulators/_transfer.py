@@ -17,11 +17,6 @@ from qmtl.noise import CHANNEL, DAMPING
 from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, written
 
-__all__ = [
-    "applied", "channel_matrices", "gate_matrix", "half_of_gate", "matrices_of",
-    "rotation_matrices",
-]  # fmt: skip
-
 FloatArray = NDArray[np.float64]
 Z, IDENTITY = 3, 0
 PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])

@@ -18,8 +18,6 @@ from qmtl.sklearn._columns import Column, Layout, input_problem, read_target
 from qmtl.sklearn._trained import Seeds, train
 from qmtl.tasks import Task, check_varied, row_weights
 
-__all__ = ["ColumnsEstimator", "checked_weights"]
-
 PARAMETERS = """\
 hidden: widths of the network's hidden layers; an empty tuple makes it one linear layer.
 circuit: a design of the catalogue (``qmtl circuits list``), or a path to a .toml file.

@@ -13,12 +13,6 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task, is_date, number_in
 
-__all__ = [
-    "ClassColumn", "Column", "Layout", "NumberColumn", "agreement", "class_column", "input_problem",
-    "missing",
-    "read_target",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Layout:

@@ -22,8 +22,6 @@ from qmtl.sklearn._columns import (
     missing,
 )
 
-__all__ = ["MultiTaskEstimator", "QuantumMultiTaskClassifier", "QuantumMultiTaskRegressor"]
-
 KINDS = ("classification", "regression")
 
 

@@ -18,8 +18,6 @@ from qmtl.model import MultiTaskModel
 from qmtl.sklearn._columns import Column
 from qmtl.tasks import Task
 
-__all__ = ["Seeds", "Trained", "build_circuit", "train"]
-
 # The parameters of an estimator that are also fields of `qmtl.TrainingSettings`.
 TRAINING = (
     "max_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay",

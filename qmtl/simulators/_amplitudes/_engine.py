@@ -10,8 +10,6 @@ from qmtl.simulators._amplitudes._program import Program
 from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._torch import TorchEngine
 
-__all__ = ["AmplitudeEngine"]
-
 # Possible numbers of samples in a tile; with 64 amplitudes, state and adjoint fill about half of a
 # first-level cache.
 TILES = (8, 16, 32)

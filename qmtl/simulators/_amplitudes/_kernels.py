@@ -28,8 +28,6 @@ from numba import uint64
 from qmtl.simulators._amplitudes._program import CONSTANT, PHASE, RY, SAMPLE, TASK, Z
 from qmtl.simulators._kernels import kernel
 
-__all__ = ["walk"]
-
 ROOT_HALF = math.sqrt(0.5)
 
 

@@ -8,10 +8,6 @@ from numpy.typing import NDArray
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._plan import Group
 
-__all__ = [
-    "CONE", "CONSTANT", "PHASE", "RX", "RY", "SAMPLE", "TASK", "Program", "Z", "build_program",
-]  # fmt: skip
-
 # Kinds of operation.
 RY, RX, Z, PHASE = range(4)
 # Sources of an angle: the sample, the cone's table, the task's table, or a constant quarter turn.

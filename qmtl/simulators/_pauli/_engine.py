@@ -13,8 +13,6 @@ from qmtl.simulators._pauli._polynomials import PRODUCT, Polynomials
 from qmtl.simulators._pauli._program import PauliProgram
 from qmtl.simulators._plan import Group
 
-__all__ = ["PauliEngine"]
-
 # The kernel's inputs: numbers of lanes in a tile of cones and in a tile of members; tables of the
 # encoding, the block and the mixing; constants of cones and of members.
 _Table = tuple[Array, Array]

@@ -15,8 +15,6 @@ from numba import uint64
 
 from qmtl.simulators._kernels import kernel
 
-__all__ = ["walk"]
-
 
 @kernel
 def _load(registers, begin, end, low, n, sampled, fixed, constants, angles):

@@ -17,10 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "DIFFERENCE", "ONE", "PRODUCT", "SUM", "Builder", "Polynomials", "Value", "cosine", "sine",
-]  # fmt: skip
-
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 

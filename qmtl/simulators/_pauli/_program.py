@@ -25,8 +25,6 @@ from qmtl.simulators._pauli._polynomials import Builder, Polynomials
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
 from qmtl.simulators._plan import Structure
 
-__all__ = ["PauliProgram", "pauli_program", "write_program"]
-
 # A program with more operations takes seconds to plan.
 LARGEST_PROGRAM = 5_000
 # Most Z-strings of a readout.

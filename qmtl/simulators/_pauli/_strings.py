@@ -7,8 +7,6 @@ string that commutes with A, and turns any other into ``cos θ · P + sign · si
 
 from qmtl.simulators._cones import Op
 
-__all__ = ["Pauli", "after_clifford", "rotated", "without_z", "written"]
-
 Pauli = tuple[int, int]
 # Rotations by half a turn (their axis; they flip the sign) and by a quarter turn (their axis, and
 # the sign of the partner).

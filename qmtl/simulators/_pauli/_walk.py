@@ -16,8 +16,6 @@ from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value, cosine, sine
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
-__all__ = ["SHIFT", "Circuit", "TooLargeError", "block_sums", "walk", "write_encoding"]
-
 # Index of the number of a damping channel that adds the string without Z.
 SHIFT = -1
 # Most strings to follow; with more, another engine is faster.
