@@ -244,6 +244,6 @@ def _learn_dates(
     cycles = [
         cycle
         for cycle, period in CYCLES.items()
-        if span >= period / 2 and len(np.unique(np.round(known % period, 6))) > 1
+        if span >= period / 2 and np.ptp(np.round(known % period, 6)) > 0
     ]
     return str(column.name), date_format, mean, std, tuple(cycles)
