@@ -229,7 +229,7 @@ def predict(
     check_out(out)
     opened = Run.read(run)
     inputs, rows = read_inputs(opened, table, delimiter)
-    model = opened.load_model()
+    model = opened.load_model(len(rows))
     # As in the files that training writes: rows count from 0, without the header.
     predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
