@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     import pandas as pd
 
+FIRST = 100  # texts that show what a column is
 FEW = 10  # up to this many distinct texts are categories, even if each occurs once
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
@@ -150,14 +151,15 @@ def _what(
     ):
         empty = column.isna().all()
         return _Found("none", reason="is empty") if empty else _Found("date", "ISO8601")
-    texts, codes = column_texts(column)
-    if not texts:
+    first = column_texts(column.dropna().iloc[:FIRST])[0] or column_texts(column)[0]
+    if not first:
         return _Found("none", reason="is empty")
-    # Test for dates first if texts are not numbers: reading many texts as dates is slow.
-    is_number = any(text_numbers(name, texts[:1], mark) for mark in (".", ","))
-    dates = None if is_number else _what_dates(column, texts, codes)
+    # Test for dates first if texts are not numbers: a table has few texts that are no dates.
+    is_number = any(text_numbers(name, first[:1], mark) for mark in (".", ","))
+    dates = None if is_number else _what_dates(column, first)
     if dates:
         return dates
+    texts, codes = column_texts(column)
     numbers = text_numbers(name, texts, decimal)
     slips = [text for text in texts if text not in numbers]
     if not slips:
@@ -170,19 +172,16 @@ def _what(
             f"row {column.index[row]}, column '{name}': expected a number as in the other rows, "
             f"got {slips[0]!r}"
         )
-    dates = _what_dates(column, texts, codes) if is_number else None
+    dates = _what_dates(column, first) if is_number else None
     return dates or _what_texts(texts, codes, train, max_categories)
 
 
-def _what_dates(column: "pd.Series", texts: Sequence[str], codes: np.ndarray) -> _Found | None:
-    date_format, read = _date_format(texts)
+def _what_dates(column: "pd.Series", first: Sequence[str]) -> _Found | None:
+    date_format, dates = _date_format(column, first[:20])
     if date_format == "ambiguous":
         reason = "has dates of which day and month cannot be told apart (write 2024-03-31)"
         return _Found("none", reason=reason)
-    if read is None:
-        return None
-    dates = read.array.take(codes, allow_fill=True)
-    return _Found("date", date_format, type(read)(dates, index=column.index, name=column.name))
+    return None if dates is None else _Found("date", date_format, dates)
 
 
 def _what_texts(
@@ -205,32 +204,47 @@ def _what_texts(
     return _Found("category", categories=tuple(categories))
 
 
-def _date_format(texts: Sequence[str]) -> "tuple[str, pd.Series | None]":
+def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Series | None]":
     """The format that reads all texts as dates, and the dates; "ambiguous" if two formats differ.
 
-    Without a format that fits: "" and None.
+    Without a format that fits: "" and None. The first texts show which formats to try.
     """
     import pandas as pd
 
-    if not all(text[:1].isalnum() and any(c.isdigit() for c in text) for text in texts[:20]):
+    if not all(text[:1].isalnum() and any(c.isdigit() for c in text) for text in first):
         return "", None
-    first = pd.Series(texts[:20], dtype=object)
+    sample = pd.Series(first, dtype=object)
     fitting: dict[str, pd.Series] = {}
-    marks = {" " if mark.isspace() else mark for mark in texts[0]}
+    marks = {" " if mark.isspace() else mark for mark in first[0]}
     formats = [day + time for day in _DATES if day[2] in marks for time in _TIMES]
     for date_format in (*formats, "ISO8601"):
         if fitting and date_format == "ISO8601":
             break
-        if pd.to_datetime(first, format=date_format, errors="coerce", utc=True).isna().any():
+        if pd.to_datetime(sample, format=date_format, errors="coerce", utc=True).isna().any():
             continue
-        every = pd.Series(texts, dtype=object)
-        read = pd.to_datetime(every, format=date_format, errors="coerce", utc=True)
-        if not read.isna().any():
+        read = _read_dates(column, date_format)
+        if read is not None:
             fitting[date_format] = read
     kinds = list(fitting.values())
     if any(not kinds[0].equals(other) for other in kinds[1:]):
         return "ambiguous", None
     return next(iter(fitting.items()), ("", None))
+
+
+def _read_dates(column: "pd.Series", date_format: str) -> "pd.Series | None":
+    """The column as dates; None if some text is not a date of this format."""
+    import pandas as pd
+
+    how: dict[str, Any] = {"format": date_format, "errors": "coerce", "utc": True}
+    read = pd.to_datetime(column.astype(object), **how)
+    left = read.isna().to_numpy()
+    # Words for missing values, and dates with blanks around them.
+    texts, codes = column_texts(column[left])
+    again = pd.to_datetime(pd.Series(texts, dtype=object), **how)
+    if again.isna().any():
+        return None
+    read.iloc[left] = again.array.take(codes, allow_fill=True)
+    return read
 
 
 def _learn_dates(
