@@ -132,7 +132,7 @@ class ChainEngine(Engine):
                 )
         self.name = f"matrix products with bonds of {2 ** (max(bonds) + bonds[-1])}"  # type: ignore[misc]
         self._closing = 4 ** max(bonds) if bonds[-1] else 1
-        self._numbers, self._products = _cost(bonds, read)
+        numbers, self._products = _cost(bonds, read)
         # The observables take this much memory for any number of samples.
         self._constant = 3 * sum(part.readout.size for _, parts in read for part in parts)
         self._sites, most = _sites(circuit, bonds, builder)
@@ -150,11 +150,7 @@ class ChainEngine(Engine):
                 block = angle_columns(found).at(None).at(np.zeros(len(names), np.int64))
                 self._read.append((part, first, builder.add(block.moved(starts))))
                 columns += [column[task] + np.array(part.outputs) for task in names]
-        super().__init__(np.concatenate(columns)[None], CHUNK_BYTES)
-
-    def lane_bytes(self, itemsize: int) -> int:
-        """Bytes that a sample keeps in a training step."""
-        return self._numbers * itemsize
+        super().__init__(np.concatenate(columns)[None], numbers, CHUNK_BYTES)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""

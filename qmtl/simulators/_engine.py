@@ -32,13 +32,14 @@ class Inputs(NamedTuple):
 class Engine(ABC):
     """Computes the outputs of a group of cones from the angles of a plan's table.
 
-    The base class runs torch operations, in chunks of members and samples if `lane_bytes` says how
-    much memory these take. Compiled engines override `forward`, `pull_back` and `step_bytes`.
+    The base class runs torch operations, in chunks of members and samples if it is told how much
+    memory these take. Compiled engines override `forward`, `pull_back` and `step_bytes`.
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        most_bytes: most bytes of a chunk, which holds at least one sample of one member; None for
-            no chunks.
+        lane_numbers: numbers that one sample of one member keeps in a training step; 0 for no
+            chunks.
+        most_bytes: most bytes of a chunk, which holds at least one sample of one member.
     """
 
     name: ClassVar[str]
@@ -47,8 +48,10 @@ class Engine(ABC):
     # Whether it runs compiled kernels, which take most of a second to load.
     has_kernels: ClassVar[bool] = False
 
-    def __init__(self, columns: NDArray[np.int64], most_bytes: int | None = None) -> None:
-        self.columns, self.most_bytes = columns, most_bytes
+    def __init__(
+        self, columns: NDArray[np.int64], lane_numbers: int = 0, most_bytes: int = 0
+    ) -> None:
+        self.columns, self.lane_numbers, self.most_bytes = columns, lane_numbers, most_bytes
 
     @abstractmethod
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
@@ -60,26 +63,24 @@ class Engine(ABC):
             members: the members to compute; engines without chunks always compute all.
         """
 
-    def lane_bytes(self, itemsize: int) -> int:
-        """Estimated bytes that one sample of one member takes in a training step."""
-        raise NotImplementedError
-
     @abstractmethod
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step."""
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
         """Estimated bytes of a training step."""
-        lanes = min(len(self.columns) * samples, self._lanes(itemsize))
-        return lanes * self.lane_bytes(itemsize) + 4 * self.columns.size * samples * itemsize
+        numbers = self._lanes(samples, itemsize) * self.lane_numbers
+        return (numbers + 4 * self.columns.size * samples) * itemsize
 
-    def _lanes(self, itemsize: int) -> int:
-        assert self.most_bytes is not None
-        return max(1, self.most_bytes // self.lane_bytes(itemsize))
+    def _lanes(self, samples: int, itemsize: int) -> int:
+        """Number of samples of members in a chunk."""
+        every = len(self.columns) * samples
+        if not self.lane_numbers:
+            return every
+        return min(every, max(1, self.most_bytes // (self.lane_numbers * itemsize)))
 
     def _chunks(self, samples: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-        n = len(self.columns)
-        lanes = n * samples if self.most_bytes is None else self._lanes(itemsize)
+        n, lanes = len(self.columns), self._lanes(samples, itemsize)
         width = max(1, min(lanes, samples))
         height = max(1, lanes // width)
         for member in range(0, n, height):

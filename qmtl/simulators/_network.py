@@ -248,17 +248,14 @@ class NetworkEngine(Engine):
         *,
         trains: bool = True,
     ) -> None:
-        super().__init__(columns, most_bytes)
-        self.programs = programs
-        self._trains, self._mixing = trains, mixing
+        # Vectors, matrices and gradients; without gradients, the longest vectors.
+        lane = 2 * sum(one.kept for one in programs)
+        if not trains:
+            lane = max((3 * one.largest for one in programs), default=0)
+        super().__init__(columns, max(1, lane), most_bytes)
+        self.programs, self._mixing = programs, mixing
         self._parts = [[_parts(s, ops, channels) for s in one.steps] for one in programs]
         self._angles = angles
-
-    def lane_bytes(self, itemsize: int) -> int:
-        """Bytes of vectors, matrices and gradients; without gradients, of the longest vectors."""
-        if not self._trains:
-            return max(1, *(3 * program.largest for program in self.programs)) * itemsize
-        return max(1, 2 * sum(program.kept for program in self.programs)) * itemsize
 
     def step_operations(self, samples: int) -> int:
         """Estimated floating-point operations of a training step."""

@@ -216,7 +216,7 @@ def test_chunks_do_not_matter(monkeypatch):
     circuit = HeadCircuit(MIXED, AngleEncoding(entangler="cnot_ring"))
     angles, weights = random_angles(circuit, 5), random_weights(circuit)
     expected = vjp(CHAIN, circuit, angles, weights)
-    monkeypatch.setattr(_chain, "CHUNK_BYTES", 2 * engine_of(circuit).lane_bytes(8))
+    monkeypatch.setattr(_chain, "CHUNK_BYTES", 16 * engine_of(circuit).lane_numbers)
     values, grads = vjp(ChainSimulator(), circuit, angles, weights)
     for found, whole in zip((values, grads), expected, strict=True):
         for name in whole:
