@@ -33,6 +33,24 @@ def silenced(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+def process_start(pid: int) -> float | None:
+    """Seconds from the machine's start to a process's; None if it does not exist, or was killed.
+
+    Unlike the time since the epoch, it does not change when the clock is set.
+    """
+    import psutil
+
+    booted = psutil.boot_time()
+    try:
+        process = psutil.Process(pid)
+        # A zombie: it was killed, and its parent has not waited for it yet.
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return round(process.create_time() - booted, 2)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, never sees half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -9,7 +9,7 @@ from qmtl._io import as_csv, write_text
 from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, HeadScores
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
-from qmtl.experiments._statistics import PairedTest, estimate
+from qmtl.experiments._statistics import PairedTest, estimate, holm
 from qmtl.plotting import plain, save_figure, style
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def verdict(summary: BenchSummary) -> list[str]:
         line += f": {word} (p {_p(p) if p < 0.001 else f'= {_p(p)}'} after Holm's correction)"
         if n > 1:
             each = {task: summary.compare_task(task)[head] for task in summary.tasks}
-            clear = {t: e.difference.mean for t, e in each.items() if e.t_test < LEVEL}
+            corrected = holm({task: test.t_test for task, test in each.items()})
+            clear = [task for task, value in corrected.items() if value < LEVEL]
             for side in ("better", "worse"):
-                names = [task for task, mean in clear.items() if _side(mean) == side]
+                names = [task for task in clear if _side(each[task].difference.mean) == side]
                 if names:
-                    line += f"; {side} on {listed(names, 6)}"
+                    line += f"; {side} on {listed(names, 6)} (Holm's correction over the tasks)"
         lines.append(line)
     return lines
 

@@ -203,16 +203,17 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}
     best: dict[str, dict[str, float]] | None = None
+    highest = math.nan
     for penalty in PENALTIES:
         columns = _fit(task, inputs["train"], targets["train"], penalty, weights["train"])
         scores = {}
         for split in ("validation", "test"):
             predictions = torch.from_numpy(_predict(task, columns, inputs[split]))
             scores[split] = task.evaluate(predictions, targets[split], weights[split])
-        main = task.main_metric
-        # A comparison with NaN is false, so that any number replaces a NaN that came first.
-        if best is None or not scores["validation"][main] <= best["validation"][main]:
-            best = scores
+        own = scores["validation"][task.main_metric]
+        # Any number is better than NaN.
+        if best is None or math.isnan(highest) or own > highest:
+            best, highest = scores, own
     assert best is not None
     return best
 

@@ -17,11 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from qmtl._io import write_csv, write_json, write_text
+from qmtl._io import process_start, write_csv, write_json, write_text
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import RecipeError, RunDirectoryError, near_paths, unknown_name
@@ -58,7 +57,7 @@ def training_process(folder: Path) -> str | None:
         return None
     if host != socket.gethostname():
         return f"process {pid} on {host}"
-    return f"process {pid}" if _began(pid) == started else None
+    return f"process {pid}" if process_start(pid) == started else None
 
 
 def check_untrained(folder: Path) -> None:
@@ -80,21 +79,12 @@ def noted(folder: Path) -> Iterator[None]:
     """
     check_untrained(folder)
     pid = os.getpid()
-    note: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "started": _began(pid)}
+    note: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "started": process_start(pid)}
     write_json(folder / FILE, note)
     try:
         yield
     finally:
         (folder / FILE).unlink(missing_ok=True)
-
-
-def _began(pid: int) -> float | None:
-    """When a process started, in seconds; None if it does not exist or has just been killed."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return None
 
 
 # Keys that may change when a run resumes.

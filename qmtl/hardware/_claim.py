@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from qmtl._io import process_start
 from qmtl.errors import LedgerError
 from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
@@ -29,8 +30,8 @@ class Holder:
     Attributes:
         host: name of the machine.
         pid: number of the process.
-        started: when the process started, in seconds since the epoch; distinguishes it from a later
-            process with the same number.
+        started: when the process started, in seconds since the machine did; distinguishes it from
+            a later process with the same number.
         mark: the thread, and a random part.
 
     Example:
@@ -48,7 +49,7 @@ class Holder:
     def of_this_thread(cls) -> "Holder":
         """A new holder for this thread."""
         pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
-        return cls(socket.gethostname(), pid, _started(pid) or "", mark)
+        return cls(socket.gethostname(), pid, str(process_start(pid)), mark)
 
     @classmethod
     def parse(cls, text: str) -> "Holder":
@@ -79,25 +80,12 @@ class Holder:
         """
         if not self.is_local:
             return False
-        if _started(self.pid) != self.started:
+        if str(process_start(self.pid)) != self.started:
             return True
         if self.pid != os.getpid():
             return False
         others = {t.native_id for t in threading.enumerate()} - {threading.get_native_id()}
         return self.mark.partition("-")[0] not in map(str, others)
-
-
-def _started(pid: int) -> str | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # A zombie: it was killed, and its parent has not waited for it yet.
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return f"{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None
 
 
 @contextmanager

@@ -152,12 +152,16 @@ class DeviceNoise:
         return Channel.readout(*self.readouts.get(wire, self.readout))
 
     def scaled(self, scale: float) -> "DeviceNoise":
-        """The same noise `scale` times as strong, for extrapolation and studies of robustness."""
+        """The same noise `scale` times as strong, for extrapolation and studies of robustness.
+
+        Read-out errors grow at most until a bit says nothing: both together never exceed 1.
+        """
         if not scale >= 0:
             raise InvalidInputError(f"scale must not be negative, got {scale}")
 
         def times(p: tuple[float, float]) -> tuple[float, float]:
-            return min(1.0, p[0] * scale), min(1.0, p[1] * scale)
+            most = max(1.0, 1 / sum(p)) if any(p) else 1.0
+            return p[0] * min(scale, most), p[1] * min(scale, most)
 
         return DeviceNoise(
             None if self.one_wire is None else self.one_wire.scaled(scale),

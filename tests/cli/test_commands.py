@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 
 import qmtl as package
+from qmtl._io import process_start
 from qmtl.cli._output import show_metrics
 from tests.cli.command import TABLE_RECIPE, settings, write_table
 
@@ -362,7 +362,7 @@ def test_runs_are_listed_with_their_state(qmtl, run, tmp_path):
         "odd results",
     ):
         shutil.copytree(run, folder / name)
-    began = psutil.Process().create_time()
+    began = process_start(os.getpid())
     notes = {
         "killed": {"host": socket.gethostname(), "pid": os.getpid(), "started": began - 100},
         "running": {"host": socket.gethostname(), "pid": os.getpid(), "started": began},

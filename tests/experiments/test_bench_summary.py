@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from qmtl.experiments._bench_report import as_markdown, metrics_csv, seeds_csv, summary_csv
+from qmtl.experiments._bench_report import as_markdown, metrics_csv, seeds_csv, summary_csv, verdict
 from qmtl.experiments._bench_summary import HeadScores, choose_setting
 from qmtl.experiments._sweep import Failure
 from tests.experiments.bench_samples import result, summary, tiny
@@ -42,6 +42,22 @@ def test_comparison_is_paired_and_corrected():
     # Two heads, both with this p: Holm doubles it.
     assert compared["quantum"].corrected == pytest.approx(2 * test.t_test)
     assert summary({"quantum": QUANTUM}).compare() == {}
+
+
+def test_a_head_is_not_better_on_one_of_many_tasks_by_chance():
+    many = [f"t{i}" for i in range(20)]
+    linear = [dict.fromkeys(many, 0.5)] * 3
+    # One task with p = 0.01, and nineteen without any difference.
+    quantum = [
+        score | {"t7": 0.5 + gain} for score, gain in zip(linear, (0.1, 0.11, 0.08), strict=True)
+    ]
+    some = summary({"quantum": quantum, "linear": linear})
+    assert some.compare_task("t7")["quantum"].t_test == pytest.approx(0.0084, abs=1e-3)
+    assert "better on" not in verdict(some)[0]
+    far = [
+        score | {"t7": 0.5 + gain} for score, gain in zip(linear, (0.1, 0.101, 0.1), strict=True)
+    ]
+    assert "; better on t7 (Holm" in verdict(summary({"quantum": far, "linear": linear}))[0]
 
 
 def test_transfer_is_delta_m_of_the_means():

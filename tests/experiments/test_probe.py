@@ -1,5 +1,7 @@
 """The linear probe: every kind of task, missing labels and classes, against scikit-learn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,16 @@ def test_regression_is_ridge_on_standardised_inputs_with_the_penalty_chosen_on_v
     best = max((1, 10, 100, 1000), key=lambda p: scores(noisy.validation, validation, p))
     expected = scores(noisy.test, test, best)
     assert linear_probe(noisy).metrics["test"]["y"]["r2"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_penalty_whose_score_is_undefined_is_not_chosen(monkeypatch):
+    # Validation and test of each penalty in turn.
+    scores = iter([math.nan, 0.1, 0.9, 0.2, 0.4, 0.3, math.nan, 0.4])
+    monkeypatch.setattr(Task, "evaluate", lambda task, *_: {task.main_metric: next(scores)})
+    task = Task.binary("y")
+    found = linear_probe(data({"y": lambda x, _: x[:, 0] > 0}, [task])).metrics
+    assert found["validation"]["y"][task.main_metric] == 0.9
+    assert found["test"]["y"][task.main_metric] == 0.2
 
 
 def test_images_are_flattened():

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qmtl.errors import InvalidInputError, LedgerError
@@ -177,6 +178,15 @@ def test_a_later_process_of_the_same_number_is_another():
         assert not pool.submit(holder.is_gone).result()
     assert Holder(holder.host, holder.pid, "1.00", holder.mark).is_gone()
     assert Holder(holder.host, 2**22 + 1, "1.00", holder.mark).is_gone()
+
+
+def test_a_clock_that_is_set_does_not_end_a_holder(monkeypatch):
+    holder = Holder.of_this_thread()
+    created, booted = psutil.Process.create_time, psutil.boot_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: created(self) + 3600)
+    monkeypatch.setattr(psutil, "boot_time", lambda: booted() + 3600)
+    with ThreadPoolExecutor() as pool:
+        assert not pool.submit(holder.is_gone).result()
 
 
 def test_a_lost_hold_is_noticed(ledger, run):

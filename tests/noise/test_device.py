@@ -72,7 +72,11 @@ def test_scaled():
     assert twice.gates["CZ", (0, 1)] == ((DAMPING.scaled(2), (1,)),)
     assert twice.readout == (0.02, 0.6)
     assert twice.readouts == {1: (0.2, 0.8)}
-    assert noise.scaled(4).readout == (0.04, 1.0)
+    # A bit that says nothing is the worst: beyond that, its errors would say the opposite.
+    assert noise.scaled(4).reading(0).factors[3] == pytest.approx(0)
+    assert noise.scaled(4).readout == pytest.approx((0.01 / 0.31, 0.3 / 0.31))
+    assert DeviceNoise.uniform(readout=0.3).scaled(9).reading(0).factors[3] == 0
+    assert DeviceNoise(readout=(0.6, 0.8)).scaled(2).readout == (0.6, 0.8)
     none = noise.scaled(0)
     assert none.after(Gate("CZ", (0, 1))) == none.after(RX) == []
     assert none.reading(1).is_identity
