@@ -46,7 +46,7 @@ def process_start(pid: int) -> float | None:
         # A zombie: it was killed, and its parent has not waited for it yet.
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return round(process.create_time() - booted, 2)
+        return round(float(process.create_time() - booted), 2)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 

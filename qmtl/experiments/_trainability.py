@@ -449,7 +449,7 @@ def plot_variance(
     xlabel: str,
     title: str,
 ) -> "Axes":
-    """Draw one line per readout, with standard errors, on a log scale.
+    """Draw one line per readout, with bars of two standard errors, on a log scale.
 
     Args:
         found: variances of one weight that differ in readout and in one number.
@@ -471,7 +471,10 @@ def plot_variance(
             [against(one) for one in own],
             [one.variance for one in own],
             # A bar that reaches zero does not fit on a log axis.
-            yerr=[min(2 * one.error, 0.9 * one.variance) for one in own],
+            yerr=[
+                [min(2 * one.error, 0.9 * one.variance) for one in own],
+                [2 * one.error for one in own],
+            ],
             label=label,
             markersize=4,
             capsize=2,

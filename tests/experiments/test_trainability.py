@@ -5,18 +5,21 @@ import math
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._trainability import (
     INITIALS,
     READOUTS,
     Case,
+    GradientVariance,
     TrainabilitySettings,
     _columns,
     _draw,
     cases,
     decay_rates,
     gradient_variance,
+    plot_variance,
     run_trainability,
 )
 from qmtl.simulators import LightConeSimulator
@@ -128,3 +131,11 @@ def test_unknown_names(readout, initial, words):
     case = Case("wires", readout, initial, "cz_ring", wires=2, block_layers=2)
     with pytest.raises(InvalidInputError, match=words):
         gradient_variance(case, samples=2)
+
+
+def test_bars_of_a_plot_are_two_standard_errors_and_only_cut_towards_zero():
+    case = Case("wires", "local", wires=2, block_layers=2, **RING)
+    found = [GradientVariance(case, "block", 9, 0.5, 0.4)]
+    ax = plot_variance(found, Figure().subplots(), against=lambda _: 2, xlabel="n", title="t")
+    (bar,) = ax.containers[0].lines[2][0].get_segments()
+    assert bar[:, 1].tolist() == pytest.approx([0.05, 0.5 + 2 * 0.4])
