@@ -12,7 +12,7 @@ import typer
 from qmtl._io import print_table
 from qmtl.cli._options import RunDirectory, Split, expanded
 from qmtl.cli._output import show_metrics
-from qmtl.errors import InvalidInputError, nearest, unknown_name
+from qmtl.errors import InvalidInputError, near_paths, nearest, unknown_name
 
 if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
-# Options that are allowed for a run that was submitted.
+# Options that are allowed for a run in the ledger.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
@@ -134,6 +134,11 @@ def submit(
     from qmtl.hardware import status as status_of
     from qmtl.hardware import submit as submit_again
 
+    if ledger is not None and not ledger.exists() and not Path(run).exists():
+        raise InvalidInputError(
+            f"{run} is not a run directory{near_paths(Path(run))}, and there is no ledger "
+            f"{ledger}{near_paths(ledger)}"
+        )
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     over = {r.run for r in opened.runs() if status_of(r.run, opened, ask=False).is_complete}
@@ -168,7 +173,7 @@ def submit(
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
-    """Raise for options that cannot change a submitted run."""
+    """Raise for options that cannot change a run in the ledger."""
     for parameter in context.command.params:
         name = parameter.name or ""
         # By name, since Typer may contain its own copy of click.
@@ -176,7 +181,7 @@ def _refuse_options(context: typer.Context, run: str) -> None:
         if source == "COMMANDLINE" and name not in GOING_ON:
             options = parameter.opts if context.params[name] else parameter.secondary_opts
             raise InvalidInputError(
-                f"{(options or parameter.opts)[0]} is not for a run that was sent: run {run} "
+                f"{(options or parameter.opts)[0]} is not for a run in the ledger: run {run} "
                 f"continues unchanged; for other options give the run directory"
             )
 
@@ -195,7 +200,7 @@ def status(
     from qmtl.hardware import Ledger
     from qmtl.hardware import status as status_of
 
-    opened = Ledger(ledger)
+    opened = Ledger.existing(ledger)
     found = status_of(name, opened, ask=not offline)
     show_status(found, opened)
     if log:
@@ -218,7 +223,7 @@ def fetch(
     from qmtl.hardware import Ledger
     from qmtl.hardware import wait as wait_for
 
-    opened = Ledger(ledger)
+    opened = Ledger.existing(ledger)
     run = opened.run(name).run
     if wait:
         _fetch(run, opened)
@@ -252,7 +257,7 @@ def list_(ledger: LedgerFile = None) -> None:
     from qmtl.hardware import Ledger
     from qmtl.hardware import status as status_of
 
-    opened = Ledger(ledger)
+    opened = Ledger.existing(ledger)
     runs = opened.runs()
     if not runs:
         print(f"no runs in {opened.path}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
@@ -52,6 +53,17 @@ class Backend:
         configuration = getattr(self.device, "configuration", None)
         most = getattr(configuration(), "max_shots", None) if callable(configuration) else None
         return most if isinstance(most, int) else None
+
+    @cached_property
+    def identity(self) -> str:
+        """The name; for a simulated backend of your own also a hash of its calibration.
+
+        Two such backends may have the same name.
+        """
+        if not self.is_local or self.name in backend_names():
+            return self.name
+        content = repr((self.noise, sorted(self.device.target.operation_names)))
+        return f"{self.name} {sha256(content.encode()).hexdigest()}"
 
     @cached_property
     def noise(self) -> DeviceNoise:

@@ -156,6 +156,8 @@ class Decoded:
             may lie outside [-1, 1] or [0, 1] by some standard errors.
         errors: their standard errors. If all shots agree, the change that one different shot would
             make; NaN for a single shot.
+        shared_errors: the part of `errors` that all samples of a job share, that of their read-out
+            calibration circuits; 0 without such circuits.
         logits: the head's logits for these values.
         logit_errors: standard errors of the logits, to first order. For a probability measured as
             0, the change of its logarithm by one standard error.
@@ -164,6 +166,7 @@ class Decoded:
 
     values: dict[str, Values]
     errors: dict[str, Values]
+    shared_errors: dict[str, Values]
     logits: dict[str, Values]
     logit_errors: dict[str, Values]
     shots: int
@@ -199,25 +202,25 @@ def decode(
         )
     n = prepared.decoding.n_samples
     values = {t.task: np.full((n, t.n_outputs), np.nan) for t in prepared.decoding.tasks}
-    errors = {task: array.copy() for task, array in values.items()}
+    errors, shared = ({task: array.copy() for task, array in values.items()} for _ in range(2))
     for index, pubs in given.items():
-        _decode_chunk(prepared, prepared.chunks[index], pubs, values, errors)
+        _decode_chunk(prepared, prepared.chunks[index], pubs, (values, errors, shared))
     logits, logit_errors = {}, {}
     for task in prepared.decoding.tasks:
         logits[task.task], logit_errors[task.task] = _logits(
             task, values[task.task], errors[task.task]
         )
     shots = prepared.chunks[0].pubs[0].shots
-    return Decoded(values, errors, logits, logit_errors, shots)
+    return Decoded(values, errors, shared, logits, logit_errors, shots)
 
 
 def _decode_chunk(
     prepared: PreparedRun,
     chunk: Chunk,
     pubs: Sequence[PubData],
-    values: dict[str, Values],
-    errors: dict[str, Values],
+    results: tuple[dict[str, Values], ...],
 ) -> None:
+    """Fill in a chunk's values, errors and shared errors."""
     if len(pubs) != len(chunk.pubs):
         raise InvalidInputError(
             f"chunk {chunk.index} has {len(chunk.pubs)} PUBs, got results of {len(pubs)}"
@@ -236,7 +239,8 @@ def _decode_chunk(
                 f"chunk {chunk.index} must have {at.stop - at.start} samples of task "
                 f"{task.task!r}, got {found[0].shape[0]}"
             )
-        values[task.task][at], errors[task.task][at] = found
+        for result, own_found in zip(results, found, strict=True):
+            result[task.task][at] = own_found
 
 
 def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
@@ -258,15 +262,20 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
     return found
 
 
-def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> tuple[Values, Values]:
+# Values of a task's outputs, their errors, and the part of these that samples share.
+Found = tuple[Values, Values, Values]
+
+
+def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> Found:
     packed = data.arrays[task.register]
-    values = np.empty((len(packed), task.n_outputs))
-    errors = np.empty_like(values)
+    results = tuple(np.empty((len(packed), task.n_outputs)) for _ in range(3))
     for observable in task.observables:
         shares = _shares(packed, observable.wires)
-        found = _mean_and_error(task, observable, shares, packed.shape[1], confusion)
-        values[:, observable.outputs], errors[:, observable.outputs] = found
-    return values, errors
+        found = _means_and_errors(task, observable, shares, packed.shape[1], confusion)
+        for result, own in zip(results, found, strict=True):
+            result[:, observable.outputs] = own
+    values, errors, shared = results
+    return values, errors, shared
 
 
 def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
@@ -283,9 +292,9 @@ def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
     return found
 
 
-def _mean_and_error(
+def _means_and_errors(
     task: TaskReading, observable: Observable, shares: Values, shots: int, confusion: Confusion
-) -> tuple[Values, Values]:
+) -> Found:
     rows = np.array(observable.rows)
     known = [confusion.get(task.qubits[wire]) for wire in observable.wires]
     inverses: list[Values] = [np.eye(2) if c is None else _inverse(c[0], c[1]) for c in known]
@@ -293,6 +302,7 @@ def _mean_and_error(
     means = shares @ undone.T
     spread = (shares[:, None] * (undone - means[..., None]) ** 2).sum(-1)
     variance = spread / (shots - 1) if shots > 1 else np.full_like(spread, np.nan)
+    shared = np.zeros_like(variance)
     for i, c in enumerate(known):
         if c is None or c[2] is None:
             continue
@@ -301,9 +311,12 @@ def _mean_and_error(
             turned = [*inverses]
             turned[i] = -inverses[i] @ np.array(change) @ inverses[i]
             slope = shares @ _through(rows, turned).T
-            variance = variance + slope**2 * share * (1 - share) / c[2]
+            # No error among so many shots does not mean that there is none.
+            likely = (share * c[2] + 1) / (c[2] + 2)
+            shared += slope**2 * likely * (1 - likely) / c[2]
     # Equal shots do not make an output certain: one more shot might differ.
-    return means, np.maximum(np.sqrt(variance), np.ptp(undone, axis=1) / shots)
+    errors = np.maximum(np.sqrt(variance + shared), np.ptp(undone, axis=1) / shots)
+    return means, errors, np.sqrt(shared)
 
 
 def _inverse(up: float, down: float) -> Values:
@@ -319,9 +332,7 @@ def _through(rows: Values, matrices: Sequence[Values]) -> Values:
     return state.reshape(len(rows), -1)
 
 
-def _estimated(
-    task: TaskReading, data: PubData, strings: Sequence[tuple[int, ...]]
-) -> tuple[Values, Values]:
+def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ...]]) -> Found:
     column = {string: i for i, string in enumerate(strings)}
     means, stds = data.arrays["evs"], data.arrays["stds"]
     values = np.empty((len(means), task.n_outputs))
@@ -347,7 +358,7 @@ def _estimated(
         rows = np.array(observable.rows)
         values[:, observable.outputs] = likely @ rows.T
         errors[:, observable.outputs] = spread * np.sqrt((rows**2).sum(axis=1))
-    return values, errors
+    return values, errors, np.zeros_like(errors)
 
 
 def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, Values]:

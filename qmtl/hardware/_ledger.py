@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qmtl.errors import InvalidInputError, LedgerError, unknown_name
+from qmtl.errors import InvalidInputError, LedgerError, near_paths, unknown_name
 from qmtl.hardware._prepared_run import PreparedRun
 
 # planned: never sent. sending: possibly sent; look it up before anything else. sent: one job
@@ -167,6 +167,17 @@ class Ledger:
         """A ledger unchanged, the ledger in a file, or for None the one at `ledger_path`."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
+    @classmethod
+    def existing(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
+        """As `of`, but a file that is named must exist.
+
+        Raises:
+            InvalidInputError: if it does not.
+        """
+        if isinstance(ledger, str | Path) and not Path(ledger).expanduser().exists():
+            raise InvalidInputError(f"there is no ledger {ledger}{near_paths(Path(ledger))}")
+        return cls.of(ledger)
+
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """A connection for reading."""
@@ -246,11 +257,13 @@ class Ledger:
         """
         if not isinstance(name, str):
             raise InvalidInputError(f"run must be a run's name, got {name!r}")
+        exact = self._rows(f"SELECT {_columns(RunRecord)} FROM runs WHERE run = ?", name)
+        if exact:
+            return RunRecord(**exact[0])
         runs = self.runs()
         found = [run for run in runs if run.run.startswith(name)]
-        exact = [run for run in found if run.run == name]
-        if exact or (name and len(found) == 1):
-            return (exact or found)[0]
+        if name and len(found) == 1:
+            return found[0]
         if not runs:
             raise InvalidInputError(f"unknown run {name!r}: the ledger {self.path} has none")
         raise unknown_name("run", name, [run.run for run in found or runs])

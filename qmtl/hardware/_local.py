@@ -83,7 +83,7 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
         if prepared.primitive == "estimator":
             circuit = _measured(circuit, readings)
             if _level(prepared):
-                noise = _twirled(noise)
+                noise = twirled(noise)
         whole = prepared.execution != "task by task"
         if backend.kind == "ideal":
             registers = _ideal_bits(circuit, values, pub.shots, whole, random)
@@ -234,7 +234,7 @@ def _probabilities(strings: Values) -> Values:
     return normalised
 
 
-def _twirled(noise: DeviceNoise) -> DeviceNoise:
+def twirled(noise: DeviceNoise) -> DeviceNoise:
     """The noise with twirled measurements: both read-out errors are equally likely."""
 
     def mean(pair: tuple[float, float]) -> tuple[float, float]:

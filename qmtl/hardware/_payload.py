@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qmtl.circuit import HeadCircuit, Register
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.hardware._backends import Backend
+from qmtl.hardware._local import twirled
 from qmtl.hardware._prepared_run import (
     Chunk,
     Decoding,
@@ -153,8 +154,8 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
     """SHA-256 of a request: circuit, weights, angles, tasks, backend and settings.
 
-    Unlike a prepared run's hash, it does not depend on the backend's calibration: the same call on
-    another day finds the same run.
+    Unlike a prepared run's hash, it does not depend on a device's calibration: the same call on
+    another day finds the same run. `backend` is its name, or its `Backend.identity`.
 
     Raises:
         InvalidInputError: for a task that the circuit does not have.
@@ -323,11 +324,11 @@ def _confusion(
     if settings.mitigation != "calibration":
         return {}
     noise = backend.noise
+    if settings.twirl_readout and not backend.is_local:
+        noise = twirled(noise)
     found = {}
     for qubit in sorted({qubit for task in tasks for qubit in task.qubits}):
         up, down = noise.readouts.get(qubit, noise.readout)
-        if settings.twirl_readout and not backend.is_local:
-            up = down = (up + down) / 2  # with twirling, both errors are equally likely
         if up + down >= 1:
             raise InvalidInputError(
                 f"qubit {qubit} of {backend.name} is read wrongly as often as rightly: mitigation "

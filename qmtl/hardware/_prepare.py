@@ -11,7 +11,7 @@ from torch import nn
 
 from qmtl.errors import HardwareBudgetError
 from qmtl.hardware._backends import Backend, open_backend
-from qmtl.hardware._local import execution
+from qmtl.hardware._local import execution, twirled
 from qmtl.hardware._payload import (
     HeadRun,
     check_run,
@@ -120,7 +120,7 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
         exact=exact,
         execution=how,
         context={"settings": settings.to_dict()},
-        request=request_hash(run, backend.name, settings),
+        request=request_hash(run, backend.identity, settings),
         device=backend if backend.kind == "fake" else None,
     )
 
@@ -243,6 +243,8 @@ def _expected(
         settings.primitive == "estimator" and settings.resilience > 0
     ):
         noise = replace(noise, readout=(0.0, 0.0), readouts={})
+    elif settings.twirl_readout and not backend.is_local:
+        noise = twirled(noise)
     predicted, further = predicted_values(
         run.circuit, heads, circuits, run.angles, noise, backend.device.target
     )

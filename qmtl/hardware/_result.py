@@ -35,6 +35,7 @@ class Comparison:
             unknown.
         exact: expected values without noise; empty if unknown.
         errors: standard errors of the measured values if the prediction is right.
+        shared_errors: the part of `errors` that all samples of a job share.
         deviations: (measured - predicted) / errors.
         expected_beyond: expected number of deviations above 4 if the prediction is right. Shots
             follow binomial distributions, whose tails are heavier than normal ones for small
@@ -45,6 +46,7 @@ class Comparison:
     predicted: dict[str, Values]
     exact: dict[str, Values]
     errors: dict[str, Values]
+    shared_errors: dict[str, Values]
     deviations: dict[str, Values]
     expected_beyond: float
 
@@ -65,7 +67,9 @@ class Comparison:
 
     def table(self) -> list[dict[str, Any]]:
         """The rows of `HardwareResult.table`."""
-        return _mean_rows(self.measured, self.errors, self.predicted, self.exact)
+        return _mean_rows(
+            self.measured, self.errors, self.shared_errors, self.predicted, self.exact
+        )
 
     def __str__(self) -> str:
         return (
@@ -77,6 +81,7 @@ class Comparison:
 def _mean_rows(
     measured: Mapping[str, Any],
     errors: Mapping[str, Any],
+    shared: Mapping[str, Any],
     predicted: Mapping[str, Any],
     exact: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
@@ -91,7 +96,10 @@ def _mean_rows(
             ]
             off = error = None
             if n:
-                error = float(np.linalg.norm(np.asarray(errors[task])[known, output])) / n
+                whole, common = (np.asarray(of[task])[known, output] for of in (errors, shared))
+                own = np.sqrt(np.maximum(whole**2 - common**2, 0))
+                # More samples do not reduce the error that they share.
+                error = float(np.hypot(np.linalg.norm(own) / n, common.mean()))
             if means[0] is not None and means[1] is not None and error:
                 off = (means[0] - means[1]) / error
             rows.append(dict(zip(COLUMNS, (task, output, *means, error, off), strict=True)))
@@ -130,6 +138,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
         predicted=predicted,
         exact=dict(prepared.exact),
         errors=errors,
+        shared_errors=decoded.shared_errors,
         deviations=deviations,
         expected_beyond=beyond,
     )
@@ -171,6 +180,7 @@ class HardwareResult:
         logits: the head's logits for the measured values, as a simulator would return them.
         values: the measured Z values or probabilities.
         standard_errors: standard errors of the values.
+        shared_errors: the part of `standard_errors` that all samples of a job share.
         logit_errors: standard errors of the logits, to first order.
         predicted: expected values under the backend's calibration; empty if unknown.
         exact: expected values without noise; empty if unknown.
@@ -188,6 +198,7 @@ class HardwareResult:
     logits: dict[str, Tensor]
     values: dict[str, Tensor]
     standard_errors: dict[str, Tensor]
+    shared_errors: dict[str, Tensor]
     logit_errors: dict[str, Tensor]
     predicted: dict[str, Tensor]
     exact: dict[str, Tensor]
@@ -217,8 +228,10 @@ class HardwareResult:
         The keys are task, output, measured, predicted, exact, standard_error,
         deviation_in_standard_errors; unknown values are None.
         """
-        errors = self.standard_errors if self.comparison is None else self.comparison.errors
-        return _mean_rows(self.values, errors, self.predicted or self.exact, self.exact)
+        if self.comparison is not None:
+            return self.comparison.table()
+        errors, shared = self.standard_errors, self.shared_errors
+        return _mean_rows(self.values, errors, shared, self.predicted or self.exact, self.exact)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able record of the run, with its table."""
@@ -251,7 +264,7 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
     Raises:
         InvalidInputError: if the run is not in the ledger.
     """
-    ledger = Ledger.of(ledger)
+    ledger = Ledger.existing(ledger)
     record = ledger.run(run)
     prepared = ledger.prepared(record.run)
     stored = raw_results(record.run, ledger)
@@ -268,6 +281,7 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
         logits=_tensors(decoded.logits),
         values=_tensors(decoded.values),
         standard_errors=_tensors(decoded.errors),
+        shared_errors=_tensors(decoded.shared_errors),
         logit_errors=_tensors(decoded.logit_errors),
         predicted=_tensors(prepared.predicted),
         exact=_tensors(prepared.exact),

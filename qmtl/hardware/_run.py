@@ -104,7 +104,7 @@ def status(
         InvalidInputError: if the run is not in the ledger.
         HardwareError: if the service cannot be asked.
     """
-    ledger = Ledger.of(ledger)
+    ledger = Ledger.existing(ledger)
     record = ledger.run(run)
     chunks = ledger.chunks(record.run)
     at_service = [c for c in chunks if c.state == "sent" and ask and not record.is_local]
@@ -199,7 +199,9 @@ def submit_head(
     progress: Progress | None = None,
 ) -> str:
     """Prepare and submit, unless this was done before; returns the run's name. See `run`."""
-    request = request_hash(head, str(getattr(backend, "name", backend)), settings)
+    # A device is not asked for anything that is known already.
+    own = backend if isinstance(backend, str) else open_backend(backend).identity
+    request = request_hash(head, own, settings)
     known = ledger.find_request(request)
     sent: PreparedRun | str
     if known is not None and not again:
@@ -233,7 +235,7 @@ def fetch(
         HardwareError: if the service fails.
         InvalidInputError: if the run is not in the ledger.
     """
-    ledger, client = Ledger.of(ledger), Client.of(service)
+    ledger, client = Ledger.existing(ledger), Client.of(service)
     name = ledger.run(run).run
     found = _wait(name, ledger, client, progress) if wait else _look(name, ledger, client)
     if not ledger.results(name):
@@ -266,7 +268,7 @@ def wait(
         HardwareConnectionError: if the service is unreachable for longer than `Patience` allows.
         KeyboardInterrupt: with a message that says how to continue.
     """
-    ledger, client = Ledger.of(ledger), Client.of(service)
+    ledger, client = Ledger.existing(ledger), Client.of(service)
     name = ledger.run(run).run
     if not once:
         return _wait(name, ledger, client, progress)
@@ -385,7 +387,7 @@ def cancel(
         HardwareError: if the service fails; the same call continues where this one ended.
         LedgerError: if another process is working on the run.
     """
-    ledger, client = Ledger.of(ledger), Client.of(service)
+    ledger, client = Ledger.existing(ledger), Client.of(service)
     record = ledger.run(run)
     for chunk in ledger.chunks(record.run):
         with claimed(ledger, record.run, chunk.idx) as claim:

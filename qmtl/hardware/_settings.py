@@ -108,6 +108,11 @@ class HardwareSettings:
                 "mitigation is the sampler's; the estimator's is resilience (1 undoes read-out "
                 "errors)"
             )
+        if self.primitive == "estimator" and (self.twirl_gates or self.twirl_readout):
+            raise InvalidInputError(
+                "twirl_gates and twirl_readout are the sampler's; the estimator twirls by its "
+                "resilience (1 measurements, 2 also gates)"
+            )
         if self.primitive == "sampler" and self.resilience != 1:
             raise InvalidInputError(
                 f"resilience is the estimator's, got {self.resilience} for the sampler, whose "

@@ -81,10 +81,11 @@ def submit(
         raise InvalidInputError(
             f"prepared must be a PreparedRun or a run's name, got {type(prepared).__name__}"
         )
-    ledger = Ledger.of(ledger)
     if isinstance(prepared, str):
+        ledger = Ledger.existing(ledger)
         run = ledger.run(prepared)
     else:
+        ledger = Ledger.of(ledger)
         run = ledger.add_run(prepared, again=again)
         backend = prepared.device if backend is None else backend
     if resubmit:

@@ -144,7 +144,9 @@ def _pattern(
         errors.add_error((qubit, qubit), error)
     plain = Target(num_qubits=target.num_qubits)
     plain.add_instruction(CZGate(), dict.fromkeys(pairs))
-    plain.add_instruction(XGate(), {(qubit,): None for qubit in readouts or range(len(pairs))})
+    plain.add_instruction(
+        XGate(), {(qubit,): None for qubit in readouts or range(target.num_qubits)}
+    )
     return pattern, plain, errors
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_a_device(qmtl, run, service):
     service.runs = True
     for option in (("--backend", "aer"), ("--shots", "1"), ("--again",), ("--set", "seed=1")):
         told = qmtl.bad("ibm", "submit", name, *option)
-        assert f"{option[0]} is not for a run that was sent" in told
+        assert f"{option[0]} is not for a run in the ledger" in told
     out = qmtl.good("ibm", "submit", name, "--resubmit", "--wait")
     assert f"run {name} on ibm_hanoi (device): 3 samples, 200 shots, 1 job" in out
     assert json.loads((run / "hardware" / f"{name}.json").read_text())["jobs"] == ["job0001"]
@@ -164,7 +165,17 @@ def test_without_an_account(qmtl, run, monkeypatch, tmp_path):
     assert "no IBM Quantum account" in qmtl.bad("ibm", "backends")
     assert "aer" in qmtl("ibm", "backends").out
     assert "aer" in qmtl.good("ibm", "backends", "--local")
-    assert qmtl.good("ibm", "list", "--ledger", "new.sqlite") == "no runs in new.sqlite\n"
+    assert qmtl.good("ibm", "list").startswith("no runs in ")
+
+
+@pytest.mark.parametrize("command", ["list", "status", "fetch", "cancel", "submit"])
+def test_a_misspelt_ledger_is_not_made(qmtl, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Ledger("mine.sqlite")
+    name = [] if command == "list" else ["abc"]
+    told = qmtl.bad("ibm", command, *name, "--ledger", "mein.sqlite")
+    assert "there is no ledger mein.sqlite; did you mean 'mine.sqlite'?" in told
+    assert not Path("mein.sqlite").exists()
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,20 @@ def test_errors_of_the_calibration_are_propagated(fez):
         assert (decoded.errors[task] > exact.errors[task]).all()
 
 
+def test_more_samples_do_not_reduce_the_error_of_the_calibration_that_they_share():
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0, initial="normal")
+    x = torch.zeros(100, head.n_features)
+    run = prepare(head, x, "fake_torino", shots=1000, mitigation="circuits")
+    rows = []
+    for seed in range(40):
+        own = replace(run, options={**run.options, "simulator": {"seed_simulator": seed}})
+        rows += compare(own, decode(own, [execute(own, 0)])).table()
+    spread = np.std([row["measured"] for row in rows])
+    told = np.mean([row["standard_error"] for row in rows])
+    # Independent samples would give less than half.
+    assert 0.8 * spread < told < 1.5 * spread
+
+
 @pytest.mark.parametrize("resilience", [0, 1])
 def test_the_estimators_values(fez, resilience):
     head = small_head()

@@ -16,11 +16,13 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
 
+from qmtl.circuit import HeadCircuit
 from qmtl.encoders import MLP
 from qmtl.errors import HardwareBudgetError, InvalidInputError
-from qmtl.hardware import HardwareSettings, PreparedRun, open_backend, prepare
-from qmtl.heads import LinearHead
+from qmtl.hardware import Backend, HardwareSettings, PreparedRun, open_backend, prepare
+from qmtl.heads import LinearHead, QuantumHead
 from qmtl.model import MultiTaskModel
+from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
 
 
@@ -190,6 +192,18 @@ def test_options_are_those_of_the_client(fez):
     assert HardwareSettings.of(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
+def test_predictions_know_that_twirled_measurements_err_both_ways():
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+    fake = open_backend("fake_fez")
+    device = Backend("ibm_fez", "real", fake.device)
+    plain, twirled = (
+        prepare(head, torch.zeros(1, 2), device, twirl_readout=on) for on in (False, True)
+    )
+    up, down = fake.noise.readouts[plain.decoding.tasks[0].qubits[0]]
+    assert abs(down - up) > 1e-3
+    assert plain.predicted["a"] - twirled.predicted["a"] == pytest.approx(down - up, abs=1e-6)
+
+
 def test_budgets_stop_before_anything_is_spent(fez):
     head = small_head()
     x = features(head, 4)
@@ -252,6 +266,10 @@ def test_errors(fez):
         (
             lambda: prepare(head, x, fez, primitive="estimator", mitigation="circuits"),
             "mitigation is the sampler's",
+        ),
+        (
+            lambda: prepare(head, x, fez, primitive="estimator", twirl_readout=True),
+            "twirl_readout are the sampler's",
         ),
         (lambda: prepare(head, x, fez, resilience=2), "resilience is the estimator's, got 2"),
         (lambda: prepare(binary_head(80), torch.zeros(1, 160), fez), "has 160 wires"),

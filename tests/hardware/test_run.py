@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from qiskit.providers.fake_provider import GenericBackendV2
 
 from qmtl import HeadCircuit, QuantumHead, Task
 from qmtl.errors import HardwareBudgetError, HardwareJobError, InvalidInputError
@@ -240,3 +241,18 @@ def test_bad_input(own_ledger, head, inputs):
     with pytest.raises(InvalidInputError, match="settings must be HardwareSettings, got"):
         run(head, inputs, "aer", settings={})
     assert Ledger().runs() == []
+
+
+def test_two_backends_of_your_own_with_one_name_are_two_requests(tmp_path):
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+    gates, x, ledger = ["rz", "sx", "x", "cz"], torch.zeros(2, 2), tmp_path / "ledger.sqlite"
+
+    def measured(seed):
+        backend = GenericBackendV2(4, gates, seed=seed, noise_info=True)
+        return run(head, x, backend, shots=50, seed=1, ledger=ledger)
+
+    one, other = measured(1), measured(2)
+    assert one.backend == other.backend
+    assert one.run != other.run
+    assert measured(1).run == one.run
+    assert not torch.equal(one.predicted["a"], other.predicted["a"])
