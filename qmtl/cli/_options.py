@@ -218,7 +218,11 @@ def read_inputs(
     except ValueError as error:
         raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
     categories = [name for name, _ in columns.categorical]
-    rows = read_table(table, delimiter, texts=[*categories, *labels])
+    # Marks that the new file does not show are those of the file that the run was trained on.
+    rows = read_table(
+        table, delimiter, texts=[*categories, *labels], usual_decimal=columns.decimal,
+        usual_encoding=getattr(run.recipe.data, "encoding", None),
+    )  # fmt: skip
     header = [str(name) for name in rows.columns]
     missing = [name for name in (*columns.names, *labels) if name not in header]
     if missing:

@@ -1,6 +1,5 @@
 """Recipes: list the built-in ones, and write a commented one for your own table."""
 
-import contextlib
 import json
 import re
 import shlex
@@ -136,12 +135,15 @@ def init(
         raise InvalidInputError(f"{path} exists already; give another --out")
     labels = LabelTable(table, delimiter)
     names = labels.names
+    unclear: dict[str, tuple[str, ...]] = {}
 
     @cache
     def task_of(name: str) -> "Task | None":
-        with contextlib.suppress(InvalidInputError):
+        try:
             return labels.task(name)
-        return None
+        except InvalidInputError as error:
+            unclear[name] = tuple(error.kinds) if isinstance(error, UnclearKindError) else ()
+            return None
 
     wanted = {} if not target else _given(target, labels, table)
     if not wanted:
@@ -149,9 +151,14 @@ def init(
         found = None if last is None else task_of(last)
         wanted = {found.name: found.kind} if found is not None else _no_target(labels)
     data = _load(table, wanted, delimiter)
-    others = [name for name in names[:MOST] if name not in wanted and task_of(name) is not None]
     lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
-    lines += [f"# {_target_line(name, task_of(name), None)}" for name in others]
+    for name in names[:MOST]:
+        if name not in wanted and task_of(name) is not None:
+            lines.append(f"# {_target_line(name, task_of(name), None)}")
+        elif name not in wanted and len(unclear.get(name, ())) > 1:
+            kind, *more = unclear[name]
+            line = _target_line(name, None, kind).rstrip()
+            lines.append(f"# {line}  # or {' or '.join(more)}\n")
     if len(names) > MOST:
         lines.append(f"# … {len(names):,} columns in all\n")
     # Relative to the recipe, so that both can be moved together.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 # Numbers with groups of three digits and a decimal mark: 1,234.5 or 1.234,5; groups may also be
 # separated by apostrophes and kinds of spaces.
-_POINT = re.compile(r"[+-]?\d{1,3}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
+_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
 _COMMA = re.compile(
-    r"[+-]?(?:\d+|\d{1,3}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?(?:[eE][+-]?\d+)?"
+    r"[+-]?(?:\d+|[1-9]\d{0,2}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?"
+    r"(?:[eE][+-]?\d+)?"
 )
 # Every number fits this, and few other texts do.
 _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
@@ -40,6 +41,7 @@ class TableColumns:
         dates: (name, format, mean, std, cycles) of each column of dates: the format with which
             `pandas.to_datetime` reads texts, mean and standard deviation in days, and which of
             "year", "week" and "day" become two inputs each, cosine and sine.
+        decimal: decimal mark of the training file, for texts that two marks fit; None if unknown.
 
     Raises:
         InvalidInputError: for a repeated column, a std that is not positive, or an unknown scale.
@@ -56,10 +58,14 @@ class TableColumns:
     categorical: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scale: str = "standard"
     dates: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = ()
+    # How texts are written is no difference between two models.
+    decimal: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.scale != "standard":
             raise unknown_name("scale of table columns", self.scale, ["standard"])
+        if self.decimal not in (None, ".", ","):
+            raise InvalidInputError(f"decimal: expected '.' or ',', got {self.decimal!r}")
         try:
             # A std of 0 (a constant column) becomes 1: the column is then 0 everywhere.
             numeric = tuple((str(n), float(m), float(s) or 1.0) for n, m, s in self.numeric)
@@ -152,7 +158,7 @@ class TableColumns:
         encoded = np.zeros((len(table), self.n_inputs), dtype=np.float32)
         start = len(self.numeric)
         if self.numeric:
-            block = column_numbers(table, [name for name, *_ in self.numeric])
+            block = column_numbers(table, [name for name, *_ in self.numeric], self.decimal)
             mean, std = np.array([entry[1:] for entry in self.numeric]).T
             block -= mean
             block /= std
@@ -222,6 +228,7 @@ class TableColumns:
             "numeric": [list(entry) for entry in self.numeric],
             "dates": [[*entry[:4], list(entry[4])] for entry in self.dates],
             "categorical": [[name, list(categories)] for name, categories in self.categorical],
+            "decimal": self.decimal,
         }
 
     @classmethod
@@ -236,7 +243,7 @@ class TableColumns:
             >>> TableColumns.from_dict(columns.to_dict()) == columns
             True
         """
-        known = ["scale", "numeric", "dates", "categorical"]
+        known = ["scale", "numeric", "dates", "categorical", "decimal"]
         if not isinstance(data, dict):
             raise InvalidInputError(f"table columns: expected a dict with {known}, got {data!r}")
         for key in data:
@@ -282,7 +289,7 @@ def is_number_type(dtype: Any) -> bool:
 
     if types.is_complex_dtype(dtype):
         return False
-    return bool(types.is_numeric_dtype(dtype) or types.is_timedelta64_dtype(dtype))
+    return bool(types.is_numeric_dtype(dtype) or dtype.kind in "bm")
 
 
 def column_numbers(
@@ -326,9 +333,7 @@ def column_numbers(
 
 
 def _numbers(column: "pd.Series", decimal: str | None) -> np.ndarray:
-    from pandas.api import types
-
-    if types.is_timedelta64_dtype(column.dtype):
+    if column.dtype.kind == "m":
         return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
@@ -456,10 +461,9 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
                 f"training data ({text_format}), got {texts[bad[0]]!r}"
             )
         stamps = read
-    if stamps.dt.tz is None:
-        stamps = stamps.dt.tz_localize("UTC")
-    since = stamps - pd.Timestamp(0, tz="UTC")
-    days = np.asarray(since.dt.total_seconds(), dtype=np.float64) / DAY
+    # In microseconds, which reach far beyond the year 9999, unlike nanoseconds.
+    utc = pd.to_datetime(stamps, utc=True).to_numpy("datetime64[us]")
+    days = (utc - np.datetime64(0, "us")) / np.timedelta64(1, "D")
     found: np.ndarray = np.append(days, np.nan)[codes]
     return found
 

@@ -44,6 +44,8 @@ def read_table(
     *,
     decimal: str | None = None,
     encoding: str | None = None,
+    usual_decimal: str | None = None,
+    usual_encoding: str | None = None,
     texts: Collection[str] | None = (),
 ) -> "pd.DataFrame":
     r"""Read a text table with a header as a data frame.
@@ -58,6 +60,9 @@ def read_table(
         decimal: decimal mark; None detects it. Marks between groups of three digits are supported.
         encoding: encoding of the file; None for UTF-8, UTF-16 if the file begins with its byte
             order mark, and else Windows-1252, with a warning.
+        usual_decimal: decimal mark if the file does not show one and its cells are not separated by
+            commas: that of the file that a model was trained on.
+        usual_encoding: encoding of a file that is not UTF-8, instead of Windows-1252.
         texts: columns to keep as text: blanks around cells are removed, and an empty cell is an
             empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing, and a
             column of numbers becomes numeric.
@@ -78,7 +83,7 @@ def read_table(
         2  1.5  a
         5  2.0  b
     """
-    file = TextTable(path, delimiter, decimal, encoding)
+    file = TextTable(path, delimiter, decimal, encoding, usual_decimal, usual_encoding)
     return file.frame(file.header if texts is None else texts)
 
 
@@ -95,12 +100,14 @@ class TextTable:
         delimiter: str | None = None,
         decimal: str | None = None,
         encoding: str | None = None,
+        usual_decimal: str | None = None,
+        usual_encoding: str | None = None,
     ) -> None:
         if decimal not in (None, ".", ","):
             raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
         given = _checked(delimiter)
         self.path = path = Path(path).expanduser()
-        text, as_stored = _as_utf8(path, encoding)
+        text, as_stored = _as_utf8(path, encoding, usual_encoding)
         if b"\r" in text:
             text, as_stored = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), False
         start = len(text) - len(text.lstrip(b"\n"))
@@ -121,7 +128,7 @@ class TextTable:
         self.header = self._named(self._with_row_names(header))
         self.decimal = decimal
         if decimal is None and self.delimiter != ",":
-            self.decimal = self._find_decimal()
+            self.decimal = self._find_decimal() or usual_decimal
         other = [mark for mark in DELIMITERS if mark in header[0]]
         if given and len(header) == 1 and other:
             raise InvalidInputError(
@@ -357,7 +364,7 @@ def _checked(delimiter: str | None) -> str | None:
     return mark
 
 
-def _as_utf8(path: Path, encoding: str | None) -> tuple[bytes, bool]:
+def _as_utf8(path: Path, encoding: str | None, usual: str | None) -> tuple[bytes, bool]:
     """The text of a file in UTF-8, and whether the file itself holds these bytes."""
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "there is no such file"
@@ -367,23 +374,27 @@ def _as_utf8(path: Path, encoding: str | None) -> tuple[bytes, bool]:
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read: {error.strerror}") from error
     marks = [name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)]
-    tried: Sequence[str] = [encoding] if encoding else marks or ["utf-8", "cp1252"]
+    tried: Sequence[str] = [encoding] if encoding else marks or ["utf-8", usual or "cp1252"]
     for name in tried:
         try:
             # Most files are ASCII, which needs no decoding.
             is_ascii = not encoding and content.isascii()
-            text = content if is_ascii else content.decode(name).encode()
+            decoded = "" if is_ascii else content.decode(name).removeprefix("\ufeff")
+            text = content if is_ascii else decoded.encode()
         except UnicodeDecodeError:
             continue
         except LookupError:
             raise InvalidInputError(f"encoding: Python knows no encoding {encoding!r}") from None
         if b"\0" in text:
-            break
-        if name == "cp1252" and not encoding:
+            continue
+        if name == "cp1252" and not (encoding or usual):
             warnings.warn(
                 f"{path} is not UTF-8; it is read as Windows-1252, pass encoding if that is wrong",
                 UserWarning,
                 stacklevel=2,
             )
         return text, text == content
-    raise InvalidInputError(f"{path}: expected text in {' or '.join(tried)}, got other bytes")
+    raise InvalidInputError(
+        f"{path}: expected text in {' or '.join(tried)}, got other bytes; pass encoding if it is "
+        f"text, or read the file with pandas and use from_frame"
+    )

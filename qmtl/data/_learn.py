@@ -17,6 +17,7 @@ from qmtl.data._columns import (
 )
 from qmtl.data._csv import is_nameless
 from qmtl.errors import InvalidInputError
+from qmtl.tasks import is_date
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,8 @@ _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y"
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_SIGN = r"\s*[%$€£¥]\s*"
+_WITH_SIGN = re.compile(rf"[+-]?(({_SIGN})[+-]?[\d.,' ]+|[\d.,' ]+({_SIGN}))")
 _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
 
 
@@ -100,7 +103,8 @@ def learn_columns(
     categorical = [
         (name, what.categories) for name, what in found.items() if what.kind == "category"
     ]
-    return TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates)), reasons, table
+    columns = TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates), decimal=decimal)
+    return columns, reasons, table
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
@@ -190,6 +194,11 @@ def _what_texts(
     n_rows = int((codes >= 0).sum())
     if sum("@" in text and bool(_EMAIL.fullmatch(text)) for text in texts) > len(texts) / 2:
         return _Found("none", reason="holds e-mail addresses")
+    # As categories, every number or date would silently become an input.
+    if len(texts) > FEW and sum(map(is_date, texts)) >= 0.9 * len(texts):
+        return _Found("none", reason="holds dates, but of several forms or with texts among them")
+    if len(texts) > FEW and sum(map(bool, map(_WITH_SIGN.fullmatch, texts))) >= 0.9 * len(texts):
+        return _Found("none", reason="holds numbers with a % or currency sign: write numbers alone")
     if len(texts) > max(FEW, n_rows / 2):
         words = len(" ".join(texts).split()) / len(texts)
         what = "free text" if words >= 4 else "ids or names"

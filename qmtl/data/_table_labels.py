@@ -100,7 +100,7 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype) or types.is_timedelta64_dtype(column.dtype):
+    if types.is_bool_dtype(column.dtype) or column.dtype.kind == "m":
         return np.asarray(column, dtype=object)
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))

@@ -8,7 +8,16 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 from qmtl.tasks._definition import MISSING, Kind
-from qmtl.tasks._labels import as_labels, is_date, is_missing, number_in, number_text
+from qmtl.tasks._labels import (
+    EXACT,
+    TOO_LARGE,
+    as_labels,
+    is_date,
+    is_missing,
+    number_in,
+    number_text,
+    truth_word,
+)
 from qmtl.tasks._task import Task
 
 # With more classes than this, and more than one class per two rows, labels are taken for ids or
@@ -63,7 +72,13 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         found = np.unique(array, return_counts=True)
         pairs = list(zip(*(part.tolist() for part in found), strict=True))
     else:
-        pairs = list(Counter(array.ravel().tolist()).items())
+        try:
+            pairs = list(Counter(array.ravel().tolist()).items())
+        except TypeError:
+            raise InvalidInputError(
+                f"labels of '{name}': expected numbers or texts, got a list or another container "
+                f"in place of a label"
+            ) from None
     counts = {value: n for value, n in pairs if not is_missing(value)}
     if not counts:
         raise InvalidInputError(f"labels of '{name}': all are missing, so no task can be inferred")
@@ -74,6 +89,10 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
             f"turn them into numbers or classes first"
         )
     numbers, texts = _split(name, distinct)
+    large = [number for number in numbers if abs(number) >= EXACT and number.is_integer()]
+    if large and (kind or texts or all(map(float.is_integer, numbers))):
+        also = "" if kind or texts else "; if they are amounts, the kind is 'regression'"
+        raise InvalidInputError(f"labels of '{name}': {large[0]:.0f}: {TOO_LARGE}{also}")
     if texts:
         return _from_texts(name, array, numbers, texts, kind, n)
     classes = {number for number in numbers if number != MISSING}
@@ -113,6 +132,8 @@ def _from_texts(
             "pass a Task with class_names, or say that it is 'multiclass'",
         )
     names = sorted({*texts, *map(number_text, numbers)})
+    # True, TRUE and true are one class, as `Task.to_targets` reads them.
+    names = sorted({truth_word(text) or text: text for text in reversed(names)}.values())
     _check_count(name, names, kind)
     if kind is None and len(names) > max(FEW, n // 2):
         raise UnclearKindError(

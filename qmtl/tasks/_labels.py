@@ -7,6 +7,9 @@
   not count.
 * A number is the class whose name spells that number, if any class name spells a number. Otherwise
   it is the number of the class.
+* True and False, as values or as texts in any case, are the classes of these names, if there are
+  any. Otherwise they are 1 and 0 (the texts only in binary and multilabel tasks, and if classes
+  have no names).
 * None, NaN, pandas' NA and NaT, and masked entries are missing; so is -100, except in regression.
 * Dates and times are not labels.
 """
@@ -34,6 +37,12 @@ MISSING_WORDS = frozenset({
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?",
 })  # fmt: skip
 """Texts that stand for a missing value: those of `pandas.read_csv`, and a question mark."""
+
+EXACT = 2.0**53  # from here on, different whole numbers can be the same float
+TOO_LARGE = (
+    "whole numbers from 2^53 on cannot be told apart; if they are classes, pass them as texts and "
+    "a Task with these texts as class_names"
+)
 
 _DATE = re.compile(
     r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([T ]\d{1,2}:\d{2}.*)?"
@@ -83,6 +92,18 @@ def number_text(number: float) -> str:
         ('1', '-1.5')
     """
     return str(int(number)) if float(number).is_integer() else repr(float(number))
+
+
+def truth_word(value: Any) -> str:
+    """The word "true" or "false" of a truth value or of its text in any case; "" for others.
+
+    Example:
+        >>> truth_word(True), truth_word(" FALSE"), truth_word("yes")
+        ('true', 'false', '')
+    """
+    is_truth = isinstance(value, str | bool | np.bool_)
+    word = str(value).strip().lower() if is_truth else ""
+    return word if word in ("true", "false") else ""
 
 
 def is_date(value: Any) -> bool:
@@ -301,10 +322,13 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
                 return names.texts[text]
     if is_missing(value):
         return math.nan
-    if isinstance(value, bool | np.bool_):
-        spelled = [code for text, code in names.texts.items() if text.lower() == str(value).lower()]
+    word = truth_word(value)
+    if word:
+        spelled = [code for text, code in names.texts.items() if truth_word(text) == word]
         if spelled:
             return spelled[0]
+        if not names.texts and task.kind in ("binary", "multilabel"):
+            return float(word == "true")
     number: float | None
     if isinstance(value, str):
         number = number_in(value)
@@ -318,6 +342,8 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
     if number is None:
         raise InvalidInputError(f"the text {value!r}; allowed are {_allowed(task, names)}")
     if names.numbers:
+        if abs(number) >= EXACT:
+            raise InvalidInputError(f"{value!r}; {TOO_LARGE}")
         if number in names.numbers:
             return names.numbers[number]
         if number != MISSING:

@@ -95,7 +95,9 @@ class TestInputs:
         days = [datetime.date(2020, 1, 1) + datetime.timedelta(3 * i) for i in range(N)]
         zoned = pd.date_range("2020", periods=N, tz="Europe/Berlin")
         periods = pd.period_range("2020-01", periods=N, freq="M")
-        for column in (days, zoned, periods, [*days[:-1], None]):
+        # Files say "always" in this way, and nanoseconds end in 2262.
+        always = [f"{2000 + i}-01-{1 + i % 28:02}" for i in range(N - 1)] + ["9999-12-31"]
+        for column in (days, zoned, periods, [*days[:-1], None], always):
             data = from_frame(frame(when=column), targets=["y"])
             assert [entry[0] for entry in data.columns.dates] == ["when"]
             assert torch.isfinite(data.train.inputs).all()
@@ -122,6 +124,20 @@ class TestInputs:
                 "looks like free text",
             ),
             ("town", [f"t{i % 26}" for i in range(N)], "has 26 categories, more than max_cat"),
+            ("share", [f"{i / 7:.1f}%" for i in range(N)], "holds numbers with a % or currency"),
+            ("share", [f"{i % 12} %" for i in range(N)], "holds numbers with a % or currency"),
+            ("rent", [f"€ 1,{100 + i}.50" for i in range(N)], "holds numbers with a % or currency"),
+            ("rent", [f"-{i % 15} $" for i in range(N)], "holds numbers with a % or currency sign"),
+            (
+                "day",
+                ["0000-00-00", *[f"2020-01-{1 + i % 28}" for i in range(1, N)]],
+                "holds dates, but of several forms",
+            ),
+            (
+                "day",
+                ["soon", *[f"2020-01-{1 + i % 15} 10:00" for i in range(1, N)]],
+                "holds dates, but of several forms",
+            ),
             ("none", [None] * N, "is empty"),
             ("none", ["N/A", ""] * (N // 2), "is empty"),
         ],

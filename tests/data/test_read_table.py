@@ -83,13 +83,32 @@ def test_a_comma_that_may_be_either(read):
     assert both["x"].tolist() == [1.234, 1234]
 
 
+@pytest.mark.parametrize(
+    ("text", "usual", "found"),
+    [
+        ("x;y\n1.234;a\n5.678;b\n", ",", [1234, 5678]),
+        ("x;y\n1,234;a\n5,678;b\n", ",", [1.234, 5.678]),
+        ("x;y\n1,234;a\n5,678;b\n", ".", [1234, 5678]),
+        # What the file shows comes first.
+        ("x;y\n1.234;a\n5.67;b\n", ",", [1.234, 5.67]),
+        ("x;y\n0.234;a\n0.567;b\n", ",", [0.234, 0.567]),
+        ("x;y\n1,234;a\n5,67;b\n", ".", [1.234, 5.67]),
+        ("x,y\n1.234,a\n5.678,b\n", ",", [1.234, 5.678]),
+    ],
+)
+def test_the_usual_decimal_mark(read, text, usual, found):
+    assert read(text, usual_decimal=usual)["x"].tolist() == found
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "latin-1"])
 def test_encodings(read, encoding):
     content = "größe,é\n1,ü\n".encode(encoding)
+    # The byte order mark is no part of the first name, nor does a given encoding change that.
+    assert rows(read(content, encoding=encoding.removesuffix("-sig"))) == [["größe", "é"], [1, "ü"]]
+    assert rows(read(content, usual_encoding="latin-1")) == [["größe", "é"], [1, "ü"]]
     if encoding in ("cp1252", "latin-1"):
         with pytest.warns(UserWarning, match="not UTF-8; it is read as Windows-1252"):
             assert rows(read(content)) == [["größe", "é"], [1, "ü"]]
-        assert rows(read(content, encoding=encoding))[1] == [1, "ü"]
     else:
         assert rows(read(content)) == [["größe", "é"], [1, "ü"]]
 
@@ -133,7 +152,7 @@ def test_words_for_missing_values(read, word):
         ("a,b\n1,2,3\n1,2\n", "row 2 has 3 cells"),
         ('a,b\n1,"2\n', "cannot be read as a table"),
         (b"a,b\n1,\x00\n", "expected text in utf-8 or cp1252"),
-        (b"\x89PNG\r\n\x1a\n\x81\x00", "expected text"),
+        (b"\x89PNG\r\n\x1a\n\x81\x00", "read the file with pandas and use from_frame"),
     ],
 )
 def test_errors(read, text, message):

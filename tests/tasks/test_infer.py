@@ -86,6 +86,10 @@ def test_given_kinds(values, kind, names):
         ([datetime.date(2020, 1, 1)] * 3, None, "are dates"),
         (pd.date_range("2020", periods=3), None, "a date or a time"),
         ([f"user{i}@example.org" for i in range(30)], None, "look like ids or free text"),
+        (pd.Series([[1], {2: 3}, None]), None, "a list or another container in place of a label"),
+        (np.array([2**53 + 1, 2**53, 5]), "multiclass", "from 2^53 on cannot be told apart"),
+        (["9007199254740993", "9007199254740992"], "binary", "cannot be told apart"),
+        ([10**18 + i for i in range(30)], None, "if they are amounts, the kind is 'regression'"),
     ],
 )  # fmt: skip
 def test_errors(values, kind, message):
@@ -93,6 +97,16 @@ def test_errors(values, kind, message):
         infer_task("a", values, kind)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [None, "binary"])
+def test_truth_words_in_any_case_are_two_classes(kind):
+    values = ["True", "FALSE", "true ", "false", "TRUE", "False", None]
+    task = infer_task("a", values, kind)
+    assert (task.kind, task.class_names) == ("binary", ("FALSE", "TRUE"))
+    assert task.to_targets(values)[:6].tolist() == [1, 0, 1, 0, 1, 0]
+    # Other words keep their case.
+    assert infer_task("a", ["Yes", "yes", "no"]).class_names == ("Yes", "no", "yes")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,9 @@ class TestTargets:
             (("no", "yes"), [True, False, None], [1, 0, None]),
             (("True", "False"), np.array([True, False]), [0, 1]),
             (("false", "true"), [True, "false"], [1, 0]),
+            (("FALSE", "TRUE"), ["True", " false", "TRUE", np.bool_(False)], [1, 0, 1, 0]),
+            # Whole numbers that no float tells apart, as texts.
+            (("9007199254740992", "9007199254740993"), ["9007199254740993"], [1]),
             # A word for a missing value is a class where a class has that name.
             (("APAC", "EUR", "NA"), ["NA", "EUR", "null", "N/A", ""], [2, 1, None, None, None]),
             (("None", "mild"), ["None", None, "mild"], [0, None, 1]),
@@ -140,6 +143,14 @@ class TestTargets:
         # A tensor holds targets, so that targets stay as they are.
         assert np.array_equal(task.to_targets(found), found, equal_nan=True)
 
+    def test_truth_words_of_tasks_without_names(self):
+        flags = Task.multilabel("t", 2, class_names=("new", "big"))
+        assert flags.to_targets([["True", "FALSE"], [False, "true"]]).tolist() == [[1, 0], [0, 1]]
+        assert Task.binary("t").to_targets(["True", "0", False]).tolist() == [1, 0, 0]
+        for task in (Task.multiclass("t", 3), Task.regression("t")):
+            with pytest.raises(InvalidInputError, match="the text 'True'"):
+                task.to_targets(["True", "0"])
+
     @pytest.mark.parametrize(
         ("names", "label"),
         [
@@ -148,6 +159,8 @@ class TestTargets:
             (("10", "20"), 1),
             (("no", "yes"), "2"),
             (("no", "yes"), "Yes"),
+            (("no", "yes"), "True"),
+            (("9007199254740992", "9007199254740993"), 2**53 + 1),
             (("a", "1"), True + 1),
         ],
     )
