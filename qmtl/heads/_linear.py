@@ -1,6 +1,7 @@
 """Linear heads, the classical rivals of the quantum head, and linear layers of other heads."""
 
 import operator
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -240,11 +241,14 @@ def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
         >>> register_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))
         {'a': [0, 1], 'b': [2, 3]}
     """
+    by_wire = defaultdict(list)
+    for gate in circuit.encoding_gates:
+        by_wire[gate.wires[0]].append(gate)
     columns = {}
     for name, register in circuit.registers.items():
         wires = set(register.wires)
-        loaded = [gate for gate in circuit.encoding_gates if wires.issuperset(gate.wires)]
-        columns[name] = _features_of(loaded)
+        begun = [gate for wire in wires for gate in by_wire[wire]]
+        columns[name] = _features_of([gate for gate in begun if wires.issuperset(gate.wires)])
     return columns
 
 
