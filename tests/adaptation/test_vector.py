@@ -76,7 +76,7 @@ def test_vectors_beside_other_methods_and_one_after_the_other():
     first = model().adapt(NEW, (X, LABELS), methods=["vector"])
     second = first.adapt(Task.regression("r"), (X, X[:, 1]), methods=["vector"])
     third = second.adapt(Task.binary("d"), (X, X[:, 2] > 0), methods=["ridge"])
-    fourth = third.adapt(Task.multilabel("m", 2), (X, X[:, :2] > 0))
+    fourth = third.adapt(Task.multilabel("m", 2), (X, X[:, :2] > 0), methods=["ridge", "vector"])
     assert set(fourth.head.hosts) == {"new", "r"}
     for earlier in (first, second, third):
         found = fourth.predict(X)

@@ -60,7 +60,7 @@ def _assert_same(first, second) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_resumes_bit_for_bit(tmp_path, name):
     data = tiny_data()
-    options = {"max_epochs": 5, "seed": 2, **CASES[name]}
+    options = {"max_epochs": 4, "seed": 2, **CASES[name]}
     unbroken = qmtl.fit(tiny_model(data), data, **QUIET, **options)
     _interrupted(tmp_path, data, **options)
     _assert_same(_resumed(tmp_path, data, **options), unbroken)
