@@ -198,6 +198,21 @@ def test_some_tasks_of_data_that_have_all():
         qmtl.fit(old, data(OLD), tasks=["d"], progress=False)
 
 
+def test_other_tasks_on_one_state_keep_their_bits():
+    tasks = [qmtl.Task.binary("a"), qmtl.Task.binary("b")]
+    head = qmtl.QuantumHead(qmtl.HeadCircuit(tasks), seed=0)
+    (group,) = head.simulator.plan(head.circuit).groups
+    assert group.joint is not None
+    rows = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = head(rows), head.expectation_values(head.angles(rows))
+        head.blocks["a"].add_(0.3)
+        after = head(rows), head.expectation_values(head.angles(rows))
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old["b"], new["b"])
+        assert not torch.equal(old["a"], new["a"])
+
+
 def test_batch_statistics_of_the_encoder_are_not_touched():
     layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 8))
     larger = qmtl.MultiTaskModel(layers, model().with_task(NEW[0]).head)

@@ -19,8 +19,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-# In units of the inputs, which are of order one.
-LEAST_DEVIATION = 1e-6
+# Relative to a column's mean: float32 values closer than this differ by rounding only.
+ROUNDING = torch.finfo(torch.float32).eps
 
 
 def check_layers(activation: str, dropout: float) -> None:
@@ -115,8 +115,9 @@ class MLP(nn.Module):
                 f"inputs must have shape (rows, {self.in_features}) with at least one row, got "
                 f"{tuple(inputs.shape)}"
             )
-        mean, std = inputs.mean(dim=0), inputs.std(dim=0, correction=0)
-        varies = std > LEAST_DEVIATION
+        values = inputs.cpu().double()
+        mean, std = values.mean(dim=0), values.std(dim=0, correction=0)
+        varies = std > ROUNDING * mean.abs() + torch.finfo(torch.float32).tiny
         self.get_buffer("input_mean").copy_(mean)
         self.get_buffer("input_scale").copy_(torch.where(varies, 1 / std, 0.0))
 

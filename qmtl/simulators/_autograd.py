@@ -95,8 +95,8 @@ class Step:
         angle_map: map from features to angles; None if features already are angles.
         layout: layout of the outputs, to multiply them by scales; None for no scales.
         chunk: number of samples to run at a time, so that a step fits into memory.
-        apart: if several tasks share a state, makes a step with one state per task, for use when
-            numbers are not finite.
+        apart: if several tasks share a state, makes a step with one state per task, for use without
+            gradients, or when numbers are not finite.
     """
 
     def __init__(
@@ -139,7 +139,10 @@ class Step:
         """
         given = (features, *weights) if scales is None else (features, scales, *weights)
         if _runs_kernels(features) and all(map(_is_plain, given)):
-            if self.apart is not None and not all(bool(w.isfinite().all()) for w in weights):
+            # Predictions of a task do not depend on the blocks of others, not even by rounding.
+            if self.apart is not None and (
+                not torch.is_grad_enabled() or not all(bool(w.isfinite().all()) for w in weights)
+            ):
                 return self.apart()(features, scales, *weights)
             result: Tensor = _Node.apply(self, scales is not None, *given)
             return result

@@ -102,10 +102,8 @@ class BatchPlan:
             # Gumbel's trick draws from softmax(logits) without replacement, for any temperature.
             noise = torch.empty_like(logits).exponential_(generator=generator).log()
             chosen = (logits - noise).topk(self.tasks_per_step).indices
-            step: list[int] = []
-            for i in sorted(chosen.tolist()):
-                step += streams[i].take(self.batch_size)
-            steps.append(torch.tensor(step))
+            taken = [streams[i].take(self.batch_size) for i in sorted(chosen.tolist())]
+            steps.append(torch.cat(taken))
         return steps
 
 
@@ -118,13 +116,14 @@ class _Stream:
 
     def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator
-        self.waiting: list[int] = []
+        self.waiting = rows[:0]
 
-    def take(self, n: int) -> list[int]:
+    def take(self, n: int) -> Tensor:
         n = min(n, len(self.rows))
         if len(self.waiting) < n:
             order = torch.randperm(len(self.rows), generator=self.generator)
-            self.waiting += self.rows[order].tolist()
+            self.waiting = torch.cat([self.waiting, self.rows[order]])
+        # Views: a copy of all that waits, for each step, would take most of an epoch's time.
         taken, self.waiting = self.waiting[:n], self.waiting[n:]
         return taken
 

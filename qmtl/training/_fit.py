@@ -123,8 +123,9 @@ def fit(
                     stacklevel=2,
                 )
         else:
-            if not resume:
-                kept.unlink(missing_ok=True)
+            if not resume:  # a run that is killed before its first checkpoint has none
+                for name in (BEST, LAST):
+                    (folder / name).unlink(missing_ok=True)
             remove_leftovers(folder)
             keeper = best_checkpoint(folder, settings.monitor)
             used = [resumed, time_spent, *(callbacks or ()), keeper]

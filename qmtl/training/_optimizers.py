@@ -13,7 +13,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import Head
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
-from qmtl.training._settings import TrainingSettings
+from qmtl.training._settings import TrainingSettings, monitor_mode
 
 
 class TrainedParameters:
@@ -318,5 +318,6 @@ def make_schedule(
     if settings.schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, n_epochs)
     if settings.schedule == "plateau":
-        return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+        mode: Any = monitor_mode(settings.monitor)
+        return schedulers.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=5)
     return None

@@ -101,6 +101,15 @@ class TestStandardised:
         torch.testing.assert_close(encoder(rows), plain(expected))
         assert torch.equal(encoder(rows * torch.tensor([1, 1, 9, 1])), encoder(rows))
 
+    def test_a_constant_column_is_told_from_a_small_unit(self):
+        rows = torch.randn(999, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rows = rows * torch.tensor([1.0, 1e-8, 1e3, 0.0]) + torch.tensor([0.0, 0, 1e6, 123456.7])
+        encoder = MLP(4, out_features=1, standardise=True, seed=0)
+        encoder.set_input_scale(rows.float())
+        scales = encoder.get_buffer("input_scale").tolist()
+        assert scales[3] == 0
+        assert scales[:3] == pytest.approx((1 / rows.std(0, correction=0)[:3]).tolist(), rel=1e-3)
+
     def test_comes_back_from_a_description_and_a_state(self):
         encoder = MLP(2, out_features=1, standardise=True, seed=0)
         encoder.set_input_scale(torch.tensor([[1.0, 2.0], [3.0, 8.0]]))

@@ -63,6 +63,17 @@ def test_ranks_partition_single_task_steps_too(tasks_per_step):
         assert sorted(r for part in parts for r in part) == sorted(whole.tolist())
 
 
+def test_streams_reshuffle_when_all_rows_have_been_seen():
+    # Seven rows in batches of three: a batch may continue in the next shuffle.
+    plan = BatchPlan((torch.arange(7), torch.arange(7, 9)), 3, 2, 1.0, seed=0)
+    steps = _steps(plan.epoch(1) + plan.epoch(2))
+    assert [len(step) for step in steps] == [5] * 4
+    for first, second in (steps[:2], steps[2:]):
+        rows = [row for row in first + second if row < 7]
+        assert len(set(rows)) == 6
+        assert sorted(first[3:]) == sorted(second[3:]) == [7, 8]
+
+
 def test_rows_of_a_batch_are_the_splits():
     data = with_missing()
     rows = torch.tensor([5, 0, 5])

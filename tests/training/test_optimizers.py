@@ -121,3 +121,16 @@ def test_schedules():
     for name, kind in kinds.items():
         made = make_schedule(TrainingSettings(schedule=name), optimizer, 5)
         assert type(made).__name__ == kind
+
+
+@pytest.mark.parametrize(
+    ("monitor", "better"), [("validation_loss", -1), ("validation/a/ece", -1), ("validation/a/f1", 1)]
+)
+def test_plateau_knows_which_way_is_better(monitor, better):
+    for direction, halved in ((better, 0), (-better, 2)):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
+        settings = TrainingSettings(schedule="plateau", monitor=monitor)
+        schedule = make_schedule(settings, optimizer, 14)
+        for epoch in range(14):
+            schedule.step(torch.tensor(0.5 + 0.01 * direction * epoch))
+        assert optimizer.param_groups[0]["lr"] == 0.5**halved

@@ -140,6 +140,14 @@ def test_a_new_run_forgets_the_old_one_in_its_folder(tmp_path):
     _assert_same(result, fresh)
 
 
+def test_a_new_run_that_is_killed_early_leaves_no_old_one_to_resume(tmp_path):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=2, **QUIET)
+    _interrupted(tmp_path, data, epoch=0, max_epochs=4, seed=1)
+    with pytest.raises(ModelFileError, match="no checkpoint"):
+        _resumed(tmp_path, data, max_epochs=4, seed=1)
+
+
 def test_files_that_are_no_checkpoint(tmp_path):
     data = tiny_data()
     with pytest.raises(ModelFileError, match="there is no checkpoint"):
