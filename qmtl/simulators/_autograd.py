@@ -32,6 +32,9 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._plan import Plan
 
+# Up to this many amplitudes, a state per task costs little where there is no gradient.
+SMALL = 2**10
+
 
 class Program:
     """A plan and its engines, which together compute all its outputs.
@@ -96,7 +99,7 @@ class Step:
         layout: layout of the outputs, to multiply them by scales; None for no scales.
         chunk: number of samples to run at a time, so that a step fits into memory.
         apart: if several tasks share a state, makes a step with one state per task, for use without
-            gradients, or when numbers are not finite.
+            gradients if that state is small, and when numbers are not finite.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Step:
     ) -> None:
         self.program, self.map, self.layout = program, angle_map, layout
         self.chunk, self.apart = chunk, apart
+        self.is_small = sum(group.amplitudes for group in program.plan.groups) <= SMALL
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
@@ -139,9 +143,10 @@ class Step:
         """
         given = (features, *weights) if scales is None else (features, scales, *weights)
         if _runs_kernels(features) and all(map(_is_plain, given)):
-            # Predictions of a task do not depend on the blocks of others, not even by rounding.
+            # A task's predictions must not depend on the blocks of others, not even by rounding.
             if self.apart is not None and (
-                not torch.is_grad_enabled() or not all(bool(w.isfinite().all()) for w in weights)
+                (self.is_small and not torch.is_grad_enabled())
+                or not all(bool(w.isfinite().all()) for w in weights)
             ):
                 return self.apart()(features, scales, *weights)
             result: Tensor = _Node.apply(self, scales is not None, *given)

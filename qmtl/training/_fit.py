@@ -63,8 +63,9 @@ def fit(
         settings: the settings, or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
         tasks: names of the tasks to train; None for all. The predictions of the other tasks do not
-            change by a single bit: parameters that they depend on, such as the encoder, are not
-            trained. The data may have only these tasks, or all of the model's.
+            change by a single bit (on circuits that entangle more than ten wires all to all: but
+            for rounding): parameters that they depend on, such as the encoder, are not trained. The
+            data may have only these tasks, or all of the model's.
         checkpoints: folder for the last and the best checkpoint; None for no checkpoints.
         resume: whether to continue from the last checkpoint in that folder. On a CPU the result is
             bit for bit that of a run that was not interrupted. If it has more than `max_epochs`
@@ -141,7 +142,7 @@ def fit(
             kept = Path(keeper.best_model_path or kept)
         seconds = time_spent.seconds
         best_epoch = epochs
-        if settings.restore_best and _has_validation(data, settings) and kept.is_file():
+        if settings.restore_best and _has_validation(data, settings):
             best = read_checkpoint(kept)
             _load_weights(module, best)
             best_epoch = int(best["epoch"]) + 1

@@ -35,11 +35,20 @@ class MetricsFile(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._text, self._done = "", 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Start a history."""
+        self._text, self._done = "", 0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write all epochs so far."""
         if trainer.is_global_zero:
-            write_text(self.path, as_csv(pl_module.history))
+            rows = pl_module.history_from(self._done)
+            header, new = as_csv(rows).split("\n", 1)
+            self._text = (self._text or f"{header}\n") + new
+            self._done += len(rows)
+            write_text(self.path, self._text)
 
 
 class HistoryLog(Checkpoint):
@@ -61,9 +70,9 @@ class HistoryLog(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the epochs that are new."""
-        rows = pl_module.history
-        self._write_rows(rows[self._done :])
-        self._done = len(rows)
+        rows = pl_module.history_from(self._done)
+        self._write_rows(rows)
+        self._done += len(rows)
 
     def write_result(self, result: "Result") -> None:
         """Write the test metrics, and the epochs if a finished run resumed without training."""

@@ -190,6 +190,7 @@ class MultiTaskModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Move the combiner's fixed weights to the device of the losses."""
         move_tensors(self.combiner, self.device)
+        self.step.target_scale = None
         if self.names is not None:
             # Running batch statistics affect the other tasks, too.
             self.model.encoder.eval()
@@ -327,6 +328,10 @@ class MultiTaskModule(pl.LightningModule):
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch, split, task and metric, as in `qmtl.Result`."""
         return self._history.rows()
+
+    def history_from(self, first: int) -> list[dict[str, Any]]:
+        """The rows of `history` from this one on, whose cost does not grow with the epochs."""
+        return self._history.rows(first)
 
     def _record(self, split: str, task: str, values: Mapping[str, float]) -> None:
         """Add values to the history and to the metrics that Lightning's callbacks read."""

@@ -39,11 +39,11 @@ class History:
         for column, item in zip(self.columns, (epoch, place, value), strict=True):
             column.append(item)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, first: int = 0) -> list[dict[str, Any]]:
         keys = [dict(zip(("split", "task", "metric"), key, strict=True)) for key in self.keys]
         return [
             {"epoch": epoch + 1, **keys[place], "value": value}
-            for epoch, place, value in zip(*self.columns, strict=True)
+            for epoch, place, value in zip(*(c[first:] for c in self.columns), strict=True)
         ]
 
     def to_dict(self) -> dict[str, Any]:

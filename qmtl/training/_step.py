@@ -29,6 +29,7 @@ class TrainingStep:
         number: number of the next step, for messages.
         generator: random generator for the methods.
         last_losses: each task's last loss, (tasks,), for scalarizers that keep state.
+        target_scale: the model's, read in the first step of a training; None before.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class TrainingStep:
         self.epoch, self.number = 0, 0
         self.generator = torch.Generator()
         self.last_losses = torch.ones(len(self.tasks))
-        self._scale: tuple[Tensor, Tensor] | None = None
+        self.target_scale: tuple[Tensor, Tensor] | None = None
         self.jacobian: SharedJacobian | None = None
         if self.uses_jacobian:
             self.jacobian = SharedJacobian(
@@ -122,9 +123,9 @@ class TrainingStep:
         """Joined targets in the form that losses use, with regression targets standardised."""
         if self.layout.dtype != torch.float64:
             return targets
-        if self._scale is None:
-            self._scale = self.model.target_scale(self.names)
-        mean, std = self._scale
+        if self.target_scale is None:
+            self.target_scale = self.model.target_scale(self.names)
+        mean, std = self.target_scale
         return (targets - mean) / std
 
     def _only_task(self, targets: Tensor) -> int | None:

@@ -220,7 +220,9 @@ def test_without_gradients(circuit, mode):
         again = logits_of(circuit, [tensor * 1 for tensor in inputs])
     assert not found.requires_grad
     assert torch.equal(found, again)
-    assert torch.equal(found, logits_of(circuit, inputs).detach())
+    # Small states that several tasks share are only shared if there are gradients.
+    rounding = 1e-5 if any(g.joint for g in SIMULATOR.plan(circuit).groups) else 0
+    assert_all_close([logits_of(circuit, inputs).detach()], [found], rounding)
 
 
 def test_anomalies_are_looked_for(circuit):

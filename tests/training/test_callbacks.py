@@ -18,7 +18,15 @@ from pytorch_lightning.callbacks import (
 import qmtl
 from qmtl.errors import InvalidInputError
 from qmtl.training import MultiTaskDataModule, MultiTaskModule, TrainingSettings, log_to
-from tests.training.samples import QUIET, Spy, disjoint_data, same_state, tiny_data, tiny_model
+from tests.training.samples import (
+    QUIET,
+    Spy,
+    arrays,
+    disjoint_data,
+    same_state,
+    tiny_data,
+    tiny_model,
+)
 
 # So small that no float32 weight changes, and nothing gets better.
 NOTHING = {"optimizer": "sgd", "learning_rate": 1e-12}
@@ -160,6 +168,22 @@ def test_a_trainer_of_ones_own(combiner):
     trainer.fit(module, datamodule=batches)
     assert same_state(ours, theirs)
     assert {row["split"] for row in module.history} == {"train", "validation"}
+
+
+def test_a_module_that_is_trained_again_on_other_data():
+    X, targets = arrays()
+    tasks, settings = [qmtl.Task.regression("c")], TrainingSettings(batch_size=8)
+    first, second = (
+        qmtl.data.from_arrays(X, {"c": factor * targets["c"]}, tasks=tasks) for factor in (1, 1000)
+    )
+    head = qmtl.LinearHead(tasks, n_features=3, seed=0)
+    module = MultiTaskModule(qmtl.MultiTaskModel(torch.nn.Identity(), head), settings)
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False}
+    for data in (first, second):
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+        trainer.fit(module, datamodule=MultiTaskDataModule(data, settings))
+    # Losses are those of standardised targets.
+    assert max(row["value"] for row in module.history if row["metric"] == "loss") < 5
 
 
 class Modes(Callback):

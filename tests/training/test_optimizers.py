@@ -124,7 +124,8 @@ def test_schedules():
 
 
 @pytest.mark.parametrize(
-    ("monitor", "better"), [("validation_loss", -1), ("validation/a/ece", -1), ("validation/a/f1", 1)]
+    ("monitor", "better"),
+    [("validation_loss", -1), ("validation/a/ece", -1), ("validation/a/f1", 1)],
 )
 def test_plateau_knows_which_way_is_better(monitor, better):
     for direction, halved in ((better, 0), (-better, 2)):

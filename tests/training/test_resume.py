@@ -140,6 +140,14 @@ def test_a_new_run_forgets_the_old_one_in_its_folder(tmp_path):
     _assert_same(result, fresh)
 
 
+def test_weights_of_the_best_epoch_that_are_gone_are_missed(tmp_path):
+    data, options = tiny_data(), {"max_epochs": 3}
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, **options, **QUIET)
+    (tmp_path / BEST).unlink()
+    with pytest.raises(ModelFileError, match=f"no checkpoint .*{BEST}"):
+        _resumed(tmp_path, data, **options)
+
+
 def test_a_new_run_that_is_killed_early_leaves_no_old_one_to_resume(tmp_path):
     data = tiny_data()
     qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=2, **QUIET)
