@@ -104,7 +104,8 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
         name = f"{plain(class_labels(task)[i])} {area}"
         label = f"AUROC {area}" if task.kind == "binary" else name
         look = line_look(number) | {"marker": ""}
-        ax.plot(false, true, label=label, drawstyle="steps-post", **look)
+        # Straight between thresholds: rows with equal scores are a diagonal, as in the area.
+        ax.plot(false, true, label=label, **look)
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")
     ax.set_xlabel("false positive rate")

@@ -259,6 +259,7 @@ def run_robustness(
     """
     run = Run.read(path)
     data, model = run.load_data(split), run.load_model()
+    out.mkdir(parents=True, exist_ok=True)
     circuit = getattr(model.head, "circuit", None)
     found = evaluate_under_noise(
         model,
@@ -269,7 +270,6 @@ def run_robustness(
         extrapolate=extrapolate,
         seed=seed,
     )
-    out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "noise.csv", (row for one in found for row in one.rows()))
     source = noise.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     how = {"split": split, "rows": len(data.splits[split]), "shots": shots, "seed": seed}

@@ -203,12 +203,18 @@ def submit_head(
     own = backend if isinstance(backend, str) else open_backend(backend).identity
     request = request_hash(head, own, settings)
     known = ledger.find_request(request)
+    progress = progress or Progress()
     sent: PreparedRun | str
     if known is not None and not again:
         device, sent = (open_backend(backend) if known.is_local else None), known.run
     else:
         device = open_backend(backend, service=client)
-        sent = prepare_head(head, device, settings).with_context(**(notes or {}))
+        # A noisy circuit of several layers takes a while to plan.
+        progress.show(f"preparing {len(head.angles)} samples for {device.name}")
+        try:
+            sent = prepare_head(head, device, settings).with_context(**(notes or {}))
+        finally:
+            progress.end()
     budget = settings.max_qpu_seconds
     return submit(
         sent, ledger, backend=device, service=client, again=again, resubmit=resubmit,

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from qmtl.experiments import _robustness
 from qmtl.noise import DeviceNoise
 
 NOISE = ("--one-qubit", 0.001, "--two-qubit", 0.01, "--readout", 0.02)
@@ -70,3 +71,11 @@ def test_bad_extrapolation(qmtl, run):
 
 def test_help(qmtl):
     assert "qmtl noise" in qmtl.good("noise", "--help")
+
+
+def test_a_file_in_the_place_of_the_folder_is_told_before_anything_is_computed(
+    qmtl, run, tmp_path, monkeypatch
+):
+    (tmp_path / "n").touch()
+    monkeypatch.setattr(_robustness, "evaluate_under_noise", None)
+    assert "File exists" in qmtl.bad("noise", run, *NOISE, "--out", tmp_path / "n")

@@ -52,6 +52,16 @@ def test_a_class_that_never_occurs_has_an_empty_row():
     assert ax.images[0].get_array().tolist() == [[0, 0], [50, 50]]
 
 
+def test_a_roc_curve_encloses_the_area_that_its_legend_tells_with_equal_scores_too():
+    task = Task.binary("a")
+    p, y = torch.tensor([0.9, 0.5, 0.5, 0.5, 0.1]), task.to_targets([1, 1, 0, 0, 0])
+    ax = plot_roc(task, p, y, _axes())
+    # The path as drawn, steps included.
+    x, drawn = ax.lines[0].get_path().interpolated(1).vertices.T
+    assert ax.lines[0].get_drawstyle() == "default"
+    assert np.trapezoid(drawn, x) == pytest.approx(roc_auc_score(y, p))
+
+
 def test_roc_of_labels():
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(80, 3, generator=generator)

@@ -256,3 +256,17 @@ def test_two_backends_of_your_own_with_one_name_are_two_requests(tmp_path):
     assert one.run != other.run
     assert measured(1).run == one.run
     assert not torch.equal(one.predicted["a"], other.predicted["a"])
+
+
+def test_a_run_says_that_it_is_prepared_and_executed(tmp_path):
+    head, lines = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0), []
+    progress = Progress(write=lines.append, is_terminal=False)
+    for _ in range(2):
+        result = run(
+            head, torch.zeros(3, 2), "aer", shots=9, ledger=tmp_path / "l", progress=progress
+        )
+    # The second call finds the result of the first.
+    assert lines == [
+        "preparing 3 samples for aer\n",
+        f"run {result.run} on aer, 3 samples: job 1 of 1 is executed here\n",
+    ]
