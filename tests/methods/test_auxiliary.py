@@ -164,8 +164,14 @@ def test_the_entropy_term_keeps_sub_classes_in_use():
     assert used(5.0) < used(0.0)
 
 
-@pytest.mark.parametrize("kind", ["aligned", "missing", "disjoint"])
-@pytest.mark.parametrize("options", [{"scalarizer": "uw"}, {"aggregator": "upgrad"}])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("aligned", {"scalarizer": "uw"}),
+        ("missing", {"aggregator": "upgrad"}),
+        ("disjoint", {"scalarizer": "uw"}),
+    ],
+)
 def test_resumes_bit_for_bit(tmp_path, kind, options):
     data = {
         "aligned": tiny_data, "missing": lambda: with_missing(0.5, n=40),
