@@ -42,7 +42,7 @@ class LossesOfRows:
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Each task's loss, summed over the labels of these rows, (tasks,)."""
         logits = self.model.logits(features, [task.name for task in tasks])
-        return self.sums_of_logits(logits, rows, tasks)
+        return self.terms_of_logits(logits, rows, tasks)[0]
 
     def misfits(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
         """Each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
@@ -69,13 +69,14 @@ class LossesOfRows:
             self._centred[task.name] = known * (values - mean)
         return self._centred[task.name]
 
-    def sums_of_logits(self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Like `sums`, from the joined logits of these tasks."""
+    def terms_of_logits(
+        self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]
+    ) -> tuple[Tensor, Tensor]:
+        """The `sums` and what to divide them by, from the joined logits of these tasks."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         weights = self._weights if self._weights is None else self._weights[rows]
         layout, targets = task_layout(tuple(tasks)), torch.cat(columns, 1)
-        sums: Tensor = layout.loss_terms(logits, targets, sample_weight=weights)[0]
-        return sums
+        return layout.loss_terms(logits, targets, sample_weight=weights)
 
 
 def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:

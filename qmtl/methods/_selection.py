@@ -70,9 +70,9 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 
     validation = LossesOfRows(model, data, "validation")
     names = [task.name for task in data.tasks]
-    counts = labelled_rows(data.tasks, validation.rows.targets).sum(1)
-    for name, count in zip(names, counts.tolist(), strict=True):
-        if not count:
+    labelled = labelled_rows(data.tasks, validation.rows.targets).any(1)
+    for name, known in zip(names, labelled.tolist(), strict=True):
+        if not known:
             raise InvalidInputError(
                 f"task {name!r} has no validation label, which influences on it are measured by"
             )
@@ -82,15 +82,18 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
     training = LossesOfRows(model, data, "train")
     with evaluating(model), torch.enable_grad():
         totals: list[Any] = [[torch.zeros_like(p) for p in parameters.values()] for _ in names]
+        divisors: Any = 0
         for rows in torch.arange(len(validation.rows)).split(batch_size):
-            features = model.encoder(validation.inputs[rows])
-            for task, loss in enumerate(validation.sums(features, rows, data.tasks)):
+            at = model(validation.inputs[rows], names, joined=True)
+            losses, counts = validation.terms_of_logits(at, rows, data.tasks)
+            divisors = divisors + counts
+            for task, loss in enumerate(losses):
                 gradients = torch.autograd.grad(
                     loss, list(parameters.values()), retain_graph=True, allow_unused=True,
                     materialize_grads=True,
                 )  # fmt: skip
-                scaled = [g / counts[task] for g in gradients]
-                totals[task] = [a + b for a, b in zip(totals[task], scaled, strict=True)]
+                totals[task] = [a + b for a, b in zip(totals[task], gradients, strict=True)]
+        totals = [[g / n for g in own] for own, n in zip(totals, divisors, strict=True)]
         found = []
         for rows in torch.arange(len(training.rows)).split(batch_size):
             inputs = training.inputs[rows]
@@ -102,7 +105,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             values = {name: p.detach() for name, p in parameters.items()}
             at = logits(values).detach().requires_grad_()
             # Rows are independent, so this is the gradient of each row.
-            (slopes,) = torch.autograd.grad(training.sums_of_logits(at, rows, data.tasks).sum(), at)
+            losses, _ = training.terms_of_logits(at, rows, data.tasks)
+            (slopes,) = torch.autograd.grad(losses.sum(), at)
             with warnings.catch_warnings():
                 # A warning of torch about itself.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)

@@ -164,14 +164,16 @@ class Task(TaskDefinition):
             # values.
             sample_weight = torch.as_tensor(sample_weight)
             sample_weight = sample_weight / sample_weight.max()
-        total, count = self.loss_terms(logits, targets, sample_weight)
+        # Half precision holds neither the sum nor the number of many rows.
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total, count = self.loss_terms(exact, targets, sample_weight)
         if not count > 0:
             raise InvalidInputError(
                 f"task '{self.name}': the loss needs at least one label, but all "
                 f"{targets.numel()} targets are missing"
                 f"{'' if sample_weight is None else ' or of weight 0'}"
             )
-        return total / count
+        return (total / count).to(logits.dtype)
 
     def labels_in_words(self) -> str:
         """Describe its labels in words.

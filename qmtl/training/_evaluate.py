@@ -40,6 +40,8 @@ def joined_scores(
     if sample_weight is not None:  # the losses' type may not hold the weights' absolute values
         sample_weight = sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
+    # Half precision holds neither the sum nor the number of many rows.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=sample_weight)
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
@@ -68,7 +70,9 @@ def score(
         sample_weight = sample_weight / sample_weight.max()
     for task in tasks:
         wanted = model.standardise(task, targets[task.name])
-        total, count = task.loss_terms(logits[task.name], wanted, sample_weight)
+        own = logits[task.name]
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
+        total, count = task.loss_terms(own, wanted, sample_weight)
         scores[task.name] = {"loss": float(total / count), **scores[task.name]}
     return scores
 

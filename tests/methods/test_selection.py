@@ -35,8 +35,7 @@ def row_by_row(model, data):
     for task in data.tasks:
         rows = task.labelled(data.validation.targets[task.name])
         logits = model(data.validation.inputs[rows].to(dtype))[task.name]
-        total, _ = task.loss_terms(logits, targets(data.validation, task, rows))
-        by_task.append(gradient(total / rows.sum()))
+        by_task.append(gradient(task.loss(logits, targets(data.validation, task, rows))))
     found = []
     for row in range(len(data.train)):
         rows = torch.tensor([row])
@@ -61,6 +60,16 @@ def test_influences_are_those_of_single_rows(head, dtype):
     assert list(found) == ["a", "b", "c", "d"]
     tolerance = 1e-4 if dtype is torch.float32 else 1e-9
     assert found.to_numpy() == pytest.approx(expected, abs=tolerance, rel=1e-3)
+
+
+def test_a_validation_row_of_weight_two_counts_like_two_rows():
+    data = with_missing(0.4)
+    model, rows = model_for(data, "linear", dtype=torch.float64), data.validation
+    twice = torch.arange(len(rows)).repeat_interleave(torch.arange(len(rows)) % 2 + 1)
+    weights = (torch.arange(len(rows)) % 2 + 1).double()
+    repeated = influences(model, replace(data, validation=rows.take(twice)))
+    weighted = influences(model, replace(data, validation=replace(rows, sample_weight=weights)))
+    assert weighted.to_numpy() == pytest.approx(repeated.to_numpy(), rel=1e-9)
 
 
 def test_disjoint_tasks_have_influence_by_the_encoder():

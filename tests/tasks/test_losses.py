@@ -96,3 +96,12 @@ class TestLoss:
             BINARY.loss(torch.zeros(3, 1), torch.zeros(2))
         with pytest.raises(InvalidInputError, match=r"got \(3,\) torch.float32"):
             MULTICLASS.loss(torch.zeros(3, 4), torch.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_of_more_rows_than_half_precision_can_count(dtype):
+    n = 70_000
+    logits = torch.zeros(n, 1, dtype=dtype)
+    loss = Task.binary("a").loss(logits, torch.ones(n))
+    assert loss.dtype is dtype
+    assert float(loss) == pytest.approx(0.6931, rel=4e-3)

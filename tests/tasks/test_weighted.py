@@ -130,3 +130,9 @@ def test_weights_of_every_type():
         Task.binary("b").loss(logits, targets, torch.ones(3))
     with pytest.raises(InvalidInputError, match="or of weight 0"):
         Task.binary("b").loss(logits, targets, torch.zeros(2))
+
+
+def test_correlations_beside_a_dominant_weight():
+    task = Task.regression("a", metrics=("pearson",))
+    found = task.evaluate([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], [1, 1e-17, 1e-17])["pearson"]
+    assert found == pytest.approx(1)
