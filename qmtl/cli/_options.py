@@ -3,7 +3,6 @@
 Nothing here imports torch at the top, because the shell calls the completion at every key press.
 """
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -205,18 +204,13 @@ def read_inputs(
     Raises:
         InvalidInputError: if the run has no columns, the table lacks some, or a cell does not fit.
     """
-    from qmtl.data import TableColumns, read_table
+    from qmtl.data import read_table
 
-    columns_file = run.path / "inputs.json"
-    if not columns_file.is_file():
+    columns = run.columns()
+    if columns is None:
         raise InvalidInputError(
             f"the run {run.path} was not trained on a table: it has no inputs.json"
         )
-    try:
-        content: Any = json.loads(columns_file.read_text(encoding="utf-8"))
-        columns = TableColumns.from_dict(content)
-    except ValueError as error:
-        raise InvalidInputError(f"{columns_file} is damaged: {error}") from None
     categories = [name for name, _ in columns.categorical]
     # Marks that the new file does not show are those of the file that the run was trained on.
     rows = read_table(

@@ -120,6 +120,26 @@ class TableColumns:
         n_categories = sum(len(categories) for _, categories in self.categorical)
         return len(self.numeric) + n_dates + n_categories
 
+    def is_close(self, other: "TableColumns") -> bool:
+        """Whether other columns give the same inputs, but for rounding errors in the scales.
+
+        Example:
+            >>> columns = TableColumns((("age", 40.0, 10.0),))
+            >>> [columns.is_close(TableColumns((("age", 40.0, std),))) for std in (10.0 + 1e-9, 11)]
+            [True, False]
+        """
+        scales, words = [], []
+        for one in (self, other):
+            pairs = [(m, s) for _, m, s in one.numeric] + [(m, s) for _, _, m, s, _ in one.dates]
+            scales.append(np.array(pairs).reshape(-1, 2))
+            words.append((one.names, one.categorical, [(f, c) for _, f, _, _, c in one.dates]))
+        # Means are compared in standard deviations.
+        (mean, std), (other_mean, other_std) = scales[0].T, scales[-1].T
+        return words[0] == words[1] and bool(
+            np.all(np.abs(mean - other_mean) <= 1e-5 * std)
+            and np.all(np.abs(std - other_std) <= 1e-5 * std)
+        )
+
     def fits(self, inputs: Any) -> bool:
         """Whether inputs are a table with named columns, not an array.
 

@@ -28,8 +28,8 @@ _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y"
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_SIGN = r"\s*[%$€£¥]\s*"
-_WITH_SIGN = re.compile(rf"[+-]?(({_SIGN})[+-]?[\d.,' ]+|[\d.,' ]+({_SIGN}))")
+# A number between signs: 12%, -€ 1,234.50, (7), and numbers with a typographic minus.
+_WITH_SIGNS = re.compile(r"\W{0,4}\d+([ ,.'’]\d{3})*([.,]\d+)?\W{0,4}")
 _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
 
 
@@ -195,10 +195,12 @@ def _what_texts(
     if sum("@" in text and bool(_EMAIL.fullmatch(text)) for text in texts) > len(texts) / 2:
         return _Found("none", reason="holds e-mail addresses")
     # As categories, every number or date would silently become an input.
-    if len(texts) > FEW and sum(map(is_date, texts)) >= 0.9 * len(texts):
-        return _Found("none", reason="holds dates, but of several forms or with texts among them")
-    if len(texts) > FEW and sum(map(bool, map(_WITH_SIGN.fullmatch, texts))) >= 0.9 * len(texts):
-        return _Found("none", reason="holds numbers with a % or currency sign: write numbers alone")
+    many = max(FEW + 1, 0.9 * len(texts))
+    if sum(map(is_date, texts)) >= many:
+        reason = "holds dates that are not all of one known form (write 2024-03-31)"
+        return _Found("none", reason=reason)
+    if sum(map(bool, map(_WITH_SIGNS.fullmatch, texts))) >= many:
+        return _Found("none", reason="holds numbers with signs such as % or €: write numbers alone")
     if len(texts) > max(FEW, n_rows / 2):
         words = len(" ".join(texts).split()) / len(texts)
         what = "free text" if words >= 4 else "ids or names"

@@ -334,6 +334,8 @@ def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -
         pairs = list(targets.items())
     else:
         pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
+    if not pairs:
+        raise InvalidInputError("targets: expected at least one column, got none")
     named = {name for name, _ in pairs if name in header}
     found: list[_Wanted] = []
     for name, wanted in pairs:

@@ -21,9 +21,9 @@ import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from qmtl._io import process_start, write_csv, write_json, write_text
-from qmtl.data import MultiTaskData
+from qmtl.data import MultiTaskData, TableColumns, column_differences
 from qmtl.encoders import TaskEncoder
-from qmtl.errors import RecipeError, RunDirectoryError, near_paths, unknown_name
+from qmtl.errors import InvalidInputError, RecipeError, RunDirectoryError, near_paths, unknown_name
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.model import MultiTaskModel, load
@@ -164,11 +164,38 @@ class Run:
             split: name of a split that must exist.
 
         Raises:
-            InvalidInputError: if there is no split with this name.
+            InvalidInputError: if there is no split with this name, or the data's inputs are made in
+                another way than in training, since the file has changed.
         """
-        data = build_data(self.recipe)
+        data = self.check_data(build_data(self.recipe))
         if split is not None and split not in data.splits:
             raise unknown_name("split", split, data.splits)
+        return data
+
+    def columns(self) -> TableColumns | None:
+        """How columns of a table became inputs, for a run that was trained on one.
+
+        Raises:
+            InvalidInputError: if the file is damaged.
+        """
+        file = self.path / "inputs.json"
+        if not file.is_file():
+            return None
+        try:
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            return TableColumns.from_dict(content)
+        except ValueError as error:
+            raise InvalidInputError(f"{file} is damaged: {error}") from None
+
+    def check_data(self, data: MultiTaskData) -> MultiTaskData:
+        """The data, if their columns become the same inputs as in training; else an error."""
+        own = self.columns()
+        if own is not None and data.columns is not None and not own.is_close(data.columns):
+            sides = column_differences(own, data.columns)
+            raise InvalidInputError(
+                f"the data of the run {self.path} have changed since it was trained: then "
+                f"{sides[0]}; now {sides[1]}"
+            )
         return data
 
 
@@ -272,7 +299,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
             return run
     if is_first_process():
         check_untrained(folder)
-    data = build_data(recipe)
+    data = Run(folder, recipe, {}).check_data(build_data(recipe))
     # A run that was killed in its first epoch has no checkpoint and starts again.
     started = (folder / "checkpoints" / LAST).is_file()
     model = build_model(recipe, data)

@@ -251,6 +251,27 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
         assert float(own[int(row["row"])]["price"]) == pytest.approx(float(row["price"]), rel=1e-4)
 
 
+def test_a_table_that_changed_after_training_is_refused(qmtl, tmp_path):
+    table = write_table(tmp_path / "shop.csv")
+    (tmp_path / "shop.toml").write_text(TABLE_RECIPE)
+    qmtl.good("train", "shop.toml", "--out", "run", "--set", "training.max_epochs=1")
+    more = ("train", "--resume", "run", "--set", "training.max_epochs=2")
+    lines = table.read_text().splitlines()
+    place = lines[0].split(",").index("size")
+    larger = [line.split(",") for line in lines[1:]]
+    for cells in larger:
+        cells[place] = str(float(cells[place] or 1) * 10)
+    shuffled, scaled = [lines[0], *lines[:0:-1]], [lines[0], *map(",".join, larger)]
+    for changed in (lines[:40], shuffled, scaled):
+        table.write_text("\n".join(changed))
+        for words in (("evaluate", "run"), more):
+            assert "run run have changed since it was trained: then" in qmtl.bad(*words)
+    # Other marks and quotes are no change.
+    table.write_text("\n".join(lines).replace(",", ";"))
+    qmtl.good("evaluate", "run")
+    assert "2 epochs" in qmtl.good(*more)
+
+
 def test_predict_reads_marks_and_letters_as_in_training(qmtl, tmp_path):
     text = "größe;ort;preis\n" + "".join(
         f"{1 + i % 9}.{100 + i},5;{'Łódź' if i % 2 else 'Köln'};{i / 4:.2f}\n" for i in range(60)
