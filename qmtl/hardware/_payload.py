@@ -363,8 +363,10 @@ def make_chunks(
     size = _circuit_bytes(circuits)
     sample = sum(BYTES_PER_VALUE * values[i].shape[1] for i in measured)
     outcome = sum(-(-r.size // 8) for i in measured for r in circuits[i].cregs) * settings.shots
+    fixed = settings.executions(0)
+    each = settings.executions(1) - fixed
     step = min(
-        (settings.max_executions // settings.shots - len(extra)) // len(measured),
+        ((settings.max_executions - fixed) // each - len(extra)) // len(measured),
         (settings.max_job_bytes - size) // max(1, outcome, sample),
         decoding.n_samples,
     )
@@ -382,7 +384,7 @@ def make_chunks(
         pubs = tuple(
             Pub(i, (0, 1) if i in extra else rows, settings.shots) for i in range(len(circuits))
         )
-        executions = sum((pub.samples[1] - pub.samples[0]) * pub.shots for pub in pubs)
+        executions = settings.executions(sum(pub.samples[1] - pub.samples[0] for pub in pubs))
         digest = chunk_hash(backend, pubs, prints, values, content)
         chunks.append(Chunk(index, pubs, executions, digest))
     return tuple(chunks), size + step * sample

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 # execution.
 SECONDS_PER_JOB = 2.0
 REPETITION_DELAY = 250e-6
-# The estimator's level 2 measures at three strengths of noise.
-EXTRAPOLATION = 3
 FREE = frozenset({"rz", "barrier", "delay", "measure"})
 NOT_CORRELATED = (
     "The circuit is too large to be executed here as a whole: every task is executed on its own "
@@ -156,7 +154,7 @@ def _estimate(
         circuits=len({pub.circuit for chunk in chunks for pub in chunk.pubs}),
         executions=executions,
         jobs=len(chunks),
-        qpu_seconds=_seconds(circuits, executions, len(chunks), backend, settings),
+        qpu_seconds=_seconds(circuits, executions, len(chunks), backend),
         payload_bytes=0,
         layout=native[worst].layout,
         budget_seconds=settings.max_qpu_seconds,
@@ -178,7 +176,6 @@ def _seconds(
     executions: int,
     n_jobs: int,
     backend: Backend,
-    settings: HardwareSettings,
 ) -> float:
     """Time on the device; for a fake backend, on the device it imitates; zero if there is none."""
     if backend.target is None:
@@ -190,8 +187,7 @@ def _seconds(
     except QiskitError:
         length = 0.0  # the calibration has no durations
     delay = getattr(backend.device, "default_rep_delay", None) or REPETITION_DELAY
-    extra = EXTRAPOLATION if settings.primitive == "estimator" and settings.resilience > 1 else 1
-    return SECONDS_PER_JOB * n_jobs + extra * executions * (delay + length)
+    return SECONDS_PER_JOB * n_jobs + executions * (delay + length)
 
 
 def _notes(

@@ -113,7 +113,8 @@ class Estimate:
             is smallest; None without a calibration.
         task_success: the same product for each task, over the gates that its result depends on.
         circuits: number of distinct transpiled circuits, including those of read-out calibration.
-        executions: circuits times parameter sets times shots.
+        executions: circuits times parameter sets times shots, and what twirling and the estimator's
+            mitigation add (`HardwareSettings.executions`).
         jobs: number of jobs.
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
@@ -162,7 +163,7 @@ class Chunk:
     Attributes:
         index: index of the chunk in the run.
         pubs: the PUBs of the chunk.
-        executions: parameter sets times shots, summed over all PUBs.
+        executions: parameter sets times shots, summed over all PUBs, with what mitigation adds.
         hash: SHA-256 of circuits, parameter values, shots, options and backend.
     """
 

@@ -23,6 +23,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "resilience": (0, 1, 2),
     "decoupling": (None, "XX", "XpXm", "XY4"),
 }
+# How the client divides shots for twirling, and the strengths of noise of its extrapolation.
+LEAST_TWIRLED, RANDOMISATIONS, STRENGTHS = 64, 32, 3
 SWITCHES = ("twirl_gates", "twirl_readout", "predict", "cache")
 POSITIVE = ("shots", "max_executions", "max_job_bytes")
 POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
@@ -156,6 +158,25 @@ class HardwareSettings:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able description; `of` reads it."""
         return asdict(self) | {"layout": None if self.layout is None else list(self.layout)}
+
+    def executions(self, sets: int) -> int:
+        """Executions of a job for so many parameter sets, as IBM's client sends them.
+
+        Twirling takes whole randomisations of at least 64 shots. The estimator's level 1 adds one
+        calibration circuit to a job, and level 2 measures at three strengths of noise.
+
+        Example:
+            >>> HardwareSettings(shots=100).executions(2)
+            200
+            >>> HardwareSettings(shots=100, twirl_readout=True).executions(2)
+            256
+        """
+        level = self.resilience if self.primitive == "estimator" else 0
+        shots = self.shots
+        if level or self.twirl_gates or self.twirl_readout:
+            each = max(LEAST_TWIRLED, -(-shots // RANDOMISATIONS))
+            shots = -(-shots // each) * each
+        return shots * (sets * (STRENGTHS if level > 1 else 1) + (level > 0))
 
     def runtime_options(self, *, is_local: bool) -> dict[str, Any]:
         """The primitive's options: `SamplerOptions` or `EstimatorOptions` of the client."""

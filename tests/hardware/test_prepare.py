@@ -14,12 +14,15 @@ pytest.importorskip("qiskit_ibm_runtime")
 
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
+from qiskit_ibm_runtime.executor_estimator.prepare import prepare as prepare_estimator
+from qiskit_ibm_runtime.executor_sampler.prepare import prepare as prepare_sampler
 from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
 
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import MLP
 from qmtl.errors import HardwareBudgetError, InvalidInputError
 from qmtl.hardware import Backend, HardwareSettings, PreparedRun, open_backend, prepare
+from qmtl.hardware._client import primitive_options
 from qmtl.heads import LinearHead, QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
@@ -190,6 +193,33 @@ def test_options_are_those_of_the_client(fez):
     settings = HardwareSettings(primitive="estimator", resilience=2)
     assert EstimatorOptions(**settings.runtime_options(is_local=False)).resilience_level == 2
     assert HardwareSettings.of(json.loads(json.dumps(settings.to_dict()))) == settings
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shots": 100},
+        {"shots": 100, "twirl_gates": True},
+        {"shots": 5000, "twirl_readout": True, "mitigation": "circuits"},
+        *({"shots": 100, "primitive": "estimator", "resilience": level} for level in (0, 1, 2)),
+    ],
+    ids=str,
+)
+def test_executions_are_those_that_the_client_sends(fez, options):
+    head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
+    device, x = Backend("ibm_fez", "real", fez.device), torch.zeros(3, 2)
+    options = options | {"predict": False}
+    run = prepare(head, x, device, **options)
+    client = prepare_estimator if run.primitive == "estimator" else prepare_sampler
+    chosen = primitive_options(run.primitive, run.options)
+    program, _ = client(run.pubs(0), chosen, backend=fez.device)
+    sent = program.shots * sum(item.size() for item in program.items)
+    assert run.estimate.executions == sent
+    with pytest.raises(HardwareBudgetError, match=f"needs {sent} executions"):
+        prepare(head, x, device, max_shots=sent - 1, **options)
+    # A job never has more executions than it may.
+    for chunk in prepare(head, x, device, max_executions=sent - 1, **options).chunks:
+        assert chunk.executions < sent
 
 
 def test_predictions_know_that_twirled_measurements_err_both_ways():
