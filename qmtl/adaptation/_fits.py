@@ -123,7 +123,9 @@ def spectral_fit(
     from sklearn.linear_model import LassoCV
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
-        model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), max_iter=20_000)
+        # Without a random state, scikit-learn would draw a seed from NumPy's global generator.
+        options: dict[str, Any] = {"max_iter": 20_000, "random_state": 0}
+        model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), **options)
         model.fit(x, y, sample_weight=w)
         return model.coef_, float(model.intercept_), model.predict(x)
 

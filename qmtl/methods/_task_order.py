@@ -207,11 +207,14 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
 
     folds = KFold(min(5, len(table)), shuffle=True, random_state=0)
     lasso = GraphicalLassoCV(cv=folds, assume_centered=True)
+    # The lasso draws seeds from NumPy's global generator, which is the caller's.
+    state = np.random.get_state()
     with warnings.catch_warnings():
         # A graph with an error of a few per cent orders tasks just as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         lasso.fit(table)
+    np.random.set_state(state)
     precision = lasso.precision_
     scale = np.sqrt(np.diag(precision))
     return -precision / np.outer(scale, scale), lasso.alpha_

@@ -37,12 +37,14 @@ def model(kind="partitioned"):
 @pytest.mark.parametrize(
     ("kind", "method"),
     [("partitioned", "block"), ("partitioned", "ridge"), ("shared", "ridge"), ("linear", "block"),
-     ("vqc", "ridge")],
+     ("vqc", "ridge"), ("partitioned", "smart")],
 )  # fmt: skip
 def test_other_tasks_keep_every_bit(kind, method):
     old = model(kind)
+    state = repr(np.random.get_state())
     larger = old.adapt(LABELS["binary"][0], (X, LABELS["binary"][1]), methods=[method])
     assert larger.head.notes["new"]["method"] == method
+    assert repr(np.random.get_state()) == state
     for asked in (None, ["a"], ["c", "a"]):
         found = larger.predict(X, asked)
         for name, values in old.predict(X, asked).items():

@@ -46,7 +46,9 @@ def random_weights(n, seed):
 def test_a_chain_is_found(missing):
     """Each link has an edge, and on the ring each link is between neighbours."""
     data = chain(missing=missing)
+    before = repr(np.random.get_state())
     graph = task_graph(data)
+    assert repr(np.random.get_state()) == before
     order = graph.order()
     ring = {frozenset((order[i - 1], order[i])) for i in range(6)}
     assert all(frozenset((f"t{i}", f"t{i + 1}")) in ring for i in range(5))
