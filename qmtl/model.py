@@ -277,6 +277,9 @@ class MultiTaskModel(nn.Module):
             >>> larger.head.notes["b"]["rows"], list(larger.predict(x))
             (60, ['a', 'b'])
         """
+        import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
+        from threadpoolctl import threadpool_limits
+
         from qmtl.adaptation import adapted_head
 
         if not isinstance(self.head, Head):
@@ -298,7 +301,9 @@ class MultiTaskModel(nn.Module):
                 f"inputs of shape {tuple(inputs.shape)} do not go through the model's encoder "
                 f"{type(self.encoder).__name__}: {' '.join(str(error).split())}"
             ) from error
-        head, _ = adapted_head(self.head, new_task, features, targets, **options)
+        # Small fits: the threads of several libraries would wait for each other.
+        with threadpool_limits(1):
+            head, _ = adapted_head(self.head, new_task, features, targets, **options)
         larger = MultiTaskModel(copy.deepcopy(self.encoder), head)
         larger.columns = self.columns
         larger.to(next(self.head.parameters())).train(self.training)

@@ -176,11 +176,16 @@ def linear_probe(data: MultiTaskData) -> Trained:
         >>> scores["test"]["parity"]["accuracy"] > 0.85
         True
     """
+    import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
+    from threadpoolctl import threadpool_limits
+
     started = time.perf_counter()
     found: Metrics = {"validation": {}, "test": {}}
-    for task in data.tasks:
-        for split, metrics in _probe_task(data, task).items():
-            found[split][task.name] = metrics
+    # Small fits: the threads of several libraries would wait for each other.
+    with threadpool_limits(1):
+        for task in data.tasks:
+            for split, metrics in _probe_task(data, task).items():
+                found[split][task.name] = metrics
     seconds = time.perf_counter() - started
     inputs = math.prod(data.train.inputs.shape[1:])
     count = sum(task.n_outputs * (inputs + 1) for task in data.tasks)
