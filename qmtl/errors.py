@@ -1,8 +1,10 @@
 """The exceptions a user may catch: every error that qmtl raises on purpose is a `QmtlError`."""
 
 import difflib
+import operator
 from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsIndex
 
 __all__ = [
     "CircuitTooLargeError",
@@ -112,24 +114,30 @@ class MissingDependencyError(QmtlError, ImportError):
 
 
 def check_integer(name: str, value: object, least: int = 1) -> int:
-    """The argument, which must be an integer, of Python's type.
+    """The argument as an `int`; NumPy's integers are accepted, `bool` is not.
 
     Args:
         name: name of the argument.
-        value: what came.
-        least: the least value that is allowed.
+        value: its value.
+        least: the smallest allowed value.
 
     Raises:
-        InvalidInputError: if it is no integer, or less than `least`; the error names the argument.
+        InvalidInputError: if it is not an integer, or is less than `least`; the error names the
+            argument.
 
     Example:
         >>> check_integer("dim", 0)
         Traceback (most recent call last):
         qmtl.errors.InvalidInputError: dim must be an integer >= 1, got 0
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
-    return value
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except TypeError:  # Arrays and tensors have the method, and only some of them an index.
+            number = None
+        if number is not None and number >= least:
+            return number
+    raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:

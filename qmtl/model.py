@@ -436,7 +436,7 @@ class MultiTaskModel(nn.Module):
             )
         if not len(samples):
             raise InvalidInputError("inputs must have at least one sample, got none")
-        check_integer("batch_size", batch_size)
+        batch_size = check_integer("batch_size", batch_size)
         with evaluating(self):
             parts = [self._predicted(chunk, names) for chunk in samples.split(batch_size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -3,9 +3,10 @@
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 
-from qmtl import errors
+from qmtl import AngleEncoding, errors
 
 FUNCTIONS = {"check_integer", "near_paths", "nearest", "missing_extra", "unknown_name"}
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]
@@ -61,3 +62,16 @@ def test_unknown_name(name, choices, message):
 
 def test_a_name_with_line_breaks_stays_on_one_line():
     assert "\n" not in str(errors.unknown_name("x", "a\nb", ["c"]))
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)])
+def test_check_integer_returns_an_int(value):
+    found = errors.check_integer("n", value)
+    assert (found, type(found)) == (3, int)
+    assert type(AngleEncoding(n_layers=value).n_layers) is int
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 3.0, np.float64(3), "3", None, 0, np.array([3])])
+def test_check_integer_refuses(value):
+    with pytest.raises(errors.InvalidInputError, match="n must be an integer >= 1"):
+        errors.check_integer("n", value)

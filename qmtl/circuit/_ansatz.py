@@ -47,7 +47,7 @@ class RotationAnsatz:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        check_integer("n_layers", self.n_layers)
+        object.__setattr__(self, "n_layers", check_integer("n_layers", self.n_layers))
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
@@ -89,7 +89,7 @@ class RealAmplitudes:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        check_integer("n_layers", self.n_layers)
+        object.__setattr__(self, "n_layers", check_integer("n_layers", self.n_layers))
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:

@@ -78,7 +78,7 @@ class AngleEncoding:
     entangler: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        check_integer("n_layers", self.n_layers)
+        object.__setattr__(self, "n_layers", check_integer("n_layers", self.n_layers))
         _check_axes("axes", self.axes, empty=False)
         _check_axes("trainable", self.trainable, empty=True)
         entangler_edges(self.entangler, 2)
@@ -158,7 +158,7 @@ class IQPEncoding:
     pattern: str = "cz_ring"
 
     def __post_init__(self) -> None:
-        check_integer("n_layers", self.n_layers)
+        object.__setattr__(self, "n_layers", check_integer("n_layers", self.n_layers))
         entangler_edges(self.pattern, 2)
 
     def n_features(self, n_wires: int) -> int:

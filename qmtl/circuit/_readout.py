@@ -59,8 +59,8 @@ class ExpectationZ:
     step: int = 1
 
     def __post_init__(self) -> None:
-        check_integer("ExpectationZ's n", self.n, 1)
-        check_integer("ExpectationZ's step", self.step, 1)
+        object.__setattr__(self, "n", check_integer("ExpectationZ's n", self.n, 1))
+        object.__setattr__(self, "step", check_integer("ExpectationZ's step", self.step, 1))
 
     @property
     def n_outputs(self) -> int:
@@ -158,7 +158,7 @@ class Probabilities:
     n: int
 
     def __post_init__(self) -> None:
-        check_integer("Probabilities' n", self.n, 2)
+        object.__setattr__(self, "n", check_integer("Probabilities' n", self.n, 2))
 
     @property
     def n_outputs(self) -> int:

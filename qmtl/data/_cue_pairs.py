@@ -78,7 +78,7 @@ tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
     References:
         Inspired by Zhang, Senoussi and Verguts, arXiv:2604.13281.
     """
-    check_integer("n_cues", n_cues, 2)
+    n_cues = check_integer("n_cues", n_cues, 2)
     if not 1 <= degree < n_cues:
         raise InvalidInputError(
             f"degree must be between 1 and {n_cues - 1}, so that pairs are left to test, got "

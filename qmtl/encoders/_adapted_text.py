@@ -105,8 +105,7 @@ class AdaptedText(TaskEncoder):
         super().__init__(columns)
         if n_texts not in (1, 2):
             raise InvalidInputError(f"n_texts must be 1 or 2, got {n_texts!r}")
-        for width in hidden:
-            check_integer("hidden", width)
+        hidden = [check_integer("hidden", width) for width in hidden]
         self.model, self.revision, self.n_texts = str(model), revision, n_texts
         self.adapters = adapters or AdapterOptions()
         self.activation, self.dropout, self.hidden = activation, dropout, tuple(hidden)

@@ -110,13 +110,13 @@ class Experts(TaskEncoder):
         seed: int | None = None,
     ) -> None:
         super().__init__(columns)
-        check_integer("in_features", in_features)
+        in_features = check_integer("in_features", in_features)
         if gate not in GATES:
             raise unknown_name("gate", gate, GATES)
         tasks = list(self.columns)
         with seeded(seed):
             if isinstance(experts, int):
-                check_integer("experts", experts)
+                experts = check_integer("experts", experts)
                 options: dict[str, Any] = {"out_features": width}
                 experts = [MLP(in_features, *hidden, **options) for _ in range(experts)]
             self.experts = nn.ModuleList(experts)
@@ -135,8 +135,10 @@ class Experts(TaskEncoder):
             self.gate = self._new_gate(tasks)
             self.views = self.norms = None
             if gate == "home":
-                check_integer("rank", rank)
-                self.views = nn.ModuleList(FeatureGate(in_features, rank) for _ in range(number))
+                self.rank = check_integer("rank", rank)
+                self.views = nn.ModuleList(
+                    FeatureGate(in_features, self.rank) for _ in range(number)
+                )
                 self.norms = nn.ModuleList(nn.LayerNorm(self.width) for _ in range(number))
             layer = nn.Linear(self.width, self.out_features)
         # One row per feature; every feature belongs to one task.

@@ -58,9 +58,9 @@ class FourierFeatures(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        check_integer("in_features", in_features)
-        check_integer("out_features", out_features)
-        check_integer("n_cosines", n_cosines)
+        in_features = check_integer("in_features", in_features)
+        out_features = check_integer("out_features", out_features)
+        n_cosines = check_integer("n_cosines", n_cosines)
         if not 0 < scale < math.inf:
             raise InvalidInputError(f"scale must be a positive number, got {scale!r}")
         self.in_features, self.out_features = in_features, out_features

@@ -280,7 +280,7 @@ def group_owners(
             raise InvalidInputError(
                 f"each task must be in one group, task {task!r} is in {named.count(task)}"
             )
-    check_integer("shared", shared, 0)
+    shared = check_integer("shared", shared, 0)
     if n_experts - shared < len(groups):
         raise InvalidInputError(
             f"{len(groups)} groups and {shared} shared experts need {len(groups) + shared} experts "

@@ -82,7 +82,7 @@ class ImageBackbone(nn.Module):
         super().__init__()
         if library not in LIBRARIES:
             raise unknown_name("library", library, LIBRARIES)
-        check_integer("out_features", out_features)
+        out_features = check_integer("out_features", out_features)
         self.name, self.out_features, self.library = name, out_features, library
         self.frozen = False
         with seeded(seed):

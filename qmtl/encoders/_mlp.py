@@ -152,7 +152,7 @@ class Identity(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        check_integer("n_features", n_features)
+        n_features = check_integer("n_features", n_features)
         self.in_features = self.out_features = n_features
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -289,7 +289,7 @@ class TextTokens:
         *,
         revision: str | None = None,
     ) -> None:
-        check_integer("max_length", max_length)
+        max_length = check_integer("max_length", max_length)
         model_folder(model)
         self.model, self.max_length, self.revision = str(model), max_length, revision
         self._tokenizer: Any = None

@@ -92,7 +92,7 @@ def run_affinity(
     data = run.load_data(split)
     if epochs is None:
         return affinity(run.load_model(), data, split=split, of=of, by=by)
-    check_integer("epochs", epochs)
+    epochs = check_integer("epochs", epochs)
     from qmtl.training import fit
 
     model = build_model(run.recipe, data)

@@ -126,7 +126,7 @@ class CostPoint(Cell):
         if self.head not in TIMED_HEADS:
             raise unknown_name("head to time:", self.head, TIMED_HEADS)
         for name in ("tasks", "batch_size", "threads"):
-            check_integer(name, getattr(self, name))
+            object.__setattr__(self, name, check_integer(name, getattr(self, name)))
 
     @property
     def label(self) -> str:

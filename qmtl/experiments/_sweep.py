@@ -136,7 +136,7 @@ class Workers:
 
     def __init__(self, jobs: int | None = None, cluster: str | None = None) -> None:
         if jobs is not None:
-            check_integer("jobs", jobs)
+            jobs = check_integer("jobs", jobs)
         self.cluster = cluster
         # The number of a cluster's cores is only known after connecting.
         self.jobs = jobs or (os.cpu_count() or 1 if cluster is None else None)

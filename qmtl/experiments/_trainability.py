@@ -134,7 +134,7 @@ class TrainabilitySettings:
                 raise InvalidInputError(
                     f"{name}: expected one or more integers >= {least}, got {list(values)}"
                 )
-        check_integer("samples", self.samples, 2)
+        object.__setattr__(self, "samples", check_integer("samples", self.samples, 2))
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:

@@ -99,11 +99,11 @@ class HeadOptions:
     token: int = 2
 
     def __post_init__(self) -> None:
-        check_integer("width", self.width)
-        check_integer("inventory", self.inventory)
-        check_integer("token", self.token)
+        object.__setattr__(self, "width", check_integer("width", self.width))
+        object.__setattr__(self, "inventory", check_integer("inventory", self.inventory))
+        object.__setattr__(self, "token", check_integer("token", self.token))
         if self.rank is not None:
-            check_integer("rank", self.rank)
+            object.__setattr__(self, "rank", check_integer("rank", self.rank))
 
     @property
     def of_circuits(self) -> dict[str, Any]:

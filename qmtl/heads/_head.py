@@ -51,7 +51,7 @@ class Head(nn.Module, ABC):
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()
-        check_integer("n_features", n_features)
+        n_features = check_integer("n_features", n_features)
         self.tasks: tuple[Task, ...] = check_tasks(tasks)
         self.n_features = n_features
         self._sizes = {task.name: task.n_outputs for task in self.tasks}

@@ -148,8 +148,8 @@ class HyperHead(QuantumHead):
         initial: str = "equator",
         **options: Any,
     ) -> None:
-        check_integer("token", token)
-        check_integer("hidden", hidden)
+        token = check_integer("token", token)
+        hidden = check_integer("hidden", hidden)
         self.token, self.hidden, self.initial = token, hidden, initial
         super().__init__(circuit, simulator, initial=initial, **options)
 

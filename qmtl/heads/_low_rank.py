@@ -58,7 +58,7 @@ class LowRankLinearHead(Head):
         bias: bool = True,
         seed: int | None = None,
     ) -> None:
-        check_integer("rank", rank)
+        rank = check_integer("rank", rank)
         super().__init__(tasks, n_features)
         self.rank, self.bias = rank, bias
         seed = drawn_seed(seed)

@@ -112,7 +112,7 @@ class MixtureHead(QuantumHead):
         inventory: int = 2,
         **options: Any,
     ) -> None:
-        check_integer("inventory", inventory)
+        inventory = check_integer("inventory", inventory)
         self.inventory = inventory
         super().__init__(circuit, simulator, **options)
 

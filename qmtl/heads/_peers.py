@@ -183,7 +183,7 @@ def shared_circuit(
         >>> shared_circuit(4).count_parameters().circuit
         20
     """
-    check_integer("n_wires", n_wires)
+    n_wires = check_integer("n_wires", n_wires)
     return HeadCircuit(
         # One output per wire; the tasks' own outputs come from the linear layers.
         [Task.regression(MEASURED, n_wires)],

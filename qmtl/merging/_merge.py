@@ -251,8 +251,8 @@ def merge(
     given = _base_state(models, base, shared)
     states = [shared(model) for model in models]
     _check_options(method, scale, options)
-    check_integer("rounds", rounds)
-    check_integer("steps", steps)
+    rounds = check_integer("rounds", rounds)
+    steps = check_integer("steps", steps)
     if scale is None:
         scale = 1.0 if method == "disjoint" else 1 / len(models)
     if method in WITH_DATA:
