@@ -57,7 +57,7 @@ class TestTypes:
 
     def test_inputs_are_standardised_by_the_training_split(self):
         encoder = build(section(standardise=True), FLAT, 6)
-        assert torch.equal(encoder.input_mean, FLAT.train.inputs.mean(0))
+        assert torch.equal(encoder.input_mean, FLAT.train.inputs.double().mean(0).float())
 
     def test_widths_of_the_data(self):
         known = replace(MODALITIES, modalities=WIDTHS)
