@@ -107,7 +107,7 @@ class TestFromCsv:
             ({"targets": ["slod"]}, "unknown target column 'slod'; did you mean 'sold'"),
             ({"targets": 3}, "targets: expected tasks"),
             ({"targets": ["so*d", "solt*"]}, "no column fits the pattern 'solt*'; the columns are"),
-            ({"targets": []}, "at least one Task"),
+            ({"targets": []}, "targets: expected at least one column"),
             ({"targets": ["sold", "sold"]}, "used twice"),
             (
                 {"targets": {"sold": "binry"}},
