@@ -217,7 +217,7 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
             f"the encoder {type(encoder).__name__} does not end in a linear layer that could give "
             f"{n_features} features; give encoder=, one whose first features are the same"
         )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         wide = nn.Linear(layer.in_features, n_features, bias=layer.bias is not None)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import qmtl
+from qmtl._growth import widened
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
 
@@ -219,3 +220,9 @@ def test_batch_statistics_of_the_encoder_are_not_touched():
     before = larger.eval().predict(X)
     qmtl.fit(larger, data([NEW[0]]), tasks=["new"], max_epochs=1, progress=False)
     assert all(torch.equal(larger.predict(X)[name], before[name]) for name in "abc")
+
+
+def test_without_a_seed_every_growth_draws_anew():
+    encoder = torch.nn.Linear(3, 2)
+    first, second = (widened(encoder, 2, 4, None).weight[2:] for _ in range(2))
+    assert not torch.equal(first, second)

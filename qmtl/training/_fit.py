@@ -68,8 +68,9 @@ def fit(
             data may have only these tasks, or all of the model's.
         checkpoints: folder for the last and the best checkpoint; None for no checkpoints.
         resume: whether to continue from the last checkpoint in that folder. On a CPU the result is
-            bit for bit that of a run that was not interrupted. If it has more than `max_epochs`
-            already, nothing is trained, with a warning.
+            bit for bit that of a run that was not interrupted. Learning rates, weight decay,
+            `max_epochs` and `patience` may differ, but not the seed or the batches. If it has more
+            than `max_epochs` already, nothing is trained, with a warning.
         progress: whether to show progress.
         callbacks: further Lightning callbacks.
 

@@ -35,6 +35,11 @@ from qmtl.training._step import TrainingStep
 CHECKPOINT_VERSION = 2
 # Settings that determine the form of a checkpoint's state.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator", "monitor")
+# Further settings that a resumed run must have; checkpoints written before they were do not say.
+SAME_SETTINGS = (
+    "seed", "batch_size", "temperature", "tasks_per_step", "accumulate_grad_batches",
+    "gradient_clip",
+)  # fmt: skip
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -341,8 +346,9 @@ class MultiTaskModule(pl.LightningModule):
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
 
     def _state_settings(self) -> dict[str, Any]:
-        """Settings that a checkpoint's state depends on."""
-        return self.settings.model_dump(include={*STATE_SETTINGS, *self.settings.method_sections()})
+        """Settings that a checkpoint's state depends on, and those that a resumed run must have."""
+        names = {*STATE_SETTINGS, *SAME_SETTINGS, *self.settings.method_sections()}
+        return self.settings.model_dump(include=names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the combiner's state and the history."""
@@ -368,7 +374,7 @@ class MultiTaskModule(pl.LightningModule):
                 f"kept the optimiser's state by task); train anew"
             )
         for name, given in self._state_settings().items():
-            value = extra["settings"].get(name)
+            value = extra["settings"].get(name, given if name in SAME_SETTINGS else None)
             if value != given:
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         trained = extra.get("tasks")

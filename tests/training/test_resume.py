@@ -140,6 +140,15 @@ def test_a_new_run_forgets_the_old_one_in_its_folder(tmp_path):
     _assert_same(result, fresh)
 
 
+@pytest.mark.parametrize("change", [{"seed": 5}, {"gradient_clip": 0.1}, {"batch_size": 4}])
+def test_a_run_with_other_settings_does_not_resume(tmp_path, change):
+    data = tiny_data()
+    qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, max_epochs=1, **QUIET)
+    options = {**QUIET, "max_epochs": 2, **change}
+    with pytest.raises(ModelFileError, match=f"{next(iter(change))} .*, the settings"):
+        qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, resume=True, **options)
+
+
 def test_weights_of_the_best_epoch_that_are_gone_are_missed(tmp_path):
     data, options = tiny_data(), {"max_epochs": 3}
     qmtl.fit(tiny_model(data), data, checkpoints=tmp_path, **options, **QUIET)
