@@ -8,7 +8,7 @@ then a mean over shots, and its standard error follows from their spread.
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,14 +351,32 @@ def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ..
             [[(s & m).bit_count() % 2 for m in range(1, n_states)] for s in range(n_states)]
         )
         likely = (1 + means[:, places] @ signs.T) / n_states
-        # Strings are measured by the same shots, but their errors are treated as independent.
-        spread = np.sqrt((stds[:, places] ** 2).sum(axis=1, keepdims=True)) / n_states
         likely = np.clip(likely, 0, None)
         likely /= likely.sum(axis=1, keepdims=True)
         rows = np.array(observable.rows)
         values[:, observable.outputs] = likely @ rows.T
-        errors[:, observable.outputs] = spread * np.sqrt((rows**2).sum(axis=1))
+        slopes = rows @ signs / n_states
+        for i, own in enumerate(_covariances(means[:, places], stds[:, places])):
+            variance = ((slopes @ own) * slopes).sum(axis=1)
+            errors[i, observable.outputs] = np.sqrt(np.maximum(variance, 0))
     return values, errors, np.zeros_like(errors)
+
+
+def _covariances(means: Values, stds: Values) -> Iterator[Values]:
+    """For each sample, covariances of all Z-strings of some wires, measured by the same shots.
+
+    The product of two strings is a string, so that its mean gives their correlation.
+    """
+    masks = np.arange(1, means.shape[1] + 1)
+    products = masks[:, None] ^ masks
+    for row, errors in zip(means, stds, strict=True):
+        spread = np.sqrt(np.clip(1 - row**2, 0, None))
+        both = np.outer(spread, spread)
+        covariance = np.append(1.0, row)[products] - np.outer(row, row)
+        known = np.divide(covariance, both, out=np.eye(len(row)), where=both > 1e-9)
+        correlation = np.clip(known, -1, 1)
+        np.fill_diagonal(correlation, 1)
+        yield correlation * np.outer(errors, errors)
 
 
 def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, Values]:

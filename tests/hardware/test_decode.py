@@ -160,6 +160,18 @@ def test_probabilities_of_strings_are_clipped_and_renormalised():
     np.testing.assert_allclose(decoded.values["b"][0], expected / expected.sum(), atol=1e-12)
 
 
+def test_errors_of_probabilities_from_strings_know_that_strings_share_their_shots():
+    head = QuantumHead(HeadCircuit([Task.multiclass("b", 8)]), seed=0, initial="normal")
+    x = features(head, 5)
+    sampled, estimated = (
+        prepare(head, x, "aer", shots=5000, seed=1, primitive=primitive)
+        for primitive in ("sampler", "estimator")
+    )
+    expected, found = (decode(run, [execute(run, 0)]).errors["b"] for run in (sampled, estimated))
+    assert expected.max() > 3 * expected.min()
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=2e-4)
+
+
 def test_logits_are_those_of_the_head():
     head = small_head()
     with torch.no_grad():
