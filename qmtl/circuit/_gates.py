@@ -5,9 +5,10 @@ of these, up to a global phase: other names of the same gate when the gate is ma
 ``T``), the rest by `Gate.decomposed` (``Rot``, ``SWAP``, ``CRX``, ...).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import pi
+from numbers import Integral
 from typing import Any, Literal
 
 from qmtl.errors import InvalidInputError, unknown_name
@@ -48,6 +49,10 @@ Kind = Literal["diagonal", "CNOT", "channel", "other"]
 """What decides which operators a gate commutes with, when a light cone is walked backwards."""
 
 
+def _is_index(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 0
+
+
 @dataclass(frozen=True)
 class Angle:
     """A rotation angle in radians: ``constant · Π features · weight``.
@@ -70,9 +75,12 @@ class Angle:
     owner: str = ""
 
     def __post_init__(self) -> None:
-        for index in (*self.features, *(() if self.weight is None else (self.weight,))):
-            if index < 0:
-                raise InvalidInputError(f"an Angle's indices must be >= 0, got {index}")
+        features: Any = self.features
+        if not isinstance(features, Sequence):
+            raise InvalidInputError(f"an Angle's features must be a tuple, got {features!r}")
+        for index in (*features, *(() if self.weight is None else (self.weight,))):
+            if not _is_index(index):
+                raise InvalidInputError(f"an Angle's indices must be integers >= 0, got {index!r}")
 
     def times(self, factor: float) -> "Angle":
         """The same angle times a number."""
@@ -118,7 +126,7 @@ class Gate:
     def __init__(
         self,
         name: str,
-        wires: tuple[int, ...],
+        wires: Iterable[int] | int,
         angle: Angle | tuple[Angle, ...] | None = None,
         angles: tuple[Angle, ...] = (),
     ) -> None:
@@ -135,8 +143,8 @@ class Gate:
             n_wires, n_angles = COMPOSED[name]
         else:
             raise unknown_name("gate", name, [*GATE_WIRES, *ALIASES, *COMPOSED])
-        wires = tuple(wires)
-        if len(wires) != n_wires or len(set(wires)) != n_wires or min(wires) < 0:
+        wires = tuple(wires) if isinstance(wires, Iterable) else (wires,)
+        if not (len(wires) == len(set(wires)) == n_wires and all(map(_is_index, wires))):
             raise InvalidInputError(
                 f"{given} acts on {n_wires} distinct wire{'s' if n_wires > 1 else ''} >= 0, got "
                 f"{wires}"

@@ -95,7 +95,13 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
     seen: dict[int, str] = {}
     parts = []
     for name in SPLITS:
-        rows = np.asarray(given.get(name, ()))
+        try:
+            rows = np.asarray(given.get(name, ()))
+        except ValueError:
+            raise InvalidInputError(
+                f"splits: the {name} split needs whole row numbers (N,), got "
+                f"{type(given[name]).__name__}; those of a torch Subset are its indices"
+            ) from None
         if rows.dtype == bool and rows.shape == (n,):
             rows = np.flatnonzero(rows)
         if rows.size == 0:

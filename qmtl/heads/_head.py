@@ -83,11 +83,15 @@ class Head(nn.Module, ABC):
 
             return uncompiled(self.forward, features, tasks, joined=joined)
         check_features(features, self.n_features)
+        device = features.device.type
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            # Convert back what an earlier layer rounded; the head computes in its own precision.
+            if features.dtype in HALVES:
+                features = features.to(next(self.parameters()).dtype)
+            with torch.autocast(device, enabled=False):
+                return self.forward(features, tasks, joined=joined)
         if self.checks_values:
             check_finite(features)
-        if features.dtype in HALVES and torch.is_autocast_enabled(features.device.type):
-            # Convert back what an earlier layer rounded; the head computes in its own precision.
-            features = features.to(next(self.parameters()).dtype)
         names = None if tasks is None else chosen_tasks(tasks, self._sizes)
         if names == ():
             logits = features.new_zeros(len(features), 0)

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_integer
 from qmtl.heads._generated import GeneratedBlocks
-from qmtl.heads._head import CircuitHead, check_features
+from qmtl.heads._head import HALVES, CircuitHead, check_features
 from qmtl.heads._initial import all_blocks, circuit_weights, drawn_seed
 from qmtl.heads._linear import task_columns
 from qmtl.heads._task_rows import TaskRows
@@ -128,6 +128,11 @@ class QuantumHead(CircuitHead):
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
         encoding = self.encoding
+        if encoding.dtype in HALVES:
+            raise InvalidInputError(
+                f"a quantum head computes in torch.float32 or torch.float64, its weights are "
+                f"{encoding.dtype}; for mixed precision use torch.autocast"
+            )
         if features.dtype is not encoding.dtype:
             raise InvalidInputError(
                 f"features must be {encoding.dtype} as the head's weights are, got {features.dtype}"
@@ -334,6 +339,7 @@ class QuantumHead(CircuitHead):
         Under noise, noisy light cones are shown beside the ideal ones; with shots, the circuit that
         is sampled from. Simulators without a plan report the light-cone simulator's.
         """
+        check_integer("batch_size", batch_size, 1)
         return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
 
     def _repr_html_(self) -> str:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Any, Self
 
 from qmtl.circuit import ROTATIONS, Angle, Gate
@@ -165,10 +166,10 @@ def _anticommute(a: str, b: str) -> bool:
     return sum(x != y and "I" not in (x, y) for x, y in pairs) % 2 == 1
 
 
-def check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: Any) -> None:
     """Raise `InvalidInputError` unless 0 <= value <= 1."""
-    if not 0 <= value <= 1:
-        raise InvalidInputError(f"{name} must be in [0, 1], got {value}")
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise InvalidInputError(f"{name} must be in [0, 1], got {value!r}")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from qmtl.circuit import ROTATIONS, HeadCircuit, distribution_circuit, output_matrix
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
@@ -213,6 +214,11 @@ class ShotSimulator(Simulator):
         if any(torch.func.debug_unwrap(tensor) is not tensor for tensor in (angles, weights)):
             raise InvalidInputError(
                 "shots cannot be drawn within vmap or torch.func's transforms; give the whole batch"
+            )
+        if is_exporting():
+            raise InvalidInputError(
+                "shots cannot be exported; export the model with an exact simulator: "
+                "model.with_simulator('lightcone')"
             )
         likely = self.base.expectation_values(
             distribution_circuit(circuit), angles, weights, chosen

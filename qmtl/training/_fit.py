@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def fit(
     checkpoints: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
-    callbacks: list[Callback] | None = None,
+    callbacks: Iterable[Callback] | Callback | None = None,
     **options: Any,
 ) -> Result:
     """Train a model, keep the weights of the best validation epoch, and evaluate them.
@@ -72,7 +72,7 @@ def fit(
             `max_epochs` and `patience` may differ, but not the seed or the batches. If it has more
             than `max_epochs` already, nothing is trained, with a warning.
         progress: whether to show progress.
-        callbacks: further Lightning callbacks.
+        callbacks: further Lightning callbacks, or one.
 
     Raises:
         InvalidInputError: for settings that do not fit model and data, such as `patience` without
@@ -89,6 +89,11 @@ def fit(
         >>> result.metrics["test"]["parity"]["accuracy"] > 0.7
         True
     """
+    several = callbacks is None or isinstance(callbacks, Iterable)
+    used_callbacks = list(callbacks or ()) if several else [callbacks]
+    for callback in used_callbacks:
+        if not isinstance(callback, Callback):
+            raise InvalidInputError(f"callbacks must be Lightning callbacks, got {callback!r}")
     if not hasattr(data, "tasks"):
         raise InvalidInputError(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"
@@ -130,7 +135,7 @@ def fit(
                     (folder / name).unlink(missing_ok=True)
             remove_leftovers(folder)
             keeper = best_checkpoint(folder, settings.monitor)
-            used = [resumed, time_spent, *(callbacks or ()), keeper]
+            used = [resumed, time_spent, *used_callbacks, keeper]
             if progress:
                 used.append(progress_callback())
             if checkpoints is not None:

@@ -172,6 +172,19 @@ class MultiTaskModule(pl.LightningModule):
         schedule = make_schedule(settings, optimizer, n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
+    def setup(self, stage: str) -> None:
+        """Refuse precisions that convert whole models and batches.
+
+        Raises:
+            InvalidInputError: for a trainer's ``precision`` such as ``"64-true"``.
+        """
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision != "32-true":
+            raise InvalidInputError(
+                f"the trainer's precision must be '32-true' or mixed, got {precision!r}; for "
+                "double precision train model.double() with the default precision"
+            )
+
     def on_fit_start(self) -> None:
         """Set the scales of regression targets from the training split; set up the methods.
 

@@ -190,11 +190,13 @@ class TrainingStep:
         try:
             yield
         except InvalidInputError as error:
-            # The inputs were finite when the data set was made, so the encoder has diverged.
+            # The inputs were finite when the data set was made; if features are not, it diverged.
+            diverged = "must be finite" in str(error)
+            hint = "; if the encoder diverged, try a smaller learning rate or gradient_clip"
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
-                f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}; "
-                f"if the encoder diverged, try a smaller learning rate or gradient_clip"
+                f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}"
+                f"{hint if diverged else ''}"
             ) from None
         except ValueError as error:
             if len(batch.inputs) > 1:

@@ -52,6 +52,8 @@ def test_names_and_matrices_are_pennylanes(name):
         (("S", (0,), ANGLE), "S takes no angle, got 0.7"),
         (("Rot", (0,), ANGLE), "Rot needs a tuple of 3 angles, got 0.7"),
         (("RY", (-1,), ANGLE), r"RY acts on 1 distinct wire >= 0, got \(-1,\)"),
+        (("RY", ("a",), ANGLE), r"RY acts on 1 distinct wire >= 0, got \('a',\)"),
+        (("CZ", (0, 0.5)), r"CZ acts on 2 distinct wires >= 0, got \(0, 0.5\)"),
         (("CRX", (0, 1)), "CRX needs an angle, got None"),
         (("SWOP", (0, 1)), "did you mean 'SWAP'"),
     ],
@@ -160,3 +162,22 @@ def test_a_sequence_is_an_encoding_or_a_block_and_plain_data():
 def test_bad_sequences_are_refused(rows, message):
     with pytest.raises(InvalidInputError, match=message):
         GateSequence(2, tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"features": 0}, "features must be a tuple, got 0"),
+        ({"features": (0.5,)}, "indices must be integers >= 0, got 0.5"),
+        ({"weight": "a"}, "indices must be integers >= 0, got 'a'"),
+        ({"weight": -1}, "indices must be integers >= 0, got -1"),
+    ],
+)
+def test_bad_angles(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        Angle(**options)
+
+
+def test_indices_of_numpy():
+    gate = Gate("RY", np.arange(1), Angle(features=(np.int64(2),)))
+    assert gate == Gate("RY", 0, Angle(features=(2,)))

@@ -117,6 +117,7 @@ def test_label_codes():
          "row 0 is named twice, in train and in validation"),
         (lambda: explicit_indices(3, {"train": [5]}), "names row 5, but rows are 0..2"),
         (lambda: explicit_indices(3, {"train": [0.5]}), "whole row numbers"),
+        (lambda: explicit_indices(3, {"train": [[0], [1, 2]]}), "whole row numbers (N,), got list"),
     ],
 )  # fmt: skip
 def test_errors(call, message):

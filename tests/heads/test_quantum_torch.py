@@ -11,7 +11,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
-from qmtl.heads import QuantumHead
+from qmtl.heads import HeadOptions, QuantumHead, build_head
 from qmtl.simulators import Explanation, LightConeSimulator
 from qmtl.tasks import Task
 from tests.heads.quantum_samples import CIRCUIT, TASKS, assert_equal, features
@@ -274,6 +274,25 @@ class TestCompilers:
         assert_equal(found, head(rounded.to(precision)))
         loss.backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+    @pytest.mark.parametrize("kind", ["mixture", "hyper", "linear", "local-cone", "vqc-per-task"])
+    def test_every_head_computes_in_its_own_precision(self, kind):
+        head = build_head(kind, CIRCUIT, HeadOptions(seed=0))
+        x = torch.randn(5, head.n_features).bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = head(x)
+        assert_equal(found, head(x.float()))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_weights_of_half_precision_are_refused(self, dtype):
+        head = QuantumHead(CIRCUIT, seed=0).to(dtype)
+        with pytest.raises(InvalidInputError, match=r"its weights are torch\.\w+; .*autocast"):
+            head(features().to(dtype))
+
+    @pytest.mark.parametrize("size", [0, "a"])
+    def test_explain_takes_a_number_of_samples(self, size):
+        with pytest.raises(InvalidInputError, match="batch_size must be an integer >= 1"):
+            QuantumHead(CIRCUIT, seed=0).explain(batch_size=size)
 
     def test_half_precision_without_autocast_is_refused(self):
         head = QuantumHead(CIRCUIT, seed=0)

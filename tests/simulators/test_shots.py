@@ -266,3 +266,15 @@ def test_too_many_wires():
     circuit = HeadCircuit([Task.multilabel("wide", 11)])
     with pytest.raises(CircuitTooLargeError, match="'wide' reads 11 wires together"):
         ShotSimulator(EXACT, 5).counts(*inputs(circuit))
+
+
+def test_export_is_refused():
+    class Outputs(torch.nn.Module):
+        def forward(self, angles):
+            circuit = HeadCircuit(TASKS)
+            weights = torch.zeros(circuit.n_circuit_weights)
+            return ShotSimulator(EXACT, shots=10).expectation_values(circuit, angles, weights)
+
+    angles = torch.zeros(2, HeadCircuit(TASKS).n_features)
+    with pytest.raises(InvalidInputError, match="shots cannot be exported"):
+        torch.export.export(Outputs(), (angles,))

@@ -222,3 +222,32 @@ def test_what_a_callback_cannot_do_is_one_line():
     stop = EarlyStopping("val_loss")
     with pytest.raises(RuntimeError, match="validation/a/accuracy"):
         qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[stop], **QUIET)
+
+
+def test_one_callback_without_a_list():
+    stop = EarlyStopping("validation_loss")
+    _fit(max_epochs=1, callbacks=stop)
+    assert torch.isfinite(stop.best_score)
+
+
+@pytest.mark.parametrize("given", [3, "csv", [EarlyStopping], [None]])
+def test_what_is_no_callback(given):
+    with pytest.raises(InvalidInputError, match="callbacks must be Lightning callbacks, got"):
+        _fit(max_epochs=1, callbacks=given)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_precisions_that_convert_models_are_refused(precision):
+    data, settings = tiny_data(), TrainingSettings(max_epochs=1)
+    module = MultiTaskModule(tiny_model(data), settings)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", precision=precision, **quiet)
+    with pytest.raises(InvalidInputError, match=r"train model\.double\(\)"):
+        trainer.fit(module, datamodule=MultiTaskDataModule(data, settings))
+
+
+def test_only_features_that_are_not_finite_hint_at_divergence():
+    narrow = tiny_model(tiny_data())
+    narrow.encoder = torch.nn.Sequential(narrow.encoder, torch.nn.Unflatten(1, (-1, 1)))
+    with pytest.raises(InvalidInputError, match=r"must have shape .*got \(\d+, \d+, 1\)$"):
+        _fit(model=narrow, max_epochs=1)
