@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import is_pruned
 
 from qmtl._io import __version__, silenced, write_bytes, write_json
 from qmtl._target_scale import TargetScale
@@ -52,6 +54,12 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
                 f"the {part} {kind} has no {method}(), so its design cannot be saved; give it "
                 f"to_dict() and from_dict(), or save state_dict() yourself"
             )
+    # An encoder may parametrise its weights as it is built; pruning comes later.
+    if is_pruned(module) or (part == "head" and any(map(is_parametrized, module.modules()))):
+        raise InvalidInputError(
+            f"weights of the {part} {kind} are pruned or parametrised, and would not load; make "
+            "that permanent first, as by torch.nn.utils.prune.remove(module, name)"
+        )
     description: dict[str, Any] = module.to_dict()
     said = description.get("type") if isinstance(description, Mapping) else None
     if said != kind or known.get(kind, type(module)) is not type(module):

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import register_parametrization
 
 import qmtl
 from qmtl.circuit import Angle, Gate, HeadCircuit
@@ -392,3 +394,23 @@ def test_a_file_is_no_folder(tmp_path):
         with pytest.raises(InvalidInputError, match="saved to a folder"):
             save(tmp_path / "taken" / "model")
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("part", ["head", "head.blocks", "encoder.layers.0"])
+def test_pruned_weights_are_refused_until_they_are_permanent(part, tmp_path):
+    model = make_model()
+    module = model.get_submodule(part)
+    name, _ = next(module.named_parameters(recurse=False))
+    prune.random_unstructured(module, name, amount=1)
+    with pytest.raises(InvalidInputError, match="pruned or parametrised, and would not load"):
+        model.save(tmp_path / "model")
+    prune.remove(module, name)
+    model.save(tmp_path / "model")
+    assert_same_outputs(load(tmp_path / "model"), model, inputs_of(model))
+
+
+def test_parametrised_heads_are_refused(tmp_path):
+    model = make_model()
+    register_parametrization(model.head, "encoding", nn.Tanh())
+    with pytest.raises(InvalidInputError, match="are pruned or parametrised"):
+        model.save(tmp_path / "model")
