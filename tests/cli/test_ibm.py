@@ -149,9 +149,17 @@ def test_more_samples_than_there_are(qmtl, run, service):
 
 def test_budgets(qmtl, run, service):
     words = ("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW)
-    assert "max_qpu_seconds" in qmtl.bad(*words, "--max-qpu-seconds", 0.5)
-    service.usage["usage_consumed_seconds"] = 600
-    assert "the account has 0 s left; nothing was sent" in qmtl.bad(*words)
+    for more, used, text in (
+        (("--max-qpu-seconds", 0.5), 0, "more than max_qpu_seconds (0.5); nothing was sent"),
+        ((), 600, "the account has 0 s left; nothing was sent"),
+    ):
+        service.usage["usage_consumed_seconds"] = used
+        answer = qmtl(*words, *more)
+        assert answer.code == 2
+        progress, line = answer.err.splitlines()
+        assert progress == "preparing 3 samples for ibm_hanoi"
+        assert line.startswith("qmtl: ")
+        assert text in line
     assert service.jobs == {}
 
 
