@@ -1,5 +1,5 @@
-"""The peers that `scripts/bench_peers` compares: one small file each, behind one contract.
+"""The peers that `scripts/bench_peers` compares: one small file each, with one interface.
 
 A peer's file has a function ``build(problem, dtype)`` that returns a step: a function without
-arguments that runs forward, mean-squared error and backward, and returns what `Result` names.
+arguments that runs forward, mean-squared error and backward, and returns a `Result`.
 """

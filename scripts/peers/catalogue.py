@@ -12,7 +12,7 @@ from peers.limits import output_of
 
 @dataclass(frozen=True)
 class Peer:
-    """One line of the table.
+    """A peer, which is one line of the table.
 
     Attributes:
         name: as given to ``--peers``.
@@ -20,11 +20,11 @@ class Peer:
         build: ``module:function`` in this folder.
         needs: packages that must be importable.
         pip: what to install for them.
-        group: ``ours``, ``rival`` (our idea, another engine) or ``peer``.
-        dtypes: precisions that it offers; the first one is timed, being the fastest or the only.
-        fresh_cache: whether its compiled code may not come from disk, as in a new environment.
-        environment: what an environment of its own has, pinned; empty for none.
-        truncated: whether it leaves out small terms, so that it need not agree.
+        group: ``ours``, ``rival`` (another peer whose cost per task is bounded) or ``peer``.
+        dtypes: precisions that it offers; the first, which is the fastest, is timed.
+        fresh_cache: whether it compiles without a cache on disk, as in a new environment.
+        environment: pinned packages of an environment of its own; empty for none.
+        truncated: whether it leaves out small terms, so that its results may differ.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Peer:
 
     @property
     def bounded(self):
-        """Whether its cost per task is bounded, so that many tasks are no matter."""
+        """Whether its cost per task is bounded, so that it can run many tasks."""
         return self.group != "peer"
 
 
@@ -203,7 +203,7 @@ def importable(peer, python=None):
 
 
 def own_environment(peer, folder):
-    """The interpreter of a peer's own environment, made where it is not there; else None."""
+    """The interpreter of a peer's own environment, which is made if missing; None if that fails."""
     name = hashlib.sha256(" ".join(peer.environment).encode()).hexdigest()[:12]
     python = Path(folder) / name / "bin" / "python"
     ready = python.parent.parent / "ready"

@@ -1,4 +1,4 @@
-"""Running a command in a process of its own, under limits of time and memory."""
+"""Run a command in a process of its own, under limits of time and memory."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Ran:
 
 
 def one_thread(environment, threads=1):
-    """The environment with every library that we know of held to so many threads."""
+    """The environment, with variables that limit numerical libraries to `threads` threads."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM", "NUMEXPR", "RAYON")
     held = {f"{name}_NUM_THREADS": str(threads) for name in names}
     flags = f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}"
@@ -42,7 +42,7 @@ def one_thread(environment, threads=1):
 
 
 def run_limited(command, *, seconds, gigabytes, environment):
-    """Run `command`; what it prints as JSON objects, one a line, are its events."""
+    """Run `command`; each JSON object that it prints on a line of its own is an event."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
             command, stdout=out, stderr=err, env=environment, start_new_session=True

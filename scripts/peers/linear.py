@@ -1,4 +1,4 @@
-"""A dense linear layer of the same widths: what a step costs that simulates nothing."""
+"""A dense linear layer of the same widths: the cost of a step that simulates nothing."""
 
 import torch
 
@@ -12,6 +12,6 @@ def build(problem, dtype):
     def step():
         features.grad = layer.weight.grad = layer.bias.grad = None
         torch.nn.functional.mse_loss(layer(features), targets).backward()
-        # Its outputs are no circuit's: there is nothing to compare.
+        # Its outputs are not a circuit's: there is no result to compare.
 
     return step

@@ -1,4 +1,4 @@
-"""Measuring a step inside a process: time, and memory above the start."""
+"""Measure a step inside a process: its time, and its memory above the start."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ class PeakMemory:
     def __init__(self):
         gc.collect()
         try:
-            # Clears the high-water mark: importing may have taken more than is kept.
+            # Clears the high-water mark: imports may have taken more memory than they keep.
             Path("/proc/self/clear_refs").write_text("5")
             self.cleared = True
         except OSError:
@@ -45,9 +45,9 @@ def milliseconds(step):
 
 
 def time_steps(step, seconds):
-    """Emit step times for about so many seconds, each as soon as known: a limit may end it."""
+    """Emit step times for about `seconds`, as soon as known, since a limit may end the process."""
     times = []
-    # A step is warm when it has run once or twice; a slow one is not run for nothing.
+    # Two runs warm a step up; a slow step counts from the first.
     for _ in range(WARM_UP):
         warm = milliseconds(step)
         if warm > 1e3 * seconds:
@@ -62,7 +62,7 @@ def time_steps(step, seconds):
 
 
 def pin(cpu):
-    """Keep this process on one CPU, where the system can: the surest way to one thread."""
+    """Keep this process on one CPU, where the system allows it: the surest limit to one thread."""
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
 

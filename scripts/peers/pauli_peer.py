@@ -1,7 +1,7 @@
 """Pauli propagation: TenCirPauli, monoprop, and tensorcircuit-ng's on jax.
 
-The first two take one sample at a time and return each output's gradient by all angles; the mean
-squared error and the sums over samples are numpy's.
+The first two take one sample at a time and return each output's gradient by all angles; numpy
+computes the mean squared error and the sums over samples.
 """
 
 import numpy as np
@@ -58,7 +58,7 @@ def build_tencirpauli(problem, dtype):
 
 
 def build_monoprop(problem, dtype):
-    """Its gates are exponentials of Paulis: a CZ is three of them, at an angle that stays."""
+    """Its gates are exponentials of Paulis: a CZ is three of them, at a fixed angle."""
     import monoprop as mp
 
     n = problem.n_wires

@@ -1,6 +1,6 @@
 """PennyLane on all wires: default.qubit (broadcast, backprop), lightning.qubit (adjoint), maestro.
 
-Maestro's matrix-product states have no other gradient than parameter shift.
+Maestro's matrix-product states have no gradient but parameter shift.
 """
 
 import numpy as np
@@ -45,8 +45,8 @@ def build_lightning(problem, dtype):
     plain = _forward(problem.n_tasks, device, "adjoint")
 
     def forward(features, weights):
-        # PennyLane makes the device's numbers tensors of the default type, which has half the
-        # digits of double precision unless it is told.
+        # PennyLane converts the device's numbers to torch's default type, which has only half the
+        # digits of double precision.
         before = torch.get_default_dtype()
         torch.set_default_dtype(features.dtype)
         try:

@@ -2,8 +2,8 @@
 
 ``n = 2 T`` wires, wires ``2t`` and ``2t + 1`` of task t. Two encoding layers: RY(x_i) on every
 wire, RZ(w) on every wire, a ring of CZs. Then per task two layers of Rot on both of its wires and a
-CZ between them. Task t's output is <Z> on its first wire. Only numpy is imported here, so that a
-peer can run under an interpreter that has nothing else of ours.
+CZ between them. Task t's output is <Z> on its first wire. This module imports only numpy, so that a
+peer can run under an interpreter without qmtl.
 """
 
 from dataclasses import dataclass, fields
@@ -45,7 +45,7 @@ class Cone:
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs of a step, and its outputs and gradients by our double-precision reference."""
+    """Inputs of a step, and its outputs and gradients by qmtl in double precision."""
 
     features: np.ndarray  # (batch, wires)
     weights: np.ndarray  # (encoding, then blocks), see `n_weights`
@@ -135,8 +135,8 @@ def without_rot(gates):
 def cone(n_tasks):
     """The light cone of a task: six wires in a line, or the whole ring of four for two tasks.
 
-    The rivals that simulate cones get it as narrow as ours: two wires beside the register are
-    turned in the second layer, and gates that commute with what is measured are left out.
+    It is as narrow as qmtl's own cone: the second layer rotates only the register and the wire on
+    either side, and gates that commute with the observable are left out.
     """
     n = 2 * n_tasks
     size, first = (4, 1) if n == 4 else (6, 2)

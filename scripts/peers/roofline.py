@@ -1,4 +1,4 @@
-"""What the machine can do: floating-point operations and bytes per second, by torch itself."""
+"""The machine's limits: floating-point operations and bytes per second, measured with torch."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ def _median_seconds(function, device):
 
 
 def flops_per_second(dtype, device, size=None):
-    """A product of square matrices, the most that a processor does."""
+    """Rate of a product of square matrices, which comes nearest to the processor's limit."""
     size = size or (1024 if device.type == "cpu" else 8192)
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(a)
@@ -28,7 +28,7 @@ def flops_per_second(dtype, device, size=None):
 
 
 def bytes_per_second(dtype, device, megabytes=128):
-    """A triad, a = b + 2 c, on arrays that no cache holds: two reads and a write."""
+    """Rate of a triad, a = b + 2 c, on arrays that no cache holds: two reads and a write."""
     n = int(megabytes * 1e6) // dtype.itemsize
     a, b, c = (torch.ones(n, dtype=dtype, device=device) for _ in range(3))
     seconds = _median_seconds(lambda: torch.add(b, c, alpha=2, out=a), device)

@@ -1,4 +1,4 @@
-"""Running the cells of a table: check first, then rounds in which the peers take turns."""
+"""Run the cells of a table: check first, then rounds in which the peers take turns."""
 
 import os
 import statistics

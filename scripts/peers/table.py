@@ -77,7 +77,7 @@ def read_csv(text):
 
 
 def kept_beside(rows, before):
-    """`rows`, and cells of `before`, oldest first, that no later run has; as their run had them."""
+    """`rows`, and the cells of `before` (oldest first) that no later run has, unchanged."""
     found = {(row["tasks"], row["peer"]): row for row in (*before, *rows)}
     names = [peer.name for peer in PEERS]
     return sorted(found.values(), key=lambda row: (row["tasks"], names.index(row["peer"])))

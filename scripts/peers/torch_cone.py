@@ -1,6 +1,6 @@
-"""Our idea with plain torch: complex states of the cones, batched over tasks × samples.
+"""Light cones with plain torch: complex states of the cones, batched over tasks × samples.
 
-Written as one would by hand for this circuit: the first layer's product state directly, one matrix
+Written by hand for this circuit: the first layer's product state directly, one matrix
 per wire and layer (RZ · RY, Rot), one vector of signs per layer of CZs; autograd does the rest.
 """
 

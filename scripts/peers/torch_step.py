@@ -1,4 +1,4 @@
-"""The step of every peer that torch differentiates: only the forward pass is its own."""
+"""The step of the peers that torch differentiates; each supplies only its forward pass."""
 
 import torch
 
