@@ -79,7 +79,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on standard error and exit status 2."""
+    """Run the command line; a `QmtlError` is one line on standard error and exit status 2."""
     set_streams()
     try:
         with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning of ours in one line, without the position in the code."""
+    """Print a warning of qmtl in one line, without the position in the code."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         text = f"warning: {' '.join(str(message).split())}\n"

@@ -14,7 +14,7 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-# Replacements for our special characters if an encoding lacks them.
+# Replacements for the drawings' special characters if an encoding lacks them.
 PLAIN = str.maketrans(
     {
         "─": "-", "━": "-", "│": "|", "╭": "+", "╰": "+", "╮": "+", "╯": "+", "●": "o", "⊕": "+",
@@ -27,7 +27,7 @@ PLAIN = str.maketrans(
 def set_streams() -> None:
     """Let standard output and error accept any text, whatever their encoding.
 
-    If the encoding lacks a character of ours, a plain one of the same width replaces it, so that
+    If the encoding lacks a drawing's character, a plain one of the same width replaces it, so that
     drawings keep their form; any other character is replaced by its code, so that nothing is lost.
     """
     codecs.register_error("qmtl", _plain)

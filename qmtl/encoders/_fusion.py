@@ -259,7 +259,7 @@ class Fusion(nn.Module):
         combined before. A branch without a gradient, such as that of a modality that no row of the
         batch has, gets none.
 
-        The common magnitude is the mean in our reading of the paper. Adam divides by the size of
+        qmtl takes the mean as the common magnitude of the paper. Adam divides by the size of
         gradients, so that with Adam only changes from step to step have an effect.
         """
         branches = [

@@ -104,14 +104,14 @@ class SelectGate(Gate):
     added to the losses. In evaluation mode bits are rounded, so that a task never has more than k
     experts.
 
-    Differences from the paper are ours. The step's width falls from 1 at the start of training to 0
-    in the last epoch, by the square of the share of epochs done: with a fixed width, bits may be
-    undecided when training ends, and the experts have not learned for what rounding makes of them.
-    The entropy's weight grows with the same square, because a bit that is decided before the
+    This gate differs from the paper in several points. The step's width falls from 1 at the start
+    of training to 0 in the last epoch, with the square of the fraction of epochs done. With a fixed
+    width, bits may be undecided when training ends, and the experts have not learned for rounded
+    bits. The entropy's weight grows with the same square, because a bit that is decided before the
     experts have learned does not change any more. Numbers beyond the last expert stand for the
     experts from the first one on, where the paper has a penalty. The overlap of a task's selectors
-    is added to the losses, and selectors start with a lean to k different experts, so that they
-    rarely choose the same one; if they do, the task has fewer than k experts.
+    is added to the losses, and selectors start with a bias to k different experts, so that they
+    rarely choose the same one. If they do, the task has fewer than k experts.
 
     Args:
         n_tasks: number of tasks.

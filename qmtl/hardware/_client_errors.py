@@ -1,7 +1,7 @@
 """Errors, logs and warnings of the IBM client as one line that says what to do, without secrets.
 
-The client's own exceptions are not chained to ours, because they carry requests whose headers hold
-the token.
+The client's own exceptions are not chained to qmtl's, because they carry requests whose headers
+hold the token.
 """
 
 import base64
@@ -45,7 +45,7 @@ SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.
 
 
 def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
-    """Call the client; every error becomes one of ours.
+    """Call the client; every error becomes a `HardwareError`.
 
     Secrets are removed from errors, and from logs and warnings of the client during the call.
 
@@ -56,7 +56,7 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
             function, it keeps them out of the local variables in a traceback.
 
     Raises:
-        HardwareError: if the call raised an error other than ours.
+        HardwareError: if the call raised an error other than a `QmtlError`.
 
     Example:
         >>> ask("counting", lambda: 1 / 0)
@@ -76,7 +76,7 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
-    """The error of ours that corresponds to one of the client's.
+    """The `HardwareError` that corresponds to one of the client's.
 
     Args:
         error: the client's error.

@@ -2,7 +2,7 @@
 
 Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is printed
 last. Bit i of a task's classical register is wire i of the task's register. So an integer outcome
-is our state index (first wire most significant) with its bits reversed.
+is qmtl's state index (first wire most significant) with its bits reversed.
 """
 
 import re
@@ -29,7 +29,7 @@ METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # else:
 
 @dataclass(frozen=True, eq=False)
 class QiskitHeadCircuit:
-    """A head circuit in Qiskit, and how its parameters and registers relate to ours.
+    """A head circuit in Qiskit, and how its parameters and registers relate to qmtl's.
 
     Attributes:
         circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``;

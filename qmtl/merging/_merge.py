@@ -77,7 +77,7 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
     Locate: keep the largest entries of every task vector, a fraction `keep`. Elect: for each
     weight, choose the task whose change is largest in units of its tensor's root mean square.
     Disjoint: apply only that task's change. The paper locates by gradients on data, for safety;
-    this version needs only the weights (our reading).
+    qmtl's version needs only the weights.
 
     Args:
         vectors: one task vector per model.
@@ -119,7 +119,7 @@ def projective(
     change that each task's inputs would see (the rows of a task vector lie in the span of its
     inputs). The gradient is projected off the subspace that the tasks share, which is spanned by
     the leading left singular vectors of all. The public text does not define the losses exactly;
-    this form is ours. Vectors have no shift.
+    qmtl chose this form. Vectors have no shift.
 
     Args:
         vectors: one task vector per model.

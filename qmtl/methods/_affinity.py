@@ -196,8 +196,8 @@ def affinity(
         [359.0, 1.0]
 
     References:
-        Zhang and Cheng, arXiv:2604.07848, for the limits of 30 and 40%. That overlap is the share
-        of the rows with a label of either task is our reading.
+        Zhang and Cheng, arXiv:2604.07848, for the limits of 30 and 40%. The definition of
+        overlap, a share of the rows with a label of either task, is qmtl's interpretation.
     """
     import pandas as pd
 

@@ -22,8 +22,8 @@ class Agreement(MethodSection):
 
     With `minimum` the decay of the momentum m follows its agreement with the gradient g of the
     step, :math:`\beta = \beta_{min} + (\beta_{max} - \beta_{min}) (1 + \cos(g, m)) / 2`, where
-    :math:`\beta_{max}` is the optimiser's. The formula is our reading of the paper, whose public
-    text says that the momentum is adapted to the agreement. There is one cosine for all shared
+    :math:`\beta_{max}` is the optimiser's. The formula is qmtl's choice: the paper's public
+    text says only that the momentum is adapted to the agreement. There is one cosine for all shared
     parameters. A task's own parameters have gradients that are not combined, and keep the plain
     momentum. Means are unbiased as in Adam: m is divided by one minus the product of all decays.
 

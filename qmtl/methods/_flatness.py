@@ -22,7 +22,7 @@ class Flatness(MethodSection):
     weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their :math:`g_t^{SAM}`. Dropout
     drops the same units at both points.
 
-    In our reading, one ball of radius ρ surrounds a task's shared and own parameters together.
+    In qmtl's version, one ball of radius ρ surrounds a task's shared and own parameters together.
 
     A step takes a backward pass for each task, and for each task one more forward and backward pass
     of the encoder and the task's light cone.

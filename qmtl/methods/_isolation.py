@@ -19,8 +19,8 @@ class Isolation(MethodSection):
     A task's logits depend on the features of its neighbours, whose light cones overlap with its
     own, and its loss would train these features, too. With this method its gradient stops there:
     only the task on whose register a feature is loaded trains it. Logits do not change, and the
-    circuit's weights are trained as usual. In our reading, the features on other registers
-    correspond to the "other tasks' features" of the paper.
+    circuit's weights are trained as usual. The features on other registers are qmtl's
+    interpretation of the "other tasks' features" of the paper.
 
     A step runs the head once for each group of tasks whose light cones do not overlap. There are
     only a few groups, for any number of tasks, and each task's logits are computed once.

@@ -35,7 +35,7 @@ class Saliency(MethodSection):
       tasks and samples.
 
     The paper's public text does not define everything (which means, which samples, the form of the
-    contrast); this is our reading. A task without labels takes no part. The alignment needs a
+    contrast); this is qmtl's choice. A task without labels takes no part. The alignment needs a
     sample with two labels, and the entropy labels of two tasks.
 
     The second derivative is a difference of the losses' gradients at two points, one along the

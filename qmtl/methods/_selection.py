@@ -74,11 +74,11 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
     for name, known in zip(names, labelled.tolist(), strict=True):
         if not known:
             raise InvalidInputError(
-                f"task {name!r} has no validation label, which influences on it are measured by"
+                f"task {name!r} has no validation label, so influences on it cannot be measured"
             )
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
-        raise InvalidInputError("the model has no parameter that is trained")
+        raise InvalidInputError("the model has no trainable parameter")
     training = LossesOfRows(model, data, "train")
     with evaluating(model), torch.enable_grad():
         totals: list[Any] = [[torch.zeros_like(p) for p in parameters.values()] for _ in names]
@@ -108,7 +108,7 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             losses, _ = training.terms_of_logits(at, rows, data.tasks)
             (slopes,) = torch.autograd.grad(losses.sum(), at)
             with warnings.catch_warnings():
-                # A warning of torch about itself.
+                # torch warns of its own use of torch.jit.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
                 changes = [
                     jvp(logits, (values,), (dict(zip(values, total, strict=True)),))[1]
@@ -122,7 +122,7 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     """Select the training rows that most tasks vote for.
 
     Each task votes for the fraction `keep` of the rows with the largest influence on it. Rows with
-    equally many votes are ordered by their mean rank over tasks (our reading).
+    equally many votes are ordered by their mean rank over tasks.
 
     Args:
         model: a model trained for a short time on all rows.

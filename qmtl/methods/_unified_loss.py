@@ -20,7 +20,7 @@ class UnifiedLoss(MethodSection):
     standardised, with mean 0 and deviation 1. A task's loss is the mean over its labelled entries,
     and for classes over the classes. So no task has a larger loss only because of its kind, and the
     fitted quantity is the model's prediction (four times the Brier score). The use of probabilities
-    is our reading, because heads without a circuit have no ⟨Z⟩; in the paper, tasks are images in
+    is qmtl's choice, because heads without a circuit have no ⟨Z⟩; in the paper, tasks are images in
     the space of a decoder.
 
     Validation and test use the tasks' own losses and metrics, so that runs are comparable. Tasks

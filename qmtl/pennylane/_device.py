@@ -69,7 +69,7 @@ class LightConeDevice(Device):
     It supports expectation values and variances of any observable on few wires and of sums of
     these, and probabilities, samples and counts of at most 20 wires. Without shots, values and
     gradients are exact. PennyLane decomposes gates that head circuits do not know; parameters may
-    be broadcast. With ``diff_method="best"``, gradients are vector-Jacobian products by our
+    be broadcast. With ``diff_method="best"``, gradients are vector-Jacobian products by qmtl's
     engines, in all interfaces; torch differentiates to any order. With shots, the samples and
     counts of one execution belong together, and each term of a sum is sampled separately, with all
     shots.

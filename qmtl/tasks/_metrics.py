@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Silence torchmetrics' warnings in cases where we return NaN."""
+    """Silence torchmetrics' warnings in cases where qmtl returns NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name, with ours in the same form.
+"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form.
 
 An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
 *scalarizer* combines the losses themselves. Names are those of TorchJD's classes; case, dashes and

@@ -15,8 +15,8 @@ class IGB(Scalarizer, Stateful):
     version 2 learns the weights by reinforcement learning.
 
     A task without labels has no term and no weight. A task without labels in the base epoch gets
-    its base from the first epoch in which it has some, and has weight 1 until then. This is our
-    reading; in the paper, each batch has labels of all tasks.
+    its base from the first epoch in which it has some, and has weight 1 until then. This rule
+    is qmtl's; in the paper, each batch has labels of all tasks.
 
     Args:
         n_tasks: number of tasks.
@@ -41,9 +41,9 @@ class IGB(Scalarizer, Stateful):
 
     takes_missing = True
     sums: Tensor | None
-    """Of the losses since the epoch began, (tasks,); None before the first."""
+    """Sums of the losses since the epoch began, (tasks,); None before the first loss."""
     counts: Tensor | None
-    """How many losses they are the sums of, (tasks,)."""
+    """Numbers of losses in `sums`, (tasks,)."""
     base: Tensor | None
     """The mean losses of the base epoch, (tasks,), NaN where there was none."""
 

@@ -138,5 +138,5 @@ def test_bad_arguments():
     with pytest.raises(InvalidInputError, match="task 't1' has no validation label"):
         influences(model, silent)
     model.requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="no parameter that is trained"):
+    with pytest.raises(InvalidInputError, match="no trainable parameter"):
         influences(model, data)
