@@ -212,7 +212,7 @@ def affinity(
     tasks = data.tasks
     if by == "parameters" and not model.shared_parameters():
         raise InvalidInputError(
-            "the model has no shared parameter that is trained; give by='features'"
+            "the model has no trainable shared parameter; give by='features'"
         )
     labelled = labelled_rows(tasks, losses.rows.targets).numpy()
     by_mask: dict[bytes, list[tuple[int, int]]] = {}

@@ -257,5 +257,5 @@ def test_models_that_do_not_fit():
     model = model_for(data)
     for parameter in model.shared_parameters():
         parameter.requires_grad_(False)
-    with pytest.raises(InvalidInputError, match="no shared parameter that is trained"):
+    with pytest.raises(InvalidInputError, match="no trainable shared parameter"):
         affinity(model, data)
