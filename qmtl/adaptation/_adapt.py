@@ -176,7 +176,7 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
 def _check_labels(task: Task, targets: Tensor) -> None:
     if len(targets) < 2:
         raise InvalidInputError(
-            f"task {task.name!r}: two labelled rows are needed at least, got {len(targets)}"
+            f"task {task.name!r}: at least two labelled rows are needed, got {len(targets)}"
         )
     values = targets.reshape(len(targets), -1).double()
     found = values[~values.isnan()].unique()

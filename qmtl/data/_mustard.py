@@ -507,7 +507,7 @@ def _authors_rows(
         raise unknown_name("split of MUStARD", split, [*known, "speaker-independent"])
     if labels == "plus_plus":
         raise InvalidInputError(
-            f"split: MUStARD++ has no folds of its authors, so not {split!r}; give three "
+            f"split: MUStARD++ has no published folds, so {split!r} is not available; give three "
             f"fractions, or 'speaker-independent'"
         )
     folds = authors_folds(path, len(utterances))

@@ -255,8 +255,8 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
         down = 1.0 - float(ones.arrays[name].mean())
         if up + down >= 1:
             raise InvalidInputError(
-                f"the calibration circuits read qubit {qubit} wrongly as often as rightly: "
-                f"mitigation cannot help; choose another layout"
+                f"the calibration circuits show read-out error rates of qubit {qubit} that sum to "
+                f"1 or more, which mitigation cannot correct; choose another layout"
             )
         found[qubit] = (up, down, int(zeros.arrays[name].size))
     return found

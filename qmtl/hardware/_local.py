@@ -103,7 +103,7 @@ def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
         given = name if prepared.device is None else prepared.device
         if given == name and name.partition("_")[0] not in ("aer", "fake", "ibm"):
             raise InvalidInputError(
-                f"backend {name!r} is one of your own: pass backend=, the object that the run was "
+                f"backend {name!r} has no known name: pass backend=, the object that the run was "
                 f"prepared for"
             )
     backend = open_backend(given)

@@ -331,8 +331,8 @@ def _confusion(
         up, down = noise.readouts.get(qubit, noise.readout)
         if up + down >= 1:
             raise InvalidInputError(
-                f"qubit {qubit} of {backend.name} is read wrongly as often as rightly: mitigation "
-                f"cannot help; choose another layout"
+                f"qubit {qubit} of {backend.name} has read-out error rates that sum to 1 or more, "
+                f"which mitigation cannot correct; choose another layout"
             )
         found[qubit] = (float(up), float(down))
     return found

@@ -107,18 +107,18 @@ class HardwareSettings:
             raise InvalidInputError(f"seed must be an integer >= 0, got {self.seed!r}")
         if self.primitive == "estimator" and self.mitigation != "none":
             raise InvalidInputError(
-                "mitigation is the sampler's; the estimator's is resilience (1 undoes read-out "
-                "errors)"
+                "mitigation applies to the sampler only; for the estimator, use resilience (1 "
+                "corrects read-out errors)"
             )
         if self.primitive == "estimator" and (self.twirl_gates or self.twirl_readout):
             raise InvalidInputError(
-                "twirl_gates and twirl_readout are the sampler's; the estimator twirls by its "
-                "resilience (1 measurements, 2 also gates)"
+                "twirl_gates and twirl_readout apply to the sampler only; for the estimator, "
+                "resilience sets the twirling (1 measurements, 2 also gates)"
             )
         if self.primitive == "sampler" and self.resilience != 1:
             raise InvalidInputError(
-                f"resilience is the estimator's, got {self.resilience} for the sampler, whose "
-                f"correction of read-out errors is mitigation"
+                f"resilience applies to the estimator only, got {self.resilience} for the sampler; "
+                f"use mitigation to correct its read-out errors"
             )
         if self.shots > self.max_executions:
             raise InvalidInputError(

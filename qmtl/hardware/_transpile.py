@@ -265,8 +265,8 @@ def transpiled(
             found = _transpile(circuit, target, read, layout)
         except TranspilerError as error:
             raise InvalidInputError(
-                f"the circuit does not fit {backend.name}, of which only what works by its "
-                f"calibration is used: {error.message}"
+                f"the circuit does not fit the qubits and gates of {backend.name} that work, "
+                f"according to its calibration: {error.message}"
             ) from None
         if path is not None:
             _write(path, found)
@@ -293,7 +293,7 @@ def _check_layout(
     wrong = [qubit for qubit in layout if qubit not in usable]
     if wrong:
         raise InvalidInputError(
-            f"layout: qubits {wrong} are not the backend's, or broken by its calibration"
+            f"layout: the backend lacks qubits {wrong}, or they are faulty in its calibration"
         )
 
 

@@ -228,7 +228,7 @@ def _columns(circuit: HeadCircuit, separate: HeadCircuit) -> list[int]:
     copies = len(circuit.tasks) if circuit.layout == "shared" else 1
     if separate.n_features != copies * circuit.n_features:
         raise InvalidInputError(
-            f"the features of {circuit.encoding} cannot be dealt out to registers: it takes "
+            f"the features of {circuit.encoding} cannot be divided among registers: it takes "
             f"{circuit.n_features} on {circuit.n_wires} wires, and "
             f"{separate.n_features // copies} on the registers by themselves"
         )

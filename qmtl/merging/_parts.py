@@ -99,7 +99,7 @@ def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
     if first.columns != other.columns:
         sides = column_differences(first.columns, other.columns)
         raise InvalidInputError(
-            f"inputs are made of other columns, or in other ranges or categories: model 1 has "
+            f"the inputs have different columns, ranges or categories: model 1 has "
             f"{sides[0]}; {which} has {sides[1]}"
         )
 
@@ -115,7 +115,7 @@ def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
         )
     if one.n_features != two.n_features:
         raise InvalidInputError(
-            f"the heads take other numbers of features: model 1 {one.n_features}, {which} "
+            f"the heads take different numbers of features: model 1 {one.n_features}, {which} "
             f"{two.n_features}"
         )
     if isinstance(one, QuantumHead):

@@ -87,8 +87,8 @@ class Interpolation(MethodSection):
         if len(tasks) > 1 and not any(others.values()):
             kinds = {task.name: f"{task.kind}, {task.n_outputs} outputs" for task in tasks}
             raise InvalidInputError(
-                f"interpolation mixes tasks of one kind and number of outputs, of which there are "
-                f"no two: {kinds}"
+                f"interpolation needs at least two tasks of the same kind and number of outputs, "
+                f"got {kinds}"
             )
         return _Interpolating(self, tasks, others)
 

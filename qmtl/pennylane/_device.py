@@ -341,8 +341,8 @@ def _check_order(circuit: QuantumScript | None) -> None:
     twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)
     if trace_stack.top > 0 and any(twice):
         raise DeviceError(
-            "qmtl.lightcone: of nested derivatives by autograd only the first order comes from the "
-            "device. Give the QNode max_diff=2, for parameter shifts, or use torch, to any order"
+            "qmtl.lightcone has only first derivatives with autograd. For second derivatives, give "
+            "the QNode max_diff=2, which uses parameter shifts; torch has derivatives of any order"
         )
 
 

@@ -85,8 +85,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
             write_bytes(target, content.getbuffer())
         except OSError as error:
             raise ModelFileError(
-                f"checkpoint {target} cannot be written: {error.strerror}; the one before it is as "
-                f"it was"
+                f"checkpoint {target} cannot be written: {error.strerror}; the previous one is "
+                f"unchanged"
             ) from None
 
 

@@ -302,7 +302,7 @@ def _data(name, task, labels):
         (lambda m, y: m.adapt(Task.binary("n"), (X, 0 * y)), r"two different classes, .*\[0.0\]"),
         (
             lambda m, y: m.adapt(Task.multilabel("n", 2), (X[:1], torch.tensor([[0, 1]]))),
-            "task 'n': two labelled rows are needed at least, got 1",
+            "task 'n': at least two labelled rows are needed, got 1",
         ),
         (lambda m, y: m.adapt(Task.binary("n"), (X[:9], y)), "9 rows of inputs and 80 labels"),
         (lambda m, y: m.adapt(Task.binary("n"), (X[:, :3], y)), "3|shape"),

@@ -253,7 +253,7 @@ class TestErrors:
             mustard(small, embed=embed, **arguments)
 
     def test_plus_plus_has_no_folds(self, folder):
-        with pytest.raises(InvalidInputError, match=r"MUStARD\+\+ has no folds of its authors"):
+        with pytest.raises(InvalidInputError, match=r"MUStARD\+\+ has no published folds"):
             mustard(folder, "plus_plus", embed=embed, split="fold 0")
 
     def test_chosen_tasks(self, small):

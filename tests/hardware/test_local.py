@@ -125,7 +125,7 @@ def test_a_backend_of_ones_own_in_the_ledger(tmp_path):
     prepared = prepare(head, features(head), backend, **options)
     assert status(submit(prepared, ledger), ledger).is_complete
     entered = ledger.add_run(prepared, again=True).run
-    with pytest.raises(InvalidInputError, match="'generic_backend_6q' is one of your own: pass b"):
+    with pytest.raises(InvalidInputError, match="'generic_backend_6q' has no known name: pass b"):
         submit(entered, ledger)
     assert status(submit(entered, ledger, backend=backend), ledger).is_complete
     assert run(head, features(head), backend, ledger=ledger, **options).missing == 0
@@ -178,7 +178,7 @@ def test_fake_devices_that_cannot_be_used():
     head = binary_head(1)
     for name, expected in [
         ("fake_london", r"not simulated here \(u1, u2, u3\)"),
-        ("fake_kyoto", "only what works by its calibration"),  # all two-qubit errors are 1
+        ("fake_kyoto", "according to its calibration"),  # all two-qubit errors are 1
         ("fake_armonk", "has 2 wires, fake_armonk has 1"),
     ]:
         with pytest.raises(InvalidInputError, match=expected):

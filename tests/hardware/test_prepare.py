@@ -295,13 +295,13 @@ def test_errors(fez):
         (lambda: prepare(head, x, fez, primitive="estimator", resilience=2), "needs a device"),
         (
             lambda: prepare(head, x, fez, primitive="estimator", mitigation="circuits"),
-            "mitigation is the sampler's",
+            "mitigation applies to the sampler only",
         ),
         (
             lambda: prepare(head, x, fez, primitive="estimator", twirl_readout=True),
-            "twirl_readout are the sampler's",
+            "twirl_readout apply to the sampler only",
         ),
-        (lambda: prepare(head, x, fez, resilience=2), "resilience is the estimator's, got 2"),
+        (lambda: prepare(head, x, fez, resilience=2), "the estimator only, got 2"),
         (lambda: prepare(binary_head(80), torch.zeros(1, 160), fez), "has 160 wires"),
         (lambda: HardwareSettings(seed=-1), "seed"),
         (lambda: HardwareSettings(shots=10**8), "at most max_executions"),

@@ -89,7 +89,7 @@ class TestPerTask:
             def n_features(self, n_wires):
                 return n_wires + 1
 
-        with pytest.raises(InvalidInputError, match="cannot be dealt out to registers: it takes 5"):
+        with pytest.raises(InvalidInputError, match="divided among registers: it takes 5"):
             VQCPerTaskHead(HeadCircuit([Task.binary("a"), Task.binary("b")], Odd()))
 
 
