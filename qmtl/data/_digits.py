@@ -1,8 +1,8 @@
-"""scikit-learn's handwritten digits with five tasks: small, real, and part of the installation.
+"""scikit-learn's handwritten digits with five tasks: small, real, and installed with qmtl.
 
-``digits.npz`` holds what `sklearn.datasets.load_digits` returns, since to import scikit-learn takes
-more than a second. The images are the test set of E. Alpaydin and C. Kaynak's Optical Recognition
-of Handwritten Digits (UCI Machine Learning Repository, 1998, licence CC BY 4.0).
+``digits.npz`` holds what `sklearn.datasets.load_digits` returns, because the import of scikit-learn
+takes more than a second. The images are the test set of E. Alpaydin and C. Kaynak's Optical
+Recognition of Handwritten Digits (UCI Machine Learning Repository, 1998, licence CC BY 4.0).
 """
 
 from collections.abc import Mapping, Sequence

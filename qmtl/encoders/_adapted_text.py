@@ -191,7 +191,7 @@ class AdaptedText(TaskEncoder):
         if self.n_texts == 2:
             second = vectors[:, 1]
             pair = torch.cat([(first - second).abs(), first * second], dim=1)
-            # As for a single sentence, a missing text adds nothing.
+            # Without a second text, the features of the pair are 0.
             both = (second != 0).any(dim=1, keepdim=True)
             joined = torch.cat([first, second, pair * both], dim=1)
         joined = self.layers.layers[:-1](joined)
@@ -215,8 +215,8 @@ class AdaptedText(TaskEncoder):
             or (tokens != inputs.flatten(0, 1)).any()
         ):
             raise InvalidInputError(
-                f"inputs must be token numbers, whole and exact; got {inputs.dtype}, to which "
-                f"something was added or which cannot hold them"
+                f"inputs must be token numbers in a type that holds them exactly, without "
+                f"fractions; got {inputs.dtype}"
             )
         if int(tokens.max()) >= self._vocabulary:
             raise InvalidInputError(
@@ -241,7 +241,7 @@ class AdaptedText(TaskEncoder):
         return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
 
     def extra_loss(self) -> Tensor | None:
-        """The term that keeps the inventory in use; None if its strength is zero."""
+        """A penalty on unequal use of the inventory's adapters; None if its strength is zero."""
         if not self.adapters.balance:
             return None
         terms = []

@@ -92,7 +92,7 @@ class TaskEncoder(nn.Module, ABC):
     def train_new_tasks(self) -> None:
         """Prepare an encoder in evaluation mode for training a few tasks alone.
 
-        Called by `qmtl.fit` with ``tasks=...``: what such tasks train may need training mode.
+        `qmtl.fit` with ``tasks=...`` calls it: what these tasks train may need training mode.
         """
         return None
 
@@ -101,7 +101,9 @@ class TaskEncoder(nn.Module, ABC):
         return []
 
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Task → part → the part's share in the task's mixture; empty if the encoder mixes none.
+        """Shares of parts, such as experts, in the mixture of each task, by task and part.
+
+        It is empty if the encoder has no such mixture.
 
         Args:
             inputs: rows over which to average the shares.
@@ -109,7 +111,7 @@ class TaskEncoder(nn.Module, ABC):
         return {}
 
     def collapse(self, inputs: Tensor) -> list[str]:
-        """Problems in the use of these parts, one sentence each."""
+        """Problems in the use of the parts in `utilisation`, one sentence each."""
         return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:

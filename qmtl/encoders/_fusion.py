@@ -303,7 +303,7 @@ class Fusion(nn.Module):
         """A JSON-able description without parameters."""
         return {
             "type": "Fusion",
-            # Pairs keep their order, which is the layout of the input.
+            # A list of pairs, since the order of modalities is the order of the input columns.
             "widths": [[name, width] for name, width in self.widths.items()],
             "out_features": self.out_features,
             "kind": self.kind,

@@ -296,7 +296,7 @@ def _aer_bits(
 
 
 def _packed(bits: Bits) -> NDArray[np.uint8]:
-    """Bits in the packing of Qiskit's `BitArray`: big-endian, bit 0 the lowest."""
+    """Pack bits as Qiskit's `BitArray` does: big-endian bytes, with bit 0 the least significant."""
     n_bytes = -(-bits.shape[-1] // 8)
     padded = np.zeros((*bits.shape[:-1], 8 * n_bytes), np.uint8)
     padded[..., 8 * n_bytes - bits.shape[-1] :] = bits[..., ::-1]

@@ -316,7 +316,7 @@ def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
 
 @torch.no_grad()
 def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
-    """The encoder with several last layers, whose features are put side by side."""
+    """Replace the encoder's last layer by several, whose features are concatenated."""
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))

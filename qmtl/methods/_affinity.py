@@ -211,9 +211,7 @@ def affinity(
         check_integer(name, value, 2)
     tasks = data.tasks
     if by == "parameters" and not model.shared_parameters():
-        raise InvalidInputError(
-            "the model has no trainable shared parameter; give by='features'"
-        )
+        raise InvalidInputError("the model has no trainable shared parameter; give by='features'")
     labelled = labelled_rows(tasks, losses.rows.targets).numpy()
     by_mask: dict[bytes, list[tuple[int, int]]] = {}
     pairs = list(combinations(range(len(tasks)), 2))

@@ -400,8 +400,8 @@ def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
     """Whether a node may run again after its graph was freed.
 
     TorchJD's ``mtl_backward`` differentiates each task's loss separately and frees the graph of
-    each; it does not know that the tasks share this node. All that the backward pass needs is still
-    here, and valid as long as weights and scales have not changed.
+    each; it does not know that the tasks share this node. The node keeps all values that its
+    backward pass needs; they are valid as long as weights and scales have not changed.
     """
     if "second time" not in str(error) or torch.is_grad_enabled():
         return False

@@ -30,7 +30,7 @@ from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import Columns, angle_columns
 from qmtl.simulators._memory import cause_of_size
 
-# A cone with more wires fits into no memory, and its plan would take minutes to build.
+# No machine has the memory for a larger cone, whose plan would take minutes to build.
 MAX_CONE_WIRES = 64
 
 IntArray = NDArray[np.int64]

@@ -74,7 +74,7 @@ class LightConeSimulator(Simulator):
         self.engine = engine
         self._programs = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
-        # Usually the next step is the same as the last one, and a lookup takes time.
+        # The last step is kept apart: it is usually the next one, too, and needs no lookup then.
         self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
 
     def values(
@@ -86,7 +86,7 @@ class LightConeSimulator(Simulator):
     ) -> Tensor:
         """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
-            # Compilation would only make this slower.
+            # torch.compile would only make this slower.
             from qmtl._uncompiled import uncompiled
 
             values: Tensor = uncompiled(self.values, circuit, angles, weights, tasks)

@@ -17,7 +17,7 @@ from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, row_
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-# Entries in a chunk: many tasks with many rows must not need a multiple of their memory.
+# Entries that are computed at once, so that large tables need little additional memory.
 CHUNK = 2**22
 ROUNDING = 1e-3
 

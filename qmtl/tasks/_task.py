@@ -176,7 +176,7 @@ class Task(TaskDefinition):
         return (total / count).to(logits.dtype)
 
     def labels_in_words(self) -> str:
-        """Describe its labels in words.
+        """A description of the task's labels, for messages.
 
         Example:
             >>> Task.binary("a", class_names=["no", "yes"]).labels_in_words()

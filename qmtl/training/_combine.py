@@ -358,7 +358,7 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
     except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(
-            f"the checkpoint is of another aggregator or scalarizer: {reason}"
+            f"the checkpoint belongs to another aggregator or scalarizer: {reason}"
         ) from None
     for path, module in modules.items():
         attributes = state["attributes"].get(path, {})
@@ -368,7 +368,7 @@ def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
         for key, packed in attributes.items():
             if key not in vars(module):
                 raise ModelFileError(
-                    f"the checkpoint is of another aggregator or scalarizer: "
+                    f"the checkpoint belongs to another aggregator or scalarizer: "
                     f"{type(module).__name__} keeps no {key!r}"
                 )
             setattr(module, key, _unpack(packed, module))

@@ -393,7 +393,7 @@ class MultiTaskModule(pl.LightningModule):
         trained = extra.get("tasks")
         if (None if trained is None else tuple(trained)) != self.names:
             raise ModelFileError(
-                f"the checkpoint is of a training of the tasks {trained or 'all'}, not of "
+                f"the checkpoint is from training the tasks {trained or 'all'}, not "
                 f"{self.names or 'all'}"
             )
         load_combiner_state(self.combiner, extra["combiner"])

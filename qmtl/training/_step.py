@@ -316,7 +316,7 @@ class TrainingStep:
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
         """Combine rows of a Jacobian by the aggregator, or by the scalarizer's weights."""
-        # In the rows' own precision, even if the forward pass uses autocast.
+        # Autocast is off here: the rows are combined in their own precision.
         with torch.autocast(losses.values.device.type, enabled=False):
             if self.jacobian is None:
                 weights = self.loss_weights(losses)

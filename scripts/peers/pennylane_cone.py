@@ -1,4 +1,4 @@
-"""Light cones with PennyLane's engine: default.qubit on one cone, broadcast over tasks × samples."""
+"""Light cones with PennyLane: default.qubit on one cone, broadcast over tasks × samples."""
 
 import pennylane as qml
 import torch

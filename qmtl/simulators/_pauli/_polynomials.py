@@ -145,7 +145,7 @@ class Builder:
         return self._rows.setdefault(row, _FIRST_OPERATION + len(self._rows))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
-        """The polynomials of these values; operations that none of them needs are left out."""
+        """The polynomials that compute `values`, without the operations that no value needs."""
         done = [
             (0, 0) if value is None else (self._times(self._constant(value[2]), value[0]), value[1])
             for value in values

@@ -63,9 +63,10 @@ class PauliProgram:
 def pauli_program(
     structure: Structure, most_operations: int = LARGEST_PROGRAM
 ) -> PauliProgram | None:
-    """The program of cones of this structure.
+    """Convert the cones of one structure to a program of polynomials.
 
-    None if it would have more than `most_operations`, or if the block depends on the sample.
+    The result is None if the program would have more than `most_operations` operations, or if an
+    angle of a task's block depends on the sample.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
