@@ -89,7 +89,8 @@ def spectral_fit_of(source: Array) -> Fit:
 
     With the source C = U S Vᵀ the new weights are V a, and a has an L1 penalty, chosen by
     cross-validation. The paper estimates all responses of a target at once, as U A Vᵀ with a sparse
-    A. The one or few outputs of a new task have no left subspace to transfer, so that V a remains.
+    A. The one or few outputs of a new task have no left subspace to transfer, so that V a
+    remains (qmtl's interpretation).
 
     References:
         SMART, arXiv:2604.20161.

@@ -122,7 +122,7 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     """Select the training rows that most tasks vote for.
 
     Each task votes for the fraction `keep` of the rows with the largest influence on it. Rows with
-    equally many votes are ordered by their mean rank over tasks.
+    equally many votes are ordered by their mean rank over tasks (qmtl's choice).
 
     Args:
         model: a model trained for a short time on all rows.
