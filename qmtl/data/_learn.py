@@ -158,7 +158,8 @@ def _what(
     first = column_texts(column.dropna().iloc[:FIRST])[0] or column_texts(column)[0]
     if not first:
         return _Found("none", reason="is empty")
-    # Test for dates first if texts are not numbers: a table has few texts that are no dates.
+    # If the first text is not a number, test for dates first: a column of dates has many different
+    # texts, and finding these is slow.
     is_number = any(text_numbers(name, first[:1], mark) for mark in (".", ","))
     dates = None if is_number else _what_dates(column, first)
     if dates:
