@@ -165,7 +165,7 @@ def features_for(
 def _needed(
     encoder: TaskEncoder, head: nn.Module, tasks: Sequence[str], first: int = 0
 ) -> list[str] | None:
-    """The tasks whose features the given tasks depend on; None if this is unknown.
+    """Return the tasks whose features the given tasks depend on; None if this is unknown.
 
     `first` is the index of the encoder's feature that is the head's first.
     """
@@ -324,7 +324,7 @@ def logits_by_parts(
 def _logits_of_extended(
     encoder: nn.Module, head: ExtendedHead, inputs: torch.Tensor, names: Sequence[str] | None
 ) -> dict[str, torch.Tensor] | None:
-    """Logits of an adapted model, whose first tasks are computed as before it was adapted."""
+    """Compute logits; the tasks that the adapted model had before keep their old computation."""
     every = [task.name for task in head.base.tasks]
     old = None if names is None else [name for name in names if name in every]
     logits: dict[str, torch.Tensor] | None = {}

@@ -240,7 +240,7 @@ def _circuit(head: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that can neither end a table's cell nor begin a tag."""
+    """Escape a text so that it neither ends a Markdown table's cell nor begins a tag."""
     plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return plain.replace("<", "&lt;")
 
@@ -264,7 +264,7 @@ class _FixedSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs side by side; see `Simulator`."""
+        """Return the tasks' outputs side by side; see `Simulator`."""
         if circuit not in self.fixed:
             self.fixed[circuit] = FixedCircuit(circuit, weights)
         values: Tensor = self.fixed[circuit](angles)
@@ -387,12 +387,12 @@ def _name_values(graph: Any, tasks: Sequence[str]) -> None:
 
 
 def _unlike(tasks: Sequence[str], name: str) -> str:
-    """The name, followed by ``_`` if it is a task's name."""
+    """Return the name, with ``_`` appended as often as needed to differ from all task names."""
     return _unlike(tasks, f"{name}_") if name in tasks else name
 
 
 def _about(model: Any, rows: Tensor) -> dict[str, Any]:
-    """Facts about the model for readers of the file, as data that JSON can hold."""
+    """Describe the model for readers of the file, as data that JSON can hold."""
     about = {
         "qmtl": __version__,
         "inputs": {

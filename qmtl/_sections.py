@@ -94,7 +94,7 @@ class OneOf:
     def __get_pydantic_core_schema__(
         self, source: type[Section], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """The schema of a union that the key discriminates."""
+        """Return the schema of a union whose members the key tells apart."""
         members = self.members(source)
         union: Any = reduce(or_, dict.fromkeys(members.values()))
         schema = handler.generate_schema(Annotated[union, Field(discriminator=self.key)])
@@ -103,7 +103,7 @@ class OneOf:
         )
 
     def _own_keys(self, value: Any, members: Mapping[str, type[Section]]) -> Any:
-        """The table without keys that its section does not have."""
+        """Remove defaults of other sections from the table; raise for other keys of theirs."""
         if not isinstance(value, Mapping):
             return value
         if self.default is not None:
@@ -175,7 +175,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _follow(
     location: Sequence[Any], model: type[BaseModel]
 ) -> tuple[list[str], type[BaseModel] | None]:
-    """The keys of a location as a recipe writes them, and the section in which it ends."""
+    """Return the keys of a location as a recipe writes them, and the section where it ends."""
     path: list[str] = []
     section: type[BaseModel] | None = model
     members: Mapping[str, type[Section]] = {}

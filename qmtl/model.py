@@ -317,7 +317,7 @@ class MultiTaskModel(nn.Module):
     def _rows_of(
         self, task: Task, data: Any, sample_weight: Any
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs as the encoder takes them, canonical targets, and weights, of a task's rows."""
+        """Return a task's inputs as the encoder takes them, canonical targets, and weights."""
         if isinstance(data, MultiTaskData):
             own = data.task(task.name)
             if not task.labelled_like(own):

@@ -220,7 +220,7 @@ def _settle(figure: "Figure") -> None:
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:
-    """An SVG tag without attributes that a page does not need; its ids are unique to its figure."""
+    """Remove attributes that a page does not need from an SVG tag, and make ids unique."""
     if tag.startswith("<svg"):
         return re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", tag)
     tag = re.sub(rf"(fill|stroke): {INK}", r"\1: currentColor", tag)

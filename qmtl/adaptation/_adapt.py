@@ -199,7 +199,7 @@ def _takes_vector(head: Head, task: Task) -> bool:
 def _with_vector(
     head: Head, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None, seed: int
 ) -> ExtendedHead:
-    """The head with one more task that is a trained vector."""
+    """Add a task whose only parameter is a vector, and train it."""
     base = _base(head)
     assert isinstance(base, QuantumHead)
     host = best_host(base, task, features, targets, weights)
@@ -211,7 +211,7 @@ def _with_vector(
 def _extend(
     head: Head, task: Task, *, block: bool = False, host: str | None = None, seed: int
 ) -> ExtendedHead:
-    """The head with one more, untrained task; an extended head is extended further."""
+    """Add one untrained task to the head; an extended head is extended further."""
     blocks = [task.name] if block else []
     vectors = {} if host is None else {task.name: host}
     if not isinstance(head, ExtendedHead):
@@ -236,7 +236,7 @@ def _placed_like(made: ExtendedHead, head: Head) -> ExtendedHead:
 
 
 def _outputs(head: Head, features: Tensor) -> Tensor:
-    """What trained tasks output: measured values, which are linear in readings, else logits."""
+    """Return the measured values of a quantum head's tasks, or the logits of another head."""
     base = _base(head)
     if not isinstance(base, QuantumHead):
         logits: Tensor = base(features, joined=True)
@@ -245,13 +245,13 @@ def _outputs(head: Head, features: Tensor) -> Tensor:
 
 
 def _source(readings: Array, outputs: Array) -> Array:
-    """The trained tasks' weights on the readings, (outputs, readings), by least squares."""
+    """Fit the trained tasks' outputs to the readings by least squares: (outputs, readings)."""
     found, *_ = np.linalg.lstsq(readings, outputs - outputs.mean(axis=0), rcond=1e-6)
     return np.asarray(found.T)
 
 
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
-    """Splits into training and held-out rows; a class is on both sides if it has enough rows."""
+    """Split the rows into folds; each class is in every part if it has enough rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = np.zeros(len(targets))
@@ -315,7 +315,7 @@ def _race(
     weights: Tensor | None,
     folds: list[tuple[Array, Array]],
 ) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
-    """Mean losses and logits on held-out rows; methods far behind after one fold are dropped."""
+    """Return each method's mean loss and logits on held-out rows; drop those far behind."""
     sums = dict.fromkeys(trainers, (0.0, 0.0))
     logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in trainers}
     running = list(trainers)

@@ -177,7 +177,7 @@ class _Outputs:
 
 
 def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) -> _Outputs:
-    """One fit per output, on its labelled rows."""
+    """Fit each output on its labelled rows."""
     weights, biases = np.zeros((targets.shape[1], readings.shape[1])), np.zeros(targets.shape[1])
     predictions = np.full(targets.shape, np.nan)
     for i, column in enumerate(targets.T):
@@ -270,7 +270,7 @@ def _minimise(
     decay: float,
     decayed: Tensor,
 ) -> None:
-    """Minimise a task's loss, plus the decay of one parameter, over a module's, in place."""
+    """Train the module in place on the task's loss plus weight decay of one parameter."""
     # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize
 

@@ -61,7 +61,7 @@ def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str
 
 
 def _marks(gate: Gate, written: Callable[[Angle], str]) -> dict[int, tuple[str, str]]:
-    """The symbol of a gate on each of its wires, and its angle on the first one, or ``""``."""
+    """Return a gate's symbol on each wire, and its angle beside the first symbol (else ``""``)."""
     angle = "" if gate.angle is None else written(gate.angle)
     if len(gate.wires) == 1:
         return {gate.wires[0]: ("H" if gate.name == "Hadamard" else gate.name, angle)}
@@ -262,7 +262,7 @@ def _bands(widths: list[int], most: int | None) -> list[list[int]]:
 
 
 def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
-    """The number of each wire, with the task's name on the first wire of each register."""
+    """Return the number of each wire, with the task's name on the first wire of each register."""
     digits = len(str(circuit.n_wires - 1))
     names = [f"{w:>{digits}}" for w in range(circuit.n_wires)]
     for name, register in circuit.registers.items():
@@ -273,7 +273,7 @@ def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
 
 
 def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
-    """A function that says whether a gate (of a block or not) lies outside the light cone."""
+    """Return a function that says whether a gate, of a block or not, is outside the light cone."""
     if light_cone is None:
         return lambda gate, in_block: False
     cone = circuit.light_cone(light_cone)
@@ -292,7 +292,7 @@ def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:
 
 
 def _short(angle: Angle) -> str:
-    """An angle without the owner of its weight, which the colour shows."""
+    """Write an angle without the owner of its weight, which the colour shows."""
     factors = [f"x{i}" for i in angle.features]
     factors += [] if angle.weight is None else [f"w{angle.weight}"]
     number = f"{angle.constant:.3g}"
@@ -315,7 +315,7 @@ def _column_width(column: _Column) -> int:
 def _svg_gate(
     gate: Gate, x: int, y: list[int], colour: str, boxes: list[tuple[int, int, int]]
 ) -> list[str]:
-    """The shapes of a gate; appends each of its boxes to `boxes` as (wire, left, right)."""
+    """Return the SVG shapes of a gate, and append its boxes (wire, left, right) to `boxes`."""
     parts = []
     if len(gate.wires) == 2:
         a, b = sorted(y[w] for w in gate.wires)
@@ -381,7 +381,7 @@ def circuit_parts(
 
 
 def _drawing(circuit: HeadCircuit) -> Markup:
-    """The circuit as SVG, or its first wires as text if it has too many for a picture."""
+    """Draw the circuit as SVG, or its first wires as text if it has too many for a picture."""
     if circuit.n_wires > MOST_WIRES:
         return drawing(draw_text(circuit, max_width=PAGE // 8))
     svg = draw_svg(circuit, inline=True).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
@@ -389,7 +389,7 @@ def _drawing(circuit: HeadCircuit) -> Markup:
 
 
 def _facts(circuit: HeadCircuit) -> dict[str, object]:
-    """Counts of the whole circuit, by name."""
+    """Return the circuit's settings and sizes, by name."""
     count = circuit.count_parameters()
     return {
         "layout": circuit.layout,
@@ -417,7 +417,7 @@ def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, 
 
 
 def _span(wires: tuple[int, ...]) -> str:
-    """Wires as ranges, such as 0-3; a register on a ring may wrap around the last wire."""
+    """Write wires as ranges, such as 0-3; a register on a ring may wrap around the last wire."""
     parts: list[list[int]] = []
     for wire in sorted(wires):
         if parts and wire == parts[-1][1] + 1:

@@ -247,7 +247,7 @@ class RegisterEncoding:
 
 
 def _moved(gate: Gate, wire: int, feature: int, weight: int) -> Gate:
-    """The gate with its wires, features and weight shifted by the given offsets."""
+    """Shift the gate's wires, features and weight by the given offsets."""
     angle: Angle | None = gate.angle
     if angle is not None:
         angle = replace(

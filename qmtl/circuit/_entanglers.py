@@ -33,7 +33,7 @@ def _coloured_ring(n: int) -> list[Edge]:
 
 
 def _coloured_complete(n: int) -> list[Edge]:
-    """All pairs of wires, ordered by the circle method: edges of one round share no wire."""
+    """Return all pairs of wires by the circle method: pairs of one round share no wire."""
     seats = list(range(n)) + ([-1] if n % 2 else [])
     edges = []
     for _ in range(len(seats) - 1):

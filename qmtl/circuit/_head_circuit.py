@@ -395,7 +395,7 @@ class HeadCircuit:
 
 
 def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Consecutive slices of the given sizes."""
+    """Return consecutive slices of the given sizes."""
     ends = accumulate(sizes.values())
     pairs = zip(sizes.items(), ends, strict=True)
     return {name: slice(end - size, end) for (name, size), end in pairs}

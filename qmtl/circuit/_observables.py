@@ -36,7 +36,7 @@ class _BitStrings(Probabilities):
 
 
 def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
-    """The bit string on the wires `read` in each basis state of the register."""
+    """Return the bit string on the wires `read` for each basis state of the register."""
     states = np.arange(1 << n_wires)
     strings = np.zeros_like(states)
     for wire in read:

@@ -75,7 +75,7 @@ def needed(requirements: Iterable[str]) -> list[Needed]:
 
 
 def _extras_of(requirement: "Requirement") -> list[str]:
-    """The extras that a requirement's marker names."""
+    """Return the extras that a requirement's marker names."""
     return re.findall(r'extra == "([^"]+)"', str(requirement.marker or ""))
 
 
@@ -197,7 +197,7 @@ def _engine() -> tuple[str, bool]:
 
 
 def _threads() -> str:
-    """The time of a training step with one thread, and with torch's number of threads."""
+    """Report the time of a training step with one thread, and with torch's number of threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -218,7 +218,7 @@ def _threads() -> str:
 
 
 def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
-    """One training step of some binary tasks, like that of `fit` without its bookkeeping."""
+    """Return a function that runs one training step of some binary tasks, as `fit` does."""
     import torch
 
     from qmtl.circuit import HeadCircuit
@@ -244,7 +244,7 @@ def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
 
 
 def _median(step: Callable[[], None], seconds: float = 0.3) -> float:
-    """The median time of a step."""
+    """Return the median time of a step."""
     step()
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -396,7 +396,7 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
 
 
 def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, Any]:
-    """Metrics of the measured logits, beside those of the run's own simulator."""
+    """Return the metrics of the measured logits, and those of the run's own simulator."""
     import torch
 
     from qmtl.training import score

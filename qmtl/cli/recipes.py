@@ -95,7 +95,7 @@ def recipes(
 
 
 def _about(name: str, text: str) -> tuple[str, str]:
-    """The comment at the top of a recipe, and the command in it."""
+    """Return the text of the comment at the top of a recipe, and the command in it."""
     comment = re.match(r"(#.*\n)*", text)
     lines = comment[0].replace("#", " ").splitlines() if comment else []
     command = re.search(r"qmtl (?:train|bench) [^`\n]*", comment[0] if comment else "")
@@ -184,7 +184,7 @@ def init(
 
 
 def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, str]:
-    """The columns of ``--target`` and their kinds, given or those of their labels."""
+    """Return the kind of each column of ``--target``; without one, infer it from the labels."""
     wanted: dict[str, str] = {}
     for text in target:
         # A name may itself contain a =.
@@ -219,7 +219,7 @@ def _load(table: Path, wanted: dict[str, str], delimiter: str | None) -> "MultiT
 
 
 def _target_line(name: str, task: "Task | None", kind: str | None) -> str:
-    """A column and its kind: the given one, or that of its labels."""
+    """Write a recipe's line for a target: column, kind, and a comment on its classes."""
     about = ""
     if task is not None and kind in (None, task.kind):
         names = [str(name) for name in task.class_names or ()]
@@ -249,7 +249,7 @@ def _inputs(data: "MultiTaskData") -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    """Default values of the keys that the recipe shows as comments."""
+    """Return default values of the keys that the recipe shows as comments."""
     from qmtl.encoders import MLPSection
     from qmtl.experiments import Recipe
     from qmtl.heads import HEAD_TYPES
@@ -267,11 +267,11 @@ def _defaults() -> dict[str, Any]:
 
 
 def _comment(text: str) -> str:
-    """Text in a form that a TOML comment may hold: one line without control characters."""
+    """Make a text fit for a TOML comment: one line without control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def _plain(name: str) -> str:
-    """A name in a form that a recipe may have."""
+    """Replace characters that a recipe's name may not have."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return kept if kept[:1].isalnum() else f"table{kept}"

@@ -77,7 +77,7 @@ def _run_row(path: Path) -> tuple[object, ...]:
 
 
 def _epochs(path: Path) -> int:
-    """Number of epochs that a run without results has completed."""
+    """Return the number of epochs that a run without results has completed."""
     try:
         with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
             return len({row["epoch"] for row in csv.DictReader(file)})
@@ -191,7 +191,7 @@ def affinity(
 
 
 def _attack(name: str | None, options: dict[str, Any]) -> Any:
-    """The attack that the options describe; None without one."""
+    """Return the attack that the options describe; None if they describe none."""
     if name is None:
         for option in options:
             raise InvalidInputError(f"--{option} needs --attack fgsm or --attack pgd")

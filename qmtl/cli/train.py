@@ -91,7 +91,7 @@ def train(
 
 
 def _nothing_trained(folder: Path, run: "Run", overrides: Sequence[str]) -> str:
-    """Why a finished run was not trained further."""
+    """Say why a finished run was not trained further."""
     from qmtl.experiments import read_recipe
 
     done = run.results["epochs"]

@@ -168,7 +168,7 @@ def _hint(values: Any) -> str:
 
 
 def _rows(values: Any, name: str, rows: Tensor, n: int) -> Any:
-    """The given rows of an array, column or list of length n, in its own type."""
+    """Select rows of an array, column or list of length n; the result has the same type."""
     if not hasattr(values, "__len__") or len(values) != n:
         return values  # checked and refused below
     places: Any = rows.numpy()
@@ -214,7 +214,7 @@ def _as_targets(
 
 
 def _as_inputs(values: Any) -> Tensor:
-    """Inputs as float64 (N, ...), because scaling comes before rounding to float32."""
+    """Return inputs as float64 (N, ...), because scaling comes before rounding to float32."""
     inputs = as_samples(values, "X").detach().cpu().double()
     if inputs.ndim < 2:
         raise InvalidInputError(
@@ -227,7 +227,7 @@ def _as_inputs(values: Any) -> Tensor:
 
 
 def _column_names(values: Any, inputs: Tensor) -> list[str]:
-    """Names of a data frame's columns; empty for other inputs."""
+    """Return the column names of a data frame; an empty list for other inputs."""
     names = [str(name) for name in getattr(values, "columns", ())]
     return names if len(set(names)) == len(names) == inputs.shape[1] else []
 

@@ -427,7 +427,7 @@ def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
 
 
 def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[int], list[str]]:
-    """The columns with both classes in the train split, and a note about each other column."""
+    """Return the columns with both classes in the train split, and a note on each other one."""
     kept, bad = [], []
     for column, name in enumerate(table.findings):
         values = table.values[train, column]

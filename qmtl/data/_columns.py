@@ -222,7 +222,7 @@ class TableColumns:
         return {name: unseen for name, unseen in found.items() if unseen}
 
     def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":
-        """The required columns, with their names as texts."""
+        """Return the required columns, with their names as texts."""
         if not hasattr(table, "iloc") or not hasattr(table, "columns"):
             raise InvalidInputError(
                 f"table: expected a pandas DataFrame, got {type(table).__name__}"
@@ -489,7 +489,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
 
 
 def _category_finder(categories: Sequence[str]) -> Any:
-    """A function that finds the category of a text: by the text, else as number or truth value."""
+    """Return a function from a text to its category; 1 and 1.0, true and True are equal."""
     texts = {text: place for place, text in enumerate(categories)}
     numbers = {number_in(text): place for text, place in texts.items()}
     truth = {text.lower(): place for text, place in texts.items()

@@ -140,7 +140,7 @@ class TextTable:
         return _Rows(self.path, text, delimiter or self.delimiter)
 
     def _find_delimiter(self) -> str:
-        """The delimiter with which most rows are as wide as the header; a comma if none is."""
+        """Return the delimiter that makes most rows as wide as the header; a comma if none does."""
         found = []
         for mark in DELIMITERS:
             try:
@@ -153,7 +153,7 @@ class TextTable:
         return max(found, key=lambda entry: entry[:2])[2] if found else ","
 
     def _with_row_names(self, header: list[str]) -> list[str]:
-        """The header, with a nameless column added if rows have one cell more than it."""
+        """Return the header, with a nameless column in front if rows have one cell more than it."""
         rows = [row for row in self._rows(self.sample) if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header
@@ -221,7 +221,7 @@ class TextTable:
         return self._with_numbers(frame, texts)
 
     def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
-        """Columns whose texts repeat in the first rows, and are fast to read as categories."""
+        """Yield text columns with repeated values, which are fast to read as categories."""
         with contextlib.suppress(InvalidInputError):  # a cell that ends after the first bytes
             first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
             for place in missing:
@@ -268,7 +268,7 @@ class TextTable:
                 )
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """The bytes of some whole lines at a time, with their line ends."""
+        """Yield blocks of whole lines, with their line ends, as bytes."""
         start = self.start
         while start < len(self.text):
             end = self.text.rfind(b"\n", start, start + BLOCK) + 1
@@ -278,7 +278,7 @@ class TextTable:
             start += len(block)
 
     def _is_even(self, block: np.ndarray) -> bool:
-        """Whether each line is as wide as the header, or empty (an empty line is not a row)."""
+        """Return whether each line is empty (then it is not a row) or as wide as the header."""
         width = len(self.header)
         line_ends = block == ord("\n")
         every = np.flatnonzero(line_ends | (block == ord(self.delimiter)))
@@ -292,7 +292,7 @@ class TextTable:
         return bool(((counts == width - 1) | empty).all())
 
     def _find_decimal(self) -> str | None:
-        """A comma if some cell has one that cannot separate groups of digits."""
+        """Return a comma if some cell has one that cannot separate groups of digits."""
         cells = {cell.strip() for row in self._rows(self.sample) for cell in row if "," in cell}
         decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")
         grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -340,7 +340,7 @@ class _Rows(Iterator[list[str]]):
 
 
 def _first_lines(text: bytes, start: int) -> str:
-    """Some lines for detecting the marks, even if the header is very long."""
+    """Return enough lines to detect the delimiter and decimal mark, also for a long header."""
     end = start
     for number in range(LINES):
         if end - start > SAMPLE and number > 2:
@@ -365,7 +365,7 @@ def _checked(delimiter: str | None) -> str | None:
 
 
 def _as_utf8(path: Path, encoding: str | None, usual: str | None) -> tuple[bytes, bool]:
-    """The text of a file in UTF-8, and whether the file itself holds these bytes."""
+    """Return a file's text in UTF-8, and whether the file itself holds these bytes."""
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "there is no such file"
         raise InvalidInputError(f"{path}: {what}{near_paths(path)}")

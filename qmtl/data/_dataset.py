@@ -56,7 +56,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return len(self.inputs)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The inputs of a row, and its target for each task."""
+        """Return the inputs of a row, and its target for each task."""
         return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
@@ -170,7 +170,7 @@ class MultiTaskData:
         return len(self.tasks) > 1 and int(self._labelled(self.train).sum(dim=0).max()) <= 1
 
     def _labelled(self, split: Split) -> Tensor:
-        """Which task labels which row, bool (tasks, N)."""
+        """Return a mask (tasks, N) of the rows that each task labels."""
         return labelled_rows(self.tasks, split.targets)
 
     def task(self, name: str) -> Task:

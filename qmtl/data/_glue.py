@@ -358,7 +358,7 @@ def glue(
 
 
 def _strata(rows: GlueRows) -> np.ndarray:
-    """Classes to stratify by; scores are rounded to whole numbers."""
+    """Return the classes by which to stratify; scores are rounded to whole numbers."""
     return np.asarray(np.rint(rows.labels), dtype=np.int64)
 
 

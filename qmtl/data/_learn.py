@@ -217,7 +217,7 @@ def _what_texts(
 
 
 def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Series | None]":
-    """The format that reads all texts as dates, and the dates; "ambiguous" if two formats differ.
+    """Return a format that reads all texts as dates, and the dates; "ambiguous" if two differ.
 
     Without a format that fits: "" and None. The first texts show which formats to try.
     """
@@ -244,7 +244,7 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
 
 
 def _read_dates(column: "pd.Series", date_format: str) -> "pd.Series | None":
-    """The column as dates; None if some text is not a date of this format."""
+    """Read the column as dates; return None if some text is not a date of this format."""
     import pandas as pd
 
     how: dict[str, Any] = {"format": date_format, "errors": "coerce", "utc": True}

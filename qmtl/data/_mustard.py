@@ -515,7 +515,7 @@ def _authors_rows(
 
 
 def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[str, np.ndarray]:
-    """Embeddings of the utterances and, with `context`, of the lines before them; NaN for none.
+    """Embed the utterances and, with `context`, the lines before them; NaN if there are none.
 
     All texts are embedded in one call, so that a model is loaded once.
     """

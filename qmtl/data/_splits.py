@@ -208,7 +208,7 @@ def _split_rows(
 
 
 def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
-    """Ways to stratify, in order of preference."""
+    """Yield the stratum of every row, in several ways, the preferred one first."""
     if stratify is None or stratify.numel() == 0:
         return
     codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
@@ -246,7 +246,7 @@ def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) ->
 def _stratified_cut(
     strata: np.ndarray, first: int, second: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two stratified samples without common rows: those of sklearn's StratifiedShuffleSplit.
+    """Draw two disjoint stratified samples, the same as sklearn's StratifiedShuffleSplit.
 
     To import scikit-learn takes more than a second, and its cut five times as long as this one.
 
@@ -269,7 +269,7 @@ def _stratified_cut(
 
 
 def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
-    """How many of `total` rows each stratum gives: by largest remainders, ties at random."""
+    """Return how many of `total` rows to take from each stratum: by largest remainders."""
     exact = counts / counts.sum() * total
     sizes: np.ndarray = np.floor(exact).astype(np.int64)
     remainders = exact - sizes
@@ -390,7 +390,7 @@ def patient_split(
 
 
 def _deal(has: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The split (0, 1, 2) of each patient, with exactly `sizes` patients in each."""
+    """Assign each patient to a split (0, 1, 2), with exactly `sizes` patients in each."""
     side = np.full(len(has), -1)
     room = sizes.copy()
     wanted = np.outer(sizes / len(has), has.sum(axis=0))

@@ -235,7 +235,7 @@ def _data(
     name: str,
     weights: str | None,
 ) -> MultiTaskData:
-    """The data of a table whose rows have these numbers."""
+    """Make the data set from a table; `numbers` are its rows' numbers in the file."""
     check_count("max_categories", max_categories, 1)
     rows_weight = _weights(table, weights, decimal)
     if rows_weight is not None and not rows_weight.all():
@@ -301,7 +301,7 @@ def _data(
 
 
 def _named(table: "pd.DataFrame") -> "pd.DataFrame":
-    """The table with texts as column names, all distinct."""
+    """Return the table with distinct texts as column names."""
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
@@ -318,7 +318,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -> list[_Wanted]:
-    """The columns of each task, with the task or its kind if given.
+    """Return the columns of each task, and the task or its kind (None if not given).
 
     Example:
         >>> _wanted({"t_*": "binary", "t_b": None}, ["x", "t_a", "t_b"], [])
@@ -363,7 +363,7 @@ def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -
 
 
 def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the task's labels: the column with its name, or those of its class names."""
+    """Return the columns of the task's labels: the one with its name, or one for each class."""
     several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
     columns: tuple[str, ...] = (task.name,)
     if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
@@ -468,7 +468,7 @@ def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np
 
 
 def _note(reasons: Mapping[str, str]) -> str:
-    """A note on the columns left out of the inputs; it gives no value of such a column."""
+    """Name the columns left out of the inputs and the reasons, without any value of theirs."""
     said = [f"'{column}' {reason}" for column, reason in reasons.items()
             if not (is_nameless(column) and reason == "is empty")]  # fmt: skip
     if not said:

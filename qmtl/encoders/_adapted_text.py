@@ -143,7 +143,7 @@ class AdaptedText(TaskEncoder):
         return [m for m in self.upper.modules() if hasattr(m, "module_logits")]
 
     def _scaled(self, router: Any, _: Any, options: Mapping[str, Any], mixed: Tensor) -> Tensor:
-        """A router's weights times √s_t, because they mix both A and B."""
+        """Return a router's weights times √s_t, because they mix both A and B."""
         scale: Tensor = (self.log_scales[options["task_ids"]] / 2).exp()
         return mixed * scale[:, None, None]
 
@@ -176,7 +176,7 @@ class AdaptedText(TaskEncoder):
         return torch.cat(found, dim=1)
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Vectors of texts, scaled to the length √d as by `qmtl.data.embed_texts`."""
+        """Pool each text's token states, and scale the vector to the length √d."""
         pooled: dict[str, Any] = {"token_embeddings": states, "attention_mask": mask}
         for module in self.pooling:
             pooled = module(pooled)
@@ -185,7 +185,7 @@ class AdaptedText(TaskEncoder):
         return longer
 
     def _of_task(self, task: str, vectors: Tensor) -> Tensor:
-        """A task's features (batch, its features) from its vectors (batch, texts, width)."""
+        """Compute a task's features, (batch, its features), from vectors (batch, texts, width)."""
         first = vectors[:, 0]
         joined = first
         if self.n_texts == 2:
@@ -203,7 +203,7 @@ class AdaptedText(TaskEncoder):
         return self.layers.layers[-1]
 
     def _tokens(self, inputs: Tensor) -> Tensor:
-        """Token numbers (batch · texts, tokens), cut to the length of the longest text."""
+        """Return token numbers (batch · texts, tokens), cut to the length of the longest text."""
         if inputs.ndim != 3 or inputs.shape[1] != self.n_texts:
             raise InvalidInputError(
                 f"inputs must be token numbers of shape (batch, {self.n_texts}, tokens), got "
@@ -367,7 +367,7 @@ class _GivenStates(nn.Module):
 
 
 def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Module:
-    """The network with peft's adapters on each of its linear layers."""
+    """Add peft's adapters to each linear layer of the network."""
     try:
         from peft import PolyConfig, PolyModel
     except ImportError as error:
@@ -397,7 +397,7 @@ def _without_frozen(module: Any, state: dict[str, Any], prefix: str, _: Any) -> 
 
 
 def _frozen_are_there(module: Any, keys: Any) -> None:
-    """When a state is loaded, do not report these keys as missing."""
+    """Remove frozen weights from the missing keys: a state need not hold them."""
     ends = tuple(module._frozen)
     keys.missing_keys[:] = [key for key in keys.missing_keys if not key.endswith(ends)]
 

@@ -328,7 +328,7 @@ class _AnyOther(OneOf):
     """The section of any encoder that does not depend on tasks."""
 
     def members(self, base: type[Section]) -> dict[str, type[Section]]:
-        """Value of the key to subclass."""
+        """Return the section for each value of the key."""
         return {
             name: member
             for name, member in super().members(base).items()

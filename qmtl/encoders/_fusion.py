@@ -281,7 +281,7 @@ class Fusion(nn.Module):
                     part.mul_(mean / norm)
 
     def _branches(self) -> list[list[tuple[Tensor, Any]]]:
-        """The parameters of each modality's branch, with the entries that belong to it."""
+        """Return each modality's parameters, each with the index of the modality's own entries."""
         whole, ends = slice(None), list(accumulate(self.widths.values()))
         columns = [
             (whole, slice(end - width, end))

@@ -334,18 +334,18 @@ def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
 
 
 def _uniform(shape: Sequence[int], width: int) -> Tensor:
-    """Random values as torch draws them for a linear layer with `width` inputs."""
+    """Draw values from the distribution that torch uses for a linear layer of this input width."""
     return (2 * torch.rand(*shape) - 1) / math.sqrt(width)
 
 
 def _scores(weight: Tensor, inputs: Tensor) -> Tensor:
-    """Scores (batch, tasks, experts), from weights (tasks, experts, width)."""
+    """Return scores (batch, tasks, experts), from weights (tasks, experts, width)."""
     scores = nn.functional.linear(inputs, weight.flatten(0, 1))
     return scores.view(len(inputs), *weight.shape[:2])
 
 
 def _masked_softmax(scores: Tensor, sees: Tensor) -> Tensor:
-    """Softmax over the experts that a task sees; 0 for the others, and if it sees none."""
+    """Return the softmax over the experts that a task sees, and 0 for the others."""
     some = sees | ~sees.any(-1, keepdim=True)
     weights: Tensor = scores.masked_fill(~some, -math.inf).softmax(-1) * sees
     return weights

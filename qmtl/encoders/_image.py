@@ -242,6 +242,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _some(names: Sequence[object]) -> str:
-    """The number of names, and the first of them."""
+    """Say how many names there are, and list the first of them."""
     shown = ", ".join(map(str, names[:3]))
     return f"{len(names)} ({shown}{', ...' if len(names) > 3 else ''})" if names else "none"

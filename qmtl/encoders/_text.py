@@ -187,7 +187,7 @@ class TextEmbedding:
         self._loaded: Any = None
 
     def __call__(self, texts: Iterable[str]) -> Vectors:
-        """The texts' vectors.
+        """Embed the texts.
 
         Args:
             texts: at least one text; a repeated text is embedded once.
@@ -295,7 +295,7 @@ class TextTokens:
         self._tokenizer: Any = None
 
     def __call__(self, texts: Iterable[str]) -> npt.NDArray[np.float32]:
-        """Token numbers, float32 (n, max_length), -1 after a text's end.
+        """Return token numbers, float32 (n, max_length), with -1 after a text's end.
 
         Raises:
             InvalidInputError: if there is no text, one is not a valid string, or the model cannot

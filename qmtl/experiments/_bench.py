@@ -224,12 +224,12 @@ class _Plan:
             check_rival(cell.recipe, data, head)
 
     def cell(self, head: str, number: int, setting: Setting) -> BenchCell:
-        """The cell of the seed with this number, counted from 0."""
+        """Return the cell of the seed with this number, counted from 0."""
         seed = self.recipe.bench.first_seed + number
         return cell_of(self.recipe, head, seed, setting, self.data[number])
 
     def search(self) -> list[BenchCell]:
-        """All settings on the search seeds, and the probe; cells of one seed together."""
+        """Return all settings on the search seeds, and the probe; cells of one seed together."""
         cells = []
         for seed in range(self.recipe.bench.seeds):
             if self.recipe.bench.probe:
@@ -239,7 +239,7 @@ class _Plan:
         return cells
 
     def choose(self, head: str, records: Mapping[str, Any]) -> Setting | None:
-        """The head's best setting on validation; None if every setting has failed."""
+        """Return the head's best setting on validation; None if every setting has failed."""
         found = {
             number: self._results(head, setting, records, self.n_search)
             for number, setting in enumerate(self.settings)
@@ -247,7 +247,7 @@ class _Plan:
         return choose_setting(found, self.settings)
 
     def rest(self, chosen: Mapping[str, Setting | None]) -> list[BenchCell]:
-        """The chosen settings on the other seeds."""
+        """Return the cells of the chosen settings on the other seeds."""
         return [
             self.cell(head, seed, setting)
             for seed in range(self.n_search, self.recipe.bench.seeds)
@@ -258,7 +258,7 @@ class _Plan:
     def scores(
         self, head: str, setting: Setting | None, records: Mapping[str, Any]
     ) -> HeadScores | None:
-        """The head's scores at the chosen setting; None without any result."""
+        """Return the head's scores at the chosen setting; None if it has no result."""
         if setting is None:
             return None
         results = self._results(head, setting, records, self.recipe.bench.seeds)

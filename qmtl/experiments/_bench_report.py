@@ -170,7 +170,7 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """Heads no better than the constant prediction on tasks where the linear probe is better."""
+    """List tasks on which a head only matches the constant prediction, but the probe does not."""
     if summary.probe is None:
         return []
     found = []

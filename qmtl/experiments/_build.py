@@ -71,7 +71,7 @@ def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
 
 
 def _balanced(task: Task, rows: Split) -> tuple[float, ...] | None:
-    """Weights that give every class the same share of the loss; 1 for a class without labels."""
+    """Return weights that give every class the same share of the loss; 1 for an empty class."""
     targets = rows.targets[task.name]
     weights = torch.ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
     if task.kind == "multilabel":

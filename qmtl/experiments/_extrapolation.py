@@ -63,12 +63,12 @@ def _combined(weights: Sequence[float], values: Tensor) -> Tensor:
 
 
 def _richardson(scales: Sequence[float]) -> list[float]:
-    """Weights of Lagrange's interpolation at zero."""
+    """Return the weights of Lagrange's interpolation at zero."""
     return [prod(b / (b - a) for b in scales if b != a) for a in scales]
 
 
 def _line(scales: Sequence[float]) -> list[float]:
-    """Weights that give the intercept of the least-squares line."""
+    """Return weights that give the intercept of the least-squares line."""
     mean = sum(scales) / len(scales)
     spread = sum((scale - mean) ** 2 for scale in scales)
     return [1 / len(scales) - mean * (scale - mean) / spread for scale in scales]

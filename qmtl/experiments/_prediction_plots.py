@@ -256,7 +256,7 @@ def _labelled(task: Task, targets: Tensor) -> Tensor:
 
 
 def _rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate at each threshold; importing scikit-learn would take 1 s."""
+    """Return the false and true positive rates; importing scikit-learn for them takes 1 s."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of rows with equal scores
     true, false = (np.append(0, np.cumsum(hits[order])[ends]) for hits in (truth, ~truth))

@@ -232,7 +232,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Names of tables, including nested ones, with their unset keys."""
+    """Yield the name of each table, nested ones included, with its unset keys."""
     yield table, [key for key in type(section).model_fields if getattr(section, key) is None]
     for key in type(section).model_fields:
         inner = getattr(section, key)

@@ -108,7 +108,7 @@ class Part:
 def _predictions(
     runs: Sequence[RunContent], tasks: Sequence[Task]
 ) -> dict[str, dict[str, list[Markup]]]:
-    """Figures by task and run: title of the task to label of the run to figures."""
+    """Return figures for each task's title and each run's label."""
     found = {
         f"{task.name} ({task.kind})": {
             content.label: list(prediction_figures(content.predictions[task.name], content.label))
@@ -125,7 +125,7 @@ def _quantum(content: RunContent) -> bool:
 
 
 def _distinct(runs: Sequence[RunContent]) -> list[RunContent]:
-    """The first run with each circuit."""
+    """Return the first run of each quantum circuit."""
     first: dict[Any, RunContent] = {}
     for content in runs:
         if _quantum(content):
@@ -150,7 +150,7 @@ def _plans(runs: Sequence[RunContent]) -> list[Part]:
 
 
 def _experts(content: RunContent) -> Part:
-    """How tasks use experts, and a warning of each that has collapsed."""
+    """Show how tasks use experts, with a warning for each collapsed expert."""
     results = content.run.results
     rows: list[dict[str, object]] = [
         {"task": task} | {name: f"{share:.1%}" for name, share in own.items()}
@@ -292,7 +292,7 @@ def _times(task: Task) -> int:
 
 
 def _figure(*, legend: bool = False) -> "Figure":
-    """A small figure, higher if a long legend is below the axes."""
+    """Return a small figure, higher if a long legend is below the axes."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)

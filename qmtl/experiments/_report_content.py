@@ -252,7 +252,7 @@ def metric_table(
 
 
 def _wanted(columns: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], None]:
-    """Each task and metric that some column has."""
+    """Return the pairs of a task and a metric that some column has, in order."""
     return dict.fromkeys(
         (task, metric)
         for metrics in columns

@@ -89,7 +89,7 @@ Part = tuple[MultiTaskModel, MultiTaskData, TrainingSettings]
 
 
 def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Part]:
-    """The models to train one after another, each with its data and settings."""
+    """Yield the models to train one after another, each with its data and settings."""
     if head != SINGLE_TASK:
         yield build_model(recipe, data, head), data, recipe.training
         return
@@ -120,7 +120,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
 
 
 def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
-    """The circuit of one task alone."""
+    """Return the circuit of one task alone."""
     register = circuit.registers[name]
     shared = circuit.layout == "shared"
     return HeadCircuit(
@@ -226,7 +226,7 @@ def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
 def _fit(
     task: Task, inputs: Array, targets: Tensor, penalty: float, weights: Tensor | None
 ) -> list[Any]:
-    """One fitted scikit-learn model per column of the targets."""
+    """Fit one scikit-learn model to each column of the targets."""
     columns = targets.reshape(len(targets), -1).numpy().T
     rows = np.ones(len(targets)) if weights is None else weights.numpy()
     return [_fit_column(task, inputs, column, penalty, rows) for column in columns]
@@ -251,7 +251,7 @@ def _fit_column(task: Task, inputs: Array, column: Array, penalty: float, weight
 
 
 def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
-    """Predictions in the form of `Task.activation`."""
+    """Return predictions in the form of `Task.activation`."""
     if task.kind == "regression":
         columns = [model.predict(inputs) for model in models]
     elif task.kind == "multiclass":
@@ -265,7 +265,7 @@ def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
 
 
 def _probability(model: Any, inputs: Array, label: int) -> Array:
-    """The probability of a label; zero for a label that did not occur in training."""
+    """Return the probability of a label; zero if the label did not occur in training."""
     known = list(model.classes_)
     if label not in known:
         return np.zeros(len(inputs))

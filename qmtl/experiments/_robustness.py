@@ -129,7 +129,7 @@ def evaluate_under_noise(
 
 @torch.no_grad()
 def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[str, Tensor]:
-    """Expectation values or probabilities of each row, by task."""
+    """Return each task's expectation values or probabilities, with one row per sample."""
     head = model.head.with_simulator(simulator)
     parts = [
         head.expectation_values(head.angles(model.features(chunk)))
@@ -319,7 +319,7 @@ def _show_study(found: Sequence[HeadRobustness]) -> None:
 
 
 def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
-    """A panel per task: its main metric against the strength of the noise."""
+    """Plot each task's main metric against the strength of the noise, in one panel per task."""
     from matplotlib.figure import Figure
 
     columns = min(4, len(tasks))
@@ -335,7 +335,7 @@ def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
 
 
 def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
-    """A panel per varied number: the remaining share of the signal."""
+    """Plot the remaining share of the signal, in one panel per varied number."""
     from matplotlib.figure import Figure
 
     panels = dict.fromkeys(one.varied for one in found)

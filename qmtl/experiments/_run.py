@@ -394,7 +394,7 @@ def _results(result: "Result", rivals: Mapping[str, "Trained"]) -> dict[str, Any
 
 
 def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
-    """How tasks use the parts that they mix, on the test split; nothing for other encoders."""
+    """Report how tasks use shared experts on the test split; empty for other encoders."""
     encoder = model.encoder
     if not isinstance(encoder, TaskEncoder):
         return {}
@@ -467,7 +467,7 @@ class _Results(BaseModel):
 
 
 def _results_problem(content: Any) -> str | None:
-    """The first problem in the content of a ``results.json``; None without one."""
+    """Return the first problem in the content of a ``results.json``; None if there is none."""
     try:
         _Results.model_validate(content, strict=True)
     except ValidationError as error:

@@ -363,7 +363,7 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
 
 
 def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
-    """The same data with shuffled tasks: neighbours share light cones, and no order is special."""
+    """Shuffle the tasks, because the order decides which of them share light cones."""
     names = [task.name for task in data.tasks]
     random.Random(seed).shuffle(names)
     return data.subset(names)

@@ -190,7 +190,7 @@ def _run(point: CostPoint) -> StepCost:
 
 
 def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
-    """Milliseconds of each step."""
+    """Time training steps without end; yield milliseconds."""
     circuit = circuit_for("matched", n_tasks)
     head = TIMED_HEADS[name](circuit)
     features = torch.randn(batch_size, circuit.n_features, requires_grad=True)
@@ -207,7 +207,7 @@ def _step(head: nn.Module, features: Tensor) -> None:
 
 
 def _restart_peak() -> float:
-    """Resident bytes at present; resets the peak, where Linux allows it."""
+    """Return the resident bytes now, and reset the peak where Linux allows it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -216,7 +216,7 @@ def _restart_peak() -> float:
 
 
 def _peak() -> float:
-    """Largest resident bytes of this process."""
+    """Return the most resident bytes that this process has had."""
     if Path("/proc/self/status").is_file():
         return _status("VmHWM")
     try:

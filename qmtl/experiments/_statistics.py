@@ -25,7 +25,7 @@ class Estimate:
     n: int
 
     def __format__(self, spec: str) -> str:
-        """The text ``mean ± half width``, both in the given format; a dash if there is no value."""
+        """Return ``mean ± half width``, both in the given format; a dash if there is no value."""
         spec = spec or ".1f"
         if math.isnan(self.mean):
             return "–"

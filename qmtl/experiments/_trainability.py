@@ -287,7 +287,7 @@ def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, 
 
 
 def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
-    """The first task's circuit, whose inputs are features, encoding weights and task weights."""
+    """Return the first task's circuit with all its weights as further features."""
     first = {"encoding": circuit.n_features}
     first["t0"] = circuit.n_features + circuit.n_encoding_weights
 
@@ -325,7 +325,7 @@ def _draw(circuit: HeadCircuit, initial: str, samples: int, seed: int) -> Tensor
 
 
 def _columns(circuit: HeadCircuit) -> dict[str, int]:
-    """Columns of the inputs whose gradients are sampled, by the name of the weight."""
+    """Return the input column of each weight whose gradient is sampled, by name."""
     block = next(
         gate.angle.weight
         for gate in circuit.block_gates("t0")

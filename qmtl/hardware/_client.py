@@ -161,13 +161,13 @@ class Client:
         return ask(doing, partial(function, *args, **kwargs), secrets=self._secrets)
 
     def _account(self) -> Mapping[str, Any]:
-        """The account of a service that was opened in code."""
+        """Return the account of a service that was opened in code."""
         active = getattr(self.given, "active_account", None)
         account = active() if callable(active) else None
         return account if isinstance(account, Mapping) else {}
 
     def _secrets(self) -> set[str]:
-        """Secrets of a service that was opened in code."""
+        """Return the secrets of a service that was opened in code."""
         return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
@@ -226,7 +226,7 @@ class Client:
         return known or self._ask(f"opening a {prepared.mode}", kind, backend)
 
     def _still_open(self, kind: Any, session: str) -> Any:
-        """A batch or session to continue in; None if a new one is needed."""
+        """Return the batch or session if it still accepts jobs; None otherwise."""
         doing = f"looking for {kind.__name__.lower()} {session}"
         try:
             found = self._ask(doing, kind.from_id, session, self.service)
@@ -322,7 +322,7 @@ class Client:
 
 
 def _users_account() -> Mapping[str, Any]:
-    """The account that the client uses by default, as far as that is known."""
+    """Return the account that the client uses by default; empty if that is unclear."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
     account = {"channel": os.environ.get("QISKIT_IBM_CHANNEL") or "ibm_quantum_platform"}
@@ -335,7 +335,7 @@ def _users_account() -> Mapping[str, Any]:
 
 
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An account without white space around its values; None if no value has any.
+    """Strip white space around an account's values; return None if there is none.
 
     A token read from a file may end with a line break, which the client would send.
     """
@@ -395,7 +395,7 @@ def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
 
 
 def _status(job: Any) -> Any:
-    """A job's status.
+    """Return a job's status.
 
     For a failed job, the client also asks for the result, to find the reason. If there is no
     result, the first call raises an error, and the second returns the status.
@@ -407,7 +407,7 @@ def _status(job: Any) -> Any:
 
 
 def _failure(job: Any, secrets: Secrets) -> str:
-    """Why a job failed. The client knows this only when it is asked for the result."""
+    """Say why a job failed, which the client knows only after a request for the result."""
     from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
 
     try:

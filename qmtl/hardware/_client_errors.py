@@ -140,7 +140,7 @@ def _of_request(names: set[str], status: int | None, message: str) -> HardwareEr
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, its causes and its contexts, because the client hides causes by ``from None``."""
+    """Yield the error, its causes and its contexts: the client hides causes by ``from None``."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -223,7 +223,7 @@ def _without(text: str, parts: Iterable[str]) -> str:
 
 
 def _parts(secrets: Secrets) -> set[str]:
-    """Parts of secrets to hide, in lower case."""
+    """Return the substrings of secrets, in lower case, that no text may contain."""
     found = set()
     for secret in {*known_secrets(), *secrets()}:
         for rendering in _renderings(secret):
@@ -233,7 +233,7 @@ def _parts(secrets: Secrets) -> set[str]:
 
 
 def _renderings(secret: str) -> set[str]:
-    """The forms in which a text may contain a secret."""
+    """Return the forms in which a text may contain a secret."""
     found = set()
     for text in {secret, secret.strip()}:
         escaped = {text, repr(text)[1:-1], json.dumps(text)[1:-1], ascii(text)[1:-1]}

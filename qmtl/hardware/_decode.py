@@ -279,7 +279,7 @@ def _sampled(task: TaskReading, data: PubData, confusion: Confusion) -> Found:
 
 
 def _shares(packed: NDArray[np.uint8], wires: Sequence[int]) -> Values:
-    """The frequency of each bit string of some wires, first wire most significant."""
+    """Return the frequency of each bit string of some wires, first wire most significant."""
     n_samples, shots, n_bytes = packed.shape
     last = n_bytes - 1
     strings = np.zeros((n_samples, shots), np.int64)
@@ -320,12 +320,12 @@ def _means_and_errors(
 
 
 def _inverse(up: float, down: float) -> Values:
-    """Inverse of the confusion matrix, whose columns are true bits and whose rows are read bits."""
+    """Invert the confusion matrix, whose columns are true bits and whose rows are read bits."""
     return np.array([[1 - down, -down], [-up, 1 - up]]) / (1 - up - down)
 
 
 def _through(rows: Values, matrices: Sequence[Values]) -> Values:
-    """Rows over bit strings times the tensor product of one matrix per bit."""
+    """Multiply rows over bit strings by the tensor product of one matrix per bit."""
     state = rows.reshape(len(rows), *(2,) * len(matrices))
     for axis, matrix in enumerate(matrices, start=1):
         state = np.moveaxis(np.tensordot(state, matrix, axes=(axis, 0)), -1, axis)
@@ -363,7 +363,7 @@ def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ..
 
 
 def _covariances(means: Values, stds: Values) -> Iterator[Values]:
-    """For each sample, covariances of all Z-strings of some wires, measured by the same shots.
+    """Yield each sample's covariances of all Z-strings of some wires, from the same shots.
 
     The product of two strings is a string, so that its mean gives their correlation.
     """
@@ -380,7 +380,7 @@ def _covariances(means: Values, stds: Values) -> Iterator[Values]:
 
 
 def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, Values]:
-    """Logits and their errors, as in `QuantumHead`."""
+    """Return logits and their standard errors, by the same formula as `QuantumHead`."""
     if not task.is_probability:
         return task.scale * values, abs(task.scale) * errors
     floored = np.clip(values, 0, None) + PROBABILITY_FLOOR

@@ -128,7 +128,7 @@ def _noisy_bits(
     whole: bool,
     random: np.random.Generator,
 ) -> dict[str, Bits]:
-    """Bits of each classical register, (samples, shots, size)."""
+    """Sample each classical register's bits under noise, (samples, shots, size)."""
     asked = {"all": circuit.clbits} if whole else {r.name: list(r) for r in circuit.cregs}
     found = {}
     for name, likely in _distributions(circuit, values, asked, backend, noise).items():
@@ -141,7 +141,7 @@ def _noisy_bits(
 
 
 def _cut(circuit: "QuantumCircuit", bits: Bits) -> dict[str, Bits]:
-    """The bits of each classical register, cut out of the circuit's bits."""
+    """Cut each classical register's bits out of the circuit's bits."""
     place = {bit: i for i, bit in enumerate(circuit.clbits)}
     return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
 
@@ -153,7 +153,7 @@ def _distributions(
     backend: Backend,
     noise: DeviceNoise,
 ) -> dict[str, Values]:
-    """The probability of each outcome of some registers, (samples, 2^bits).
+    """Return the probability of each outcome of some registers, (samples, 2^bits).
 
     A register's first bit is the most significant one of an outcome.
 
@@ -208,7 +208,7 @@ class _AllStrings:
 def _native(
     circuit: "QuantumCircuit", registers: Mapping[str, Sequence[Any]], backend: Backend
 ) -> tuple[HeadCircuit, NativeCircuit]:
-    """A circuit as the device runs it; `registers` are classical bits that are read together.
+    """Return the circuit as the device runs it; `registers` are bits that are read together.
 
     Its features are the circuit's parameters, in the same order.
     """
@@ -223,7 +223,7 @@ def _native(
 
 
 def _probabilities(strings: Values) -> Values:
-    """Probabilities of outcomes, first bit most significant, from values of `_AllStrings`."""
+    """Return probabilities of outcomes, first bit most significant, from all Z-strings' values."""
     n = strings.shape[1].bit_length() - 1
     found = strings.reshape(-1, *(2,) * n)
     for axis in range(1, n + 1):
@@ -251,7 +251,7 @@ def _ideal_bits(
     whole: bool,
     random: np.random.Generator,
 ) -> dict[str, Bits]:
-    """Bits of each classical register, (samples, shots, size)."""
+    """Sample each classical register's bits without noise, (samples, shots, size)."""
     if whole:
         return _cut(circuit, _aer_bits(circuit, values, shots, random))
     columns = {parameter: i for i, parameter in enumerate(circuit.parameters)}
@@ -266,7 +266,7 @@ def _ideal_bits(
 def _aer_bits(
     circuit: "QuantumCircuit", values: Values, shots: int, random: np.random.Generator
 ) -> Bits:
-    """All classical bits in their order, (samples, shots, bits)."""
+    """Sample all classical bits with Aer, in their order, (samples, shots, bits)."""
     from qiskit import QuantumCircuit, QuantumRegister
     from qiskit_aer import AerSimulator
 
@@ -325,7 +325,7 @@ def _expectations(
     readings: Sequence[TaskReading],
     backend: Backend,
 ) -> PubData:
-    """Values of the Z-strings; at level 1, read-out errors are twirled and then corrected."""
+    """Return the Z-strings' means and errors; level 1 corrects for read-out errors."""
     level = _level(prepared)
     if level > 1:
         raise InvalidInputError(

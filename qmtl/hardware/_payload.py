@@ -235,7 +235,7 @@ def make_payload(
 def _readings(
     run: HeadRun, heads: Sequence[QiskitHeadCircuit], native: Sequence["QuantumCircuit"]
 ) -> tuple[TaskReading, ...]:
-    """Where each task is measured, and how its outputs follow."""
+    """Return where each task is measured, and how its outputs follow from the bits."""
     found = []
     for i, (head, circuit) in enumerate(zip(heads, native, strict=True)):
         qubits = measured_qubits(circuit)
@@ -258,7 +258,7 @@ def _readings(
 
 
 def _observables(register: Register) -> tuple[Observable, ...]:
-    """A task's outputs over the bit strings of as few wires as possible."""
+    """Write a task's outputs as observables on as few wires as possible."""
     n = len(register.wires)
     strings = register.readout.z_strings(n)
     if strings is None:
@@ -272,7 +272,7 @@ def _observables(register: Register) -> tuple[Observable, ...]:
 
 
 def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
-    """The estimator's observables of one circuit: Z on these qubits of the device.
+    """Return the Z-strings, as device qubits, that the estimator measures for one circuit.
 
     An output that is one Z-string needs only that string; probabilities need all strings of their
     wires.
@@ -296,7 +296,7 @@ def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
 def _calibration_circuits(
     tasks: Sequence[TaskReading], n_qubits: int, backend: Backend
 ) -> list["QuantumCircuit"]:
-    """Circuits that prepare all 0 and all 1 on the measured qubits, and measure them.
+    """Return circuits that prepare all 0 and all 1 on the measured qubits, and measure them.
 
     Every qubit is measured into its own classical register.
     """

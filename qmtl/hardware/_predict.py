@@ -201,7 +201,7 @@ FIXED: dict[str, Callable[[Wires], list[Event]]] = {
 
 
 def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
-    """A rotation about Z; right angles become gates that map each Pauli string to one string."""
+    """Yield rotations about Z; those by right angles become gates without an angle."""
     for features, constant in terms:
         turns = round(constant / (pi / 2))
         if features or abs(constant - turns * pi / 2) > RIGHT_ANGLE:
@@ -211,7 +211,7 @@ def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
 
 
 def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
-    """A constant, and products of features with their factors; zeros are left out."""
+    """Write an angle as products of features with their factors; leave zeros out."""
     if not getattr(value, "parameters", ()):
         return [((), float(value))] if float(value) else []
     unknown = [p.name for p in value.parameters if columns.get(p) is None]
@@ -221,7 +221,7 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 
 
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
-    """The coefficients of an angle that is linear in each of its features.
+    """Return the coefficients of an angle that is linear in each of its features.
 
     They follow from the angle's values at features of 0 and 1 (inclusion and exclusion); its value
     at another point shows whether it has other terms.

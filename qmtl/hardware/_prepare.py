@@ -130,7 +130,7 @@ def _estimate(
     backend: Backend,
     settings: HardwareSettings,
 ) -> Estimate:
-    """The resources that a run needs, except for the bytes of its largest job."""
+    """Estimate the resources that a run needs, except for the bytes of its largest job."""
     circuits = [found.circuit for found in native]
     success: float | None = None
     task_success: dict[str, float] = {}
@@ -163,7 +163,7 @@ def _estimate(
 
 
 def _depth(circuit: "QuantumCircuit", wires: int) -> int:
-    """Layers of gates on at least this many wires."""
+    """Count the layers of gates on at least this many wires."""
     return int(circuit.depth(lambda i: i.operation.name not in FREE and len(i.qubits) >= wires))
 
 
@@ -228,7 +228,7 @@ def _expected(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
-    """Outputs under the calibration and without noise, and notes on what is unknown."""
+    """Predict outputs under the calibration and without noise, with notes on what is unknown."""
     if not settings.predict:
         return {}, {}, []
     exact, notes = exact_values(run.circuit, run.angles, run.weights, run.tasks)

@@ -305,7 +305,7 @@ class PreparedRun:
 
 
 def _read(kind: type[T], description: Any) -> T:
-    """A dataclass from lists and dictionaries that JSON held."""
+    """Make a dataclass from the lists and dictionaries of a JSON file."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind).validate_python(description)

@@ -185,7 +185,7 @@ def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tu
 
 
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
-    """Distinct names of classical registers: letters, digits and _, starting with a letter."""
+    """Return distinct names of classical registers: letters, digits and _, a letter first."""
     identifiers: dict[str, str] = {}
     used = {"q", "x", "w_encoding", *TAKEN}  # the first three names are used by the circuit itself
     for name in names:

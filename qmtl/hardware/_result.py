@@ -145,7 +145,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
 
 
 def _spread(values: Values, is_probability: bool) -> Values:
-    """Standard deviation of a single shot."""
+    """Return the standard deviation of a single shot."""
     variance = values * (1 - values) if is_probability else 1 - values**2
     return np.sqrt(np.clip(variance, 0, None))
 
@@ -297,7 +297,7 @@ def raw_results(run: str, ledger: Ledger) -> dict[int, tuple[PubData, ...]]:
 
 
 def _samples(prepared: PreparedRun, chunks: set[int]) -> int:
-    """How many samples these chunks have."""
+    """Return how many samples these chunks have."""
     first = prepared.decoding.tasks[0].circuit
     pubs = [pub for i in chunks for pub in prepared.chunks[i].pubs if pub.circuit == first]
     return sum(pub.samples[1] - pub.samples[0] for pub in pubs)

@@ -358,7 +358,7 @@ def _collect(client: Client, claim: Claim, prepared: PreparedRun) -> None:
 
 
 def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubData, ...]:
-    """A job's result; asks for it again if it is damaged."""
+    """Fetch a job's result, and again if it arrives damaged."""
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
     job = str(claim.record.job)

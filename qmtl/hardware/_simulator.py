@@ -171,7 +171,7 @@ class HardwareSimulator(Simulator):
     def _outputs(
         self, circuit: HeadCircuit, tasks: tuple[str, ...], weights: Tensor, angles: Tensor
     ) -> Tensor:
-        """Measured outputs of the tasks side by side, (samples, outputs)."""
+        """Measure the outputs of the tasks, side by side, (samples, outputs)."""
         decoded = self._run(_head_run(circuit, angles, weights_by_name(circuit, weights), tasks))
         return torch.from_numpy(np.concatenate([decoded.values[n] for n in tasks], 1)).to(angles)
 
@@ -232,5 +232,5 @@ def _head_run(
 
 
 def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Groups of tasks that are measured by the same circuit."""
+    """Return groups of tasks that are measured by the same circuit."""
     return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

@@ -298,7 +298,7 @@ def end(claim: Claim, state: JobState) -> None:
 
 
 def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
-    """A chunk's jobs, oldest first; repeats the look-up if a job may just have been created."""
+    """Find a chunk's jobs, oldest first; look again if a job may just have been created."""
     from tenacity import Retrying, retry_if_result, stop_after_attempt
 
     chunk, patience = claim.record, client.patience

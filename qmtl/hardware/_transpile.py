@@ -115,7 +115,7 @@ def best_layout(
 def _pattern(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple["QuantumCircuit", "Target", Any]:
-    """A circuit and a target in which only the parts that matter for the layout have errors.
+    """Return a circuit and a target in which only what matters for the layout has errors.
 
     Two-qubit gates are kept; a one-qubit gate replaces each read-out.
     """
@@ -151,7 +151,7 @@ def _pattern(
 
 
 def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
-    """The error of the native entangling gate on each pair, in both directions."""
+    """Return the error of the native entangling gate on each pair, in both directions."""
     found: dict[tuple[int, int], float] = {}
     for name in ("cz", "ecr", "cx", "rzz"):
         if name not in target.operation_names:
@@ -339,7 +339,7 @@ def _key(
     read: Sequence[int],
     layout: Sequence[int] | None,
 ) -> str:
-    """A hash of everything that the result depends on."""
+    """Return a hash of everything that the result depends on."""
     import qiskit
 
     calibration = sorted(
@@ -367,7 +367,7 @@ def _write(path: Path, found: Transpiled) -> None:
 
 
 def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
-    """The cached result with the parameters of `circuit`; None if it is missing or damaged."""
+    """Read the cached result for the parameters of `circuit`; None if missing or damaged."""
     from qiskit import qpy
 
     try:

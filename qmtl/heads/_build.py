@@ -258,7 +258,7 @@ def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False
 
 
 def _rank(circuit: HeadCircuit, options: HeadOptions) -> tuple[int, bool]:
-    """Rank of a low-rank head, and whether it has a bias."""
+    """Return the rank of a low-rank head, and whether it has a bias."""
     if options.rank is not None:
         return options.rank, True
     budget = circuit.count_parameters().total
@@ -277,7 +277,7 @@ def _low_rank_count(circuit: HeadCircuit, options: HeadOptions) -> int:
 
 
 def _shared_circuit(circuit: HeadCircuit, options: HeadOptions) -> HeadCircuit:
-    """The quantum head's encoding and its first task's block, on enough wires for the width."""
+    """Return a circuit for all tasks: the head's encoding, and its first task's block."""
     n_wires = _wires_for(options.width, circuit.encoding)
     return shared_circuit(n_wires, circuit.encoding, circuit.ansatz(circuit.tasks[0].name))
 
@@ -289,7 +289,7 @@ def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
 
 
 def _wires_for(width: int, encoding: Encoding) -> int:
-    """The smallest number of wires on which the encoding takes at least that many features."""
+    """Return the smallest number of wires on which the encoding takes at least `width` features."""
     for n_wires in range(1, width + 1):
         if encoding.n_features(n_wires) >= width:
             return n_wires

@@ -104,7 +104,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        """Logits of these tasks (None: all) side by side, from features that have been checked."""
+        """Compute the logits of these tasks (None: all) side by side, from checked features."""
 
     def task_rows(self) -> list[TaskRows]:
         """The parameters that belong to tasks; each holds the values of all tasks."""

@@ -132,7 +132,7 @@ def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]
 def _quarter_turns(
     circuit: HeadCircuit, task: str, turns: dict[tuple[int, ...], list[int]] | None
 ) -> list[int]:
-    """`_last_turns` of a task's block, from the cache if it is there."""
+    """Return `_last_turns` of a task's block, from the cache if it is there."""
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
@@ -144,7 +144,7 @@ def _quarter_turns(
 
 
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
-    """Indices of the weights of an RY on each read wire that only diagonal gates follow.
+    """Find, for each read wire, the weight of an RY that only diagonal gates follow.
 
     The list is empty if some read wire has none.
     """

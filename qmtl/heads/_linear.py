@@ -283,7 +283,7 @@ def _partition(
 
 
 def _indices(task: str, columns: Sequence[int], width: int) -> tuple[int, ...]:
-    """A task's columns, ascending and as plain ints, which JSON can hold."""
+    """Return a task's columns, ascending and as plain ints, which JSON can hold."""
     try:
         own = tuple(sorted(operator.index(column) for column in columns))
     except TypeError:

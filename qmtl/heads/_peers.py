@@ -211,7 +211,7 @@ def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
 
 
 def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
-    """One register per task with its own encoding, read on all wires."""
+    """Give each task its own register and encoding, and read all wires."""
     sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
     return HeadCircuit(
         # One output per wire; the task's own outputs come from its linear layer.
@@ -224,7 +224,7 @@ def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
 
 
 def _columns(circuit: HeadCircuit, separate: HeadCircuit) -> list[int]:
-    """The index of the feature behind each encoding angle of the separate circuits."""
+    """Return the feature that each encoding angle of the separate circuits reads."""
     copies = len(circuit.tasks) if circuit.layout == "shared" else 1
     if separate.n_features != copies * circuit.n_features:
         raise InvalidInputError(

@@ -116,7 +116,7 @@ class QuantumHead(CircuitHead):
             self.blocks.requires_grad_(False)
 
     def _make_blocks(self, seed: int, initial: str) -> TaskRows | GeneratedBlocks:
-        """The module that computes the block weights; subclasses may have another one."""
+        """Make the module that computes the block weights; subclasses may have another one."""
         return TaskRows(all_blocks(seed, self.circuit, initial))
 
     def weights(self) -> dict[str, Tensor]:
@@ -364,7 +364,7 @@ class QuantumHead(CircuitHead):
 
 
 def _exporter() -> Any:
-    """The exporter to Qiskit, found by its entry point, because heads must not import hardware."""
+    """Find the exporter to Qiskit by its entry point: heads must not import hardware."""
     from qmtl.simulators import simulator_for
 
     return simulator_for("aer")

@@ -90,7 +90,7 @@ class TaskRows(nn.Module):
         return torch.where(self.frozen_mask, self.frozen_values, self.parameter)
 
     def __getitem__(self, name: str) -> Tensor:
-        """A view of one task's values, to read or, under ``torch.no_grad``, to set."""
+        """Return a view of one task's values; under ``torch.no_grad`` it may be written to."""
         if name not in self.slices:
             raise unknown_name("task", name, self.names)
         values = self.frozen_values if name in self.frozen else None

@@ -148,7 +148,7 @@ def projective(
 
 
 def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Tensor:
-    """The common shift Δ of one matrix, shape (rows, columns)."""
+    """Minimise the task interference of one matrix; return the shift Δ, (rows, columns)."""
     sizes = [tau.square().sum().clamp(min=1e-30) for tau in taus]
     grams = [tau.T @ tau / size for tau, size in zip(taus, sizes, strict=True)]
     count = max(1, int(rank * min(start.shape)))
@@ -316,7 +316,7 @@ def _base_state(
 
 
 def _mean(states: Sequence[State]) -> State:
-    """The mean state: the first state plus the mean difference of all states from it."""
+    """Average the states: the first one plus the mean difference of all states from it."""
     vectors = [differences(state, states[0]) for state in states]
     return _plus(states[0], arithmetic(vectors, [1 / len(states)] * len(states)))
 
@@ -362,7 +362,7 @@ def _tuned(
     seed: int,
     options: dict[str, Any],
 ) -> MultiTaskModel:
-    """ATM: tune every model from the merged state, merge, and repeat."""
+    """Tune every model from the merged state, merge again, and repeat (ATM)."""
     from qmtl.training import fit
 
     tuned = [copy.deepcopy(model) for model in models]
@@ -395,7 +395,7 @@ def _masked(
     steps: int,
     seed: int,
 ) -> State:
-    """Concrete subspace: a relaxed mask on all changes, trained on the losses of training rows.
+    """Train a relaxed mask on the merged changes by the losses of training rows.
 
     The mask has mean 1 in each tensor, so that it starts as the arithmetic method.
     """
@@ -429,7 +429,7 @@ def _mask(logits: Tensor) -> Tensor:
 def _loss(
     model: MultiTaskModel, data: MultiTaskData, state: State, generator: torch.Generator
 ) -> Tensor:
-    """The mean loss of a model's tasks on a batch, with another shared state."""
+    """Return the mean loss of a model's tasks on a batch, with another shared state."""
     rows = torch.randint(len(data.train), (BATCH,), generator=generator)
     parameters = {
         name if name.startswith("encoder.") else f"head.{_PLACES.get(name, name)}": value

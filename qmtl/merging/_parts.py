@@ -151,7 +151,7 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
 
 
 def _design(encoder: nn.Module) -> list[str]:
-    """An encoder's description without settings that only matter in training."""
+    """Describe an encoder without settings that only matter in training."""
     layers = [
         f"{name}: {module}"
         for name, module in encoder.named_modules()
@@ -300,7 +300,7 @@ def _freeze(head: Head, models: Models) -> None:
 
 
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
-    """The last layer of an encoder, which computes the features.
+    """Return the last layer of an encoder, which computes the features.
 
     Raises:
         InvalidInputError: if it is not a linear layer.

@@ -92,7 +92,7 @@ class Attack(Section):
         return gradient.sign() if self.norm == "linf" else gradient / _lengths(gradient)
 
     def _start(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A uniformly random point of the ball."""
+        """Draw a uniformly random point of the ball."""
         generator = generator or torch.Generator().manual_seed(0)
         if self.norm == "linf":
             drawn = 2 * torch.rand(inputs.shape, generator=generator) - 1
@@ -103,7 +103,7 @@ class Attack(Section):
         return self.epsilon * drawn.to(inputs)
 
     def _within(self, changed: Tensor, inputs: Tensor) -> Tensor:
-        """The nearest points within the ball around the inputs and within the limits."""
+        """Return the nearest points within the ball around the inputs and within the limits."""
         moved = changed - inputs
         if self.norm == "linf":
             moved = moved.clamp(-self.epsilon, self.epsilon)
@@ -115,7 +115,7 @@ class Attack(Section):
 
 
 def _lengths(values: Tensor) -> Tensor:
-    """Euclidean norms of rows, (rows, 1, ...), never zero."""
+    """Return Euclidean norms of rows, (rows, 1, ...), never zero."""
     flat = values.flatten(1).square().sum(1).sqrt()
     return flat.clamp(min=torch.finfo(values.dtype).tiny).view(-1, *[1] * (values.ndim - 1))
 
@@ -234,7 +234,7 @@ class _AdversarialTraining(Method):
         self.options, self.places = options, set(places)
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """The batch with attacked inputs."""
+        """Return the batch with attacked inputs."""
         if not self.options.epsilon or not self.options.share:
             return batch
 

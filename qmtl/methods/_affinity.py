@@ -326,7 +326,7 @@ class _ByFeatures:
 
 
 def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """The gradients of several losses, each as a flat vector: (losses, numbers)."""
+    """Return the gradients of several losses, each as a flat vector: (losses, numbers)."""
     rows = []
     for loss in losses:
         parts = torch.autograd.grad(
@@ -337,13 +337,13 @@ def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _support(gradients: Tensor) -> Tensor:
-    """Which variables each task depends on: (tasks, numbers), up to rounding."""
+    """Return which variables each task depends on: (tasks, numbers), up to rounding."""
     sizes = gradients.abs()
     return sizes > 1e-9 * sizes.amax(1, keepdim=True)
 
 
 def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """The cosine and its interval, from inner products and squares; the first are of all rows."""
+    """Return the cosine of all rows (the first entries) and its 95% bootstrap interval."""
     inner, first, second = products
     squares = first * second
     if not squares[0] > 0:
@@ -369,7 +369,7 @@ class _Sketch:
             self.signs = torch.randint(2, (n,), generator=generator) * 2 - 1
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Sketch vectors (any number, n), unless they are short enough already."""
+        """Sketch vectors, shape (any number, n), unless they are short enough already."""
         if self.n <= SKETCH:
             return vectors
         signs, buckets = self.signs.to(vectors.device), self.buckets.to(vectors.device)

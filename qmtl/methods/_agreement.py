@@ -117,12 +117,12 @@ class _AgreeingMomentum(Method):
             self._cosines.append(_cosine(gradients, updates))
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
-        """The epoch's mean cosine."""
+        """Return the epoch's mean cosine."""
         found, self._cosines = self._cosines, []
         return {"all": {"update_cosine": float(torch.stack(found).mean())}} if found else {}
 
 
 def _cosine(first: Sequence[Any], second: Sequence[Any]) -> Tensor:
-    """The cosine of two lists of tensors as long vectors; 0 if one of them is zero."""
+    """Return the cosine of two lists of tensors as long vectors; 0 if one of them is zero."""
     ours, theirs = (torch.cat([t.flatten() for t in tensors]) for tensors in (first, second))
     return nn.functional.cosine_similarity(ours, theirs, dim=0, eps=torch.finfo(ours.dtype).tiny)

@@ -121,11 +121,11 @@ class _Maxl(Method):
             )
 
     def trained(self) -> list[nn.Parameter]:
-        """No parameters if the weight is zero, since the generator would have no effect."""
+        """Return no parameters if the weight is zero: the generator would have no effect."""
         return super().trained() if self.options.weight else []
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """The auxiliary loss, plus a term of value 0 that carries the generator's gradient."""
+        """Return the auxiliary loss, plus a term of value 0 with the generator's gradient."""
         features = losses.features
         assert features is not None
         labels = self._labels(losses, step)
@@ -156,7 +156,7 @@ class _Maxl(Method):
         return self.options.weight * fixed + surrogate
 
     def _labels(self, losses: TaskLosses, step: Step) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each task with sub-classes: labelled rows, their classes, their shares."""
+        """Return each task's labelled rows, their classes, and their weights, which sum to 1."""
         found = []
         weights = losses.batch.sample_weight
         for task in self.tasks:
@@ -170,7 +170,7 @@ class _Maxl(Method):
     def auxiliary_loss(
         self, features: Tensor, given: Tensor, labels: Sequence[tuple[Tensor, Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:
-        """Means over tasks of the cross-entropy and of the entropy term.
+        """Return the cross-entropy and the entropy term, each as a mean over tasks.
 
         Args:
             features: features, shape (rows, features).
@@ -192,7 +192,7 @@ class _Maxl(Method):
     def _look_ahead(
         self, losses: TaskLosses, auxiliary: Tensor, step: Step
     ) -> dict[nn.Parameter, Tensor]:
-        """The model's trained parameters after a step of plain gradient descent."""
+        """Return the model's trained parameters after one step of plain gradient descent."""
         ours = {id(p) for p in self.parameters()}
         parameters = [p for p in (*step.shared, *step.own) if id(p) not in ours]
         total = losses.values.mean() + self.options.weight * auxiliary
@@ -208,7 +208,7 @@ class _Maxl(Method):
     def _directions(
         self, losses: TaskLosses, moved: dict[nn.Parameter, Tensor], step: Step
     ) -> dict[nn.Parameter, Tensor]:
-        """The gradient of the main tasks' mean loss at the moved parameters."""
+        """Return the gradient of the main tasks' mean loss at the moved parameters."""
         model, batch = step.model, losses.batch
         state: dict[str, Any] = {
             name: moved[p] for name, p in model.named_parameters() if p in moved
@@ -329,7 +329,7 @@ def _domain(splits: dict[str, Split], domain: Any) -> tuple[Task, dict[str, Tens
 
 
 def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
-    """The size of the images, checked to be square."""
+    """Return the height and width of the images, which must be square."""
     width = int(inputs[0].numel())
     if inputs.ndim == 4:
         image = image or (inputs.shape[2], inputs.shape[3])
@@ -350,7 +350,7 @@ def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
 def _with_turned_rows(
     split: Split, tasks: Sequence[Task], size: tuple[int, int], generator: torch.Generator
 ) -> Split:
-    """A split with its rows twice: the second copy is rotated and has only the rotation's label."""
+    """Append a rotated copy of every row, with only the rotation's label."""
     n_rows = len(split)
     quarters = torch.randint(QUARTERS, (n_rows,), generator=generator)
     images = split.inputs.reshape(n_rows, -1, *size)

@@ -95,7 +95,7 @@ class _TaskSharpness(Method):
 
     @torch.no_grad()
     def _sharp(self, batch: Batch, place: int, found: list[Tensor], step: Step) -> list[Tensor]:
-        """A task's gradient at the worst point nearby."""
+        """Return a task's gradient at the worst point nearby."""
         norm = torch.stack([g.norm() for g in found]).norm()
         if not self.rho or not float(norm):
             return found

@@ -56,7 +56,7 @@ class LossesOfRows:
         return torch.stack([-(self._centred_of(task)[rows] * part).sum() for task, part in pairs])
 
     def _centred_of(self, task: Task) -> Tensor:
-        """A task's y - ȳ, times the rows' weights, (rows, outputs); 0 where there is no label."""
+        """Return a task's weight · (y - ȳ), shape (rows, outputs); 0 where there is no label."""
         if task.name not in self._centred:
             values = self._targets[:, self._slices[task.name]]
             if task.kind == "multiclass":

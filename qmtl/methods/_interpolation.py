@@ -130,7 +130,7 @@ class _Interpolating(Method):
         return float(torch.rand((), generator=step.generator))
 
     def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
-        """The loss of the mixture of two tasks."""
+        """Return the loss of the mixture of two tasks."""
         features, targets = losses.features, losses.batch.targets
         assert features is not None
         labelled = step.layout.labelled(targets)

@@ -64,7 +64,7 @@ class _Isolated(Method):
         self.register_buffer("order", order, persistent=False)
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """The model's logits, with gradients that stop at other tasks' features."""
+        """Return the model's logits, with gradients that stop at other tasks' features."""
         fixed = features.detach()
         parts = [
             step.model.logits(torch.where(mask, features, fixed), group)

@@ -109,7 +109,7 @@ class _SaliencyTerms(Method):
         self.register_buffer("seen", seen, persistent=False)
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """The sum of both terms, times their weights."""
+        """Return the sum of both terms, times their weights."""
         places = losses.places()
         if losses.features is None or not losses.features.requires_grad or len(places) < 2:
             return None
@@ -123,12 +123,12 @@ class _SaliencyTerms(Method):
         return self._slope(losses, places, along, STEP / size, step) if size else None
 
     def _present(self, places: list[int]) -> list[list[int]]:
-        """The groups of tasks, restricted to tasks with labels."""
+        """Restrict the groups of tasks to tasks with labels; drop empty groups."""
         groups = ([place for place in group if place in places] for group in self.groups)
         return [group for group in groups if group]
 
     def _saliency(self, losses: TaskLosses, places: list[int]) -> Tensor:
-        """The saliency, shape (present, rows, features)."""
+        """Return the saliency, shape (present, rows, features)."""
         assert losses.features is not None
         found: dict[int, Tensor] = {}
         for group in self._present(places):
@@ -143,7 +143,7 @@ class _SaliencyTerms(Method):
     def _slope(
         self, losses: TaskLosses, places: list[int], along: Tensor, size: float, step: Step
     ) -> Tensor:
-        """The change of the losses along directions (present, rows, features), with a graph.
+        """Return the losses' change along directions (present, rows, features), with a graph.
 
         Its gradient is that of the terms: each direction times the derivative of a saliency.
         """

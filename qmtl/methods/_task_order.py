@@ -181,7 +181,7 @@ def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list
 
 
 def _columns(task: Task, targets: Tensor) -> Tensor:
-    """Labels as numbers, float64 (rows, columns), NaN where missing."""
+    """Return labels as numbers, float64 (rows, columns), NaN where missing."""
     if task.kind != "multiclass":
         return targets.double().reshape(len(targets), -1)
     known = targets >= 0
@@ -190,7 +190,7 @@ def _columns(task: Task, targets: Tensor) -> Tensor:
 
 
 def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Columns that vary, with mean 0 and deviation 1 and missing entries 0; and their indices."""
+    """Return the columns that vary, with mean 0 and deviation 1, and their indices."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
         centred = values - np.nanmean(values, axis=0)
@@ -228,7 +228,7 @@ def _length(weights: np.ndarray, order: Sequence[int]) -> float:
 
 
 def _best_ring(weights: np.ndarray) -> list[int]:
-    """The order of tasks around the ring with the largest sum of weights between neighbours."""
+    """Return the order of tasks on a ring with the largest weights between neighbours."""
     n = len(weights)
     best, most = list(range(n)), _length(weights, range(n))
     if n <= EXACT:

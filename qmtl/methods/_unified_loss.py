@@ -61,7 +61,7 @@ class _SquaredErrors(Method):
         complete: bool,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of squared errors, and their divisors."""
+        """Return sums of squared errors, and their divisors."""
         key = layout, logits.device
         if key not in self._columns:
             self._columns[key] = _Columns.of(*key)

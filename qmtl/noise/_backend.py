@@ -117,7 +117,7 @@ def _native_gates(
 def _channels(
     error: float | None, seconds: float, relaxing: Sequence[Relaxation | None]
 ) -> Iterator[tuple[Channel, Wires]]:
-    """The depolarisation and the relaxation that together give a gate's error."""
+    """Yield the depolarisation and the relaxation that together give a gate's error."""
     n, dimension = len(relaxing), 2 ** len(relaxing)
     relaxed = [Channel((1.0,) * 4) if r is None else r.during(seconds) for r in relaxing]
     entangled = prod(sum(channel.factors) / 4 for channel in relaxed)
@@ -135,7 +135,7 @@ def _channels(
 
 
 def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
-    """The noisy native gates that implement each gate of a head circuit."""
+    """Return the noisy native gates that implement each gate of a head circuit."""
     known = set(native)
     made: dict[Key, list[Key]] = {}
     for wire in sorted({wires[0] for name, wires in known if name == "sx"}):
@@ -162,7 +162,7 @@ def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
 
 
 def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels:
-    """Channels of several gates in sequence, with their positions among `wires`."""
+    """Join the channels of several gates in sequence, at their positions in `wires`."""
     found: list[tuple[Channel, Wires]] = []
     for channels, on in parts:
         for channel, at in channels:
@@ -176,7 +176,7 @@ def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels
 def _readouts(
     backend: Any, target: Any, wire_of: Mapping[int, int]
 ) -> dict[int, tuple[float, float]]:
-    """Read-out errors, asymmetric if the backend's properties have them, else symmetric."""
+    """Return read-out errors: asymmetric if the backend's properties have them."""
     read = getattr(backend, "properties", None)
     properties = read() if callable(read) else None
     measured = target["measure"] if "measure" in target.operation_names else {}

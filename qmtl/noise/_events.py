@@ -346,7 +346,7 @@ def device_events(steps: Sequence[DeviceStep], noise: "DeviceNoise") -> Iterator
 
 
 def _gate_events(now: DeviceStep, noise: "DeviceNoise") -> Iterator[Event]:
-    """A gate followed by its coherent error and its channels."""
+    """Yield a gate, then its coherent error and its channels."""
     error = noise.coherent_error(now.name, now.wires)
     relative = 0.0 if error is None or now.name == COMPOSED else error.relative
     for event in now.gates:

@@ -222,7 +222,7 @@ class LightConeDevice(Device):
         return tuple(found) if len(found) > 1 else found[0]
 
     def _with_leaves(self, tape: QuantumScript) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """Trainable parameters as torch tensors, and the results that depend on them."""
+        """Return trainable parameters as torch tensors, and the results that depend on them."""
         leaves = [
             torch.tensor(qml.math.toarray(parameter), dtype=torch.float64, requires_grad=True)
             for parameter in tape.get_parameters()
@@ -265,12 +265,12 @@ class LightConeDevice(Device):
         return tuple(every) if len(every) > 1 else every[0]
 
     def _places(self, tape: QuantumScript) -> dict[Any, int]:
-        """Indices of wire labels; each mid-circuit measurement gets a wire of its own."""
+        """Number the wire labels; each mid-circuit measurement gets a wire of its own."""
         wires = [*(self.wires or ()), *tape.wires]
         return {wire: i for i, wire in enumerate(dict.fromkeys(wires))}
 
     def _values(self, tape: QuantumScript) -> tuple[Tensor, ...]:
-        """The exact values of the measurements, differentiable by torch."""
+        """Return the exact values of the measurements, differentiable by torch."""
         places = self._places(tape)
         reads = Reads(places.__getitem__)
         results = [result_of(measurement, reads, tape) for measurement in tape.measurements]
@@ -284,7 +284,7 @@ class LightConeDevice(Device):
     def _outputs(
         self, tape: QuantumScript, gates: TapeGates, places: dict[Any, int], reads: tuple[Read, ...]
     ) -> Tensor:
-        """All outputs side by side, shape (batch, outputs); without broadcasting the batch is 1."""
+        """Return all outputs side by side, (batch, outputs); without broadcasting batch is 1."""
         n_wires = max(len(places), 1)
         key = (gates.gates, reads, n_wires)
         circuit = self._circuits.get(key)
@@ -303,7 +303,7 @@ class LightConeDevice(Device):
             raise DeviceError(_too_wide(self.name, circuit, list(places))) from error
 
     def _samples(self, tape: QuantumScript) -> tuple[Any, ...]:
-        """The values of the measurements, from samples."""
+        """Return the values of the measurements, from samples."""
         places = self._places(tape)
         gates = TapeGates.of(tape, places.__getitem__)
         sampling = Sampling(tape, self._support(gates, places))
@@ -316,7 +316,7 @@ class LightConeDevice(Device):
     def _support(
         self, gates: TapeGates, places: dict[Any, int]
     ) -> Callable[[Iterable[Any]], frozenset[Any]]:
-        """A function from wires to what their samples depend on: the wires of their light cone."""
+        """Return a function from wires to the wires of their light cone."""
         own = elementary(gates.gates)
         by_wire = gates_by_wire(own)
 
@@ -329,7 +329,7 @@ class LightConeDevice(Device):
 
 
 def _by_torch(circuit: QuantumScript | None) -> bool:
-    """Whether torch differentiates, because the circuit's parameters are its tensors."""
+    """Return whether torch differentiates, because the circuit's parameters are its tensors."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
     return any(isinstance(parameter, Tensor) for parameter in parameters)
 

@@ -91,7 +91,7 @@ def from_qfunc(
 def _traced(
     qfunc: Callable[..., Any], n_wires: int, n_features: int, shape: tuple[int, ...], point: Tensor
 ) -> list[Any]:
-    """PennyLane's operations, decomposed, at one point of features and weights."""
+    """Return PennyLane's operations, decomposed, at one point of features and weights."""
     function = qfunc.func if isinstance(qfunc, qml.QNode) else qfunc
     if not callable(function):
         raise InvalidInputError(f"qfunc must be a function or a template, got {qfunc!r}")
@@ -124,7 +124,7 @@ def _is_zz(operation: Any) -> bool:
 def _gates(
     operation: Any, check: Any, n_wires: int, n_features: int, point: Tensor, other: Tensor
 ) -> list[Gate]:
-    """Our gates for one PennyLane operation."""
+    """Convert one PennyLane operation to gates of qmtl."""
     wires = tuple(operation.wires)
     name = "IsingZZ" if _is_zz(operation) else operation.name
     if name not in KNOWN:
@@ -150,7 +150,7 @@ def _gates(
 
 
 def _terms(angle: Tensor, point: Tensor, n_features: int) -> list[Angle]:
-    """The monomials of an angle that is a polynomial of degree 2, found by its derivatives."""
+    """Return the monomials of an angle that is a quadratic polynomial, from its derivatives."""
     value = angle.detach()
     if not angle.requires_grad:
         return [Angle(constant=float(value))] if abs(value) > ZERO else []

@@ -117,7 +117,7 @@ def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript
 
 
 def _mean(observable: Any, reads: Reads) -> Result:
-    """The mean of an observable, from its Pauli words, its terms, or its eigenvalues."""
+    """Read an observable's mean from its Pauli words, its terms, or its eigenvalues."""
     words = _words(observable)
     if words is not None:
         return _mean_of_words(words, reads)
@@ -132,13 +132,13 @@ def _mean(observable: Any, reads: Reads) -> Result:
 
 
 def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], Tensor]:
-    """Columns of the probabilities of the possible outcomes, and the value of each outcome."""
+    """Return the columns of the possible outcomes' probabilities, and each outcome's value."""
     columns = reads.probabilities(measurement.wires, basis_gates(measurement))
     return columns, torch.as_tensor(np.real(qml.math.toarray(measurement.eigvals())))
 
 
 def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result:
-    """A function of several results, as one result."""
+    """Return a function of several results, as one result."""
     ends = np.cumsum([len(result.columns) for result in results])[:-1].tolist()
 
     def value(values: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result
 
 
 def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
-    """An observable as a sum of Pauli words, if it is read that way."""
+    """Return an observable as a sum of Pauli words, if it is read that way."""
     if observable.pauli_rep is not None or observable.has_diagonalizing_gates:
         return observable.pauli_rep
     matrix = observable.matrix()
@@ -157,7 +157,7 @@ def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
 
 
 def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
-    """The mean of a sum of Pauli words."""
+    """Read the mean of a sum of Pauli words."""
     factors, columns, constant = [], [], 0.0
     for word, factor in words.items():
         if len(word):
@@ -175,7 +175,7 @@ def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
 
 
 def _real(factor: Any, word: Any) -> Any:
-    """The factor of a Pauli word, checked to be real."""
+    """Return the factor of a Pauli word; raise if it is not real."""
     found = complex(qml.math.toarray(factor))
     if abs(found.imag) > 1e-9 * max(1.0, abs(found)):
         raise DeviceError(f"the observable is not Hermitian: the factor of {word} is {found}")
@@ -275,7 +275,7 @@ class Sampling:
         self.draws.append(kept)
 
     def _holding(self, needed: Draw) -> Draw:
-        """A draw that includes the needed one; adds it if there is none."""
+        """Return a draw that includes the needed one; add it if there is none."""
         for draw in self.draws:
             if needed.basis.keys() <= draw.basis.keys() and draw.agrees(needed):
                 return draw
@@ -320,7 +320,7 @@ def _is_raw(measurement: MeasurementProcess) -> bool:
 
 
 def _terms(measurement: MeasurementProcess) -> list[tuple[float, MeasurementProcess | None]]:
-    """A mean as means of terms with their factors; None stands for the identity."""
+    """Split a mean into terms with factors; None stands for the identity."""
     observable = measurement.obs
     if not isinstance(measurement, ExpectationMP) or observable is None:
         return [(1.0, measurement)]

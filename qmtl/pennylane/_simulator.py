@@ -210,7 +210,7 @@ def _node(
     options: Mapping[str, Any],
     best: Sequence[str] = ("backprop",),
 ) -> Any:
-    """A torch QNode that can also be differentiated for batches of angles.
+    """Return a torch QNode that can also be differentiated for batches of angles.
 
     `best` lists the methods that support batches and that "best" may choose.
     """

@@ -30,7 +30,7 @@ GATES = frozenset(GATE_WIRES) | IDLE
 
 
 def _decomposition(op: Any) -> list[Any]:
-    """PennyLane's decomposition of a gate, or of its matrix.
+    """Decompose a gate with PennyLane, directly or by its matrix.
 
     Raises:
         DeviceError: for a channel.
@@ -203,7 +203,7 @@ class TapeCircuit(HeadCircuit):
 
 
 def _real(number: Any) -> Any:
-    """The number as a real one, if it is real or only its type is complex."""
+    """Return the number as a real one, if it is real or only its type is complex."""
     found: Any = number if isinstance(number, Tensor) else np.asarray(number)
     is_array = isinstance(found, np.ndarray)
     if is_array and found.dtype.kind in "biuf":

@@ -92,7 +92,7 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
 
 
 def _on_pennylane() -> Any:
-    """The simulator of PennyLane's devices, imported late because PennyLane takes seconds."""
+    """Load the simulator of PennyLane's devices only now: importing PennyLane takes seconds."""
     for point in entry_points(group=PLUGINS, name="*"):
         return point.load()
     raise InvalidInputError(

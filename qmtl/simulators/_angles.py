@@ -117,7 +117,7 @@ class TableBuilder:
 
 
 def _unified(added: Sequence[AngleRows], sampled: bool) -> tuple[IntArray, Columns]:
-    """The distinct angles of the rotations, sampled or fixed; sets the rows of `added`."""
+    """Return the distinct angles, sampled or fixed, and set each rotation's row in `added`."""
     chosen = [(rows, np.flatnonzero(rows.is_sampled == sampled)) for rows in added]
     factors = max((rows.columns.features.shape[2] for rows in added), default=0) if sampled else 0
     keys = [np.zeros((0, factors + 2), np.int64)]
@@ -200,7 +200,7 @@ class AngleTable:
 
 
 def _products(columns: Columns, features: Tensor, weights: Tensor) -> Tensor:
-    """Products of features and weights, shape (angles, samples or 1); features come first."""
+    """Multiply features and weights; return shape (angles, samples or 1)."""
     value = torch.from_numpy(columns.constants[:, None]).to(weights)
     for factor in columns.features.T:
         value = value * _looked_up(features, factor)
@@ -212,7 +212,7 @@ def _index(places: IntArray, like: Tensor) -> Tensor:
 
 
 def _looked_up(values: Tensor, places: IntArray) -> Tensor:
-    """The values' rows at these places; 1 where the place is -1."""
+    """Return the rows of `values` at these places, and 1 where the place is -1."""
     present = places >= 0
     if present.all():
         return values[_index(places, values)]

@@ -134,7 +134,7 @@ class Step:
             self.probability = layout.is_probability
 
     def __call__(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
-        """Outputs, or logits if there are scales; shape (batch, outputs).
+        """Compute outputs, or logits if there are scales; shape (batch, outputs).
 
         Args:
             features: features or angles, shape (batch, n_features).
@@ -259,7 +259,7 @@ class Step:
         return [by_features, *by_scales, by_weights[:n], by_weights[n:]]
 
     def _pull_back(self, gradient: Array, state: State) -> tuple[Array, Array]:
-        """Gradients with respect to features (batch, n_features) and all weights, flat."""
+        """Return gradients with respect to features (batch, n_features) and all weights, flat."""
         inputs, engines = state.inputs, self.program.engines
         by_angle = np.zeros(inputs.sampled.shape, gradient.dtype)
         by_weight = np.zeros(len(inputs.fixed), gradient.dtype)
@@ -286,7 +286,7 @@ class Step:
     def _through_table(
         self, by_sampled: Array, by_fixed: Array, state: State
     ) -> tuple[Array, Array]:
-        """Gradients with respect to angles and weights, from gradients of the table's rows."""
+        """Convert gradients of the table's rows to those of encoding angles and weights."""
         angles = state.columns * self.scale
         copies = map(np.array, (angles.T, state.given[1]))
         leaves = [torch.from_numpy(copy).requires_grad_() for copy in copies]
@@ -301,7 +301,7 @@ class Step:
 
 
 def _places(index: NDArray[np.int64], size: int) -> Array | None:
-    """The index as positions among `size` numbers; None if these are all numbers in order."""
+    """Return the index, or None if it lists all `size` numbers in order."""
     return None if len(index) == size and (index == np.arange(size)).all() else index
 
 
@@ -325,7 +325,7 @@ def _tensors(arrays: Sequence[Array]) -> tuple[Tensor, ...]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds its own numbers, with no transform of torch around it."""
+    """Return whether a tensor is an ordinary CPU tensor that no transform of torch wraps."""
     # A transform may wrap a parameter in a tensor of another type.
     if type(tensor) is nn.Parameter:
         return tensor.is_cpu
@@ -337,13 +337,13 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _runs_kernels(features: Tensor) -> bool:
-    """Whether kernels may run: on the CPU, and not while torch records its operations."""
+    """Return whether kernels may run: on the CPU, and not while torch records its operations."""
     is_recorded = is_compiling() or is_tracing() or get_proxy_mode() is not None
     return not is_recorded and features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:
-    """A context that turns autocast's rounding off: simulators keep their inputs' precision."""
+    """Return a context without autocast: simulators keep their inputs' precision."""
     kind = like.device.type
     if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
@@ -397,7 +397,7 @@ class _Node(torch.autograd.Function):
 
 
 def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
-    """Whether a node may run again after its graph was freed.
+    """Return whether a node may run again after its graph was freed.
 
     TorchJD's ``mtl_backward`` differentiates each task's loss separately and frees the graph of
     each; it does not know that the tasks share this node. The node keeps all values that its
@@ -421,7 +421,7 @@ def _has_numbers(tensor: Tensor) -> bool:
 def _derivatives(
     step: Step, scaled: bool, gradient: Tensor, given: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Gradients by torch operations, with a graph of their own."""
+    """Compute gradients by torch operations, so that they can be differentiated again."""
     with torch.enable_grad(), _full_precision(given[0]):
         # Use views: if one input was computed from another, that dependence is the caller's
         # concern.

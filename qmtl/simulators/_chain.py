@@ -187,7 +187,7 @@ class ChainEngine(Engine):
 
 
 def _bonds(circuit: HeadCircuit) -> list[int] | None:
-    """Number of two-wire gates on each edge; the edge that closes the ring comes last.
+    """Count the two-wire gates on each edge; the edge that closes the ring comes last.
 
     None if the encoding is not a chain.
     """
@@ -207,7 +207,7 @@ def _bonds(circuit: HeadCircuit) -> list[int] | None:
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
-    """The edge's first wire; None if the wires are not neighbours. Two wires have a single edge."""
+    """Return the edge's first wire; None if the wires are not neighbours."""
     low, high = sorted(gate.wires)
     if high == low + 1:
         return low
@@ -228,7 +228,7 @@ _Sites = tuple[IntArray, list[_Step], list[_Step], AngleRows]
 def _sites(
     circuit: HeadCircuit, bonds: Sequence[int], builder: TableBuilder
 ) -> tuple[list[_Sites], int]:
-    """The sites of all wires, and the largest number of early bonds of an edge."""
+    """Return the sites of all wires, and the largest number of early bonds of an edge."""
     gates, n = circuit.encoding_gates, circuit.n_wires
     last = max((i + 1 for i, gate in enumerate(gates) if len(gate.wires) == 1), default=0)
     counts = np.zeros((2, n), np.int64)
@@ -271,7 +271,7 @@ def _read(circuit: HeadCircuit, tasks: Sequence[str]) -> _Read:
 
 
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
-    """A task's outputs as one part, or as several if that takes fewer Pauli strings.
+    """Return a task's outputs as one part, or as several if that takes fewer Pauli strings.
 
     Fourteen labels on fourteen wires become fourteen density matrices of a few wires each. The list
     is empty if a part is too wide.
@@ -307,7 +307,7 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _cost(bonds: Sequence[int], read: _Read) -> tuple[int, int]:
-    """Numbers that a step keeps, and multiplications of its forward pass, both per sample."""
+    """Count the numbers that a step keeps and its forward multiplications, per sample."""
     width = 4 ** max(bonds)
     rows = width if bonds[-1] else 1
     square = width**2
@@ -355,7 +355,7 @@ def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width
 
 
 def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
-    """The environments to the left and to the right of every wire.
+    """Return the environments to the left and to the right of every wire.
 
     The closing edge's bond (1 on a line) is the row index of the left and the column index of the
     right environments.
@@ -379,7 +379,7 @@ def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
 def _density(
     left: Tensor, right: Tensor, early: Tensor, late: Tensor, first: IntArray, wires: Sequence[int]
 ) -> Tensor:
-    """Reduced density matrices of `wires` after each `first` wire, (tasks, samples, strings)."""
+    """Return reduced density matrices of `wires` after each `first`, (tasks, samples, strings)."""
 
     def site(wire: int) -> tuple[Tensor, Tensor]:
         seen = late if wire in wires else late[:, :, :, :1]
@@ -404,7 +404,7 @@ def _density(
 
 
 def _observables(part: _Part, angles: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The readout moved back through the block: (tasks or 1, outputs, samples or 1, strings)."""
+    """Move the readout back through the block: (tasks or 1, outputs, samples or 1, strings)."""
     # The axes of the wires come first, then outputs, tasks and samples.
     values = torch.from_numpy(part.readout).to(like).movedim(0, -1)[..., None, None]
     rest = iter(reversed(angles))

@@ -124,7 +124,7 @@ def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> l
 def _shared_state(
     circuit: HeadCircuit, tasks: tuple[str, ...]
 ) -> tuple[tuple[int, ...], frozenset[int], LightCone]:
-    """Wires that are read, wires of the blocks, and the joint light cone of these tasks."""
+    """Return the wires that are read, the blocks' wires, and the tasks' joint light cone."""
     parts = [part for task in tasks for part in _parts(circuit, task)]
     inner: set[int] = set().union(*(part.inner for part in parts))
     read = sorted(set().union(*(part.read for part in parts)))
@@ -133,7 +133,7 @@ def _shared_state(
 
 
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
-    """The task's outputs as one part, or as several if that takes fewer amplitudes."""
+    """Return the task's outputs as one part, or as several if that takes fewer amplitudes."""
     together = _together(circuit, task)
     strings = z_strings_of(circuit, task)
     parts = [together]
@@ -147,7 +147,7 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _together(circuit: HeadCircuit, task: str) -> _Part:
-    """All outputs of a task as one part."""
+    """Return all outputs of a task as one part."""
     register = circuit.register(task)
     readout = register.readout
     return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))
@@ -212,7 +212,7 @@ def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
 
 
 def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
-    """Local order of wires: those that are read, the block's others, the rest along the ring.
+    """Order the wires: those that are read, the block's others, the rest along the ring.
 
     Positions on the ring are counted from the first wire read, so that equal cones look equal
     everywhere.
@@ -227,7 +227,7 @@ def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]
 
 
 def _readout(circuit: HeadCircuit, part: _Part, read: list[int]) -> NDArray[np.float64]:
-    """The part's outputs over the basis states of the wires `read`, first wire most significant."""
+    """Return the part's outputs over the basis states of the wires `read`."""
     register = circuit.register(part.task)
     states = np.arange(1 << len(read))
     bits = {wire: states >> (len(read) - 1 - i) & 1 for i, wire in enumerate(read)}

@@ -39,7 +39,7 @@ class AngleMap:
     stretch: float
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Angles in the shape of the features; differentiable."""
+        """Return angles in the shape of the features; differentiable."""
         if not self.stretch:
             return features if self.scale == 1 else self.scale * features
         return self.scale * torch.tanh(features / self.stretch)

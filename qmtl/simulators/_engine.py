@@ -73,7 +73,7 @@ class Engine(ABC):
         return (numbers + 4 * self.columns.size * samples) * itemsize
 
     def _lanes(self, samples: int, itemsize: int) -> int:
-        """Number of samples of members in a chunk."""
+        """Return how many pairs of a member and a sample a chunk holds."""
         every = len(self.columns) * samples
         if not self.lane_numbers:
             return every
@@ -132,7 +132,7 @@ class Engine(ABC):
                 by_fixed += second.numpy()
 
     def _graph(self, inputs: Inputs, members: slice, part: slice) -> tuple[list[Tensor], Tensor]:
-        """The angles of a chunk, and the outputs (samples, members' outputs) computed from them."""
+        """Return a chunk's angles, and its outputs (samples, members' outputs)."""
         numbers = inputs.sampled[:, part], inputs.fixed
         sampled, fixed = (torch.from_numpy(own).requires_grad_() for own in numbers)
         return [sampled, fixed], self.torch_values(sampled, fixed, members).flatten(0, 1).T

@@ -43,7 +43,7 @@ def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
 
 
 def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
-    """Whether the tasks could run on one state, with fewer amplitudes than their own states."""
+    """Return whether the tasks could share one state that has fewer amplitudes than their own."""
     wires = {wire for group in plan.groups for wire in group.wires.ravel().tolist()}
     amplitudes = 1 << len(wires)
     if amplitudes > min(LARGEST_STATE, sum(group.amplitudes for group in plan.groups) - 1):
@@ -69,7 +69,7 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
 
 
 def _cost(plan: Plan) -> float:
-    """Operations per sample, with those on Pauli strings weighted by the time that they take."""
+    """Count operations per sample, with those on Pauli strings weighted by their time."""
     engines = [engine_of(group, compiled=True) for group in plan.groups]
     return sum(
         engine.step_operations(1) / (PAULI_ADVANTAGE if engine.name == PauliEngine.name else 1)

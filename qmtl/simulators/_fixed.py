@@ -101,7 +101,7 @@ class _Step:
         self.back: list[Op] = []
 
     def touches(self, wires: tuple[int, ...], *, diagonal: bool) -> bool:
-        """Whether a gate on these wires must come after the phases."""
+        """Return whether a gate on these wires must come after the phases."""
         turned = {op.wires[0] for op in self.back}
         return not turned.union(() if diagonal else self._moving).isdisjoint(wires)
 
@@ -118,7 +118,7 @@ class _Step:
 
 
 def _steps(structure: Structure) -> list[_Step]:
-    """A cone's gates as steps; the last step has no phases.
+    """Return a cone's gates as steps; the last step has no phases.
 
     Slots of the block follow the encoding's slots; slots for π/2 and -π/2 come last.
     """
@@ -146,7 +146,7 @@ def _steps(structure: Structure) -> list[_Step]:
 
 
 def _numbers(group: Group) -> int:
-    """How many numbers a group's matrices have; the first step is a state and not a matrix."""
+    """Count the numbers of a group's matrices; the first step is a state and not a matrix."""
     n_matrices = max(1, len(_steps(group.structure)) - 1)
     return group.n_members * n_matrices << 2 * (group.structure.n_wires + 1)
 
@@ -196,7 +196,7 @@ class _FixedGroup(nn.Module):
 def _matrix(
     gates: Sequence[Layer], angles: Sequence[Tensor], n_wires: int, *, first: bool
 ) -> Tensor:
-    """Gates as a real matrix, shape (cones, 2 · 2ⁿ, 2 · 2ⁿ); if `first`, as a state."""
+    """Return gates as a real matrix, (cones, 2 · 2ⁿ, 2 · 2ⁿ); if `first`, as a state."""
     columns = 1 if first else 2**n_wires
     start = torch.eye(2**n_wires, columns, dtype=torch.float64)[None, None]
     numbers = apply_layers(start, gates, angles, n_wires)

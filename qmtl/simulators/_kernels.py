@@ -118,5 +118,5 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
 
 @cache
 def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """The threads of this process; a forked child does not inherit its parent's."""
+    """Return the threads of this process; a forked child does not inherit its parent's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

@@ -192,7 +192,7 @@ class LightConeSimulator(Simulator):
         return Program(plan, [*engines, *chain])
 
     def _step(self, circuit: HeadCircuit, features: Tensor, *which: Any) -> Step:
-        """The step for features of this kind, and for `which` tasks with an angle map of a name."""
+        """Return the cached step for features of this kind and for `which` tasks and angle map."""
         shape, last = features.shape, self._last
         if shape and type(shape[0]) is not int:
             # An exported program takes any batch size: no torch operation depends on it.
@@ -237,7 +237,7 @@ class LightConeSimulator(Simulator):
 
 
 def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs of a task and a value, shape (2, pairs); values have a row per task, or one row."""
+    """Pair each task with its values, shape (2, pairs); values have a row per task, or one row."""
     rows = values.reshape(len(values), -1)
     every = np.broadcast_to(rows, (len(tasks), rows.shape[1]))
     return np.stack([np.repeat(np.array(tasks, np.int64), rows.shape[1]), every.ravel()])

@@ -92,7 +92,7 @@ def contractions(
 
 
 def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Contraction:
-    """The contraction of these strings together."""
+    """Return one contraction that computes all these strings."""
     # Consecutive operations on the same wires become one matrix.
     runs: list[tuple[tuple[int, ...], list[int]]] = []
     last: dict[int, int] = {}
@@ -149,7 +149,7 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
 
 
 def _numbers(letters: Sequence[Letters]) -> NDArray[np.int64]:
-    """The strings of these letters as numbers in base 4, first wire first."""
+    """Number the strings of these letters in base 4, first wire first."""
     found = np.zeros(1, np.int64)
     for own in letters:
         found = (4 * found[:, None] + np.array(own, np.int64)).ravel()
@@ -163,7 +163,7 @@ def _set(letters: list[Letters], wires: Sequence[int], strings: NDArray[np.int64
 
 
 def _swapped(matrices: NDArray[Number]) -> NDArray[Number]:
-    """Matrices on two wires, with the wires exchanged."""
+    """Exchange the two wires of matrices."""
     turned = matrices.reshape(-1, 4, 4, 4, 4).transpose(0, 2, 1, 4, 3)
     return turned.reshape(matrices.shape)
 
@@ -187,7 +187,7 @@ def _scheduled(
     shared = {w: frozenset() if own == GONE else frozenset([w]) for w, own in enumerate(start)}
 
     def lengths(step: MatrixStep) -> tuple[int, int, int]:
-        """Growth of the vectors, and numbers of the joined vector before and after a step."""
+        """Return how the vectors grow, and the joined vector's length before and after a step."""
         met = {shared[wire] for wire in step.wires} - {frozenset()}
         sizes = [_length(letters[wire] for wire in wires) for wires in met]
         before = prod(sizes)
@@ -282,7 +282,7 @@ Part = tuple[FloatArray, int | None]
 
 
 def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Part]:
-    """A step's matrices; consecutive constant ones are multiplied together, for each cone."""
+    """Return a step's matrices; consecutive constant ones are multiplied, for each cone."""
     found: list[tuple[FloatArray, int | None]] = []
     for op in (ops[position] for position in step.ops):
         is_channel = op.name in (CHANNEL, DAMPING)
@@ -302,7 +302,7 @@ def _parts(step: MatrixStep, ops: Sequence[Op], channels: FloatArray) -> list[Pa
 def _matrix(
     parts: Sequence[Part], angles: Sequence[Tensor], members: slice, like: Tensor
 ) -> Tensor:
-    """The matrix of a step, shape (cones or 1, samples or 1, rows, columns)."""
+    """Return the matrix of a step, shape (cones or 1, samples or 1, rows, columns)."""
     found: Tensor | None = None
     for numbers, slot in parts:
         matrices = torch.from_numpy(numbers)
@@ -318,7 +318,7 @@ def _matrix(
 
 
 def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor) -> Tensor:
-    """Expectation values of a program's strings, shape (cones or 1, strings, samples or 1)."""
+    """Return expectation values of a program's strings, (cones or 1, strings, samples or 1)."""
     if set(program.places) == {-1}:
         return like.new_zeros(1, len(program.places), 1)
     vectors: list[Vector] = [
@@ -344,7 +344,7 @@ def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor
 
 
 def _product(vectors: Sequence[Vector], wires: Sequence[int]) -> Tensor:
-    """The product of vectors, summed over all wires except the given ones."""
+    """Return the product of vectors, summed over all wires except the given ones."""
     axes = {wire: 0 for own, _ in vectors for wire in own}
     axes |= {wire: i for i, wire in enumerate(axes, 2)}
     operands: list[Any] = []

@@ -110,7 +110,7 @@ class NoisySimulator(LightConeSimulator):
         return _program(circuit, names, run, self.max_memory)
 
     def _run(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> "_Run":
-        """All gates and channels that occur when these tasks are measured."""
+        """Return all gates and channels that occur when these tasks are measured."""
         # In the shared layout every task is a separate circuit with a separate schedule; they are
         # put side by side.
         apart = circuit.layout == "shared"
@@ -201,7 +201,7 @@ class _Run(NamedTuple):
         n_wires: int,
         owners: Mapping[str, slice],
     ) -> "_Run":
-        """The run of these events; `owners` says where each owner's weights are."""
+        """Make the run of these events; `owners` says where each owner's weights are."""
         table = gate_table(events, n_wires, owners)
         numbers = np.zeros((len(events), 17))
         for own, event in zip(numbers, events, strict=True):
@@ -254,7 +254,7 @@ def _program(
     strings: bool = True,
     trains: bool = True,
 ) -> Program:
-    """The program of tasks on a device; without `strings` it does not follow strings singly.
+    """Make the program of tasks on a device; without `strings`, all cones run as vectors.
 
     Raises:
         CircuitTooLargeError: if not even one sample fits in single precision.
@@ -313,7 +313,7 @@ def _program(
 def _cones(
     circuit: HeadCircuit, tasks: Sequence[str], run: _Run
 ) -> Iterator[tuple[NoisyCone, IntArray, IntArray, IntArray]]:
-    """Cones, with the indices, events and wires of each cone's tasks, one row per task.
+    """Yield cones, with the indices, events and wires of each cone's tasks, one row per task.
 
     Events of the block come last.
     """
@@ -385,7 +385,7 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> En
 
 @lru_cache(maxsize=256)
 def _string_program(cone: NoisyCone) -> PauliProgram | None:
-    """The outputs as polynomials; None if these are too large, or a feature is in the block."""
+    """Write the outputs as polynomials; None if too large, or if a feature is in the block."""
     moving, still = cone.block_slots
     if moving:
         return None
@@ -400,7 +400,7 @@ def _string_program(cone: NoisyCone) -> PauliProgram | None:
 
 
 def _constants(polynomials: Polynomials, group: NoisyGroup) -> FloatArray:
-    """The value of each constant for each cone."""
+    """Return the value of each constant for each cone."""
     found = np.ones((group.n_members, len(polynomials.constants)))
     for i, factors in enumerate(polynomials.constants):
         for slot, which in factors:

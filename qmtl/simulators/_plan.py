@@ -245,7 +245,7 @@ def _group(
 
 
 def _alias(angles: AngleRows) -> tuple[int, ...]:
-    """For each slot, the first slot that has the same angles in all places."""
+    """For each slot, find the first slot that has the same angles in all places."""
     features, weights, constants = angles.columns
     others = np.stack([weights, constants.view(np.int64)], axis=2)
     keys = np.concatenate([features, others], axis=2)

@@ -196,7 +196,7 @@ class ShotSimulator(Simulator):
     def _sampled(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
     ) -> Tensor:
-        """Outputs from shots side by side, with the exact gradients of their means."""
+        """Draw outputs from shots, side by side, with the exact gradients of their means."""
         likely, counts = self._drawn(circuit, angles, weights, chosen)
         outputs = [angles.new_zeros(len(angles), 0)]
         for name in chosen:
@@ -210,7 +210,7 @@ class ShotSimulator(Simulator):
     def _drawn(
         self, circuit: HeadCircuit, angles: Tensor, weights: Tensor, chosen: Sequence[str]
     ) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
-        """Each task's distribution over bit strings, and how often each bit string was drawn."""
+        """Return each task's distribution over bit strings, and how often each was drawn."""
         if any(torch.func.debug_unwrap(tensor) is not tensor for tensor in (angles, weights)):
             raise InvalidInputError(
                 "shots cannot be drawn within vmap or torch.func's transforms; give the whole batch"

@@ -33,7 +33,7 @@ Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def _times(left: Tensor, right: Tensor) -> Tensor:
-    """Products of complex numbers, whose parts are the first axis."""
+    """Multiply complex numbers, whose real and imaginary parts are the first axis."""
     if len(left) == 1 or len(right) == 1:
         return left * right
     turned = torch.stack([-left[1], left[0]])
@@ -41,7 +41,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_fixed(angle: Tensor) -> bool:
-    """Whether an angle is the same for all samples; a symbolic batch size counts as several."""
+    """Return whether an angle is the same for all samples; a symbolic batch counts as several."""
     samples = angle.shape[-1]
     return type(samples) is int and samples == 1
 
@@ -60,7 +60,7 @@ def _gate_matrix(op: Op, angles: Angles, like: Tensor) -> Matrix:
 
 
 def _one_wire_matrices(ops: Sequence[Op], angles: Angles, like: Tensor) -> dict[int, Matrix]:
-    """The product of the gates on each wire in a layer."""
+    """Return the product of the gates on each wire in a layer."""
     matrices: dict[int, Matrix] = {}
     for op in ops:
         matrix = _gate_matrix(op, angles, like)
@@ -136,7 +136,7 @@ def apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires
 
 
 def _encode(layers: Sequence[Layer], angles: Angles, n_wires: int, like: Tensor) -> Tensor:
-    """The encoded states, shape (parts, cones or 1, 2^n_wires, samples or 1)."""
+    """Return the encoded states, shape (parts, cones or 1, 2^n_wires, samples or 1)."""
     # A first layer of one-wire gates makes a product state, which is built wire by wire.
     first = layers[0].ops if layers and not layers[0].diagonal else ()
     matrices = _one_wire_matrices(first, angles, like)
@@ -178,7 +178,7 @@ class TorchEngine(Engine):
         return (readout @ weights).expand(group.n_members, -1, -1)
 
     def _apply_block(self, state: Tensor, angles: Angles) -> Tensor:
-        """The encoded states after the tasks' blocks.
+        """Apply the tasks' blocks to the encoded states.
 
         If the block is the same for all samples and has fewer columns than there are other
         amplitudes, its unitary is built once and applied as one batched product.

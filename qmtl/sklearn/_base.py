@@ -131,7 +131,7 @@ class ColumnsEstimator(BaseEstimator):
     def _read(
         self, X: Any, y: Any, sample_weight: Any
     ) -> tuple[np.ndarray, Layout, list[np.ndarray], np.ndarray | None]:
-        """Checked inputs, target columns and weights; rows of weight zero are left out."""
+        """Check inputs, target columns and weights; leave out rows of weight zero."""
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
@@ -163,7 +163,7 @@ class ColumnsEstimator(BaseEstimator):
         self.n_outputs_ = len(columns)
 
     def _inputs(self, X: Any, **options: Any) -> np.ndarray:
-        """Inputs as scikit-learn checks them, with an error that names a column."""
+        """Check inputs with scikit-learn; name the column in an error."""
         try:
             inputs: np.ndarray = validate_data(self, X, dtype=np.float64, **options)
         except (ValueError, TypeError) as error:
@@ -174,7 +174,7 @@ class ColumnsEstimator(BaseEstimator):
         return inputs
 
     def _predictions(self, X: Any) -> dict[str, np.ndarray]:
-        """Every task's raw predictions."""
+        """Return every task's raw predictions."""
         check_is_fitted(self, "_trained")
         return self._trained.predict(self._inputs(X, reset=False))
 

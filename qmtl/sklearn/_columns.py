@@ -327,7 +327,7 @@ def _as_array(y: Any) -> np.ndarray:
 
 
 def _plain(column: np.ndarray) -> np.ndarray:
-    """A column of number objects as an array of numbers; other columns unchanged."""
+    """Convert a column of number objects to an array of numbers; leave other columns unchanged."""
     if column.dtype.kind != "O" or column.ndim != 1:
         return column
     if any(isinstance(value, str) for value in column) or missing(column).any():

@@ -148,7 +148,7 @@ def _from_texts(
 
 
 def _with_kind(name: str, kind: str, classes: set[float]) -> Task:
-    """A task whose classes are numbers; numbers other than 0..C-1 become class names."""
+    """Make a task whose classes are numbers; numbers other than 0..C-1 become class names."""
     if kind == "binary" and classes <= {0.0, 1.0}:
         return Task.binary(name)
     if kind == "multiclass" and len(classes) > 1 and classes == set(range(len(classes))):

@@ -280,7 +280,7 @@ class _Names(NamedTuple):
 def _as_codes(
     task: "Task", labels: np.ndarray, rows: Sequence[Any] | None, *, canonical: bool
 ) -> np.ndarray:
-    """Class numbers or regression values as float64, NaN where missing, in the labels' shape."""
+    """Return class numbers or values as float64, NaN where missing, in the labels' shape."""
     names = _Names({}, {}) if canonical else _Names.of(task)
     if labels.dtype.kind != "O":
         array = labels.astype(np.float64)
@@ -315,7 +315,7 @@ def _as_codes(
 
 
 def _as_code(task: "Task", value: Any, names: _Names) -> float:
-    """The class number or the regression value of one label; errors describe the label."""
+    """Return the class number or the regression value of one label, or raise."""
     if isinstance(value, str):
         for text in (value, value.strip()):
             if text in names.texts:

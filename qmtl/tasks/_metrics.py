@@ -48,7 +48,7 @@ def metric_collection(task: "Task") -> "MetricCollection":
 
 
 def _torchmetric(kind: str, n: int, name: str) -> Any:
-    """The torchmetrics object of one metric; `n` is the number of outputs."""
+    """Return the torchmetrics object of one metric; `n` is the number of outputs."""
     from torchmetrics import classification as tmc
     from torchmetrics import regression as tmr
     from torchmetrics.wrappers import LambdaInputTransformer
@@ -148,7 +148,7 @@ def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tens
 
 
 def _one_by_one(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor | None) -> list[float]:
-    """The score of each column; rows are the last dimension."""
+    """Return the score of each column; rows are the last dimension."""
     weights = torch.ones(y.shape[1]) if w is None else w
     return [weighted_score(kind, name, *own, weights) for own in zip(p, y, strict=True)]
 
@@ -178,7 +178,7 @@ def _class_f1(average: str, p: Tensor, y: Tensor) -> Tensor:
 
 
 def _f1(right: Tensor, too_many: Tensor, too_few: Tensor) -> Tensor:
-    """F1 from true positives, false positives and false negatives; 0 if all are 0.
+    """Compute F1 from true positives, false positives and false negatives; 0 if all are 0.
 
     torchmetrics has the same function, but its import takes seconds.
     """
@@ -187,7 +187,7 @@ def _f1(right: Tensor, too_many: Tensor, too_few: Tensor) -> Tensor:
 
 
 def _aurocs(p: Tensor, y: Tensor) -> Tensor:
-    """The Mann-Whitney statistic: the share of correctly ordered pairs; NaN without a pair."""
+    """Return the share of correctly ordered pairs (Mann-Whitney); NaN without a pair."""
     # Importing SciPy's rankdata takes most of a second. A rank is the mean of the first and last
     # places that the value could have; unlabelled rows come after all others.
     ranked = torch.where(y.isnan(), math.inf, p.clamp(0, 1))
@@ -214,7 +214,7 @@ def _mean_sizes(p: Tensor, y: Tensor) -> Tensor:
 
 
 def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> float:
-    """Mean over the classes for which the metric is defined; `p` has shape (classes, N)."""
+    """Average over classes for which the metric is defined; `p` has shape (classes, N)."""
     if not p[:, ~y.isnan()].isfinite().all():
         return math.nan
     classes = torch.arange(len(p)).unsqueeze(1)
@@ -344,7 +344,7 @@ def _average_precision(p: Floats, y: Floats, w: Floats) -> float:
 
 
 def _calibration_error(sure: Floats, right: Floats, w: Floats) -> float:
-    """Weighted mean over bins of |mean confidence - share of correct predictions|."""
+    """Return the weighted mean over bins of |mean confidence - share of correct predictions|."""
     # The edges are in float32 as in torchmetrics: 0.6 is on the edge between two bins.
     edges = torch.linspace(0, 1, ECE_BINS + 1)
     bins = torch.bucketize(torch.from_numpy(sure), edges.double(), right=True) - 1
@@ -385,7 +385,7 @@ def _spearman(p: Floats, y: Floats, w: Floats) -> float:
 
 
 def _ranks(values: Floats, w: Floats) -> Floats:
-    """Weighted ranks: the mean rank of a row if it is repeated as often as its weight says."""
+    """Return each row's mean rank if every row is repeated as often as its weight says."""
     _, place = np.unique(values, return_inverse=True)
     weight = np.bincount(place, weights=w)
     middle: Floats = (weight.cumsum() - weight / 2)[place]

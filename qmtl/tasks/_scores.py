@@ -128,7 +128,7 @@ def evaluate_joined(
 
 
 def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
-    """Checked labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
+    """Check the labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
     try:
         labels = read_labels(tasks[0], targets.flatten(0, 1))
     except InvalidInputError:
@@ -168,7 +168,7 @@ def _check_probabilities(task: "Task", predictions: Tensor) -> None:
 def _evaluate_alike(
     tasks: Sequence["Task"], predictions: Tensor, labels: Tensor, weights: Tensor | None = None
 ) -> list[dict[str, float]]:
-    """The metrics of tasks that differ only in their names, stacked along the first dimension."""
+    """Return the metrics of tasks that differ only in their names, stacked along dimension 0."""
     first, shape = tasks[0], labels.shape[:2]
     given = predictions.detach().to("cpu", torch.float64).reshape(*shape, first.n_outputs)
     # Shape (tasks, outputs, N): metrics are computed along the last dimension.
@@ -183,7 +183,7 @@ def _evaluate_alike(
 def _scores(
     kind: str, name: str, predictions: Tensor, labels: Tensor, w: Tensor | None
 ) -> list[float]:
-    """One metric of every task, from predictions and labels (tasks, outputs, N), NaN if missing."""
+    """Compute one metric of every task; arrays are (tasks, outputs, N), labels NaN if missing."""
     if kind == "multiclass":
         return class_scores(name, predictions, labels[:, 0], w)
     if kind == "multilabel" and name == "accuracy":
@@ -203,7 +203,7 @@ def _scores(
 
 
 def _mean(scores: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    """Mean of the scores that are defined."""
+    """Return the mean of the scores that are defined."""
     pairs = zip(scores, weights or [1.0] * len(scores), strict=True)
     kept = [(score, weight) for score, weight in pairs if not math.isnan(score)]
     total = sum(weight for _, weight in kept)

@@ -36,7 +36,7 @@ class SplitRows(Dataset[Batch]):
         return len(self.inputs)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        """The batch of these rows; for no rows, an empty batch."""
+        """Return the batch of these rows; for no rows, an empty batch."""
         if not len(rows):
             return Batch(self.inputs[:2], torch.full_like(self.targets[:2], math.nan))
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)

@@ -211,7 +211,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _digest(content: Any) -> str:
-    """A hash of a checkpoint's content, to detect a file that was edited."""
+    """Hash a checkpoint's content, to detect a file that was edited."""
     hashed = hashlib.blake2b(digest_size=16)
 
     def add(value: Any) -> None:

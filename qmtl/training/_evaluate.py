@@ -303,7 +303,7 @@ def _classes(task: Task, cells: Sequence[str]) -> Tensor:
 
 
 def _numbers(columns: Columns, names: Sequence[str]) -> Tensor:
-    """The columns side by side, (N, columns); blanks are NaN."""
+    """Return the columns side by side, (N, columns); blanks are NaN."""
     result = torch.empty(len(columns[names[0]]), len(names), dtype=torch.float64)
     for i, name in enumerate(names):
         try:

@@ -226,7 +226,7 @@ def _checked(
     settings: TrainingSettings,
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
-    """The module to train, after all checks of `check_fit` except that of the accelerator."""
+    """Return the module to train, after all checks of `check_fit` except the accelerator's."""
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
     _check_monitor(data, settings)
@@ -262,7 +262,7 @@ def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:
 
 
 def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
-    """Whether the validation split has labels for the monitored value."""
+    """Return whether the validation split has labels for the monitored value."""
     own = [t for t in data.tasks if settings.monitor.startswith(f"validation/{t.name}/")]
     return bool(labelled_rows(own or data.tasks, data.validation.targets).any())
 

@@ -146,7 +146,7 @@ class SharedJacobian:
         return _Step(features, logits, output, parameters, layer, given)
 
     def _is_last(self, name: str, inputs: Tensor, parameters: dict[str, Tensor]) -> bool:
-        """Whether this layer computes the features, and no earlier layer shares its weights."""
+        """Return whether this layer makes the features and shares no weight with an earlier one."""
         if name not in self._of_layer:
             layer = self._layers[name]
             own = dict(layer.named_parameters(recurse=False))
@@ -231,7 +231,7 @@ class SharedJacobian:
         return rows, own
 
     def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
-        """Rows with respect to the encoder's parameters.
+        """Return rows with respect to the encoder's parameters.
 
         Args:
             step: the step.
@@ -259,7 +259,7 @@ class SharedJacobian:
     def _pulled_back(
         self, outputs: Tensor, parameters: dict[str, Tensor], rows: Tensor
     ) -> dict[str, Tensor | SparseRows]:
-        """The rows times the Jacobian of the outputs with respect to each parameter."""
+        """Multiply the rows by the Jacobian of the outputs with respect to each parameter."""
         inputs = list(parameters.values())
 
         def gradients(row: Tensor) -> tuple[Tensor, ...]:
@@ -304,7 +304,7 @@ def _joined(module: str, name: str) -> str:
 
 
 def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
-    """Whether a tensor was computed from one of the parameters."""
+    """Return whether a tensor was computed from one of the parameters."""
     if not tensor.requires_grad or not parameters:
         return False
     found = torch.autograd.grad(

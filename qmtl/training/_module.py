@@ -359,7 +359,7 @@ class MultiTaskModule(pl.LightningModule):
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
 
     def _state_settings(self) -> dict[str, Any]:
-        """Settings that a checkpoint's state depends on, and those that a resumed run must have."""
+        """Return settings that a checkpoint's state depends on or that a resumed run must share."""
         names = {*STATE_SETTINGS, *SAME_SETTINGS, *self.settings.method_sections()}
         return self.settings.model_dump(include=names)
 

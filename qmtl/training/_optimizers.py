@@ -69,7 +69,7 @@ class TrainedParameters:
         return found
 
     def _alone(self, model: MultiTaskModel) -> dict[nn.Parameter, Tensor]:
-        """Rows of shared parameters of which some entries affect only these tasks."""
+        """Mark the entries of shared parameters that affect only these tasks."""
         never = len(self.tasks)
         depends = model.head.dependencies() if isinstance(model.head, Head) else None
         if depends is None:
@@ -170,7 +170,7 @@ class _Rows:
         target.copy_(new if self.here is None else torch.where(self.here, new, target))
 
     def counted(self, state: dict[str, Any], like: Tensor) -> Tensor:
-        """The rows' step counts; a single number as long as all rows were present."""
+        """Return the rows' step counts, one number as long as all rows were present."""
         if not state["step"].ndim and self.present is not None:
             state["step"] = state["step"].expand(len(self.present)).clone()
         counts: Tensor = state["step"].to(like.device)

@@ -186,7 +186,7 @@ def plot_curves(
 def _lines(
     history: Sequence[Mapping[str, Any]], metric: str, split: str, tasks: Sequence[str] | None
 ) -> dict[str, dict[int, float]]:
-    """Values by task and epoch; epochs count from 1."""
+    """Return a metric's values by task and epoch; epochs count from 1."""
     lines: dict[str, dict[int, float]] = {} if tasks is None else {name: {} for name in tasks}
     for row in history:
         wanted = tasks is None or row["task"] in lines
@@ -213,7 +213,7 @@ def _median(lines: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 
 def _html(result: Result) -> str:
-    """The HTML that ``Result._repr_html_`` returns."""
+    """Return the HTML that ``Result._repr_html_`` returns."""
     head = sum(p.numel() for p in result.model.head.parameters())
     encoder = sum(p.numel() for p in result.model.encoder.parameters())
     about = {
@@ -240,7 +240,7 @@ def _html(result: Result) -> str:
 
 
 def _loss_curves(result: Result) -> Markup:
-    """Loss curves of the train and validation splits, side by side, if there are any."""
+    """Draw the loss curves of the train and validation splits side by side, if there are any."""
     from matplotlib.figure import Figure
 
     splits = [

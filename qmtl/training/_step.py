@@ -129,12 +129,12 @@ class TrainingStep:
         return (targets - mean) / std
 
     def _only_task(self, targets: Tensor) -> int | None:
-        """The index of the only task with labels in a batch; None if there are several, or none."""
+        """Return the index of the task if exactly one has labels in a batch; None otherwise."""
         labelled = self.layout.labelled(targets).any(dim=0)
         return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
 
     def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss terms of all tasks, if only one of them has labels and is computed."""
+        """Return the loss terms of all tasks when only one has labels and is computed."""
         task = self.tasks[only]
         if self._head is None:
             logits = self.model(self._inputs(batch), [task.name], joined=True)
@@ -167,7 +167,7 @@ class TrainingStep:
         return logits
 
     def _logits(self, batch: Batch, *, rows: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Joined logits of all tasks, features, and what the Jacobian's rows come from."""
+        """Return joined logits, features, and what the Jacobian's rows are computed from."""
         inputs = self._inputs(batch)
         if rows and self.jacobian is not None and self.jacobian.n_groups is not None:
             kept = self.jacobian.forward(inputs)
@@ -329,7 +329,7 @@ class TrainingStep:
 
 
 def _one(methods: Mapping[str, Method], hook: str) -> Any:
-    """The only method that defines a hook; None if there is none."""
+    """Return the only method that defines a hook, or None; raise if several do."""
     found = {name: m for name, m in methods.items() if using([m], hook)}
     if len(found) > 1:
         raise InvalidInputError(

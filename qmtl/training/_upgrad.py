@@ -67,7 +67,7 @@ class PivotingProjector(DualConeProjector):
         self.norm_eps, self.reg_eps = norm_eps, reg_eps
 
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:
-        """Weights of the projections, in the shape of `U`, (..., m), for a Gramian (m, m)."""
+        """Return the weights of the projections, in the shape of `U`, (..., m)."""
         matrix = self._regular(G.detach()).cpu().double()
         matrix = (matrix + matrix.T) / 2
         given = U.detach().cpu().double().reshape(-1, len(matrix))
@@ -134,7 +134,7 @@ def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) ->
 
 @_compiled
 def _sweep(matrix: Any, z: Any, y: Any) -> Any:
-    """One Gauss-Seidel pass; returns whether entries became positive or zero."""
+    """Do one Gauss-Seidel pass; return whether entries became positive or zero."""
     changed = False
     for j in range(len(z)):
         new = z[j] - y[j] / matrix[j, j]

@@ -123,7 +123,7 @@ class AmplitudeEngine(Engine):
 
 
 def _tile(samples: int, size: int, itemsize: int) -> int:
-    """Samples in a tile: enough for long loops, few enough for the cache."""
+    """Return the samples in a tile: enough for long loops, few enough for the cache."""
     fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
     wanted = [t for t in fitting if t >= samples]
     return wanted[0] if wanted else fitting[-1]

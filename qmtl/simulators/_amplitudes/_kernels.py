@@ -33,7 +33,7 @@ ROOT_HALF = math.sqrt(0.5)
 
 @kernel
 def _odd(bits):
-    """Whether an odd number of bits is set."""
+    """Return whether an odd number of bits is set."""
     for shift in (32, 16, 8, 4, 2, 1):
         bits ^= bits >> shift
     return (bits & 1) == 1
@@ -41,7 +41,7 @@ def _odd(bits):
 
 @kernel
 def _pair(kind, stride, mask, size, p):
-    """The rows x and y that a rotation replaces by c·x - s·y and s·x + c·y."""
+    """Return the rows x and y that a rotation replaces by c·x - s·y and s·x + c·y."""
     if kind == Z:
         return (p, p + size) if _odd(p & mask) else (p + size, p)
     half = size >> 1
@@ -110,7 +110,7 @@ def _turn(state, op, c, d, table, n, size, sign, pairs):
 
 @kernel
 def _derive(state, adjoint, op, terms, n, size, g, slope, target):
-    """Derivative by an operation's angle, from its output: by sample into g, or into `target`."""
+    """Differentiate with respect to an operation's angle: by sample into g, or into `target`."""
     half = g.dtype.type(0.5)
     if op[0] == PHASE:
         entries = size >> op[1]

@@ -97,7 +97,7 @@ class _Tables:
                 self.rows.append((ROTATIONS[op.name], stride, *self._angle(op.slot), size, 0))
 
     def _angle(self, slot: int) -> tuple[int, int, int]:
-        """Column, mask (always 0) and source of a single angle."""
+        """Return the column, mask (always 0) and source of a single angle."""
         if slot in self.by_sample:
             return self.by_sample[slot], 0, SAMPLE
         return self.fixed[slot], 0, self.source

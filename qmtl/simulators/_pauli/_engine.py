@@ -60,7 +60,7 @@ class PauliEngine(Engine):
         self._kept: dict[Any, _Tables] = {}
 
     def _tables(self, dtype: np.dtype[Any]) -> _Tables:
-        """The kernel's tables in one precision."""
+        """Return the kernel's tables in one precision."""
         tables = self._kept.get(dtype)
         if tables is None:
             program = self.program
@@ -172,13 +172,13 @@ def _table(polynomials: Polynomials) -> _Table:
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
-    """Number of lanes of a tile."""
+    """Return the number of lanes of a tile."""
     fitting = TILE_BYTES // (n_registers * itemsize)
     return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
 
 
 def _operations(polynomials: Polynomials) -> int:
-    """Operations of the polynomials and of their gradient, which computes them again."""
+    """Count the operations of the polynomials and of their gradient, which computes them again."""
     sums = int((polynomials.ops[:, 0] != PRODUCT).sum())
     products = len(polynomials.ops) - sums
     return 2 * (products + 3 * sums) + 4 * products + 8 * sums

@@ -61,7 +61,7 @@ def _forwards(registers, ops, lanes):
 
 @kernel
 def _backwards(registers, adjoint, ops, n_angles, lanes):
-    """Gradients with respect to all registers, from the gradients of the outputs.
+    """Turn the gradients of the outputs into gradients of all registers.
 
     Gradients with respect to the angles are stored in the registers of their cosines.
     """

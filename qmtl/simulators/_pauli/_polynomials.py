@@ -102,7 +102,7 @@ class Builder:
         self._constants: dict[Factors, int] = {}
 
     def __len__(self) -> int:
-        """Number of operations written so far."""
+        """Return the number of operations written so far."""
         return len(self._rows)
 
     def combine(self, *products: tuple[Value, Value]) -> Value:
@@ -130,7 +130,7 @@ class Builder:
         return self._write(kind, x, y, z, w), sign, common
 
     def _scaled(self, x: int, y: int, factors: Counter[Factor]) -> tuple[int, int]:
-        """Two registers whose product is `x` times `y` times the factors."""
+        """Return two registers whose product is `x` times `y` times the factors."""
         constant = self._constant(tuple(sorted(factors.elements())))
         return (constant, y) if x == 0 else (x, self._times(constant, y))
 

@@ -124,7 +124,7 @@ def write_program(
 def _operations(
     layers: Iterable[Layer], order: Sequence[int] = (), alias: Sequence[int] = ()
 ) -> list[Op]:
-    """The gates one by one; gates of a one-wire layer come in the given order of wires.
+    """List the gates one by one; one-wire layers follow the given order of wires.
 
     Slots that always have the same angle are merged.
     """
@@ -139,7 +139,7 @@ def _operations(
 
 
 def _wire_orders(structure: Structure) -> list[list[int]]:
-    """Orders in which commuting rotations may run; the circuit decides which is cheapest."""
+    """List orders in which commuting rotations may run; the circuit decides which is cheapest."""
     inner, rest = range(structure.n_inner), range(structure.n_inner, structure.n_wires)
     half = structure.n_inner + len(rest) // 2
     ring = [*range(structure.n_inner, half), *inner, *range(half, structure.n_wires)]
