@@ -165,7 +165,7 @@ def _unsigned(index: Any) -> Array:
 
 
 def _table(polynomials: Polynomials) -> _Table:
-    """Operations with the register that each writes, and the outputs' registers and signs."""
+    """Return each operation with the register it writes, and the outputs' registers and signs."""
     first = polynomials.n_registers - len(polynomials.ops)
     ops = np.insert(polynomials.ops, 5, first + np.arange(len(polynomials.ops)), axis=1)
     return _unsigned(ops), np.stack([polynomials.outputs, polynomials.signs], axis=1)
