@@ -45,9 +45,19 @@ class _MovableCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
-def best_checkpoint(folder: Path, monitor: str) -> ModelCheckpoint:
-    """A callback that keeps the weights of the epoch with the best monitored value."""
-    options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": True}
+def best_checkpoint(
+    folder: Path, monitor: str, others: Sequence[Callback] = ()
+) -> ModelCheckpoint:
+    """A callback that keeps the weights of the epoch with the best monitored value.
+
+    Args:
+        folder: folder of the file.
+        monitor: name of the monitored value.
+        others: the user's callbacks. Those that change what a checkpoint holds (averages of
+            weights, pruned ones) do so only if it holds more than weights.
+    """
+    changed = any(type(c).on_save_checkpoint is not Callback.on_save_checkpoint for c in others)
+    options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": not changed}
     return _checkpoint(folder, BEST, **options)
 
 

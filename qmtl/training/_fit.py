@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -40,6 +40,8 @@ from qmtl.training._module import MultiTaskModule
 from qmtl.training._result import Result
 from qmtl.training._settings import TrainingSettings, monitor_mode, settings_from
 from qmtl.training._trainer import make_trainer, quiet_libraries, run_trainer, torch_threads
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def fit(
@@ -105,6 +107,7 @@ def fit(
     settings = settings_for(settings, data)
     _see_inputs(model, data.train.inputs)
     module = _checked(model, data, settings, names)
+    _check_callbacks(used_callbacks, model, settings)
     if names is None or model.columns is None:
         model.columns = data.columns
     with tempfile.TemporaryDirectory() as temporary:
@@ -134,7 +137,7 @@ def fit(
                 for name in (BEST, LAST):
                     (folder / name).unlink(missing_ok=True)
             remove_leftovers(folder)
-            keeper = best_checkpoint(folder, settings.monitor)
+            keeper = best_checkpoint(folder, settings.monitor, used_callbacks)
             used = [resumed, time_spent, *used_callbacks, keeper]
             if progress:
                 used.append(progress_callback())
@@ -206,6 +209,20 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
     _checked(model, data, settings_for(settings, data))
     with quiet_libraries():
         make_trainer(settings, [])
+
+
+def _check_callbacks(
+    callbacks: Sequence[Callback], model: MultiTaskModel, settings: TrainingSettings
+) -> None:
+    """Refuse averages of weights that `fit` would replace, or train further."""
+    cannot = settings.restore_best or any(isinstance(m, BATCH_NORMS) for m in model.modules())
+    for callback in callbacks:
+        if isinstance(callback, StochasticWeightAveraging) and cannot:
+            raise InvalidInputError(
+                "StochasticWeightAveraging sets its average when training ends: it needs "
+                "restore_best=False and a model without batch normalisation. Lightning's "
+                "WeightAveraging averages during training, and works with both"
+            )
 
 
 def settings_for(settings: TrainingSettings, data: MultiTaskData) -> TrainingSettings:

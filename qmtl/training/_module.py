@@ -141,6 +141,7 @@ class MultiTaskModule(pl.LightningModule):
         self.step.last_losses = self.last_losses
         self._epoch_sums = torch.zeros(2, n_tasks)
         self._validation: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._validated = -1  # the last epoch with a validation
 
     def configure_optimizers(self) -> Any:
         """One optimiser, for the encoder's, the head's and the scalarizer's parameters."""
@@ -320,7 +321,9 @@ class MultiTaskModule(pl.LightningModule):
                 self._record("train", name, values)
         schedule: Any = self.lr_schedulers()
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            schedule.step(self.trainer.callback_metrics[self.settings.monitor])
+            # The trainer may validate in some epochs only.
+            if self._validated == self.current_epoch:
+                schedule.step(self.trainer.callback_metrics[self.settings.monitor])
         elif schedule is not None:
             schedule.step()
 
@@ -332,6 +335,9 @@ class MultiTaskModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Compute losses and metrics of the validation split."""
         parts, self._validation = self._validation, []
+        if self.trainer.sanity_checking:  # a few batches, before the first epoch
+            return
+        self._validated = self.current_epoch
         logits, targets = (torch.cat(part) for part in zip(*(p[:2] for p in parts), strict=True))
         given = [weights for *_, weights in parts if weights is not None]
         weights = torch.cat(given) if given else None

@@ -202,11 +202,15 @@ def _plain_errors() -> Iterator[None]:
     """Rewrite Lightning's errors about callbacks and loggers in terms of `qmtl.fit`."""
     try:
         yield
-    except (MisconfigurationException, RuntimeError) as error:
+    except (AttributeError, MisconfigurationException, RuntimeError) as error:
         reason = " ".join(str(error).split())
         log = "`with qmtl.training.log_to('csv') as log: qmtl.fit(..., callbacks=[log, ...])`"
         hints = {
             "GradientAccumulationScheduler": "give accumulate_grad_batches to fit instead",
+            "learning rate finder": "it cannot change the settings; give learning_rate to fit instead",
+            "Field batch_size": "give batch_size to fit instead",
+            "no attribute 'backbone'": "derive a callback from BaseFinetuning that freezes "
+            "pl_module.model.encoder",
             "no logger": f"give fit a logger, too: {log}",
             "logger=False": f"give fit a logger, too: {log}",
             "could not find the monitored key": "fit reports validation_loss, and train/TASK/loss "

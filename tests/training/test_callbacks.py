@@ -6,13 +6,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     Callback,
     DeviceStatsMonitor,
     EarlyStopping,
+    EMAWeightAveraging,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
 )
 
 import qmtl
@@ -109,6 +114,13 @@ def test_what_lightning_cannot_do_here_says_what_can():
         _fit(callbacks=[GradientAccumulationScheduler({0: 2})])
     with pytest.raises(InvalidInputError, match="validation/TASK/METRIC"):
         _fit(max_epochs=1, callbacks=[ModelCheckpoint(monitor="val_acc")])
+    for callback, words in (
+        (LearningRateFinder(), "give learning_rate to fit"),
+        (BatchSizeFinder(), "give batch_size to fit"),
+        (BackboneFinetuning(), "model.encoder"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            _fit(max_epochs=1, callbacks=[callback])
     with pytest.raises(InvalidInputError, match="'famo' measures each step on its own batch"):
         _fit(scalarizer="famo", accumulate_grad_batches=2)
 
@@ -222,6 +234,78 @@ def test_what_a_callback_cannot_do_is_one_line():
     stop = EarlyStopping("val_loss")
     with pytest.raises(RuntimeError, match="validation/a/accuracy"):
         qmtl.fit(tiny_model(data), data, max_epochs=1, callbacks=[stop], **QUIET)
+
+
+def _loss(values):
+    return sum(v["loss"] for v in values.values()) / len(values)
+
+
+def test_averaged_weights_are_those_whose_validation_loss_was_best():
+    data = tiny_data()
+    averages = EMAWeightAveraging(decay=0.9)
+    result = _fit(data, max_epochs=4, callbacks=[averages], learning_rate=0.05)
+    losses = {}
+    for row in result.history:
+        if (row["split"], row["metric"]) == ("validation", "loss"):
+            losses.setdefault(row["epoch"], []).append(row["value"])
+    means = {epoch: sum(values) / len(values) for epoch, values in losses.items()}
+    assert result.best_epoch == min(means, key=means.get)
+    assert _loss(result.metrics["validation"]) == pytest.approx(min(means.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_the_best_epoch_of_a_pruned_model_is_pruned(permanent):
+    data = tiny_data()
+    model = tiny_model(data)
+    pruned = [(m, "weight") for m in model.encoder.modules() if isinstance(m, torch.nn.Linear)]
+    given = {"parameters_to_prune": pruned, "amount": 0.5, "make_pruning_permanent": permanent}
+    _fit(data, model, max_epochs=2, callbacks=[ModelPruning("l1_unstructured", **given)])
+    zeros = sum(int((m.weight == 0).sum()) for m, _ in pruned)
+    number = sum(m.weight.numel() for m, _ in pruned)
+    assert number / 2 - 1 <= zeros < number
+    assert all(hasattr(m, "weight_mask") is not permanent for m, _ in pruned)
+
+
+class Starts(Callback):
+    """The weights at the start of each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.seen.append(torch.cat([p.detach().flatten() for p in pl_module.model.parameters()]))
+
+
+def test_stochastic_averages_of_weights():
+    data, starts = tiny_data(), Starts()
+    callbacks = [StochasticWeightAveraging(0.01, swa_epoch_start=2), starts]
+    result = _fit(data, max_epochs=4, callbacks=callbacks, restore_best=False)
+    found = torch.cat([p.detach().flatten() for p in result.model.parameters()])
+    assert torch.allclose(found, torch.stack(starts.seen[1:]).mean(0), atol=1e-6)
+    for change in ({"restore_best": True}, {"model": _normalised(data)}):
+        with pytest.raises(InvalidInputError, match="WeightAveraging averages during training"):
+            _fit(data, **{"restore_best": False, "callbacks": callbacks[:1], **change})
+
+
+def _normalised(data):
+    model = tiny_model(data)
+    model.encoder = torch.nn.Sequential(torch.nn.BatchNorm1d(data.n_inputs), model.encoder)
+    return model
+
+
+@pytest.mark.parametrize(("epochs", "rate"), [(13, 5e-8), (14, 2.5e-8)])
+def test_a_plateau_counts_the_epochs_with_a_validation(epochs, rate):
+    data = tiny_data()
+    options = {"schedule": "plateau", "optimizer": "sgd", "learning_rate": 5e-8}
+    settings = TrainingSettings(batch_size=8, **options)
+    module = MultiTaskModule(tiny_model(data), settings)
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False}
+    trainer = pl.Trainer(max_epochs=epochs, check_val_every_n_epoch=2, accelerator="cpu", **quiet)
+    trainer.fit(module, datamodule=MultiTaskDataModule(data, settings))
+    rows = {row["epoch"] for row in module.history if row["split"] == "validation"}
+    assert rows == set(range(2, epochs + 1, 2))
+    # The rate is halved after the sixth validation that is no better than the first.
+    assert trainer.optimizers[0].param_groups[0]["lr"] == rate
 
 
 def test_one_callback_without_a_list():
