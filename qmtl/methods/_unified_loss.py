@@ -71,10 +71,11 @@ class _SquaredErrors(Method):
         predictions = layout.activation(torch.where(there, logits, 0.0))
         labels = torch.where(columns.label < 0, labels, labels == columns.label).to(logits.dtype)
         errors = columns.factor * (predictions - torch.where(there, labels, 0.0))
-        weights = there.to(logits.dtype)
+        # At least float32, whatever the logits have.
+        weights = there.to(errors.dtype)
         if sample_weight is not None:
-            weights = weights * sample_weight.to(logits.dtype)[:, None]
-        zeros = logits.new_zeros(len(layout.tasks))
+            weights = weights * sample_weight.to(errors.dtype)[:, None]
+        zeros = errors.new_zeros(len(layout.tasks))
         sums, counts = (weights * errors.square()).sum(0), weights.sum(0)
         return zeros.index_add(0, columns.task, sums), zeros.index_add(0, columns.task, counts)
 

@@ -45,9 +45,7 @@ class _MovableCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
-def best_checkpoint(
-    folder: Path, monitor: str, others: Sequence[Callback] = ()
-) -> ModelCheckpoint:
+def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ()) -> ModelCheckpoint:
     """A callback that keeps the weights of the epoch with the best monitored value.
 
     Args:

@@ -207,7 +207,7 @@ def _plain_errors() -> Iterator[None]:
         log = "`with qmtl.training.log_to('csv') as log: qmtl.fit(..., callbacks=[log, ...])`"
         hints = {
             "GradientAccumulationScheduler": "give accumulate_grad_batches to fit instead",
-            "learning rate finder": "it cannot change the settings; give learning_rate to fit instead",
+            "learning rate finder": "give learning_rate to fit instead",
             "Field batch_size": "give batch_size to fit instead",
             "no attribute 'backbone'": "derive a callback from BaseFinetuning that freezes "
             "pl_module.model.encoder",

@@ -61,6 +61,24 @@ def test_the_losses(dtype, missing, weighted):
     assert found == pytest.approx(by_hand(logits, targets, weights), rel=1e-5)
 
 
+def test_half_precision_counts_every_row():
+    tasks = [qmtl.Task.binary("a"), qmtl.Task.multiclass("b", 3)]
+    method = UnifiedLoss().build(tiny_model(tiny_data()), tasks, 0)
+    logits = torch.zeros(401, 4, dtype=torch.bfloat16, requires_grad=True)
+    layout = task_layout(tuple(tasks))
+    sums, counts = method.loss_terms(logits, torch.ones(401, 2).double(), layout, complete=True)
+    # bfloat16 would round 401 to 400 or 402.
+    assert counts.tolist() == [401, 3 * 401]
+    assert torch.allclose(sums / counts, torch.tensor([1.0, 8 / 9]), rtol=1e-2)
+    sums.sum().backward()
+    assert logits.grad.dtype == torch.bfloat16
+    data = tiny_data()
+    head = qmtl.LinearHead(data.tasks, data.n_inputs, seed=0)
+    model = qmtl.MultiTaskModel(torch.nn.Identity(), head).bfloat16()
+    result = qmtl.fit(model, data, loss="unified", max_epochs=1, **QUIET)
+    assert result.metrics["train"]["a"]["loss"] < 2
+
+
 @pytest.mark.parametrize("options", [{"scalarizer": "mean"}, {"aggregator": "upgrad"}])
 def test_training_takes_these_losses(options):
     data, spy = with_missing(), Spy()
