@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text
+from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, truth_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +143,8 @@ class TableColumns:
     def fits(self, inputs: Any) -> bool:
         """Whether inputs are a table with named columns, not an array.
 
+        A data frame without texts as names is an array, unless it has a column of this name.
+
         Example:
             >>> import pandas as pd
             >>> columns = TableColumns((("age", 40.0, 10.0),))
@@ -150,7 +152,9 @@ class TableColumns:
             (True, False)
         """
         names = getattr(inputs, "columns", ())
-        return hasattr(inputs, "iloc") and any(isinstance(name, str) for name in names)
+        return hasattr(inputs, "iloc") and any(
+            isinstance(name, str) or str(name) in self.names for name in names
+        )
 
     def encode(self, table: "pd.DataFrame") -> Tensor:
         """Encode a table's rows; the order of its columns does not matter, nor do further columns.
@@ -178,7 +182,8 @@ class TableColumns:
         encoded = np.zeros((len(table), self.n_inputs), dtype=np.float32)
         start = len(self.numeric)
         if self.numeric:
-            block = column_numbers(table, [name for name, *_ in self.numeric], self.decimal)
+            names = [name for name, *_ in self.numeric]
+            block = column_numbers(table, names, self.decimal, truths=True)
             mean, std = np.array([entry[1:] for entry in self.numeric]).T
             block -= mean
             block /= std
@@ -227,7 +232,13 @@ class TableColumns:
             raise InvalidInputError(
                 f"table: expected a pandas DataFrame, got {type(table).__name__}"
             )
-        places = {str(name).strip(): place for place, name in enumerate(table.columns)}
+        found = [str(name).strip() for name in table.columns]
+        places = {name: place for place, name in enumerate(found)}
+        for name in self.names if len(places) < len(found) else ():
+            if found.count(name) > 1:
+                raise InvalidInputError(
+                    f"the table has the column {name!r} {found.count(name)} times"
+                )
         for name in self.names:
             if name not in places:
                 hint = str(unknown_name("column", name, places)).removeprefix(
@@ -313,7 +324,11 @@ def is_number_type(dtype: Any) -> bool:
 
 
 def column_numbers(
-    table: "pd.DataFrame", names: Sequence[str], decimal: str | None = None
+    table: "pd.DataFrame",
+    names: Sequence[str],
+    decimal: str | None = None,
+    *,
+    truths: bool = False,
 ) -> np.ndarray:
     """Columns of a table as float64 (N, columns), NaN where missing; durations are in days.
 
@@ -321,6 +336,8 @@ def column_numbers(
         table: the rows.
         names: columns of numbers, or of texts that spell numbers.
         decimal: decimal mark of texts; None finds the one that fits.
+        truths: whether a column of nothing but the texts true and false holds 1 and 0, as a column
+            of truth values without a missing one does.
 
     Raises:
         InvalidInputError: a cell is not a finite number; the error gives its row, column and text.
@@ -341,7 +358,7 @@ def column_numbers(
         every[:, plain] = block
         block = every
     for place in sorted(set(range(len(names))) - set(plain)):
-        block[:, place] = _numbers(table[names[place]], decimal)
+        block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
     bad = np.isinf(block)
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])
@@ -352,13 +369,15 @@ def column_numbers(
     return block
 
 
-def _numbers(column: "pd.Series", decimal: str | None) -> np.ndarray:
+def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.ndarray:
     if column.dtype.kind == "m":
         return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     texts, codes = column_texts(column)
     numbers = text_numbers(str(column.name), texts, decimal)
+    if truths and all(map(truth_word, texts)):
+        numbers = {text: float(truth_word(text) == "true") for text in texts}
     values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
     found: np.ndarray = values[codes]
     return found

@@ -149,6 +149,7 @@ def from_frame(
     """
     table = _named(table)
     special = (split_column, group_column, weights)
+    inputs, ignore = _listed(inputs, ignore)
     wanted = _wanted(targets, list(table.columns), (*special, *ignore))
     return _data(
         table, wanted, np.arange(len(table)), None, inputs=inputs, ignore=ignore, splits=splits,
@@ -203,6 +204,7 @@ def from_csv(
     try:
         file = TextTable(path, delimiter, decimal, encoding)
         special = (split_column, group_column, weights)
+        inputs, ignore = _listed(inputs, ignore)
         wanted = _wanted(targets, file.header, (*special, *ignore))
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in special[:2] if name is not None}
@@ -317,6 +319,16 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.set_axis(names, axis=1)
 
 
+def _listed(
+    inputs: Sequence[str] | None, ignore: Sequence[str] | None
+) -> tuple[list[str] | None, list[str]]:
+    """The given columns as lists; pandas' Index, which has no truth value, is common here."""
+    for argument, given in (("inputs", inputs), ("ignore", ignore)):
+        if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+            raise InvalidInputError(f"{argument}: expected a sequence of columns, got {given!r}")
+    return None if inputs is None else list(inputs), [] if ignore is None else list(ignore)
+
+
 def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -> list[_Wanted]:
     """Return the columns of each task, and the task or its kind (None if not given).
 
@@ -397,8 +409,6 @@ def _input_names(
     nameless = [name for name in header if is_nameless(name)]
     left_out: set[str] = set()
     for argument, given in (("inputs", inputs), ("ignore", ignore)):
-        if isinstance(given, str):
-            raise InvalidInputError(f"{argument}: expected a sequence of columns, got {given!r}")
         for name in given or ():
             if name not in header and not (name == "" and argument == "ignore"):
                 raise unknown_name(f"column in {argument}:", name, header)

@@ -370,6 +370,24 @@ class TestColumns:
         with pytest.raises(InvalidInputError, match="expected a pandas DataFrame, got list"):
             self.COLUMNS.encode([{"age": 1}])
 
+    def test_a_table_with_a_column_twice(self):
+        rows = pd.DataFrame(
+            [[60, 50, 5, "no", 1, 2]], columns=["age", "age", "flat", "smoker", 0, 0]
+        )
+        with pytest.raises(InvalidInputError, match="the table has the column 'age' 2 times"):
+            self.COLUMNS.encode(rows)
+        assert self.COLUMNS.encode(rows.iloc[:, 1:]).tolist() == [[1, 0, 1, 0]]
+
+    def test_truth_values_some_of_which_are_missing(self):
+        # Such a column is no longer of the type bool, which the training data had.
+        columns = TableColumns((("flag", 0.5, 0.5),))
+        for missing in (None, np.nan, pd.NA, ""):
+            for true in (True, "TRUE"):
+                flags = pd.DataFrame({"flag": [true, False, missing]})
+                assert columns.encode(flags).tolist() == [[1], [-1], [0]]
+        with pytest.raises(InvalidInputError, match="expected a finite number, got 'True'"):
+            columns.encode(pd.DataFrame({"flag": [True, "no"]}))
+
 
 def test_a_model_applies_what_it_was_trained_with(tmp_path):
     stamps = pd.date_range("2021", periods=N, freq="D")
@@ -394,6 +412,33 @@ def test_a_model_applies_what_it_was_trained_with(tmp_path):
         # What has no names is taken for inputs that are encoded already.
         bare = pd.DataFrame(data.test.inputs.numpy())
         torch.testing.assert_close(one.predict(bare)["y"], expected)
+
+
+def test_names_that_are_not_texts():
+    table = pd.DataFrame({0: 100.0 + SIZE, 1: -SIZE, 2: Y})
+    for data, new in (
+        (from_frame(table, targets="2"), table),
+        (qmtl.data.from_arrays(table[[0, 1]], {"2": Y}, standardise=True), table[[1, 0]]),
+    ):
+        circuit = qmtl.HeadCircuit(data.tasks)
+        encoder = qmtl.encoders.MLP(2, out_features=circuit.n_features, seed=0)
+        model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        model = qmtl.fit(model, data, max_epochs=1, progress=False).model
+        expected = model.predict(data.test.inputs)["2"]
+        torch.testing.assert_close(model.predict(new)["2"][data.test.index], expected)
+
+
+def test_columns_given_as_an_index():
+    table = frame(other=SIZE, more=SIZE)
+    options = {"targets": table.columns[[1]], "ignore": table.columns[3:]}
+    for inputs in (None, table.columns[[2, 0]]):
+        data = from_frame(table, inputs=inputs, **options)
+        assert set(data.columns.names) == {"size", "other"}
+    assert "more" in from_frame(table, targets="y", ignore=None).columns.names
+    with pytest.raises(
+        InvalidInputError, match="ignore: expected a sequence of columns, got 'size'"
+    ):
+        from_frame(table, targets="y", ignore="size")
 
 
 def test_arrays_that_are_a_frame_keep_the_order_of_columns():
