@@ -20,7 +20,7 @@ MOST_PARTS = 16
 
 
 def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCircuit:
-    """A circuit with one more task; no gate joins its register with the old ones.
+    """Return a circuit with one more task; no gate joins its register with the old ones.
 
     Args:
         circuit: circuit of the present tasks.
@@ -68,7 +68,7 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
 
 
 def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]:
-    """The numbers of wires that are encoded separately, and the encoding of each.
+    """Return the numbers of wires that are encoded separately, and the encoding of each.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a")])
@@ -82,7 +82,7 @@ def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]
 
 
 def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -> Head:
-    """A head with one more task; the other tasks keep the parameters of the given head.
+    """Return a head with one more task; the other tasks keep the parameters of the given head.
 
     Raises:
         InvalidInputError: for a head other than `QuantumHead` and `LinearHead`, a name that a task
@@ -132,7 +132,7 @@ def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def last_layer(encoder: nn.Module) -> nn.Linear | None:
-    """The linear layer that computes an encoder's features; None if that is not certain.
+    """Return the linear layer that computes an encoder's features; None if that is not certain.
 
     Example:
         >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
@@ -154,7 +154,7 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
 def features_for(
     encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, tasks: Sequence[str] | None
 ) -> torch.Tensor:
-    """An encoder's features; a `TaskEncoder` only computes those that the tasks depend on."""
+    """Compute an encoder's features; a `TaskEncoder` computes only those that the tasks need."""
     if tasks is None or not isinstance(encoder, TaskEncoder):
         features: torch.Tensor = encoder(inputs)
     else:
@@ -180,7 +180,7 @@ def _needed(
 
 
 def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None) -> nn.Module:
-    """A copy of an encoder that computes the features for a grown head.
+    """Return a copy of an encoder that computes the features for a grown head.
 
     Raises:
         InvalidInputError: if the encoder cannot grow.
@@ -197,7 +197,7 @@ def grown_encoder(encoder: nn.Module, head: Head, grown: Head, seed: int | None)
 
 
 def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) -> nn.Module:
-    """A copy of an encoder with more features, of which the first are the old ones.
+    """Return a copy of an encoder with more features, of which the first are the old ones.
 
     Raises:
         InvalidInputError: if the encoder does not end in a linear layer.
@@ -241,7 +241,7 @@ class _Part(NamedTuple):
 
 @lru_cache(maxsize=64)
 def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
-    """The circuits from which a grown circuit was joined.
+    """Return the circuits from which a grown circuit was joined.
 
     It is empty for other circuits, and for more than 16 parts: they would take much longer one by
     one than together.
@@ -283,7 +283,7 @@ def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
 def logits_by_parts(
     encoder: nn.Module, head: nn.Module, inputs: torch.Tensor, names: Sequence[str] | None
 ) -> dict[str, torch.Tensor] | None:
-    """Logits of a grown model; each part is computed as before it was joined.
+    """Compute the logits of a grown model; each part is computed as before it was joined.
 
     The same sums in another order may differ by rounding: in a matrix product of another width, in
     cones that run beside others, in a sigmoid of numbers with other strides. So each part has its

@@ -53,7 +53,7 @@ LONG = 36
 
 
 def number(value: object) -> str:
-    """A number as tables show it; a dash if it is undefined.
+    """Return a number as tables show it; a dash if it is undefined.
 
     Example:
         >>> number(0.25), number(float("nan")), number(None), number(41250.0), number(7)
@@ -69,7 +69,7 @@ def number(value: object) -> str:
 
 
 def facts(pairs: Mapping[str, object]) -> Markup:
-    """A table of names and values, one row each.
+    """Return a table of names and values, one row each.
 
     Example:
         >>> print(facts({"wires": 4}))
@@ -81,7 +81,7 @@ def facts(pairs: Mapping[str, object]) -> Markup:
 
 
 def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
-    """A table of rows with equal keys, which become the header; numbers are right-aligned.
+    """Return a table of rows with equal keys, which become the header; numbers are right-aligned.
 
     Args:
         rows: the rows; floats are shown with four digits.
@@ -113,7 +113,7 @@ def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
 
 
 def drawing(content: str | Markup) -> Markup:
-    """A drawing: SVG as `Markup`, or lines of text. If it is too wide, it scrolls and says so.
+    """Show a drawing: SVG as `Markup`, or lines of text. If it is too wide, it scrolls and says so.
 
     Example:
         >>> "<pre>&lt;svg onload=...</pre>" in drawing("<svg onload=...")
@@ -135,13 +135,13 @@ def drawing(content: str | Markup) -> Markup:
 
 
 def folded(title: str, *parts: Markup) -> Markup:
-    """Parts that are shown by a click on their title."""
+    """Return parts that a click on their title shows."""
     joined = Markup("\n").join(parts)
     return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
 
 
 def panel(title: str, *parts: Markup) -> str:
-    """The HTML for ``_repr_html_``: a title and the parts below it.
+    """Return the HTML for ``_repr_html_``: a title and the parts below it.
 
     Example:
         >>> panel("job <1>", facts({"shots": 1024})).startswith('<div class="qmtl"><style>')
@@ -152,7 +152,7 @@ def panel(title: str, *parts: Markup) -> str:
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """The first names, separated by commas, and how many more there are.
+    """Return the first names, separated by commas, and say how many more there are.
 
     Example:
         >>> listed(range(5), 3)
@@ -164,7 +164,7 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
-    """Facts about a hardware run, and its deviation from the prediction.
+    """Return facts about a hardware run, and its deviation from the prediction.
 
     Args:
         record: a record as in ``RUN/hardware/NAME.json``; missing keys are left out.
@@ -228,7 +228,7 @@ def _cell(value: object) -> str | Markup:
 
 
 def in_notebook() -> bool:
-    """Whether output goes to a notebook's cells."""
+    """Return whether output goes to a notebook's cells."""
     shell = sys.modules.get("IPython")
     running = None if shell is None else shell.get_ipython()
     return getattr(running, "kernel", None) is not None

@@ -34,7 +34,7 @@ def silenced(*names: str) -> Iterator[None]:
 
 
 def process_start(pid: int) -> float | None:
-    """Seconds from the machine's start to a process's; None if it does not exist, or was killed.
+    """Return when a process started, in seconds after the machine; None if it is not running.
 
     Unlike the time since the epoch, it does not change when the clock is set.
     """
@@ -68,7 +68,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for text, as UTF-8."""
+    """Call `write_bytes` with a text, as UTF-8."""
     write_bytes(path, content.encode())
 
 
@@ -86,7 +86,7 @@ def _finite(content: Any) -> Any:
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows with equal keys as CSV with a header."""
+    """Write rows with equal keys as CSV with a header."""
     text = io.StringIO()
     writer: Any = None
     for row in rows:

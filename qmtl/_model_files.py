@@ -41,7 +41,7 @@ VERSION = 1
 
 
 def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
-    """The result of ``to_dict`` of an encoder or head, checked to be loadable.
+    """Return what an encoder's or head's ``to_dict`` gives; raise if it could not be loaded.
 
     Raises:
         InvalidInputError: if not; the error says what is missing.
@@ -76,7 +76,7 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
 
 
 def part_class(part: str, description: Mapping[str, Any], known: Mapping[str, type]) -> Any:
-    """The class of a saved encoder or head.
+    """Return the class of a saved encoder or head.
 
     Raises:
         InvalidInputError: if it is not one of the known classes.
@@ -118,7 +118,7 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A saved model's description and weights.
+    """Return a saved model's description and weights.
 
     Raises:
         ModelFileError: if a file is missing, damaged, or of another version.
@@ -206,7 +206,7 @@ model.predict(inputs)  # task name to probabilities, or to values in the targets
 def model_card(
     model: Any, *, title: str = "qmtl model", metrics: Mapping[str, Mapping[str, float]] | None
 ) -> str:
-    """A model card in Markdown, with the front matter that model hubs read."""
+    """Return a model card in Markdown, with the front matter that model hubs read."""
     text = HEADER.format(
         title=_cell(title),
         encoder=type(model.encoder).__name__,
@@ -286,7 +286,7 @@ class _Predictor(nn.Module):
 
 
 def inference_copy(module: Any) -> Any:
-    """A copy of an encoder or head on the CPU, in evaluation mode, that runs torch operations.
+    """Copy an encoder or head to the CPU, in evaluation mode, so that it runs torch operations.
 
     Raises:
         InvalidInputError: if a head's simulator is not exact.
@@ -305,7 +305,7 @@ def inference_copy(module: Any) -> Any:
 
 
 def example_inputs(encoder: nn.Module, like: Tensor) -> Tensor:
-    """Two rows of inputs in the shape that an encoder takes.
+    """Return two rows of inputs in the shape that an encoder takes.
 
     Raises:
         InvalidInputError: if the encoder does not declare its input shape.

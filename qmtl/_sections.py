@@ -84,7 +84,7 @@ class OneOf:
         self.key, self.default = key, default
 
     def members(self, base: type[Section]) -> dict[str, type[Section]]:
-        """A dictionary from value of the key to subclass."""
+        """Return a dictionary from value of the key to subclass."""
         return {
             str(value): member
             for member in base.__subclasses__()
@@ -130,7 +130,7 @@ def _defaults(section: type[Section], name: str) -> list[Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """A validation error of a section in one line, with the nearest valid names.
+    """Explain a validation error of a section in one line, with the nearest valid names.
 
     Example:
         >>> class Point(Section):

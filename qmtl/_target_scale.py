@@ -64,7 +64,7 @@ class TargetScale(nn.Module):
         deviation.copy_(width)
 
     def forward(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of these tasks' columns (None: of all), in float64.
+        """Return means and standard deviations of these tasks' columns (None: all), in float64.
 
         On MPS, which has no float64, they are in the model's type.
         """
@@ -79,14 +79,14 @@ class TargetScale(nn.Module):
         return mean, std
 
     def standardised(self, task: str, targets: Tensor) -> Tensor:
-        """Targets of one task in the form that its loss uses; only regressions change."""
+        """Return one task's targets in the form that its loss uses; only regressions change."""
         if task not in self.regressions:
             return targets
         mean, std = self.forward([task])
         return ((targets.reshape(len(targets), -1) - mean) / std).reshape(targets.shape)
 
     def restored(self, task: str, predictions: Tensor) -> Tensor:
-        """Predictions of one task in its targets' units; unchanged if it is not a regression."""
+        """Return one task's predictions in its targets' units; only regressions change."""
         if task not in self.regressions:
             return predictions
         mean, std = self.forward([task])
@@ -94,13 +94,13 @@ class TargetScale(nn.Module):
         return (wide * std + mean).reshape(predictions.shape)
 
     def keys(self, part: str, prefix: str) -> dict[str, slice]:
-        """Each regression's key in a state of the enclosing module, and its columns."""
+        """Return each regression's key in a state of the enclosing module, and its columns."""
         own = self.regressions
         return {f"{prefix}target_{part}_{escaped(name)}": self.slices[name] for name in own}
 
 
 def label_scale(targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (1 for a constant) of each column's labels, float64 (columns,).
+    """Return each column's mean and standard deviation (1 for a constant), float64 (columns,).
 
     Args:
         targets: targets (rows,) or (rows, columns), NaN where missing.
@@ -118,14 +118,14 @@ def label_scale(targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, 
 
 
 def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> None:
-    """A hook of a module with a `TargetScale` as ``scale``; gives the state a key per task."""
+    """Split a `TargetScale` in a module's state into one key per task (a hook of torch)."""
     for part in PARTS:
         values = state.pop(f"{prefix}scale.{part}")
         state.update((key, values[own]) for key, own in model.scale.keys(part, prefix).items())
 
 
 def join_scale(model: Any, loading: Loading) -> None:
-    """A hook that `qmtl.heads.Loading` calls before such a state is loaded."""
+    """Join such keys again before a state is loaded (a hook of `qmtl.heads.Loading`)."""
     for part in PARTS:
         values = getattr(model.scale, part).clone()
         for key, own in model.scale.keys(part, loading.prefix).items():

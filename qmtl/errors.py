@@ -114,7 +114,7 @@ class MissingDependencyError(QmtlError, ImportError):
 
 
 def check_integer(name: str, value: object, least: int = 1) -> int:
-    """The argument as an `int`; NumPy's integers are accepted, `bool` is not.
+    """Return the argument as an `int`; NumPy's integers are accepted, `bool` is not.
 
     Args:
         name: name of the argument.
@@ -141,7 +141,7 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
 
 
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:
-    """An error about packages that are not installed, with the command that installs them.
+    """Return an error about packages that are not installed, with the command that installs them.
 
     Args:
         what: what needs them, or what is not installed; the beginning of the sentence.
@@ -160,7 +160,7 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
 
 
 def nearest(name: object, choices: Iterable[str]) -> list[str]:
-    """Up to two choices that are spelled nearly like a name, the nearest first.
+    """Return up to two choices that are spelled nearly like a name, the nearest first.
 
     Example:
         >>> nearest("ash", ["Ash", "Alcohol"])
@@ -174,7 +174,7 @@ def nearest(name: object, choices: Iterable[str]) -> list[str]:
 
 
 def near_paths(path: Path) -> str:
-    """The end of an error about a path: what is there and spelled like its first missing part.
+    """Return the end of an error about a path: what is there and has a similar name.
 
     Example:
         >>> near_paths(Path("nowhere", "at", "all"))
@@ -191,7 +191,7 @@ def near_paths(path: Path) -> str:
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInputError:
-    """An error about a name that is not among `choices`, with the nearest valid ones.
+    """Return an error about a name that is not among `choices`, with the nearest valid ones.
 
     Example:
         >>> str(unknown_name("entangler", "cz_rng", ["cz_ring", "cz_line"]))

@@ -104,7 +104,7 @@ class MultiTaskModel(nn.Module):
     def forward(
         self, inputs: Tensor, tasks: Sequence[str] | None = None, *, joined: bool = False
     ) -> Any:
-        """Logits of the requested tasks.
+        """Return the logits of the requested tasks.
 
         Args:
             inputs: inputs for the encoder, whose first dimension is the batch.
@@ -119,7 +119,7 @@ class MultiTaskModel(nn.Module):
         return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
 
     def logits(self, features: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """Logits of the requested tasks side by side, (batch, outputs), from features.
+        """Return the logits of the requested tasks side by side, (batch, outputs), from features.
 
         Example:
             >>> import qmtl
@@ -136,7 +136,7 @@ class MultiTaskModel(nn.Module):
         return torch.cat([logits[name] for name in names], dim=1)
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters that several tasks depend on, in the encoder and in the head.
+        """Return the trainable parameters of encoder and head that several tasks depend on.
 
         If the head is not a `qmtl.heads.Head`, all of its parameters count as shared.
         """
@@ -145,11 +145,11 @@ class MultiTaskModel(nn.Module):
         return [p for p in (*self.encoder.parameters(), *own) if p.requires_grad]
 
     def task_rows(self) -> list[TaskRows]:
-        """The head's parameters that belong to tasks; each holds the values of all tasks."""
+        """Return the head's parameters that belong to tasks; each holds the values of all tasks."""
         return self.head.task_rows() if isinstance(self.head, Head) else []
 
     def with_simulator(self, simulator: Any) -> "MultiTaskModel":
-        """A model with the same parameters and target scales, evaluated by another simulator.
+        """Return a model that shares parameters and target scales, with another simulator.
 
         Args:
             simulator: a name, or a `Simulator` (noisy, with shots), as for `QuantumHead`.
@@ -188,7 +188,7 @@ class MultiTaskModel(nn.Module):
         ansatz: Any = None,
         readout: Any = None,
     ) -> "MultiTaskModel":
-        """A model with one more task; its predictions of the other tasks stay the same.
+        """Return a model with one more task; its predictions of the other tasks stay the same.
 
         The parameters of the other tasks are copied bit for bit. With a `QuantumHead` whose tasks
         have their own registers, `predict` gives the same numbers for them, bit for bit on a CPU
@@ -241,7 +241,7 @@ class MultiTaskModel(nn.Module):
         methods: Sequence[str] = ("ridge", "logistic", "smart", "block", "vector"),
         seed: int = 0,
     ) -> "MultiTaskModel":
-        """A model with one more task, learned in about a second; the other outputs do not change.
+        """Return a model with one more task, learned in about a second; other outputs stay.
 
         The encoder and the circuit do not change. The new task is a linear layer on readings of the
         trained circuit (all Z-strings of its registers), fitted by ridge regression with
@@ -378,7 +378,7 @@ class MultiTaskModel(nn.Module):
         self.scale.set(task, mean, std)
 
     def target_scale(self, tasks: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations of the tasks' joined targets, (columns,), in float64.
+        """Return means and standard deviations of the tasks' joined targets, (columns,), float64.
 
         For tasks other than regressions they are 0 and 1; see `qmtl.tasks.TaskLayout`.
 
@@ -394,11 +394,11 @@ class MultiTaskModel(nn.Module):
         return scale
 
     def standardise(self, task: Task, targets: Tensor) -> Tensor:
-        """Targets for the loss: standardised in float64 for a regression, else unchanged."""
+        """Standardise a regression's targets in float64; leave other targets unchanged."""
         return self.scale.standardised(task.name, targets)
 
     def predictions(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Probabilities, or values in the targets' units (float64), from logits."""
+        """Return probabilities, or values in the targets' units (float64), from logits."""
         return {
             task.name: self.scale.restored(task.name, task.activation(logits[task.name]))
             for task in self.tasks
@@ -409,7 +409,7 @@ class MultiTaskModel(nn.Module):
     def predict(
         self, inputs: Any, tasks: Sequence[str] | None = None, *, batch_size: int = 256
     ) -> dict[str, Tensor]:
-        """Predictions in evaluation mode, computed in batches.
+        """Predict in evaluation mode, in batches.
 
         Args:
             inputs: a tensor or array for the encoder, whose first dimension is the batch; or a data
@@ -447,7 +447,7 @@ class MultiTaskModel(nn.Module):
 
     @torch.no_grad()
     def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
-        """The encoder's features in evaluation mode, (batch, n_features).
+        """Return the encoder's features in evaluation mode, (batch, n_features).
 
         Args:
             inputs: inputs as for `predict`.

@@ -66,7 +66,7 @@ def style() -> Iterator[None]:
 
 
 def line_look(number: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the line with this number; the first 24 are all different.
+    """Return colour, marker and dashes of a line by number; the first 24 are all different.
 
     Example:
         >>> line_look(1)
@@ -80,7 +80,7 @@ def line_look(number: int) -> dict[str, Any]:
 
 
 def plain(text: str, most: int = 36) -> str:
-    r"""Text that matplotlib shows literally, without mathematics, and never drops from a legend.
+    r"""Escape a text so that matplotlib shows it without mathematics and keeps it in legends.
 
     Args:
         text: a text such as a task's name.
@@ -147,7 +147,7 @@ def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
 
 
 def axes_or_new(ax: "Axes | None") -> "Axes":
-    """The given axes, or those of a new pyplot figure, which a notebook shows by itself."""
+    """Return the given axes, or those of a new pyplot figure, which a notebook shows by itself."""
     if ax is not None:
         return ax
     from matplotlib import pyplot as plt
@@ -190,7 +190,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 def inline_svg(figure: "Figure", label: str) -> Markup:
-    """A figure as SVG for use inside a page: transparent, with the page's text colour.
+    """Return a figure as SVG for use inside a page: transparent, with the page's text colour.
 
     Args:
         figure: a figure drawn within `style`.

@@ -57,7 +57,7 @@ def adapted_head(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> tuple[ExtendedHead, Adapted]:
-    """A head with one more task; it contains an unchanged copy of the given head.
+    """Return a head with one more task; it contains an unchanged copy of the given head.
 
     Args:
         head: the trained head.

@@ -33,7 +33,7 @@ LEAST = 1e-3
 
 
 def fits(task: Task, source: Array) -> dict[str, Fit]:
-    """Every fit that suits a task, by name; `source` holds the trained tasks' weights."""
+    """Return every fit that suits a task, by name; `source` holds the trained tasks' weights."""
     found: dict[str, Fit] = {"ridge": ridge_fit, "smart": spectral_fit_of(source)}
     if task.is_classification:
         found |= {f"logistic C={c:g}": _logistic_fit_of(c) for c in INVERSE}
@@ -41,7 +41,7 @@ def fits(task: Task, source: Array) -> dict[str, Fit]:
 
 
 def signs(task: Task, targets: Tensor) -> Array:
-    """Classes as numeric targets: ±1 per class or label, NaN where missing; (rows, outputs).
+    """Return classes as numbers: ±1 per class or label, NaN where missing; (rows, outputs).
 
     Example:
         >>> signs(Task.multiclass("a", 3), torch.tensor([2, 0])).tolist()
@@ -55,7 +55,7 @@ def signs(task: Task, targets: Tensor) -> Array:
 
 
 def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
-    """(ΦᵀΦ + αI)⁻¹Φᵀy with α by leave-one-out; classes are targets of ±1.
+    """Fit (ΦᵀΦ + αI)⁻¹Φᵀy, with α by leave-one-out; classes are targets of ±1.
 
     For classes, the logits are the predictions times the factor that gives the smallest loss of the
     leave-one-out predictions.
@@ -85,7 +85,7 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
 
 
 def spectral_fit_of(source: Array) -> Fit:
-    """A fit whose weights lie in the span of the trained tasks', and are sparse in their SVD.
+    """Return a fit whose weights are sparse in the SVD of the trained tasks' weights.
 
     With the source C = U S Vᵀ the new weights are V a, and a has an L1 penalty, chosen by
     cross-validation. The paper estimates all responses of a target at once, as U A Vᵀ with a sparse
@@ -104,7 +104,7 @@ def spectral_fit_of(source: Array) -> Fit:
 
 
 def spectral_directions(source: Array) -> Array:
-    """The source's right singular vectors with non-zero singular values, (readings, rank).
+    """Return the source's right singular vectors with non-zero singular values, (readings, rank).
 
     Example:
         >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape
@@ -119,7 +119,7 @@ def spectral_directions(source: Array) -> Array:
 def spectral_fit(
     readings: Array, targets: Tensor, task: Task, directions: Array, rows: Array | None = None
 ) -> Linear:
-    """The fit of `spectral_fit_of`, in given directions."""
+    """Return the fit of `spectral_fit_of`, in given directions."""
     from sklearn.linear_model import LassoCV
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
@@ -243,7 +243,7 @@ def train_vector(
 def best_host(
     base: QuantumHead, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None = None
 ) -> str:
-    """The task on whose register to measure a new task, among tasks with outputs like it.
+    """Return the task on whose register to measure a new task, among tasks with outputs like it.
 
     It is the task whose light cone has the features that fit the labels best, by least squares.
     """

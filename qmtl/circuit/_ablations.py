@@ -16,7 +16,7 @@ PATTERN_FIELDS = ("entangler", "pattern")
 
 
 def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit:
-    """The same circuit with every task's block replaced by the identity.
+    """Return the same circuit with every task's block replaced by the identity.
 
     The only weights left to train are the shared encoding's; of these, only the ones in a light
     cone have an effect (`count_live_weights`).
@@ -47,7 +47,7 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
 
 
 def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
-    """The same circuit without any two-qubit gate, in the encoding and in the blocks.
+    """Return the same circuit without any two-qubit gate, in the encoding and in the blocks.
 
     No wire then affects another, and features loaded on wires that no task reads have no effect.
 
@@ -75,7 +75,7 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
 
 
 def count_live_weights(circuit: HeadCircuit) -> int:
-    """Number of circuit weights in at least one task's light cone; the others have no effect.
+    """Count the circuit weights in at least one task's light cone; others have no effect.
 
     This equals ``circuit.count_parameters().circuit`` for every catalogue design. It is smaller for
     ablations, which keep weights that no output depends on.
@@ -111,7 +111,7 @@ def rebuilt(
     tasks: Sequence[Task] | None = None,
     readouts: Mapping[str, Readout] | None = None,
 ) -> HeadCircuit:
-    """The same circuit on the same wires, with the given parts replaced.
+    """Return the same circuit on the same wires, with the given parts replaced.
 
     Args:
         circuit: the circuit.

@@ -19,7 +19,7 @@ class Ansatz(Protocol):
     """What `HeadCircuit` needs from a task block."""
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
-        """Number of trainable weights on a register of `n_wires` wires."""
+        """Return the number of trainable weights on a register of `n_wires` wires."""
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
         """Gates on wires ``0 … n_wires-1``; their weights are numbered from 0 in gate order."""
@@ -51,12 +51,12 @@ class RotationAnsatz:
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
-        """Number of weights on a register of `n_wires` wires of which `read` are measured."""
+        """Return the number of trainable weights on a register of `n_wires` wires."""
         full_layers = 0 if n_wires == 1 else self.n_layers - 1
         return 2 * n_wires * full_layers + 2 * len(read)
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """Gates in the order of application."""
+        """Return the gates in the order of application."""
         full_layers = 0 if n_wires == 1 else self.n_layers - 1
         layers = [range(n_wires)] * full_layers + [tuple(read)]
         gates: list[Gate] = []
@@ -93,12 +93,12 @@ class RealAmplitudes:
         entangler_edges(self.entangler, 2)
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
-        """Number of weights on a register of `n_wires` wires of which `read` are measured."""
+        """Return the number of trainable weights on a register of `n_wires` wires."""
         full_layers = 0 if n_wires == 1 else self.n_layers
         return n_wires * full_layers + len(read)
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """Gates in the order of application."""
+        """Return the gates in the order of application."""
         full_layers = 0 if n_wires == 1 else self.n_layers
         gates: list[Gate] = []
         for layer in range(full_layers):
@@ -132,7 +132,7 @@ class IdentityAnsatz:
         return 0
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """No gates, or a quarter turn of every read wire."""
+        """Return no gates, or a quarter turn of every read wire."""
         quarter = Angle(constant=math.pi / 2)
         return [Gate("RY", (wire,), quarter) for wire in read] if self.turned else []
 

@@ -30,7 +30,7 @@ BUILT_IN: dict[str, Any] = {**ALL_ENCODINGS, **ANSATZE, **READOUTS}
 
 
 def part_to_dict(part: Any) -> dict[str, Any]:
-    """The part's class name, as ``type``, and its dataclass fields."""
+    """Return the part's class name, as ``type``, and its dataclass fields."""
     kind = type(part).__name__
     if not is_dataclass(part):
         raise InvalidInputError(f"{kind} cannot be written: it must be a (frozen) dataclass")
@@ -117,7 +117,7 @@ def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from a file fits a type annotation; True if that is unknown."""
+    """Return whether a value read from a file fits a type annotation; True if that is unknown."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in arguments)
@@ -137,7 +137,7 @@ VERSION = 1
 
 
 def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
-    """A JSON-able description of a circuit; `circuit_from_dict` reads it.
+    """Return a JSON-able description of a circuit; `circuit_from_dict` reads it.
 
     A user's encoding, ansatz or readout is stored by its class name and its dataclass fields. The
     ansatz is stored once if all tasks have the same one, otherwise under ``ansatz_per_task``.
@@ -172,7 +172,7 @@ def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
 
 
 def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) -> HeadCircuit:
-    """The circuit that `circuit_to_dict` described.
+    """Return the circuit that `circuit_to_dict` described.
 
     Args:
         data: the description.
@@ -255,7 +255,7 @@ class Design:
             raise InvalidInputError(f"design {self.name!r}: n_wires is for the shared layout only")
 
     def circuit(self, tasks: Sequence[Task]) -> HeadCircuit:
-        """The design's circuit for these tasks."""
+        """Return the design's circuit for these tasks."""
         return HeadCircuit(
             tasks,
             self.encoding,
@@ -272,7 +272,7 @@ def _folder() -> Traversable:
 
 
 def list_designs() -> list[str]:
-    """Names of the catalogue's designs, sorted.
+    """Return the names of the catalogue's designs, sorted.
 
     Example:
         >>> "cz-ring" in list_designs()
@@ -304,7 +304,7 @@ def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> De
 
 
 def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
-    """A design from TOML: the text itself (a `str`), or a file (a `Path`).
+    """Return a design from TOML: the text itself (a `str`), or a file (a `Path`).
 
     Raises:
         InvalidInputError: if the design cannot be read, or a key, type or value does not fit.
@@ -335,7 +335,7 @@ def _read(text: str, where: str, custom: Classes) -> Design:
 
 
 def to_toml(design: Design) -> str:
-    """The design as TOML; equal designs give equal texts.
+    """Return the design as TOML; equal designs give equal texts.
 
     Example:
         >>> print(to_toml(load_design("iqp")).split("[ansatz]")[1].strip())

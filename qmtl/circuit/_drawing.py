@@ -177,7 +177,7 @@ def draw_svg(
     max_width: int | None = PAGE,
     inline: bool = False,
 ) -> str:
-    """A drawing in SVG, light or dark as the reader's page is.
+    """Return a drawing in SVG, light or dark as the reader's page is.
 
     A box names the feature ``x`` or weight ``w`` in its angle. Its colour shows who owns the
     weight: grey for the encoding, a colour for each task.
@@ -357,7 +357,7 @@ def circuit_parts(
     about: Mapping[str, object] | None = None,
     columns: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[Markup, Markup, Markup]:
-    """What a page shows of a circuit: its drawing, its counts, and a table of the first 24 tasks.
+    """Return a circuit's drawing, its settings and sizes, and a table of the first 24 tasks.
 
     Args:
         circuit: the circuit.

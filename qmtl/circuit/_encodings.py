@@ -17,10 +17,10 @@ class Encoding(Protocol):
     """What `HeadCircuit` needs from an encoding."""
 
     def n_features(self, n_wires: int) -> int:
-        """Number of encoding angles that the circuit takes."""
+        """Return the number of encoding angles that the circuit takes."""
 
     def n_weights(self, n_wires: int) -> int:
-        """Number of trainable weights."""
+        """Return the number of trainable weights."""
 
     def gates(self, n_wires: int) -> list[Gate]:
         """Gates in the order of application; their weights are numbered from 0 in gate order."""
@@ -103,16 +103,16 @@ class AngleEncoding:
         return layer < self.n_layers - 1 or (not self.reupload and layer > 0)
 
     def n_features(self, n_wires: int) -> int:
-        """Number of encoding angles on `n_wires` wires."""
+        """Return the number of encoding angles on `n_wires` wires."""
         return self._per_wire * n_wires
 
     def n_weights(self, n_wires: int) -> int:
-        """Number of trainable weights on `n_wires` wires."""
+        """Return the number of trainable weights on `n_wires` wires."""
         layers = sum(self._has_trainable(layer) for layer in range(self.n_layers))
         return layers * len(self.trainable) * n_wires
 
     def gates(self, n_wires: int) -> list[Gate]:
-        """Gates in the order of application."""
+        """Return the gates in the order of application."""
         gates: list[Gate] = []
         weight = loaded = 0
         for layer in range(self.n_layers):
@@ -162,7 +162,7 @@ class IQPEncoding:
         entangler_edges(self.pattern, 2)
 
     def n_features(self, n_wires: int) -> int:
-        """Number of encoding angles on `n_wires` wires."""
+        """Return the number of encoding angles on `n_wires` wires."""
         return n_wires
 
     def n_weights(self, n_wires: int) -> int:
@@ -170,7 +170,7 @@ class IQPEncoding:
         return 0
 
     def gates(self, n_wires: int) -> list[Gate]:
-        """Gates in the order of application."""
+        """Return the gates in the order of application."""
         layer = [Gate("Hadamard", (i,)) for i in range(n_wires)]
         layer += [Gate("RZ", (i,), Angle(features=(i,))) for i in range(n_wires)]
         layer += [
@@ -217,17 +217,17 @@ class RegisterEncoding:
             raise InvalidInputError(f"sizes must be one or more integers >= 1, got {self.sizes}")
 
     def n_features(self, n_wires: int) -> int:
-        """Number of encoding angles of all registers."""
+        """Return the number of encoding angles of all registers."""
         self._check(n_wires)
         return sum(self.encoding.n_features(size) for size in self.sizes)
 
     def n_weights(self, n_wires: int) -> int:
-        """Number of trainable weights of all registers."""
+        """Return the number of trainable weights of all registers."""
         self._check(n_wires)
         return sum(self.encoding.n_weights(size) for size in self.sizes)
 
     def gates(self, n_wires: int) -> list[Gate]:
-        """Gates register by register, in the order of application."""
+        """Return the gates register by register, in the order of application."""
         self._check(n_wires)
         gates: list[Gate] = []
         wire = feature = weight = 0

@@ -56,7 +56,7 @@ ENTANGLERS: dict[str, tuple[str, Callable[[int], list[Edge]]]] = {
 
 
 def entangler_edges(name: str, n: int) -> list[Edge]:
-    """Edges of the pattern on positions ``0 … n-1``, in the order in which the gates are applied.
+    """Return the pattern's edges on positions ``0 … n-1``, in the order of their gates.
 
     Raises:
         InvalidInputError: for an unknown name.
@@ -71,7 +71,7 @@ def entangler_edges(name: str, n: int) -> list[Edge]:
 
 
 def entangler_gates(name: str, wires: Sequence[int]) -> list[Gate]:
-    """The pattern's gates on `wires`.
+    """Return the pattern's gates on `wires`.
 
     Example:
         >>> [str(gate) for gate in entangler_gates("cnot_line", [4, 7, 8])]

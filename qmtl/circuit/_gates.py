@@ -83,7 +83,7 @@ class Angle:
                 raise InvalidInputError(f"an Angle's indices must be integers >= 0, got {index!r}")
 
     def times(self, factor: float) -> "Angle":
-        """The same angle times a number."""
+        """Return the same angle times a number."""
         return replace(self, constant=self.constant * factor)
 
     def __str__(self) -> str:
@@ -174,17 +174,17 @@ class Gate:
         return "CNOT" if self.name == "CNOT" else "other"
 
     def owned_by(self, owner: str) -> "Gate":
-        """The same elementary gate with its weight assigned to `owner`."""
+        """Return the same elementary gate with its weight assigned to `owner`."""
         if self.angle is None or self.angle.weight is None:
             return self
         return Gate(self.name, self.wires, replace(self.angle, owner=owner))
 
     def on(self, wires: Iterable[int]) -> "Gate":
-        """The same gate on other wires."""
+        """Return the same gate on other wires."""
         return Gate(self.name, tuple(wires), self.angles or self.angle)
 
     def decomposed(self) -> "list[Gate]":
-        """The elementary gates that make this one, up to a global phase; an elementary gate itself.
+        """Return the elementary gates that make this one, up to a global phase.
 
         Example:
             >>> [str(gate) for gate in Gate("CRZ", (0, 1), Angle(weight=0)).decomposed()]
@@ -227,7 +227,7 @@ def _quarter(name: str, wire: int, sign: int) -> Gate:
 
 
 def elementary(gates: Iterable[Gate]) -> list[Gate]:
-    """The gates, with composed ones decomposed into elementary ones."""
+    """Decompose composed gates into elementary ones."""
     return [part for gate in gates for part in gate.decomposed()]
 
 
@@ -259,7 +259,7 @@ class GateSequence:
 
     @classmethod
     def of(cls, n_wires: int, gates: Iterable[Gate]) -> "GateSequence":
-        """A sequence of the given gates."""
+        """Return a sequence of the given gates."""
         return cls(n_wires, tuple(_row(gate) for gate in elementary(gates)))
 
     def __post_init__(self) -> None:
@@ -293,15 +293,15 @@ class GateSequence:
         return {row[3] for row in self.rows if row[3] is not None}
 
     def n_features(self, n_wires: int) -> int:
-        """Number of encoding angles."""
+        """Return the number of encoding angles."""
         return len(self._features())
 
     def n_weights(self, n_wires: int, read: Iterable[int] = ()) -> int:
-        """Number of trainable weights."""
+        """Return the number of trainable weights."""
         return len(self._weights())
 
     def gates(self, n_wires: int, read: Iterable[int] | None = None) -> list[Gate]:
-        """The gates, in the order of application.
+        """Return the gates, in the order of application.
 
         Args:
             n_wires: number of wires; it must be that of the sequence.
@@ -358,7 +358,7 @@ class PauliString:
         return tuple(i for i, factor in enumerate(self.factors) if factor == "Z")
 
     def signs(self) -> tuple[int, ...]:
-        """The diagonal: one sign per basis state, the first wire the most significant bit."""
+        """Return the diagonal: one sign per basis state, the first wire most significant."""
         n = len(self.factors)
         masks = [1 << (n - 1 - i) for i in self.wires]
         return tuple(

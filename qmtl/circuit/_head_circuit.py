@@ -55,7 +55,7 @@ class ParameterCount:
 
 
 def gate_depth(circuits: Iterable[Sequence[Gate]], n_wires: int, *, two_qubit_only: bool) -> int:
-    """Depth of the deepest circuit: layers of all gates, or of two-qubit gates only."""
+    """Return the depth of the deepest circuit, for all gates or for two-qubit gates only."""
     deepest = 0
     for gates in circuits:
         level = [0] * n_wires
@@ -186,17 +186,17 @@ class HeadCircuit:
         return blocks
 
     def task(self, name: str) -> Task:
-        """The task with this name; an unknown name is an error that suggests the nearest one."""
+        """Return task with this name; the error for an unknown one suggests the nearest name."""
         return self.register(name).task
 
     def register(self, name: str) -> Register:
-        """The register of the task with this name."""
+        """Return the register of the task with this name."""
         if name not in self.registers:
             raise unknown_name("task", name, self.registers)
         return self.registers[name]
 
     def ansatz(self, name: str) -> Ansatz:
-        """The block of the task with this name."""
+        """Return the block of the task with this name."""
         self.register(name)
         return self._ansatz[name]
 
@@ -211,14 +211,14 @@ class HeadCircuit:
         return gates_by_wire(self.encoding_gates)
 
     def block_gates(self, name: str) -> tuple[Gate, ...]:
-        """Gates of one task's block, on the circuit's wires."""
+        """Return the gates of one task's block, on the circuit's wires."""
         register = self.register(name)
         read = register.readout.read_wires(len(register.wires))
         gates = elementary(self._ansatz[name].gates(len(register.wires), read))
         return tuple(g.on(register.wires[w] for w in g.wires).owned_by(name) for g in gates)
 
     def gates(self, task: str | None = None) -> tuple[Gate, ...]:
-        """The circuit's gates, in the order of application.
+        """Return the circuit's gates, in the order of application.
 
         Args:
             task: a task's name, for the encoding and this task's block; None for the whole circuit
@@ -234,7 +234,7 @@ class HeadCircuit:
         return self.encoding_gates + blocks
 
     def light_cone(self, task: str, read: Sequence[int] | None = None) -> LightCone:
-        """Gates and wires that a task's outputs depend on.
+        """Return the gates and wires that a task's outputs depend on.
 
         Args:
             task: the task's name.
@@ -267,7 +267,7 @@ class HeadCircuit:
         return sum(size for (size,) in self.weight_sizes.values())
 
     def n_weights(self, task: str) -> int:
-        """Number of trainable weights of one task's block."""
+        """Return the number of trainable weights of one task's block."""
         register = self.register(task)
         read = register.readout.read_wires(len(register.wires))
         return self._ansatz[task].n_weights(len(register.wires), read)
@@ -299,7 +299,7 @@ class HeadCircuit:
         return _slices({task.name: task.n_outputs for task in self.tasks})
 
     def count_parameters(self) -> ParameterCount:
-        """Number of encoding weights, of each task's weights, and of scales (one per task)."""
+        """Count the encoding weights, each task's weights, and the scales (one per task)."""
         tasks = {name: self.n_weights(name) for name in self.registers}
         return ParameterCount(self.n_encoding_weights, tasks, scales=len(tasks))
 
@@ -326,7 +326,7 @@ class HeadCircuit:
     def draw(
         self, task: str | None = None, *, max_wires: int = 16, max_width: int | None = None
     ) -> str:
-        """A text drawing of the first wires.
+        """Return a text drawing of the first wires.
 
         Args:
             task: the task whose circuit to draw in the shared layout (None: the first).
@@ -353,14 +353,14 @@ class HeadCircuit:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description; `qmtl.circuit.circuit_from_dict` reads it."""
+        """Return a JSON-able description; `qmtl.circuit.circuit_from_dict` reads it."""
         from qmtl.circuit._catalogue import circuit_to_dict
 
         return circuit_to_dict(self)
 
     @classmethod
     def load(cls, name_or_path: str, tasks: Sequence[Task]) -> "HeadCircuit":
-        """A catalogue design by name (``"cz-ring"``), or a design file by path, for `tasks`."""
+        """Return a catalogue design by name (``"cz-ring"``), or read a design file, for `tasks`."""
         from qmtl.circuit._catalogue import load_design
 
         return load_design(name_or_path).circuit(tasks)

@@ -53,7 +53,7 @@ class LightCone:
 
 
 def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
-    """Indices of the gates on each wire, ascending.
+    """Return the indices of the gates on each wire, ascending.
 
     A `Walk` needs them; walks through the same gates can share them.
 
@@ -164,7 +164,7 @@ def backward_cone(
     diagonal: bool = True,
     encoding_by_wire: Mapping[int, Sequence[int]] | None = None,
 ) -> LightCone:
-    """Light cone of an operator on the wires `measured` after `encoding` and then `block`.
+    """Return the light cone of the wires `measured` after `encoding` and then `block`.
 
     Args:
         encoding: gates of the shared encoding, in the order of application.

@@ -46,7 +46,7 @@ def _strings(read: Sequence[int], n_wires: int) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=16)
 def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """The same gates, but a task's outputs are the probabilities of bit strings on its read wires.
+    """Return the circuit that outputs the probabilities of bit strings on each task's read wires.
 
     Task names, angles and weights stay the same.
 
@@ -73,7 +73,7 @@ def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
 
 @lru_cache(maxsize=2**12)
 def output_matrix(register: Register) -> NDArray[np.float64]:
-    """A task's outputs as a matrix over the bit strings of its read wires.
+    """Return a task's outputs as a matrix over the bit strings of its read wires.
 
     The shape is (n_outputs, 2^read wires).
 
@@ -94,14 +94,14 @@ MAX_READ_NUMBERS = 2**24
 
 
 def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
-    """Positions of the Zs in each output's Z-string; None if the outputs are not Z-strings."""
+    """Return the positions of the Zs in each output's Z-string; None for other outputs."""
     register = circuit.register(task)
     strings = getattr(register.readout, "z_strings", None)
     return None if strings is None else strings(len(register.wires))
 
 
 def spanned_wires(circuit: HeadCircuit, task: str) -> int:
-    """How many wires of a register, from its first, the matrix of its readout covers.
+    """Return how many wires of a register, from its first, the matrix of its readout covers.
 
     A matrix over a wide register is huge, so the last wires are left out if the readout does not
     use them.
@@ -132,7 +132,7 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
 def task_strings(
     circuit: HeadCircuit, task: str
 ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
-    """The Z-strings that a task reads, as bit masks, and the matrix from them to its outputs.
+    """Return the Z-strings that a task reads, as bit masks, and the matrix to its outputs.
 
     Bit i of a mask stands for the register's i-th wire. The matrix is None if each output is one of
     the strings.

@@ -32,13 +32,13 @@ class Readout(Protocol):
         """Whether outputs are probabilities in [0, 1], rather than Z values in [-1, 1]."""
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        """Positions in a register of `n_wires` wires that are measured."""
+        """Return the positions in a register of `n_wires` wires that are measured."""
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]] | None:
         """Positions of the Zs in each output's Z-string; None if an output is not one Z-string."""
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """Outputs as rows over the register's ``2^n_wires`` basis-state probabilities."""
+        """Return outputs as rows over the register's ``2^n_wires`` basis-state probabilities."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ExpectationZ:
         return False
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        """Every `step`-th wire."""
+        """Return every `step`-th wire."""
         return tuple(range(0, self.n * self.step, self.step))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
@@ -86,7 +86,7 @@ class ExpectationZ:
         return [(wire,) for wire in self.read_wires(n_wires)]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """The sign of each Z in each basis state, shape (n_outputs, 2^n_wires)."""
+        """Return the sign of each Z in each basis state, shape (n_outputs, 2^n_wires)."""
         strings = [
             PauliString("I" * i + "Z" + "I" * (n_wires - 1 - i)) for i in self.read_wires(n_wires)
         ]
@@ -133,7 +133,7 @@ class PauliStrings:
         return False
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        """Wires on which any string has a Z."""
+        """Return the wires on which any string has a Z."""
         return tuple(sorted({w for string in self.strings for w in PauliString(string).wires}))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
@@ -141,7 +141,7 @@ class PauliStrings:
         return [PauliString(string).wires for string in self.strings]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """The sign of each string in each basis state, shape (n_outputs, 2^n_wires)."""
+        """Return the sign of each string in each basis state, shape (n_outputs, 2^n_wires)."""
         pad = "I" * (n_wires - self.min_wires)
         return [list(PauliString(string + pad).signs()) for string in self.strings]
 
@@ -176,14 +176,14 @@ class Probabilities:
         return True
 
     def read_wires(self, n_wires: int) -> tuple[int, ...]:
-        """All wires of the register."""
+        """Return all wires of the register."""
         return tuple(range(n_wires))
 
     def z_strings(self, n_wires: int) -> None:
         """None: a probability is a sum of Z-strings."""
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        """The first rows of the identity."""
+        """Return the first rows of the identity."""
         return [[float(row == state) for state in range(2**n_wires)] for row in range(self.n)]
 
 
@@ -208,7 +208,7 @@ class Register:
 
 
 def default_readout(task: Task, n_wires: int | None = None) -> Readout:
-    """Z on one wire per output; basis-state probabilities for a multiclass task.
+    """Return Z on one wire per output, or basis-state probabilities for a multiclass task.
 
     The wires read are spread over the register. If three targets on six wires were read side by
     side, a weight of the opposite wire would have no effect.
@@ -244,7 +244,7 @@ def register_sizes(
     wires_per_task: int | Mapping[str, int] | None,
     n_wires: int | None,
 ) -> dict[str, int]:
-    """Number of wires of each task's register: the requested number, or the default."""
+    """Return the number of wires of each task's register: the requested number, or the default."""
     defaults = {
         task.name: max(_default_wires(task), readouts[task.name].min_wires)
         if task.name in readouts
@@ -285,7 +285,7 @@ def check_sizes(sizes: Mapping[str, int], readouts: Mapping[str, Readout]) -> No
 def make_registers(
     tasks: Sequence[Task], layout: Layout, readouts: Mapping[str, Readout], sizes: Mapping[str, int]
 ) -> dict[str, Register]:
-    """The registers: side by side if partitioned, all on the same wires if shared."""
+    """Return registers side by side if partitioned, all on the same wires if shared."""
     registers = {}
     start = 0
     for task in tasks:

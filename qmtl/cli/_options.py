@@ -29,7 +29,7 @@ SEEDED = ("data", "encoder", "head", "training")
 
 
 def expanded(value: Any) -> Any:
-    """A path, or a list of them, with ``~`` expanded; shells do not expand it in ``--out=~/x``.
+    """Expand ``~`` in a path or a list of paths, which shells do not do in ``--out=~/x``.
 
     A recipe or a design may also be a name, and stays text.
 
@@ -45,7 +45,7 @@ def expanded(value: Any) -> Any:
 
 
 def path_option(text: str, *names: str, **more: Any) -> Any:
-    """An option that takes a path, with this help."""
+    """Return an option that takes a path, with this help."""
     return typer.Option(*names, callback=expanded, help=text, **more)
 
 
@@ -68,7 +68,7 @@ Delimiter = Annotated[
 
 
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
-    """Overrides of a recipe, with one seed for everything that is random.
+    """Return a recipe's overrides, with one seed for everything that is random.
 
     A single seed that ``--set`` gives takes precedence.
 
@@ -91,7 +91,7 @@ def complete_recipe(incomplete: str) -> list[str]:
 
 
 def recipe_texts() -> dict[str, str]:
-    """Built-in recipes by name, as TOML text."""
+    """Return the built-in recipes by name, as TOML text."""
     folder = files("qmtl") / "experiments" / "recipes"
     entries = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
     return {
@@ -142,7 +142,7 @@ def _matching(names: Iterable[str], incomplete: str) -> list[str]:
 
 
 def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
-    """Comma-separated whole numbers, ascending and without repetition.
+    """Parse comma-separated whole numbers; return them ascending and without repetition.
 
     Raises:
         InvalidInputError: if an entry is not a whole number, or too small.
@@ -163,7 +163,7 @@ def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
 
 
 def parse_scales(option: str, text: str) -> tuple[float, ...]:
-    """Comma-separated finite numbers >= 0, ascending and without repetition.
+    """Parse comma-separated finite numbers >= 0; return them ascending, without repetition.
 
     Raises:
         InvalidInputError: if an entry is not such a number.
@@ -182,7 +182,7 @@ def parse_scales(option: str, text: str) -> tuple[float, ...]:
 
 
 def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -> "Task":
-    """The task of a ``--target``, with errors in the words of the command line.
+    """Return the task of a ``--target``, with errors in the words of the command line.
 
     Raises:
         InvalidInputError: if the labels do not fit the kind, or do not say which it is.
@@ -199,7 +199,7 @@ def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -
 def read_inputs(
     run: "Run", table: Path, delimiter: str | None, labels: Sequence[str] = ()
 ) -> tuple["Tensor", "pd.DataFrame"]:
-    """Inputs of a table's rows, (rows, inputs), and the table.
+    """Read a table; return its rows' inputs, (rows, inputs), and the table.
 
     Raises:
         InvalidInputError: if the run has no columns, the table lacks some, or a cell does not fit.

@@ -45,7 +45,7 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that receives the output; None for a file or a pipe."""
+    """Return the columns of the terminal that receives the output; None for a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 

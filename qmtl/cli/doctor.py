@@ -46,12 +46,12 @@ class Needed:
 
 
 def declared() -> list[str]:
-    """Requirements of the installed package, from its metadata."""
+    """Return the requirements of the installed package, from its metadata."""
     return metadata.requires("qmtl") or []
 
 
 def needed(requirements: Iterable[str]) -> list[Needed]:
-    """Requirements with the installed versions; the package's own first, then by extra.
+    """List requirements with the installed versions; the package's own first, then by extra.
 
     An extra that only combines others is left out.
 

@@ -302,7 +302,7 @@ class Measured:
 
 
 def open_run(path: Path, split: str, samples: int) -> Measured:
-    """The model of a run directory and the first rows of a split.
+    """Return the model of a run directory and the first rows of a split.
 
     Raises:
         InvalidInputError: if it is not a run directory, or its data have no such split.
@@ -317,7 +317,7 @@ def open_run(path: Path, split: str, samples: int) -> Measured:
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:
-    """`HardwareSettings` from the command line.
+    """Make `HardwareSettings` from the options of the command line.
 
     Raises:
         InvalidInputError: if a pair is not ``KEY=VALUE``, or a key or value does not fit.

@@ -99,7 +99,7 @@ def choose_rows(
     stratify: Tensor | None = None,
     groups: Any = None,
 ) -> Indices:
-    """Rows of each split, from fractions or from a dict of row numbers.
+    """Return the rows of each split, from fractions or from a dict of row numbers.
 
     Example:
         >>> choose_rows(3, {"train": [0], "validation": [1], "test": [2]}, 0)[2]

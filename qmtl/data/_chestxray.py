@@ -53,7 +53,7 @@ class LabelTable:
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> "LabelTable":
-        """The given rows, by position."""
+        """Return the given rows, by position."""
         paths = [self.paths[row] for row in rows]
         return LabelTable(
             paths, self.patients[rows], self.findings, self.values[rows], self.index[rows]
@@ -69,7 +69,7 @@ def read_chestxray_labels(
     blank: str = "ignore",
     views: str = "all",
 ) -> LabelTable:
-    r"""The label files of a folder, joined; arguments as in `chestxray`.
+    r"""Read and join the label files of a folder; arguments as in `chestxray`.
 
     Raises:
         InvalidInputError: a file or column is missing, an image is named twice, a path has no
@@ -322,7 +322,7 @@ class ChestXraySection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """The images and findings, split by patient."""
+        """Return the images and findings, split by patient."""
         return chestxray(self.path, tasks=self.tasks, seed=self.seed, **self.given())
 
 
@@ -342,7 +342,7 @@ def chestxray(
     seed: int = 0,
     max_patients: int | None = None,
 ) -> MultiTaskData:
-    r"""Chest X-rays with CheXpert's label columns (arXiv:1901.07031), split by patient.
+    r"""Load chest X-rays with CheXpert's labels (arXiv:1901.07031), split by patient.
 
     All label files are joined and split anew, so that no patient is in two splits, whatever the
     folders say; rare findings are spread over the splits, see `patient_split`.

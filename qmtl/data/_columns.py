@@ -121,7 +121,7 @@ class TableColumns:
         return len(self.numeric) + n_dates + n_categories
 
     def is_close(self, other: "TableColumns") -> bool:
-        """Whether other columns give the same inputs, but for rounding errors in the scales.
+        """Return whether other columns give the same inputs, but for rounding errors in the scales.
 
         Example:
             >>> columns = TableColumns((("age", 40.0, 10.0),))
@@ -141,7 +141,7 @@ class TableColumns:
         )
 
     def fits(self, inputs: Any) -> bool:
-        """Whether inputs are a table with named columns, not an array.
+        """Return whether inputs are a table with named columns, not an array.
 
         A data frame without texts as names is an array, unless it has a column of this name.
 
@@ -210,7 +210,7 @@ class TableColumns:
         return torch.from_numpy(encoded)
 
     def unseen(self, table: "pd.DataFrame") -> dict[str, list[str]]:
-        """Categories in a table that have no input, by column; columns without any are left out.
+        """Return, by column, the categories in a table that have no input.
 
         Example:
             >>> import pandas as pd
@@ -248,7 +248,7 @@ class TableColumns:
         return table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """The columns as data that JSON can hold; `from_dict` reads it.
+        """Return the columns as data that JSON can hold; `from_dict` reads it.
 
         Example:
             >>> TableColumns((("age", 40.0, 10.0),)).to_dict()["numeric"]
@@ -264,7 +264,7 @@ class TableColumns:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TableColumns":
-        """The columns that `to_dict` described.
+        """Return the columns that `to_dict` described.
 
         Raises:
             InvalidInputError: for an unknown key, or a value that does not fit.
@@ -284,7 +284,7 @@ class TableColumns:
 
 
 def column_differences(one: TableColumns | None, two: TableColumns | None) -> tuple[str, str]:
-    """The differences between two ways to read a table, each in words.
+    """Describe the differences between two ways to read a table, each in words.
 
     Example:
         >>> column_differences(TableColumns((("age", 40.0, 10.0),)), None)
@@ -309,7 +309,7 @@ def _listed(columns: TableColumns | None) -> str:
 
 
 def is_number_type(dtype: Any) -> bool:
-    """Whether a column of this type holds numbers, truth values or durations, but no texts.
+    """Return whether a column of this type holds numbers, truth values or durations, but no texts.
 
     Example:
         >>> import pandas as pd
@@ -330,7 +330,7 @@ def column_numbers(
     *,
     truths: bool = False,
 ) -> np.ndarray:
-    """Columns of a table as float64 (N, columns), NaN where missing; durations are in days.
+    """Return columns as float64 (N, columns), NaN where missing; durations are in days.
 
     Args:
         table: the rows.
@@ -384,7 +384,7 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
 
 
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
-    """The distinct values of a column as texts, and the index of each row's value, -1 if missing.
+    """Return a column's distinct values as texts, and each row's index into them, -1 if missing.
 
     Numbers are written in the form of class names: 1.0 is "1".
 
@@ -418,7 +418,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
 
 
 def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
-    """Numbers of the texts that spell one; the column decides between 1,234.5 and 1.234,5.
+    """Read the texts that spell a number; the column decides between 1,234.5 and 1.234,5.
 
     Args:
         name: name of the column, for messages.
@@ -471,7 +471,7 @@ def _with_comma(text: str) -> float | None:
 
 
 def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
-    """A column of dates in days since 1970, float64 (N,), NaN where missing.
+    """Return a column of dates in days since 1970, float64 (N,), NaN where missing.
 
     Raises:
         InvalidInputError: a cell is not a date of this format; the error gives its row, column and

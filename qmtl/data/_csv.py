@@ -29,7 +29,7 @@ _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 
 
 def is_nameless(column: str) -> bool:
-    """Whether a column has no name, or pandas' placeholder for a missing one.
+    """Return whether a column has no name, or pandas' placeholder for a missing one.
 
     Example:
         >>> is_nameless(""), is_nameless("Unnamed: 0"), is_nameless("size")
@@ -172,7 +172,7 @@ class TextTable:
         return [name or f"Unnamed: {place}" for place, name in enumerate(header)]
 
     def frame(self, texts: Collection[str] = (), *, categories: bool = False) -> "pd.DataFrame":
-        """The rows, as `read_table` returns them.
+        """Return the rows, as `read_table` returns them.
 
         Args:
             texts: columns to keep as text.

@@ -33,7 +33,7 @@ class CuePairsSection(DataSection):
     n_rows: int = Field(3000, ge=1)
 
     def load(self) -> MultiTaskData:
-        """The rows, split."""
+        """Return the rows, split."""
         own = self.given()
         data = cue_pairs(seed=self.seed, **own)
         return data if self.tasks is None else data.subset(self.tasks)
@@ -47,7 +47,7 @@ def cue_pairs(
     n_rows: int = 3000,
     seed: int = 0,
 ) -> MultiTaskData:
-    """Binary tasks on a stimulus with one place per cue and two numbers in each place.
+    """Make binary tasks on a stimulus with one place per cue and two numbers in each place.
 
     A row's cue, one of the features, says which place counts. Task ``j`` asks on which side of the
     line at the angle ``π·j / n_cues`` the two numbers in that place lie. Every training row has a

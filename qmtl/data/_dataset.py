@@ -75,7 +75,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return None if weights is None else weights / weights.max()
 
     def take(self, rows: Tensor | slice) -> "Split":
-        """The given rows: a bool mask (N,), row numbers or a slice.
+        """Return the given rows: a bool mask (N,), row numbers or a slice.
 
         Example:
             >>> len(Split(torch.zeros(3, 2), {}).take(torch.tensor([0, 2])))
@@ -174,7 +174,7 @@ class MultiTaskData:
         return labelled_rows(self.tasks, split.targets)
 
     def task(self, name: str) -> Task:
-        """The task with this name.
+        """Return the task with this name.
 
         Raises:
             InvalidInputError: if there is none; the error suggests the nearest names.
@@ -190,7 +190,7 @@ class MultiTaskData:
         raise unknown_name("task", name, [task.name for task in self.tasks])
 
     def subset(self, tasks: Sequence[str]) -> "MultiTaskData":
-        """The same data with only some of its tasks, in the given order.
+        """Return the same data with only some of its tasks, in the given order.
 
         Rows without any label of these tasks are dropped.
 
@@ -240,14 +240,14 @@ class DataSection(Section):
 
     @abstractmethod
     def load(self) -> MultiTaskData:
-        """The data that the section describes, split."""
+        """Return the data that the section describes, split."""
 
     def load_tasks(self) -> tuple[Task, ...]:
-        """The tasks alone; a subclass that knows them does not read the data."""
+        """Return the tasks alone; a subclass that knows them does not read the data."""
         return self.load().tasks
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """The values of these keys that are not None; None stands for the loader's default.
+        """Return the values of these keys that are not None; None stands for the loader's default.
 
         Args:
             *keys: the keys; without any, all keys that the subclass adds to every section's, except
@@ -270,7 +270,7 @@ class ThreeSplits(TypedDict):
 
 
 def take_splits(rows: Split, indices: Indices) -> ThreeSplits:
-    """The three splits of some rows, by name.
+    """Return the three splits of some rows, by name.
 
     Example:
         >>> one = torch.tensor([0])

@@ -33,11 +33,11 @@ class DigitsSection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """The digits, split."""
+        """Return the digits, split."""
         return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
     def load_tasks(self) -> tuple[Task, ...]:
-        """The tasks, which never change."""
+        """Return the tasks, which never change."""
         return _chosen(self.tasks)
 
 
@@ -56,7 +56,7 @@ def digits(
     splits: Sequence[float] | Mapping[str, Any] = (0.6, 0.2, 0.2),
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskData:
-    """1797 images of 8x8 pixels, five tasks on each.
+    """Load 1797 images of 8x8 pixels, with five tasks on each.
 
     Tasks: digit (10 classes), parity (odd is 1), five_or_more, has_loop (0, 6, 8 and 9; binary)
     and ink (regression: the mean pixel in [0, 1]).

@@ -51,7 +51,7 @@ def check_files(
 
 
 def read_text(path: Path) -> str:
-    """A whole text file in UTF-8, with or without a byte order mark.
+    """Read a whole text file in UTF-8, with or without a byte order mark.
 
     Raises:
         InvalidInputError: it cannot be read, or is not UTF-8.
@@ -67,7 +67,7 @@ def read_text(path: Path) -> str:
 def features_by_id(
     path: str | PathLike[str], ids: Sequence[str], name: str
 ) -> tuple[np.ndarray, int]:
-    """The vectors of some ids; ids that are not in the file get NaN.
+    """Return the vectors of some ids; ids that are not in the file get NaN.
 
     Args:
         path: a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
@@ -164,7 +164,7 @@ Embed = Callable[[list[str]], Any]
 
 
 def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
-    """Embeddings of texts, each scaled to the length √d.
+    """Embed texts as vectors of length √d.
 
     A text that occurs several times is embedded once. After scaling, the entries are of order one
     for every model, so that one encoder and one learning rate suit all models. Directions, and with
@@ -202,7 +202,7 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
 
 
 def text_model(name: str | None, max_tokens: int | None = None) -> Embed | None:
-    """The sentence encoder with this name or in this folder; None for the default of `embed_texts`.
+    """Return the sentence encoder of this name or folder; None for that of `embed_texts`.
 
     Args:
         name: the model's name or folder.
@@ -226,7 +226,7 @@ def text_model(name: str | None, max_tokens: int | None = None) -> Embed | None:
 
 
 def gives_tokens(embed: Embed | None) -> bool:
-    """Whether a text model returns token numbers instead of vectors."""
+    """Return whether a text model returns token numbers instead of vectors."""
     if embed is None:
         return False
     from qmtl.encoders import TextTokens
@@ -235,7 +235,7 @@ def gives_tokens(embed: Embed | None) -> bool:
 
 
 def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-    """Token numbers of one text or two: (N, 2, tokens), -1 for no token.
+    """Return token numbers of one text or two: (N, 2, tokens), -1 for no token.
 
     Example:
         >>> pair_tokens(np.array([[101.0, 102.0, -1.0]])).tolist()
@@ -246,7 +246,7 @@ def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarr
 
 
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-    """Features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
+    """Return features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
 
     A single sentence becomes [u, 0, 0, 0], of the same width. The zeros add nothing, and send no
     gradient to the weights behind them, so that these serve only the tasks on pairs. (As a pair

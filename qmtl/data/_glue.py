@@ -54,7 +54,7 @@ class GlueLayout:
     words: tuple[str, ...] | None = ("0", "1")
 
     def file(self, split: str) -> str:
-        """The file of a split, relative to the folder of GLUE."""
+        """Return the file of a split, relative to the folder of GLUE."""
         return f"{self.task.name}/{'train.tsv' if split == 'train' else self.dev}"
 
 
@@ -126,7 +126,7 @@ class GlueRows:
         return f"GlueRows({len(self)} {'pairs' if len(self.texts) == 2 else 'sentences'})"
 
     def take(self, rows: np.ndarray) -> "GlueRows":
-        """The given rows, by position."""
+        """Return the given rows, by position."""
         texts = tuple([part[row] for row in rows] for part in self.texts)
         return GlueRows(texts, self.labels[rows], self.index[rows], self.skipped)
 
@@ -143,7 +143,7 @@ def check_glue_folder(path: str | PathLike[str], tasks: Sequence[str]) -> None:
 
 
 def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> GlueRows:
-    r"""The texts and labels of one of GLUE's files, without embedding them.
+    r"""Read the texts and labels of one of GLUE's files, without embedding them.
 
     The files are tab-separated and never quoted: a quotation mark is an ordinary character. They
     are read line by line, and only texts and labels are kept.
@@ -272,7 +272,7 @@ class GlueSection(DataSection):
     max_tokens: int | None = Field(None, ge=3)
 
     def load(self) -> MultiTaskData:
-        """The tasks of GLUE, split."""
+        """Return the tasks of GLUE, split."""
         options = self.given("validation", "max_rows", "max_test_rows")
         embed = text_model(self.text_model, self.max_tokens)
         return glue(self.path, self.tasks, embed, seed=self.seed, **options)
@@ -288,7 +288,7 @@ def glue(
     max_rows: int | None = None,
     max_test_rows: int | None = None,
 ) -> MultiTaskData:
-    r"""GLUE (arXiv:1804.07461) as disjoint multi-task data: every row belongs to one task.
+    r"""Load GLUE (arXiv:1804.07461) as disjoint multi-task data: each row belongs to one task.
 
     The official development sets are the test split (GLUE's test labels are not public). The
     validation split is cut from each task's training file, stratified by its labels. WNLI's

@@ -108,7 +108,7 @@ def learn_columns(
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) without numbers.
+    """Return mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) if none.
 
     Example:
         >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))

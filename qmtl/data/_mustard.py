@@ -245,7 +245,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 
 
 def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
-    """The authors' five folds: training and test rows of each.
+    """Return the authors' five folds: training and test rows of each.
 
     Args:
         path: the folder with ``split_indices.json`` (speaker_dependent_folds: a list of train and
@@ -280,7 +280,7 @@ def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
 
 
 def speaker_independent(shows: list[str]) -> Rows:
-    """The authors' rule: test on the show FRIENDS, train on the others.
+    """Split by the authors' rule: test on the show FRIENDS, train on the others.
 
     Raises:
         InvalidInputError: a part would be empty.
@@ -367,7 +367,7 @@ class MustardSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        """The utterances, split."""
+        """Return the utterances, split."""
         labels = {name: key for key, name in _NAMES.items()}[self.source]
         return mustard(
             self.path,

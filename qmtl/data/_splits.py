@@ -16,7 +16,7 @@ Indices = tuple[Tensor, Tensor, Tensor]
 
 
 def label_codes(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Tensor | None:
-    """The classification labels as int64 (N, columns), one column per task or label.
+    """Return the classification labels as int64 (N, columns), one column per task or label.
 
     A missing label is a separate class (-100), so that disjoint data are stratified by task. None
     if no task is a classification.
@@ -43,7 +43,7 @@ def split_indices(
     stratify: Tensor | None = None,
     groups: Any = None,
 ) -> Indices:
-    """Row numbers of the training, validation and test split.
+    """Return the row numbers of the training, validation and test split.
 
     Args:
         n: number of rows.
@@ -79,7 +79,7 @@ def split_indices(
 
 
 def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
-    """Row numbers that the caller chose: checked, in the caller's order.
+    """Check row numbers that the caller chose, and return them in the caller's order.
 
     Raises:
         InvalidInputError: a split is missing, empty or unknown, or a row is out of range or occurs
@@ -140,7 +140,7 @@ def check_seed(seed: object) -> None:
 
 
 def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
-    """Sizes of the splits of n items (`what`, for messages); none may be empty.
+    """Return the sizes of the splits of n items (`what`, for messages); none may be empty.
 
     Example:
         >>> split_sizes(10, (0.7, 0.15, 0.15), "rows")
@@ -283,7 +283,7 @@ def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np
 
 
 def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Row numbers of a sample, spread evenly over the classes.
+    """Draw row numbers of a sample that is spread evenly over the classes.
 
     Systematic sampling: rows are sorted by class, in random order within a class, and taken at
     equal steps. Each class gets its share to within one row, however rare it is. With several
@@ -319,7 +319,7 @@ def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
 def validation_cut(
     codes: np.ndarray, share: float, seed: int, name: str = "validation"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation rows, cut by `stratified_sample`; errors call the share `name`.
+    """Cut training and validation rows by `stratified_sample`; errors call the share `name`.
 
     Raises:
         InvalidInputError: the share is not in (0, 1), or a part would be empty.
@@ -354,7 +354,7 @@ def check_count(name: str, value: Any, least: int) -> None:
 def patient_split(
     patients: np.ndarray, labels: np.ndarray, fractions: Sequence[float], seed: int
 ) -> Indices:
-    """Row numbers of three splits that share no patient.
+    """Split row numbers in three so that no patient is in two splits.
 
     Iterative stratification (Sechidis et al., doi 10.1007/978-3-642-23808-6_10) over patients:
     patients with the rarest label are assigned first, each to the split that lacks most of it. A

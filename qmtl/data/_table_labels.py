@@ -53,7 +53,7 @@ class LabelTable:
         return len(self._frame)
 
     def task(self, name: str, kind: str | None = None) -> Task:
-        """The task of a column, of the given kind or of that of its labels; see `infer_task`.
+        """Return a column's task, of the given kind or inferred from the labels; see `infer_task`.
 
         Raises:
             InvalidInputError: the labels do not fit, do not say which kind they are, or are of one
@@ -69,7 +69,7 @@ class LabelTable:
         return task
 
     def targets(self, task: Task) -> Tensor:
-        """The canonical targets of the task's column, see `Task.to_targets`.
+        """Return the canonical targets of the task's column, see `Task.to_targets`.
 
         Raises:
             InvalidInputError: a label does not fit; the error gives its row.
@@ -79,7 +79,7 @@ class LabelTable:
 
 
 def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
-    """The task that a column's values (of `label_values`) make."""
+    """Return the task that a column's values (of `label_values`) make."""
     categories = getattr(column.dtype, "categories", None)
     # The type of a column of categories that are numbers says that they are classes.
     typed = categories is not None and is_number_type(categories.dtype)
@@ -87,7 +87,7 @@ def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
 
 
 def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
-    """The labels in a column: numbers as float64, texts and other values as objects.
+    """Return the labels in a column: numbers as float64, texts and other values as objects.
 
     Args:
         column: the labels.
@@ -125,7 +125,7 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
 
 
 def targets_of(task: Task, values: np.ndarray, rows: Sequence[Any]) -> Tensor:
-    """The targets of a task; each distinct text is converted once."""
+    """Return the targets of a task; each distinct text is converted once."""
     import pandas as pd
 
     if values.ndim == 1 and values.dtype == object:

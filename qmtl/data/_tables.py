@@ -86,7 +86,7 @@ class CsvSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        """The table, split."""
+        """Return the table, split."""
         options = self.given() | {"targets": self.targets or self.tasks}
         data = from_csv(self.path, seed=self.seed, **options)
         return data if self.tasks is None else data.subset(self.tasks)
@@ -106,7 +106,7 @@ def from_frame(
     name: str = "table",
     weights: str | None = None,
 ) -> MultiTaskData:
-    """A data set from a pandas DataFrame.
+    """Make a data set from a pandas DataFrame.
 
     Args:
         table: one row per sample.
@@ -174,7 +174,7 @@ def from_csv(
     max_categories: int = 50,
     weights: str | None = None,
 ) -> MultiTaskData:
-    r"""A data set from a table in a file: `read_table`, then `from_frame`.
+    r"""Make a data set from a table in a file: `read_table`, then `from_frame`.
 
     Args:
         path: the file.

@@ -29,7 +29,7 @@ class WineSection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """The wines, split."""
+        """Return the wines, split."""
         return wine(seed=self.seed, tasks=self.tasks, **self.given())
 
 
@@ -39,7 +39,7 @@ def wine(
     splits: Sequence[float] | Mapping[str, Any] = (0.6, 0.2, 0.2),
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskData:
-    """178 wines of three cultivars, eleven chemical measurements of each.
+    """Load 178 wines of three cultivars, with eleven chemical measurements of each.
 
     Tasks: cultivar (3 classes), alcohol (regression, % by volume) and colour (regression, its
     intensity).

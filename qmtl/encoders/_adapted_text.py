@@ -157,7 +157,7 @@ class AdaptedText(TaskEncoder):
         return self
 
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
-        """Features of these tasks side by side; the last layers run once for each."""
+        """Return the features of these tasks side by side; the last layers run once for each."""
         tokens = self._tokens(inputs)
         there = tokens[:, 0] >= 0
         mask = (tokens >= 0).long()[there]
@@ -229,7 +229,7 @@ class AdaptedText(TaskEncoder):
         return tokens[:, :longest]
 
     def routing(self) -> dict[str, Tensor]:
-        """Each task's shares of the adapters: (layers with adapters, splits, inventory).
+        """Return each task's shares of the adapters: (layers with adapters, splits, inventory).
 
         The shares of a split add up to 1.
         """
@@ -253,7 +253,7 @@ class AdaptedText(TaskEncoder):
         return self.adapters.balance * torch.stack(terms).mean()
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """Each task's shares of adapters and its scale, and its rows of the last layer."""
+        """Return each task's shares of adapters and its scale, and its rows of the last layer."""
         names = tuple(self.columns)
         found = {router.module_logits: names for router in self._routers()} | {
             self.log_scales: names
@@ -264,7 +264,7 @@ class AdaptedText(TaskEncoder):
         return found | {last.weight: rows, last.bias: rows}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one more task, which starts with equal shares of all adapters."""
+        """Return a copy with one more task, which starts with equal shares of all adapters."""
         larger = {**self.columns, name: columns}
         grown = type(self)._described(self.to_dict() | {"columns": larger}, seed)
         grown.to(self.log_scales)
@@ -278,7 +278,7 @@ class AdaptedText(TaskEncoder):
         return grown.train(self.training)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         return {
             "type": type(self).__name__,
             "columns": {name: list(own) for name, own in self.columns.items()},
@@ -294,7 +294,7 @@ class AdaptedText(TaskEncoder):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters.
+        """Return the encoder that `to_dict` described, with fresh parameters.
 
         Raises:
             InvalidInputError: if the sentence encoder no longer exists, or is another one.
@@ -417,7 +417,7 @@ class AdaptedTextSection(EncoderSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The encoder for tokens (N, texts, tokens)."""
+        """Return the encoder for tokens (N, texts, tokens)."""
         if given.inputs.ndim != 3:
             raise InvalidInputError(
                 f"encoder {self.type!r} needs tokens of texts, (rows, texts, tokens), got shape "

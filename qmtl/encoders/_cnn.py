@@ -88,7 +88,7 @@ class CNN(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Features of the images.
+        """Return the features of the images.
 
         Raises:
             InvalidInputError: if the images have another shape.
@@ -103,7 +103,7 @@ class CNN(nn.Module):
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         return {
             "type": "CNN",
             "in_channels": self.in_channels,
@@ -117,7 +117,7 @@ class CNN(nn.Module):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
 
 
@@ -135,7 +135,7 @@ class CNNSection(EncoderSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The network for images (N, channels, height, width)."""
+        """Return the network for images (N, channels, height, width)."""
         in_channels, *size = image_shape(self.type, given.inputs)
         options = self.model_dump(exclude={"type"})
         return CNN(in_channels, size, given.n_features, **options)

@@ -55,7 +55,7 @@ class TaskEncoder(nn.Module, ABC):
     def forward(
         self, inputs: Tensor, tasks: Sequence[str] | None = None
     ) -> Float[Tensor, "batch features"]:
-        """Features of the inputs, (batch, out_features).
+        """Return the features of the inputs, (batch, out_features).
 
         Args:
             inputs: inputs whose first dimension is the batch.
@@ -72,7 +72,7 @@ class TaskEncoder(nn.Module, ABC):
 
     @abstractmethod
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
-        """Features of these tasks side by side, in this order: (batch, features of these tasks).
+        """Return these tasks' features side by side, in this order: (batch, their features).
 
         Parts that only other tasks need should not be computed.
         """
@@ -86,7 +86,7 @@ class TaskEncoder(nn.Module, ABC):
         return None
 
     def extra_loss(self) -> Tensor | None:
-        """A term of the parameters alone that a training step adds to the losses; None for none."""
+        """Return a term of the parameters alone to add to the losses; None if there is none."""
         return None
 
     def train_new_tasks(self) -> None:
@@ -97,11 +97,11 @@ class TaskEncoder(nn.Module, ABC):
         return None
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters to exclude from weight decay."""
+        """Return the parameters to exclude from weight decay."""
         return []
 
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Shares of parts, such as experts, in the mixture of each task, by task and part.
+        """Return each task's share of each part, such as an expert, in its mixture.
 
         It is empty if the encoder has no such mixture.
 
@@ -111,18 +111,18 @@ class TaskEncoder(nn.Module, ABC):
         return {}
 
     def collapse(self, inputs: Tensor) -> list[str]:
-        """Problems in the use of the parts in `utilisation`, one sentence each."""
+        """Describe problems in the use of the parts in `utilisation`, one sentence each."""
         return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """Parameters in which each entry along the first axis belongs to a task, with these tasks.
+        """Return parameters whose first axis lists tasks, with the names of these tasks.
 
         ``qmtl.fit(model, data, tasks=[...])`` trains only these parameters of an encoder.
         """
         return {}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one more task, whose features come after the others.
+        """Return a copy with one more task, whose features come after the others.
 
         Args:
             name: name of the task.
@@ -215,14 +215,14 @@ class EncoderSection(Section):
 
     @abstractmethod
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The encoder for some data.
+        """Return the encoder for some data.
 
         Raises:
             InvalidInputError: if the inputs do not fit this encoder, or a value is wrong.
         """
 
     def of_task(self, name: str) -> Self:
-        """The section for a single-task model, without settings for other tasks."""
+        """Return the section for a single-task model, without settings for other tasks."""
         return self
 
 
@@ -231,7 +231,7 @@ AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]
 
 
 def known_encoders() -> dict[str, Any]:
-    """The encoders, by their names in saved models.
+    """Return the encoders, by their names in saved models.
 
     Example:
         >>> import qmtl.encoders
@@ -251,7 +251,7 @@ def check_flat(inputs: Tensor, width: int) -> None:
 
 
 def flat_width(encoder: str, inputs: Tensor) -> int:
-    """The width of inputs (N, width).
+    """Return the width of inputs (N, width).
 
     Raises:
         InvalidInputError: if the inputs have another number of dimensions.
@@ -269,7 +269,7 @@ def flat_width(encoder: str, inputs: Tensor) -> int:
 
 
 def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
-    """Channels, height and width of images (N, channels, height, width).
+    """Return the channels, height and width of images (N, channels, height, width).
 
     Raises:
         InvalidInputError: if the inputs are not images.

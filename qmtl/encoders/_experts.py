@@ -157,7 +157,7 @@ class Experts(TaskEncoder):
         return SoftmaxGate(seen, self.gate_features, own=own)
 
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
-        """Features of these tasks side by side; only experts that these tasks see run."""
+        """Return features of these tasks side by side; only experts that these tasks see run."""
         flat = self._flat(inputs)
         place = {name: i for i, name in enumerate(self.columns)}
         places = torch.tensor([place[task] for task in tasks], device=inputs.device)
@@ -198,7 +198,7 @@ class Experts(TaskEncoder):
 
     @torch.no_grad()
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Each task's mean weight of each expert over some rows, as a share of the task's total.
+        """Return each task's mean weight of each expert, as a share of the task's total.
 
         Experts have the names of `expert_names`.
 
@@ -217,7 +217,7 @@ class Experts(TaskEncoder):
         }
 
     def collapse(self, inputs: Tensor) -> list[str]:
-        """Problems in the use of the experts on some rows, one sentence each.
+        """Describe problems in the use of the experts on some rows, one sentence each.
 
         Problems are: an expert with almost no weight, or almost all; an expert of several tasks
         that serves only one of them; and, with ``dselect``, a task that does not have exactly `k`
@@ -236,7 +236,7 @@ class Experts(TaskEncoder):
         self.gate.start_epoch(progress)
 
     def extra_loss(self) -> Tensor | None:
-        """The term that the gates add to the losses."""
+        """Return the term that the gates add to the losses."""
         return self.gate.extra_loss()
 
     def train_new_tasks(self) -> None:
@@ -244,18 +244,18 @@ class Experts(TaskEncoder):
         self.gate.train()
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters of gates to exclude from weight decay."""
+        """Return the parameters of gates to exclude from weight decay."""
         return self.gate.undecayed()
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """The gates' parameters, and the rows of the last layer."""
+        """Return the gates' parameters, and the rows of the last layer."""
         owner = {row: task for task, own in self.columns.items() for row in own}
         rows = tuple(owner[row] for row in range(self.out_features))
         gates = dict.fromkeys(self.gate.parameters(), tuple(self.columns))
         return {self.weight: rows, self.bias: rows} | gates
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
-        """A copy with one more task, which sees the experts that all tasks see.
+        """Return a copy with one more task, which sees the experts that all tasks see.
 
         Raises:
             InvalidInputError: if all experts belong to other tasks.
@@ -289,7 +289,7 @@ class Experts(TaskEncoder):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters.
+        """Return a JSON-able description without parameters.
 
         Raises:
             InvalidInputError: for experts that are not encoders of qmtl.
@@ -316,7 +316,7 @@ class Experts(TaskEncoder):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         known = known_encoders()
         options = {name: description[name] for name in ("gate", "k", "entropy", "rank", "owners")}
         experts = [known[one["type"]].from_dict(one) for one in description["experts"]]
@@ -356,7 +356,7 @@ class ExpertsSection(EncoderSection):
     rank: Count = 4
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The experts for inputs (N, ...), and gates for the tasks of the columns."""
+        """Return the experts for inputs (N, ...), and gates for the tasks of the columns."""
         if given.columns is None:
             raise InvalidInputError(
                 "encoder 'experts' needs a head whose tasks have features of their own, one "
@@ -379,7 +379,7 @@ class ExpertsSection(EncoderSection):
         return Experts(given.inputs[0].numel(), given.columns, experts, **options, seed=seed)
 
     def of_task(self, name: str) -> Self:
-        """The section for a single-task model, with a group of this task only."""
+        """Return the section for a single-task model, with a group of this task only."""
         if self.groups is None:
             return self
         return self.model_copy(update={"groups": [[name]]})

@@ -72,20 +72,20 @@ class FourierFeatures(nn.Module):
             self.layer = nn.Linear(n_cosines, out_features)
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
-        """Features of the inputs."""
+        """Return the features of the inputs."""
         check_flat(inputs, self.in_features)
         angles = inputs @ self.get_buffer("directions") + self.get_buffer("shifts")
         features: Tensor = self.layer(math.sqrt(2 / self.n_cosines) * angles.cos())
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         names = ("in_features", "out_features", "n_cosines", "scale")
         return {"type": "FourierFeatures"} | {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
 
 
@@ -101,6 +101,6 @@ class FourierFeaturesSection(EncoderSection):
     scale: float = Field(3.0, gt=0, allow_inf_nan=False)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The encoder for inputs (N, width)."""
+        """Return the encoder for inputs (N, width)."""
         width = flat_width(self.type, given.inputs)
         return FourierFeatures(width, given.n_features, self.n_cosines, self.scale, seed=self.seed)

@@ -32,7 +32,7 @@ class Concatenation(nn.Module):
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """The joint representation."""
+        """Return the joint representation."""
         parts = [
             torch.where(present[:, i, None], own, stand_in)
             for i, (own, stand_in) in enumerate(zip(columns, self.stand_ins, strict=True))
@@ -57,7 +57,7 @@ class Gates(nn.Module):
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """The joint representation."""
+        """Return the joint representation."""
         own = [linear(x) for linear, x in zip(self.represent, columns, strict=True)]
         values = torch.stack(own, dim=1).tanh()
         scores = self.score(torch.cat(list(columns), dim=1)).view_as(values)
@@ -95,7 +95,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """The joint representation."""
+        """Return the joint representation."""
         own = [linear(x) for linear, x in zip(self.tokens, columns, strict=True)]
         tokens = torch.stack(own, dim=1) + self.modality
         tokens = tokens + self._attend(tokens, present)
@@ -215,7 +215,7 @@ class Fusion(nn.Module):
         self.join, self.dropout, self.layers = join, nn.Dropout(dropout), layers
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
-        """Features of the inputs.
+        """Return the features of the inputs.
 
         Raises:
             InvalidInputError: if the inputs have another width, or a flag is neither 0 nor 1.
@@ -300,7 +300,7 @@ class Fusion(nn.Module):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         return {
             "type": "Fusion",
             # A list of pairs, since the order of modalities is the order of the input columns.
@@ -318,7 +318,7 @@ class Fusion(nn.Module):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         options = {k: v for k, v in description.items() if k not in ("type", "widths")}
         return cls(dict(description["widths"]), **options, seed=0)
 
@@ -342,7 +342,7 @@ class FusionSection(EncoderSection):
     calibrate: bool = False
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The encoder for inputs in the layout of `qmtl.data.join_modalities`."""
+        """Return the encoder for inputs in the layout of `qmtl.data.join_modalities`."""
         width = flat_width(self.type, given.inputs)
         widths = self.widths or given.modalities
         if widths is None:

@@ -37,7 +37,7 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Weights (batch, tasks, experts), or (1, tasks, experts) if they ignore the inputs.
+        """Return weights (batch, tasks, experts), or (1, tasks, experts) if they ignore the inputs.
 
         Args:
             inputs: inputs of shape (batch, width).
@@ -45,18 +45,18 @@ class Gate(nn.Module, ABC):
         """
 
     def open(self) -> Tensor:
-        """Which experts may have a weight other than 0 for each task, bool (tasks, experts)."""
+        """Return which experts each task may give a weight other than 0, bool (tasks, experts)."""
         return self.sees
 
     def start_epoch(self, progress: float) -> None:
         """Called before a training epoch; `progress` is the share of epochs done at its end."""
 
     def extra_loss(self) -> Tensor | None:
-        """A term to add to the losses, or None."""
+        """Return a term to add to the losses, or None."""
         return None
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters to exclude from weight decay."""
+        """Return the parameters to exclude from weight decay."""
         return []
 
 
@@ -82,7 +82,7 @@ class SoftmaxGate(Gate):
         self.self_weight = None if own is None else nn.Parameter(_uniform(shape, width))
 
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Weights (batch, tasks, experts)."""
+        """Return the weights (batch, tasks, experts)."""
         weights = _masked_softmax(_scores(self.weight[tasks], inputs), self.sees[tasks])
         if self.self_weight is None or self.own is None:
             return weights
@@ -139,11 +139,11 @@ class SelectGate(Gate):
         return 1 - self.progress**2
 
     def positions(self) -> Tensor:
-        """The z of each bit, (tasks, k, bits)."""
+        """Return the z of each bit, (tasks, k, bits)."""
         return PACE * self.bits
 
     def selectors(self) -> Tensor:
-        """Each selector's distribution over experts, (tasks, k, experts)."""
+        """Return each selector's distribution over experts, (tasks, k, experts)."""
         return self._folded(self._over_codes())
 
     def _over_codes(self) -> Tensor:
@@ -157,15 +157,15 @@ class SelectGate(Gate):
         return first + nn.functional.pad(rest, (0, n_experts - rest.shape[-1]))
 
     def weights(self) -> Tensor:
-        """The weights of all tasks, (tasks, experts)."""
+        """Return the weights of all tasks, (tasks, experts)."""
         return (self.logits.softmax(1)[:, :, None] * self.selectors()).sum(1)
 
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Weights (1, tasks, experts)."""
+        """Return the weights (1, tasks, experts)."""
         return self.weights()[tasks][None]
 
     def open(self) -> Tensor:
-        """Which experts each task has chosen or can still choose, bool (tasks, experts)."""
+        """Return which experts each task has chosen or can still choose, bool (tasks, experts)."""
         return self.weights().detach() != 0
 
     def start_epoch(self, progress: float) -> None:
@@ -173,7 +173,7 @@ class SelectGate(Gate):
         self.progress = progress
 
     def extra_loss(self) -> Tensor:
-        """Entropies and overlaps of the selectors, times `entropy`.
+        """Return the entropies and overlaps of the selectors, times `entropy`.
 
         Entropies have the weight `progress` squared; overlaps of pairs have a tenth.
         """
@@ -187,7 +187,7 @@ class SelectGate(Gate):
         return total
 
     def undecayed(self) -> list[nn.Parameter]:
-        """The bits, which weight decay would make undecided again."""
+        """Return the bits, which weight decay would make undecided again."""
         return [self.bits]
 
 
@@ -207,12 +207,12 @@ class FeatureGate(nn.Module):
         self.up = nn.Parameter(torch.zeros(rank, width))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The inputs, (batch, width), each times a number between 0 and 2."""
+        """Return the inputs, (batch, width), each times a number between 0 and 2."""
         return inputs * 2 * (inputs @ self.down @ self.up).sigmoid()
 
 
 def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
-    """0 below -width/2, 1 above width/2, and between them a cubic with slope 0 at both ends.
+    """Rise from 0 below -width/2 to 1 above width/2, along a cubic with slope 0 at both ends.
 
     Example:
         >>> smooth_step(torch.tensor([-0.7, 0.0, 0.25, 0.5])).tolist()
@@ -230,7 +230,7 @@ def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """The owners of each expert: tasks in turn own the last ones (None: half), all see the others.
+    """Return the tasks that see each expert: all tasks, or one for each of the last experts.
 
     Raises:
         InvalidInputError: if some task would see no expert.
@@ -257,7 +257,7 @@ def exclusive_owners(
 def group_owners(
     tasks: Sequence[str], n_experts: int, groups: Any, shared: int
 ) -> list[tuple[str, ...] | None]:
-    """The owners of each expert: all tasks see the first ones; groups in turn own the others.
+    """Return the tasks that see each expert: all for the first ones, then one group for each.
 
     Raises:
         InvalidInputError: for an unknown task, a task in no group or in two, or too few experts.
@@ -291,7 +291,7 @@ def group_owners(
 
 
 def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
-    """Problems in the use of experts, one sentence each.
+    """Describe problems in the use of experts, one sentence each.
 
     An expert has collapsed if no task that sees it gives it a tenth of an equal share, or if all
     tasks that see others as well give it nine tenths of their weight. An expert of several tasks

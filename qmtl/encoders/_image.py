@@ -97,7 +97,7 @@ class ImageBackbone(nn.Module):
         self.backbone.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Training or evaluation mode; a frozen network keeps its running statistics."""
+        """Set training or evaluation mode; a frozen network keeps its running statistics."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
@@ -106,7 +106,7 @@ class ImageBackbone(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Features of the images.
+        """Return the features of the images.
 
         Raises:
             InvalidInputError: if the images are neither grey nor of three channels.
@@ -121,7 +121,7 @@ class ImageBackbone(nn.Module):
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         return {
             "type": "ImageBackbone",
             "name": self.name,
@@ -132,7 +132,7 @@ class ImageBackbone(nn.Module):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         encoder = cls.__new__(cls)
         encoder._build(
             description["name"], description["out_features"], description["library"], seed=0
@@ -156,7 +156,7 @@ class ImageBackboneSection(EncoderSection):
     frozen: bool = False
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The network for images of one channel or three."""
+        """Return the network for images of one channel or three."""
         channels, *_ = image_shape(self.type, given.inputs)
         if channels not in (1, 3):
             raise InvalidInputError(f"encoder {self.type!r} needs 1 or 3 channels, got {channels}")

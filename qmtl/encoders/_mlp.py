@@ -84,7 +84,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-2])
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
-        """Features of the inputs."""
+        """Return the features of the inputs."""
         check_flat(inputs, self.in_features)
         if self.standardise:
             inputs = (inputs - self.get_buffer("input_mean")) * self.get_buffer("input_scale")
@@ -122,7 +122,7 @@ class MLP(nn.Module):
         self.get_buffer("input_scale").copy_(torch.where(varies, 1 / std, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description without parameters."""
+        """Return a JSON-able description without parameters."""
         return {
             "type": "MLP",
             "in_features": self.in_features,
@@ -135,7 +135,7 @@ class MLP(nn.Module):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described, with fresh parameters."""
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         options = {k: description[k] for k in ("out_features", "activation", "dropout")}
         # Models saved before this option existed have no entry for it.
         options["standardise"] = description.get("standardise", False)
@@ -156,16 +156,16 @@ class Identity(nn.Module):
         self.in_features = self.out_features = n_features
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The inputs, unchanged."""
+        """Return the inputs, unchanged."""
         return inputs
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return {"type": "Identity", "n_features": self.out_features}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The encoder that `to_dict` described."""
+        """Return the encoder that `to_dict` described."""
         return cls(description["n_features"])
 
 
@@ -186,7 +186,7 @@ class MLPSection(_MLPKeys, EncoderSection):
     type: Literal["MLP"] = "MLP"
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The MLP for inputs (N, width)."""
+        """Return the MLP for inputs (N, width)."""
         options = self.model_dump(exclude={"type", "hidden"})
         width = flat_width(self.type, given.inputs)
         encoder = MLP(width, *self.hidden, out_features=given.n_features, **options)

@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def user_cache_folder() -> Path:
-    """Default folder of cached embeddings: ``$XDG_CACHE_HOME/qmtl/embeddings``, or ``~/.cache``.
+    """Return the default folder of cached embeddings, in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Example:
         >>> user_cache_folder().parts[-2:]
@@ -40,7 +40,7 @@ def user_cache_folder() -> Path:
 
 
 def files_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of a folder's files; hidden files are ignored."""
+    """Hash the names and contents of a folder's files (SHA-256); ignore hidden files."""
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -74,7 +74,7 @@ class EmbeddingCache:
         self.path = folder / f"{digest[:32]}.sqlite3"
 
     def read(self, texts: Sequence[str]) -> dict[str, Vectors]:
-        """The vectors of those texts that are in the cache."""
+        """Return the vectors of those texts that are in the cache."""
         if not self.path.exists():
             return {}
         by_key = {_key(text): text for text in texts}
@@ -325,7 +325,7 @@ class TextTokens:
 def load_sentence_encoder(
     model: str, *, revision: str | None = None, device: str | None = None
 ) -> Any:
-    """A model of sentence-transformers, from a folder or from the hub.
+    """Load a model of sentence-transformers, from a folder or from the hub.
 
     Raises:
         InvalidInputError: if it cannot be loaded.
@@ -367,7 +367,7 @@ def _cannot_import(error: Exception) -> MissingDependencyError:
 
 
 def model_folder(model: str | Path) -> Path | None:
-    """The model's folder, or None for a name on the hub."""
+    """Return the model's folder, or None for a name on the hub."""
     folder = Path(model).expanduser()
     if not folder.is_dir():
         # Names on the hub have the form NAME or OWNER/NAME.

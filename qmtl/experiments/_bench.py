@@ -53,7 +53,7 @@ class BenchCell(Cell):
     finds: ClassVar[type] = CellResult
 
     def depends_on(self) -> Any:
-        """The recipe without keys that do not change the result, such as the data's folders.
+        """Return the recipe without keys that do not change the result, such as the data's folders.
 
         Unset keys are left out, so that a key added by a later version does not invalidate stored
         cells.
@@ -92,7 +92,7 @@ class BenchCell(Cell):
 
 
 def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
-    """Every combination of the grid's values, in order; the last key changes fastest.
+    """Return every combination of the grid's values, in order; the last key changes fastest.
 
     Example:
         >>> settings_of({"a": [1, 2], "b": [3]})
@@ -102,7 +102,7 @@ def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
 
 def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -> BenchCell:
-    """The cell of a recipe for a head, a seed and a setting.
+    """Return the cell of a recipe for a head, a seed and a setting.
 
     Raises:
         RecipeError: if the setting has an unknown key, or a value that does not fit.
@@ -126,7 +126,7 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
 
 
 def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
-    """A recipe's data in the form that a cell uses.
+    """Return a recipe's data in the form that a cell uses.
 
     Tasks that predict probabilities also get the calibration error (``ece``) as their last metric.
     The seed shuffles the tasks if the recipe says so.

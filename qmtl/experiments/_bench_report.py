@@ -64,7 +64,7 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
 
 
 def verdict(summary: BenchSummary) -> list[str]:
-    """The result of the comparison in one sentence per head; empty without the reference.
+    """Say the result of the comparison in one sentence per head; empty without the reference.
 
     Example:
         >>> verdict(BenchSummary("none", (), None, (), 5, 1, 5))
@@ -98,7 +98,7 @@ def _side(difference: float) -> str:
 
 
 def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
-    """The report: heads, tasks, further metrics, failures, and the method."""
+    """Write the report: heads, tasks, further metrics, failures, and the method."""
     tables: dict[str, Any] = {}
     if summary.heads:
         tables = {
@@ -211,7 +211,7 @@ def _p(value: float) -> str:
 
 
 def summary_csv(summary: BenchSummary) -> str:
-    """One row per head, in full precision."""
+    """Write one row per head, in full precision."""
     comparisons, transfer = summary.compare(), summary.transfer()
     rows = []
     for scores in summary.heads:
@@ -243,7 +243,7 @@ def summary_csv(summary: BenchSummary) -> str:
 
 
 def metrics_csv(summary: BenchSummary) -> str:
-    """One row per head, task and metric: mean and interval of the test scores."""
+    """Write one row per head, task and metric: mean and interval of the test scores."""
     return as_csv(
         {
             "head": scores.head,
@@ -261,7 +261,7 @@ def metrics_csv(summary: BenchSummary) -> str:
 
 
 def seeds_csv(summary: BenchSummary) -> str:
-    """One row per head, task, metric and seed, for further statistics."""
+    """Write one row per head, task, metric and seed, for further statistics."""
     return as_csv(
         {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
         for scores in _all(summary)
@@ -276,7 +276,7 @@ def _all(summary: BenchSummary) -> list[HeadScores]:
 
 
 def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
-    """Mean test score over tasks against trained head parameters, with 95% intervals.
+    """Plot mean test scores against trained head parameters, with 95% intervals.
 
     Heads with the same number of parameters are drawn side by side.
     """
@@ -309,7 +309,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
 
 
 def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
-    """Difference of every head from the reference, with 95% intervals, paired by seed.
+    """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
     Args:
         summary: a summary whose heads include the reference.

@@ -31,11 +31,11 @@ class CellResult(Trained):
     environment: dict[str, Any]
 
     def main(self, split: Literal["validation", "test"]) -> dict[str, float]:
-        """Task → value of its main metric on a split."""
+        """Return each task's main metric on a split."""
         return self._main(self.metrics[split])
 
     def main_baseline(self) -> dict[str, float]:
-        """The main metrics of the best constant prediction, on the test split."""
+        """Return the main metrics of the best constant prediction, on the test split."""
         return self._main(self.baselines["test"])
 
     def _main(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -43,7 +43,7 @@ class CellResult(Trained):
 
 
 def mean_score(scores: Iterable[float]) -> float:
-    """Mean of the values that are not NaN; NaN without any.
+    """Return the mean of the values that are not NaN; NaN if there are none.
 
     Example:
         >>> mean_score([1.0, float("nan"), 2.0])
@@ -77,21 +77,21 @@ class HeadScores:
         return {task: [m for m in found[task] if m != "loss"] for task in self.some.main_metrics}
 
     def scores(self, task: str, metric: str | None = None) -> list[float]:
-        """A metric of a task, by default the main one. Errors keep their units."""
+        """Return a metric of a task, by default the main one. Errors keep their units."""
         name = metric or self.some.main_metrics[task]
         factor = 1 if name in UNSCALED else 100
         return self._each(lambda result: factor * result.metrics["test"][task][name])
 
     def means(self) -> list[float]:
-        """For each seed, the main metrics' mean over the tasks that have one."""
+        """Return each seed's main metric as a mean over the tasks that have one."""
         return self._each(lambda result: 100 * mean_score(result.main("test").values()))
 
     def baseline(self, task: str) -> list[float]:
-        """The main metric of the best constant prediction, for each seed."""
+        """Return the main metric of the best constant prediction, for each seed."""
         return self._each(lambda result: 100 * result.main_baseline()[task])
 
     def calibration(self) -> list[float]:
-        """The expected calibration error's mean over the tasks that have one, times 100."""
+        """Return the expected calibration error's mean over the tasks that have one, times 100."""
         return self._each(
             lambda result: (
                 100
@@ -156,7 +156,7 @@ class BenchSummary:
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
     def head(self, name: str) -> HeadScores | None:
-        """A head's scores; None if there are none."""
+        """Return a head's scores; None if there are none."""
         return next((scores for scores in self.heads if scores.head == name), None)
 
     def compare(self) -> dict[str, Comparison]:
@@ -184,7 +184,7 @@ class BenchSummary:
         }
 
     def transfer(self) -> dict[str, Estimate]:
-        """Δm of every head relative to single-task models, in percent; empty without these.
+        """Return Δm of every head relative to single-task models, in percent; empty without them.
 
         Each seed is compared with the single-task models' mean over seeds. So the mean over seeds
         is Δm of the means, and no seed divides by a single small score.
@@ -209,7 +209,7 @@ class BenchSummary:
 def choose_setting(
     results: Mapping[int, Sequence[CellResult | None]], settings: Sequence[Setting]
 ) -> Setting | None:
-    """The setting with the best mean over seeds and tasks of the main validation metrics.
+    """Return the setting with the best mean over seeds and tasks of the main validation metrics.
 
     Args:
         results: number of the setting → the head's results on the search seeds; a setting with a

@@ -28,7 +28,7 @@ PROBE = "linear-probe"
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
-    """The recipe's data, split, with the class weights, metrics and task order of the recipe.
+    """Load the recipe's data, split, with the recipe's class weights, metrics and task order.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -55,7 +55,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
 
 
 def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
-    """The data with its tasks in the order of their graph, if the recipe requests this.
+    """Return the data with its tasks in the order of their graph, if the recipe requests this.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -87,7 +87,7 @@ def _balanced(task: Task, rows: Split) -> tuple[float, ...] | None:
 
 
 def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:
-    """The recipe's circuit for these tasks."""
+    """Return the recipe's circuit for these tasks."""
     circuit = HeadCircuit.load(recipe.circuit.design, tasks)
     if recipe.circuit.wires_per_task is None:
         return circuit
@@ -103,7 +103,7 @@ def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:
 def build_model(
     recipe: Recipe, data: MultiTaskData, head_type: HeadType | None = None
 ) -> MultiTaskModel:
-    """The recipe's model for these data, with its own or another head.
+    """Return the recipe's model for these data, with its own or another head.
 
     The encoder is the same for all heads except for its last layer, whose width is the number of
     features that the head takes.
@@ -122,7 +122,7 @@ def build_model(
 def with_noise(
     options: HeadOptions, training: TrainingSection, circuit: HeadCircuit
 ) -> HeadOptions:
-    """The options with a simulator that has the recipe's noise and shots.
+    """Return the options with a simulator that has the recipe's noise and shots.
 
     Raises:
         RecipeError: if noise or shots come with a simulator other than ``lightcone``.
@@ -149,7 +149,7 @@ def with_noise(
 
 
 def head_look(head: str) -> dict[str, Any]:
-    """Colour and marker of a head, which are the same in every plot and differ between heads.
+    """Return a head's colour and marker, the same in every plot.
 
     Example:
         >>> head_look("quantum")

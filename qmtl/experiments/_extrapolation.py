@@ -109,7 +109,7 @@ class ExtrapolatedSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' extrapolated outputs side by side, shape (batch, outputs)."""
+        """Return the tasks' extrapolated outputs side by side, shape (batch, outputs)."""
         found = [one.values(circuit, angles, weights, tasks) for one in self.simulators.values()]
         floors: list[float] = []
         for task in circuit.registers if tasks is None else tasks:

@@ -74,7 +74,7 @@ def run_affinity(
     by: Literal["parameters", "features"] = "parameters",
     epochs: int | None = None,
 ) -> "Affinity":
-    """`qmtl.methods.affinity` for a run's model and data.
+    """Call `qmtl.methods.affinity` for a run's model and data.
 
     Args:
         run: a finished run.

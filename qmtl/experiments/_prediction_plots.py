@@ -25,7 +25,7 @@ MOST_POINTS = 2000
 
 
 def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
-    """Confusion matrix in percent of the true class: rows are true classes, columns predicted.
+    """Plot the confusion matrix in percent of the true class, with true classes as rows.
 
     Args:
         task: a binary or multiclass task.
@@ -71,7 +71,7 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
 
 
 def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
-    """True positive rate against false positive rate, with the area under each curve.
+    """Plot true against false positive rate, with the area under each curve.
 
     A multilabel task has a curve for each label with both classes, at most for the twelve labels
     with the most positives.
@@ -121,7 +121,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
 def plot_calibration(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, bins: int = 10
 ) -> "Axes":
-    """How often the predicted class is right against its predicted probability, in bins.
+    """Plot how often predictions are right against their predicted probability, in bins.
 
     The arguments are those of `plot_confusion`, and `bins`, the number of bins of equal width over
     the probabilities that the predicted class can have.
@@ -163,7 +163,7 @@ def plot_calibration(
 def plot_regression(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, target: int = 0
 ) -> "Axes":
-    """Predictions against targets, in the targets' units, with the line of zero error.
+    """Plot predictions against targets, in the targets' units, with the line of zero error.
 
     The arguments are those of `plot_confusion`, for a regression task, and `target`, the index of
     the target if there are several. Of more than 2,000 rows, 2,000 evenly spaced ones are drawn.
@@ -199,7 +199,7 @@ def plot_regression(
 
 
 def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
-    """Measured values against those predicted under the device's noise, with standard errors.
+    """Plot measured values against those predicted under noise, with standard errors.
 
     Args:
         rows: rows with the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which

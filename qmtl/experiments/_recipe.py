@@ -59,7 +59,7 @@ class NoiseSection(Section):
         return self
 
     def device_noise(self, n_wires: int) -> DeviceNoise:
-        """The noise of a circuit with this many wires.
+        """Return the noise of a circuit with this many wires.
 
         Example:
             >>> NoiseSection(readout=0.02, scale=2).device_noise(4).readout
@@ -171,7 +171,7 @@ class Recipe(Section):
     bench: BenchSection = BenchSection()
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe with other values for some keys.
+        """Return the recipe with other values for some keys.
 
         Args:
             values: a dictionary such as ``{"training.seed": 1}``.
@@ -200,11 +200,11 @@ class Recipe(Section):
         }
 
     def flat(self) -> dict[str, Any]:
-        """Keys such as ``training.seed`` with their values; unset keys are left out."""
+        """Return keys such as ``training.seed`` with their values; leave unset keys out."""
         return dict(flatten(self.model_dump(mode="json", exclude_none=True)))
 
     def as_toml(self, *, unset_keys: bool = True) -> str:
-        """The resolved recipe, defaults included; reading it back gives an equal recipe.
+        """Write the resolved recipe, defaults included; reading it back gives an equal recipe.
 
         It lists every key of every section; an unset key is a comment, ``# rank =``, unless
         `unset_keys` is False.
@@ -223,7 +223,7 @@ class Recipe(Section):
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of nested tables; the parts of a key are joined by dots."""
+    """Yield keys and values of nested tables; dots join the parts of a key."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -243,7 +243,7 @@ def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[st
 def recipe_from(
     content: Mapping[str, Any], source: str = "recipe", folder: Path | None = None
 ) -> Recipe:
-    """A recipe from plain tables, with one-line errors.
+    """Make a recipe from plain tables, with one-line errors.
 
     The recipe's ``seed`` is the default of the sections' seeds.
 
@@ -283,7 +283,7 @@ def set_key(content: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def built_in_recipes() -> list[str]:
-    """Names of the recipes that come with the package.
+    """Return the names of the recipes that come with the package.
 
     Example:
         >>> "digits" in built_in_recipes()
@@ -348,7 +348,7 @@ def _decoded(content: bytes) -> str:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """A grid from texts ``KEY=V1,V2,...`` with TOML values (quotes around words may be left out).
+    """Parse a grid from texts ``KEY=V1,V2,...``; words need no quotes, other values are TOML.
 
     Raises:
         RecipeError: for a text without a key or a value, or a key that is given twice.

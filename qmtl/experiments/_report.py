@@ -65,7 +65,7 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
 
 
 def render_report(runs: Sequence[RunContent]) -> str:
-    """The report as text."""
+    """Return the report as text."""
     tasks = {task.name: task for content in runs for task in content.model.tasks}
     return rendered(
         "report.html.j2",
@@ -210,7 +210,7 @@ MOST_TARGETS = 6
 
 
 def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
-    """For each loss and main metric, a figure per run that has it; all runs share one scale."""
+    """Return one figure per run for each loss and main metric, on one scale for all runs."""
     panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
     for content in runs:
         kept = int(content.run.results["best_epoch"])
@@ -258,7 +258,7 @@ def _on_one_scale(
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """All plots of a task's predictions that suit its kind and labels.
+    """Yield all plots of a task's predictions that suit its kind and labels.
 
     Args:
         found: predictions and targets.
@@ -299,7 +299,7 @@ def _figure(*, legend: bool = False) -> "Figure":
 
 
 def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Markup]:
-    """A figure per task: its main metric against the strength of the noise."""
+    """Plot each task's main metric against the strength of the noise."""
     figures = []
     for task in tasks:
         if all(task.main_metric in one.metrics.get(task.name, {}) for one in found):
@@ -311,7 +311,7 @@ def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Ma
 
 
 def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
-    """Measured against predicted values; None without such numbers."""
+    """Plot measured against predicted values; return None without such numbers."""
     rows = [
         row
         for row in record.get("table", [])

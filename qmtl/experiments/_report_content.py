@@ -153,7 +153,7 @@ def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
 
 
 def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
-    """A row per property, a column per run."""
+    """Return one row per property, with a column per run."""
     facts = [_summary(content) for content in runs]
     return [
         {"": name} | {c.label: own[name] for c, own in zip(runs, facts, strict=True)}
@@ -186,7 +186,7 @@ def overview(
     metrics: Mapping[str, Mapping[str, float | None]],
     others: Mapping[str, Mapping[str, Mapping[str, float | None]]],
 ) -> list[dict[str, object]]:
-    """The main metrics of many tasks, one row per head: their mean, and the tasks that differ.
+    """Return one row per head for many tasks: the mean of main metrics, and how tasks differ.
 
     Args:
         metrics: task → metric → value of the model; the main metric is the first one
@@ -227,7 +227,7 @@ def overview(
 def metric_table(
     runs: Sequence[RunContent], split: str
 ) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str, list[tuple[str, bool]]]]]:
-    """Metrics of models, rivals and constant predictions on a split.
+    """Return metrics of models, rivals and constant predictions on a split.
 
     Returns:
         Labels of the runs, each with the names of its columns; and a row per task and metric with
@@ -277,7 +277,7 @@ def _defined(value: float | None) -> bool:
 
 
 def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
-    """Keys of the recipes in which the runs differ, with a column per run."""
+    """Return the recipe keys in which the runs differ, with a column per run."""
     recipes = [content.run.recipe.flat() for content in runs]
     keys = dict.fromkeys(key for recipe in recipes for key in recipe)
     return [
@@ -288,7 +288,7 @@ def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
 
 
 def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
-    """Versions, machine and seeds, a column per run."""
+    """Return versions, machine and seeds, with a column per run."""
     flat = [dict(flatten(content.environment)) for content in runs]
     keys = dict.fromkeys(key for one in flat for key in one if key != "data_notes")
     return [
@@ -303,7 +303,7 @@ def _plain(value: Any) -> str:
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Metrics of the samples measured on a backend, beside the simulator's on the same samples."""
+    """Return metrics of the samples measured on a backend, and the simulator's on the same."""
     columns = record.get("metrics", {})
     return [
         {"task": task, "metric": metric}

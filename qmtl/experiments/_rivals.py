@@ -158,7 +158,7 @@ def _joined(metrics: Sequence[Metrics]) -> Metrics:
 
 
 def linear_probe(data: MultiTaskData) -> Trained:
-    """Logistic or ridge regression on the standardised inputs, one for each task.
+    """Fit logistic or ridge regression to the standardised inputs, one model for each task.
 
     The strength of the L2 penalty is chosen among four, by the task's main metric on the validation
     split.

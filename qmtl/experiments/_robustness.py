@@ -47,7 +47,7 @@ class UnderNoise:
     metrics: Mapping[str, Mapping[str, float]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per task and metric."""
+        """Return one row per task and metric."""
         return [
             {
                 "scale": self.scale,
@@ -182,7 +182,7 @@ class HeadRobustness:
 def study(
     noise: Callable[[int], DeviceNoise], settings: StudySettings | None = None
 ) -> list[HeadRobustness]:
-    """Robustness of heads against number of tasks, depth and entangler; `noise` is by wires.
+    """Study the robustness of heads against number of tasks, depth and entangler.
 
     Example:
         >>> settings = StudySettings((2, 4), (), (), (), samples=4)
@@ -349,7 +349,7 @@ def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
 
 
 def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes") -> "Axes":
-    """A task's metric against the strength of the noise, and its extrapolation to zero.
+    """Plot a task's metric against the strength of the noise, with the value at zero noise.
 
     Args:
         found: result of `evaluate_under_noise`.
@@ -380,7 +380,7 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
 
 
 def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Axes":
-    """The share of the signal that remains under noise, for heads that differ in one number.
+    """Plot the share of the signal that remains under noise, for heads that differ in one number.
 
     Args:
         found: result of `study`.

@@ -142,7 +142,7 @@ class Run:
         return cls(folder, recipe, results)
 
     def load_model(self, rows: int | None = None) -> MultiTaskModel:
-        """The trained model.
+        """Return the trained model.
 
         Args:
             rows: number of rows that it will predict before the process ends. If that is little
@@ -158,7 +158,7 @@ class Run:
         return model.with_simulator(light) if few else model
 
     def load_data(self, split: str | None = None) -> MultiTaskData:
-        """The data of the run's recipe.
+        """Return the data of the run's recipe.
 
         Args:
             split: name of a split that must exist.
@@ -173,7 +173,7 @@ class Run:
         return data
 
     def columns(self) -> TableColumns | None:
-        """How columns of a table became inputs, for a run that was trained on one.
+        """Return how columns of a table became inputs, for a run that was trained on one.
 
         Raises:
             InvalidInputError: if the file is damaged.
@@ -188,7 +188,7 @@ class Run:
             raise InvalidInputError(f"{file} is damaged: {error}") from None
 
     def check_data(self, data: MultiTaskData) -> MultiTaskData:
-        """The data, if their columns become the same inputs as in training; else an error."""
+        """Return the data; raise unless their columns become the same inputs as in training."""
         own = self.columns()
         if own is not None and data.columns is not None and not own.is_close(data.columns):
             sides = column_differences(own, data.columns)
@@ -403,7 +403,7 @@ def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
 
 
 def count_parameters(model: MultiTaskModel) -> dict[str, int]:
-    """Numbers of parameters of encoder and head."""
+    """Count the parameters of encoder and head."""
     return {
         "encoder": sum(p.numel() for p in model.encoder.parameters()),
         "head": sum(p.numel() for p in model.head.parameters()),
@@ -411,13 +411,13 @@ def count_parameters(model: MultiTaskModel) -> dict[str, int]:
 
 
 def is_first_process() -> bool:
-    """Whether this process writes files and shows results (true unless the run is distributed)."""
+    """Return whether this process writes files and shows results."""
     # Lightning starts the other processes of a run with the same command line.
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def machine() -> dict[str, Any]:
-    """Versions, machine and threads of this process."""
+    """Return versions, machine and threads of this process."""
     return {
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),

@@ -131,7 +131,7 @@ class AccuracyCell(Cell):
     finds: ClassVar[type] = AccuracyResult
 
     def depends_on(self) -> Any:
-        """The run and its budget."""
+        """Return the run and its budget."""
         one = self.settings
         budget = [one.learning_rate, one.max_epochs, one.batch_size, one.hidden]
         run = [self.head, self.tasks, self.first, self.seed, self.head_learning_rate]
@@ -250,7 +250,7 @@ class AccuracyPoint:
     head_parameters: int
 
     def as_row(self) -> dict[str, Any]:
-        """Flat fields for a table; intervals are 95% half widths."""
+        """Return flat fields for a table; intervals are 95% half widths."""
         row: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -304,7 +304,7 @@ def _point(found: Sequence[AccuracyResult], linear: dict[int, float]) -> Accurac
 
 
 def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
-    """Binary tasks on common inputs; the seed determines the split and the order of tasks.
+    """Make binary tasks on common inputs; the seed determines the split and the order of tasks.
 
     Args:
         folder: folder with chest X-rays in CheXpert's layout, read by `qmtl.data.chestxray` at
@@ -324,7 +324,7 @@ def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
 
 
 def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
-    """scikit-learn's digits with 126 binary tasks: every way to divide the ten digits in half.
+    """Load the digits with 126 binary tasks: every way to divide the ten digits in half.
 
     Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. All labels are balanced and
     derived from one real label, so that the number of tasks can grow without a change in
@@ -370,7 +370,7 @@ def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
 
 
 def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
-    """Mean test score over tasks against the number of tasks, with 95% intervals over seeds."""
+    """Plot mean test score over tasks against number of tasks, with 95% intervals over seeds."""
     _intervals(dict.fromkeys(point.head for point in points), points, lambda point: point.test, ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
     ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")
@@ -378,7 +378,7 @@ def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
 
 
 def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
-    """Difference from the dense linear head, seed by seed, with 95% intervals."""
+    """Plot the difference from the dense linear head, seed by seed, with 95% intervals."""
     heads = dict.fromkeys(point.head for point in points if point.head != "linear")
     _intervals(heads, points, lambda point: point.ahead_of_linear, ax)
     ax.axhline(0, color="0.4", linewidth=1)

@@ -234,7 +234,7 @@ def _status(key: str) -> float:
 
 
 def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
-    """Median step time against tasks, with the fastest and slowest step as bars."""
+    """Plot median step time against tasks, with the fastest and slowest step as bars."""
     for head, own in _by_head(costs).items():
         below = [c.step_ms - c.fastest_ms for c in own]
         above = [c.slowest_ms - c.step_ms for c in own]
@@ -258,7 +258,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
 
 
 def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
-    """Peak memory above that before the head was built; points below 1 MB are left out."""
+    """Plot peak memory above that before the head was built; omit points below 1 MB."""
     for head, own in _by_head(costs).items():
         kept = [c for c in own if not math.isnan(c.peak_mb) and c.peak_mb >= LEAST_MB]
         ax.plot(

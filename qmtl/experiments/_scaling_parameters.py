@@ -54,7 +54,7 @@ class CountedHead:
     design: str = DESIGN
 
     def build(self, n_tasks: int, seed: int = 0) -> Any:
-        """The head, a torch module, for this many binary tasks."""
+        """Return the head, a torch module, for this many binary tasks."""
         circuit = HeadCircuit.load(self.design, binary_tasks(n_tasks))
         return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=seed))
 
@@ -109,7 +109,7 @@ class CircuitSize:
 
 
 def binary_tasks(n: int) -> list[Task]:
-    """Binary tasks named t0, t1, …
+    """Return binary tasks named t0, t1, …
 
     Example:
         >>> [task.name for task in binary_tasks(2)]
@@ -119,7 +119,7 @@ def binary_tasks(n: int) -> list[Task]:
 
 
 def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
-    """The circuit of a rule for this many binary tasks.
+    """Return the circuit of a rule for this many binary tasks.
 
     Raises:
         InvalidInputError: for an unknown rule, or no task.
@@ -134,7 +134,7 @@ def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
 
 
 def counted_head(name: str, rule: str = "matched") -> CountedHead:
-    """The entry of `HEADS` with this name.
+    """Return the entry of `HEADS` with this name.
 
     Raises:
         InvalidInputError: for an unknown name; the error suggests the nearest names.
@@ -170,7 +170,7 @@ def count_head(head: CountedHead, n_tasks: int) -> HeadCount:
 
 
 def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
-    """Wires, depth and two-qubit gates of a rule's circuit.
+    """Return wires, depth and two-qubit gates of a rule's circuit.
 
     Example:
         >>> size = circuit_size("matched", 16)
@@ -232,7 +232,7 @@ def crossover(rival: CountedHead, *, at_most: int = 1024) -> Crossover:
 def fitted_exponents(
     counts: Sequence[HeadCount], *, start: int = FIT_FROM
 ) -> dict[tuple[str, str], Fit]:
-    """Exponents of parameters against tasks, from `start` tasks on, by rule and head.
+    """Fit exponents of parameters against tasks, from `start` tasks on, by rule and head.
 
     A head with fewer than two such counts is left out.
 
@@ -253,7 +253,7 @@ def fitted_exponents(
 
 
 def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes":
-    """Head parameters against tasks, log-log, with the crossovers of the quantum head marked."""
+    """Plot head parameters against tasks, log-log, with the crossovers of the quantum head."""
     shown = [count for count in counts if count.rule == rule]
     largest = max(count.tasks for count in shown)
     for head in dict.fromkeys(count.head for count in shown):
@@ -302,7 +302,7 @@ def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
 
 
 def scaling_look(head: str) -> dict[str, Any]:
-    """The look of a head; a fused head has its plain head's colour and a dashed line."""
+    """Return the look of a head; a fused head has its plain head's colour and a dashed line."""
     whole = head.removesuffix("-fused")
     return head_look(whole) | {"linestyle": "-" if whole == head else "--"}
 

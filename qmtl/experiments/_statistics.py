@@ -36,7 +36,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and Student's 95% interval; values that are NaN are left out.
+    """Return mean and Student's 95% interval; ignore values that are NaN.
 
     Example:
         >>> f"{estimate([1.0, 2.0, 3.0]):.2f}"
@@ -114,7 +114,7 @@ def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTe
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down correction of several p-values; NaN stays NaN and does not count.
+    """Correct several p-values by Holm's step-down method; NaN stays NaN and does not count.
 
     References:
         Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
@@ -136,7 +136,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def delta_m(
     scores: Mapping[str, float], single_task: Mapping[str, float], lower_is_better: Sequence[str]
 ) -> float:
-    """Mean relative change from single-task models in percent; below 0 it is negative transfer.
+    """Return the mean relative change from single-task models in percent; < 0 if worse.
 
     Args:
         scores: task → the multi-task model's main metric.
@@ -187,7 +187,7 @@ class Fit:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """The exponent of ``y ∝ x^slope``, by least squares of log y against log x.
+    """Fit the exponent of ``y ∝ x^slope``, by least squares of log y against log x.
 
     Raises:
         InvalidInputError: for fewer than two different x, or values that are not positive.
@@ -201,7 +201,7 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
 
 
 def exponential_rate(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """The rate of ``y ∝ 2^(slope·x)``, by least squares of log2 y against x.
+    """Fit the rate of ``y ∝ 2^(slope·x)``, by least squares of log2 y against x.
 
     Raises:
         InvalidInputError: for fewer than two different x, or y that are not all positive.

@@ -49,7 +49,7 @@ class Cell(ABC):
         """A short text for messages and file names."""
 
     def depends_on(self) -> Any:
-        """Everything that the result depends on, as JSON data; by default, the fields."""
+        """Return all that the result depends on, as JSON data; by default, the fields."""
         return asdict(cast(Any, self))
 
     @property
@@ -81,11 +81,11 @@ class CellStore:
         self.folder = Path(folder)
 
     def path(self, cell: Cell) -> Path:
-        """The file of a cell."""
+        """Return the file of a cell."""
         return self.folder / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Any:
-        """The stored result of a cell; None if there is no file, or it cannot be read."""
+        """Return the stored result of a cell; None if there is no file, or it cannot be read."""
         try:
             content = json.loads(self.path(cell).read_text(encoding="utf-8"))
             if (content["format"], content["key"]) != (FORMAT, cell.key):
@@ -151,7 +151,7 @@ class Workers:
     def map(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[Any]:
-        """Results as they become available (from a cluster: all at the end)."""
+        """Yield results as they become available (from a cluster: all at the end)."""
         from joblib import Parallel, delayed, parallel_config
 
         calls = (delayed(function)(*each) for each in arguments)
@@ -214,7 +214,7 @@ def run_cells(
 
 
 def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
-    """The results of the cells, in their order.
+    """Return the results of the cells, in their order.
 
     Raises:
         QmtlError: if some of them failed; the error quotes the first.
@@ -288,7 +288,7 @@ def _ray(address: str) -> Iterator[None]:
 
 
 def fingerprint(data: MultiTaskData) -> str:
-    """SHA-256 of the tasks, inputs, labels and row numbers of all splits.
+    """Hash the tasks, inputs, labels and row numbers of all splits (SHA-256).
 
     Example:
         >>> from qmtl.data import digits

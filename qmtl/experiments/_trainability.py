@@ -92,7 +92,7 @@ class Case:
     tasks: int = 1
 
     def circuit(self) -> HeadCircuit:
-        """The head circuit, with binary tasks, or with two classes for the projector."""
+        """Return the head circuit, with binary tasks, or with two classes for the projector."""
         readout = readout_of(self.readout, self.wires)
         make: Any = Task.binary if readout.n_outputs == 1 else partial(Task.multiclass, n_classes=2)
         made = [make(f"t{i}") for i in range(self.tasks)]
@@ -138,7 +138,7 @@ class TrainabilitySettings:
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:
-    """The circuits of all four studies, one after another.
+    """Yield the circuits of all four studies, one after another.
 
     Example:
         >>> found = list(cases(TrainabilitySettings(wires=(2, 4), layers=(2, 4), tasks=(1, 8))))
@@ -163,7 +163,7 @@ def cases(settings: TrainabilitySettings) -> Iterator[Case]:
 
 
 def readout_of(name: str, wires: int) -> Readout:
-    """A readout by its name in `READOUTS`, for a register with this many wires."""
+    """Return a readout by its name in `READOUTS`, for a register with this many wires."""
     if name == "local":
         return ExpectationZ(1)
     if name == "global-string":
@@ -194,7 +194,7 @@ class GradientVariance:
     error: float
 
     def as_row(self) -> dict[str, Any]:
-        """Flat fields for a table."""
+        """Return flat fields for a table."""
         own = {name: getattr(self, name) for name in ("weight", "samples", "variance", "error")}
         return asdict(self.case) | own
 
@@ -268,7 +268,7 @@ class VarianceCell(Cell):
 
 
 def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, int, str], Fit]:
-    """Rates at which the variance changes with wires: as 2^(slope · wires).
+    """Fit the rates at which the variance changes with wires: as 2^(slope · wires).
 
     Returns:
         A dictionary from (readout, initial, entangler, block layers, weight) to the fit. A slope of

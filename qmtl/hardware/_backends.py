@@ -109,7 +109,7 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
 
 
 def backend_names() -> list[str]:
-    """Names of the backends that need no account."""
+    """Return the names of the backends that need no account."""
     return [IDEAL, *_fakes()]
 
 

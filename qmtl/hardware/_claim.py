@@ -47,13 +47,13 @@ class Holder:
 
     @classmethod
     def of_this_thread(cls) -> "Holder":
-        """A new holder for this thread."""
+        """Return a new holder for this thread."""
         pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
         return cls(socket.gethostname(), pid, str(process_start(pid)), mark)
 
     @classmethod
     def parse(cls, text: str) -> "Holder":
-        """The holder that a text describes (the inverse of ``str``).
+        """Return the holder that a text describes (the inverse of ``str``).
 
         Raises:
             LedgerError: if the text does not describe a holder.
@@ -73,7 +73,7 @@ class Holder:
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
-        """Whether the holder has certainly ended; False for a holder on another machine.
+        """Return whether the holder has certainly ended; False for one on another machine.
 
         A thread that asks for a chunk is not working on one. If it holds a chunk, an earlier call
         was interrupted (Ctrl-C) before it could release it.

@@ -118,7 +118,7 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """A client unchanged, a client of an open service, or for None the client of the account.
+        """Return a client of a service, or for None of the account; a client stays unchanged.
 
         Raises:
             InvalidInputError: for anything else.
@@ -171,7 +171,7 @@ class Client:
         return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
-        """The Qiskit backend with this name.
+        """Return the Qiskit backend with this name.
 
         Raises:
             InvalidInputError: if the account has no backend with this name.
@@ -192,7 +192,7 @@ class Client:
         return self._backends[name][0]
 
     def backends(self) -> list[BackendState]:
-        """The account's backends with their queues."""
+        """Return the account's backends with their queues."""
         found = []
         for one in self._ask("listing backends", self.service.backends):
             status = self._ask(f"asking for {one.name}", one.status)
@@ -202,7 +202,7 @@ class Client:
         return found
 
     def seconds_left(self) -> float | None:
-        """Seconds of QPU time that the instance has left; None if it is not limited."""
+        """Return the seconds of QPU time that the instance has left; None if it is not limited."""
         usage: Mapping[str, Any] = self._ask("asking for the usage", self.service.usage)
         if usage.get("usage_limit_reached"):
             return 0.0
@@ -210,7 +210,7 @@ class Client:
         return None if left is None else float(left)
 
     def open_mode(self, prepared: PreparedRun, session: str | None) -> Any:
-        """The target of jobs: the backend, or a batch or session that takes several.
+        """Return the target of jobs: the backend, or a batch or session that takes several.
 
         Args:
             prepared: the run.
@@ -264,7 +264,7 @@ class Client:
         return str(job.job_id())
 
     def find(self, backend: str, tags: list[str]) -> list[JobState]:
-        """All jobs that have these tags, oldest first."""
+        """Return all jobs that have these tags, oldest first."""
         self.backend(backend)
         jobs = self._ask(
             "looking for earlier jobs",
@@ -278,7 +278,7 @@ class Client:
         return [self.state(job.job_id()) for job in jobs]
 
     def state(self, job: str) -> JobState:
-        """The present state of a job according to the service."""
+        """Return the present state of a job according to the service."""
         opened = self._job(job)
         status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
@@ -289,7 +289,7 @@ class Client:
         return JobState(job, STATUSES[status], reason)
 
     def result(self, job: str) -> Any:
-        """The result of a job that is done, in the primitive's form.
+        """Return the result of a job that is done, in the primitive's form.
 
         Raises:
             HardwareResultError: if the answer is not a result.
@@ -373,7 +373,7 @@ def _posting_once(service: Any, instance: str) -> Iterator[None]:
 
 
 def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
-    """The client's `SamplerOptions` or `EstimatorOptions` with these values.
+    """Return the client's `SamplerOptions` or `EstimatorOptions` with these values.
 
     Raises:
         InvalidInputError: for an unknown option.

@@ -76,7 +76,7 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
-    """The `HardwareError` that corresponds to one of the client's.
+    """Return the `HardwareError` that corresponds to one of the client's.
 
     Args:
         error: the client's error.
@@ -184,13 +184,13 @@ def _status(chain: Iterable[BaseException]) -> int | None:
 
 
 def one_line(text: str, secrets: Secrets = tuple) -> str:
-    """Text on one line, shortened, and without secrets."""
+    """Return a text on one line, shortened, and without secrets."""
     line = " ".join(redacted(text, secrets).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def redacted(text: str, secrets: Secrets = tuple) -> str:
-    r"""The text with ``...`` in place of the account's tokens and other secrets.
+    r"""Replace the account's tokens and other secrets in a text by ``...``.
 
     A secret is found in any form (escaped, quoted, percent-encoded, in base64), in upper or lower
     case, and in part.
@@ -249,7 +249,7 @@ def _renderings(secret: str) -> set[str]:
 
 
 def known_secrets() -> set[str]:
-    """Tokens and passwords of the environment and of saved accounts."""
+    """Return the tokens and passwords of the environment and of saved accounts."""
     found = {os.environ.get("QISKIT_IBM_TOKEN", "")}
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         for proxy in (os.environ.get(name), os.environ.get(name.lower())):
@@ -267,7 +267,7 @@ def known_secrets() -> set[str]:
 
 
 def account_secrets(account: Mapping[str, Any]) -> set[str]:
-    """The token of an account as the client saves it, and the passwords of its proxies."""
+    """Return the token of an account as the client saves it, and the passwords of its proxies."""
     return {str(account.get("token") or "")} | _passwords(account.get("proxies") or {})
 
 

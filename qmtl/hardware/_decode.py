@@ -44,7 +44,7 @@ class PubData:
 
 
 def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[PubData, ...]:
-    """The arrays of a primitive's result, checked against the request.
+    """Return the arrays of a primitive's result; raise if they do not match the request.
 
     Args:
         prepared: the run.
@@ -105,7 +105,7 @@ def _estimator_arrays(
 
 
 def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
-    """One chunk's raw results as a compressed npz file."""
+    """Pack one chunk's raw results into a compressed npz file."""
     arrays: dict[str, NDArray[Any]] = {}
     described = []
     for i, pub in enumerate(raw):
@@ -120,7 +120,7 @@ def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
 
 
 def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
-    """The raw results that `raw_to_bytes` wrote.
+    """Unpack the raw results that `raw_to_bytes` wrote.
 
     Raises:
         InvalidInputError: if the bytes are damaged.
@@ -175,7 +175,7 @@ class Decoded:
 def decode(
     prepared: PreparedRun, raw: Sequence[Sequence[PubData]] | Mapping[int, Sequence[PubData]]
 ) -> Decoded:
-    """The outputs of a run from its raw results; a pure function.
+    """Compute the outputs of a run from its raw results; a pure function.
 
     Args:
         prepared: the run.

@@ -112,7 +112,7 @@ class ChunkRecord:
 
 
 def ledger_path() -> Path:
-    """The path in ``QMTL_LEDGER``, or ``qmtl/ledger.sqlite`` in the user's data folder."""
+    """Return the path in ``QMTL_LEDGER``, or ``qmtl/ledger.sqlite`` in the user's data folder."""
     from platformdirs import user_data_path
 
     chosen = os.environ.get("QMTL_LEDGER")
@@ -164,12 +164,12 @@ class Ledger:
 
     @classmethod
     def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """A ledger unchanged, the ledger in a file, or for None the one at `ledger_path`."""
+        """Return a ledger unchanged, the ledger in a file, or for None the one at `ledger_path`."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
     @classmethod
     def existing(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """As `of`, but a file that is named must exist.
+        """Do the same as `of`, but raise if a file that is named does not exist.
 
         Raises:
             InvalidInputError: if it does not.
@@ -245,12 +245,12 @@ class Ledger:
             return _run(connection, name)
 
     def runs(self) -> list[RunRecord]:
-        """All runs, oldest first."""
+        """Return all runs, oldest first."""
         rows = self._rows(f"SELECT {_columns(RunRecord)} FROM runs ORDER BY rowid")
         return [RunRecord(**row) for row in rows]
 
     def run(self, name: str) -> RunRecord:
-        """The run with this name, or the only run whose name starts with it.
+        """Return the run with this name, or the only run whose name starts with it.
 
         Raises:
             InvalidInputError: if there is no such run, or several.
@@ -269,16 +269,16 @@ class Ledger:
         raise unknown_name("run", name, [run.run for run in found or runs])
 
     def knows(self, name: str) -> bool:
-        """Whether a run's name starts with this text."""
+        """Return whether a run's name starts with this text."""
         return any(run.run.startswith(name) for run in self.runs())
 
     def find_request(self, request: str) -> RunRecord | None:
-        """The latest run of a request."""
+        """Return the latest run of a request."""
         found = [run for run in self.runs() if run.request == request]
         return found[-1] if found else None
 
     def prepared(self, run: str) -> PreparedRun:
-        """The prepared run."""
+        """Return the prepared run."""
         ((content,),) = self._rows("SELECT prepared FROM runs WHERE run = ?", run)
         return PreparedRun.from_bytes(content)
 
@@ -289,7 +289,7 @@ class Ledger:
             note(connection, run, None, f"opened {session}")
 
     def chunks(self, run: str) -> list[ChunkRecord]:
-        """The run's chunks, in order."""
+        """Return the run's chunks, in order."""
         query = f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx"
         found = [ChunkRecord(**row) for row in self._rows(query, run)]
         if not found:
@@ -297,17 +297,17 @@ class Ledger:
         return found
 
     def jobs(self, run: str) -> list[str]:
-        """All known jobs of a run, including cancelled duplicates."""
+        """Return all known jobs of a run, including cancelled duplicates."""
         rows = self._rows("SELECT job FROM jobs WHERE run = ? ORDER BY rowid", run)
         return [row["job"] for row in rows]
 
     def results(self, run: str) -> dict[int, bytes]:
-        """The stored raw results, by chunk."""
+        """Return the stored raw results, by chunk."""
         rows = self._rows("SELECT idx, raw FROM results WHERE run = ?", run)
         return {row["idx"]: row["raw"] for row in rows}
 
     def events(self, run: str) -> list[str]:
-        """The events of a run, one line each."""
+        """Return the events of a run, one line each."""
         rows = self._rows("SELECT at, idx, event FROM events WHERE run = ? ORDER BY id", run)
         return [
             f"{at} {event}" if idx is None else f"{at} chunk {idx}: {event}"
@@ -316,7 +316,7 @@ class Ledger:
 
 
 def now() -> str:
-    """The present time in the ledger's format."""
+    """Return the present time in the ledger's format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -43,7 +43,7 @@ BLOCK = 2**24
 
 
 def execution(backend: Backend, circuits: Sequence["QuantumCircuit"]) -> Execution:
-    """The way in which transpiled, measured circuits are executed on a backend."""
+    """Return the way in which transpiled, measured circuits are executed on a backend."""
     if not backend.is_local:
         return "device"
     fits = all(_fits_whole(circuit, backend) for circuit in circuits)
@@ -235,7 +235,7 @@ def _probabilities(strings: Values) -> Values:
 
 
 def twirled(noise: DeviceNoise) -> DeviceNoise:
-    """The noise with twirled measurements: both read-out errors are equally likely."""
+    """Return the noise with twirled measurements: both read-out errors are equally likely."""
 
     def mean(pair: tuple[float, float]) -> tuple[float, float]:
         return (sum(pair) / 2, sum(pair) / 2)

@@ -60,7 +60,7 @@ class HeadRun:
 
 
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
-    """The part of a model that `prepare` measures: the circuit, weights, angles and scales."""
+    """Return what `prepare` measures of a model: circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
     if isinstance(tasks, str):
         tasks = (tasks,)
@@ -76,7 +76,7 @@ def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = 
 
 
 def head_scales(head: QuantumHead) -> dict[str, float]:
-    """Each task's factor between outputs and logits."""
+    """Return each task's factor between outputs and logits."""
     scales = head.scales()
     return dict(zip(head.circuit.registers, scales.detach().tolist(), strict=True))
 
@@ -135,14 +135,14 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
 
 
 def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
-    """One circuit for all tasks; in the shared layout one for each."""
+    """Return one circuit for all tasks, or one for each in the shared layout."""
     if run.circuit.layout == "partitioned":
         return [to_qiskit(run.circuit, run.weights, run.tasks)]
     return [to_qiskit(run.circuit, run.weights, task) for task in run.tasks]
 
 
 def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
-    """Wires whose read-out affects an output."""
+    """Return the wires whose read-out affects an output."""
     registers = [run.circuit.register(task) for task in head.registers]
     return [
         register.wires[i]
@@ -152,7 +152,7 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
 
 
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
-    """SHA-256 of a request: circuit, weights, angles, tasks, backend and settings.
+    """Hash a request: circuit, weights, angles, tasks, backend and settings (SHA-256).
 
     Unlike a prepared run's hash, it does not depend on a device's calibration: the same call on
     another day finds the same run. `backend` is its name, or its `Backend.identity`.
@@ -194,7 +194,7 @@ def make_payload(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[Circuits, tuple[Values, ...], Decoding]:
-    """The circuits to send, the values of their parameters, and how to read their results.
+    """Return the circuits to send, their parameters' values, and how to read their results.
 
     Args:
         run: the run to measure.
@@ -346,7 +346,7 @@ def make_chunks(
     settings: HardwareSettings,
     options: Any,
 ) -> tuple[tuple[Chunk, ...], int]:
-    """The chunks of a run, and the estimated bytes of the largest job's input.
+    """Return the chunks of a run, and the estimated bytes of the largest job's input.
 
     Args:
         backend: name of the backend.

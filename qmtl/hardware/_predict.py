@@ -40,7 +40,7 @@ def predict_transpiled(
     *,
     dt: float | None = None,
 ) -> dict[str, Tensor]:
-    """The exact outputs of each task of a transpiled circuit on a device with this noise.
+    """Predict each task's exact outputs when a device with this noise runs a circuit.
 
     Values are computed on the noisy cone of each task: time and memory are linear in the number of
     tasks. Qubits relax during delays, by ``noise.timing``, and during gaps that its schedule leaves
@@ -88,7 +88,7 @@ def predict_transpiled(
 def read_transpiled(
     head: QiskitHeadCircuit, transpiled: "QuantumCircuit", *, dt: float | None = None
 ) -> NativeCircuit:
-    """A transpiled circuit as plain data; see `predict_transpiled`."""
+    """Return a transpiled circuit as plain data; see `predict_transpiled`."""
     registers = {register.name: register for register in transpiled.cregs}
     missing = [task for task, name in head.registers.items() if name not in registers]
     if missing:
@@ -105,7 +105,7 @@ def read_native(
     *,
     dt: float | None = None,
 ) -> NativeCircuit:
-    """A circuit in a device's gates as plain data.
+    """Return a circuit in a device's gates as plain data.
 
     Args:
         circuit: a circuit with measurements at its end.
@@ -259,7 +259,7 @@ def _seconds(duration: Any, unit: str, dt: float | None) -> float:
 def exact_values(
     circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: Sequence[str]
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs without noise, (samples, n_outputs) for each task; or none, and the reason."""
+    """Return outputs without noise, (samples, n_outputs) per task; or none, and the reason."""
     wide = {name: value.detach().cpu().double() for name, value in weights.items()}
     try:
         values = LightConeSimulator().expectation_values(
@@ -278,7 +278,7 @@ def predicted_values(
     noise: DeviceNoise,
     target: "Target",
 ) -> tuple[dict[str, Values], list[str]]:
-    """Outputs under a device's noise, (samples, n_outputs) for each task; or none, and the reason.
+    """Return outputs under a device's noise, as `exact_values` does.
 
     Args:
         circuit: the head circuit.

@@ -84,7 +84,7 @@ def prepare(
 
 
 def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> PreparedRun:
-    """`prepare` for a head circuit with its weights and angles."""
+    """Call `prepare` for a head circuit with its weights and angles."""
     check_run(run, backend, settings)
     heads = head_circuits(run)
     cache = cache_folder() if settings.cache else None

@@ -93,7 +93,7 @@ class Decoding:
     strings: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return asdict(self) | {"confusion": [[q, *p] for q, p in sorted(self.confusion.items())]}
 
 
@@ -224,11 +224,11 @@ class PreparedRun:
         return _digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
 
     def with_context(self, **notes: Any) -> "PreparedRun":
-        """The same run with further notes in its context."""
+        """Return the same run with further notes in its context."""
         return replace(self, context={**self.context, **notes})
 
     def pubs(self, chunk: int) -> list[tuple[Any, ...]]:
-        """A chunk's PUBs in the form that Qiskit's primitives take.
+        """Return a chunk's PUBs in the form that Qiskit's primitives take.
 
         For the sampler: (circuit, values, shots), without values for a circuit without parameters.
         For the estimator: (circuit, observables, values, precision), whose result has shape
@@ -246,7 +246,7 @@ class PreparedRun:
         return found
 
     def to_bytes(self) -> bytes:
-        """The run as one zip file of QPY, JSON and npz, which `from_bytes` reads."""
+        """Return the run as one zip file of QPY, JSON and npz, which `from_bytes` reads."""
         from qiskit import qpy
 
         plain = {name: getattr(self, name) for name in PLAIN}
@@ -273,7 +273,7 @@ class PreparedRun:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """The run that `to_bytes` wrote.
+        """Return the run that `to_bytes` wrote.
 
         Raises:
             InvalidInputError: if the bytes are damaged, or have a version that cannot be read.
@@ -328,7 +328,7 @@ def chunk_hash(
     values: tuple[Values, ...],
     content: Any,
 ) -> str:
-    """SHA-256 of the content that a chunk sends.
+    """Hash the content that a chunk sends (SHA-256).
 
     Args:
         backend: name of the backend.
@@ -359,7 +359,7 @@ def _digest(content: Any) -> str:
 
 
 def calibration_register(qubit: int) -> str:
-    """Name of the classical register of a qubit in `calibration_circuits`.
+    """Return the name of a qubit's classical register in `calibration_circuits`.
 
     Example:
         >>> calibration_register(7)
@@ -369,7 +369,7 @@ def calibration_register(qubit: int) -> str:
 
 
 def strings_of(qubits: Sequence[int]) -> list[tuple[int, ...]]:
-    """Every non-empty subset of qubits; subset number m, from 1, holds those whose bit is set in m.
+    """Return all non-empty subsets of qubits; number m, from 1, has those whose bit is set in m.
 
     The first qubit is the most significant bit.
 

@@ -47,7 +47,7 @@ class QiskitHeadCircuit:
     registers: dict[str, str]
 
     def parameter_values(self, angles: Any) -> np.ndarray:
-        """Values of ``circuit.parameters``, shape (batch, n_parameters), for a batch of angles.
+        """Return values of ``circuit.parameters``, (batch, n_parameters), for a batch of angles.
 
         Args:
             angles: tensor or array of encoding angles in radians, shape (batch, n_features).
@@ -84,7 +84,7 @@ def to_qiskit(
     *,
     measure: bool = True,
 ) -> QiskitHeadCircuit:
-    """The circuit in Qiskit, with symbolic features: one transpilation serves every sample.
+    """Convert to Qiskit with symbolic features: one transpilation serves every sample.
 
     Args:
         circuit: the head circuit.
@@ -139,7 +139,7 @@ def to_qasm3(
     *,
     measure: bool = True,
 ) -> str:
-    """OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
+    """Write OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
 
     Feature 3 is ``input float[64] x_3``, weight 2 of task ``a`` is ``w_a_2``. When Qiskit reads the
     text back, parameters are sorted as text (``x_10`` before ``x_2``), so bind them by name.
@@ -231,7 +231,7 @@ IDLE = frozenset({"barrier", "delay"})
 
 
 def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
-    """The qubits that a circuit acts on, ascending.
+    """Return the qubits that a circuit acts on, ascending.
 
     Example:
         >>> from qiskit import QuantumCircuit
@@ -250,7 +250,7 @@ def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
 
 
 def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "QuantumCircuit":
-    """The instructions that a register's bits can depend on, noise included.
+    """Return the instructions that a register's bits can depend on, noise included.
 
     Gates that commute with the measurement are kept, because their noise does not commute.
 
@@ -279,7 +279,7 @@ def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "Q
 
 
 def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
-    """Name of each classical register to the qubits that are measured into its bits."""
+    """Return, for each classical register, the qubits that are measured into its bits."""
     qubits = {
         instruction.clbits[0]: circuit.find_bit(instruction.qubits[0]).index
         for instruction in circuit.data
@@ -289,7 +289,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(circuit: "QuantumCircuit") -> str:
-    """SHA-256 of a circuit's instructions.
+    """Hash a circuit's instructions (SHA-256).
 
     It is the same in every process, unlike QPY, which contains identifiers of parameters.
 

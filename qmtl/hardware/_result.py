@@ -66,7 +66,7 @@ class Comparison:
         return max(float(np.nanmax(abs(d), initial=0.0)) for d in self.deviations.values())
 
     def table(self) -> list[dict[str, Any]]:
-        """The rows of `HardwareResult.table`."""
+        """Return the rows of `HardwareResult.table`."""
         return _mean_rows(
             self.measured, self.errors, self.shared_errors, self.predicted, self.exact
         )
@@ -223,7 +223,7 @@ class HardwareResult:
         return _result_html(self)
 
     def table(self) -> list[dict[str, Any]]:
-        """Means over samples and the mean deviation, a row for each task and output.
+        """Return the means over samples and the mean deviation, a row for each task and output.
 
         The keys are task, output, measured, predicted, exact, standard_error,
         deviation_in_standard_errors; unknown values are None.
@@ -234,7 +234,7 @@ class HardwareResult:
         return _mean_rows(self.values, errors, shared, self.predicted or self.exact, self.exact)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able record of the run, with its table."""
+        """Return a JSON-able record of the run, with its table."""
         estimate = self.estimate
         return {
             "run": self.run,
@@ -255,7 +255,7 @@ class HardwareResult:
 
 
 def read_result(run: str, ledger: Ledger | str | Path | None = None) -> HardwareResult:
-    """The result of a run as far as the ledger has it, without asking the service.
+    """Return the result of a run as far as the ledger has it, without asking the service.
 
     Args:
         run: name of the run.
@@ -292,7 +292,7 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
 
 
 def raw_results(run: str, ledger: Ledger) -> dict[int, tuple[PubData, ...]]:
-    """A run's raw results in the ledger, by chunk."""
+    """Return a run's raw results in the ledger, by chunk."""
     return {idx: raw_from_bytes(raw) for idx, raw in ledger.results(run).items()}
 
 

@@ -230,7 +230,7 @@ def fetch(
     wait: bool = True,
     progress: Progress | None = None,
 ) -> HardwareResult:
-    """The result of a run that was submitted before, in this process or another one.
+    """Return the result of a run that was submitted before, in this process or another one.
 
     Args:
         run, ledger, service, progress: as for `wait`.

@@ -133,7 +133,7 @@ class HardwareSettings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
-        """Settings from field names and values, or complete settings unchanged.
+        """Make settings from field names and values; complete settings stay unchanged.
 
         Raises:
             InvalidInputError: for an unknown name (the error suggests the nearest), settings of
@@ -156,11 +156,11 @@ class HardwareSettings:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description; `of` reads it."""
+        """Return a JSON-able description; `of` reads it."""
         return asdict(self) | {"layout": None if self.layout is None else list(self.layout)}
 
     def executions(self, sets: int) -> int:
-        """Executions of a job for so many parameter sets, as IBM's client sends them.
+        """Count a job's executions for so many parameter sets, as IBM's client sends them.
 
         Twirling takes whole randomisations of at least 64 shots. The estimator's level 1 adds one
         calibration circuit to a job, and level 2 measures at three strengths of noise.
@@ -179,7 +179,7 @@ class HardwareSettings:
         return shots * (sets * (STRENGTHS if level > 1 else 1) + (level > 0))
 
     def runtime_options(self, *, is_local: bool) -> dict[str, Any]:
-        """The primitive's options: `SamplerOptions` or `EstimatorOptions` of the client."""
+        """Return the primitive's options: `SamplerOptions` or `EstimatorOptions` of the client."""
         options: dict[str, Any] = {}
         if self.primitive == "sampler":
             options["default_shots"] = self.shots

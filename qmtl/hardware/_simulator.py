@@ -95,7 +95,7 @@ class HardwareSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' measured outputs side by side, shape (batch, outputs); see `Simulator`.
+        """Return the tasks' measured outputs side by side, shape (batch, outputs); see `Simulator`.
 
         Raises:
             HardwareBudgetError: if the run would cost more than its budget.
@@ -135,7 +135,7 @@ class HardwareSimulator(Simulator):
         *,
         gradient: bool = True,
     ) -> int:
-        """Number of executions of one forward pass, and of a backward pass by parameter shift.
+        """Count the executions of a forward pass, and of a backward pass by parameter shift.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -158,7 +158,7 @@ class HardwareSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> PreparedRun:
-        """The run that `expectation_values` would measure, with its estimate. Nothing is sent."""
+        """Prepare the run that `expectation_values` would measure. Nothing is sent."""
         chosen = check_angles(circuit, angles, tasks)
         named = weights_by_name(circuit, joined_weights(circuit, weights, chosen, angles))
         return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)

@@ -314,7 +314,7 @@ def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
 
 
 def waits(patience: Patience) -> Any:
-    """The waits between attempts."""
+    """Return the waits between attempts."""
     from tenacity import wait_exponential
 
     return wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)

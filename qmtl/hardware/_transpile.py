@@ -28,7 +28,7 @@ STEPS = (3_000_000, 300_000)
 
 
 def usable_target(target: "Target") -> "Target":
-    """The target without gates and qubits that are broken according to its calibration.
+    """Return the target without gates and qubits that are broken according to its calibration.
 
     A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
     not (0 then means that it was not measured). A qubit is left out if the same holds for its
@@ -76,7 +76,7 @@ def _error(properties: Any) -> float | None:
 def best_layout(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple[int, ...] | None:
-    """The qubits on which a circuit runs without swaps and with the smallest errors.
+    """Return the qubits on which a circuit runs without swaps and with the smallest errors.
 
     The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map.
     Of the copies found, the one with the largest product of two-qubit and read-out fidelities is
@@ -164,7 +164,7 @@ def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
 
 
 def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
-    """Product of the fidelities of a transpiled circuit's gates and read-outs.
+    """Multiply the fidelities of a transpiled circuit's gates and read-outs.
 
     Example:
         >>> from qiskit import QuantumCircuit
@@ -206,7 +206,7 @@ class Transpiled:
 
 
 def cache_folder() -> Path:
-    """Folder of transpiled circuits: ``$XDG_CACHE_HOME/qmtl/transpiled``, or ``~/.cache``.
+    """Return the folder of transpiled circuits, in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Example:
         >>> cache_folder().parts[-2:]
@@ -384,7 +384,7 @@ def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
 
 
 def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
-    """The circuit with explicit delays and every gate as late as possible, as IBM's devices run it.
+    """Return the circuit with explicit delays, and gates as late as IBM's devices run them.
 
     Args:
         circuit: a circuit transpiled for the target.

@@ -155,14 +155,14 @@ class HeadSection(Section):
     token: int = Field(2, ge=1)
 
     def options(self) -> HeadOptions:
-        """All options except the type, as `qmtl.heads.build_head` takes them."""
+        """Return all options except the type, as `qmtl.heads.build_head` takes them."""
         return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
 
 
 def build_head(
     head_type: HeadType, circuit: HeadCircuit, options: HeadOptions | None = None
 ) -> Head:
-    """A head of the given type for the circuit's tasks.
+    """Return a head of the given type for the circuit's tasks.
 
     Args:
         head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
@@ -208,7 +208,7 @@ def head_parameters(
     *,
     trainable: bool = True,
 ) -> int:
-    """Number of parameters of `build_head`'s head in closed form, without building it.
+    """Return the number of parameters of `build_head`'s head, without building it.
 
     Args:
         head_type: one of `HEAD_TYPES`.

@@ -38,7 +38,7 @@ class _ReadAs:
 
 
 def reading_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """The same gates and weights, with every register read by all Z-strings on it.
+    """Return the circuit that reads every register by all Z-strings on it.
 
     Registers of more than four wires are read by the strings of one and two Zs.
 
@@ -106,7 +106,7 @@ class AddedBlock(nn.Module):
         self.head.encoding.requires_grad_(False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of the task, (batch, n_outputs)."""
+        """Return the logits of the task, (batch, n_outputs)."""
         logits: Tensor = self.head(self.inputs(features, None), joined=True)
         return logits
 
@@ -156,7 +156,7 @@ class AddedVector(nn.Module):
         self.scale = TaskRows({task.name: base.scales[host].detach().clone()})
 
     def forward(self, base: QuantumHead, features: Tensor) -> Tensor:
-        """Logits of the task, (batch, n_outputs); the head's own weights get no gradient."""
+        """Return the task's logits, (batch, n_outputs); the head's own weights get no gradient."""
         assert isinstance(base.blocks, GeneratedBlocks)
         circuit = base.circuit
         blocks, scales = base.blocks().detach(), base.scales().detach()
@@ -176,7 +176,7 @@ class AddedVector(nn.Module):
 
 
 def takes_vectors(head: Head) -> bool:
-    """Whether a task can be added to a head by a vector, that is, whether it computes its blocks.
+    """Return whether a head computes its blocks, so that a vector can add a task to it.
 
     Example:
         >>> takes_vectors(QuantumHead(HeadCircuit([Task.binary("a")])))
@@ -186,7 +186,7 @@ def takes_vectors(head: Head) -> bool:
 
 
 def hosts_for(task: Task, base: Head) -> list[str]:
-    """The tasks of a head on whose registers a task can be measured: those with outputs like it.
+    """Return the head's tasks on whose registers a task with such outputs can be measured.
 
     Example:
         >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]))
@@ -276,7 +276,7 @@ class ExtendedHead(Head):
         return sum(task.n_outputs for task in self._reading.tasks)
 
     def readings(self, features: Tensor) -> Tensor:
-        """Inputs of the linear layers, (batch, n_readings): Z-strings, or the features.
+        """Return the inputs of the linear layers, (batch, n_readings): Z-strings, or features.
 
         The circuit's weights are detached, so that they get no gradient from here.
         """
@@ -309,7 +309,7 @@ class ExtendedHead(Head):
         return torch.cat([logits[name] for name in wanted], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters."""
+        """Return a JSON-able description of the head without its parameters."""
         return {
             "type": type(self).__name__,
             "base": self.base.to_dict(),
@@ -323,7 +323,7 @@ class ExtendedHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The head that `to_dict` described, with fresh parameters."""
+        """Return the head that `to_dict` described, with fresh parameters."""
         base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
         # Heads saved before this option existed have no entry for it.

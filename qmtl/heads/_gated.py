@@ -80,17 +80,17 @@ class GatedHead(Head):
         return torch.cat(parts, dim=1)
 
     def outlier_scores(self) -> dict[str, float]:
-        """σ of each task that has a gate: near 1 for an outlier, near 0 for a task that fits."""
+        """Return σ of each task that has a gate: near 1 for an outlier, else near 0."""
         return {
             name: float(theta.detach().sigmoid()) for name, theta in self.gates.by_name().items()
         }
 
     def task_rows(self) -> list[TaskRows]:
-        """The parameters that belong to tasks: those of their own head, and the gates."""
+        """Return the parameters that belong to tasks: those of their own head, and the gates."""
         return [*self.own.task_rows(), self.gates]
 
     def with_simulator(self, simulator: Any) -> "GatedHead":
-        """A head that shares these parameters, evaluated by another simulator.
+        """Return a head that shares these parameters, evaluated by another simulator.
 
         Raises:
             InvalidInputError: if its heads do not use a simulator.
@@ -107,7 +107,7 @@ class GatedHead(Head):
         return twin
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters."""
+        """Return a JSON-able description of the head without its parameters."""
         return {
             "type": type(self).__name__,
             "own": self.own.to_dict(),
@@ -118,13 +118,13 @@ class GatedHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The head that `to_dict` described, with fresh parameters."""
+        """Return the head that `to_dict` described, with fresh parameters."""
         parts = (head_from_dict(description[part], custom) for part in ("own", "common"))
         return cls(*parts)
 
 
 def common_tasks(tasks: Sequence[Task]) -> list[Task]:
-    """One task for each kind and number of outputs that several tasks have.
+    """Return one task for each kind and number of outputs that several tasks have.
 
     Example:
         >>> tasks = [Task.binary("a"), Task.binary("b"), Task.regression("c")]
@@ -141,7 +141,7 @@ def common_tasks(tasks: Sequence[Task]) -> list[Task]:
 
 
 def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
-    """A circuit for `common_tasks`, like that of each kind's first task; None if there are none.
+    """Return a circuit for `common_tasks`, like the first task's of each kind; None if none.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
@@ -166,7 +166,7 @@ def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
 
 
 def n_gates(tasks: Sequence[Task]) -> int:
-    """Number of tasks that have a gate.
+    """Return how many tasks have a gate.
 
     Example:
         >>> n_gates([Task.binary("a"), Task.binary("b"), Task.regression("c")])

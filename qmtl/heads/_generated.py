@@ -82,10 +82,10 @@ class GeneratedBlocks(nn.Module, ABC):
 
     @abstractmethod
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of one shape, (tasks, weights), from vectors (tasks, length)."""
+        """Return weights of blocks of one shape, (tasks, weights), from vectors (tasks, length)."""
 
     def forward(self) -> Tensor:
-        """The weights of all blocks, flat and in gate order."""
+        """Return the weights of all blocks, flat and in gate order."""
         vectors = self.vectors().view(len(self._shape_of), -1)
         if self.tasks_by_shape is None or self.gate_order is None:
             return self.made(0, vectors).reshape(-1)
@@ -95,7 +95,7 @@ class GeneratedBlocks(nn.Module, ABC):
         return torch.cat(made).index_select(0, self.gate_order)
 
     def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Weights by task, computed as in a head that has only these tasks."""
+        """Return the weights by task, computed as in a head that has only these tasks."""
         vectors = self.vectors.by_name()
         chosen = tuple(vectors) if names is None else tuple(names)
         found: dict[str, Tensor] = {}
@@ -107,7 +107,7 @@ class GeneratedBlocks(nn.Module, ABC):
         return {name: found[name] for name in chosen}
 
     def of_vector(self, like: str, vector: Tensor) -> Tensor:
-        """Weights of a block with the shape of the task `like`, from any vector (length,)."""
+        """Return the weights of a block with the shape of the task `like`, from one vector."""
         if like not in self._shape_of:
             raise unknown_name("task", like, self._shape_of)
         return self.made(self._shape_of[like], vector[None])[0]

@@ -63,7 +63,7 @@ class Head(nn.Module, ABC):
         *,
         joined: bool = False,
     ) -> Any:
-        """Logits of the requested tasks.
+        """Return the logits of the requested tasks.
 
         Args:
             features: tensor of shape (batch, n_features).
@@ -107,16 +107,16 @@ class Head(nn.Module, ABC):
         """Compute the logits of these tasks (None: all) side by side, from checked features."""
 
     def task_rows(self) -> list[TaskRows]:
-        """The parameters that belong to tasks; each holds the values of all tasks."""
+        """Return the parameters that belong to tasks; each holds the values of all tasks."""
         return [module for module in self.modules() if isinstance(module, TaskRows)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """The parameters that several tasks depend on."""
+        """Return the parameters that several tasks depend on."""
         owned = {id(p) for rows in self.task_rows() for p in rows.parameters()}
         return [p for p in self.parameters() if p.numel() and id(p) not in owned]
 
     def count_parameters(self) -> int:
-        """Number of parameters."""
+        """Return the number of parameters."""
         return sum(p.numel() for p in self.parameters())
 
     @property
@@ -153,11 +153,11 @@ class Head(nn.Module, ABC):
                 rows.freeze(task, frozen)
 
     def dependencies(self) -> Dependencies | None:
-        """Which features and shared weights each task depends on; None: all may depend on all."""
+        """Return which features and shared weights each task depends on; None if it may be all."""
         return None
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Each task's own features, those of its register; None if tasks have none.
+        """Return each task's own features, those of its register; None if tasks have none.
 
         Every feature then belongs to one task. Other tasks may depend on it, too: see
         `dependencies`.
@@ -169,11 +169,11 @@ class Head(nn.Module, ABC):
     def feature_rows(
         self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Rows of a Jacobian, by features and by shared weights; None where autograd must do it."""
+        """Return a Jacobian's rows by features and shared weights; None if autograd must do it."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters."""
+        """Return a JSON-able description of the head without its parameters."""
         return {
             "type": type(self).__name__,
             "tasks": [task.to_dict() for task in self.tasks],
@@ -185,7 +185,7 @@ class Head(nn.Module, ABC):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The head that `to_dict` described, with fresh parameters.
+        """Return the head that `to_dict` described, with fresh parameters.
 
         Args:
             description: the dictionary that `to_dict` returned.
@@ -225,7 +225,7 @@ class CircuitHead(Head):
         self.angle_map = angle_map
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters.
+        """Return a JSON-able description of the head without its parameters.
 
         Raises:
             InvalidInputError: for a user's own simulator (use ``with_simulator("lightcone")``
@@ -243,7 +243,7 @@ class CircuitHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The head that `to_dict` described, with fresh parameters."""
+        """Return the head that `to_dict` described, with fresh parameters."""
         from qmtl.circuit import circuit_from_dict
 
         make: Any = cls
@@ -261,7 +261,7 @@ class CircuitHead(Head):
 def head_from_dict(
     description: Mapping[str, Any], custom: Mapping[str, type] | None = None
 ) -> Head:
-    """The head of any class that its `to_dict` described, with fresh parameters.
+    """Return the head of any class that its `to_dict` described, with fresh parameters.
 
     Args:
         description: the dictionary that `to_dict` returned.

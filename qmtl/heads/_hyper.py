@@ -23,7 +23,7 @@ OUTPUT_SCALE = 0.2
 
 
 def place_features(gates: BlockShape, n_weights: int) -> Tensor:
-    """Fourier features of each weight's place in a block, (weights, 18), float64.
+    """Return Fourier features of each weight's place in a block, (weights, 18), float64.
 
     A place consists of three numbers: the axis of the weight's gate, the gate's first wire, and its
     layer (the number of earlier weights with the same axis and wire). Features are sin(ωx) and
@@ -87,7 +87,7 @@ class HyperBlocks(GeneratedBlocks):
         self._start = [starting_angles(circuit, names[0], initial) for names in self.members]
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of one shape, (tasks, weights), from tokens (tasks, d)."""
+        """Return the weights of blocks of one shape, (tasks, weights), from tokens (tasks, d)."""
         parts = self.network.split([size.numel() for size in self._layers])
         weight, bias, out, offset = (
             part.view(size) for part, size in zip(parts, self._layers, strict=True)
@@ -158,7 +158,7 @@ class HyperHead(QuantumHead):
 
 
 def hyper_count(circuit: HeadCircuit, token: int, hidden: int = 8) -> int:
-    """Number of parameters of a `HyperHead`.
+    """Return the number of parameters of a `HyperHead`.
 
     Example:
         >>> from qmtl import Task

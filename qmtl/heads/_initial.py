@@ -21,7 +21,7 @@ EQUATOR_STD = 0.1
 
 
 def drawn_seed(seed: int | None) -> int:
-    """The seed itself, or for None a seed from torch's global generator.
+    """Return the seed itself, or for None a seed from torch's global generator.
 
     Raises:
         InvalidInputError: if it is neither an integer nor None.
@@ -45,7 +45,7 @@ def _generator(seed: int, name: str) -> torch.Generator:
 def circuit_weights(
     seed: int, name: str, size: int, std: float = INITIAL_STD["encoding"]
 ) -> Tensor:
-    """Flat weights drawn from N(0, std²) for the part with this name.
+    """Draw flat weights from N(0, std²) for the part with this name.
 
     Example:
         >>> circuit_weights(0, "task cola", 6, INITIAL_STD["block"]).shape
@@ -62,7 +62,7 @@ def block_weights(
     start: str,
     turns: dict[tuple[int, ...], list[int]] | None = None,
 ) -> Tensor:
-    """A task block's initial weights.
+    """Draw a task block's initial weights.
 
     Args:
         seed: seed of the draw, combined with `name`.
@@ -104,7 +104,7 @@ def starting_angles(
     start: str,
     turns: dict[tuple[int, ...], list[int]] | None = None,
 ) -> Tensor:
-    """The values around which a block's initial weights vary, float64; see `block_weights`.
+    """Return the values around which a block's initial weights vary, float64; see `block_weights`.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -121,7 +121,7 @@ def starting_angles(
 
 
 def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
-    """`block_weights` of all tasks, each drawn with the task's name."""
+    """Draw the `block_weights` of all tasks, each with the task's name."""
     turns: dict[tuple[int, ...], list[int]] = {}
     return {
         name: block_weights(seed, f"task {name}", circuit, name, start, turns)
@@ -163,7 +163,7 @@ def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int
 def linear_weights(
     seed: int, name: str, in_features: int, out_features: int
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer from U(±1/√in_features), as in torch, for this name.
+    """Draw weight and bias of a linear layer from U(±1/√in_features), as torch does.
 
     Example:
         >>> same = [linear_weights(0, "task cola", 4, 1)[0] for _ in range(2)]

@@ -40,7 +40,7 @@ class DenseLayers(nn.Module):
         Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor, names: tuple[str, ...] | None) -> Tensor:
-        """Outputs of these tasks (None: all) side by side, from inputs (batch, width)."""
+        """Return outputs of these tasks (None: all) side by side, from inputs (batch, width)."""
         weight = self.weight()
         bias = None if self.bias is None else self.bias()
         if names is not None:
@@ -92,7 +92,7 @@ class LocalLayers(nn.Module):
         Loading.before(self, _join_layers)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs of all tasks side by side, from inputs (batch, width)."""
+        """Return the outputs of all tasks side by side, from inputs (batch, width)."""
         weight: Tensor = self.weight()
         bias: Tensor = self.bias()
         if self.filled is not None:
@@ -104,7 +104,7 @@ class LocalLayers(nn.Module):
         return (seen * weight).sum(dim=2) + bias
 
     def of_tasks(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Outputs of some tasks side by side, from separate inputs of each task."""
+        """Return the outputs of some tasks side by side, from separate inputs of each task."""
         weights, biases = self.weight(), self.bias()
         parts = []
         for name, own in inputs.items():
@@ -204,16 +204,16 @@ class LocalLinearHead(Head):
 
     @classmethod
     def on_registers(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """A head whose tasks use the features that are loaded on their own register."""
+        """Return a head whose tasks use the features that are loaded on their own register."""
         return cls(circuit.tasks, circuit.n_features, register_columns(circuit), seed=seed)
 
     @classmethod
     def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """A head whose tasks use the features in their light cone, as the quantum head does."""
+        """Return a head whose tasks use the features in their light cone, as quantum heads do."""
         return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Each task's columns, if no two tasks use the same column."""
+        """Return each task's columns, if no two tasks use the same column."""
         return _partition(self.columns, self.n_features)
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
@@ -225,17 +225,17 @@ class LocalLinearHead(Head):
 
 
 def linear_count(tasks: Sequence[Task], n_features: int) -> int:
-    """Parameters of dense linear heads: O · (n_features + 1), with O outputs of all tasks."""
+    """Count parameters of dense linear heads: O · (n_features + 1), with O outputs in all."""
     return sum(task.n_outputs for task in tasks) * (n_features + 1)
 
 
 def local_linear_count(tasks: Sequence[Task], columns: Mapping[str, Sequence[int]]) -> int:
-    """Parameters of local linear heads: for each output, one weight per feature and a bias."""
+    """Count parameters of local linear heads: per output, one weight per feature and a bias."""
     return sum(task.n_outputs * (len(columns[task.name]) + 1) for task in tasks)
 
 
 def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
-    """The features that are loaded on each task's own register.
+    """Return the features that are loaded on each task's own register.
 
     Example:
         >>> register_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))
@@ -264,7 +264,7 @@ def task_columns(circuit: HeadCircuit) -> dict[str, tuple[int, ...]] | None:
 
 
 def cone_columns(circuit: HeadCircuit) -> dict[str, list[int]]:
-    """The features in each task's light cone.
+    """Return the features in each task's light cone.
 
     Example:
         >>> cone_columns(HeadCircuit([Task.binary("a"), Task.binary("b")]))["a"]

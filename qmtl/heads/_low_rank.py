@@ -69,7 +69,7 @@ class LowRankLinearHead(Head):
 
     @classmethod
     def matching(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """The head on the circuit's features with a parameter count closest to the quantum head's.
+        """Return the head with a parameter count closest to the quantum head's.
 
         See `closest_low_rank`; `count_parameters` gives the count that was reached.
 
@@ -96,13 +96,13 @@ class LowRankLinearHead(Head):
 
 
 def low_rank_count(tasks: Sequence[Task], n_features: int, rank: int, *, bias: bool = True) -> int:
-    """Parameters of low-rank linear heads: rank · (n_features + O), and O biases."""
+    """Count parameters of low-rank linear heads: rank · (n_features + O), and O biases."""
     outputs = sum(task.n_outputs for task in tasks)
     return rank * (n_features + outputs) + (outputs if bias else 0)
 
 
 def closest_low_rank(tasks: Sequence[Task], n_features: int, budget: int) -> tuple[int, bool]:
-    """Rank, and whether to have a bias, for a parameter count closest to `budget`.
+    """Return the rank, and whether to have a bias, for a parameter count closest to `budget`.
 
     The rank is at most that of a dense head, min(n_features, outputs of all tasks): a greater one
     adds parameters but no function. If two counts are equally close, the larger is taken; if two

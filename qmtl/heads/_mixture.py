@@ -47,14 +47,14 @@ class MixtureBlocks(GeneratedBlocks):
         self.inventory = nn.Parameter(joined, requires_grad=len(joined) > 0)
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Weights of blocks of one shape, (tasks, weights), from vectors (tasks, S)."""
+        """Return the weights of blocks of one shape, (tasks, weights), from vectors (tasks, S)."""
         parts = self.inventory.split([self.size * n for n in self.n_weights])
         weights: Tensor = coefficients(vectors) @ parts[shape].view(self.size, -1)
         return weights
 
 
 def coefficients(vectors: Tensor) -> Tensor:
-    """Coefficients that sum to one in each row, (tasks, S).
+    """Return coefficients that sum to one in each row, (tasks, S).
 
     Example:
         >>> coefficients(torch.tensor([[1.0, 0.0], [3.0, 3.0]])).tolist()
@@ -121,7 +121,7 @@ class MixtureHead(QuantumHead):
 
 
 def mixture_count(circuit: HeadCircuit, inventory: int) -> int:
-    """Number of parameters of a `MixtureHead`.
+    """Return the number of parameters of a `MixtureHead`.
 
     Example:
         >>> from qmtl import Task

@@ -157,14 +157,14 @@ class SharedVQCHead(CircuitHead):
         return logits
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description of the head without its parameters, see `CircuitHead`."""
+        """Return a JSON-able description of the head without its parameters, see `CircuitHead`."""
         return super().to_dict() | {"tasks": [task.to_dict() for task in self.tasks]}
 
     @classmethod
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """The head that `to_dict` described, with fresh parameters."""
+        """Return the head that `to_dict` described, with fresh parameters."""
         from qmtl.circuit import circuit_from_dict
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})
@@ -177,7 +177,7 @@ class SharedVQCHead(CircuitHead):
 def shared_circuit(
     n_wires: int, encoding: Encoding | None = None, ansatz: Ansatz | None = None
 ) -> HeadCircuit:
-    """The circuit of a `SharedVQCHead`: one register, of which all wires are read.
+    """Return the circuit of a `SharedVQCHead`: one register, of which all wires are read.
 
     Example:
         >>> shared_circuit(4).count_parameters().circuit
@@ -195,7 +195,7 @@ def shared_circuit(
 
 
 def vqc_per_task_count(circuit: HeadCircuit) -> int:
-    """Parameters of `VQCPerTaskHead`: each task's encoding, block, and layer on k wires."""
+    """Count parameters of `VQCPerTaskHead`: each task's encoding, block, and layer on k wires."""
     total = 0
     for name, register in circuit.registers.items():
         k = len(register.wires)
@@ -206,7 +206,7 @@ def vqc_per_task_count(circuit: HeadCircuit) -> int:
 
 
 def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
-    """Parameters of `SharedVQCHead`: the shared circuit's, and a layer on n wires per task."""
+    """Count parameters of `SharedVQCHead`: the circuit's, and a layer on n wires per task."""
     return circuit.count_parameters().circuit + linear_count(tasks, circuit.n_wires)
 
 

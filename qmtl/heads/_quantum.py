@@ -120,7 +120,7 @@ class QuantumHead(CircuitHead):
         return TaskRows(all_blocks(seed, self.circuit, initial))
 
     def weights(self) -> dict[str, Tensor]:
-        """The circuit weights, flat and in gate order: ``"encoding"`` and each task's.
+        """Return the circuit weights, flat and in gate order: ``"encoding"`` and each task's.
 
         They are views of the parameters, except for blocks that a head computes.
         """
@@ -148,7 +148,7 @@ class QuantumHead(CircuitHead):
         )
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
-        """The encoding angles (radians) that belong to the features, ``(batch, n_features)``.
+        """Return encoding angles (radians) that belong to the features, ``(batch, n_features)``.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -161,7 +161,7 @@ class QuantumHead(CircuitHead):
         return ANGLE_MAPS[self.angle_map](features)
 
     def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Logits from measured values: scale times ⟨Z⟩, or scale times log-probability.
+        """Return the logits from measured values: scale times ⟨Z⟩, or scale times log-probability.
 
         Args:
             values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
@@ -178,7 +178,7 @@ class QuantumHead(CircuitHead):
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """The measured values at these encoding angles (radians), without angle map and scale.
+        """Measure at these encoding angles (radians), without angle map and scale.
 
         Returns:
             A dictionary from task names to ``(batch, n_outputs)``: Z values in [-1, 1], or
@@ -188,7 +188,7 @@ class QuantumHead(CircuitHead):
         return self.simulator.expectation_values(self.circuit, angles, weights, tasks)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """The features on each task's register; None if tasks share features.
+        """Return the features on each task's register; None if tasks share features.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -199,13 +199,13 @@ class QuantumHead(CircuitHead):
         return task_columns(self.circuit)
 
     def dependencies(self) -> Dependencies | None:
-        """Which features and encoding weights each task depends on; None if unknown."""
+        """Return which features and encoding weights each task depends on; None if unknown."""
         return self.simulator.dependencies(self.circuit)
 
     def feature_rows(
         self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Rows of a Jacobian, from gradients with respect to joined logits.
+        """Return rows of a Jacobian, from gradients with respect to joined logits.
 
         See `qmtl.simulators.Simulator.readout_rows`.
         """
@@ -215,7 +215,7 @@ class QuantumHead(CircuitHead):
         )
 
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
-        """A head that shares these parameters, evaluated by another simulator.
+        """Return a head that shares these parameters, evaluated by another simulator.
 
         If one head learns or loads parameters, the other sees them (except for encoding weights
         loaded with ``assign=True``, which replaces the parameter of one head). Hooks are not
@@ -237,7 +237,7 @@ class QuantumHead(CircuitHead):
         return head
 
     def with_own_weights(self) -> "QuantumHead":
-        """A plain `QuantumHead` with the same numbers: each task has its block's weights itself.
+        """Return a `QuantumHead` of the same values, in which each task stores its block's weights.
 
         For what takes no head that computes its blocks, such as `qmtl.merge`.
 
@@ -252,7 +252,7 @@ class QuantumHead(CircuitHead):
 
     @torch.no_grad()
     def of_part(self, circuit: HeadCircuit, encoding: slice) -> "QuantumHead":
-        """A plain head of some of the tasks, with the numbers that they have here.
+        """Return a plain head of some of the tasks, with the numbers that they have here.
 
         Args:
             circuit: circuit of these tasks.
@@ -270,7 +270,7 @@ class QuantumHead(CircuitHead):
         return head
 
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
-        """A PennyLane QNode of the head, ``qnode(angles, weights)``, with its weights as default.
+        """Return a PennyLane QNode ``qnode(angles, weights)``, with the head's weights as default.
 
         It takes the angles that `angles` computes from features, and returns the measured values
         without scales; its gradients reach the head's parameters. A head of the shared layout has a
@@ -292,7 +292,7 @@ class QuantumHead(CircuitHead):
     def to_qiskit(
         self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
     ) -> Any:
-        """The circuit as a Qiskit `QuantumCircuit`.
+        """Return the circuit as a Qiskit `QuantumCircuit`.
 
         Wire i is qubit i, feature i the parameter ``x[i]``: ``assign_parameters(angles)`` binds a
         sample. Each task's wires are measured into a classical register with its name.
@@ -321,7 +321,7 @@ class QuantumHead(CircuitHead):
     def to_qasm(
         self, tasks: Sequence[str] | None = None, *, bound: bool = True, measure: bool = True
     ) -> str:
-        """The circuit as OpenQASM 3; the arguments are those of `to_qiskit`.
+        """Return the circuit as OpenQASM 3; the arguments are those of `to_qiskit`.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -334,7 +334,7 @@ class QuantumHead(CircuitHead):
         return text
 
     def explain(self, batch_size: int = 32) -> Explanation:
-        """How this head is simulated, and the cost of a training step.
+        """Explain how this head is simulated, and the cost of a training step.
 
         Under noise, noisy light cones are shown beside the ideal ones; with shots, the circuit that
         is sampled from. Simulators without a plan report the light-cone simulator's.

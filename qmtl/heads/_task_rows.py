@@ -83,7 +83,7 @@ class TaskRows(nn.Module):
         return torch.arange(len(self.names)).repeat_interleave(torch.tensor(self.sizes))
 
     def forward(self) -> Tensor:
-        """The tensor to compute with, in the shape of the parameter."""
+        """Return the tensor to compute with, in the shape of the parameter."""
         # This check comes first because it is cheaper than access to a buffer.
         if not self.frozen or self.frozen_mask is None or self.frozen_values is None:
             return self.parameter
@@ -98,12 +98,12 @@ class TaskRows(nn.Module):
         return values[self.slices[name]].view(self.shapes[name])
 
     def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Views of the tasks' values, as they are computed with; None for all tasks."""
+        """Return views of the tasks' values, as they are computed with; None for all tasks."""
         found = dict(zip(self.names, self.split(self()), strict=True))
         return found if names is None else {name: found[name] for name in names}
 
     def split(self, joined: Tensor) -> list[Tensor]:
-        """Views of a tensor of the parameter's shape, each in the shape of a task's values."""
+        """Split a tensor of the parameter's shape into views in the shape of each task's values."""
         pieces = zip(joined.split(self.sizes), self.shapes.values(), strict=True)
         return [piece.view(shape) for piece, shape in pieces]
 
@@ -124,7 +124,7 @@ class TaskRows(nn.Module):
         self.frozen_values, self.frozen_mask = (values, mask) if self.frozen else (None, None)
 
     def keys(self, prefix: str) -> list[str]:
-        """The tasks' keys in a state in which this module has the given prefix."""
+        """Return the tasks' keys in a state in which this module has the given prefix."""
         if self.kind is None:
             return [prefix + task_key(name) for name in self.names]
         outer = prefix.removesuffix(f"{self.kind}.")
@@ -136,7 +136,7 @@ class TaskRows(nn.Module):
 
 
 def escaped(name: str) -> str:
-    """A task's name without dots, which torch's keys must not have; distinct names stay distinct.
+    """Return a task's name without dots, which torch's keys must not have; names stay distinct.
 
     Example:
         >>> escaped("y.1"), escaped("y%2E1")
@@ -146,7 +146,7 @@ def escaped(name: str) -> str:
 
 
 def task_key(name: str) -> str:
-    """A task's key in a state; its prefix avoids clashes with other attributes of a module."""
+    """Return a task's key in a state; its prefix avoids clashes with a module's attributes."""
     return f"task_{escaped(name)}"
 
 

@@ -32,7 +32,7 @@ ANGLES = ("encoding", "blocks")
 
 
 def wrapped(angles: Tensor) -> Tensor:
-    """Angles (radians) wrapped to (-π, π].
+    """Wrap angles (radians) to (-π, π].
 
     Example:
         >>> wrapped(torch.tensor([3 * math.pi / 2, -math.pi / 2, 0.5]))
@@ -42,7 +42,7 @@ def wrapped(angles: Tensor) -> Tensor:
 
 
 def differences(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
-    """A task vector: state minus base, angles wrapped.
+    """Return a task vector: state minus base, with angles wrapped.
 
     Example:
         >>> base, state = {"encoding": torch.tensor([3.0])}, {"encoding": torch.tensor([-3.0])}
@@ -56,7 +56,7 @@ def differences(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Stat
 
 
 def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
-    """The sum of task vectors, each times its scale.
+    """Return the sum of task vectors, each times its scale.
 
     Example:
         >>> arithmetic([{"w": torch.ones(1)}, {"w": torch.ones(1)}], [0.5, 1.0])["w"].tolist()
@@ -72,7 +72,7 @@ def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
 
 
 def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) -> State:
-    """Every weight follows the task that changed it most, so that no two updates meet.
+    """Let every weight follow the task that changed it most, so that no two updates meet.
 
     Locate: keep the largest entries of every task vector, a fraction `keep`. Elect: for each
     weight, choose the task whose change is largest in units of its tensor's root mean square.
@@ -112,7 +112,7 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
 def projective(
     vectors: Sequence[State], scale: float, rank: float = 0.25, steps: int = 200
 ) -> State:
-    """Arithmetic with scales by the norms, and a shift that reduces what the tasks lose.
+    """Add task vectors scaled by their norms, and a shift that reduces what the tasks lose.
 
     The scales of the sum are proportional to 1/‖τ_t‖, with mean `scale`. A common shift Δ of every
     matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², the
@@ -196,7 +196,7 @@ def merge(
     keep_last: bool = False,
     **options: Any,
 ) -> MultiTaskModel:
-    """One model of the tasks of several models, whose encoders and encodings are merged.
+    """Merge several models' encoders and encodings into one model of all their tasks.
 
     The models must have encoders of the same shape and circuits of the same kind on the same number
     of wires. Tasks keep their blocks; if the models have the same tasks, their blocks are merged,

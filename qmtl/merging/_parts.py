@@ -177,7 +177,7 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
-    """Copies of the tensors to merge: the encoder's floating tensors and the encoding's angles."""
+    """Copy the tensors to merge: the encoder's floating tensors and the encoding's angles."""
     state = {
         f"encoder.{name}": value.detach().clone()
         for name, value in model.encoder.state_dict().items()
@@ -221,7 +221,7 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
 
 
 def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
-    """The model of all tasks with a merged shared state.
+    """Return the model of all tasks with a merged shared state.
 
     Models of the same tasks give a model with the same circuit. Otherwise tasks keep their blocks.
     In the shared layout all blocks are on the same wires. In the partitioned layout the registers

@@ -67,7 +67,7 @@ class Attack(Section):
         gradient: Callable[[Tensor], Tensor],
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Changed inputs, at which the losses are higher.
+        """Change the inputs so that the losses are higher.
 
         Args:
             inputs: tensor of shape (rows, ...).
@@ -121,7 +121,7 @@ def _lengths(values: Tensor) -> Tensor:
 
 
 def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
-    """The gradient of a number with respect to the inputs that it was computed from.
+    """Return the gradient of a number with respect to the inputs that it was computed from.
 
     Raises:
         InvalidInputError: if it does not depend on them smoothly, as with an encoder of tokens.
@@ -145,7 +145,7 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
 def attacked_split(
     model: MultiTaskModel, split: Split, attack: Attack, *, batch_size: int = 256
 ) -> Split:
-    """The rows of a split, with inputs changed so that the model's losses are higher.
+    """Return the rows of a split, with inputs changed so that the model's losses are higher.
 
     PGD starts with the seed 0. A row without a label of the attacked tasks only moves to its random
     start.

@@ -58,7 +58,7 @@ class Affinity:
     by: str
 
     def matrix(self, column: str = "cosine") -> "DataFrame":
-        """One column of `pairs` as a symmetric table of tasks by tasks.
+        """Return one column of `pairs` as a symmetric table of tasks by tasks.
 
         Its diagonal is 1 for ``cosine`` and ``overlap``, and missing for the other columns.
         """
@@ -103,7 +103,7 @@ class Affinity:
         return list(found.values())
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """A heat map of the cosines; pairs without evidence are hatched, doubtful ones marked.
+        """Draw a heat map of the cosines; hatch pairs without evidence, and mark doubtful ones.
 
         A ``?`` marks caution, and brackets mark an interval that includes zero.
         """
@@ -156,7 +156,7 @@ def affinity(
     n_blocks: int = 32,
     seed: int = 0,
 ) -> Affinity:
-    """The cosine of every two tasks' gradients on the rows that have labels of both.
+    """Compute the cosine of every two tasks' gradients on the rows that have labels of both.
 
     The model is evaluated without dropout, and does not change; train it first, since the gradients
     of random heads say nothing of the tasks. By default, the rows are ones that were not trained

@@ -19,7 +19,7 @@ CLASSES = ("binary", "multiclass")
 
 
 def masked_softmax(scores: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Softmax over the sub-classes of each row's class; zero for sub-classes of other classes.
+    """Return the softmax over the sub-classes of each row's class; zero for all others.
 
     Args:
         scores: scores (rows, classes · sub-classes), with the sub-classes of a class side by side.
@@ -244,7 +244,7 @@ def with_auxiliary_tasks(
     domain: Any = None,
     seed: int = 0,
 ) -> MultiTaskData:
-    """The data with self-supervised tasks, which are ordinary tasks and come after the data's own.
+    """Append self-supervised tasks, which are ordinary tasks, to the data's own.
 
     * ``rotation``: by how many quarter turns an image is rotated, four classes. Every split gets a
       second copy of its rows, each rotated at random, with only this label.

@@ -40,12 +40,12 @@ class LossesOfRows:
         self._weights = weights if weights is None else weights.to(reference)
 
     def sums(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Each task's loss, summed over the labels of these rows, (tasks,)."""
+        """Return each task's loss, summed over the labels of these rows, (tasks,)."""
         logits = self.model.logits(features, [task.name for task in tasks])
         return self.terms_of_logits(logits, rows, tasks)[0]
 
     def misfits(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
+        """Return each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
 
         Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
         mean over the split. The gradient does not vanish where the task is learned, as the loss's.
@@ -72,7 +72,7 @@ class LossesOfRows:
     def terms_of_logits(
         self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]
     ) -> tuple[Tensor, Tensor]:
-        """The `sums` and what to divide them by, from the joined logits of these tasks."""
+        """Return the `sums` and what to divide them by, from the joined logits of these tasks."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         weights = self._weights if self._weights is None else self._weights[rows]
         layout, targets = task_layout(tuple(tasks)), torch.cat(columns, 1)

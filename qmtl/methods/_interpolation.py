@@ -16,7 +16,7 @@ from qmtl.tasks import Task, labelled_rows, task_layout
 
 
 def draw_beta(concentration: int, generator: torch.Generator) -> float:
-    """A number from Beta(c, c): the median of 2c - 1 uniform numbers.
+    """Draw from Beta(c, c): the median of 2c - 1 uniform numbers.
 
     Example:
         >>> draws = [draw_beta(2, torch.Generator().manual_seed(s)) for s in range(200)]

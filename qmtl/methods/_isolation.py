@@ -74,7 +74,7 @@ class _Isolated(Method):
 
 
 def tasks_apart(columns: Mapping[str, Sequence[int]]) -> list[list[str]]:
-    """Groups of tasks without a common column; each task joins the first group that it can.
+    """Group tasks without a common column; each task joins the first group that it can.
 
     On light cones the number of groups does not grow with the number of tasks.
 

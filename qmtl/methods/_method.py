@@ -38,7 +38,7 @@ class Batch:
     sample_weight: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device; in float32 on MPS, which has no float64."""
+        """Return the batch on a device; in float32 on MPS, which has no float64."""
         if self.inputs.device == device == self.targets.device:
             return self
 
@@ -77,7 +77,7 @@ class TaskLosses:
     rows: Any = None
 
     def places(self) -> list[int]:
-        """The indices of the tasks of `values`."""
+        """Return the indices of the tasks of `values`."""
         return list(range(len(self.values))) if self.present is None else self.present.tolist()
 
 
@@ -107,7 +107,7 @@ class Step(Protocol):
     generator: torch.Generator
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """The losses of a batch at the present parameters, before methods change them.
+        """Return the losses of a batch at the present parameters, before methods change them.
 
         Args:
             batch: the rows.
@@ -115,13 +115,13 @@ class Step(Protocol):
         """
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Joined targets in the form that losses use, with regression targets standardised."""
+        """Return joined targets in the form that losses use: those of regressions standardised."""
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums of losses and their divisors, (tasks,), from joined logits of a batch."""
+        """Return the sums of losses and their divisors, (tasks,), from joined logits of a batch."""
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum over all processes, without a graph; every process must call it."""
+        """Return the sum over all processes, without a graph; every process must call it."""
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
         """Combine rows of a Jacobian by the run's aggregator, or by the scalarizer's weights.
@@ -147,18 +147,18 @@ class Method(nn.Module):
     """Whether `TaskLosses.features` has to be there."""
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters for the run's optimiser, at its `learning_rate`; by default all."""
+        """Return the parameters for the run's optimiser, at its `learning_rate`; by default all."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def setup(self, step: Step, train: Split) -> None:
         """Called before the first step, also when a run resumes; must depend on the rows only."""
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """A batch with other inputs or targets."""
+        """Return a batch with other inputs or targets."""
         return batch
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """Joined logits of the trained tasks, from features. At most one method defines this."""
+        """Return joined logits of the trained tasks, from features. One method may define this."""
         return step.model.logits(features, [task.name for task in step.tasks])
 
     def loss_terms(
@@ -170,15 +170,15 @@ class Method(nn.Module):
         complete: bool,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Like `qmtl.tasks.TaskLayout.loss_terms`. At most one method defines this hook."""
+        """Do what `qmtl.tasks.TaskLayout.loss_terms` does. At most one method defines this hook."""
         return layout.loss_terms(logits, targets, complete=complete, sample_weight=sample_weight)
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
-        """Other losses of the same tasks, in place of a batch's."""
+        """Return other losses of the same tasks, in place of a batch's."""
         return losses
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """A term to add to the objective: this process's share, so that gradients add up."""
+        """Return a term to add to the objective: this process's share, so that gradients add up."""
 
     def gradients(self, losses: TaskLosses, step: Step) -> None:
         """Set ``.grad`` of `step.shared` and `step.own`, summed over processes.
@@ -196,12 +196,12 @@ class Method(nn.Module):
         """Called after an epoch's last step."""
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
-        """Training metrics of the epoch: task → metric → value."""
+        """Return the epoch's training metrics: for each task, values by name."""
         return {}
 
 
 def using(methods: Iterable[Any], hook: str) -> list[Any]:
-    """The methods whose class defines a hook.
+    """Return the methods whose class defines a hook.
 
     Example:
         >>> class Quiet(Method):

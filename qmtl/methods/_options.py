@@ -71,7 +71,7 @@ class MethodOptions(Section):
 
     @classmethod
     def method_sections(cls) -> dict[str, type[MethodSection]]:
-        """The keys that switch methods on, with their sections."""
+        """Return the keys that switch methods on, with their sections."""
         return {
             name: section
             for name, field in cls.model_fields.items()
@@ -80,7 +80,7 @@ class MethodOptions(Section):
         }
 
     def methods(self) -> dict[str, MethodSection]:
-        """The options of the active methods, by key."""
+        """Return the options of the active methods, by key."""
         found = {name: getattr(self, name) for name in type(self).method_sections()}
         return {name: section for name, section in found.items() if section is not None}
 

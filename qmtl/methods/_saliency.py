@@ -169,7 +169,7 @@ class _SaliencyTerms(Method):
 
 
 def entropy_of_tasks(saliency: Tensor) -> Tensor:
-    """The mean over features of the entropy of the tasks' shares of absolute saliency.
+    """Return the mean over features of the entropy of the tasks' shares of absolute saliency.
 
     The saliency has shape (tasks, rows, features).
 
@@ -188,7 +188,7 @@ def entropy_of_tasks(saliency: Tensor) -> Tensor:
 
 
 def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -> Tensor:
-    """How poorly a sample's saliency for one task identifies its saliency for the others.
+    """Measure how poorly a sample's saliency for one task identifies that for the others.
 
     Args:
         saliency: tensor (tasks, rows, features).

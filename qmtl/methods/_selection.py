@@ -41,7 +41,7 @@ class Selection:
 
 
 def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 256) -> "DataFrame":
-    """The influence of each training row on each task, a table of rows by tasks.
+    """Return the influence of each training row on each task, a table of rows by tasks.
 
     It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all trained parameters. Here ``ℓ(row)`` is the sum of the
     row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean validation

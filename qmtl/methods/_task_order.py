@@ -47,7 +47,7 @@ class TaskGraph:
     alpha: float
 
     def length(self, order: Sequence[str]) -> float:
-        """The sum of the weights between neighbours on the ring.
+        """Return the sum of the weights between neighbours on the ring.
 
         Raises:
             InvalidInputError: if the order does not contain all tasks once.
@@ -67,18 +67,18 @@ class TaskGraph:
         return _length(self.weights.to_numpy(), places)
 
     def order(self) -> list[str]:
-        """The order with the largest sum of weights between neighbours on the ring.
+        """Return the order with the largest sum of weights between neighbours on the ring.
 
         It begins with the first task; if no order is better, the order of the data is kept.
         """
         return [self.names[i] for i in _best_ring(self.weights.to_numpy())]
 
     def worst_order(self) -> list[str]:
-        """The order with the smallest sum of weights between neighbours, for comparisons."""
+        """Return the order with the smallest sum of weights between neighbours, for comparisons."""
         return [self.names[i] for i in _best_ring(-self.weights.to_numpy())]
 
     def plot(self, order: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
-        """The tasks on the ring, with the graph's edges; wider edges have larger weights.
+        """Draw the tasks on the ring, with the graph's edges; wider edges have larger weights.
 
         Args:
             order: order of the tasks; None for `order`.
@@ -116,7 +116,7 @@ class TaskGraph:
 
 
 def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> TaskGraph:
-    """The graph of tasks by a graphical lasso on the training labels.
+    """Estimate the graph of tasks by a graphical lasso on the training labels.
 
     Labels are standardised. A missing label counts as the mean, which shrinks a pair's correlation
     by the share of rows that lack one of the two labels: tasks without common rows have no edge. A
@@ -167,7 +167,7 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
 
 
 def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list[str]:
-    """The names of the tasks in the order of their graph: ``data.subset(task_order(data))``.
+    """Order the tasks by their graph, for ``data.subset(task_order(data))``.
 
     In a recipe it is ``circuit.task_order = "graph"``. It only matters for partitioned circuits.
     For arguments and errors see `task_graph`.

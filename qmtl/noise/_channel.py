@@ -64,7 +64,7 @@ class Channel:
 
     @classmethod
     def pauli(cls, probabilities: Mapping[str, float]) -> Self:
-        """Pauli errors, from string (``"X"``, or ``"XZ"`` on two wires) to probability.
+        """Return Pauli errors with the probability of each string (``"X"``; on two wires ``"XZ"``).
 
         Example:
             >>> Channel.pauli({"Z": 0.25}).factors
@@ -89,7 +89,7 @@ class Channel:
 
     @classmethod
     def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
-        """One of the 3 (two wires: 15) Pauli errors, equally likely, with this total probability.
+        """Return all 3 (two wires: 15) Pauli errors, equally likely, in total `probability`.
 
         Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) times
         this one.
@@ -100,14 +100,14 @@ class Channel:
 
     @classmethod
     def amplitude_damping(cls, gamma: float) -> Self:
-        """Decay from 1 to 0 with probability `gamma`."""
+        """Return decay from 1 to 0 with probability `gamma`."""
         check_probability("gamma", gamma)
         root = math.sqrt(1 - gamma)
         return cls((1.0, root, root, 1 - gamma), gamma)
 
     @classmethod
     def phase_damping(cls, gamma: float) -> Self:
-        """Loss of phase: X and Y shrink by the root of 1 - `gamma`, as in PennyLane and Qiskit."""
+        """Return loss of phase: X and Y shrink by √(1 - `gamma`), as in PennyLane and Qiskit."""
         check_probability("gamma", gamma)
         root = math.sqrt(1 - gamma)
         return cls((1.0, root, root, 1.0))
@@ -116,7 +116,7 @@ class Channel:
     def thermal_relaxation(
         cls, t1: float, t2: float, duration: float, excited: float = 0.0
     ) -> Self:
-        """Thermal relaxation for a given time.
+        """Return thermal relaxation for a given time.
 
         Args:
             t1: relaxation time, in seconds.
@@ -135,13 +135,13 @@ class Channel:
 
     @classmethod
     def readout(cls, p01: float, p10: float) -> Self:
-        """A read-out error: 0 is read as 1 with probability `p01`, and 1 as 0 with `p10`."""
+        """Return a read-out error: 0 is read as 1 with probability `p01`, and 1 as 0 with `p10`."""
         check_probability("p01", p01)
         check_probability("p10", p10)
         return cls((1.0, 1.0, 1.0, 1 - p01 - p10), p10 - p01)
 
     def then(self, other: "Channel") -> "Channel":
-        """The channel followed by another on the same wires, as one channel.
+        """Return the channel followed by another on the same wires, as one channel.
 
         Example:
             >>> Channel.amplitude_damping(1.0).then(Channel.depolarising(0.75)).shift
@@ -151,7 +151,7 @@ class Channel:
         return Channel(factors, other.factors[3] * self.shift + other.shift)
 
     def scaled(self, scale: float) -> "Channel":
-        """The channel `scale` times as strong: its factors to that power, its shift to match."""
+        """Return channel `scale` times as strong: factors to that power, with a shift to match."""
         if scale == 1:
             return self
         factors = tuple(
@@ -203,7 +203,7 @@ class CoherentError:
                 raise InvalidInputError(f"a rotation's wires are 0 or 1 of its gate, got {at}")
 
     def after(self, wires: tuple[int, ...]) -> list[Gate]:
-        """The rotations after a gate on these wires."""
+        """Return the rotations after a gate on these wires."""
         if any(max(at) >= len(wires) for _, at, _ in self.rotations):
             raise InvalidInputError(f"{self} needs two wires, got a gate on {wires}")
         return [
@@ -212,18 +212,18 @@ class CoherentError:
         ]
 
     def scaled(self, scale: float) -> "CoherentError":
-        """The same error with all angles times `scale`."""
+        """Return the same error with all angles times `scale`."""
         rotations = tuple((name, at, angle * scale) for name, at, angle in self.rotations)
         return CoherentError(self.relative * scale, rotations)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         rotations = [[name, list(at), angle] for name, at, angle in self.rotations]
         return {"relative": self.relative, "rotations": rotations}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The error that `to_dict` described."""
+        """Return the error that `to_dict` described."""
         rotations = description["rotations"]
         return cls(
             float(description["relative"]),

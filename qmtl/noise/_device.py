@@ -63,7 +63,7 @@ class DeviceNoise:
 
     @classmethod
     def uniform(cls, one_qubit: float = 0.0, two_qubit: float = 0.0, readout: float = 0.0) -> Self:
-        """Depolarising noise after every gate, and symmetric read-out errors.
+        """Return depolarising noise after every gate, and symmetric read-out errors.
 
         Args:
             one_qubit: probability of an error after a one-wire gate; each Pauli has a third of it.
@@ -89,7 +89,7 @@ class DeviceNoise:
         relaxation: bool = True,
         order: Order | None = "alap",
     ) -> Self:
-        """The noise of a Qiskit backend, from its calibration.
+        """Return the noise of a Qiskit backend, from its calibration.
 
         As in Aer's `NoiseModel.from_backend`, a gate's wires relax while it runs, after a
         depolarising channel that makes up the rest of the reported error. Read-out errors are
@@ -122,11 +122,11 @@ class DeviceNoise:
         )
 
     def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:
-        """The channels after a gate, with their wires."""
+        """Return the channels after a gate, with their wires."""
         return self.channels(gate.name, gate.wires)
 
     def channels(self, name: str, wires: tuple[int, ...]) -> list[tuple[Channel, tuple[int, ...]]]:
-        """The channels after the gate with this name, with their wires."""
+        """Return the channels after the gate with this name, with their wires."""
         found = self.gates.get((name, wires))
         if found is None and name in SYMMETRIC:
             found = self.gates.get((name, wires[::-1]))
@@ -144,15 +144,15 @@ class DeviceNoise:
         ]
 
     def coherent_error(self, name: str, wires: tuple[int, ...]) -> CoherentError | None:
-        """The coherent error of a gate; None if it has none."""
+        """Return the coherent error of a gate; None if it has none."""
         return self.coherent.get((name, wires), self.coherent.get(name))
 
     def reading(self, wire: int) -> Channel:
-        """The read-out channel of a wire, which comes before its measurement."""
+        """Return the read-out channel of a wire, which comes before its measurement."""
         return Channel.readout(*self.readouts.get(wire, self.readout))
 
     def scaled(self, scale: float) -> "DeviceNoise":
-        """The same noise `scale` times as strong, for extrapolation and studies of robustness.
+        """Return the noise `scale` times as strong, for extrapolation and studies of robustness.
 
         Read-out errors grow at most until a bit says nothing: both together never exceed 1.
         """
@@ -177,7 +177,7 @@ class DeviceNoise:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return {
             "format": FORMAT,
             "one_wire": None if self.one_wire is None else asdict(self.one_wire),
@@ -205,7 +205,7 @@ class DeviceNoise:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The noise that `to_dict` described.
+        """Return the noise that `to_dict` described.
 
         Example:
             >>> noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
@@ -280,7 +280,7 @@ T = TypeVar("T")
 
 
 def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
-    """The noise of wires 0 to ``tile - 1``, repeated over `n_wires` wires.
+    """Return the noise of wires 0 to ``tile - 1``, repeated over `n_wires` wires.
 
     Wire w has the noise of wire ``w % tile``. A gate between neighbouring tiles (the last wire of
     one, the first of the next) has the noise of the pair ``(tile - 1, 0)``. If `noise` does not
@@ -349,7 +349,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
 
 
 def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> DeviceNoise:
-    """The noise of a fake IBM backend, repeated if the circuit has more wires; wire i is qubit i.
+    """Return the noise of a fake IBM backend, repeated if the circuit has more wires.
 
     Args:
         name: a name such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.

@@ -48,11 +48,11 @@ class Relaxation:
         self.during(0.0)
 
     def during(self, seconds: float) -> Channel:
-        """The channel of this relaxation over a time in seconds."""
+        """Return the channel of this relaxation over a time in seconds."""
         return Channel.thermal_relaxation(self.t1, self.t2, seconds, self.excited)
 
     def scaled(self, scale: float) -> "Relaxation":
-        """The same relaxation with its rates times `scale` (> 0)."""
+        """Return the same relaxation with its rates times `scale` (> 0)."""
         return Relaxation(self.t1 / scale, self.t2 / scale, self.excited)
 
 
@@ -97,14 +97,14 @@ class Timing:
                 )
 
     def duration(self, name: str, wires: tuple[int, ...]) -> float:
-        """Duration of a gate in seconds; for a pair of wires, in either order."""
+        """Return a gate's duration in seconds; a pair of wires may come in either order."""
         for key in ((name, wires), (name, wires[::-1]), name):
             if key in self.durations:
                 return self.durations[key]
         return 0.0
 
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
-        """The channel of a waiting wire; None if waiting changes nothing.
+        """Return the channel of a waiting wire; None if waiting changes nothing.
 
         Args:
             wire: the waiting wire.
@@ -117,7 +117,7 @@ class Timing:
         return found.during(seconds)
 
     def scaled(self, scale: float) -> "Timing":
-        """The same schedule with the rates of relaxation times `scale`."""
+        """Return the same schedule with the rates of relaxation times `scale`."""
         return Timing(
             self.durations,
             {w: r.scaled(scale) for w, r in self.relaxation.items()} if scale else {},
@@ -126,7 +126,7 @@ class Timing:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return {
             "durations": [
                 {"name": key, "seconds": seconds}
@@ -141,7 +141,7 @@ class Timing:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """The timing that `to_dict` described.
+        """Return the timing that `to_dict` described.
 
         Example:
             >>> timing = Timing({"CZ": 1e-7, ("RY", (3,)): 5e-8}, {3: Relaxation(1e-4, 1e-4)})
@@ -163,7 +163,7 @@ class Timing:
 def idle_times(
     steps: Sequence[tuple[tuple[int, ...], float]], order: Order
 ) -> list[tuple[float, ...]]:
-    """Waiting time of each wire of each step since the previous step on that wire, in seconds.
+    """Return how many seconds each wire of each step has waited since its previous step.
 
     Args:
         steps: wires and seconds of each step, in the order of application.
@@ -243,7 +243,7 @@ class Event:
 
     @classmethod
     def of(cls, channel: Channel, wires: Wires) -> "Event":
-        """The event of a channel on these wires."""
+        """Return the event of a channel on these wires."""
         return cls(wires, DAMPING if channel.shift else CHANNEL, channel=channel)
 
     @property
@@ -288,7 +288,7 @@ class NativeCircuit:
 
 
 def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
-    """The steps of a head circuit when these tasks run together, as `device_events` takes them.
+    """List a head circuit's steps when these tasks run together, as `device_events` takes them.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -308,7 +308,7 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
 
 
 def device_events(steps: Sequence[DeviceStep], noise: "DeviceNoise") -> Iterator[list[Event]]:
-    """The events of each step: waiting before it, its gates, their coherent errors and channels.
+    """Yield each step's events: waiting before it, its gates, their errors and channels.
 
     Example:
         >>> gate = DeviceStep("RX", (0,), (Event((0,), "RX", Angle(constant=1.0)),))

@@ -142,7 +142,7 @@ class LightConeDevice(Device):
     def supports_derivatives(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """Whether the device computes derivatives: without shots, by torch to any order."""
+        """Return whether the device computes derivatives: without shots, by torch to any order."""
         if execution_config is None:
             return True
         if execution_config.gradient_method not in GRADIENT_METHODS:
@@ -156,19 +156,19 @@ class LightConeDevice(Device):
     def supports_vjp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """Whether the device computes vector-Jacobian products."""
+        """Return whether the device computes vector-Jacobian products."""
         return self.supports_derivatives(execution_config, circuit)
 
     def supports_jvp(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """False: PennyLane computes Jacobian-vector products from Jacobians."""
+        """Return False: PennyLane computes Jacobian-vector products from Jacobians."""
         return False
 
     def preprocess_transforms(
         self, execution_config: ExecutionConfig | None = None
     ) -> "qml.CompilePipeline":
-        """The transforms that PennyLane applies to a circuit before its execution."""
+        """Return the transforms that PennyLane applies to a circuit before its execution."""
         pipeline = qml.CompilePipeline()
         pipeline.add_transform(_without_snapshots)
         pipeline.add_transform(validate_device_wires, self.wires, name=self.name)
@@ -198,7 +198,7 @@ class LightConeDevice(Device):
         cotangents: Any,
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """Gradients of circuits' weighted results with respect to their trainable parameters."""
+        """Return gradients of circuits' weighted results with respect to trainable parameters."""
         if isinstance(circuits, QuantumScript):
             return self._vjp(circuits, cotangents)
         return tuple(map(self._vjp, circuits, cotangents))
@@ -208,7 +208,7 @@ class LightConeDevice(Device):
         circuits: QuantumScript | Sequence[QuantumScript],
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """Jacobians of circuits' results with respect to their trainable parameters."""
+        """Return Jacobians of circuits' results with respect to their trainable parameters."""
         if isinstance(circuits, QuantumScript):
             return self._jacobian(circuits)
         return tuple(map(self._jacobian, circuits))

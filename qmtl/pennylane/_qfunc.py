@@ -30,7 +30,7 @@ def from_qfunc(
     n_features: int = 0,
     weights: int | Sequence[int] = (),
 ) -> GateSequence:
-    """The gates of a PennyLane function or template, as an encoding or a task's block.
+    """Convert a PennyLane function or template to gates, as an encoding or a task's block.
 
     The function is called once per random point with the features (if there are any), the weights
     (if there are any), whatever it calls them, and ``wires=`` if it has such an argument. Its

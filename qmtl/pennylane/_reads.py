@@ -53,7 +53,7 @@ class Reads:
         return tuple(self._columns)
 
     def word(self, word: "qml.pauli.PauliWord") -> int:
-        """The column of a Pauli word's mean."""
+        """Return the column of a Pauli word's mean."""
         letters = sorted((self._place(wire), letter) for wire, letter in word.items())
         to_z = tuple(
             Gate(name, (i,), None if angle is None else Angle(constant=angle))
@@ -63,7 +63,7 @@ class Reads:
         return self._add(Read(tuple(wire for wire, _ in letters), to_z, True))
 
     def probabilities(self, wires: Sequence[Any], to_z: Sequence[Any] = ()) -> list[int]:
-        """Columns of the probabilities of some wires, the first wire being the most significant."""
+        """Return columns of the probabilities of some wires, the first wire most significant."""
         if len(wires) > MAX_READ_WIRES:
             raise DeviceError(
                 f"qmtl.lightcone reads at most {MAX_READ_WIRES} wires together, got {len(wires)}: "
@@ -88,7 +88,7 @@ def _constant(op: Any) -> Angle | None:
 
 
 def basis_gates(measurement: MeasurementProcess) -> list[Any]:
-    """Gates that rotate a measurement to the Z basis, limited to gates that circuits know."""
+    """Return gates that circuits know and that rotate a measurement to the Z basis."""
     gates = measurement.diagonalizing_gates()
     if all(op.name in GATES for op in gates):
         return [op for op in gates if op.name not in IDLE]
@@ -97,7 +97,7 @@ def basis_gates(measurement: MeasurementProcess) -> list[Any]:
 
 
 def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript) -> Result:
-    """How a measurement's exact value follows from the outputs; adds what it needs to `reads`."""
+    """Return how a measurement's exact value follows from outputs; add those to `reads`."""
     observable, is_variance = measurement.obs, isinstance(measurement, VarianceMP)
     if isinstance(measurement, ProbabilityMP):
         wires = measurement.wires or tape.wires
@@ -205,7 +205,7 @@ class Draw:
 
     @classmethod
     def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
-        """The draw that a measurement needs."""
+        """Return the draw that a measurement needs."""
         wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
         if any(len(op.wires) > 1 for op in gates):
             return cls(wires, dict.fromkeys(wires, _described(gates)), gates)
@@ -213,7 +213,7 @@ class Draw:
         return cls(wires, basis, gates)
 
     def agrees(self, other: "Draw") -> bool:
-        """Whether both can use the same samples."""
+        """Return whether both can use the same samples."""
         shared = self.basis.keys() & other.basis.keys()
         return all(self.basis[wire] == other.basis[wire] for wire in shared)
 
@@ -285,7 +285,7 @@ class Sampling:
     def results(
         self, likely: Sequence[NDArray[np.float64]], rng: np.random.Generator
     ) -> tuple[Any, ...]:
-        """The values of the measurements; with several numbers of shots, a tuple for each number.
+        """Return the measurements' values; with several numbers of shots, a tuple for each number.
 
         Args:
             likely: probabilities for each of `draws`, shape (batch, 2^wires).

@@ -59,7 +59,7 @@ class PennyLaneSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
+        """Return the tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
@@ -76,7 +76,7 @@ class PennyLaneSimulator(Simulator):
 
     @staticmethod
     def names() -> list[str]:
-        """Names of the devices that PennyLane and its installed plugins offer.
+        """Return the names of the devices that PennyLane and its installed plugins offer.
 
         Example:
             >>> {"default.qubit", "lightning.qubit"} <= set(PennyLaneSimulator.names())
@@ -85,7 +85,7 @@ class PennyLaneSimulator(Simulator):
         return sorted(qml.plugin_devices)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         settings = {"diff_method": self.diff_method, "options": self.options}
         return {"type": "pennylane", "device": self.device, **settings}
 
@@ -139,7 +139,7 @@ def task_qnode(
     diff_method: str = "best",
     **options: Any,
 ) -> Any:
-    """A torch QNode for PennyLane's own tools: ``qnode(angles, weights)`` to each task's readout.
+    """Return a torch QNode ``qnode(angles, weights)`` of each task's readout, for PennyLane.
 
     Args:
         circuit: the head circuit.

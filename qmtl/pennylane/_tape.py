@@ -158,7 +158,7 @@ class TapeGates:
 
     @classmethod
     def of(cls, tape: QuantumScript, place: Callable[[Any], int]) -> "TapeGates":
-        """The gates and parameters of a tape of known gates."""
+        """Return the gates and parameters of a tape of known gates."""
         gates: list[Gate] = []
         features: list[Any] = []
         weights: list[Any] = []
@@ -214,7 +214,7 @@ def _real(number: Any) -> Any:
 
 
 def precision(parameters: Iterable[Any]) -> torch.dtype:
-    """float32 if all parameters are torch tensors of that type, else float64."""
+    """Return float32 if all parameters are torch tensors of that type, else float64."""
     kinds = {p.dtype if isinstance(p, Tensor) else torch.float64 for p in parameters}
     return torch.float32 if kinds == {torch.float32} else torch.float64
 

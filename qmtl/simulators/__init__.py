@@ -42,7 +42,7 @@ PLUGINS = "qmtl.simulators"
 
 
 def simulator_for(name: "str | Simulator") -> Simulator:
-    """A simulator by name: ``"lightcone"``, a backend, or the name of any PennyLane device.
+    """Return a simulator by name: ``"lightcone"``, a backend, or any PennyLane device.
 
     Backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) come from installed packages, which offer
     them as entry points ``qmtl.simulators``: a name, or a prefix that ends in ``_``, and a function
@@ -70,7 +70,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
 
 
 def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
-    """The simulator that `Simulator.to_dict` described."""
+    """Return the simulator that `Simulator.to_dict` described."""
     settings = dict(description)
     kind = settings.pop("type")
     if kind == "lightcone":

@@ -37,11 +37,11 @@ class Columns(NamedTuple):
     constants: FloatArray
 
     def at(self, index: Any) -> "Columns":
-        """The columns of the angles at an index."""
+        """Return the columns of the angles at an index."""
         return Columns(*(part[index] for part in self))
 
     def moved(self, starts: IntArray) -> "Columns":
-        """The same columns with weights counted from these starting points."""
+        """Return the same columns with `starts` added to the indices of weights."""
         return self._replace(weights=np.where(self.weights >= 0, self.weights + starts, -1))
 
     @classmethod
@@ -57,7 +57,7 @@ class Columns(NamedTuple):
 
 
 def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = None) -> Columns:
-    """The columns of some angles; `owners` says where each owner's weights start, if given.
+    """Return the columns of some angles; `owners` says where each owner's weights start, if given.
 
     Example:
         >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
@@ -92,7 +92,7 @@ class AngleRows:
         return np.asarray((self.columns.features[:1] >= 0).any(axis=(0, 2)))
 
     def angles(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> list[Tensor]:
-        """The angle of each rotation, shape (places, samples or 1), from the table's angles."""
+        """Look up the angle of each rotation, shape (places, samples or 1)."""
         found = []
         for moving, own in zip(self.is_sampled, self.rows[members].T, strict=True):
             index = _index(np.ascontiguousarray(own), sampled)
@@ -179,7 +179,7 @@ class AngleTable:
         return not len(self.sampled_products.weights) and not len(self.fixed_products.weights)
 
     def sampled(self, angles: Tensor, weights: Tensor) -> Tensor:
-        """The sampled angles, shape (n_sampled, batch), by differentiable torch operations.
+        """Return the sampled angles, shape (n_sampled, batch), by differentiable torch operations.
 
         Args:
             angles: encoding angles, shape (batch, n_features).
@@ -192,7 +192,7 @@ class AngleTable:
         return torch.cat([found, products.expand(-1, angles.shape[0])])
 
     def fixed(self, weights: Tensor) -> Tensor:
-        """The fixed angles, shape (n_fixed,), by differentiable torch operations."""
+        """Return the fixed angles, shape (n_fixed,), by differentiable torch operations."""
         found = weights[_index(self.weights, weights)]
         if not len(self.fixed_products.weights):
             return found
@@ -223,6 +223,6 @@ def _looked_up(values: Tensor, places: IntArray) -> Tensor:
 
 
 def split_slots(sampled: Iterable[bool]) -> Slots:
-    """Slots whose angles depend on the sample, and the other slots."""
+    """Separate the slots whose angles depend on the sample from the others."""
     found = list(enumerate(sampled))
     return tuple(i for i, yes in found if yes), tuple(i for i, yes in found if not yes)

@@ -52,7 +52,7 @@ class Program:
         self._wanted = {engine.wants for engine in engines}
 
     def inputs(self, sampled: Array, fixed: Array) -> Inputs:
-        """The angles in the form that the engines take."""
+        """Return the angles in the form that the engines take."""
         whole = half = None
         if "whole" in self._wanted:
             whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
@@ -62,7 +62,7 @@ class Program:
         return Inputs(sampled, fixed, whole, half)
 
     def torch_values(self, angles: Tensor, weights: Tensor) -> Tensor:
-        """Outputs by torch operations, shape (batch, n_outputs); differentiable to any order."""
+        """Compute outputs by torch operations, (batch, n_outputs); differentiable to any order."""
         sampled, fixed = self.table.sampled(angles, weights), self.table.fixed(weights)
         if not self.engines:
             return angles.new_zeros(len(angles), 0)
@@ -157,7 +157,7 @@ class Step:
             return self.by_torch(features, scales, *weights)
 
     def by_torch(self, features: Tensor, scales: Tensor | None, *weights: Tensor) -> Tensor:
-        """The result of `__call__` by torch operations, with one state per task."""
+        """Compute the result of `__call__` by torch operations, with one state per task."""
         if self.apart is not None:
             return self.apart().by_torch(features, scales, *weights)
         angles = features if self.map is None else self.map(features)
@@ -179,7 +179,7 @@ class Step:
         return np.arange(features.shape[1]) if self.features is None else self.features
 
     def state(self, features: Array, weights: Array) -> State:
-        """The outputs from features and flat weights, with all that a backward pass needs."""
+        """Compute outputs from features and flat weights; keep all that a backward pass needs."""
         places = self._places(features)
         columns = np.empty((len(places), len(features)), features.dtype)
         if any(engine.has_kernels for engine in self.program.engines):
@@ -216,11 +216,11 @@ class Step:
             yield part, self.program.inputs(own, inputs.fixed)
 
     def factors(self, scales: Array) -> Array:
-        """The scale of each output."""
+        """Return the scale of each output."""
         return scales if self.tasks is None else scales[self.tasks]
 
     def measured(self, values: Array) -> Array:
-        """Z values, and logarithms of probabilities; see `qmtl.simulators.to_logits`."""
+        """Return Z values, and logarithms of probabilities; see `qmtl.simulators.to_logits`."""
         if self.probability is None:
             return values
         found, mask = values.copy(), self.probability
@@ -228,7 +228,7 @@ class Step:
         return found
 
     def gradients(self, gradient: Array, scales: Array | None, state: State) -> list[Array]:
-        """Gradients with respect to features, scales (if there are any) and weights.
+        """Return gradients with respect to features, scales (if there are any) and weights.
 
         Args:
             gradient: gradient with respect to outputs or logits, shape (batch, outputs).

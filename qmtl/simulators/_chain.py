@@ -66,7 +66,7 @@ _Read = list[tuple[list[str], list[_Part]]]
 
 
 def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The tasks to run as a chain: those for which it takes fewer operations than cones.
+    """Return the tasks to run as a chain: those for which it takes fewer operations than cones.
 
     Example:
         >>> from qmtl import AngleEncoding, Task
@@ -153,15 +153,15 @@ class ChainEngine(Engine):
         super().__init__(np.concatenate(columns)[None], numbers, CHUNK_BYTES)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
+        """Estimate the bytes of a training step."""
         return super().step_bytes(samples, itemsize) + self._constant * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
+        """Estimate the floating-point operations of a training step."""
         return 6 * samples * self._products
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs, shape (1, outputs, batch)."""
+        """Compute outputs, shape (1, outputs, batch)."""
         samples = sampled.shape[1]
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]

@@ -99,7 +99,7 @@ class _Part(NamedTuple):
 
 
 def cones_of(circuit: HeadCircuit, task: str, together: Sequence[str] = ()) -> list[Cone]:
-    """The cones of a task's outputs.
+    """Return the cones of a task's outputs.
 
     Args:
         circuit: the head circuit.
@@ -200,7 +200,7 @@ def _cone(
 
 
 def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
-    """The cones of all tasks as one cone, for tasks that depend on nearly the same wires.
+    """Join the cones of all tasks, for tasks that depend on nearly the same wires.
 
     The blocks act on disjoint wires, so that one after another they form one block.
     """
@@ -309,7 +309,7 @@ class WireTable(NamedTuple):
     angles: Columns
 
     def moved(self, gates: Sequence[int], shifts: IntArray) -> IntArray:
-        """The corresponding gates on shifted wires, shape (shifts, gates)."""
+        """Return the corresponding gates on shifted wires, shape (shifts, gates)."""
         chosen = np.array(gates, np.int64)
         wires = (self.wire[chosen] + shifts[:, None]) % len(self.at)
         found: IntArray = self.at[wires, self.rank[chosen]]
@@ -354,14 +354,14 @@ NO_ANGLE = Angle()
 
 @lru_cache(maxsize=4)
 def wire_table(circuit: HeadCircuit) -> WireTable:
-    """The table of a circuit's encoding."""
+    """Return the table of a circuit's encoding."""
     return gate_table(circuit.encoding_gates, circuit.n_wires)
 
 
 def gate_table(
     gates: Sequence[Any], n: int, owners: Mapping[str, slice] | None = None
 ) -> WireTable:
-    """The table of gates, or of other items with a name, wires and an angle, on `n` wires."""
+    """Return the table of gates, or of other items with a name, wires and angle, on `n` wires."""
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(g.name, len(codes)) for g in gates], np.int64)
     first = np.array([g.wires[0] for g in gates], np.int64)

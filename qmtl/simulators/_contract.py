@@ -80,7 +80,7 @@ class OutputLayout(NamedTuple):
     is_probability: NDArray[np.bool_] | None
 
     def factors(self, scales: Tensor) -> Tensor:
-        """The scale of each output, from the scales of all tasks of the circuit."""
+        """Return the scale of each output, from the scales of all tasks of the circuit."""
         return scales[torch.from_numpy(self.task_of_output).to(scales.device)]
 
 
@@ -105,7 +105,7 @@ class Simulator(ABC):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs side by side, shape (batch, outputs): Z values or probabilities.
+        """Return the tasks' outputs side by side, (batch, outputs): Z values or probabilities.
 
         Args:
             circuit: the head circuit.
@@ -125,7 +125,7 @@ class Simulator(ABC):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """The outputs of `values` as a dictionary: shape (batch, n_outputs) for each task.
+        """Return the outputs of `values` as a dictionary: (batch, n_outputs) for each task.
 
         Weights are one flat vector, or a dictionary from ``"encoding"`` and task names to flat
         vectors, as returned by `QuantumHead.weights`. The other arguments are those of `values`.
@@ -147,7 +147,7 @@ class Simulator(ABC):
         angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Logits of the tasks side by side, shape (batch, outputs), from a head's features.
+        """Return the tasks' logits side by side, (batch, outputs), from a head's features.
 
         Args:
             circuit: the head circuit.
@@ -180,7 +180,7 @@ class Simulator(ABC):
         angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Rows of a Jacobian: gradients with respect to features and encoding weights.
+        """Return rows of a Jacobian: gradients with respect to features and encoding weights.
 
         No graph is kept, and no hook of the given tensors is called. The arguments are those of
         `logits`, with `gradients` with respect to the logits, shape (rows, batch, outputs).
@@ -200,19 +200,19 @@ class Simulator(ABC):
         return found[0], found[1]
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies | None:
-        """Which features and encoding weights each task's outputs depend on; None if unknown."""
+        """Return which features and encoding weights each task depends on; None if unknown."""
         return None
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> "Explanation":
-        """The cost of a training step; simulators without a plan report the light-cone one's."""
+        """Return the cost of a training step; without a plan of its own, that of light cones."""
         from qmtl.simulators._lightcone import LightConeSimulator
 
         return LightConeSimulator().explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description, which `simulator_from_dict` reads.
+        """Return a JSON-able description, which `simulator_from_dict` reads.
 
         Raises:
             InvalidInputError: for a user's own simulator.
@@ -224,7 +224,7 @@ class Simulator(ABC):
 
 
 def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:
-    """Logits from measured values: factor times ⟨Z⟩, or factor times log-probability.
+    """Turn measured values into logits: factor times ⟨Z⟩, or factor times log-probability.
 
     Args:
         values: measured values, shape (batch, outputs).
@@ -245,7 +245,7 @@ def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_]
 
 @lru_cache(maxsize=64)
 def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
-    """The layout of these tasks' outputs side by side."""
+    """Return the layout of these tasks' outputs side by side."""
     readouts = [circuit.registers[name].readout for name in tasks]
     sizes = tuple(readout.n_outputs for readout in readouts)
     place = {name: i for i, name in enumerate(circuit.registers)}
@@ -309,7 +309,7 @@ def _check_vector(name: str, vector: object, size: int, like: Tensor) -> None:
 
 
 def weights_by_name(circuit: HeadCircuit, weights: Tensor) -> dict[str, Tensor]:
-    """Views of the weights of ``"encoding"`` and of each task in one flat vector."""
+    """Return views of the weights of ``"encoding"`` and of each task in one flat vector."""
     parts = weights.split([s.stop - s.start for s in circuit.weight_slices.values()])
     return dict(zip(circuit.weight_slices, parts, strict=True))
 

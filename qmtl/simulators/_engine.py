@@ -55,7 +55,7 @@ class Engine(ABC):
 
     @abstractmethod
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs by differentiable torch operations, shape (members, n_outputs, batch).
+        """Compute outputs by differentiable torch operations, (members, n_outputs, batch).
 
         Args:
             sampled: the plan's angles that depend on the sample, shape (n_sampled, batch).
@@ -65,10 +65,10 @@ class Engine(ABC):
 
     @abstractmethod
     def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
+        """Estimate the floating-point operations of a training step."""
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
+        """Estimate the bytes of a training step."""
         numbers = self._lanes(samples, itemsize) * self.lane_numbers
         return (numbers + 4 * self.columns.size * samples) * itemsize
 

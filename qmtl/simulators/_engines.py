@@ -23,7 +23,7 @@ LARGEST_STATE = 2**26
 
 
 def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
-    """The plan with a cone for each task, or one for all tasks if that makes a step cheaper.
+    """Choose a cone for each task, or one cone for all if that makes a step cheaper.
 
     One cone for all is only possible if all tasks depend on the same parameters of the encoding. A
     gradient with respect to a parameter that a task does not depend on must be exactly zero.
@@ -78,7 +78,7 @@ def _cost(plan: Plan) -> float:
 
 
 def engine_of(group: Group, *, compiled: bool) -> Engine:
-    """The compiled engine with the fewest operations, or the torch engine.
+    """Return the compiled engine with the fewest operations, or the torch engine.
 
     The torch engine runs blocks that depend on the sample.
     """

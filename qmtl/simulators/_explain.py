@@ -57,7 +57,7 @@ class GroupCost:
     numbers: int | None = None
 
     def lines(self, batch_size: int) -> list[str]:
-        """The group described in lines of text."""
+        """Return the group described in lines of text."""
         names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
         who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
         if self.ideal_wires is not None:
@@ -81,7 +81,7 @@ class GroupCost:
 
     @classmethod
     def of(cls, group: Group, engine: Engine, size: Size) -> "GroupCost":
-        """The cost of a group of cones that an engine runs."""
+        """Return the cost of a group of cones that an engine runs."""
         tasks, wires = tuple(dict.fromkeys(group.tasks)), group.structure
         cost = cls.of_chain(tasks, engine, (wires.n_wires, wires.n_inner), size)
         amplitudes = group.amplitudes * size[0]
@@ -91,7 +91,7 @@ class GroupCost:
     def of_chain(
         cls, tasks: tuple[str, ...], engine: Engine, wires: tuple[int, int], size: Size
     ) -> "GroupCost":
-        """The cost of tasks that run as a chain; `wires` are of the chain and the widest block."""
+        """Return cost of a chain of tasks; `wires` are those of the chain and the widest block."""
         batch_size, itemsize, _ = size
         chunk = largest_chunk([engine], *size)
         needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)
@@ -99,7 +99,7 @@ class GroupCost:
 
 
 def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit: int) -> int:
-    """The number of samples that fit into `limit` bytes at a time; 0 if not even one fits."""
+    """Return the number of samples that fit into `limit` bytes; 0 if not even one fits."""
     while samples and sum(e.step_bytes(samples, itemsize) for e in engines) > limit:
         samples //= 2
     return samples
@@ -157,7 +157,7 @@ class Explanation:
         return panel(title, *self.html_parts())
 
     def html_parts(self) -> tuple[Markup, Markup]:
-        """Parts of a page: the step's cost, and a table with a row per group of equal cones."""
+        """Return the step's cost, and a table with a row per group of equal cones."""
         rows: list[dict[str, object]] = [
             {
                 "tasks": listed(group.tasks, 4),

@@ -80,7 +80,7 @@ class FixedCircuit(nn.Module):
         )
 
     def forward(self, angles: Tensor) -> Tensor:
-        """Outputs of all tasks side by side."""
+        """Return the outputs of all tasks side by side."""
         sampled = self.table.sampled(angles, self.weights)
         values = torch.cat([group(sampled).flatten(0, 1) for group in self.groups])
         return values[self.order].T

@@ -62,7 +62,7 @@ def load(columns, features, places, factor):
 
 @kernel
 def unload(by_feature, by_column, columns, places, slope, is_curved):
-    """Gradients through `load`, and through the tanh of its columns if they are curved."""
+    """Add gradients through `load`, and through the tanh of its columns if they are curved."""
     times, one = columns.dtype.type(slope), columns.dtype.type(1)
     for first in range(0, len(places), LINE):
         for s in range(np.uint64(len(by_feature))):
@@ -75,7 +75,7 @@ def unload(by_feature, by_column, columns, places, slope, is_curved):
 
 @kernel
 def weigh(target, terms, gradient, values, factors):
-    """Gradients with respect to values and factors, from those of ``values · factors``."""
+    """Compute gradients of values and factors, from those of ``values · factors``."""
     for s in range(len(gradient)):
         for o in range(np.uint64(gradient.shape[1])):
             target[s, o] = gradient[s, o] * factors[o]
@@ -83,7 +83,7 @@ def weigh(target, terms, gradient, values, factors):
 
 
 def n_threads(n_items: int, operations: float) -> int:
-    """Number of threads for `run_items`: at most torch's own, and fewer if there is little work."""
+    """Return the number of threads for `run_items`: at most torch's, fewer for little work."""
     if operations <= OPERATIONS_PER_THREAD:
         return 1
     return min(torch.get_num_threads(), int(operations / OPERATIONS_PER_THREAD), n_items)

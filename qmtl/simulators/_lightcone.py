@@ -84,7 +84,7 @@ class LightConeSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
+        """Return the tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
             # torch.compile would only make this slower.
             from qmtl._uncompiled import uncompiled
@@ -106,7 +106,7 @@ class LightConeSimulator(Simulator):
         angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Logits of the tasks side by side, in one node of the graph; see `Simulator`."""
+        """Return the tasks' logits side by side, in one node of the graph; see `Simulator`."""
         if is_dynamo_compiling():
             from qmtl._uncompiled import uncompiled
 
@@ -130,7 +130,7 @@ class LightConeSimulator(Simulator):
         return step(features, scales, encoding, blocks)
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
-        """Which features and encoding weights each task's outputs depend on."""
+        """Return which features and encoding weights each task's outputs depend on."""
         plan = self._prepare(circuit, None, joint=False).plan
         place = {task: i for i, task in enumerate(plan.tasks)}
         features, weights = [np.zeros((2, 0), np.int64)], [np.zeros((2, 0), np.int64)]
@@ -148,7 +148,7 @@ class LightConeSimulator(Simulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """Cones, groups, amplitudes, bytes and operations of a step, without running one."""
+        """Return cones, groups, amplitudes, bytes and operations of a step, without running one."""
         program = self._prepare(circuit, None)
         plan, engines = program.plan, program.engines
         limit = memory_limit(torch.device("cpu"), self.max_memory)
@@ -164,11 +164,11 @@ class LightConeSimulator(Simulator):
         return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return {"type": "lightcone", "max_memory": self.max_memory, "engine": self.engine}
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:
-        """The plan for these tasks (None: all), cached."""
+        """Return the plan for these tasks (None: all), cached."""
         return self._prepare(circuit, tasks).plan
 
     def _prepare(

@@ -9,7 +9,7 @@ from qmtl.circuit import HeadCircuit
 
 
 def memory_limit(device: torch.device, max_memory: int | None) -> int:
-    """Bytes that a step may take on `device`."""
+    """Return the bytes that a step may take on `device`."""
     if max_memory is not None:
         return max_memory
     if device.type == "cuda":
@@ -23,7 +23,7 @@ def _machine_memory() -> int:
 
 
 def bytes_text(number: float) -> str:
-    """A number of bytes to three digits.
+    """Write a number of bytes to three digits.
 
     Example:
         >>> bytes_text(1_234_567)

@@ -75,7 +75,7 @@ class Contraction(NamedTuple):
 def contractions(
     ops: tuple[Op, ...], strings: tuple[int, ...], n_wires: int, *, are_apart: bool
 ) -> tuple[Contraction, ...]:
-    """The contractions of Z-strings: one for all, or one for each string if that is less work.
+    """Return one contraction for all Z-strings, or one for each string if that is less work.
 
     Example:
         >>> ops = (Op("RY", (0,), 0), Op("CZ", (0, 1), None))
@@ -258,12 +258,12 @@ class NetworkEngine(Engine):
         self._angles = angles
 
     def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
+        """Estimate the floating-point operations of a training step."""
         products = sum(program.operations for program in self.programs)
         return 6 * products * len(self.columns) * samples
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs of some members; see `Engine`."""
+        """Compute the outputs of some members; see `Engine`."""
         angles = [own for rows in self._angles for own in rows.angles(sampled, fixed, members)]
         shape = (len(self.columns[members]), -1, sampled.shape[1])
         found = []

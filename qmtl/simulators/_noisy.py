@@ -71,7 +71,7 @@ class NoisySimulator(LightConeSimulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """Noisy and ideal cones, bytes and operations of a step, without running one.
+        """Return noisy and ideal cones, bytes and operations of a step, without running one.
 
         Raises:
             CircuitTooLargeError: if not even one sample fits in single precision.
@@ -96,7 +96,7 @@ class NoisySimulator(LightConeSimulator):
         return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         return {"type": "noisy", "noise": self.noise.to_dict(), "max_memory": self.max_memory}
 
     def _prepare(
@@ -140,7 +140,7 @@ class NoisySimulator(LightConeSimulator):
 def native_values(
     circuit: HeadCircuit, native: NativeCircuit, angles: Tensor, noise: DeviceNoise
 ) -> dict[str, Tensor]:
-    """Exact outputs of the tasks of a native circuit under noise, shape (batch, n_outputs) each.
+    """Compute exact outputs of a native circuit under noise, (batch, n_outputs) per task.
 
     Args:
         circuit: the head circuit, of which only registers and readouts are used.
@@ -165,7 +165,7 @@ def native_values(
 
 
 def native_size(circuit: HeadCircuit, native: NativeCircuit, noise: DeviceNoise) -> int:
-    """Numbers in the longest vector that `native_values` makes for one sample."""
+    """Return the length of the longest vector that `native_values` makes for one sample."""
     cones = _cones(circuit, tuple(native.wires), _native_run(native, noise))
     return max(one.largest for cone, *_ in cones for one in cone.contractions())
 
@@ -230,7 +230,7 @@ class NoisyCone:
     mixing: tuple[tuple[float, ...], ...] | None
 
     def contractions(self) -> tuple[Contraction, ...]:
-        """The contractions that compute the outputs; several if outputs run separately."""
+        """Return the contractions that compute the outputs; several if outputs run separately."""
         ops = (*self.encoding, *self.block)
         # Many strings are less work together, and planning each one's steps would take long.
         are_apart = self.mixing is None and len(self.strings) <= self.n_wires

@@ -60,7 +60,7 @@ class ShiftPlan:
     rows: NDArray[np.int64]
 
     def angles(self, angles: Tensor, weights: Tensor) -> Tensor:
-        """The angle of each rotation, shape (batch, rotations), differentiable.
+        """Return the angle of each rotation, shape (batch, rotations), differentiable.
 
         Args:
             angles: encoding angles in radians, shape (batch, n_features).
@@ -71,13 +71,13 @@ class ShiftPlan:
         return found[:, torch.from_numpy(self.rows).to(angles.device)]
 
     def shifts(self, tasks: Sequence[str]) -> int:
-        """Number of circuits per sample that the gradients of these tasks take."""
+        """Return the number of circuits per sample that the gradients of these tasks take."""
         if self.circuit.layout == "shared":
             return 2 * sum(len(self.needed[task]) for task in tasks)
         return 2 * len({i for task in tasks for i in self.needed[task]})
 
     def reach(self, tasks: Sequence[str]) -> Tensor:
-        """Which outputs each rotation can change, shape (rotations, outputs side by side)."""
+        """Return which outputs each rotation can change, shape (rotations, outputs)."""
         found = []
         for task in tasks:
             n_outputs = self.circuit.register(task).readout.n_outputs
@@ -88,7 +88,7 @@ class ShiftPlan:
 
 @lru_cache(maxsize=16)
 def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
-    """The plan of a circuit's shifts.
+    """Return the plan of a circuit's shifts.
 
     Example:
         >>> from qmtl import Task
@@ -137,7 +137,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
 def shifted_values(
     plan: ShiftPlan, tasks: Sequence[str], angles: Tensor, values: Tensor, measured: Measured
 ) -> Tensor:
-    """Measured outputs whose gradients are measured at shifted angles.
+    """Return measured outputs whose gradients are measured at shifted angles.
 
     Args:
         plan: plan of the circuit.

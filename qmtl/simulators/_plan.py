@@ -133,7 +133,7 @@ class Plan(NamedTuple):
 
 
 def output_columns(circuit: HeadCircuit, tasks: Sequence[str]) -> IntArray:
-    """The first column of each task's outputs, and the total number of columns at the end."""
+    """Return the first column of each task's outputs, and the number of columns at the end."""
     sizes = [circuit.registers[task].readout.n_outputs for task in tasks]
     return np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))])
 

@@ -105,7 +105,7 @@ class ShotSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """The tasks' outputs from shots side by side, shape (batch, outputs)."""
+        """Return the tasks' outputs from shots side by side, shape (batch, outputs)."""
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         if self.gradient == "exact":
@@ -128,7 +128,7 @@ class ShotSimulator(Simulator):
     def executions(
         self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
     ) -> tuple[int, int]:
-        """Number of measurements that a device would make for the values, and for their gradients.
+        """Count a device's measurements for the values, and for their gradients.
 
         This is circuits times shots; in the partitioned layout one circuit serves all tasks.
 
@@ -152,7 +152,7 @@ class ShotSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
-        """How often each bit string was drawn, int64, shape (batch, 2^read wires).
+        """Return how often each bit string was drawn, int64, shape (batch, 2^read wires).
 
         Bit strings are over the wires that the task's readout reads, the first most significant.
         The arguments are those of `Simulator.expectation_values`.
@@ -169,7 +169,7 @@ class ShotSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> dict[str, Estimate]:
-        """Each task's outputs from shots, with standard errors and without gradients."""
+        """Return each task's outputs from shots, with standard errors and without gradients."""
         found, rest = {}, self.shots - 1
         for name, counts in self.counts(circuit, angles, weights, tasks).items():
             matrix = torch.from_numpy(output_matrix(circuit.register(name)))
@@ -185,11 +185,11 @@ class ShotSimulator(Simulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """The cost of a training step, which is that of the base."""
+        """Return the cost of a training step, which is that of the base."""
         return self.base.explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able description."""
+        """Return a JSON-able description."""
         drawn = {"shots": self.shots, "seed": self.seed, "gradient": self.gradient}
         return {"type": "shots", "base": self.base.to_dict(), **drawn}
 

@@ -85,7 +85,7 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 @lru_cache(maxsize=256)
 def signs_of(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
-    """Signs of products of Z, one row each; with `flips`, the signs of the CZs' product in one row.
+    """Return signs of products of Z, one row each; with `flips`, the product of all in one row.
 
     This is not a tensor, because a tensor made inside a transform of `torch.func` must not be kept.
     """
@@ -164,7 +164,7 @@ class TorchEngine(Engine):
         self.group = group
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Outputs, shape (members, n_outputs, batch)."""
+        """Compute outputs, shape (members, n_outputs, batch)."""
         group, structure = self.group, self.group.structure
         samples, n_wires = sampled.shape[1], structure.n_wires
         angles = group.encoding.angles(sampled, fixed)
@@ -202,11 +202,11 @@ class TorchEngine(Engine):
         return unitary[0] @ columns + unitary[1] @ turned
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step."""
+        """Estimate the bytes of a training step."""
         # Autograd keeps about two states per operation for the backward pass.
         states = 2 * itemsize * self.group.amplitudes * samples
         return states * (2 * self.group.structure.steps + 4)
 
     def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
+        """Estimate the floating-point operations of a training step."""
         return 28 * (self.group.structure.steps + 2) * self.group.amplitudes * samples

@@ -23,7 +23,7 @@ PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1,
 
 
 def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
-    """Matrices (channels, 4^n, 4^n) of noise channels: a row is factors and, last, a shift."""
+    """Return matrices (channels, 4^n, 4^n) of noise channels, from rows of factors and a shift."""
     strings = np.arange(4**n_wires)
     matrices = np.zeros((len(numbers), 4**n_wires, 4**n_wires))
     matrices[:, strings, strings] = numbers[:, : 4**n_wires]
@@ -34,7 +34,7 @@ def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
 
 @cache
 def gate_matrix(name: str, n_wires: int) -> FloatArray:
-    """The matrix of a gate without an angle."""
+    """Return the matrix of a gate without an angle."""
     op = Op(name, tuple(range(n_wires)), None)
     matrix = np.zeros((4**n_wires, 4**n_wires))
     for row in range(len(matrix)):
@@ -45,7 +45,7 @@ def gate_matrix(name: str, n_wires: int) -> FloatArray:
 
 @cache
 def rotation_matrices(name: str, n_wires: int) -> FloatArray:
-    """The three matrices of a rotation: the constant one, and those times cosine and sine."""
+    """Return a rotation's three matrices: the constant one, and those times cosine and sine."""
     op = Op(name, tuple(range(n_wires)), 0)
     found = np.zeros((3, 4**n_wires, 4**n_wires))
     for row in range(4**n_wires):
@@ -57,7 +57,7 @@ def rotation_matrices(name: str, n_wires: int) -> FloatArray:
 
 
 def matrices_of(op: Op, numbers: FloatArray | None = None) -> FloatArray:
-    """An operation's matrix: one, a rotation's three, or one for each row of a channel's numbers.
+    """Return one matrix, a rotation's three, or one for each row of a channel's numbers.
 
     Without numbers, a channel's matrix is 1 at every entry that can be non-zero.
     """
@@ -99,7 +99,7 @@ def applied(
 
 @cache
 def half_of_gate(kind: str) -> FloatArray:
-    r"""One wire's half of a controlled Pauli gate, shape (4, 4, 4): new Pauli, bond, old Pauli.
+    r"""Return one wire's half of a controlled Pauli gate: (new Pauli, bond, old Pauli).
 
     `kind` is ``"control"`` for the wire with the projectors, ``"X"`` or ``"Z"`` for the wire with
     V. The gate is :math:`\sum_b P_b \otimes V^b`, on operators

@@ -49,7 +49,7 @@ random_state: seed or RandomState of initial weights, rows held out and order of
 
 
 def checked_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
-    """Weights of rows as float64 (n_rows,), see `qmtl.tasks.row_weights`; None stays None."""
+    """Return rows' weights as float64 (n_rows,), see `qmtl.tasks.row_weights`; None stays None."""
     weights = row_weights(sample_weight, n_rows)
     return None if weights is None else weights.numpy()
 
@@ -179,7 +179,7 @@ class ColumnsEstimator(BaseEstimator):
         return self._trained.predict(self._inputs(X, reset=False))
 
     def predict(self, X: Any) -> Any:
-        """Classes, or numbers in the target's units.
+        """Predict classes, or numbers in the target's units.
 
         Args:
             X: inputs (n, features).

@@ -78,20 +78,20 @@ class ClassColumn:
         return Task.multiclass(self.name, count, class_names=words, class_weights=self.weights)
 
     def targets(self, values: np.ndarray) -> Tensor:
-        """Labels as the task's canonical targets; None and NaN are missing."""
+        """Return the labels as the task's canonical targets; None and NaN are missing."""
         codes = np.full(len(values), np.nan)
         known = ~missing(values)
         codes[known] = np.searchsorted(self.classes, values[known].astype(self.classes.dtype))
         return self.task.to_targets(torch.from_numpy(codes))
 
     def probabilities(self, predicted: np.ndarray) -> np.ndarray:
-        """Class probabilities, float64 (n, classes), from the model's predictions."""
+        """Return class probabilities, float64 (n, classes), from the model's predictions."""
         if predicted.ndim == 1:
             return np.stack([1 - predicted, predicted], axis=1)
         return predicted
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row, (n,)."""
+        """Return the likeliest class of each row, (n,)."""
         chosen: np.ndarray = self.classes[self.probabilities(predicted).argmax(axis=1)]
         return chosen
 
@@ -109,7 +109,7 @@ class NumberColumn:
         return Task.regression(self.name)
 
     def targets(self, values: np.ndarray) -> Tensor:
-        """Numbers as the task's canonical targets, NaN where missing."""
+        """Return the numbers as the task's canonical targets, NaN where missing."""
         numbers = np.full(len(values), np.nan)
         known, called = np.flatnonzero(~missing(values)), self.called or self.name
         for row in known if values.dtype.kind not in "biuf" else ():
@@ -128,7 +128,7 @@ class NumberColumn:
         return self.task.to_targets(numbers)
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """The predicted numbers, (n,)."""
+        """Return the predicted numbers, (n,)."""
         return predicted
 
 
@@ -136,7 +136,7 @@ Column = ClassColumn | NumberColumn
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Which values of a column are None, NaN, or pandas' missing values.
+    """Return which values of a column are None, NaN, or pandas' missing values.
 
     Example:
         >>> missing(np.array([1.0, np.nan])).tolist(), missing(np.array(["a", None])).tolist()
@@ -160,7 +160,7 @@ def class_column(
     sample_weight: np.ndarray | None = None,
     called: str | None = None,
 ) -> ClassColumn:
-    """A classification column with the classes that occur in `values`, without missing ones.
+    """Return a classification column with the classes that occur in `values`.
 
     Args:
         name: name of the column.
@@ -208,7 +208,7 @@ def class_column(
 
 
 def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """In which rows the label equals the predicted class, bool (n,).
+    """Return in which rows the label equals the predicted class, bool (n,).
 
     Raises:
         InvalidInputError: if texts are compared with numbers.
@@ -230,7 +230,7 @@ def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray
 
 
 def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
-    """The columns of a target, and its form.
+    """Return the columns of a target, and its form.
 
     Args:
         y: 1-D or 2-D array, list, Series or DataFrame.
@@ -272,7 +272,7 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
 
 
 def input_problem(X: Any) -> str | None:
-    """What makes inputs unsuitable, in words that name the column; None if no text or NaN does.
+    """Say what makes inputs unsuitable, and in which column; None if no text or NaN does.
 
     Args:
         X: a DataFrame, an array or a list of rows.

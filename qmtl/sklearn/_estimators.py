@@ -92,7 +92,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         return self
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes, in the order of `classes_`.
+        """Return the probabilities of the classes, in the order of `classes_`.
 
         Returns:
             An array (n, classes); for a 2-D `y` a list with one such array per column.
@@ -106,7 +106,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         return found[0] if self._layout.form == "flat" else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The fraction of rows with all columns right (accuracy, for a single column).
+        """Return the fraction of rows with all columns right (accuracy, for a single column).
 
         `task_scores` gives the accuracy of each column.
         """
@@ -114,7 +114,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         return float(np.average(right, weights=checked_weights(sample_weight, len(right))))
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
-        """Accuracy of each column, by name."""
+        """Return the accuracy of each column, by name."""
         columns = self._true_and_predicted(X, y)
         rows = checked_weights(sample_weight, len(columns[0][1]))
         return {
@@ -124,7 +124,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
-    """The value of `class_weight` for one column.
+    """Return the value of `class_weight` for one column.
 
     Raises:
         InvalidInputError: if there are several columns and it is neither a word nor a mapping of
@@ -289,7 +289,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         }
 
     def predict_proba(self, X: Any) -> Any:
-        """Class probabilities of the classifications.
+        """Return the class probabilities of the classifications.
 
         Returns:
             Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
@@ -308,7 +308,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         return next(iter(found.values())) if self._layout.form == "flat" else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The mean of `task_scores`."""
+        """Return the mean of `task_scores`."""
         return float(np.mean(list(self.task_scores(X, y, sample_weight).values())))
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:

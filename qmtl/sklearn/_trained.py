@@ -59,7 +59,7 @@ class Trained:
     losses: tuple[float, ...]
 
     def predict(self, X: np.ndarray) -> dict[str, np.ndarray]:
-        """Every task's probabilities or numbers, float64."""
+        """Return every task's probabilities or numbers, float64."""
         predictions = self.model.predict(_scaled(X, self.mean, self.std))
         return {name: values.numpy() for name, values in predictions.items()}
 
@@ -112,7 +112,7 @@ def train(
 def build_model(
     params: Mapping[str, Any], tasks: Sequence[Task], n_inputs: int, seeds: Seeds
 ) -> MultiTaskModel:
-    """An untrained model for the tasks, in double precision."""
+    """Return an untrained model for the tasks, in double precision."""
     if params["head"] not in HEAD_TYPES:
         raise unknown_name("head", params["head"], HEAD_TYPES)
     names = ("simulator", "angle_map", "initial")
@@ -128,7 +128,7 @@ def build_model(
 
 
 def build_circuit(params: Mapping[str, Any], tasks: Sequence[Task]) -> HeadCircuit:
-    """The design's circuit for the tasks, with the requested layers and wires.
+    """Return the design's circuit for the tasks, with the requested layers and wires.
 
     Raises:
         InvalidInputError: for an unknown design, a part without layers, or a register that is too

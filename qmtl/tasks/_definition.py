@@ -57,7 +57,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """A binary task, with one logit.
+        """Return a binary task, with one logit.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -76,7 +76,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """A task with one of `n_classes` (at least 2) exclusive classes, with one logit per class.
+        """Return a task with one of `n_classes` >= 2 exclusive classes, with one logit per class.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -96,7 +96,7 @@ class TaskDefinition:
         class_weights: Sequence[float] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """A task with several yes-or-no labels per sample, with one logit per label.
+        """Return a task with several yes-or-no labels per sample, with one logit per label.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -115,7 +115,7 @@ class TaskDefinition:
         class_names: Sequence[str] | None = None,
         metrics: Sequence[str] | None = None,
     ) -> Self:
-        """A task with one or more real numbers as targets; `class_names` names the targets.
+        """Return a task with one or more real targets, which `class_names` names.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -125,7 +125,7 @@ class TaskDefinition:
         return cls(name, "regression", n_targets, class_names, None, metrics)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
-        """The task as data that JSON can hold; `from_dict` reads it.
+        """Return the task as data that JSON can hold; `from_dict` reads it.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -136,7 +136,7 @@ class TaskDefinition:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The task that `to_dict` described.
+        """Return the task that `to_dict` described.
 
         Raises:
             InvalidInputError: if a key is unknown or missing, or a value does not fit.
@@ -159,12 +159,12 @@ class TaskDefinition:
 
 
 def metric_names(task: "TaskDefinition") -> tuple[str, ...]:
-    """The task's metrics, or the default metrics of its kind."""
+    """Return the task's metrics, or the default metrics of its kind."""
     return task.metric_names or _DEFAULT_METRICS[task.kind]
 
 
 def is_flat(task: "TaskDefinition") -> bool:
-    """Whether canonical targets have shape (N,), not (N, n_outputs)."""
+    """Return whether canonical targets have shape (N,), not (N, n_outputs)."""
     return task.kind in ("binary", "multiclass") or (
         task.kind == "regression" and task.n_outputs == 1
     )

@@ -50,7 +50,7 @@ _DATE = re.compile(
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a label is missing for any task: None, NaN, NA, NaT, masked, or in `MISSING_WORDS`.
+    """Return whether a label is missing: None, NaN, NA, NaT, masked, or in `MISSING_WORDS`.
 
     Example:
         >>> [is_missing(value) for value in (None, float("nan"), " N/A ", 0, "no")]
@@ -69,7 +69,7 @@ def is_missing(value: Any) -> bool:
 
 
 def number_in(text: str) -> float | None:
-    """The number that a text spells (infinite ones too), or None for any other text.
+    """Return the number that a text spells (infinite ones too), or None for any other text.
 
     Example:
         >>> number_in(" 1e3"), number_in("1_000"), number_in("-inf"), number_in("nan")
@@ -85,7 +85,7 @@ def number_in(text: str) -> float | None:
 
 
 def number_text(number: float) -> str:
-    """A number in the form that a class name has.
+    """Return a number in the form that a class name has.
 
     Example:
         >>> number_text(1.0), number_text(-1.5)
@@ -95,7 +95,7 @@ def number_text(number: float) -> str:
 
 
 def truth_word(value: Any) -> str:
-    """The word "true" or "false" of a truth value or of its text in any case; "" for others.
+    """Return "true" or "false" for a truth value or its text in any case; "" for others.
 
     Example:
         >>> truth_word(True), truth_word(" FALSE"), truth_word("yes")
@@ -107,7 +107,7 @@ def truth_word(value: Any) -> str:
 
 
 def is_date(value: Any) -> bool:
-    """Whether a label is a date or a time, or a text that looks like one.
+    """Return whether a label is a date or a time, or a text that looks like one.
 
     Example:
         >>> is_date("2020-01-31"), is_date("31.1.2020 14:00"), is_date("1.5"), is_date("10-B")
@@ -120,7 +120,7 @@ def is_date(value: Any) -> bool:
 
 
 def as_labels(name: str, values: Any) -> np.ndarray:
-    """Labels as an array of numbers or of objects, without checks or conversion.
+    """Return labels as an array of numbers or of objects, without checks or conversion.
 
     Args:
         name: name of the task, for messages.
@@ -164,7 +164,7 @@ def _no_dates(name: str, value: object) -> InvalidInputError:
 
 
 def present(targets: Tensor) -> Tensor:
-    """Which entries of canonical targets are labelled."""
+    """Return which entries of canonical targets are labelled."""
     return ~targets.isnan() if targets.is_floating_point() else targets != MISSING
 
 
@@ -227,7 +227,7 @@ def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
 
 
 def read_labels(task: "Task", values: Any, rows: Sequence[Any] | None = None) -> np.ndarray:
-    """Labels as float64 with NaN for missing, (N,) or (N, n_outputs), checked."""
+    """Check labels; return float64 (N,) or (N, n_outputs), with NaN for missing ones."""
     labels = as_labels(task.name, values)
     array = _as_codes(task, labels, rows, canonical=isinstance(values, Tensor))
     flat = is_flat(task)
@@ -361,7 +361,7 @@ def _allowed(task: "Task", names: _Names) -> str:
 
 
 def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -> Tensor:
-    """The best constant prediction, one row for every sample; see `Task.baseline`."""
+    """Return the best constant prediction, one row for every sample; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
     weights = row_weights(sample_weight, len(labels))
     if weights is not None:

@@ -35,7 +35,7 @@ def alike(keys: Iterable[Hashable]) -> list[list[int]]:
 
 
 def task_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
-    """The layout of these tasks, cached.
+    """Return the layout of these tasks, cached.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -52,7 +52,7 @@ def _cached_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
 
 
 def labelled_rows(tasks: Sequence["Task"], targets: Mapping[str, Tensor]) -> Tensor:
-    """`Task.labelled` of many tasks on the same rows: bool (tasks, N).
+    """Apply `Task.labelled` to many tasks on the same rows: bool (tasks, N).
 
     Args:
         tasks: the tasks.
@@ -210,7 +210,7 @@ class TaskLayout:
         self._on_devices: dict[torch.device, tuple[TaskGroup, ...]] = {}
 
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
-        """The tasks grouped by kind, with index tensors on the device."""
+        """Return the tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
             if self._order is not None:
                 self._order = self._order.to(device)
@@ -267,7 +267,7 @@ class TaskLayout:
         return joined
 
     def labelled(self, targets: Tensor) -> Tensor:
-        """Which task has a label in which row, bool (rows, tasks), from joined targets.
+        """Return which task has a label in which row, bool (rows, tasks), from joined targets.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -338,7 +338,7 @@ class TaskLayout:
         return sums, counts
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Joined predictions, in the shape of joined logits; regressions stay standardised.
+        """Return joined predictions, in the shape of joined logits; regressions stay standardised.
 
         Example:
             >>> from qmtl.tasks import Task

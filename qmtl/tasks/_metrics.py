@@ -34,12 +34,12 @@ def silence() -> Iterator[None]:
 
 
 def harden(predictions: Tensor) -> Tensor:
-    """Hard labels of probabilities: a tie at 0.5 is positive."""
+    """Return hard labels of probabilities: a tie at 0.5 is positive."""
     return (predictions >= 0.5).long()
 
 
 def metric_collection(task: "Task") -> "MetricCollection":
-    """The task's metrics as one torchmetrics object; see `Task.metrics`."""
+    """Return the task's metrics as one torchmetrics object; see `Task.metrics`."""
     from torchmetrics import MetricCollection
 
     with silence():
@@ -92,7 +92,7 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
 
 
 def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of yes-or-no labels for every column; `p` and `y` have shape (columns, N).
+    """Return each column's metric of yes-or-no labels; `p` and `y` have shape (columns, N).
 
     Example:
         >>> p, y = torch.tensor([[0.9, 0.2], [0.9, 0.2]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -106,7 +106,7 @@ def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> l
 
 
 def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of classes for every task; `p` has shape (tasks, classes, N), `y` (tasks, N).
+    """Return each task's metric of classes; `p` has shape (tasks, classes, N), `y` (tasks, N).
 
     Example:
         >>> p = torch.eye(3).double().unsqueeze(0)
@@ -124,7 +124,7 @@ def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> li
 
 
 def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """A metric of numbers for every column; `p` and `y` have shape (columns, N).
+    """Return each column's metric of numbers; `p` and `y` have shape (columns, N).
 
     Example:
         >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
@@ -228,7 +228,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
-    """Weights of rows as float64 (n_rows,); None stays None.
+    """Return weights of rows as float64 (n_rows,); None stays None.
 
     Args:
         values: one number for each row, or one number for all rows.
@@ -277,7 +277,7 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
 
 
 def weighted_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> float:
-    """A metric of one column, over its labelled rows with a weight above zero.
+    """Return a metric of one column, over its labelled rows with a weight above zero.
 
     Args:
         kind: "binary", "multiclass" or "regression".

@@ -25,7 +25,7 @@ ROUNDING = 1e-3
 def evaluate(
     task: "Task", predictions: Any, targets: Any, sample_weight: Any = None
 ) -> dict[str, float]:
-    """The task's metrics on the labelled rows and entries; see `Task.evaluate`."""
+    """Return the task's metrics on the labelled rows and entries; see `Task.evaluate`."""
     labels = torch.from_numpy(read_labels(task, targets))
     if not isinstance(predictions, Tensor):
         try:
@@ -46,7 +46,7 @@ def evaluate_all(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
-    """`Task.evaluate` for many tasks; tasks of the same kind and shape are evaluated together.
+    """Apply `Task.evaluate` to many tasks; those of equal kind and shape run together.
 
     Args:
         tasks: the tasks.
@@ -89,7 +89,7 @@ def evaluate_all(
 def evaluate_joined(
     layout: TaskLayout, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
-    """`evaluate_all` on joined tensors; the labels must have been checked before.
+    """Apply `evaluate_all` to joined tensors; the labels must have been checked before.
 
     Args:
         layout: layout of the tasks.

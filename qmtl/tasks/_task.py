@@ -98,7 +98,7 @@ class Task(TaskDefinition):
         return labels.to_targets(self, values, rows)
 
     def labelled(self, targets: Tensor) -> Tensor:
-        """Which rows of canonical targets have at least one label: bool (N,).
+        """Return which rows of canonical targets have at least one label: bool (N,).
 
         Example:
             >>> task = Task.multilabel("finding", 2)
@@ -111,7 +111,7 @@ class Task(TaskDefinition):
     def loss_terms(
         self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The sum of the loss over the labelled entries, and what to divide it by.
+        """Return the sum of the loss over the labelled entries, and what to divide it by.
 
         Args:
             logits: (B, n_outputs).
@@ -148,7 +148,7 @@ class Task(TaskDefinition):
         return total[0], count[0]
 
     def loss(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """The mean loss over the labelled entries, 0-dim. The arguments are those of `loss_terms`.
+        """Return the mean loss over the labelled entries, 0-dim. Arguments as in `loss_terms`.
 
         Raises:
             InvalidInputError: if there is no label at all, or the shapes do not fit.
@@ -176,7 +176,7 @@ class Task(TaskDefinition):
         return (total / count).to(logits.dtype)
 
     def labels_in_words(self) -> str:
-        """A description of the task's labels, for messages.
+        """Describe the task's labels, for messages.
 
         Example:
             >>> Task.binary("a", class_names=["no", "yes"]).labels_in_words()
@@ -186,7 +186,7 @@ class Task(TaskDefinition):
         return f"{self.kind} with {self.n_outputs} outputs{named}"
 
     def labelled_like(self, other: "Task") -> bool:
-        """Whether another task's targets mean the same: kind, outputs, names where both have them.
+        """Return whether two tasks' targets mean the same: kind, outputs, and names if given.
 
         Example:
             >>> Task.binary("a", class_names=["no", "yes"]).labelled_like(Task.binary("a"))
@@ -199,7 +199,7 @@ class Task(TaskDefinition):
         )
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Predictions from logits (B, n_outputs).
+        """Turn logits (B, n_outputs) into predictions.
 
         Returns:
             For binary, the probability of the positive class (B,); for multiclass, class
@@ -216,7 +216,7 @@ class Task(TaskDefinition):
         return values[:, 0] if is_flat(self) and self.kind != "multiclass" else values
 
     def decision(self, predictions: Tensor) -> Tensor:
-        """Hard labels from the predictions that `activation` returns; regression unchanged.
+        """Turn the predictions of `activation` into hard labels; regression stays unchanged.
 
         Returns:
             int64: binary (B,), multiclass (B,), multilabel (B, L). A probability of exactly 0.5
@@ -234,7 +234,7 @@ class Task(TaskDefinition):
         return harden(predictions)
 
     def metrics(self) -> "MetricCollection":
-        """The task's metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
+        """Return the metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
 
         Its inputs are predictions in the form of `activation` and targets *without* missing labels
         (int64 for classes). `evaluate` handles missing labels and undefined metrics; this object
@@ -252,7 +252,7 @@ class Task(TaskDefinition):
     def evaluate(
         self, predictions: Any, targets: Any, sample_weight: Any = None
     ) -> dict[str, float]:
-        """The task's metrics on the labelled rows and entries.
+        """Return the task's metrics on the labelled rows and entries.
 
         Args:
             predictions: in the form of `activation`: probabilities, not logits; regression values
@@ -277,7 +277,7 @@ class Task(TaskDefinition):
         return scores.evaluate(self, predictions, targets, sample_weight)
 
     def baseline(self, train_targets: Any, sample_weight: Any = None) -> Tensor:
-        """The best constant prediction: class frequencies, positive rates, or the mean.
+        """Return the best constant prediction: class frequencies, positive rates, or the mean.
 
         Args:
             train_targets: labels, see `to_targets`.
@@ -329,7 +329,7 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
 def chosen_tasks(
     names: Sequence[str] | None, known: Collection[str], what: str = "task", *, least: int = 0
 ) -> tuple[str, ...]:
-    """Names of the requested tasks, in the requested order; None means all known tasks.
+    """Return the names of the requested tasks, in that order; None means all known tasks.
 
     Args:
         names: the requested names.

@@ -80,7 +80,7 @@ class BatchPlan:
         return max(1, min(self.smallest, self.batch_size))
 
     def epoch(self, epoch: int) -> list[Tensor]:
-        """Row numbers of every step of one epoch.
+        """Return the row numbers of every step of one epoch.
 
         Example:
             >>> plan = BatchPlan((torch.arange(5),), 2, 1, 1.0, seed=0)
@@ -139,7 +139,7 @@ def plan_batches(
     temperature: float = 1.0,
     smallest: int = 1,
 ) -> BatchPlan:
-    """The plan of a training split.
+    """Return the plan of a training split.
 
     With `single_task` (disjoint data) each mini-batch comes from one task's labelled rows; if not,
     batches mix all rows that have any label. For the other arguments see `BatchPlan`.
@@ -224,14 +224,14 @@ class MultiTaskDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> Any:
-        """Batches of the training split; every process takes its share of each."""
+        """Return batches of the training split; every process takes its share of each."""
         distributed = dist.is_available() and dist.is_initialized()
         rank = dist.get_rank() if distributed else 0
         world = dist.get_world_size() if distributed else 1
         return self._loader(self.data.train, EpochBatches(self.plan, rank, world))
 
     def val_dataloader(self) -> Any:
-        """The validation split in order; every process sees all of it."""
+        """Return the validation split in order; every process sees all of it."""
         rows = torch.arange(len(self.data.validation)).split(EVALUATION_BATCH)
         return self._loader(self.data.validation, rows)
 

@@ -60,7 +60,7 @@ def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ())
 
 
 def last_checkpoint(folder: Path) -> ModelCheckpoint:
-    """A callback that keeps the last epoch, with all the state that a resumed run needs."""
+    """Return a callback that keeps the last epoch, with all that a resumed run needs."""
     return _checkpoint(folder, LAST)
 
 
@@ -122,7 +122,7 @@ class ResumedSettings(Callback):
         self.started = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The settings of this run."""
+        """Return the settings of this run."""
         return self.now
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ class TimeSpent(Callback):
         return self.before + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds until now."""
+        """Return the seconds until now."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
@@ -181,7 +181,7 @@ class TimeSpent(Callback):
         self.before = state_dict["seconds"]
 
     def load_from(self, checkpoint: Mapping[str, Any]) -> None:
-        """`load_state_dict` of a checkpoint's content; older checkpoints have no seconds."""
+        """Call `load_state_dict` with a checkpoint's content; older checkpoints have no seconds."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is not None:
             self.load_state_dict(state)
@@ -258,7 +258,7 @@ def restoring(path: Path | None, resumed: ResumedSettings) -> Iterator[None]:
 
 
 def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
-    """Whether training had ended when this checkpoint was saved: by its epochs, or its patience.
+    """Return whether training had ended, by its epochs or its patience, at this checkpoint.
 
     Lightning does not save that it wanted to stop, and would train another epoch.
     """

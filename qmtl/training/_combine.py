@@ -39,7 +39,7 @@ MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def aggregators() -> dict[str, type]:
-    """TorchJD's aggregator classes by name.
+    """Return TorchJD's aggregator classes by name.
 
     Example:
         >>> {"UPGrad", "PCGrad", "AlignedMTL", "NashMTL"} <= set(aggregators())
@@ -51,7 +51,7 @@ def aggregators() -> dict[str, type]:
 
 
 def scalarizers() -> dict[str, type]:
-    """Scalarizer classes by name: TorchJD's, and IGB.
+    """Return scalarizer classes by name: TorchJD's, and IGB.
 
     Example:
         >>> {"Mean", "UW", "DWA", "FAMO", "STCH", "IMTLL", "IGB"} <= set(scalarizers())
@@ -83,7 +83,7 @@ def make_aggregator(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """An aggregator for `n_tasks` tasks.
+    """Return an aggregator for `n_tasks` tasks.
 
     Args:
         name: name of a TorchJD class.
@@ -109,7 +109,7 @@ def make_scalarizer(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """A scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
+    """Return a scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
 
     Example:
         >>> make_scalarizer("uw", 3)
@@ -122,14 +122,14 @@ class Mean(nn.Module):
     """The mean of the losses, as TorchJD's class of this name, whose import takes half a second."""
 
     def forward(self, losses: Tensor) -> Tensor:
-        """The mean of the losses of the tasks that are present."""
+        """Return the mean of the losses of the tasks that are present."""
         return losses.mean()
 
 
 def make_combiner(
     settings: TrainingSettings, n_tasks: int, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """The aggregator or scalarizer that the settings name, for losses of this type."""
+    """Return the aggregator or scalarizer that the settings name, for losses of this type."""
     if settings.aggregator is not None:
         return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
     if settings.scalarizer in (None, "mean") and not settings.options:
@@ -234,7 +234,7 @@ def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
 
 
 def fixed_size(combiner: Any) -> bool:
-    """Whether a combiner keeps state or weights per task, so that each step needs all tasks."""
+    """Return whether a combiner keeps state or weights per task, so each step needs all tasks."""
     return has_state(combiner) or any(
         isinstance(getattr(module, name, None), Tensor)
         for module in combiner.modules()
@@ -243,7 +243,7 @@ def fixed_size(combiner: Any) -> bool:
 
 
 def has_state(combiner: Any) -> bool:
-    """Whether a combiner keeps state from one step to the next."""
+    """Return whether a combiner keeps state from one step to the next."""
     if isinstance(combiner, Mean):
         return False
     from torchjd import Stateful
@@ -252,12 +252,12 @@ def has_state(combiner: Any) -> bool:
 
 
 def is_sum(combiner: Any) -> bool:
-    """Whether a scalarizer is a sum of one term per task, with one vector of trainable weights."""
+    """Return whether a scalarizer is a sum over tasks with one vector of trainable weights."""
     return type(combiner).__name__ in SUMS
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """A scalarizer's value for the tasks that are present.
+    """Return a scalarizer's value for the tasks that are present.
 
     Args:
         combiner: the scalarizer.
@@ -322,7 +322,7 @@ def _is_state(value: Any) -> bool:
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
-    """All state of a TorchJD aggregator or scalarizer, including plain attributes.
+    """Return all state of a TorchJD aggregator or scalarizer, including plain attributes.
 
     TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
     Random generators need no state: each epoch seeds them from the run's seed. The state consists

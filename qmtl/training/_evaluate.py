@@ -20,7 +20,7 @@ Metrics = dict[str, dict[str, float]]
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:
-    """Targets on a device; in float32 on MPS, which has no float64."""
+    """Move targets to a device; in float32 on MPS, which has no float64."""
     return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
 
 
@@ -31,7 +31,7 @@ def joined_scores(
     tasks: Sequence[str] | None = None,
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Loss and metrics of these tasks, from joined logits and targets of a whole split.
+    """Return the tasks' loss and metrics, from joined logits and targets of a whole split.
 
     The loss of a task without labels is NaN.
     """
@@ -59,7 +59,7 @@ def score(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """`joined_scores` from each task's logits and canonical targets.
+    """Call `joined_scores` with each task's logits and canonical targets.
 
     Raises:
         InvalidInputError: if a label or a shape does not fit; the error names the task.
@@ -81,7 +81,7 @@ def score(
 def evaluate(
     model: MultiTaskModel, split: Split, *, batch_size: int = 256, attack: Attack | None = None
 ) -> Metrics:
-    """Loss and metrics of every task that the split has targets for, in evaluation mode.
+    """Return loss and metrics of every task that the split has targets for.
 
     Args:
         model: the model to evaluate.
@@ -120,7 +120,7 @@ def evaluate(
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
-    """Metrics of the best constant prediction: class frequencies or mean of the training labels.
+    """Return metrics of the best constant prediction: class frequencies, or mean of labels.
 
     Example:
         >>> import qmtl
@@ -142,7 +142,7 @@ def prediction_rows(
     index: Tensor | Sequence[int],
     targets: Mapping[str, Tensor] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per sample: its number, and each task's decision, probabilities and target.
+    """Return one row per sample: its number, and each task's decision, probabilities, target.
 
     Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value); ``TASK:CLASS``
     (probabilities; for a multilabel task the decision, with the probability in ``TASK:CLASS:p``);
@@ -168,7 +168,7 @@ def _escaped(name: str, reserved: str) -> str:
 
 
 def column_names(task: Task) -> tuple[str, list[str]]:
-    """The task and its classes in the form used in column names.
+    """Return the task and its classes in the form used in column names.
 
     Example:
         >>> column_names(Task.multilabel("row", 2, class_names=("a", "target")))[1][0]
@@ -178,7 +178,7 @@ def column_names(task: Task) -> tuple[str, list[str]]:
 
 
 def class_labels(task: Task) -> list[str]:
-    """Names of the classes, labels or targets, or their numbers if they have no names."""
+    """Return the names of the classes, labels or targets, or else their numbers."""
     names = task.class_names
     count = 2 if task.kind == "binary" else task.n_outputs
     return list(names) if names else [str(i) for i in range(count)]
@@ -241,7 +241,7 @@ class TaskPredictions:
 
 
 def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskPredictions]:
-    """Predictions by task name, from a CSV file of `prediction_rows`.
+    """Read predictions by task name, from a CSV file of `prediction_rows`.
 
     Args:
         path: a file such as ``RUN/predictions.csv``.

@@ -336,7 +336,7 @@ class RowsFit:
     best_epoch: int
 
     def training_losses(self) -> list[float]:
-        """The mean over tasks of the training loss, per epoch.
+        """Return the mean over tasks of the training loss, per epoch.
 
         Example:
             >>> rows = [{"epoch": 1, "split": "train", "task": t, "metric": "loss", "value": v}

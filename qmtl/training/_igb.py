@@ -61,7 +61,7 @@ class IGB(Scalarizer, Stateful):
             self.register_buffer(name, None)
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """The weighted sum of the losses' logarithms; NaN in `values` (tasks,) means no labels."""
+        """Return the weighted sum of the losses' logarithms; losses without labels are NaN."""
         places = (~values.isnan()).nonzero().flatten()
         values = values[places]
         losses = values.detach()

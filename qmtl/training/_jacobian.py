@@ -112,7 +112,7 @@ class SharedJacobian:
         }
 
     def forward(self, inputs: Tensor) -> _Step:
-        """The model's logits, with all that the rows are computed from."""
+        """Return the model's logits, with all that the rows are computed from."""
         encoder = self.model.encoder
         parameters = {n: p.view_as(p) for n, p in encoder.named_parameters() if p.requires_grad}
         seen: list[tuple[str, Any, Tensor, Any]] = []
@@ -201,7 +201,7 @@ class SharedJacobian:
     def rows(
         self, losses: Tensor, step: _Step
     ) -> tuple[dict[str, Tensor | SparseRows], list[Tensor]] | None:
-        """The Jacobian's rows, one per task of the model, and the gradients of own parameters.
+        """Return the Jacobian's rows, one per task, and the gradients of own parameters.
 
         Returns:
             Rows for ``"encoding"`` and each parameter of the encoder by name, shape (tasks, *shape)
@@ -314,7 +314,7 @@ def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 
 def n_processes() -> int:
-    """Number of processes that train together.
+    """Return the number of processes that train together.
 
     Example:
         >>> n_processes()
@@ -325,7 +325,7 @@ def n_processes() -> int:
 
 @torch.no_grad()
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of all processes' tensors, on each of them; with one process, the tensor itself.
+    """Return the sum of all processes' tensors, the same on each of them.
 
     Example:
         >>> sum_over_processes(torch.tensor([1.0]))

@@ -224,7 +224,7 @@ class EpochBar(TQDMProgressBar):
     """One bar over all steps of an epoch, without a separate one for validation."""
 
     def init_validation_tqdm(self) -> Any:
-        """A bar that shows nothing."""
+        """Return a bar that shows nothing."""
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
@@ -234,7 +234,7 @@ class EpochBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"epoch {epoch}/{total}")
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """The validation loss, without a version number."""
+        """Return the validation loss, without a version number."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
@@ -289,7 +289,7 @@ class NotebookBar(ProgressBar):
 
 
 def progress_callback() -> Callback:
-    """The progress callback that suits the output: terminal, notebook or log."""
+    """Return the progress callback that suits the output: terminal, notebook or log."""
     if in_notebook():
         return NotebookBar()
     return EpochBar(leave=False) if sys.stderr.isatty() else EpochLines()

@@ -144,7 +144,7 @@ class MultiTaskModule(pl.LightningModule):
         self._validated = -1  # the last epoch with a validation
 
     def configure_optimizers(self) -> Any:
-        """One optimiser, for the encoder's, the head's and the scalarizer's parameters."""
+        """Return one optimiser, for the encoder's, the head's and the scalarizer's parameters."""
         settings, model = self.settings, self.model
         rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
         kept = model.encoder.undecayed() if isinstance(model.encoder, TaskEncoder) else []
@@ -354,7 +354,7 @@ class MultiTaskModule(pl.LightningModule):
         return self._history.rows()
 
     def history_from(self, first: int) -> list[dict[str, Any]]:
-        """The rows of `history` from this one on, whose cost does not grow with the epochs."""
+        """Return rows of `history` from this one on, at a cost that does not grow with epochs."""
         return self._history.rows(first)
 
     def _record(self, split: str, task: str, values: Mapping[str, float]) -> None:

@@ -96,7 +96,7 @@ class TrainedParameters:
         return found
 
     def stepped(self, present: Tensor | None, device: torch.device) -> Tensor | None:
-        """Which rows the optimiser steps, bool (rows,), see `row_of`; None for all."""
+        """Return which rows the optimiser steps, bool (rows,), see `row_of`; None for all."""
         frozen = {name for rows in self._rows for name in rows.frozen}
         if present is None and not frozen and not self.only:
             return None
@@ -106,7 +106,7 @@ class TrainedParameters:
         return torch.cat([mask, torch.tensor([False, True], device=device)]) if self.only else mask
 
     def mask(self, present: Tensor | None, device: torch.device) -> Tensor:
-        """Which tasks are present, bool (tasks,)."""
+        """Return which tasks are present, bool (tasks,)."""
         mask = torch.zeros(len(self.tasks), dtype=torch.bool, device=device)
         mask[slice(None) if present is None else present] = True
         return mask
@@ -281,7 +281,7 @@ OPTIMIZERS = {"adam": RowAdam, "adamw": RowAdamW, "sgd": RowSGD}
 def make_optimizer(
     settings: TrainingSettings, groups: Sequence[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """The optimiser for groups of parameters.
+    """Return the optimiser for groups of parameters.
 
     If torch has a kernel that steps all of them at once, it is used, because a loop over many small
     parameters is slow. The kernel assumes contiguous memory, so that parameters in another layout
@@ -307,7 +307,7 @@ def make_optimizer(
 def make_schedule(
     settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
 ) -> Any:
-    """The schedule of the learning rates; None for constant ones.
+    """Return the schedule of the learning rates; None for constant ones.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])

@@ -95,7 +95,7 @@ class Result:
         return f"Result({kept}; test: {scores})"
 
     def table(self, split: str = "test") -> list[dict[str, Any]]:
-        """One row per task and metric: the model's value and the constant prediction's."""
+        """Return one row per task and metric: the model's value and the constant prediction's."""
         rows = []
         for name, values in self.metrics[split].items():
             for metric, value in values.items():
@@ -106,7 +106,7 @@ class Result:
         return rows
 
     def plot(self, metric: str = "loss", ax: "Axes | None" = None) -> "Axes":
-        """Validation curves of a metric, one line per task that has it.
+        """Plot validation curves of a metric, one line per task that has it.
 
         Args:
             metric: ``"loss"`` or a metric's name.

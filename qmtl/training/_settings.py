@@ -135,7 +135,7 @@ class TrainingSettings(MethodOptions):
         return self.max_epochs
 
     def batch_for(self, n_rows: int) -> int:
-        """Rows per step: `batch_size`, or for None a number that suits the training rows.
+        """Return the rows per step: `batch_size`, or for None a number that suits the rows.
 
         Example:
             >>> [TrainingSettings().batch_for(n) for n in (100, 10_000, 100_000, 10**7)]
@@ -148,7 +148,7 @@ class TrainingSettings(MethodOptions):
         return min(512, 1 << max(5, (n_rows // 256).bit_length() - 1))
 
     def for_rows(self, n_rows: int, steps_per_epoch: int) -> Self:
-        """These settings, with None replaced by numbers that suit the number of rows.
+        """Return these settings, with None replaced by numbers that suit the number of rows.
 
         Few rows need few steps and a strong weight decay; many rows need many steps and hardly any
         decay.
@@ -179,7 +179,7 @@ class TrainingSettings(MethodOptions):
 
 
 def monitor_mode(monitor: str) -> str:
-    """Whether the best value of a `TrainingSettings.monitor` is its ``min`` or its ``max``.
+    """Return whether the best value of a `TrainingSettings.monitor` is its ``min`` or its ``max``.
 
     Example:
         >>> monitor_mode("validation/price/mae"), monitor_mode("validation/spam/auroc")
@@ -190,7 +190,7 @@ def monitor_mode(monitor: str) -> str:
 
 
 def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) -> TrainingSettings:
-    """Settings from an object or from keyword arguments, with one-line errors."""
+    """Make settings from an object or from keyword arguments, with one-line errors."""
     if settings is not None and options:
         raise InvalidInputError(f"give settings or keyword arguments, not both: {sorted(options)}")
     for name in options:

@@ -51,14 +51,14 @@ class Places:
         return cls(group, task, place, size, (first, partners[first, which]))
 
     def to(self, device: torch.device) -> "Places":
-        """These places on another device."""
+        """Return these places on another device."""
         group, task, place, first, second = (
             t.to(device) for t in (self.group, self.task, self.place, *self.same)
         )
         return Places(group, task, place, self.size, (first, second))
 
     def apart(self, joint: Tensor) -> Tensor:
-        """Rows (tasks, places, ...) from the joint rows of groups, (groups, places, ...).
+        """Separate the rows of groups (groups, places, ...) into rows (tasks, places, ...).
 
         Example:
             >>> both = torch.arange(2)
@@ -106,11 +106,11 @@ class SparseRows:
     places: Places
 
     def dense(self) -> Tensor:
-        """Every row separately, shape (tasks, *shape of the parameter)."""
+        """Return every row separately, shape (tasks, *shape of the parameter)."""
         return self.places.apart(self.joint)
 
     def gramian(self) -> Tensor:
-        """Inner products of the rows, shape (tasks, tasks)."""
+        """Return inner products of the rows, shape (tasks, tasks)."""
         p = self.places
         n_groups, n_places = p.size
         # reshape cannot infer the width (-1) of a tensor without entries.

@@ -80,11 +80,11 @@ class TrainingStep:
         self._whole = bool(methods)
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """Losses of a batch's tasks with labels, before methods change them."""
+        """Return losses of a batch's tasks with labels, before methods change them."""
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
-        """The losses that a step combines, and what their Jacobian's rows are computed from."""
+        """Return the losses that a step combines, and what their Jacobian is computed from."""
         found = self._losses(batch, rows=self._plain)
         for method in self._change:
             found = method.losses(found, self)
@@ -116,11 +116,11 @@ class TrainingStep:
         return TaskLosses(losses, present, batch, total, features, logits, kept)
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums of losses and their divisors, from joined logits, in this process."""
+        """Return the sums of losses and their divisors, from joined logits, in this process."""
         return self._terms_in(self.layout, logits, self.standardised(batch.targets), batch)
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Joined targets in the form that losses use, with regression targets standardised."""
+        """Return joined targets in the form that losses use: those of regressions standardised."""
         if self.layout.dtype != torch.float64:
             return targets
         if self.target_scale is None:
@@ -161,7 +161,7 @@ class TrainingStep:
         return batch.inputs.to(self.dtype)
 
     def evaluated(self, batch: Batch) -> Tensor:
-        """Joined logits of all trained tasks, as used for predictions."""
+        """Return the joined logits of all trained tasks, as used for predictions."""
         with self._where(batch):
             logits: Tensor = self.model(self._inputs(batch), self.names, joined=True)
         return logits
@@ -299,7 +299,7 @@ class TrainingStep:
             weight.grad = None if gradient is None else gradient.contiguous()
 
     def loss_weights(self, losses: TaskLosses) -> Tensor:
-        """The scalarizer's derivative by each loss, (present,); sets the gradients of `weights`."""
+        """Return scalarizer's derivative by each loss, (present,), and set `weights`' gradients."""
         values = losses.values.detach().requires_grad_()
         total = self._scalarized(values, losses.present)
         found = torch.autograd.grad(
@@ -311,7 +311,7 @@ class TrainingStep:
 
     @staticmethod
     def summed(values: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         return sum_over_processes(values)
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:

@@ -32,7 +32,7 @@ OPERATIONS_PER_THREAD = 1e9
 
 
 def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
-    """The number of threads that suits a training step, by an estimate of its operations.
+    """Return the number of threads that suits a training step, by an estimate of its operations.
 
     The estimate counts each parameter once per row, and the plan of a quantum head.
     """
@@ -68,7 +68,7 @@ def make_trainer(
     *,
     validate: bool = True,
 ) -> pl.Trainer:
-    """Lightning's trainer; only callbacks write files.
+    """Make Lightning's trainer; only callbacks write files.
 
     Args:
         settings: epochs, devices and conditions to stop.

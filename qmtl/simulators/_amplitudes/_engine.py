@@ -106,11 +106,11 @@ class AmplitudeEngine(Engine):
         add_at(column, self.own[members], of_task[..., None])
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """The outputs, computed by torch operations."""
+        """Compute the outputs by torch operations."""
         return self._torch.torch_values(sampled, fixed)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimated bytes of a training step, from the sizes of the arrays above."""
+        """Estimate the bytes of a training step, from the sizes of the arrays above."""
         size, tile = self.size, _tile(samples, self.size, itemsize)
         padded = -(-samples // tile) * tile
         states = 2 * len(self.cones) * self.states_each * size * padded
@@ -118,7 +118,7 @@ class AmplitudeEngine(Engine):
         return (states + angles + torch.get_num_threads() * 8 * size * tile) * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Estimated floating-point operations of a training step."""
+        """Estimate the floating-point operations of a training step."""
         return self._operations * samples
 
 

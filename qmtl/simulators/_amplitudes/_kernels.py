@@ -171,7 +171,7 @@ def walk(
     first, last, back, sizes, program, index, angles, cones, wanted, states, values, by_sampled,
     by_cone, by_task,
 ):  # fmt: skip
-    """Outputs of the items from `first` to `last`, or (if `back`) their gradients.
+    """Compute outputs of the items from `first` to `last`, or (if `back`) their gradients.
 
     An item is one of the `cones` together with a tile of samples. Forwards, outputs go to
     ``values[sample, columns[task, output]]``, and final states to `states` if there is room.

@@ -135,7 +135,7 @@ class _Tables:
 
 
 def build_program(group: Group) -> Program | None:
-    """The group's program; None if its block depends on the sample (torch runs it then).
+    """Return the group's program; None if its block depends on the sample (torch runs it then).
 
     Example:
         >>> from qmtl import HeadCircuit, Task

@@ -58,7 +58,7 @@ class Polynomials:
     def evaluate(
         self, angles: Sequence[Tensor], like: Tensor, constants: Sequence[Tensor] = ()
     ) -> list[Tensor]:
-        """The polynomials by torch operations, for any broadcastable angles; differentiable.
+        """Evaluate the polynomials by torch operations, for any broadcastable angles.
 
         If there are no angles, the results have the type and device of `like`.
 
@@ -84,12 +84,12 @@ class Polynomials:
 
 
 def cosine(angle: int) -> Value:
-    """The cosine of an angle."""
+    """Return the cosine of an angle."""
     return 1 + 2 * angle, 1, ()
 
 
 def sine(angle: int, sign: int = 1) -> Value:
-    """The sine of an angle, or of its negative."""
+    """Return the sine of an angle, or of its negative."""
     return 2 + 2 * angle, sign, ()
 
 
@@ -106,7 +106,7 @@ class Builder:
         return len(self._rows)
 
     def combine(self, *products: tuple[Value, Value]) -> Value:
-        """The sum of one or two products, each of two values."""
+        """Write the sum of one or two products, each of two values."""
         if len(products) == 1 and products[0][0] is ONE:
             return products[0][1]
         found = [
@@ -145,7 +145,7 @@ class Builder:
         return self._rows.setdefault(row, _FIRST_OPERATION + len(self._rows))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
-        """The polynomials that compute `values`, without the operations that no value needs."""
+        """Return the polynomials of `values`, without the operations that no value needs."""
         done = [
             (0, 0) if value is None else (self._times(self._constant(value[2]), value[0]), value[1])
             for value in values

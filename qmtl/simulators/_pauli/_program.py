@@ -99,7 +99,7 @@ def write_program(
     mixing: NDArray[np.float64] | None,
     most: int,
 ) -> PauliProgram:
-    """The program of a cone: the shortest of several ways to write its encoding.
+    """Write a cone's program in the shortest of several ways to order its encoding.
 
     Args:
         circuits: the cone with its commuting gates in different orders; all have the same block.

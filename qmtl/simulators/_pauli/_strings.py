@@ -15,7 +15,7 @@ QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("R
 
 
 def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
-    """U† P U of a Hadamard, CZ, CNOT, or rotation by right angles, as a string and its sign.
+    """Return U† P U as a string and its sign, for a gate that maps each string to one string.
 
     Example:
         >>> after_clifford(Op("CZ", (0, 1), None), (0b01, 0b00))  # X I becomes X Z
@@ -46,7 +46,7 @@ def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
 
 
 def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
-    """The partner Q = ±i A P of a string under a rotation about A, and its sign.
+    """Return the partner Q = ±i A P of a string under a rotation about A, and its sign.
 
     None if the string commutes with A and so does not change.
 
@@ -68,7 +68,7 @@ def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
 
 
 def without_z(wire: int, string: Pauli) -> Pauli | None:
-    """The string without its Z on a wire; None if it has none there.
+    """Return the string without its Z on a wire; None if it has none there.
 
     Example:
         >>> without_z(0, (0, 3)), without_z(0, (1, 3))  # ZZ becomes IZ, but YZ stays
@@ -80,7 +80,7 @@ def without_z(wire: int, string: Pauli) -> Pauli | None:
 
 
 def written(wires: tuple[int, ...], string: Pauli) -> int:
-    """The string on some wires as a number in base 4, first wire first: I 0, X 1, Y 2, Z 3.
+    """Write the string on some wires in base 4, first wire first: I 0, X 1, Y 2, Z 3.
 
     Example:
         >>> written((0, 1), (1, 2))  # X Z

@@ -53,7 +53,7 @@ class Circuit:
 
 
 def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Iterator[Image]:
-    """Each string with its image before an operation: one or two strings with coefficients.
+    """Yield each string with its image before an operation: one or two strings.
 
     Args:
         op: the operation.
@@ -142,7 +142,7 @@ def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
 
 
 def write_encoding(terms: Sequence[Pauli], found: Walk, angle_of: Mapping[int, int]) -> Polynomials:
-    """Expectation values of `terms` after the encoding."""
+    """Write the expectation values of `terms` after the encoding."""
     builder = Builder(len(angle_of))
     values: Sums = dict.fromkeys(found.needed[0], ONE)
     for op, needed in zip(found.encoding, found.needed[1:], strict=True):
