@@ -46,7 +46,7 @@ class _MovableCheckpoint(ModelCheckpoint):
 
 
 def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ()) -> ModelCheckpoint:
-    """A callback that keeps the weights of the epoch with the best monitored value.
+    """Return a callback that keeps the weights of the epoch with the best monitored value.
 
     Args:
         folder: folder of the file.
