@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -330,6 +331,9 @@ def _plain(column: np.ndarray) -> np.ndarray:
     """Convert a column of number objects to an array of numbers; leave other columns unchanged."""
     if column.dtype.kind != "O" or column.ndim != 1:
         return column
+    if any(isinstance(value, Decimal) for value in column):
+        numbers = [float(value) if isinstance(value, Decimal) else value for value in column]
+        column = np.array([*numbers, None], dtype=object)[:-1]
     if any(isinstance(value, str) for value in column) or missing(column).any():
         return column
     try:

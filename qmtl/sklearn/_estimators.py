@@ -341,5 +341,11 @@ def _guess(name: str, column: np.ndarray) -> str:
         raise InvalidInputError(f"y: column {name!r} has no label")
     if known.dtype.kind == "O" and not any(isinstance(value, str) for value in known):
         known = np.array(known.tolist())
-    kind = type_of_target(known, input_name=f"y's column {name!r}", raise_unknown=True)
+    kind = type_of_target(known)
+    if kind == "unknown":
+        types = sorted({type(value).__name__ for value in known})
+        raise InvalidInputError(
+            f"y: the labels of column {name!r} must be texts, truth values or numbers, of one "
+            f"type, got {' and '.join(types)}"
+        )
     return "regression" if kind == "continuous" else "classification"

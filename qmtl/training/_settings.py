@@ -1,9 +1,9 @@
 """TrainingSettings: the settings of training."""
 
 import math
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
@@ -35,6 +35,16 @@ class LoggingSection(Section):
 
     loggers: list[LoggerName] = Field(default_factory=list)
     options: dict[LoggerName, dict[str, Any]] = Field(default_factory=dict)
+
+
+def _as_name(value: Any) -> Any:
+    kind = value if isinstance(value, type) else type(value)
+    if kind.__module__.startswith("torchjd"):
+        raise ValueError(f"write its name, {kind.__name__!r}, and its arguments in options")
+    return value
+
+
+_Combiner = Annotated[str | None, BeforeValidator(_as_name)]
 
 
 class TrainingSettings(MethodOptions):
@@ -95,8 +105,8 @@ class TrainingSettings(MethodOptions):
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     weight_decay: float | None = Field(None, ge=0)
     schedule: Literal["constant", "cosine", "plateau"] = "cosine"
-    scalarizer: str | None = None
-    aggregator: str | None = None
+    scalarizer: _Combiner = None
+    aggregator: _Combiner = None
     options: dict[str, Any] = Field(default_factory=dict)
     gradient_clip: float | None = Field(None, gt=0)
     accumulate_grad_batches: int = Field(1, ge=1)
@@ -203,7 +213,7 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
             "; ".join(
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
                 if e["loc"]
-                else e["msg"].removeprefix("Value error, ")
+                else e["msg"]
                 for e in error.errors()
-            )
+            ).replace("Value error, ", "")
         ) from None

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
+from torchjd.aggregation import UPGrad
+from torchjd.scalarization import UW
 
 from qmtl.errors import InvalidInputError
 from qmtl.sklearn import (
@@ -28,6 +30,8 @@ NUMBERS = X[:, 0]
         ({"simulator": "lightcne"}, ["'lightcne'", "'lightcone'"]),
         ({"aggregator": "upgard"}, ["'upgard'", "'UPGrad'"]),
         ({"scalarizer": "uww"}, ["'uww'", "'UW'"]),
+        ({"aggregator": UPGrad()}, ["aggregator: write its name, 'UPGrad',", "in options"]),
+        ({"scalarizer": UW}, ["scalarizer: write its name, 'UW',"]),
         ({"aggregator": "mgda", "scalarizer": "uw"}, ["not both"]),
         ({"max_epochs": 0}, ["max_epochs", "0"]),
         ({"batch_size": "big"}, ["batch_size", "'big'"]),
@@ -236,3 +240,17 @@ def test_dates_are_no_labels(estimator, dates):
     y = pd.DataFrame({"sold": HALF, "day": dates})
     with pytest.raises(InvalidInputError, match="column 'day' holds dates, which are neither"):
         estimator(**QUICK).fit(X, y[["day"]] if estimator is QuantumMultiTaskRegressor else y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([True, "no", "yes"], "column 'sold' must be .* of one type, got bool and str$"),
+        ([1, "no", None], "of one type, got int and str$"),
+        (pd.cut([1, 2, 3], 2), "must be texts, truth values or numbers, of one type, got Interval"),
+    ],
+)
+def test_labels_of_unclear_types(labels, message):
+    y = pd.DataFrame({"sold": pd.Series(list(labels) * 4, dtype=object)})
+    with pytest.raises(InvalidInputError, match=message):
+        MultiTaskEstimator(**QUICK).fit(X, y)

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -171,6 +172,21 @@ def test_pandas_own_types():
     }
     assert estimator.predict(X)["flag"].dtype == bool
     assert estimator.task_scores(X, y).keys() == {"flag", "count", "kind"}
+
+
+def test_decimals_of_a_data_base_are_numbers():
+    X, y = load_linnerud(return_X_y=True)
+    exact = [[Decimal(str(value)) / 8 for value in row] for row in y[:, :2]]
+    for form in (pd.DataFrame, np.array):
+        plain = QuantumMultiTaskRegressor(**QUICK).fit(X, form(y[:, :2] / 8))
+        regressor = QuantumMultiTaskRegressor(**QUICK).fit(X, form(exact))
+        assert np.array_equal(regressor.predict(X), plain.predict(X))
+        assert regressor.score(X, form(exact)) == plain.score(X, form(y[:, :2] / 8))
+    mixed = pd.DataFrame(exact, columns=["size", "few"])
+    mixed["few"] = [Decimal(i % 2) for i in range(19)] + [None]
+    estimator = MultiTaskEstimator(**QUICK).fit(X, mixed)
+    assert estimator.kinds_ == {"size": "regression", "few": "classification"}
+    assert estimator.classes_["few"].tolist() == [0, 1]
 
 
 def test_clones_and_pickles_predict_the_same(wine):
