@@ -15,7 +15,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, Head, LinearHead, MixtureHead, QuantumHead
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
-# Above it, parts are computed together: one by one takes much longer.
+# More parts than this are computed together, because one by one takes much longer.
 MOST_PARTS = 16
 
 
@@ -97,7 +97,7 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
     elif isinstance(head, LinearHead):
         given = [name for name, value in register.items() if value is not None]
         if given:
-            raise InvalidInputError(f"a LinearHead has no {', '.join(given)}")
+            raise InvalidInputError(f"a LinearHead takes no {', '.join(given)}")
         grown = LinearHead([*head.tasks, task], head.n_features, seed=seed)
     else:
         raise InvalidInputError(
@@ -232,7 +232,7 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
 
 
 class _Part(NamedTuple):
-    """Tasks on registers that no gate joins with others, as a separate circuit."""
+    """A separate circuit for tasks whose registers no gate joins with others."""
 
     circuit: HeadCircuit
     features: slice
@@ -309,7 +309,7 @@ def logits_by_parts(
             continue
         alone = head.of_part(circuit, part.encoding)
         if isinstance(encoder, TaskEncoder):
-            # Ask for the features as when the head had only these tasks.
+            # Compute the same features, bit for bit, as for a head with only these tasks.
             needed = (
                 None if chosen is None else _needed(encoder, alone, chosen, part.features.start)
             )
@@ -333,7 +333,7 @@ def _logits_of_extended(
         if logits is None and isinstance(encoder, TaskEncoder):
             logits = head.base(features_for(encoder, head.base, inputs, old), tasks=old)
         if logits is None:
-            # The head itself computes them so.
+            # The caller then uses the head itself, which keeps the old tasks' computation.
             return None
     added = [task.name for task in head.added if names is None or task.name in names]
     if added:

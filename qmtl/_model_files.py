@@ -71,7 +71,9 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
     try:
         json.dumps(description)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"to_dict() of the {part} {kind} is no JSON: {error}") from None
+        raise InvalidInputError(
+            f"to_dict() of the {part} {kind} is not valid JSON: {error}"
+        ) from None
     return description
 
 
@@ -297,7 +299,7 @@ def inference_copy(module: Any) -> Any:
             continue
         if type(part.simulator) is not LightConeSimulator:
             raise InvalidInputError(
-                f"an exported model computes exactly, this one is evaluated by "
+                f"exported models are exact, but this one uses the simulator "
                 f"{part.simulator!r}; export model.with_simulator('lightcone')"
             )
         part.simulator = _FixedSimulator()

@@ -139,7 +139,7 @@ def test_types_modes_and_frozen_tasks_are_kept():
         (lambda m: m.with_task(OLD[0]), "the name 'a' is used twice"),
         (lambda m: m.with_task("a"), "expected a Task"),
         (lambda m: model("shared").with_task(NEW[0], wires=9), "in the shared layout all tasks"),
-        (lambda m: model("linear").with_task(NEW[0], wires=3), "a LinearHead has no wires"),
+        (lambda m: model("linear").with_task(NEW[0], wires=3), "a LinearHead takes no wires"),
         (lambda m: m.with_task(NEW[1], wires=2), "needs 3|at least 3|3 wires"),
     ],
 )

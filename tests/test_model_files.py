@@ -218,7 +218,7 @@ class TestSaveAndLoad:
         broken.to_dict = lambda: {"type": "Square", "width": torch.ones(1)}
         model = MultiTaskModel(broken, LinearHead([Task.binary("a")], 4))
         with pytest.raises(
-            InvalidInputError, match=r"to_dict\(\) of the encoder Square is no JSON"
+            InvalidInputError, match=r"to_dict\(\) of the encoder Square is not valid JSON"
         ):
             model.save(tmp_path / "model")
         assert not (tmp_path / "model").exists()

@@ -16,7 +16,7 @@ from qmtl.circuit._gates import Gate, Kind
 
 
 class Item(Protocol):
-    """A gate or a noise channel, as the walk sees it."""
+    """What a backward walk needs to know of a gate or a noise channel."""
 
     @property
     def wires(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
 
 
 class Walk:
-    """The support and flat wires of an operator while it moves backwards through a circuit.
+    """Moves an operator backwards through a circuit, and tracks which wires it acts on.
 
     Noise channels are diagonal in the Pauli basis, or turn a Z into the identity. A channel that
     meets the support is kept; it adds no wire, and flat wires stay flat.

@@ -212,7 +212,7 @@ def read_inputs(
             f"the run {run.path} was not trained on a table: it has no inputs.json"
         )
     categories = [name for name, _ in columns.categorical]
-    # Marks that the new file does not show are those of the file that the run was trained on.
+    # If the new file does not show its decimal mark or encoding, take those of the training file.
     rows = read_table(
         table, delimiter, texts=[*categories, *labels], usual_decimal=columns.decimal,
         usual_encoding=getattr(run.recipe.data, "encoding", None),

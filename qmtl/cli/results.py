@@ -118,7 +118,7 @@ def evaluate(
     opened = Run.read(run)
     data = opened.load_data(split)
     rows = data.splits[split]
-    # An attack takes many passes.
+    # An attack evaluates the model many times, so compiled kernels are worth loading.
     model = opened.load_model(len(rows) if chosen is None else None)
     others = {"baseline": baseline_metrics(data, rows)}
     if chosen is not None:
@@ -307,7 +307,7 @@ def export(
     model = load(run / "model")
     if onnx is not None:
         if task or symbolic or out is not None:
-            raise InvalidInputError("--onnx goes without --task, --symbolic and --out")
+            raise InvalidInputError("--onnx cannot be combined with --task, --symbolic or --out")
         model.export(onnx)
         return
     head = model.head

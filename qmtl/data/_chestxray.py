@@ -159,7 +159,7 @@ def _patient(file: Path, line: int, path: str) -> str:
     if found is None:
         raise InvalidInputError(
             f"{file}: row {line}: expected a Path with a folder patientN, got {path!r}; without "
-            f"the patient, rows of one patient could come on two sides of the split"
+            f"the patient, rows of one patient could land in two splits"
         )
     return found[1].lstrip("0") or "0"
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
-LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that are used to detect the marks
-BLOCK = 1 << 18  # bytes in which marks are counted at a time: they fit in the processor's cache
+LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that show the delimiter and decimal mark
+BLOCK = 1 << 18  # bytes to scan for delimiters at a time; they fit in the processor's cache
 FIRST, MANY = 200, 100  # rows, columns
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
@@ -88,7 +88,7 @@ def read_table(
 
 
 class TextTable:
-    """The text of a table: its marks, its header, and its body; for the arguments see `read_table`.
+    """The text of a table, with its delimiter, decimal mark and header; see `read_table`.
 
     Raises:
         InvalidInputError: the file cannot be read, is empty, or a column name appears twice.
@@ -192,8 +192,8 @@ class TextTable:
                 dtypes |= dict.fromkeys(self._with_few_texts(missing), "category")
             frame = self._read(None, na_values=missing, dtype=dtypes)
         else:
-            # Read separately, since pandas needs time for each column that has its own words for
-            # missing.
+            # Read these separately: pandas is slow for each column with its own words for missing
+            # values.
             numbers = self._read(others, na_values=words)
             rest = self._read(kept, dtype=str)
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
@@ -222,7 +222,7 @@ class TextTable:
 
     def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
         """Yield text columns with repeated values, which are fast to read as categories."""
-        with contextlib.suppress(InvalidInputError):  # a cell that ends after the first bytes
+        with contextlib.suppress(InvalidInputError):  # the first bytes may end within a cell
             first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
             for place in missing:
                 column = first[place]
@@ -283,7 +283,7 @@ class TextTable:
         line_ends = block == ord("\n")
         every = np.flatnonzero(line_ends | (block == ord(self.delimiter)))
         n_lines = np.count_nonzero(line_ends)
-        # Every mark in the last position of a row is a line end, and there are no other line ends.
+        # The fast case: exactly every `width`-th separator is a line end.
         if len(every) == width * n_lines and line_ends[every[width - 1 :: width]].all():
             return True
         ends, marks = np.flatnonzero(line_ends), np.flatnonzero(block == ord(self.delimiter))

@@ -71,7 +71,7 @@ class ImageBackbone(nn.Module):
         seed: int | None = None,
     ) -> None:
         if frozen and weights is None:
-            raise InvalidInputError("frozen=True needs weights: what is frozen does not learn")
+            raise InvalidInputError("frozen=True needs weights: a frozen network does not learn")
         self._build(name, out_features, library, seed)
         if weights is not None:
             _load_weights(self.backbone, Path(weights).expanduser(), self._last_layer)

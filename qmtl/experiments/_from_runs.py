@@ -56,7 +56,7 @@ def write_derived(
                     tasks.setdefault(task, values)
     results["parameters"] = count_parameters(model)
     results["rivals"] = {}
-    # Of the first run's encoder.
+    # These describe the first run's encoder, not the new one.
     results.pop("utilisation", None)
     results.pop("collapse", None)
     write_json(folder / "results.json", results | dict(about))

@@ -462,7 +462,7 @@ class _Results(BaseModel):
         for name, other in {"baselines": self.baselines, **self.rivals}.items():
             for split in _Splits.model_fields:
                 if set(getattr(other, split)) != set(getattr(self.metrics, split)):
-                    raise ValueError(f"{name} has other tasks than metrics in {split}")
+                    raise ValueError(f"{name} and metrics have different tasks in {split}")
         return self
 
 

@@ -216,7 +216,7 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
         return [((), float(value))] if float(value) else []
     unknown = [p.name for p in value.parameters if columns.get(p) is None]
     if unknown:
-        raise InvalidInputError(f"parameters must be features, and weights bound, got {unknown}")
+        raise InvalidInputError(f"only features may be symbolic, bind the weights; got {unknown}")
     return _split(value, columns)
 
 

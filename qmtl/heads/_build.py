@@ -308,8 +308,7 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
     "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
     "shared-vqc": _shared_vqc,
-    # Otherwise it would be measured where all slopes are zero, which would not be a fair
-    # comparison.
+    # Without the quarter turns, all slopes would be zero at the start: an unfair comparison.
     "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),

@@ -25,7 +25,7 @@ MOST_WIRES = 4
 
 @dataclass(frozen=True)
 class _ReadAs:
-    """A block in the form that it has when the given positions are read, whatever else is read."""
+    """A block with the gates that it has when the positions `read` are measured."""
 
     ansatz: Ansatz
     read: tuple[int, ...]
@@ -293,7 +293,7 @@ class ExtendedHead(Head):
         logits: dict[str, Tensor] = {}
         old = tuple(task.name for task in self.base.tasks if task.name in wanted)
         if old:
-            # Call it as it would be called alone, so that every bit is the same.
+            # Call the base head as if it were alone, so that its logits stay equal to the last bit.
             logits = self.base(features, None if names is None else old)
         linear = [name for name in self._linear if name in wanted]
         if linear and self.readouts is not None:

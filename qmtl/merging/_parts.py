@@ -141,7 +141,7 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
             f"the encoders differ in shape: model 1 is a {kinds[0]} {detail[0]}, {which} a "
             f"{kinds[1]} {detail[1]}"
         )
-    # Networks of equal weights that compute other things: other activations, strides, a base.
+    # Networks with equal weight shapes may differ in activations, strides or a pretrained base.
     pairs = zip(_design(one), _design(two), strict=True)
     about = next((pair for pair in pairs if pair[0] != pair[1]), None)
     if about is not None:

@@ -370,7 +370,7 @@ def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
     gates = ", ".join(
         f"{gate.name} on {[labels[i] for i in gate.wires]}" for gate, _ in cones[name].growth[-3:]
     )
-    # What is measured may be on that many wires itself.
+    # Without such gates, the measurement itself is on too many wires.
     why = f" The first gates of the circuit that widen its light cone are {gates}." if gates else ""
     return (
         f"{device}: what is measured on {len(read)} wires, {read[:6]}{'…' * (len(read) > 6)}, "

@@ -18,7 +18,8 @@ from qmtl.circuit import Angle
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# A slot is the index of a rotation. Slots with angles that depend on the sample, and the others.
+# A slot is the index of a rotation. These are the slots with angles that depend on the sample, and
+# the others.
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -76,7 +77,7 @@ def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = 
 
 @dataclass
 class AngleRows:
-    """The angles of equal cones or blocks (here: places), in a plan under construction.
+    """The angles of several equal cones or blocks, each of which is called a place.
 
     Attributes:
         columns: the columns of the angles; the first axis is the place.

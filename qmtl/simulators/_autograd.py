@@ -90,7 +90,7 @@ class State(NamedTuple):
 
 
 class Step:
-    """A program between an angle map and scales, for batches of one size. Call it to evaluate.
+    """Evaluates an angle map, then a program, then scales.
 
     Args:
         circuit: the circuit of the features, weights and tasks.
@@ -98,8 +98,9 @@ class Step:
         angle_map: map from features to angles; None if features already are angles.
         layout: layout of the outputs, to multiply them by scales; None for no scales.
         chunk: number of samples to run at a time, so that a step fits into memory.
-        apart: if several tasks share a state, makes a step with one state per task, for use without
-            gradients if that state is small, and when numbers are not finite.
+        apart: (if several tasks share a state) makes a step with one state per task, which keeps
+            tasks strictly separate. It runs for non-finite numbers, and without gradients if it is
+            small.
     """
 
     def __init__(
@@ -117,8 +118,9 @@ class Step:
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
-        # Which features are rows of the angles; None for all, which a table of products takes. (A
-        # native circuit has other features than the circuit whose registers it reads.)
+        # Indices of the features to load; None for all, which tables with products need. (Their
+        # number is that of the input: `circuit` may only describe the registers of a native
+        # circuit.)
         self.features = table.features if self.is_plain else None
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights

@@ -49,7 +49,7 @@ IntArray = NDArray[np.int64]
 
 
 class _Part(NamedTuple):
-    """Outputs of a task that are read together from some positions of its register, ascending.
+    """Outputs of a task that one joint density matrix of some register positions gives.
 
     Gates of the block act on positions within `wires`. The readout holds the observables'
     coefficients over Pauli strings, shape (n_outputs, 4, …, 4).

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Op:
-    """A gate or channel on local wires; `slot` numbers a section's rotations, or the channels."""
+    """A gate or channel on local wires; `slot` is its number among rotations or channels."""
 
     name: str
     wires: tuple[int, ...]

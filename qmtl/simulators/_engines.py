@@ -14,9 +14,9 @@ from qmtl.simulators._torch import TorchEngine
 # it compiles faster.
 PAULI_ADVANTAGE = 0.25
 FEW_OPERATIONS = 2_000
-# Most basis states of a readout for which Z-strings are tried.
+# Largest number of basis states of a readout for which Z-strings are tried.
 LARGEST_READOUT = 2**10
-# Most basis states times outputs for which tasks are read from one state.
+# Largest number of basis states times outputs for which tasks may share one state.
 LARGEST_JOINT_READOUT = 2**16
 # No machine has the memory for larger tables or states.
 LARGEST_STATE = 2**26

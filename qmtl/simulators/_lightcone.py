@@ -74,7 +74,7 @@ class LightConeSimulator(Simulator):
         self.engine = engine
         self._programs = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
-        # The last step is kept apart: it is usually the next one, too, and needs no lookup then.
+        # Usually the next step equals the last one; storing that one saves a look-up.
         self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
 
     def values(

@@ -29,7 +29,7 @@ from qmtl.simulators._transfer import matrices_of
 CHUNK_BYTES = 2**26
 # Letters of a wire, ascending: I 0, X 1, Y 2, Z 3.
 Letters = tuple[int, ...]
-# Letters of a wire that is part of no vector.
+# The letters of a wire that no vector contains: only the identity.
 GONE: Letters = (0,)
 ZERO_STATE: Letters = (0, 3)
 READ = 3
@@ -43,8 +43,8 @@ Vector = tuple[list[int], Tensor]
 class MatrixStep(NamedTuple):
     """Consecutive operations (given by position) on one or two wires, as one matrix.
 
-    Its columns are the letters of each wire before them, its rows the letters after them; these are
-    ``(0,)`` for a wire that is part of no vector.
+    Its columns are the letters of each wire before the operations, its rows those after them; a
+    wire that no vector contains has the letters ``(0,)``.
     """
 
     wires: tuple[int, ...]

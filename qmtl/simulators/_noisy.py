@@ -35,7 +35,7 @@ from qmtl.tasks import chosen_tasks
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# Most operations on single strings; writing more takes longer than running many steps on vectors.
+# More operations on single strings than this take longer to plan than many steps on vectors.
 LARGEST_PROGRAM = 100_000
 # Bytes of a number in the check whether a single sample fits.
 SINGLE = 4
@@ -178,7 +178,7 @@ def _native_run(native: NativeCircuit, noise: DeviceNoise) -> "_Run":
 
 
 class _Run(NamedTuple):
-    """Everything that happens on a device, in order: gates and channels.
+    """All gates and channels of a device's run, in order.
 
     `in_block` marks events of blocks and readouts, and `wires` holds the wires of each task's
     register. The table's weights are indices in the flat vector. `numbers` holds each channel's
@@ -232,7 +232,7 @@ class NoisyCone:
     def contractions(self) -> tuple[Contraction, ...]:
         """Return the contractions that compute the outputs; several if outputs run separately."""
         ops = (*self.encoding, *self.block)
-        # Many strings are less work together, and planning each one's steps would take long.
+        # Many strings are less work together, and it would take long to plan steps for each.
         are_apart = self.mixing is None and len(self.strings) <= self.n_wires
         return contractions(ops, self.strings, self.n_wires, are_apart=are_apart)
 

@@ -183,7 +183,7 @@ class _AdamRows(_ByRow):
         self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: _Rows
     ) -> None:
         if group["amsgrad"] or group["differentiable"]:
-            raise InvalidInputError("rows are stepped without amsgrad and differentiable")
+            raise InvalidInputError("RowAdam supports neither amsgrad nor differentiable")
         if not state:
             state |= {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weights)}
             state["exp_avg_sq"] = torch.zeros_like(weights)

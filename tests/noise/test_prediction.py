@@ -247,7 +247,7 @@ def test_bad_input():
         predict(lambda c, x, y: c.rz(x.sin(), 0))
     with pytest.raises(InvalidInputError, match="sum of products of features"):
         predict(lambda c, x, y: c.rz(x * x * y, 0))
-    with pytest.raises(InvalidInputError, match="weights bound, got"):
+    with pytest.raises(InvalidInputError, match="bind the weights; got"):
         predict(lambda c, x, y: c.rz(Parameter("w"), 0))
     with pytest.raises(InvalidInputError, match=r"pass dt=backend\.dt"):
         predict(lambda c, x, y: c.delay(8, 0))

@@ -16,7 +16,7 @@ from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value, cosine, sine
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
-# Index of the number of a damping channel that adds the string without Z.
+# Index of the shift among a channel's numbers; it adds the string without its Z.
 SHIFT = -1
 # Most strings to follow; with more, another engine is faster.
 MOST_STRINGS = 20_000
