@@ -155,7 +155,7 @@ class MultiTaskModel(nn.Module):
             simulator: a name, or a `Simulator` (noisy, with shots), as for `QuantumHead`.
 
         Raises:
-            InvalidInputError: if the head does not use a simulator.
+            InvalidInputError: if the head cannot change its simulator.
 
         Example:
             >>> import qmtl
@@ -170,7 +170,7 @@ class MultiTaskModel(nn.Module):
         if not hasattr(self.head, "with_simulator"):
             kind = type(self.head).__name__
             hint = getattr(self.head, "instead", "")
-            raise InvalidInputError(f"the head {kind} is not evaluated by a simulator{hint}")
+            raise InvalidInputError(f"the head {kind} cannot change its simulator{hint}")
         twin = MultiTaskModel(self.encoder, self.head.with_simulator(simulator))
         twin.scale = self.scale
         twin.columns = self.columns

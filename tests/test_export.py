@@ -13,9 +13,17 @@ from torch import nn
 
 from qmtl.circuit import HeadCircuit, load_design
 from qmtl.data import from_arrays, from_frame
-from qmtl.encoders import CNN, MLP, FourierFeatures, Fusion, Identity
+from qmtl.encoders import CNN, MLP, Experts, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
-from qmtl.heads import ExtendedHead, LinearHead, QuantumHead, SharedVQCHead
+from qmtl.heads import (
+    ExtendedHead,
+    LinearHead,
+    LocalLinearHead,
+    QuantumHead,
+    SharedVQCHead,
+    VQCPerTaskHead,
+    register_columns,
+)
 from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import NoisySimulator
@@ -102,21 +110,31 @@ def test_other_circuits_as_onnx(design, tmp_path):
 
 
 ADDED = ExtendedHead(QuantumHead(SMALL, seed=0), binary_tasks(2), blocks=["t1"], seed=0)
+LOCAL = LocalLinearHead(TASKS, SMALL.n_features, register_columns(SMALL), seed=0)
 PRESENT = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0], [1, 1]])
-PARTS = {
-    "cnn": (CNN(1, 8, out_features=SMALL.n_features, seed=0), None, inputs(1, 8, 8)),
-    "fourier": (FourierFeatures(6, SMALL.n_features, seed=0), None, inputs(6)),
-    "linear": (None, LinearHead(TASKS, SMALL.n_features, seed=0), inputs(6)),
-    "vqc": (MLP(6, out_features=2, seed=0), SharedVQCHead(TASKS, 2, seed=0), inputs(6)),
-    "added tasks": (None, ADDED, inputs(6)),
-} | {
-    kind: (
-        Fusion({"a": 3, "b": 2}, SMALL.n_features, kind, dim=4, n_heads=2, seed=0),
-        None,
-        torch.cat([PRESENT, inputs(5)], dim=1),
-    )
-    for kind in ("concat", "gated", "cross-attention")
-}
+PARTS = (
+    {
+        "cnn": (CNN(1, 8, out_features=SMALL.n_features, seed=0), None, inputs(1, 8, 8)),
+        "fourier": (FourierFeatures(6, SMALL.n_features, seed=0), None, inputs(6)),
+        "linear": (None, LinearHead(TASKS, SMALL.n_features, seed=0), inputs(6)),
+        "vqc": (MLP(6, out_features=2, seed=0), SharedVQCHead(TASKS, 2, seed=0), inputs(6)),
+        "vqc per task": (None, VQCPerTaskHead(SMALL, seed=0), inputs(6)),
+        "local": (None, LOCAL, inputs(6)),
+        "added tasks": (None, ADDED, inputs(6)),
+    }
+    | {
+        gate: (Experts(6, QuantumHead(SMALL).task_columns(), 2, gate=gate, seed=0), None, inputs(6))
+        for gate in ("mmoe", "dselect", "exclusive")
+    }
+    | {
+        kind: (
+            Fusion({"a": 3, "b": 2}, SMALL.n_features, kind, dim=4, n_heads=2, seed=0),
+            None,
+            torch.cat([PRESENT, inputs(5)], dim=1),
+        )
+        for kind in ("concat", "gated", "cross-attention")
+    }
+)
 
 
 def exported(model, path, **options):
@@ -128,7 +146,8 @@ def exported(model, path, **options):
 def test_encoders_and_heads(parts, tmp_path):
     encoder, head, rows = PARTS[parts]
     model = make_model(encoder=encoder, head=head).train()
-    program = exported(model, tmp_path / "model.pt2")
+    own = {"inputs": rows} if isinstance(encoder, Experts) else {}
+    program = exported(model, tmp_path / "model.pt2", **own)
     assert model.training
     for n in (1, 2, 5):
         expected = model.predict(rows[:n])

@@ -91,7 +91,7 @@ class TestPredict:
         torch.testing.assert_close(
             other.predict(x)["STS-B"], model.predict(x)["STS-B"], rtol=1e-4, atol=1e-3
         )
-        with pytest.raises(InvalidInputError, match="LinearHead is not evaluated by a simulator"):
+        with pytest.raises(InvalidInputError, match="LinearHead cannot change its simulator"):
             make_model(head="linear").with_simulator("default.qubit")
 
     def test_standardise_keeps_missing_labels_and_other_kinds(self):

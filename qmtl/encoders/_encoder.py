@@ -67,7 +67,7 @@ class TaskEncoder(nn.Module, ABC):
         if places == list(range(self.out_features)):
             return features
         where = torch.tensor(places, dtype=torch.int64, device=features.device)
-        empty = features.new_zeros(len(features), self.out_features)
+        empty = features.new_zeros(features.shape[0], self.out_features)
         return empty.index_copy(1, where, features)
 
     @abstractmethod

@@ -166,7 +166,7 @@ class Experts(TaskEncoder):
         if not torch.compiler.is_compiling():
             run = self.gate.open()[places].any(0).nonzero().flatten().tolist()
         outputs = torch.stack([self._output(expert, inputs, flat) for expert in run], dim=1)
-        weights = self.gate(flat, places)[:, :, run].expand(len(flat), -1, -1)
+        weights = self.gate(flat, places)[:, :, run].expand(flat.shape[0], -1, -1)
         mixtures = weights @ outputs
         rows = [row for task in tasks for row in self.columns[task]]
         of_row = [i for i, task in enumerate(tasks) for _ in self.columns[task]]

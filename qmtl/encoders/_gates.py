@@ -341,7 +341,7 @@ def _uniform(shape: Sequence[int], width: int) -> Tensor:
 def _scores(weight: Tensor, inputs: Tensor) -> Tensor:
     """Return scores (batch, tasks, experts), from weights (tasks, experts, width)."""
     scores = nn.functional.linear(inputs, weight.flatten(0, 1))
-    return scores.view(len(inputs), *weight.shape[:2])
+    return scores.view(inputs.shape[0], *weight.shape[:2])
 
 
 def _masked_softmax(scores: Tensor, sees: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class GatedHead(Head):
         for part in parts:
             if not hasattr(part, "with_simulator"):
                 kind = type(part).__name__
-                raise InvalidInputError(f"the head {kind} is not evaluated by a simulator")
+                raise InvalidInputError(f"the head {kind} cannot change its simulator")
         own, common = (part.with_simulator(simulator) for part in parts)  # type: ignore[operator]
         twin = GatedHead(own, common)
         twin.gates = self.gates

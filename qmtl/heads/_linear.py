@@ -100,7 +100,7 @@ class LocalLayers(nn.Module):
         weight = weight.view(len(bias), -1)
         if self.columns is None:
             return nn.functional.linear(inputs, weight, bias)
-        seen = inputs.index_select(1, self.columns).view(len(inputs), *weight.shape)
+        seen = inputs.index_select(1, self.columns).view(inputs.shape[0], *weight.shape)
         return (seen * weight).sum(dim=2) + bias
 
     def of_tasks(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -161,7 +161,7 @@ def test_another_simulator_shares_the_gates():
         head.gates.parameter.fill_(0.4)
     x = features_for(head)
     assert torch.allclose(head(x)["a"], other(x)["a"], atol=1e-5)
-    with pytest.raises(InvalidInputError, match="LinearHead is not evaluated by a simulator"):
+    with pytest.raises(InvalidInputError, match="LinearHead cannot change its simulator"):
         gated("linear").with_simulator("default.qubit")
 
 
