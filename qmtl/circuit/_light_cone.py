@@ -20,11 +20,11 @@ class Item(Protocol):
 
     @property
     def wires(self) -> tuple[int, ...]:
-        """The wires that it acts on."""
+        """The wires that the gate or channel acts on."""
 
     @property
     def kind(self) -> Kind:
-        """Its commutation class: diagonal, CNOT, or other."""
+        """The commutation class: diagonal, CNOT, or other."""
 
 
 @dataclass(frozen=True)

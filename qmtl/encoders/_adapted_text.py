@@ -314,7 +314,7 @@ class AdaptedText(TaskEncoder):
 
 
 def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
-    """Cut a transformer into its first layers and its last ones, which continue from their states.
+    """Cut a transformer into its first layers and its last ones, which take the first's output.
 
     Raises:
         InvalidInputError: if two such parts do not together compute the same as the whole.

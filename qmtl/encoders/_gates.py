@@ -15,8 +15,9 @@ Shares = Mapping[str, Mapping[str, float]]
 # An expert has almost no weight below the share LEAST of an equal weight, and almost all weight
 # above the share MOST of the total.
 LEAST, MOST = 0.1, 0.9
-# The size of z at the start; z per unit of a bit's parameter; the weight of the selectors' overlap,
-# in units of the entropy's weight. At full pace, Adam would decide bits before the experts learn.
+# LEAN: the size of z at the start. PACE: z is the bit's parameter times this; with 1, Adam would
+# decide bits before the experts learn. OVERLAP: weight of the selectors' overlap, relative to the
+# entropy's.
 LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
 
 

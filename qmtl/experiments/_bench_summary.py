@@ -72,7 +72,7 @@ class HeadScores:
 
     @property
     def metrics(self) -> dict[str, list[str]]:
-        """Task → its metrics, the main one first."""
+        """The metrics of each task, the main one first."""
         found = self.some.metrics["test"]
         return {task: [m for m in found[task] if m != "loss"] for task in self.some.main_metrics}
 
@@ -152,7 +152,7 @@ class BenchSummary:
 
     @property
     def tasks(self) -> dict[str, str]:
-        """Task → its main metric, sorted by name, since each seed has another order."""
+        """The main metric of each task, sorted by task name, since each seed has another order."""
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
     def head(self, name: str) -> HeadScores | None:

@@ -80,7 +80,7 @@ class RunRecord:
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs on this machine, without a service or a queue."""
+        """Whether the run is executed on this machine, without a service or a queue."""
         return self.execution != "device"
 
 
@@ -99,13 +99,13 @@ class ChunkRecord:
 
     @property
     def tags(self) -> list[str]:
-        """The tags of its jobs, by which they can be looked up."""
+        """The tags by which the service finds the chunk's jobs."""
         tags = [f"qmtl:{self.run}", f"qmtl:{self.hash}"]
         return tags if self.attempt == 1 else [*tags, f"qmtl:attempt-{self.attempt}"]
 
     @property
     def seconds_since_sent(self) -> float:
-        """Seconds since it was about to be sent; infinite if it never was."""
+        """Seconds since the chunk was marked as about to be sent; infinite if it never was."""
         if self.sent_at is None:
             return float("inf")
         return (datetime.now(UTC) - datetime.fromisoformat(self.sent_at)).total_seconds()

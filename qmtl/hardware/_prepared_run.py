@@ -45,7 +45,7 @@ class Observable:
 
 @dataclass(frozen=True)
 class TaskReading:
-    """Where a task is measured, and how its outputs and logits follow.
+    """Says where a task is measured, and how to compute its outputs and logits.
 
     Attributes:
         task: name of the task.

@@ -248,7 +248,7 @@ class Event:
 
     @property
     def kind(self) -> Kind:
-        """Its commutation class: diagonal, CNOT, or other."""
+        """The commutation class: diagonal, CNOT, or other."""
         if self.channel is not None:
             return "channel"
         if self.name in DIAGONAL:

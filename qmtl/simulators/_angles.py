@@ -18,8 +18,8 @@ from qmtl.circuit import Angle
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# A slot is the index of a rotation. These are the slots with angles that depend on the sample, and
-# the others.
+# A slot is the index of a rotation. Slots with angles that depend on the sample come first, then
+# all others.
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 

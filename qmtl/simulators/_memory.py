@@ -1,4 +1,4 @@
-"""Memory: how much a step may take, and why a step is too large."""
+"""How much memory a step may take, and why a step needs too much."""
 
 import os
 from functools import cache

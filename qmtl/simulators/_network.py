@@ -332,7 +332,8 @@ def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor
         vectors = [vector for vector in vectors if set(own).isdisjoint(vector[0])]
         new = [wire for wire, left in zip(own, step.after, strict=True) if left != GONE]
         rest = [wire for wires, _ in met for wire in wires if wire not in own]
-        # The rows of the matrix become new wires, numbered ~wire; wires that are gone have one row.
+        # The matrix maps each wire to a new one, with the index ~wire; a wire that no vector
+        # contains has one letter.
         matrix = matrix.reshape(*matrix.shape[:2], *map(len, (*step.after, *step.before)))
         vector = ([~wire for wire in own] + list(own), matrix)
         values = _product([vector, *met], [~wire for wire in new] + rest)

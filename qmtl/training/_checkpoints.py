@@ -159,7 +159,7 @@ class ResumedSettings(Callback):
 
 
 class TimeSpent(Callback):
-    """Counts the seconds since it was made, and those of a resumed run's sessions before.
+    """Counts a run's seconds, those of the sessions before a resume included.
 
     A session counts up to its last checkpoint, from which the next one continues.
     """

@@ -35,7 +35,7 @@ class Places:
 
     @classmethod
     def of(cls, task: Tensor, place: Tensor, group: Tensor, n_places: int) -> "Places":
-        """Build it from pairs of a task and a place, sorted by task.
+        """Build the object from pairs of a task and a place, sorted by task.
 
         Example:
             >>> task, place = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 2])

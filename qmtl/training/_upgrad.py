@@ -22,7 +22,7 @@ MANY = 64
 # The kernel's status of a row.
 SOLVED, UNSOLVED, INDEFINITE = 0, 1, 2
 SWEEPS = 20
-# Rounds without improvement before a problem moves one variable at a time.
+# After this many rounds without improvement, the solver moves one variable at a time.
 PATIENCE = 3
 # A negative value below this fraction of its summands counts as zero.
 ROUNDING = 16 * float(np.finfo(np.float64).eps)

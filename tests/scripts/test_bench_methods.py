@@ -44,7 +44,7 @@ def test_sentences_say_what_the_numbers_show():
     assert "a on digits (+2.0)" in helps
     assert "c on" not in helps
     assert "b on digits (-1.0)" in hurts
-    assert "1.5 (a) to 4.0 (b) joint steps, 2.0" in costs
+    assert "1.5 (a) to 4.0 (b) times as long as the plain head's, 2.0" in costs
     unclear = [plain, _row("a", 2.0, 0.5, 1.5)]
     assert "0 show a gain" in bench.sentences(unclear)[0]
     assert "No method shows a loss" in bench.sentences(unclear)[1]
