@@ -13,8 +13,12 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=30,
+    max_examples=20,
     suppress_health_check=[HealthCheck.too_slow],
+)
+# New examples in every run, for changes of simulators: scripts/test --hypothesis-profile=thorough
+settings.register_profile(
+    "thorough", settings.get_profile("qmtl"), derandomize=False, max_examples=200
 )
 settings.load_profile("qmtl")
 torch.set_num_threads(1)

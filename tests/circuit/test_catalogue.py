@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.circuit import (
@@ -96,7 +96,6 @@ ansatze = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(encodings, ansatze, ansatze, st.sampled_from(["partitioned", "shared"]), st.integers(3, 5))
 def test_roundtrip(encoding, first, second, layout, size):
     tasks = [*TASKS, Task.multilabel("type", 2, class_names=("p", "q"), class_weights=(1, 2))]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 qiskit = pytest.importorskip("qiskit")
@@ -124,7 +124,6 @@ def all_outputs(circuit, angles, weights):
     return {name: np.array(rows) for name, rows in values.items()}
 
 
-@settings(max_examples=40, deadline=None)
 @given(circuits(), st.integers(1, 3), st.integers(0, 2**30))
 def test_values_agree_with_pennylane_and_light_cones(circuit, batch, seed):
     angles, weights = random_inputs(circuit, batch, seed)
@@ -147,7 +146,6 @@ def bind_by_name(qiskit_circuit, circuit, angles, weights, names):
     return qiskit_circuit.assign_parameters(by_parameter)
 
 
-@settings(max_examples=25, deadline=None)
 @given(circuits().filter(lambda c: c.n_wires <= 5), st.integers(0, 2**30))
 def test_qasm3_roundtrip_gives_the_same_unitary(circuit, seed):
     angles, weights = random_inputs(circuit, 1, seed)

@@ -61,7 +61,6 @@ def test_readout_is_the_confusion_of_bits(p01, p10):
     np.testing.assert_allclose(ours[:, [0, 3]], theirs[:, [0, 3]], atol=1e-14)
 
 
-@settings(max_examples=30)
 @given(st.floats(1e-6, 1e-3), st.floats(0.05, 2), st.floats(0, 2), probability)
 def test_thermal_relaxation_matches_pennylane(t1, ratio, share, excited):
     """Up to twice T1: for longer, PennyLane's Kraus matrices no longer keep the trace."""

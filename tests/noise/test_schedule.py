@@ -4,7 +4,7 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.circuit import AngleEncoding, HeadCircuit
@@ -37,7 +37,6 @@ def steps(draw):
     return [*found, *(((wire,), 5.0) for wire in range(4))]
 
 
-@settings(max_examples=25)
 @given(steps())
 def test_idle_times_are_qiskits(found):
     qiskit = pytest.importorskip("qiskit")

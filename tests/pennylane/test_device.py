@@ -81,7 +81,6 @@ def node(name, gates, measured, **options):
 circuits = st.tuples(operations(), st.lists(measurements(), min_size=1, max_size=3))
 
 
-@settings(max_examples=25, deadline=None)
 @given(circuits, st.booleans(), st.integers(0, 2**16))
 def test_torch_values_and_gradients(circuit, broadcast, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -101,7 +100,7 @@ def test_torch_values_and_gradients(circuit, broadcast, seed):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=1e-10)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(circuits, st.integers(0, 2**16))
 def test_autograd_jacobians(circuit, seed):
     point = np.random.default_rng(seed).normal(size=3)
@@ -115,7 +114,7 @@ def test_autograd_jacobians(circuit, seed):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(circuits, st.integers(0, 2**16))
 def test_jax_gradients(circuit, seed):
     jax = pytest.importorskip("jax")

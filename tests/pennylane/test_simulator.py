@@ -63,7 +63,6 @@ def test_every_entangler_and_encoding_agrees(entangler, encoding, layout):
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
 @given(cases(max_wires=9, max_tasks=5))
 def test_light_cones_agree_with_pennylane(case):
     assert_same_values_and_gradients(LIGHTCONE, REFERENCE, case, atol=1e-10)

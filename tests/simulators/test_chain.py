@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.circuit import (
@@ -156,7 +156,6 @@ def test_agrees_with_state_vectors(entangler, tasks, options, n_layers):
 
 
 @given(chain_circuits(), st.integers(0, 1000))
-@settings(max_examples=40)
 def test_any_gates_between_neighbours(circuit, seed):
     case = random_case(circuit, batch=2, seed=seed)
     angles, weights = case.angles(), case.weights()

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from qmtl import AngleEncoding, HeadCircuit, Task
 from qmtl.circuit import IdentityAnsatz, RealAmplitudes
@@ -68,7 +68,6 @@ def test_random_circuits_agree_with_torch(engine, case):
     assert_same_values_and_gradients(engine, EAGER, case)
 
 
-@settings(max_examples=30)
 @given(case=cases(max_wires=7, max_batch=2))
 def test_random_circuits_agree_with_pennylane(case):
     assert_same_values_and_gradients(LightConeSimulator(), REFERENCE, case)

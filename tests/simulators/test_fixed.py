@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, list_designs, load_design
 from qmtl.errors import CircuitTooLargeError
@@ -28,7 +28,6 @@ def test_designs_of_the_catalogue(design):
     assert_same_values(circuit, random_angles(circuit), random_weights(circuit))
 
 
-@settings(max_examples=40)
 @given(cases())
 def test_any_circuit(case):
     assert_same_values(case.circuit, case.angles(), case.weights())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl import AngleEncoding, HeadCircuit, IQPEncoding, QuantumHead, Task
@@ -53,7 +53,6 @@ def test_values_and_gradients_are_those_of_pennylane(dtype):
         assert_all_close(double, b.values(), 1e-10 if dtype == torch.float64 else 1e-5)
 
 
-@settings(max_examples=25)
 @given(
     ansatze,
     st.lists(st.sampled_from(MIXED), min_size=2, max_size=3),

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,7 +64,6 @@ def test_a_batch_is_its_samples(case):
     assert_batch_is_samples(SIMULATOR, case, atol=1e-14)
 
 
-@settings(max_examples=30)
 @given(cases(max_wires=6, max_tasks=3, max_batch=2))
 def test_deterministic(case):
     first = vjp(SIMULATOR, case.circuit, case.angles(), case.weights())
@@ -257,7 +256,6 @@ class NoDouble(TorchDispatchMode):
         return out
 
 
-@settings(max_examples=30)
 @given(cases(max_wires=6, max_tasks=3, max_batch=3))
 def test_float32_stays_float32(case):
     circuit = case.circuit

@@ -33,7 +33,6 @@ def plan_of(circuit, tasks=None):
     return build_plan(circuit, list(circuit.registers) if tasks is None else tasks)
 
 
-@settings(max_examples=40)
 @given(head_circuits(max_wires=8))
 def test_every_task_is_in_one_group_on_its_own_cone(circuit):
     plan = plan_of(circuit)
@@ -126,7 +125,6 @@ def test_moved_cones_of_rings_and_lines(entangler, n_tasks, size):
     assert_moved_as_walked(HeadCircuit(binary_tasks(n_tasks), encoding, wires_per_task=size))
 
 
-@settings(max_examples=25)
 @given(SIZES)
 def test_moved_cones_of_irregular_encodings(sizes):
     wires = {f"t{i}": size for i, size in enumerate(sizes)}

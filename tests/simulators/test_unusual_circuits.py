@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl import AngleEncoding, HeadCircuit, Task
@@ -50,7 +50,6 @@ class AlongX:
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS.values(), ids=SIMULATORS)
-@settings(max_examples=25, deadline=None)
 @given(st.sets(st.integers(0, 5), min_size=1), ansatze, st.integers(0, 10**6))
 def test_wires_that_nothing_is_loaded_on(simulator, loaded, ansatz, seed):
     tasks = [*binary_tasks(1), Task.multiclass("m", 3), Task.regression("r")]
@@ -125,7 +124,6 @@ def circuits_of_any_gates(draw):
 
 
 @pytest.mark.parametrize("name", ["chosen", "paulis", "amplitudes", "joint", "eager"])
-@settings(max_examples=30)
 @given(circuits_of_any_gates(), st.integers(0, 10**6))
 def test_gates_in_no_pattern(name, circuit, seed):
     simulator = {**COMPILED, "chosen": LightConeSimulator(), "eager": EAGER}[name]
