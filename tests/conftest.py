@@ -16,7 +16,7 @@ settings.register_profile(
     max_examples=20,
     suppress_health_check=[HealthCheck.too_slow],
 )
-# New examples in every run, for changes of simulators: scripts/test --hypothesis-profile=thorough
+# New examples in every run, for changes of simulators: pytest --hypothesis-profile=thorough
 settings.register_profile(
     "thorough", settings.get_profile("qmtl"), derandomize=False, max_examples=200
 )
