@@ -130,7 +130,8 @@ def adapted_head(
         extended = _with_vector(head, task, features, targets, weights, seed)
         own = sum(p.numel() for p in extended.vectors[-1].parameters())
     else:
-        matrix, biases = candidates[method](standardised, targets, task, _numpy(weights))
+        counts = None if weights is None else weights.numpy()
+        matrix, biases = candidates[method](standardised, targets, task, counts)
         _place(extended, task, (matrix / spread.numpy(), biases), mean.numpy())
         own = matrix.size + biases.size
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
@@ -266,10 +267,6 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
 
 # Takes training rows and returns a model, which gives the logits of the rows that it is given.
 Trainer = Callable[[Any], Callable[[Any], Tensor]]
-
-
-def _numpy(weights: Tensor | None) -> Array | None:
-    return None if weights is None else weights.numpy()
 
 
 def _linear_trainer(

@@ -68,8 +68,8 @@ def from_arrays(
     if weights is not None and not bool(weights.all()):
         numbers = weights.nonzero().flatten()
         splits = _without(splits, len(inputs), numbers)
-        targets = {key: _rows(values, key, numbers, len(inputs)) for key, values in targets.items()}
-        groups = None if groups is None else _rows(groups, "groups", numbers, len(inputs))
+        targets = {key: _rows(values, numbers, len(inputs)) for key, values in targets.items()}
+        groups = None if groups is None else _rows(groups, numbers, len(inputs))
         inputs, weights = inputs[numbers], weights[numbers]
     if tasks is None:
         tasks = [infer_task(key, values) for key, values in targets.items()]
@@ -167,7 +167,7 @@ def _hint(values: Any) -> str:
     return "; qmtl.data.from_frame makes inputs of columns with texts and dates"
 
 
-def _rows(values: Any, name: str, rows: Tensor, n: int) -> Any:
+def _rows(values: Any, rows: Tensor, n: int) -> Any:
     """Select rows of an array, column or list of length n; the result has the same type."""
     if not hasattr(values, "__len__") or len(values) != n:
         return values  # checked and refused below

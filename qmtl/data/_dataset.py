@@ -167,11 +167,8 @@ class MultiTaskData:
             >>> digits().is_disjoint
             False
         """
-        return len(self.tasks) > 1 and int(self._labelled(self.train).sum(dim=0).max()) <= 1
-
-    def _labelled(self, split: Split) -> Tensor:
-        """Return a mask (tasks, N) of the rows that each task labels."""
-        return labelled_rows(self.tasks, split.targets)
+        labels = labelled_rows(self.tasks, self.train.targets).sum(dim=0)
+        return len(self.tasks) > 1 and int(labels.max()) <= 1
 
     def task(self, name: str) -> Task:
         """Return the task with this name.

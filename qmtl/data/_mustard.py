@@ -124,19 +124,16 @@ def mustard_utterances(path: str | PathLike[str], labels: str = "extended") -> U
     given = {"sarcasm": [entry["sarcasm"] for entry in entries.values()]}
     if labels == "extended":
         given = _extended(files[1], ids, given["sarcasm"])
+    pairs = [zip(e["context_speakers"], e["context"], strict=True) for e in entries.values()]
     return Utterances(
         ids,
         [entry["utterance"] for entry in entries.values()],
-        [_lines(entry["context_speakers"], entry["context"]) for entry in entries.values()],
+        [[f"{speaker}: {line}" for speaker, line in own] for own in pairs],
         [entry["show"] for entry in entries.values()],
         _TASKS[labels],
         given,
         list(range(len(ids))),
     )
-
-
-def _lines(speakers: Sequence[str], texts: Sequence[str]) -> list[str]:
-    return [f"{speaker}: {text}" for speaker, text in zip(speakers, texts, strict=True)]
 
 
 def _entries(file: Path) -> dict[str, dict[str, Any]]:
@@ -158,12 +155,17 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _extended(file: Path, ids: Sequence[str], sarcasm: Sequence[bool]) -> dict[str, list[Any]]:
+def _table(file: Path, columns: Sequence[str]) -> Any:
     table = read_table(file, ",", texts=None)
-    header, rows = list(table), table.to_dict("records")
-    for column in ("id", *(task.name for task in _TASKS["extended"])):
-        if column not in header:
-            raise InvalidInputError(f"{file}: {unknown_name('column', column, header)}")
+    for column in columns:
+        if column not in table:
+            raise InvalidInputError(f"{file}: {unknown_name('column', column, list(table))}")
+    return table
+
+
+def _extended(file: Path, ids: Sequence[str], sarcasm: Sequence[bool]) -> dict[str, list[Any]]:
+    table = _table(file, ["id", *(task.name for task in _TASKS["extended"])])
+    rows = table.to_dict("records")
     by_id = {row["id"]: (number, row) for number, row in zip(table.index, rows, strict=True)}
     odd = sorted(set(ids) ^ set(by_id))
     if odd or len(rows) != len(ids):
@@ -196,11 +198,8 @@ def _code(file: Path, number: int, row: dict[str, str], name: str, allowed: dict
 
 
 def _plus_plus(file: Path) -> Utterances:
-    table = read_table(file, ",", texts=None)
-    header, rows = list(table), table.to_dict("records")
-    for column in ("SCENE", "SENTENCE", "SPEAKER", "SHOW", *_PP_COLUMNS.values()):
-        if column not in header:
-            raise InvalidInputError(f"{file}: {unknown_name('column', column, header)}")
+    columns = ["SCENE", "SENTENCE", "SPEAKER", "SHOW", *_PP_COLUMNS.values()]
+    rows = _table(file, columns).to_dict("records")
     # KEY is not used: in the official file, one utterance has its emotion in that column.
     is_utterance = [bool(row["Sarcasm"]) for row in rows]
     contexts: dict[str, list[str]] = {}

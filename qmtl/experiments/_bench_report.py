@@ -9,7 +9,7 @@ from qmtl._io import as_csv, write_text
 from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, HeadScores
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
-from qmtl.experiments._statistics import PairedTest, estimate, holm
+from qmtl.experiments._statistics import estimate, holm
 from qmtl.plotting import plain, save_figure, style
 
 if TYPE_CHECKING:
@@ -316,7 +316,10 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
         task: name of a task; None for the mean over tasks.
         ax: axes to draw on.
     """
-    tests = _tests(summary, task)
+    if task is None:
+        tests = {head: comparison.test for head, comparison in summary.compare().items()}
+    else:
+        tests = summary.compare_task(task)
     for row, (head, test) in enumerate(tests.items()):
         width = test.difference.half_width
         ax.errorbar(
@@ -370,9 +373,3 @@ def _forests(summary: BenchSummary) -> "Figure":
     figure.supxlabel(f"difference from {REFERENCE}, points (95% interval over paired seeds)")
     figure.suptitle(f"{summary.name}: heads against {REFERENCE}")
     return figure
-
-
-def _tests(summary: BenchSummary, task: str | None) -> dict[str, PairedTest]:
-    if task is None:
-        return {head: comparison.test for head, comparison in summary.compare().items()}
-    return summary.compare_task(task)

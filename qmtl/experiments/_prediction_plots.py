@@ -53,7 +53,7 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(percent, vmin=0, vmax=100, cmap="cividis", interpolation="nearest")
     ax.grid(visible=False)
-    shown = [_short(label) for label in labels] if len(labels) <= MOST_TICKS else []
+    shown = [plain(label, 12) for label in labels] if len(labels) <= MOST_TICKS else []
     turned = max(map(len, shown), default=0) > 3 and len(shown) > 2
     slant: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     ax.set_xticks(range(len(shown)), shown, **slant)
@@ -94,7 +94,8 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
     shape = (len(targets), task.n_outputs)
     scores, truth = predictions.reshape(shape).numpy(), targets.reshape(shape).numpy()
     positives = np.nansum(truth, axis=0)
-    both = [i for i in np.argsort(-positives, kind="stable") if _has_both(truth[:, i])]
+    has_both = (truth == 1).any(axis=0) & (truth == 0).any(axis=0)
+    both = [i for i in np.argsort(-positives, kind="stable") if has_both[i]]
     if not both:
         raise InvalidInputError(f"task {task.name!r}: a ROC curve needs rows of both classes")
     for number, i in enumerate(sorted(both[:MOST_CURVES])):
@@ -261,11 +262,3 @@ def _rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of rows with equal scores
     true, false = (np.append(0, np.cumsum(hits[order])[ends]) for hits in (truth, ~truth))
     return false / false[-1], true / true[-1]
-
-
-def _has_both(truth: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> bool:
-    return bool((truth == 1).any() and (truth == 0).any())
-
-
-def _short(label: str) -> str:
-    return plain(label, 12)

@@ -120,11 +120,7 @@ class Run:
         Raises:
             RunDirectoryError: if it is not a run directory, or the run has not finished.
         """
-        folder = Path(path)
-        if not (folder / "recipe.toml").is_file():
-            raise RunDirectoryError(
-                f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
-            )
+        folder = _run_folder(path)
         recipe = read_recipe(folder / "recipe.toml")
         try:
             results = json.loads((folder / "results.json").read_text())
@@ -266,6 +262,15 @@ def new_run_folder(folder: Path) -> Path:
     return folder
 
 
+def _run_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not (folder / "recipe.toml").is_file():
+        raise RunDirectoryError(
+            f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
+        )
+    return folder
+
+
 def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
     """Continue a run from its last checkpoint; a run that has trained all its epochs is only read.
 
@@ -285,11 +290,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     """
     from qmtl.training import LAST, check_fit
 
-    folder = Path(path)
-    if not (folder / "recipe.toml").is_file():
-        raise RunDirectoryError(
-            f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
-        )
+    folder = _run_folder(path)
     recipe = read_recipe(folder / "recipe.toml", overrides)
     _check_changes(read_recipe(folder / "recipe.toml"), recipe)
     finished = folder / "results.json"

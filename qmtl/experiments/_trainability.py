@@ -423,7 +423,7 @@ def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:
 
 
 def _figure(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figure":
-    """A row of axes per initial distribution, or per column if there is only one distribution."""
+    """Draw a row of panels for each initial distribution, or one row if there is one column."""
     from matplotlib.figure import Figure
 
     with style():

@@ -84,7 +84,7 @@ def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> Ha
         secrets: as for `ask`.
     """
     chain = list(_chain(error))
-    names = {name for part in chain for name in _class_names(part)}
+    names = {kind.__name__ for part in chain for kind in type(part).__mro__}
     status = _status(chain)
     reason = one_line(f"{type(error).__name__}: {error}", secrets)
     if "AccountNotFoundError" in names:
@@ -149,10 +149,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(part))
             yield part
             pending += [part.__cause__, part.__context__]
-
-
-def _class_names(error: BaseException) -> Iterator[str]:
-    return (kind.__name__ for kind in type(error).__mro__)
 
 
 def _is_connection(chain: Iterable[BaseException]) -> bool:

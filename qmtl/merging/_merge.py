@@ -257,7 +257,7 @@ def merge(
         scale = 1.0 if method == "disjoint" else 1 / len(models)
     if method in WITH_DATA:
         _check_data(models, data, method)
-    mean = _mean(states)
+    mean = _mean(states, states[0])
     # Statistics of inputs are not an outcome of training, and are averaged for every method.
     statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
     start = mean if given is None else given
@@ -315,10 +315,10 @@ def _base_state(
     return {name: found[name] for name in wanted}
 
 
-def _mean(states: Sequence[State]) -> State:
-    """Average the states: the first one plus the mean difference of all states from it."""
-    vectors = [differences(state, states[0]) for state in states]
-    return _plus(states[0], arithmetic(vectors, [1 / len(states)] * len(states)))
+def _mean(states: Sequence[State], start: State) -> State:
+    """Average the states: add their mean difference from `start` to it."""
+    vectors = [differences(state, start) for state in states]
+    return _plus(start, arithmetic(vectors, [1 / len(states)] * len(states)))
 
 
 def _plus(start: State, change: State) -> State:
@@ -366,23 +366,16 @@ def _tuned(
     from qmtl.training import fit
 
     tuned = [copy.deepcopy(model) for model in models]
-    settings: dict[str, Any] = {
-        "max_epochs": 1,
-        "progress": False,
-        "schedule": "constant",
-    } | options
+    settings: dict[str, Any] = {"max_epochs": 1, "progress": False, "schedule": "constant"}
+    settings |= options
     if not without_base:
         # The first merge uses the models as they were trained.
-        states = [shared(model) for model in models]
-        vectors = [differences(state, start) for state in states]
-        start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
+        start = _mean([shared(model) for model in models], start)
     for number in range(rounds):
         for model, own in zip(tuned, data, strict=True):
             set_shared(model, start)
             fit(model, own, seed=seed + number, **settings)
-        states = [shared(model) for model in tuned]
-        vectors = [differences(state, start) for state in states]
-        start = _plus(start, arithmetic(vectors, [1 / len(models)] * len(models)))
+        start = _mean([shared(model) for model in tuned], start)
     return assembled(tuned, start, same_tasks)
 
 

@@ -120,14 +120,12 @@ class _Interpolating(Method):
         there, values = set(places), list(losses.values)
         for n, place in enumerate(places):
             partners = [other for other in self.others[place] if other in there]
-            if partners and self._draw(step) < self.options.share:
-                number = int(torch.randint(len(partners), (), generator=step.generator))
-                mix = draw_beta(self.options.concentration, step.generator)
+            random = step.generator
+            if partners and float(torch.rand((), generator=random)) < self.options.share:
+                number = int(torch.randint(len(partners), (), generator=random))
+                mix = draw_beta(self.options.concentration, random)
                 values[n] = self.mixed(losses, step, place, partners[number], mix)
         return replace(losses, values=torch.stack(values))
-
-    def _draw(self, step: Step) -> float:
-        return float(torch.rand((), generator=step.generator))
 
     def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
         """Return the loss of the mixture of two tasks."""

@@ -245,7 +245,9 @@ class Sampling:
         self._tape = tape
         # The terms of each measurement: a factor, the measurement (None for 1), and its samples.
         self._terms: list[list[tuple[float, Any, Draw | None]]] = []
-        raw = {id(m): Draw.of(m, tape) for m in tape.measurements if _is_raw(m)}
+        raw = {
+            id(m): Draw.of(m, tape) for m in tape.measurements if isinstance(m, SampleMP | CountsMP)
+        }
         for draw in raw.values():
             draw.support = support(draw.wires)
             self._add_raw(draw)
@@ -313,10 +315,6 @@ class Sampling:
         if not shots.has_partitioned_shots:
             return every[0]
         return tuple(part if len(part) > 1 else part[0] for part in every)
-
-
-def _is_raw(measurement: MeasurementProcess) -> bool:
-    return isinstance(measurement, SampleMP | CountsMP)
 
 
 def _terms(measurement: MeasurementProcess) -> list[tuple[float, MeasurementProcess | None]]:

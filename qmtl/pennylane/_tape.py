@@ -53,10 +53,6 @@ class _BatchOfMatricesError(Exception):
     pass
 
 
-def _is_known(op: Any) -> bool:
-    return op.name in GATES
-
-
 @qml.transform
 def decomposed(
     tape: QuantumScript, device_wires: Any = None, name: str = "device"
@@ -67,7 +63,7 @@ def decomposed(
         DeviceError: for an operation without a decomposition.
     """
     options = {
-        "stopping_condition": _is_known,
+        "stopping_condition": lambda op: op.name in GATES,
         "skip_initial_state_prep": False,
         "decomposer": _decomposition,
         "target_gates": set(GATES),
