@@ -117,7 +117,7 @@ def adapted_head(
     if "vector" in methods and _takes_vector(head, task):
         trainers["vector"] = _vector_trainer(head, features, targets, task, weights, seed)
     losses, left_out = _race(trainers, targets, task, weights, _folds(task, targets, seed))
-    # Only methods that ran on all folds: a single fold may have been an easy one.
+    # Compare only methods that ran on all folds: a single fold may be an easy one.
     n_folds = max(map(len, left_out.values()))
     whole = [name for name in losses if len(left_out[name]) == n_folds]
     method = min(whole, key=lambda name: losses[name])

@@ -302,7 +302,7 @@ def make_registers(
 
 
 def check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
-    """Raise an error if `given`, settings by task name, names a task that the circuit lacks."""
+    """Raise if `given`, a dictionary by task name, names a task that the circuit lacks."""
     known = set(names)
     for name in given:
         if name not in known:

@@ -58,7 +58,7 @@ class TableColumns:
     categorical: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scale: str = "standard"
     dates: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = ()
-    # How texts are written is no difference between two models.
+    # Two models are equal even if their tables write numbers in different ways.
     decimal: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ _WHERE = (
     "the GLUE benchmark's site (gluebenchmark.com, Tasks; one folder per task) or its download "
     "script"
 )
-# The full QQP file has a few rows that stray line ends break; more mean that the layout is another.
+# Stray line ends break a few rows of the full QQP file; more broken rows mean another layout.
 _BROKEN_SHARE = 1 / 1000
 
 

@@ -219,7 +219,7 @@ def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     for column in columns[1:]:  # in row order, as in np.unique(axis=0)
         pairs = together * (column.max() + 1) + column
         together = _dense(pairs)
-    columns = [column for column in columns if column.max() > 0]  # one class is useless
+    columns = [column for column in columns if column.max() > 0]  # a single class cannot stratify
     columns.sort(key=lambda column: int(np.bincount(column).min()))  # stable: ties in task order
     # A stratum needs at least three members to be in every split.
     yield from (c for c in (together, *columns) if np.bincount(c).min() >= 3)

@@ -277,7 +277,7 @@ class Fusion(nn.Module):
         for parts, norm in zip(branches, norms, strict=True):
             if norm is not None and float(norm):
                 for part in parts:
-                    # A view of the gradient.
+                    # `part` is a view, so this scales the gradient in place.
                     part.mul_(mean / norm)
 
     def _branches(self) -> list[list[tuple[Tensor, Any]]]:

@@ -259,6 +259,6 @@ def _labelled(task: Task, targets: Tensor) -> Tensor:
 def _rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the false and true positive rates; importing scikit-learn for them takes 1 s."""
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of rows with equal scores
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # the last row of each score
     true, false = (np.append(0, np.cumsum(hits[order])[ends]) for hits in (truth, ~truth))
     return false / false[-1], true / true[-1]

@@ -224,7 +224,7 @@ def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
 
 
 def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
-    """Split, metric and tasks of each panel for which the history has rows."""
+    """Return split, metric and tasks of each panel for which the history has rows."""
     names = [task.name for task in content.model.tasks]
     mains: dict[str, list[str]] = {}
     for task in content.model.tasks:

@@ -93,7 +93,7 @@ CHANGEABLE = (
     "training.weight_decay", "training.patience", "training.gradient_clip", "training.accelerator",
     "training.devices", "training.num_workers", "logging", "compare", "bench", "name",
 )  # fmt: skip
-# Torch runs so many on states of a few wires in the time in which kernels are loaded.
+# Torch does about this many operations on small states in the time that loading kernels takes.
 FEW_OPERATIONS = 2e9
 FOLDER = "QMTL_RUN_DIRECTORY"
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")

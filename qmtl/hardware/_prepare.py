@@ -177,7 +177,7 @@ def _seconds(
     n_jobs: int,
     backend: Backend,
 ) -> float:
-    """Time on the device; for a fake backend, on the device it imitates; zero if there is none."""
+    """Estimate the seconds on the device, or on the one that is imitated; 0 without a device."""
     if backend.target is None:
         return 0.0
     from qiskit.exceptions import QiskitError

@@ -105,7 +105,7 @@ def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
 
 
 def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
-    """Raise if what models share, encoder and encoding, is not of one shape."""
+    """Raise unless the models' encoders and encodings have the same shape."""
     one, two = first.head, other.head
     kinds = type(one), type(two)
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):

@@ -222,7 +222,7 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _length(weights: np.ndarray, order: Sequence[int]) -> float:
     places = np.asarray(order)
-    # Two tasks are neighbours only once.
+    # On a ring of two tasks, they are neighbours only once.
     after = places[1:] if len(places) == 2 else np.roll(places, -1)
     return float(weights[places[: len(after)], after].sum()) if len(places) > 1 else 0.0
 

@@ -105,7 +105,7 @@ def _relaxation(target: Any, qubit: int) -> Relaxation | None:
 def _native_gates(
     target: Any, wire_of: Mapping[int, int], names: Iterable[str]
 ) -> Iterator[tuple[str, Wires, Any]]:
-    """Name, wires and properties of each gate between the qubits in use."""
+    """Yield the name, wires and properties of each gate between the qubits in use."""
     for name in names:
         if name not in target.operation_names:
             continue

@@ -308,7 +308,7 @@ def _places(index: NDArray[np.int64], size: int) -> Array | None:
 
 
 def _placed(values: Array, places: Array | None, size: int) -> Array:
-    """Sum values into these positions of a vector of this size."""
+    """Return a vector of `size` numbers to which `values` are added at `places`."""
     if places is None:
         return values
     found = np.zeros((size, *values.shape[1:]), values.dtype)

@@ -183,7 +183,7 @@ def _scheduled(
     Of the steps that can run, the one that lets the vectors grow least runs next.
     """
     letters = dict(enumerate(start))
-    # For each wire, the wires of the vector that it is part of.
+    # For each wire, all wires of its vector.
     shared = {w: frozenset() if own == GONE else frozenset([w]) for w, own in enumerate(start)}
 
     def lengths(step: MatrixStep) -> tuple[int, int, int]:
@@ -248,7 +248,8 @@ class NetworkEngine(Engine):
         *,
         trains: bool = True,
     ) -> None:
-        # Vectors, matrices and gradients; without gradients, the longest vectors.
+        # A training step keeps all vectors and matrices, with gradients; else only the longest
+        # vector counts.
         lane = 2 * sum(one.kept for one in programs)
         if not trains:
             lane = max((3 * one.largest for one in programs), default=0)

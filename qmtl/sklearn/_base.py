@@ -195,7 +195,7 @@ class ColumnsEstimator(BaseEstimator):
         return self._layout.assemble(decided, index)
 
     def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Name, labels and predictions of every column."""
+        """Return the name, labels and predictions of every column."""
         _, predicted = read_target(self.predict(X))
         layout, truth = read_target(y)
         names = self._layout.names

@@ -375,7 +375,7 @@ def _r2(p: Floats, y: Floats, w: Floats) -> float:
 def _pearson(p: Floats, y: Floats, w: Floats) -> float:
     if (y == y[0]).all() or (p == p[0]).all():
         return math.nan
-    # Its factor cancels; the default one is 0 beside a dominant weight.
+    # The normalisation cancels in the quotient; numpy's default one is 0 if one weight dominates.
     cov = np.cov(p, y, aweights=w, ddof=0)
     return float(cov[0, 1] / math.sqrt(cov[0, 0] * cov[1, 1]))
 

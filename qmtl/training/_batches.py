@@ -123,7 +123,7 @@ class _Stream:
         if len(self.waiting) < n:
             order = torch.randperm(len(self.rows), generator=self.generator)
             self.waiting = torch.cat([self.waiting, self.rows[order]])
-        # Views: a copy of all that waits, for each step, would take most of an epoch's time.
+        # These slices are views: copying the waiting rows in each step would take most of an epoch.
         taken, self.waiting = self.waiting[:n], self.waiting[n:]
         return taken
 

@@ -163,7 +163,7 @@ class SharedJacobian:
         return self._of_layer[name]
 
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
-        """Set ``.grad``.
+        """Set the gradients of all parameters.
 
         For shared parameters it is the aggregation of the losses' Jacobian, for the tasks' own
         parameters the gradient of the losses' sum.

@@ -35,7 +35,7 @@ from qmtl.training._step import TrainingStep
 CHECKPOINT_VERSION = 2
 # Settings that determine the form of a checkpoint's state.
 STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator", "monitor")
-# Further settings that a resumed run must have; checkpoints written before they were do not say.
+# Further settings that a resumed run must share; older checkpoints do not contain them.
 SAME_SETTINGS = (
     "seed", "batch_size", "temperature", "tasks_per_step", "accumulate_grad_batches",
     "gradient_clip",
@@ -95,7 +95,7 @@ class MultiTaskModule(pl.LightningModule):
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
         self.combiner: Any = make_combiner(settings, n_tasks, self.dtype_of_model)
-        # A combiner that learns from all losses of a step cannot do without one of them.
+        # A combiner that learns from the losses of a step needs all of them.
         self.needs_all_tasks = _steps_itself(self.combiner) or (
             self.uses_jacobian and fixed_size(self.combiner)
         )
@@ -275,7 +275,7 @@ class MultiTaskModule(pl.LightningModule):
         self._n_waiting += 1
 
     def _release(self) -> Tensor | None:
-        """Set the mean of the accumulated gradients; the tasks that had labels, None for all.
+        """Set the mean of the accumulated gradients; return which tasks had labels, None for all.
 
         A task's mean is over all batches, including those without its labels.
         """
