@@ -167,7 +167,7 @@ def _needed(
 ) -> list[str] | None:
     """Return the tasks whose features the given tasks depend on; None if this is unknown.
 
-    `first` is the index of the encoder's feature that is the head's first.
+    `first` is the index, among the encoder's features, of the head's first feature.
     """
     depends = head.dependencies() if isinstance(head, Head) else None
     if depends is None or not isinstance(head, Head):

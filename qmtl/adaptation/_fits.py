@@ -75,7 +75,8 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
         # With a scoring, scikit-learn stores the predictions.
         model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
-        # Where a user has switched routing on, the scoring would not see the weights.
+        # If the user has switched on scikit-learn's metadata routing, the scoring ignores the
+        # weights.
         with sklearn.config_context(enable_metadata_routing=False):
             model.fit(x, y, sample_weight=w)
         best = int(np.argmin(np.abs(model.alphas - model.alpha_)))

@@ -296,7 +296,8 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
         raise InvalidInputError(
             f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
-    # A sum of finite numbers is finite, unless it is too large; it takes a tenth of the time.
+    # Test the sum first, in a tenth of the time: it is finite if all numbers are, unless they are
+    # huge.
     if not bool(split.inputs.sum().isfinite()) and not bool(split.inputs.isfinite().all()):
         bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
         first = int(split.index[int(bad.long().argmax())])

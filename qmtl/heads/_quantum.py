@@ -239,7 +239,7 @@ class QuantumHead(CircuitHead):
     def with_own_weights(self) -> "QuantumHead":
         """Return a `QuantumHead` of the same values, in which each task stores its block's weights.
 
-        For what takes no head that computes its blocks, such as `qmtl.merge`.
+        Functions such as `qmtl.merge` do not accept a head that computes its blocks.
 
         Example:
             >>> from qmtl import HeadCircuit, MixtureHead, Task

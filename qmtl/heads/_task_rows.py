@@ -172,7 +172,7 @@ class Loading(NamedTuple):
         module.register_load_state_dict_pre_hook(partial(_load, change))
 
     def take(self, key: str, current: Tensor) -> Tensor:
-        """Take a tensor out of the state; `current` if it is missing or has another shape."""
+        """Take a tensor out of the state, or `current` if it is missing or has another shape."""
         given = self.state.pop(key, None)
         if given is None:
             self.missing.append(key)

@@ -85,7 +85,7 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
     if not compiled:
         return TorchEngine(group)
     structure = group.structure
-    # Logits are logarithms of probabilities, and small probabilities are precise only as squares.
+    # Logits are logarithms of probabilities; only squares of amplitudes give small ones precisely.
     are_strings = all(min(row) < 0 for row in structure.readout)
     are_strings = are_strings and len(structure.readout[0]) <= LARGEST_READOUT
     amplitudes = (6 * structure.steps + 4) << structure.n_wires

@@ -165,8 +165,8 @@ class SharedJacobian:
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
         """Set the gradients of all parameters.
 
-        For shared parameters it is the aggregation of the losses' Jacobian, for the tasks' own
-        parameters the gradient of the losses' sum.
+        Those of shared parameters are the aggregated Jacobian of the losses; those of the tasks'
+        own parameters are the gradients of the losses' sum.
 
         Args:
             losses: losses of the tasks that are present, shape (present,); they must add up over

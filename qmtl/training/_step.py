@@ -190,7 +190,8 @@ class TrainingStep:
         try:
             yield
         except InvalidInputError as error:
-            # The inputs were finite when the data set was made; if features are not, it diverged.
+            # The inputs were finite when the data set was made; if features are not, training
+            # diverged.
             diverged = "must be finite" in str(error)
             hint = "; if the encoder diverged, try a smaller learning rate or gradient_clip"
             names = ", ".join(repr(task.name) for task in self.tasks)

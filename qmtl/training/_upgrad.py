@@ -17,7 +17,7 @@ from torch import Tensor
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
 Floats = NDArray[np.float64]
-# Numbers of rows and variables from which several threads pay off.
+# From this number of rows and of variables, several threads are faster than one.
 MANY = 64
 # The kernel's status of a row.
 SOLVED, UNSOLVED, INDEFINITE = 0, 1, 2
