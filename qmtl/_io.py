@@ -122,7 +122,8 @@ def print_table(
     cells = [[str(cell) for cell in row] for row in rows]
     for number, name in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
-        table.add_column(name, justify="right" if numeric else "left")
+        # A narrow terminal cuts no text off, which may be a path or a command.
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
     console.print(table)

@@ -358,6 +358,16 @@ def test_recipes_are_listed_and_shown(qmtl, tmp_path):
     assert "did you mean 'digits'" in qmtl.bad("recipes", "digit")
 
 
+def test_a_narrow_terminal_cuts_no_text_off(qmtl, run, monkeypatch):
+    wide = qmtl.good("runs", run)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # without colours
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = qmtl.good("runs", run)
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert sorted("".join(narrow.split())) == sorted("".join(wide.split()))
+
+
 def test_a_resumed_run_counts_the_time_of_all_sessions(qmtl, run, monkeypatch):
     def seconds():
         return json.loads((run / "results.json").read_text())["seconds"]
