@@ -197,7 +197,11 @@ def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -
 
 
 def read_inputs(
-    run: "Run", table: Path, delimiter: str | None, labels: Sequence[str] = ()
+    run: "Run",
+    table: Path,
+    delimiter: str | None,
+    labels: Sequence[str] = (),
+    decimal: str | None = None,
 ) -> tuple["Tensor", "pd.DataFrame"]:
     """Read a table; return its rows' inputs, (rows, inputs), and the table.
 
@@ -214,7 +218,8 @@ def read_inputs(
     categories = [name for name, _ in columns.categorical]
     # If the new file does not show its decimal mark or encoding, take those of the training file.
     rows = read_table(
-        table, delimiter, texts=[*categories, *labels], usual_decimal=columns.decimal,
+        table, delimiter, decimal=decimal, texts=[*categories, *labels],
+        usual_decimal=columns.decimal,
         usual_encoding=getattr(run.recipe.data, "encoding", None),
     )  # fmt: skip
     header = [str(name) for name in rows.columns]

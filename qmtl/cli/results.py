@@ -214,6 +214,9 @@ def predict(
     ],
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
+    decimal: Annotated[
+        str | None, typer.Option(help="Decimal mark, . or a comma; detected by default.")
+    ] = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
@@ -228,7 +231,7 @@ def predict(
 
     check_out(out)
     opened = Run.read(run)
-    inputs, rows = read_inputs(opened, table, delimiter)
+    inputs, rows = read_inputs(opened, table, delimiter, decimal=decimal)
     model = opened.load_model(len(rows))
     # As in the files that training writes: rows count from 0, without the header.
     predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())

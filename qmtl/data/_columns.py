@@ -336,8 +336,8 @@ def column_numbers(
         table: the rows.
         names: columns of numbers, or of texts that spell numbers.
         decimal: decimal mark of texts; None finds the one that fits.
-        truths: whether a column of nothing but the texts true and false holds 1 and 0, as a column
-            of truth values without a missing one does.
+        truths: whether the texts true and false are 1 and 0 in a column without numbers, as truth
+            values are.
 
     Raises:
         InvalidInputError: a cell is not a finite number; the error gives its row, column and text.
@@ -376,8 +376,9 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     texts, codes = column_texts(column)
     numbers = text_numbers(str(column.name), texts, decimal)
-    if truths and all(map(truth_word, texts)):
-        numbers = {text: float(truth_word(text) == "true") for text in texts}
+    if truths and not numbers:
+        words = {text: truth_word(text) for text in texts}
+        numbers = {text: float(word == "true") for text, word in words.items() if word}
     values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
     found: np.ndarray = values[codes]
     return found

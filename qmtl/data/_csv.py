@@ -312,7 +312,10 @@ class TextTable:
             ) < len(some):
                 continue
             different, codes = column_texts(frame[name])
-            values = text_numbers(name, different, self.decimal)
+            try:
+                values = text_numbers(name, different, self.decimal)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{self.path}: {error}") from None
             if different and len(values) == len(different):
                 changed[name] = np.array([*(values[text] for text in different), np.nan])[codes]
         return frame.assign(**changed) if changed else frame

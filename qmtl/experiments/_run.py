@@ -251,9 +251,10 @@ def new_run_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
+        is_run = (folder / "recipe.toml").is_file()
+        more = f", or continue it with: qmtl train --resume {folder}" if is_run else ""
         raise RunDirectoryError(
-            f"the run directory {folder} exists already; give another --out, or continue it "
-            f"with: qmtl train --resume {folder}"
+            f"the run directory {folder} exists already; give another --out{more}"
         ) from None
     except OSError as error:
         raise RunDirectoryError(

@@ -126,6 +126,11 @@ def test_run_directories(qmtl, run, tmp_path):
     assert f"{run} exists already" in line
     (tmp_path / "file").write_text("")
     assert "cannot be made" in qmtl.bad("train", "digits", "--out", "file/run", *settings())
+    # Neither a file nor a folder of something else can be continued.
+    for other in ("file", "."):
+        told = qmtl.bad("train", "digits", "--out", other, *settings())
+        assert told.endswith(f"directory {other} exists already; give another --out\n")
+    assert f"continue it with: qmtl train --resume {run}" in line
     assert "split" in qmtl.bad("evaluate", run, "--split", "tset")
     assert "--epsilon needs --attack" in qmtl.bad("evaluate", run, "--epsilon", "0.1")
     assert "'fgms'" in qmtl.bad("evaluate", run, "--attack", "fgms")

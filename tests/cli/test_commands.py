@@ -292,6 +292,30 @@ def test_predict_reads_marks_and_letters_as_in_training(qmtl, tmp_path):
         pd.DataFrame({"größe": ["1.234"], "ort": ["Łódź"]})
     )
     assert frame["preis"].item() == pytest.approx(float(_table(answer.out)[0]["preis"]), abs=1e-5)
+    # A file of another convention can say so.
+    (tmp_path / "d.csv").write_text("größe;ort\n1,234;Łódź\n", encoding="utf-8")
+    (tmp_path / "e.csv").write_text("größe,ort\n1.234,Łódź\n", encoding="utf-8")
+    for decimal, same in ((".", "c.csv"), (",", "e.csv")):
+        expected = qmtl.good("predict", "run", same, "--decimal", ".")
+        assert qmtl.good("predict", "run", "d.csv", "--decimal", decimal) == expected
+    assert "decimal: expected '.' or ','" in qmtl.bad("predict", "run", "d.csv", "--decimal", ";")
+
+
+def test_truth_values_with_a_blank_in_a_new_table(qmtl, tmp_path):
+    rows = [f"{i / 7:.2f},{i % 3 == 0},{i % 2}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["size,flag,y", *rows]))
+    (tmp_path / "a.toml").write_text(
+        '[data]\nsource = "csv"\npath = "a.csv"\ntargets = ["y"]\n[training]\nmax_epochs = 1\n'
+    )
+    qmtl.good("train", "a.toml", "--out", "run")
+    (tmp_path / "b.csv").write_text("size,flag\n1,True\n2,FALSE\n3,\n")
+    answers = _table(qmtl.good("predict", "run", "b.csv"))
+    (tmp_path / "c.csv").write_text("size,flag\n1,1\n2,0\n3,\n")
+    assert answers == _table(qmtl.good("predict", "run", "c.csv"))
+    (tmp_path / "d.csv").write_text("size,flag\n1,True\n2,perhaps\n")
+    assert "d.csv: row 3, column 'flag': expected a finite number, got 'perhaps'" in qmtl.bad(
+        "predict", "run", "d.csv"
+    )
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_numbers(read, cells, numbers, mark):
 
 def test_a_comma_that_may_be_either(read):
     text = "x;y\n1,234;a\n5,678;b\n"
-    with pytest.raises(InvalidInputError, match=r"column 'x': '1,234' may be 1234.0 or 1.234; say"):
+    with pytest.raises(
+        InvalidInputError, match=r"csv: column 'x': '1,234' may be 1234.0 or 1.234; say"
+    ):
         read(text)
     assert read(text, decimal=",")["x"].tolist() == [1.234, 5.678]
     assert read(text, decimal=".")["x"].tolist() == [1234, 5678]
