@@ -315,6 +315,8 @@ def input_problem(X: Any) -> str | None:
 
 
 def _as_array(y: Any) -> np.ndarray:
+    if isinstance(y, np.ma.MaskedArray):
+        y = np.where(np.ma.getmaskarray(y), None, y.data.astype(object))
     try:
         array = np.asarray(y)
         # NumPy converts numbers beside texts, and None, to texts.

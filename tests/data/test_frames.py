@@ -385,7 +385,7 @@ class TestColumns:
             for true in (True, "TRUE"):
                 flags = pd.DataFrame({"flag": [true, False, missing]})
                 assert columns.encode(flags).tolist() == [[1], [-1], [0]]
-        with pytest.raises(InvalidInputError, match="row 1, column 'flag': .* got 'no'"):
+        with pytest.raises(InvalidInputError, match=r"row 1, column 'flag': .* got 'no'"):
             columns.encode(pd.DataFrame({"flag": [True, "no"]}))
 
 

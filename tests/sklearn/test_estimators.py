@@ -174,6 +174,23 @@ def test_pandas_own_types():
     assert estimator.task_scores(X, y).keys() == {"flag", "count", "kind"}
 
 
+def test_masked_labels_are_missing():
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    numbers = np.c_[np.arange(20) % 3, X[:, 0]]
+    masked = np.ma.masked_equal(numbers, 2)
+    plain = MultiTaskEstimator(**QUICK).fit(X, masked.filled(np.nan))
+    estimator = MultiTaskEstimator(**QUICK).fit(X, masked)
+    assert estimator.classes_["y0"].tolist() == [0, 1]
+    assert np.array_equal(estimator.predict(X), plain.predict(X))
+    assert estimator.task_scores(X, masked) == plain.task_scores(X, masked.filled(np.nan))
+    one = masked[:, 0].astype(int)
+    assert MultiTaskEstimator(**QUICK).fit(X, one).classes_["y0"].tolist() == [0, 1]
+    with pytest.raises(InvalidInputError, match="'y0' contains NaN"):
+        QuantumMultiTaskClassifier(**QUICK).fit(X, one)
+    whole = np.ma.masked_array(numbers[:, 0].astype(int))  # nothing is masked
+    assert QuantumMultiTaskClassifier(**QUICK).fit(X, whole).classes_.tolist() == [0, 1, 2]
+
+
 def test_decimals_of_a_data_base_are_numbers():
     X, y = load_linnerud(return_X_y=True)
     exact = [[Decimal(str(value)) / 8 for value in row] for row in y[:, :2]]

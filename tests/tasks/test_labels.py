@@ -175,6 +175,7 @@ class TestTargets:
             np.ma.masked_array([1.0, 0.0], mask=[False, True]),
             np.ma.masked_array([1, 0], mask=[False, True]),
             np.ma.masked_array(["1", "0"], mask=[False, True]),
+            np.ma.masked_equal([1, 0], 0),  # its fill_value is 0
             ["1", "#N/A"],
             [1, "?"],
         ],
