@@ -60,9 +60,8 @@ def adapt(
     print_table(("method", "loss"), ((key, f"{value:.4f}") for key, value in losses))
     scores = ", ".join(f"{key} {value:.4f}" for key, value in note["scores"].items())
     unit = ", labels standardised" if task.kind == "regression" else ""
-    print(
-        f"chosen: {note['method']}, {note['parameters']} parameters; on held-out rows{unit}: {scores}"
-    )
+    chosen = f"{note['method']}, {note['parameters']} parameters"
+    print(f"chosen: {chosen}; on held-out rows{unit}: {scores}")
     print(f"the outputs of the other tasks did not change ({note['seconds']:.1f} s)")
     print(f"run directory: {folder}")
 

@@ -137,10 +137,12 @@ def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
             f"class_weight must be None, 'balanced', or map the columns of y to weights of their "
             f"classes, got {class_weight!r}"
         )
-    for column in class_weight:
+    # A data frame's columns may be numbers, which texts name here.
+    weights = {str(column): value for column, value in class_weight.items()}
+    for column in weights:
         if column not in layout.names:
-            raise unknown_name("column in class_weight:", str(column), layout.names)
-    return class_weight.get(name)
+            raise unknown_name("column in class_weight:", column, layout.names)
+    return weights.get(name)
 
 
 def _infinite(column: np.ndarray) -> bool:
@@ -278,6 +280,9 @@ class MultiTaskEstimator(ColumnsEstimator):
             raise InvalidInputError(
                 f"kinds must map names of columns to {' or '.join(KINDS)}, got {given!r}"
             )
+        # A Series has its own name for the one column.
+        own = dict(zip(layout.called, layout.names, strict=True))
+        given = {own.get(str(name), str(name)): kind for name, kind in given.items()}
         for name, kind in given.items():
             if name not in layout.names:
                 raise unknown_name("column in kinds:", name, layout.names)

@@ -156,6 +156,17 @@ def test_mixed_kinds_in_an_array(wine):
     assert estimator.kinds_ == {"y0": "classification", "y1": "regression"}
 
 
+def test_columns_that_are_numbers_and_a_series_have_their_names():
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    y = pd.DataFrame(np.c_[np.arange(20) % 2, np.arange(20) % 3])
+    estimator = MultiTaskEstimator({1: "regression"}, class_weight={0: {0: 1, 1: 3}}, **QUICK)
+    assert estimator.fit(X, y).kinds_ == {"0": "classification", "1": "regression"}
+    assert estimator.tasks_[0].class_weights == (1, 3)
+    for name in ("rooms", "y0"):
+        one = MultiTaskEstimator({name: "regression"}, **QUICK).fit(X, y[1].rename("rooms"))
+        assert one.kinds_ == {"y0": "regression"}
+
+
 def test_pandas_own_types():
     X = pd.DataFrame({"a": range(20), "b": pd.array([1.5] * 20, dtype="Float64")})
     y = pd.DataFrame(
