@@ -369,7 +369,7 @@ def _checked(delimiter: str | None) -> str | None:
 
 def _as_utf8(path: Path, encoding: str | None, usual: str | None) -> tuple[bytes, bool]:
     """Return a file's text in UTF-8, and whether the file itself holds these bytes."""
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         what = "is a directory, not a file" if path.is_dir() else "there is no such file"
         raise InvalidInputError(f"{path}: {what}{near_paths(path)}")
     try:
@@ -396,7 +396,8 @@ def _as_utf8(path: Path, encoding: str | None, usual: str | None) -> tuple[bytes
                 UserWarning,
                 stacklevel=2,
             )
-        return text, text == content
+        # A pipe can be read only once.
+        return text, text == content and path.is_file()
     raise InvalidInputError(
         f"{path}: expected text in {' or '.join(tried)}, got other bytes; pass encoding if it is "
         f"text, or read the file with pandas and use from_frame"

@@ -316,7 +316,8 @@ def input_problem(X: Any) -> str | None:
 
 def _as_array(y: Any) -> np.ndarray:
     if isinstance(y, np.ma.MaskedArray):
-        y = np.where(np.ma.getmaskarray(y), None, y.data.astype(object))
+        y, mask = y.data.astype(object), np.ma.getmaskarray(y)
+        y[mask] = None
     try:
         array = np.asarray(y)
         # NumPy converts numbers beside texts, and None, to texts.

@@ -137,7 +137,9 @@ def as_labels(name: str, values: Any) -> np.ndarray:
         kept = values.detach().cpu()
         values = kept if kept.is_complex() else kept.to(torch.float64)
     elif isinstance(values, np.ma.MaskedArray):
-        values = np.where(np.ma.getmaskarray(values), None, values.data.astype(object))
+        mask = np.ma.getmaskarray(values)
+        values = values.data.astype(object)
+        values[mask] = None
     try:
         array = np.asarray(values)
         if array.dtype.kind in "US":

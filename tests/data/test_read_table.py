@@ -1,6 +1,7 @@
 """Text tables as data frames: marks, encodings, odd rows and names, and the messages."""
 
 import math
+import os
 
 import pandas as pd
 import pytest
@@ -177,6 +178,17 @@ def test_arguments(read, tmp_path):
         read("a\n1\n", decimal=";")
     with pytest.raises(InvalidInputError, match="Python knows no encoding 'utf9'"):
         read("a\n1\n", encoding="utf9")
+
+
+def test_a_pipe(tmp_path):
+    # As a shell's <(command) gives it, which can be read only once.
+    ends = os.pipe()
+    with os.fdopen(ends[1], "w") as file:
+        file.write("a,b\n1,x\n")
+    try:
+        assert rows(read_table(f"/dev/fd/{ends[0]}")) == [["a", "b"], [1, "x"]]
+    finally:
+        os.close(ends[0])
 
 
 def test_a_large_file_is_read_like_a_small_one(read):
