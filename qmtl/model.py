@@ -119,15 +119,7 @@ class MultiTaskModel(nn.Module):
         return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
 
     def logits(self, features: Tensor, tasks: Sequence[str] | None = None) -> Tensor:
-        """Return the logits of the requested tasks side by side, (batch, outputs), from features.
-
-        Example:
-            >>> import qmtl
-            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a"), qmtl.Task.multiclass("b", 3)])
-            >>> model = MultiTaskModel(qmtl.encoders.Identity(4), qmtl.QuantumHead(circuit))
-            >>> model.logits(torch.zeros(2, 4)).shape
-            torch.Size([2, 4])
-        """
+        """Return the requested tasks' logits side by side, (batch, outputs), from features."""
         if isinstance(self.head, Head):
             joined: Tensor = self.head(features, tasks, joined=True)
             return joined
@@ -226,6 +218,9 @@ class MultiTaskModel(nn.Module):
         head = grown_head(self.head, task, seed, **register)
         if encoder is None:
             encoder = grown_encoder(self.encoder, self.head, head, seed)
+        return self._larger(encoder, head)
+
+    def _larger(self, encoder: nn.Module, head: nn.Module) -> "MultiTaskModel":
         larger = MultiTaskModel(encoder, head)
         larger.columns = self.columns
         for name in self.scale.regressions:
@@ -304,11 +299,7 @@ class MultiTaskModel(nn.Module):
         # Small fits: the threads of several libraries would wait for each other.
         with threadpool_limits(1):
             head, _ = adapted_head(self.head, new_task, features, targets, **options)
-        larger = MultiTaskModel(copy.deepcopy(self.encoder), head)
-        larger.columns = self.columns
-        larger.to(next(self.head.parameters())).train(self.training)
-        for name in self.scale.regressions:
-            larger.set_target_scale(name, *self.target_scale([name]))
+        larger = self._larger(copy.deepcopy(self.encoder), head)
         if mean is not None and std is not None:
             larger.set_target_scale(new_task.name, mean, std)
         self._check_same(larger, inputs[:256])
@@ -437,13 +428,12 @@ class MultiTaskModel(nn.Module):
         if not len(samples):
             raise InvalidInputError("inputs must have at least one sample, got none")
         batch_size = check_integer("batch_size", batch_size)
+        parts = []
         with evaluating(self):
-            parts = [self._predicted(chunk, names) for chunk in samples.split(batch_size)]
+            for chunk in samples.split(batch_size):
+                logits = logits_by_parts(self.encoder, self.head, chunk, names)
+                parts.append(self.predictions(self(chunk, names) if logits is None else logits))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _predicted(self, samples: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
-        logits = logits_by_parts(self.encoder, self.head, samples, names)
-        return self.predictions(self(samples, names) if logits is None else logits)
 
     @torch.no_grad()
     def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
@@ -566,24 +556,15 @@ class MultiTaskModel(nn.Module):
 
         Raises:
             ModelFileError: if there is no such folder, or it is damaged.
-
-        Example:
-            >>> import tempfile, qmtl
-            >>> circuit = qmtl.HeadCircuit([qmtl.Task.binary("a")])
-            >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit))
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     model.save_pretrained(folder)
-            ...     MultiTaskModel.from_pretrained(folder).tasks[0].name
-            'a'
         """
-        if not Path(pretrained_model_path).is_dir():
+        folder = Path(pretrained_model_path)
+        if not folder.is_dir():
             raise ModelFileError(
-                f"there is no folder {pretrained_model_path}"
-                f"{near_paths(Path(pretrained_model_path))}; a model of a hub has to be "
+                f"there is no folder {folder}{near_paths(folder)}; a model of a hub has to be "
                 f"downloaded first, as by huggingface_hub.snapshot_download, which returns its "
                 f"folder"
             )
-        return load(pretrained_model_path, encoder=encoder, parts=parts)
+        return load(folder, encoder=encoder, parts=parts)
 
 
 def load(

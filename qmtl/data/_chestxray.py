@@ -97,22 +97,25 @@ def read_chestxray_labels(
     policies = _policies(uncertain, findings)
     paths: list[str] = []
     patients, values, kept = [], [], []
-    number = 0
-    for file, table in zip(files, tables, strict=True):
-        for line, row in zip(table.index, table.to_dict("records"), strict=True):
-            number += 1
-            if views != "all" and row["Frontal/Lateral"].lower() != views:
-                continue
+    rows = (
+        (file, line, row)
+        for file, table in zip(files, tables, strict=True)
+        for line, row in zip(table.index, table.to_dict("records"), strict=True)
+    )
+    for number, (file, line, row) in enumerate(rows):
+        if views == "all" or row["Frontal/Lateral"].lower() == views:
             paths.append(row["Path"])
             patients.append(_patient(file, line, row["Path"]))
             values.append([
                 _label(file, line, name, row[name], policies[name], _BLANK[blank])
                 for name in findings
             ])  # fmt: skip
-            kept.append(number - 1)
+            kept.append(number)
     if not paths:
         raise InvalidInputError(f"views: {path} has no {views} image")
-    _check_unique(paths)
+    if len(set(paths)) < len(paths):
+        twice = next(name for name in paths if paths.count(name) > 1)
+        raise InvalidInputError(f"the label files name the image {twice!r} twice")
     return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
 
 
@@ -175,14 +178,6 @@ def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank:
             f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
         )
     return number
-
-
-def _check_unique(paths: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
-            raise InvalidInputError(f"the label files name the image {path!r} twice")
-        seen.add(path)
 
 
 def load_images(
