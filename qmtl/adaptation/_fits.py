@@ -279,8 +279,9 @@ def _minimise(
 
     def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
-        loss = task.loss(logits(), targets, weights) + decay * decayed.square().sum()
-        gradients = torch.autograd.grad(loss, parameters)
+        with torch.enable_grad():
+            loss = task.loss(logits(), targets, weights) + decay * decayed.square().sum()
+            gradients = torch.autograd.grad(loss, parameters)
         return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 
     start = parameters_to_vector(parameters).detach().double().numpy()

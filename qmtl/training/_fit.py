@@ -244,6 +244,7 @@ def _checked(
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
     """Return the module to train, after all checks of `check_fit` except the accelerator's."""
+    _check_parameters(model)
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
     _check_monitor(data, settings)
@@ -251,6 +252,19 @@ def _checked(
         rehearse(settings, len(module.tasks), module.dtype_of_model)
     _check_steps(module, data)
     return module
+
+
+def _check_parameters(model: MultiTaskModel) -> None:
+    if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters()):
+        raise InvalidInputError(
+            "nothing can be trained in torch.inference_mode(), or made there: make and train the "
+            "model outside of it"
+        )
+    meta = [name for name, p in model.named_parameters() if p.is_meta]
+    if meta:
+        raise InvalidInputError(
+            f"{meta[0]} is on the device 'meta' and has no values; make the model on another device"
+        )
 
 
 def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:

@@ -47,6 +47,8 @@ class SharedJacobian:
     Attributes:
         n_groups: number of groups of tasks that share nothing. If it is not None, `forward` must
             run the model.
+        unreached: shared parameters without a gradient in the first step, where `.grad` is zeros
+            rather than None; None before.
 
     Example:
         >>> import qmtl
@@ -73,6 +75,7 @@ class SharedJacobian:
         self.aggregator, self.chunk = aggregator, chunk
         self.counts_rows = type(aggregator) in (Constant, Mean, Random, Sum)
         self.n_groups: int | None = None
+        self.unreached: list[nn.Parameter] | None = None
         self._of_layer: dict[str, bool] = {}
         if isinstance(aggregator, GramianWeightedAggregator) and self.shared:
             self._find_groups()
@@ -287,6 +290,11 @@ class SharedJacobian:
         from torchjd.autojac import jac, jac_to_grad
 
         self._set("own", losses.sum(), retain=True)
+        if self.unreached is None:
+            found = torch.autograd.grad(
+                losses.sum(), self.shared, retain_graph=True, allow_unused=True
+            )
+            self.unreached = [p for p, g in zip(self.shared, found, strict=True) if g is None]
         jacobians = jac(losses, self.shared, parallel_chunk_size=self.chunk)
         tensors: Any = self.shared
         for parameter, rows in zip(tensors, jacobians, strict=True):

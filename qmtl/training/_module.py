@@ -1,6 +1,7 @@
 """The Lightning module: multi-task training with a scalarizer or an aggregator, and methods."""
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,7 @@ class MultiTaskModule(pl.LightningModule):
         self.step.last_losses = self.last_losses
         self._epoch_sums = torch.zeros(2, n_tasks)
         self._validation: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._reached = False  # whether a step had labels of all tasks
         self._validated = -1  # the last epoch with a validation
 
     def configure_optimizers(self) -> Any:
@@ -241,6 +243,9 @@ class MultiTaskModule(pl.LightningModule):
             self.last_losses[places] = losses.values.detach().to(self.last_losses.dtype)
         self.check_present(present, self.global_step)
         self.step.set_gradients(losses)
+        if present is None and not self._reached:
+            self._reached = True
+            self._warn_of_unreached()
         if self.settings.accumulate_grad_batches > 1:
             self._gather(present)
             if not self.trainer.is_last_batch and (
@@ -262,6 +267,23 @@ class MultiTaskModule(pl.LightningModule):
             # FAMO measures how a step changes the losses of the same batch.
             with torch.no_grad():
                 self.combiner.update(self.step.losses(batch).values)
+
+    def _warn_of_unreached(self) -> None:
+        """Warn of parameters that no gradient reaches, which nothing would train."""
+        if isinstance(self.model.encoder, TaskEncoder):  # an expert may be in no task's mixture
+            return
+        zeros = (self.step.jacobian.unreached or []) if self.step.jacobian else []
+        left = {id(p) for p in (*zeros, *(p for p in self.trained.shared if p.grad is None))}
+        names = [name for name, p in self.model.named_parameters() if id(p) in left]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            warnings.warn(
+                f"no gradient reaches {', '.join(names[:3])}{more}, which will not be trained: "
+                f"either no output depends on them, or they are inside a checkpoint with "
+                f"use_reentrant=True, which needs use_reentrant=False here",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _gather(self, present: Tensor | None) -> None:
         """Add the gradients of a batch to the accumulated ones."""

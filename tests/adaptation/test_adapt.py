@@ -86,6 +86,15 @@ def test_a_model_with_experts_keeps_every_bit_whatever_is_asked(gate):
             assert torch.equal(found[name], values)
 
 
+def test_without_gradients_around_it():
+    task, labels = LABELS["binary"]
+    found = []
+    for around in (torch.no_grad(), torch.enable_grad()):
+        with around:
+            found.append(model().adapt(task, (X, labels), methods=["block"]).predict(X)["new"])
+    assert torch.equal(*found)
+
+
 def test_features_that_do_not_change_give_a_constant():
     """The encoder of this model is dead: nothing in the inputs tells the classes apart."""
     old = model()

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import qmtl
 from qmtl.errors import InvalidInputError
@@ -94,6 +95,47 @@ def test_nothing_to_train_is_an_error(combiner):
     model.head.freeze(data.tasks[0].name)
     with pytest.raises(InvalidInputError, match="nothing to train"):
         qmtl.fit(model, data, **QUIET, **combiner)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, n_features, reentrant):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 6), nn.Linear(6, n_features)
+        self.reentrant = reentrant
+
+    def forward(self, inputs):
+        given = inputs.clone().requires_grad_()
+        found = checkpoint(self.inner, given, use_reentrant=self.reentrant)
+        return self.outer(found.relu())
+
+
+@pytest.mark.parametrize("combiner", COMBINERS[:2])
+def test_a_checkpoint_that_gradients_do_not_enter_is_named(combiner):
+    data = tiny_data()
+    model = _model(data, lambda n: Checkpointed(n, reentrant=True))
+    with pytest.warns(UserWarning, match=r"encoder\.inner\.weight.*needs use_reentrant=False"):
+        qmtl.fit(model, data, max_epochs=2, **QUIET, **combiner)
+    models = [_model(data, lambda n: Checkpointed(n, reentrant=False)) for _ in range(2)]
+    before = models[0].encoder.inner.weight.clone()
+    models[1].encoder.forward = lambda x: models[1].encoder.outer(models[1].encoder.inner(x).relu())
+    for model in models:
+        qmtl.fit(model, data, max_epochs=2, **QUIET, **combiner)
+    assert same_state(*models)
+    assert not torch.equal(models[0].encoder.inner.weight, before)
+
+
+def test_inference_mode_and_parameters_without_values():
+    data = tiny_data()
+    with torch.inference_mode():
+        made = tiny_model(data)
+        with pytest.raises(InvalidInputError, match="inference_mode"):
+            qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET)
+    with pytest.raises(InvalidInputError, match="or made there"):
+        qmtl.fit(made, data, max_epochs=1, **QUIET)
+    with pytest.raises(InvalidInputError, match="device 'meta' and has no values"):
+        qmtl.fit(tiny_model(data).to("meta"), data, max_epochs=1, **QUIET)
+    with torch.no_grad():
+        assert qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET).epochs == 1
 
 
 def test_several_devices_need_a_program_in_a_file():

@@ -197,6 +197,7 @@ def test_where_it_does_not_help(case):
     assert jacobian_of(model).n_groups is None
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches encoder:UserWarning")
 @pytest.mark.parametrize("combiner", [{"aggregator": "upgrad"}, {"aggregator": "config"}])
 @pytest.mark.parametrize("encoder", ["backbone", "backbone without a graph"])
 def test_such_encoders_train(encoder, combiner):
