@@ -49,7 +49,7 @@ def test_variance_is_that_of_gradients_taken_one_by_one(readout, tasks):
         assert 0 < found[weight].error < found[weight].variance
 
 
-def test_a_single_rotation_has_variance_one_half():
+def test_the_variance_on_one_wire_is_that_computed_by_hand():
     """One wire without entangler and one layer: ⟨Z⟩ is a product of cosines and sines."""
     case = Case("wires", "local", **RING, wires=1, block_layers=1, encoding_layers=1)
     (found,) = gradient_variance(case, samples=20_000)

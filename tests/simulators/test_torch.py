@@ -1,12 +1,10 @@
 """State vectors by torch: layers of gates in no pattern at all."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmtl.circuit import Angle, Gate
 from qmtl.simulators._cones import _sorted_into_layers
 from qmtl.simulators._torch import _encode, apply_layers
 from tests.laws import dense_state
@@ -39,22 +37,3 @@ def test_layers_of_any_gates_give_the_dense_state(drawn):
     zero[:, :, 0] = 1
     state = apply_layers(zero, layers, angles, n)
     np.testing.assert_allclose(as_complex(state), expected, rtol=0, atol=1e-13)
-
-
-@given(many_gates)
-def test_layers_alternate_and_keep_every_gate(drawn):
-    n, gates = drawn
-    layers, angles = layers_of(gates, n)
-    ops = [op for layer in layers for op in layer.ops]
-    assert len(ops) == len(gates) + 2 * sum(g.name == "CNOT" for g in gates)
-    assert [op.slot for op in ops if op.slot is not None] == list(range(len(angles)))
-    for layer in layers:
-        assert all((op.name in ("RZ", "CZ", "IsingZZ")) == layer.diagonal for op in layer.ops)
-
-
-@pytest.mark.parametrize("last", ["CNOT", "RZ"])
-def test_real_gates_keep_the_state_real(last):
-    gates = [Gate("RY", (0,), Angle()), Gate("Hadamard", (1,))]
-    gates += [Gate("CNOT", (0, 1)) if last == "CNOT" else Gate("RZ", (0,), Angle())]
-    layers, angles = layers_of(gates, 2)
-    assert len(_encode(layers, angles, 2, angles[0])) == (2 if last == "RZ" else 1)
