@@ -153,7 +153,7 @@ class TextTable:
         return max(found, key=lambda entry: entry[:2])[2] if found else ","
 
     def _with_row_names(self, header: list[str]) -> list[str]:
-        """Return the header, with a nameless column in front if rows have one cell more than it."""
+        """Return the header, with a nameless column added if rows have one cell more than it."""
         rows = [row for row in self._rows(self.sample) if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header

@@ -115,7 +115,7 @@ class TaskEncoder(nn.Module, ABC):
         return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """Return parameters whose first axis lists tasks, with the names of these tasks.
+        """Return parameters whose entries along the first axis belong to tasks, with these tasks.
 
         ``qmtl.fit(model, data, tasks=[...])`` trains only these parameters of an encoder.
         """

@@ -231,7 +231,7 @@ def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """Return the tasks that see each expert: all tasks, or one for each of the last experts.
+    """Return the task that sees each expert, None for all; tasks in turn own the last experts.
 
     Raises:
         InvalidInputError: if some task would see no expert.
@@ -258,7 +258,7 @@ def exclusive_owners(
 def group_owners(
     tasks: Sequence[str], n_experts: int, groups: Any, shared: int
 ) -> list[tuple[str, ...] | None]:
-    """Return the tasks that see each expert: all for the first ones, then one group for each.
+    """Return the tasks that see each expert, None for all; groups in turn own the last experts.
 
     Raises:
         InvalidInputError: for an unknown task, a task in no group or in two, or too few experts.

@@ -170,7 +170,7 @@ def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """List tasks on which a head only matches the constant prediction, but the probe does not."""
+    """List tasks on which a head does not beat the constant prediction, but the probe does."""
     if summary.probe is None:
         return []
     found = []

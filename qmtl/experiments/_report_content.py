@@ -186,7 +186,7 @@ def overview(
     metrics: Mapping[str, Mapping[str, float | None]],
     others: Mapping[str, Mapping[str, Mapping[str, float | None]]],
 ) -> list[dict[str, object]]:
-    """Return one row per head for many tasks: the mean of main metrics, and how tasks differ.
+    """Return a row per head: the mean of main metrics, and where the model is better or worse.
 
     Args:
         metrics: task → metric → value of the model; the main metric is the first one

@@ -384,7 +384,7 @@ def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
 
 
 def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
-    """Return the circuit with explicit delays, and gates as late as IBM's devices run them.
+    """Return the circuit with explicit delays and late gates, as IBM's devices run it.
 
     Args:
         circuit: a circuit transpiled for the target.
