@@ -1,4 +1,4 @@
-"""What ``torch.compile`` leaves alone. Import it only while it compiles.
+"""Functions that ``torch.compile`` must not compile; import this only while it compiles.
 
 The decorator imports the compiler, which takes seconds; a program that compiles has it anyway.
 Dynamo runs such an import when it traces a function. It then finds a function that it must not

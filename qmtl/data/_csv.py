@@ -1,4 +1,4 @@
-"""`read_table`: read a text table as a data frame; detects its marks, encoding and odd rows."""
+"""`read_table`: read a text table as a data frame; detect delimiter, decimal mark and encoding."""
 
 import contextlib
 import csv

@@ -43,7 +43,7 @@ CHILD = "qmtl.experiments._scaling_cost"
 
 
 class _FusedLinear(nn.Module):
-    """Dense linear heads of equal tasks as one matrix, with the parameters of `LinearHead`."""
+    """One matrix for the dense linear heads of equal tasks, with the parameters of `LinearHead`."""
 
     def __init__(self, circuit: HeadCircuit) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _FusedLinear(nn.Module):
 
 
 class _FusedLocalLinear(nn.Module):
-    """Linear heads on equal cones as one product, with the parameters of `LocalLinearHead`."""
+    """One product for linear heads on equal cones, with the parameters of `LocalLinearHead`."""
 
     def __init__(self, circuit: HeadCircuit) -> None:
         super().__init__()

@@ -212,7 +212,7 @@ class HardwareSimulator(Simulator):
 
 
 class _Refused(torch.autograd.Function):
-    """Measured values; a backward pass through them is an error."""
+    """Passes measured values on; the backward pass raises an error."""
 
     @staticmethod
     def forward(ctx: Any, measured: Tensor, reason: str, *inputs: Tensor) -> Tensor:

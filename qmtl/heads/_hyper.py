@@ -1,4 +1,4 @@
-"""HyperHead: block weights from one small network of a weight's place and the task's token."""
+"""HyperHead: one small network computes each weight from its place and the task's token."""
 
 import math
 from typing import Any

@@ -269,7 +269,7 @@ def _verdict(overlap: float, cosine: float, low: float, high: float) -> str:
 
 
 class _ByParameters:
-    """The tasks' gradients by the shared parameters, summed over each block of rows."""
+    """The tasks' gradients with respect to shared parameters, summed over each block of rows."""
 
     def __init__(
         self,

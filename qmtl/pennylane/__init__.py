@@ -1,4 +1,4 @@
-"""PennyLane: its QNodes on qmtl's simulators, qmtl's heads on its devices, its templates in heads.
+"""PennyLane: QNodes on qmtl's simulators, heads on PennyLane's devices, and its templates in heads.
 
 Importing this package imports PennyLane, which takes seconds.
 """

@@ -1,4 +1,4 @@
-"""Measurements of a tape: from the values that are read, or from samples of wires."""
+"""Compute the measurements of a tape from exact outputs, or from samples of wires."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

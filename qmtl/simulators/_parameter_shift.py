@@ -151,7 +151,7 @@ def shifted_values(
 
 
 class _Shifted(torch.autograd.Function):
-    """Measured outputs; the backward pass measures at shifted angles."""
+    """Passes measured outputs on; the backward pass measures at shifted angles."""
 
     @staticmethod
     def forward(

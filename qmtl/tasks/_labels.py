@@ -265,7 +265,7 @@ def _row(rows: Sequence[Any] | None, position: Sequence[int]) -> Any:
 
 
 class _Names(NamedTuple):
-    """Maps to class numbers: from class names, and from the numbers that the names spell."""
+    """Dictionaries to class numbers, from class names and from the numbers that they spell."""
 
     texts: Mapping[str, int]
     numbers: Mapping[float, int]

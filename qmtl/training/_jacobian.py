@@ -24,7 +24,7 @@ from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
 
 
 class _Step(NamedTuple):
-    """Inputs for the rows of a step: copies to which no hook is attached."""
+    """What the rows of a step are computed from: views of tensors, without hooks."""
 
     features: Tensor  # The encoder's output in a view, the input of the head.
     logits: Tensor

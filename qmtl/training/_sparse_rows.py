@@ -1,4 +1,4 @@
-"""Rows of a Jacobian with known zeros, stored several in one.
+"""Rows of a Jacobian whose zeros are known, so that several rows are stored in one.
 
 Rows that share no place are differentiated as one and then separated (Curtis, Powell and Reid, IMA
 J. Appl. Math. 13, 1974).
