@@ -21,7 +21,7 @@ UNBROKEN = 10_000
 
 @contextmanager
 def silenced(*names: str) -> Iterator[None]:
-    """A context in which the loggers with these names report errors only."""
+    """Let the loggers with these names report errors only."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

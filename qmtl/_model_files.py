@@ -409,7 +409,7 @@ def _about(model: Any, rows: Tensor) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A context without the exporter's own messages."""
+    """Silence the exporter's own messages."""
     with silenced("torch", "onnxscript"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

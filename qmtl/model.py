@@ -34,7 +34,7 @@ __all__ = ["MultiTaskModel", "load"]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A context with the model in evaluation mode; then each module returns to its previous mode.
+    """Put the model in evaluation mode; afterwards each module returns to its previous mode.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout())

@@ -51,7 +51,7 @@ INK = "#222222"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """A context in which plots have the package's style; afterwards the caller's settings return.
+    """Give plots the package's style; afterwards the caller's settings return.
 
     Example:
         >>> import matplotlib

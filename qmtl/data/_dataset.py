@@ -137,7 +137,7 @@ class MultiTaskData:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Name → split: train, validation, test.
+        """The splits by name: train, validation and test.
 
         Example:
             >>> from qmtl.data import digits

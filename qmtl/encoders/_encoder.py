@@ -291,7 +291,7 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, torch draws from this seed; then its generator is restored. None: no change."""
+    """Let torch draw from this seed, then restore its generator; None changes nothing."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

@@ -72,7 +72,7 @@ def check_untrained(folder: Path) -> None:
 
 @contextmanager
 def noted(folder: Path) -> Iterator[None]:
-    """A context that keeps a note of this process in a run's folder.
+    """Keep a note of this process in a run's folder.
 
     Raises:
         RunDirectoryError: if another process trains the run.

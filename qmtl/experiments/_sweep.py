@@ -263,7 +263,7 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _ray(address: str) -> Iterator[None]:
-    """A context with Ray as joblib's backend, connected to a cluster."""
+    """Make Ray joblib's backend, connected to a cluster."""
     try:
         import ray
         from ray.util.joblib import register_ray

@@ -90,7 +90,7 @@ class Holder:
 
 @contextmanager
 def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
-    """A context that holds a chunk; None if another process or thread holds it."""
+    """Hold a chunk; give None if another process or thread holds it."""
     holder = Holder.of_this_thread()
     if not _take(ledger, run, idx, holder):
         yield None

@@ -300,7 +300,7 @@ class _Redactor(logging.Filter):
 
 @contextmanager
 def _discreet(secrets: Secrets) -> Iterator[None]:
-    """A context that removes secrets from logs and warnings."""
+    """Remove secrets from logs and warnings."""
     redactor = _Redactor(secrets)
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     handlers = {h for one in loggers for h in getattr(one, "handlers", [])}

@@ -180,7 +180,7 @@ class Ledger:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading."""
+        """Open a connection for reading."""
         try:
             opened = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             with closing(opened):
@@ -192,7 +192,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction during which no other process can write."""
+        """Open a transaction during which no other process can write."""
         with self._connection() as connection:
             # A commit must survive a power failure.
             connection.execute("PRAGMA synchronous=FULL")

@@ -127,7 +127,7 @@ def log_to(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     params: Mapping[str, Any] | None = None,
 ) -> Iterator[HistoryLog]:
-    """Loggers by name, as a callback for `qmtl.fit`; they are closed at the end of the block.
+    """Open loggers by name, as a callback for `qmtl.fit`; close them at the end of the block.
 
     Args:
         names: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
