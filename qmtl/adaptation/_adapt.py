@@ -252,7 +252,7 @@ def _source(readings: Array, outputs: Array) -> Array:
 
 
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
-    """Split the rows into folds; each class is in every part if it has enough rows."""
+    """Split the rows into folds; a class with enough rows is in every part of every fold."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = np.zeros(len(targets))

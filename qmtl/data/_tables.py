@@ -478,7 +478,7 @@ def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np
 
 
 def _note(reasons: Mapping[str, str]) -> str:
-    """Name the columns left out of the inputs and the reasons, without any value of theirs."""
+    """Name the columns left out of the inputs and the reasons, but none of the columns' values."""
     said = [f"'{column}' {reason}" for column, reason in reasons.items()
             if not (is_nameless(column) and reason == "is empty")]  # fmt: skip
     if not said:

@@ -138,7 +138,7 @@ def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], T
 
 
 def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result:
-    """Return a function of several results, as one result."""
+    """Combine several results into one, by a function of their values."""
     ends = np.cumsum([len(result.columns) for result in results])[:-1].tolist()
 
     def value(values: Tensor) -> Tensor:
