@@ -280,9 +280,8 @@ class SharedJacobian:
         parameters: list[nn.Parameter] = getattr(self, of)
         if parameters:
             gradients = torch.autograd.grad(
-                outputs, parameters, weights, retain_graph=retain, allow_unused=True,
-                materialize_grads=n_processes() > 1,
-            )  # fmt: skip
+                outputs, parameters, weights, retain_graph=retain, allow_unused=True
+            )
             set_gradients(parameters, gradients)
 
     def _plainly(self, losses: Tensor) -> None:
@@ -358,21 +357,25 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
         >>> weight.grad
         tensor([1., 1.])
     """
+    several = n_processes() > 1
     found = [
-        (p, g.to_dense() if g.is_sparse else g)
+        (p, torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g, g is not None)
         for p, g in zip(parameters, gradients, strict=True)
-        if g is not None
+        if several or g is not None
     ]
-    if n_processes() > 1:
-        for dtype in dict.fromkeys(g.dtype for _, g in found):
-            same = [(p, g) for p, g in found if g.dtype == dtype]
-            flat = sum_over_processes(torch.cat([g.flatten() for _, g in same]))
-            parts = flat.split([g.numel() for _, g in same])
-            for (parameter, gradient), part in zip(same, parts, strict=True):
-                parameter.grad = part.view(gradient.shape)
+    if several:
+        for dtype in dict.fromkeys(g.dtype for _, g, _ in found):
+            same = [each for each in found if each[1].dtype == dtype]
+            # Last, for each parameter, the number of processes in which it has a gradient.
+            counts = same[0][1].new_tensor([float(known) for *_, known in same])
+            flat = sum_over_processes(torch.cat([*(g.flatten() for _, g, _ in same), counts]))
+            *parts, counts = flat.split([*(g.numel() for _, g, _ in same), len(same)])
+            for (parameter, _, _), part, count in zip(same, parts, counts.tolist(), strict=True):
+                if count:
+                    parameter.grad = part.view(parameter.shape)
         return
     seen = set[int]()
-    for parameter, gradient in found:
+    for parameter, gradient, _ in found:
         # Gradients from autograd may share memory, which would break in-place clipping.
         place = gradient.untyped_storage().data_ptr()
         apart = place not in seen and gradient.is_contiguous()

@@ -257,18 +257,19 @@ class TrainingStep:
 
     def _gradients_of(self, total: Tensor) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(
-            total, [*self.shared, *self.own], retain_graph=True, allow_unused=True,
-            materialize_grads=n_processes() > 1,
-        )  # fmt: skip
+            total, [*self.shared, *self.own], retain_graph=True, allow_unused=True
+        )
 
     def _add(self, more: Sequence[Tensor | None]) -> None:
         """Add gradients to those that are set already."""
         parameters = [*self.shared, *self.own]
         before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
         set_gradients(parameters, more)
-        for parameter, earlier, found in zip(parameters, before, more, strict=True):
-            if earlier is not None and found is not None and parameter.grad is not None:
-                parameter.grad = earlier + parameter.grad
+        for parameter, earlier in zip(parameters, before, strict=True):
+            if earlier is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
 
     @contextmanager
     def _aggregating(self) -> Iterator[None]:
@@ -290,10 +291,7 @@ class TrainingStep:
     def _scalarize(self, losses: TaskLosses) -> None:
         parameters = [*self.shared, *self.own]
         total = self._scalarized(losses.values, losses.present)
-        gradients = torch.autograd.grad(
-            total, [*parameters, *self.weights], allow_unused=True,
-            materialize_grads=n_processes() > 1,
-        )  # fmt: skip
+        gradients = torch.autograd.grad(total, [*parameters, *self.weights], allow_unused=True)
         set_gradients(parameters, gradients[: len(parameters)])
         # The scalarizer saw the losses of all processes, so its own gradient is complete.
         for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
