@@ -266,7 +266,6 @@ class _FixedSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' outputs side by side; see `Simulator`."""
         if circuit not in self.fixed:
             self.fixed[circuit] = FixedCircuit(circuit, weights)
         values: Tensor = self.fixed[circuit](angles)

@@ -33,7 +33,6 @@ class CuePairsSection(DataSection):
     n_rows: int = Field(3000, ge=1)
 
     def load(self) -> MultiTaskData:
-        """Return the rows, split."""
         own = self.given()
         data = cue_pairs(seed=self.seed, **own)
         return data if self.tasks is None else data.subset(self.tasks)

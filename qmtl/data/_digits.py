@@ -33,7 +33,6 @@ class DigitsSection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """Return the digits, split."""
         return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
     def load_tasks(self) -> tuple[Task, ...]:

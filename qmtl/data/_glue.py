@@ -272,7 +272,6 @@ class GlueSection(DataSection):
     max_tokens: int | None = Field(None, ge=3)
 
     def load(self) -> MultiTaskData:
-        """Return the tasks of GLUE, split."""
         options = self.given("validation", "max_rows", "max_test_rows")
         embed = text_model(self.text_model, self.max_tokens)
         return glue(self.path, self.tasks, embed, seed=self.seed, **options)

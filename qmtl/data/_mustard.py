@@ -366,7 +366,6 @@ class MustardSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        """Return the utterances, split."""
         labels = {name: key for key, name in _NAMES.items()}[self.source]
         return mustard(
             self.path,

@@ -29,7 +29,6 @@ class WineSection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """Return the wines, split."""
         return wine(seed=self.seed, tasks=self.tasks, **self.given())
 
 

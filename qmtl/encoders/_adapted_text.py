@@ -241,7 +241,7 @@ class AdaptedText(TaskEncoder):
         return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
 
     def extra_loss(self) -> Tensor | None:
-        """A penalty on unequal use of the inventory's adapters; None if its strength is zero."""
+        """Return a penalty on unequal use of the inventory's adapters; None if it has no weight."""
         if not self.adapters.balance:
             return None
         terms = []

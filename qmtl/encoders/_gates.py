@@ -83,7 +83,6 @@ class SoftmaxGate(Gate):
         self.self_weight = None if own is None else nn.Parameter(_uniform(shape, width))
 
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Return the weights (batch, tasks, experts)."""
         weights = _masked_softmax(_scores(self.weight[tasks], inputs), self.sees[tasks])
         if self.self_weight is None or self.own is None:
             return weights

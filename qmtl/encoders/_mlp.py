@@ -205,7 +205,7 @@ class IdentitySection(_MLPKeys, EncoderSection):
     type: Literal["Identity"] = "Identity"
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """The identity; the number of inputs must be the number of features that the head takes."""
+        """Return the identity; the head must take as many features as there are inputs."""
         width = flat_width(self.type, given.inputs)
         if width != given.n_features:
             raise InvalidInputError(

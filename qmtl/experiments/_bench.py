@@ -71,12 +71,10 @@ class BenchCell(Cell):
 
     @property
     def label(self) -> str:
-        """Head, seed and setting."""
         values = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in self.setting.items())
         return f"{self.head}, seed {self.seed}" + (f", {values}" if values else "")
 
     def run(self) -> CellResult:
-        """Train the head, or fit the probe."""
         data = cell_data(self.recipe, self.seed)
         if self.head == PROBE:
             trained = linear_probe(data)

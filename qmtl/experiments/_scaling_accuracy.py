@@ -131,7 +131,6 @@ class AccuracyCell(Cell):
     finds: ClassVar[type] = AccuracyResult
 
     def depends_on(self) -> Any:
-        """Return the run and its budget."""
         one = self.settings
         budget = [one.learning_rate, one.max_epochs, one.batch_size, one.hidden]
         run = [self.head, self.tasks, self.first, self.seed, self.head_learning_rate]
@@ -139,14 +138,12 @@ class AccuracyCell(Cell):
 
     @property
     def label(self) -> str:
-        """Head, tasks, seed and rate."""
         return (
             f"T = {self.tasks}, {self.head}, seed {self.seed}, head learning rate "
             f"{self.head_learning_rate}"
         )
 
     def run(self) -> AccuracyResult:
-        """Train the head."""
         whole, settings = scaling_data(self.folder, self.seed), self.settings
         data = whole.subset([task.name for task in whole.tasks[: self.tasks]])
         if not isinstance(data.n_inputs, int):

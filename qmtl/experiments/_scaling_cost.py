@@ -130,11 +130,9 @@ class CostPoint(Cell):
 
     @property
     def label(self) -> str:
-        """Head and number of tasks."""
         return f"{self.head}, T = {self.tasks}"
 
     def run(self) -> StepCost:
-        """Time the step, see `measure_cost`."""
         return measure_cost(self)
 
 

@@ -255,7 +255,6 @@ class VarianceCell(Cell):
 
     @property
     def label(self) -> str:
-        """The varied quantity, and the circuit."""
         one = self.case
         return (
             f"{one.study}, {one.readout}, {one.initial}, {one.entangler}, {one.wires} wires, "
@@ -263,7 +262,6 @@ class VarianceCell(Cell):
         )
 
     def run(self) -> Gradients:
-        """Sample the gradients."""
         return Gradients(tuple(gradient_variance(self.case, samples=self.samples, seed=self.seed)))
 
 

@@ -309,7 +309,6 @@ class ExtendedHead(Head):
         return torch.cat([logits[name] for name in wanted], dim=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description of the head without its parameters."""
         return {
             "type": type(self).__name__,
             "base": self.base.to_dict(),
@@ -323,7 +322,6 @@ class ExtendedHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """Return the head that `to_dict` described, with fresh parameters."""
         base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
         # Heads saved before this option existed have no entry for it.

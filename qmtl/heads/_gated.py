@@ -107,7 +107,6 @@ class GatedHead(Head):
         return twin
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description of the head without its parameters."""
         return {
             "type": type(self).__name__,
             "own": self.own.to_dict(),
@@ -118,7 +117,6 @@ class GatedHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """Return the head that `to_dict` described, with fresh parameters."""
         parts = (head_from_dict(description[part], custom) for part in ("own", "common"))
         return cls(*parts)
 

@@ -243,7 +243,6 @@ class CircuitHead(Head):
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """Return the head that `to_dict` described, with fresh parameters."""
         from qmtl.circuit import circuit_from_dict
 
         make: Any = cls

@@ -157,14 +157,12 @@ class SharedVQCHead(CircuitHead):
         return logits
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description of the head without its parameters, see `CircuitHead`."""
         return super().to_dict() | {"tasks": [task.to_dict() for task in self.tasks]}
 
     @classmethod
     def from_dict(
         cls, description: Mapping[str, Any], custom: Mapping[str, type] | None = None
     ) -> Self:
-        """Return the head that `to_dict` described, with fresh parameters."""
         from qmtl.circuit import circuit_from_dict
 
         circuit = circuit_from_dict(description["circuit"], custom=custom or {})

@@ -199,7 +199,6 @@ class QuantumHead(CircuitHead):
         return task_columns(self.circuit)
 
     def dependencies(self) -> Dependencies | None:
-        """Return which features and encoding weights each task depends on; None if unknown."""
         return self.simulator.dependencies(self.circuit)
 
     def feature_rows(

@@ -222,7 +222,6 @@ class Adversarial(Attack, MethodSection):
     share: float = Field(1.0, ge=0, le=1)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         names = [task.name for task in tasks]
         chosen = chosen_tasks(self.tasks, names)
         return _AdversarialTraining(self, [names.index(name) for name in chosen])
@@ -234,7 +233,6 @@ class _AdversarialTraining(Method):
         self.options, self.places = options, set(places)
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """Return the batch with attacked inputs."""
         if not self.options.epsilon or not self.options.share:
             return batch
 

@@ -49,7 +49,6 @@ class Agreement(MethodSection):
             )
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         return _AgreeingMomentum(model, self.minimum)
 
 

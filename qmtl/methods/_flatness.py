@@ -39,7 +39,6 @@ class Flatness(MethodSection):
     rho: float = Field(0.05, ge=0, allow_inf_nan=False)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         return _TaskSharpness(self.rho)
 
 

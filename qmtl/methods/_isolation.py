@@ -32,7 +32,6 @@ class Isolation(MethodSection):
     """
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         head = model.head
         if not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
             what = "the layout 'shared'" if isinstance(head, QuantumHead) else type(head).__name__

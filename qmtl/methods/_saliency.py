@@ -69,7 +69,6 @@ class Saliency(MethodSection):
     temperature: float = Field(0.5, gt=0, allow_inf_nan=False)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         head, names = model.head, [task.name for task in tasks]
         if not isinstance(head, Head):
             raise InvalidInputError(f"saliency needs a head of qmtl, got {type(head).__name__}")

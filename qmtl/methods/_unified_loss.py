@@ -37,7 +37,6 @@ class UnifiedLoss(MethodSection):
     kind: Literal["unified"] = "unified"
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks."""
         for task in tasks:
             if task.class_weights is not None:
                 raise InvalidInputError(

@@ -59,7 +59,6 @@ class PennyLaneSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         wires, limit = circuit.n_wires, memory_limit(torch.device("cpu"), None)
@@ -85,7 +84,6 @@ class PennyLaneSimulator(Simulator):
         return sorted(qml.plugin_devices)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
         settings = {"diff_method": self.diff_method, "options": self.options}
         return {"type": "pennylane", "device": self.device, **settings}
 

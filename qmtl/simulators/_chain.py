@@ -153,15 +153,12 @@ class ChainEngine(Engine):
         super().__init__(np.concatenate(columns)[None], numbers, CHUNK_BYTES)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimate the bytes of a training step."""
         return super().step_bytes(samples, itemsize) + self._constant * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Estimate the floating-point operations of a training step."""
         return 6 * samples * self._products
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Compute outputs, shape (1, outputs, batch)."""
         samples = sampled.shape[1]
         parts: tuple[list[Tensor], list[Tensor]] = ([], [])
         zero = sampled.new_tensor([1.0, 0.0, 0.0, 1.0])[:, None, None]

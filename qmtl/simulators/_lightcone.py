@@ -84,7 +84,6 @@ class LightConeSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' outputs side by side, shape (batch, outputs); see `Simulator`."""
         if is_dynamo_compiling():
             # torch.compile would only make this slower.
             from qmtl._uncompiled import uncompiled
@@ -130,7 +129,6 @@ class LightConeSimulator(Simulator):
         return step(features, scales, encoding, blocks)
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies:
-        """Return which features and encoding weights each task's outputs depend on."""
         plan = self._prepare(circuit, None, joint=False).plan
         place = {task: i for i, task in enumerate(plan.tasks)}
         features, weights = [np.zeros((2, 0), np.int64)], [np.zeros((2, 0), np.int64)]
@@ -164,7 +162,6 @@ class LightConeSimulator(Simulator):
         return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
         return {"type": "lightcone", "max_memory": self.max_memory, "engine": self.engine}
 
     def plan(self, circuit: HeadCircuit, tasks: Sequence[str] | None = None) -> Plan:

@@ -259,12 +259,10 @@ class NetworkEngine(Engine):
         self._angles = angles
 
     def step_operations(self, samples: int) -> int:
-        """Estimate the floating-point operations of a training step."""
         products = sum(program.operations for program in self.programs)
         return 6 * products * len(self.columns) * samples
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Compute the outputs of some members; see `Engine`."""
         angles = [own for rows in self._angles for own in rows.angles(sampled, fixed, members)]
         shape = (len(self.columns[members]), -1, sampled.shape[1])
         found = []

@@ -96,7 +96,6 @@ class NoisySimulator(LightConeSimulator):
         return Explanation(len(plan.tasks), circuit.n_wires, batch_size, dtype, limit, tuple(costs))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
         return {"type": "noisy", "noise": self.noise.to_dict(), "max_memory": self.max_memory}
 
     def _prepare(

@@ -189,7 +189,6 @@ class ShotSimulator(Simulator):
         return self.base.explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
         drawn = {"shots": self.shots, "seed": self.seed, "gradient": self.gradient}
         return {"type": "shots", "base": self.base.to_dict(), **drawn}
 

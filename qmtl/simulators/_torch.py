@@ -164,7 +164,6 @@ class TorchEngine(Engine):
         self.group = group
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Compute outputs, shape (members, n_outputs, batch)."""
         group, structure = self.group, self.group.structure
         samples, n_wires = sampled.shape[1], structure.n_wires
         angles = group.encoding.angles(sampled, fixed)
@@ -202,11 +201,9 @@ class TorchEngine(Engine):
         return unitary[0] @ columns + unitary[1] @ turned
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimate the bytes of a training step."""
         # Autograd keeps about two states per operation for the backward pass.
         states = 2 * itemsize * self.group.amplitudes * samples
         return states * (2 * self.group.structure.steps + 4)
 
     def step_operations(self, samples: int) -> int:
-        """Estimate the floating-point operations of a training step."""
         return 28 * (self.group.structure.steps + 2) * self.group.amplitudes * samples

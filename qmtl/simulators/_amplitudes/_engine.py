@@ -106,7 +106,6 @@ class AmplitudeEngine(Engine):
         add_at(column, self.own[members], of_task[..., None])
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Compute the outputs by torch operations."""
         return self._torch.torch_values(sampled, fixed)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
@@ -118,7 +117,6 @@ class AmplitudeEngine(Engine):
         return (states + angles + torch.get_num_threads() * 8 * size * tile) * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Estimate the floating-point operations of a training step."""
         return self._operations * samples
 
 

@@ -130,7 +130,6 @@ class PauliEngine(Engine):
                 add_at(by_fixed[:, None], places, found.reshape(*places.shape, 1))
 
     def torch_values(self, sampled: Tensor, fixed: Tensor, members: slice = slice(None)) -> Tensor:
-        """Compute the outputs by torch operations."""
         program, group = self.program, self.group
         angles = [*_rows(sampled, self.sampled), *(a[:, None] for a in _rows(fixed, self.fixed))]
         constants = [_constant(c[:, None], sampled) for c in self._constants[0].T]
@@ -147,7 +146,6 @@ class PauliEngine(Engine):
         return outputs.reshape(*self.columns.shape, sampled.shape[1])
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimate the bytes of a training step."""
         angles = (self.sampled.size + 4 * (int(self.sampled.max(initial=0)) + 1)) * samples
         slopes = 3 * self.group.n_members * len(self.program.block.outputs)
         registers = max(p.n_registers for p in (self.program.encoding, self.program.block))
