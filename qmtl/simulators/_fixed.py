@@ -72,11 +72,12 @@ class FixedCircuit(nn.Module):
             return
         group = groups[max(range(len(sizes)), key=sizes.__getitem__)]
         task, wires = group.tasks[0], group.structure.n_wires
+        # A matrix on n wires has as many numbers as 2n wires have amplitudes.
+        cause = cause_of_size(circuit, task, 2 * wires, 2 * group.structure.n_inner)
         raise CircuitTooLargeError(
             f"the program of this circuit would have {sum(sizes):.2g} numbers, at most "
             f"{MOST_NUMBERS:,} are made; the cone of task {task!r} has {wires} of "
-            f"{circuit.n_wires} wires and {_numbers(group) // group.n_members:.2g} numbers. "
-            f"{cause_of_size(circuit, task, wires, group.structure.n_inner)}"
+            f"{circuit.n_wires} wires and {_numbers(group) // group.n_members:.2g} numbers. {cause}"
         )
 
     def forward(self, angles: Tensor) -> Tensor:

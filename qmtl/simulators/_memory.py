@@ -40,7 +40,7 @@ def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires:
     """Say why a task's light cone is so large, and what to use instead."""
     encoding = circuit.encoding
     if cone_wires <= 12:
-        return "The cones are small: use a smaller batch, or fewer tasks at a time."
+        return "The cones are small: use fewer tasks at a time, or a smaller batch."
     if block_wires >= cone_wires - 2:
         return f"The task's register has {block_wires} wires: use fewer wires."
     pattern = getattr(encoding, "entangler", None) or getattr(encoding, "pattern", None)

@@ -116,7 +116,8 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     for fixed in (True, False):
         chosen = [(wires, a) for wires, a in rotations if _is_fixed(a) == fixed]
         if chosen:
-            halves = torch.stack([angle for _, angle in chosen], 1) * -0.5
+            # An angle may be common to all cones, or each cone may have its own.
+            halves = torch.stack(torch.broadcast_tensors(*(a for _, a in chosen)), 1) * -0.5
             products = tuple(wires for wires, _ in chosen)
             signs = torch.from_numpy(signs_of(products, n_wires, flips=False))
             phase = phase + signs.to(halves).T @ halves

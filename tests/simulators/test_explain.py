@@ -107,7 +107,7 @@ def test_too_large_register_names_the_task():
 
 def test_many_small_cones_ask_for_a_smaller_batch():
     circuit = HeadCircuit(binary_tasks(8))
-    with pytest.raises(CircuitTooLargeError, match="use a smaller batch, or fewer tasks"):
+    with pytest.raises(CircuitTooLargeError, match="use fewer tasks at a time, or a smaller batch"):
         LightConeSimulator(max_memory=10**5).expectation_values(
             circuit, random_angles(circuit, 64), random_weights(circuit)
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, list_designs, load_design
+from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz, list_designs, load_design
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators import FixedCircuit, LightConeSimulator, joined_weights
 from qmtl.tasks import Task
@@ -28,9 +28,18 @@ def test_designs_of_the_catalogue(design):
     assert_same_values(circuit, random_angles(circuit), random_weights(circuit))
 
 
-@given(cases())
+@given(cases(max_wires=8))
 def test_any_circuit(case):
     assert_same_values(case.circuit, case.angles(), case.weights())
+
+
+@pytest.mark.parametrize("n_wires", [1, 2])
+def test_angles_common_to_all_tasks_beside_a_tasks_own(n_wires):
+    """The encoding's last rotation and the block's first one are both about Z."""
+    encoding = AngleEncoding(n_layers=2, axes="X", trainable="YZ", reupload=False)
+    tasks = binary_tasks(3)
+    circuit = HeadCircuit(tasks, encoding, RotationAnsatz(), layout="shared", n_wires=n_wires)
+    assert_same_values(circuit, random_angles(circuit), random_weights(circuit))
 
 
 def test_single_precision_gives_single_precision():
@@ -50,6 +59,7 @@ def test_single_precision_gives_single_precision():
     [
         (HeadCircuit(binary_tasks(2000)), ["6 of 4000 wires", "33,554,432"]),
         (HeadCircuit(binary_tasks(16), AngleEncoding(n_layers=12)), ["t0", "wires", "layers"]),
+        (HeadCircuit(binary_tasks(5), AngleEncoding(n_layers=2, entangler="cnot_ring")), ["chain"]),
         (HeadCircuit(binary_tasks(8), AngleEncoding(entangler="all_to_all")), ["'all_to_all'"]),
     ],
 )
