@@ -269,7 +269,7 @@ def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     tasks_axis(ax, [c.tasks for c in costs])
     ax.set_yscale("log")
     ax.set_ylabel("peak memory of head and step (MB)")
-    ax.set_title("above the process before it")
+    ax.set_title("without the process as it was before the head")
     legend_below(ax)
     return ax
 
