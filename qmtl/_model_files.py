@@ -47,6 +47,11 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
         InvalidInputError: if not; the error says what is missing.
     """
     kind = type(module).__name__
+    if kind == "OptimizedModule":
+        raise InvalidInputError(
+            f"torch.compile has wrapped the {part}, and its class is hidden; compile it in place "
+            f"by model.{part}.compile(), or save the model without the wrapper"
+        )
     needed = ("to_dict",) if part == "encoder" else ("to_dict", "from_dict")
     for method in needed:
         if not hasattr(module, method):

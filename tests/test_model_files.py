@@ -414,3 +414,15 @@ def test_parametrised_heads_are_refused(tmp_path):
     register_parametrization(model.head, "encoding", nn.Tanh())
     with pytest.raises(InvalidInputError, match="are pruned or parametrised"):
         model.save(tmp_path / "model")
+
+
+def test_a_part_that_torch_compile_wraps_says_how_to_compile_it(tmp_path):
+    model = make_model()
+    encoder = model.encoder
+    model.encoder = torch.compile(encoder, backend="eager")
+    with pytest.raises(InvalidInputError, match=r"compile it in place by model\.encoder\.compile"):
+        model.save(tmp_path / "wrapped")
+    model.encoder = encoder
+    model.encoder.compile(backend="eager")
+    model.save(tmp_path / "model")
+    assert qmtl.load(tmp_path / "model").tasks == model.tasks
