@@ -183,8 +183,9 @@ def run_trainer(
     validate: bool = True,
 ) -> int:
     """Run Lightning's trainer; returns how many epochs the module has been trained in all."""
-    # Training draws random numbers but must not change the caller's generator.
-    with quiet_libraries(), torch.random.fork_rng(devices=[]):
+    # Training draws random numbers but must not change the caller's generators, also of GPUs.
+    gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
+    with quiet_libraries(), torch.random.fork_rng(devices=range(gpus)):
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
         threads = torch_threads(module.model, module.settings)
         with _plain_interrupt(), _plain_errors(), threads:
