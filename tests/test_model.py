@@ -164,6 +164,7 @@ class TestPredict:
             (torch.zeros(0, 6), {}, "at least one sample, got none"),
             ([["a"]], {}, "inputs must be an array of numbers .* got list that is not numeric"),
             (np.array([["a"]]), {}, "got ndarray that is not numeric"),
+            (torch.zeros(2, 6) + 1j, {}, "inputs must be real numbers, got torch.complex64"),
             ([[1.0], [1.0, 2.0]], {}, "rows of different lengths"),
             ([[None] * 6], {}, "features must be finite"),
             (np.zeros((2, 6), dtype="M8[s]"), {}, "not numeric"),

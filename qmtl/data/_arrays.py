@@ -131,6 +131,8 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
                 [1.]], dtype=torch.float64)
     """
     if isinstance(values, Tensor):
+        if values.is_complex():
+            raise InvalidInputError(f"{name} must be real numbers, got {values.dtype}")
         return values
     try:
         if hasattr(values, "to_numpy"):
