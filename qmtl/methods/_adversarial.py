@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qmtl._sections import Section
 from qmtl.data import Split
+from qmtl.encoders import Fusion
 from qmtl.errors import InvalidInputError
 from qmtl.methods._method import Batch, Method, MethodSection, Step
 from qmtl.model import MultiTaskModel, evaluating
@@ -142,6 +143,14 @@ def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
     return found.detach()
 
 
+def _check_inputs(model: MultiTaskModel) -> None:
+    if any(isinstance(module, Fusion) for module in model.encoder.modules()):
+        raise InvalidInputError(
+            "an attack changes all inputs a little, but those of the encoder Fusion begin with "
+            "flags that say which modalities are there"
+        )
+
+
 def attacked_split(
     model: MultiTaskModel, split: Split, attack: Attack, *, batch_size: int = 256
 ) -> Split:
@@ -158,7 +167,7 @@ def attacked_split(
 
     Raises:
         InvalidInputError: if the attack names an unknown task, or the encoder's output does not
-            depend on its inputs smoothly.
+            depend on its inputs smoothly, as with tokens or the flags of `Fusion`.
 
     Example:
         >>> import qmtl
@@ -169,6 +178,7 @@ def attacked_split(
         >>> float(moved.abs().max()) <= 0.1 + 1e-6
         True
     """
+    _check_inputs(model)
     there = [task.name for task in model.tasks if task.name in split.targets]
     names = chosen_tasks(attack.tasks, there)
     by_name = {task.name: task for task in model.tasks}
@@ -222,6 +232,7 @@ class Adversarial(Attack, MethodSection):
     share: float = Field(1.0, ge=0, le=1)
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
+        _check_inputs(model)
         names = [task.name for task in tasks]
         chosen = chosen_tasks(self.tasks, names)
         return _AdversarialTraining(self, [names.index(name) for name in chosen])

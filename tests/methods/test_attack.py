@@ -143,6 +143,18 @@ def test_what_cannot_be_attacked():
         attacked_split(model, rows, Attack())
 
 
+def test_flags_of_modalities_cannot_be_attacked():
+    rows = torch.cat([torch.ones(20, 2), torch.randn(20, 3)], dim=1)
+    data = qmtl.data.from_arrays(rows, {"a": rows[:, 2] > 0})
+    circuit = qmtl.HeadCircuit(data.tasks)
+    encoder = qmtl.encoders.Fusion({"x": 2, "y": 1}, circuit.n_features, "gated", dim=4, seed=0)
+    model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+    with pytest.raises(InvalidInputError, match="flags that say which modalities are there"):
+        qmtl.fit(model, data, adversarial=0.05, max_epochs=1, progress=False)
+    with pytest.raises(InvalidInputError, match="flags that say which modalities are there"):
+        evaluate(model, data.test, attack=Attack())
+
+
 def test_evaluation_leaves_each_module_in_its_mode():
     """A frozen encoder in evaluation mode stays so while the model trains."""
     data = tiny_data()
