@@ -115,7 +115,8 @@ def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[flo
         ((2.0, 1.0), (4.0, 1.0))
     """
     known = ~np.isnan(values)
-    values = values[known]
+    if not known.all():  # to copy all values takes as long as the rest
+        values = values[known]
     if not len(values):
         return 0.0, 1.0
     if weights is None:
@@ -228,7 +229,8 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
     sample = pd.Series(first, dtype=object)
     fitting: dict[str, pd.Series] = {}
     marks = {" " if mark.isspace() else mark for mark in first[0]}
-    formats = [day + time for day in _DATES if day[2] in marks for time in _TIMES]
+    times = [time for time in _TIMES if time.count(":") == first[0].count(":")]
+    formats = [day + time for day in _DATES if day[2] in marks for time in times]
     for date_format in (*formats, "ISO8601"):
         if fitting and date_format == "ISO8601":
             break
