@@ -126,6 +126,7 @@ class MultiTaskModule(pl.LightningModule):
             self.weights,
             dict(zip(settings.methods(), methods, strict=True)),
         )
+        self._trainable = [p.requires_grad for p in model.parameters()]
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
         # Accumulated batches: the sums of their gradients, which tasks had labels, and their
         # number.
@@ -227,6 +228,26 @@ class MultiTaskModule(pl.LightningModule):
         if isinstance(self.model.encoder, TaskEncoder):
             self.model.encoder.start_epoch(min(1.0, (self.current_epoch + 1) / self._n_epochs))
         self._epoch_sums = torch.zeros_like(self._epoch_sums, device=self.device)
+        self._follow_freezing()
+
+    def _follow_freezing(self) -> None:
+        """Train what is trainable now: callbacks such as `BaseFinetuning` freeze and unfreeze."""
+        trainable = [p.requires_grad for p in self.model.parameters()]
+        if trainable == self._trainable:
+            return
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._trainable = trainable
+        self.trained = TrainedParameters(
+            self.model, self.tasks, only=self.names is not None, further=self.trained.further
+        )
+        self.step.train(self.trained)
+        self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            if "row_of" in group:
+                pairs = zip(group["params"], group["row_of"], strict=True)
+                group["row_of"] = [self.trained.row_of.get(p, old) for p, old in pairs]
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """Compute the gradients of a batch, and step the optimiser unless more batches follow."""

@@ -45,7 +45,7 @@ class TrainingStep:
         self.model, self.settings, self.tasks = model, settings, tuple(tasks)
         self.names = [task.name for task in self.tasks] if parameters.only else None
         self.layout = task_layout(self.tasks)
-        self.shared, self.own, self.weights = parameters.shared, parameters.own, list(weights)
+        self.weights = list(weights)
         self.dtype = next(model.parameters()).dtype
         self.combiner = combiner
         self.uses_jacobian = settings.aggregator is not None
@@ -53,14 +53,18 @@ class TrainingStep:
         self.generator = torch.Generator()
         self.last_losses = torch.ones(len(self.tasks))
         self.target_scale: tuple[Tensor, Tensor] | None = None
-        self.jacobian: SharedJacobian | None = None
-        if self.uses_jacobian:
-            self.jacobian = SharedJacobian(
-                model, self.shared, self.own, combiner, settings.jacobian_chunk
-            )
+        self.train(parameters)
         self._find_hooks(methods or {})
         embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
         self._sparse = embeddings if self.uses_jacobian or self._gradients else []
+
+    def train(self, parameters: TrainedParameters) -> None:
+        """Set the parameters to train."""
+        self.shared, self.own = parameters.shared, parameters.own
+        self.jacobian: SharedJacobian | None = None
+        if self.uses_jacobian:
+            chunk = self.settings.jacobian_chunk
+            self.jacobian = SharedJacobian(self.model, self.shared, self.own, self.combiner, chunk)
 
     def _find_hooks(self, methods: Mapping[str, Method]) -> None:
         used = methods.values()

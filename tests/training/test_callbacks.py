@@ -1,12 +1,15 @@
 """Lightning's callbacks and trainer beside `fit`, and steps of several batches."""
 
 import csv
+import itertools
+import warnings
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
+    BaseFinetuning,
     BatchSizeFinder,
     Callback,
     DeviceStatsMonitor,
@@ -264,6 +267,48 @@ def test_the_best_epoch_of_a_pruned_model_is_pruned(permanent):
     number = sum(m.weight.numel() for m, _ in pruned)
     assert number / 2 - 1 <= zeros < number
     assert all(hasattr(m, "weight_mask") is not permanent for m, _ in pruned)
+
+
+class Thaw(BaseFinetuning):
+    """Trains the encoder from the third epoch to the fourth only, and keeps its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def freeze_before_training(self, pl_module):
+        self.freeze(pl_module.model.encoder)
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        encoder = pl_module.model.encoder
+        if epoch == 2:
+            self.unfreeze_and_add_param_group(encoder, optimizer, lr=0.01)
+        if epoch == 4:
+            self.freeze(encoder)
+        self.seen.append(torch.cat([p.detach().flatten() for p in encoder.parameters()]))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"aggregator": "upgrad"}, {"flatness": 0.05}, {"accumulate_grad_batches": 2}]
+)
+def test_a_callback_may_freeze_and_unfreeze_the_encoder(options):
+    thaw = Thaw()
+    with warnings.catch_warnings():  # Lightning's: the optimiser has these parameters already
+        warnings.simplefilter("ignore", UserWarning)
+        _fit(max_epochs=6, callbacks=[thaw], restore_best=False, **options)
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(thaw.seen)]
+    assert changed == [False, False, True, True, False]
+
+
+def test_an_encoder_that_a_callback_unfreezes_leaves_other_tasks_alone():
+    data = tiny_data()
+    model = tiny_model(data)
+    before = model.predict(data.test.inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        _fit(data, model, max_epochs=4, callbacks=[Thaw()], restore_best=False, tasks=["b"])
+    found = model.predict(data.test.inputs)
+    assert [torch.equal(found[name], before[name]) for name in "abcd"] == [True, False, True, True]
 
 
 class Starts(Callback):
