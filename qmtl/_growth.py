@@ -134,14 +134,27 @@ def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def last_layer(encoder: nn.Module) -> nn.Linear | None:
     """Return the linear layer that computes an encoder's features; None if that is not certain.
 
+    Its rows compute nothing else: it is not used, and its weights are not, in another place too.
+
     Example:
         >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
         4
     """
+    layer = _last_layer(encoder)
+    if layer is None:
+        return None
+    own = dict(layer.named_parameters())
+    places = [id(p) for _, p in encoder.named_parameters(remove_duplicate=False)]
+    once = all(places.count(id(p)) == 1 for p in own.values())
+    # A pruned weight is computed from another parameter.
+    return layer if once and set(own) <= {"weight", "bias"} else None
+
+
+def _last_layer(encoder: nn.Module) -> nn.Linear | None:
     if type(encoder) is nn.Linear:
         return encoder
     if type(encoder) is nn.Sequential and len(encoder):
-        return last_layer(encoder[-1])
+        return _last_layer(encoder[-1])
     if isinstance(encoder, TaskEncoder):
         return None
     if type(encoder) in ENCODERS.values():

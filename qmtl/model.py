@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
@@ -30,6 +31,44 @@ from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks, row_weights
 
 __all__ = ["MultiTaskModel", "load"]
+
+
+def called_with(
+    module: nn.Module,
+    values: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a module with other values of its parameters and buffers.
+
+    As `torch.func.functional_call`, but for a module that is used twice that would put the other
+    values in twice, and take them out once.
+
+    Args:
+        module: the module.
+        values: name of each parameter or buffer to replace, with its value. It is replaced
+            wherever it is used.
+        inputs: arguments of the call.
+        options: keyword arguments of the call.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> both = nn.Sequential(layer, layer)
+        >>> called_with(both, {"0.weight": torch.zeros(2, 2)}, (torch.ones(1, 2),)).shape
+        torch.Size([1, 2])
+        >>> layer.weight is both[1].weight, type(layer.weight).__name__
+        (True, 'Parameter')
+    """
+    names = (module.named_parameters, module.named_buffers)
+    own = {name: tensor for each in names for name, tensor in each(remove_duplicate=False)}
+    replaced = {id(own[name]): value for name, value in values.items()}
+    once = {path for path, _ in module.named_modules()}
+    places = {
+        name: replaced[id(tensor)]
+        for name, tensor in own.items()
+        if id(tensor) in replaced and name.rpartition(".")[0] in once
+    }
+    return functional_call(module, places, inputs, dict(options or {}), tie_weights=False)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import qmtl
 from qmtl._growth import widened
@@ -146,6 +147,20 @@ def test_types_modes_and_frozen_tasks_are_kept():
 def test_what_cannot_grow_says_why(change, words):
     with pytest.raises(InvalidInputError, match=words):
         change(model())
+
+
+def test_a_last_layer_that_does_more_does_not_grow():
+    """Its further rows would be further inputs of itself, or its weights are computed."""
+    layer, pruned = nn.Linear(4, 4), nn.Linear(4, 4)
+    prune.random_unstructured(pruned, "weight", 0.5)
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[0].weight = tied[1].weight
+    for encoder in (nn.Sequential(layer, nn.ReLU(), layer), pruned, tied):
+        head = qmtl.QuantumHead(qmtl.HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+        old = qmtl.MultiTaskModel(encoder, head)
+        old.predict(X)  # torch copies a pruned layer only after a call without gradients
+        with pytest.raises(InvalidInputError, match="does not end in a linear layer"):
+            old.with_task(NEW[0])
 
 
 def test_an_encoder_without_a_last_layer_needs_another():

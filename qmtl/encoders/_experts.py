@@ -280,7 +280,7 @@ class Experts(TaskEncoder):
         return type(self)(
             self.gate_features,
             columns,
-            [copy.deepcopy(expert) for expert in self.experts],
+            list(copy.deepcopy(self.experts)),
             gate=self.kind,
             k=self.k,
             entropy=self.entropy,

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
@@ -26,7 +25,7 @@ from qmtl.merging._parts import (
     shared_state,
 )
 from qmtl.methods import evaluating
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, called_with
 
 ANGLES = ("encoding", "blocks")
 
@@ -432,7 +431,7 @@ def _loss(
     given = data.train.inputs[rows].to(next(model.parameters()))
     # Evaluation mode: no dropout, and batch statistics are neither used nor changed.
     with evaluating(model):
-        logits = functional_call(model, parameters, (given,))
+        logits = called_with(model, parameters, (given,))
     weights = data.train.relative_weight
     weights = None if weights is None else weights[rows].to(given.device)
     losses = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, called_with
 from qmtl.tasks import Task, chosen_tasks
 
 CLASSES = ("binary", "multiclass")
@@ -217,7 +217,7 @@ class _Maxl(Method):
         state |= {name: buffer.clone() for name, buffer in model.named_buffers()}
         names = [task.name for task in step.tasks]
         inputs = batch.inputs.to(next(model.parameters()).dtype)
-        logits = torch.func.functional_call(model, state, (inputs, names), {"joined": True})
+        logits = called_with(model, state, (inputs, names), {"joined": True})
         sums, counts = step.layout.loss_terms(
             logits,
             step.standardised(batch.targets),

@@ -11,7 +11,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, QuantumHead, cone_columns
 from qmtl.methods._isolation import tasks_apart
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, called_with
 from qmtl.simulators import ShotSimulator
 from qmtl.tasks import Task
 
@@ -157,7 +157,7 @@ class _SaliencyTerms(Method):
         points = (features.to(exact) + moves).flatten(0, 1)
         parameters = {name: p.to(exact) for name, p in head.named_parameters()}
         names = [task.name for task in step.tasks]
-        logits = torch.func.functional_call(head, parameters, (points, names), {"joined": True})
+        logits = called_with(head, parameters, (points, names), {"joined": True})
         total = torch.zeros((), dtype=exact, device=features.device)
         for place, own in enumerate(logits.view(len(moves), len(features), -1)):
             sums, counts = step.loss_terms_of(own, losses.batch)

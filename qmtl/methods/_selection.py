@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
 from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, called_with
 from qmtl.tasks import labelled_rows
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 
             def logits(values: dict[str, Tensor], inputs: Tensor = inputs) -> Tensor:
                 options = {"tasks": names, "joined": True}
-                return functional_call(model, values, (inputs,), options)  # type: ignore[no-any-return]
+                return called_with(model, values, (inputs,), options)  # type: ignore[no-any-return]
 
             values = {name: p.detach() for name, p in parameters.items()}
             at = logits(values).detach().requires_grad_()

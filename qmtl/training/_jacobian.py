@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, called_with
 from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
 
 
@@ -132,7 +132,7 @@ class SharedJacobian:
             for name, layer in self._layers.items()
         ]
         try:
-            output = torch.func.functional_call(encoder, parameters, (inputs,))
+            output = called_with(encoder, parameters, (inputs,))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -151,7 +151,8 @@ class MultiTaskModule(pl.LightningModule):
         settings, model = self.settings, self.model
         rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
         kept = model.encoder.undecayed() if isinstance(model.encoder, TaskEncoder) else []
-        apart = {id(p) for p in kept}
+        # A parameter that encoder and head share is stepped with the head's.
+        apart = {id(p) for p in (*kept, *model.head.parameters())}
         encoder = [p for p in model.encoder.parameters() if id(p) not in apart]
         groups: list[dict[str, Any]] = [
             {"params": encoder, "weight_decay": settings.weight_decay or 0.0},

@@ -79,6 +79,13 @@ class TrainedParameters:
         layer = last_layer(model.encoder)
         by_features = [] if layer is None else list(layer.parameters())
         by_weights = [p for n, p in model.head.named_parameters(recurse=False) if n == "encoding"]
+        # A parameter that encoder and head share has two kinds of entries.
+        tied = {id(p) for p in model.encoder.parameters()} & {
+            id(p) for p in model.head.parameters()
+        }
+        by_features, by_weights = (
+            [p for p in own if id(p) not in tied] for own in (by_features, by_weights)
+        )
         found: dict[nn.Parameter, Tensor] = {}
         for (task, place), parameters in zip(depends, (by_features, by_weights), strict=True):
             mine = np.isin(task, trained)

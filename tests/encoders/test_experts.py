@@ -516,3 +516,14 @@ def test_errors(arguments, options, message):
 def test_inputs_of_another_width():
     with pytest.raises(InvalidInputError, match=r"must have 5 numbers a row, got shape \(2, 4\)"):
         Experts(5, COLUMNS)(torch.zeros(2, 4))
+
+
+def test_an_expert_that_is_there_twice_grows_as_one():
+    circuit = qmtl.HeadCircuit([qmtl.Task.binary("a"), qmtl.Task.binary("b")])
+    head = qmtl.QuantumHead(circuit, seed=0)
+    expert = qmtl.encoders.MLP(3, out_features=4, seed=0)
+    encoder = qmtl.encoders.Experts(3, head.task_columns(), [expert, expert], seed=0)
+    model, rows = qmtl.MultiTaskModel(encoder, head), torch.randn(5, 3)
+    larger = model.with_task(qmtl.Task.binary("c"), seed=0)
+    assert torch.equal(larger.predict(rows)["a"], model.predict(rows)["a"])
+    assert larger.encoder.experts[0] is larger.encoder.experts[1]

@@ -138,6 +138,51 @@ def test_inference_mode_and_parameters_without_values():
         assert qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET).epochs == 1
 
 
+class Twice(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs):
+        return self.layer(self.layer(inputs).relu())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"aggregator": "upgrad"}, {"auxiliary": 2}, {"saliency": True}]
+)
+def test_a_layer_that_is_used_twice_is_trained_as_one(options):
+    rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    data = qmtl.data.from_arrays(rows, {name: rows[:, i] > 0 for i, name in enumerate("abc")})
+    states = []
+    for twice in (lambda layer: nn.Sequential(layer, nn.ReLU(), layer), Twice):
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 6)
+        circuit = qmtl.HeadCircuit(data.tasks, encoding=qmtl.AngleEncoding(entangler="none"))
+        model = qmtl.MultiTaskModel(twice(layer), qmtl.QuantumHead(circuit, seed=0))
+        qmtl.fit(model, data, max_epochs=3, restore_best=False, **QUIET, **options)
+        assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+        states.append([layer.weight.detach(), *model.head.state_dict().values()])
+    for ours, theirs in zip(*states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [*COMBINERS, {"tasks": ["b"]}])
+def test_a_parameter_that_encoder_and_head_share_is_trained(options):
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    data = qmtl.data.from_arrays(rows, {name: rows[:, i] > 0 for i, name in enumerate("abc")})
+    circuit = qmtl.HeadCircuit(data.tasks, encoding=qmtl.AngleEncoding(entangler="none"))
+    model = qmtl.MultiTaskModel(nn.Linear(3, 6), qmtl.QuantumHead(circuit, seed=0))
+    model.encoder.bias = model.head.encoding
+    before, kept = model.predict(rows), model.head.encoding.clone()
+    qmtl.fit(model, data, max_epochs=2, restore_best=False, **QUIET, **options)
+    assert model.encoder.bias is model.head.encoding
+    if "tasks" in options:
+        after = model.predict(rows)
+        assert [torch.equal(after[name], before[name]) for name in "abc"] == [True, False, True]
+    else:
+        assert not torch.equal(model.head.encoding, kept)
+
+
 def test_several_devices_need_a_program_in_a_file():
     """The program then trains in one process, without importing TorchJD for the mean of losses."""
     code = (
