@@ -80,7 +80,10 @@ def test_paired_test_is_invariant_to_what_seeds_have_in_common():
 
 def test_paired_test_at_its_edges():
     assert paired_test([1.0, 2.0], [1.0, 2.0]).t_test == 1
-    assert paired_test([2.0, 3.0], [1.0, 2.0]).t_test == 0
+    # Equal differences, but for rounding: a t-test would be certain after two seeds.
+    assert paired_test([2.0, 3.0], [1.0, 2.0]).t_test == 0.5
+    assert paired_test([94.3, 93.6], [95.4, 94.7]).t_test == 0.5
+    assert paired_test([2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0]).t_test == 0.125
     assert math.isnan(paired_test([1.0], [2.0]).t_test)
     assert paired_test([1.0, math.nan, 2.0, 3.0], [0.0, 5.0, 1.5, 1.0]).difference.n == 3
     with pytest.raises(InvalidInputError, match="2 values cannot be paired with 1"):
