@@ -40,6 +40,20 @@ FORMAT = "qmtl-model"
 VERSION = 1
 
 
+def check_plain(part: str, module: nn.Module, what: str, *, parametrised: bool = True) -> None:
+    """Raise if weights of a part are computed from others, which would not `what`.
+
+    An encoder may parametrise its weights as it is built; pruning comes later.
+    """
+    refused = parametrised and part == "head" and any(map(is_parametrized, module.modules()))
+    if refused or is_pruned(module):
+        raise InvalidInputError(
+            f"weights of the {part} {type(module).__name__} are pruned or parametrised, and would "
+            f"not {what}; make that permanent first, as by torch.nn.utils.prune.remove(module, "
+            f"name)"
+        )
+
+
 def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
     """Return what an encoder's or head's ``to_dict`` gives; raise if it could not be loaded.
 
@@ -59,12 +73,7 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
                 f"the {part} {kind} has no {method}(), so its design cannot be saved; give it "
                 f"to_dict() and from_dict(), or save state_dict() yourself"
             )
-    # An encoder may parametrise its weights as it is built; pruning comes later.
-    if is_pruned(module) or (part == "head" and any(map(is_parametrized, module.modules()))):
-        raise InvalidInputError(
-            f"weights of the {part} {kind} are pruned or parametrised, and would not load; make "
-            "that permanent first, as by torch.nn.utils.prune.remove(module, name)"
-        )
+    check_plain(part, module, "load")
     description: dict[str, Any] = module.to_dict()
     said = description.get("type") if isinstance(description, Mapping) else None
     if said != kind or known.get(kind, type(module)) is not type(module):

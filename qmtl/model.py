@@ -13,6 +13,7 @@ from torch.func import functional_call
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
 from qmtl._model_files import (
+    check_plain,
     described,
     example_inputs,
     export_program,
@@ -254,6 +255,8 @@ class MultiTaskModel(nn.Module):
             (['a', 'b'], True)
         """
         register = {"wires": wires, "ansatz": ansatz, "readout": readout}
+        for part, module in (("encoder", self.encoder), ("head", self.head)):
+            check_plain(part, module, "grow")
         head = grown_head(self.head, task, seed, **register)
         if encoder is None:
             encoder = grown_encoder(self.encoder, self.head, head, seed)
@@ -316,6 +319,7 @@ class MultiTaskModel(nn.Module):
 
         from qmtl.adaptation import adapted_head
 
+        check_plain("head", self.head, "be copied", parametrised=False)
         if not isinstance(self.head, Head):
             kind = type(self.head).__name__
             raise InvalidInputError(f"only a head of qmtl.heads can be adapted, got a {kind}")

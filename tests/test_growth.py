@@ -150,17 +150,30 @@ def test_what_cannot_grow_says_why(change, words):
 
 
 def test_a_last_layer_that_does_more_does_not_grow():
-    """Its further rows would be further inputs of itself, or its weights are computed."""
-    layer, pruned = nn.Linear(4, 4), nn.Linear(4, 4)
-    prune.random_unstructured(pruned, "weight", 0.5)
-    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    """Its further rows would be further inputs of itself."""
+    layer, tied = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[0].weight = tied[1].weight
-    for encoder in (nn.Sequential(layer, nn.ReLU(), layer), pruned, tied):
+    for encoder in (nn.Sequential(layer, nn.ReLU(), layer), tied):
         head = qmtl.QuantumHead(qmtl.HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
-        old = qmtl.MultiTaskModel(encoder, head)
-        old.predict(X)  # torch copies a pruned layer only after a call without gradients
         with pytest.raises(InvalidInputError, match="does not end in a linear layer"):
-            old.with_task(NEW[0])
+            qmtl.MultiTaskModel(encoder, head).with_task(NEW[0])
+
+
+@pytest.mark.parametrize("part", ["encoder.layers.0", "head", "head.blocks"])
+def test_pruned_models_say_what_to_do_first(part):
+    old = model()
+    module = old.get_submodule(part)
+    name, _ = next(module.named_parameters(recurse=False))
+    prune.random_unstructured(module, name, 0.5)
+    old(X)
+    steps = [lambda: old.with_task(NEW[0]), lambda: qmtl.merge([old, old])]
+    if part != "encoder.layers.0":
+        steps.append(lambda: old.adapt(NEW[0], (X, X[:, 0] > 0)))
+    for step in steps:
+        with pytest.raises(InvalidInputError, match="are pruned or parametrised, and would not"):
+            step()
+    prune.remove(module, name)
+    assert torch.equal(old.with_task(NEW[0], seed=0).predict(X)["a"], old.predict(X)["a"])
 
 
 def test_an_encoder_without_a_last_layer_needs_another():

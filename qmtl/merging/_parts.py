@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._growth import last_layer, separate_encodings
+from qmtl._model_files import check_plain
 from qmtl.circuit import HeadCircuit, RegisterEncoding
 from qmtl.data import column_differences
 from qmtl.encoders import TaskEncoder
@@ -35,6 +36,9 @@ def check_models(models: Models) -> bool:
     if not models or not all(isinstance(model, MultiTaskModel) for model in models):
         kinds = ", ".join(type(model).__name__ for model in models) or "none"
         raise InvalidInputError(f"merge needs one or more MultiTaskModel, got {kinds}")
+    for model in models:
+        for part, module in (("encoder", model.encoder), ("head", model.head)):
+            check_plain(part, module, "merge")
     first = models[0]
     same = all(set(_names(model)) == set(_names(first)) for model in models)
     for number, other in enumerate(models[1:], start=2):
