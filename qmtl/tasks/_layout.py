@@ -7,7 +7,7 @@ one kind together.
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -197,26 +197,32 @@ class TaskLayout:
         keys = [(t.kind, t.n_outputs, t.class_weights is not None) for t in self.tasks]
         self._places = alike(keys)
         order = [place for group in self._places for place in group]
-        self._order = None if order == sorted(order) else torch.tensor(order).argsort()
-        self._task_of_column = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        # Layouts are cached: a first use with tensors without values must not spoil the next ones.
+        cpu = partial(torch.tensor, device="cpu")
+        task_of_column = cpu(range(len(widths))).repeat_interleave(cpu(widths))
         column_of_output = [
             column if is_flat(task) else column + i
             for task, column in zip(self.tasks, accumulate([0, *widths[:-1]]), strict=True)
             for i in range(task.n_outputs)
         ]
-        self.column_of_output = torch.tensor(column_of_output)
+        self.column_of_output = cpu(column_of_output)
         same = column_of_output == list(range(self.n_columns))
-        self._column_of_output = None if same else self.column_of_output
+        self._indices = (
+            None if order == sorted(order) else cpu(order).argsort(),
+            None if same else self.column_of_output,
+            task_of_column,
+        )
         self._on_devices: dict[torch.device, tuple[TaskGroup, ...]] = {}
 
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
         """Return the tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
-            if self._order is not None:
-                self._order = self._order.to(device)
-            if self._column_of_output is not None:
-                self._column_of_output = self._column_of_output.to(device)
-            self._task_of_column = self._task_of_column.to(device)
+            order, column_of_output, task_of_column = self._indices
+            self._order = None if order is None else order.to(device)
+            self._column_of_output = (
+                None if column_of_output is None else column_of_output.to(device)
+            )
+            self._task_of_column = task_of_column.to(device)
             groups = tuple(self._group(places, device) for places in self._places)
             if torch.compiler.is_compiling():
                 # These tensors have no values, and must not outlive the program.

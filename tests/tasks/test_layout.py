@@ -92,3 +92,18 @@ def test_types_of_logits_may_be_narrower_than_those_of_targets():
     assert sums.dtype == torch.float32
     torch.testing.assert_close(sums, torch.tensor([4.0, 2 * math.log(2)]))
     assert counts.tolist() == [1, 2]
+
+
+def test_tensors_without_values_leave_no_trace():
+    """Layouts are kept for the process, so that a first use on a meta device could spoil others."""
+    tasks = (Task.multilabel("meta b", 2), Task.binary("meta a"), Task.multilabel("meta c", 2))
+    with torch.device("meta"):
+        layout = task_layout(tasks)
+    targets = {"meta a": torch.tensor([1.0, 0.0])}
+    targets |= {name: torch.tensor([[1.0, 0.0], [0.0, 1.0]]) for name in ("meta b", "meta c")}
+    logits = torch.zeros(2, layout.n_outputs)
+    for device in ("meta", "cpu"):
+        moved = layout.join_targets({name: t.to(device) for name, t in targets.items()})
+        assert layout.labelled(moved).shape == (2, 3)
+        sums, counts = layout.loss_terms(logits.to(device), moved)
+    torch.testing.assert_close(sums / counts, torch.full((3,), math.log(2)))
