@@ -199,7 +199,7 @@ class TaskLayout:
         order = [place for group in self._places for place in group]
         # Layouts are cached: a first use with tensors without values must not spoil the next ones.
         cpu = partial(torch.tensor, device="cpu")
-        task_of_column = cpu(range(len(widths))).repeat_interleave(cpu(widths))
+        task_of_column = [i for i, width in enumerate(widths) for _ in range(width)]
         column_of_output = [
             column if is_flat(task) else column + i
             for task, column in zip(self.tasks, accumulate([0, *widths[:-1]]), strict=True)
@@ -210,7 +210,7 @@ class TaskLayout:
         self._indices = (
             None if order == sorted(order) else cpu(order).argsort(),
             None if same else self.column_of_output,
-            task_of_column,
+            cpu(task_of_column),
         )
         self._on_devices: dict[torch.device, tuple[TaskGroup, ...]] = {}
 
