@@ -3,9 +3,10 @@
 Register 0 holds 1; registers 1 + 2i and 2 + 2i hold the cosine and the sine of angle i; then come
 constants; every operation writes the next register. Equal operations are written only once.
 
-Constants are products of *factors*, such as a noise channel's effect on a string. A value carries
-the factors that it has not been multiplied by yet. When two values are added, their common factors
-stay outside the sum, so that uniform noise is almost free.
+Under construction, a value is a product of *factors* that are not multiplied yet. When two values
+are added, their common factors stay outside the sum: sums of strings on different wires become
+equal and are written once, and uniform noise is almost free. At the end, products share their
+multiplications. The default circuit needs 59 operations instead of 192.
 """
 
 from collections import Counter
@@ -17,18 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmtl.simulators._pauli._products import share_products
+
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
-# A factor is one number of a noise channel: (channel, index of the number). A constant is a product
-# of factors, in sorted order.
+# A factor is one number of a noise channel, (channel, index of the number), or a register,
+# (REGISTER, its number). A product is a sorted tuple of factors.
+REGISTER = -1
 Factor = tuple[int, int]
 Factors = tuple[Factor, ...]
-# A polynomial under construction: its register, its sign, and its factors; None is zero.
-Value = tuple[int, int, Factors] | None
-ONE: Value = (0, 1, ())
-# Registers under construction: constants count down from -1, operations up from this number.
-_FIRST_OPERATION = 1 << 40
+# A polynomial under construction: its sign and its factors; None is zero.
+Value = tuple[int, Factors] | None
+ONE: Value = (1, ())
+# Registers under construction: the first of sums, and the first of products.
+_FIRST_SUM, _FIRST_PRODUCT = 1 << 40, 1 << 41
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,12 @@ class Polynomials:
 
 def cosine(angle: int) -> Value:
     """Return the cosine of an angle."""
-    return 1 + 2 * angle, 1, ()
+    return 1, ((REGISTER, 1 + 2 * angle),)
 
 
 def sine(angle: int, sign: int = 1) -> Value:
     """Return the sine of an angle, or of its negative."""
-    return 2 + 2 * angle, sign, ()
+    return sign, ((REGISTER, 2 + 2 * angle),)
 
 
 class Builder:
@@ -98,72 +102,85 @@ class Builder:
 
     def __init__(self, n_angles: int) -> None:
         self.n_angles = n_angles
-        self._rows: dict[tuple[int, int, int, int, int], int] = {}
-        self._constants: dict[Factors, int] = {}
+        # The register of each sum or difference of two products.
+        self._sums: dict[tuple[int, Factors, Factors], int] = {}
 
     def __len__(self) -> int:
-        """Return the number of operations written so far."""
-        return len(self._rows)
+        """Return the number of sums written so far."""
+        return len(self._sums)
 
     def combine(self, *products: tuple[Value, Value]) -> Value:
-        """Write the sum of one or two products, each of two values."""
-        if len(products) == 1 and products[0][0] is ONE:
-            return products[0][1]
+        """Return the sum of one or two products, each of two values."""
         found = [
-            (a[0], b[0], a[1] * b[1], tuple(sorted(a[2] + b[2])) if a[2] else b[2])
+            (a[0] * b[0], tuple(sorted(a[1] + b[1])) if a[1] else b[1])
             for a, b in products
             if a is not None and b is not None
         ]
-        if not found:
-            return None
-        x, y, sign, factors = found[0]
-        if len(found) == 1:
-            return self._times(x, y), sign, factors
-        z, w, other, others = found[1]
-        kind, common = SUM if sign == other else DIFFERENCE, factors
-        if factors != others:
-            # Only the factors that the two do not share are multiplied now.
-            shared = Counter(factors) & Counter(others)
-            common = tuple(sorted(shared.elements()))
-            x, y = self._scaled(x, y, Counter(factors) - shared)
-            z, w = self._scaled(z, w, Counter(others) - shared)
-        return self._write(kind, x, y, z, w), sign, common
-
-    def _scaled(self, x: int, y: int, factors: Counter[Factor]) -> tuple[int, int]:
-        """Return two registers whose product is `x` times `y` times the factors."""
-        constant = self._constant(tuple(sorted(factors.elements())))
-        return (constant, y) if x == 0 else (x, self._times(constant, y))
-
-    def _constant(self, factors: Factors) -> int:
-        return self._constants.setdefault(factors, -1 - len(self._constants)) if factors else 0
-
-    def _times(self, x: int, y: int) -> int:
-        return x + y if x == 0 or y == 0 else self._write(PRODUCT, x, y, 0, 0)
-
-    def _write(self, kind: int, x: int, y: int, z: int, w: int) -> int:
-        row = (kind, min(x, y), max(x, y), min(z, w), max(z, w))
-        return self._rows.setdefault(row, _FIRST_OPERATION + len(self._rows))
+        if len(found) < 2:
+            return found[0] if found else None
+        (sign, first), (other, second) = found
+        shared = Counter(first) & Counter(second)
+        if shared:
+            first, second = (_without(factors, shared) for factors in (first, second))
+        if second < first:
+            sign, first, other, second = other, second, sign, first
+        key = SUM if sign == other else DIFFERENCE, first, second
+        register = self._sums.setdefault(key, _FIRST_SUM + len(self._sums))
+        return sign, tuple(sorted([*shared.elements(), (REGISTER, register)]))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
         """Return the polynomials of `values`, without the operations that no value needs."""
-        done = [
-            (0, 0) if value is None else (self._times(self._constant(value[2]), value[0]), value[1])
-            for value in values
-        ]
-        needed = {register for register, _ in done}
-        for row, register in reversed(self._rows.items()):
-            if register in needed:
-                needed.update(row[1:])
-        constants = [factors for factors, register in self._constants.items() if register in needed]
-        kept = [(row, register) for row, register in self._rows.items() if register in needed]
-        order = [*range(1 + 2 * self.n_angles), *map(self._constants.__getitem__, constants)]
-        order += [register for _, register in kept]
-        place = {register: i for i, register in enumerate(order)}
-        ops = [(kind, *map(place.__getitem__, registers)) for (kind, *registers), _ in kept]
+        done: list[tuple[int, Factors]] = [(0, ()) if v is None else v for v in values]
+        needed = {factor for _, factors in done for factor in factors}
+        sums: list[tuple[int, int, Factors, Factors]] = []
+        for (kind, first, second), register in reversed(self._sums.items()):
+            if (REGISTER, register) in needed:
+                sums.append((register, kind, first, second))
+                needed.update(first + second)
+        sums.reverse()
+        # A sum multiplies two factors itself; an output is one register.
+        products = dict.fromkeys((factors, 1) for _, factors in done)
+        products |= dict.fromkeys((factors, 2) for _, _, *both in sums for factors in both)
+        constants: dict[Factors, int] = {}
+        words: dict[tuple[Factors, int], list[int]] = {}
+        for factors, most in products:
+            word = [register for channel, register in factors if channel == REGISTER]
+            noise = tuple(factor for factor in factors if factor[0] != REGISTER)
+            if noise:
+                unused = 1 + 2 * self.n_angles + len(constants)
+                word.append(constants.setdefault(noise, unused))
+            words[factors, most] = sorted(word)
+        pairs = share_products([(word, most) for (_, most), word in words.items()], _FIRST_PRODUCT)
+        place = {register: register for register in range(1 + 2 * self.n_angles + len(constants))}
+        ops: list[tuple[int, int, int, int, int]] = []
+
+        def write(register: int, *row: int) -> None:
+            kind, x, y, z, w = row
+            place[register] = 1 + 2 * self.n_angles + len(constants) + len(ops)
+            ops.append((kind, x, y, z, w))
+
+        def written(register: int) -> int:
+            """Write a product, after those that it needs; return its final register."""
+            if register not in place:
+                write(register, PRODUCT, *map(written, pairs[register]), 0, 0)
+            return place[register]
+
+        def operands(factors: Factors, most: int) -> list[int]:
+            """Return the registers whose product this is; register 0 stands for a missing one."""
+            found = list(map(written, words[factors, most]))
+            return found + [0] * (most - len(found))
+
+        for register, kind, first, second in sums:
+            write(register, kind, *operands(first, 2), *operands(second, 2))
+        outputs = [operands(factors, 1)[0] for _, factors in done]
         return Polynomials(
             self.n_angles,
             np.array(ops, np.int64).reshape(-1, 5),
-            np.array([place[register] for register, _ in done], np.int64),
-            np.array([sign for _, sign in done], np.int64),
+            np.array(outputs, np.int64),
+            np.array([sign for sign, _ in done], np.int64),
             tuple(constants),
         )
+
+
+def _without(factors: Factors, shared: Counter[Factor]) -> Factors:
+    return tuple(sorted((Counter(factors) - shared).elements()))

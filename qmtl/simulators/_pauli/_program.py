@@ -75,7 +75,7 @@ def pauli_program(
         >>> (group,) = build_plan(circuit, list(circuit.registers)).groups
         >>> program = pauli_program(group.structure)
         >>> program.n_terms, len(program.encoding.ops)
-        (12, 192)
+        (12, 59)
     """
     if structure.block_slots[0]:
         return None

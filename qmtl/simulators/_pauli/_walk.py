@@ -62,18 +62,18 @@ def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Ite
 
     Example:
         >>> list(images(Op("RY", (0,), 3), [(0, 1)], {3: 0}))  # Z becomes cos Z - sin X
-        [((0, 1), (((0, 1), (1, 1, ())), ((1, 0), (2, -1, ()))))]
+        [((0, 1), (((0, 1), (1, ((-1, 1),))), ((1, 0), (-1, ((-1, 2),)))))]
     """
     if op.slot is None:
         for p in strings:
             q, sign = after_clifford(op, p)
-            yield p, ((q, (0, sign, ())),)
+            yield p, ((q, (sign, ())),)
     elif op.name in (CHANNEL, DAMPING):
-        numbers = [ONE, *((0, 1, ((op.slot, which),)) for which in range(1, 4 ** len(op.wires)))]
+        numbers = [ONE, *((1, ((op.slot, which),)) for which in range(1, 4 ** len(op.wires)))]
         for p in strings:
             kept = (p, numbers[written(op.wires, p)])
             rest = without_z(op.wires[0], p) if op.name == DAMPING else None
-            yield p, (kept,) if rest is None else (kept, (rest, (0, 1, ((op.slot, SHIFT),))))
+            yield p, (kept,) if rest is None else (kept, (rest, (1, ((op.slot, SHIFT),))))
     else:
         angle = angle_of[op.slot]
         cos, sines = cosine(angle), {sign: sine(angle, sign) for sign in (1, -1)}

@@ -1,0 +1,69 @@
+"""Choose which pairs of factors to multiply, so that products share as much as possible."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from itertools import combinations
+
+Pair = tuple[int, int]
+
+
+def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[int, Pair]:
+    """Replace pairs of factors by new registers until each product is short enough.
+
+    The pair that most products contain comes first, then the next, as in byte-pair encoding. The
+    result is not always the smallest, but close to it.
+
+    Args:
+        words: products, each a sorted list of the registers of its factors, and the most factors
+            that may be left. The lists are changed in place.
+        unused: the first new register; it is larger than all others.
+
+    Returns:
+        The two registers whose product each new register is.
+
+    Example:
+        >>> words = [([1, 2, 3], 1), ([2, 3, 4], 2)]
+        >>> share_products(words, 5)
+        {5: (2, 3), 6: (1, 5)}
+        >>> words
+        [([6], 1), ([4, 5], 2)]
+    """
+    users: dict[Pair, set[int]] = defaultdict(set)
+    for i, (word, most) in enumerate(words):
+        for pair in _pairs(word, most):
+            users[pair].add(i)
+    heap = [(-len(found), pair) for pair, found in users.items()]
+    heapify(heap)
+    merged: dict[int, Pair] = {}
+    while heap:
+        count, pair = heappop(heap)
+        if len(users[pair]) != -count:
+            # Some of these products have lost a factor to another pair.
+            if users[pair]:
+                heappush(heap, (-len(users[pair]), pair))
+            continue
+        fresh: set[Pair] = set()
+        for i in users.pop(pair):
+            word, most = words[i]
+            before = _pairs(word, most)
+            while pair in _pairs(word, most):
+                for factor in pair:
+                    word.remove(factor)
+                word.append(unused)
+            after = _pairs(word, most)
+            for gone in before - after - {pair}:
+                users[gone].discard(i)
+            for new in after - before:
+                users[new].add(i)
+            fresh |= after - before
+        for new in fresh:
+            heappush(heap, (-len(users[new]), new))
+        merged[unused] = pair
+        unused += 1
+    return merged
+
+
+def _pairs(word: Sequence[int], most: int) -> set[Pair]:
+    """Return the pairs of factors that may be merged: none if the product is short enough."""
+    return set(combinations(word, 2)) if len(word) > most else set()
