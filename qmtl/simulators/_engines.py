@@ -9,10 +9,10 @@ from qmtl.simulators._pauli import LARGEST_PROGRAM, PauliEngine, pauli_program
 from qmtl.simulators._plan import Group, Plan, build_plan
 from qmtl.simulators._torch import TorchEngine
 
-# A Pauli operation takes four times as long as a state-vector operation, which runs in longer
-# loops. Small programs of both kinds are equally fast, and then the Pauli kernel is chosen, because
-# it compiles faster.
-PAULI_ADVANTAGE = 0.25
+# A Pauli operation takes twice as long as a state-vector operation, which runs in longer loops.
+# Small programs of both kinds are equally fast, and then the Pauli kernel is chosen, because it
+# compiles faster.
+PAULI_ADVANTAGE = 0.5
 FEW_OPERATIONS = 2_000
 # Largest number of basis states of a readout for which Z-strings are tried.
 LARGEST_READOUT = 2**10

@@ -25,8 +25,8 @@ from qmtl.simulators._pauli._polynomials import Builder, Polynomials
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
 from qmtl.simulators._plan import Structure
 
-# A program with more operations takes seconds to plan.
-LARGEST_PROGRAM = 5_000
+# Most sums of strings to follow; with more, planning takes seconds.
+LARGEST_PROGRAM = 20_000
 # Most Z-strings of a readout.
 MOST_STRINGS = 64
 
@@ -65,7 +65,7 @@ def pauli_program(
 ) -> PauliProgram | None:
     """Convert the cones of one structure to a program of polynomials.
 
-    The result is None if the program would have more than `most_operations` operations, or if an
+    The result is None if that needs more than `most_operations` sums of strings, or if an
     angle of a task's block depends on the sample.
 
     Example:
@@ -105,10 +105,10 @@ def write_program(
         circuits: the cone with its commuting gates in different orders; all have the same block.
         masks: the wires of each Z-string that is read, as bit masks.
         mixing: matrix from strings to outputs; None if each output is one of the strings.
-        most: largest number of operations.
+        most: largest number of sums of strings; the program has far fewer operations.
 
     Raises:
-        TooLargeError: if there would be more operations.
+        TooLargeError: if there would be more sums.
     """
     slots = circuits[0].block_slots
     builder = Builder(len(slots))
