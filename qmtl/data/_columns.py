@@ -204,8 +204,8 @@ class TableColumns:
             find = _category_finder(categories)
             found = [find(text) for text in texts]
             places = np.array([*(-1 if place is None else place for place in found), -1])[codes]
-            cells = first_cells + (start + places)
-            encoded.reshape(-1)[cells[places >= 0]] = 1.0
+            cells, known = first_cells + (start + places), places >= 0
+            encoded.reshape(-1)[cells if known.all() else cells[known]] = 1.0
             start += len(categories)
         return torch.from_numpy(encoded)
 

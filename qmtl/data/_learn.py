@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -234,6 +235,8 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
     for date_format in (*formats, "ISO8601"):
         if fitting and date_format == "ISO8601":
             break
+        if not _may_fit(first[0], date_format):
+            continue
         if pd.to_datetime(sample, format=date_format, errors="coerce", utc=True).isna().any():
             continue
         read = _read_dates(column, date_format)
@@ -243,6 +246,20 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
     if any(not kinds[0].equals(other) for other in kinds[1:]):
         return "ambiguous", None
     return next(iter(fitting.items()), ("", None))
+
+
+def _may_fit(text: str, date_format: str) -> bool:
+    """Return False if a text surely is not of a format; pandas takes much longer to say so.
+
+    Python's fractions of a second have fewer digits than pandas', and ISO8601 is pandas' own name.
+    """
+    if "%f" in date_format or "%" not in date_format:
+        return True
+    try:
+        datetime.strptime(text, date_format)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_dates(column: "pd.Series", date_format: str) -> "pd.Series | None":
