@@ -393,7 +393,7 @@ def _string_program(cone: NoisyCone) -> PauliProgram | None:
     circuit = Circuit(cone.encoding, cone.block, cone.encoding_slots, slots)
     mixing = None if cone.mixing is None else np.array(cone.mixing)
     try:
-        return write_program([circuit], cone.strings, mixing, LARGEST_PROGRAM)
+        return write_program(circuit, cone.strings, mixing, LARGEST_PROGRAM)
     except TooLargeError:
         return None
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from qmtl.circuit import z_strings
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._pauli._polynomials import Builder, Polynomials
-from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, walk, write_encoding
+from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, write_encoding
 from qmtl.simulators._plan import Structure
 
 # Most sums of strings to follow; with more, planning takes seconds.
@@ -82,27 +82,25 @@ def pauli_program(
     masks, mixing = z_strings(np.array(structure.readout))
     if len(masks) > MOST_STRINGS:
         return None
-    block, slots = _operations(structure.block), structure.block_slots[1]
-    circuits = []
-    for order in _wire_orders(structure):
-        encoding = _operations(structure.encoding, order, structure.alias)
-        circuits.append(Circuit(encoding, block, structure.distinct_slots, slots))
+    circuit = Circuit(
+        _operations(structure.encoding, structure.alias, inwards=True),
+        _operations(structure.block),
+        structure.distinct_slots,
+        structure.block_slots[1],
+    )
     try:
-        return write_program(circuits, masks, mixing, most_operations)
+        return write_program(circuit, masks, mixing, most_operations)
     except TooLargeError:
         return None
 
 
 def write_program(
-    circuits: Sequence[Circuit],
-    masks: Sequence[int],
-    mixing: NDArray[np.float64] | None,
-    most: int,
+    circuit: Circuit, masks: Sequence[int], mixing: NDArray[np.float64] | None, most: int
 ) -> PauliProgram:
-    """Write a cone's program in the shortest of several ways to order its encoding.
+    """Write a cone's program.
 
     Args:
-        circuits: the cone with its commuting gates in different orders; all have the same block.
+        circuit: the cone.
         masks: the wires of each Z-string that is read, as bit masks.
         mixing: matrix from strings to outputs; None if each output is one of the strings.
         most: largest number of sums of strings; the program has far fewer operations.
@@ -110,38 +108,27 @@ def write_program(
     Raises:
         TooLargeError: if there would be more sums.
     """
-    slots = circuits[0].block_slots
+    slots = circuit.block_slots
     builder = Builder(len(slots))
-    sums = [block_sums(builder, (0, mask), circuits[0].block, slots, most) for mask in masks]
+    sums = [block_sums(builder, (0, mask), circuit.block, slots, most) for mask in masks]
     terms = sorted(set().union(*sums))
     block = builder.finish([found.get(term) for found in sums for term in terms])
-    walks = (walk(terms, circuit, most) for circuit in circuits)
-    shortest = min(walks, key=lambda found: found.operations)
-    encoding = write_encoding(terms, shortest, circuits[0].encoding_angles)
+    encoding = write_encoding(terms, circuit, most)
     return PauliProgram(encoding, block, len(terms), mixing)
 
 
 def _operations(
-    layers: Iterable[Layer], order: Sequence[int] = (), alias: Sequence[int] = ()
+    layers: Iterable[Layer], alias: Sequence[int] = (), *, inwards: bool = False
 ) -> list[Op]:
-    """List the gates one by one; one-wire layers follow the given order of wires.
+    """List the gates one by one; slots that always have the same angle are merged.
 
-    Slots that always have the same angle are merged.
+    `inwards` begins each layer with the wires farthest from the block, which are last. Moved
+    backwards, strings then spread outwards, and there are fewer of them.
     """
-    place = {wire: i for i, wire in enumerate(order)}
     ops: list[Op] = []
     for layer in layers:
         # Sorting is stable: gates on one wire keep their order.
-        ops += sorted(layer.ops, key=lambda op: place.get(op.wires[0], 0))
+        ops += sorted(layer.ops, key=lambda op: -op.wires[0]) if inwards else layer.ops
     if alias:
         ops = [op if op.slot is None else replace(op, slot=alias[op.slot]) for op in ops]
     return ops
-
-
-def _wire_orders(structure: Structure) -> list[list[int]]:
-    """List orders in which commuting rotations may run; the circuit decides which is cheapest."""
-    inner, rest = range(structure.n_inner), range(structure.n_inner, structure.n_wires)
-    half = structure.n_inner + len(rest) // 2
-    ring = [*range(structure.n_inner, half), *inner, *range(half, structure.n_wires)]
-    outwards = [*inner, *rest]
-    return [outwards[::-1], outwards, ring, ring[::-1]]

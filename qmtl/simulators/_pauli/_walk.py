@@ -8,7 +8,6 @@ are factors of a constant, so that cones with different noise share a program.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
 
 from qmtl.noise import CHANNEL, DAMPING
 from qmtl.simulators._angles import Slots
@@ -98,54 +97,22 @@ def block_sums(
     return sums
 
 
-class Walk(NamedTuple):
-    """Strings moved backwards through an encoding.
+def write_encoding(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Polynomials:
+    """Write the expectation values of strings after an encoding.
 
-    Attributes:
-        encoding: the encoding's operations, in the order of application.
-        needed: the strings that are needed after each operation; the first entry, for |0…0⟩, has
-            products of Z only.
-        operations: number of operations, each a sum of two products.
+    Args:
+        terms: the strings.
+        circuit: the circuit that the encoding is part of.
+        most: largest number of sums of two strings.
+
+    Raises:
+        TooLargeError: if there would be more.
     """
-
-    encoding: Sequence[Op]
-    needed: list[set[Pauli]]
-    operations: int
-
-
-def walk(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Walk:
-    """Find the strings that `terms` depend on, before each operation of an encoding."""
-    angle_of, touched = circuit.encoding_angles, [0]
-    for op in circuit.encoding:
-        wires = () if op.name in (CHANNEL, DAMPING) else op.wires
-        touched.append(touched[-1] | sum(1 << w for w in wires))
-    needed, operations, visits = [set(terms)], 0, 0
-    for op, before in zip(reversed(circuit.encoding), touched[-2::-1], strict=True):
-        found = needed[-1]
-        if op.name == DAMPING:
-            rests = {q for p in found if (q := without_z(op.wires[0], p)) is not None}
-            operations += len(rests)
-            found = found | rests
-        elif op.name != CHANNEL:  # which only multiplies strings by numbers
-            every = [terms for _, terms in images(op, found, angle_of)]
-            operations += sum(map(len, every)) - len(every)
-            found = {q for terms in every for q, _ in terms}
-        # A string with X or Y on a wire that no earlier gate acts on is zero.
-        needed.append({q for q in found if not q[0] & ~before})
-        visits += len(needed[-1])
-        _check(operations, most)
-        _check(len(needed[-1]), MOST_STRINGS)
-        _check(visits, MOST_VISITS)
-    # Without operations, strings with X or Y have not been removed yet.
-    needed[-1] = {p for p in needed[-1] if not p[0]}
-    return Walk(circuit.encoding, needed[::-1], operations)
-
-
-def write_encoding(terms: Sequence[Pauli], found: Walk, angle_of: Mapping[int, int]) -> Polynomials:
-    """Write the expectation values of `terms` after the encoding."""
+    angle_of = circuit.encoding_angles
+    first, *later = _needed(terms, circuit, most)
     builder = Builder(len(angle_of))
-    values: Sums = dict.fromkeys(found.needed[0], ONE)
-    for op, needed in zip(found.encoding, found.needed[1:], strict=True):
+    values: Sums = dict.fromkeys(first, ONE)
+    for op, needed in zip(circuit.encoding, later, strict=True):
         values = {
             p: builder.combine(*[(factor, values.get(q)) for q, factor in before])
             for p, before in images(op, needed, angle_of)
@@ -153,6 +120,34 @@ def write_encoding(terms: Sequence[Pauli], found: Walk, angle_of: Mapping[int, i
     return builder.finish([values.get(term) for term in terms])
 
 
-def _check(operations: int, most: int) -> None:
-    if operations > most:
+def _needed(terms: Sequence[Pauli], circuit: Circuit, most: int) -> list[set[Pauli]]:
+    """Find the strings that `terms` depend on: those for |0…0⟩, then those after each operation."""
+    angle_of, touched = circuit.encoding_angles, [0]
+    for op in circuit.encoding:
+        wires = () if op.name in (CHANNEL, DAMPING) else op.wires
+        touched.append(touched[-1] | sum(1 << w for w in wires))
+    needed, sums, visits = [set(terms)], 0, 0
+    for op, before in zip(reversed(circuit.encoding), touched[-2::-1], strict=True):
+        found = needed[-1]
+        if op.name == DAMPING:
+            rests = {q for p in found if (q := without_z(op.wires[0], p)) is not None}
+            sums += len(rests)
+            found = found | rests
+        elif op.name != CHANNEL:  # which only multiplies strings by numbers
+            every = [terms for _, terms in images(op, found, angle_of)]
+            sums += sum(map(len, every)) - len(every)
+            found = {q for terms in every for q, _ in terms}
+        # A string with X or Y on a wire that no earlier gate acts on is zero.
+        needed.append({q for q in found if not q[0] & ~before})
+        visits += len(needed[-1])
+        _check(sums, most)
+        _check(len(needed[-1]), MOST_STRINGS)
+        _check(visits, MOST_VISITS)
+    # Without operations, strings with X or Y have not been removed yet.
+    needed[-1] = {p for p in needed[-1] if not p[0]}
+    return needed[::-1]
+
+
+def _check(number: int, most: int) -> None:
+    if number > most:
         raise TooLargeError
