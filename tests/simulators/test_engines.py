@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 
 from qmtl import AngleEncoding, HeadCircuit, Task
-from qmtl.circuit import IdentityAnsatz, RealAmplitudes
-from qmtl.simulators import ANGLE_MAPS, LightConeSimulator, _kernels
+from qmtl.circuit import IdentityAnsatz, PauliStrings, RealAmplitudes
+from qmtl.noise import DeviceNoise
+from qmtl.simulators import ANGLE_MAPS, LightConeSimulator, NoisySimulator, _kernels
 from qmtl.simulators._kernels import add_at
 from tests.laws import assert_same_values_and_gradients
 from tests.simulators.engine_samples import (
@@ -130,6 +131,31 @@ def test_cones_too_wide_for_states_run_as_pauli_strings(n_tasks):
     found = simulator.expectation_values(wide, torch.cat([angles, idle], 1), weights, asked)
     expected = EAGER.expectation_values(narrow, angles, weights)
     assert_all_close(found.values(), expected.values())
+
+
+@pytest.mark.parametrize(
+    "simulator", [LightConeSimulator(), NoisySimulator(DeviceNoise.uniform(0.01))]
+)
+def test_blocks_of_many_strings_do_not_run_string_by_string(simulator):
+    """Of 64 outputs with thousands of strings each, the products alone would take seconds."""
+    words = (f"{i:08b}".replace("0", "I").replace("1", "Z") for i in range(1, 65))
+    circuit = HeadCircuit(
+        [Task.regression("wide", 64)],
+        AngleEncoding(1),
+        RealAmplitudes(2),
+        readouts={"wide": PauliStrings(tuple(words))},
+        wires_per_task=8,
+    )
+    groups = simulator.explain(circuit, 1).groups
+    assert {group.engine for group in groups} <= {"state vectors", "vectors of Pauli strings"}
+
+
+@pytest.mark.parametrize("encoding", [AngleEncoding(3), AngleEncoding(3, axes="YZ")])
+def test_deeper_circuits_run_as_pauli_strings(encoding):
+    circuit = HeadCircuit(binary_tasks(9), encoding)
+    (group,) = LightConeSimulator().explain(circuit, 1).groups
+    assert group.engine == "Pauli strings"
+    assert_same_values_and_gradients(LightConeSimulator(), EAGER, random_case(circuit, 3))
 
 
 def test_plans_are_shared_between_threads():

@@ -3,13 +3,11 @@
 Register 0 holds 1; registers 1 + 2i and 2 + 2i hold the cosine and the sine of angle i; then come
 constants; every operation writes the next register. Equal operations are written only once.
 
-Under construction, a value is a product of *factors* that are not multiplied yet. When two values
-are added, their common factors stay outside the sum: sums of strings on different wires become
-equal and are written once, and uniform noise is almost free. At the end, products share their
-multiplications. The default circuit needs 59 operations instead of 192.
+Under construction, a value is a product of *factors* that are not multiplied yet. Factors that two
+terms of a sum share stay outside it: many sums become equal, and uniform noise is almost free. At
+the end, products share multiplications. The default circuit needs 59 operations instead of 192.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,14 +117,18 @@ class Builder:
         if len(found) < 2:
             return found[0] if found else None
         (sign, first), (other, second) = found
-        shared = Counter(first) & Counter(second)
-        if shared:
-            first, second = (_without(factors, shared) for factors in (first, second))
+        shared, one, two = [], list(first), list(second)
+        for factor in first:
+            if factor in two:
+                one.remove(factor)
+                two.remove(factor)
+                shared.append(factor)
+        first, second = tuple(one), tuple(two)
         if second < first:
             sign, first, other, second = other, second, sign, first
         key = SUM if sign == other else DIFFERENCE, first, second
         register = self._sums.setdefault(key, _FIRST_SUM + len(self._sums))
-        return sign, tuple(sorted([*shared.elements(), (REGISTER, register)]))
+        return sign, tuple(sorted([*shared, (REGISTER, register)]))
 
     def finish(self, values: Sequence[Value]) -> Polynomials:
         """Return the polynomials of `values`, without the operations that no value needs."""
@@ -159,20 +161,16 @@ class Builder:
             place[register] = 1 + 2 * self.n_angles + len(constants) + len(ops)
             ops.append((kind, x, y, z, w))
 
-        def written(register: int) -> int:
-            """Write a product, after those that it needs; return its final register."""
-            if register not in place:
-                write(register, PRODUCT, *map(written, pairs[register]), 0, 0)
-            return place[register]
-
-        def operands(factors: Factors, most: int) -> list[int]:
-            """Return the registers whose product this is; register 0 stands for a missing one."""
-            found = list(map(written, words[factors, most]))
-            return found + [0] * (most - len(found))
+        def operands(registers: Sequence[int], most: int) -> list[int]:
+            """Write the products among these registers; 0 stands for a register that is missing."""
+            for register in registers:
+                if register not in place:
+                    write(register, PRODUCT, *operands(pairs[register], 2), 0, 0)
+            return [place[register] for register in registers] + [0] * (most - len(registers))
 
         for register, kind, first, second in sums:
-            write(register, kind, *operands(first, 2), *operands(second, 2))
-        outputs = [operands(factors, 1)[0] for _, factors in done]
+            write(register, kind, *operands(words[first, 2], 2), *operands(words[second, 2], 2))
+        outputs = [operands(words[factors, 1], 1)[0] for _, factors in done]
         return Polynomials(
             self.n_angles,
             np.array(ops, np.int64).reshape(-1, 5),
@@ -180,7 +178,3 @@ class Builder:
             np.array([sign for sign, _ in done], np.int64),
             tuple(constants),
         )
-
-
-def _without(factors: Factors, shared: Counter[Factor]) -> Factors:
-    return tuple(sorted((Counter(factors) - shared).elements()))

@@ -11,12 +11,12 @@ Pair = tuple[int, int]
 def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[int, Pair]:
     """Replace pairs of factors by new registers until each product is short enough.
 
-    The pair that most products contain comes first, then the next, as in byte-pair encoding. The
-    result is not always the smallest, but close to it.
+    The pair that most products contain comes first, then the next, as in byte-pair encoding. When
+    no two products share a pair, each is multiplied on its own.
 
     Args:
-        words: products, each a sorted list of the registers of its factors, and the most factors
-            that may be left. The lists are changed in place.
+        words: each product as a sorted list of its factors' registers, and the most factors that
+            may be left. The lists are changed in place.
         unused: the first new register; it is larger than all others.
 
     Returns:
@@ -33,34 +33,40 @@ def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[
     for i, (word, most) in enumerate(words):
         for pair in _pairs(word, most):
             users[pair].add(i)
-    heap = [(-len(found), pair) for pair, found in users.items()]
+    heap = [(-len(found), pair) for pair, found in users.items() if len(found) > 1]
     heapify(heap)
     merged: dict[int, Pair] = {}
     while heap:
         count, pair = heappop(heap)
         if len(users[pair]) != -count:
             # Some of these products have lost a factor to another pair.
-            if users[pair]:
+            if len(users[pair]) > 1:
                 heappush(heap, (-len(users[pair]), pair))
             continue
         fresh: set[Pair] = set()
         for i in users.pop(pair):
             word, most = words[i]
-            before = _pairs(word, most)
-            while pair in _pairs(word, most):
-                for factor in pair:
-                    word.remove(factor)
+            before, (x, y) = _pairs(word, most), pair
+            times = word.count(x) // 2 if x == y else min(word.count(x), word.count(y))
+            for _ in range(min(times, len(word) - most)):
+                word.remove(x)
+                word.remove(y)
                 word.append(unused)
             after = _pairs(word, most)
             for gone in before - after - {pair}:
                 users[gone].discard(i)
             for new in after - before:
                 users[new].add(i)
-            fresh |= after - before
-        for new in fresh:
+                fresh.add(new)
+        for new in (new for new in fresh if len(users[new]) > 1):
             heappush(heap, (-len(users[new]), new))
         merged[unused] = pair
         unused += 1
+    for word, most in words:
+        while len(word) > most:
+            merged[unused] = word.pop(0), word.pop(0)
+            word.append(unused)
+            unused += 1
     return merged
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qmtl.circuit import z_strings
 from qmtl.simulators._cones import Layer, Op
 from qmtl.simulators._pauli._polynomials import Builder, Polynomials
+from qmtl.simulators._pauli._strings import Pauli
 from qmtl.simulators._pauli._walk import Circuit, TooLargeError, block_sums, write_encoding
 from qmtl.simulators._plan import Structure
 
@@ -60,13 +61,11 @@ class PauliProgram:
 
 
 @lru_cache(maxsize=256)
-def pauli_program(
-    structure: Structure, most_operations: int = LARGEST_PROGRAM
-) -> PauliProgram | None:
+def pauli_program(structure: Structure, most_sums: int = LARGEST_PROGRAM) -> PauliProgram | None:
     """Convert the cones of one structure to a program of polynomials.
 
-    The result is None if that needs more than `most_operations` sums of strings, or if an
-    angle of a task's block depends on the sample.
+    The result is None if that needs more than `most_sums` sums of two strings, or if an angle of a
+    task's block depends on the sample.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -89,7 +88,7 @@ def pauli_program(
         structure.block_slots[1],
     )
     try:
-        return write_program(circuit, masks, mixing, most_operations)
+        return write_program(circuit, masks, mixing, most_sums)
     except TooLargeError:
         return None
 
@@ -110,10 +109,18 @@ def write_program(
     """
     slots = circuit.block_slots
     builder = Builder(len(slots))
-    sums = [block_sums(builder, (0, mask), circuit.block, slots, most) for mask in masks]
-    terms = sorted(set().union(*sums))
-    block = builder.finish([found.get(term) for found in sums for term in terms])
+    # Each sample multiplies every term by a coefficient of every output, and adds the result.
+    most_terms = most // (2 * len(masks if mixing is None else mixing))
+    sums, seen = [], set[Pauli]()
+    for mask in masks:
+        sums.append(block_sums(builder, (0, mask), circuit.block, slots, most))
+        seen.update(sums[-1])
+        if len(seen) > most_terms:
+            raise TooLargeError
+    terms = sorted(seen)
+    # The encoding comes first: it may turn out to be too large.
     encoding = write_encoding(terms, circuit, most)
+    block = builder.finish([found.get(term) for found in sums for term in terms])
     return PauliProgram(encoding, block, len(terms), mixing)
 
 

@@ -25,7 +25,7 @@ Image = tuple[Pauli, tuple[tuple[Pauli, Value], ...]]
 
 
 class TooLargeError(Exception):
-    """Raised if the program would have more operations than allowed."""
+    """Raised if there would be more strings, or sums of two strings, than allowed."""
 
 
 @dataclass(frozen=True)
