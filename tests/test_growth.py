@@ -229,7 +229,7 @@ def test_some_tasks_of_data_that_have_all():
 
 def test_other_tasks_on_one_state_keep_their_bits():
     tasks = [qmtl.Task.binary("a"), qmtl.Task.binary("b")]
-    head = qmtl.QuantumHead(qmtl.HeadCircuit(tasks), seed=0)
+    head = qmtl.QuantumHead(qmtl.HeadCircuit(tasks, qmtl.AngleEncoding(3)), seed=0)
     (group,) = head.simulator.plan(head.circuit).groups
     assert group.joint is not None
     rows = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))

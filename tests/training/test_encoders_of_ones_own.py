@@ -120,7 +120,9 @@ def test_a_checkpoint_that_gradients_do_not_enter_is_named(combiner):
     models[1].encoder.forward = lambda x: models[1].encoder.outer(models[1].encoder.inner(x).relu())
     for model in models:
         qmtl.fit(model, data, max_epochs=2, **QUIET, **combiner)
-    assert same_state(*models)
+    # Checkpointed layers run again, in another order on some machines.
+    first, second = (model.state_dict() for model in models)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
     assert not torch.equal(models[0].encoder.inner.weight, before)
 
 
