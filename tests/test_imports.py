@@ -21,7 +21,7 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"_html", "_io", "_sections", "_uncompiled", "errors", "plotting", "tasks"}
+BASE = {"_html", "_io", "_sections", "_uncompiled", "_words", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "pennylane", "noise", "heads", "encoders"}
 MODEL |= {"model", "adaptation", "_growth", "_target_scale", "_model_files"}
 METHODS = MODEL | {"methods"}
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "_html": set(),
     "_sections": {"errors"},
     "_uncompiled": set(),
+    "_words": set(),
     "plotting": {"errors", "_io"},
     "tasks": {"errors"},
     "data": BASE | {"encoders"},

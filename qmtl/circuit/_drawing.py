@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from qmtl._html import drawing, facts, table
+from qmtl._words import counted
 from qmtl.circuit._gates import Angle, Gate
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
@@ -411,7 +412,7 @@ def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, 
         "outputs": register.task.n_outputs,
         "register": _span(register.wires),
         "readout": "probabilities" if register.readout.is_probability else "⟨Z⟩",
-        "light cone": f"{_count(len(cone), 'wire')}: {_span(cone)}",
+        "light cone": f"{counted(len(cone), 'wire')}: {_span(cone)}",
         "weights": circuit.n_weights(name),
     }
 
@@ -425,7 +426,3 @@ def _span(wires: tuple[int, ...]) -> str:
         else:
             parts.append([wire, wire])
     return ", ".join(f"{a}" if a == b else f"{a}–{b}" for a, b in parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from qmtl._io import __version__
+from qmtl._words import counted
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -162,7 +163,7 @@ def _devices() -> str:
         import torch
     except (ImportError, OSError) as error:
         return f"devices\n  torch cannot be imported: {' '.join(str(error).split())}\n"
-    threads = _counted(torch.get_num_threads(), "thread")
+    threads = counted(torch.get_num_threads(), "thread")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     simulators = sorted(entry.name for entry in entry_points(group="pennylane.plugins"))
     return "\n".join(
@@ -209,8 +210,8 @@ def _threads() -> str:
             times = []
             for count in counts:
                 torch.set_num_threads(count)
-                times.append(f"{1000 * _median(step):.1f} ms with {_counted(count, 'thread')}")
-            sizes = f"{_counted(n_tasks, 'task')}, {batch_size} rows"
+                times.append(f"{1000 * _median(step):.1f} ms with {counted(count, 'thread')}")
+            sizes = f"{counted(n_tasks, 'task')}, {batch_size} rows"
             lines.append(f"  {sizes:19}  {', '.join(times)}")
     finally:
         torch.set_num_threads(before)
@@ -253,10 +254,6 @@ def _median(step: Callable[[], None], seconds: float = 0.3) -> float:
         step()
         times.append(time.perf_counter() - started)
     return median(times)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _text(one: Needed) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qmtl._html import facts, hardware_facts, panel, table
 from qmtl._io import write_csv, write_json
+from qmtl._words import counted
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._decode import Decoded, PubData, decode, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
@@ -211,7 +212,7 @@ class HardwareResult:
         how = "" if self.execution == "device" else "simulated here, "
         lines = [
             f"run {self.run} on {self.backend} ({how}{self.execution}): {samples} samples, "
-            f"{self.shots} shots, {len(self.jobs)} job{'s' if len(self.jobs) != 1 else ''}"
+            f"{self.shots} shots, {counted(len(self.jobs), 'job')}"
         ]
         if self.missing:
             lines.append(f"{self.missing} samples have no result yet")

@@ -90,11 +90,10 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
     are_strings = are_strings and len(structure.readout[0]) <= LARGEST_READOUT
     amplitudes = (6 * structure.steps + 4) << structure.n_wires
     most = min(max(FEW_OPERATIONS, int(PAULI_ADVANTAGE * amplitudes)), LARGEST_PROGRAM)
-    paulis = None
     if are_strings and group.joint is None:
         paulis = pauli_program(structure, most)
-    if paulis is not None and paulis.operations <= most:
-        return PauliEngine(group, paulis)
+        if paulis is not None and paulis.operations <= most:
+            return PauliEngine(group, paulis)
     if 1 << structure.n_wires > LARGEST_STATE:
         return TorchEngine(group)
     program = build_program(group)

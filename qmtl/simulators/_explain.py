@@ -7,8 +7,8 @@ import torch
 from markupsafe import Markup
 
 from qmtl._html import facts, listed, panel, table
+from qmtl._words import bytes_text, counted, duration_text
 from qmtl.simulators._engine import Engine
-from qmtl.simulators._memory import bytes_text
 from qmtl.simulators._plan import Group
 
 # A core of 2020 or later does at least this many operations per second; many do two to four times
@@ -59,7 +59,7 @@ class GroupCost:
     def lines(self, batch_size: int) -> list[str]:
         """Return the group described in lines of text."""
         names = ", ".join(self.tasks[:3]) + (", …" if len(self.tasks) > 3 else "")
-        who = f"  {_plural(len(self.tasks), 'task')} ({names}): "
+        who = f"  {counted(len(self.tasks), 'task')} ({names}): "
         if self.ideal_wires is not None:
             what = (
                 f"cone {self.cone_wires} wires under noise, {self.ideal_wires} without, block "
@@ -68,7 +68,7 @@ class GroupCost:
         elif self.n_cones:
             what = (
                 f"cone {self.cone_wires} wires, block {self.block_wires}, "
-                f"{_plural(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"
+                f"{counted(self.n_cones, 'state')} of 2^{self.cone_wires} amplitudes per sample"
             )
         else:
             what = f"one chain of {self.cone_wires} wires, block {self.block_wires}"
@@ -183,25 +183,14 @@ class Explanation:
         """The cost of a step in words, and whether it fits into memory."""
         return (
             f"a training step takes about {bytes_text(self.bytes)} and "
-            f"{self.operations / 1e9:.3g} GFLOP, some {_duration(self.seconds)} on one core "
+            f"{self.operations / 1e9:.3g} GFLOP, some {duration_text(self.seconds)} on one core "
             f"(limit {bytes_text(self.limit)}{'' if self.fits else ': does not fit'})"
         )
 
     def __str__(self) -> str:
         first = (
             f"{self.n_tasks} tasks on {self.n_wires} wires, batch {self.batch_size}, "
-            f"{self._precision}: {_plural(len(self.groups), 'group')} of equal cones"
+            f"{self._precision}: {counted(len(self.groups), 'group')} of equal cones"
         )
         groups = [line for group in self.groups for line in group.lines(self.batch_size)]
         return "\n".join([first, *groups, f"  {self._cost}"])
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{1e3 * seconds:.2g} ms"

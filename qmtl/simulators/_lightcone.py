@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
+from qmtl._words import bytes_text
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators._angles import TableBuilder
@@ -27,7 +28,7 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._engines import choose_plan, engine_of
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
-from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
+from qmtl.simulators._memory import cause_of_size, memory_limit
 from qmtl.simulators._plan import Plan, build_plan
 from qmtl.tasks import chosen_tasks
 

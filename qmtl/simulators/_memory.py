@@ -1,7 +1,6 @@
 """How much memory a step may take, and why a step needs too much."""
 
 import os
-from functools import cache
 
 import torch
 
@@ -14,26 +13,7 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
         return max_memory
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1] * 0.75)
-    return int(_machine_memory() * 0.75)
-
-
-@cache
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def bytes_text(number: float) -> str:
-    """Write a number of bytes to three digits.
-
-    Example:
-        >>> bytes_text(1_234_567)
-        '1.23 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} EB"
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 0.75)
 
 
 def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:

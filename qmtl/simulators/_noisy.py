@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qmtl._words import bytes_text
 from qmtl.circuit import HeadCircuit, Walk, gates_by_wire, task_strings
 from qmtl.errors import CircuitTooLargeError
 from qmtl.noise import DeviceNoise, Event, NativeCircuit, device_events, head_steps
@@ -25,7 +26,7 @@ from qmtl.simulators._cones import Op, WireTable, gate_table
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._lightcone import LightConeSimulator
-from qmtl.simulators._memory import bytes_text, cause_of_size, memory_limit
+from qmtl.simulators._memory import cause_of_size, memory_limit
 from qmtl.simulators._network import CHUNK_BYTES, Contraction, NetworkEngine, contractions
 from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
 from qmtl.simulators._pauli._polynomials import Polynomials

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from qmtl._words import bytes_text
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, PauliStrings, RotationAnsatz
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator
-from qmtl.simulators._memory import bytes_text
 from qmtl.tasks import Task
 from tests.laws import assert_same_values_and_gradients, vjp
 from tests.strategies import binary_tasks, random_angles, random_case, random_weights

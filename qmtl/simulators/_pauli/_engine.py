@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qmtl.simulators._engine import Array, Engine, Inputs
-from qmtl.simulators._pauli._polynomials import PRODUCT, Polynomials
+from qmtl.simulators._pauli._polynomials import DIFFERENCE, PRODUCT, Polynomials
 from qmtl.simulators._pauli._program import PauliProgram
 from qmtl.simulators._plan import Group
 
 # The kernel's inputs: numbers of lanes in a tile of cones and in a tile of members; tables of the
 # encoding, the block and the mixing; constants of cones and of members.
-_Table = tuple[Array, Array]
+_Table = tuple[Array, Array, Array, Array]
 _Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
 
 # Bytes of a tile's registers: with their adjoints they should fit into a second-level cache.
@@ -163,10 +163,27 @@ def _unsigned(index: Any) -> Array:
 
 
 def _table(polynomials: Polynomials) -> _Table:
-    """Return each operation with the register it writes, and the outputs' registers and signs."""
+    """Return the kernel's tables.
+
+    They are: each operation with the register it writes; the outputs' registers and signs; for the
+    gradient, a row (operand, result, other operand, is subtracted, is first) for each operand, in
+    order, where the first one for a register overwrites it; and the registers to clear before.
+    """
     first = polynomials.n_registers - len(polynomials.ops)
     ops = np.insert(polynomials.ops, 5, first + np.arange(len(polynomials.ops)), axis=1)
-    return _unsigned(ops), np.stack([polynomials.outputs, polynomials.signs], axis=1)
+    slopes, seen = [], set(polynomials.outputs.tolist())
+    cleared = seen | set(range(1, 1 + 2 * polynomials.n_angles))
+    for kind, x, y, z, w, result in ops[::-1].tolist():
+        less = kind == DIFFERENCE
+        for place, other, sign in ((x, y, 0), (y, x, 0), (z, w, less), (w, z, less)):
+            # The 1 and the constants need no gradient.
+            if 0 < place <= 2 * polynomials.n_angles or place >= first:
+                slopes.append((place, result, other, sign, place not in seen))
+                seen.add(place)
+    cleared -= {row[0] for row in slopes if row[4]}
+    outputs = np.stack([polynomials.outputs, polynomials.signs], axis=1)
+    gradient = np.array(slopes, int).reshape(-1, 5)
+    return _unsigned(ops), outputs, _unsigned(gradient), _unsigned(sorted(cleared))
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
@@ -177,9 +194,7 @@ def _lanes(n_registers: int, itemsize: int) -> int:
 
 def _operations(polynomials: Polynomials) -> int:
     """Count the operations of the polynomials and of their gradient, which computes them again."""
-    sums = int((polynomials.ops[:, 0] != PRODUCT).sum())
-    products = len(polynomials.ops) - sums
-    return 2 * (products + 3 * sums) + 4 * products + 8 * sums
+    return 6 * len(polynomials.ops) + 8 * int((polynomials.ops[:, 0] != PRODUCT).sum())
 
 
 def _rows(values: Tensor, index: Array) -> list[Tensor]:

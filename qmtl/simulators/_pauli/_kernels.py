@@ -60,23 +60,20 @@ def _forwards(registers, ops, lanes):
 
 
 @kernel
-def _backwards(registers, adjoint, ops, n_angles, lanes):
+def _backwards(registers, adjoint, slopes, n_angles, lanes):
     """Turn the gradients of the outputs into gradients of all registers.
 
     Gradients with respect to the angles are stored in the registers of their cosines.
     """
-    for k in range(len(ops) - 1, -1, -1):
-        x, y, z, w, out = ops[k, 1], ops[k, 2], ops[k, 3], ops[k, 4], ops[k, 5]
-        for s in range(lanes):
-            given = adjoint[out, s]
-            adjoint[x, s] += given * registers[y, s]
-            adjoint[y, s] += given * registers[x, s]
-        if ops[k, 0] != 0:
-            sign = registers[0, 0] if ops[k, 0] == 1 else -registers[0, 0]
+    for k in range(len(slopes)):
+        to, given, factor = slopes[k, 0], slopes[k, 1], slopes[k, 2]
+        sign = -registers[0, 0] if slopes[k, 3] == 1 else registers[0, 0]
+        if slopes[k, 4] == 1:
             for s in range(lanes):
-                given = sign * adjoint[out, s]
-                adjoint[z, s] += given * registers[w, s]
-                adjoint[w, s] += given * registers[z, s]
+                adjoint[to, s] = sign * adjoint[given, s] * registers[factor, s]
+        else:
+            for s in range(lanes):
+                adjoint[to, s] += sign * adjoint[given, s] * registers[factor, s]
     for a in range(n_angles):
         c, d = uint64(1 + 2 * a), uint64(2 + 2 * a)
         for s in range(lanes):
@@ -105,7 +102,7 @@ def walk(
     line = np.empty(lanes[0], values.dtype)
     for stage in range(2):
         is_block = (stage == 1) == back
-        ops, outputs = block if is_block else encoding
+        ops, outputs, slopes, cleared = block if is_block else encoding
         moving, still = (none, own) if is_block else (sampled, fixed)
         offset = fixed.size if is_block else 0
         numbers, each = (constants[1], per_cone) if is_block else (constants[0], 1)
@@ -124,9 +121,9 @@ def walk(
                 n = uint64(min(at + chunk, samples)) - low
                 _load(registers, begin, end, low, n, moving, still, numbers, angles)
                 _forwards(registers, ops, (end - begin) * n)
-                for r in range(adjoint.shape[0]):
-                    for s in range((end - begin) * n):
-                        adjoint[r, s] = 0
+                if back:
+                    for row in cleared:
+                        adjoint[row, : (end - begin) * n] = 0
                 for q in range(begin, end):
                     lane, cone = (q - begin) * n, q // uint64(each)
                     place, row = cone - uint64(first), (q - cone * uint64(each)) * n_outputs
@@ -162,7 +159,7 @@ def walk(
                             for s in range(n):
                                 values[low + s, column] = line[s]
                 if back:
-                    _backwards(registers, adjoint, ops, n_moving + n_still, (end - begin) * n)
+                    _backwards(registers, adjoint, slopes, n_moving + n_still, (end - begin) * n)
                     for q in range(begin, end):
                         lane = (q - begin) * n
                         for i in range(n_moving):

@@ -8,7 +8,7 @@ terms of a sum share stay outside it: many sums become equal, and uniform noise 
 the end, products share multiplications. The default circuit needs 59 operations instead of 192.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,13 +133,7 @@ class Builder:
     def finish(self, values: Sequence[Value]) -> Polynomials:
         """Return the polynomials of `values`, without the operations that no value needs."""
         done: list[tuple[int, Factors]] = [(0, ()) if v is None else v for v in values]
-        needed = {factor for _, factors in done for factor in factors}
-        sums: list[tuple[int, int, Factors, Factors]] = []
-        for (kind, first, second), register in reversed(self._sums.items()):
-            if (REGISTER, register) in needed:
-                sums.append((register, kind, first, second))
-                needed.update(first + second)
-        sums.reverse()
+        sums = self._needed(factor for _, factors in done for factor in factors)
         # A sum multiplies two factors itself; an output is one register.
         products = dict.fromkeys((factors, 1) for _, factors in done)
         products |= dict.fromkeys((factors, 2) for _, _, *both in sums for factors in both)
@@ -153,28 +147,50 @@ class Builder:
                 word.append(constants.setdefault(noise, unused))
             words[factors, most] = sorted(word)
         pairs = share_products([(word, most) for (_, most), word in words.items()], _FIRST_PRODUCT)
-        place = {register: register for register in range(1 + 2 * self.n_angles + len(constants))}
-        ops: list[tuple[int, int, int, int, int]] = []
-
-        def write(register: int, *row: int) -> None:
-            kind, x, y, z, w = row
-            place[register] = 1 + 2 * self.n_angles + len(constants) + len(ops)
-            ops.append((kind, x, y, z, w))
-
-        def operands(registers: Sequence[int], most: int) -> list[int]:
-            """Write the products among these registers; 0 stands for a register that is missing."""
-            for register in registers:
-                if register not in place:
-                    write(register, PRODUCT, *operands(pairs[register], 2), 0, 0)
-            return [place[register] for register in registers] + [0] * (most - len(registers))
-
-        for register, kind, first, second in sums:
-            write(register, kind, *operands(words[first, 2], 2), *operands(words[second, 2], 2))
-        outputs = [operands(words[factors, 1], 1)[0] for _, factors in done]
+        writer = _Writer(1 + 2 * self.n_angles + len(constants), pairs)
+        for register, kind, *both in sums:
+            first, second = (writer.operands(words[factors, 2], 2) for factors in both)
+            writer.write(register, kind, *first, *second)
+        outputs = [writer.operands(words[factors, 1], 1)[0] for _, factors in done]
         return Polynomials(
             self.n_angles,
-            np.array(ops, np.int64).reshape(-1, 5),
+            np.array(writer.ops, np.int64).reshape(-1, 5),
             np.array(outputs, np.int64),
             np.array([sign for sign, _ in done], np.int64),
             tuple(constants),
         )
+
+    def _needed(self, factors: Iterable[Factor]) -> list[tuple[int, int, Factors, Factors]]:
+        """List the sums that these factors depend on: (register, kind, first, second product)."""
+        needed, sums = set(factors), []
+        for (kind, first, second), register in reversed(self._sums.items()):
+            if (REGISTER, register) in needed:
+                sums.append((register, kind, first, second))
+                needed.update(first + second)
+        return sums[::-1]
+
+
+class _Writer:
+    """Writes operations, and the products that they need before them.
+
+    Args:
+        n_given: number of registers that hold angles and constants.
+        pairs: the two registers that each product multiplies.
+    """
+
+    def __init__(self, n_given: int, pairs: Mapping[int, tuple[int, int]]) -> None:
+        self.ops: list[tuple[int, ...]] = []
+        # The final number of each register under construction.
+        self._place, self._pairs = {register: register for register in range(n_given)}, pairs
+
+    def write(self, register: int, *row: int) -> None:
+        """Write an operation (kind, x, y, z, w) that gives `register`."""
+        self._place[register] = len(self._place)
+        self.ops.append(row)
+
+    def operands(self, registers: Sequence[int], most: int) -> list[int]:
+        """Return final numbers, `most` of them; 0, which holds 1, for each that is missing."""
+        for register in registers:
+            if register not in self._place:
+                self.write(register, PRODUCT, *self.operands(self._pairs[register], 2), 0, 0)
+        return [self._place[register] for register in registers] + [0] * (most - len(registers))
