@@ -130,7 +130,7 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
         Traceback (most recent call last):
         qmtl.errors.InvalidInputError: dim must be an integer >= 1, got 0
     """
-    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+    if isinstance(value, (int, SupportsIndex)) and not isinstance(value, bool):
         try:
             number = operator.index(value)
         except TypeError:  # Arrays and tensors have the method, and only some of them an index.

@@ -101,6 +101,9 @@ class HeadCircuit:
         {'cola': 6, 'emotion': 16}
     """
 
+    encoding_gates: tuple[Gate, ...]
+    """Gates of the shared encoding, in the order of application."""
+
     def __init__(
         self,
         tasks: Sequence[Task],
@@ -141,14 +144,18 @@ class HeadCircuit:
                 f"the encoding {self.encoding!r:.80} loads no features; give a task's block as "
                 f"ansatz="
             )
-        self._check_indices()
+        self.encoding_gates = self._encoding_gates()
+        self._check_blocks()
 
-    def _check_indices(self) -> None:
-        """Raise if the gates of a user's encoding or block do not match its declared counts."""
-        n, n_features = self.n_wires, self.n_features
-        weights = self.encoding.n_weights(n)
+    def _encoding_gates(self) -> tuple[Gate, ...]:
+        """Return the encoding's gates; raise if they do not match its declared counts."""
+        n, gates = self.n_wires, self.encoding.gates(self.n_wires)
         what = type(self.encoding).__name__
-        _check_gates(what, self.encoding.gates(n), n, n_features, weights)
+        _check_gates(what, gates, n, self.n_features, self.encoding.n_weights(n))
+        return tuple(gate.owned_by("encoding") for gate in elementary(gates))
+
+    def _check_blocks(self) -> None:
+        """Raise if the gates of a user's block do not match its declared counts."""
         checked: set[object] = set()
         for name, register in self.registers.items():
             size = len(register.wires)
@@ -162,7 +169,7 @@ class HeadCircuit:
             except InvalidInputError as error:
                 raise InvalidInputError(f"task {name!r}: {error}") from error
             what = f"task {name!r}: {type(self._ansatz[name]).__name__}"
-            _check_gates(what, gates, size, n_features, self.n_weights(name))
+            _check_gates(what, gates, size, self.n_features, self.n_weights(name))
 
     def _blocks(
         self, ansatz: Ansatz | Mapping[str, Ansatz] | None, names: list[str]
@@ -199,12 +206,6 @@ class HeadCircuit:
         """Return the block of the task with this name."""
         self.register(name)
         return self._ansatz[name]
-
-    @cached_property
-    def encoding_gates(self) -> tuple[Gate, ...]:
-        """Gates of the shared encoding, in the order of application."""
-        gates = elementary(self.encoding.gates(self.n_wires))
-        return tuple(gate.owned_by("encoding") for gate in gates)
 
     @cached_property
     def _encoding_by_wire(self) -> dict[int, list[int]]:

@@ -60,7 +60,7 @@ def block_weights(
     circuit: HeadCircuit,
     task: str,
     start: str,
-    turns: dict[tuple[int, ...], list[int]] | None = None,
+    known: dict[tuple[int, ...], Tensor] | None = None,
 ) -> Tensor:
     """Draw a task block's initial weights.
 
@@ -75,7 +75,7 @@ def block_weights(
             before the measurement makes an output, to first order, linear in the wire's own
             features, and class probabilities equal. A block without such a turn on every wire that
             is read, such as one that ends in CNOTs, gets the uniform start.
-        turns: cache of the positions of last turns, shared by equal blocks.
+        known: cache of `starting_angles`, which equal blocks share.
 
     Raises:
         InvalidInputError: for another `start`.
@@ -90,8 +90,8 @@ def block_weights(
     References:
         Starting near the identity: Grant et al., arXiv:1903.05076.
     """
-    angles = starting_angles(circuit, task, start, turns)
-    if start == "uniform" or (start == "equator" and not _quarter_turns(circuit, task, turns)):
+    angles = starting_angles(circuit, task, start, known)
+    if start == "uniform" or (start == "equator" and not angles.any()):
         drawn = torch.empty(len(angles))
         return drawn.uniform_(0, 2 * math.pi, generator=_generator(seed, name))
     std = INITIAL_STD["block"] if start == "normal" else EQUATOR_STD
@@ -102,7 +102,7 @@ def starting_angles(
     circuit: HeadCircuit,
     task: str,
     start: str,
-    turns: dict[tuple[int, ...], list[int]] | None = None,
+    known: dict[tuple[int, ...], Tensor] | None = None,
 ) -> Tensor:
     """Return the values around which a block's initial weights vary, float64; see `block_weights`.
 
@@ -113,34 +113,26 @@ def starting_angles(
     """
     if start not in STARTS:
         raise unknown_name("initial", start, STARTS)
-    (size,) = circuit.weight_sizes[task]
-    angles = torch.zeros(size, dtype=torch.float64)
-    if start == "equator":
-        angles[_quarter_turns(circuit, task, turns)] += math.pi / 2
-    return angles
-
-
-def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
-    """Draw the `block_weights` of all tasks, each with the task's name."""
-    turns: dict[tuple[int, ...], list[int]] = {}
-    return {
-        name: block_weights(seed, f"task {name}", circuit, name, start, turns)
-        for name in circuit.registers
-    }
-
-
-def _quarter_turns(
-    circuit: HeadCircuit, task: str, turns: dict[tuple[int, ...], list[int]] | None
-) -> list[int]:
-    """Return `_last_turns` of a task's block, from the cache if it is there."""
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
     # A user's own blocks may not be hashable.
-    key, turns = (id(ansatz), n_wires, *read), {} if turns is None else turns
-    if key not in turns:
-        turns[key] = _last_turns(ansatz, n_wires, read)
-    return turns[key]
+    key, known = (id(ansatz), n_wires, *read), {} if known is None else known
+    if key not in known:
+        (size,) = circuit.weight_sizes[task]
+        known[key] = torch.zeros(size, dtype=torch.float64)
+        if start == "equator":
+            known[key][_last_turns(ansatz, n_wires, read)] += math.pi / 2
+    return known[key]
+
+
+def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
+    """Draw the `block_weights` of all tasks, each with the task's name."""
+    known: dict[tuple[int, ...], Tensor] = {}
+    return {
+        name: block_weights(seed, f"task {name}", circuit, name, start, known)
+        for name in circuit.registers
+    }
 
 
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
