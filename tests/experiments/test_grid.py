@@ -1,6 +1,9 @@
 """Cells: what is in their key, and what is not."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from qmtl.data import digits
 from qmtl.errors import InvalidInputError, RecipeError
@@ -92,6 +95,15 @@ def test_fingerprint_sees_one_changed_label():
     before = fingerprint(data)
     data.test.targets["parity"][3] = 1 - data.test.targets["parity"][3]
     assert fingerprint(data) != before
+
+
+def test_fingerprint_sees_one_changed_weight():
+    data = digits(tasks=["parity"])
+    weights = torch.ones(len(data.test))
+    first = replace(data, test=replace(data.test, sample_weight=weights))
+    weights[3] = 2
+    second = replace(data, test=replace(data.test, sample_weight=weights))
+    assert len({fingerprint(one) for one in (data, first, second)}) == 3
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a=", ""])
