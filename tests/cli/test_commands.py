@@ -366,6 +366,12 @@ def test_runs_say_how_many_tasks_have_a_score(qmtl, tmp_path):
     (line,) = _lines(qmtl.good("runs", tmp_path / "runs"))
     assert line.rstrip().endswith("mean of main metrics, 2 of 3 tasks")
     assert f" {sum(mains) / 2:.4f} " in line
+    results = json.loads((tmp_path / "runs/one/results.json").read_text())
+    results["metrics"]["test"]["part"] = {"loss": 1.0, "mse": 1234.5, "r2": mains[0]}
+    (tmp_path / "runs/one/results.json").write_text(json.dumps(results))
+    (line,) = _lines(qmtl.good("runs", tmp_path / "runs"))
+    assert line.rstrip().endswith("mean of main metrics, 1 of 3 tasks"), "an error is no score"
+    assert f" {mains[1]:.4f} " in line
     (tmp_path / "one.toml").write_text(
         re.sub("sold = .* }", 'flat = "binary" }', TABLE_RECIPE), encoding="utf-8"
     )
