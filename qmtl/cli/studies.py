@@ -121,7 +121,8 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
 def scaling(
     tasks: Annotated[
-        str, typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks.")
+        str,
+        typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32."),
     ] = "2,4,8,16,32,64,128,256,512,1024",
     parts: Annotated[
         str, typer.Option(metavar="A,B,...", help="Parts to run.")
