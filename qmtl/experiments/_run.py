@@ -285,7 +285,8 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         progress: whether to show progress.
 
     Raises:
-        RunDirectoryError: if it is not a run directory, or another process trains it.
+        RunDirectoryError: if it is not a run directory, another process trains it, or a finished
+            run has no checkpoint to go on from.
         RecipeError: for an override of a key that cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or belongs to another run.
     """
@@ -299,6 +300,11 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         run = Run.read(folder)
         if not overrides or run.results["epochs"] >= recipe.training.max_epochs:
             return run
+        if not (folder / "checkpoints" / LAST).is_file():
+            raise RunDirectoryError(
+                f"the run {folder} cannot go on: it has no checkpoint (as after qmtl adapt or "
+                f"merge), and to begin anew would replace its model"
+            )
     if is_first_process():
         check_untrained(folder)
     data = Run(folder, recipe, {}).check_data(build_data(recipe))
@@ -307,6 +313,11 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     model = build_model(recipe, data)
     check_fit(model, data, recipe.training)
     if overrides and is_first_process():
+        for name in ("noise", "hardware"):
+            if finished.is_file() and (folder / name).is_dir():
+                # Measurements of the model as it was, which a report would show of the new one.
+                ended = time.strftime("%Y%m%d-%H%M%S")
+                (folder / name).rename(folder / f"{name}-before-{ended}")
         # A run that continues has no results until it ends.
         finished.unlink(missing_ok=True)
         write_text(folder / "recipe.toml", recipe.as_toml())
