@@ -59,7 +59,8 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
         table = Table(title=title, title_justify="left")
         rows = [{key: row[key] for key in row if key in SHOWN} for row in _head_rows(summary)]
         for key in rows[0]:
-            table.add_column(SHOWN[key], justify="left" if key == "head" else "right")
+            justify: Any = "left" if key == "head" else "right"
+            table.add_column(SHOWN[key], justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*row.values())
         console.print(table)
@@ -77,7 +78,8 @@ def verdict(summary: BenchSummary) -> list[str]:
         []
     """
     n = len(summary.tasks)
-    over = "" if n == 1 else f", mean over {n} tasks"
+    scored = sum(summary.has_score(task) for task in summary.tasks)
+    over = "" if n == 1 else f", mean over {n if scored == n else f'{scored} of {n}'} tasks"
     lines = []
     for head, comparison in summary.compare().items():
         test, p = comparison.test, comparison.corrected

@@ -52,6 +52,14 @@ def test_comparison_is_paired_and_corrected():
     assert summary({"quantum": QUANTUM}).compare() == {}
 
 
+def test_tasks_without_a_score_are_not_counted():
+    heads = {
+        head: [score | {"rare": math.nan} for score in scores]
+        for head, scores in (("quantum", QUANTUM), ("linear", LINEAR))
+    }
+    assert "points, mean over 2 of 3 tasks: " in verdict(summary(heads))[0]
+
+
 def test_a_head_is_not_better_on_one_of_many_tasks_by_chance():
     many = [f"t{i}" for i in range(20)]
     linear = [dict.fromkeys(many, 0.5)] * 3
