@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qmtl._io import console
 from qmtl.cli._options import (
     Overrides,
     complete_heads,
@@ -116,7 +117,7 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
     summary = run_bench(recipe, folder, workers, report)
     write_bench(summary, recipe, folder)
-    show_bench(summary, Console(markup=False, emoji=False, highlight=False, soft_wrap=False))
+    show_bench(summary, console())
     print(f"wrote {folder}; all tables are in {folder / 'table.md'}")
     return len(summary.failures)
 

@@ -196,6 +196,15 @@ def test_names_are_no_markup(qmtl, run, capsys):
     assert "[/title] of [red]x" in capsys.readouterr().out
 
 
+def test_a_pipe_gets_long_names_whole(capsys):
+    name, head = "price_of_the_house_before_tax_v2", "a-head-with-a-long-name"
+    metrics = {name: {"accuracy": 0.5}}
+    show_metrics("t", metrics, {f"{head}-{i}": metrics for i in range(4)})
+    shown = capsys.readouterr().out
+    assert name in shown
+    assert all(f"{head}-{i}" in shown for i in range(4))
+
+
 def test_a_huge_register_is_shown_by_its_ends(qmtl):
     shown = qmtl.good("circuits", "show", "cz-ring", "--task", "a:multiclass:100")
     assert "light cone of a: wires [0, 1, 2, 3, 4, 5, 6]" in shown
