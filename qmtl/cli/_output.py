@@ -127,9 +127,11 @@ def show_run(run: "Run") -> None:
     parts = [f"{counts['encoder']} encoder parameters, {counts['head']} head parameters"]
     parts += [f"{value} in the {name}" for name, value in counts.items() if name.endswith(" head")]
     print(", ".join(parts))
+    training = run.recipe.training
+    which = f"best by {training.monitor}" if training.restore_best else "last"
     print(
         f"{results['epochs']} epochs in {results['seconds']:.1f} s; kept epoch "
-        f"{results['best_epoch']}, the best on validation"
+        f"{results['best_epoch']}, the {which}"
     )
     print(f"run directory: {run.path}")
 

@@ -196,6 +196,13 @@ def test_names_are_no_markup(qmtl, run, capsys):
     assert "[/title] of [red]x" in capsys.readouterr().out
 
 
+def test_why_an_epoch_was_kept_is_said(qmtl, run):
+    assert ", the best by validation_loss\n" in qmtl.good("train", "--resume", run)
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace("restore_best = true", "restore_best = false"))
+    assert ", the last\n" in qmtl.good("train", "--resume", run)
+
+
 def test_a_pipe_gets_long_names_whole(capsys):
     name, head = "price_of_the_house_before_tax_v2", "a-head-with-a-long-name"
     metrics = {name: {"accuracy": 0.5}}

@@ -150,7 +150,7 @@ def test_what_a_head_misses_though_the_probe_finds_it_is_said():
 
 
 @pytest.mark.parametrize(
-    ("best", "words"), [("true", "weights of the best validation"), ("false", "of the last one")]
+    ("best", "words"), [("true", "weights of the best one by valid"), ("false", "of the last one")]
 )
 def test_which_epoch_is_kept_is_said(best, words):
     recipe = tiny(f"training.restore_best={best}")
