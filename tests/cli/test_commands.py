@@ -166,6 +166,24 @@ def test_explain(qmtl, finished):
     assert "wires" in qmtl.good("explain", finished)
 
 
+@pytest.mark.parametrize(
+    ("head", "trained", "cz", "warned"),
+    [
+        ("quantum", 57, 32, ""),
+        ("quantum-no-entangler", 57, 0, ""),
+        ("hyper", 204, 32, ""),
+        ("linear", 182, 32, "warning: the head 'linear' is not this circuit"),
+    ],
+)
+def test_explain_shows_the_head_of_the_recipe(qmtl, head, trained, cz, warned):
+    answer = qmtl("explain", "digits", "--set", f"head.type={head}")
+    assert answer.code == 0
+    assert f"the head '{head}' trains {trained} parameters\n" in answer.out
+    assert f" {cz} two-qubit gates" in answer.out
+    assert answer.err.startswith(warned)
+    assert bool(answer.err) == bool(warned)
+
+
 def test_circuits(qmtl, tmp_path):
     listed = qmtl.good("circuits", "list")
     assert all(name in listed for name in ("cz-ring", "iqp", "shared-register", "hardware-lean"))
