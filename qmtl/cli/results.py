@@ -199,6 +199,8 @@ def _attack(name: str | None, options: dict[str, Any]) -> Any:
         for option in options:
             raise InvalidInputError(f"--{option} needs --attack fgsm or --attack pgd")
         return None
+    if name == "fgsm" and "steps" in options:
+        raise InvalidInputError("--steps needs --attack pgd: fgsm takes one step")
     from pydantic import ValidationError
 
     from qmtl._sections import explain

@@ -372,11 +372,11 @@ def _train(
                     callbacks=[MetricsFile(folder / "metrics.csv"), log],
                 )
                 log.write_result(result)
+            rivals: dict[str, Trained] = {
+                head: train_rival(recipe, data, head) for head in recipe.compare
+            }
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
-        rivals: dict[str, Trained] = {
-            head: train_rival(recipe, data, head) for head in recipe.compare
-        }
         results = _results(result, rivals) | _experts(result.model, data)
         if is_first_process():
             write_csv(folder / "metrics.csv", result.history)

@@ -69,6 +69,18 @@ def test_what_was_measured_of_the_earlier_model_is_not_that_of_the_new_one(finis
     assert kept.read_text() == table
 
 
+def test_interrupted_while_a_rival_trains_it_goes_on(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    recipe = read_recipe("digits", [*TINY, 'compare=["linear"]'])
+    with monkeypatch.context() as patch:
+        patch.setattr("qmtl.experiments._rivals.train_rival", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="continue with: qmtl train --resume"):
+            start_run(recipe, tmp_path / "run", progress=False)
+    assert "linear" in resume_run(tmp_path / "run", progress=False).results["rivals"]
+
+
 def test_without_a_change_a_finished_run_is_only_read(finished):
     before = (finished.path / "results.json").stat().st_mtime_ns
     assert resume_run(finished.path, progress=False).results == finished.results
