@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from qmtl.circuit import load_design, to_toml
 from qmtl.errors import QmtlError, RecipeError, RunDirectoryError
 from qmtl.experiments import NoiseSection, Run, read_recipe, resume_run, run_robustness, start_run
+from qmtl.experiments._build import build_circuit
 from qmtl.experiments._report_content import read_runs
 
 TINY = [
@@ -79,6 +81,19 @@ def test_interrupted_while_a_rival_trains_it_goes_on(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt, match="continue with: qmtl train --resume"):
             start_run(recipe, tmp_path / "run", progress=False)
     assert "linear" in resume_run(tmp_path / "run", progress=False).results["rivals"]
+
+
+def test_a_run_keeps_the_design_that_it_began_with(tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(to_toml(load_design("cz-ring")))
+    recipe = read_recipe("digits", [*TINY, f"circuit.design={own}", 'compare=["linear"]'])
+    run = start_run(recipe, tmp_path / "run", progress=False)
+    circuit = run.load_model().head.circuit
+    own.write_text(to_toml(load_design("cz-ring")).replace("cz_ring", "cnot_ring"))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    again = resume_run(moved, ["training.max_epochs=2"], progress=False)
+    assert again.load_model().head.circuit == circuit
+    assert build_circuit(Run.read(moved).recipe, circuit.tasks) == circuit
 
 
 def test_without_a_change_a_finished_run_is_only_read(finished):
