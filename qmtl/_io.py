@@ -11,7 +11,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # The version in pyproject.toml; a test compares them. Saved files contain it.
 __version__ = "0.1.0"
@@ -111,6 +114,16 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, as_csv(rows))
 
 
+def console() -> "Console":
+    """Return a console for standard output, on which names of tasks and paths stay as they are."""
+    from rich.console import Console
+
+    # Such names come from the user, so a [/b] or a :b: in them is not markup. A file or a pipe has
+    # no width at which rows would have to be broken.
+    width = None if sys.stdout.isatty() else UNBROKEN
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
 def print_table(
     columns: Iterable[str],
     rows: Iterable[Iterable[object]],
@@ -119,13 +132,8 @@ def print_table(
     caption: str | None = None,
 ) -> None:
     """Print a plain table; columns of numbers are right-aligned."""
-    from rich.console import Console
     from rich.table import Table
 
-    # Names of tasks and paths come from the user, so a [/b] or a :b: in them is not markup. A file
-    # or a pipe has no width at which rows would have to be broken.
-    width = None if sys.stdout.isatty() else UNBROKEN
-    console = Console(markup=False, emoji=False, highlight=False, width=width)
     table = Table(title=title, caption=caption, box=None, padding=(0, 2, 0, 0))
     table.title_justify = table.caption_justify = "left"
     cells = [[str(cell) for cell in row] for row in rows]
@@ -135,7 +143,7 @@ def print_table(
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    console.print(table)
+    console().print(table)
 
 
 def _is_number(text: str) -> bool:

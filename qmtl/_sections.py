@@ -39,7 +39,8 @@ def _absolute(value: str, info: ValidationInfo) -> str:
     return value if folder is None else str((folder / Path(value).expanduser()).resolve())
 
 
-def _absolute_if_there(value: str, info: ValidationInfo) -> str:
+def absolute_if_there(value: str, info: ValidationInfo) -> str:
+    """Return the absolute path of a file or folder beside the recipe; another text as it is."""
     path = _absolute(value, info)
     return path if Path(path).exists() else value
 
@@ -47,7 +48,7 @@ def _absolute_if_there(value: str, info: ValidationInfo) -> str:
 RecipePath = Annotated[str, AfterValidator(_absolute)]
 """A path relative to the recipe's folder, which validation takes from ``context["folder"]``."""
 
-NameOrPath = Annotated[str, AfterValidator(_absolute_if_there)]
+NameOrPath = Annotated[str, AfterValidator(absolute_if_there)]
 """A name, or the path of a file or folder that exists."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmtl._io import print_table, write_text
+from qmtl._io import console, print_table, write_text
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -91,18 +91,15 @@ def show_metrics(
     title: str, metrics: Metrics, others: Mapping[str, Metrics], own: str = "model"
 ) -> None:
     """Print a row per task and metric: its value, then a column for each of `others`."""
-    from rich.console import Console
     from rich.table import Table
 
     from qmtl.training import LOWER_IS_BETTER
 
-    # Names of tasks and paths come from the user, so a [/b] or a :b: in them is not markup.
-    console = Console(markup=False, emoji=False)
     table = Table(title=title, title_justify="left")
-    table.add_column("task")
-    table.add_column("metric")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", overflow="fold")
     for name in (own, *others):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for task, values in metrics.items():
         for metric, value in values.items():
             if metric == "loss":
@@ -111,7 +108,7 @@ def show_metrics(
             cells = [_number(other[task].get(metric)) for other in others.values()]
             table.add_row(task, metric + arrow, _number(value), *cells)
         table.add_section()
-    console.print(table)
+    console().print(table)
 
 
 def show_run(run: "Run") -> None:
@@ -130,9 +127,11 @@ def show_run(run: "Run") -> None:
     parts = [f"{counts['encoder']} encoder parameters, {counts['head']} head parameters"]
     parts += [f"{value} in the {name}" for name, value in counts.items() if name.endswith(" head")]
     print(", ".join(parts))
+    training = run.recipe.training
+    which = f"best by {training.monitor}" if training.restore_best else "last"
     print(
         f"{results['epochs']} epochs in {results['seconds']:.1f} s; kept epoch "
-        f"{results['best_epoch']}, the best on validation"
+        f"{results['best_epoch']}, the {which}"
     )
     print(f"run directory: {run.path}")
 

@@ -1,5 +1,6 @@
 """``qmtl circuits`` and ``qmtl explain``: the catalogue of designs; a recipe's circuit and plan."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -152,6 +153,8 @@ def explain(
     import torch
 
     from qmtl.experiments import build_circuit, build_data, read_recipe, with_noise
+    from qmtl.heads import QuantumHead, build_head
+    from qmtl.model import load
     from qmtl.simulators import simulator_for
 
     path = Path(recipe)
@@ -162,15 +165,29 @@ def explain(
     ordered = chosen.circuit.task_order is not None
     tasks = build_data(chosen).tasks if ordered else chosen.data.load_tasks()
     circuit = build_circuit(chosen, tasks)
+    options = with_noise(chosen.head.options(), chosen.training, circuit)
+    head = build_head(chosen.head.type, circuit, options)
+    if isinstance(head, QuantumHead):
+        circuit = head.circuit  # types such as quantum-no-entangler change the design's
+    else:
+        _warn(f"the head {chosen.head.type!r} is not this circuit, which a quantum head would be")
+    if (path / "model").is_dir():
+        names = [t.name for t in load(path / "model").tasks if t.name not in circuit.registers]
+        if names:
+            _warn(f"the run's model has more tasks than its recipe, which is shown: {names}")
     count = circuit.count_parameters()
+    trained = sum(p.numel() for p in head.parameters() if p.requires_grad)
     print(circuit.draw(max_width=terminal_width()))
     print(
         f"\n{circuit.n_wires} wires, {circuit.n_features} features, depth {circuit.depth}, "
         f"{circuit.two_qubit_gates} two-qubit gates (depth {circuit.two_qubit_depth}); "
         f"{count.encoding} encoding weights, {sum(count.tasks.values())} task weights, "
-        f"{count.scales} scales"
+        f"{count.scales} scales; the head {chosen.head.type!r} trains {trained:,} parameters"
     )
     size = batch_size or chosen.training.batch_size
     size = size or chosen.training.batch_for(len(build_data(chosen).train))
-    options = with_noise(chosen.head.options(), chosen.training, circuit)
     print(simulator_for(options.simulator).explain(circuit, size, torch.float32))
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

@@ -23,7 +23,7 @@ def runs(
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
     continues it). The score is the mean of the tasks' main metrics on the test split; if some
-    have none, it says how many tasks count.
+    have none, or an error beside scores, it says how many tasks count.
 
     Examples of use:
 
@@ -47,6 +47,7 @@ def runs(
 
 def _run_row(path: Path) -> tuple[object, ...]:
     from qmtl.experiments import training_process
+    from qmtl.training import LOWER_IS_BETTER
 
     try:
         recipe = tomllib.loads((path / "recipe.toml").read_text(encoding="utf-8-sig"))
@@ -59,9 +60,11 @@ def _run_row(path: Path) -> tuple[object, ...]:
         test = results["metrics"]["test"]
         # The main metric of each task comes first; JSON keeps the order.
         mains = [next((k, v) for k, v in own.items() if k != "loss") for own in test.values()]
-        values = [value for _, value in mains if value is not None]
-        score = f"{sum(values) / len(values):.4f}" if values else "–"
         names = {name for name, _ in mains}
+        # An error, in units of its own, has no mean with scores.
+        counted = names if len(names) == 1 else names - set(LOWER_IS_BETTER)
+        values = [value for name, value in mains if name in counted and value is not None]
+        score = f"{sum(values) / len(values):.4f}" if values else "–"
         metric = names.pop() if len(names) == 1 else "mean of main metrics"
         if len(values) < len(mains):
             # A regression whose labels are all equal on the test split has no R².
@@ -196,6 +199,8 @@ def _attack(name: str | None, options: dict[str, Any]) -> Any:
         for option in options:
             raise InvalidInputError(f"--{option} needs --attack fgsm or --attack pgd")
         return None
+    if name == "fgsm" and "steps" in options:
+        raise InvalidInputError("--steps needs --attack pgd: fgsm takes one step")
     from pydantic import ValidationError
 
     from qmtl._sections import explain

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qmtl._io import console
 from qmtl.cli._options import (
     Overrides,
-    Split,
     complete_heads,
     complete_recipe,
     expanded,
@@ -20,6 +20,9 @@ from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from qmtl.experiments import NoiseSection, Recipe
+
+
+SCALES = "0,0.5,1,2,4"
 
 
 def bench(
@@ -114,14 +117,15 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
     summary = run_bench(recipe, folder, workers, report)
     write_bench(summary, recipe, folder)
-    show_bench(summary, Console(markup=False, emoji=False, highlight=False, soft_wrap=False))
+    show_bench(summary, console())
     print(f"wrote {folder}; all tables are in {folder / 'table.md'}")
     return len(summary.failures)
 
 
 def scaling(
     tasks: Annotated[
-        str, typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks.")
+        str,
+        typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32."),
     ] = "2,4,8,16,32,64,128,256,512,1024",
     parts: Annotated[
         str, typer.Option(metavar="A,B,...", help="Parts to run.")
@@ -226,8 +230,9 @@ def noise(
         float, typer.Option(min=0, max=1, help="Error probability of reading a bit.")
     ] = 0.0,
     scale: Annotated[
-        str, typer.Option(metavar="S1,S2,...", help="Factors by which the noise is scaled.")
-    ] = "0,0.5,1,2,4",
+        str | None,
+        typer.Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
+    ] = None,
     shots: Annotated[
         int | None, typer.Option(min=1, help="Number of measurements per sample. [exact values]")
     ] = None,
@@ -239,7 +244,7 @@ def noise(
             "through all), linear or exponential.",
         ),
     ] = None,
-    split: Split = "test",
+    split: Annotated[str | None, typer.Option(help="train, validation or test. [test]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shots, or of the study.")] = 0,
     study: Annotated[
         bool,
@@ -268,22 +273,19 @@ def noise(
 
     if (run is None) != study:
         raise InvalidInputError("give a run directory, or --study, and not both")
-    if study and (shots is not None or extrapolate is not None):
-        raise InvalidInputError("--study takes neither --shots nor --extrapolate")
-    scales = parse_scales("--scale", scale)
+    of_runs = {"scale": scale, "split": split, "shots": shots, "extrapolate": extrapolate}
+    for name, value in of_runs.items():
+        if study and value is not None:
+            raise InvalidInputError(f"--study does not take --{name}")
+    scales = parse_scales("--scale", SCALES if scale is None else scale)
     source = _source(backend, relaxation, file, one_qubit, two_qubit, readout)
     folder = out if out is not None else (Path("noise") if run is None else run / "noise")
     if run is None:
         make_folder(folder)
         run_study(source.device_noise, folder, seed)
     else:
-        options: dict[str, Any] = {
-            "split": split,
-            "shots": shots,
-            "extrapolate": extrapolate,
-            "seed": seed,
-        }
-        run_robustness(run, source, folder, scales, **options)
+        options: Any = {"shots": shots, "extrapolate": extrapolate, "seed": seed}
+        run_robustness(run, source, folder, scales, split=split or "test", **options)
     print(f"wrote {folder}")
 
 
@@ -303,5 +305,7 @@ def _source(
             "give the noise once: --backend NAME, --noise FILE, or --one-qubit, --two-qubit and "
             "--readout"
         )
+    if not relaxation and backend is None:
+        raise InvalidInputError("--no-relaxation needs --backend")
     saved = None if file is None else str(file)
     return NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)

@@ -1,5 +1,7 @@
 """A benchmark: heads with the same encoder, splits, seeds and number of settings."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -55,8 +57,8 @@ class BenchCell(Cell):
     def depends_on(self) -> Any:
         """Return the recipe without keys that do not change the result, such as the data's folders.
 
-        Unset keys are left out, so that a key added by a later version does not invalidate stored
-        cells.
+        The content of a file, such as a design's, stands in place of its path. Unset keys are left
+        out, so that a key added by a later version does not invalidate stored cells.
         """
         content = self.recipe.model_dump(mode="json", exclude_none=True)
         for irrelevant in ("name", "compare", "logging"):
@@ -67,7 +69,7 @@ class BenchCell(Cell):
         if self.head == PROBE:
             # The probe depends on the data only.
             content = {"data": content["data"]}
-        return [self.head, self.seed, self.setting, self.data, content]
+        return _with_files([self.head, self.seed, self.setting, self.data, content])
 
     @property
     def label(self) -> str:
@@ -87,6 +89,23 @@ class BenchCell(Cell):
             rows={name: int(rows.sum()) for name, rows in labelled.items()},
             environment=machine(),
         )
+
+
+def _with_files(content: Any) -> Any:
+    """Replace each path of a file by a hash of the file's content."""
+    if isinstance(content, dict):
+        return {key: _with_files(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_with_files(value) for value in content]
+    # A file without a suffix may have the name of a head or of an activation.
+    if isinstance(content, str) and Path(content).suffix and os.path.isfile(content):
+        return _hash(content, os.stat(content).st_mtime_ns)
+    return content
+
+
+@lru_cache
+def _hash(path: str, changed: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:

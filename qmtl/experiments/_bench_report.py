@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BASELINE = "majority or mean"
+SCORES, FOREST = "score_against_parameters.png", "forest.png"
 # A difference with a smaller p-value is reported as better or worse.
 LEVEL = 0.05
 # Columns of the terminal's table, and their titles.
@@ -34,7 +35,12 @@ Row = dict[str, Any]
 
 
 def write_bench(summary: BenchSummary, recipe: Recipe, folder: Path) -> None:
-    """Write the tables as Markdown and CSV, the plots and the resolved recipe into a folder."""
+    """Write the tables as Markdown and CSV, the plots and the resolved recipe into a folder.
+
+    Those of an earlier benchmark in the folder go, also if this one has none of their kind.
+    """
+    for name in ("summary.csv", "metrics.csv", "seeds.csv", SCORES, FOREST):
+        (folder / name).unlink(missing_ok=True)
     write_text(folder / "table.md", as_markdown(summary, recipe))
     if summary.heads:
         write_text(folder / "summary.csv", summary_csv(summary))
@@ -53,7 +59,8 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
         table = Table(title=title, title_justify="left")
         rows = [{key: row[key] for key in row if key in SHOWN} for row in _head_rows(summary)]
         for key in rows[0]:
-            table.add_column(SHOWN[key], justify="left" if key == "head" else "right")
+            justify: Any = "left" if key == "head" else "right"
+            table.add_column(SHOWN[key], justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*row.values())
         console.print(table)
@@ -71,7 +78,8 @@ def verdict(summary: BenchSummary) -> list[str]:
         []
     """
     n = len(summary.tasks)
-    over = "" if n == 1 else f", mean over {n} tasks"
+    scored = sum(summary.has_score(task) for task in summary.tasks)
+    over = "" if n == 1 else f", mean over {n if scored == n else f'{scored} of {n}'} tasks"
     lines = []
     for head, comparison in summary.compare().items():
         test, p = comparison.test, comparison.corrected
@@ -349,10 +357,10 @@ def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
         if summary.heads:
             figure = Figure(figsize=(8, 4.5))
             plot_score_against_parameters(summary, figure.subplots())
-            written.append(folder / "score_against_parameters.png")
+            written.append(folder / SCORES)
             save_figure(figure, written[-1])
         if summary.compare():
-            written.append(folder / "forest.png")
+            written.append(folder / FOREST)
             save_figure(_forests(summary), written[-1])
     return written
 

@@ -155,6 +155,10 @@ class BenchSummary:
         """The main metric of each task, sorted by task name, since each seed has another order."""
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
+    def has_score(self, task: str) -> bool:
+        """Return whether some head's main metric of a task is defined on some seed."""
+        return any(not math.isnan(v) for scores in self.heads for v in scores.scores(task))
+
     def head(self, name: str) -> HeadScores | None:
         """Return a head's scores; None if there are none."""
         return next((scores for scores in self.heads if scores.head == name), None)

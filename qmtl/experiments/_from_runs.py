@@ -9,7 +9,14 @@ from qmtl._io import write_json, write_text
 from qmtl.errors import InvalidInputError, check_integer
 from qmtl.experiments._build import build_model
 from qmtl.experiments._recipe import Recipe
-from qmtl.experiments._run import Run, count_parameters, default_folder, machine, new_run_folder
+from qmtl.experiments._run import (
+    Run,
+    count_parameters,
+    default_folder,
+    machine,
+    new_run_folder,
+    write_recipe,
+)
 from qmtl.model import MultiTaskModel
 
 if TYPE_CHECKING:
@@ -43,7 +50,7 @@ def write_derived(
     for name in ("metrics.csv", "inputs.json"):
         if (first.path / name).is_file():
             shutil.copyfile(first.path / name, folder / name)
-    write_text(folder / "recipe.toml", first.recipe.as_toml())
+    write_recipe(folder, first.recipe)
     made_of = [str(run.path) for run in runs]
     write_json(folder / "environment.json", machine() | {"made_of": made_of})
     model.save(folder / "model")

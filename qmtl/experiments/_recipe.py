@@ -8,9 +8,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from qmtl._sections import RecipePath, Section, Seed, explain
+from qmtl._sections import RecipePath, Section, Seed, absolute_if_there, explain
+from qmtl.circuit import list_designs
 from qmtl.data import AnyDataSection
 from qmtl.encoders import AnyEncoderSection, MLPSection
 from qmtl.errors import RecipeError, near_paths, unknown_name
@@ -97,17 +105,22 @@ class TrainingSection(TrainingSettings):
     shots: int | None = Field(None, ge=1)
 
 
+def _design(value: str, info: ValidationInfo) -> str:
+    # A folder beside the recipe may have the name of a design.
+    return value if value in list_designs() else absolute_if_there(value, info)
+
+
 class CircuitSection(Section):
     """The head circuit: a catalogue design by name or path; register sizes may be set.
 
     Attributes:
-        design: name of a design, or path of its file.
+        design: name of a design, or path of its file, relative to the recipe's folder.
         wires_per_task: number of wires for all tasks, or by task; None for the design's defaults.
         task_order: order of the tasks on the ring: ``graph`` puts related tasks side by side, by
             `qmtl.methods.task_order` of the training labels; None for the order of the data.
     """
 
-    design: str = "cz-ring"
+    design: Annotated[str, AfterValidator(_design)] = "cz-ring"
     wires_per_task: int | dict[str, int] | None = None
     task_order: Literal["graph"] | None = None
 

@@ -78,6 +78,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         lower_is_better=LOWER_IS_BETTER,
         curves=curve_figures(runs),
         predictions=_predictions(runs, list(tasks.values())[:MOST_TASKS]),
+        weighted=any(getattr(content.run.recipe.data, "weights", None) for content in runs),
         hidden_tasks=max(0, len(tasks) - MOST_TASKS),
         circuits=[_circuit(content, runs) for content in _distinct(runs)],
         plans=_plans(runs),

@@ -195,7 +195,8 @@ def overview(
 
     Returns:
         A row for the model and one for each other head; empty for a single task. The mean is over
-        tasks for which a larger main metric is better.
+        tasks for which a larger main metric is better and defined; a row says how many, if they are
+        not as many as the model's.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
@@ -206,11 +207,14 @@ def overview(
     if len(mains) < 2:
         return []
     rows: list[dict[str, object]] = []
+    of = 0
     for name, own in {"model": metrics, **others}.items():
         values = {task: own.get(task, {}).get(main) for task, main in mains.items()}
         up = [v for t, v in values.items() if mains[t] not in LOWER_IS_BETTER and _defined(v)]
         mean = math.fsum(up) / len(up) if up else math.nan  # type: ignore[arg-type]
-        row: dict[str, object] = {"": name, f"mean of {len(up)}": number(mean)}
+        of = len(up) if name == "model" else of
+        text = number(mean) + (f" (of {len(up)})" if len(up) != of else "")
+        row: dict[str, object] = {"": name, f"mean of {of}": text}
         better: dict[str, list[str]] = {"better": [], "worse": []}
         for task, other in values.items():
             value = metrics[task][mains[task]]

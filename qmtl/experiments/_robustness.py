@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from qmtl._html import number
 from qmtl._io import print_table, write_csv, write_json
 from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz
 from qmtl.data import Split
@@ -296,7 +297,7 @@ def _name(one: UnderNoise) -> str:
 
 def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) -> None:
     rows = [
-        (task.name, metric, *(f"{one.metrics[task.name][metric]:.4f}" for one in found))
+        (task.name, metric, *(number(one.metrics[task.name][metric]) for one in found))
         for task in tasks
         for metric in (task.main_metric, "loss", "deviation")
     ]
@@ -368,9 +369,9 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
     values = [one.metrics[task][metric] for one in plain_ones]
     ax.plot(scales, values, marker="o", color=COLOURS[0], label="under noise")
     mitigated = [one for one in found if one.method != NONE]
-    for number, one in enumerate(mitigated, start=1):
+    for place, one in enumerate(mitigated, start=1):
         (point,) = ax.plot(0, one.metrics[task][metric], label=f"{one.method} extrapolation")
-        point.set(marker=MARKERS[number], color=COLOURS[number], linestyle="none")
+        point.set(marker=MARKERS[place], color=COLOURS[place], linestyle="none")
     if mitigated:
         legend_below(ax)
     ax.set_title(plain(task, 24))

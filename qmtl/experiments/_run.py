@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from qmtl._io import process_start, write_csv, write_json, write_text
+from qmtl._io import process_start, write_bytes, write_csv, write_json, write_text
+from qmtl.circuit import list_designs
 from qmtl.data import MultiTaskData, TableColumns, column_differences
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, RecipeError, RunDirectoryError, near_paths, unknown_name
@@ -96,6 +97,7 @@ CHANGEABLE = (
 # Torch does about this many operations on small states in the time that loading kernels takes.
 FEW_OPERATIONS = 2e9
 FOLDER = "QMTL_RUN_DIRECTORY"
+DESIGN = "circuit.toml"
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 
@@ -224,12 +226,21 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
         check_rival(recipe, data, head)
     if is_first_process():
         folder = default_folder(recipe) if path is None else new_run_folder(Path(path))
-        write_text(folder / "recipe.toml", recipe.as_toml())
+        write_recipe(folder, recipe)
         notes = {"data_notes": list(data.notes)}
         write_json(folder / "environment.json", machine() | {"seeds": recipe.seeds} | notes)
     else:
         folder = Path(os.environ[FOLDER])
     return _train(folder, recipe, data, model, resume=False, progress=progress)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write ``recipe.toml``, with a copy of the design's file beside it, which may change later."""
+    design = recipe.circuit.design
+    if design not in list_designs():
+        write_bytes(folder / DESIGN, Path(design).read_bytes())
+        recipe = recipe.with_values({"circuit.design": DESIGN})
+    write_text(folder / "recipe.toml", recipe.as_toml())
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -285,7 +296,8 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         progress: whether to show progress.
 
     Raises:
-        RunDirectoryError: if it is not a run directory, or another process trains it.
+        RunDirectoryError: if it is not a run directory, another process trains it, or a finished
+            run has no checkpoint to go on from.
         RecipeError: for an override of a key that cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or belongs to another run.
     """
@@ -299,6 +311,11 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
         run = Run.read(folder)
         if not overrides or run.results["epochs"] >= recipe.training.max_epochs:
             return run
+        if not (folder / "checkpoints" / LAST).is_file():
+            raise RunDirectoryError(
+                f"the run {folder} cannot go on: it has no checkpoint (as after qmtl adapt or "
+                f"merge), and to begin anew would replace its model"
+            )
     if is_first_process():
         check_untrained(folder)
     data = Run(folder, recipe, {}).check_data(build_data(recipe))
@@ -307,9 +324,14 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     model = build_model(recipe, data)
     check_fit(model, data, recipe.training)
     if overrides and is_first_process():
+        for name in ("noise", "hardware"):
+            if finished.is_file() and (folder / name).is_dir():
+                # Measurements of the model as it was, which a report would show of the new one.
+                ended = time.strftime("%Y%m%d-%H%M%S")
+                (folder / name).rename(folder / f"{name}-before-{ended}")
         # A run that continues has no results until it ends.
         finished.unlink(missing_ok=True)
-        write_text(folder / "recipe.toml", recipe.as_toml())
+        write_recipe(folder, recipe)
     return _train(folder, recipe, data, model, resume=started, progress=progress)
 
 
@@ -361,11 +383,11 @@ def _train(
                     callbacks=[MetricsFile(folder / "metrics.csv"), log],
                 )
                 log.write_result(result)
+            rivals: dict[str, Trained] = {
+                head: train_rival(recipe, data, head) for head in recipe.compare
+            }
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
-        rivals: dict[str, Trained] = {
-            head: train_rival(recipe, data, head) for head in recipe.compare
-        }
         results = _results(result, rivals) | _experts(result.model, data)
         if is_first_process():
             write_csv(folder / "metrics.csv", result.history)

@@ -125,6 +125,9 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             draw.append(partial(plot_accuracy_difference, means))
         _save(out / "accuracy.png", draw)
         tell_accuracy(means, settings.accuracy, say)
+        most = means[-1].tasks
+        if most < tasks[-1]:
+            say(f"accuracy of at most T = {most} tasks, which stands for all larger numbers")
 
 
 def _say_accuracy(say: Say, cell: Cell, found: Any, done: int, all_: int) -> None:

@@ -412,15 +412,17 @@ def tell_accuracy(
     points: Sequence[AccuracyPoint], settings: AccuracySettings, say: Callable[[str], None]
 ) -> None:
     """Report each head's accuracy against the number of tasks."""
+
+    def percent(found: Estimate) -> Estimate:
+        return Estimate(100 * found.mean, 100 * found.half_width, found.n)
+
     say(
         f"{points[0].data}: test {points[0].metric} × 100, mean over tasks ± 95% interval over "
-        f"{settings.seeds} seeds; every head tried head learning rates "
+        f"{settings.seeds} seed{'s' * (settings.seeds > 1)}; every head tried head learning rates "
         f"{', '.join(map(str, settings.head_learning_rates))}, chosen on validation"
     )
     for point in points:
-        ahead = point.ahead_of_linear
         say(
-            f"T = {point.tasks:3d} {point.head:12s} {100 * point.test.mean:5.1f} ± "
-            f"{100 * point.test.half_width:4.1f}, from linear {100 * ahead.mean:+5.1f} ± "
-            f"{100 * ahead.half_width:4.1f}, {point.head_parameters} head parameters"
+            f"T = {point.tasks:3d} {point.head:12s} {percent(point.test):.1f}, from linear "
+            f"{percent(point.ahead_of_linear):+.1f}, {point.head_parameters} head parameters"
         )

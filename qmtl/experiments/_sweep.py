@@ -288,7 +288,7 @@ def _ray(address: str) -> Iterator[None]:
 
 
 def fingerprint(data: MultiTaskData) -> str:
-    """Hash the tasks, inputs, labels and row numbers of all splits (SHA-256).
+    """Hash the tasks, and the inputs, labels, weights and row numbers of all splits (SHA-256).
 
     Example:
         >>> from qmtl.data import digits
@@ -298,7 +298,8 @@ def fingerprint(data: MultiTaskData) -> str:
     digest = hashlib.sha256(json.dumps([task.to_dict() for task in data.tasks]).encode())
     for name, split in data.splits.items():
         tensors = {"inputs": split.inputs, "index": split.index, **split.targets}
-        for key, tensor in sorted(tensors.items()):
+        weights = [] if split.sample_weight is None else [("sample_weight", split.sample_weight)]
+        for key, tensor in [*sorted(tensors.items()), *weights]:
             array = np.ascontiguousarray(tensor.numpy())
             digest.update(f"{name} {key} {array.dtype} {array.shape}".encode())
             digest.update(array.data)

@@ -232,7 +232,8 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
     for weight, column in _columns(circuit).items():
         own = gradients[:, column] - gradients[:, column].mean()
         variance = float(own.square().sum() / (samples - 1))
-        error = math.sqrt(max(0.0, float(own.pow(4).mean()) - variance**2) / samples)
+        spread = float(own.pow(4).mean()) - (samples - 3) / (samples - 1) * variance**2
+        error = math.sqrt(spread / samples)
         found.append(GradientVariance(case, weight, samples, variance, error))
     return found
 

@@ -37,15 +37,16 @@ def joined_scores(
     """
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
-    if sample_weight is not None:  # the losses' type may not hold the weights' absolute values
-        sample_weight = sample_weight / sample_weight.max()
+    # The losses' type may not hold the weights' absolute values.
+    relative = None if sample_weight is None else sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
     # Half precision holds neither the sum nor the number of many rows.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=sample_weight)
+    terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=relative)
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
     predictions = layout.activation(logits) * std[column] + mean[column]
+    # As in `baseline_metrics`: relative weights would round equal metrics differently.
     scores = evaluate_joined(layout, predictions, targets, sample_weight)
     return {
         task.name: {"loss": total / count if count else math.nan, **scores[task.name]}

@@ -133,6 +133,8 @@ def test_run_directories(qmtl, run, tmp_path):
     assert f"continue it with: qmtl train --resume {run}" in line
     assert "split" in qmtl.bad("evaluate", run, "--split", "tset")
     assert "--epsilon needs --attack" in qmtl.bad("evaluate", run, "--epsilon", "0.1")
+    told = qmtl.bad("evaluate", run, "--attack", "fgsm", "--steps", "3")
+    assert "--steps needs --attack pgd" in told
     assert "'fgms'" in qmtl.bad("evaluate", run, "--attack", "fgms")
     assert "epsilon" in qmtl.bad("evaluate", run, "--attack", "pgd", "--epsilon", "-1")
     assert "low must be below high" in qmtl.bad(

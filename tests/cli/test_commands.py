@@ -166,6 +166,24 @@ def test_explain(qmtl, finished):
     assert "wires" in qmtl.good("explain", finished)
 
 
+@pytest.mark.parametrize(
+    ("head", "trained", "cz", "warned"),
+    [
+        ("quantum", 57, 32, ""),
+        ("quantum-no-entangler", 57, 0, ""),
+        ("hyper", 204, 32, ""),
+        ("linear", 182, 32, "warning: the head 'linear' is not this circuit"),
+    ],
+)
+def test_explain_shows_the_head_of_the_recipe(qmtl, head, trained, cz, warned):
+    answer = qmtl("explain", "digits", "--set", f"head.type={head}")
+    assert answer.code == 0
+    assert f"the head '{head}' trains {trained} parameters\n" in answer.out
+    assert f" {cz} two-qubit gates" in answer.out
+    assert answer.err.startswith(warned)
+    assert bool(answer.err) == bool(warned)
+
+
 def test_circuits(qmtl, tmp_path):
     listed = qmtl.good("circuits", "list")
     assert all(name in listed for name in ("cz-ring", "iqp", "shared-register", "hardware-lean"))
@@ -194,6 +212,22 @@ def test_names_are_no_markup(qmtl, run, capsys):
     assert all(name in shown for name in (*names.values(), "[/rival]"))
     show_metrics("[/title] of [red]x", results["metrics"]["test"], {})
     assert "[/title] of [red]x" in capsys.readouterr().out
+
+
+def test_why_an_epoch_was_kept_is_said(qmtl, run):
+    assert ", the best by validation_loss\n" in qmtl.good("train", "--resume", run)
+    recipe = (run / "recipe.toml").read_text()
+    (run / "recipe.toml").write_text(recipe.replace("restore_best = true", "restore_best = false"))
+    assert ", the last\n" in qmtl.good("train", "--resume", run)
+
+
+def test_a_pipe_gets_long_names_whole(capsys):
+    name, head = "price_of_the_house_before_tax_v2", "a-head-with-a-long-name"
+    metrics = {name: {"accuracy": 0.5}}
+    show_metrics("t", metrics, {f"{head}-{i}": metrics for i in range(4)})
+    shown = capsys.readouterr().out
+    assert name in shown
+    assert all(f"{head}-{i}" in shown for i in range(4))
 
 
 def test_a_huge_register_is_shown_by_its_ends(qmtl):
@@ -366,6 +400,12 @@ def test_runs_say_how_many_tasks_have_a_score(qmtl, tmp_path):
     (line,) = _lines(qmtl.good("runs", tmp_path / "runs"))
     assert line.rstrip().endswith("mean of main metrics, 2 of 3 tasks")
     assert f" {sum(mains) / 2:.4f} " in line
+    results = json.loads((tmp_path / "runs/one/results.json").read_text())
+    results["metrics"]["test"]["part"] = {"loss": 1.0, "mse": 1234.5, "r2": mains[0]}
+    (tmp_path / "runs/one/results.json").write_text(json.dumps(results))
+    (line,) = _lines(qmtl.good("runs", tmp_path / "runs"))
+    assert line.rstrip().endswith("mean of main metrics, 1 of 3 tasks"), "an error is no score"
+    assert f" {mains[1]:.4f} " in line
     (tmp_path / "one.toml").write_text(
         re.sub("sold = .* }", 'flat = "binary" }', TABLE_RECIPE), encoding="utf-8"
     )
@@ -405,11 +445,12 @@ def test_a_resumed_run_counts_the_time_of_all_sessions(qmtl, run, monkeypatch):
     monkeypatch.undo()
     out = qmtl.good("train", "--resume", run, "--set", "training.max_epochs=4")
     third = seconds()
-    assert third > 0.9 * second
+    # What follows the last checkpoint of a session is not in it: up to a quarter here.
+    assert third > 0.5 * second
     assert f"4 epochs in {third:.1f} s" in out
     (run / "results.json").unlink()  # killed before it wrote them
     qmtl.good("train", "--resume", run)
-    assert 0.9 * second < seconds() < third + 5
+    assert 0.5 * second < seconds() < third + 5
 
 
 @pytest.mark.filterwarnings("default")

@@ -38,6 +38,11 @@ def test_a_task_more(qmtl, finished, table, tmp_path):
     predicted = qmtl.good("predict", "more", "table.csv").splitlines()
     assert "big:yes" in predicted[0]
     qmtl.good("evaluate", "more")
+    assert "more tasks than its recipe, which is shown: ['big']" in qmtl("explain", "more").err
+    weights = (tmp_path / "more" / "model" / "model.safetensors").read_bytes()
+    told = qmtl.bad("train", "--resume", "more", "--set", "training.max_epochs=9")
+    assert "it has no checkpoint (as after qmtl adapt or merge)" in told
+    assert (tmp_path / "more" / "model" / "model.safetensors").read_bytes() == weights
     qmtl.good("report", "more")
     assert "big" in (tmp_path / "more" / "report.html").read_text()
 

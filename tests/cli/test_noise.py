@@ -50,7 +50,11 @@ def test_bad_runs(qmtl, run, tmp_path):
     [
         ((*NOISE,), "give a run directory, or --study"),
         (("x", "--study", *NOISE), "give a run directory, or --study"),
-        (("--study", "--shots", 5, *NOISE), "--study takes neither"),
+        (("--study", "--shots", 5, *NOISE), "--study does not take --shots"),
+        (("--study", "--scale", "0,1", *NOISE), "--study does not take --scale"),
+        (("--study", "--split", "train", *NOISE), "--study does not take --split"),
+        (("x", "--no-relaxation", *NOISE), "--no-relaxation needs --backend"),
+        (("x", "--scale", "", *NOISE), "--scale: expected numbers >= 0"),
         (("x", "--scale", "0,x", *NOISE), "--scale: expected numbers >= 0"),
         (("x", "--scale", "-1", *NOISE), "--scale: expected numbers >= 0"),
         (("x",), "give the noise once"),

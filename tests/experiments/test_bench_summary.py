@@ -5,13 +5,21 @@ from dataclasses import replace
 
 import pytest
 
-from qmtl.experiments._bench_report import as_markdown, metrics_csv, seeds_csv, summary_csv, verdict
+from qmtl.experiments._bench_report import (
+    as_markdown,
+    metrics_csv,
+    seeds_csv,
+    summary_csv,
+    verdict,
+    write_bench,
+)
 from qmtl.experiments._bench_summary import HeadScores, choose_setting
 from qmtl.experiments._sweep import Failure
 from tests.experiments.bench_samples import result, summary, tiny
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}, {"a": 0.5, "b": 0.5}]
 QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}, {"a": 0.6, "b": 0.5}]
+CSV = {"summary.csv", "metrics.csv", "seeds.csv"}
 FAILURE = Failure("low-rank, seed 2", "E: no", "…")
 
 
@@ -42,6 +50,14 @@ def test_comparison_is_paired_and_corrected():
     # Two heads, both with this p: Holm doubles it.
     assert compared["quantum"].corrected == pytest.approx(2 * test.t_test)
     assert summary({"quantum": QUANTUM}).compare() == {}
+
+
+def test_tasks_without_a_score_are_not_counted():
+    heads = {
+        head: [score | {"rare": math.nan} for score in scores]
+        for head, scores in (("quantum", QUANTUM), ("linear", LINEAR))
+    }
+    assert "points, mean over 2 of 3 tasks: " in verdict(summary(heads))[0]
 
 
 def test_a_head_is_not_better_on_one_of_many_tasks_by_chance():
@@ -80,6 +96,17 @@ def test_tables_of_nothing_but_failures():
     text = as_markdown(summary({}, [FAILURE]), tiny())
     assert "Failed cells" in text
     assert "## Heads" not in text
+
+
+def test_files_of_an_earlier_benchmark_do_not_stay(tmp_path):
+    one = [{"a": 0.5}] * 2
+    for heads, files in (
+        ({"linear": one, "quantum": one}, {"forest.png", "score_against_parameters.png", *CSV}),
+        ({"quantum": one}, {"score_against_parameters.png", *CSV}),
+        ({}, set()),
+    ):
+        write_bench(summary(heads), tiny(), tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == files | {"table.md", "recipe.toml"}
 
 
 def test_markdown_tables_are_tables():
@@ -123,7 +150,7 @@ def test_what_a_head_misses_though_the_probe_finds_it_is_said():
 
 
 @pytest.mark.parametrize(
-    ("best", "words"), [("true", "weights of the best validation"), ("false", "of the last one")]
+    ("best", "words"), [("true", "weights of the best one by valid"), ("false", "of the last one")]
 )
 def test_which_epoch_is_kept_is_said(best, words):
     recipe = tiny(f"training.restore_best={best}")

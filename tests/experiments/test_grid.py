@@ -1,6 +1,9 @@
 """Cells: what is in their key, and what is not."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from qmtl.data import digits
 from qmtl.errors import InvalidInputError, RecipeError
@@ -63,6 +66,19 @@ def test_key_is_that_of_the_data_not_of_their_folder():
     assert in_folder("/here") == in_folder("/there")
 
 
+@pytest.mark.parametrize("name", ["circuit.design", "training.noise.file", "grid"])
+def test_key_is_that_of_the_content_of_files(tmp_path, name):
+    def in_file(content, file):
+        (tmp_path / file).write_text(content)
+        value = str(tmp_path / file)
+        if name == "grid":
+            return key(setting={"circuit.design": value})
+        return key(tiny().with_values({name: value}))
+
+    assert in_file("a", "one.toml") == in_file("a", "two.toml")
+    assert in_file("a", "one.toml") != in_file("b", "one.toml")
+
+
 def test_a_setting_is_in_the_recipe_of_its_cell():
     cell = cell_of(tiny(), "local-cone", 7, RATES, "data")
     assert cell.recipe.training.learning_rate == 0.01
@@ -92,6 +108,15 @@ def test_fingerprint_sees_one_changed_label():
     before = fingerprint(data)
     data.test.targets["parity"][3] = 1 - data.test.targets["parity"][3]
     assert fingerprint(data) != before
+
+
+def test_fingerprint_sees_one_changed_weight():
+    data = digits(tasks=["parity"])
+    weights = torch.ones(len(data.test))
+    first = replace(data, test=replace(data.test, sample_weight=weights))
+    weights[3] = 2
+    second = replace(data, test=replace(data.test, sample_weight=weights))
+    assert len({fingerprint(one) for one in (data, first, second)}) == 3
 
 
 @pytest.mark.parametrize("text", ["a", "=1", "a=", ""])

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 import torch
 
+from qmtl.circuit import load_design, to_toml
 from qmtl.errors import QmtlError
 from qmtl.experiments import build_data, built_in_recipes, read_recipe
 from qmtl.experiments._recipe import recipe_from
@@ -96,3 +97,16 @@ def test_weights_and_metrics_by_task():
 def test_weights_and_metrics_that_do_not_fit(keys, message):
     with pytest.raises(QmtlError, match=message):
         weighted(**keys)
+
+
+def test_a_design_beside_the_recipe_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "recipe.toml").write_text('circuit.design = "own.toml"\ndata.source = "digits"\n')
+    (tmp_path / "own.toml").write_text(to_toml(load_design("iqp")))
+    (tmp_path / "cz-ring").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    assert recipe.circuit.design == str(tmp_path / "own.toml")
+    assert recipe_from(recipe.model_dump(mode="json")) == recipe
+    named = read_recipe(tmp_path / "recipe.toml", ["circuit.design=cz-ring"])
+    assert named.circuit.design == "cz-ring"

@@ -25,6 +25,7 @@ def test_counts_follow_the_direction_of_each_main_metric():
         "model worse on": "",
     }
     assert row[""] == "linear"
+    assert row["mean of 2"] == "0.7667 (of 3)", "another number of tasks is not under that title"
     assert row["model better on"] == "1: a"
     assert row["model worse on"] == "1: c"
 

@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from qmtl._html import hardware_facts
 from qmtl.errors import InvalidInputError, RunDirectoryError
-from qmtl.experiments._report import write_report
+from qmtl.experiments._report import render_report, write_report
 from qmtl.experiments._report_content import metric_table, read_runs, recipe_rows
 from tests.experiments.report_samples import CLASSES, GRADE, PRICE, SPAM, train
 
@@ -202,3 +203,11 @@ def test_the_recipe_is_shown_without_the_keys_that_are_not_set(runs, tmp_path):
     text = write_report(runs[:1], tmp_path / "report.html").read_text()
     assert "# " in (runs[0] / "recipe.toml").read_text()
     assert not re.search(r"^# [a-z_]+ =$", text, re.MULTILINE)
+
+
+def test_plots_that_do_not_weigh_rows_say_so(runs):
+    (content,) = read_runs(runs[:1])
+    assert "every row counts once" not in render_report([content])
+    recipe = content.run.recipe.with_values({"data.weights": "size"})
+    weighted = replace(content, run=replace(content.run, recipe=recipe))
+    assert "every row counts once" in render_report([weighted])

@@ -7,7 +7,14 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._robustness import StudySettings, evaluate_under_noise, run_study, study
+from qmtl.experiments._robustness import (
+    StudySettings,
+    UnderNoise,
+    _show_run,
+    evaluate_under_noise,
+    run_study,
+    study,
+)
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import NoisySimulator
 from qmtl.training._evaluate import evaluate
@@ -40,6 +47,14 @@ def test_scale_one_is_the_model_under_that_noise():
     noisy = qmtl.MultiTaskModel(model.encoder, model.head.with_simulator(NoisySimulator(NOISE)))
     for task, metrics in evaluate(noisy, data.test).items():
         assert found[task]["loss"] == pytest.approx(metrics["loss"])
+
+
+def test_what_is_not_defined_is_shown_as_a_dash(capsys):
+    values = {"r2": float("nan"), "loss": 1.0, "deviation": 0.25}
+    _show_run("run", [qmtl.Task.regression("a")], [UnderNoise(0, "none", {"a": values})])
+    shown = capsys.readouterr().out
+    assert "nan" not in shown
+    assert "–" in shown
 
 
 def test_heads_without_a_circuit():

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from qmtl.errors import QmtlError, RecipeError
-from qmtl.experiments import Run, read_recipe, resume_run, start_run
+from qmtl.circuit import load_design, to_toml
+from qmtl.errors import QmtlError, RecipeError, RunDirectoryError
+from qmtl.experiments import NoiseSection, Run, read_recipe, resume_run, run_robustness, start_run
+from qmtl.experiments._build import build_circuit
 from qmtl.experiments._report_content import read_runs
 
 TINY = [
@@ -47,6 +49,51 @@ def test_a_finished_run_goes_on_with_more_epochs(finished, tmp_path):
     assert Run.read(copy).recipe.training.max_epochs == 3
     metrics = [(run.path / "metrics.csv").read_text() for run in (again, unbroken)]
     assert metrics[0] == metrics[1]
+
+
+def test_a_finished_run_without_checkpoint_keeps_its_model(finished, tmp_path):
+    copy = shutil.copytree(finished.path, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(RunDirectoryError, match="cannot go on: it has no checkpoint"):
+        resume_run(copy, ["training.max_epochs=3"], progress=False)
+    assert Run.read(copy).results == finished.results
+
+
+def test_what_was_measured_of_the_earlier_model_is_not_that_of_the_new_one(finished, tmp_path):
+    copy = shutil.copytree(finished.path, tmp_path / "run")
+    noise = NoiseSection(readout=0.1)
+    run_robustness(copy, noise, copy / "noise", [0, 1])
+    table = (copy / "noise" / "noise.csv").read_text()
+    assert read_runs([copy])[0].noise
+    resume_run(copy, ["training.max_epochs=2"], progress=False)
+    assert not read_runs([copy])[0].noise
+    (kept,) = copy.glob("noise-before-*/noise.csv")
+    assert kept.read_text() == table
+
+
+def test_interrupted_while_a_rival_trains_it_goes_on(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    recipe = read_recipe("digits", [*TINY, 'compare=["linear"]'])
+    with monkeypatch.context() as patch:
+        patch.setattr("qmtl.experiments._rivals.train_rival", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="continue with: qmtl train --resume"):
+            start_run(recipe, tmp_path / "run", progress=False)
+    assert "linear" in resume_run(tmp_path / "run", progress=False).results["rivals"]
+
+
+def test_a_run_keeps_the_design_that_it_began_with(tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text(to_toml(load_design("cz-ring")))
+    recipe = read_recipe("digits", [*TINY, f"circuit.design={own}", 'compare=["linear"]'])
+    run = start_run(recipe, tmp_path / "run", progress=False)
+    circuit = run.load_model().head.circuit
+    own.write_text(to_toml(load_design("cz-ring")).replace("cz_ring", "cnot_ring"))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    again = resume_run(moved, ["training.max_epochs=2"], progress=False)
+    assert again.load_model().head.circuit == circuit
+    assert build_circuit(Run.read(moved).recipe, circuit.tasks) == circuit
 
 
 def test_without_a_change_a_finished_run_is_only_read(finished):

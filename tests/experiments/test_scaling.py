@@ -256,6 +256,9 @@ def test_the_whole_run(tmp_path):
     assert "differ for 0" in text
     assert "2 of 2: T = 2, " in text
     assert "fewer from T = 5: the quantum head" in text
+    assert "over 1 seed; " in text
+    assert "nan" not in text, "one seed has no interval"
+    assert "at most T = 2 tasks, which stands for all larger numbers" in text
 
 
 def test_unknown_parts():

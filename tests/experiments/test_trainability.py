@@ -49,6 +49,13 @@ def test_variance_is_that_of_gradients_taken_one_by_one(readout, tasks):
         assert 0 < found[weight].error < found[weight].variance
 
 
+def test_the_error_of_a_variance_of_few_draws_is_not_nought():
+    """Two draws 2 d apart: variance 2 d², fourth moment d⁴, so an error of √(5/2) d²."""
+    case = Case("wires", "local", **RING, wires=2, block_layers=2)
+    for found in gradient_variance(case, samples=2):
+        assert found.error == pytest.approx(math.sqrt(5 / 2) * found.variance / 2)
+
+
 def test_the_variance_on_one_wire_is_that_computed_by_hand():
     """One wire without entangler and one layer: ⟨Z⟩ is a product of cosines and sines."""
     case = Case("wires", "local", **RING, wires=1, block_layers=1, encoding_layers=1)

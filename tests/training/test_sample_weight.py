@@ -204,6 +204,16 @@ def test_subsets_and_baselines_keep_the_weights():
     assert found == pytest.approx(float((right * own).sum() / own.sum()))
 
 
+def test_equal_decisions_have_equal_metrics_to_the_last_digit():
+    """Else a model that is as good as the constant prediction is told to be better."""
+    for n in range(2, 30):
+        data = weighted_data(np.where(np.arange(N) % 3, n, 1)).subset(["a"])
+        model, task = tiny_model(data), data.tasks[0]
+        predicted, own = model.predict(data.test.inputs)["a"], data.test.sample_weight
+        expected = task.evaluate(predicted, data.test.targets["a"], own)
+        assert evaluate(model, data.test)["a"]["accuracy"] == expected["accuracy"]
+
+
 def test_weights_of_a_table(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"size": rng.normal(size=40), "sold": ["yes", "no", "no", "yes"] * 10,
