@@ -24,7 +24,7 @@ Execution = Literal["device", "whole circuit", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
 # Fields of a prepared run that JSON can hold unchanged.
-PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request")
+PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request", "identity")
 Values = NDArray[np.float64]
 
 
@@ -198,6 +198,7 @@ class PreparedRun:
             different tasks are not correlated.
         context: the caller's notes, as data that JSON can hold; not part of any hash.
         request: SHA-256 of the request; it does not depend on the calibration of the day.
+        identity: the backend's name and calibration, see `Backend`; empty in older files.
         device: the open backend, if it is simulated here; `to_bytes` leaves it out.
     """
 
@@ -215,6 +216,7 @@ class PreparedRun:
     execution: Execution = "device"
     context: Mapping[str, Any] = field(default_factory=dict)
     request: str = ""
+    identity: str = ""
     device: Any = field(default=None, repr=False)
 
     @cached_property
