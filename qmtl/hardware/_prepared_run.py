@@ -244,7 +244,9 @@ class PreparedRun:
                 found.append((circuit, values if values.shape[1] else None, pub.shots))
                 continue
             observables = _paulis(self.decoding.strings[pub.circuit], circuit.num_qubits)
-            found.append((circuit, observables, values[:, None, :], pub.shots**-0.5))
+            # The client takes ceil(1 / precision²) shots; rounding must not add one.
+            precision = (pub.shots * (1 - 1e-9)) ** -0.5
+            found.append((circuit, observables, values[:, None, :], precision))
         return found
 
     def to_bytes(self) -> bytes:
