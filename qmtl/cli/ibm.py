@@ -166,10 +166,11 @@ def submit(
     if wait:
         _fetch(name, opened)
     else:
-        at, more = f"is with {opened.run(name).backend}", ""
+        record, more = opened.run(name), ""
+        at = "was measured here" if record.is_local else f"is with {record.backend}"
         if name in over:
             at, more = "was measured before", "; --again measures it anew"
-        print(f"run {name} {at}; `qmtl ibm fetch {name}` shows it{more}")
+        print(f"run {name} {at}; `{opened.command('fetch', name)}` shows it{more}")
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
@@ -232,8 +233,8 @@ def fetch(
     if opened.results(run):
         _show(run, opened)
     if not found.is_complete:
-        more = "" if found.run.is_local else f"; `qmtl ibm fetch {run} --wait` waits"
-        print(f"{found}{more}")
+        more = f"; `{opened.command('fetch', run, '--wait')}` waits"
+        print(f"{found}{'' if found.run.is_local else more}")
         raise typer.Exit(1)
 
 

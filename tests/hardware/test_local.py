@@ -177,7 +177,8 @@ def test_a_run_that_was_killed_here_is_told_plainly_and_goes_on(tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             submit(prepared, ledger)
     (name,) = (one.run for one in ledger.runs())
-    told = f"run {name} on aer: 3 not executed (`qmtl ibm submit {name}` continues)"
+    again = f"qmtl ibm submit {name} --ledger {ledger.path}"
+    told = f"run {name} on aer: 3 not executed (`{again}` continues)"
     assert str(status(name, ledger)) == told
     progress = Progress(write=lines.append, is_terminal=False)
     assert fetch(name, ledger, progress=progress).missing == 0
