@@ -397,23 +397,19 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
 
 
 def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, Any]:
-    """Return the metrics of the measured logits, and those of the run's own simulator."""
-    import torch
-
+    """Return the metrics of the measured logits, and of those without noise if they are known."""
     from qmtl.training import score
 
-    with torch.no_grad():
-        simulated = rows.model(rows.inputs.to(next(rows.model.parameters())), list(result.logits))
+    # Not the model's own logits: it may have been trained further since it was measured.
+    columns = {"measured": result.logits, "simulated": result.exact_logits}
     found = {
-        "measured": score(rows.model, result.logits, rows.targets, rows.sample_weight),
-        "simulated": score(rows.model, simulated, rows.targets, rows.sample_weight),
+        name: score(rows.model, logits, rows.targets, rows.sample_weight)
+        for name, logits in columns.items()
+        if logits
     }
-    show_metrics(
-        f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated",
-        found["measured"],
-        {"simulated": found["simulated"]},
-        own="measured",
-    )
+    title = f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated"
+    others = {name: metrics for name, metrics in found.items() if name == "simulated"}
+    show_metrics(title, found["measured"], others, own="measured")
     return found
 
 

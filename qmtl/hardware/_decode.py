@@ -214,6 +214,15 @@ def decode(
     return Decoded(values, errors, shared, logits, logit_errors, shots)
 
 
+def exact_logits(prepared: PreparedRun) -> dict[str, Values]:
+    """Return the logits that the head has without noise; empty if they are unknown."""
+    return {
+        task.task: _logits(task, values, np.zeros_like(values))[0]
+        for task in prepared.decoding.tasks
+        if (values := prepared.exact.get(task.task)) is not None
+    }
+
+
 def _decode_chunk(
     prepared: PreparedRun,
     chunk: Chunk,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_here(qmtl, run):
     words = ("ibm", "submit", run, "--backend", "fake_fez", *FEW, "--set", "seed=1")
     out = qmtl.good(*words)
     name = only_run()
-    assert out == f"run {name} is with fake_fez; `qmtl ibm fetch {name}` shows it\n"
+    assert out == f"run {name} was measured here; `qmtl ibm fetch {name}` shows it\n"
     out = qmtl.good("ibm", "fetch", name)
     for word in (
         "parity",
@@ -64,6 +65,27 @@ def test_here(qmtl, run):
     assert only_run() == name
     qmtl.good(*words, "--again")
     assert only_run() == f"{name}-2"
+
+
+def test_simulated_metrics_are_those_of_the_weights_that_were_measured(qmtl, run):
+    """The model of a run directory may have been trained further since."""
+    qmtl.good("ibm", "submit", run, "--backend", "aer", *FEW, "--wait")
+    path = run / "hardware" / f"{only_run()}.json"
+    first = json.loads(path.read_text())["metrics"]
+    qmtl.good("train", "--resume", run, "--set", "training.max_epochs=4")
+    qmtl.good("ibm", "fetch", only_run())
+    assert json.loads(path.read_text())["metrics"] == first
+
+
+def test_commands_to_go_on_with_name_the_ledger(qmtl, run, service):
+    """A ledger that is not the user's is given by --ledger, in what is told, too."""
+    ledger = ("--ledger", "my ledger.sqlite")
+    out = qmtl.good("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW, *ledger)
+    [told] = re.findall("`qmtl (.*)`", out)
+    words = shlex.split(told)
+    assert words[-2:] == list(ledger)
+    assert qmtl(*words).code == 0
+    qmtl.good("ibm", "cancel", words[2], *ledger)
 
 
 def test_a_device(qmtl, run, service):
