@@ -265,7 +265,7 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
         if up + down >= 1:
             raise InvalidInputError(
                 f"the calibration circuits show read-out error rates of qubit {qubit} that sum to "
-                f"1 or more, which mitigation cannot correct; choose another layout"
+                f"1 or more, which mitigation cannot correct; take more shots or another layout"
             )
         found[qubit] = (up, down, int(zeros.arrays[name].size))
     return found
