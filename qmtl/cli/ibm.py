@@ -330,22 +330,26 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
         key, equals, text = pair.partition("=")
         if not equals:
             raise InvalidInputError(f"--set: expected KEY=VALUE, got {pair!r}")
+        key = key.strip()
+        if key in options:
+            raise InvalidInputError(f"--set: {key} is given twice, or has an option of its own")
         try:
-            options[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            options[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            options[key.strip()] = text.strip()
+            options[key] = text.strip()
     return HardwareSettings.of(options)
 
 
 def show_estimate(backend: str, estimate: "Estimate") -> None:
     """Print what a run needs, line by line."""
-    success = "unknown" if estimate.success is None else f"{estimate.success:.3g}"
+    known = estimate.success is not None
+    success = f"{estimate.success:.3g} of a whole circuit" if known else "unknown"
     lines = {
         "backend": backend,
         "qubits": f"{estimate.wires}: {', '.join(map(str, estimate.layout))}",
         "depth": f"{estimate.depth}, of two-qubit gates {estimate.two_qubit_depth}",
         "two-qubit gates": f"{estimate.two_qubit_gates}, with {estimate.swaps} swaps added",
-        "estimated success": f"{success} of a whole circuit",
+        "estimated success": success,
         "circuits": f"{estimate.circuits}, in {estimate.jobs} job{'s' * (estimate.jobs != 1)}",
         "executions": f"{estimate.executions:,}",
         "QPU time": f"about {estimate.qpu_seconds:.1f} s",
@@ -354,6 +358,11 @@ def show_estimate(backend: str, estimate: "Estimate") -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
+    show_notes(estimate)
+
+
+def show_notes(estimate: "Estimate") -> None:
+    """Print what a user should know about a run."""
     for note in estimate.notes:
         print(f"note: {note}")
 
@@ -385,6 +394,7 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
     )  # fmt: skip
     print_table(columns, cells)
     print(result)
+    show_notes(result.estimate)
     directory = ledger.run(result.run).directory
     if directory is None or not (Path(directory) / "model").is_dir():
         return

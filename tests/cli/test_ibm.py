@@ -35,6 +35,7 @@ def only_run():
 
 def test_here(qmtl, run):
     words = ("ibm", "submit", run, "--backend", "fake_fez", *FEW, "--set", "seed=1")
+    words += ("--set", "decoupling=XX")
     out = qmtl.good(*words)
     name = only_run()
     assert out == f"run {name} was measured here; `qmtl ibm fetch {name}` shows it\n"
@@ -46,6 +47,7 @@ def test_here(qmtl, run):
         "exact without noise",
         "accuracy",
         "0 beyond",
+        "note: Twirling and decoupling have no effect on fake_fez.",
     ):
         assert word in out
     assert re.search(r"metric +┃ +measured +┃ +simulated", out)
@@ -219,6 +221,8 @@ def test_a_misspelt_ledger_is_not_made(qmtl, tmp_path, monkeypatch, command):
         (("submit", "RUN", "--set", "mitigatoin=none"), "did you mean 'mitigation'"),
         (("submit", "RUN", "--set", "mitigation=nothing"), "unknown mitigation 'nothing'"),
         (("submit", "RUN", "--set", "mode"), "--set: expected KEY=VALUE"),
+        (("submit", "RUN", "--set", "max_qpu_seconds=9"), "max_qpu_seconds is given twice, or has"),
+        (("submit", "RUN", "--set", "seed=1", "--set", "seed=2"), "seed is given twice"),
         (("submit", "RUN", "--tasks", "party"), "did you mean 'parity'"),
         (("estimate", "nowhere"), "nowhere is not a run directory"),
         (("fetch", "abc"), "unknown run 'abc'"),

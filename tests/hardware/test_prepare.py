@@ -295,6 +295,7 @@ def test_errors(fez):
         (lambda: prepare(head, x, "ibm_fez", service="secret"), "QiskitRuntimeService.*got a str$"),
         (lambda: prepare(head, bad, fez), "finite"),
         (lambda: prepare(head, x, fez, mode="batch"), "simulated here"),
+        (lambda: prepare(head, x, "aer", layout=[0, 1, 2, 3]), "aer has no qubits to choose"),
         (lambda: prepare(head, x, fez, primitive="estimator", resilience=2), "needs a device"),
         (
             lambda: prepare(head, x, fez, primitive="estimator", mitigation="circuits"),
