@@ -67,7 +67,10 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     path = path.resolve()
     # Not by the module tempfile, whose files are private: the user's umask decides.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:  # the caller knows nothing of the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -166,10 +166,11 @@ def submit(
     if wait:
         _fetch(name, opened)
     else:
-        at, more = f"is with {opened.run(name).backend}", ""
+        record, more = opened.run(name), ""
+        at = "was measured here" if record.is_local else f"is with {record.backend}"
         if name in over:
             at, more = "was measured before", "; --again measures it anew"
-        print(f"run {name} {at}; `qmtl ibm fetch {name}` shows it{more}")
+        print(f"run {name} {at}; `{opened.command('fetch', name)}` shows it{more}")
 
 
 def _refuse_options(context: typer.Context, run: str) -> None:
@@ -232,8 +233,8 @@ def fetch(
     if opened.results(run):
         _show(run, opened)
     if not found.is_complete:
-        more = "" if found.run.is_local else f"; `qmtl ibm fetch {run} --wait` waits"
-        print(f"{found}{more}")
+        more = f"; `{opened.command('fetch', run, '--wait')}` waits"
+        print(f"{found}{'' if found.run.is_local else more}")
         raise typer.Exit(1)
 
 
@@ -329,22 +330,26 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
         key, equals, text = pair.partition("=")
         if not equals:
             raise InvalidInputError(f"--set: expected KEY=VALUE, got {pair!r}")
+        key = key.strip()
+        if key in options:
+            raise InvalidInputError(f"--set: {key} is given twice, or has an option of its own")
         try:
-            options[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+            options[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            options[key.strip()] = text.strip()
+            options[key] = text.strip()
     return HardwareSettings.of(options)
 
 
 def show_estimate(backend: str, estimate: "Estimate") -> None:
     """Print what a run needs, line by line."""
-    success = "unknown" if estimate.success is None else f"{estimate.success:.3g}"
+    known = estimate.success is not None
+    success = f"{estimate.success:.3g} of a whole circuit" if known else "unknown"
     lines = {
         "backend": backend,
         "qubits": f"{estimate.wires}: {', '.join(map(str, estimate.layout))}",
         "depth": f"{estimate.depth}, of two-qubit gates {estimate.two_qubit_depth}",
         "two-qubit gates": f"{estimate.two_qubit_gates}, with {estimate.swaps} swaps added",
-        "estimated success": f"{success} of a whole circuit",
+        "estimated success": success,
         "circuits": f"{estimate.circuits}, in {estimate.jobs} job{'s' * (estimate.jobs != 1)}",
         "executions": f"{estimate.executions:,}",
         "QPU time": f"about {estimate.qpu_seconds:.1f} s",
@@ -353,6 +358,11 @@ def show_estimate(backend: str, estimate: "Estimate") -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
+    show_notes(estimate)
+
+
+def show_notes(estimate: "Estimate") -> None:
+    """Print what a user should know about a run."""
     for note in estimate.notes:
         print(f"note: {note}")
 
@@ -384,6 +394,7 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
     )  # fmt: skip
     print_table(columns, cells)
     print(result)
+    show_notes(result.estimate)
     directory = ledger.run(result.run).directory
     if directory is None or not (Path(directory) / "model").is_dir():
         return
@@ -396,23 +407,19 @@ def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
 
 
 def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, Any]:
-    """Return the metrics of the measured logits, and those of the run's own simulator."""
-    import torch
-
+    """Return the metrics of the measured logits, and of those without noise if they are known."""
     from qmtl.training import score
 
-    with torch.no_grad():
-        simulated = rows.model(rows.inputs.to(next(rows.model.parameters())), list(result.logits))
+    # Not the model's own logits: it may have been trained further since it was measured.
+    columns = {"measured": result.logits, "simulated": result.exact_logits}
     found = {
-        "measured": score(rows.model, result.logits, rows.targets, rows.sample_weight),
-        "simulated": score(rows.model, simulated, rows.targets, rows.sample_weight),
+        name: score(rows.model, logits, rows.targets, rows.sample_weight)
+        for name, logits in columns.items()
+        if logits
     }
-    show_metrics(
-        f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated",
-        found["measured"],
-        {"simulated": found["simulated"]},
-        own="measured",
-    )
+    title = f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated"
+    others = {name: metrics for name, metrics in found.items() if name == "simulated"}
+    show_metrics(title, found["measured"], others, own="measured")
     return found
 
 

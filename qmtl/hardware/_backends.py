@@ -1,7 +1,7 @@
 """Backends by one name: IBM's devices, their fake versions, and an ideal simulator."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,12 +58,17 @@ class Backend:
     def identity(self) -> str:
         """The name; for a simulated backend of your own also a hash of its calibration.
 
-        Two such backends may have the same name.
+        Two such backends may have the same name, and one may have the name of a fake backend.
         """
-        if not self.is_local or self.name in backend_names():
+        if self.kind != "fake" or self.calibration == _fake_calibration(self.name):
             return self.name
+        return f"{self.name} {self.calibration}"
+
+    @cached_property
+    def calibration(self) -> str:
+        """SHA-256 of the gates and their noise."""
         content = repr((self.noise, sorted(self.device.target.operation_names)))
-        return f"{self.name} {sha256(content.encode()).hexdigest()}"
+        return sha256(content.encode()).hexdigest()
 
     @cached_property
     def noise(self) -> DeviceNoise:
@@ -92,8 +97,10 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
     if isinstance(name, Backend):
         return name
     if not isinstance(name, str):
-        if isinstance(name, type) or not (hasattr(name, "target") and hasattr(name, "num_qubits")):
-            raise InvalidInputError(f"backend must be a name or a Qiskit backend, got {name!r}")
+        if isinstance(name, type) or not getattr(getattr(name, "target", None), "num_qubits", None):
+            raise InvalidInputError(
+                f"backend must be a name or a Qiskit backend with some qubits, got {name!r}"
+            )
         kind: Literal["real", "fake"] = "real" if getattr(name, "service", None) else "fake"
         return Backend(str(name.name), kind, name)
     if name == IDEAL:
@@ -111,6 +118,13 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
 def backend_names() -> list[str]:
     """Return the names of the backends that need no account."""
     return [IDEAL, *_fakes()]
+
+
+@cache
+def _fake_calibration(name: str) -> str | None:
+    """Return the calibration of the fake backend with this name; None if there is none."""
+    fakes = _fakes()
+    return Backend(name, "fake", fakes[name]()).calibration if name in fakes else None
 
 
 def _fakes() -> dict[str, Any]:

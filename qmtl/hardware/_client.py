@@ -5,6 +5,8 @@ The account is the client's own: the one in the environment (``QISKIT_IBM_TOKEN`
 """
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +31,9 @@ from qmtl.hardware._settings import INSTALL
 P = ParamSpec("P")
 T = TypeVar("T")
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
+# If a token is refused while an account with an instance is opened, the client only warns. It then
+# waits for a minute at each request.
+REFUSED = re.compile("access token.*Status code: 40[013]", re.DOTALL)
 STATUSES: dict[str, Status] = {
     "INITIALIZING": "queued",
     "QUEUED": "queued",
@@ -146,6 +151,7 @@ class Client:
             return self.given
         try:
             from qiskit_ibm_runtime import QiskitRuntimeService
+            from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError
         except ImportError:
             raise MissingDependencyError(f"the IBM client is not installed; {INSTALL}") from None
 
@@ -153,7 +159,14 @@ class Client:
         # variables.
         def opened() -> Any:
             account = _users_account() if self.given is None else self._account()
-            return QiskitRuntimeService(**(_stripped(account) or {}))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                service = QiskitRuntimeService(**(_stripped(account) or {}))
+            for one in told:
+                if REFUSED.search(str(one.message)):
+                    raise IBMNotAuthorizedError("the token is refused")
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            return service
 
         return ask("opening the account", opened)
 

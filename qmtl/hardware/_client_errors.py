@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from qmtl._io import silenced
 from qmtl.errors import (
     HardwareAccountError,
     HardwareBusyError,
@@ -253,7 +254,10 @@ def known_secrets() -> set[str]:
     try:
         from qiskit_ibm_runtime import QiskitRuntimeService
 
-        for account in QiskitRuntimeService.saved_accounts().values():
+        # A log of this look-up would pass through `_Redactor`, which looks secrets up.
+        with silenced("qiskit_ibm_runtime"):
+            accounts = QiskitRuntimeService.saved_accounts()
+        for account in accounts.values():
             found |= account_secrets(account)
     except Exception:
         # A file that cannot be read cannot have provided a token; and this error must not replace

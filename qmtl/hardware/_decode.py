@@ -214,6 +214,15 @@ def decode(
     return Decoded(values, errors, shared, logits, logit_errors, shots)
 
 
+def exact_logits(prepared: PreparedRun) -> dict[str, Values]:
+    """Return the logits that the head has without noise; empty if they are unknown."""
+    return {
+        task.task: _logits(task, values, np.zeros_like(values))[0]
+        for task in prepared.decoding.tasks
+        if (values := prepared.exact.get(task.task)) is not None
+    }
+
+
 def _decode_chunk(
     prepared: PreparedRun,
     chunk: Chunk,
@@ -256,7 +265,7 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
         if up + down >= 1:
             raise InvalidInputError(
                 f"the calibration circuits show read-out error rates of qubit {qubit} that sum to "
-                f"1 or more, which mitigation cannot correct; choose another layout"
+                f"1 or more, which mitigation cannot correct; take more shots or another layout"
             )
         found[qubit] = (up, down, int(zeros.arrays[name].size))
     return found

@@ -18,6 +18,7 @@ Schema (``PRAGMA user_version`` 1; times are UTC, in ISO 8601):
 """
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -282,6 +283,11 @@ class Ledger:
         ((content,),) = self._rows("SELECT prepared FROM runs WHERE run = ?", run)
         return PreparedRun.from_bytes(content)
 
+    def command(self, action: str, run: str, *options: str) -> str:
+        """Return the command that does something with a run: ``qmtl ibm ACTION RUN``."""
+        named = () if self.path == ledger_path() else ("--ledger", str(self.path))
+        return shlex.join(("qmtl", "ibm", action, run, *options, *named))
+
     def set_session(self, run: str, session: str) -> None:
         """Record the batch or session that the run's jobs are sent to."""
         with self.transaction() as connection:
@@ -292,8 +298,8 @@ class Ledger:
         """Return the run's chunks, in order."""
         query = f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx"
         found = [ChunkRecord(**row) for row in self._rows(query, run)]
-        if not found:
-            raise LedgerError(f"the ledger {self.path} is damaged: run {run} has no chunks")
+        if not found or [chunk.idx for chunk in found] != list(range(len(found))):
+            raise LedgerError(f"the ledger {self.path} is damaged: run {run} lacks chunks")
         return found
 
     def jobs(self, run: str) -> list[str]:

@@ -111,6 +111,11 @@ def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
         raise InvalidInputError(f"{name} is not a backend of this machine")
     if backend.name != name:
         raise InvalidInputError(f"the run was prepared for {name}, got backend {backend.name}")
+    if prepared.identity and backend.identity != prepared.identity:
+        raise InvalidInputError(
+            f"the run was prepared for a backend {name} of another calibration: pass backend=, the "
+            f"object that the run was prepared for"
+        )
     return backend
 
 

@@ -125,6 +125,8 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
         )
     if not run.tasks or len(set(run.tasks)) < len(run.tasks):
         raise InvalidInputError(f"tasks must be distinct, at least one, got {list(run.tasks)}")
+    if settings.layout is not None and backend.target is None:
+        raise InvalidInputError(f"{backend.name} has no qubits to choose: give no layout")
     if settings.primitive == "estimator" and backend.is_local and settings.resilience > 1:
         raise InvalidInputError(
             f"resilience 2 (extrapolation to zero noise) needs a device, {backend.name} is "

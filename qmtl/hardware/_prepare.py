@@ -119,6 +119,7 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
         execution=how,
         context={"settings": settings.to_dict()},
         request=request_hash(run, backend.identity, settings),
+        identity=backend.identity,
         device=backend if backend.kind == "fake" else None,
     )
 

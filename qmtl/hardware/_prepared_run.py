@@ -24,7 +24,7 @@ Execution = Literal["device", "whole circuit", "task by task"]
 FORMAT = "qmtl-prepared-run"
 VERSION = 1
 # Fields of a prepared run that JSON can hold unchanged.
-PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request")
+PLAIN = ("backend", "primitive", "mode", "options", "execution", "context", "request", "identity")
 Values = NDArray[np.float64]
 
 
@@ -198,6 +198,7 @@ class PreparedRun:
             different tasks are not correlated.
         context: the caller's notes, as data that JSON can hold; not part of any hash.
         request: SHA-256 of the request; it does not depend on the calibration of the day.
+        identity: the backend's name and calibration, see `Backend`; empty in older files.
         device: the open backend, if it is simulated here; `to_bytes` leaves it out.
     """
 
@@ -215,6 +216,7 @@ class PreparedRun:
     execution: Execution = "device"
     context: Mapping[str, Any] = field(default_factory=dict)
     request: str = ""
+    identity: str = ""
     device: Any = field(default=None, repr=False)
 
     @cached_property
@@ -242,7 +244,9 @@ class PreparedRun:
                 found.append((circuit, values if values.shape[1] else None, pub.shots))
                 continue
             observables = _paulis(self.decoding.strings[pub.circuit], circuit.num_qubits)
-            found.append((circuit, observables, values[:, None, :], pub.shots**-0.5))
+            # The client takes ceil(1 / precision²) shots; rounding must not add one.
+            precision = (pub.shots * (1 - 1e-9)) ** -0.5
+            found.append((circuit, observables, values[:, None, :], precision))
         return found
 
     def to_bytes(self) -> bytes:

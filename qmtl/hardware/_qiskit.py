@@ -187,7 +187,8 @@ def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tu
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
     """Return distinct names of classical registers: letters, digits and _, a letter first."""
     identifiers: dict[str, str] = {}
-    used = {"q", "x", "w_encoding", *TAKEN}  # the first three names are used by the circuit itself
+    # The circuit itself uses the first three names; "im" is a word of OpenQASM that Qiskit forgets.
+    used = {"q", "x", "w_encoding", "im", *TAKEN}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not base[0].isalpha() or base in used or re.match(r"w_|x_\d", base):

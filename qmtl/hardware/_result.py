@@ -13,7 +13,7 @@ from qmtl._html import facts, hardware_facts, panel, table
 from qmtl._io import write_csv, write_json
 from qmtl._words import counted
 from qmtl.errors import InvalidInputError
-from qmtl.hardware._decode import Decoded, PubData, decode, raw_from_bytes
+from qmtl.hardware._decode import Decoded, PubData, decode, exact_logits, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
 
@@ -183,6 +183,7 @@ class HardwareResult:
         standard_errors: standard errors of the values.
         shared_errors: the part of `standard_errors` that all samples of a job share.
         logit_errors: standard errors of the logits, to first order.
+        exact_logits: logits without noise, of the weights that were measured; empty if unknown.
         predicted: expected values under the backend's calibration; empty if unknown.
         exact: expected values without noise; empty if unknown.
         comparison: comparison of measured and predicted values; None without predictions.
@@ -201,6 +202,7 @@ class HardwareResult:
     standard_errors: dict[str, Tensor]
     shared_errors: dict[str, Tensor]
     logit_errors: dict[str, Tensor]
+    exact_logits: dict[str, Tensor]
     predicted: dict[str, Tensor]
     exact: dict[str, Tensor]
     comparison: Comparison | None = field(repr=False)
@@ -284,6 +286,7 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
         standard_errors=_tensors(decoded.errors),
         shared_errors=_tensors(decoded.shared_errors),
         logit_errors=_tensors(decoded.logit_errors),
+        exact_logits=_tensors(exact_logits(prepared)),
         predicted=_tensors(prepared.predicted),
         exact=_tensors(prepared.exact),
         comparison=_compared(prepared, decoded) if stored else None,

@@ -70,10 +70,12 @@ class RunStatus:
     Attributes:
         run: the run's record in the ledger.
         chunks: its chunks.
+        command: the command that continues it.
     """
 
     run: RunRecord
     chunks: tuple[ChunkStatus, ...]
+    command: str
 
     @property
     def is_complete(self) -> bool:
@@ -87,7 +89,7 @@ class RunStatus:
         """One line: the number of jobs in each state."""
         counts = Counter(str(status).split(":")[0] for status in self.chunks)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        again = f" (`qmtl ibm submit {self.run.run}` continues)" if "not executed" in counts else ""
+        again = f" (`{self.command}` continues)" if "not executed" in counts else ""
         return f"run {self.run.run} on {self.run.backend}: {states}{again}"
 
 
@@ -111,7 +113,8 @@ def status(
     client = Client.of(service)
     states = {chunk.idx: client.state(str(chunk.job)) for chunk in at_service}
     local = record.is_local
-    return RunStatus(record, tuple(ChunkStatus(c, states.get(c.idx), local) for c in chunks))
+    known = tuple(ChunkStatus(c, states.get(c.idx), local) for c in chunks)
+    return RunStatus(record, known, ledger.command("submit", record.run))
 
 
 def _status_html(status: RunStatus) -> str:
@@ -245,7 +248,8 @@ def fetch(
     name = ledger.run(run).run
     found = _wait(name, ledger, client, progress) if wait else _look(name, ledger, client)
     if not ledger.results(name):
-        raise HardwareJobError(f"{found}: nothing to fetch yet; `qmtl ibm fetch {name} --wait`")
+        again = ledger.command("fetch", name, "--wait")
+        raise HardwareJobError(f"{found}: nothing to fetch yet; `{again}`")
     return read_result(name, ledger)
 
 
@@ -292,7 +296,7 @@ def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) 
         found = _poll(name, ledger, client, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"run {name} goes on; `qmtl ibm fetch {name} --wait` comes back to it"
+            f"run {name} goes on; `{ledger.command('fetch', name, '--wait')}` comes back to it"
         ) from None
     finally:
         progress.end()
@@ -300,7 +304,7 @@ def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) 
     unsent = [s for s in found.chunks if s.chunk.state in ("planned", "sending")]
     if unsent:
         raise HardwareJobError(
-            f"{len(unsent)} of run {name}'s jobs were not sent: `qmtl ibm submit {name}` sends them"
+            f"{len(unsent)} of run {name}'s jobs were not sent: `{found.command}` sends them"
         )
     return found
 

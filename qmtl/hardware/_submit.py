@@ -97,7 +97,7 @@ def submit(
             _send(_Sender(ledger, run, Client.of(service), budget_seconds))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"run {run.run} is in the ledger; `qmtl ibm submit {run.run}` continues it"
+            f"run {run.run} is in the ledger; `{ledger.command('submit', run.run)}` continues it"
         ) from None
     raise_if_ended(ledger, run.run)
     return run.run
@@ -114,7 +114,7 @@ def raise_if_ended(ledger: Ledger, run: str) -> None:
         repeat = "execute" if ledger.run(run).is_local else "send"
         raise HardwareJobError(
             f"{len(ended)} of run {run}'s jobs gave no result: {ended[0].error}; to {repeat} them "
-            f"again, run: qmtl ibm submit {run} --resubmit"
+            f"again, run: {ledger.command('submit', run, '--resubmit')}"
         )
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import permutations
 from math import isnan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def usable_target(target: "Target") -> "Target":
 
     A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
     not (0 then means that it was not measured). A qubit is left out if the same holds for its
-    read-out error.
+    read-out error. Gates without a coupling map act on all qubits and pairs.
     """
     from qiskit.transpiler import Target
 
@@ -45,8 +46,11 @@ def usable_target(target: "Target") -> "Target":
     )
     for name in target.operation_names:
         on: Any = target[name]
+        operation = target.operation_from_name(name)
         if on is None or None in on:
-            continue
+            if getattr(operation, "num_qubits", None) not in (1, 2):
+                continue  # such as control flow, whose operations are classes
+            on = dict.fromkeys(permutations(range(target.num_qubits), operation.num_qubits))
         broken = _broken(target, name) if len(next(iter(on))) == 2 else set()
         kept = {
             qubits: properties
@@ -54,7 +58,7 @@ def usable_target(target: "Target") -> "Target":
             if qubits not in broken and bad.isdisjoint(qubits)
         }
         if kept:
-            found.add_instruction(target.operation_from_name(name), kept, name=name)
+            found.add_instruction(operation, kept, name=name)
     return found
 
 
@@ -247,15 +251,17 @@ def transpiled(
     if circuit.num_qubits > backend.target.num_qubits:
         raise InvalidInputError(
             f"the circuit has {circuit.num_qubits} wires, {backend.name} has "
-            f"{backend.target.num_qubits} qubits: use fewer tasks or wires per task, or the "
-            f"'shared' layout"
+            f"{backend.target.num_qubits} qubits. It has all wires whatever tasks are measured: "
+            f"train a model of fewer tasks or wires per task, or of the 'shared' layout"
         )
     old = {"u1", "u2", "u3"} & set(backend.target.operation_names)
     if old and backend.is_local:
         raise InvalidInputError(
             f"{backend.name} has gates that are not simulated here ({', '.join(sorted(old))}): use "
-            f"a newer one, such as fake_fez"
+            f"a newer one, such as fake_fez, or 'aer' without noise"
         )
+    if "measure" not in backend.target.operation_names:
+        raise InvalidInputError(f"{backend.name} has no measurement among its operations")
     target = usable_target(backend.target)
     _check_layout(layout, circuit, target)
     path = None if cache is None else cache / f"{_key(circuit, target, read, layout)}.qpy"
@@ -394,7 +400,7 @@ def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
     from qiskit.transpiler.exceptions import TranspilerError
     from qiskit.transpiler.passes import ALAPScheduleAnalysis, PadDelay
 
-    if target.dt is None:
+    if target.dt is None or not target.durations().duration_by_name_qubits:
         return circuit
     passes = PassManager([ALAPScheduleAnalysis(target=target), PadDelay(target=target)])
     try:

@@ -52,11 +52,17 @@ def read_calibration(
         order: order of the schedule that gives the waiting times; None for no noise while waiting.
 
     Raises:
-        InvalidInputError: if `backend` is neither of these, or lacks one of the qubits.
+        InvalidInputError: if `backend` is neither of these, has a noise model of Aer, or lacks one
+            of the qubits.
     """
     target = getattr(backend, "target", backend)
     if not hasattr(target, "qubit_properties") or not hasattr(target, "num_qubits"):
         raise InvalidInputError(f"backend must be a Qiskit backend or Target, got {backend!r}")
+    if getattr(getattr(backend, "options", None), "noise_model", None) is not None:
+        raise InvalidInputError(
+            f"{backend.name} has an Aer noise model, which is not read here: give the backend "
+            f"whose calibration the model has, such as a fake one"
+        )
     wire_of = _wire_of(wires, target.num_qubits)
     relaxing = {w: r for q, w in wire_of.items() if relaxation and (r := _relaxation(target, q))}
     gates: dict[Key, Channels] = {}

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,10 @@ def only_run():
 
 def test_here(qmtl, run):
     words = ("ibm", "submit", run, "--backend", "fake_fez", *FEW, "--set", "seed=1")
+    words += ("--set", "decoupling=XX")
     out = qmtl.good(*words)
     name = only_run()
-    assert out == f"run {name} is with fake_fez; `qmtl ibm fetch {name}` shows it\n"
+    assert out == f"run {name} was measured here; `qmtl ibm fetch {name}` shows it\n"
     out = qmtl.good("ibm", "fetch", name)
     for word in (
         "parity",
@@ -45,6 +47,7 @@ def test_here(qmtl, run):
         "exact without noise",
         "accuracy",
         "0 beyond",
+        "note: Twirling and decoupling have no effect on fake_fez.",
     ):
         assert word in out
     assert re.search(r"metric +┃ +measured +┃ +simulated", out)
@@ -64,6 +67,27 @@ def test_here(qmtl, run):
     assert only_run() == name
     qmtl.good(*words, "--again")
     assert only_run() == f"{name}-2"
+
+
+def test_simulated_metrics_are_those_of_the_weights_that_were_measured(qmtl, run):
+    """The model of a run directory may have been trained further since."""
+    qmtl.good("ibm", "submit", run, "--backend", "aer", *FEW, "--wait")
+    path = run / "hardware" / f"{only_run()}.json"
+    first = json.loads(path.read_text())["metrics"]
+    qmtl.good("train", "--resume", run, "--set", "training.max_epochs=4")
+    qmtl.good("ibm", "fetch", only_run())
+    assert json.loads(path.read_text())["metrics"] == first
+
+
+def test_commands_to_go_on_with_name_the_ledger(qmtl, run, service):
+    """A ledger that is not the user's is given by --ledger, in what is told, too."""
+    ledger = ("--ledger", "my ledger.sqlite")
+    out = qmtl.good("ibm", "submit", run, "--backend", "ibm_hanoi", *FEW, *ledger)
+    [told] = re.findall("`qmtl (.*)`", out)
+    words = shlex.split(told)
+    assert words[-2:] == list(ledger)
+    assert qmtl(*words).code == 0
+    qmtl.good("ibm", "cancel", words[2], *ledger)
 
 
 def test_a_device(qmtl, run, service):
@@ -197,6 +221,8 @@ def test_a_misspelt_ledger_is_not_made(qmtl, tmp_path, monkeypatch, command):
         (("submit", "RUN", "--set", "mitigatoin=none"), "did you mean 'mitigation'"),
         (("submit", "RUN", "--set", "mitigation=nothing"), "unknown mitigation 'nothing'"),
         (("submit", "RUN", "--set", "mode"), "--set: expected KEY=VALUE"),
+        (("submit", "RUN", "--set", "max_qpu_seconds=9"), "max_qpu_seconds is given twice, or has"),
+        (("submit", "RUN", "--set", "seed=1", "--set", "seed=2"), "seed is given twice"),
         (("submit", "RUN", "--tasks", "party"), "did you mean 'parity'"),
         (("estimate", "nowhere"), "nowhere is not a run directory"),
         (("fetch", "abc"), "unknown run 'abc'"),

@@ -215,6 +215,13 @@ def test_results_that_do_not_fit_are_refused():
         compare(run, decode(run, [raw]))
 
 
+def test_calibration_circuits_that_read_more_wrong_than_right_are_refused():
+    """With few shots this happens by chance."""
+    run, [(pub, zeros, ones)], _ = run_on("aer", small_head(), 1, shots=9, mitigation="circuits")
+    with pytest.raises(InvalidInputError, match="cannot correct; take more shots or another lay"):
+        decode(run, [(pub, ones, zeros)])
+
+
 def test_comparisons_tell_how_many_deviations_are_expected():
     head = small_head()
     run, _, decoded = run_on("aer", head, n=16)

@@ -2,20 +2,24 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("qiskit")
 pytest.importorskip("qiskit_ibm_runtime")
 
 from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 from qiskit.circuit.library import CZGate, Measure, RZGate, SXGate, XGate
+from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Operator
 from qiskit.transpiler import InstructionProperties, Target
 
 from qmtl.errors import InvalidInputError
-from qmtl.hardware import Backend, open_backend, to_qiskit
+from qmtl.hardware import Backend, decode, execute, open_backend, prepare, to_qiskit
 from qmtl.hardware import _transpile as transpile_module
 from qmtl.hardware._transpile import (
     best_layout,
@@ -23,7 +27,7 @@ from qmtl.hardware._transpile import (
     transpiled,
     usable_target,
 )
-from tests.hardware.samples import binary_head
+from tests.hardware.samples import binary_head, deviations, features
 
 
 def line_target(cz, readout):
@@ -33,8 +37,6 @@ def line_target(cz, readout):
     single = {(q,): InstructionProperties(error=1e-4, duration=4e-8) for q in range(n)}
     target.add_instruction(SXGate(), dict(single))
     target.add_instruction(XGate(), dict(single))
-    from qiskit.circuit import Parameter
-
     target.add_instruction(RZGate(Parameter("a")), dict.fromkeys(single))
     pairs = {(i, i + 1): InstructionProperties(error=e, duration=8e-8) for i, e in enumerate(cz)}
     target.add_instruction(CZGate(), pairs)
@@ -182,3 +184,49 @@ def test_layouts_that_do_not_fit(boston):
     head = to_qiskit(one.circuit, one.weights())
     with pytest.raises(InvalidInputError, match="2 distinct qubits"):
         transpiled(head.circuit, boston, [0], layout=[1, 2, 3])
+
+
+def device(target):
+    """A Qiskit backend with this target."""
+    return SimpleNamespace(name="own", target=target, num_qubits=target.num_qubits)
+
+
+def gates_anywhere(n=4):
+    target = Target(num_qubits=n)
+    for gate in (RZGate(Parameter("a")), SXGate(), XGate(), CZGate(), Measure()):
+        target.add_instruction(gate)
+    return target
+
+
+def test_gates_without_a_coupling_map_act_on_all_pairs():
+    head = binary_head(2)
+    x = features(head, 2)
+    run = prepare(head, x, device(gates_anywhere()), predict=False, cache=False, seed=0)
+    assert run.estimate.swaps == 0
+    decoded = decode(run, [execute(run, 0)])
+    exact = {
+        task: values.detach().numpy()
+        for task, values in head.expectation_values(head.angles(x)).items()
+    }
+    assert abs(deviations(decoded.values, exact, decoded.errors)).max() < 4.5
+
+
+def test_without_durations_nothing_waits():
+    backend = GenericBackendV2(4, ["cz", "rz", "sx", "x"], noise_info=False)
+    run = prepare(binary_head(2), torch.zeros(1, 4), backend, cache=False, shots=10)
+    for task, values in run.predicted.items():
+        np.testing.assert_allclose(values, run.exact[task], atol=1e-9)
+
+
+def test_backends_that_cannot_run_a_circuit():
+    target = line_target([0.01], [0.01] * 2)
+    blind = Target(num_qubits=2)
+    blind.add_instruction(CZGate(), {(0, 1): None})
+    for given, message in [
+        (blind, "own has no measurement among its operations"),
+        (target, "has 4 wires, own has 2 qubits. It has all wires"),
+        (gates_anywhere(None), "Qiskit backend with some qubits"),
+    ]:
+        tasks = 1 if given is blind else 2
+        with pytest.raises(InvalidInputError, match=message):
+            prepare(binary_head(tasks), torch.zeros(1, 2 * tasks), device(given))

@@ -276,8 +276,12 @@ def test_damage_is_told(ledger, path, run):
     with pytest.raises(LedgerError, match="damaged: 'x' holds a chunk"), claimed(ledger, run, 0):
         pass
     with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE chunks SET idx = idx + 7")
+    with pytest.raises(LedgerError, match="lacks chunks"):
+        ledger.chunks(run)
+    with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM chunks")
-    with pytest.raises(LedgerError, match="has no chunks"):
+    with pytest.raises(LedgerError, match="lacks chunks"):
         ledger.chunks(run)
 
 

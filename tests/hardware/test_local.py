@@ -10,6 +10,8 @@ pytest.importorskip("qiskit_ibm_runtime")
 from dataclasses import replace
 
 from qiskit.providers.fake_provider import GenericBackendV2
+from qiskit.transpiler import InstructionProperties
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
@@ -131,6 +133,25 @@ def test_a_backend_of_ones_own_in_the_ledger(tmp_path):
     assert run(head, features(head), backend, ledger=ledger, **options).missing == 0
 
 
+def test_a_fake_backend_that_was_changed_is_another_backend(tmp_path):
+    """Its name is that of the unchanged one, whose results must not be taken for its own."""
+    head, options = binary_head(1), {"shots": 50, "seed": 0, "cache": False}
+    x, ledger = features(head, 1), Ledger(tmp_path / "ledger.sqlite")
+    known = run(head, x, "fake_manila", ledger=ledger, **options)
+    assert run(head, x, FakeManilaV2(), ledger=ledger, **options).run == known.run
+    backend = FakeManilaV2()
+    for qubits, found in backend.target["cx"].items():
+        worse = InstructionProperties(duration=found.duration, error=0.4)
+        backend.target.update_instruction_properties("cx", qubits, worse)
+    changed = run(head, x, backend, ledger=ledger, **options)
+    assert changed.run != known.run
+    assert abs(changed.predicted["t0"]) < 0.8 * abs(known.predicted["t0"])
+    entered = ledger.add_run(prepare(head, x, backend, **options), again=True).run
+    with pytest.raises(InvalidInputError, match="fake_manila of another calibration: pass backend"):
+        submit(entered, ledger)
+    assert status(submit(entered, ledger, backend=backend), ledger).is_complete
+
+
 def test_limits_are_told():
     wide = QuantumHead(HeadCircuit([Task.multilabel("a", 9)], wires_per_task=27), seed=0)
     run = prepare(wide, features(wide, 1), "aer", shots=10, predict=False)
@@ -156,7 +177,8 @@ def test_a_run_that_was_killed_here_is_told_plainly_and_goes_on(tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             submit(prepared, ledger)
     (name,) = (one.run for one in ledger.runs())
-    told = f"run {name} on aer: 3 not executed (`qmtl ibm submit {name}` continues)"
+    again = f"qmtl ibm submit {name} --ledger {ledger.path}"
+    told = f"run {name} on aer: 3 not executed (`{again}` continues)"
     assert str(status(name, ledger)) == told
     progress = Progress(write=lines.append, is_terminal=False)
     assert fetch(name, ledger, progress=progress).missing == 0

@@ -179,7 +179,7 @@ def test_pubs_are_those_of_the_primitives(fez):
     [pub] = [EstimatorPub.coerce(pub) for pub in estimated.pubs(0)]
     # Z of the binary task, and all strings of the two wires of the other one.
     assert pub.shape == (4, 1 + 3)
-    assert pub.precision == 1 / 8
+    assert pub.precision == pytest.approx(1 / 8)
     SamplerOptions(**run.options)
     EstimatorOptions(**estimated.options)
 
@@ -202,6 +202,9 @@ def test_options_are_those_of_the_client(fez):
         {"shots": 100, "twirl_gates": True},
         {"shots": 5000, "twirl_readout": True, "mitigation": "circuits"},
         *({"shots": 100, "primitive": "estimator", "resilience": level} for level in (0, 1, 2)),
+        # The square of the square root of 1 / 1000 is below 1 / 1000.
+        {"shots": 1000, "primitive": "estimator", "resilience": 0},
+        {"shots": 4000, "primitive": "estimator", "resilience": 1},
     ],
     ids=str,
 )
@@ -292,6 +295,7 @@ def test_errors(fez):
         (lambda: prepare(head, x, "ibm_fez", service="secret"), "QiskitRuntimeService.*got a str$"),
         (lambda: prepare(head, bad, fez), "finite"),
         (lambda: prepare(head, x, fez, mode="batch"), "simulated here"),
+        (lambda: prepare(head, x, "aer", layout=[0, 1, 2, 3]), "aer has no qubits to choose"),
         (lambda: prepare(head, x, fez, primitive="estimator", resilience=2), "needs a device"),
         (
             lambda: prepare(head, x, fez, primitive="estimator", mitigation="circuits"),

@@ -1,6 +1,7 @@
 """From a model to measured logits, through the genuine client and through the ledger alone."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -213,6 +214,13 @@ def test_results_without_predictions(own_ledger, head, inputs):
     row = result.table()[0]
     assert row["measured"] == pytest.approx(float(result.values["a"].mean()))
     assert row["predicted"] is None
+    assert result.exact_logits == {}
+
+
+def test_exact_logits_are_those_of_the_head(own_ledger, head, inputs):
+    result = measure(head, inputs, "fake_fez")
+    for task, logits in deepcopy(head).double()(inputs.double()).items():
+        torch.testing.assert_close(result.exact_logits[task], logits.detach(), atol=1e-6, rtol=0)
 
 
 def test_a_single_task_by_its_name(own_ledger, head, inputs):

@@ -275,3 +275,18 @@ def test_logs_and_warnings_of_the_client(monkeypatch, caplog):
     assert SECRET not in caplog.text
     assert "with ['...']" in caplog.text
     assert "ValueError: ..." in caplog.text
+
+
+def test_looking_secrets_up_is_not_logged_itself(caplog):
+    """A log of the look-up would look the secrets up again, until the stack is full."""
+    pytest.importorskip("qiskit_ibm_runtime")  # which sets its level when it is imported
+    logger, records = logging.getLogger("qiskit_ibm_runtime"), []
+    caplog.set_level(logging.DEBUG, logger=logger.name)
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        ask("talking", lambda: logger.debug("hello"))
+    finally:
+        logger.removeHandler(handler)
+    assert [record.getMessage() for record in records] == ["hello"]

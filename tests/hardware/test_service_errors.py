@@ -125,6 +125,14 @@ def test_no_account(monkeypatch, tmp_path):
         Client.of(None).backends()
 
 
+def test_a_refused_token_is_told_at_once(service, monkeypatch):
+    """The client itself asks again at each request, and waits for a minute before that."""
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "a-wrong-token")
+    with pytest.raises(HardwareAccountError, match="refuses the token, which is wrong, expired"):
+        Client.of(None).backend("ibm_manila")
+    assert [path for _, path in service.requests].count("/identity/token") == 1
+
+
 def test_nobody_answers(service):
     client = Client.of(impatient())
     assert client.seconds_left() == 600

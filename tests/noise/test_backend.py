@@ -10,6 +10,7 @@ pytest.importorskip("qiskit_aer")
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import PTM
 from qiskit.transpiler import InstructionProperties, QubitProperties, Target
+from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qmtl.circuit import Angle, Gate
@@ -148,6 +149,9 @@ def test_bad_input():
         DeviceNoise.from_backend(backend, [1, 1])
     with pytest.raises(InvalidInputError, match="order"):
         DeviceNoise.from_backend(backend, order="soon")
+    # Its read-out errors, and what the caller adds, are in the model only.
+    with pytest.raises(InvalidInputError, match=r"generic_backend_2q\) has an Aer noise model"):
+        DeviceNoise.from_backend(AerSimulator.from_backend(backend))
 
 
 def test_tiles(fez):
