@@ -97,7 +97,6 @@ CHANGEABLE = (
 # Torch does about this many operations on small states in the time that loading kernels takes.
 FEW_OPERATIONS = 2e9
 FOLDER = "QMTL_RUN_DIRECTORY"
-DESIGN = "circuit.toml"
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 
@@ -235,11 +234,16 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write ``recipe.toml``, with a copy of the design's file beside it, which may change later."""
-    design = recipe.circuit.design
-    if design not in list_designs():
-        write_bytes(folder / DESIGN, Path(design).read_bytes())
-        recipe = recipe.with_values({"circuit.design": DESIGN})
+    """Write ``recipe.toml``, with copies of its files of design and noise, which may change."""
+    design, noise = recipe.circuit.design, recipe.training.noise
+    copies = {
+        "circuit.design": (None if design in list_designs() else design, "circuit.toml"),
+        "training.noise.file": (noise and noise.file, "noise.json"),
+    }
+    for key, (path, name) in copies.items():
+        if path:
+            write_bytes(folder / name, Path(path).read_bytes())
+            recipe = recipe.with_values({key: name})
     write_text(folder / "recipe.toml", recipe.as_toml())
 
 

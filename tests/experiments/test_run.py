@@ -11,6 +11,7 @@ from qmtl.errors import QmtlError, RecipeError, RunDirectoryError
 from qmtl.experiments import NoiseSection, Run, read_recipe, resume_run, run_robustness, start_run
 from qmtl.experiments._build import build_circuit
 from qmtl.experiments._report_content import read_runs
+from qmtl.noise import DeviceNoise
 
 TINY = [
     "training.max_epochs=1", 'data.tasks=["parity"]', "encoder.hidden=[4]",
@@ -94,6 +95,18 @@ def test_a_run_keeps_the_design_that_it_began_with(tmp_path):
     again = resume_run(moved, ["training.max_epochs=2"], progress=False)
     assert again.load_model().head.circuit == circuit
     assert build_circuit(Run.read(moved).recipe, circuit.tasks) == circuit
+
+
+def test_a_run_keeps_the_noise_that_it_began_with(tmp_path):
+    own = tmp_path / "own.json"
+    DeviceNoise.uniform(0.01, 0.02).save(own)
+    recipe = read_recipe("digits", [*TINY, f"training.noise={own}"])
+    start_run(recipe, tmp_path / "run", progress=False)
+    DeviceNoise.uniform(0.1, 0.2).save(own)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    resume_run(moved, ["training.max_epochs=2"], progress=False)
+    kept = Run.read(moved).recipe.training.noise
+    assert kept.device_noise(2) == DeviceNoise.uniform(0.01, 0.02)
 
 
 def test_without_a_change_a_finished_run_is_only_read(finished):
