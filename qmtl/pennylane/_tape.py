@@ -187,6 +187,7 @@ class TapeCircuit(HeadCircuit):
         wires = [wire for read in reads for wire in read.wires]
         self.layout = "shared" if apart and len(set(wires)) < len(wires) else "partitioned"
         self.n_wires, self.n_features = n_wires, n_features
+        self.encoding_gates = self._encoding_gates()
         self.registers, self._ansatz = {}, {}
         for i, read in enumerate(reads):
             name, readout = f"m{i}", read.readout
