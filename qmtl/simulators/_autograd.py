@@ -17,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.jit import is_tracing
 
 from qmtl.circuit import HeadCircuit
 from qmtl.simulators._contract import (
@@ -24,7 +27,6 @@ from qmtl.simulators._contract import (
     AngleMap,
     OutputLayout,
     check_finite,
-    is_recorded,
     to_logits,
 )  # fmt: skip
 from qmtl.simulators._engine import Array, Engine, Inputs
@@ -338,7 +340,8 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def _runs_kernels(features: Tensor) -> bool:
     """Return whether kernels may run: on the CPU, and not while torch records its operations."""
-    return not is_recorded() and features.is_cpu and features.shape[0] > 0
+    is_recorded = is_compiling() or is_tracing() or get_proxy_mode() is not None
+    return not is_recorded and features.is_cpu and features.shape[0] > 0
 
 
 def _full_precision(like: Tensor) -> Any:

@@ -254,16 +254,12 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
     return OutputLayout(sizes, tasks_of, mask if mask.any() else None)
 
 
-def is_recorded() -> bool:
-    """Return whether torch records operations, as for ``torch.compile`` or an export."""
-    return is_compiling() or is_tracing() or get_proxy_mode() is not None
-
-
 def check_finite(features: Tensor) -> None:
     """Raise InvalidInputError if features have NaN or infinity; the error counts such samples."""
     # Under vmap and jacrev a tensor has no single value.
     is_one = type(features) in (Tensor, nn.Parameter) and not features.is_meta
-    if is_recorded() or not is_one or torch.func.debug_unwrap(features) is not features:
+    is_recorded = is_compiling() or is_tracing() or get_proxy_mode() is not None
+    if is_recorded or not is_one or torch.func.debug_unwrap(features) is not features:
         return
     # One sum is cheap to check, but it may overflow though every feature is finite.
     if math.isfinite(features.detach().sum()):
