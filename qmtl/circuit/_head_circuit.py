@@ -149,7 +149,8 @@ class HeadCircuit:
 
     def _encoding_gates(self) -> tuple[Gate, ...]:
         """Return the encoding's gates; raise if they do not match its declared counts."""
-        n, gates = self.n_wires, self.encoding.gates(self.n_wires)
+        # A user's encoding may yield its gates, and they are needed twice.
+        n, gates = self.n_wires, list(self.encoding.gates(self.n_wires))
         what = type(self.encoding).__name__
         _check_gates(what, gates, n, self.n_features, self.encoding.n_weights(n))
         return tuple(gate.owned_by("encoding") for gate in elementary(gates))

@@ -84,7 +84,8 @@ def best_layout(
 
     The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map.
     Of the copies found, the one with the largest product of two-qubit and read-out fidelities is
-    used.
+    used. Parts of the graph without a gate between them are placed one after another, the largest
+    first: searched for together, they would take minutes.
 
     Args:
         circuit: a circuit before transpilation.
@@ -107,13 +108,31 @@ def best_layout(
     from qiskit.transpiler.passes import VF2Layout
 
     pattern, plain, errors = _pattern(circuit, target, read)
-    search = VF2Layout(target=plain, seed=-1, call_limit=STEPS)
-    search.property_set["vf2_avg_error_map"] = errors
-    search.run(circuit_to_dag(pattern))
-    layout = search.property_set["layout"]
-    if layout is None:
-        return None
-    return tuple(layout[qubit] for qubit in pattern.qubits)
+    placed: dict[Any, int] = {}
+    parts = circuit_to_dag(pattern).separable_circuits(remove_idle_qubits=True)
+    for part in sorted(parts, key=lambda dag: -dag.num_qubits()):
+        if not part.size():
+            continue  # a wire that does not matter
+        search = VF2Layout(target=_without(plain, placed.values()), seed=-1, call_limit=STEPS)
+        search.property_set["vf2_avg_error_map"] = errors
+        search.run(part)
+        layout = search.property_set["layout"]
+        if layout is None:
+            return None
+        placed |= {qubit: layout[qubit] for qubit in part.qubits}
+    left = iter(sorted(set(range(target.num_qubits)).difference(placed.values())))
+    return tuple(placed[qubit] if qubit in placed else next(left) for qubit in pattern.qubits)
+
+
+def _without(target: "Target", taken: Iterable[int]) -> "Target":
+    """Return a target without the qubits that are taken."""
+    from qiskit.transpiler import Target
+
+    free, used = Target(num_qubits=target.num_qubits), set(taken)
+    for name in target.operation_names:
+        on = {qubits: None for qubits in target[name] if used.isdisjoint(qubits)}
+        free.add_instruction(target.operation_from_name(name), on)
+    return free
 
 
 def _pattern(
@@ -322,8 +341,11 @@ def _routed(
 ) -> Transpiled:
     from qiskit.transpiler import generate_preset_pass_manager
 
+    # Qiskit moves a routed circuit to better qubits. For parts without a gate between them that
+    # search takes minutes at level 3, and a second at level 1.
+    in_parts = circuit.num_unitary_factors() > 1
     passes = generate_preset_pass_manager(
-        LEVEL,
+        1 if layout is None and in_parts else LEVEL,
         target=target,
         initial_layout=None if layout is None else list(layout),
         seed_transpiler=seed,

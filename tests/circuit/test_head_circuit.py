@@ -285,6 +285,42 @@ def test_an_index_out_of_range_is_told_with_numbers(gate, message):
         HeadCircuit([task], ansatz=OneOff(gate))
 
 
+@dataclass(frozen=True)
+class YieldedEncoding:
+    """An encoding whose gates are a generator."""
+
+    given: AngleEncoding
+
+    def n_features(self, n_wires):
+        return self.given.n_features(n_wires)
+
+    def n_weights(self, n_wires):
+        return self.given.n_weights(n_wires)
+
+    def gates(self, n_wires):
+        yield from self.given.gates(n_wires)
+
+
+@dataclass(frozen=True)
+class YieldedBlock:
+    """A block whose gates are a generator."""
+
+    given: RotationAnsatz
+
+    def n_weights(self, n_wires, read):
+        return self.given.n_weights(n_wires, read)
+
+    def gates(self, n_wires, read):
+        yield from self.given.gates(n_wires, read)
+
+
+def test_gates_may_be_yielded():
+    plain = HeadCircuit(MIXED)
+    yielded = HeadCircuit(MIXED, YieldedEncoding(AngleEncoding()), YieldedBlock(RotationAnsatz()))
+    assert yielded.gates() == plain.gates()
+    assert len(yielded.encoding_gates) > 0
+
+
 @pytest.mark.parametrize("read", [[2], [0, -1]])
 def test_a_light_cone_of_wires_that_a_register_has_not(read):
     circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])

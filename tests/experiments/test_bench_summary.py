@@ -160,6 +160,6 @@ def test_which_epoch_is_kept_is_said(best, words):
 def test_seeds_are_named_by_their_number():
     recipe = tiny("bench.first_seed=7")
     some = replace(summary({"linear": LINEAR}), first_seed=7)
-    assert "seeds 7 to 9, 1 epochs at the most" in as_markdown(some, recipe)
+    assert "seeds 7 to 9, at most 1 epochs" in as_markdown(some, recipe)
     rows = seeds_csv(some).splitlines()[1:]
     assert {row.split(",")[3] for row in rows} == {"7", "8", "9"}

@@ -18,6 +18,7 @@ from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Operator
 from qiskit.transpiler import InstructionProperties, Target
 
+from qmtl.circuit import AngleEncoding, HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.hardware import Backend, decode, execute, open_backend, prepare, to_qiskit
 from qmtl.hardware import _transpile as transpile_module
@@ -27,6 +28,8 @@ from qmtl.hardware._transpile import (
     transpiled,
     usable_target,
 )
+from qmtl.heads import QuantumHead
+from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, deviations, features
 
 
@@ -64,6 +67,33 @@ def test_the_best_line_is_found_by_two_qubit_and_readout_errors():
         [good, good, bad, bad, bad, bad], [good, bad, good, good, good, good, good]
     )
     assert sorted(best_layout(line(3), target, [0, 2])) == [0, 1, 2]
+
+
+def test_parts_without_a_gate_between_them_get_qubits_of_their_own():
+    good, bad = 0.001, 0.05
+    target = line_target([good, bad, good, good, bad, good, bad], [good] * 8)
+    parts = QuantumCircuit(6)  # pairs on wires 4, 5; three in a row on 0, 1, 2; wire 3 is idle
+    parts.cz(4, 5)
+    parts.cz(0, 1)
+    parts.cz(1, 2)
+    layout = best_layout(parts, target, [0, 1, 2, 4, 5])
+    assert sorted(layout[:3]) == [2, 3, 4]
+    assert sorted(layout[4:]) in ([0, 1], [5, 6])
+    assert len(set(layout)) == 6
+    assert best_layout(parts, line_target([good] * 3, [good] * 4), []) is None
+
+
+def test_a_circuit_in_parts_of_which_one_needs_swaps():
+    """With Qiskit's search of better qubits at level 3 this took minutes."""
+    task = Task.multiclass("c", 16)
+    circuit = HeadCircuit([task, Task.binary("b")], AngleEncoding(entangler="none"))
+    head = QuantumHead(circuit, seed=0, initial="normal")
+    found = transpiled(to_qiskit(circuit).circuit, open_backend("fake_fez"), range(6))
+    assert found.swaps > 0
+    assert len(set(found.layout)) == circuit.n_wires == 6
+    run = prepare(head, features(head), "fake_fez", shots=4000, cache=False)
+    decoded = decode(run, [execute(run, 0)])
+    assert abs(deviations(decoded.values, run.predicted, decoded.errors)).max() < 4.5
 
 
 @pytest.mark.parametrize("broken", [1.0, math.nan, 0.0, 0.6])
