@@ -1,40 +1,27 @@
-"""The files of a model: saved, with a model card beside them, or exported for inference.
+"""The files of a saved model, and the model card beside them.
 
-``model.json`` describes a saved model's parts, ``model.safetensors`` holds their weights. Neither
-can run code. An exported model is a program that runs without qmtl.
+``model.json`` describes the model's parts, ``model.safetensors`` holds their weights. Neither can
+run code.
 """
 
-import copy
 import hashlib
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import is_pruned
 
-from qmtl._io import __version__, silenced, write_bytes, write_json
+from qmtl._io import __version__, write_bytes, write_json
 from qmtl._target_scale import TargetScale
-from qmtl.circuit import HeadCircuit
-from qmtl.encoders import CNN
-from qmtl.errors import (
-    InvalidInputError,
-    ModelFileError,
-    QmtlError,
-    missing_extra,
-    near_paths,
-    unknown_name,
-)
-from qmtl.heads import AddedVector, CircuitHead, TaskRows
-from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
+from qmtl.data import TableColumns
+from qmtl.encoders import ENCODERS
+from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, near_paths, unknown_name
+from qmtl.heads import HEADS, Head, TaskRows
 
 FORMAT = "qmtl-model"
 VERSION = 1
@@ -91,23 +78,6 @@ def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, An
     return description
 
 
-def part_class(part: str, description: Mapping[str, Any], known: Mapping[str, type]) -> Any:
-    """Return the class of a saved encoder or head.
-
-    Raises:
-        InvalidInputError: if it is not one of the known classes.
-    """
-    kind = description[part]["type"]
-    if kind in ("SeparateEncoders", "SeparateHeads"):
-        raise InvalidInputError(
-            f"version 0.1 saved single-task models side by side, as {kind}; now each is a model of "
-            f"its own: train it on data.subset([task]) and save it by itself"
-        )
-    if kind not in known:
-        raise unknown_name(part, kind, known)
-    return known[kind]
-
-
 def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Write a model's files.
 
@@ -133,14 +103,53 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
     write_json(folder / "model.json", description)
 
 
-def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a saved model's description and weights.
+def read_parts(
+    folder: Path, encoder: nn.Module | None, own: Sequence[type]
+) -> tuple[nn.Module, nn.Module, TableColumns | None, dict[str, Tensor]]:
+    """Return a saved model's encoder and head, still without weights, its columns, its weights.
+
+    Args:
+        folder: the folder of the model.
+        encoder: the encoder, if it has no ``from_dict``; None to build it.
+        own: the user's classes.
 
     Raises:
         ModelFileError: if a file is missing, damaged, or of another version.
     """
-    description = _read_description(folder / "model.json")
-    return description, _read_state(folder / "model.safetensors", description.get("weights_sha256"))
+    where = folder / "model.json"
+    description = _read_description(where)
+    state = _read_state(folder / "model.safetensors", description.get("weights_sha256"))
+    known = {part.__name__: part for part in own}
+    try:
+        if encoder is None:
+            kind = _part_class("encoder", description, ENCODERS | known)
+            encoder = kind.from_dict(description["encoder"])
+        kind = _part_class("head", description, HEADS | known)
+        # The user's own circuit parts go to heads of ours; another class knows its own.
+        given = (known,) if issubclass(kind, Head) else ()
+        head = kind.from_dict(description["head"], *given)
+        columns = description.get("columns")
+        columns = None if columns is None else TableColumns.from_dict(columns)
+    except QmtlError as error:
+        hint = "; classes of your own go into parts=[...]" if "unknown" in str(error) else ""
+        raise ModelFileError(f"{where}: {error}{hint}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(repr(error).split())
+        raise ModelFileError(f"{where}: a part is missing or wrong ({reason})") from None
+    return encoder, head, columns, state
+
+
+def _part_class(part: str, description: Mapping[str, Any], known: Mapping[str, type]) -> Any:
+    """Return the class of a saved encoder or head; raise if it is not a known one."""
+    kind = description[part]["type"]
+    if kind in ("SeparateEncoders", "SeparateHeads"):
+        raise InvalidInputError(
+            f"version 0.1 saved single-task models side by side, as {kind}; now each is a model of "
+            f"its own: train it on data.subset([task]) and save it by itself"
+        )
+    if kind not in known:
+        raise unknown_name(part, kind, known)
+    return known[kind]
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -259,170 +268,3 @@ def _cell(text: str) -> str:
     """Escape a text so that it neither ends a Markdown table's cell nor begins a tag."""
     plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
     return plain.replace("<", "&lt;")
-
-
-PACKAGES = ("onnx", "onnxscript")
-# An ONNX file is a protocol buffer of at most 2 GB; larger models keep their numbers in a second
-# file.
-LARGEST_FILE = 2**30
-
-
-class _FixedSimulator(Simulator):
-    """Evaluates each circuit with the weights of its first call."""
-
-    def __init__(self) -> None:
-        self.fixed: dict[HeadCircuit, FixedCircuit] = {}
-
-    def values(
-        self,
-        circuit: HeadCircuit,
-        angles: Tensor,
-        weights: Tensor,
-        tasks: Sequence[str] | None = None,
-    ) -> Tensor:
-        if circuit not in self.fixed:
-            self.fixed[circuit] = FixedCircuit(circuit, weights)
-        values: Tensor = self.fixed[circuit](angles)
-        if tasks is None or list(tasks) == list(circuit.registers):
-            return values
-        return torch.cat([values[:, circuit.output_slices[name]] for name in tasks], dim=1)
-
-
-class _Predictor(nn.Module):
-    """A model from inputs to predictions by task."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = model
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        predictions: dict[str, Tensor] = self.model.predictions(self.model(inputs))
-        return predictions
-
-
-def inference_copy(module: Any) -> Any:
-    """Copy an encoder or head to the CPU, in evaluation mode, so that it runs torch operations.
-
-    Raises:
-        InvalidInputError: if a head's simulator is not exact.
-    """
-    twin = copy.deepcopy(module).cpu().eval()
-    for part in twin.modules():
-        if not isinstance(part, CircuitHead | AddedVector):
-            continue
-        if type(part.simulator) is not LightConeSimulator:
-            raise InvalidInputError(
-                f"exported models are exact, but this one uses the simulator "
-                f"{part.simulator!r}; export model.with_simulator('lightcone')"
-            )
-        part.simulator = _FixedSimulator()
-    return twin
-
-
-def example_inputs(encoder: nn.Module, like: Tensor) -> Tensor:
-    """Return two rows of inputs in the shape that an encoder takes.
-
-    Raises:
-        InvalidInputError: if the encoder does not declare its input shape.
-    """
-    if isinstance(encoder, CNN):
-        return like.new_zeros(2, encoder.in_channels, *encoder.image_size)
-    width = getattr(encoder, "in_features", None)
-    if not isinstance(width, int):
-        raise InvalidInputError(
-            f"the encoder {type(encoder).__name__} does not say what inputs it takes: give "
-            f"inputs=..., an example of them"
-        )
-    return like.new_zeros(2, width)
-
-
-def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
-    """Write a model for inference; see `qmtl.MultiTaskModel.export`.
-
-    Args:
-        model: the model, with encoder and head on the CPU and in evaluation mode.
-        path: the file, ``.onnx`` or ``.pt2``.
-        inputs: example inputs, (samples, ...).
-    """
-    target = Path(path).expanduser()
-    if target.suffix not in (".onnx", ".pt2"):
-        raise InvalidInputError(f"path must end in .onnx or .pt2, got {str(path)!r}")
-    if target.is_dir() or not target.parent.is_dir():
-        raise InvalidInputError(f"path must be a file in a folder that exists, got {str(path)!r}")
-    if target.suffix == ".onnx":
-        missing = [name for name in PACKAGES if find_spec(name) is None]
-        if missing:
-            raise missing_extra(f"ONNX needs {' and '.join(missing)}", "onnx")
-    if not len(inputs):
-        raise InvalidInputError("inputs must have at least one sample, got none")
-    # Two rows: from a single row, torch would make a program for one row only.
-    rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
-    program = _program(model, rows)
-    about = json.dumps(_about(model, rows))
-    if target.suffix == ".pt2":
-        with _quiet():
-            torch.export.save(program, target, extra_files={"qmtl.json": about})
-        return
-    with _quiet():
-        written = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert written is not None
-    _name_values(written.model.graph, [task.name for task in model.tasks])
-    written.model.metadata_props["qmtl"] = about
-    size = sum(part.numel() * part.element_size() for part in model.state_dict().values())
-    written.save(target, external_data=size > LARGEST_FILE)
-
-
-def _program(model: nn.Module, rows: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
-    try:
-        with torch.no_grad(), _quiet():
-            # This call fixes the circuits' weights.
-            model(rows)
-            return torch.export.export(
-                _Predictor(model), (rows,), dynamic_shapes=({0: batch},), strict=False
-            )
-    except QmtlError:
-        raise
-    except Exception as error:  # torch documents no class for failed exports
-        kind, lines = type(model.encoder).__name__, str(error).strip().splitlines()
-        raise InvalidInputError(
-            f"torch cannot export this model, whose encoder is {kind}: "
-            f"{lines[0] if lines else type(error).__name__}"
-        ) from error
-
-
-def _name_values(graph: Any, tasks: Sequence[str]) -> None:
-    """Name an ONNX graph's outputs after the tasks, and all other values so that none clashes."""
-    inner = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    for number, value in enumerate(inner):
-        value.name = _unlike(tasks, f"value.{number}")
-    graph.inputs[0].name = _unlike(tasks, "inputs")
-    for value, task in zip(graph.outputs, tasks, strict=True):
-        value.name = task
-
-
-def _unlike(tasks: Sequence[str], name: str) -> str:
-    """Return the name, with ``_`` appended as often as needed to differ from all task names."""
-    return _unlike(tasks, f"{name}_") if name in tasks else name
-
-
-def _about(model: Any, rows: Tensor) -> dict[str, Any]:
-    """Describe the model for readers of the file, as data that JSON can hold."""
-    about = {
-        "qmtl": __version__,
-        "inputs": {
-            "name": _unlike([task.name for task in model.tasks], "inputs"),
-            "shape": ["batch", *rows.shape[1:]],
-            "dtype": str(rows.dtype).removeprefix("torch."),
-        },
-        "tasks": [task.to_dict() for task in model.tasks],
-    }
-    return about if model.columns is None else about | {"columns": model.columns.to_dict()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's own messages."""
-    with silenced("torch", "onnxscript"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

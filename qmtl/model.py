@@ -1,97 +1,33 @@
 """MultiTaskModel: an encoder and a head, with prediction, saving and loading."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from qmtl._calls import evaluating
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
+from qmtl._model_export import example_inputs, export_program, inference_copy
 from qmtl._model_files import (
     check_plain,
     described,
-    example_inputs,
-    export_program,
-    inference_copy,
     model_card,
-    part_class,
-    read_model,
+    read_parts,
     take_types,
     write_model,
 )
-from qmtl._target_scale import TargetScale, join_scale, label_scale, split_scale
-from qmtl.data import MultiTaskData, TableColumns, as_samples, column_differences
+from qmtl._target_scale import TargetScale, join_scale, split_scale
+from qmtl.data import TableColumns, as_samples
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, check_integer, near_paths
 from qmtl.heads import HEADS, Head, Loading, TaskRows
-from qmtl.tasks import Task, chosen_tasks, row_weights
+from qmtl.tasks import Task, chosen_tasks
 
 __all__ = ["MultiTaskModel", "load"]
-
-
-def called_with(
-    module: nn.Module,
-    values: Mapping[str, Tensor],
-    inputs: tuple[Any, ...],
-    options: Mapping[str, Any] | None = None,
-) -> Any:
-    """Call a module with other values of its parameters and buffers.
-
-    As `torch.func.functional_call`, but for a module that is used twice that would put the other
-    values in twice, and take them out once.
-
-    Args:
-        module: the module.
-        values: name of each parameter or buffer to replace, with its value. It is replaced
-            wherever it is used.
-        inputs: arguments of the call.
-        options: keyword arguments of the call.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> both = nn.Sequential(layer, layer)
-        >>> called_with(both, {"0.weight": torch.zeros(2, 2)}, (torch.ones(1, 2),)).shape
-        torch.Size([1, 2])
-        >>> layer.weight is both[1].weight, type(layer.weight).__name__
-        (True, 'Parameter')
-    """
-    names = (module.named_parameters, module.named_buffers)
-    own = {name: tensor for each in names for name, tensor in each(remove_duplicate=False)}
-    replaced = {id(own[name]): value for name, value in values.items()}
-    once = {path for path, _ in module.named_modules()}
-    places = {
-        name: replaced[id(tensor)]
-        for name, tensor in own.items()
-        if id(tensor) in replaced and name.rpartition(".")[0] in once
-    }
-    return functional_call(module, places, inputs, dict(options or {}), tie_weights=False)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode; afterwards each module returns to its previous mode.
-
-    Example:
-        >>> model = nn.Sequential(nn.Dropout())
-        >>> with evaluating(model):
-        ...     model[0].training
-        False
-        >>> model[0].training
-        True
-    """
-    # Module by module: a frozen encoder may be in evaluation mode while the head trains.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class MultiTaskModel(nn.Module):
@@ -314,87 +250,15 @@ class MultiTaskModel(nn.Module):
             >>> larger.head.notes["b"]["rows"], list(larger.predict(x))
             (60, ['a', 'b'])
         """
-        import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
-        from threadpoolctl import threadpool_limits
+        from qmtl.adaptation import adapted_to
 
-        from qmtl.adaptation import adapted_head
-
-        check_plain("head", self.head, "be copied", parametrised=False)
-        if not isinstance(self.head, Head):
-            kind = type(self.head).__name__
-            raise InvalidInputError(f"only a head of qmtl.heads can be adapted, got a {kind}")
-        if not isinstance(new_task, Task):
-            raise InvalidInputError(f"new_task must be a Task, got {new_task!r}")
-        inputs, targets, weights = self._rows_of(new_task, data, sample_weight)
-        options: dict[str, Any] = {"methods": methods, "seed": seed, "sample_weight": weights}
-        mean = std = None
-        if new_task.kind == "regression":
-            mean, std = label_scale(targets, weights)
-            wide = targets.reshape(len(targets), -1).double()
-            targets = ((wide - mean) / std).reshape(targets.shape)
-        try:
-            features = self.features(inputs)
-        except RuntimeError as error:  # torch's modules raise it for another width
-            raise InvalidInputError(
-                f"inputs of shape {tuple(inputs.shape)} do not go through the model's encoder "
-                f"{type(self.encoder).__name__}: {' '.join(str(error).split())}"
-            ) from error
-        # Small fits: the threads of several libraries would wait for each other.
-        with threadpool_limits(1):
-            head, _ = adapted_head(self.head, new_task, features, targets, **options)
+        options: dict[str, Any] = {"methods": methods, "seed": seed}
+        head, scale, rows = adapted_to(self, new_task, data, sample_weight, **options)
         larger = self._larger(copy.deepcopy(self.encoder), head)
-        if mean is not None and std is not None:
-            larger.set_target_scale(new_task.name, mean, std)
-        self._check_same(larger, inputs[:256])
+        if scale is not None:
+            larger.set_target_scale(new_task.name, *scale)
+        self._check_same(larger, rows[:256])
         return larger
-
-    def _rows_of(
-        self, task: Task, data: Any, sample_weight: Any
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return a task's inputs as the encoder takes them, canonical targets, and weights."""
-        if isinstance(data, MultiTaskData):
-            own = data.task(task.name)
-            if not task.labelled_like(own):
-                raise InvalidInputError(
-                    f"the new task {task.name!r} is {task.labels_in_words()}; the data's is "
-                    f"{own.labels_in_words()}"
-                )
-            if None not in (self.columns, data.columns) and self.columns != data.columns:
-                sides = column_differences(self.columns, data.columns)
-                raise InvalidInputError(
-                    f"the data's inputs are made of a table in another way than the model's were: "
-                    f"the model has {sides[0]}; the data have {sides[1]}; give (data frame, "
-                    f"labels), of which the model makes inputs itself"
-                )
-            splits = (data.train, data.validation)
-            if sample_weight is not None:
-                raise InvalidInputError(
-                    "sample_weight goes with a pair of inputs and labels; MultiTaskData has the "
-                    "weights of its rows"
-                )
-            inputs = torch.cat([split.inputs for split in splits])
-            targets = torch.cat([split.targets[task.name] for split in splits])
-            given = [split.sample_weight for split in splits]
-            if any(weights is not None for weights in given):
-                ones = [torch.ones(len(split), dtype=torch.float64) for split in splits]
-                pairs = zip(ones, given, strict=True)
-                sample_weight = torch.cat([one if own is None else own for one, own in pairs])
-        elif isinstance(data, tuple) and len(data) == 2:
-            inputs, targets = self._as_samples(data[0]), task.to_targets(data[1])
-        else:
-            raise InvalidInputError(
-                f"data must be MultiTaskData or a pair of inputs and labels, got "
-                f"{type(data).__name__}"
-            )
-        if len(inputs) != len(targets):
-            raise InvalidInputError(
-                f"task {task.name!r}: got {len(inputs)} rows of inputs and {len(targets)} labels"
-            )
-        known, weights = task.labelled(targets).cpu(), row_weights(sample_weight, len(targets))
-        if weights is not None:
-            known = known & (weights > 0)
-            weights = weights[known] / weights.max()
-        return self._as_samples(inputs[known]), targets[known].cpu(), weights
 
     def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
         """Raise if a larger model gives different outputs for this model's tasks."""
@@ -462,7 +326,7 @@ class MultiTaskModel(nn.Module):
             InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
         """
         names = None if tasks is None else chosen_tasks(tasks, [task.name for task in self.tasks])
-        samples = self._as_samples(inputs)
+        samples = self.as_samples(inputs)
         if samples.ndim < 2:
             raise InvalidInputError(
                 f"inputs must have samples in the first dimension and at least 2 dimensions, got "
@@ -486,11 +350,12 @@ class MultiTaskModel(nn.Module):
             inputs: inputs as for `predict`.
             batch_size: number of samples at a time.
         """
-        samples = self._as_samples(inputs)
+        samples = self.as_samples(inputs)
         with evaluating(self):
             return torch.cat([self.encoder(chunk) for chunk in samples.split(batch_size)])
 
-    def _as_samples(self, inputs: Any) -> Tensor:
+    def as_samples(self, inputs: Any) -> Tensor:
+        """Return inputs as the encoder takes them; see `predict`, which does this by itself."""
         reference = next(self.parameters())
         if self.columns is not None and self.columns.fits(inputs):
             samples = self.columns.encode(inputs)
@@ -580,7 +445,7 @@ class MultiTaskModel(nn.Module):
         if inputs is None:
             samples = example_inputs(self.encoder, next(self.parameters()))
         else:
-            samples = self._as_samples(inputs)
+            samples = self.as_samples(inputs)
         twin = MultiTaskModel(inference_copy(self.encoder), inference_copy(self.head))
         twin.scale, twin.columns = copy.deepcopy(self.scale).cpu(), self.columns
         export_program(twin.eval(), path, samples)
@@ -634,28 +499,14 @@ def load(
         True
     """
     folder = Path(path)
-    description, state = read_model(folder)
-    where = folder / "model.json"
-    own = {part.__name__: part for part in parts}
+    encoder, head, columns, state = read_parts(folder, encoder, parts)
     try:
-        if encoder is None:
-            encoder = part_class("encoder", description, ENCODERS | own).from_dict(
-                description["encoder"]
-            )
-        kind = part_class("head", description, HEADS | own)
-        given = (description["head"], own) if issubclass(kind, Head) else (description["head"],)
-        model = MultiTaskModel(encoder, kind.from_dict(*given))
-        if "columns" in description:
-            model.columns = TableColumns.from_dict(description["columns"])
-    except QmtlError as error:
-        hint = "; classes of your own go into parts=[...]" if "unknown" in str(error) else ""
-        raise ModelFileError(f"{where}: {error}{hint}") from None
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = " ".join(repr(error).split())
-        raise ModelFileError(f"{where}: a part is missing or wrong ({reason})") from None
-    try:
+        model = MultiTaskModel(encoder, head)
+        model.columns = columns
         take_types(model, state)
         model.load_state_dict(state)
+    except QmtlError as error:
+        raise ModelFileError(f"{folder / 'model.json'}: {error}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None

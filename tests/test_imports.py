@@ -23,7 +23,8 @@ ROOT = Path(qmtl.__file__).parent
 
 BASE = {"_html", "_io", "_sections", "_uncompiled", "_words", "errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "pennylane", "noise", "heads", "encoders"}
-MODEL |= {"model", "adaptation", "_growth", "_target_scale", "_model_files"}
+MODEL |= {"model", "adaptation", "_calls", "_growth", "_target_scale", "_model_export"}
+MODEL |= {"_model_files"}
 METHODS = MODEL | {"methods"}
 TRAINING = METHODS | {"training"}
 EXPERIMENTS = TRAINING | {"experiments"}
@@ -43,11 +44,14 @@ MAY_IMPORT = {
     "pennylane": BASE | {"circuit", "noise", "simulators"},
     "heads": BASE | {"circuit", "simulators", "pennylane"},
     "encoders": BASE,
-    "adaptation": BASE | {"circuit", "simulators", "heads"},
+    "adaptation": BASE
+    | {"circuit", "simulators", "heads", "data", "encoders", "_model_files", "_target_scale"},
+    "_calls": set(),
     "model": MODEL,
     "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_target_scale": BASE | {"heads"},
-    "_model_files": BASE | {"circuit", "simulators", "heads", "encoders", "_target_scale"},
+    "_model_export": BASE | {"circuit", "simulators", "heads", "encoders"},
+    "_model_files": BASE | {"data", "heads", "encoders", "_target_scale"},
     "methods": METHODS,
     "training": TRAINING,
     "experiments": EXPERIMENTS,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qmtl._calls import called_with, evaluating
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.merging._parts import (
@@ -24,8 +25,7 @@ from qmtl.merging._parts import (
     set_shared,
     shared_state,
 )
-from qmtl.methods import evaluating
-from qmtl.model import MultiTaskModel, called_with
+from qmtl.model import MultiTaskModel
 
 ANGLES = ("encoding", "blocks")
 

@@ -8,12 +8,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from qmtl._calls import evaluating
 from qmtl._sections import Section
 from qmtl.data import Split
 from qmtl.encoders import Fusion
 from qmtl.errors import InvalidInputError
 from qmtl.methods._method import Batch, Method, MethodSection, Step
-from qmtl.model import MultiTaskModel, evaluating
+from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, task_layout
 
 # The total length of PGD's steps in units of the radius: enough to cross the ball and return.

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
-from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import axes_or_new, plain

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import called_with
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
-from qmtl.model import MultiTaskModel, called_with
+from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks
 
 CLASSES = ("binary", "multiclass")

@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from qmtl._calls import called_with
 from qmtl.errors import InvalidInputError
 from qmtl.heads import Head, QuantumHead, cone_columns
 from qmtl.methods._isolation import tasks_apart
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
-from qmtl.model import MultiTaskModel, called_with
+from qmtl.model import MultiTaskModel
 from qmtl.simulators import ShotSimulator
 from qmtl.tasks import Task
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
+from qmtl._calls import called_with, evaluating
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError
-from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
-from qmtl.model import MultiTaskModel, called_with
+from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
 
 if TYPE_CHECKING:

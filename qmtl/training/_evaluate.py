@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import RunDirectoryError
-from qmtl.methods import Attack, attacked_split, evaluating
+from qmtl.methods import Attack, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
 

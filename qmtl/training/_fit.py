@@ -14,9 +14,9 @@ from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
-from qmtl.methods import evaluating
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
 from qmtl.training._batches import MultiTaskDataModule

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from qmtl.model import MultiTaskModel, called_with
+from qmtl._calls import called_with
+from qmtl.model import MultiTaskModel
 from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
 
 

@@ -1,0 +1,69 @@
+"""Call a module with other values of its parameters, or in evaluation mode."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def called_with(
+    module: nn.Module,
+    values: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call a module with other values of its parameters and buffers.
+
+    As `torch.func.functional_call`, but for a module that is used twice that would put the other
+    values in twice, and take them out once.
+
+    Args:
+        module: the module.
+        values: name of each parameter or buffer to replace, with its value. It is replaced
+            wherever it is used.
+        inputs: arguments of the call.
+        options: keyword arguments of the call.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(2, 2)
+        >>> both = nn.Sequential(layer, layer)
+        >>> called_with(both, {"0.weight": torch.zeros(2, 2)}, (torch.ones(1, 2),)).shape
+        torch.Size([1, 2])
+        >>> layer.weight is both[1].weight, type(layer.weight).__name__
+        (True, 'Parameter')
+    """
+    names = (module.named_parameters, module.named_buffers)
+    own = {name: tensor for each in names for name, tensor in each(remove_duplicate=False)}
+    replaced = {id(own[name]): value for name, value in values.items()}
+    once = {path for path, _ in module.named_modules()}
+    places = {
+        name: replaced[id(tensor)]
+        for name, tensor in own.items()
+        if id(tensor) in replaced and name.rpartition(".")[0] in once
+    }
+    return functional_call(module, places, inputs, dict(options or {}), tie_weights=False)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode; afterwards each module returns to its previous mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout())
+        >>> with evaluating(model):
+        ...     model[0].training
+        False
+        >>> model[0].training
+        True
+    """
+    # Module by module: a frozen encoder may be in evaluation mode while the head trains.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
