@@ -62,9 +62,9 @@ class AccuracySettings:
 
     heads: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
     seeds: int = 3
-    head_learning_rates: tuple[float, ...] = (0.01, 0.1)
-    learning_rate: float = 0.003
-    max_epochs: int = 20
+    head_learning_rates: tuple[float, ...] = (0.01, 0.05)
+    learning_rate: float = 0.01
+    max_epochs: int = 40
     batch_size: int = 64
     hidden: int = 64
     most_tasks: int = 32
