@@ -41,6 +41,9 @@ class _Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+# Click's error for a wrong call, which Typer gives no name of its own.
+_UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="qmtl",
     cls=_Commands,
@@ -80,7 +83,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a `QmtlError` is one line on standard error and exit status 2."""
+    """Run the command line; a wrong call or input is one line on standard error, and status 2."""
     # Torch and Lightning are a million objects. To look for garbage while they are imported takes
     # about a tenth of the time of a short command.
     gc.set_threshold(100_000, 20, 100)
@@ -88,7 +91,10 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            app()
+            sys.exit(app(standalone_mode=False))
+    except _UsageError as error:
+        _tell_usage(error)
+        sys.exit(2)
     except QmtlError as error:
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -114,6 +120,22 @@ def _show_warning(
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         text = f"warning: {' '.join(str(message).split())}\n"
     (file or sys.stderr).write(text)
+
+
+def _tell_usage(error: Any) -> None:
+    """Say in one line what is wrong with a call; for a group without a command, show its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    command, options = "qmtl", []
+    if error.ctx is not None:
+        command = error.ctx.command_path
+        options = [name for option in error.ctx.command.params for name in option.opts]
+    hint = f"see {command} --help"
+    if "--set" in options and hasattr(error, "option_name"):
+        hint = f"a recipe's keys go with --set, as in --set training.max_epochs=3; {hint}"
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    print(f"qmtl: {message[0].lower()}{message[1:]}; {hint}", file=sys.stderr)
 
 
 def _tell(interrupt: KeyboardInterrupt) -> None:

@@ -129,3 +129,30 @@ def test_names_that_are_nearly_right(qmtl, words, nearest):
 def test_a_backend_that_is_nearly_right(qmtl, run):
     pytest.importorskip("qiskit_ibm_runtime")
     assert "did you mean 'fake_fez'" in qmtl.bad("noise", run, "--backend", "fake_fex")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "'train'"),
+        (["--fast"], "--fast"),
+        (["ibm", "submitt"], "'submit'"),
+        (["predict"], "'run'"),
+        (["train", "digits", "--out"], "'--out'"),
+        (["train", "digits", "--epochs", 3], "--set training.max_epochs=3"),
+        (["bench", "digits", "--seeds", 0], "'--seeds'"),
+        (["bench", "digits", "--seeds", "many"], "'--seeds'"),
+        (["evaluate", "one", "two"], "two"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(map(str, value)),
+)
+def test_a_wrong_call_is_told_in_one_line_with_where_to_look(qmtl, words, expected):
+    told = qmtl.bad(*words)
+    assert expected in told
+    assert "--help" in told
+
+
+@pytest.mark.parametrize("words", [(), ("ibm",), ("circuits",)], ids=" ".join)
+def test_a_group_without_a_command_shows_its_help(qmtl, words):
+    answer = qmtl(*words)
+    assert "Usage" in answer.out + answer.err
