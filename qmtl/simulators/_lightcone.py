@@ -16,6 +16,7 @@ from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators._angles import TableBuilder
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._chain import ChainEngine, chained_tasks
+from qmtl.simulators._choice import choose_plan, engine_of
 from qmtl.simulators._cones import wire_table
 from qmtl.simulators._contract import (
     ANGLE_MAPS,
@@ -26,7 +27,6 @@ from qmtl.simulators._contract import (
     output_layout,
 )
 from qmtl.simulators._engine import Engine
-from qmtl.simulators._engines import choose_plan, engine_of
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._memory import cause_of_size, memory_limit
 from qmtl.simulators._plan import Plan, build_plan

@@ -8,7 +8,7 @@ import torch
 from qmtl import AngleEncoding, HeadCircuit, IdentityAnsatz, IQPEncoding, RealAmplitudes, Task
 from qmtl.circuit import Angle, Gate, entangler_gates
 from qmtl.pennylane import PennyLaneSimulator
-from qmtl.simulators import LightConeSimulator, _engines, _lightcone
+from qmtl.simulators import LightConeSimulator, _choice, _lightcone
 from qmtl.simulators._amplitudes import AmplitudeEngine, build_program
 from qmtl.simulators._pauli import PauliEngine, pauli_program
 from qmtl.simulators._plan import build_plan
@@ -84,7 +84,7 @@ class OneEngine(LightConeSimulator):
 
     def _new(self, *arguments):
         def plan_of(circuit, tasks, plan):
-            may = self.joint and _engines._may_join(circuit, plan)
+            may = self.joint and _choice._may_join(circuit, plan)
             return build_plan(circuit, tasks, joint=True) if may else plan
 
         own = {"engine_of": lambda group, *, compiled: self.make(group), "choose_plan": plan_of}
