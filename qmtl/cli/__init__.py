@@ -89,12 +89,9 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app()
-    except QmtlError as error:
+    except (QmtlError, OSError) as error:
+        # An OSError is, for example, a file that cannot be written, or a full disk.
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        # For example, a file that cannot be written, or a full disk.
-        print(f"qmtl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         _tell(interrupt)

@@ -9,8 +9,8 @@ from qmtl._io import print_table
 from qmtl.cli._options import (
     Delimiter,
     RunDirectory,
-    expanded,
     label_task,
+    path_argument,
     path_option,
     read_inputs,
 )
@@ -20,10 +20,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 
 def adapt(
     run: RunDirectory,
-    table: Annotated[
-        Path,
-        typer.Argument(callback=expanded, help="CSV with the run's input columns and the target."),
-    ],
+    table: Annotated[Path, path_argument("CSV with the run's input columns and the target.")],
     target: Annotated[
         str, typer.Option(metavar="NAME[=KIND]", help="The column of the new task's labels.")
     ],
@@ -67,10 +64,7 @@ def adapt(
 
 
 def merge(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(callback=expanded, help="Run directories of the models to merge."),
-    ],
+    runs: Annotated[list[Path], path_argument("Run directories of the models to merge.")],
     out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
         str, typer.Option(help="arithmetic, disjoint, projective, concrete or atm.")

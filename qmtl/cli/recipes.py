@@ -14,8 +14,8 @@ from qmtl._io import print_table
 from qmtl.cli._options import (
     Delimiter,
     complete_recipe,
-    expanded,
     label_task,
+    path_argument,
     path_option,
     recipe_texts,
 )
@@ -107,7 +107,7 @@ def _about(name: str, text: str) -> tuple[str, str]:
 
 
 def init(
-    table: Annotated[Path, typer.Argument(callback=expanded, help="A CSV file with a header.")],
+    table: Annotated[Path, path_argument("A CSV file with a header.")],
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,7 +127,7 @@ def init(
 
     qmtl init table.csv --target price --target grade=multiclass --out mine.toml
     """
-    from qmtl.data import LabelTable
+    from qmtl.data import LabelTable, from_csv
 
     path = Path(f"{table.stem}.toml") if out is None else out
     check_out(path)
@@ -145,12 +145,16 @@ def init(
             unclear[name] = tuple(error.kinds) if isinstance(error, UnclearKindError) else ()
             return None
 
-    wanted = {} if not target else _given(target, labels, table)
-    if not wanted:
-        last = next((name for name in reversed(names) if task_of(name) is not None), None)
-        found = None if last is None else task_of(last)
-        wanted = {found.name: found.kind} if found is not None else _no_target(labels)
-    data = _load(table, wanted, delimiter)
+    if target:
+        wanted = _given(target, labels, table)
+    else:
+        last = next(filter(None, map(task_of, reversed(names))), None) or _no_target(labels)
+        wanted = {last.name: last.kind}
+    with warnings.catch_warnings():
+        # The recipe lists the columns that are left out.
+        warnings.simplefilter("ignore")
+        # Load the data as training will, so that errors show now.
+        data = from_csv(table, targets=wanted, delimiter=delimiter)
     lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
     for name in names[:MOST]:
         if name not in wanted and task_of(name) is not None:
@@ -206,16 +210,6 @@ def _no_target(labels: "LabelTable") -> NoReturn:
             f"NAME=KIND with the kind binary, multiclass or regression"
         ) from None
     raise AssertionError("the last column has a task")
-
-
-def _load(table: Path, wanted: dict[str, str], delimiter: str | None) -> "MultiTaskData":
-    """Load the data as training will, so that errors show now."""
-    from qmtl.data import from_csv
-
-    with warnings.catch_warnings():
-        # The recipe lists the columns that are left out.
-        warnings.simplefilter("ignore")
-        return from_csv(table, targets=wanted, delimiter=delimiter)
 
 
 def _target_line(name: str, task: "Task | None", kind: str | None) -> str:

@@ -9,15 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, path_option, read_inputs
+from qmtl.cli._options import (
+    Delimiter,
+    RunDirectory,
+    Split,
+    path_argument,
+    path_option,
+    read_inputs,
+)
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
 
 
 def runs(
-    folder: Annotated[
-        Path, typer.Argument(callback=expanded, help="The folder of the runs.")
-    ] = Path("runs"),
+    folder: Annotated[Path, path_argument("The folder of the runs.")] = Path("runs"),
 ) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
@@ -173,20 +178,12 @@ def affinity(
     if found.pairs.empty:
         raise InvalidInputError(f"the run {run} has one task only; affinity compares two")
     columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")
-    rows = (
-        (
-            f"{row.first}, {row.second}",
-            row.shared_rows,
-            f"{row.overlap:.0%}",
-            *(
-                ("–", "–")
-                if row.cosine != row.cosine
-                else (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
-            ),
-            row.verdict,
-        )
-        for row in found.pairs.itertuples()
-    )
+    rows = []
+    for row in found.pairs.itertuples():
+        interval = (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
+        cosine = ("–", "–") if row.cosine != row.cosine else interval
+        names = f"{row.first}, {row.second}"
+        rows.append((names, row.shared_rows, f"{row.overlap:.0%}", *cosine, row.verdict))
     print_table(columns, rows, title=f"{opened.path}: gradient affinity on {split} rows")
     if out is not None:
         write_affinity(found, out)
@@ -214,9 +211,7 @@ def _attack(name: str | None, options: dict[str, Any]) -> Any:
 
 def predict(
     run: RunDirectory,
-    table: Annotated[
-        Path, typer.Argument(callback=expanded, help="CSV with the run's input columns.")
-    ],
+    table: Annotated[Path, path_argument("CSV with the run's input columns.")],
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
     decimal: Annotated[
@@ -244,9 +239,7 @@ def predict(
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(callback=expanded, help="Run directories to show side by side.")
-    ],
+    runs: Annotated[list[Path], path_argument("Run directories to show side by side.")],
     out: Annotated[
         Path | None,
         path_option("File to write. [RUN/report.html; for several runs, report.html here]"),

@@ -10,16 +10,15 @@ from qmtl.cli._options import (
     Overrides,
     complete_heads,
     complete_recipe,
-    expanded,
     parse_numbers,
-    parse_scales,
+    path_argument,
     path_option,
 )
 from qmtl.cli._output import make_folder
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from qmtl.experiments import NoiseSection, Recipe
+    from qmtl.experiments import Recipe
 
 
 SCALES = "0,0.5,1,2,4"
@@ -28,10 +27,9 @@ SCALES = "0,0.5,1,2,4"
 def bench(
     recipes: Annotated[
         list[str],
-        typer.Argument(
+        path_argument(
+            "Built-in recipes, or .toml files.",
             metavar="RECIPE...",
-            help="Built-in recipes, or .toml files.",
-            callback=expanded,
             autocompletion=complete_recipe,
         ),
     ],
@@ -79,13 +77,11 @@ def bench(
     from qmtl.experiments import Workers, parse_grid, read_recipe
 
     overrides = [*(set_ or [])]
-    if heads is not None:
-        overrides.append(f"bench.heads={[name.strip() for name in heads.split(',')]!r}")
-    if seeds is not None:
-        overrides.append(f"bench.seeds={seeds}")
-    if seed is not None:
-        overrides.append(f"bench.first_seed={seed}")
-    values: dict[str, Any] = {} if grid is None else {"bench.grid": parse_grid(grid)}
+    types = None if heads is None else [name.strip() for name in heads.split(",")]
+    for key, value in {"heads": types, "seeds": seeds, "first_seed": seed}.items():
+        if value is not None:
+            overrides.append(f"bench.{key}={value!r}")
+    values = {} if grid is None else {"bench.grid": parse_grid(grid)}
     chosen = [read_recipe(recipe, overrides).with_values(values) for recipe in recipes]
     names = [recipe.name for recipe in chosen]
     for name in names:
@@ -103,7 +99,7 @@ def bench(
 
 
 def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
-    """Run one recipe, write and show its tables; returns the number of failed cells."""
+    """Run one recipe, write and show its tables; return the number of failed cells."""
     from rich.console import Console
 
     from qmtl.experiments import bench as run_bench
@@ -207,10 +203,7 @@ def trainability(
 
 
 def noise(
-    run: Annotated[
-        Path | None,
-        typer.Argument(callback=expanded, help="Run directory of the model to evaluate."),
-    ] = None,
+    run: Annotated[Path | None, path_argument("Run directory of the model to evaluate.")] = None,
     backend: Annotated[
         str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
     ] = None,
@@ -269,7 +262,7 @@ def noise(
 
     qmtl noise --study --one-qubit 0.0003 --two-qubit 0.003 --readout 0.01
     """
-    from qmtl.experiments import run_robustness, run_study
+    from qmtl.experiments import NoiseSection, run_robustness, run_study
 
     if (run is None) != study:
         raise InvalidInputError("give a run directory, or --study, and not both")
@@ -277,28 +270,7 @@ def noise(
     for name, value in of_runs.items():
         if study and value is not None:
             raise InvalidInputError(f"--study does not take --{name}")
-    scales = parse_scales("--scale", SCALES if scale is None else scale)
-    source = _source(backend, relaxation, file, one_qubit, two_qubit, readout)
-    folder = out if out is not None else (Path("noise") if run is None else run / "noise")
-    if run is None:
-        make_folder(folder)
-        run_study(source.device_noise, folder, seed)
-    else:
-        options: Any = {"shots": shots, "extrapolate": extrapolate, "seed": seed}
-        run_robustness(run, source, folder, scales, split=split or "test", **options)
-    print(f"wrote {folder}")
-
-
-def _source(
-    backend: str | None,
-    relaxation: bool,
-    file: Path | None,
-    one_qubit: float,
-    two_qubit: float,
-    readout: float,
-) -> "NoiseSection":
-    from qmtl.experiments import NoiseSection
-
+    scales = parse_numbers("--scale", SCALES if scale is None else scale, least=0, kind=float)
     numbers = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
     if (backend is not None) + (file is not None) + any(numbers.values()) != 1:
         raise InvalidInputError(
@@ -308,4 +280,12 @@ def _source(
     if not relaxation and backend is None:
         raise InvalidInputError("--no-relaxation needs --backend")
     saved = None if file is None else str(file)
-    return NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)
+    source = NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)
+    folder = out if out is not None else (Path("noise") if run is None else run / "noise")
+    if run is None:
+        make_folder(folder)
+        run_study(source.device_noise, folder, seed)
+    else:
+        options: Any = {"shots": shots, "extrapolate": extrapolate, "seed": seed}
+        run_robustness(run, source, folder, scales, split=split or "test", **options)
+    print(f"wrote {folder}")

@@ -1,8 +1,7 @@
 """``qmtl train``: train a recipe into a run directory."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,23 +10,19 @@ from qmtl.cli._options import (
     SeedOption,
     complete_head,
     complete_recipe,
-    expanded,
+    path_argument,
     path_option,
     with_seed,
 )
 from qmtl.cli._output import show_run
 from qmtl.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from qmtl.experiments import Run
-
 
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(
-            help="A built-in recipe (digits), or a path to a .toml file.",
-            callback=expanded,
+        path_argument(
+            "A built-in recipe (digits), or a path to a .toml file.",
             autocompletion=complete_recipe,
         ),
     ] = None,
@@ -75,7 +70,15 @@ def train(
         before = results.stat().st_mtime_ns if results.is_file() else None
         run = resume_run(resume, set_ or ())
         if before == results.stat().st_mtime_ns:
-            print(_nothing_trained(resume, run, set_ or ()))
+            done = run.results["epochs"]
+            wanted = read_recipe(resume / "recipe.toml", set_ or ()).training.max_epochs
+            if set_ and wanted is not None and wanted <= done:
+                print(
+                    f"the run {resume} has trained {done} epochs already, and max_epochs is "
+                    f"{wanted}; nothing was trained"
+                )
+            else:
+                print(f"the run {resume} had finished already; nothing was trained")
     else:
         assert recipe is not None
         overrides = with_seed(set_, seed)
@@ -88,17 +91,3 @@ def train(
             from qmtl.experiments import write_report
 
             print(f"report: {write_report([run.path], run.path / 'report.html')}")
-
-
-def _nothing_trained(folder: Path, run: "Run", overrides: Sequence[str]) -> str:
-    """Say why a finished run was not trained further."""
-    from qmtl.experiments import read_recipe
-
-    done = run.results["epochs"]
-    wanted = read_recipe(folder / "recipe.toml", overrides).training.max_epochs
-    if overrides and wanted is not None and wanted <= done:
-        return (
-            f"the run {folder} has trained {done} epochs already, and max_epochs is {wanted}; "
-            f"nothing was trained"
-        )
-    return f"the run {folder} had finished already; nothing was trained"

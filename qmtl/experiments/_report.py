@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from qmtl._html import facts, hardware_facts, rendered, table
 from qmtl._io import __version__, write_text
-from qmtl.circuit import circuit_parts
+from qmtl.circuit import HeadCircuit, circuit_parts
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._prediction_plots import (
     plot_calibration,
@@ -46,21 +47,15 @@ MOST_HARDWARE_ROWS = 60
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the report of finished runs as one HTML file, atomically.
+    """Write the report of finished runs, side by side, as one HTML file; return its path.
 
-    Args:
-        paths: run directories, shown side by side in this order.
-        out: the file to write; an existing file is replaced.
-
-    Returns:
-        The path of the file.
+    An existing file is replaced.
 
     Raises:
         InvalidInputError: for an empty list, or a run that is given twice.
         RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
     """
-    text = render_report(read_runs(paths))
-    write_text(Path(out), text)
+    write_text(Path(out), render_report(read_runs(paths)))
     return Path(out)
 
 
@@ -80,7 +75,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         predictions=_predictions(runs, list(tasks.values())[:MOST_TASKS]),
         weighted=any(getattr(content.run.recipe.data, "weights", None) for content in runs),
         hidden_tasks=max(0, len(tasks) - MOST_TASKS),
-        circuits=[_circuit(content, runs) for content in _distinct(runs)],
+        circuits=_circuits(runs),
         plans=_plans(runs),
         experts=[_experts(content) for content in runs if "utilisation" in content.run.results],
         noises=[_noise(content) for content in runs if content.noise],
@@ -121,30 +116,21 @@ def _predictions(
     return {title: own for title, own in found.items() if any(own.values())}
 
 
-def _quantum(content: RunContent) -> bool:
-    return isinstance(content.model.head, QuantumHead)
-
-
-def _distinct(runs: Sequence[RunContent]) -> list[RunContent]:
-    """Return the first run of each quantum circuit."""
-    first: dict[Any, RunContent] = {}
+def _circuits(runs: Sequence[RunContent]) -> list[Part]:
+    users: dict[HeadCircuit, list[str]] = {}
     for content in runs:
-        if _quantum(content):
-            first.setdefault(content.model.head.circuit, content)
-    return list(first.values())
-
-
-def _circuit(content: RunContent, runs: Sequence[RunContent]) -> Part:
-    circuit = content.model.head.circuit
-    users = [c.label for c in runs if _quantum(c) and c.model.head.circuit == circuit]
-    title = f"Circuit of {', '.join(users)}" if len(runs) > 1 else ""
-    return Part(title, circuit_parts(circuit))
+        if isinstance(content.model.head, QuantumHead):
+            users.setdefault(content.model.head.circuit, []).append(content.label)
+    return [
+        Part(f"Circuit of {', '.join(labels)}" if len(runs) > 1 else "", circuit_parts(circuit))
+        for circuit, labels in users.items()
+    ]
 
 
 def _plans(runs: Sequence[RunContent]) -> list[Part]:
     users: dict[Explanation, list[str]] = {}
     for content in runs:
-        if _quantum(content):
+        if isinstance(content.model.head, QuantumHead):
             plan = content.model.head.explain(content.run.recipe.training.batch_for(0))
             users.setdefault(plan, []).append(content.label)
     return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
@@ -212,16 +198,11 @@ MOST_TARGETS = 6
 
 def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
     """Return one figure per run for each loss and main metric, on one scale for all runs."""
-    panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
+    panels: dict[tuple[str, str], list[tuple[RunContent, list[str]]]] = {}
     for content in runs:
-        kept = int(content.run.results["best_epoch"])
         for split, metric, tasks in _wanted(content):
-            draw = _curve(content, split, metric, tasks, kept)
-            panels.setdefault((split, metric), {})[content.label] = draw
-    return [
-        _on_one_scale(drawn, f"{metric} on the {split} split")
-        for (split, metric), drawn in panels.items()
-    ]
+            panels.setdefault((split, metric), []).append((content, tasks))
+    return [_on_one_scale(split, metric, drawn) for (split, metric), drawn in panels.items()]
 
 
 def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
@@ -236,35 +217,26 @@ def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
     yield from (one for one in asked if one[:2] in has)
 
 
-def _curve(
-    content: RunContent, split: str, metric: str, tasks: Sequence[str], kept: int
-) -> "Callable[[Axes], Axes]":
-    return lambda ax: plot_curves(
-        content.history, ax, metric=metric, split=split, tasks=tasks, kept=kept
-    )
-
-
 def _on_one_scale(
-    drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str
+    split: str, metric: str, drawn: Sequence[tuple[RunContent, list[str]]]
 ) -> list[tuple[str, Markup]]:
     from matplotlib.figure import Figure
 
     with style():
-        figures = {label: Figure(figsize=WIDE) for label in drawn}
-        axes = [draw(figures[label].subplots()) for label, draw in drawn.items()]
-        low, high = (pick(ax.get_ylim()[i] for ax in axes) for i, pick in ((0, min), (1, max)))
+        figures = {content.label: Figure(figsize=WIDE) for content, _ in drawn}
+        axes = [figure.subplots() for figure in figures.values()]
+        for ax, (content, tasks) in zip(axes, drawn, strict=True):
+            kept = int(content.run.results["best_epoch"])
+            plot_curves(content.history, ax, metric=metric, split=split, tasks=tasks, kept=kept)
+        limits = [ax.get_ylim() for ax in axes]
         for ax in axes:
-            ax.set_ylim(low, high)
-        return [(label, inline_svg(f, f"{label}: {what}")) for label, f in figures.items()]
+            ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        what = f"{metric} on the {split} split"
+        return [(label, inline_svg(one, f"{label}: {what}")) for label, one in figures.items()]
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """Yield all plots of a task's predictions that suit its kind and labels.
-
-    Args:
-        found: predictions and targets.
-        label: label of the run.
-    """
+    """Yield all plots of a task's predictions that suit its kind and labels, for a run's label."""
     task, targets = found.task, found.targets
     if targets is None:
         return
@@ -272,24 +244,21 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
         "binary": [plot_roc, plot_confusion, plot_calibration],
         "multiclass": [plot_confusion, plot_calibration],
         "multilabel": [plot_roc],
-        "regression": [plot_regression],
+        "regression": [
+            partial(plot_regression, target=target)
+            for target in range(min(task.n_outputs, MOST_TARGETS))
+        ],
     }
     for plot in plots[task.kind]:
-        for output in range(_times(task)):
-            more = {"target": output} if task.kind == "regression" else {}
-            try:
-                with style():
-                    figure = _figure(legend=task.kind == "multilabel")
-                    plot(task, found.predictions, targets, figure.subplots(), **more)
-                    what = plot.__name__.removeprefix("plot_")
-                    yield inline_svg(figure, f"{label}: {what} of {task.name}")
-            except InvalidInputError:
-                # Labels of a single class, or no labels: there is nothing to draw.
-                continue
-
-
-def _times(task: Task) -> int:
-    return min(task.n_outputs, MOST_TARGETS) if task.kind == "regression" else 1
+        what = getattr(plot, "func", plot).__name__.removeprefix("plot_")
+        try:
+            with style():
+                figure = _figure(legend=task.kind == "multilabel")
+                plot(task, found.predictions, targets, figure.subplots())
+                yield inline_svg(figure, f"{label}: {what} of {task.name}")
+        except InvalidInputError:
+            # Labels of a single class, or no labels: there is nothing to draw.
+            continue
 
 
 def _figure(*, legend: bool = False) -> "Figure":

@@ -31,7 +31,7 @@ from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.experiments._statistics import Fit, exponential_rate, power_law
 from qmtl.experiments._sweep import Cell, CellStore, Workers, results_of, run_cells
 from qmtl.heads import INITIAL_STD
-from qmtl.plotting import legend_below, line_look, number_axis, save_figure, style
+from qmtl.plotting import legend_below, line_look, number_axis, panels, save_figure
 from qmtl.simulators import ANGLE_MAPS, LightConeSimulator
 from qmtl.tasks import Task
 
@@ -57,18 +57,13 @@ Panel = tuple[str, str, str, int | None]
 
 @dataclass(frozen=True)
 class Case:
-    """One circuit whose gradient is sampled.
+    """One circuit whose gradient is sampled, with `tasks` registers side by side.
 
-    Attributes:
-        study: the varied quantity: wires, block layers, encoding layers or tasks.
-        readout: ``local`` is Z on the register's first wire, ``global-string`` is Z⊗…⊗Z on all of
-            its wires, ``global-projector`` is the probability of |0…0⟩.
-        initial: ``uniform`` draws every angle and weight from [0, 2π); ``default`` draws weights as
-            `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
-        entangler: entangler of the block; the encoding has the default one.
-        wires, block_layers, encoding_layers: numbers of the register's wires, and of the layers of
-            the `RotationAnsatz` and of the `AngleEncoding`.
-        tasks: number of registers side by side; the gradient is the first task's.
+    The `study` is the quantity that is varied. The `readout` ``local`` is Z on the register's first
+    wire, ``global-string`` is Z⊗…⊗Z on all of its wires, ``global-projector`` is the probability of
+    |0…0⟩. The `initial` distribution ``uniform`` draws every angle and weight from [0, 2π);
+    ``default`` draws weights as `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
+    The `entangler` is that of the block; the encoding has the default one.
     """
 
     study: str
@@ -157,16 +152,11 @@ def cases(settings: TrainabilitySettings) -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class GradientVariance:
-    """The sampled variance of one weight's gradient.
+    """The sampled variance of one weight's gradient, with its standard error.
 
-    Attributes:
-        case: the circuit.
-        weight: ``block``: of the first RY of the task's block on its first wire; ``encoding``: of
-            the encoding's first trainable rotation on that wire.
-        samples: number of random draws of all angles and weights.
-        variance: variance of the derivative of the readout's value (in [-1, 1] or [0, 1]) with
-            respect to the weight.
-        error: standard error of the variance.
+    The gradient is that of the first task's value (in [-1, 1] or [0, 1]). The weight ``block`` is
+    of the first RY of its block on its first wire, ``encoding`` of the encoding's first trainable
+    rotation on that wire.
     """
 
     case: Case
@@ -252,10 +242,9 @@ class VarianceCell(Cell):
 
 
 def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, int, str], Fit]:
-    """Fit the rates at which the variance changes with wires: as 2^(slope · wires).
+    """Fit the rates at which the variance changes with wires, as 2^(slope · wires), by `RATE_KEYS`.
 
-    A dictionary from (readout, initial, entangler, block layers, weight) to the fit. Series with
-    fewer than two positive variances are left out.
+    Series with fewer than two positive variances are left out.
     """
     import pandas as pd
 
@@ -347,8 +336,8 @@ def run_trainability(
     ]
     write_csv(out / "rates.csv", rows)
     blocks = [one for one in found if one.weight == "block"]
-    for name, panels in _figures(settings).items():
-        save_figure(_figure(blocks, panels), out / f"{name}.png")
+    for name, shown in _figures(settings).items():
+        save_figure(_figure(blocks, shown), out / f"{name}.png")
     say(
         f"variance of a block weight's gradient over {settings.samples} draws, as 2^(rate · "
         f"wires): a rate of -1 halves it with each wire"
@@ -390,32 +379,24 @@ def _figures(settings: TrainabilitySettings) -> dict[str, list[Panel]]:
     }
 
 
-def _figure(found: Sequence[GradientVariance], panels: Sequence[Panel]) -> "Figure":
+def _figure(found: Sequence[GradientVariance], shown: Sequence[Panel]) -> "Figure":
     """Draw a row of panels for each initial distribution, or one row if there is one panel."""
-    from matplotlib.figure import Figure
-
-    n = len(panels)
-    rows, columns = (len(INITIALS), n) if n > 1 else (1, len(INITIALS))
-    with style():
-        figure = Figure(figsize=(4.3 * columns, 3.5 * rows))
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for ax, (initial, panel) in zip(axes.flat, product(INITIALS, panels), strict=True):
-            title, study, entangler, layers = panel
-            own = [
-                one
-                for one in found
-                if (one.case.initial, one.case.study, one.case.entangler)
-                == (initial, study, entangler)
-                and layers in (None, one.case.block_layers)
-            ]
-            plot_variance(
-                own,
-                ax,
-                against=attrgetter(f"case.{study.replace(' ', '_')}"),
-                xlabel=XLABELS.get(study, study),
-                title=f"{title}\n{INITIALS[initial]}",
-            )
-        for ax in axes[:, 1:].flat:
+    draw = []
+    for initial, (title, study, entangler, layers) in product(INITIALS, shown):
+        wanted = (initial, study, entangler)
+        own = [
+            one
+            for one in found
+            if (one.case.initial, one.case.study, one.case.entangler) == wanted
+            and layers in (None, one.case.block_layers)
+        ]
+        varied = attrgetter(f"case.{study.replace(' ', '_')}")
+        xlabel, whole = XLABELS.get(study, study), f"{title}\n{INITIALS[initial]}"
+        draw.append(partial(plot_variance, own, against=varied, xlabel=xlabel, title=whole))
+    columns = len(shown) if len(shown) > 1 else len(INITIALS)
+    figure = panels(draw, columns, (4.3, 3.5), sharey=True)
+    for number, ax in enumerate(figure.axes):
+        if number % columns:
             ax.set_ylabel("")
     return figure
 

@@ -1,0 +1,67 @@
+"""Gradient affinities of a run's tasks, and the files they are written to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qmtl._io import write_text
+from qmtl.errors import InvalidInputError, check_integer
+from qmtl.experiments._build import build_model
+from qmtl.experiments._run_folder import Run
+
+if TYPE_CHECKING:
+    from qmtl.methods import Affinity
+
+KINDS = (".csv", ".png", ".svg", ".pdf")
+
+
+def run_affinity(
+    run: Run,
+    split: str = "validation",
+    *,
+    of: Literal["labels", "losses"] = "labels",
+    by: Literal["parameters", "features"] = "parameters",
+    epochs: int | None = None,
+) -> "Affinity":
+    """Call `qmtl.methods.affinity` for a run's model and a split of its data.
+
+    With `epochs`, the run's recipe is trained anew for so many before gradients are compared.
+
+    Raises:
+        InvalidInputError: for an unknown split, or less than one epoch.
+    """
+    from qmtl.methods import affinity
+
+    data = run.load_data(split)
+    if epochs is None:
+        model = run.load_model()
+    else:
+        from qmtl.training import fit
+
+        epochs = check_integer("epochs", epochs)
+        model = build_model(run.recipe, data)
+        changes = {"max_epochs": epochs, "patience": None, "restore_best": False}
+        fit(model, data, run.recipe.training.model_copy(update=changes), progress=False)
+    return affinity(model, data, split=split, of=of, by=by)
+
+
+def write_affinity(found: "Affinity", path: Path) -> None:
+    """Write the pairs as .csv, or the heat map as .png, .svg or .pdf; refuse other kinds."""
+    check_kind(path)
+    if path.suffix.lower() == ".csv":
+        write_text(path, found.pairs.to_csv(index=False, lineterminator="\n"))
+        return
+    from matplotlib.figure import Figure
+
+    from qmtl.plotting import save_figure, style
+
+    with style():
+        side = 3.2 + 0.45 * len(found.names)
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        found.plot(figure.subplots())
+    save_figure(figure, path)
+
+
+def check_kind(path: Path) -> None:
+    """Raise `InvalidInputError` if affinities cannot be written to a file of this kind."""
+    if path.suffix.lower() not in KINDS:
+        raise InvalidInputError(f"affinities are written as {', '.join(KINDS)}, got {path}")
