@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
-import typer
+from typer import Exit, Option, Typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
@@ -38,10 +38,10 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             # Typer would end the program without saying how to continue.
             _tell(interrupt)
-            raise typer.Exit(130) from None
+            raise Exit(130) from None
 
 
-app = typer.Typer(
+app = Typer(
     name="qmtl",
     cls=_Commands,
     help="Quantum heads for multi-task learning.",
@@ -67,13 +67,13 @@ app.command()(doctor.doctor)
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"qmtl {__version__}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass

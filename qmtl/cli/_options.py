@@ -10,8 +10,9 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
+from qmtl._html import listed
 from qmtl.errors import InvalidInputError, UnclearKindError, nearest
 
 if TYPE_CHECKING:
@@ -34,27 +35,25 @@ def expanded(value: Any) -> Any:
 
 def path_option(text: str, *names: str, **more: Any) -> Any:
     """Return an option that takes a path, with this help."""
-    return typer.Option(*names, callback=expanded, help=text, **more)
+    return Option(*names, callback=expanded, help=text, **more)
 
 
 def path_argument(text: str, **more: Any) -> Any:
     """Return an argument that takes paths, with this help."""
-    return typer.Argument(callback=expanded, help=text, **more)
+    return Argument(callback=expanded, help=text, **more)
 
 
 RunDirectory = Annotated[Path, path_argument("A run directory.")]
-Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Split = Annotated[str, Option(help="train, validation or test.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
 ]
 SeedOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Seed of split, encoder, head and training. [the recipe's]"),
+    int | None, Option(min=0, help="Seed of split, encoder, head and training. [the recipe's]")
 ]
 Delimiter = Annotated[
-    str | None,
-    typer.Option(help="Character between cells, \\\\t for a tab; detected by default."),
+    str | None, Option(help="Character between cells, \\\\t for a tab; detected by default.")
 ]
 
 
@@ -156,21 +155,17 @@ def read_inputs(
         near = [(name, nearest(name, free)) for name in missing[:8]]
         means = ", ".join(f"{own[0]!r} for {name!r}" for name, own in near if own)
         raise InvalidInputError(
-            f"{table}: the header lacks {_some(missing)} of {whose}the columns that the run's "
-            f"model needs; {f'is it {means}? ' if means else ''}it has {_some(header)}"
+            f"{table}: the header lacks {listed(map(repr, missing))} of {whose}the columns that "
+            f"the run's model needs; {f'is it {means}? ' if means else ''}it has "
+            f"{listed(map(repr, header))}"
         )
     for name, unseen in columns.unseen(rows).items():
         print(
-            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
-            f"and takes as blank",
+            f"warning: {table}: column {name!r} has {listed(map(repr, unseen))}, which the run "
+            f"has not seen and takes as blank",
             file=sys.stderr,
         )
     try:
         return columns.encode(rows), rows
     except InvalidInputError as error:
         raise InvalidInputError(f"{table}: {error}") from None
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:8])
-    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option, Typer
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from qmtl.circuit import HeadCircuit
     from qmtl.tasks import Task
 
-app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
+app = Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16
 Design = Annotated[
-    str,
-    path_argument("A design's name, or a .toml file.", autocompletion=complete_design),
+    str, path_argument("A design's name, or a .toml file.", autocompletion=complete_design)
 ]
 TaskOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--task",
         metavar="NAME:KIND[:N]",
         help="A task, such as a:binary or b:multiclass:3; repeatable. [a:binary b:multiclass:3]",
@@ -75,7 +74,7 @@ def show(design: Design, task: TaskOption = None) -> None:
 def export(
     design: Design,
     task: TaskOption = None,
-    format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
+    format_: Annotated[str, Option("--format", help="text, svg or qasm.")] = "qasm",
     out: Annotated[Path | None, path_option("File; standard output by default.")] = None,
 ) -> None:
     """Export a design as OpenQASM 3 with symbolic inputs, as SVG, or as text.
@@ -141,9 +140,7 @@ def explain(
         str,
         path_argument("A built-in recipe, a .toml file, or a run.", autocompletion=complete_recipe),
     ],
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows per step. [the recipe's]")
-    ] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Rows per step. [the recipe's]")] = None,
     set_: Overrides = None,
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.

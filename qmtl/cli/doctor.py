@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from statistics import median
 
 import typer
 
@@ -61,16 +60,13 @@ def needed(requirements: Iterable[str]) -> list[Needed]:
         for extra in ("", *extras):
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 wanted = str(requirement.specifier)
-                found.append(Needed(requirement.name, wanted, _installed(requirement.name), extra))
+                try:
+                    installed = metadata.version(requirement.name)
+                except metadata.PackageNotFoundError:
+                    installed = None
+                found.append(Needed(requirement.name, wanted, installed, extra))
                 break
     return sorted(found, key=lambda one: (one.extra, one.name.lower()))
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def doctor() -> None:
@@ -106,12 +102,10 @@ def doctor() -> None:
 
 
 def _system() -> str:
-    return "\n".join(
-        [
-            f"qmtl {__version__} in {Path(__file__).parents[1]}",
-            f"Python {platform.python_version()} in {sys.prefix}",
-            f"{platform.platform()}, {platform.machine()}\n",
-        ]
+    return (
+        f"qmtl {__version__} in {Path(__file__).parents[1]}\n"
+        f"Python {platform.python_version()} in {sys.prefix}\n"
+        f"{platform.platform()}, {platform.machine()}\n"
     )
 
 
@@ -148,14 +142,12 @@ def _devices() -> str:
     threads = counted(torch.get_num_threads(), "thread")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     simulators = sorted(entry.name for entry in metadata.entry_points(group="pennylane.plugins"))
-    return "\n".join(
-        [
-            "devices",
-            f"  CPU        {os.cpu_count()} cores, torch uses {threads}",
-            f"  CUDA       {', '.join(gpus) or 'none'}",
-            f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}",
-            f"  PennyLane  {', '.join(simulators)}\n",
-        ]
+    return (
+        "devices\n"
+        f"  CPU        {os.cpu_count()} cores, torch uses {threads}\n"
+        f"  CUDA       {', '.join(gpus) or 'none'}\n"
+        f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}\n"
+        f"  PennyLane  {', '.join(simulators)}\n"
     )
 
 
@@ -182,21 +174,20 @@ def _engine() -> tuple[str, bool]:
 def _threads() -> str:
     """Report the time of a training step with one thread, and with torch's number of threads."""
     import torch
+    from torch.utils.benchmark import Timer
 
     before = torch.get_num_threads()
     counts = sorted({1, before if before > 1 else os.cpu_count() or 1})
     lines = ["a training step of an MLP and a quantum head, the median"]
-    try:
-        for n_tasks, batch_size in SIZES:
-            step = _step(n_tasks, batch_size)
-            times = []
-            for count in counts:
-                torch.set_num_threads(count)
-                times.append(f"{1000 * _median(step):.1f} ms with {counted(count, 'thread')}")
-            sizes = f"{counted(n_tasks, 'task')}, {batch_size} rows"
-            lines.append(f"  {sizes:19}  {', '.join(times)}")
-    finally:
-        torch.set_num_threads(before)
+    for n_tasks, batch_size in SIZES:
+        step = _step(n_tasks, batch_size)
+        times = []
+        for count in counts:
+            timer = Timer("step()", globals={"step": step}, num_threads=count)
+            median = timer.blocked_autorange(min_run_time=0.3).median
+            times.append(f"{1000 * median:.1f} ms with {counted(count, 'thread')}")
+        sizes = f"{counted(n_tasks, 'task')}, {batch_size} rows"
+        lines.append(f"  {sizes:19}  {', '.join(times)}")
     return "\n".join(lines) + "\n"
 
 
@@ -224,15 +215,3 @@ def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def _median(step: Callable[[], None], seconds: float = 0.3) -> float:
-    """Return the median time of a step."""
-    step()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return median(times)

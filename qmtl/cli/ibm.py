@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Context, Exit, Option, Typer
 
 from qmtl._html import number
 from qmtl._io import print_table
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
     from qmtl.model import MultiTaskModel
 
-app = typer.Typer(
+app = Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
 # Options that are allowed for a run in the ledger.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
+Name = Annotated[str, Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
     Path | None, path_option("[the user's; or QMTL_LEDGER]", "--ledger", metavar="FILE")
 ]
-Backend = Annotated[str, typer.Option(help="ibm_fez, fake_fez, aer, …; see qmtl ibm backends.")]
-Samples = Annotated[int, typer.Option(min=1, help="The first rows of the split.")]
-Shots = Annotated[int, typer.Option(min=1, help="Measurements of each sample.")]
-Tasks = Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these tasks.")]
+Backend = Annotated[str, Option(help="ibm_fez, fake_fez, aer, …; see qmtl ibm backends.")]
+Samples = Annotated[int, Option(min=1, help="The first rows of the split.")]
+Shots = Annotated[int, Option(min=1, help="Measurements of each sample.")]
+Tasks = Annotated[str | None, Option(metavar="A,B,...", help="Only these tasks.")]
 MaxSeconds = Annotated[
-    float | None, typer.Option("--max-qpu-seconds", min=0, help="Refuse a run that needs more.")
+    float | None, Option("--max-qpu-seconds", min=0, help="Refuse a run that needs more.")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Another of the settings: primitive, mode, mitigation, resilience, twirl_gates, "
@@ -49,9 +49,7 @@ Set = Annotated[
 
 @app.command()
 def backends(
-    local: Annotated[
-        bool, typer.Option("--local", help="Only those that need no account.")
-    ] = False,
+    local: Annotated[bool, Option("--local", help="Only those that need no account.")] = False,
 ) -> None:
     """List the account's devices with their queues, and the backends that need no account.
 
@@ -92,7 +90,7 @@ def estimate(
 
 @app.command()
 def submit(
-    context: typer.Context,
+    context: Context,
     run: Annotated[str, path_argument("A run directory, or the name of a run to go on with.")],
     backend: Backend = "fake_fez",
     split: Split = "test",
@@ -102,14 +100,12 @@ def submit(
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
     again: Annotated[
-        bool, typer.Option("--again/--not-again", help="Measure again what was measured.")
+        bool, Option("--again/--not-again", help="Measure again what was measured.")
     ] = False,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Send failed or cancelled jobs again.")
+        bool, Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the results, and show them.")
-    ] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait for the results, and show them.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Send a run's model to a backend. After any interruption, the same command continues.
@@ -167,7 +163,7 @@ def submit(
         print(f"run {name} {at}; `{opened.command('fetch', name)}` shows it{more}")
 
 
-def _refuse_options(context: typer.Context, run: str) -> None:
+def _refuse_options(context: Context, run: str) -> None:
     """Raise for options that cannot change a run in the ledger."""
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -184,8 +180,8 @@ def _refuse_options(context: typer.Context, run: str) -> None:
 @app.command()
 def status(
     name: Name,
-    offline: Annotated[bool, typer.Option("--offline", help="Only what the ledger knows.")] = False,
-    log: Annotated[bool, typer.Option("--log", help="Also show the run's events.")] = False,
+    offline: Annotated[bool, Option("--offline", help="Only what the ledger knows.")] = False,
+    log: Annotated[bool, Option("--log", help="Also show the run's events.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Show a run's jobs.
@@ -205,7 +201,7 @@ def status(
 @app.command()
 def fetch(
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for jobs that are not done.")] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait for jobs that are not done.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Fetch results, store them in the ledger, and show them beside the predictions.
@@ -229,7 +225,7 @@ def fetch(
     if not found.is_complete:
         more = f"; `{opened.command('fetch', run, '--wait')}` waits"
         print(f"{found}{'' if found.run.is_local else more}")
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
@@ -21,9 +21,7 @@ from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
 
 
-def runs(
-    folder: Annotated[Path, path_argument("The folder of the runs.")] = Path("runs"),
-) -> None:
+def runs(folder: Annotated[Path, path_argument("The folder of the runs.")] = Path("runs")) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
@@ -97,17 +95,17 @@ def evaluate(
     run: RunDirectory,
     split: Split = "test",
     attack: Annotated[
-        str | None, typer.Option(help="Also compute metrics under an attack: fgsm or pgd.")
+        str | None, Option(help="Also compute metrics under an attack: fgsm or pgd.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Radius of the attack, in units of the inputs. [0.03]")
+        float | None, Option(help="Radius of the attack, in units of the inputs. [0.03]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of pgd. [5]")] = None,
-    norm: Annotated[str | None, typer.Option(help="Norm of the attack: linf or l2. [linf]")] = None,
+    steps: Annotated[int | None, Option(help="Steps of pgd. [5]")] = None,
+    norm: Annotated[str | None, Option(help="Norm of the attack: linf or l2. [linf]")] = None,
     low: Annotated[
-        float | None, typer.Option(help="Lower limit of attacked inputs, such as 0 for pixels.")
+        float | None, Option(help="Lower limit of attacked inputs, such as 0 for pixels.")
     ] = None,
-    high: Annotated[float | None, typer.Option(help="Upper limit of attacked inputs.")] = None,
+    high: Annotated[float | None, Option(help="Upper limit of attacked inputs.")] = None,
 ) -> None:
     """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
 
@@ -139,16 +137,14 @@ def affinity(
     run: RunDirectory,
     split: Split = "validation",
     of: Annotated[
-        str, typer.Option(help="What is differentiated: labels (times logits), or losses.")
+        str, Option(help="What is differentiated: labels (times logits), or losses.")
     ] = "labels",
     by: Annotated[
-        str, typer.Option(help="With respect to: shared parameters, or features.")
+        str, Option(help="With respect to: shared parameters, or features.")
     ] = "parameters",
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Train the recipe anew for this many epochs. [use the run's model]"
-        ),
+        Option(min=1, help="Train the recipe anew for this many epochs. [use the run's model]"),
     ] = None,
     out: Annotated[
         Path | None, path_option("Table (.csv) or heat map (.png, .svg, .pdf) to write.")
@@ -215,7 +211,7 @@ def predict(
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
     decimal: Annotated[
-        str | None, typer.Option(help="Decimal mark, . or a comma; detected by default.")
+        str | None, Option(help="Decimal mark, . or a comma; detected by default.")
     ] = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
@@ -266,12 +262,10 @@ def report(
 def export(
     run: RunDirectory,
     task: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this task; repeatable. [all tasks]"),
+        list[str] | None, Option(metavar="NAME", help="Only this task; repeatable. [all tasks]")
     ] = None,
     symbolic: Annotated[
-        bool,
-        typer.Option("--symbolic", help="Write weights as inputs, not as their trained values."),
+        bool, Option("--symbolic", help="Write weights as inputs, not as their trained values.")
     ] = False,
     onnx: Annotated[
         Path | None,

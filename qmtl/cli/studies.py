@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from qmtl._io import console
 from qmtl.cli._options import (
@@ -28,25 +28,21 @@ def bench(
     recipes: Annotated[
         list[str],
         path_argument(
-            "Built-in recipes, or .toml files.",
-            metavar="RECIPE...",
-            autocompletion=complete_recipe,
+            "Built-in recipes, or .toml files.", metavar="RECIPE...", autocompletion=complete_recipe
         ),
     ],
     heads: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="A,B,...", help="Types of heads. [the recipe's]", autocompletion=complete_heads
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first seed. [0]")] = None,
+    seeds: Annotated[int | None, Option(min=1, help="Number of seeds. [the recipe's]")] = None,
+    seed: Annotated[int | None, Option(min=0, help="The first seed. [0]")] = None,
     set_: Overrides = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="KEY=V1,V2,...",
             help="Values that every head tries, instead of the recipe's grid; repeatable.",
         ),
@@ -55,11 +51,10 @@ def bench(
         "bench"
     ),
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of cells at once. [one per core]")
+        int | None, Option(min=1, help="Number of cells at once. [one per core]")
     ] = None,
     cluster: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…"),
+        str | None, Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…")
     ] = None,
 ) -> None:
     """Compare heads on every seed, each at its best setting of the grid.
@@ -120,11 +115,10 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
 def scaling(
     tasks: Annotated[
-        str,
-        typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32."),
+        str, Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32.")
     ] = "2,4,8,16,32,64,128,256,512,1024",
     parts: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Parts to run.")
+        str, Option(metavar="A,B,...", help="Parts to run.")
     ] = "parameters,cost,accuracy",
     data: Annotated[
         Path | None,
@@ -133,10 +127,10 @@ def scaling(
             "[digits, by halves of the ten classes]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of the accuracy part.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows of the timed step.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Number of threads of the timed step.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of training runs at once.")] = 2,
+    seeds: Annotated[int, Option(min=1, help="Number of seeds of the accuracy part.")] = 3,
+    batch_size: Annotated[int, Option(min=1, help="Number of rows of the timed step.")] = 32,
+    threads: Annotated[int, Option(min=1, help="Number of threads of the timed step.")] = 1,
+    jobs: Annotated[int, Option(min=1, help="Number of training runs at once.")] = 2,
     out: Annotated[Path, path_option("Folder for CSV files and plots.")] = Path("scaling"),
 ) -> None:
     """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
@@ -170,16 +164,16 @@ def scaling(
 
 def trainability(
     wires: Annotated[
-        str, typer.Option(metavar="N1,N2,...", help="Numbers of wires of one register.")
+        str, Option(metavar="N1,N2,...", help="Numbers of wires of one register.")
     ] = "2,4,6,8,10",
     layers: Annotated[
-        str, typer.Option(metavar="L1,L2,...", help="Numbers of layers of block and encoding.")
+        str, Option(metavar="L1,L2,...", help="Numbers of layers of block and encoding.")
     ] = "1,2,4,8,16,32",
     tasks: Annotated[
-        str, typer.Option(metavar="T1,T2,...", help="Numbers of tasks of two wires each.")
+        str, Option(metavar="T1,T2,...", help="Numbers of tasks of two wires each.")
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
-    samples: Annotated[int, typer.Option(min=2, help="Number of random draws per circuit.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    samples: Annotated[int, Option(min=2, help="Number of random draws per circuit.")] = 200,
+    seed: Annotated[int, Option(min=0, help="Seed of the draws.")] = 0,
     out: Annotated[Path, path_option("Folder for CSV and plots.")] = Path("trainability"),
 ) -> None:
     """Sample gradients at random weights, for local and global readouts, and fit their decay.
@@ -204,44 +198,42 @@ def trainability(
 
 def noise(
     run: Annotated[Path | None, path_argument("Run directory of the model to evaluate.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
-    ] = None,
+    backend: Annotated[str | None, Option(help="A fake IBM backend, such as fake_fez.")] = None,
     relaxation: Annotated[
-        bool, typer.Option(help="Whether wires relax, during gates and while they wait.")
+        bool, Option(help="Whether wires relax, during gates and while they wait.")
     ] = True,
     file: Annotated[
         Path | None, path_option("JSON file with the noise.", "--noise", metavar="FILE")
     ] = None,
     one_qubit: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of one-wire gates.")
+        float, Option(min=0, max=1, help="Error probability of one-wire gates.")
     ] = 0.0,
     two_qubit: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of two-wire gates.")
+        float, Option(min=0, max=1, help="Error probability of two-wire gates.")
     ] = 0.0,
     readout: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of reading a bit.")
+        float, Option(min=0, max=1, help="Error probability of reading a bit.")
     ] = 0.0,
     scale: Annotated[
         str | None,
-        typer.Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
+        Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(min=1, help="Number of measurements per sample. [exact values]")
+        int | None, Option(min=1, help="Number of measurements per sample. [exact values]")
     ] = None,
     extrapolate: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="METHOD",
             help="Zero-noise extrapolation from the scales >= 1: richardson (the polynomial "
             "through all), linear or exponential.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test. [test]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the shots, or of the study.")] = 0,
+    split: Annotated[str | None, Option(help="train, validation or test. [test]")] = None,
+    seed: Annotated[int, Option(min=0, help="Seed of the shots, or of the study.")] = 0,
     study: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--study",
             help="Without a run: robustness against number of tasks, depth and entangler.",
         ),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from qmtl.cli._options import (
     Overrides,
@@ -22,8 +22,7 @@ def train(
     recipe: Annotated[
         str | None,
         path_argument(
-            "A built-in recipe (digits), or a path to a .toml file.",
-            autocompletion=complete_recipe,
+            "A built-in recipe (digits), or a path to a .toml file.", autocompletion=complete_recipe
         ),
     ] = None,
     out: Annotated[
@@ -33,7 +32,7 @@ def train(
     seed: SeedOption = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="HEAD",
             help="Also train a head of this type, such as linear; repeatable.",
             autocompletion=complete_head,
@@ -43,7 +42,7 @@ def train(
         Path | None, path_option("Continue a run, or train it longer.", metavar="DIR")
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Also write RUN/report.html; see qmtl report.")
+        bool, Option("--report", help="Also write RUN/report.html; see qmtl report.")
     ] = False,
 ) -> None:
     """Train a recipe and show the result per task.

@@ -157,11 +157,8 @@ def bench(
     validation splits of the first seeds; the other seeds run with the chosen setting only. Cells
     with a result in the folder are not run again.
 
-    Args:
-        recipe: data, encoder, circuit, training, and the heads to compare.
-        out: output folder; results go to its subfolder ``cells``.
-        workers: where cells run; None for the processes of this machine.
-        report: see `run_cells`.
+    Results go to the subfolder ``cells`` of `out`. For `workers` (by default the processes of this
+    machine) and `report` see `run_cells`.
 
     Raises:
         InvalidInputError: for an error that every cell would have: an unknown key of the grid, a

@@ -321,7 +321,7 @@ def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
         figures[folder / SCORES] = panels([scores], 1, (8, 4.5))
     if summary.compare():
         forests = [partial(plot_forest, summary, task) for task in (None, *summary.tasks)]
-        height = 0.9 + 0.24 * len(summary.compare())
+        height = 1.4 + 0.24 * len(summary.compare())
         figure = panels(forests, min(3, len(forests)), (3.6, height), sharey=True)
         for ax in figure.axes:
             ax.set_xlabel("")

@@ -32,18 +32,21 @@ from qmtl.experiments._report_content import (
 )
 from qmtl.experiments._robustness import NONE, UnderNoise, plot_under_noise
 from qmtl.heads import QuantumHead
-from qmtl.plotting import inline_svg, style
+from qmtl.plotting import inline_svg, panels
 from qmtl.simulators import Explanation
 from qmtl.tasks import Task
 from qmtl.training import LOWER_IS_BETTER, TaskPredictions, plot_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # With figures of more tasks, browsers scroll the page slowly.
 MOST_TASKS = 24
 MOST_HARDWARE_ROWS = 60
+MOST_TARGETS = 6
+# Inches; two or three figures fit side by side on a screen, one on a telephone. A long legend
+# below the axes needs a tall one.
+WIDE, SQUARE, TALL = (4.6, 3.4), (3.3, 3.1), (3.3, 4.6)
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
@@ -153,27 +156,21 @@ def _experts(content: RunContent) -> Part:
 def _noise(content: RunContent) -> Part:
     tasks = content.model.tasks
     how = {key: _words(value) for key, value in content.noise_how.items() if value is not None}
-    rows: list[dict[str, object]] = [
-        {"task": task.name, "metric": task.main_metric}
-        | {
-            _column(one): one.metrics.get(task.name, {}).get(task.main_metric)
-            for one in content.noise
-        }
-        for task in tasks
-    ]
+    rows: list[dict[str, object]] = []
+    for task in tasks:
+        row: dict[str, object] = {"task": task.name, "metric": task.main_metric}
+        for one in content.noise:
+            plain = f"×{one.scale:g}" if one.method == NONE else f"{one.method} extrapolation"
+            row[plain] = one.metrics.get(task.name, {}).get(task.main_metric)
+        rows.append(row)
     figures = noise_figures(tasks[:MOST_TASKS], content.noise)
     return Part(content.label, (facts(how), table(rows)), tuple(figures))
-
-
-def _column(one: UnderNoise) -> str:
-    return f"×{one.scale:g}" if one.method == NONE else f"{one.method} extrapolation"
 
 
 def _hardware(label: str, record: Mapping[str, Any]) -> Part:
     rows = [
         {str(key).replace("_", " "): value for key, value in row.items()}
         for row in record.get("table", [])
-        if isinstance(row, dict)
     ]
     figure = hardware_figure(record)
     tables = (
@@ -189,11 +186,6 @@ def _words(value: object) -> object:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {part}" for key, part in value.items()) or "–"
     return value
-
-
-# Inches; two or three figures fit side by side on a screen, one on a telephone.
-WIDE, SQUARE = (4.6, 3.4), (3.3, 3.1)
-MOST_TARGETS = 6
 
 
 def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
@@ -220,19 +212,17 @@ def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
 def _on_one_scale(
     split: str, metric: str, drawn: Sequence[tuple[RunContent, list[str]]]
 ) -> list[tuple[str, Markup]]:
-    from matplotlib.figure import Figure
-
-    with style():
-        figures = {content.label: Figure(figsize=WIDE) for content, _ in drawn}
-        axes = [figure.subplots() for figure in figures.values()]
-        for ax, (content, tasks) in zip(axes, drawn, strict=True):
-            kept = int(content.run.results["best_epoch"])
-            plot_curves(content.history, ax, metric=metric, split=split, tasks=tasks, kept=kept)
-        limits = [ax.get_ylim() for ax in axes]
-        for ax in axes:
-            ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-        what = f"{metric} on the {split} split"
-        return [(label, inline_svg(one, f"{label}: {what}")) for label, one in figures.items()]
+    figures = {}
+    for content, tasks in drawn:
+        kept = int(content.run.results["best_epoch"])
+        draw = partial(plot_curves, content.history, metric=metric, split=split)
+        figures[content.label] = panels([partial(draw, tasks=tasks, kept=kept)], 1, WIDE)
+    axes = [ax for figure in figures.values() for ax in figure.axes]
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    what = f"{metric} on the {split} split"
+    return [(label, inline_svg(one, f"{label}: {what}")) for label, one in figures.items()]
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
@@ -251,32 +241,23 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
     }
     for plot in plots[task.kind]:
         what = getattr(plot, "func", plot).__name__.removeprefix("plot_")
+        draw = partial(plot, task, found.predictions, targets)
         try:
-            with style():
-                figure = _figure(legend=task.kind == "multilabel")
-                plot(task, found.predictions, targets, figure.subplots())
-                yield inline_svg(figure, f"{label}: {what} of {task.name}")
+            figure = panels([draw], 1, TALL if task.kind == "multilabel" else SQUARE)
+            yield inline_svg(figure, f"{label}: {what} of {task.name}")
         except InvalidInputError:
             # Labels of a single class, or no labels: there is nothing to draw.
             continue
-
-
-def _figure(*, legend: bool = False) -> "Figure":
-    """Return a small figure, higher if a long legend is below the axes."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)
 
 
 def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Markup]:
     """Plot each task's main metric against the strength of the noise."""
     figures = []
     for task in tasks:
-        if all(task.main_metric in one.metrics.get(task.name, {}) for one in found):
-            with style():
-                figure = _figure()
-                plot_under_noise(found, task.name, task.main_metric, figure.subplots())
-                figures.append(inline_svg(figure, f"{task.main_metric} of {task.name} under noise"))
+        metric = task.main_metric
+        if all(metric in one.metrics.get(task.name, {}) for one in found):
+            figure = panels([partial(plot_under_noise, found, task.name, metric)], 1, SQUARE)
+            figures.append(inline_svg(figure, f"{metric} of {task.name} under noise"))
     return figures
 
 
@@ -289,7 +270,6 @@ def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
     ]
     if not rows:
         return None
-    with style():
-        figure = _figure(legend=len({row.get("task") for row in rows}) > 4)
-        plot_measured(rows, figure.subplots())
-        return inline_svg(figure, f"{record['name']}: measured against predicted")
+    size = TALL if len({row.get("task") for row in rows}) > 4 else SQUARE
+    figure = panels([partial(plot_measured, rows)], 1, size)
+    return inline_svg(figure, f"{record['name']}: measured against predicted")

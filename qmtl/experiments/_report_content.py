@@ -173,10 +173,8 @@ def overview(
     The mean is over tasks for which a larger main metric is better and defined; a row says how
     many, if they are not as many as the model's. A single task gives no rows.
 
-    Args:
-        metrics: task → metric → value of the model; the main metric is the first one that is not
-            ``loss``.
-        others: name → the metrics of another head, or of the constant prediction.
+    `metrics` are those of the model, by task and name: the main one is the first that is not
+    ``loss``. `others` are those of other heads, or of the constant prediction, by name.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})

@@ -65,17 +65,12 @@ def evaluate_under_noise(
     extrapolate: str | None = None,
     seed: int = 0,
 ) -> list[UnderNoise]:
-    """Evaluate a model under noise of several strengths.
+    """Evaluate a model under noise of several strengths; 1 is the noise as it is given.
 
-    Args:
-        model: a model with a quantum head; it does not change.
-        split: the rows.
-        noise: the noise at strength 1.
-        scales: noise strengths.
-        shots: number of measurements per sample and strength; None for exact values.
-        extrapolate: method of zero-noise extrapolation from the scales of at least 1, which a
-            device can reach; it adds one entry, with scale 1.
-        seed: seed of the shots.
+    With `shots`, each sample is measured so often at each strength, by the `seed`; without, values
+    are exact. `extrapolate` is a method of zero-noise extrapolation (``richardson``, ``linear`` or
+    ``exponential``) from the scales of at least 1, which a device can reach; it adds an entry with
+    scale 1. The model itself does not change.
 
     Raises:
         InvalidInputError: for a head without a circuit, or fewer than two scales for the

@@ -39,11 +39,7 @@ FOLDER = "QMTL_RUN_DIRECTORY"
 def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:
     """Train a recipe in a new run directory.
 
-    Args:
-        recipe: the recipe to train.
-        path: the directory, which must not exist; None for ``runs/<name>-<time>``, followed by a
-            number if that exists.
-        progress: whether to show progress.
+    The path must not exist; None is ``runs/<name>-<time>``, followed by a number if that exists.
 
     Raises:
         RunDirectoryError: if the directory exists.
@@ -79,11 +75,8 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     Without overrides, the result is bit for bit that of a run that was not interrupted (on the same
     kind of CPU).
 
-    Args:
-        path: the run directory.
-        overrides: texts ``"training.KEY=value"`` for keys that may change within a run, such as the
-            number of epochs or learning rates.
-        progress: whether to show progress.
+    Overrides are texts ``"training.KEY=value"`` for keys that may change within a run, such as the
+    number of epochs or learning rates.
 
     Raises:
         RunDirectoryError: if it is not a run directory, another process trains it, or a finished

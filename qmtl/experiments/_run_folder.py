@@ -3,10 +3,9 @@
 import json
 import os
 import platform
-import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -147,11 +146,7 @@ class Run:
         return data
 
     def columns(self) -> TableColumns | None:
-        """Return how columns of a table became inputs, for a run that was trained on one.
-
-        Raises:
-            InvalidInputError: if the file is damaged.
-        """
+        """Return how columns of a table became inputs, for a run that was trained on one."""
         file = self.path / "inputs.json"
         if not file.is_file():
             return None
@@ -196,7 +191,7 @@ def new_folder(recipe: Recipe, path: str | Path | None) -> Path:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
-            if path is None:
+            if path is None and folder.exists():
                 continue
             is_run = (folder / "recipe.toml").is_file()
             more = f", or continue it with: qmtl train --resume {folder}" if is_run else ""
@@ -231,9 +226,7 @@ def training_process(folder: Path) -> str | None:
     or to one that started at another time.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     training_process(Path(folder)) is None
+        >>> training_process(Path("no-such-run")) is None
         True
     """
     try:
@@ -267,34 +260,6 @@ def noted(folder: Path) -> Iterator[None]:
         yield
     finally:
         (folder / NOTE).unlink(missing_ok=True)
-
-
-def write_derived(
-    folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
-) -> Run:
-    """Write a model made from runs as a run directory that every command can read.
-
-    The recipe and the curves are those of the first run. The metrics are those of all runs, task by
-    task; if several runs have a task, those of the first. `about` holds further keys for
-    ``results.json``, which say how the model was made.
-    """
-    first = runs[0]
-    for name in ("metrics.csv", "inputs.json"):
-        if (first.path / name).is_file():
-            shutil.copyfile(first.path / name, folder / name)
-    write_recipe(folder, first.recipe)
-    write_json(folder / "environment.json", machine() | {"made_of": [str(r.path) for r in runs]})
-    model.save(folder / "model")
-    # What describes the first run's encoder or rivals does not describe the new model.
-    results = {k: v for k, v in first.results.items() if k not in ("utilisation", "collapse")}
-    results |= {"parameters": count_parameters(model), "rivals": {}}
-    for key in ("metrics", "baselines"):
-        results[key] = {split: dict(tasks) for split, tasks in first.results[key].items()}
-        for split, tasks in results[key].items():
-            for run in runs[1:]:
-                tasks |= {k: v for k, v in run.results[key][split].items() if k not in tasks}
-    write_json(folder / "results.json", results | dict(about))
-    return Run.read(folder)
 
 
 def count_parameters(model: MultiTaskModel) -> dict[str, int]:

@@ -184,14 +184,9 @@ def measure_accuracy(
 ) -> list[AccuracyResult]:
     """Train every head at every number of tasks, seed and learning rate.
 
-    Args:
-        settings: settings of training.
-        tasks: numbers of tasks; numbers above `most_tasks`, or above what the data have, are
-            reduced.
-        folder: folder with chest X-rays in CheXpert's layout; None for digits.
-        jobs: number of training runs at once.
-        store: folder for the results; stored runs are not trained again. None stores nothing.
-        report: see `qmtl.experiments.run_cells`.
+    Numbers of tasks above `most_tasks`, or above what the data have, are reduced. The data are
+    chest X-rays of a folder in CheXpert's layout, or digits. Results that a `store`, a folder, has
+    are not computed again. For `jobs` and `report` see `Workers` and `run_cells`.
 
     Raises:
         InvalidInputError: if the folder does not fit.

@@ -219,10 +219,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
         ax.errorbar(
             [c.tasks for c in own],
             [c.step_ms for c in own],
-            yerr=[
-                [c.step_ms - c.fastest_ms for c in own],
-                [c.slowest_ms - c.step_ms for c in own],
-            ],
+            yerr=[[c.step_ms - c.fastest_ms for c in own], [c.slowest_ms - c.step_ms for c in own]],
             label=head,
             elinewidth=0.8,
             markersize=5,

@@ -125,10 +125,7 @@ def delta_m(
     either score is undefined or the single-task score is zero; NaN if none is left. A single-task
     score near zero (such as a Matthews correlation) makes the result large.
 
-    Args:
-        scores: task → the multi-task model's main metric.
-        single_task: task → the single-task model's main metric.
-        lower_is_better: tasks whose metric is an error.
+    Scores are main metrics by task; `lower_is_better` names tasks whose metric is an error.
 
     References:
         Maninis et al., arXiv:1904.08918, equation 4.

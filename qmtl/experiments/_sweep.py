@@ -166,15 +166,10 @@ def run_cells(
 ) -> dict[str, Any]:
     """Run the cells without a stored result; return all results, by the cells' keys.
 
-    Failed cells are tried again.
-
-    Args:
-        cells: the cells.
-        store: stores every result at once, so that an interrupted sweep loses none; None stores
-            nothing.
-        workers: the place where cells run; None for one cell after another in this process.
-        report: function that is called with each finished cell, its result, the number of finished
-            cells, and the number of all cells.
+    Failed cells are tried again. The store keeps every result at once, so that an interrupted sweep
+    loses none; None keeps nothing. Without workers, cells run one after another in this process.
+    `report` is called with each finished cell, its result, and the numbers of finished and of all
+    cells.
 
     Raises:
         QmtlError: if a worker process was killed.

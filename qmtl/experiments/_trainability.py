@@ -312,14 +312,10 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
 def run_trainability(
     settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
 ) -> None:
-    """Sample every circuit, write CSV files and plots to a folder, and report in lines of text.
+    """Sample every circuit, write CSV files and plots into an existing folder, and say lines.
 
-    Args:
-        settings: settings of the sampling.
-        out: an existing folder. Files of an earlier run in it are replaced; circuits whose samples
-            are stored in ``cells`` are not sampled again.
-        workers: the place where cells run; None for one after another.
-        say: function that receives the lines.
+    Files of an earlier run in it are replaced; circuits whose samples are stored in ``cells`` are
+    not sampled again. The workers are the place where cells run; None for one after another.
 
     Raises:
         QmtlError: if a circuit could not be sampled.

@@ -1,17 +1,48 @@
-"""Gradient affinities of a run's tasks, and the files they are written to."""
+"""What is made from finished runs: run directories of other models, gradient affinities."""
 
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from qmtl._io import write_text
+from qmtl._io import write_json, write_text
 from qmtl.errors import InvalidInputError, check_integer
 from qmtl.experiments._build import build_model
-from qmtl.experiments._run_folder import Run
+from qmtl.experiments._run_folder import Run, count_parameters, machine, write_recipe
+from qmtl.model import MultiTaskModel
 
 if TYPE_CHECKING:
     from qmtl.methods import Affinity
 
 KINDS = (".csv", ".png", ".svg", ".pdf")
+
+
+def write_derived(
+    folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
+) -> Run:
+    """Write a model made from runs as a run directory that every command can read.
+
+    The recipe and the curves are those of the first run. The metrics are those of all runs, task by
+    task; if several runs have a task, those of the first. `about` holds further keys for
+    ``results.json``, which say how the model was made.
+    """
+    first = runs[0]
+    for name in ("metrics.csv", "inputs.json"):
+        if (first.path / name).is_file():
+            shutil.copyfile(first.path / name, folder / name)
+    write_recipe(folder, first.recipe)
+    write_json(folder / "environment.json", machine() | {"made_of": [str(r.path) for r in runs]})
+    model.save(folder / "model")
+    # What describes the first run's encoder or rivals does not describe the new model.
+    results = {k: v for k, v in first.results.items() if k not in ("utilisation", "collapse")}
+    results |= {"parameters": count_parameters(model), "rivals": {}}
+    for key in ("metrics", "baselines"):
+        results[key] = {split: dict(tasks) for split, tasks in first.results[key].items()}
+        for split, tasks in results[key].items():
+            for run in runs[1:]:
+                tasks |= {k: v for k, v in run.results[key][split].items() if k not in tasks}
+    write_json(folder / "results.json", results | dict(about))
+    return Run.read(folder)
 
 
 def run_affinity(
