@@ -31,6 +31,19 @@ if TYPE_CHECKING:
 
 NONE = "none"
 NoiseOf = Callable[[int], DeviceNoise]
+# What the study of untrained heads varies, one thing at a time; the others are as in `DESIGN`.
+STUDY: dict[str, tuple[Any, ...]] = {
+    "tasks": (2, 4, 8, 16, 32, 64, 128),
+    "encoding layers": (1, 2, 3),
+    "block layers": (1, 2, 4, 8),
+    "entangler": ("none", "cz_line", "cz_ring", "cnot_ring"),
+}
+DESIGN: dict[str, Any] = {
+    "tasks": 8,
+    "encoding layers": 2,
+    "block layers": 2,
+    "entangler": "cz_ring",
+}
 
 
 @dataclass(frozen=True)
@@ -128,22 +141,6 @@ def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[s
 
 
 @dataclass(frozen=True)
-class StudySettings:
-    """The heads to study: one number varies, the others are those of the default design.
-
-    They are numbers of binary tasks of two wires, of encoding layers and of block layers, and names
-    of entanglers. `samples` is the number of random angles per head.
-    """
-
-    tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
-    layers: tuple[int, ...] = (1, 2, 3)
-    block_layers: tuple[int, ...] = (1, 2, 4, 8)
-    entanglers: tuple[str, ...] = ("none", "cz_line", "cz_ring", "cnot_ring")
-    samples: int = 100
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class HeadRobustness:
     """The effect of noise on one untrained head, at random angles and initial weights.
 
@@ -158,42 +155,25 @@ class HeadRobustness:
     two_qubit_depth: int
 
 
-def study(noise: NoiseOf, settings: StudySettings) -> list[HeadRobustness]:
-    """Study the robustness of heads against number of tasks, depth and entangler."""
-    designs: dict[str, dict[Any, HeadCircuit]] = {
-        "tasks": {n: _circuit(n) for n in settings.tasks},
-        "encoding layers": {n: _circuit(layers=n) for n in settings.layers},
-        "block layers": {n: _circuit(block_layers=n) for n in settings.block_layers},
-        "entangler": {name: _circuit(entangler=name) for name in settings.entanglers},
-    }
-    return [
-        _robustness(varied, value, circuit, noise(circuit.n_wires), settings)
-        for varied, circuits in designs.items()
-        for value, circuit in circuits.items()
-    ]
-
-
-def _circuit(
-    tasks: int = 8, layers: int = 2, block_layers: int = 2, entangler: str = "cz_ring"
-) -> HeadCircuit:
-    return HeadCircuit(
-        [Task.binary(f"t{i}") for i in range(tasks)],
-        AngleEncoding(n_layers=layers, entangler=entangler),
-        RotationAnsatz(n_layers=block_layers, entangler=entangler),
-    )
-
-
-def _robustness(
-    varied: str, value: int | str, circuit: HeadCircuit, noise: DeviceNoise, settings: StudySettings
+def robustness(
+    varied: str, value: Any, noise: NoiseOf, samples: int = 100, seed: int = 0
 ) -> HeadRobustness:
-    head = QuantumHead(circuit, seed=settings.seed).double()
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.samples, circuit.n_features)
+    """Compare a head that differs from `DESIGN` in one value with itself under noise."""
+    design = DESIGN | {varied: value}
+    circuit = HeadCircuit(
+        [Task.binary(f"t{i}") for i in range(design["tasks"])],
+        AngleEncoding(n_layers=design["encoding layers"], entangler=design["entangler"]),
+        RotationAnsatz(n_layers=design["block layers"], entangler=design["entangler"]),
+    )
+    head = QuantumHead(circuit, seed=seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    shape = (samples, circuit.n_features)
     angles = (2 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1) * math.pi
+    simulators = (LightConeSimulator(), NoisySimulator(noise(circuit.n_wires)))
     with torch.no_grad():
         ideal, noisy = (
             torch.cat(list(head.with_simulator(one).expectation_values(angles).values()), 1)
-            for one in (LightConeSimulator(), NoisySimulator(noise))
+            for one in simulators
         )
     return HeadRobustness(
         varied,
@@ -244,12 +224,23 @@ def run_robustness(
 
 
 def run_study(
-    noise: NoiseOf, out: Path, seed: int = 0, settings: StudySettings | None = None
+    noise: NoiseOf,
+    out: Path,
+    seed: int = 0,
+    study: Mapping[str, Sequence[Any]] = STUDY,
+    samples: int = 100,
 ) -> list[HeadRobustness]:
-    """Study heads of many shapes; write ``study.csv`` and ``study.png``, and print a table."""
-    found = study(noise, settings or StudySettings(seed=seed))
+    """Study untrained heads of many shapes, at random angles; print a table.
+
+    Writes ``study.csv`` and ``study.png``. The study says what varies, one thing at a time.
+    """
+    found = [
+        robustness(varied, value, noise, samples, seed)
+        for varied, values in study.items()
+        for value in values
+    ]
     write_csv(out / "study.csv", map(asdict, found))
-    draw = [partial(plot_signal, found, one) for one in dict.fromkeys(o.varied for o in found)]
+    draw = [partial(plot_signal, found, varied) for varied in study]
     figure = panels(draw, len(draw), (3.2, 2.8), sharey=True)
     for ax in figure.axes:
         ax.label_outer()
