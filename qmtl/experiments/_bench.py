@@ -1,7 +1,6 @@
 """A benchmark: heads with the same encoder, splits, seeds and number of settings."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -56,9 +55,8 @@ class BenchCell(Cell):
 
         Unset keys are left out, so that a key added by a later version does not invalidate cells.
         """
-        content = self.recipe.model_dump(mode="json", exclude_none=True)
-        for irrelevant in ("name", "compare", "logging"):
-            del content[irrelevant]
+        irrelevant = {"name", "compare", "logging", "bench"}
+        content = self.recipe.model_dump(mode="json", exclude_none=True, exclude=irrelevant)
         content["bench"] = {"shuffle_tasks": self.recipe.bench.shuffle_tasks}
         for path in PATHS:
             content["data"].pop(path, None)
@@ -94,14 +92,9 @@ def _with_files(content: Any) -> Any:
     if isinstance(content, list):
         return [_with_files(value) for value in content]
     # A file without a suffix may have the name of a head or of an activation.
-    if isinstance(content, str) and Path(content).suffix and os.path.isfile(content):
-        return _hash(content, os.stat(content).st_mtime_ns)
+    if isinstance(content, str) and Path(content).suffix and Path(content).is_file():
+        return hashlib.sha256(Path(content).read_bytes()).hexdigest()
     return content
-
-
-@lru_cache
-def _hash(path: str, changed: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def settings_of(grid: Mapping[str, Sequence[Any]]) -> list[Setting]:
@@ -205,10 +198,9 @@ def bench(
     records = run_cells(search, store, workers, report)
     chosen: dict[RivalType, tuple[Setting, list[BenchCell]]] = {}
     for head, by_setting in cells.items():
-        found = {n: _results(own[:n_search], records) for n, own in enumerate(by_setting)}
-        setting = choose_setting(found, settings)
-        if setting is not None:
-            chosen[head] = setting, by_setting[settings.index(setting)]
+        best = choose_setting([_results(own[:n_search], records) for own in by_setting])
+        if best is not None:
+            chosen[head] = settings[best], by_setting[best]
     rest = [own[n] for n in range(n_search, section.seeds) for _, own in chosen.values()]
     records |= run_cells(rest, store, workers, report)
     scores = [

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -183,19 +183,17 @@ class BenchSummary:
         }
 
 
-def choose_setting(
-    results: Mapping[int, Sequence[CellResult | None]], settings: Sequence[Setting]
-) -> Setting | None:
-    """Return the setting with the best mean over seeds and tasks of the main validation metrics.
+def choose_setting(results: Sequence[Sequence[CellResult | None]]) -> int | None:
+    """Return the number of the setting with the best mean of the main validation metrics.
 
-    A single setting is returned as it is, of equally good ones the first. Those with a failed cell
-    (None) cannot be chosen. `results` is by the settings' numbers.
+    The mean is over seeds and tasks. A single setting is chosen in any case, of equally good ones
+    the first; of several, those with a failed cell (None) cannot be chosen.
     """
-    if len(settings) == 1:
-        return settings[0]
+    if len(results) == 1:
+        return 0
     best, chosen = -math.inf, None
-    for number, found in results.items():
+    for number, found in enumerate(results):
         value = mean_score(mean_score(r.main("validation").values()) for r in found if r)
         if all(found) and value > best:
-            best, chosen = value, settings[number]
+            best, chosen = value, number
     return chosen

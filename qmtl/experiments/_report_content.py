@@ -137,13 +137,19 @@ def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
     return tuple(found), _json(how) if how.is_file() else {}
 
 
-def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
-    """Return one row per property, with a column per run."""
-    facts = [_summary(content) for content in runs]
+def _side_by_side(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return a row per key, which is in the column `name`, with the values in a column per run."""
+    keys = dict.fromkeys(key for own in columns.values() for key in own)
     return [
-        {"": name} | {c.label: own[name] for c, own in zip(runs, facts, strict=True)}
-        for name in facts[0]
+        {name: key}
+        | {label: "–" if own.get(key) is None else str(own[key]) for label, own in columns.items()}
+        for key in keys
     ]
+
+
+def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
+    """Return one row per property, with a column per run."""
+    return _side_by_side("", {content.label: _summary(content) for content in runs})
 
 
 def _summary(content: RunContent) -> dict[str, object]:
@@ -259,32 +265,15 @@ def _defined(value: float | None) -> bool:
 
 def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Return the recipe keys in which the runs differ, with a column per run."""
-    recipes = {content.label: content.run.recipe.flat() for content in runs}
-    first = recipes[runs[0].label]
-    return [
-        {"key": key} | {label: _plain(recipe.get(key)) for label, recipe in recipes.items()}
-        for key in _keys(recipes)
-        if any(recipe.get(key) != first.get(key) for recipe in recipes.values())
-    ]
+    rows = _side_by_side("key", {content.label: content.run.recipe.flat() for content in runs})
+    return [row for row in rows if len({row[content.label] for content in runs}) > 1]
 
 
 def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Return versions, machine and seeds, with a column per run."""
-    flat = {content.label: dict(flatten(content.environment)) for content in runs}
-    return [
-        {"": key.removeprefix("packages.")}
-        | {label: _plain(own.get(key)) for label, own in flat.items()}
-        for key in _keys(flat)
-        if key != "data_notes"
-    ]
-
-
-def _keys(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for own in columns.values() for key in own))
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else str(value)
+    rows = _side_by_side("", {one.label: dict(flatten(one.environment)) for one in runs})
+    kept = [row for row in rows if row[""] != "data_notes"]
+    return [row | {"": row[""].removeprefix("packages.")} for row in kept]
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import check_integer, unknown_name
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rule = Literal["matched", "fixed"]
-AnyOne = TypeVar("AnyOne")
 DESIGN = "cz-ring"
 DESIGNS: dict[str, str] = {"matched": DESIGN, "fixed": "shared-register"}
 FIT_FROM = 16
@@ -249,12 +248,10 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
     )
 
 
-def by_head(found: Sequence[AnyOne]) -> dict[str, list[AnyOne]]:
+def by_head(found: Sequence[Any]) -> dict[str, list[Any]]:
     """Group results by their ``head``, in order."""
-    grouped: dict[str, list[AnyOne]] = {}
-    for one in found:
-        grouped.setdefault(one.head, []).append(one)  # type: ignore[attr-defined]
-    return grouped
+    heads = dict.fromkeys(one.head for one in found)
+    return {head: [one for one in found if one.head == head] for head in heads}
 
 
 def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
