@@ -16,7 +16,7 @@ from qmtl.errors import InvalidInputError, near_paths, nearest, unknown_name
 
 if TYPE_CHECKING:
     from qmtl.data import Split as Rows
-    from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
+    from qmtl.hardware import Estimate, HardwareResult, Ledger
     from qmtl.model import MultiTaskModel
 
 app = Typer(
@@ -85,7 +85,24 @@ def estimate(
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     model, rows = open_run(run, split, samples)
     prepared = prepare(model, rows.inputs, backend, tasks=_tasks(tasks), settings=settings)
-    show_estimate(prepared.backend, prepared.estimate)
+    found = prepared.estimate
+    known = found.success is not None
+    success = f"{found.success:.3g} of a whole circuit" if known else "unknown"
+    lines = {
+        "backend": prepared.backend,
+        "qubits": f"{found.wires}: {', '.join(map(str, found.layout))}",
+        "depth": f"{found.depth}, of two-qubit gates {found.two_qubit_depth}",
+        "two-qubit gates": f"{found.two_qubit_gates}, with {found.swaps} swaps added",
+        "estimated success": success,
+        "circuits": f"{found.circuits}, in {found.jobs} job{'s' * (found.jobs != 1)}",
+        "executions": f"{found.executions:,}",
+        "QPU time": f"about {found.qpu_seconds:.1f} s",
+        "largest input": f"{found.payload_bytes / 1e6:.2f} MB",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+    _show_notes(found)
 
 
 @app.command()
@@ -193,7 +210,13 @@ def status(
 
     opened = Ledger.existing(ledger)
     found = status_of(name, opened, ask=not offline)
-    show_status(found, opened)
+    prepared = opened.prepared(found.run.run)
+    rows = []
+    for state, chunk in zip(found.chunks, prepared.chunks, strict=True):
+        first, end = chunk.pubs[0].samples
+        rows.append((state.chunk.idx, f"{first}–{end - 1}", state.chunk.job or "–", state))
+    print_table(("chunk", "samples", "job", "state"), rows)
+    print(found)
     if log:
         print("\n".join(opened.events(found.run.run)))
 
@@ -299,41 +322,9 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
     return HardwareSettings.of(options)
 
 
-def show_estimate(backend: str, estimate: "Estimate") -> None:
-    """Print what a run needs, line by line."""
-    known = estimate.success is not None
-    success = f"{estimate.success:.3g} of a whole circuit" if known else "unknown"
-    lines = {
-        "backend": backend,
-        "qubits": f"{estimate.wires}: {', '.join(map(str, estimate.layout))}",
-        "depth": f"{estimate.depth}, of two-qubit gates {estimate.two_qubit_depth}",
-        "two-qubit gates": f"{estimate.two_qubit_gates}, with {estimate.swaps} swaps added",
-        "estimated success": success,
-        "circuits": f"{estimate.circuits}, in {estimate.jobs} job{'s' * (estimate.jobs != 1)}",
-        "executions": f"{estimate.executions:,}",
-        "QPU time": f"about {estimate.qpu_seconds:.1f} s",
-        "largest input": f"{estimate.payload_bytes / 1e6:.2f} MB",
-    }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
-    _show_notes(estimate)
-
-
 def _show_notes(estimate: "Estimate") -> None:
     for note in estimate.notes:
         print(f"note: {note}")
-
-
-def show_status(found: "RunStatus", ledger: "Ledger") -> None:
-    """Print the state of a run's jobs."""
-    prepared = ledger.prepared(found.run.run)
-    rows = []
-    for status, chunk in zip(found.chunks, prepared.chunks, strict=True):
-        first, end = chunk.pubs[0].samples
-        rows.append((status.chunk.idx, f"{first}–{end - 1}", status.chunk.job or "–", status))
-    print_table(("chunk", "samples", "job", "state"), rows)
-    print(found)
 
 
 def show_result(ledger: "Ledger", run: str) -> None:
