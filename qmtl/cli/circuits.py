@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 app = Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16
-Design = Annotated[
-    str, path_argument("A design's name, or a .toml file.", autocompletion=complete_design)
-]
+Design = Annotated[str, path_argument("A design, or a .toml file.", autocompletion=complete_design)]
 TaskOption = Annotated[
     list[str] | None,
     Option(

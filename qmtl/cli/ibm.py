@@ -34,7 +34,7 @@ Samples = Annotated[int, Option(min=1, help="The first rows of the split.")]
 Shots = Annotated[int, Option(min=1, help="Measurements of each sample.")]
 Tasks = Annotated[str | None, Option(metavar="A,B,...", help="Only these tasks.")]
 MaxSeconds = Annotated[
-    float | None, Option("--max-qpu-seconds", min=0, help="Refuse a run that needs more.")
+    float | None, Option("--max-qpu-seconds", min=0, help="Refuse a longer run.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -116,9 +116,7 @@ def submit(
     tasks: Tasks = None,
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
-    again: Annotated[
-        bool, Option("--again/--not-again", help="Measure again what was measured.")
-    ] = False,
+    again: Annotated[bool, Option("--again/--not-again", help="Measure it anew.")] = False,
     resubmit: Annotated[
         bool, Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,

@@ -21,9 +21,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 def adapt(
     run: RunDirectory,
     table: Annotated[Path, path_argument("CSV with the run's input columns and the target.")],
-    target: Annotated[
-        str, Option(metavar="NAME[=KIND]", help="The column of the new task's labels.")
-    ],
+    target: Annotated[str, Option(metavar="NAME[=KIND]", help="Column of the new task's labels.")],
     out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
         list[str] | None, Option(help="ridge, logistic, smart, block or vector; repeatable. [all]")
@@ -72,9 +70,7 @@ def merge(
         Path | None,
         path_option("The model before training: saved, or of a run. [the mean of the models]"),
     ] = None,
-    scale: Annotated[
-        float | None, Option(help="Factor of the sum of changes. [1 / models]")
-    ] = None,
+    scale: Annotated[float | None, Option(help="Factor of the changes' sum. [1 / models]")] = None,
     rounds: Annotated[int, Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,
     seed: Annotated[int, Option(min=0, help="Seed of batches and masks.")] = 0,
     keep_last: Annotated[

@@ -114,9 +114,7 @@ def init(
             metavar="NAME[=KIND]", help="A column to predict; repeatable. [the last suitable one]"
         ),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Recipe to write; it must not exist. [TABLE.toml here]")
-    ] = None,
+    out: Annotated[Path | None, path_option("New recipe to write. [TABLE.toml here]")] = None,
     delimiter: Delimiter = None,
 ) -> None:
     """Write a recipe for a table, with the kinds of its columns as comments.

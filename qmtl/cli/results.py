@@ -94,17 +94,13 @@ def _epochs(path: Path) -> int:
 def evaluate(
     run: RunDirectory,
     split: Split = "test",
-    attack: Annotated[
-        str | None, Option(help="Also compute metrics under an attack: fgsm or pgd.")
-    ] = None,
+    attack: Annotated[str | None, Option(help="Also evaluate under attack: fgsm or pgd.")] = None,
     epsilon: Annotated[
         float | None, Option(help="Radius of the attack, in units of the inputs. [0.03]")
     ] = None,
     steps: Annotated[int | None, Option(help="Steps of pgd. [5]")] = None,
     norm: Annotated[str | None, Option(help="Norm of the attack: linf or l2. [linf]")] = None,
-    low: Annotated[
-        float | None, Option(help="Lower limit of attacked inputs, such as 0 for pixels.")
-    ] = None,
+    low: Annotated[float | None, Option(help="Lower limit of attacked inputs.")] = None,
     high: Annotated[float | None, Option(help="Upper limit of attacked inputs.")] = None,
 ) -> None:
     """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
@@ -136,9 +132,7 @@ def evaluate(
 def affinity(
     run: RunDirectory,
     split: Split = "validation",
-    of: Annotated[
-        str, Option(help="What is differentiated: labels (times logits), or losses.")
-    ] = "labels",
+    of: Annotated[str, Option(help="Differentiate labels (times logits) or losses.")] = "labels",
     by: Annotated[
         str, Option(help="With respect to: shared parameters, or features.")
     ] = "parameters",
@@ -146,9 +140,7 @@ def affinity(
         int | None,
         Option(min=1, help="Train the recipe anew for this many epochs. [use the run's model]"),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Table (.csv) or heat map (.png, .svg, .pdf) to write.")
-    ] = None,
+    out: Annotated[Path | None, path_option("Table (.csv) or plot (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
 
@@ -210,9 +202,7 @@ def predict(
     table: Annotated[Path, path_argument("CSV with the run's input columns.")],
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
-    decimal: Annotated[
-        str | None, Option(help="Decimal mark, . or a comma; detected by default.")
-    ] = None,
+    decimal: Annotated[str | None, Option(help="Decimal mark, . or , [detected]")] = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
 

@@ -50,9 +50,7 @@ def bench(
     out: Annotated[Path, path_option("Output folder, with a subfolder for each recipe.")] = Path(
         "bench"
     ),
-    jobs: Annotated[
-        int | None, Option(min=1, help="Number of cells at once. [one per core]")
-    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Cells at once. [one per core]")] = None,
     cluster: Annotated[
         str | None, Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…")
     ] = None,
@@ -199,21 +197,13 @@ def trainability(
 def noise(
     run: Annotated[Path | None, path_argument("Run directory of the model to evaluate.")] = None,
     backend: Annotated[str | None, Option(help="A fake IBM backend, such as fake_fez.")] = None,
-    relaxation: Annotated[
-        bool, Option(help="Whether wires relax, during gates and while they wait.")
-    ] = True,
+    relaxation: Annotated[bool, Option(help="Whether wires relax, also while they wait.")] = True,
     file: Annotated[
-        Path | None, path_option("JSON file with the noise.", "--noise", metavar="FILE")
+        Path | None, path_option("File with the noise.", "--noise", metavar="FILE")
     ] = None,
-    one_qubit: Annotated[
-        float, Option(min=0, max=1, help="Error probability of one-wire gates.")
-    ] = 0.0,
-    two_qubit: Annotated[
-        float, Option(min=0, max=1, help="Error probability of two-wire gates.")
-    ] = 0.0,
-    readout: Annotated[
-        float, Option(min=0, max=1, help="Error probability of reading a bit.")
-    ] = 0.0,
+    one_qubit: Annotated[float, Option(min=0, max=1, help="Error rate of one-wire gates.")] = 0.0,
+    two_qubit: Annotated[float, Option(min=0, max=1, help="Error rate of two-wire gates.")] = 0.0,
+    readout: Annotated[float, Option(min=0, max=1, help="Error rate of reading a bit.")] = 0.0,
     scale: Annotated[
         str | None,
         Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
@@ -239,7 +229,7 @@ def noise(
         ),
     ] = False,
     out: Annotated[
-        Path | None, path_option("Folder for CSV and plot. [RUN/noise, or noise]")
+        Path | None, path_option("Folder for CSV and plot. [RUN/noise or noise]")
     ] = None,
 ) -> None:
     """Evaluate a run under noise of several strengths, or study which heads are robust.

@@ -25,9 +25,7 @@ def train(
             "A built-in recipe (digits), or a path to a .toml file.", autocompletion=complete_recipe
         ),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Run directory; it must not exist. [runs/NAME-TIME]")
-    ] = None,
+    out: Annotated[Path | None, path_option("New run directory. [runs/NAME-TIME]")] = None,
     set_: Overrides = None,
     seed: SeedOption = None,
     compare: Annotated[
@@ -41,9 +39,7 @@ def train(
     resume: Annotated[
         Path | None, path_option("Continue a run, or train it longer.", metavar="DIR")
     ] = None,
-    report: Annotated[
-        bool, Option("--report", help="Also write RUN/report.html; see qmtl report.")
-    ] = False,
+    report: Annotated[bool, Option("--report", help="Also write RUN/report.html.")] = False,
 ) -> None:
     """Train a recipe and show the result per task.
 

@@ -290,9 +290,7 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
         point.set(marker=MARKERS[place], color=COLOURS[place], linestyle="none")
     if mitigated:
         legend_below(ax)
-    ax.set_title(plain(task, 24))
-    ax.set_xlabel("strength of the noise (×)")
-    ax.set_ylabel(metric)
+    ax.set(title=plain(task, 24), xlabel="strength of the noise (×)", ylabel=metric)
     return ax
 
 
@@ -308,6 +306,5 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
     own = [one for one in found if one.varied == varied]
     # Values are few and far apart, so they are drawn as labels at equal distances.
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
-    ax.set_xlabel(varied)
-    ax.set_ylabel("share of the signal left")
+    ax.set(xlabel=varied, ylabel="share of the signal left")
     return ax

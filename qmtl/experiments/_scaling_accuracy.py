@@ -326,8 +326,7 @@ def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Ax
     """Plot the difference from the dense linear head, seed by seed, with 95% intervals."""
     _intervals([point for point in points if point.head != "linear"], "ahead_of_linear", ax)
     ax.axhline(0, color="0.4", linewidth=1)
-    ax.set_ylabel(f"difference from linear ({points[0].metric} × 100)")
-    ax.set_title("paired by seed")
+    ax.set(ylabel=f"difference from linear ({points[0].metric} × 100)", title="paired by seed")
     return ax
 
 

@@ -226,8 +226,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
             _mark_crossover(ax, head, rule, largest)
     tasks_axis(ax, [count.tasks for count in shown])
     count_axis(ax)
-    ax.set_ylabel("trained head parameters")
-    ax.set_title(TITLES[rule])
+    ax.set(ylabel="trained head parameters", title=TITLES[rule])
     return ax
 
 
