@@ -1,8 +1,7 @@
-"""HTML for notebooks and reports: panels of facts, tables and drawings, and templates.
+"""HTML for notebooks and reports: panels of facts, tables and drawings, and templates."""
 
-Text is escaped unless it is `Markup`, so that a task named ``<b>`` is shown by its name. Colours
-are those of the page, light or dark; nothing is loaded from elsewhere.
-"""
+# Text is escaped unless it is `Markup`, so that a task named ``<b>`` is shown by its name. Colours
+# are those of the page, light or dark; nothing is loaded from elsewhere.
 
 import math
 import re
@@ -53,12 +52,7 @@ LONG = 36
 
 
 def number(value: object) -> str:
-    """Return a number as tables show it; a dash if it is undefined.
-
-    Example:
-        >>> number(0.25), number(float("nan")), number(None), number(41250.0), number(7)
-        ('0.2500', '–', '–', '41,250', '7')
-    """
+    """Return a number as tables show it, such as 0.2500 or 41,250; a dash if it is undefined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -69,12 +63,7 @@ def number(value: object) -> str:
 
 
 def facts(pairs: Mapping[str, object]) -> Markup:
-    """Return a table of names and values, one row each.
-
-    Example:
-        >>> print(facts({"wires": 4}))
-        <table><tbody><tr><th>wires</th><td>4</td></tr></tbody></table>
-    """
+    """Return a table of names and values, one row each."""
     row = Markup("<tr><th>{}</th><td>{}</td></tr>")
     rows = Markup().join(row.format(name, _cell(value)) for name, value in pairs.items())
     return Markup("<table><tbody>{}</tbody></table>").format(rows)
@@ -83,26 +72,14 @@ def facts(pairs: Mapping[str, object]) -> Markup:
 def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
     """Return a table of rows with equal keys, which become the header; numbers are right-aligned.
 
-    Args:
-        rows: the rows; floats are shown with four digits.
-        total: number of all rows, if only the first ones are given.
-
-    Example:
-        >>> "a &lt; b" in table([{"task": "a < b", "wires": 2}])
-        True
+    Floats have four digits. The `total` is the number of all rows, if only the first are given.
     """
     if not rows:
         return Markup()
-    head = Markup().join(
-        Markup("<th{}>{}</th>").format(_class(rows[0][key]), key) for key in rows[0]
-    )
+    th, td, tr = Markup("<th{}>{}</th>"), Markup("<td{}>{}</td>"), Markup("<tr>{}</tr>")
+    head = Markup().join(th.format(_class(value), key) for key, value in rows[0].items())
     body = Markup().join(
-        Markup("<tr>{}</tr>").format(
-            Markup().join(
-                Markup("<td{}>{}</td>").format(_class(value), _cell(value))
-                for value in row.values()
-            )
-        )
+        tr.format(Markup().join(td.format(_class(v), _cell(v)) for v in row.values()))
         for row in rows
     )
     more = total - len(rows)
@@ -113,12 +90,7 @@ def table(rows: Sequence[Mapping[str, object]], total: int = 0) -> Markup:
 
 
 def drawing(content: str | Markup) -> Markup:
-    """Show a drawing: SVG as `Markup`, or lines of text. If it is too wide, it scrolls and says so.
-
-    Example:
-        >>> "<pre>&lt;svg onload=...</pre>" in drawing("<svg onload=...")
-        True
-    """
+    """Show a drawing, SVG as `Markup` or lines of text; if too wide, it scrolls and says so."""
     if isinstance(content, Markup):
         found = re.search(r'<svg [^>]*?width="(\d+)"', content)
         width = int(found[1]) if found else 0
@@ -141,48 +113,28 @@ def folded(title: str, *parts: Markup) -> Markup:
 
 
 def panel(title: str, *parts: Markup) -> str:
-    """Return the HTML for ``_repr_html_``: a title and the parts below it.
-
-    Example:
-        >>> panel("job <1>", facts({"shots": 1024})).startswith('<div class="qmtl"><style>')
-        True
-    """
+    """Return the HTML for ``_repr_html_``: a title and the parts below it."""
     joined = Markup("\n").join(parts)
     return str(Markup('<div class="qmtl">{}<b>{}</b>\n{}</div>').format(CSS, title, joined))
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """Return the first names, separated by commas, and say how many more there are.
-
-    Example:
-        >>> listed(range(5), 3)
-        '0, 1, 2 and 2 more'
-    """
+    """Return the first names, separated by commas, and say how many more there are."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - most} more" if texts[most:] else ""
     return ", ".join(texts[:most]) + more
 
 
 def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
-    """Return facts about a hardware run, and its deviation from the prediction.
-
-    Args:
-        record: a record as in ``RUN/hardware/NAME.json``; missing keys are left out.
-
-    Example:
-        >>> hardware_facts({"backend": "fake_fez", "shots": 4096, "table": []})
-        {'backend': 'fake_fez', 'shots per sample': 4096}
-    """
+    """Return what a record of a hardware run has of `HARDWARE_FACTS`, and how far it is off."""
     found: dict[str, object] = {}
     for key, name in HARDWARE_FACTS.items():
         value = record.get(key)
         if value is not None:
             found[name] = listed(value, 24) if isinstance(value, list) else value
-    off = [
-        abs(row["deviation_in_standard_errors"])
-        for row in record.get("table", [])
-        if isinstance(row.get("deviation_in_standard_errors"), int | float)
-    ]
+    rows = record.get("table", [])
+    errors = [row.get("deviation_in_standard_errors") for row in rows]
+    off = [abs(error) for error in errors if isinstance(error, int | float)]
     if off:
         far = sum(value > 4 for value in off)
         found["against the prediction"] = (

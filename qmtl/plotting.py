@@ -1,13 +1,9 @@
-"""Shared by all plots: style, look of lines, number axes, files and inline SVG.
-
-A plot function takes the `Axes` to draw on and returns it. The style is the matplotlib style file
-``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` applies it permanently.
-"""
+"""Shared by all plots: style, look of lines, number axes, panels, files and inline SVG."""
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from html import escape
@@ -34,6 +30,7 @@ __all__ = [
     "legend_below",
     "line_look",
     "number_axis",
+    "panels",
     "plain",
     "save_figure",
     "style",
@@ -52,6 +49,9 @@ INK = "#222222"
 @contextmanager
 def style() -> Iterator[None]:
     """Give plots the package's style; afterwards the caller's settings return.
+
+    It is the style file ``qmtl/plots.mplstyle``; ``matplotlib.style.use("qmtl.plots")`` applies it
+    permanently.
 
     Example:
         >>> import matplotlib
@@ -82,9 +82,7 @@ def line_look(number: int) -> dict[str, Any]:
 def plain(text: str, most: int = 36) -> str:
     r"""Escape a text so that matplotlib shows it without mathematics and keeps it in legends.
 
-    Args:
-        text: a text such as a task's name.
-        most: largest number of characters; the rest is cut off.
+    Of a text of more than `most` characters, the rest is cut off.
 
     Example:
         >>> print(plain("_in $ or in €"))
@@ -129,9 +127,8 @@ def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
     if not labels:
         return
     place = ax.get_subplotspec()
-    side_by_side = 1 if place is None else place.get_gridspec().ncols
     figure: Any = ax.get_figure()
-    width = 72 * figure.get_figwidth() / side_by_side
+    width = 72 * figure.get_figwidth() / (1 if place is None else place.get_gridspec().ncols)
     # A letter's width is about 0.6 of its height; the line before the text takes the rest.
     columns = int(width // (0.6 * fontsize * max(map(len, labels)) + 5.5 * fontsize))
     ax.legend(
@@ -157,16 +154,34 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
     return new
 
 
+def panels(
+    draw: Sequence[Callable[["Axes"], object]],
+    columns: int,
+    size: tuple[float, float],
+    **options: Any,
+) -> "Figure":
+    """Return a figure in which each function draws on axes of its own, in rows of some columns.
+
+    The size is that of a panel, in inches; options are those of `Figure.subplots`.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(draw) // columns)
+    with style():
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows))
+        axes = figure.subplots(rows, columns, squeeze=False, **options).flatten()
+        for function, ax in zip(draw, axes, strict=False):
+            function(ax)
+        for ax in axes[len(draw) :]:
+            ax.set_visible(False)
+    return figure
+
+
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure as PNG, SVG or PDF (by the suffix), atomically.
 
-    Args:
-        figure: figure of the axes that a plot function returned: ``ax.figure``. To open no window,
-            create it with ``matplotlib.figure.Figure``; pyplot would keep it.
-        path: the file; an existing file is replaced.
-
-    Raises:
-        InvalidInputError: for another kind of file.
+    It is that of the axes that a plot function returned, ``ax.figure``. To open no window, create
+    it with ``matplotlib.figure.Figure``; pyplot would keep it.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -192,9 +207,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 def inline_svg(figure: "Figure", label: str) -> Markup:
     """Return a figure as SVG for use inside a page: transparent, with the page's text colour.
 
-    Args:
-        figure: a figure drawn within `style`.
-        label: a description for those who cannot see it.
+    The figure is drawn within `style`; the label describes it to those who cannot see it.
     """
     content = io.StringIO()
     with style(), warnings.catch_warnings():

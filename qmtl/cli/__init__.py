@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
-import typer
+from typer import BadParameter, Exit, Option, Typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
@@ -38,13 +38,13 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as interrupt:
             # Typer would end the program without saying how to continue.
             _tell(interrupt)
-            raise typer.Exit(130) from None
+            raise Exit(130) from None
 
 
 # Click's error for a wrong call, which Typer gives no name of its own.
-_UsageError: Any = typer.BadParameter.__base__
+_UsageError: Any = BadParameter.__base__
 
-app = typer.Typer(
+app = Typer(
     name="qmtl",
     cls=_Commands,
     help="Quantum heads for multi-task learning.",
@@ -70,13 +70,13 @@ app.command()(doctor.doctor)
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"qmtl {__version__}")
-        raise typer.Exit
+        raise Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
@@ -95,12 +95,9 @@ def main() -> None:
     except _UsageError as error:
         _tell_usage(error)
         sys.exit(2)
-    except QmtlError as error:
+    except (QmtlError, OSError) as error:
+        # An OSError is, for example, a file that cannot be written, or a full disk.
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        # For example, a file that cannot be written, or a full disk.
-        print(f"qmtl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         _tell(interrupt)

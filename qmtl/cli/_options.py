@@ -1,18 +1,18 @@
-"""Inputs of commands: shared arguments and options, shell completion, parsing, tables.
+"""Inputs of commands: shared arguments and options, shell completion, parsing, tables."""
 
-Nothing here imports torch at the top, because the shell calls the completion at every key press.
-"""
+# Nothing here imports torch at the top, because the shell calls the completion at every key press.
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
-from math import isfinite
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
+from qmtl._html import listed
 from qmtl.errors import InvalidInputError, UnclearKindError, nearest
 
 if TYPE_CHECKING:
@@ -24,19 +24,8 @@ if TYPE_CHECKING:
     from qmtl.tasks import Task
 
 
-# Sections of a recipe with a seed.
-SEEDED = ("data", "encoder", "head", "training")
-
-
 def expanded(value: Any) -> Any:
-    """Expand ``~`` in a path or a list of paths, which shells do not do in ``--out=~/x``.
-
-    A recipe or a design may also be a name, and stays text.
-
-    Example:
-        >>> expanded(Path("~")) == Path.home()
-        True
-    """
+    """Expand ``~`` in a path or a list of paths, which shells do not do in ``--out=~/x``."""
     if isinstance(value, list | tuple):
         return [expanded(item) for item in value]
     if isinstance(value, str) and value.startswith("~"):
@@ -46,147 +35,87 @@ def expanded(value: Any) -> Any:
 
 def path_option(text: str, *names: str, **more: Any) -> Any:
     """Return an option that takes a path, with this help."""
-    return typer.Option(*names, callback=expanded, help=text, **more)
+    return Option(*names, callback=expanded, help=text, **more)
 
 
-RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", callback=expanded)]
-Split = Annotated[str, typer.Option(help="train, validation or test.")]
+def path_argument(text: str, **more: Any) -> Any:
+    """Return an argument that takes paths, with this help."""
+    return Argument(callback=expanded, help=text, **more)
+
+
+RunDirectory = Annotated[Path, path_argument("A run directory.")]
+Split = Annotated[str, Option(help="train, validation or test.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
+    Option("--set", metavar="KEY=VALUE", help="Override a recipe key; repeatable."),
 ]
 SeedOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Seed of split, encoder, head and training. [the recipe's]"),
+    int | None, Option(min=0, help="Seed of split, encoder, head and training. [the recipe's]")
 ]
-
-
 Delimiter = Annotated[
-    str | None,
-    typer.Option(help="Character between cells, \\\\t for a tab; detected by default."),
+    str | None, Option(help="Character between cells, \\\\t for a tab; detected by default.")
 ]
 
 
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
-    """Return a recipe's overrides, with one seed for everything that is random.
-
-    A single seed that ``--set`` gives takes precedence.
-
-    Example:
-        >>> with_seed(["training.seed=1"], 7)[-2:]
-        ['training.seed=7', 'training.seed=1']
-    """
-    seeds = [] if seed is None else [f"{section}.seed={seed}" for section in SEEDED]
-    return [*seeds, *(overrides or [])]
+    """Return a recipe's overrides after those of one seed for everything, over which they win."""
+    sections = () if seed is None else ("data", "encoder", "head", "training")
+    return [*(f"{section}.seed={seed}" for section in sections), *(overrides or [])]
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Complete the names of built-in recipes.
-
-    Example:
-        >>> complete_recipe("dig")
-        ['digits']
-    """
+    """Complete the names of built-in recipes."""
     return [name for name in recipe_texts() if name.startswith(incomplete)]
 
 
 def recipe_texts() -> dict[str, str]:
     """Return the built-in recipes by name, as TOML text."""
     folder = files("qmtl") / "experiments" / "recipes"
-    entries = [entry for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     return {
         entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
-        for entry in sorted(entries, key=lambda entry: entry.name)
+        for entry in entries
+        if entry.name.endswith(".toml")
     }
 
 
 def complete_design(incomplete: str) -> list[str]:
-    """Complete the names of the catalogue's designs.
-
-    Example:
-        >>> complete_design("cz")
-        ['cz-ring']
-    """
+    """Complete the names of the catalogue's designs."""
     installed = files("qmtl") / "circuits"
     folder = installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
-    return _matching((entry.name for entry in folder.iterdir()), incomplete)
+    names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return sorted(name.removesuffix(".toml") for name in names if name.startswith(incomplete))
 
 
 def complete_head(incomplete: str) -> list[str]:
-    """Complete the types of heads.
-
-    Example:
-        >>> complete_head("local")
-        ['local-cone', 'local-register']
-    """
+    """Complete the types of heads."""
     from qmtl.heads import HEAD_TYPES
 
-    names = (*HEAD_TYPES, "single-task")
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in (*HEAD_TYPES, "single-task") if name.startswith(incomplete)]
 
 
 def complete_heads(incomplete: str) -> list[str]:
-    """Complete the last type of head in a comma-separated list.
-
-    Example:
-        >>> complete_heads("linear,loc")
-        ['linear,local-cone', 'linear,local-register']
-    """
+    """Complete the last type of head in a comma-separated list."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in complete_head(last)]
 
 
-def _matching(names: Iterable[str], incomplete: str) -> list[str]:
-    found = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
-    return sorted(name for name in found if name.startswith(incomplete))
-
-
-def parse_numbers(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
-    """Parse comma-separated whole numbers; return them ascending and without repetition.
-
-    Raises:
-        InvalidInputError: if an entry is not a whole number, or too small.
-
-    Example:
-        >>> parse_numbers("--tasks", "8, 2,4")
-        (2, 4, 8)
-    """
+def parse_numbers(option: str, text: str, least: int = 1, kind: type = int) -> tuple[Any, ...]:
+    """Parse comma-separated finite numbers; return them ascending and without repetition."""
     try:
-        numbers = {int(word) for word in text.split(",")}
+        numbers = {kind(word) for word in text.split(",")}
     except ValueError:
         numbers = set()
-    if not numbers or min(numbers) < least:
+    if not numbers or not all(least <= number < inf for number in numbers):
+        words = "whole numbers" if kind is int else "numbers"
         raise InvalidInputError(
-            f"{option}: expected whole numbers >= {least} between commas, got {text!r}"
+            f"{option}: expected {words} >= {least} between commas, got {text!r}"
         )
     return tuple(sorted(numbers))
 
 
-def parse_scales(option: str, text: str) -> tuple[float, ...]:
-    """Parse comma-separated finite numbers >= 0; return them ascending, without repetition.
-
-    Raises:
-        InvalidInputError: if an entry is not such a number.
-
-    Example:
-        >>> parse_scales("--scale", "0,1,0.5")
-        (0.0, 0.5, 1.0)
-    """
-    try:
-        numbers = {float(word) for word in text.split(",")}
-    except ValueError:
-        numbers = set()
-    if not numbers or not all(isfinite(number) and number >= 0 for number in numbers):
-        raise InvalidInputError(f"{option}: expected numbers >= 0 between commas, got {text!r}")
-    return tuple(sorted(numbers))
-
-
 def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -> "Task":
-    """Return the task of a ``--target``, with errors in the words of the command line.
-
-    Raises:
-        InvalidInputError: if the labels do not fit the kind, or do not say which it is.
-    """
+    """Return the task of a ``--target``, with errors in the words of the command line."""
     try:
         return labels.task(name, kind)
     except UnclearKindError as error:
@@ -203,11 +132,7 @@ def read_inputs(
     labels: Sequence[str] = (),
     decimal: str | None = None,
 ) -> tuple["Tensor", "pd.DataFrame"]:
-    """Read a table; return its rows' inputs, (rows, inputs), and the table.
-
-    Raises:
-        InvalidInputError: if the run has no columns, the table lacks some, or a cell does not fit.
-    """
+    """Read a table; return its rows' inputs, (rows, inputs), and the table."""
     from qmtl.data import read_table
 
     columns = run.columns()
@@ -230,21 +155,17 @@ def read_inputs(
         near = [(name, nearest(name, free)) for name in missing[:8]]
         means = ", ".join(f"{own[0]!r} for {name!r}" for name, own in near if own)
         raise InvalidInputError(
-            f"{table}: the header lacks {_some(missing)} of {whose}the columns that the run's "
-            f"model needs; {f'is it {means}? ' if means else ''}it has {_some(header)}"
+            f"{table}: the header lacks {listed(map(repr, missing))} of {whose}the columns that "
+            f"the run's model needs; {f'is it {means}? ' if means else ''}it has "
+            f"{listed(map(repr, header))}"
         )
     for name, unseen in columns.unseen(rows).items():
         print(
-            f"warning: {table}: column {name!r} has {_some(unseen)}, which the run has not seen "
-            f"and takes as blank",
+            f"warning: {table}: column {name!r} has {listed(map(repr, unseen))}, which the run "
+            f"has not seen and takes as blank",
             file=sys.stderr,
         )
     try:
         return columns.encode(rows), rows
     except InvalidInputError as error:
         raise InvalidInputError(f"{table}: {error}") from None
-
-
-def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(repr(name) for name in names[:8])
-    return listed if len(names) <= 8 else f"{listed} and {len(names) - 8} more"

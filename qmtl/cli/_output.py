@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qmtl._html import number
 from qmtl._io import console, print_table, write_text
 from qmtl.errors import InvalidInputError
 
@@ -60,11 +61,7 @@ def check_out(out: Path | None) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Create a folder for several files, unless it exists.
-
-    Raises:
-        InvalidInputError: if there is a file with this name.
-    """
+    """Create a folder for several files, unless it exists; raise if it is a file."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -105,8 +102,8 @@ def show_metrics(
             if metric == "loss":
                 continue
             arrow = " ↓" if metric in LOWER_IS_BETTER else ""
-            cells = [_number(other[task].get(metric)) for other in others.values()]
-            table.add_row(task, metric + arrow, _number(value), *cells)
+            cells = [number(other[task].get(metric)) for other in others.values()]
+            table.add_row(task, metric + arrow, number(value), *cells)
         table.add_section()
     console().print(table)
 
@@ -134,9 +131,3 @@ def show_run(run: "Run") -> None:
         f"{results['best_epoch']}, the {which}"
     )
     print(f"run directory: {run.path}")
-
-
-def _number(value: float | None) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"

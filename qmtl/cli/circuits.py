@@ -3,27 +3,32 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option, Typer
 
 from qmtl._io import print_table
-from qmtl.cli._options import Overrides, complete_design, complete_recipe, expanded, path_option
+from qmtl.cli._options import (
+    Overrides,
+    complete_design,
+    complete_recipe,
+    path_argument,
+    path_option,
+)
 from qmtl.cli._output import check_out, terminal_width, write_out
 from qmtl.errors import InvalidInputError, unknown_name
 
-app = typer.Typer(help="List, show and export head circuits.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from qmtl.circuit import HeadCircuit
+    from qmtl.tasks import Task
+
+app = Typer(help="List, show and export head circuits.", no_args_is_help=True)
 FORMATS = ("text", "svg", "qasm")
 MOST_WIRES = 16
-Design = Annotated[
-    str,
-    typer.Argument(
-        help="A design's name, or a .toml file.", autocompletion=complete_design, callback=expanded
-    ),
-]
+Design = Annotated[str, path_argument("A design, or a .toml file.", autocompletion=complete_design)]
 TaskOption = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--task",
         metavar="NAME:KIND[:N]",
         help="A task, such as a:binary or b:multiclass:3; repeatable. [a:binary b:multiclass:3]",
@@ -67,7 +72,7 @@ def show(design: Design, task: TaskOption = None) -> None:
 def export(
     design: Design,
     task: TaskOption = None,
-    format_: Annotated[str, typer.Option("--format", help="text, svg or qasm.")] = "qasm",
+    format_: Annotated[str, Option("--format", help="text, svg or qasm.")] = "qasm",
     out: Annotated[Path | None, path_option("File; standard output by default.")] = None,
 ) -> None:
     """Export a design as OpenQASM 3 with symbolic inputs, as SVG, or as text.
@@ -101,14 +106,14 @@ def _wires(wires: Sequence[int]) -> str:
     return f"{len(wires)} wires [{ends[0]}, …, {ends[1]}]"
 
 
-def _circuit(design: str, tasks: list[str] | None):  # type: ignore[no-untyped-def]
+def _circuit(design: str, tasks: list[str] | None) -> "HeadCircuit":
     from qmtl.circuit import HeadCircuit
 
     parsed = [_task(text) for text in tasks or ["a:binary", "b:multiclass:3"]]
     return HeadCircuit.load(design, parsed)
 
 
-def _task(text: str):  # type: ignore[no-untyped-def]
+def _task(text: str) -> "Task":
     from qmtl.tasks import Task
 
     name, _, rest = text.partition(":")
@@ -131,15 +136,9 @@ def _task(text: str):  # type: ignore[no-untyped-def]
 def explain(
     recipe: Annotated[
         str,
-        typer.Argument(
-            help="A built-in recipe, a .toml file, or a run.",
-            callback=expanded,
-            autocompletion=complete_recipe,
-        ),
+        path_argument("A built-in recipe, a .toml file, or a run.", autocompletion=complete_recipe),
     ],
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows per step. [the recipe's]")
-    ] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Rows per step. [the recipe's]")] = None,
     set_: Overrides = None,
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.
@@ -148,8 +147,6 @@ def explain(
 
     Example: qmtl explain digits --batch-size 256
     """
-    from pathlib import Path
-
     import torch
 
     from qmtl.experiments import build_circuit, build_data, read_recipe, with_noise

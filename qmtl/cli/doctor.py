@@ -1,21 +1,19 @@
 """``qmtl doctor``: versions, devices, extras, what is missing, and how fast a step is."""
 
 import os
+import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
-from statistics import median
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import typer
 
 from qmtl._io import __version__
 from qmtl._words import counted
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 # Numbers of tasks and rows of the steps that are timed.
 SIZES = ((5, 32), (128, 256))
@@ -30,14 +28,12 @@ class Needed:
     installed: str | None
     extra: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name}{self.wanted}"
+
     @property
     def state(self) -> str:
-        """``ok``, ``missing``, or ``unfit`` (another version is installed).
-
-        Example:
-            >>> Needed("torch", ">=2.6", "2.1").state
-            'unfit'
-        """
+        """``ok``, ``missing``, or ``unfit`` (another version is installed)."""
         from packaging.specifiers import SpecifierSet
 
         if self.installed is None:
@@ -52,39 +48,25 @@ def declared() -> list[str]:
 
 
 def needed(requirements: Iterable[str]) -> list[Needed]:
-    """List requirements with the installed versions; the package's own first, then by extra.
-
-    An extra that only combines others is left out.
-
-    Example:
-        >>> [n.extra for n in needed(["rich>=13", "no-such-thing>=1; extra == 'none'"])]
-        ['', 'none']
-    """
+    """List requirements with the installed versions; the package's own first, then by extra."""
     from packaging.requirements import Requirement
 
     found = []
     for text in requirements:
         requirement = Requirement(text)
-        if requirement.name == "qmtl":
+        if requirement.name == "qmtl":  # an extra that only combines others
             continue
-        for extra in ("", *_extras_of(requirement)):
+        extras = re.findall(r'extra == "([^"]+)"', str(requirement.marker or ""))
+        for extra in ("", *extras):
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 wanted = str(requirement.specifier)
-                found.append(Needed(requirement.name, wanted, _installed(requirement.name), extra))
+                try:
+                    installed = metadata.version(requirement.name)
+                except metadata.PackageNotFoundError:
+                    installed = None
+                found.append(Needed(requirement.name, wanted, installed, extra))
                 break
     return sorted(found, key=lambda one: (one.extra, one.name.lower()))
-
-
-def _extras_of(requirement: "Requirement") -> list[str]:
-    """Return the extras that a requirement's marker names."""
-    return re.findall(r'extra == "([^"]+)"', str(requirement.marker or ""))
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def doctor() -> None:
@@ -113,31 +95,27 @@ def doctor() -> None:
     for one in wrong:
         had = f"; {one.installed} is installed" if one.installed else ""
         command = "pip install -c scripts/constraints.txt -e ."
-        console.print(f"{_text(one)} is {one.state}{had}; in the clone of qmtl: {command}")
+        console.print(f"{one} is {one.state}{had}; in the clone of qmtl: {command}")
     if wrong or not works:
         raise typer.Exit(1)
     console.print("all is well")
 
 
 def _system() -> str:
-    import platform
-    import sys
-    from pathlib import Path
-
-    return "\n".join(
-        [
-            f"qmtl {__version__} in {Path(__file__).parents[1]}",
-            f"Python {platform.python_version()} in {sys.prefix}",
-            f"{platform.platform()}, {platform.machine()}\n",
-        ]
+    return (
+        f"qmtl {__version__} in {Path(__file__).parents[1]}\n"
+        f"Python {platform.python_version()} in {sys.prefix}\n"
+        f"{platform.platform()}, {platform.machine()}\n"
     )
 
 
 def _packages(core: list[Needed]) -> str:
     width = max((len(one.name) for one in core), default=0)
-    lines = [f"  {one.name:{width}}  {one.installed or '–':14} {one.wanted}" for one in core]
-    marks = ["" if one.state == "ok" else f"  {one.state}" for one in core]
-    return "\n".join(["packages", *(a + b for a, b in zip(lines, marks, strict=True))]) + "\n"
+    lines = ["packages"]
+    for one in core:
+        mark = "" if one.state == "ok" else f"  {one.state}"
+        lines.append(f"  {one.name:{width}}  {one.installed or '–':14} {one.wanted}{mark}")
+    return "\n".join(lines) + "\n"
 
 
 def _extras(optional: list[Needed]) -> str:
@@ -146,7 +124,7 @@ def _extras(optional: list[Needed]) -> str:
     width = max(map(len, names), default=0)
     for name in names:
         parts = [one for one in optional if one.extra == name]
-        absent = [_text(one) for one in parts if one.state != "ok"]
+        absent = [str(one) for one in parts if one.state != "ok"]
         if absent:
             fix = f'pip install -c scripts/constraints.txt -e ".[{name}]"'
             lines.append(f"  {name:{width}}  missing {', '.join(absent)}: {fix}")
@@ -157,23 +135,19 @@ def _extras(optional: list[Needed]) -> str:
 
 
 def _devices() -> str:
-    from importlib.metadata import entry_points
-
     try:
         import torch
     except (ImportError, OSError) as error:
         return f"devices\n  torch cannot be imported: {' '.join(str(error).split())}\n"
     threads = counted(torch.get_num_threads(), "thread")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    simulators = sorted(entry.name for entry in entry_points(group="pennylane.plugins"))
-    return "\n".join(
-        [
-            "devices",
-            f"  CPU        {os.cpu_count()} cores, torch uses {threads}",
-            f"  CUDA       {', '.join(gpus) or 'none'}",
-            f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}",
-            f"  PennyLane  {', '.join(simulators)}\n",
-        ]
+    simulators = sorted(entry.name for entry in metadata.entry_points(group="pennylane.plugins"))
+    return (
+        "devices\n"
+        f"  CPU        {os.cpu_count()} cores, torch uses {threads}\n"
+        f"  CUDA       {', '.join(gpus) or 'none'}\n"
+        f"  MPS        {'yes' if torch.backends.mps.is_available() else 'no'}\n"
+        f"  PennyLane  {', '.join(simulators)}\n"
     )
 
 
@@ -200,21 +174,20 @@ def _engine() -> tuple[str, bool]:
 def _threads() -> str:
     """Report the time of a training step with one thread, and with torch's number of threads."""
     import torch
+    from torch.utils.benchmark import Timer
 
     before = torch.get_num_threads()
     counts = sorted({1, before if before > 1 else os.cpu_count() or 1})
     lines = ["a training step of an MLP and a quantum head, the median"]
-    try:
-        for n_tasks, batch_size in SIZES:
-            step = _step(n_tasks, batch_size)
-            times = []
-            for count in counts:
-                torch.set_num_threads(count)
-                times.append(f"{1000 * _median(step):.1f} ms with {counted(count, 'thread')}")
-            sizes = f"{counted(n_tasks, 'task')}, {batch_size} rows"
-            lines.append(f"  {sizes:19}  {', '.join(times)}")
-    finally:
-        torch.set_num_threads(before)
+    for n_tasks, batch_size in SIZES:
+        step = _step(n_tasks, batch_size)
+        times = []
+        for count in counts:
+            timer = Timer("step()", globals={"step": step}, num_threads=count)
+            median = timer.blocked_autorange(min_run_time=0.3).median
+            times.append(f"{1000 * median:.1f} ms with {counted(count, 'thread')}")
+        sizes = f"{counted(n_tasks, 'task')}, {batch_size} rows"
+        lines.append(f"  {sizes:19}  {', '.join(times)}")
     return "\n".join(lines) + "\n"
 
 
@@ -242,19 +215,3 @@ def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def _median(step: Callable[[], None], seconds: float = 0.3) -> float:
-    """Return the median time of a step."""
-    step()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return median(times)
-
-
-def _text(one: Needed) -> str:
-    return f"{one.name}{one.wanted}"

@@ -2,45 +2,43 @@
 
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Context, Exit, Option, Typer
 
+from qmtl._html import number
 from qmtl._io import print_table
-from qmtl.cli._options import RunDirectory, Split, expanded
+from qmtl.cli._options import RunDirectory, Split, path_argument, path_option
 from qmtl.cli._output import show_metrics
 from qmtl.errors import InvalidInputError, near_paths, nearest, unknown_name
 
 if TYPE_CHECKING:
-    from qmtl.hardware import Estimate, HardwareResult, Ledger, RunStatus
+    from qmtl.data import Split as Rows
+    from qmtl.hardware import Estimate, HardwareResult, Ledger
     from qmtl.model import MultiTaskModel
 
-app = typer.Typer(
+app = Typer(
     help="Measure a trained model on IBM Quantum, on fake backends and on Aer.",
     no_args_is_help=True,
 )
 # Options that are allowed for a run in the ledger.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
+Name = Annotated[str, Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--ledger", metavar="FILE", callback=expanded, help="[the user's; or QMTL_LEDGER]"
-    ),
+    Path | None, path_option("[the user's; or QMTL_LEDGER]", "--ledger", metavar="FILE")
 ]
-Backend = Annotated[str, typer.Option(help="ibm_fez, fake_fez, aer, …; see qmtl ibm backends.")]
-Samples = Annotated[int, typer.Option(min=1, help="The first rows of the split.")]
-Shots = Annotated[int, typer.Option(min=1, help="Measurements of each sample.")]
-Tasks = Annotated[str | None, typer.Option(metavar="A,B,...", help="Only these tasks.")]
+Backend = Annotated[str, Option(help="ibm_fez, fake_fez, aer, …; see qmtl ibm backends.")]
+Samples = Annotated[int, Option(min=1, help="The first rows of the split.")]
+Shots = Annotated[int, Option(min=1, help="Measurements of each sample.")]
+Tasks = Annotated[str | None, Option(metavar="A,B,...", help="Only these tasks.")]
 MaxSeconds = Annotated[
-    float | None, typer.Option("--max-qpu-seconds", min=0, help="Refuse a run that needs more.")
+    float | None, Option("--max-qpu-seconds", min=0, help="Refuse a longer run.")
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="KEY=VALUE",
         help="Another of the settings: primitive, mode, mitigation, resilience, twirl_gates, "
@@ -51,9 +49,7 @@ Set = Annotated[
 
 @app.command()
 def backends(
-    local: Annotated[
-        bool, typer.Option("--local", help="Only those that need no account.")
-    ] = False,
+    local: Annotated[bool, Option("--local", help="Only those that need no account.")] = False,
 ) -> None:
     """List the account's devices with their queues, and the backends that need no account.
 
@@ -87,20 +83,32 @@ def estimate(
     from qmtl.hardware import prepare
 
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
-    rows = open_run(run, split, samples)
-    prepared = prepare(rows.model, rows.inputs, backend, tasks=_tasks(tasks), settings=settings)
-    show_estimate(prepared.backend, prepared.estimate)
+    model, rows = open_run(run, split, samples)
+    prepared = prepare(model, rows.inputs, backend, tasks=_tasks(tasks), settings=settings)
+    found = prepared.estimate
+    known = found.success is not None
+    success = f"{found.success:.3g} of a whole circuit" if known else "unknown"
+    lines = {
+        "backend": prepared.backend,
+        "qubits": f"{found.wires}: {', '.join(map(str, found.layout))}",
+        "depth": f"{found.depth}, of two-qubit gates {found.two_qubit_depth}",
+        "two-qubit gates": f"{found.two_qubit_gates}, with {found.swaps} swaps added",
+        "estimated success": success,
+        "circuits": f"{found.circuits}, in {found.jobs} job{'s' * (found.jobs != 1)}",
+        "executions": f"{found.executions:,}",
+        "QPU time": f"about {found.qpu_seconds:.1f} s",
+        "largest input": f"{found.payload_bytes / 1e6:.2f} MB",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f"{name:<{width}}  {value}")
+    _show_notes(found)
 
 
 @app.command()
 def submit(
-    context: typer.Context,
-    run: Annotated[
-        str,
-        typer.Argument(
-            callback=expanded, help="A run directory, or the name of a run to go on with."
-        ),
-    ],
+    context: Context,
+    run: Annotated[str, path_argument("A run directory, or the name of a run to go on with.")],
     backend: Backend = "fake_fez",
     split: Split = "test",
     samples: Samples = 16,
@@ -108,15 +116,11 @@ def submit(
     tasks: Tasks = None,
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
-    again: Annotated[
-        bool, typer.Option("--again/--not-again", help="Measure again what was measured.")
-    ] = False,
+    again: Annotated[bool, Option("--again/--not-again", help="Measure it anew.")] = False,
     resubmit: Annotated[
-        bool, typer.Option("--resubmit", help="Send failed or cancelled jobs again.")
+        bool, Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the results, and show them.")
-    ] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait for the results, and show them.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Send a run's model to a backend. After any interruption, the same command continues.
@@ -141,18 +145,19 @@ def submit(
         )
     opened = Ledger(ledger)
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
-    over = {r.run for r in opened.runs() if status_of(r.run, opened, ask=False).is_complete}
-    names = [r.run for r in opened.runs()]
-    if not Path(run).exists() and not opened.knows(run) and nearest(run, names):
+    names = [record.run for record in opened.runs()]
+    over = {name for name in names if status_of(name, opened, ask=False).is_complete}
+    known = opened.knows(run)
+    if not Path(run).exists() and not known and nearest(run, names):
         raise unknown_name("run", run, names)
-    if not Path(run).exists() and opened.knows(run):
+    if not Path(run).exists() and known:
         _refuse_options(context, run)
         name = submit_again(run, opened, resubmit=resubmit, budget_seconds=max_qpu_seconds)
     else:
-        rows = open_run(Path(run), split, samples)
-        notes = {"directory": run, "split": split, "samples": len(rows.inputs)}
+        model, rows = open_run(Path(run), split, samples)
+        notes = {"directory": run, "split": split, "samples": len(rows)}
         name = measure(
-            rows.model,
+            model,
             rows.inputs,
             backend,
             tasks=_tasks(tasks),
@@ -173,7 +178,7 @@ def submit(
         print(f"run {name} {at}; `{opened.command('fetch', name)}` shows it{more}")
 
 
-def _refuse_options(context: typer.Context, run: str) -> None:
+def _refuse_options(context: Context, run: str) -> None:
     """Raise for options that cannot change a run in the ledger."""
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -190,8 +195,8 @@ def _refuse_options(context: typer.Context, run: str) -> None:
 @app.command()
 def status(
     name: Name,
-    offline: Annotated[bool, typer.Option("--offline", help="Only what the ledger knows.")] = False,
-    log: Annotated[bool, typer.Option("--log", help="Also show the run's events.")] = False,
+    offline: Annotated[bool, Option("--offline", help="Only what the ledger knows.")] = False,
+    log: Annotated[bool, Option("--log", help="Also show the run's events.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Show a run's jobs.
@@ -203,7 +208,13 @@ def status(
 
     opened = Ledger.existing(ledger)
     found = status_of(name, opened, ask=not offline)
-    show_status(found, opened)
+    prepared = opened.prepared(found.run.run)
+    rows = []
+    for state, chunk in zip(found.chunks, prepared.chunks, strict=True):
+        first, end = chunk.pubs[0].samples
+        rows.append((state.chunk.idx, f"{first}–{end - 1}", state.chunk.job or "–", state))
+    print_table(("chunk", "samples", "job", "state"), rows)
+    print(found)
     if log:
         print("\n".join(opened.events(found.run.run)))
 
@@ -211,7 +222,7 @@ def status(
 @app.command()
 def fetch(
     name: Name,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for jobs that are not done.")] = False,
+    wait: Annotated[bool, Option("--wait", help="Wait for jobs that are not done.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
     """Fetch results, store them in the ledger, and show them beside the predictions.
@@ -231,11 +242,11 @@ def fetch(
         return
     found = wait_for(run, opened, once=True)
     if opened.results(run):
-        _show(run, opened)
+        show_result(opened, run)
     if not found.is_complete:
         more = f"; `{opened.command('fetch', run, '--wait')}` waits"
         print(f"{found}{'' if found.run.is_local else more}")
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 @app.command()
@@ -272,57 +283,26 @@ def _tasks(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
-def _fetch(run: str, ledger: Any) -> None:
+def _fetch(run: str, ledger: "Ledger") -> None:
     from qmtl.hardware import wait
 
     wait(run, ledger)
-    _show(run, ledger)
+    show_result(ledger, run)
 
 
-def _show(run: str, ledger: Any) -> None:
-    from qmtl.hardware import read_result
-
-    show_result(ledger, read_result(run, ledger))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A run directory's model, and the rows of a split to measure.
-
-    Attributes:
-        model: the run's model.
-        inputs: the first rows of the split.
-        targets: their targets.
-        sample_weight: weights of these rows; None for 1 each.
-    """
-
-    model: "MultiTaskModel"
-    inputs: Any
-    targets: Mapping[str, Any]
-    sample_weight: Any = None
-
-
-def open_run(path: Path, split: str, samples: int) -> Measured:
-    """Return the model of a run directory and the first rows of a split.
-
-    Raises:
-        InvalidInputError: if it is not a run directory, or its data have no such split.
-    """
+def open_run(path: Path, split: str, samples: int) -> "tuple[MultiTaskModel, Rows]":
+    """Return the model of a run directory and the first rows of a split."""
     from qmtl.experiments import Run
 
     opened = Run.read(path)
     rows = opened.load_data(split).splits[split].take(slice(samples))
     if len(rows) < samples:
         print(f"note: the {split} split has {len(rows)} samples, not {samples}", file=sys.stderr)
-    return Measured(opened.load_model(), rows.inputs, rows.targets, rows.sample_weight)
+    return opened.load_model(), rows
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:
-    """Make `HardwareSettings` from the options of the command line.
-
-    Raises:
-        InvalidInputError: if a pair is not ``KEY=VALUE``, or a key or value does not fit.
-    """
+    """Make `HardwareSettings` from the options of the command line."""
     from qmtl.hardware import HardwareSettings
 
     options: dict[str, Any] = {"shots": shots, "max_qpu_seconds": max_qpu_seconds}
@@ -340,88 +320,55 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
     return HardwareSettings.of(options)
 
 
-def show_estimate(backend: str, estimate: "Estimate") -> None:
-    """Print what a run needs, line by line."""
-    known = estimate.success is not None
-    success = f"{estimate.success:.3g} of a whole circuit" if known else "unknown"
-    lines = {
-        "backend": backend,
-        "qubits": f"{estimate.wires}: {', '.join(map(str, estimate.layout))}",
-        "depth": f"{estimate.depth}, of two-qubit gates {estimate.two_qubit_depth}",
-        "two-qubit gates": f"{estimate.two_qubit_gates}, with {estimate.swaps} swaps added",
-        "estimated success": success,
-        "circuits": f"{estimate.circuits}, in {estimate.jobs} job{'s' * (estimate.jobs != 1)}",
-        "executions": f"{estimate.executions:,}",
-        "QPU time": f"about {estimate.qpu_seconds:.1f} s",
-        "largest input": f"{estimate.payload_bytes / 1e6:.2f} MB",
-    }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
-    show_notes(estimate)
-
-
-def show_notes(estimate: "Estimate") -> None:
-    """Print what a user should know about a run."""
+def _show_notes(estimate: "Estimate") -> None:
     for note in estimate.notes:
         print(f"note: {note}")
 
 
-def show_status(found: "RunStatus", ledger: "Ledger") -> None:
-    """Print the state of a run's jobs."""
-    prepared = ledger.prepared(found.run.run)
-    rows = []
-    for status, chunk in zip(found.chunks, prepared.chunks, strict=True):
-        first, end = chunk.pubs[0].samples
-        rows.append((status.chunk.idx, f"{first}–{end - 1}", status.chunk.job or "–", status))
-    print_table(("chunk", "samples", "job", "state"), rows)
-    print(found)
-
-
-def show_result(ledger: "Ledger", result: "HardwareResult") -> None:
+def show_result(ledger: "Ledger", run: str) -> None:
     """Print a result's table; for a run directory's model also metrics, and write a record."""
-    from qmtl.hardware import write_result
+    from qmtl.hardware import read_result, write_result
 
+    result = read_result(run, ledger)
     cells = []
     for row in result.table():
-        numbers = [row[key] for key in ("measured", "predicted", "exact", "standard_error")]
+        values = [row[key] for key in ("measured", "predicted", "exact", "standard_error")]
         off = row["deviation_in_standard_errors"]
         deviation = "–" if off is None else f"{off:+.1f}"
-        cells.append((row["task"], row["output"], *map(_number, numbers), deviation))
+        cells.append((row["task"], row["output"], *map(number, values), deviation))
     columns = (
         "task", "output", "measured", "predicted with noise", "exact without noise",
         "standard error", "deviation",
     )  # fmt: skip
     print_table(columns, cells)
     print(result)
-    show_notes(result.estimate)
+    _show_notes(result.estimate)
     directory = ledger.run(result.run).directory
     if directory is None or not (Path(directory) / "model").is_dir():
         return
     more: dict[str, Any] = {}
     context = ledger.prepared(result.run).context
     if not result.missing and "split" in context:
-        rows = open_run(Path(directory), context["split"], context["samples"])
-        more = {"split": context["split"], "metrics": _metrics(rows, result, context["split"])}
+        split = context["split"]
+        model, rows = open_run(Path(directory), split, context["samples"])
+        more = {"split": split, "metrics": _metrics(model, rows, result, split)}
     print(f"wrote {write_result(result, Path(directory) / 'hardware', **more)}")
 
 
-def _metrics(rows: Measured, result: "HardwareResult", split: str) -> dict[str, Any]:
-    """Return the metrics of the measured logits, and of those without noise if they are known."""
+def _metrics(
+    model: "MultiTaskModel", rows: "Rows", result: "HardwareResult", split: str
+) -> dict[str, Any]:
+    """Return and show metrics of the measured logits, and of those without noise if known."""
     from qmtl.training import score
 
     # Not the model's own logits: it may have been trained further since it was measured.
     columns = {"measured": result.logits, "simulated": result.exact_logits}
     found = {
-        name: score(rows.model, logits, rows.targets, rows.sample_weight)
+        name: score(model, logits, rows.targets, rows.sample_weight)
         for name, logits in columns.items()
         if logits
     }
-    title = f"{len(rows.inputs)} rows of {split}: on {result.backend}, and simulated"
+    title = f"{len(rows)} rows of {split}: on {result.backend}, and simulated"
     others = {name: metrics for name, metrics in found.items() if name == "simulated"}
     show_metrics(title, found["measured"], others, own="measured")
     return found
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
     Delimiter,
     RunDirectory,
-    expanded,
     label_task,
+    path_argument,
     path_option,
     read_inputs,
 )
@@ -20,19 +20,13 @@ from qmtl.errors import InvalidInputError, unknown_name
 
 def adapt(
     run: RunDirectory,
-    table: Annotated[
-        Path,
-        typer.Argument(callback=expanded, help="CSV with the run's input columns and the target."),
-    ],
-    target: Annotated[
-        str, typer.Option(metavar="NAME[=KIND]", help="The column of the new task's labels.")
-    ],
+    table: Annotated[Path, path_argument("CSV with the run's input columns and the target.")],
+    target: Annotated[str, Option(metavar="NAME[=KIND]", help="Column of the new task's labels.")],
     out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(help="ridge, logistic, smart, block or vector; repeatable. [all]"),
+        list[str] | None, Option(help="ridge, logistic, smart, block or vector; repeatable. [all]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and initial weights.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,
 ) -> None:
     """Add a task to a trained model, in a new run directory; the other tasks do not change.
@@ -67,25 +61,20 @@ def adapt(
 
 
 def merge(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(callback=expanded, help="Run directories of the models to merge."),
-    ],
+    runs: Annotated[list[Path], path_argument("Run directories of the models to merge.")],
     out: Annotated[Path | None, path_option("Run directory to make. [runs/<name>-<time>]")] = None,
     method: Annotated[
-        str, typer.Option(help="arithmetic, disjoint, projective, concrete or atm.")
+        str, Option(help="arithmetic, disjoint, projective, concrete or atm.")
     ] = "arithmetic",
     base: Annotated[
         Path | None,
         path_option("The model before training: saved, or of a run. [the mean of the models]"),
     ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="Factor of the sum of changes. [1 / models]")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of batches and masks.")] = 0,
+    scale: Annotated[float | None, Option(help="Factor of the changes' sum. [1 / models]")] = None,
+    rounds: Annotated[int, Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,
+    seed: Annotated[int, Option(min=0, help="Seed of batches and masks.")] = 0,
     keep_last: Annotated[
-        bool, typer.Option("--keep-last", help="Keep each model's last encoder layer and encoding.")
+        bool, Option("--keep-last", help="Keep each model's last encoder layer and encoding.")
     ] = False,
 ) -> None:
     """Merge trained models of different tasks into one, in a new run directory.

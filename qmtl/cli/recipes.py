@@ -6,16 +6,16 @@ import shlex
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
     Delimiter,
     complete_recipe,
-    expanded,
     label_task,
+    path_argument,
     path_option,
     recipe_texts,
 )
@@ -73,7 +73,7 @@ design = "cz-ring"
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="Recipe to show as TOML. [list all]", autocompletion=complete_recipe),
+        Argument(help="Recipe to show as TOML. [list all]", autocompletion=complete_recipe),
     ] = None,
 ) -> None:
     """List the built-in recipes, or show one as a starting point for your own.
@@ -107,16 +107,14 @@ def _about(name: str, text: str) -> tuple[str, str]:
 
 
 def init(
-    table: Annotated[Path, typer.Argument(callback=expanded, help="A CSV file with a header.")],
+    table: Annotated[Path, path_argument("A CSV file with a header.")],
     target: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME[=KIND]", help="A column to predict; repeatable. [the last suitable one]"
         ),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Recipe to write; it must not exist. [TABLE.toml here]")
-    ] = None,
+    out: Annotated[Path | None, path_option("New recipe to write. [TABLE.toml here]")] = None,
     delimiter: Delimiter = None,
 ) -> None:
     """Write a recipe for a table, with the kinds of its columns as comments.
@@ -127,7 +125,7 @@ def init(
 
     qmtl init table.csv --target price --target grade=multiclass --out mine.toml
     """
-    from qmtl.data import LabelTable
+    from qmtl.data import LabelTable, from_csv
 
     path = Path(f"{table.stem}.toml") if out is None else out
     check_out(path)
@@ -135,29 +133,42 @@ def init(
         raise InvalidInputError(f"{path} exists already; give another --out")
     labels = LabelTable(table, delimiter)
     names = labels.names
-    unclear: dict[str, tuple[str, ...]] = {}
 
     @cache
-    def task_of(name: str) -> "Task | None":
+    def task_of(name: str) -> "Task | InvalidInputError":
         try:
             return labels.task(name)
         except InvalidInputError as error:
-            unclear[name] = tuple(error.kinds) if isinstance(error, UnclearKindError) else ()
-            return None
+            return error
 
-    wanted = {} if not target else _given(target, labels, table)
-    if not wanted:
-        last = next((name for name in reversed(names) if task_of(name) is not None), None)
-        found = None if last is None else task_of(last)
-        wanted = {found.name: found.kind} if found is not None else _no_target(labels)
-    data = _load(table, wanted, delimiter)
+    if target:
+        wanted = _given(target, labels, table)
+    else:
+        tried = map(task_of, reversed(names))
+        last = next((one for one in tried if not isinstance(one, InvalidInputError)), None)
+        if last is None:
+            error = task_of(names[-1])
+            why = error.problem if isinstance(error, UnclearKindError) else error
+            raise InvalidInputError(
+                f"no column has labels whose kind is clear (the last: {why}); name one: --target "
+                f"NAME=KIND with the kind binary, multiclass or regression"
+            )
+        wanted = {last.name: last.kind}
+    with warnings.catch_warnings():
+        # The recipe lists the columns that are left out.
+        warnings.simplefilter("ignore")
+        # Load the data as training will, so that errors show now.
+        data = from_csv(table, targets=wanted, delimiter=delimiter)
     lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
     for name in names[:MOST]:
-        if name not in wanted and task_of(name) is not None:
-            lines.append(f"# {_target_line(name, task_of(name), None)}")
-        elif name not in wanted and len(unclear.get(name, ())) > 1:
-            kind, *more = unclear[name]
-            line = _target_line(name, None, kind).rstrip()
+        task = task_of(name)
+        if name in wanted:
+            continue
+        if not isinstance(task, InvalidInputError):
+            lines.append(f"# {_target_line(name, task, task.kind)}")
+        elif isinstance(task, UnclearKindError) and len(task.kinds) > 1:
+            kind, *more = task.kinds
+            line = _target_line(name, task, kind).rstrip()
             lines.append(f"# {line}  # or {' or '.join(more)}\n")
     if len(names) > MOST:
         lines.append(f"# … {len(names):,} columns in all\n")
@@ -195,40 +206,16 @@ def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, st
     return wanted
 
 
-def _no_target(labels: "LabelTable") -> NoReturn:
-    """Say why the last column, the likeliest target, cannot be one."""
-    try:
-        labels.task(labels.names[-1])
-    except InvalidInputError as error:
-        why = error.problem if isinstance(error, UnclearKindError) else error
-        raise InvalidInputError(
-            f"no column has labels whose kind is clear (the last: {why}); name one: --target "
-            f"NAME=KIND with the kind binary, multiclass or regression"
-        ) from None
-    raise AssertionError("the last column has a task")
-
-
-def _load(table: Path, wanted: dict[str, str], delimiter: str | None) -> "MultiTaskData":
-    """Load the data as training will, so that errors show now."""
-    from qmtl.data import from_csv
-
-    with warnings.catch_warnings():
-        # The recipe lists the columns that are left out.
-        warnings.simplefilter("ignore")
-        return from_csv(table, targets=wanted, delimiter=delimiter)
-
-
-def _target_line(name: str, task: "Task | None", kind: str | None) -> str:
+def _target_line(name: str, task: "Task | InvalidInputError", kind: str) -> str:
     """Write a recipe's line for a target: column, kind, and a comment on its classes."""
     about = ""
-    if task is not None and kind in (None, task.kind):
+    if not isinstance(task, InvalidInputError) and kind == task.kind:
         names = [str(name) for name in task.class_names or ()]
         more = ", …" if len(names) > 6 else ""
         count = f"{task.n_outputs} classes" if task.kind == "multiclass" else ""
         about = ": ".join(part for part in (count, ", ".join(names[:6]) + more) if part)
     key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
-    found = kind or ("" if task is None else task.kind)
-    return f"{key} = {json.dumps(found)}{f'  # {_comment(about)}' if about else ''}\n"
+    return f"{key} = {json.dumps(kind)}{f'  # {_comment(about)}' if about else ''}\n"
 
 
 def _inputs(data: "MultiTaskData") -> str:
@@ -273,5 +260,5 @@ def _comment(text: str) -> str:
 
 def _plain(name: str) -> str:
     """Replace characters that a recipe's name may not have."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
+    kept = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     return kept if kept[:1].isalnum() else f"table{kept}"

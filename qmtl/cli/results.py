@@ -6,19 +6,22 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from qmtl._io import print_table
-from qmtl.cli._options import Delimiter, RunDirectory, Split, expanded, path_option, read_inputs
+from qmtl.cli._options import (
+    Delimiter,
+    RunDirectory,
+    Split,
+    path_argument,
+    path_option,
+    read_inputs,
+)
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
 
 
-def runs(
-    folder: Annotated[
-        Path, typer.Argument(callback=expanded, help="The folder of the runs.")
-    ] = Path("runs"),
-) -> None:
+def runs(folder: Annotated[Path, path_argument("The folder of the runs.")] = Path("runs")) -> None:
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
@@ -91,18 +94,14 @@ def _epochs(path: Path) -> int:
 def evaluate(
     run: RunDirectory,
     split: Split = "test",
-    attack: Annotated[
-        str | None, typer.Option(help="Also compute metrics under an attack: fgsm or pgd.")
-    ] = None,
+    attack: Annotated[str | None, Option(help="Also evaluate under attack: fgsm or pgd.")] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Radius of the attack, in units of the inputs. [0.03]")
+        float | None, Option(help="Radius of the attack, in units of the inputs. [0.03]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of pgd. [5]")] = None,
-    norm: Annotated[str | None, typer.Option(help="Norm of the attack: linf or l2. [linf]")] = None,
-    low: Annotated[
-        float | None, typer.Option(help="Lower limit of attacked inputs, such as 0 for pixels.")
-    ] = None,
-    high: Annotated[float | None, typer.Option(help="Upper limit of attacked inputs.")] = None,
+    steps: Annotated[int | None, Option(help="Steps of pgd. [5]")] = None,
+    norm: Annotated[str | None, Option(help="Norm of the attack: linf or l2. [linf]")] = None,
+    low: Annotated[float | None, Option(help="Lower limit of attacked inputs.")] = None,
+    high: Annotated[float | None, Option(help="Upper limit of attacked inputs.")] = None,
 ) -> None:
     """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
 
@@ -133,21 +132,15 @@ def evaluate(
 def affinity(
     run: RunDirectory,
     split: Split = "validation",
-    of: Annotated[
-        str, typer.Option(help="What is differentiated: labels (times logits), or losses.")
-    ] = "labels",
+    of: Annotated[str, Option(help="Differentiate labels (times logits) or losses.")] = "labels",
     by: Annotated[
-        str, typer.Option(help="With respect to: shared parameters, or features.")
+        str, Option(help="With respect to: shared parameters, or features.")
     ] = "parameters",
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Train the recipe anew for this many epochs. [use the run's model]"
-        ),
+        Option(min=1, help="Train the recipe anew for this many epochs. [use the run's model]"),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Table (.csv) or heat map (.png, .svg, .pdf) to write.")
-    ] = None,
+    out: Annotated[Path | None, path_option("Table (.csv) or plot (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
 
@@ -173,20 +166,12 @@ def affinity(
     if found.pairs.empty:
         raise InvalidInputError(f"the run {run} has one task only; affinity compares two")
     columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")
-    rows = (
-        (
-            f"{row.first}, {row.second}",
-            row.shared_rows,
-            f"{row.overlap:.0%}",
-            *(
-                ("–", "–")
-                if row.cosine != row.cosine
-                else (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
-            ),
-            row.verdict,
-        )
-        for row in found.pairs.itertuples()
-    )
+    rows = []
+    for row in found.pairs.itertuples():
+        interval = (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
+        cosine = ("–", "–") if row.cosine != row.cosine else interval
+        names = f"{row.first}, {row.second}"
+        rows.append((names, row.shared_rows, f"{row.overlap:.0%}", *cosine, row.verdict))
     print_table(columns, rows, title=f"{opened.path}: gradient affinity on {split} rows")
     if out is not None:
         write_affinity(found, out)
@@ -214,14 +199,10 @@ def _attack(name: str | None, options: dict[str, Any]) -> Any:
 
 def predict(
     run: RunDirectory,
-    table: Annotated[
-        Path, typer.Argument(callback=expanded, help="CSV with the run's input columns.")
-    ],
+    table: Annotated[Path, path_argument("CSV with the run's input columns.")],
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
-    decimal: Annotated[
-        str | None, typer.Option(help="Decimal mark, . or a comma; detected by default.")
-    ] = None,
+    decimal: Annotated[str | None, Option(help="Decimal mark, . or , [detected]")] = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
@@ -244,9 +225,7 @@ def predict(
 
 
 def report(
-    runs: Annotated[
-        list[Path], typer.Argument(callback=expanded, help="Run directories to show side by side.")
-    ],
+    runs: Annotated[list[Path], path_argument("Run directories to show side by side.")],
     out: Annotated[
         Path | None,
         path_option("File to write. [RUN/report.html; for several runs, report.html here]"),
@@ -273,12 +252,10 @@ def report(
 def export(
     run: RunDirectory,
     task: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only this task; repeatable. [all tasks]"),
+        list[str] | None, Option(metavar="NAME", help="Only this task; repeatable. [all tasks]")
     ] = None,
     symbolic: Annotated[
-        bool,
-        typer.Option("--symbolic", help="Write weights as inputs, not as their trained values."),
+        bool, Option("--symbolic", help="Write weights as inputs, not as their trained values.")
     ] = False,
     onnx: Annotated[
         Path | None,

@@ -3,23 +3,22 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Option
 
 from qmtl._io import console
 from qmtl.cli._options import (
     Overrides,
     complete_heads,
     complete_recipe,
-    expanded,
     parse_numbers,
-    parse_scales,
+    path_argument,
     path_option,
 )
 from qmtl.cli._output import make_folder
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from qmtl.experiments import NoiseSection, Recipe
+    from qmtl.experiments import Recipe
 
 
 SCALES = "0,0.5,1,2,4"
@@ -28,27 +27,22 @@ SCALES = "0,0.5,1,2,4"
 def bench(
     recipes: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RECIPE...",
-            help="Built-in recipes, or .toml files.",
-            callback=expanded,
-            autocompletion=complete_recipe,
+        path_argument(
+            "Built-in recipes, or .toml files.", metavar="RECIPE...", autocompletion=complete_recipe
         ),
     ],
     heads: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="A,B,...", help="Types of heads. [the recipe's]", autocompletion=complete_heads
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Number of seeds. [the recipe's]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="The first seed. [0]")] = None,
+    seeds: Annotated[int | None, Option(min=1, help="Number of seeds. [the recipe's]")] = None,
+    seed: Annotated[int | None, Option(min=0, help="The first seed. [0]")] = None,
     set_: Overrides = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="KEY=V1,V2,...",
             help="Values that every head tries, instead of the recipe's grid; repeatable.",
         ),
@@ -56,12 +50,9 @@ def bench(
     out: Annotated[Path, path_option("Output folder, with a subfolder for each recipe.")] = Path(
         "bench"
     ),
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of cells at once. [one per core]")
-    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Cells at once. [one per core]")] = None,
     cluster: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…"),
+        str | None, Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…")
     ] = None,
 ) -> None:
     """Compare heads on every seed, each at its best setting of the grid.
@@ -79,13 +70,11 @@ def bench(
     from qmtl.experiments import Workers, parse_grid, read_recipe
 
     overrides = [*(set_ or [])]
-    if heads is not None:
-        overrides.append(f"bench.heads={[name.strip() for name in heads.split(',')]!r}")
-    if seeds is not None:
-        overrides.append(f"bench.seeds={seeds}")
-    if seed is not None:
-        overrides.append(f"bench.first_seed={seed}")
-    values: dict[str, Any] = {} if grid is None else {"bench.grid": parse_grid(grid)}
+    types = None if heads is None else [name.strip() for name in heads.split(",")]
+    for key, value in {"heads": types, "seeds": seeds, "first_seed": seed}.items():
+        if value is not None:
+            overrides.append(f"bench.{key}={value!r}")
+    values = {} if grid is None else {"bench.grid": parse_grid(grid)}
     chosen = [read_recipe(recipe, overrides).with_values(values) for recipe in recipes]
     names = [recipe.name for recipe in chosen]
     for name in names:
@@ -103,7 +92,7 @@ def bench(
 
 
 def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
-    """Run one recipe, write and show its tables; returns the number of failed cells."""
+    """Run one recipe, write and show its tables; return the number of failed cells."""
     from rich.console import Console
 
     from qmtl.experiments import bench as run_bench
@@ -124,11 +113,10 @@ def _run(recipe: "Recipe", folder: Path, workers: Any) -> int:
 
 def scaling(
     tasks: Annotated[
-        str,
-        typer.Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32."),
+        str, Option(metavar="T1,T2,...", help="Numbers of binary tasks; accuracy: at most 32.")
     ] = "2,4,8,16,32,64,128,256,512,1024",
     parts: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Parts to run.")
+        str, Option(metavar="A,B,...", help="Parts to run.")
     ] = "parameters,cost,accuracy",
     data: Annotated[
         Path | None,
@@ -137,10 +125,10 @@ def scaling(
             "[digits, by halves of the ten classes]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of the accuracy part.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows of the timed step.")] = 32,
-    threads: Annotated[int, typer.Option(min=1, help="Number of threads of the timed step.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of training runs at once.")] = 2,
+    seeds: Annotated[int, Option(min=1, help="Number of seeds of the accuracy part.")] = 3,
+    batch_size: Annotated[int, Option(min=1, help="Number of rows of the timed step.")] = 32,
+    threads: Annotated[int, Option(min=1, help="Number of threads of the timed step.")] = 1,
+    jobs: Annotated[int, Option(min=1, help="Number of training runs at once.")] = 2,
     out: Annotated[Path, path_option("Folder for CSV files and plots.")] = Path("scaling"),
 ) -> None:
     """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
@@ -174,16 +162,16 @@ def scaling(
 
 def trainability(
     wires: Annotated[
-        str, typer.Option(metavar="N1,N2,...", help="Numbers of wires of one register.")
+        str, Option(metavar="N1,N2,...", help="Numbers of wires of one register.")
     ] = "2,4,6,8,10",
     layers: Annotated[
-        str, typer.Option(metavar="L1,L2,...", help="Numbers of layers of block and encoding.")
+        str, Option(metavar="L1,L2,...", help="Numbers of layers of block and encoding.")
     ] = "1,2,4,8,16,32",
     tasks: Annotated[
-        str, typer.Option(metavar="T1,T2,...", help="Numbers of tasks of two wires each.")
+        str, Option(metavar="T1,T2,...", help="Numbers of tasks of two wires each.")
     ] = "1,2,4,8,16,32,64,128,256,512,1024",
-    samples: Annotated[int, typer.Option(min=2, help="Number of random draws per circuit.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    samples: Annotated[int, Option(min=2, help="Number of random draws per circuit.")] = 200,
+    seed: Annotated[int, Option(min=0, help="Seed of the draws.")] = 0,
     out: Annotated[Path, path_option("Folder for CSV and plots.")] = Path("trainability"),
 ) -> None:
     """Sample gradients at random weights, for local and global readouts, and fit their decay.
@@ -207,54 +195,41 @@ def trainability(
 
 
 def noise(
-    run: Annotated[
-        Path | None,
-        typer.Argument(callback=expanded, help="Run directory of the model to evaluate."),
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="A fake IBM backend, such as fake_fez.")
-    ] = None,
-    relaxation: Annotated[
-        bool, typer.Option(help="Whether wires relax, during gates and while they wait.")
-    ] = True,
+    run: Annotated[Path | None, path_argument("Run directory of the model to evaluate.")] = None,
+    backend: Annotated[str | None, Option(help="A fake IBM backend, such as fake_fez.")] = None,
+    relaxation: Annotated[bool, Option(help="Whether wires relax, also while they wait.")] = True,
     file: Annotated[
-        Path | None, path_option("JSON file with the noise.", "--noise", metavar="FILE")
+        Path | None, path_option("File with the noise.", "--noise", metavar="FILE")
     ] = None,
-    one_qubit: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of one-wire gates.")
-    ] = 0.0,
-    two_qubit: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of two-wire gates.")
-    ] = 0.0,
-    readout: Annotated[
-        float, typer.Option(min=0, max=1, help="Error probability of reading a bit.")
-    ] = 0.0,
+    one_qubit: Annotated[float, Option(min=0, max=1, help="Error rate of one-wire gates.")] = 0.0,
+    two_qubit: Annotated[float, Option(min=0, max=1, help="Error rate of two-wire gates.")] = 0.0,
+    readout: Annotated[float, Option(min=0, max=1, help="Error rate of reading a bit.")] = 0.0,
     scale: Annotated[
         str | None,
-        typer.Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
+        Option(metavar="S1,S2,...", help=f"Factors by which the noise is scaled. [{SCALES}]"),
     ] = None,
     shots: Annotated[
-        int | None, typer.Option(min=1, help="Number of measurements per sample. [exact values]")
+        int | None, Option(min=1, help="Number of measurements per sample. [exact values]")
     ] = None,
     extrapolate: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="METHOD",
             help="Zero-noise extrapolation from the scales >= 1: richardson (the polynomial "
             "through all), linear or exponential.",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test. [test]")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the shots, or of the study.")] = 0,
+    split: Annotated[str | None, Option(help="train, validation or test. [test]")] = None,
+    seed: Annotated[int, Option(min=0, help="Seed of the shots, or of the study.")] = 0,
     study: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--study",
             help="Without a run: robustness against number of tasks, depth and entangler.",
         ),
     ] = False,
     out: Annotated[
-        Path | None, path_option("Folder for CSV and plot. [RUN/noise, or noise]")
+        Path | None, path_option("Folder for CSV and plot. [RUN/noise or noise]")
     ] = None,
 ) -> None:
     """Evaluate a run under noise of several strengths, or study which heads are robust.
@@ -269,7 +244,7 @@ def noise(
 
     qmtl noise --study --one-qubit 0.0003 --two-qubit 0.003 --readout 0.01
     """
-    from qmtl.experiments import run_robustness, run_study
+    from qmtl.experiments import NoiseSection, run_robustness, run_study
 
     if (run is None) != study:
         raise InvalidInputError("give a run directory, or --study, and not both")
@@ -277,28 +252,7 @@ def noise(
     for name, value in of_runs.items():
         if study and value is not None:
             raise InvalidInputError(f"--study does not take --{name}")
-    scales = parse_scales("--scale", SCALES if scale is None else scale)
-    source = _source(backend, relaxation, file, one_qubit, two_qubit, readout)
-    folder = out if out is not None else (Path("noise") if run is None else run / "noise")
-    if run is None:
-        make_folder(folder)
-        run_study(source.device_noise, folder, seed)
-    else:
-        options: Any = {"shots": shots, "extrapolate": extrapolate, "seed": seed}
-        run_robustness(run, source, folder, scales, split=split or "test", **options)
-    print(f"wrote {folder}")
-
-
-def _source(
-    backend: str | None,
-    relaxation: bool,
-    file: Path | None,
-    one_qubit: float,
-    two_qubit: float,
-    readout: float,
-) -> "NoiseSection":
-    from qmtl.experiments import NoiseSection
-
+    scales = parse_numbers("--scale", SCALES if scale is None else scale, least=0, kind=float)
     numbers = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
     if (backend is not None) + (file is not None) + any(numbers.values()) != 1:
         raise InvalidInputError(
@@ -308,4 +262,12 @@ def _source(
     if not relaxation and backend is None:
         raise InvalidInputError("--no-relaxation needs --backend")
     saved = None if file is None else str(file)
-    return NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)
+    source = NoiseSection(backend=backend, relaxation=relaxation, file=saved, **numbers)
+    folder = out if out is not None else (Path("noise") if run is None else run / "noise")
+    if run is None:
+        make_folder(folder)
+        run_study(source.device_noise, folder, seed)
+    else:
+        options: Any = {"shots": shots, "extrapolate": extrapolate, "seed": seed}
+        run_robustness(run, source, folder, scales, split=split or "test", **options)
+    print(f"wrote {folder}")

@@ -1,44 +1,36 @@
 """``qmtl train``: train a recipe into a run directory."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import typer
+from typer import Option
 
 from qmtl.cli._options import (
     Overrides,
     SeedOption,
     complete_head,
     complete_recipe,
-    expanded,
+    path_argument,
     path_option,
     with_seed,
 )
 from qmtl.cli._output import show_run
 from qmtl.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from qmtl.experiments import Run
-
 
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(
-            help="A built-in recipe (digits), or a path to a .toml file.",
-            callback=expanded,
-            autocompletion=complete_recipe,
+        path_argument(
+            "A built-in recipe (digits), or a path to a .toml file.", autocompletion=complete_recipe
         ),
     ] = None,
-    out: Annotated[
-        Path | None, path_option("Run directory; it must not exist. [runs/NAME-TIME]")
-    ] = None,
+    out: Annotated[Path | None, path_option("New run directory. [runs/NAME-TIME]")] = None,
     set_: Overrides = None,
     seed: SeedOption = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="HEAD",
             help="Also train a head of this type, such as linear; repeatable.",
             autocompletion=complete_head,
@@ -47,9 +39,7 @@ def train(
     resume: Annotated[
         Path | None, path_option("Continue a run, or train it longer.", metavar="DIR")
     ] = None,
-    report: Annotated[
-        bool, typer.Option("--report", help="Also write RUN/report.html; see qmtl report.")
-    ] = False,
+    report: Annotated[bool, Option("--report", help="Also write RUN/report.html.")] = False,
 ) -> None:
     """Train a recipe and show the result per task.
 
@@ -75,7 +65,15 @@ def train(
         before = results.stat().st_mtime_ns if results.is_file() else None
         run = resume_run(resume, set_ or ())
         if before == results.stat().st_mtime_ns:
-            print(_nothing_trained(resume, run, set_ or ()))
+            done = run.results["epochs"]
+            wanted = read_recipe(resume / "recipe.toml", set_ or ()).training.max_epochs
+            if set_ and wanted is not None and wanted <= done:
+                print(
+                    f"the run {resume} has trained {done} epochs already, and max_epochs is "
+                    f"{wanted}; nothing was trained"
+                )
+            else:
+                print(f"the run {resume} had finished already; nothing was trained")
     else:
         assert recipe is not None
         overrides = with_seed(set_, seed)
@@ -88,17 +86,3 @@ def train(
             from qmtl.experiments import write_report
 
             print(f"report: {write_report([run.path], run.path / 'report.html')}")
-
-
-def _nothing_trained(folder: Path, run: "Run", overrides: Sequence[str]) -> str:
-    """Say why a finished run was not trained further."""
-    from qmtl.experiments import read_recipe
-
-    done = run.results["epochs"]
-    wanted = read_recipe(folder / "recipe.toml", overrides).training.max_epochs
-    if overrides and wanted is not None and wanted <= done:
-        return (
-            f"the run {folder} has trained {done} epochs already, and max_epochs is {wanted}; "
-            f"nothing was trained"
-        )
-    return f"the run {folder} had finished already; nothing was trained"

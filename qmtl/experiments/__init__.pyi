@@ -8,7 +8,6 @@ from ._build import build_data as build_data
 from ._build import build_model as build_model
 from ._build import with_noise as with_noise
 from ._from_runs import check_kind as check_kind
-from ._from_runs import new_folder as new_folder
 from ._from_runs import run_affinity as run_affinity
 from ._from_runs import write_affinity as write_affinity
 from ._from_runs import write_derived as write_derived
@@ -31,11 +30,12 @@ from ._robustness import plot_signal as plot_signal
 from ._robustness import plot_under_noise as plot_under_noise
 from ._robustness import run_robustness as run_robustness
 from ._robustness import run_study as run_study
-from ._run import Run as Run
 from ._run import is_first_process as is_first_process
 from ._run import resume_run as resume_run
 from ._run import start_run as start_run
-from ._run import training_process as training_process
+from ._run_folder import Run as Run
+from ._run_folder import new_folder as new_folder
+from ._run_folder import training_process as training_process
 from ._scaling import ScalingSettings as ScalingSettings
 from ._scaling import run_scaling as run_scaling
 from ._scaling_accuracy import AccuracySettings as AccuracySettings

@@ -1,6 +1,8 @@
 """The tables of a benchmark: for the terminal, as Markdown and as CSV."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,27 +12,18 @@ from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, H
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import estimate, holm
-from qmtl.plotting import plain, save_figure, style
+from qmtl.plotting import panels, plain, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from rich.console import Console
 
 BASELINE = "majority or mean"
 SCORES, FOREST = "score_against_parameters.png", "forest.png"
 # A difference with a smaller p-value is reported as better or worse.
 LEVEL = 0.05
-# Columns of the terminal's table, and their titles.
-SHOWN = {
-    "head": "head",
-    "head parameters": "parameters",
-    "mean over tasks": "mean over tasks",
-    f"against {REFERENCE}": f"against {REFERENCE}",
-    "Δm (%)": "Δm (%)",
-    "ECE": "ECE",
-    "step (ms)": "step (ms)",
-}
+# Columns of the table of heads that the terminal does not show.
+HIDDEN = ("total parameters", "p (Holm)", "kept epoch", "setting")
 Row = dict[str, Any]
 
 
@@ -57,10 +50,10 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
     if summary.heads:
         title = f"{summary.name}: test scores × 100, mean ± 95% interval over seeds"
         table = Table(title=title, title_justify="left")
-        rows = [{key: row[key] for key in row if key in SHOWN} for row in _head_rows(summary)]
+        rows = [{k: row[k] for k in row if k not in HIDDEN} for row in _head_rows(summary)]
         for key in rows[0]:
             justify: Any = "left" if key == "head" else "right"
-            table.add_column(SHOWN[key], justify=justify, overflow="fold")
+            table.add_column(key.removeprefix("head "), justify=justify, overflow="fold")
         for row in rows:
             table.add_row(*row.values())
         console.print(table)
@@ -71,12 +64,7 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
 
 
 def verdict(summary: BenchSummary) -> list[str]:
-    """Say the result of the comparison in one sentence per head; empty without the reference.
-
-    Example:
-        >>> verdict(BenchSummary("none", (), None, (), 5, 1, 5))
-        []
-    """
+    """Say the result of the comparison in one sentence per head; empty without the reference."""
     n = len(summary.tasks)
     scored = sum(summary.has_score(task) for task in summary.tasks)
     over = "" if n == 1 else f", mean over {n if scored == n else f'{scored} of {n}'} tasks"
@@ -148,63 +136,47 @@ def _head_rows(summary: BenchSummary) -> list[Row]:
         row["ECE"] = f"{estimate(scores.calibration()):.1f}"
         row["step (ms)"] = f"{1000 * scores.step_seconds:.1f}"
         row["kept epoch"] = f"{scores.best_epoch:.0f}"
-        row["setting"] = (
-            ", ".join(
-                f"{value:g}" if isinstance(value, float) else str(value)
-                for value in scores.setting.values()
-            )
-            or "–"
-        )
+        values = scores.setting.values()
+        texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+        row["setting"] = ", ".join(texts) or "–"
         rows.append(row)
     return rows
 
 
 def _task_rows(summary: BenchSummary) -> list[Row]:
-    rows = [_row_of_tasks(summary, scores.head, scores) for scores in summary.heads]
-    if summary.probe is not None:
-        rows.append(_row_of_tasks(summary, summary.probe.head, summary.probe))
-    baseline: Row = {"head": BASELINE}
-    for task, metric in summary.tasks.items():
-        values = summary.heads[0].baseline(task)
-        baseline[_task_title(task, metric)] = f"{estimate(values):.1f}"
-    return [*rows, baseline]
+    titles = {task: f"{task} ({metric})" for task, metric in summary.tasks.items()}
 
+    def row(name: str, scores_on: Callable[[str], list[float]]) -> Row:
+        values = {title: f"{estimate(scores_on(task)):.1f}" for task, title in titles.items()}
+        return {"head": name} | values
 
-def _row_of_tasks(summary: BenchSummary, name: str, scores: HeadScores) -> Row:
-    return {"head": name} | {
-        _task_title(task, metric): f"{estimate(scores.scores(task)):.1f}"
-        for task, metric in summary.tasks.items()
-    }
+    rows = [row(scores.head, scores.scores) for scores in summary.columns]
+    return [*rows, row(BASELINE, summary.heads[0].baseline)]
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
     """List tasks on which a head does not beat the constant prediction, but the probe does."""
-    if summary.probe is None:
+    probe, found = summary.probe, []
+    if probe is None:
         return []
-    found = []
+
+    def misses(scores: HeadScores, task: str) -> bool:
+        floor = estimate(scores.baseline(task)).mean
+        return estimate(scores.scores(task)).mean <= floor < estimate(probe.scores(task)).mean
+
     for scores in summary.heads:
-        tasks = [task for task in summary.tasks if _misses(scores, summary.probe, task)]
+        tasks = [task for task in summary.tasks if misses(scores, task)]
         if tasks:
             found.append(f"`{scores.head}`: {', '.join(tasks)}")
     return found
 
 
-def _misses(scores: HeadScores, probe: HeadScores, task: str) -> bool:
-    floor = estimate(scores.baseline(task)).mean
-    return estimate(scores.scores(task)).mean <= floor < estimate(probe.scores(task)).mean
-
-
-def _task_title(task: str, metric: str) -> str:
-    return f"{task} ({metric})"
-
-
 def _metric_rows(summary: BenchSummary) -> list[Row]:
-    columns = [*summary.heads, *([summary.probe] if summary.probe else [])]
     rows = []
     for task in summary.tasks:
         for metric in summary.heads[0].metrics[task]:
             row: Row = {"task": task, "metric": metric}
-            for scores in columns:
+            for scores in summary.columns:
                 mean = estimate(scores.scores(task, metric)).mean
                 digits = ".3g" if metric in UNSCALED else ".1f"
                 row[scores.head] = "–" if math.isnan(mean) else format(mean, digits)
@@ -262,7 +234,7 @@ def metrics_csv(summary: BenchSummary) -> str:
             "interval": found.half_width,
             "seeds": found.n,
         }
-        for scores in _all(summary)
+        for scores in summary.columns
         for task in summary.tasks
         for metric in scores.metrics[task]
     )
@@ -272,15 +244,11 @@ def seeds_csv(summary: BenchSummary) -> str:
     """Write one row per head, task, metric and seed, for further statistics."""
     return as_csv(
         {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
-        for scores in _all(summary)
+        for scores in summary.columns
         for task in summary.tasks
         for metric in scores.metrics[task]
         for seed, value in enumerate(scores.scores(task, metric), summary.first_seed)
     )
-
-
-def _all(summary: BenchSummary) -> list[HeadScores]:
-    return [*summary.heads, *([summary.probe] if summary.probe else [])]
 
 
 def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
@@ -319,10 +287,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
 def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
     """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
-    Args:
-        summary: a summary whose heads include the reference.
-        task: name of a task; None for the mean over tasks.
-        ax: axes to draw on.
+    The differences are those on a task, or of the mean over tasks if it is None.
     """
     if task is None:
         tests = {head: comparison.test for head, comparison in summary.compare().items()}
@@ -350,34 +315,19 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
 
 def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
     """Write the plots as PNG files to a folder; no forest plot without the reference."""
-    from matplotlib.figure import Figure
-
-    written: list[Path] = []
-    with style():
-        if summary.heads:
-            figure = Figure(figsize=(8, 4.5))
-            plot_score_against_parameters(summary, figure.subplots())
-            written.append(folder / SCORES)
-            save_figure(figure, written[-1])
-        if summary.compare():
-            written.append(folder / FOREST)
-            save_figure(_forests(summary), written[-1])
-    return written
-
-
-def _forests(summary: BenchSummary) -> "Figure":
-    from matplotlib.figure import Figure
-
-    panels = [None, *summary.tasks]
-    columns = min(3, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    height = 0.9 + 0.24 * len(summary.compare())
-    figure = Figure(figsize=(1.5 + 3.2 * columns, 0.7 + height * rows))
-    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-    for panel, ax in zip(panels, axes, strict=False):
-        plot_forest(summary, panel, ax).set_xlabel("")
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
-    figure.supxlabel(f"difference from {REFERENCE}, points (95% interval over paired seeds)")
-    figure.suptitle(f"{summary.name}: heads against {REFERENCE}")
-    return figure
+    figures = {}
+    if summary.heads:
+        scores = partial(plot_score_against_parameters, summary)
+        figures[folder / SCORES] = panels([scores], 1, (8, 4.5))
+    if summary.compare():
+        forests = [partial(plot_forest, summary, task) for task in (None, *summary.tasks)]
+        height = 1.4 + 0.24 * len(summary.compare())
+        figure = panels(forests, min(3, len(forests)), (3.6, height), sharey=True)
+        for ax in figure.axes:
+            ax.set_xlabel("")
+        figure.supxlabel(f"difference from {REFERENCE}, points (95% interval over paired seeds)")
+        figure.suptitle(f"{summary.name}: heads against {REFERENCE}")
+        figures[folder / FOREST] = figure
+    for path, figure in figures.items():
+        save_figure(figure, path)
+    return list(figures)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -16,8 +16,6 @@ REFERENCE = "linear"
 """The head that the others are tested against: dense linear heads, hard parameter sharing."""
 UNSCALED = ("mse", "mae")
 """Metrics in the units of the targets, which are not given times 100."""
-
-
 Setting = dict[str, Any]
 """Recipe key to value: one point of the grid."""
 
@@ -32,33 +30,21 @@ class CellResult(Trained):
 
     def main(self, split: Literal["validation", "test"]) -> dict[str, float]:
         """Return each task's main metric on a split."""
-        return self._main(self.metrics[split])
-
-    def main_baseline(self) -> dict[str, float]:
-        """Return the main metrics of the best constant prediction, on the test split."""
-        return self._main(self.baselines["test"])
-
-    def _main(self, metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-        return {task: metrics[task][name] for task, name in self.main_metrics.items()}
+        found = self.metrics[split]
+        return {task: found[task][name] for task, name in self.main_metrics.items()}
 
 
 def mean_score(scores: Iterable[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if there are none.
-
-    Example:
-        >>> mean_score([1.0, float("nan"), 2.0])
-        1.5
-    """
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     kept = [score for score in scores if not math.isnan(score)]
     return math.fsum(kept) / len(kept) if kept else math.nan
 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """The scores of a head at its chosen setting, on every seed.
+    """The scores of a head at its chosen setting: test scores times 100, one per seed in order.
 
-    Scores are test scores times 100, one per seed in the order of the seeds; NaN if the seed's cell
-    failed or the metric is undefined.
+    A score is NaN if the seed's cell failed or the metric is undefined.
     """
 
     head: str
@@ -88,16 +74,18 @@ class HeadScores:
 
     def baseline(self, task: str) -> list[float]:
         """Return the main metric of the best constant prediction, for each seed."""
-        return self._each(lambda result: 100 * result.main_baseline()[task])
+        name = self.some.main_metrics[task]
+        return self._each(lambda result: 100 * result.baselines["test"][task][name])
 
     def calibration(self) -> list[float]:
         """Return the expected calibration error's mean over the tasks that have one, times 100."""
-        return self._each(
-            lambda result: (
-                100
-                * mean_score(task.get("ece", math.nan) for task in result.metrics["test"].values())
+
+        def mean(result: CellResult) -> float:
+            return 100 * mean_score(
+                own.get("ece", math.nan) for own in result.metrics["test"].values()
             )
-        )
+
+        return self._each(mean)
 
     @property
     def step_seconds(self) -> float:
@@ -115,12 +103,7 @@ class HeadScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison of a head with the reference.
-
-    Attributes:
-        test: paired test over seeds, on the mean over tasks.
-        corrected: p-value of the t-test after Holm's correction over the heads.
-    """
+    """A paired test over seeds, and the t-test's p-value after Holm's correction over the heads."""
 
     test: PairedTest
     corrected: float
@@ -130,15 +113,8 @@ class Comparison:
 class BenchSummary:
     """All numbers that a benchmark's tables and plots show.
 
-    Attributes:
-        name: name of the recipe.
-        heads: the heads that have a result, in the requested order.
-        probe: the linear probe, if it was fitted.
-        failures: cells that ended in an error.
-        n_seeds: number of seeds.
-        n_settings: number of settings that each head tried.
-        search_seeds: number of seeds on whose validation splits the setting was chosen.
-        first_seed: the first seed.
+    Each head tried `n_settings` settings; the best one was chosen on the validation splits of the
+    first `search_seeds` seeds. `failures` are cells that ended in an error.
     """
 
     name: str
@@ -155,6 +131,11 @@ class BenchSummary:
         """The main metric of each task, sorted by task name, since each seed has another order."""
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
+    @property
+    def columns(self) -> list[HeadScores]:
+        """The heads, and the probe if it was fitted."""
+        return [*self.heads, *([self.probe] if self.probe else [])]
+
     def has_score(self, task: str) -> bool:
         """Return whether some head's main metric of a task is defined on some seed."""
         return any(not math.isnan(v) for scores in self.heads for v in scores.scores(task))
@@ -165,72 +146,54 @@ class BenchSummary:
 
     def compare(self) -> dict[str, Comparison]:
         """Compare every other head with the reference, by the mean over tasks; empty without it."""
-        reference = self.head(REFERENCE)
-        if reference is None:
-            return {}
-        tests = {
-            scores.head: paired_test(scores.means(), reference.means())
-            for scores in self.heads
-            if scores is not reference
-        }
+        tests = self._tests(HeadScores.means)
         corrected = holm({head: test.t_test for head, test in tests.items()})
         return {head: Comparison(test, corrected[head]) for head, test in tests.items()}
 
     def compare_task(self, task: str) -> dict[str, PairedTest]:
         """Compare every other head with the reference on one task, without correction."""
+        return self._tests(lambda scores: scores.scores(task))
+
+    def _tests(self, values: Callable[[HeadScores], list[float]]) -> dict[str, PairedTest]:
         reference = self.head(REFERENCE)
+        others = [one for one in self.heads if one is not reference]
         if reference is None:
             return {}
-        return {
-            scores.head: paired_test(scores.scores(task), reference.scores(task))
-            for scores in self.heads
-            if scores is not reference
-        }
+        return {one.head: paired_test(values(one), values(reference)) for one in others}
 
     def transfer(self) -> dict[str, Estimate]:
         """Return Δm of every head relative to single-task models, in percent; empty without them.
 
-        Each seed is compared with the single-task models' mean over seeds. So the mean over seeds
-        is Δm of the means, and no seed divides by a single small score.
+        Each seed is compared with the single-task models' mean over seeds, so that no seed divides
+        by a single small score.
         """
         single = self.head(SINGLE_TASK)
         if single is None:
             return {}
         reference = {task: mean_score(single.scores(task)) for task in self.tasks}
-        result = {}
-        for scores in self.heads:
-            if scores is single:
-                continue
-            columns = {task: scores.scores(task) for task in self.tasks}
-            values = [
-                delta_m({task: column[seed] for task, column in columns.items()}, reference, ())
-                for seed in range(self.n_seeds)
-            ]
-            result[scores.head] = estimate(values)
-        return result
+        return {
+            scores.head: estimate(
+                [
+                    delta_m(dict(zip(self.tasks, seed, strict=True)), reference, ())
+                    for seed in zip(*map(scores.scores, self.tasks), strict=True)
+                ]
+            )
+            for scores in self.heads
+            if scores is not single
+        }
 
 
-def choose_setting(
-    results: Mapping[int, Sequence[CellResult | None]], settings: Sequence[Setting]
-) -> Setting | None:
-    """Return the setting with the best mean over seeds and tasks of the main validation metrics.
+def choose_setting(results: Sequence[Sequence[CellResult | None]]) -> int | None:
+    """Return the number of the setting with the best mean of the main validation metrics.
 
-    Args:
-        results: number of the setting → the head's results on the search seeds; a setting with a
-            failed cell (None) cannot be chosen.
-        settings: the settings with these numbers.
-
-    Returns:
-        The chosen setting: a single one as it is, of equally good ones the first; None if each of
-        several has a failed cell.
+    The mean is over seeds and tasks. A single setting is chosen in any case, of equally good ones
+    the first; of several, those with a failed cell (None) cannot be chosen.
     """
-    if len(settings) == 1:
-        return settings[0]
+    if len(results) == 1:
+        return 0
     best, chosen = -math.inf, None
-    for number, found in results.items():
-        if any(result is None for result in found):
-            continue
+    for number, found in enumerate(results):
         value = mean_score(mean_score(r.main("validation").values()) for r in found if r)
-        if value > best:
-            best, chosen = value, settings[number]
+        if all(found) and value > best:
+            best, chosen = value, number
     return chosen

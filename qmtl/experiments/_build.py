@@ -35,16 +35,15 @@ def build_data(recipe: Recipe) -> MultiTaskData:
         >>> build_data(read_recipe("digits")).n_inputs
         64
     """
-    data, section = recipe.data.load(), recipe.data
-    weights, metrics = section.class_weights or {}, section.metrics or {}
-    names = [task.name for task in data.tasks]
+    data = recipe.data.load()
+    weights, metrics = recipe.data.class_weights or {}, recipe.data.metrics or {}
+    changes: dict[str, dict[str, Any]] = {task.name: {} for task in data.tasks}
     if weights == "balanced":
         weights = {task.name: weights for task in data.tasks if task.is_classification}
     for key, given in (("class_weights", weights), ("metrics", metrics)):
         for name in given:
-            if name not in names:
-                raise unknown_name(f"task in data.{key}:", name, names)
-    changes: dict[str, dict[str, Any]] = {name: {} for name in names}
+            if name not in changes:
+                raise unknown_name(f"task in data.{key}:", name, changes)
     for name, own in weights.items():
         found = _balanced(data.task(name), data.train) if own == "balanced" else own
         changes[name]["class_weights"] = found
@@ -55,14 +54,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
 
 
 def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
-    """Return the data with its tasks in the order of their graph, if the recipe requests this.
-
-    Example:
-        >>> from qmtl.experiments import read_recipe
-        >>> data = build_data(read_recipe("digits", ['circuit.task_order="graph"']))
-        >>> [task.name for task in data.tasks]
-        ['digit', 'parity', 'ink', 'has_loop', 'five_or_more']
-    """
+    """Return the data with its tasks in the order of their graph, if the recipe requests this."""
     if recipe.circuit.task_order is None:
         return data
     from qmtl.methods import task_order
@@ -105,8 +97,7 @@ def build_model(
 ) -> MultiTaskModel:
     """Return the recipe's model for these data, with its own or another head.
 
-    The encoder is the same for all heads except for its last layer, whose width is the number of
-    features that the head takes.
+    The width of the encoder's last layer is the number of features that the head takes.
     """
     circuit = build_circuit(recipe, data.tasks)
     options = with_noise(recipe.head.options(), recipe.training, circuit)
@@ -149,11 +140,6 @@ def with_noise(
 
 
 def head_look(head: str) -> dict[str, Any]:
-    """Return a head's colour and marker, the same in every plot.
-
-    Example:
-        >>> head_look("quantum")
-        {'color': '#0072B2', 'marker': 'o'}
-    """
+    """Return a head's colour and marker, the same in every plot."""
     number = (*HEAD_TYPES, SINGLE_TASK, PROBE).index(head)
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}

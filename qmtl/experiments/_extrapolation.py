@@ -17,27 +17,12 @@ METHODS = ("richardson", "linear", "exponential")
 def extrapolated(
     scales: Sequence[float], values: Tensor, method: str = "richardson", floor: Tensor | float = 0.0
 ) -> Tensor:
-    """Estimate values without noise from values under noise of several strengths.
+    """Estimate values without noise from values at distinct, positive strengths, (scales, ...).
 
-    Args:
-        scales: noise strengths, distinct and positive.
-        values: values at each strength, shape (scales, ...).
-        method: ``"richardson"``: the polynomial through all points; ``"linear"``: the least-squares
-            line; ``"exponential"``: a decay to `floor`, by the least-squares line through the
-            logarithms (if values are on both sides of the floor, or on it: the plain line).
-        floor: the limit under strong noise: 0 for Z-strings, 2^-k for probabilities.
-
-    Raises:
-        InvalidInputError: for an unknown method, or fewer than two scales.
-
-    Example:
-        >>> extrapolated([1, 2], torch.tensor([0.8, 0.6]))
-        tensor(1.)
-        >>> extrapolated([1, 2], torch.tensor([0.5, 0.25]), "exponential")
-        tensor(1.)
-
-    References:
-        Temme, Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al., arXiv:2005.10921.
+    ``"richardson"`` is the polynomial through all points, ``"linear"`` the least-squares line, and
+    ``"exponential"`` a decay to `floor` (0 for Z-strings, 2^-k for probabilities): the line through
+    the logarithms, or the plain line if values are on both sides of the floor, or on it. See Temme,
+    Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al., arXiv:2005.10921.
     """
     if method not in METHODS:
         raise unknown_name("extrapolation method", method, METHODS)
@@ -58,8 +43,8 @@ def extrapolated(
 
 
 def _combined(weights: Sequence[float], values: Tensor) -> Tensor:
-    factors = torch.tensor(weights, dtype=values.dtype, device=values.device)
-    return (factors.reshape(-1, *[1] * (values.ndim - 1)) * values).sum(0)
+    combined: Tensor = torch.tensordot(values.new_tensor(weights), values, dims=1)
+    return combined
 
 
 def _richardson(scales: Sequence[float]) -> list[float]:
@@ -77,22 +62,7 @@ def _line(scales: Sequence[float]) -> list[float]:
 class ExtrapolatedSimulator(Simulator):
     """A simulator that extrapolates every output to zero noise, sample by sample.
 
-    Extrapolated probabilities may lie outside [0, 1].
-
-    Args:
-        simulators: a dictionary from noise strength to a simulator with this noise.
-        method: see `extrapolated`.
-
-    Example:
-        >>> from qmtl import HeadCircuit, Task
-        >>> from qmtl.noise import DeviceNoise
-        >>> from qmtl.simulators import NoisySimulator
-        >>> circuit = HeadCircuit([Task.binary("a")])
-        >>> noise = DeviceNoise.uniform(readout=0.1)
-        >>> simulators = {scale: NoisySimulator(noise.scaled(scale)) for scale in (1, 2)}
-        >>> mitigated = ExtrapolatedSimulator(simulators)
-        >>> mitigated.values(circuit, torch.zeros(1, 2), torch.zeros(circuit.n_circuit_weights))
-        tensor([[1.]])
+    It takes a simulator for each noise strength. Extrapolated probabilities may lie outside [0, 1].
     """
 
     follows_shift_rule: ClassVar[bool] = False
@@ -116,8 +86,8 @@ class ExtrapolatedSimulator(Simulator):
             register = circuit.register(task)
             floor = 2.0 ** -len(register.wires) if register.readout.is_probability else 0.0
             floors += [floor] * register.readout.n_outputs
-        values = torch.stack(found)
-        return extrapolated(list(self.simulators), values, self.method, values.new_tensor(floors))
+        limit = found[0].new_tensor(floors)
+        return extrapolated(list(self.simulators), torch.stack(found), self.method, limit)
 
     def __repr__(self) -> str:
         return f"ExtrapolatedSimulator(scales={list(self.simulators)}, method={self.method!r})"

@@ -64,22 +64,16 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
             size = 10 if len(labels) < 6 else 7
             text = f"{percent[i, j]:.0f}"
             ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
-    ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class")
+    ax.set(xlabel="predicted class", ylabel="true class")
     ax.set_title(f"{plain(task.name, TITLE)}\n% of the true class", fontsize=10)
     return ax
 
 
 def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
-    """Plot true against false positive rate, with the area under each curve.
+    """Plot true against false positive rate of a binary or multilabel task, with areas.
 
     A multilabel task has a curve for each label with both classes, at most for the twelve labels
-    with the most positives.
-
-    The arguments are those of `plot_confusion`, for a binary or multilabel task.
-
-    Raises:
-        InvalidInputError: for another kind of task, or if no label has both classes.
+    with the most positives. Arguments and errors are those of `plot_confusion`.
 
     Example:
         >>> import torch
@@ -104,13 +98,11 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
         area = f"{float(np.diff(false) @ (true[1:] + true[:-1])) / 2:.3f}"
         name = f"{plain(class_labels(task)[i])} {area}"
         label = f"AUROC {area}" if task.kind == "binary" else name
-        look = line_look(number) | {"marker": ""}
         # Straight between thresholds: rows with equal scores are a diagonal, as in the area.
-        ax.plot(false, true, label=label, **look)
+        ax.plot(false, true, label=label, **line_look(number) | {"marker": ""})
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")
-    ax.set_xlabel("false positive rate")
-    ax.set_ylabel("true positive rate")
+    ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.set_title(f"{plain(task.name, TITLE)}: ROC", fontsize=10)
     if task.kind == "binary":
         ax.legend(loc="lower right", fontsize=9)
@@ -124,11 +116,8 @@ def plot_calibration(
 ) -> "Axes":
     """Plot how often predictions are right against their predicted probability, in bins.
 
-    The arguments are those of `plot_confusion`, and `bins`, the number of bins of equal width over
-    the probabilities that the predicted class can have.
-
-    Raises:
-        InvalidInputError: for another kind of task, or without any label.
+    The `bins` have equal width over the probabilities that the predicted class can have. Other
+    arguments and errors are those of `plot_confusion`.
 
     Example:
         >>> import torch
@@ -146,17 +135,15 @@ def plot_calibration(
     sure = (given.maximum(1 - given) if task.kind == "binary" else given.amax(1)).numpy()
     least = 0.5 if task.kind == "binary" else 1 / task.n_outputs
     place = np.clip(((sure - least) / (1 - least) * bins).astype(int), 0, bins - 1)
-    filled = [i for i in range(bins) if (place == i).any()]
-    means = [sure[place == i].mean() for i in filled]
-    shares = [right[place == i].mean() for i in filled]
-    sizes = [10 + 150 * (place == i).mean() for i in filled]
+    inside = [place == i for i in np.unique(place)]
+    means = [sure[own].mean() for own in inside]
+    shares = [right[own].mean() for own in inside]
+    sizes = [10 + 150 * own.mean() for own in inside]
     ax.plot([least, 1], [least, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.plot(means, shares, color=COLOURS[0], linewidth=1)
     ax.scatter(means, shares, s=sizes, color=COLOURS[0])
-    ax.set_xlim(least - 0.02, 1.02)
-    ax.set_ylim(-0.02, 1.04)
-    ax.set_xlabel("probability of the predicted class")
-    ax.set_ylabel("share that is right")
+    ax.set(xlim=(least - 0.02, 1.02), ylim=(-0.02, 1.04))
+    ax.set(xlabel="probability of the predicted class", ylabel="share that is right")
     ax.set_title(f"{plain(task.name, TITLE)}: calibration", fontsize=10)
     return ax
 
@@ -164,13 +151,10 @@ def plot_calibration(
 def plot_regression(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, target: int = 0
 ) -> "Axes":
-    """Plot predictions against targets, in the targets' units, with the line of zero error.
+    """Plot predictions of a regression task against targets, with the line of zero error.
 
-    The arguments are those of `plot_confusion`, for a regression task, and `target`, the index of
-    the target if there are several. Of more than 2,000 rows, 2,000 evenly spaced ones are drawn.
-
-    Raises:
-        InvalidInputError: for another kind of task, or without any label.
+    `target` is the index of the target if there are several; other arguments and errors are those
+    of `plot_confusion`. Of more than 2,000 rows, 2,000 evenly spaced ones are drawn.
 
     Example:
         >>> import torch
@@ -193,8 +177,7 @@ def plot_regression(
     low, high = min(y.min(), p.min()), max(y.max(), p.max())
     ax.plot([low, high], [low, high], color=COLOURS[1], linewidth=1, linestyle="--")
     name = task.name if task.n_outputs == 1 else f"{task.name}: {class_labels(task)[target]}"
-    ax.set_xlabel("true value")
-    ax.set_ylabel("predicted value")
+    ax.set(xlabel="true value", ylabel="predicted value")
     ax.set_title(plain(name, TITLE), fontsize=10)
     return ax
 
@@ -202,11 +185,8 @@ def plot_regression(
 def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
     """Plot measured values against those predicted under noise, with standard errors.
 
-    Args:
-        rows: rows with the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which
-            may be None), as in the table of a hardware run. Tasks after the twelfth share one
-            style.
-        ax: axes to draw on.
+    The rows have the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which may
+    be None), as in the table of a hardware run. Tasks after the twelfth share one style.
 
     Raises:
         InvalidInputError: if there is no row.
@@ -236,8 +216,7 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
     values = [row[key] for row in rows for key in ("measured", "predicted")]
     ends = [min(values), max(values)]
     ax.plot(ends, ends, color="0.5", linestyle=":", linewidth=0.8)
-    ax.set_xlabel("predicted ⟨Z⟩ or probability")
-    ax.set_ylabel("measured (± standard error)")
+    ax.set(xlabel="predicted ⟨Z⟩ or probability", ylabel="measured (± standard error)")
     legend_below(ax, fontsize=7)
     return ax
 

@@ -28,6 +28,7 @@ from qmtl.training import LoggingSection, TrainingSettings
 
 SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
 TABLES = (".csv", ".tsv", ".tab")
+BUILT_IN = resources.files("qmtl.experiments") / "recipes"
 SINGLE_TASK: Literal["single-task"] = "single-task"
 RivalType = Literal[HeadType, "single-task"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -41,8 +42,7 @@ class NoiseSection(Section):
         backend: name of a fake IBM backend, such as ``fake_fez``.
         relaxation: (backend) whether wires relax, during gates and while they wait; if not, gates
             depolarise by their reported error.
-        one_qubit: probability of an error after a one-wire gate.
-        two_qubit: probability of an error after a two-wire gate.
+        one_qubit, two_qubit: probabilities of an error after a gate on one and on two wires.
         readout: probability that a bit is read wrongly.
         scale: factor by which the noise is stronger.
     """
@@ -57,13 +57,10 @@ class NoiseSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> "NoiseSection":
-        numbers = {"one_qubit", "two_qubit", "readout"} & self.model_fields_set
-        numbers = {name for name in numbers if getattr(self, name)}
         given = [name for name in ("file", "backend") if getattr(self, name) is not None]
+        numbers = [key for key in ("one_qubit", "readout", "two_qubit") if getattr(self, key)]
         if len(given) + bool(numbers) > 1:
-            raise ValueError(
-                f"give one of file, backend, and numbers, got {[*given, *sorted(numbers)]}"
-            )
+            raise ValueError(f"give one of file, backend, and numbers, got {[*given, *numbers]}")
         return self
 
     def device_noise(self, n_wires: int) -> DeviceNoise:
@@ -94,9 +91,9 @@ class TrainingSection(TrainingSettings):
     """Settings of training, and the noise and shots of the head's circuit.
 
     Attributes:
-        noise: noise of the head's circuit, in training and evaluation: see `NoiseSection`. A file
-            (``"noise.json"``) or a backend (``"fake_fez"``) may be given as plain text. Heads
-            without a circuit ignore it.
+        noise: noise of the head's circuit, in training and evaluation: a table, see `NoiseSection`,
+            or the name of a file (``"noise.json"``) or backend (``"fake_fez"``). Heads without a
+            circuit ignore it.
         shots: number of measurements per sample; None for exact values. `seed` determines them, and
             each step has new ones.
     """
@@ -111,10 +108,10 @@ def _design(value: str, info: ValidationInfo) -> str:
 
 
 class CircuitSection(Section):
-    """The head circuit: a catalogue design by name or path; register sizes may be set.
+    """The head circuit.
 
     Attributes:
-        design: name of a design, or path of its file, relative to the recipe's folder.
+        design: name of a catalogue design, or path of its file, relative to the recipe's folder.
         wires_per_task: number of wires for all tasks, or by task; None for the design's defaults.
         task_order: order of the tasks on the ring: ``graph`` puts related tasks side by side, by
             `qmtl.methods.task_order` of the training labels; None for the order of the data.
@@ -161,11 +158,10 @@ class Recipe(Section):
     Attributes:
         name: name of the run, part of the default run directory.
         seed: default for the seeds of all sections.
-        data: section of the data set.
-        encoder: section of the classical encoder.
+        data, encoder: sections of the data set and of the classical encoder.
         head: section of the head: quantum, or a rival.
-        circuit: section of the head circuit. Its number of features is the encoder's output width,
-            also for linear heads except those of a fixed width.
+        circuit: see `CircuitSection`. Its number of features is the encoder's output width, also
+            for linear heads except those of a fixed width.
         training: see `TrainingSettings`, and `TrainingSection` for noise and shots.
         logging: see `LoggingSection`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
@@ -185,9 +181,6 @@ class Recipe(Section):
 
     def with_values(self, values: Mapping[str, Any]) -> "Recipe":
         """Return the recipe with other values for some keys.
-
-        Args:
-            values: a dictionary such as ``{"training.seed": 1}``.
 
         Raises:
             RecipeError: for an unknown key, or a value that does not fit.
@@ -219,8 +212,7 @@ class Recipe(Section):
     def as_toml(self, *, unset_keys: bool = True) -> str:
         """Write the resolved recipe, defaults included; reading it back gives an equal recipe.
 
-        It lists every key of every section; an unset key is a comment, ``# rank =``, unless
-        `unset_keys` is False.
+        An unset key is a comment, ``# rank =``, or left out if `unset_keys` is False.
         """
         import tomli_w
 
@@ -228,11 +220,10 @@ class Recipe(Section):
         if not unset_keys:
             return tables
         unset = {f"[{table}]\n" if table else "": keys for table, keys in _all_unset(self)}
-        text = ""
-        for line in tables.splitlines(keepends=True):
-            text += line + "".join(f"# {key} =\n" for key in unset.pop(line, ()))
-        first = "".join(f"# {key} =\n" for key in unset.pop(""))
-        return first + text
+        lines = ["", *tables.splitlines(keepends=True)]
+        return "".join(
+            line + "".join(f"# {key} =\n" for key in unset.get(line, ())) for line in lines
+        )
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -246,11 +237,10 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[str]]]:
     """Yield the name of each table, nested ones included, with its unset keys."""
-    yield table, [key for key in type(section).model_fields if getattr(section, key) is None]
-    for key in type(section).model_fields:
-        inner = getattr(section, key)
-        if isinstance(inner, Section):
-            yield from _all_unset(inner, f"{table}.{key}" if table else key)
+    yield table, [key for key, value in section if value is None]
+    for key, value in section:
+        if isinstance(value, Section):
+            yield from _all_unset(value, f"{table}.{key}" if table else key)
 
 
 def recipe_from(
@@ -258,13 +248,8 @@ def recipe_from(
 ) -> Recipe:
     """Make a recipe from plain tables, with one-line errors.
 
-    The recipe's ``seed`` is the default of the sections' seeds.
-
-    Args:
-        content: the tables.
-        source: origin of the tables, for messages.
-        folder: folder to which paths are relative, so that a run directory works from anywhere;
-            None leaves paths unchanged.
+    The recipe's ``seed`` is the default of the sections' seeds. `source` names the origin of the
+    tables in messages. Paths are relative to `folder`; None leaves them unchanged.
     """
     seed = content.get("seed")
     if seed is not None:
@@ -302,10 +287,8 @@ def built_in_recipes() -> list[str]:
         >>> "digits" in built_in_recipes()
         True
     """
-    folder = resources.files("qmtl.experiments") / "recipes"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
+    names = (file.name for file in BUILT_IN.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -313,8 +296,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
     Args:
         name_or_path: a name or path such as ``"digits"`` or ``"my.toml"``.
-        overrides: texts ``"section.key=value"`` with a TOML value (quotes around text may be left
-            out).
+        overrides: texts ``"section.key=value"`` with a TOML value; text needs no quotes.
 
     Raises:
         RecipeError: for a file that is missing, a table or not TOML, an unknown key (the error
@@ -338,19 +320,19 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} cannot be read: {error}") from None
     elif str(name_or_path) in built_in_recipes():
-        text = (
-            resources.files("qmtl.experiments") / "recipes" / f"{name_or_path}.toml"
-        ).read_text()
+        text = (BUILT_IN / f"{name_or_path}.toml").read_text()
     else:
-        raise unknown_name(
-            "recipe (or path to a .toml file)", str(name_or_path), built_in_recipes()
-        )
+        names = built_in_recipes()
+        raise unknown_name("recipe (or path to a .toml file)", str(name_or_path), names)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {name_or_path} is not valid TOML: {error}") from None
     for override in overrides:
-        _override(content, override)
+        key, separator, value = override.partition("=")
+        if not separator or not key.strip():
+            raise RecipeError(f"--set needs KEY=VALUE, got {override!r}")
+        set_key(content, key.strip(), _value(value), f"--set {override!r}")
     return recipe_from(content, str(name_or_path), path.parent)
 
 
@@ -382,13 +364,6 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         except tomllib.TOMLDecodeError:
             grid[key] = [_value(value.strip()) for value in values.split(",")]
     return grid
-
-
-def _override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(f"--set needs KEY=VALUE, got {override!r}")
-    set_key(content, key.strip(), _value(text), f"--set {override!r}")
 
 
 def _value(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from qmtl._html import facts, hardware_facts, rendered, table
 from qmtl._io import __version__, write_text
-from qmtl.circuit import circuit_parts
+from qmtl.circuit import HeadCircuit, circuit_parts
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._prediction_plots import (
     plot_calibration,
@@ -31,36 +32,33 @@ from qmtl.experiments._report_content import (
 )
 from qmtl.experiments._robustness import NONE, UnderNoise, plot_under_noise
 from qmtl.heads import QuantumHead
-from qmtl.plotting import inline_svg, style
+from qmtl.plotting import inline_svg, panels
 from qmtl.simulators import Explanation
 from qmtl.tasks import Task
 from qmtl.training import LOWER_IS_BETTER, TaskPredictions, plot_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # With figures of more tasks, browsers scroll the page slowly.
 MOST_TASKS = 24
 MOST_HARDWARE_ROWS = 60
+MOST_TARGETS = 6
+# Inches; two or three figures fit side by side on a screen, one on a telephone. A long legend
+# below the axes needs a tall one.
+WIDE, SQUARE, TALL = (4.6, 3.4), (3.3, 3.1), (3.3, 4.6)
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the report of finished runs as one HTML file, atomically.
+    """Write the report of finished runs, side by side, as one HTML file; return its path.
 
-    Args:
-        paths: run directories, shown side by side in this order.
-        out: the file to write; an existing file is replaced.
-
-    Returns:
-        The path of the file.
+    An existing file is replaced.
 
     Raises:
         InvalidInputError: for an empty list, or a run that is given twice.
         RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
     """
-    text = render_report(read_runs(paths))
-    write_text(Path(out), text)
+    write_text(Path(out), render_report(read_runs(paths)))
     return Path(out)
 
 
@@ -80,7 +78,7 @@ def render_report(runs: Sequence[RunContent]) -> str:
         predictions=_predictions(runs, list(tasks.values())[:MOST_TASKS]),
         weighted=any(getattr(content.run.recipe.data, "weights", None) for content in runs),
         hidden_tasks=max(0, len(tasks) - MOST_TASKS),
-        circuits=[_circuit(content, runs) for content in _distinct(runs)],
+        circuits=_circuits(runs),
         plans=_plans(runs),
         experts=[_experts(content) for content in runs if "utilisation" in content.run.results],
         noises=[_noise(content) for content in runs if content.noise],
@@ -121,30 +119,21 @@ def _predictions(
     return {title: own for title, own in found.items() if any(own.values())}
 
 
-def _quantum(content: RunContent) -> bool:
-    return isinstance(content.model.head, QuantumHead)
-
-
-def _distinct(runs: Sequence[RunContent]) -> list[RunContent]:
-    """Return the first run of each quantum circuit."""
-    first: dict[Any, RunContent] = {}
+def _circuits(runs: Sequence[RunContent]) -> list[Part]:
+    users: dict[HeadCircuit, list[str]] = {}
     for content in runs:
-        if _quantum(content):
-            first.setdefault(content.model.head.circuit, content)
-    return list(first.values())
-
-
-def _circuit(content: RunContent, runs: Sequence[RunContent]) -> Part:
-    circuit = content.model.head.circuit
-    users = [c.label for c in runs if _quantum(c) and c.model.head.circuit == circuit]
-    title = f"Circuit of {', '.join(users)}" if len(runs) > 1 else ""
-    return Part(title, circuit_parts(circuit))
+        if isinstance(content.model.head, QuantumHead):
+            users.setdefault(content.model.head.circuit, []).append(content.label)
+    return [
+        Part(f"Circuit of {', '.join(labels)}" if len(runs) > 1 else "", circuit_parts(circuit))
+        for circuit, labels in users.items()
+    ]
 
 
 def _plans(runs: Sequence[RunContent]) -> list[Part]:
     users: dict[Explanation, list[str]] = {}
     for content in runs:
-        if _quantum(content):
+        if isinstance(content.model.head, QuantumHead):
             plan = content.model.head.explain(content.run.recipe.training.batch_for(0))
             users.setdefault(plan, []).append(content.label)
     return [Part(", ".join(labels), plan.html_parts()) for plan, labels in users.items()]
@@ -167,27 +156,21 @@ def _experts(content: RunContent) -> Part:
 def _noise(content: RunContent) -> Part:
     tasks = content.model.tasks
     how = {key: _words(value) for key, value in content.noise_how.items() if value is not None}
-    rows: list[dict[str, object]] = [
-        {"task": task.name, "metric": task.main_metric}
-        | {
-            _column(one): one.metrics.get(task.name, {}).get(task.main_metric)
-            for one in content.noise
-        }
-        for task in tasks
-    ]
+    rows: list[dict[str, object]] = []
+    for task in tasks:
+        row: dict[str, object] = {"task": task.name, "metric": task.main_metric}
+        for one in content.noise:
+            plain = f"×{one.scale:g}" if one.method == NONE else f"{one.method} extrapolation"
+            row[plain] = one.metrics.get(task.name, {}).get(task.main_metric)
+        rows.append(row)
     figures = noise_figures(tasks[:MOST_TASKS], content.noise)
     return Part(content.label, (facts(how), table(rows)), tuple(figures))
-
-
-def _column(one: UnderNoise) -> str:
-    return f"×{one.scale:g}" if one.method == NONE else f"{one.method} extrapolation"
 
 
 def _hardware(label: str, record: Mapping[str, Any]) -> Part:
     rows = [
         {str(key).replace("_", " "): value for key, value in row.items()}
         for row in record.get("table", [])
-        if isinstance(row, dict)
     ]
     figure = hardware_figure(record)
     tables = (
@@ -205,23 +188,13 @@ def _words(value: object) -> object:
     return value
 
 
-# Inches; two or three figures fit side by side on a screen, one on a telephone.
-WIDE, SQUARE = (4.6, 3.4), (3.3, 3.1)
-MOST_TARGETS = 6
-
-
 def curve_figures(runs: Sequence[RunContent]) -> list[list[tuple[str, Markup]]]:
     """Return one figure per run for each loss and main metric, on one scale for all runs."""
-    panels: dict[tuple[str, str], dict[str, Callable[[Axes], Axes]]] = {}
+    panels: dict[tuple[str, str], list[tuple[RunContent, list[str]]]] = {}
     for content in runs:
-        kept = int(content.run.results["best_epoch"])
         for split, metric, tasks in _wanted(content):
-            draw = _curve(content, split, metric, tasks, kept)
-            panels.setdefault((split, metric), {})[content.label] = draw
-    return [
-        _on_one_scale(drawn, f"{metric} on the {split} split")
-        for (split, metric), drawn in panels.items()
-    ]
+            panels.setdefault((split, metric), []).append((content, tasks))
+    return [_on_one_scale(split, metric, drawn) for (split, metric), drawn in panels.items()]
 
 
 def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
@@ -236,35 +209,24 @@ def _wanted(content: RunContent) -> Iterator[tuple[str, str, list[str]]]:
     yield from (one for one in asked if one[:2] in has)
 
 
-def _curve(
-    content: RunContent, split: str, metric: str, tasks: Sequence[str], kept: int
-) -> "Callable[[Axes], Axes]":
-    return lambda ax: plot_curves(
-        content.history, ax, metric=metric, split=split, tasks=tasks, kept=kept
-    )
-
-
 def _on_one_scale(
-    drawn: "Mapping[str, Callable[[Axes], Axes]]", what: str
+    split: str, metric: str, drawn: Sequence[tuple[RunContent, list[str]]]
 ) -> list[tuple[str, Markup]]:
-    from matplotlib.figure import Figure
-
-    with style():
-        figures = {label: Figure(figsize=WIDE) for label in drawn}
-        axes = [draw(figures[label].subplots()) for label, draw in drawn.items()]
-        low, high = (pick(ax.get_ylim()[i] for ax in axes) for i, pick in ((0, min), (1, max)))
-        for ax in axes:
-            ax.set_ylim(low, high)
-        return [(label, inline_svg(f, f"{label}: {what}")) for label, f in figures.items()]
+    figures = {}
+    for content, tasks in drawn:
+        kept = int(content.run.results["best_epoch"])
+        draw = partial(plot_curves, content.history, metric=metric, split=split)
+        figures[content.label] = panels([partial(draw, tasks=tasks, kept=kept)], 1, WIDE)
+    axes = [ax for figure in figures.values() for ax in figure.axes]
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    what = f"{metric} on the {split} split"
+    return [(label, inline_svg(one, f"{label}: {what}")) for label, one in figures.items()]
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """Yield all plots of a task's predictions that suit its kind and labels.
-
-    Args:
-        found: predictions and targets.
-        label: label of the run.
-    """
+    """Yield all plots of a task's predictions that suit its kind and labels, for a run's label."""
     task, targets = found.task, found.targets
     if targets is None:
         return
@@ -272,42 +234,30 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
         "binary": [plot_roc, plot_confusion, plot_calibration],
         "multiclass": [plot_confusion, plot_calibration],
         "multilabel": [plot_roc],
-        "regression": [plot_regression],
+        "regression": [
+            partial(plot_regression, target=target)
+            for target in range(min(task.n_outputs, MOST_TARGETS))
+        ],
     }
     for plot in plots[task.kind]:
-        for output in range(_times(task)):
-            more = {"target": output} if task.kind == "regression" else {}
-            try:
-                with style():
-                    figure = _figure(legend=task.kind == "multilabel")
-                    plot(task, found.predictions, targets, figure.subplots(), **more)
-                    what = plot.__name__.removeprefix("plot_")
-                    yield inline_svg(figure, f"{label}: {what} of {task.name}")
-            except InvalidInputError:
-                # Labels of a single class, or no labels: there is nothing to draw.
-                continue
-
-
-def _times(task: Task) -> int:
-    return min(task.n_outputs, MOST_TARGETS) if task.kind == "regression" else 1
-
-
-def _figure(*, legend: bool = False) -> "Figure":
-    """Return a small figure, higher if a long legend is below the axes."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(SQUARE[0], 4.6) if legend else SQUARE)
+        what = getattr(plot, "func", plot).__name__.removeprefix("plot_")
+        draw = partial(plot, task, found.predictions, targets)
+        try:
+            figure = panels([draw], 1, TALL if task.kind == "multilabel" else SQUARE)
+            yield inline_svg(figure, f"{label}: {what} of {task.name}")
+        except InvalidInputError:
+            # Labels of a single class, or no labels: there is nothing to draw.
+            continue
 
 
 def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Markup]:
     """Plot each task's main metric against the strength of the noise."""
     figures = []
     for task in tasks:
-        if all(task.main_metric in one.metrics.get(task.name, {}) for one in found):
-            with style():
-                figure = _figure()
-                plot_under_noise(found, task.name, task.main_metric, figure.subplots())
-                figures.append(inline_svg(figure, f"{task.main_metric} of {task.name} under noise"))
+        metric = task.main_metric
+        if all(metric in one.metrics.get(task.name, {}) for one in found):
+            figure = panels([partial(plot_under_noise, found, task.name, metric)], 1, SQUARE)
+            figures.append(inline_svg(figure, f"{metric} of {task.name} under noise"))
     return figures
 
 
@@ -320,7 +270,6 @@ def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
     ]
     if not rows:
         return None
-    with style():
-        figure = _figure(legend=len({row.get("task") for row in rows}) > 4)
-        plot_measured(rows, figure.subplots())
-        return inline_svg(figure, f"{record['name']}: measured against predicted")
+    size = TALL if len({row.get("task") for row in rows}) > 4 else SQUARE
+    figure = panels([partial(plot_measured, rows)], 1, size)
+    return inline_svg(figure, f"{record['name']}: measured against predicted")

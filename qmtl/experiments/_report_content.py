@@ -12,7 +12,7 @@ from qmtl._html import listed, number
 from qmtl.errors import InvalidInputError, RunDirectoryError
 from qmtl.experiments._recipe import flatten
 from qmtl.experiments._robustness import UnderNoise
-from qmtl.experiments._run import Run
+from qmtl.experiments._run_folder import Run
 from qmtl.model import MultiTaskModel, load
 from qmtl.training import LOWER_IS_BETTER, TaskPredictions, read_predictions
 
@@ -21,20 +21,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunContent:
-    """A finished run with everything that a report shows of it.
+    """A finished run with everything that a report shows of it; what the run lacks is empty.
 
-    Attributes:
-        label: name in the report; no other run of the report has the same.
-        run: the run with its directory, recipe and results.
-        model: the trained model.
-        history: metrics per epoch, as in `Result.history`.
-        environment: versions, seeds and machine.
-        predictions: predictions on the test split, by task; empty if ``predictions.csv`` is
-            missing.
-        noise: the metrics under noise of each strength; empty unless the run was evaluated under
-            noise.
-        noise_how: the noise and the settings of that evaluation.
-        hardware: runs on a backend, sorted by name.
+    The `label` is the run's name in the report, different for each. The `history` is that of
+    `Result.history`, and `predictions` are those on the test split. `noise` are metrics under noise
+    of each strength, and `noise_how` its settings; `hardware` are runs on a backend.
     """
 
     label: str
@@ -49,25 +40,19 @@ class RunContent:
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[RunContent]:
-    """Read run directories, in the order given.
-
-    Raises:
-        InvalidInputError: for an empty list, or a run that is given twice.
-        RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
-    """
+    """Read run directories, in the order given; raise as `write_report` does."""
     folders = [Path(path) for path in paths]
     if not folders:
         raise InvalidInputError("a report needs at least one run directory")
     places = [folder.resolve() for folder in folders]
+    names = [place.name for place in places]
+    found = []
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:
             raise InvalidInputError(f"the run {folder} is given twice")
-    names = [place.name for place in places]
-    labels = [
-        name if names.count(name) == 1 else str(folder)
-        for name, folder in zip(names, folders, strict=True)
-    ]
-    return [_read(label, folder) for label, folder in zip(labels, folders, strict=True)]
+        label = place.name if names.count(place.name) == 1 else str(folder)
+        found.append(_read(label, folder))
+    return found
 
 
 def _read(label: str, folder: Path) -> RunContent:
@@ -152,30 +137,33 @@ def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
     return tuple(found), _json(how) if how.is_file() else {}
 
 
-def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, object]]:
-    """Return one row per property, with a column per run."""
-    facts = [_summary(content) for content in runs]
+def _side_by_side(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return a row per key, which is in the column `name`, with the values in a column per run."""
+    keys = dict.fromkeys(key for own in columns.values() for key in own)
     return [
-        {"": name} | {c.label: own[name] for c, own in zip(runs, facts, strict=True)}
-        for name in facts[0]
+        {name: key}
+        | {label: "–" if own.get(key) is None else str(own[key]) for label, own in columns.items()}
+        for key in keys
     ]
+
+
+def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
+    """Return one row per property, with a column per run."""
+    return _side_by_side("", {content.label: _summary(content) for content in runs})
 
 
 def _summary(content: RunContent) -> dict[str, object]:
     recipe, results = content.run.recipe, content.run.results
-    training = recipe.training
-    combined = training.aggregator or training.scalarizer
-    counts = results["parameters"]
+    training, counts, tasks = recipe.training, results["parameters"], content.model.tasks
     return {
         "data": recipe.data.source,
-        "tasks": f"{len(content.model.tasks):,}: "
-        + listed((task.name for task in content.model.tasks), 6),
+        "tasks": f"{len(tasks):,}: {listed((task.name for task in tasks), 6)}",
         "head": recipe.head.type,
         "circuit": recipe.circuit.design,
         "encoder": recipe.encoder.type,
         "head parameters": number(counts["head"]),
         "encoder parameters": number(counts["encoder"]),
-        "losses combined by": combined or "mean",
+        "losses combined by": training.aggregator or training.scalarizer or "mean",
         "seed of training": str(training.seed),
         "epochs": f"{results['epochs']:,} in {results['seconds']:.1f} s",
         "kept": f"epoch {results['best_epoch']:,}",
@@ -188,15 +176,11 @@ def overview(
 ) -> list[dict[str, object]]:
     """Return a row per head: the mean of main metrics, and where the model is better or worse.
 
-    Args:
-        metrics: task → metric → value of the model; the main metric is the first one
-            that is not ``loss``.
-        others: name → the metrics of another head, or of the constant prediction.
+    The mean is over tasks for which a larger main metric is better and defined; a row says how
+    many, if they are not as many as the model's. A single task gives no rows.
 
-    Returns:
-        A row for the model and one for each other head; empty for a single task. The mean is over
-        tasks for which a larger main metric is better and defined; a row says how many, if they are
-        not as many as the model's.
+    `metrics` are those of the model, by task and name: the main one is the first that is not
+    ``loss``. `others` are those of other heads, or of the constant prediction, by name.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
@@ -233,9 +217,8 @@ def metric_table(
 ) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str, list[tuple[str, bool]]]]]:
     """Return metrics of models, rivals and constant predictions on a split.
 
-    Returns:
-        Labels of the runs, each with the names of its columns; and a row per task and metric with
-        the cells of all columns: their text, and whether no head of any run is better.
+    First the runs' labels, each with the names of its columns; then a row per task and metric with
+    the cells of all columns: their text, and whether no head of any run is better.
     """
     columns: list[tuple[str, dict[str, Any]]] = []
     groups = []
@@ -282,28 +265,15 @@ def _defined(value: float | None) -> bool:
 
 def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Return the recipe keys in which the runs differ, with a column per run."""
-    recipes = [content.run.recipe.flat() for content in runs]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    return [
-        {"key": key} | {c.label: _plain(r.get(key)) for c, r in zip(runs, recipes, strict=True)}
-        for key in keys
-        if any(recipe.get(key) != recipes[0].get(key) for recipe in recipes)
-    ]
+    rows = _side_by_side("key", {content.label: content.run.recipe.flat() for content in runs})
+    return [row for row in rows if len({row[content.label] for content in runs}) > 1]
 
 
 def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Return versions, machine and seeds, with a column per run."""
-    flat = [dict(flatten(content.environment)) for content in runs]
-    keys = dict.fromkeys(key for one in flat for key in one if key != "data_notes")
-    return [
-        {"": key.removeprefix("packages.")}
-        | {c.label: _plain(one.get(key)) for c, one in zip(runs, flat, strict=True)}
-        for key in keys
-    ]
-
-
-def _plain(value: Any) -> str:
-    return "–" if value is None else str(value)
+    rows = _side_by_side("", {one.label: dict(flatten(one.environment)) for one in runs})
+    kept = [row for row in rows if row[""] != "data_notes"]
+    return [row | {"": row[""].removeprefix("packages.")} for row in kept]
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData
@@ -29,19 +28,12 @@ Metrics = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training a head.
+    """The result of training a head; for single-task models, of all together.
 
-    Attributes:
-        metrics: split → task → metric → value.
-        baselines: the metrics of the best constant prediction.
-        head_parameters: number of trainable parameters of the head, or of all single-task heads
-            together.
-        total_parameters: number of trainable parameters of encoder and head.
-        best_epoch: the kept epoch, counted from 1; for single-task models the mean.
-        seconds: duration of training.
-        step_seconds: median time of a training step. For single-task models on mixed batches it is
-            the sum over tasks, since each of them needs a step for the rows that other heads
-            process in one.
+    Metrics and baselines (of the best constant prediction) are by split, task and name. Numbers of
+    parameters are of those that are trained. `best_epoch` is the kept one, counted from 1.
+    `step_seconds` is the median over steps; for single-task models on mixed batches it is the sum
+    over tasks, since each needs a step for the rows that other heads process in one.
     """
 
     metrics: Metrics
@@ -56,11 +48,8 @@ class Trained:
 def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained:
     """Train a head of this type on the recipe's encoder, data and settings.
 
-    Args:
-        recipe: everything except the type of head.
-        data: the recipe's data.
-        head: a head type, or ``single-task``: an encoder and a head for each task alone, each
-            trained on the rows with its label and kept at its own best epoch.
+    ``single-task`` is an encoder and a head for each task alone, each trained on the rows with its
+    label and kept at its own best epoch.
     """
     trained = [_train(*own) for own in _parts(recipe, data, head)]
     if head != SINGLE_TASK:
@@ -94,13 +83,8 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         yield build_model(recipe, data, head), data, recipe.training
         return
     # With a single loss there is nothing to combine.
-    alone: dict[str, Any] = {
-        "scalarizer": None,
-        "aggregator": None,
-        "options": {},
-        "tasks_per_step": None,
-    }
-    settings = recipe.training.model_copy(update=alone | {"tasks_per_step": None})
+    alone = dict.fromkeys(("scalarizer", "aggregator", "tasks_per_step"))
+    settings = recipe.training.model_copy(update={**alone, "options": {}})
     whole = build_circuit(recipe, data.tasks)
     for task in data.tasks:
         circuit = _alone(whole, task.name)
@@ -112,9 +96,8 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         else:
             # The representation is as wide as the one that the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
-        given = EncoderInputs(
-            own.train.inputs, built.n_features, own.modalities, built.task_columns()
-        )
+        columns = built.task_columns()
+        given = EncoderInputs(own.train.inputs, built.n_features, own.modalities, columns)
         encoder = recipe.encoder.of_task(task.name).build(given)
         yield MultiTaskModel(encoder, built), own, settings
 
@@ -137,13 +120,11 @@ def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
 def _train(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> Trained:
     times = StepTimes()
     result: Result = fit(model, data, settings, progress=False, callbacks=[times])
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    head = [p for p in model.head.parameters() if p.requires_grad]
     return Trained(
         result.metrics,
         result.baselines,
-        sum(p.numel() for p in head),
-        sum(p.numel() for p in parameters),
+        sum(p.numel() for p in model.head.parameters() if p.requires_grad),
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
         result.best_epoch,
         result.seconds,
         times.median,
@@ -160,15 +141,9 @@ def _joined(metrics: Sequence[Metrics]) -> Metrics:
 def linear_probe(data: MultiTaskData) -> Trained:
     """Fit logistic or ridge regression to the standardised inputs, one model for each task.
 
-    The strength of the L2 penalty is chosen among four, by the task's main metric on the validation
-    split.
-
-    Args:
-        data: the data; inputs of several dimensions are flattened.
-
-    Returns:
-        The result, with metrics on the validation and test splits but no epoch and no step time. A
-        column whose training labels have a single class is predicted as that class.
+    Inputs are flattened. The strength of the L2 penalty is chosen among four, by the task's main
+    metric on the validation split. A column whose training labels have a single class is predicted
+    as that class. The result has neither metrics on the train split, nor epoch and step time.
 
     Example:
         >>> from qmtl.data import digits
@@ -194,45 +169,38 @@ def linear_probe(data: MultiTaskData) -> Trained:
 
 
 def _probe_task(data: MultiTaskData, task: Task) -> dict[str, dict[str, float]]:
-    rows = {name: task.labelled(split.targets[task.name]) for name, split in data.splits.items()}
-    inputs = {n: s.inputs[rows[n]].flatten(1).numpy() for n, s in data.splits.items()}
-    targets = {n: s.targets[task.name][rows[n]] for n, s in data.splits.items()}
-    weights = {
-        n: None if s.sample_weight is None else s.sample_weight[rows[n]]
-        for n, s in data.splits.items()
-    }
-    rows_weight = None if weights["train"] is None else weights["train"].numpy()
-    mean = np.average(inputs["train"], 0, rows_weight)
-    deviation = np.sqrt(np.average((inputs["train"] - mean) ** 2, 0, rows_weight))
+    """Return the metrics on validation and test of the task's best model."""
+    inputs, targets, weights = {}, {}, {}
+    for name, split in data.splits.items():
+        rows = task.labelled(split.targets[task.name])
+        inputs[name] = split.inputs[rows].flatten(1).numpy()
+        targets[name] = split.targets[task.name][rows]
+        weights[name] = None if split.sample_weight is None else split.sample_weight[rows]
+    train = None if weights["train"] is None else weights["train"].numpy()
+    mean = np.average(inputs["train"], 0, train)
+    deviation = np.sqrt(np.average((inputs["train"] - mean) ** 2, 0, train))
     # A column that is constant in training has no information and becomes zero.
     scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0).astype(np.float32)
     inputs = {name: (values - mean) * scale for name, values in inputs.items()}
-    best: dict[str, dict[str, float]] | None = None
+    columns = targets["train"].reshape(len(targets["train"]), -1).numpy().T
+    row_weights = np.ones(len(targets["train"])) if train is None else train
+    best: dict[str, dict[str, float]] = {}
     highest = math.nan
     for penalty in PENALTIES:
-        columns = _fit(task, inputs["train"], targets["train"], penalty, weights["train"])
+        models = [_fit(task, inputs["train"], one, penalty, row_weights) for one in columns]
         scores = {}
-        for split in ("validation", "test"):
-            predictions = torch.from_numpy(_predict(task, columns, inputs[split]))
-            scores[split] = task.evaluate(predictions, targets[split], weights[split])
+        for name in ("validation", "test"):
+            predictions = torch.from_numpy(_predict(task, models, inputs[name]))
+            scores[name] = task.evaluate(predictions, targets[name], weights[name])
         own = scores["validation"][task.main_metric]
         # Any number is better than NaN.
-        if best is None or math.isnan(highest) or own > highest:
+        if math.isnan(highest) or own > highest:
             best, highest = scores, own
-    assert best is not None
     return best
 
 
-def _fit(
-    task: Task, inputs: Array, targets: Tensor, penalty: float, weights: Tensor | None
-) -> list[Any]:
-    """Fit one scikit-learn model to each column of the targets."""
-    columns = targets.reshape(len(targets), -1).numpy().T
-    rows = np.ones(len(targets)) if weights is None else weights.numpy()
-    return [_fit_column(task, inputs, column, penalty, rows) for column in columns]
-
-
-def _fit_column(task: Task, inputs: Array, column: Array, penalty: float, weights: Array) -> Any:
+def _fit(task: Task, inputs: Array, column: Array, penalty: float, weights: Array) -> Any:
+    """Fit a scikit-learn model to one column of the targets."""
     from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -240,9 +208,9 @@ def _fit_column(task: Task, inputs: Array, column: Array, penalty: float, weight
     kept, labels, own = inputs[present], column[present], weights[present]
     if task.kind == "regression":
         return Ridge(alpha=penalty).fit(kept, labels, sample_weight=own)
-    labels = labels.astype(np.int64)
     if not len(labels):
         return DummyClassifier(strategy="prior").fit(np.zeros((2, 1)), [0, 1])
+    labels = labels.astype(np.int64)
     if len(np.unique(labels)) == 1:
         return DummyClassifier(strategy="prior").fit(kept, labels)
     # scikit-learn sums the loss over rows: C is the inverse of the penalty on that sum.
@@ -255,13 +223,11 @@ def _predict(task: Task, models: list[Any], inputs: Array) -> Array:
     if task.kind == "regression":
         columns = [model.predict(inputs) for model in models]
     elif task.kind == "multiclass":
-        (model,) = models
-        columns = [_probability(model, inputs, c) for c in range(task.n_outputs)]
+        columns = [_probability(models[0], inputs, c) for c in range(task.n_outputs)]
     else:
         columns = [_probability(model, inputs, 1) for model in models]
-    predictions = np.stack(columns, axis=1)
     flat = task.n_outputs == 1 and task.kind in ("binary", "regression")
-    return predictions[:, 0] if flat else predictions
+    return columns[0] if flat else np.stack(columns, axis=1)
 
 
 def _probability(model: Any, inputs: Array, label: int) -> Array:

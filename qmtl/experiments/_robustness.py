@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,31 +17,41 @@ from qmtl.data import Split
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._extrapolation import ExtrapolatedSimulator
 from qmtl.experiments._recipe import NoiseSection
-from qmtl.experiments._run import Run
+from qmtl.experiments._run_folder import Run
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
-from qmtl.plotting import COLOURS, MARKERS, legend_below, plain, save_figure, style
+from qmtl.plotting import COLOURS, MARKERS, legend_below, panels, plain, save_figure
 from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator, Simulator
 from qmtl.tasks import Task
 from qmtl.training import evaluate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NONE = "none"
+NoiseOf = Callable[[int], DeviceNoise]
+# What the study of untrained heads varies, one thing at a time; the others are as in `DESIGN`.
+STUDY: dict[str, tuple[Any, ...]] = {
+    "tasks": (2, 4, 8, 16, 32, 64, 128),
+    "encoding layers": (1, 2, 3),
+    "block layers": (1, 2, 4, 8),
+    "entangler": ("none", "cz_line", "cz_ring", "cnot_ring"),
+}
+DESIGN: dict[str, Any] = {
+    "tasks": 8,
+    "encoding layers": 2,
+    "block layers": 2,
+    "entangler": "cz_ring",
+}
 
 
 @dataclass(frozen=True)
 class UnderNoise:
-    """A model's metrics under noise of one strength.
+    """A model's metrics under noise of one strength, by task and name.
 
-    Attributes:
-        scale: strength of the noise.
-        method: method of zero-noise extrapolation; ``"none"`` without it.
-        metrics: task → metric → value. ``deviation`` is the root mean square, over samples and
-            outputs, of the change of Z values or probabilities by the noise.
+    ``deviation`` is the root mean square, over samples and outputs, of the change of Z values or
+    probabilities by the noise. `method` is that of zero-noise extrapolation, or ``"none"``.
     """
 
     scale: float
@@ -49,14 +60,9 @@ class UnderNoise:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per task and metric."""
+        about = {"scale": self.scale, "extrapolation": self.method}
         return [
-            {
-                "scale": self.scale,
-                "extrapolation": self.method,
-                "task": task,
-                "metric": metric,
-                "value": value,
-            }
+            about | {"task": task, "metric": metric, "value": value}
             for task, values in self.metrics.items()
             for metric, value in values.items()
         ]
@@ -72,17 +78,12 @@ def evaluate_under_noise(
     extrapolate: str | None = None,
     seed: int = 0,
 ) -> list[UnderNoise]:
-    """Evaluate a model under noise of several strengths.
+    """Evaluate a model under noise of several strengths; 1 is the noise as it is given.
 
-    Args:
-        model: a model with a quantum head; the model and its simulator do not change.
-        split: the split whose rows are used.
-        noise: the noise at strength 1.
-        scales: noise strengths.
-        shots: number of measurements per sample and strength; None for exact values.
-        extrapolate: method of zero-noise extrapolation from the scales of at least 1, which a
-            device can reach; None for no extrapolation. It adds one entry, with scale 1.
-        seed: seed of the shots.
+    With `shots`, each sample is measured so often at each strength, by the `seed`; without, values
+    are exact. `extrapolate` is a method of zero-noise extrapolation (``richardson``, ``linear`` or
+    ``exponential``) from the scales of at least 1, which a device can reach; it adds an entry with
+    scale 1. The model itself does not change.
 
     Raises:
         InvalidInputError: for a head without a circuit, or fewer than two scales for the
@@ -140,37 +141,11 @@ def _values(model: MultiTaskModel, split: Split, simulator: Simulator) -> dict[s
 
 
 @dataclass(frozen=True)
-class StudySettings:
-    """The heads to study: one number varies, the others are those of the default design.
-
-    Attributes:
-        tasks: numbers of binary tasks of two wires each.
-        layers: numbers of encoding layers.
-        block_layers: numbers of block layers.
-        entanglers: entanglers of encoding and block.
-        samples: number of random angles per head.
-        seed: seed of angles and weights.
-    """
-
-    tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128)
-    layers: tuple[int, ...] = (1, 2, 3)
-    block_layers: tuple[int, ...] = (1, 2, 4, 8)
-    entanglers: tuple[str, ...] = ("none", "cz_line", "cz_ring", "cnot_ring")
-    samples: int = 100
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class HeadRobustness:
     """The effect of noise on one untrained head, at random angles and initial weights.
 
-    Attributes:
-        varied: name of the number that is varied.
-        value: its value.
-        deviation: root mean square of the change of Z values by the noise.
-        signal: slope of the Z values under noise against those without noise, by least squares: the
-            remaining share of the signal.
-        two_qubit_depth: two-qubit depth of the circuit.
+    `deviation` is the root mean square of the change of Z values by the noise. `signal` is the
+    slope of the Z values under noise against those without, by least squares: the share left.
     """
 
     varied: str
@@ -180,49 +155,25 @@ class HeadRobustness:
     two_qubit_depth: int
 
 
-def study(
-    noise: Callable[[int], DeviceNoise], settings: StudySettings | None = None
-) -> list[HeadRobustness]:
-    """Study the robustness of heads against number of tasks, depth and entangler.
-
-    Example:
-        >>> settings = StudySettings((2, 4), (), (), (), samples=4)
-        >>> [one.value for one in study(lambda n: DeviceNoise.uniform(readout=0.1), settings)]
-        [2, 4]
-    """
-    chosen = settings or StudySettings()
-    designs: list[tuple[str, int | str, HeadCircuit]] = []
-    designs += [("tasks", n, _circuit(n)) for n in chosen.tasks]
-    designs += [("encoding layers", n, _circuit(layers=n)) for n in chosen.layers]
-    designs += [("block layers", n, _circuit(block_layers=n)) for n in chosen.block_layers]
-    designs += [("entangler", name, _circuit(entangler=name)) for name in chosen.entanglers]
-    return [
-        _robustness(varied, value, circuit, noise(circuit.n_wires), chosen)
-        for varied, value, circuit in designs
-    ]
-
-
-def _circuit(
-    tasks: int = 8, layers: int = 2, block_layers: int = 2, entangler: str = "cz_ring"
-) -> HeadCircuit:
-    return HeadCircuit(
-        [Task.binary(f"t{i}") for i in range(tasks)],
-        AngleEncoding(n_layers=layers, entangler=entangler),
-        RotationAnsatz(n_layers=block_layers, entangler=entangler),
-    )
-
-
-def _robustness(
-    varied: str, value: int | str, circuit: HeadCircuit, noise: DeviceNoise, settings: StudySettings
+def robustness(
+    varied: str, value: Any, noise: NoiseOf, samples: int = 100, seed: int = 0
 ) -> HeadRobustness:
-    head = QuantumHead(circuit, seed=settings.seed).double()
-    generator = torch.Generator().manual_seed(settings.seed)
-    shape = (settings.samples, circuit.n_features)
+    """Compare a head that differs from `DESIGN` in one value with itself under noise."""
+    design = DESIGN | {varied: value}
+    circuit = HeadCircuit(
+        [Task.binary(f"t{i}") for i in range(design["tasks"])],
+        AngleEncoding(n_layers=design["encoding layers"], entangler=design["entangler"]),
+        RotationAnsatz(n_layers=design["block layers"], entangler=design["entangler"]),
+    )
+    head = QuantumHead(circuit, seed=seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    shape = (samples, circuit.n_features)
     angles = (2 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1) * math.pi
+    simulators = (LightConeSimulator(), NoisySimulator(noise(circuit.n_wires)))
     with torch.no_grad():
         ideal, noisy = (
             torch.cat(list(head.with_simulator(one).expectation_values(angles).values()), 1)
-            for one in (LightConeSimulator(), NoisySimulator(noise))
+            for one in simulators
         )
     return HeadRobustness(
         varied,
@@ -231,9 +182,6 @@ def _robustness(
         float((noisy * ideal).sum() / ideal.square().sum()),
         circuit.two_qubit_depth,
     )
-
-
-NoiseOf = Callable[[int], DeviceNoise]
 
 
 def run_robustness(
@@ -249,22 +197,16 @@ def run_robustness(
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
 
-    ``noise.json`` in the same folder records the noise and the settings.
-
-    Args:
-        path: the run directory.
-        noise: the noise at strength 1.
-        out: output folder; created if needed.
-        split: the split whose rows are used.
-        scales, shots, extrapolate, seed: see `evaluate_under_noise`.
+    ``noise.json`` in the same folder, which is created if needed, records the noise and settings.
+    For the arguments see `evaluate_under_noise`.
     """
     run = Run.read(path)
-    data, model = run.load_data(split), run.load_model()
+    rows, model = run.load_data(split).splits[split], run.load_model()
     out.mkdir(parents=True, exist_ok=True)
     circuit = getattr(model.head, "circuit", None)
     found = evaluate_under_noise(
         model,
-        data.splits[split],
+        rows,
         DeviceNoise() if circuit is None else noise.device_noise(circuit.n_wires),
         scales,
         shots=shots,
@@ -273,40 +215,36 @@ def run_robustness(
     )
     write_csv(out / "noise.csv", (row for one in found for row in one.rows()))
     source = noise.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    how = {"split": split, "rows": len(data.splits[split]), "shots": shots, "seed": seed}
+    how = {"split": split, "rows": len(rows), "shots": shots, "seed": seed}
     write_json(out / "noise.json", {"noise": source} | how)
-    save_figure(_draw_run(model.tasks, found), out / "noise.png")
-    _show_run(f"{path}: {split}, {len(data.splits[split])} rows", model.tasks, found)
+    draw = [partial(plot_under_noise, found, task.name, task.main_metric) for task in model.tasks]
+    save_figure(panels(draw, min(4, len(draw)), (3.2, 2.8)), out / "noise.png")
+    _show_run(f"{path}: {split}, {len(rows)} rows", model.tasks, found)
     return found
 
 
 def run_study(
-    noise: NoiseOf, out: Path, seed: int = 0, settings: StudySettings | None = None
+    noise: NoiseOf,
+    out: Path,
+    seed: int = 0,
+    study: Mapping[str, Sequence[Any]] = STUDY,
+    samples: int = 100,
 ) -> list[HeadRobustness]:
-    """Study heads of many shapes; write ``study.csv`` and ``study.png``, and print a table."""
-    found = study(noise, settings or StudySettings(seed=seed))
-    write_csv(out / "study.csv", map(asdict, found))
-    save_figure(_draw_study(found), out / "study.png")
-    _show_study(found)
-    return found
+    """Study untrained heads of many shapes, at random angles; print a table.
 
-
-def _name(one: UnderNoise) -> str:
-    return f"×{one.scale:g}" if one.method == NONE else one.method
-
-
-def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) -> None:
-    rows = [
-        (task.name, metric, *(number(one.metrics[task.name][metric]) for one in found))
-        for task in tasks
-        for metric in (task.main_metric, "loss", "deviation")
+    Writes ``study.csv`` and ``study.png``. The study says what varies, one thing at a time.
+    """
+    found = [
+        robustness(varied, value, noise, samples, seed)
+        for varied, values in study.items()
+        for value in values
     ]
-    caption = "deviation: root mean square of what noise changes in the measured values"
-    columns = ("task", "metric", *map(_name, found))
-    print_table(columns, rows, title=title, caption=caption)
-
-
-def _show_study(found: Sequence[HeadRobustness]) -> None:
+    write_csv(out / "study.csv", map(asdict, found))
+    draw = [partial(plot_signal, found, varied) for varied in study]
+    figure = panels(draw, len(draw), (3.2, 2.8), sharey=True)
+    for ax in figure.axes:
+        ax.label_outer()
+    save_figure(figure, out / "study.png")
     rows = [
         (one.varied, one.value, one.two_qubit_depth, f"{one.deviation:.4f}", f"{one.signal:.4f}")
         for one in found
@@ -317,46 +255,24 @@ def _show_study(found: Sequence[HeadRobustness]) -> None:
         "slope against those without noise"
     )
     print_table(columns, rows, title="noise on untrained heads", caption=caption)
+    return found
 
 
-def _draw_run(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> "Figure":
-    """Plot each task's main metric against the strength of the noise, in one panel per task."""
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(tasks))
-    rows = -(-len(tasks) // columns)
-    with style():
-        figure = Figure(figsize=(3.2 * columns, 2.8 * rows))
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for ax in axes.flat[len(tasks) :]:
-            ax.set_axis_off()
-        for task, ax in zip(tasks, axes.flat, strict=False):
-            plot_under_noise(found, task.name, task.main_metric, ax)
-    return figure
-
-
-def _draw_study(found: Sequence[HeadRobustness]) -> "Figure":
-    """Plot the remaining share of the signal, in one panel per varied number."""
-    from matplotlib.figure import Figure
-
-    panels = dict.fromkeys(one.varied for one in found)
-    with style():
-        figure = Figure(figsize=(3.2 * len(panels), 2.8))
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        for varied, ax in zip(panels, axes, strict=True):
-            plot_signal(found, varied, ax)
-            ax.label_outer()
-    return figure
+def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) -> None:
+    rows = [
+        (task.name, metric, *(number(one.metrics[task.name][metric]) for one in found))
+        for task in tasks
+        for metric in (task.main_metric, "loss", "deviation")
+    ]
+    names = [f"×{one.scale:g}" if one.method == NONE else one.method for one in found]
+    caption = "deviation: root mean square of what noise changes in the measured values"
+    print_table(("task", "metric", *names), rows, title=title, caption=caption)
 
 
 def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes") -> "Axes":
-    """Plot a task's metric against the strength of the noise, with the value at zero noise.
+    """Plot a task's metric (or ``"deviation"``) against the strength of the noise.
 
-    Args:
-        found: result of `evaluate_under_noise`.
-        task: name of the task.
-        metric: name of one of its metrics, or ``"deviation"``.
-        ax: axes to draw on.
+    Values of zero-noise extrapolation are drawn at zero.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -374,19 +290,12 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
         point.set(marker=MARKERS[place], color=COLOURS[place], linestyle="none")
     if mitigated:
         legend_below(ax)
-    ax.set_title(plain(task, 24))
-    ax.set_xlabel("strength of the noise (×)")
-    ax.set_ylabel(metric)
+    ax.set(title=plain(task, 24), xlabel="strength of the noise (×)", ylabel=metric)
     return ax
 
 
 def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Axes":
-    """Plot the share of the signal that remains under noise, for heads that differ in one number.
-
-    Args:
-        found: result of `study`.
-        varied: name of that number; other entries are left out.
-        ax: axes to draw on.
+    """Plot the share of the signal that remains under noise, for heads that differ in `varied`.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -397,6 +306,5 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
     own = [one for one in found if one.varied == varied]
     # Values are few and far apart, so they are drawn as labels at equal distances.
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
-    ax.set_xlabel(varied)
-    ax.set_ylabel("share of the signal left")
+    ax.set(xlabel=varied, ylabel="share of the signal left")
     return ax

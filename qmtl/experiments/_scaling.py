@@ -1,10 +1,10 @@
 """``qmtl scaling``: measure, write tables and plots, and print the results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qmtl._io import write_csv
 from qmtl.errors import InvalidInputError, unknown_name
@@ -33,12 +33,10 @@ from qmtl.experiments._scaling_parameters import (
     tell_parameters,
 )
 from qmtl.experiments._sweep import Cell, Failure, results_of, run_cells
-from qmtl.plotting import save_figure, style
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from qmtl.plotting import panels, save_figure
 
 PARTS = ("parameters", "cost", "accuracy")
+SIZE = (5.4, 4.4)
 Say = Callable[[str], None]
 
 
@@ -49,12 +47,10 @@ class ScalingSettings:
     Attributes:
         tasks: numbers of binary tasks.
         parts: names of the parts to run, from `PARTS`.
-        data: folder of real data for the accuracy, see `scaling_data`; None for digits.
+        data: folder of chest X-rays for the accuracy part; None for digits.
         accuracy: settings of the accuracy part.
-        batch_size: batch size of the timed step.
-        threads: number of threads of the timed step.
-        jobs: number of processes that train for the accuracy part; the timed steps run one at a
-            time.
+        batch_size, threads: of the timed step.
+        jobs: number of processes that train for the accuracy part.
     """
 
     tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -76,13 +72,10 @@ class ScalingSettings:
 
 
 def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
-    """Measure, write CSV files and plots into a folder, and report in lines of text.
+    """Measure, write CSV files and plots into an existing folder, and say lines of text.
 
-    Args:
-        settings: what to measure.
-        out: an existing folder. Tables and plots of an earlier run in it are replaced; training
-            runs for the accuracy that are stored in ``cells`` are not repeated.
-        say: function that receives the lines.
+    Tables and plots of an earlier run in it are replaced; training runs for the accuracy that are
+    stored in ``cells`` are not repeated.
 
     Raises:
         QmtlError: if a step could not be timed, or a training run failed.
@@ -93,8 +86,8 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
         circuits = [circuit_size(rule, n) for rule in DESIGNS for n in tasks]
         write_csv(out / "parameters.csv", map(asdict, counts))
         write_csv(out / "circuits.csv", map(asdict, circuits))
-        by_rule = [partial(plot_parameters, counts, rule) for rule in DESIGNS]
-        _save(out / "parameters.png", by_rule)
+        draw = [partial(plot_parameters, counts, rule) for rule in DESIGNS]
+        save_figure(panels(draw, len(draw), SIZE), out / "parameters.png")
         tell_parameters(counts, circuits, say)
     if "cost" in settings.parts:
         points = [
@@ -102,11 +95,11 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             for head in TIMED_HEADS
             for n in tasks
         ]
-        # One at a time, and never from the store, because times depend on the machine's present
-        # load.
+        # One at a time, and never from the store: times depend on the machine's present load.
         costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
         write_csv(out / "cost.csv", map(asdict, costs))
-        _save(out / "cost.png", [partial(plot_step_time, costs), partial(plot_memory, costs)])
+        draw = [partial(plot_step_time, costs), partial(plot_memory, costs)]
+        save_figure(panels(draw, 2, SIZE), out / "cost.png")
         tell_cost(costs, say)
     if "accuracy" in settings.parts:
         found = measure_accuracy(
@@ -123,7 +116,7 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
         draw = [partial(plot_accuracy, means)]
         if {"linear"} < {point.head for point in means}:
             draw.append(partial(plot_accuracy_difference, means))
-        _save(out / "accuracy.png", draw)
+        save_figure(panels(draw, len(draw), SIZE), out / "accuracy.png")
         tell_accuracy(means, settings.accuracy, say)
         most = means[-1].tasks
         if most < tasks[-1]:
@@ -141,14 +134,3 @@ def _say_cost(say: Say, cell: Cell, found: Any, *_: int) -> None:
             f"{found.head:17s} T = {found.tasks:5d}: step {found.step_ms:9.2f} ms, peak "
             f"{found.peak_mb:7.1f} MB"
         )
-
-
-def _save(path: Path, draw: Sequence[Callable[["Axes"], "Axes"]]) -> None:
-    """Save one figure with an axes per function, side by side."""
-    from matplotlib.figure import Figure
-
-    with style():
-        figure = Figure(figsize=(5.4 * len(draw), 4.4))
-        for ax, function in zip(figure.subplots(1, len(draw), squeeze=False)[0], draw, strict=True):
-            function(ax)
-        save_figure(figure, path)

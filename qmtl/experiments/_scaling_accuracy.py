@@ -2,22 +2,21 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split, chestxray, digits
 from qmtl.encoders import MLP
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.experiments._build import head_look
-from qmtl.experiments._scaling_parameters import DESIGN, tasks_axis
+from qmtl.experiments._scaling_parameters import DESIGN, by_head, tasks_axis
 from qmtl.experiments._statistics import Estimate, estimate
 from qmtl.experiments._sweep import (
     Cell,
@@ -30,9 +29,8 @@ from qmtl.experiments._sweep import (
 )
 from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head
 from qmtl.model import MultiTaskModel
-from qmtl.plotting import legend_below
 from qmtl.tasks import Task
-from qmtl.training import Result, fit
+from qmtl.training import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +45,8 @@ class AccuracySettings:
     Attributes:
         heads: types of heads, from `qmtl.heads.HEAD_TYPES`.
         seeds: number of seeds, from 0; a seed sets splits, task order, initial weights and batches.
-        head_learning_rates: learning rates to try for every head; one is chosen per head and number
-            of tasks, by the mean of the metric on the validation split.
+        head_learning_rates: learning rates to try; one is chosen per head and number of tasks, by
+            the mean of the metric on the validation split.
         learning_rate: learning rate of the encoder.
         max_epochs: largest number of epochs; the epoch with the best validation loss is kept.
         batch_size: number of rows per step.
@@ -80,22 +78,11 @@ class AccuracySettings:
 
 @dataclass(frozen=True)
 class AccuracyResult:
-    """The result of one training run.
+    """The result of one training run: scores in a metric, as means over the tasks.
 
-    Attributes:
-        data: name of the data set.
-        head: type of the head.
-        tasks: number of tasks learned together.
-        seed: seed of all random numbers.
-        head_learning_rate: one of the learning rates that were tried.
-        metric: the tasks' main metric, in which the scores are given.
-        validation: mean over the tasks on the validation split.
-        test: mean over the tasks on the test split; it is only read for the chosen learning rate.
-        test_first: mean over the tasks of the smallest set, which every larger set contains.
-        baseline: mean over the tasks for the best constant prediction on the test split.
-        head_parameters: number of trained parameters of the head.
-        encoder_parameters: number of trained parameters of the encoder, whose last layer grows with
-            T for every head.
+    `test` is only read for the chosen learning rate. `test_first` is the score on the tasks of the
+    smallest set, which every larger set contains; `baseline` that of the best constant prediction.
+    The last layer of the encoder grows with T for every head.
     """
 
     data: str
@@ -114,10 +101,10 @@ class AccuracyResult:
 
 @dataclass(frozen=True)
 class AccuracyCell(Cell):
-    """One training run, identified by everything that its result depends on.
+    """One training run.
 
     `first` is the number of tasks in the smallest set, `data` the fingerprint of the data with this
-    seed; the data's `folder` is not part of the key.
+    seed; their `folder` is not part of the key.
     """
 
     head: HeadType
@@ -131,8 +118,8 @@ class AccuracyCell(Cell):
     finds: ClassVar[type] = AccuracyResult
 
     def depends_on(self) -> Any:
-        one = self.settings
-        budget = [one.learning_rate, one.max_epochs, one.batch_size, one.hidden]
+        s = self.settings
+        budget = [s.learning_rate, s.max_epochs, s.batch_size, s.hidden]
         run = [self.head, self.tasks, self.first, self.seed, self.head_learning_rate]
         return [*run, *budget, self.data]
 
@@ -150,8 +137,7 @@ class AccuracyCell(Cell):
             raise InvalidInputError(f"data: expected flat inputs, got shape {data.n_inputs}")
         circuit = HeadCircuit.load(DESIGN, data.tasks)
         head = build_head(self.head, circuit, HeadOptions(seed=self.seed))
-        width = head.n_features
-        encoder = MLP(data.n_inputs, settings.hidden, out_features=width, seed=self.seed)
+        encoder = MLP(data.n_inputs, settings.hidden, out_features=head.n_features, seed=self.seed)
         result = fit(
             MultiTaskModel(encoder, head),
             data,
@@ -164,9 +150,6 @@ class AccuracyCell(Cell):
             accelerator="cpu",
             progress=False,
         )
-        return self._found(data, result)
-
-    def _found(self, data: MultiTaskData, result: Result) -> AccuracyResult:
         metric = data.tasks[0].main_metric
         names = [task.name for task in data.tasks]
 
@@ -185,8 +168,8 @@ class AccuracyCell(Cell):
             mean(result.metrics["test"], names),
             mean(result.metrics["test"], names[: self.first]),
             mean(result.baselines["test"], names),
-            sum(p.numel() for p in result.model.head.parameters() if p.requires_grad),
-            sum(p.numel() for p in result.model.encoder.parameters()),
+            sum(p.numel() for p in head.parameters() if p.requires_grad),
+            sum(p.numel() for p in encoder.parameters()),
         )
 
 
@@ -201,14 +184,9 @@ def measure_accuracy(
 ) -> list[AccuracyResult]:
     """Train every head at every number of tasks, seed and learning rate.
 
-    Args:
-        settings: settings of training.
-        tasks: numbers of tasks; numbers above `most_tasks`, or above what the data have, are
-            reduced.
-        folder: see `scaling_data`.
-        jobs: number of training runs at once.
-        store: folder for the results; stored runs are not trained again. None stores nothing.
-        report: see `qmtl.experiments.run_cells`.
+    Numbers of tasks above `most_tasks`, or above what the data have, are reduced. The data are
+    chest X-rays of a folder in CheXpert's layout, or digits. Results that a `store`, a folder, has
+    are not computed again. For `jobs` and `report` see `Workers` and `run_cells`.
 
     Raises:
         InvalidInputError: if the folder does not fit.
@@ -249,105 +227,82 @@ class AccuracyPoint:
     def as_row(self) -> dict[str, Any]:
         """Return flat fields for a table; intervals are 95% half widths."""
         row: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if isinstance(value, Estimate):
-                row |= {field.name: value.mean, f"{field.name}_interval": value.half_width}
+                row |= {name: value.mean, f"{name}_interval": value.half_width}
             else:
-                row[field.name] = value
+                row[name] = value
         return row | {"seeds": self.test.n}
 
 
 def summarise(found: Sequence[AccuracyResult]) -> list[AccuracyPoint]:
     """Choose each head's learning rate on validation, per number of tasks; average over seeds.
 
-    Differences from the dense linear head are computed seed by seed; they are NaN without that
-    head.
+    Differences from the dense linear head are computed seed by seed; they are NaN without it.
     """
     points = []
     for n in sorted({one.tasks for one in found}):
-        heads = dict.fromkeys(one.head for one in found)
-        chosen = {
-            head: _chosen([one for one in found if (one.tasks, one.head) == (n, head)])
-            for head in heads
-        }
+        heads = by_head([one for one in found if one.tasks == n])
+        chosen = {head: _at_best_rate(own) for head, own in heads.items()}
         linear = {one.seed: one.test for one in chosen.get("linear", [])}
-        points += [_point(chosen[head], linear) for head in heads]
+        for head, own in chosen.items():
+            first = own[0]
+            ahead = [one.test - linear[one.seed] for one in own if one.seed in linear]
+            point = AccuracyPoint(
+                first.data,
+                head,
+                n,
+                first.head_learning_rate,
+                first.metric,
+                estimate([one.test for one in own]),
+                estimate([one.test_first for one in own]),
+                estimate(ahead),
+                fmean(one.baseline for one in own),
+                first.head_parameters,
+            )
+            points.append(point)
     return points
 
 
-def _chosen(found: Sequence[AccuracyResult]) -> list[AccuracyResult]:
+def _at_best_rate(found: Sequence[AccuracyResult]) -> list[AccuracyResult]:
     by_rate: dict[float, list[AccuracyResult]] = {}
     for one in found:
         by_rate.setdefault(one.head_learning_rate, []).append(one)
-    best = max(by_rate.values(), key=lambda own: fmean(one.validation for one in own))
-    return sorted(best, key=lambda one: one.seed)
-
-
-def _point(found: Sequence[AccuracyResult], linear: dict[int, float]) -> AccuracyPoint:
-    one = found[0]
-    return AccuracyPoint(
-        one.data,
-        one.head,
-        one.tasks,
-        one.head_learning_rate,
-        one.metric,
-        estimate([own.test for own in found]),
-        estimate([own.test_first for own in found]),
-        estimate([own.test - linear[own.seed] for own in found if own.seed in linear]),
-        fmean(own.baseline for own in found),
-        one.head_parameters,
-    )
+    return max(by_rate.values(), key=lambda own: fmean(one.validation for one in own))
 
 
 def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
     """Make binary tasks on common inputs; the seed determines the split and the order of tasks.
 
-    Args:
-        folder: folder with chest X-rays in CheXpert's layout, read by `qmtl.data.chestxray` at
-            16×16 pixels; None for `digit_dichotomies`.
-        seed: seed of splits and order.
-
-    Example:
-        >>> [task.name for task in scaling_data(None, seed=0).tasks[:2]]
-        ['01567', '03578']
+    They are the findings of chest X-rays in a folder, at 16×16 pixels, or `digit_dichotomies`.
     """
     if folder is None:
-        return _in_random_order(digit_dichotomies(seed=seed), seed)
-    data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
+        data = digit_dichotomies(seed=seed)
+    else:
+        data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
     # "No Finding" means that all others are absent, which is not a separate task.
-    findings = [task.name for task in data.tasks if task.name != "No Finding"]
-    return _in_random_order(data.subset(findings), seed)
+    names = [task.name for task in data.tasks if task.name != "No Finding"]
+    # The order decides which tasks share light cones.
+    random.Random(seed).shuffle(names)
+    return data.subset(names)
 
 
 def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     """Load the digits with 126 binary tasks: every way to divide the ten digits in half.
 
-    Task ``01234`` is whether the digit is one of 0, 1, 2, 3 and 4. All labels are balanced and
-    derived from one real label, so that the number of tasks can grow without a change in
-    difficulty.
-
-    Returns:
-        1,797 rows of 64 pixels in [0, 1]; 60, 20 and 20 percent for the three splits.
-
-    References:
-        Output codes: Dietterich and Bakiri, arXiv:cs/9501101.
-
-    Example:
-        >>> data = digit_dichotomies()
-        >>> len(data.tasks), data.tasks[0].name, len(data.train)
-        (126, '01234', 1079)
+    Task ``01234`` is whether the digit is one of these. All labels are balanced and derived from
+    one real label, so that the number of tasks can grow without a change in difficulty. They are
+    output codes: Dietterich and Bakiri, arXiv:cs/9501101.
     """
     source = digits(seed=seed, tasks=["digit"])
     # A half and its complement are one task, named by the half with a zero.
     halves = [(0, *rest) for rest in combinations(range(1, 10), 4)]
-    tasks = {"".join(map(str, half)): half for half in halves}
-
-    def labels(digit: Tensor) -> dict[str, Tensor]:
-        return {name: torch.isin(digit, torch.tensor(h)).float() for name, h in tasks.items()}
+    tasks = {"".join(map(str, half)): torch.tensor(half) for half in halves}
 
     def relabelled(split: Split) -> Split:
-        return replace(split, targets=labels(split.targets["digit"]))
+        digit = split.targets["digit"]
+        labels = {name: torch.isin(digit, half).float() for name, half in tasks.items()}
+        return replace(split, targets=labels)
 
     return MultiTaskData(
         "digit-dichotomies",
@@ -359,16 +314,9 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     )
 
 
-def _in_random_order(data: MultiTaskData, seed: int) -> MultiTaskData:
-    """Shuffle the tasks, because the order decides which of them share light cones."""
-    names = [task.name for task in data.tasks]
-    random.Random(seed).shuffle(names)
-    return data.subset(names)
-
-
 def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
     """Plot mean test score over tasks against number of tasks, with 95% intervals over seeds."""
-    _intervals(dict.fromkeys(point.head for point in points), points, lambda point: point.test, ax)
+    _intervals(points, "test", ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
     ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")
     return ax
@@ -376,36 +324,28 @@ def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
 
 def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
     """Plot the difference from the dense linear head, seed by seed, with 95% intervals."""
-    heads = dict.fromkeys(point.head for point in points if point.head != "linear")
-    _intervals(heads, points, lambda point: point.ahead_of_linear, ax)
+    _intervals([point for point in points if point.head != "linear"], "ahead_of_linear", ax)
     ax.axhline(0, color="0.4", linewidth=1)
-    ax.set_ylabel(f"difference from linear ({points[0].metric} × 100)")
-    ax.set_title("paired by seed")
+    ax.set(ylabel=f"difference from linear ({points[0].metric} × 100)", title="paired by seed")
     return ax
 
 
-def _intervals(
-    heads: Collection[str],
-    points: Sequence[AccuracyPoint],
-    value: Callable[[AccuracyPoint], Estimate],
-    ax: "Axes",
-) -> None:
+def _intervals(points: Sequence[AccuracyPoint], value: str, ax: "Axes") -> None:
     """Draw a line per head, shifted sideways so that no interval hides another."""
-    for position, head in enumerate(heads):
-        own = [point for point in points if point.head == head]
+    heads = by_head(points)
+    for position, (head, own) in enumerate(heads.items()):
         shift = 1.03 ** (2 * position - len(heads) + 1)
-        widths = [value(point).half_width for point in own]
+        found: list[Estimate] = [getattr(point, value) for point in own]
         ax.errorbar(
             [point.tasks * shift for point in own],
-            [100 * value(point).mean for point in own],
-            yerr=[0.0 if math.isnan(width) else 100 * width for width in widths],
+            [100 * one.mean for one in found],
+            yerr=[0.0 if math.isnan(one.half_width) else 100 * one.half_width for one in found],
             label=head,
             capsize=3,
             markersize=5,
             **head_look(head),
         )
     tasks_axis(ax, [point.tasks for point in points])
-    legend_below(ax)
 
 
 def tell_accuracy(

@@ -1,10 +1,6 @@
 """Time and memory of a training step against the number of tasks, each in its own process.
 
-``python -m qmtl.experiments._scaling_cost`` is the child process: it reads one point as JSON from
-standard input, and writes one line of JSON to standard output.
-
-Linear heads serve tasks of different kinds. For equal tasks, a single matrix product is enough.
-Both forms are timed, the second as *fused*, so that the comparison is fair.
+As a module that runs, it is that process: it reads a point as JSON and writes its cost as JSON.
 """
 
 import json
@@ -20,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import QmtlError, check_integer, unknown_name
-from qmtl.experiments._scaling_parameters import circuit_for, scaling_look, tasks_axis
+from qmtl.experiments._scaling_parameters import by_head, circuit_for, scaling_look, tasks_axis
 from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
 from qmtl.heads import LocalLinearHead, build_head
-from qmtl.plotting import legend_below
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +63,8 @@ class _FusedLocalLinear(nn.Module):
         return {"all": (features[:, self.columns] * self.weight).sum(dim=2) + self.bias}
 
 
+# Linear heads serve tasks of different kinds. For equal tasks a single matrix product is enough:
+# both forms are timed, the second as *fused*, so that the comparison is fair.
 TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
     "quantum": partial(build_head, "quantum"),
     "linear": partial(build_head, "linear"),
@@ -80,16 +78,10 @@ TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
 class StepCost:
     """Measured cost of one step.
 
-    Attributes:
-        head, tasks, batch_size, threads: as in `CostPoint`.
-        first_ms: time of the first step with its planning, in a process that has run a smaller head
-            before.
-        step_ms: median time of the other steps.
-        fastest_ms: shortest time of these.
-        slowest_ms: longest time of these.
-        steps: number of these steps.
-        peak_mb: largest resident memory minus that before the head was built, in 10^6 bytes; NaN if
-            the system does not report it.
+    `first_ms` is the time of the first step with its planning, in a process that has run a smaller
+    head before; the other times are the median, shortest and longest of the `steps` after it.
+    `peak_mb` is the largest resident memory minus that before the head was built, in 10^6 bytes;
+    NaN if the system does not report it.
     """
 
     head: str
@@ -120,7 +112,6 @@ class CostPoint(Cell):
     batch_size: int = 32
     threads: int = 1
     finds: ClassVar[type] = StepCost
-    """What measuring this point gives."""
 
     def __post_init__(self) -> None:
         if self.head not in TIMED_HEADS:
@@ -145,12 +136,11 @@ def measure_cost(point: CostPoint) -> StepCost:
     Raises:
         QmtlError: if the process fails; the error gives its last line.
     """
-    limit = str(point.threads)
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), limit)
+    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     done = subprocess.run(
         [sys.executable, "-m", CHILD],
         input=json.dumps(asdict(point)),
-        env=os.environ | threads,
+        env=os.environ | dict.fromkeys(variables, str(point.threads)),
         capture_output=True,
         text=True,
         check=False,
@@ -194,14 +184,10 @@ def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
     features = torch.randn(batch_size, circuit.n_features, requires_grad=True)
     while True:
         start = time.perf_counter()
-        _step(head, features)
+        head.zero_grad()
+        features.grad = None
+        torch.cat(list(head(features).values()), dim=1).square().mean().backward()
         yield 1e3 * (time.perf_counter() - start)
-
-
-def _step(head: nn.Module, features: Tensor) -> None:
-    head.zero_grad()
-    features.grad = None
-    torch.cat(list(head(features).values()), dim=1).square().mean().backward()
 
 
 def _restart_peak() -> float:
@@ -210,13 +196,15 @@ def _restart_peak() -> float:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return _peak()
-    return _status("VmRSS")
+    return float(psutil.Process().memory_info().rss)
 
 
 def _peak() -> float:
     """Return the most resident bytes that this process has had."""
-    if Path("/proc/self/status").is_file():
-        return _status("VmHWM")
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = (line for line in status.read_text().splitlines() if "VmHWM:" in line)
+        return 1024.0 * int(line.split()[1])
     try:
         import resource
     except ImportError:
@@ -225,21 +213,13 @@ def _peak() -> float:
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _status(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{key}:"))
-    return 1024.0 * int(line.split()[1])
-
-
 def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     """Plot median step time against tasks, with the fastest and slowest step as bars."""
-    for head, own in _by_head(costs).items():
-        below = [c.step_ms - c.fastest_ms for c in own]
-        above = [c.slowest_ms - c.step_ms for c in own]
+    for head, own in by_head(costs).items():
         ax.errorbar(
             [c.tasks for c in own],
             [c.step_ms for c in own],
-            yerr=[below, above],
+            yerr=[[c.step_ms - c.fastest_ms for c in own], [c.slowest_ms - c.step_ms for c in own]],
             label=head,
             elinewidth=0.8,
             markersize=5,
@@ -251,14 +231,13 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     ax.set_title(
         f"batch {costs[0].batch_size}, {costs[0].threads} thread{'s' * (costs[0].threads > 1)}"
     )
-    legend_below(ax)
     return ax
 
 
 def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     """Plot peak memory above that before the head was built; omit points below 1 MB."""
-    for head, own in _by_head(costs).items():
-        kept = [c for c in own if not math.isnan(c.peak_mb) and c.peak_mb >= LEAST_MB]
+    for head, own in by_head(costs).items():
+        kept = [c for c in own if c.peak_mb >= LEAST_MB]
         ax.plot(
             [c.tasks for c in kept],
             [c.peak_mb for c in kept],
@@ -270,21 +249,12 @@ def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     ax.set_yscale("log")
     ax.set_ylabel("peak memory of head and step (MB)")
     ax.set_title("without the process as it was before the head")
-    legend_below(ax)
     return ax
-
-
-def _by_head(costs: Sequence[StepCost]) -> dict[str, list[StepCost]]:
-    grouped: dict[str, list[StepCost]] = {}
-    for cost in costs:
-        grouped.setdefault(cost.head, []).append(cost)
-    return grouped
 
 
 def tell_cost(costs: Sequence[StepCost], say: Callable[[str], None]) -> None:
     """Report how each head's step time grows with the number of tasks."""
-    for head in dict.fromkeys(cost.head for cost in costs):
-        own = [cost for cost in costs if cost.head == head and cost.tasks >= FIT_FROM]
+    for head, own in by_head([cost for cost in costs if cost.tasks >= FIT_FROM]).items():
         if len(own) > 1:
             fit = power_law([cost.tasks for cost in own], [cost.step_ms for cost in own])
             say(f"{head:17s} step time from T = {FIT_FROM}: exponent {fit}")

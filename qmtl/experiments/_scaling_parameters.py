@@ -1,11 +1,4 @@
-"""Head parameters against the number of tasks: counts of real heads, closed forms, crossovers.
-
-Two rules define the width of the representation. *Matched*: it grows with the number of tasks, as
-wide as the default circuit's features (two wires and two features per binary task). This is the
-capacity-matched setting, in which dense linear heads cost O(T²). *Fixed*: it has eight features for
-any number of tasks (for the quantum head, the catalogue's ``shared-register``), and every head is
-O(T). The encoder is not counted: under the matched rule its last layer is the same for every head.
-"""
+"""Head parameters against the number of tasks: counts of real heads, closed forms, crossovers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,32 +24,31 @@ TITLES = {
     "matched": "representation grows with T (2 T features)",
     "fixed": "representation of 8 features for any T",
 }
+# The smaller of two heads; see `Crossover`.
 NAMES = {"quantum": "the quantum head", "rival": "this head", "neither": "neither, they are equal"}
 
 
 @dataclass(frozen=True)
 class CountedHead:
-    """A head under a rule, and its number of parameters in closed form.
+    """A head under a rule for the width of the representation, and its number of parameters.
 
-    Attributes:
-        name: one of `qmtl.heads.HEAD_TYPES`.
-        rule: rule for the width of the representation.
-        closed_form: function from T, the number of binary tasks, to the number of trainable
-            parameters.
-        formula: the closed form as text, for T ≥ 3.
-        design: the head's circuit, or the circuit from which it takes its sizes.
+    *Matched*: the representation is as wide as the default circuit's features, two per binary task.
+    This is the capacity-matched setting, in which dense linear heads cost O(T²). *Fixed*: it has
+    eight features for any T (for the quantum head, the catalogue's ``shared-register``), and every
+    head is O(T). The encoder is not counted: under the matched rule it is the same for every head.
+    `closed_form` gives the number of trainable parameters for T tasks, `formula` says it for T ≥ 3.
     """
 
     name: HeadType
     rule: Rule
     closed_form: Callable[[int], int]
     formula: str
-    design: str = DESIGN
 
-    def build(self, n_tasks: int, seed: int = 0) -> Any:
+    def build(self, n_tasks: int) -> Any:
         """Return the head, a torch module, for this many binary tasks."""
-        circuit = HeadCircuit.load(self.design, binary_tasks(n_tasks))
-        return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=seed))
+        # Rivals with a width of their own take no size from the circuit.
+        circuit = circuit_for(self.rule if self.name == "quantum" else "matched", n_tasks)
+        return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=0))
 
 
 HEADS: tuple[CountedHead, ...] = (
@@ -70,7 +62,7 @@ HEADS: tuple[CountedHead, ...] = (
     CountedHead("low-rank", "matched", lambda n: 9 * n if n > 2 else (3 * n + 1) * n, "9 T"),
     # Two encoding weights, eight of the block, a linear layer on two wires.
     CountedHead("vqc-per-task", "matched", lambda n: 13 * n, "13 T"),
-    CountedHead("quantum", "fixed", lambda n: 11 * n + 4, "11 T + 4", DESIGNS["fixed"]),
+    CountedHead("quantum", "fixed", lambda n: 11 * n + 4, "11 T + 4"),
     CountedHead("fixed-width", "fixed", lambda n: (WIDTH + 1) * n, "9 T"),
     # One circuit of eight wires: 8 encoding weights and 32 of its block.
     CountedHead("shared-vqc", "fixed", lambda n: (WIDTH + 1) * n + 5 * WIDTH, "9 T + 40"),
@@ -108,41 +100,16 @@ class CircuitSize:
     cone_wires: int
 
 
-def binary_tasks(n: int) -> list[Task]:
-    """Return binary tasks named t0, t1, …
-
-    Example:
-        >>> [task.name for task in binary_tasks(2)]
-        ['t0', 't1']
-    """
-    return [Task.binary(f"t{i}") for i in range(check_integer("tasks", n))]
-
-
 def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
-    """Return the circuit of a rule for this many binary tasks.
-
-    Raises:
-        InvalidInputError: for an unknown rule, or no task.
-
-    Example:
-        >>> circuit_for("matched", 8).n_features, circuit_for("fixed", 8).n_features
-        (16, 8)
-    """
+    """Return the circuit of a rule for this many binary tasks, t0, t1, …"""
     if rule not in DESIGNS:
         raise unknown_name("rule", rule, DESIGNS)
-    return HeadCircuit.load(DESIGNS[rule], binary_tasks(n_tasks))
+    tasks = [Task.binary(f"t{i}") for i in range(check_integer("tasks", n_tasks))]
+    return HeadCircuit.load(DESIGNS[rule], tasks)
 
 
 def counted_head(name: str, rule: str = "matched") -> CountedHead:
-    """Return the entry of `HEADS` with this name.
-
-    Raises:
-        InvalidInputError: for an unknown name; the error suggests the nearest names.
-
-    Example:
-        >>> counted_head("local-cone").formula
-        '7 T'
-    """
+    """Return the entry of `HEADS` with this name; an error suggests the nearest names."""
     found = {head.name: head for head in HEADS if head.rule == rule}
     if name not in found:
         raise unknown_name(f"head of the {rule} rule:", name, found)
@@ -170,22 +137,15 @@ def count_head(head: CountedHead, n_tasks: int) -> HeadCount:
 
 
 def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
-    """Return wires, depth and two-qubit gates of a rule's circuit.
-
-    Example:
-        >>> size = circuit_size("matched", 16)
-        >>> size.wires, size.depth, size.two_qubit_gates, size.cone_wires
-        (32, 12, 80, 6)
-    """
+    """Return wires, depth and two-qubit gates of a rule's circuit."""
     circuit = circuit_for(rule, n_tasks)
-    circuits = n_tasks if circuit.layout == "shared" else 1
     # All registers are equal, but the ends of a small ring may share cones.
     some = [f"t{i}" for i in range(min(n_tasks, 3))]
     cone = max(len(circuit.light_cone(name).wires) for name in some)
     return CircuitSize(
         rule,
         n_tasks,
-        circuits,
+        n_tasks if circuit.layout == "shared" else 1,
         circuit.n_wires,
         circuit.depth,
         circuit.two_qubit_depth,
@@ -196,11 +156,9 @@ def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Which of two heads has fewer parameters for many tasks, and from how many tasks on.
+    """The smallest T from which on the order of two heads stays, and which of them is smaller then.
 
-    Attributes:
-        tasks: the smallest T from which on the order does not change; 1 if it never changes.
-        smaller: name of the smaller head: ``quantum``, ``rival``, or ``neither`` if they are equal.
+    It is ``quantum``, ``rival``, or ``neither`` if they are equal.
     """
 
     tasks: int
@@ -222,8 +180,7 @@ def crossover(rival: CountedHead, *, at_most: int = 1024) -> Crossover:
         ours, theirs = quantum.closed_form(n), rival.closed_form(n)
         return "neither" if ours == theirs else "quantum" if ours < theirs else "rival"
 
-    final = smaller(at_most)
-    first = at_most
+    first, final = at_most, smaller(at_most)
     while first > 1 and smaller(first - 1) == final:
         first -= 1
     return Crossover(first, final)
@@ -241,14 +198,13 @@ def fitted_exponents(
         >>> round(fitted_exponents(counts)["matched", "quantum"].slope, 6)
         1.0
     """
-    grouped: dict[tuple[str, str], list[HeadCount]] = {}
-    for count in counts:
-        if count.tasks >= start:
-            grouped.setdefault((count.rule, count.head), []).append(count)
+    import pandas as pd
+
+    table = pd.DataFrame([vars(count) for count in counts])
     return {
-        key: power_law([c.tasks for c in found], [c.parameters for c in found])
-        for key, found in grouped.items()
-        if len({c.tasks for c in found}) > 1
+        key: power_law(own.tasks.tolist(), own.parameters.tolist())
+        for key, own in table[table.tasks >= start].groupby(["rule", "head"], sort=False)
+        if own.tasks.nunique() > 1
     }
 
 
@@ -256,8 +212,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
     """Plot head parameters against tasks, log-log, with the crossovers of the quantum head."""
     shown = [count for count in counts if count.rule == rule]
     largest = max(count.tasks for count in shown)
-    for head in dict.fromkeys(count.head for count in shown):
-        own = [count for count in shown if count.head == head]
+    for head, own in by_head(shown).items():
         ax.plot(
             [count.tasks for count in own],
             [count.parameters for count in own],
@@ -271,14 +226,11 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
             _mark_crossover(ax, head, rule, largest)
     tasks_axis(ax, [count.tasks for count in shown])
     count_axis(ax)
-    ax.set_ylabel("trained head parameters")
-    ax.set_title(TITLES[rule])
-    legend_below(ax)
+    ax.set(ylabel="trained head parameters", title=TITLES[rule])
     return ax
 
 
 def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
-    """Draw an arrow at the number of tasks from which the order of two heads no longer changes."""
     found = crossover(counted_head(head, rule))
     if not 1 < found.tasks <= largest or found.smaller == "neither":
         return
@@ -295,10 +247,17 @@ def _mark_crossover(ax: "Axes", head: str, rule: str, largest: int) -> None:
     )
 
 
+def by_head(found: Sequence[Any]) -> dict[str, list[Any]]:
+    """Group results by their ``head``, in order."""
+    heads = dict.fromkeys(one.head for one in found)
+    return {head: [one for one in found if one.head == head] for head in heads}
+
+
 def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
-    """Label an x axis with numbers of tasks."""
+    """Label an x axis with numbers of tasks, and put the legend below it."""
     number_axis(ax, tasks)
     ax.set_xlabel("tasks T")
+    legend_below(ax)
 
 
 def scaling_look(head: str) -> dict[str, Any]:
@@ -317,8 +276,7 @@ def tell_parameters(
     for head in HEADS:
         fit = fits.get((head.rule, head.name))
         text = f"{head.rule:8s} {head.name:15s} {head.formula:10s}"
-        if fit is not None:
-            text += f" exponent {fit}"
+        text += "" if fit is None else f" exponent {fit}"
         if head.name != "quantum":
             found = crossover(head)
             text += f"; fewer from T = {found.tasks}: {NAMES[found.smaller]}"

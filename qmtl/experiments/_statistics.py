@@ -11,13 +11,9 @@ from qmtl.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95% interval.
+    """A mean over seeds with the half width of its 95% interval (Student's), over `n` values.
 
-    Attributes:
-        mean: mean of the values that are not NaN; NaN without any.
-        half_width: half width of Student's 95% interval of the mean; NaN with fewer than two
-            values.
-        n: number of values that are not NaN.
+    The mean is NaN without any value, and the half width with fewer than two.
     """
 
     mean: float
@@ -29,10 +25,8 @@ class Estimate:
         spec = spec or ".1f"
         if math.isnan(self.mean):
             return "–"
-        mean = format(self.mean, spec)
-        if math.isnan(self.half_width):
-            return mean
-        return f"{mean} ± {format(self.half_width, spec.removeprefix('+'))}"
+        width = f" ± {self.half_width:{spec.removeprefix('+')}}"
+        return f"{self.mean:{spec}}" + ("" if math.isnan(self.half_width) else width)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -46,24 +40,19 @@ def estimate(values: Sequence[float]) -> Estimate:
 
     kept = [value for value in values if not math.isnan(value)]
     n = len(kept)
-    if n == 0:
-        return Estimate(math.nan, math.nan, 0)
+    if n < 2:
+        return Estimate(kept[0] if kept else math.nan, math.nan, n)
     mean = math.fsum(kept) / n
-    if n == 1:
-        return Estimate(mean, math.nan, 1)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (n - 1))
-    return Estimate(mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in kept) / (n - 1) / n)
+    return Estimate(mean, float(t.ppf(0.975, n - 1)) * error, n)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A comparison of two heads, seed by seed.
+    """A comparison of two heads, seed by seed: the difference, and two-sided p-values.
 
-    Attributes:
-        difference: mean and interval of the head minus the reference, over seeds.
-        t_test: two-sided p-value of Student's paired test; NaN with fewer than two pairs.
-        wilcoxon: two-sided p-value of Wilcoxon's signed-rank test, exact for few pairs without
-            ties; it cannot be below ``2 ** (1 - n)``, which is 0.0625 for five seeds.
+    `t_test` is Student's, NaN with fewer than two pairs. `wilcoxon` is that of the signed-rank
+    test, exact for few pairs without ties; it cannot be below ``2 ** (1 - n)``: 0.0625 for five.
     """
 
     difference: Estimate
@@ -93,22 +82,18 @@ def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTe
             f"paired_test: {len(values)} values cannot be paired with {len(reference)} reference "
             f"values"
         )
-    pairs = [
-        (value, other)
-        for value, other in zip(values, reference, strict=True)
-        if not (math.isnan(value) or math.isnan(other))
-    ]
-    differences = [value - other for value, other in pairs]
-    difference = estimate(differences)
-    if len(pairs) < 2:
+    pairs = np.array([values, reference], dtype=float)
+    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
+    differences = pairs[0] - pairs[1]
+    difference = estimate(differences.tolist())
+    if len(differences) < 2:
         return PairedTest(difference, math.nan, math.nan)
-    if not any(differences):
+    if not differences.any():
         return PairedTest(difference, 1.0, 1.0)
     wilcoxon = float(stats.wilcoxon(differences).pvalue)
     if np.ptp(differences) <= 1e-9 * np.abs(pairs).max():
         return PairedTest(difference, wilcoxon, wilcoxon)
-    first, second = zip(*pairs, strict=True)
-    return PairedTest(difference, float(stats.ttest_rel(first, second).pvalue), wilcoxon)
+    return PairedTest(difference, float(stats.ttest_rel(*pairs).pvalue), wilcoxon)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -136,15 +121,11 @@ def delta_m(
 ) -> float:
     """Return the mean relative change from single-task models in percent; < 0 if worse.
 
-    Args:
-        scores: task → the multi-task model's main metric.
-        single_task: task → the single-task model's main metric.
-        lower_is_better: tasks whose metric is an error.
+    It is the mean over tasks of ``±100 · (score - single) / |single|``. Tasks are left out if
+    either score is undefined or the single-task score is zero; NaN if none is left. A single-task
+    score near zero (such as a Matthews correlation) makes the result large.
 
-    Returns:
-        The mean over tasks of ``±100 · (score - single) / |single|``. Tasks are left out if either
-        score is undefined or the single-task score is zero; NaN if none is left. A single-task
-        score near zero (such as a Matthews correlation) makes the result large.
+    Scores are main metrics by task; `lower_is_better` names tasks whose metric is an error.
 
     References:
         Maninis et al., arXiv:1904.08918, equation 4.
@@ -165,13 +146,9 @@ def delta_m(
 
 @dataclass(frozen=True)
 class Fit:
-    """A least-squares line through logarithms.
+    """A least-squares line through logarithms of `n` points.
 
-    Attributes:
-        slope: slope of the line.
-        error: standard error of the slope; NaN with two points, which leave no residual.
-        intercept: intercept of the line, in the logarithm's base.
-        n: number of points.
+    The standard error of the slope is NaN with two points, which leave no residual.
     """
 
     slope: float
@@ -180,34 +157,16 @@ class Fit:
     n: int
 
     def __str__(self) -> str:
-        # Two points leave no residual to estimate an error from.
         return f"{self.slope:.3f}" + (f" ± {self.error:.3f}" if self.n > 2 else "")
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """Fit the exponent of ``y ∝ x^slope``, by least squares of log y against log x.
-
-    Raises:
-        InvalidInputError: for fewer than two different x, or values that are not positive.
-
-    Example:
-        >>> fit = power_law([1, 2, 4, 8], [3, 12, 48, 192])
-        >>> round(fit.slope, 6), round(fit.error, 6)
-        (2.0, 0.0)
-    """
+    """Fit the exponent of ``y ∝ x^slope``, by least squares of log y against log x."""
     return _line(np.log(_positive("x", x)), np.log(_positive("y", y)))
 
 
 def exponential_rate(x: Sequence[float], y: Sequence[float]) -> Fit:
-    """Fit the rate of ``y ∝ 2^(slope·x)``, by least squares of log2 y against x.
-
-    Raises:
-        InvalidInputError: for fewer than two different x, or y that are not all positive.
-
-    Example:
-        >>> round(exponential_rate([2, 4, 6], [1.0, 0.25, 0.0625]).slope, 6)
-        -1.0
-    """
+    """Fit the rate of ``y ∝ 2^(slope·x)``, by least squares of log2 y against x."""
     return _line(np.asarray(x, dtype=float), np.log2(_positive("y", y)))
 
 
@@ -227,6 +186,5 @@ def _line(x: np.ndarray, y: np.ndarray) -> Fit:
             f"({len(np.unique(x))} different) and {len(y)} y"
         )
     found = linregress(x, y)
-    # With two points the residual is zero and gives no information about the error.
-    error = float(found.stderr) if len(x) > 2 else float("nan")
+    error = float(found.stderr) if len(x) > 2 else math.nan
     return Fit(float(found.slope), error, float(found.intercept), len(x))

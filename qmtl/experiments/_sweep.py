@@ -1,7 +1,4 @@
-"""Sweeps: cells that run side by side; each result is stored, so that no cell runs twice.
-
-Cells run in joblib's processes on this machine, or on a Ray cluster through joblib.
-"""
+"""Sweeps: cells that run side by side; each result is stored, so that no cell runs twice."""
 
 import hashlib
 import json
@@ -31,11 +28,7 @@ FORMAT = 2
 
 
 class Cell(ABC):
-    """One training run or measurement of a sweep; subclasses are frozen dataclasses.
-
-    Attributes:
-        finds: the dataclass that `run` returns.
-    """
+    """One training run or measurement; a frozen dataclass. `run` returns a dataclass, `finds`."""
 
     finds: ClassVar[type[Any]]
 
@@ -101,10 +94,9 @@ class CellStore:
         if failed and isinstance(self.read(cell), cell.finds):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        about = {"format": FORMAT, "key": cell.key, "cell": cell.label}
         status = {"status": "failed" if failed else "finished", "found": asdict(found)}
-        write_json(
-            self.path(cell), {"format": FORMAT, "key": cell.key, "cell": cell.label} | status
-        )
+        write_json(self.path(cell), about | status)
 
 
 def _nan(content: Any) -> Any:
@@ -117,7 +109,7 @@ def _nan(content: Any) -> Any:
 
 
 class Workers:
-    """The place where cells run.
+    """The place where cells run: joblib's processes on this machine, or a Ray cluster.
 
     Args:
         jobs: number of cells at once; None for one per core (of the cluster).
@@ -172,29 +164,20 @@ def run_cells(
     workers: Workers | None = None,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """Run the cells without a stored result; failed cells are tried again.
+    """Run the cells without a stored result; return all results, by the cells' keys.
 
-    Args:
-        cells: the cells to run.
-        store: stores every result at once, so that an interrupted sweep loses none; None stores
-            nothing.
-        workers: the place where cells run; None for one cell after another in this process.
-        report: function that is called with each finished cell, its result, the number of finished
-            cells, and the number of all cells.
-
-    Returns:
-        A dictionary from the cell's key to its result, including stored results.
+    Failed cells are tried again. The store keeps every result at once, so that an interrupted sweep
+    loses none; None keeps nothing. Without workers, cells run one after another in this process.
+    `report` is called with each finished cell, its result, and the numbers of finished and of all
+    cells.
 
     Raises:
         QmtlError: if a worker process was killed.
     """
     workers = workers or Workers(jobs=1)
     by_key = {cell.key: cell for cell in cells}
-    found: dict[str, Any] = {}
-    for key, cell in by_key.items():
-        stored = None if store is None else store.read(cell)
-        if stored is not None and not isinstance(stored, Failure):
-            found[key] = stored
+    stored = {} if store is None else {key: store.read(cell) for key, cell in by_key.items()}
+    found = {k: one for k, one in stored.items() if not isinstance(one, Failure | None)}
     missing = [cell for key, cell in by_key.items() if key not in found]
     arguments = [(cell, store, workers.threads, os.getpid()) for cell in missing]
     try:
@@ -214,18 +197,12 @@ def run_cells(
 
 
 def results_of(cells: Sequence[Cell], found: Mapping[str, Any]) -> list[Any]:
-    """Return the results of the cells, in their order.
-
-    Raises:
-        QmtlError: if some of them failed; the error quotes the first.
-    """
+    """Return the results of the cells, in order; raise `QmtlError` if some of them failed."""
     results = [found[cell.key] for cell in cells]
     failures = [one for one in results if isinstance(one, Failure)]
     if failures:
-        first = failures[0]
-        raise QmtlError(
-            f"{len(failures)} of {len(cells)} cells failed; {first.label}: {first.error}"
-        )
+        first = f"{failures[0].label}: {failures[0].error}"
+        raise QmtlError(f"{len(failures)} of {len(cells)} cells failed; {first}")
     return results
 
 
@@ -271,9 +248,8 @@ def _ray(address: str) -> Iterator[None]:
         raise missing_extra("a Ray cluster needs the package ray", "ray") from None
     from joblib import parallel_config
 
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address, **options)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = " ".join(str(error).split())
         raise InvalidInputError(f"cluster {address!r} cannot be reached: {reason}") from None
@@ -288,13 +264,7 @@ def _ray(address: str) -> Iterator[None]:
 
 
 def fingerprint(data: MultiTaskData) -> str:
-    """Hash the tasks, and the inputs, labels, weights and row numbers of all splits (SHA-256).
-
-    Example:
-        >>> from qmtl.data import digits
-        >>> fingerprint(digits()) == fingerprint(digits()) != fingerprint(digits(seed=1))
-        True
-    """
+    """Hash the tasks, and the inputs, labels, weights and row numbers of all splits (SHA-256)."""
     digest = hashlib.sha256(json.dumps([task.to_dict() for task in data.tasks]).encode())
     for name, split in data.splits.items():
         tensors = {"inputs": split.inputs, "index": split.index, **split.targets}

@@ -1,22 +1,15 @@
-"""Trainability: the variance of the gradient against wires, layers and number of tasks.
-
-If the variance falls exponentially with the number of wires, gradient descent from a random start
-has no slope to follow (a barren plateau). This happens for readouts over all wires, and for any
-readout once the block is deep and mixes all wires. A partitioned circuit with local readouts has
-cones of constant size, and so a variance that does not depend on the number of tasks.
-
-References:
-    McClean et al., arXiv:1803.11173; Cerezo et al., arXiv:2001.00550.
-"""
+"""Trainability: the variance of the gradient against wires, layers and number of tasks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +31,7 @@ from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.experiments._statistics import Fit, exponential_rate, power_law
 from qmtl.experiments._sweep import Cell, CellStore, Workers, results_of, run_cells
 from qmtl.heads import INITIAL_STD
-from qmtl.plotting import legend_below, line_look, number_axis, save_figure, style
+from qmtl.plotting import legend_below, line_look, number_axis, panels, save_figure
 from qmtl.simulators import ANGLE_MAPS, LightConeSimulator
 from qmtl.tasks import Task
 
@@ -46,40 +39,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-READOUTS = ("local", "global-string", "global-projector")
-INITIALS = ("uniform", "default")
-SHALLOW = 2
-Say = Callable[[str], None]
-Wanted = Callable[["Case"], bool]
-# One column of a figure: title, axis label, the field of `Case` that varies, and which cases to
-# draw.
-Column = tuple[str, str, str, Wanted]
-# On a ring with fewer registers of two wires, the default cone of six wires is cut short.
-WHOLE_CONE = 3
-RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
-READOUT_LABELS = {
+READOUTS = {
     "local": "local: Z on one wire",
     "global-string": "global: Z⊗…⊗Z",
     "global-projector": "global: |0…0⟩⟨0…0|",
 }
-DRAWN = {"uniform": "weights and angles uniform", "default": "default initial weights"}
+INITIALS = {"uniform": "weights and angles uniform", "default": "default initial weights"}
+SHALLOW = 2
+# On a ring with fewer registers of two wires, the default cone of six wires is cut short.
+WHOLE_CONE = 3
+RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
+XLABELS = {"wires": "wires n", "tasks": "tasks T"}
+Say = Callable[[str], None]
+# Title, study and entangler of a panel, and its number of block layers if that is fixed.
+Panel = tuple[str, str, str, int | None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One circuit whose gradient is sampled.
+    """One circuit whose gradient is sampled, with `tasks` registers side by side.
 
-    Attributes:
-        study: the varied quantity: wires, block layers, encoding layers or tasks.
-        readout: ``local`` is Z on the register's first wire, ``global-string`` is Z⊗…⊗Z on all of
-            its wires, ``global-projector`` is the probability of |0…0⟩.
-        initial: ``uniform`` draws every angle and weight from [0, 2π); ``default`` draws weights as
-            `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
-        entangler: entangler of the block; the encoding has the default one.
-        wires: number of wires of the register.
-        block_layers: number of layers of the `RotationAnsatz`.
-        encoding_layers: number of layers of the `AngleEncoding`.
-        tasks: number of registers side by side; the gradient is the first task's.
+    The `study` is the quantity that is varied. The `readout` ``local`` is Z on the register's first
+    wire, ``global-string`` is Z⊗…⊗Z on all of its wires, ``global-projector`` is the probability of
+    |0…0⟩. The `initial` distribution ``uniform`` draws every angle and weight from [0, 2π);
+    ``default`` draws weights as `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
+    The `entangler` is that of the block; the encoding has the default one.
     """
 
     study: str
@@ -91,9 +75,20 @@ class Case:
     encoding_layers: int = 2
     tasks: int = 1
 
+    def observable(self) -> Readout:
+        """Return what is measured on the register."""
+        choices: dict[str, Readout] = {
+            "local": ExpectationZ(1),
+            "global-string": PauliStrings(("Z" * self.wires,)),
+            "global-projector": Probabilities(2),
+        }
+        if self.readout not in choices:
+            raise unknown_name("readout", self.readout, choices)
+        return choices[self.readout]
+
     def circuit(self) -> HeadCircuit:
         """Return the head circuit, with binary tasks, or with two classes for the projector."""
-        readout = readout_of(self.readout, self.wires)
+        readout = self.observable()
         make: Any = Task.binary if readout.n_outputs == 1 else partial(Task.multiclass, n_classes=2)
         made = [make(f"t{i}") for i in range(self.tasks)]
         return HeadCircuit(
@@ -110,11 +105,10 @@ class TrainabilitySettings:
     """Settings of the sampling.
 
     Attributes:
-        wires: numbers of wires of the one register, for the study of wires.
+        wires: numbers of wires of the one register. Layers are varied at the middle number.
         layers: numbers of layers of the block, and of the encoding. The study of wires has blocks
-            of 2 layers and of the largest number given here. Layers are varied at the middle number
-            of wires.
-        tasks: numbers of tasks with two wires each, for the study of tasks.
+            of 2 layers and of the largest number given here.
+        tasks: numbers of tasks with two wires each.
         samples: number of random draws per circuit.
         seed: seed of the draws.
         entanglers: entanglers of the block, by name.
@@ -125,7 +119,7 @@ class TrainabilitySettings:
     tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     samples: int = 200
     seed: int = 0
-    entanglers: tuple[str, ...] = field(default=("cz_ring", "all_to_all"))
+    entanglers: tuple[str, ...] = ("cz_ring", "all_to_all")
 
     def __post_init__(self) -> None:
         for name, least in (("wires", 2), ("layers", 1), ("tasks", 1)):
@@ -138,13 +132,7 @@ class TrainabilitySettings:
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:
-    """Yield the circuits of all four studies, one after another.
-
-    Example:
-        >>> found = list(cases(TrainabilitySettings(wires=(2, 4), layers=(2, 4), tasks=(1, 8))))
-        >>> sorted({case.study for case in found})
-        ['block layers', 'encoding layers', 'tasks', 'wires']
-    """
+    """Yield the circuits of all four studies, one after another."""
     deep = max(settings.layers)
     middle = sorted(settings.wires)[len(settings.wires) // 2]
     for initial in INITIALS:
@@ -162,29 +150,13 @@ def cases(settings: TrainabilitySettings) -> Iterator[Case]:
                 yield Case("tasks", readout, initial, "cz_ring", 2, SHALLOW, tasks=tasks)
 
 
-def readout_of(name: str, wires: int) -> Readout:
-    """Return a readout by its name in `READOUTS`, for a register with this many wires."""
-    if name == "local":
-        return ExpectationZ(1)
-    if name == "global-string":
-        return PauliStrings(("Z" * wires,))
-    if name == "global-projector":
-        return Probabilities(2)
-    raise unknown_name("readout", name, READOUTS)
-
-
 @dataclass(frozen=True)
 class GradientVariance:
-    """The sampled variance of one weight's gradient.
+    """The sampled variance of one weight's gradient, with its standard error.
 
-    Attributes:
-        case: the circuit.
-        weight: ``block``: weight of the first RY of the task's block on its first wire;
-            ``encoding``: weight of the encoding's first trainable rotation on that wire.
-        samples: number of random draws of all angles and weights.
-        variance: variance of the derivative of the readout's value (in [-1, 1] or [0, 1]) with
-            respect to the weight.
-        error: standard error of the variance.
+    The gradient is that of the first task's value (in [-1, 1] or [0, 1]). The weight ``block`` is
+    of the first RY of its block on its first wire, ``encoding`` of the encoding's first trainable
+    rotation on that wire.
     """
 
     case: Case
@@ -195,20 +167,16 @@ class GradientVariance:
 
     def as_row(self) -> dict[str, Any]:
         """Return flat fields for a table."""
-        own = {name: getattr(self, name) for name in ("weight", "samples", "variance", "error")}
-        return asdict(self.case) | own
+        return vars(self.case) | {key: own for key, own in vars(self).items() if key != "case"}
 
 
 def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[GradientVariance]:
     """Sample the gradient of a block weight, and of an encoding weight if there is one.
 
-    All draws are one batch: the circuit is rewritten so that its weights are inputs, too. Then one
-    forward and one backward pass give the gradients of all draws.
-
-    Args:
-        case: the circuit.
-        samples: number of random draws.
-        seed: seed of the draws.
+    If the variance falls exponentially with the number of wires, gradient descent from a random
+    start has no slope to follow (a barren plateau). This happens for readouts over all wires, and
+    for any readout once the block is deep and mixes all wires. Local readouts of a partitioned
+    circuit have cones of constant size: their variance does not depend on the number of tasks.
 
     Raises:
         InvalidInputError: for an unknown readout or initial distribution.
@@ -218,24 +186,31 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
         >>> case = Case("wires", "local", "uniform", "cz_ring", wires=2, block_layers=2)
         >>> [(found.weight, 0 < found.variance < 0.5) for found in gradient_variance(case)]
         [('block', True), ('encoding', True)]
+
+    References:
+        McClean et al., arXiv:1803.11173; Cerezo et al., arXiv:2001.00550.
     """
     if case.initial not in INITIALS:
         raise unknown_name("initial distribution", case.initial, INITIALS)
     circuit = case.circuit()
+    # With the weights as further inputs, all draws are one batch.
     drawn = _with_weights_as_inputs(circuit, case)
     inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
     # The rewritten circuit has no weights, but simulators require the vectors.
     empty = {name: inputs.new_empty(0) for name in ("encoding", "t0")}
     values = LightConeSimulator().expectation_values(drawn, inputs, empty, ["t0"])["t0"]
     (gradients,) = torch.autograd.grad(values[:, 0].sum(), inputs)
-    found = []
-    for weight, column in _columns(circuit).items():
-        own = gradients[:, column] - gradients[:, column].mean()
-        variance = float(own.square().sum() / (samples - 1))
-        spread = float(own.pow(4).mean()) - (samples - 3) / (samples - 1) * variance**2
-        error = math.sqrt(spread / samples)
-        found.append(GradientVariance(case, weight, samples, variance, error))
-    return found
+    columns = _columns(circuit)
+    own = gradients[:, list(columns.values())]
+    variances = own.var(dim=0)
+    fourth = (own - own.mean(dim=0)).pow(4).mean(dim=0)
+    errors = ((fourth - (samples - 3) / (samples - 1) * variances**2) / samples).sqrt()
+    return [
+        GradientVariance(case, weight, samples, variance, error)
+        for weight, variance, error in zip(
+            columns, variances.tolist(), errors.tolist(), strict=True
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -267,12 +242,9 @@ class VarianceCell(Cell):
 
 
 def decay_rates(found: Sequence[GradientVariance]) -> dict[tuple[str, str, str, int, str], Fit]:
-    """Fit the rates at which the variance changes with wires: as 2^(slope · wires).
+    """Fit the rates at which the variance changes with wires, as 2^(slope · wires), by `RATE_KEYS`.
 
-    Returns:
-        A dictionary from (readout, initial, entangler, block layers, weight) to the fit. A slope of
-        -1 halves the variance with each wire. Series with fewer than two positive variances are
-        left out.
+    Series with fewer than two positive variances are left out.
     """
     import pandas as pd
 
@@ -299,14 +271,13 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
 
     given = GateSequence.of(circuit.n_wires, map(as_input, circuit.gates("t0")))
     # All other wires form one further register, whose outputs are not computed.
-    rest = circuit.n_wires - case.wires
-    tasks = [circuit.task("t0"), *([Task.binary("rest")] if rest else [])]
+    wires = {"t0": case.wires, "rest": circuit.n_wires - case.wires}
     return HeadCircuit(
-        tasks,
+        [circuit.task("t0"), *([Task.binary("rest")] if wires["rest"] else [])],
         given,
         IdentityAnsatz(),
-        wires_per_task={"t0": case.wires} | ({"rest": rest} if rest else {}),
-        readouts={"t0": readout_of(case.readout, case.wires)},
+        wires_per_task={name: count for name, count in wires.items() if count},
+        readouts={"t0": case.observable()},
     )
 
 
@@ -341,14 +312,10 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
 def run_trainability(
     settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
 ) -> None:
-    """Sample every circuit, write CSV files and plots to a folder, and report in lines of text.
+    """Sample every circuit, write CSV files and plots into an existing folder, and say lines.
 
-    Args:
-        settings: settings of the sampling.
-        out: an existing folder. Files of an earlier run in it are replaced; circuits whose samples
-            are stored in ``cells`` are not sampled again.
-        workers: the place where cells run; None for one after another.
-        say: function that receives the lines.
+    Files of an earlier run in it are replaced; circuits whose samples are stored in ``cells`` are
+    not sampled again. The workers are the place where cells run; None for one after another.
 
     Raises:
         QmtlError: if a circuit could not be sampled.
@@ -358,24 +325,15 @@ def run_trainability(
     found = [one for gradients in sampled for one in gradients.found]
     write_csv(out / "variance.csv", (one.as_row() for one in found))
     rates = decay_rates(found)
-    write_csv(out / "rates.csv", (_rate_row(key, fit) for key, fit in rates.items()))
+    rows = [
+        dict(zip(RATE_KEYS, key, strict=True))
+        | {"rate_per_wire": fit.slope, "error": fit.error, "points": fit.n}
+        for key, fit in rates.items()
+    ]
+    write_csv(out / "rates.csv", rows)
     blocks = [one for one in found if one.weight == "block"]
-    for name, columns in _figures(settings).items():
-        save_figure(_figure(blocks, columns), out / f"{name}.png")
-    _report(found, rates, settings, say)
-
-
-def _rate_row(key: tuple[Any, ...], fit: Fit) -> dict[str, Any]:
-    numbers = {"rate_per_wire": fit.slope, "error": fit.error, "points": fit.n}
-    return dict(zip(RATE_KEYS, key, strict=True)) | numbers
-
-
-def _report(
-    found: Sequence[GradientVariance],
-    rates: dict[tuple[str, str, str, int, str], Fit],
-    settings: TrainabilitySettings,
-    say: Say,
-) -> None:
+    for name, shown in _figures(settings).items():
+        save_figure(_figure(blocks, shown), out / f"{name}.png")
     say(
         f"variance of a block weight's gradient over {settings.samples} draws, as 2^(rate · "
         f"wires): a rate of -1 halves it with each wire"
@@ -383,10 +341,14 @@ def _report(
     for (readout, initial, entangler, layers, weight), fit in rates.items():
         if weight == "block":
             say(f"{initial:8s} {readout:17s} {layers:3d} layers {entangler:11s} rate {fit}")
+    _tell_tasks(blocks, say)
+
+
+def _tell_tasks(blocks: Sequence[GradientVariance], say: Say) -> None:
     import pandas as pd
 
-    table = pd.DataFrame([one.as_row() for one in found])
-    wanted = (table.weight == "block") & (table.study == "tasks") & (table.tasks >= WHOLE_CONE)
+    table = pd.DataFrame([one.as_row() for one in blocks])
+    wanted = (table.study == "tasks") & (table.tasks >= WHOLE_CONE)
     for (initial, readout), own in table[wanted].groupby(["initial", "readout"], sort=False):
         if len(own) > 1:
             fit = power_law(own.tasks.tolist(), own.variance.tolist())
@@ -396,46 +358,41 @@ def _report(
             )
 
 
-def _figures(settings: TrainabilitySettings) -> dict[str, list[Column]]:
+def _figures(settings: TrainabilitySettings) -> dict[str, list[Panel]]:
     deep = max(settings.layers)
-
-    def of(study: str, entangler: str, layers: int | None = None) -> Wanted:
-        return lambda case: (
-            (case.study, case.entangler) == (study, entangler)
-            and layers in (None, case.block_layers)
-        )
-
-    middle = "block layers"
     return {
         "wires": [
-            (f"block of {SHALLOW} layers, CZ ring", "wires n", "wires", of("wires", "cz_ring", 2)),
-            (f"{deep} layers, CZ ring", "wires n", "wires", of("wires", "cz_ring", deep)),
-            (f"{deep} layers, all to all", "wires n", "wires", of("wires", "all_to_all", deep)),
+            (f"block of {SHALLOW} layers, CZ ring", "wires", "cz_ring", SHALLOW),
+            (f"{deep} layers, CZ ring", "wires", "cz_ring", deep),
+            (f"{deep} layers, all to all", "wires", "all_to_all", deep),
         ],
         "layers": [
-            ("block, CZ ring", "block layers", "block_layers", of(middle, "cz_ring")),
-            ("block, all to all", "block layers", "block_layers", of(middle, "all_to_all")),
-            ("encoding", "encoding layers", "encoding_layers", of("encoding layers", "cz_ring")),
+            ("block, CZ ring", "block layers", "cz_ring", None),
+            ("block, all to all", "block layers", "all_to_all", None),
+            ("encoding", "encoding layers", "cz_ring", None),
         ],
-        "tasks": [("read on a register of 2 wires", "tasks T", "tasks", of("tasks", "cz_ring"))],
+        "tasks": [("read on a register of 2 wires", "tasks", "cz_ring", None)],
     }
 
 
-def _figure(found: Sequence[GradientVariance], columns: Sequence[Column]) -> "Figure":
-    """Draw a row of panels for each initial distribution, or one row if there is one column."""
-    from matplotlib.figure import Figure
-
-    with style():
-        n = len(columns)
-        shape = (len(INITIALS), n) if n > 1 else (1, len(INITIALS))
-        figure = Figure(figsize=(4.3 * shape[1], 3.5 * shape[0]))
-        axes = figure.subplots(*shape, squeeze=False, sharey=True)
-        panels = [(initial, column) for initial in INITIALS for column in columns]
-        for ax, (initial, (title, xlabel, varied, wanted)) in zip(axes.flat, panels, strict=True):
-            own = [one for one in found if one.case.initial == initial and wanted(one.case)]
-            whole = f"{title}\n{DRAWN[initial]}"
-            plot_variance(own, ax, against=attrgetter(f"case.{varied}"), xlabel=xlabel, title=whole)
-        for ax in axes[:, 1:].flat:
+def _figure(found: Sequence[GradientVariance], shown: Sequence[Panel]) -> "Figure":
+    """Draw a row of panels for each initial distribution, or one row if there is one panel."""
+    draw = []
+    for initial, (title, study, entangler, layers) in product(INITIALS, shown):
+        wanted = (initial, study, entangler)
+        own = [
+            one
+            for one in found
+            if (one.case.initial, one.case.study, one.case.entangler) == wanted
+            and layers in (None, one.case.block_layers)
+        ]
+        varied = attrgetter(f"case.{study.replace(' ', '_')}")
+        xlabel, whole = XLABELS.get(study, study), f"{title}\n{INITIALS[initial]}"
+        draw.append(partial(plot_variance, own, against=varied, xlabel=xlabel, title=whole))
+    columns = len(shown) if len(shown) > 1 else len(INITIALS)
+    figure = panels(draw, columns, (4.3, 3.5), sharey=True)
+    for number, ax in enumerate(figure.axes):
+        if number % columns:
             ax.set_ylabel("")
     return figure
 
@@ -454,26 +411,20 @@ def plot_variance(
         found: variances of one weight that differ in readout and in one number.
         ax: axes to draw on.
         against: function that returns that number.
-        xlabel: name of that number; for wires, the axis is linear and the legend shows the decay
-            rates.
+        xlabel: name of that number; for ``wires n``, the axis is linear.
         title: title of the axes.
     """
-    for readout in READOUTS:
+    for number, (readout, label) in enumerate(READOUTS.items()):
         own = [one for one in found if one.case.readout == readout and one.variance > 0]
         if not own:
             continue
-        number = READOUTS.index(readout)
-        label = READOUT_LABELS[readout]
         for fit in decay_rates(own).values():
             label += f" (2^({fit.slope:.2f} n))"
         ax.errorbar(
             [against(one) for one in own],
             [one.variance for one in own],
             # A bar that reaches zero does not fit on a log axis.
-            yerr=[
-                [min(2 * one.error, 0.9 * one.variance) for one in own],
-                [2 * one.error for one in own],
-            ],
+            yerr=np.transpose([(min(2 * o.error, 0.9 * o.variance), 2 * o.error) for o in own]),
             label=label,
             markersize=4,
             capsize=2,
@@ -481,8 +432,7 @@ def plot_variance(
             **line_look(number),
         )
     ax.set_yscale("log", base=2)
-    ticks = sorted({against(one) for one in found})
-    number_axis(ax, ticks, log=xlabel != "wires n")
+    number_axis(ax, [against(one) for one in found], log=xlabel != XLABELS["wires"])
     ax.set_xlabel(xlabel)
     ax.set_ylabel("variance of the gradient (1/rad²)")
     ax.set_title(title, fontsize=10)

@@ -24,22 +24,20 @@ FAILURE = Failure("low-rank, seed 2", "E: no", "…")
 
 
 def test_the_setting_is_chosen_on_validation_whatever_the_test_split_says():
-    settings = [{"rate": 1}, {"rate": 2}]
     good_on_test = result(validation={"a": 0.5}, test={"a": 0.9})
     good_on_validation = result(validation={"a": 0.6}, test={"a": 0.1})
-    found = choose_setting({0: [good_on_test], 1: [good_on_validation]}, settings)
-    assert found == {"rate": 2}
+    assert choose_setting([[good_on_test], [good_on_validation]]) == 1
 
 
 def test_settings_with_a_failed_cell_are_not_chosen():
-    settings = [{"rate": 1}, {"rate": 2}]
     good, poor = result(validation={"a": 0.9}), result(validation={"a": 0.2})
-    assert choose_setting({0: [good, None], 1: [poor, poor]}, settings) == {"rate": 2}
-    assert choose_setting({0: [None], 1: [None]}, settings) is None
+    assert choose_setting([[good, None], [poor, poor]]) == 1
+    assert choose_setting([[None], [None]]) is None
+    assert choose_setting([[None]]) == 0
     # Of equals the first; a metric that is undefined for one task leaves the others to decide.
-    assert choose_setting({0: [poor], 1: [poor]}, settings) == {"rate": 1}
+    assert choose_setting([[poor], [poor]]) == 0
     undefined = result(validation={"a": math.nan, "b": 0.9})
-    assert choose_setting({0: [poor], 1: [undefined]}, settings) == {"rate": 2}
+    assert choose_setting([[poor], [undefined]]) == 1
 
 
 def test_comparison_is_paired_and_corrected():

@@ -5,9 +5,9 @@ import torch
 
 import qmtl
 from qmtl.errors import InvalidInputError, RecipeError
+from qmtl.experiments import Run, resume_run, start_run
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import read_recipe
-from qmtl.experiments._run import Run, resume_run, start_run
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator
 from tests.training.samples import InterruptAt, InterruptionError, same_state

@@ -8,12 +8,11 @@ import torch
 import qmtl
 from qmtl.errors import InvalidInputError
 from qmtl.experiments._robustness import (
-    StudySettings,
     UnderNoise,
     _show_run,
     evaluate_under_noise,
+    robustness,
     run_study,
-    study,
 )
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import NoisySimulator
@@ -66,8 +65,13 @@ def test_heads_without_a_circuit():
 
 
 def test_study(tmp_path, capsys):
-    settings = StudySettings((2, 4), (1, 2), (1, 4), ("none", "cz_ring"), samples=20)
-    found = run_study(lambda n: NOISE, tmp_path, settings=settings)
+    few = {
+        "tasks": (2, 4),
+        "encoding layers": (1, 2),
+        "block layers": (1, 4),
+        "entangler": ("none", "cz_ring"),
+    }
+    found = run_study(lambda n: NOISE, tmp_path, study=few, samples=20)
     assert len(found) == 8
     assert all(0 < one.signal < 1 and one.deviation > 0 for one in found)
     by = {(one.varied, one.value): one for one in found}
@@ -79,6 +83,6 @@ def test_study(tmp_path, capsys):
 
 
 def test_no_noise_leaves_the_whole_signal():
-    found = study(lambda n: DeviceNoise(), StudySettings((2,), (), (), (), samples=5))[0]
+    found = robustness("tasks", 2, lambda n: DeviceNoise(), samples=5)
     assert found.signal == pytest.approx(1, abs=1e-12)
     assert found.deviation < 1e-12
