@@ -1,18 +1,4 @@
-"""Labels: one rule for which label means which class, whatever type the labels come in.
-
-* A tensor holds canonical targets: class numbers 0..C-1, 0 and 1, or numbers. Everything else (an
-  array, a list, a column of a table) holds labels.
-* A text is the class with that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or
-  the number that it spells: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do
-  not count.
-* A number is the class whose name spells that number, if any class name spells a number. Otherwise
-  it is the number of the class.
-* True and False, as values or as texts in any case, are the classes of these names, if there are
-  any. Otherwise they are 1 and 0 (the texts only in binary and multilabel tasks, and if classes
-  have no names).
-* None, NaN, pandas' NA and NaT, and masked entries are missing; so is -100, except in regression.
-* Dates and times are not labels.
-"""
+"""Labels: one rule for which label means which class, whatever type the labels come in."""
 
 import datetime
 import math
@@ -120,19 +106,7 @@ def is_date(value: Any) -> bool:
 
 
 def as_labels(name: str, values: Any) -> np.ndarray:
-    """Return labels as an array of numbers or of objects, without checks or conversion.
-
-    Args:
-        name: name of the task, for messages.
-        values: array, list, tensor, masked array, or column of a table.
-
-    Raises:
-        InvalidInputError: for rows of different lengths, dates, or types that cannot be labels.
-
-    Example:
-        >>> as_labels("a", ["x", None]).dtype, as_labels("a", [1, 0]).dtype.kind
-        (dtype('O'), 'i')
-    """
+    """Return labels as an array of numbers or of objects, without checks or conversion."""
     if isinstance(values, Tensor):
         kept = values.detach().cpu()
         values = kept if kept.is_complex() else kept.to(torch.float64)
@@ -150,19 +124,16 @@ def as_labels(name: str, values: Any) -> np.ndarray:
             f"lengths or types"
         ) from error
     if array.dtype.kind in "Mm":
-        raise _no_dates(name, array.ravel()[0] if array.size else array.dtype)
+        value = array.ravel()[0] if array.size else array.dtype
+        raise InvalidInputError(
+            f"labels of task '{name}': {str(value)!r} is a date or a time, which is not a label; "
+            f"turn it into a number or a class first"
+        )
     if array.dtype.kind not in "biufO":
         raise InvalidInputError(
             f"labels of task '{name}': expected numbers or texts, got {array.dtype}"
         )
     return array
-
-
-def _no_dates(name: str, value: object) -> InvalidInputError:
-    return InvalidInputError(
-        f"labels of task '{name}': {str(value)!r} is a date or a time, which is not a label; turn "
-        f"it into a number or a class first"
-    )
 
 
 def present(targets: Tensor) -> Tensor:

@@ -1,9 +1,4 @@
-"""Joined tensors: the logits, targets and losses of all tasks side by side.
-
-A torch call costs microseconds whatever it computes; for a thousand small tasks, these calls are
-most of a training step. A layout stores which columns belong to which task, and processes tasks of
-one kind together.
-"""
+"""Joined tensors: the logits, targets and losses of all tasks side by side."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def alike(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Group the indices of equal keys, in the order of first appearance.
-
-    Example:
-        >>> alike("abba")
-        [[0, 3], [1, 2]]
-    """
+    """Group the indices of equal keys, in the order of first appearance."""
     groups: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
@@ -88,14 +78,19 @@ class _Columns(NamedTuple):
             return joined.index_select(1, self.anywhere)
         return joined if self.n == joined.shape[1] else joined.narrow(1, self.start, self.n)
 
+    def put(self, joined: Tensor, values: Tensor) -> None:
+        """Set these columns."""
+        if self.anywhere is None:
+            joined[:, self.start : self.start + self.n] = values
+        else:
+            joined[:, self.anywhere] = values.to(joined.dtype)
+
 
 @dataclass(frozen=True)
 class TaskGroup:
     """Tasks of the same kind and number of outputs, all with class weights or all without.
 
     Attributes:
-        kind: kind of the tasks.
-        n_outputs: number of outputs of each task.
         tasks: indices of the tasks.
         outputs: their columns of joined logits.
         columns: their columns of joined targets.
@@ -167,6 +162,9 @@ class TaskGroup:
 class TaskLayout:
     """The columns of each task's outputs and targets in joined tensors.
 
+    Tasks of one kind are processed together: a torch call costs microseconds whatever it computes,
+    and with a thousand small tasks, these calls are most of a training step.
+
     Joined logits have shape (rows, outputs), in the tasks' order. Joined targets have shape (rows,
     columns): one column for binary, multiclass and single regression tasks, otherwise one per
     output. They have one floating type for all tasks; NaN is a missing label.
@@ -217,12 +215,9 @@ class TaskLayout:
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
         """Return the tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
-            order, column_of_output, task_of_column = self._indices
-            self._order = None if order is None else order.to(device)
-            self._column_of_output = (
-                None if column_of_output is None else column_of_output.to(device)
+            self._order, self._column_of_output, self._task_of_column = (
+                None if index is None else index.to(device) for index in self._indices
             )
-            self._task_of_column = task_of_column.to(device)
             groups = tuple(self._group(places, device) for places in self._places)
             if torch.compiler.is_compiling():
                 # These tensors have no values, and must not outlive the program.
@@ -265,11 +260,7 @@ class TaskLayout:
             stack = torch.stack(given, 1).flatten(1)
             if not stack.is_floating_point():
                 stack = torch.where(stack < 0, torch.nan, stack.to(dtype))
-            columns = group.columns
-            if columns.anywhere is None:
-                joined[:, columns.start : columns.start + columns.n] = stack
-            else:
-                joined[:, columns.anywhere] = stack.to(dtype)
+            group.columns.put(joined, stack)
         return joined
 
     def labelled(self, targets: Tensor) -> Tensor:
@@ -357,11 +348,7 @@ class TaskLayout:
         parts = [group.activation(group.outputs(logits)) for group in groups]
         predictions = torch.empty_like(logits)
         for group, part in zip(groups, parts, strict=True):
-            columns = group.outputs
-            if columns.anywhere is None:
-                predictions[:, columns.start : columns.start + columns.n] = part
-            else:
-                predictions[:, columns.anywhere] = part
+            group.outputs.put(predictions, part)
         return predictions
 
 

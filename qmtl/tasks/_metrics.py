@@ -83,14 +83,9 @@ def column_scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tens
     """Return one metric of every column, float64 (columns,).
 
     It is NaN where it is undefined, where no row is labelled, and where the prediction of a
-    labelled row is not finite.
-
-    Args:
-        kind: "binary", "multiclass" or "regression".
-        name: name of the metric.
-        p: predictions, float64 (columns, N); (columns, classes, N) for multiclass.
-        y: labels, float64 (columns, N), NaN where missing.
-        w: weights of the rows, float64 (N,): a row of weight 2 counts like two equal rows.
+    labelled row is not finite. Predictions `p` are float64 (columns, N), with a class axis in
+    between for multiclass; labels `y` are (columns, N), NaN where missing; weights `w` are (N,): a
+    row of weight 2 counts like two equal rows.
     """
     kept = ~y.isnan() & (w > 0)
     finite = p.isfinite() if p.ndim == 2 else p.isfinite().all(dim=1)

@@ -57,7 +57,7 @@ def evaluate_all(
         Task name → metric name → value.
 
     Raises:
-        InvalidInputError: if a label or a shape does not fit; the error names the task.
+        InvalidInputError: a label or a shape does not fit; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -89,9 +89,6 @@ def evaluate_joined(
         predictions: (N, outputs), in the form that `Task.activation` returns.
         targets: (N, columns), NaN where missing.
         sample_weight: weights of the rows, (N,); None for 1 each.
-
-    Returns:
-        Task name → metric name → value.
 
     Example:
         >>> from qmtl.tasks import Task
