@@ -106,11 +106,7 @@ class ImageBackbone(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the features of the images.
-
-        Raises:
-            InvalidInputError: if the images are neither grey nor of three channels.
-        """
+        """Return the features of the images."""
         if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
             raise InvalidInputError(
                 f"images must have shape (batch, 1 or 3, height, width), got {tuple(inputs.shape)}"
@@ -122,13 +118,8 @@ class ImageBackbone(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        return {
-            "type": "ImageBackbone",
-            "name": self.name,
-            "out_features": self.out_features,
-            "frozen": self.frozen,
-            "library": self.library,
-        }
+        names = ("name", "out_features", "frozen", "library")
+        return {"type": "ImageBackbone"} | {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
@@ -143,10 +134,7 @@ class ImageBackbone(nn.Module):
 
 
 class ImageBackboneSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "ImageBackbone"``.
-
-    Its keys are arguments of `ImageBackbone`; `network` is its name.
-    """
+    """Section ``[encoder]``, ``type = "ImageBackbone"``; `network` is the argument `name`."""
 
     encoder: ClassVar[type[nn.Module]] = ImageBackbone
     type: Literal["ImageBackbone"] = "ImageBackbone"
@@ -156,7 +144,6 @@ class ImageBackboneSection(EncoderSection):
     frozen: bool = False
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the network for images of one channel or three."""
         channels, *_ = image_shape(self.type, given.inputs)
         if channels not in (1, 3):
             raise InvalidInputError(f"encoder {self.type!r} needs 1 or 3 channels, got {channels}")
