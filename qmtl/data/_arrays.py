@@ -10,7 +10,7 @@ from torch import Tensor
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
-from qmtl.data._splits import SPLITS, Indices, explicit_indices, label_codes, split_indices
+from qmtl.data._splits import SPLITS, choose_rows, explicit_indices, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied, infer_task, row_weights
 
@@ -88,28 +88,8 @@ def from_arrays(
     parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
     given = isinstance(splits, Mapping)
     return MultiTaskData(
-        name, tasks, **parts, columns=columns, split_seed=None if given else int(seed)
+        name, tasks, *parts, columns=columns, split_seed=None if given else int(seed)
     )
-
-
-def choose_rows(
-    n: int,
-    splits: Sequence[float] | Mapping[str, Any],
-    seed: int,
-    stratify: Tensor | None = None,
-    groups: Any = None,
-) -> Indices:
-    """Return the rows of each split, from fractions or from a dict of row numbers.
-
-    Example:
-        >>> choose_rows(3, {"train": [0], "validation": [1], "test": [2]}, 0)[2]
-        tensor([2])
-    """
-    if not isinstance(splits, Mapping):
-        return split_indices(n, splits, seed, stratify, groups)
-    if groups is not None:
-        raise InvalidInputError("groups: expected None when splits gives row numbers")
-    return explicit_indices(n, splits)
 
 
 def as_samples(values: Any, name: str = "inputs") -> Tensor:

@@ -408,9 +408,7 @@ def chestxray(
     definitions, targets = _targets(table, kept, kind)
     rows = Split(pixels.flatten(1) if flat else pixels, targets, torch.from_numpy(table.index))
     parts = take_splits(rows, indices)
-    return MultiTaskData(
-        "chestxray", definitions, **parts, split_seed=int(seed), notes=tuple(notes)
-    )
+    return MultiTaskData("chestxray", definitions, *parts, split_seed=int(seed), notes=tuple(notes))
 
 
 def _some_patients(table: LabelTable, most: int | None) -> LabelTable:

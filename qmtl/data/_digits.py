@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from qmtl._sections import Fractions
-from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._splits import choose_rows
 from qmtl.tasks import Task, chosen_tasks
 
 
@@ -90,7 +90,7 @@ def digits(
     return MultiTaskData(
         "digits",
         chosen,
-        **take_splits(Split(inputs, targets), indices),
+        *take_splits(Split(inputs, targets), indices),
         columns=TableColumns(tuple((f"pixel_{i}", 0.0, 16.0) for i in range(64))),
         split_seed=None if isinstance(splits, Mapping) else int(seed),
     )

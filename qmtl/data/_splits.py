@@ -43,7 +43,7 @@ def split_indices(
     stratify: Tensor | None = None,
     groups: Any = None,
 ) -> Indices:
-    """Return the row numbers of the training, validation and test split.
+    """Return the sorted row numbers of the training, validation and test split.
 
     Args:
         n: number of rows.
@@ -54,17 +54,6 @@ def split_indices(
             class, among those that are frequent enough; else not at all.
         groups: one hashable value per row; rows of one group stay together. The fractions are then
             of groups, and `stratify` is ignored.
-
-    Returns:
-        Three sorted int64 tensors without common rows.
-
-    Raises:
-        InvalidInputError: the fractions or groups do not fit, or a split would be empty.
-
-    Example:
-        >>> train, validation, test = split_indices(8, (0.5, 0.25, 0.25), seed=0)
-        >>> len(train), len(validation), len(test)
-        (4, 2, 2)
     """
     check_seed(seed)
     if groups is not None:
@@ -79,16 +68,7 @@ def split_indices(
 
 
 def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
-    """Check row numbers that the caller chose, and return them in the caller's order.
-
-    Raises:
-        InvalidInputError: a split is missing, empty or unknown, or a row is out of range or occurs
-            more than once.
-
-    Example:
-        >>> explicit_indices(3, {"train": [2], "validation": [0], "test": [1]})[0]
-        tensor([2])
-    """
+    """Check row numbers that the caller chose, and return them in the caller's order."""
     for name in given:
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
@@ -122,30 +102,34 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
                 )
             seen[row] = name
         parts.append(torch.from_numpy(rows.astype(np.int64)))
-    return parts[0], parts[1], parts[2]
+    train, validation, test = parts
+    return train, validation, test
+
+
+def choose_rows(
+    n: int,
+    splits: Sequence[float] | Mapping[str, Any],
+    seed: int,
+    stratify: Tensor | None = None,
+    groups: Any = None,
+) -> Indices:
+    """Return the rows of each split, from fractions or from a dict of row numbers."""
+    if not isinstance(splits, Mapping):
+        return split_indices(n, splits, seed, stratify, groups)
+    if groups is not None:
+        raise InvalidInputError("groups: expected None when splits gives row numbers")
+    return explicit_indices(n, splits)
 
 
 def check_seed(seed: object) -> None:
-    """Refuse a value that NumPy and scikit-learn do not accept as a seed.
-
-    Example:
-        >>> check_seed(-1)
-        Traceback (most recent call last):
-        ...
-        qmtl.errors.InvalidInputError: seed: expected a whole number 0..2^32-1, got -1
-    """
+    """Refuse a value that NumPy and scikit-learn do not accept as a seed."""
     is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
     if not is_int or not 0 <= int(seed) < 2**32:  # type: ignore[call-overload]
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
 
 
 def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
-    """Return the sizes of the splits of n items (`what`, for messages); none may be empty.
-
-    Example:
-        >>> split_sizes(10, (0.7, 0.15, 0.15), "rows")
-        (6, 2, 2)
-    """
+    """Return the sizes of the splits of n items (`what`, for messages); none may be empty."""
     try:
         shares = [float(share) for share in fractions]
     except (TypeError, ValueError):
@@ -200,9 +184,11 @@ def _split_rows(
 ) -> list[np.ndarray]:
     for strata in _strata(n, stratify):
         try:
-            return _split_strata(strata, sizes, seed)
+            rest, test = _stratified_cut(strata, sizes[0] + sizes[1], sizes[2], seed)
+            train, validation = _stratified_cut(strata[rest], sizes[0], sizes[1], seed)
         except ValueError:  # a stratum is too small for one of the cuts: try the next way
             continue
+        return [rest[train], rest[validation], test]
     order = np.random.default_rng(seed).permutation(n)
     return np.split(order, [sizes[0], sizes[0] + sizes[1]])
 
@@ -237,21 +223,13 @@ def _dense(codes: np.ndarray) -> np.ndarray:
     return place
 
 
-def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
-    rest, test = _stratified_cut(strata, sizes[0] + sizes[1], sizes[2], seed)
-    train, validation = _stratified_cut(strata[rest], sizes[0], sizes[1], seed)
-    return [rest[train], rest[validation], test]
-
-
 def _stratified_cut(
     strata: np.ndarray, first: int, second: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw two disjoint stratified samples, the same as sklearn's StratifiedShuffleSplit.
 
-    To import scikit-learn takes more than a second, and its cut five times as long as this one.
-
-    Raises:
-        ValueError: a stratum has one row, or a sample has fewer rows than there are strata.
+    To import scikit-learn takes more than a second, and its cut five times as long as this one. A
+    ValueError says that a stratum is too small.
     """
     counts = np.bincount(strata)
     counts = counts[counts > 0]
@@ -359,25 +337,7 @@ def patient_split(
     Iterative stratification (Sechidis et al., doi 10.1007/978-3-642-23808-6_10) over patients:
     patients with the rarest label are assigned first, each to the split that lacks most of it. A
     random split by patient would often leave a split without any case of a rare finding, and its
-    score would be undefined.
-
-    Args:
-        patients: one number or text per row (N,).
-        labels: whether a row has each label, bool (N, labels).
-        fractions: shares of the patients: train, validation, test.
-        seed: the same seed gives the same split.
-
-    Returns:
-        Three sorted int64 tensors.
-
-    Raises:
-        InvalidInputError: the fractions do not fit, or a split would be empty.
-
-    Example:
-        >>> patients = np.arange(20) // 2
-        >>> parts = patient_split(patients, np.ones((20, 1), bool), (0.6, 0.2, 0.2), seed=0)
-        >>> [len(part) for part in parts]
-        [12, 4, 4]
+    score would be undefined. `labels` says whether a row has each label, bool (N, labels).
     """
     check_seed(seed)
     names, member = np.unique(patients, return_inverse=True)

@@ -12,12 +12,11 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from qmtl._sections import Fractions, RecipePath
-from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import column_numbers
 from qmtl.data._csv import TextTable, is_nameless
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
-from qmtl.data._splits import SPLITS, check_count, label_codes
+from qmtl.data._splits import SPLITS, check_count, choose_rows, label_codes
 from qmtl.data._table_labels import label_values, targets_of, task_of
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied
