@@ -234,13 +234,10 @@ _NAMES = {"sarcasm": "mustard", "extended": "mustard-extended", "plus_plus": "mu
 
 
 class MustardSection(DataSection):
-    """Section ``[data]`` with ``source = "mustard"``, the task sarcasm only.
-
-    ``"mustard-extended"`` and ``"mustard-plus-plus"`` have further tasks.
+    """Section ``[data]`` with ``source = "mustard"``, or with another of the three labels.
 
     Its keys are the arguments of `mustard`, of which it has `split` in two: ``split`` names a split
-    of the authors, ``splits`` gives three fractions. ``text_model`` is the folder of a
-    sentence-transformers model, or its name on the hub.
+    of the authors, ``splits`` gives three fractions.
     """
 
     source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]

@@ -261,28 +261,12 @@ def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np
 
 
 def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw row numbers of a sample that is spread evenly over the classes.
+    """Draw sorted row numbers of a sample that is spread evenly over classes (N,) or (N, columns).
 
     Systematic sampling: rows are sorted by class, in random order within a class, and taken at
     equal steps. Each class gets its share to within one row, however rare it is. With several
     columns of codes, this holds for the first column, and then for the next ones within its
     classes.
-
-    Args:
-        codes: class numbers (N,) or (N, columns).
-        size: number of rows wanted, 1..N.
-        seed: the same seed gives the same sample.
-
-    Returns:
-        Sorted row numbers, int64 (size,).
-
-    Raises:
-        InvalidInputError: the size is out of range.
-
-    Example:
-        >>> codes = np.array([0] * 80 + [1] * 20)
-        >>> np.bincount(codes[stratified_sample(codes, 10, seed=0)])
-        array([8, 2])
     """
     n = len(codes)
     if not 1 <= size <= n:
