@@ -59,7 +59,9 @@ def from_arrays(
         MultiTaskData('arrays', inputs=(2,), train=14, validation=3, test=3, tasks: odd (binary))
     """
     inputs = _as_inputs(X)
-    names = _column_names(X, inputs)
+    names = [str(name) for name in getattr(X, "columns", ())]
+    if not len(set(names)) == len(names) == inputs.shape[1]:
+        names = []
     if not isinstance(targets, Mapping) or not targets:
         raise InvalidInputError(
             f"targets: expected a dict of task name → labels, got {type(targets).__name__}"
@@ -129,10 +131,12 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         # A copy in the machine's own byte order, which torch may write to.
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
+        is_frame = hasattr(values, "columns")
+        hint = "; qmtl.data.from_frame makes inputs of columns with texts and dates"
+        hint = hint if is_frame else ""
         raise InvalidInputError(
             f"{name} must be an array of numbers with samples in the first dimension, got "
-            f"{type(values).__name__} that is not numeric or has rows of different lengths"
-            f"{_hint(values)}"
+            f"{type(values).__name__} that is not numeric or has rows of different lengths{hint}"
         ) from error
 
 
@@ -141,12 +145,6 @@ def _frame_numbers(values: Any) -> np.ndarray:
     if hasattr(values, "dtypes") and kinds <= set("iu"):
         return np.asarray(values.to_numpy())
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _hint(values: Any) -> str:
-    if not hasattr(values, "columns"):
-        return ""
-    return "; qmtl.data.from_frame makes inputs of columns with texts and dates"
 
 
 def _rows(values: Any, rows: Tensor, n: int) -> Any:
@@ -206,12 +204,6 @@ def _as_inputs(values: Any) -> Tensor:
     if not inputs.numel():
         raise InvalidInputError(f"X: expected rows and inputs, got shape {tuple(inputs.shape)}")
     return inputs
-
-
-def _column_names(values: Any, inputs: Tensor) -> list[str]:
-    """Return the column names of a data frame; an empty list for other inputs."""
-    names = [str(name) for name in getattr(values, "columns", ())]
-    return names if len(set(names)) == len(names) == inputs.shape[1] else []
 
 
 def _columns_of(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._columns import column_texts, text_numbers
+from qmtl.data._cells import column_texts, text_numbers
 from qmtl.errors import InvalidInputError, near_paths
 from qmtl.tasks import MISSING_WORDS
 
@@ -29,12 +29,7 @@ _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 
 
 def is_nameless(column: str) -> bool:
-    """Return whether a column has no name, or pandas' placeholder for a missing one.
-
-    Example:
-        >>> is_nameless(""), is_nameless("Unnamed: 0"), is_nameless("size")
-        (True, True, False)
-    """
+    """Return whether a column has no name, or pandas' placeholder for a missing one."""
     return _NAMELESS.fullmatch(column) is not None
 
 
@@ -88,11 +83,7 @@ def read_table(
 
 
 class TextTable:
-    """The text of a table, with its delimiter, decimal mark and header; see `read_table`.
-
-    Raises:
-        InvalidInputError: the file cannot be read, is empty, or a column name appears twice.
-    """
+    """The text of a table, with its delimiter, decimal mark and header; see `read_table`."""
 
     def __init__(
         self,
@@ -174,10 +165,8 @@ class TextTable:
     def frame(self, texts: Collection[str] = (), *, categories: bool = False) -> "pd.DataFrame":
         """Return the rows, as `read_table` returns them.
 
-        Args:
-            texts: columns to keep as text.
-            categories: whether columns whose texts repeat get pandas' categorical type, which finds
-                the distinct texts once.
+        With `categories`, columns whose texts repeat get pandas' categorical type, which finds the
+        distinct texts once.
         """
         import pandas as pd
 

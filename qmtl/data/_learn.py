@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmtl.data._columns import (
-    CYCLES,
-    TableColumns,
+from qmtl.data._cells import (
     column_dates,
     column_numbers,
     column_texts,
     is_number_type,
     text_numbers,
 )
+from qmtl.data._columns import CYCLES, TableColumns
 from qmtl.data._csv import is_nameless
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import is_date
@@ -35,14 +34,11 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """What a column is: "number", "date" (with its format), "category", or why it is unusable.
-
-    `dates` has the dates of all rows if the column holds them as texts.
-    """
+    """What a column is: "number", "date", "category", or "none" for a reason."""
 
     kind: str
     date_format: str = ""
-    dates: "pd.Series | None" = None
+    dates: "pd.Series | None" = None  # those of all rows, if the column holds them as texts
     reason: str = ""
     categories: tuple[str, ...] = ()
 
@@ -59,28 +55,18 @@ def learn_columns(
 ) -> "tuple[TableColumns, dict[str, str], pd.DataFrame]":
     """Learn the input columns of a table; the type of each column is inferred from all rows.
 
-    Args:
-        table: the rows.
-        names: columns that may become inputs.
-        train: indices of the training rows, from which scales and categories are computed.
-        chosen: whether the caller named the columns; if so, none is left out.
-        max_categories: largest number of categories; a column of texts with more is left out.
-        decimal: decimal mark of numbers in texts; None finds the one that fits.
-        weights: weights of the rows, in means and deviations; None for 1 each.
+    Scales and categories are computed from the rows `train`. If the columns were `chosen`, none is
+    left out; otherwise columns of texts with more than `max_categories` are.
 
     Returns:
         The columns, for each column left out the reason, and the table in which texts that are
         dates have been read, since that is slow.
-
-    Raises:
-        InvalidInputError: a chosen column cannot be used, a few texts occur in a column of numbers,
-            or no column is left.
     """
     found = _plain_numbers(table, names, chosen)
-    for name in names:
-        if name not in found:
-            found[name] = _what(table[name], train, max_categories, decimal)
-    found = {name: found[name] for name in names}
+    found = {
+        name: found.get(name) or _what(table[name], train, max_categories, decimal)
+        for name in names
+    }
     reasons = {name: what.reason for name, what in found.items() if what.kind == "none"}
     if chosen and reasons:
         name, reason = next(iter(reasons.items()))
@@ -101,20 +87,13 @@ def learn_columns(
         for name, what in found.items()
         if what.kind == "date"
     ]
-    categorical = [
-        (name, what.categories) for name, what in found.items() if what.kind == "category"
-    ]
+    categorical = [(n, what.categories) for n, what in found.items() if what.kind == "category"]
     columns = TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates), decimal=decimal)
     return columns, reasons, table
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Return mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) if none.
-
-    Example:
-        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
-        ((2.0, 1.0), (4.0, 1.0))
-    """
+    """Return mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) if none."""
     known = ~np.isnan(values)
     if not known.all():  # to copy all values takes as long as the rest
         values = values[known]
@@ -249,10 +228,8 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
 
 
 def _may_fit(text: str, date_format: str) -> bool:
-    """Return False if a text surely is not of a format; pandas takes much longer to say so.
-
-    Python's fractions of a second have fewer digits than pandas', and ISO8601 is pandas' own name.
-    """
+    """Return False if a text surely is not of a format; pandas takes much longer to say so."""
+    # Python's fractions of a second have fewer digits, and ISO8601 is pandas' own name.
     if "%f" in date_format or "%" not in date_format:
         return True
     try:

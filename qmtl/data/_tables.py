@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from qmtl._sections import Fractions, RecipePath
-from qmtl.data._columns import column_numbers
+from qmtl.data._cells import column_numbers
 from qmtl.data._csv import TextTable, is_nameless
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
@@ -162,13 +162,10 @@ def from_csv(
 
     Args:
         path: the file.
-        targets: see `from_frame`, also for `inputs`, `ignore`, `seed`, `max_categories` and
-            `weights`.
+        targets: see `from_frame`, also for the arguments that are not named here.
         splits: three fractions or a dict of row numbers (from 0, without the header; `Split.index`
             counts in the same way).
-        split_column: column that says train, validation or test, instead of `splits`.
         delimiter: character between cells; None detects it.
-        group_column: column whose equal texts stay in one split.
         decimal: decimal mark; None detects it.
         encoding: see `read_table`.
 
