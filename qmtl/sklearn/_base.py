@@ -12,11 +12,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from qmtl.errors import InvalidInputError
-from qmtl.model import MultiTaskModel
 from qmtl.simulators import Simulator
-from qmtl.sklearn._columns import Column, Layout, input_problem, read_target
-from qmtl.sklearn._trained import Seeds, train
-from qmtl.tasks import Task, check_varied, row_weights
+from qmtl.sklearn._columns import ClassColumn, Column, Layout, input_problem, read_target
+from qmtl.sklearn._trained import scaled, train
+from qmtl.tasks import check_varied, row_weights
 
 PARAMETERS = """\
 hidden: widths of the network's hidden layers; an empty tuple makes it one linear layer.
@@ -46,6 +45,12 @@ scale_inputs: whether to standardise input columns by the training rows.
 accelerator: where to train: ``"cpu"``, ``"gpu"`` or ``"auto"``, as in Lightning.
 random_state: seed or RandomState of initial weights, rows held out and order of rows; an
     integer makes fits repeatable, bit for bit on one machine."""
+ATTRIBUTES = """\
+model_: the trained `qmtl.MultiTaskModel`, in double precision; its inputs are scaled.
+tasks_: its tasks, one per column.
+loss_curve_: mean training loss per epoch.
+input_mean_, input_std_: the scale of the inputs.
+n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn."""
 
 
 def checked_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
@@ -84,10 +89,12 @@ class ColumnsEstimator(BaseEstimator):
     random_state: Any = None
 
     def __init_subclass__(cls) -> None:
-        """Fill in ``{parameters}`` in the class's docstring."""
+        """Fill in ``{parameters}`` and ``{attributes}`` in the class's docstring."""
         super().__init_subclass__()
         text = inspect.cleandoc(cls.__doc__ or "")
-        cls.__doc__ = text.replace("    {parameters}", indent(PARAMETERS, "    "))
+        for name, lines in (("parameters", PARAMETERS), ("attributes", ATTRIBUTES)):
+            text = text.replace(f"    {{{name}}}", indent(lines, "    "))
+        cls.__doc__ = text
 
     def __sklearn_tags__(self) -> Any:
         """Tags for several target columns, and for no sparse or missing inputs."""
@@ -95,38 +102,6 @@ class ColumnsEstimator(BaseEstimator):
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         return tags
-
-    @property
-    def model_(self) -> MultiTaskModel:
-        """The trained model; its inputs are scaled by `input_mean_` and `input_std_`."""
-        check_is_fitted(self, "_trained")
-        model: MultiTaskModel = self._trained.model
-        return model
-
-    @property
-    def input_mean_(self) -> np.ndarray:
-        """The mean that is subtracted from each input column."""
-        check_is_fitted(self, "_trained")
-        mean: np.ndarray = self._trained.mean
-        return mean
-
-    @property
-    def input_std_(self) -> np.ndarray:
-        """The standard deviation by which each input column is then divided."""
-        check_is_fitted(self, "_trained")
-        std: np.ndarray = self._trained.std
-        return std
-
-    @property
-    def tasks_(self) -> tuple[Task, ...]:
-        """The tasks, one per column."""
-        return self.model_.tasks
-
-    @property
-    def loss_curve_(self) -> list[float]:
-        """The mean training loss of every epoch."""
-        check_is_fitted(self, "_trained")
-        return list(self._trained.losses)
 
     def _read(
         self, X: Any, y: Any, sample_weight: Any
@@ -153,13 +128,14 @@ class ColumnsEstimator(BaseEstimator):
         values: list[np.ndarray],
         weights: np.ndarray | None,
     ) -> None:
-        seeds = Seeds.draw(check_random_state(self.random_state))
-        params = self.get_params(deep=False)
+        random = check_random_state(self.random_state)
         for column, name, labels in zip(columns, layout.called, values, strict=True):
             check_varied(column.task, column.targets(labels), name=name, stacklevel=3)
-        self._trained = train(params, X, columns, values, seeds, weights)
-        self._layout = layout
-        self._columns = tuple(columns)
+        params = self.get_params(deep=False)
+        trained = train(params, X, columns, values, random, weights)
+        self.model_, self.input_mean_, self.input_std_, self.loss_curve_ = trained
+        self.tasks_ = self.model_.tasks
+        self._layout, self._columns = layout, tuple(columns)
         self.n_outputs_ = len(columns)
 
     def _inputs(self, X: Any, **options: Any) -> np.ndarray:
@@ -174,9 +150,16 @@ class ColumnsEstimator(BaseEstimator):
         return inputs
 
     def _predictions(self, X: Any) -> dict[str, np.ndarray]:
-        """Return every task's raw predictions."""
-        check_is_fitted(self, "_trained")
-        return self._trained.predict(self._inputs(X, reset=False))
+        """Return every task's probabilities or numbers, float64."""
+        check_is_fitted(self, "model_")
+        inputs = scaled(self._inputs(X, reset=False), self.input_mean_, self.input_std_)
+        return {name: values.numpy() for name, values in self.model_.predict(inputs).items()}
+
+    def _probabilities(self, X: Any) -> dict[str, np.ndarray]:
+        """Return the class probabilities of every classification."""
+        predictions = self._predictions(X)
+        classes = [column for column in self._columns if isinstance(column, ClassColumn)]
+        return {column.name: column.probabilities(predictions[column.name]) for column in classes}
 
     def predict(self, X: Any) -> Any:
         """Predict classes, or numbers in the target's units.

@@ -39,11 +39,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
     Attributes:
         classes_: the classes, sorted; for a 2-D `y` a list with one array per column.
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -69,8 +65,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
             y: labels (n,), or (n, columns) with one classification per column; of any sortable
                 type, none missing, with at least two classes.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
-                each.
+                like two rows. It multiplies class weights. None for 1 each.
 
         Raises:
             ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
@@ -78,7 +73,8 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         inputs, layout, values, rows = self._read(X, y, sample_weight)
         columns = []
         for name, called, column in zip(layout.names, layout.called, values, strict=True):
-            if missing(column).any() or _infinite(column):
+            infinite = column.dtype.kind == "f" and not np.isfinite(column).all()
+            if infinite or missing(column).any():
                 raise InvalidInputError(
                     f"y: column {called!r} contains NaN or infinity; for missing labels use "
                     f"MultiTaskEstimator"
@@ -97,12 +93,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         Returns:
             An array (n, classes); for a 2-D `y` a list with one such array per column.
         """
-        predictions = self._predictions(X)
-        found = [
-            column.probabilities(predictions[column.name])
-            for column in self._columns
-            if isinstance(column, ClassColumn)
-        ]
+        found = list(self._probabilities(X).values())
         return found[0] if self._layout.form == "flat" else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -124,12 +115,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
-    """Return the value of `class_weight` for one column.
-
-    Raises:
-        InvalidInputError: if there are several columns and it is neither a word nor a mapping of
-            column names.
-    """
+    """Return the value of `class_weight` for one column."""
     if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, Mapping):
@@ -145,10 +131,6 @@ def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
     return weights.get(name)
 
 
-def _infinite(column: np.ndarray) -> bool:
-    return column.dtype.kind == "f" and not np.isfinite(column).all()
-
-
 class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
     """A regressor of one or several columns: a small network, then a quantum head.
 
@@ -160,11 +142,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         {parameters}
 
     Attributes:
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     `score` is R²; for several columns it is their mean.
 
@@ -183,7 +161,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
             X: inputs (n, features), finite numbers, none missing.
             y: numbers (n,), or (n, columns), none missing.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. None for 1 each.
+                like two rows. None for 1 each.
 
         Raises:
             ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
@@ -224,11 +202,7 @@ class MultiTaskEstimator(ColumnsEstimator):
     Attributes:
         kinds_: column name to kind.
         classes_: column name to its sorted classes, for the classifications.
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     Example:
         >>> import pandas as pd
@@ -253,8 +227,7 @@ class MultiTaskEstimator(ColumnsEstimator):
             y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
                 whose tasks are ``y0``, ``y1``, … Labels may be missing.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
-                each.
+                like two rows. It multiplies class weights. None for 1 each.
 
         Raises:
             ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
@@ -302,12 +275,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         Raises:
             InvalidInputError: if no column is a classification.
         """
-        predictions = self._predictions(X)
-        found = {
-            column.name: column.probabilities(predictions[column.name])
-            for column in self._columns
-            if isinstance(column, ClassColumn)
-        }
+        found = self._probabilities(X)
         if not found:
             raise InvalidInputError("predict_proba: no column of y is a classification")
         return next(iter(found.values())) if self._layout.form == "flat" else found
@@ -322,7 +290,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         Raises:
             InvalidInputError: if a column has no label.
         """
-        check_is_fitted(self, "_trained")
+        check_is_fitted(self, "model_")
         scores = {}
         columns = self._true_and_predicted(X, y)
         rows = checked_weights(sample_weight, len(columns[0][1]))
