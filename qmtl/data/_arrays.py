@@ -131,9 +131,8 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         # A copy in the machine's own byte order, which torch may write to.
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
-        is_frame = hasattr(values, "columns")
         hint = "; qmtl.data.from_frame makes inputs of columns with texts and dates"
-        hint = hint if is_frame else ""
+        hint = hint if hasattr(values, "columns") else ""
         raise InvalidInputError(
             f"{name} must be an array of numbers with samples in the first dimension, got "
             f"{type(values).__name__} that is not numeric or has rows of different lengths{hint}"

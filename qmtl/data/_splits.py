@@ -19,20 +19,15 @@ def label_codes(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Tensor 
     """Return the classification labels as int64 (N, columns), one column per task or label.
 
     A missing label is a separate class (-100), so that disjoint data are stratified by task. None
-    if no task is a classification.
+    without any classification.
 
     Example:
         >>> label_codes([Task.binary("a")], {"a": torch.tensor([1.0, float("nan")])})
         tensor([[   1],
                 [-100]])
     """
-    columns = []
-    for task in tasks:
-        if task.is_classification:
-            labels = targets[task.name].reshape(len(targets[task.name]), -1)
-            if labels.is_floating_point():
-                labels = labels.nan_to_num(nan=MISSING).long()
-            columns.append(labels)
+    labels = [targets[task.name] for task in tasks if task.is_classification]
+    columns = [own.nan_to_num(nan=MISSING).long().reshape(len(own), -1) for own in labels]
     return torch.cat(columns, dim=1) if columns else None
 
 
@@ -56,13 +51,12 @@ def split_indices(
             of groups, and `stratify` is ignored.
     """
     check_seed(seed)
-    if groups is not None:
-        members = _group_numbers(groups, n)
-        sizes = split_sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
-        parts = _split_groups(members, sizes, seed)
+    if groups is None:
+        parts = _split_rows(n, split_sizes(n, fractions, "rows"), seed, stratify)
     else:
-        sizes = split_sizes(n, fractions, "rows")
-        parts = _split_rows(n, sizes, seed, stratify)
+        members = _group_numbers(groups, n)
+        sizes = split_sizes(members.max(initial=-1) + 1, fractions, f"groups ({n} rows)")
+        parts = _split_groups(members, sizes, seed)
     train, validation, test = (torch.from_numpy(np.sort(part).astype(np.int64)) for part in parts)
     return train, validation, test
 
@@ -124,7 +118,7 @@ def choose_rows(
 def check_seed(seed: object) -> None:
     """Refuse a value that NumPy and scikit-learn do not accept as a seed."""
     is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not is_int or not 0 <= int(seed) < 2**32:  # type: ignore[call-overload]
+    if not (is_int and seed in range(2**32)):
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
 
 
@@ -169,14 +163,12 @@ def _group_numbers(groups: Any, n: int) -> np.ndarray:
 def _split_groups(members: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
     from sklearn.model_selection import GroupShuffleSplit
 
-    rows = np.arange(len(members))
-    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0] + sizes[1], test_size=sizes[2],
-                            random_state=seed)  # fmt: skip
-    rest, test = next(cut.split(rows, groups=members))
-    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0], test_size=sizes[1],
-                            random_state=seed)  # fmt: skip
-    train, validation = next(cut.split(rest, groups=members[rest]))
-    return [rest[train], rest[validation], test]
+    def cut(rows: np.ndarray, first: int, second: int) -> list[np.ndarray]:
+        way = GroupShuffleSplit(1, train_size=first, test_size=second, random_state=seed)
+        return [rows[part] for part in next(way.split(rows, groups=members[rows]))]
+
+    rest, test = cut(np.arange(len(members)), sizes[0] + sizes[1], sizes[2])
+    return [*cut(rest, sizes[0], sizes[1]), test]
 
 
 def _split_rows(

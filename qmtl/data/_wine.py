@@ -16,14 +16,7 @@ _TASKS = {
 
 
 class WineSection(DataSection):
-    """Section ``[data]`` with ``source = "wine"``.
-
-    Its keys are the arguments of `wine`.
-
-    Example:
-        >>> WineSection(tasks=["alcohol"]).load().tasks[0].kind
-        'regression'
-    """
+    """Section ``[data]`` with ``source = "wine"``; its keys are the arguments of `wine`."""
 
     source: Literal["wine"] = "wine"
     splits: Fractions | None = None
