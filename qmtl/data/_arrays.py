@@ -10,7 +10,7 @@ from torch import Tensor
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
-from qmtl.data._splits import SPLITS, choose_rows, explicit_indices, label_codes
+from qmtl.data._splits import among_kept, choose_rows, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied, infer_task, row_weights
 
@@ -67,9 +67,10 @@ def from_arrays(
             f"targets: expected a dict of task name → labels, got {type(targets).__name__}"
         )
     weights, numbers = row_weights(sample_weight, len(inputs)), torch.arange(len(inputs))
+    given = isinstance(splits, Mapping)
     if weights is not None and not bool(weights.all()):
+        splits = among_kept(splits, numbers.numpy(), (weights > 0).numpy())
         numbers = weights.nonzero().flatten()
-        splits = _without(splits, len(inputs), numbers)
         targets = {key: _rows(values, numbers, len(inputs)) for key, values in targets.items()}
         groups = None if groups is None else _rows(groups, numbers, len(inputs))
         inputs, weights = inputs[numbers], weights[numbers]
@@ -88,21 +89,16 @@ def from_arrays(
     elif names:  # so that predictions for a data frame find its columns by name
         columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
     parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
-    given = isinstance(splits, Mapping)
     return MultiTaskData(
         name, tasks, *parts, columns=columns, split_seed=None if given else int(seed)
     )
 
 
 def as_samples(values: Any, name: str = "inputs") -> Tensor:
-    """Convert inputs (any array, list, tensor or data frame) to a tensor of their own type.
+    """Convert inputs (N, ...), any array, list or data frame, to a tensor of their own type.
 
     Reversed, big-endian and masked arrays and pandas' nullable numbers are supported; missing
-    values become NaN.
-
-    Args:
-        values: numbers (N, ...).
-        name: name of the argument, for messages.
+    values become NaN. Errors call the inputs `name`.
 
     Raises:
         InvalidInputError: no numbers, or rows of different lengths.
@@ -156,16 +152,6 @@ def _rows(values: Any, rows: Tensor, n: int) -> Any:
     if isinstance(values, np.ndarray | Tensor):
         return values[places]
     return [values[place] for place in places]
-
-
-def _without(splits: Any, n: int, kept: Tensor) -> Any:
-    """Convert splits of row numbers to positions among the kept rows."""
-    if not isinstance(splits, Mapping):
-        return splits
-    place = torch.full((n,), -1)
-    place[kept] = torch.arange(len(kept))
-    parts = (place[part] for part in explicit_indices(n, splits))
-    return {name: part[part >= 0].numpy() for name, part in zip(SPLITS, parts, strict=True)}
 
 
 def _as_targets(

@@ -143,9 +143,7 @@ class TableColumns:
     def encode(self, table: "pd.DataFrame") -> Tensor:
         """Encode a table's rows; the order of its columns does not matter, nor do further columns.
 
-        Args:
-            table: numbers, dates and categories, in any pandas type; texts that spell numbers or
-                dates are converted.
+        Texts that spell numbers or dates are converted, whatever pandas type the columns have.
 
         Returns:
             float32 (N, n_inputs): standardised numbers, then the inputs of dates, then one 0/1
@@ -153,8 +151,7 @@ class TableColumns:
             not occur in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell is not a finite number or not a date
-                (the error gives its row, column and text).
+            InvalidInputError: a column is missing, or a cell (which is named) is no number or date.
 
         Example:
             >>> import pandas as pd

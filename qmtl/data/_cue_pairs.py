@@ -15,12 +15,7 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
-    """Section ``[data]`` with ``source = "cue-pairs"``; see `cue_pairs`.
-
-    Example:
-        >>> CuePairsSection(n_cues=4, degree=2).load().n_inputs
-        12
-    """
+    """Section ``[data]`` with ``source = "cue-pairs"``; its keys are arguments of `cue_pairs`."""
 
     source: Literal["cue-pairs"] = "cue-pairs"
     n_cues: int = Field(6, ge=2)

@@ -119,7 +119,7 @@ Embed = Callable[[list[str]], Any]
 
 
 def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
-    """Embed texts as vectors of length √d; a text that occurs several times is embedded once.
+    """Embed texts as vectors of length √d, float32 (N, d); each different text is embedded once.
 
     After scaling, the entries are of order one for every model, so that one encoder and one
     learning rate suit all models. Cosine similarities do not change. Zero stays zero.
@@ -127,9 +127,6 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
     Args:
         texts: at least one text.
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
-
-    Returns:
-        float32 (N, d).
 
     Raises:
         InvalidInputError: `embed` is not callable, or does not return a finite array (N, d).
@@ -159,10 +156,9 @@ def text_model(name: str | None, max_tokens: int | None = None) -> Embed:
     """Return the sentence encoder of this name or folder, for tokens if their number is given."""
     from qmtl.encoders import TextEmbedding, TextTokens
 
-    given = () if name is None else (name,)
-    if max_tokens is not None:
-        return TextTokens(*given, max_length=max_tokens)
-    return TextEmbedding(*given)
+    if max_tokens is None:
+        return TextEmbedding() if name is None else TextEmbedding(name)
+    return TextTokens(max_length=max_tokens) if name is None else TextTokens(name, max_tokens)
 
 
 def gives_tokens(embed: Embed | None) -> bool:

@@ -285,9 +285,12 @@ def glue(
         parts["test"].append(_sample(glue_rows(path, name, "dev"), max_test_rows, 0))
     inputs = _inputs(parts, embed)
     definitions = tuple(GLUE_TASKS[name].task for name in chosen)
-    splits = {part: _split(definitions, rows, inputs[part]) for part, rows in parts.items()}
+    train, held_out, test = (
+        _split(definitions, rows, inputs[part]) for part, rows in parts.items()
+    )
+    notes = _notes(chosen, parts)
     return MultiTaskData(
-        "glue", definitions, **splits, split_seed=int(seed), notes=_notes(chosen, parts)
+        "glue", definitions, train, held_out, test, split_seed=int(seed), notes=notes
     )
 
 

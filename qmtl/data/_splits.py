@@ -61,8 +61,11 @@ def split_indices(
     return train, validation, test
 
 
-def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
-    """Check row numbers that the caller chose, and return them in the caller's order."""
+def explicit_indices(
+    n: int, given: Mapping[str, Any], numbers: np.ndarray | None = None
+) -> Indices:
+    """Check row numbers (or masks of the rows with these `numbers`), and keep their order."""
+    numbers = np.arange(n) if numbers is None else numbers
     for name in given:
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
@@ -76,8 +79,8 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
                 f"splits: the {name} split needs whole row numbers (N,), got "
                 f"{type(given[name]).__name__}; those of a torch Subset are its indices"
             ) from None
-        if rows.dtype == bool and rows.shape == (n,):
-            rows = np.flatnonzero(rows)
+        if rows.dtype == bool and rows.shape == numbers.shape:
+            rows = numbers[rows]
         if rows.size == 0:
             raise InvalidInputError(f"splits: the {name} split is empty; give it some row numbers")
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
@@ -98,6 +101,26 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
         parts.append(torch.from_numpy(rows.astype(np.int64)))
     train, validation, test = parts
     return train, validation, test
+
+
+def among_kept(splits: Any, numbers: np.ndarray, kept: np.ndarray) -> Any:
+    """Convert splits of row numbers to positions among the kept rows; leave fractions as they are.
+
+    `numbers` are those of the existing rows in their file, which may have empty ones between them.
+    """
+    n = int(numbers[-1]) + 1
+    if not isinstance(splits, Mapping) or (kept.all() and len(numbers) == n):
+        return splits
+    place = np.full(n, -2)
+    place[numbers] = np.where(kept, np.cumsum(kept) - 1, -1)
+    found = {}
+    for name, rows in zip(SPLITS, explicit_indices(n, splits, numbers), strict=True):
+        places = place[rows.numpy()]
+        if (places == -2).any():
+            row = int(rows[int((places == -2).argmax())])
+            raise InvalidInputError(f"splits: the {name} split names row {row}, which is empty")
+        found[name] = places[places >= 0]
+    return found
 
 
 def choose_rows(

@@ -215,9 +215,11 @@ class TaskLayout:
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
         """Return the tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
-            self._order, self._column_of_output, self._task_of_column = (
-                None if index is None else index.to(device) for index in self._indices
+            *maybe, task_of_column = self._indices
+            self._order, self._column_of_output = (
+                None if index is None else index.to(device) for index in maybe
             )
+            self._task_of_column = task_of_column.to(device)
             groups = tuple(self._group(places, device) for places in self._places)
             if torch.compiler.is_compiling():
                 # These tensors have no values, and must not outlive the program.

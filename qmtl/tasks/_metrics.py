@@ -116,7 +116,8 @@ def _score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
         positives, negatives = w * (y == 1), w * (y == 0)
         if name == "auroc":  # the share of correctly ordered pairs (Mann-Whitney)
             pairs = positives.sum(1) * negatives.sum(1)
-            return (positives * sum(_below(p.clamp(0, 1), negatives))).sum(1) / 2 / pairs
+            won = torch.add(*_below(p.clamp(0, 1), negatives)) / 2
+            return (positives * won).sum(1) / pairs
         found, every = (_below(-p.clamp(0, 1), rows)[1] for rows in (positives, w))
         return _mean((found / every).nan_to_num(), positives)
     return _hard_score(kind, name, p, y, w)
@@ -131,11 +132,11 @@ def _number_score(name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
         spread = _mean(_centred(y, w).square(), w)
         return torch.where(_varied(y, w), 1 - _mean((p - y).square(), w) / spread, math.nan)
     if name == "spearman":  # a rank is the mean of the first and last place of equal values
-        p, y = (sum(_below(values, w)) / 2 for values in (p, y))
+        p, y = (torch.add(*_below(values, w)) / 2 for values in (p, y))
     varied = _varied(p, w) & _varied(y, w)
     p, y = _centred(p, w), _centred(y, w)
-    sizes = (_mean(values.square(), w).sqrt() for values in (p, y))
-    return torch.where(varied, _mean(p * y, w) / math.prod(sizes), math.nan)
+    size = _mean(p.square(), w).sqrt() * _mean(y.square(), w).sqrt()
+    return torch.where(varied, _mean(p * y, w) / size, math.nan)
 
 
 def _hard_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ def _hard_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor
         covariance = right.sum(1) * total - (n_found * n_labels).sum(1)
         spreads = [total.square() - n.square().sum(1) for n in (n_found, n_labels)]
         constant = torch.where(spreads[1] > 0, 0.0, math.nan)  # 0 for constant decisions
-        both = math.prod(spread.sqrt() for spread in spreads)
+        both = spreads[0].sqrt() * spreads[1].sqrt()
         return torch.where(both > 0, covariance / both, constant)
     f1 = (2 * right / (n_found + n_labels)).nan_to_num(nan=0.0)
     if kind == "binary" and name == "f1":
