@@ -1,7 +1,7 @@
 """Cells of a table's columns as numbers, texts, dates or categories, whatever type they have."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,16 +187,16 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     return found
 
 
-def category_finder(categories: Sequence[str]) -> Callable[[str], int | None]:
-    """Return a function from a text to its category; 1 and 1.0, true and True are equal."""
-    texts = {text: place for place, text in enumerate(categories)}
-    numbers = {number_in(text): place for text, place in texts.items()}
-    truths = {truth_word(text): place for text, place in texts.items() if truth_word(text)}
+def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+    """Return each text's category, -1 if none; 1 and 1.0, and true and True, are equal."""
+    exact = {text: place for place, text in enumerate(categories)}
+    numbers = {number_in(text): place for text, place in exact.items()}
+    truths = {truth_word(text): place for text, place in exact.items() if truth_word(text)}
 
-    def find(text: str) -> int | None:
-        if text in texts:
-            return texts[text]
+    def place(text: str) -> int:
+        if text in exact:
+            return exact[text]
         number = number_in(text)
-        return truths.get(truth_word(text)) if number is None else numbers.get(number)
+        return truths.get(truth_word(text), -1) if number is None else numbers.get(number, -1)
 
-    return find
+    return np.array(list(map(place, texts)), dtype=np.int64)

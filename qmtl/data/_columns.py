@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.data._cells import category_finder, column_dates, column_numbers, column_texts
+from qmtl.data._cells import category_places, column_dates, column_numbers, column_texts
 from qmtl.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
@@ -182,9 +182,7 @@ class TableColumns:
         first_cells = np.arange(len(table)) * self.n_inputs
         for name, categories in self.categorical:
             texts, codes = column_texts(table[name])
-            find = category_finder(categories)
-            found = [find(text) for text in texts]
-            places = np.array([*(-1 if place is None else place for place in found), -1])[codes]
+            places = np.append(category_places(texts, categories), -1)[codes]
             cells, known = first_cells + (start + places), places >= 0
             encoded.reshape(-1)[cells if known.all() else cells[known]] = 1.0
             start += len(categories)
@@ -201,10 +199,9 @@ class TableColumns:
         """
         table, found = self._chosen(table), {}
         for name, categories in self.categorical:
-            texts, codes = column_texts(table[name])
-            place = category_finder(categories)
-            present = {int(code) for code in np.unique(codes)} - {-1}
-            found[name] = sorted(texts[code] for code in present if place(texts[code]) is None)
+            texts, _ = column_texts(table[name])
+            places = category_places(texts, categories)
+            found[name] = sorted(texts[i] for i in np.flatnonzero(places < 0))
         return {name: unseen for name, unseen in found.items() if unseen}
 
     def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":

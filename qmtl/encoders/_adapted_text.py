@@ -17,6 +17,7 @@ from qmtl.encoders._encoder import (
     EncoderSection,
     TaskColumns,
     TaskEncoder,
+    copy_weights,
     seeded,
 )
 from qmtl.encoders._mlp import MLP
@@ -252,26 +253,16 @@ class AdaptedText(Described, TaskEncoder):
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Return each task's shares of adapters and its scale, and its rows of the last layer."""
         names = tuple(self.columns)
-        found = {router.module_logits: names for router in self._routers()} | {
-            self.log_scales: names
-        }
-        last = self._last()
-        owner = {place: name for name, own in self.columns.items() for place in own}
-        rows = tuple(owner[place] for place in range(self.out_features))
-        return found | {last.weight: rows, last.bias: rows}
+        found = dict.fromkeys([router.module_logits for router in self._routers()], names)
+        last, rows = self._last(), self._feature_tasks()
+        return found | {self.log_scales: names, last.weight: rows, last.bias: rows}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
         """Return a copy with one more task, which starts with equal shares of all adapters."""
         larger = {**self.columns, name: columns}
         grown = type(self)._described(self.to_dict() | {"columns": larger}, seed)
-        grown.to(self.log_scales)
-        with torch.no_grad():
-            for key, value in grown.state_dict().items():
-                old = self.state_dict()[key]
-                value[: len(old)].copy_(old)
-        for parameter, old in zip(grown.parameters(), self.parameters(), strict=True):
-            parameter.requires_grad_(old.requires_grad)
-        return grown.train(self.training)
+        copy_weights(self, grown)
+        return grown
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""

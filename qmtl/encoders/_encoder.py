@@ -120,6 +120,11 @@ class TaskEncoder(nn.Module, ABC):
         """
         return {}
 
+    def _feature_tasks(self) -> tuple[str, ...]:
+        """Return the task of each feature."""
+        owner = {place: task for task, own in self.columns.items() for place in own}
+        return tuple(owner[place] for place in range(self.out_features))
+
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
         """Return a copy with one more task, whose features come after the others.
 
@@ -130,6 +135,18 @@ class TaskEncoder(nn.Module, ABC):
             f"the encoder {type(self).__name__} cannot grow by a task; give encoder=, one for "
             f"{[*self.columns, name]}"
         )
+
+
+def copy_weights(old: nn.Module, grown: nn.Module) -> None:
+    """Copy an encoder into one with more tasks, whose tensors are longer along the first axis."""
+    grown.to(next(old.parameters())).train(old.training)
+    state = old.state_dict()
+    with torch.no_grad():
+        for key, value in grown.state_dict().items():
+            target = value[: len(state[key])] if value.ndim else value
+            target.copy_(state[key])
+    for parameter, before in zip(grown.parameters(), old.parameters(), strict=True):
+        parameter.requires_grad_(before.requires_grad)
 
 
 def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:

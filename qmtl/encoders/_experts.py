@@ -16,6 +16,7 @@ from qmtl.encoders._encoder import (
     EncoderSection,
     TaskColumns,
     TaskEncoder,
+    copy_weights,
     flat_width,
     known_encoders,
     seeded,
@@ -248,8 +249,7 @@ class Experts(TaskEncoder):
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Return the gates' parameters, and the rows of the last layer."""
-        owner = {row: task for task, own in self.columns.items() for row in own}
-        rows = tuple(owner[row] for row in range(self.out_features))
+        rows = self._feature_tasks()
         gates = dict.fromkeys(self.gate.parameters(), tuple(self.columns))
         return {self.weight: rows, self.bias: rows} | gates
 
@@ -267,17 +267,8 @@ class Experts(TaskEncoder):
                 gate=self.kind,
                 **{option: getattr(self, option) for option in ("k", "entropy", "rank", "owners")},
             )
-        own, state = fresh.state_dict(), self.state_dict()
-        for key, value in state.items():
-            new = own[key]
-            if new.shape != value.shape:
-                value = torch.cat([value, new[len(value) :].to(value)])
-            own[key] = value
-        fresh = fresh.to(self.weight)
-        fresh.load_state_dict(own)
-        for new, old in zip(fresh.parameters(), self.parameters(), strict=True):
-            new.requires_grad_(old.requires_grad)
-        return fresh.train(self.training)
+        copy_weights(self, fresh)
+        return fresh
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters.

@@ -159,6 +159,7 @@ class SelectGate(Gate):
         return self.weights().detach() != 0
 
     def start_epoch(self, progress: float) -> None:
+        """Set the share of epochs that are done at the end of this one."""
         self.progress = progress
 
     def extra_loss(self) -> Tensor:

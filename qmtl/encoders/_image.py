@@ -72,13 +72,6 @@ class ImageBackbone(nn.Module):
     ) -> None:
         if frozen and weights is None:
             raise InvalidInputError("frozen=True needs weights: a frozen network does not learn")
-        self._build(name, out_features, library, seed)
-        if weights is not None:
-            _load_weights(self.backbone, Path(weights).expanduser(), self._last_layer)
-        if frozen:
-            self._freeze()
-
-    def _build(self, name: str, out_features: int, library: str, seed: int | None) -> None:
         super().__init__()
         if library not in LIBRARIES:
             raise unknown_name("library", library, LIBRARIES)
@@ -86,10 +79,14 @@ class ImageBackbone(nn.Module):
         self.name, self.out_features, self.library = name, out_features, library
         self.frozen = False
         with seeded(seed):
-            self.backbone, width, self._last_layer = LIBRARIES[library](name)
+            self.backbone, width, last_layer = LIBRARIES[library](name)
             self.projection = nn.Linear(width, out_features)
         for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
+        if weights is not None:
+            _load_weights(self.backbone, Path(weights).expanduser(), last_layer)
+        if frozen:
+            self._freeze()
 
     def _freeze(self) -> None:
         self.frozen = True
@@ -124,10 +121,8 @@ class ImageBackbone(nn.Module):
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """Return the encoder that `to_dict` described, with fresh parameters."""
-        encoder = cls.__new__(cls)
-        encoder._build(
-            description["name"], description["out_features"], description["library"], seed=0
-        )
+        options = {key: description[key] for key in ("name", "out_features", "library")}
+        encoder = cls(**options, seed=0)
         if description["frozen"]:
             encoder._freeze()
         return encoder
