@@ -56,13 +56,13 @@ def cue_pairs(
         Inputs (N, 3·n_cues): the stimulus, then the cue, one-hot times 2.
 
     Raises:
-        InvalidInputError: if a number does not fit; the error names it.
+        InvalidInputError: a number does not fit; the error names it.
 
     Example:
         >>> data = cue_pairs(n_cues=4, degree=1, n_rows=100)
         >>> data
-        MultiTaskData('cue-pairs', inputs=(12,), train=100, validation=20, test=200, \
-tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
+        MultiTaskData('cue-pairs', inputs=(12,), train=100, validation=20, test=200,
+        tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
 
     References:
         Inspired by Zhang, Senoussi and Verguts, arXiv:2604.13281.

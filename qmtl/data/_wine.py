@@ -45,7 +45,7 @@ def wine(
         Inputs (N, 11), standardised by the train split.
 
     Raises:
-        InvalidInputError: if a task is unknown, or the splits do not fit.
+        InvalidInputError: a task is unknown, or the splits do not fit.
 
     Example:
         >>> data = wine(tasks=["alcohol", "cultivar"])

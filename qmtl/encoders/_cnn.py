@@ -46,7 +46,7 @@ class CNN(Described):
         ``(batch, in_channels, height, width)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: if a number does not fit, or the image is too small for the blocks.
+        InvalidInputError: a number does not fit, or the image is too small for the blocks.
 
     Example:
         >>> import torch

@@ -152,11 +152,6 @@ def copy_weights(old: nn.Module, grown: nn.Module) -> None:
 def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:
     """Raise unless an encoder's features are those that the head assigns to the same tasks.
 
-    Args:
-        encoder: the encoder.
-        tasks: names of the head's tasks.
-        columns: result of ``head.task_columns()``.
-
     Raises:
         InvalidInputError: they are not; the error names the task and both sides.
     """

@@ -77,7 +77,7 @@ class Experts(TaskEncoder):
         ``(batch, ...)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: if an argument does not fit; the error names it.
+        InvalidInputError: an argument does not fit; the error names it.
 
     Example:
         >>> import qmtl

@@ -147,9 +147,7 @@ class Fusion(Described):
     Args:
         widths: modality → its number of columns, in the order of the input.
         out_features: width of the features.
-        kind: ``concat``, ``gated`` (gated multimodal units; a softmax over modalities per unit,
-            which for two modalities is the paper's gate) or ``cross-attention`` (each modality is a
-            token that attends to the others).
+        kind: one of these three.
         dim: width of the joint representation, for ``gated`` and ``cross-attention``.
         n_heads: number of attention heads, a divisor of `dim`, for ``cross-attention``.
         hidden: widths of hidden layers between the joint representation and the features.

@@ -89,11 +89,10 @@ class SelectGate(Gate):
 
     A task has k selectors. Selector i is a product distribution over the bits of an expert's
     number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step: 0 and 1
-    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights
-    are the selectors' distributions, mixed by a softmax over the task's k logits. A distribution
-    is one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is
-    added to the losses. In evaluation mode bits are rounded, so that a task never has more than k
-    experts.
+    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights are
+    the selectors' distributions, mixed by a softmax over the task's k logits. A distribution is
+    one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is added to
+    the losses. In evaluation mode bits are rounded, so that a task never has more than k experts.
 
     This gate differs from the paper in several points. The step's width falls from 1 at the start
     of training to 0 in the last epoch, with the square of the fraction of epochs done. With a fixed

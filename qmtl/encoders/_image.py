@@ -47,9 +47,8 @@ class ImageBackbone(nn.Module):
         image is repeated for the three channels.
 
     Raises:
-        InvalidInputError: if the library has no such network, or the weights do not fit it.
-        MissingDependencyError: if the library is not installed, or does not fit the installed
-            torch.
+        InvalidInputError: the library has no such network, or the weights do not fit it.
+        MissingDependencyError: the library is not installed, or does not fit the installed torch.
 
     Example:
         >>> ImageBackbone("resnet18", 12, library="torchvison")

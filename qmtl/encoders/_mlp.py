@@ -100,7 +100,7 @@ class MLP(Described):
         these rows, and dividing by its deviation would let it dominate others.
 
         Raises:
-            InvalidInputError: if the encoder was made without `standardise`, or inputs have another
+            InvalidInputError: the encoder was made without `standardise`, or inputs have another
                 width.
 
         Example:

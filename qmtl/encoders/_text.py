@@ -137,7 +137,7 @@ class TextEmbedding:
         progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
-        InvalidInputError: if the folder does not exist or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder does not exist or holds no model, or a number is not >= 1.
 
     Example:
         >>> embed = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", cache=None)
@@ -258,7 +258,7 @@ class TextTokens:
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        InvalidInputError: if the folder is not there or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder is not there or holds no model, or a number is not >= 1.
 
     Example:
         >>> TextTokens("sentence-transformers/all-MiniLM-L6-v2", max_length=32)
@@ -281,9 +281,9 @@ class TextTokens:
         """Return token numbers, float32 (n, max_length), with -1 after a text's end.
 
         Raises:
-            InvalidInputError: if there is no text, one is not a valid string, or the model cannot
+            InvalidInputError: there is no text, one is not a valid string, or the model cannot
                 be loaded.
-            MissingDependencyError: if sentence-transformers is not installed.
+            MissingDependencyError: sentence-transformers is not installed.
         """
         wanted = _check_texts(texts)
         if self._tokenizer is None:

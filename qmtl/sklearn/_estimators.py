@@ -273,7 +273,7 @@ class MultiTaskEstimator(ColumnsEstimator):
             Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
 
         Raises:
-            InvalidInputError: if no column is a classification.
+            InvalidInputError: no column is a classification.
         """
         found = self._probabilities(X)
         if not found:
@@ -288,7 +288,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         """Accuracy of each classification and R² of each regression, on the rows with labels.
 
         Raises:
-            InvalidInputError: if a column has no label.
+            InvalidInputError: a column has no label.
         """
         check_is_fitted(self, "model_")
         scores = {}

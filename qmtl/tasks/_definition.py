@@ -139,7 +139,7 @@ class TaskDefinition:
         """Return the task that `to_dict` described.
 
         Raises:
-            InvalidInputError: if a key is unknown or missing, or a value does not fit.
+            InvalidInputError: a key is unknown or missing, or a value does not fit.
 
         Example:
             >>> from qmtl.tasks import Task

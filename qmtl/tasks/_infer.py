@@ -40,7 +40,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: if there is no label, if the labels fit several kinds (an
+        InvalidInputError: there is no label, the labels fit several kinds (an
             `UnclearKindError`) or not the given one, or if they look like dates, ids or free text;
             the message says what to pass instead.
 

@@ -147,16 +147,11 @@ def check_varied(
     """Refuse canonical targets of a single class; warn of regression targets that are all equal.
 
     A multilabel task is refused if each of its labels has a single class. Missing labels do not
-    count, and without any label nothing is said.
-
-    Args:
-        task: the task.
-        targets: its canonical targets.
-        name: what messages call the task; None for its name.
-        stacklevel: as in `warnings.warn`; 2 for the caller of the caller.
+    count, and without any label nothing is said. Messages call the task `name`, if it is given; a
+    `stacklevel` of 2 is the caller of the caller, as in `warnings.warn`.
 
     Raises:
-        InvalidInputError: if there is one class everywhere; the error names the task.
+        InvalidInputError: there is one class everywhere; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -337,27 +332,20 @@ def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -
     """Return the best constant prediction, one row for every sample; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
     weights = row_weights(sample_weight, len(labels))
-    if weights is not None:
-        labels, weights = labels[weights > 0], weights[weights > 0]
-    columns = labels.reshape(len(labels), -1)
-    empty = columns.isnan().all(dim=0)
+    rows = torch.ones(len(labels), 1) if weights is None else weights.unsqueeze(1)
+    columns = labels.reshape(len(labels), 1 if is_flat(task) else task.n_outputs)
+    own = rows.double() * ~columns.isnan()  # the weight of each label
+    empty = own.sum(dim=0) == 0
     if empty.all() or (task.kind == "regression" and empty.any()):
         raise InvalidInputError(
             f"task '{task.name}': the baseline needs at least one training label of every "
             f"target, but target {int(empty.long().argmax())} has none"
         )
     if task.kind == "multiclass":
-        known = ~columns[:, 0].isnan()
-        own = None if weights is None else weights[known]
-        classes = columns[known, 0].long()
-        counts = torch.bincount(classes, own, minlength=task.n_outputs).float()
+        classes = columns[:, 0].nan_to_num().long()
+        counts = torch.bincount(classes, own[:, 0], minlength=task.n_outputs).float()
         return counts / counts.sum()
-    if weights is None:
-        means = columns.nanmean(dim=0)
-    else:
-        rows = weights.unsqueeze(1)
-        means = (columns * rows).nansum(dim=0) / (rows * ~columns.isnan()).sum(dim=0)
-    means = means.nan_to_num(nan=0.5)
+    means = ((columns.nan_to_num() * own).sum(dim=0) / own.sum(dim=0)).nan_to_num(nan=0.5)
     if task.kind != "regression":
         means = means.float()
     return means[0] if is_flat(task) else means

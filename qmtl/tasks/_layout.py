@@ -42,11 +42,7 @@ def _cached_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
 
 
 def labelled_rows(tasks: Sequence["Task"], targets: Mapping[str, Tensor]) -> Tensor:
-    """Apply `Task.labelled` to many tasks on the same rows: bool (tasks, N).
-
-    Args:
-        tasks: the tasks.
-        targets: task name → canonical targets, see `Task.to_targets`.
+    """Apply `Task.labelled` to canonical targets of many tasks on the same rows: bool (tasks, N).
 
     Example:
         >>> from qmtl.tasks import Task
@@ -298,8 +294,7 @@ class TaskLayout:
             sample_weight: weights of the rows, (rows,); None counts each row once.
 
         Returns:
-            The sum of each task's loss over its labelled entries, and what to divide it by: both
-            of shape (tasks,).
+            Each task's sum over its labelled entries, and what to divide it by: both (tasks,).
 
         Example:
             >>> from qmtl.tasks import Task

@@ -199,11 +199,7 @@ def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
-    """Return weights of rows as float64 (n_rows,); None stays None.
-
-    Args:
-        values: one number for each row, or one number for all rows.
-        n_rows: number of rows.
+    """Return weights of rows, one number each or one for all: float64 (n_rows,); None stays None.
 
     Raises:
         InvalidInputError: for another shape, a weight that is negative, missing or infinite, or if

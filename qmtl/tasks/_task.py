@@ -35,7 +35,7 @@ class Task(TaskDefinition):
             defaults.
 
     Raises:
-        InvalidInputError: if a value does not fit; the error names it and what was expected.
+        InvalidInputError: a value does not fit; the error names it and what was expected.
 
     Example:
         >>> Task.multiclass("emotion", 9).metric_names is None, Task.binary("cola").main_metric
@@ -152,7 +152,7 @@ class Task(TaskDefinition):
         """Return the mean loss over the labelled entries, 0-dim. Arguments as in `loss_terms`.
 
         Raises:
-            InvalidInputError: if there is no label at all, or the shapes do not fit.
+            InvalidInputError: there is no label at all, or the shapes do not fit.
 
         Example:
             >>> import torch
@@ -332,14 +332,11 @@ def chosen_tasks(
 ) -> tuple[str, ...]:
     """Return the names of the requested tasks, in that order; None means all known tasks.
 
-    Args:
-        names: the requested names.
-        known: the names that exist.
-        what: what an error calls an unknown name.
-        least: the least number of names.
+    Errors call an unknown name `what`.
 
     Raises:
-        InvalidInputError: for a string, an unknown name, a name that comes twice, or too few names.
+        InvalidInputError: for a string, an unknown name, a name that comes twice, or fewer than
+            `least`.
 
     Example:
         >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
