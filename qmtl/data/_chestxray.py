@@ -274,8 +274,6 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
-    """Section ``[data]`` with ``source = "chestxray"``; `chestxray` explains the values."""
-
     source: Literal["chestxray"] = "chestxray"
     path: RecipePath
     labels: list[str] | None = None
@@ -290,7 +288,6 @@ class ChestXraySection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """Return the images and findings, split by patient."""
         return chestxray(self.path, tasks=self.tasks, seed=self.seed, **self.given())
 
 

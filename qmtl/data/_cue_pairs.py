@@ -15,8 +15,6 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
-    """Section ``[data]`` with ``source = "cue-pairs"``; its keys are arguments of `cue_pairs`."""
-
     source: Literal["cue-pairs"] = "cue-pairs"
     n_cues: int = Field(6, ge=2)
     degree: int = Field(3, ge=1)

@@ -53,7 +53,6 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return len(self.inputs)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the inputs of a row, and its target for each task."""
         return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
@@ -254,7 +253,6 @@ AnyDataSection = Annotated[DataSection, OneOf("source")]
 
 
 def take_splits(rows: Split, indices: Indices) -> tuple[Split, Split, Split]:
-    """Return the three splits of some rows: train, validation and test."""
     train, validation, test = (rows.take(part) for part in indices)
     return train, validation, test
 

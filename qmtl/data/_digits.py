@@ -15,8 +15,6 @@ from qmtl.tasks import Task, chosen_tasks
 
 
 class DigitsSection(DataSection):
-    """Section ``[data]`` with ``source = "digits"``; its keys are the arguments of `digits`."""
-
     source: Literal["digits"] = "digits"
     splits: Fractions | None = None
 

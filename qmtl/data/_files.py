@@ -162,7 +162,6 @@ def text_model(name: str | None, max_tokens: int | None = None) -> Embed:
 
 
 def gives_tokens(embed: Embed | None) -> bool:
-    """Return whether a text model returns token numbers instead of vectors."""
     from qmtl.encoders import TextTokens
 
     return isinstance(embed, TextTokens)

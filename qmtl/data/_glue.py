@@ -49,7 +49,6 @@ class GlueLayout:
     words: tuple[str, ...] | None = ("0", "1")
 
     def file(self, split: str) -> str:
-        """Return the file of a split, relative to the folder of GLUE."""
         return f"{self.task.name}/{'train.tsv' if split == 'train' else self.dev}"
 
 

@@ -73,7 +73,6 @@ class CsvSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        """Return the table, split."""
         options = self.given() | {"targets": self.targets or self.tasks}
         data = from_csv(self.path, seed=self.seed, **options)
         return data if self.tasks is None else data.subset(self.tasks)
@@ -241,7 +240,6 @@ def _data(
     decimal: str | None,
     options: _Options,
 ) -> MultiTaskData:
-    """Make the data set from a table; `numbers` are its rows' numbers in the file."""
     inputs = options.inputs
     weights = _weights(table, options.weights, decimal)
     kept = np.ones(len(table), bool) if weights is None else weights > 0

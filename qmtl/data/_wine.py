@@ -16,8 +16,6 @@ _TASKS = {
 
 
 class WineSection(DataSection):
-    """Section ``[data]`` with ``source = "wine"``; its keys are the arguments of `wine`."""
-
     source: Literal["wine"] = "wine"
     splits: Fractions | None = None
 

@@ -334,15 +334,12 @@ def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
 
 
 class _GivenStates(nn.Module):
-    """Replaces a network's embeddings by given states."""
-
     def forward(self, *args: Any, **options: Any) -> Tensor:
         values = (*args, *options.values())
         return next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
 
 
 def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Module:
-    """Add peft's adapters to each linear layer of the network."""
     try:
         from peft import PolyConfig, PolyModel
     except ImportError as error:

@@ -107,8 +107,6 @@ class CNN(Described):
 
 
 class CNNSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "CNN"``; its keys are arguments of `CNN`."""
-
     encoder: ClassVar[type[nn.Module]] = CNN
     type: Literal["CNN"] = "CNN"
     channels: list[Count] = Field(default_factory=lambda: [16, 32, 64], min_length=1)

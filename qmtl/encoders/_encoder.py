@@ -121,7 +121,6 @@ class TaskEncoder(nn.Module, ABC):
         return {}
 
     def _feature_tasks(self) -> tuple[str, ...]:
-        """Return the task of each feature."""
         owner = {place: task for task, own in self.columns.items() for place in own}
         return tuple(owner[place] for place in range(self.out_features))
 
@@ -207,6 +206,8 @@ class EncoderInputs:
 class EncoderSection(Section):
     """The section ``[encoder]`` of a recipe. Each encoder defines a subclass beside it.
 
+    Its keys are arguments of the encoder.
+
     Attributes:
         type: name of the encoder; each subclass has its own.
         seed: seed of the initial weights.
@@ -236,7 +237,6 @@ AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]
 
 
 def known_encoders() -> dict[str, Any]:
-    """Return the encoders, by their names in saved models."""
     encoders = [section.encoder for section in EncoderSection.__subclasses__()]
     return {encoder.__name__: encoder for encoder in sorted(encoders, key=lambda e: e.__name__)}
 
@@ -249,7 +249,6 @@ def check_flat(inputs: Tensor, width: int) -> None:
 
 
 def flat_width(encoder: str, inputs: Tensor) -> int:
-    """Return the width of inputs (N, width)."""
     if inputs.ndim != 2:
         raise InvalidInputError(
             f"encoder {encoder!r} needs flat inputs, got shape {tuple(inputs.shape[1:])}; for "
@@ -259,7 +258,6 @@ def flat_width(encoder: str, inputs: Tensor) -> int:
 
 
 def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
-    """Return the channels, height and width of images (N, channels, height, width)."""
     if inputs.ndim != 4:
         shape = tuple(inputs.shape[1:])
         given = f"{shape[0]} flat inputs" if len(shape) == 1 else f"shape {shape}"

@@ -80,8 +80,6 @@ class FourierFeatures(Described):
 
 
 class FourierFeaturesSection(EncoderSection):
-    """Section ``[encoder]`` with the arguments of `FourierFeatures` as keys."""
-
     encoder: ClassVar[type[nn.Module]] = FourierFeatures
     type: Literal["FourierFeatures"] = "FourierFeatures"
     n_cosines: Count = 256

@@ -185,7 +185,6 @@ class IdentitySection(_MLPKeys, EncoderSection):
     type: Literal["Identity"] = "Identity"
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the identity; the head must take as many features as there are inputs."""
         width = flat_width(self.type, given.inputs)
         if width != given.n_features:
             raise InvalidInputError(

@@ -61,7 +61,6 @@ class EmbeddingCache:
         self.path = folder / f"{digest[:32]}.sqlite3"
 
     def read(self, texts: Sequence[str]) -> dict[str, Vectors]:
-        """Return the vectors of those texts that are in the cache."""
         if not self.path.exists():
             return {}
         by_key = {_key(text): text for text in texts}
@@ -301,7 +300,6 @@ class TextTokens:
         return f"TextTokens({self.model!r}, max_length={self.max_length})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the loaded tokenizer when pickling."""
         return self.__dict__ | {"_tokenizer": None}
 
 

@@ -150,13 +150,11 @@ class ColumnsEstimator(BaseEstimator):
         return inputs
 
     def _predictions(self, X: Any) -> dict[str, np.ndarray]:
-        """Return every task's probabilities or numbers, float64."""
         check_is_fitted(self, "model_")
         inputs = scaled(self._inputs(X, reset=False), self.input_mean_, self.input_std_)
         return {name: values.numpy() for name, values in self.model_.predict(inputs).items()}
 
     def _probabilities(self, X: Any) -> dict[str, np.ndarray]:
-        """Return the class probabilities of every classification."""
         predictions = self._predictions(X)
         classes = [column for column in self._columns if isinstance(column, ClassColumn)]
         return {column.name: column.probabilities(predictions[column.name]) for column in classes}
@@ -178,7 +176,6 @@ class ColumnsEstimator(BaseEstimator):
         return self._layout.assemble(decided, index)
 
     def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Return the name, labels and predictions of every column."""
         _, predicted = read_target(self.predict(X))
         layout, truth = read_target(y)
         names = self._layout.names

@@ -36,7 +36,6 @@ class Layout:
         return tuple(map(str, self.labels)) or self.names
 
     def assemble(self, columns: Sequence[np.ndarray], index: Any = None) -> Any:
-        """Put predictions into the form of the target."""
         if self.form == "flat":
             return columns[0]
         if self.form == "frame":
@@ -61,7 +60,6 @@ class ClassColumn:
 
     @property
     def task(self) -> Task:
-        """The task of these classes."""
         count = len(self.classes)
         words: list[str] | None = [str(value) for value in self.classes]
         if len(set(words or ())) < count or not all(words or ()):
@@ -78,13 +76,11 @@ class ClassColumn:
         return self.task.to_targets(torch.from_numpy(codes))
 
     def probabilities(self, predicted: np.ndarray) -> np.ndarray:
-        """Return class probabilities, float64 (n, classes), from the model's predictions."""
         if predicted.ndim == 1:
             return np.stack([1 - predicted, predicted], axis=1)
         return predicted
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the likeliest class of each row, (n,)."""
         chosen: np.ndarray = self.classes[self.probabilities(predicted).argmax(axis=1)]
         return chosen
 
@@ -98,7 +94,6 @@ class NumberColumn:
 
     @property
     def task(self) -> Task:
-        """The regression task of this column."""
         return Task.regression(self.name)
 
     def targets(self, values: np.ndarray) -> Tensor:
@@ -121,7 +116,6 @@ class NumberColumn:
         return self.task.to_targets(numbers)
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the predicted numbers, (n,)."""
         return predicted
 
 

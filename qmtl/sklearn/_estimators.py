@@ -52,7 +52,6 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
     class_weight: Any = None
 
     def __sklearn_tags__(self) -> Any:
-        """Tags for binary, multiclass and multilabel targets, and for several columns of them."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
@@ -115,7 +114,6 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
-    """Return the value of `class_weight` for one column."""
     if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, Mapping):

@@ -80,7 +80,6 @@ def _head(params: Mapping[str, Any], tasks: Sequence[Task], seed: int) -> Head:
 
 
 def _circuit(params: Mapping[str, Any], tasks: Sequence[Task]) -> HeadCircuit:
-    """Return the design's circuit for the tasks, with the requested layers and wires."""
     design = load_design(params["circuit"])
     parts: dict[str, Any] = {"encoding": design.encoding, "ansatz": design.ansatz}
     for part, key in (("encoding", "encoding_layers"), ("ansatz", "block_layers")):
@@ -115,5 +114,4 @@ def _scale(X: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.nd
 
 
 def scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
-    """Return the model's inputs."""
     return torch.from_numpy(((X - mean) / std).astype(np.float32))

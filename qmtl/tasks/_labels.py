@@ -184,7 +184,6 @@ def check_varied(
 
 
 def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
-    """Convert labels to the form that losses and metrics expect; see `Task.to_targets`."""
     array = torch.from_numpy(read_labels(task, values, rows))
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":

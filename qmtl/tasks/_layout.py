@@ -75,7 +75,6 @@ class _Columns(NamedTuple):
         return joined if self.n == joined.shape[1] else joined.narrow(1, self.start, self.n)
 
     def put(self, joined: Tensor, values: Tensor) -> None:
-        """Set these columns."""
         if self.anywhere is None:
             joined[:, self.start : self.start + self.n] = values
         else:
@@ -146,7 +145,6 @@ class TaskGroup:
         return sums, counts
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Predictions in the shape of the logits; regression values are still standardised."""
         if self.kind == "regression":
             return logits
         if self.kind == "multiclass":

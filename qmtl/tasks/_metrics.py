@@ -50,7 +50,6 @@ def harden(predictions: Tensor) -> Tensor:
 
 
 def metric_collection(task: "Task") -> "MetricCollection":
-    """Return the task's metrics as one torchmetrics object; see `Task.metrics`."""
     from torchmetrics import MetricCollection
 
     with silence():
