@@ -1,10 +1,11 @@
 """The base class of the three estimators: parameters, fitting, and predictions per task."""
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -103,10 +104,26 @@ class ColumnsEstimator(BaseEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def _read(
-        self, X: Any, y: Any, sample_weight: Any
-    ) -> tuple[np.ndarray, Layout, list[np.ndarray], np.ndarray | None]:
-        """Check inputs, target columns and weights; leave out rows of weight zero."""
+    @abstractmethod
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
+        """Return the columns of the target, and keep what the estimator says about them."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the model.
+
+        Args:
+            X: inputs (n, features), finite numbers, none missing.
+            y: (n,) or (n, columns), whose tasks are ``y0``, ``y1``, …; or a DataFrame, whose
+                columns name the tasks. Classes may have any sortable type, and are at least two.
+            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
+                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
+                each.
+
+        Raises:
+            ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
+        """
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
@@ -118,25 +135,17 @@ class ColumnsEstimator(BaseEstimator):
             kept = weights > 0
             inputs, weights = inputs[kept], weights[kept]
             values = [column[kept] for column in values]
-        return inputs, layout, values, weights
-
-    def _train(
-        self,
-        X: np.ndarray,
-        layout: Layout,
-        columns: Sequence[Column],
-        values: list[np.ndarray],
-        weights: np.ndarray | None,
-    ) -> None:
+        columns = self._make_columns(layout, values, weights)
         random = check_random_state(self.random_state)
         for column, name, labels in zip(columns, layout.called, values, strict=True):
-            check_varied(column.task, column.targets(labels), name=name, stacklevel=3)
+            check_varied(column.task, column.targets(labels), name=name)
         params = self.get_params(deep=False)
-        trained = train(params, X, columns, values, random, weights)
+        trained = train(params, inputs, columns, values, random, weights)
         self.model_, self.input_mean_, self.input_std_, self.loss_curve_ = trained
         self.tasks_ = self.model_.tasks
         self._layout, self._columns = layout, tuple(columns)
         self.n_outputs_ = len(columns)
+        return self
 
     def _inputs(self, X: Any, **options: Any) -> np.ndarray:
         """Check inputs with scikit-learn; name the column in an error."""

@@ -56,20 +56,9 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskClassifier":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: labels (n,), or (n, columns) with one classification per column; of any sortable
-                type, none missing, with at least two classes.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows. It multiplies class weights. None for 1 each.
-
-        Raises:
-            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
         columns = []
         for name, called, column in zip(layout.names, layout.called, values, strict=True):
             infinite = column.dtype.kind == "f" and not np.isfinite(column).all()
@@ -78,13 +67,12 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
                     f"y: column {called!r} contains NaN or infinity; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-            weights = class_weight_of(self.class_weight, name, layout)
-            columns.append(class_column(name, column, weights, rows, called))
+            class_weights = class_weight_of(self.class_weight, name, layout)
+            columns.append(class_column(name, column, class_weights, weights, called))
             check_classification_targets(column)
-        self._train(inputs, layout, columns, values, rows)
         classes = [column.classes for column in columns]
         self.classes_ = classes[0] if layout.form == "flat" else classes
-        return self
+        return columns
 
     def predict_proba(self, X: Any) -> Any:
         """Return the probabilities of the classes, in the order of `classes_`.
@@ -152,19 +140,9 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         (20, 3)
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskRegressor":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: numbers (n,), or (n, columns), none missing.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows. None for 1 each.
-
-        Raises:
-            ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
         columns = [NumberColumn(*pair) for pair in zip(layout.names, layout.called, strict=True)]
         for column, numbers in zip(columns, values, strict=True):
             if missing(numbers).any():
@@ -172,8 +150,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
                     f"y: column {column.called!r} contains NaN; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-        self._train(inputs, layout, columns, values, rows)
-        return self
+        return columns
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """R² of each column, by name."""
@@ -217,33 +194,19 @@ class MultiTaskEstimator(ColumnsEstimator):
     kinds: Mapping[str, str] | None = None
     class_weight: Any = field(default=None, kw_only=True)
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MultiTaskEstimator":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
-                whose tasks are ``y0``, ``y1``, … Labels may be missing.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows. It multiplies class weights. None for 1 each.
-
-        Raises:
-            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
-        kinds = self._kinds(layout, values)
-        columns: list[Column] = [
-            class_column(
-                name, column, class_weight_of(self.class_weight, name, layout), rows, called
-            )
-            if kinds[name] == "classification"
-            else NumberColumn(name, called)
-            for name, called, column in zip(layout.names, layout.called, values, strict=True)
-        ]
-        self._train(inputs, layout, columns, values, rows)
-        self.kinds_ = kinds
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
+        self.kinds_ = self._kinds(layout, values)
+        columns: list[Column] = []
+        for name, called, column in zip(layout.names, layout.called, values, strict=True):
+            if self.kinds_[name] == "classification":
+                class_weights = class_weight_of(self.class_weight, name, layout)
+                columns.append(class_column(name, column, class_weights, weights, called))
+            else:
+                columns.append(NumberColumn(name, called))
         self.classes_ = {c.name: c.classes for c in columns if isinstance(c, ClassColumn)}
-        return self
+        return columns
 
     def _kinds(self, layout: Layout, values: Sequence[np.ndarray]) -> dict[str, str]:
         given = {} if self.kinds is None else self.kinds
