@@ -96,16 +96,16 @@ def read_chestxray_labels(
     paths: list[str] = []
     patients, values, kept = [], [], []
     rows = (
-        (file, line, row)
+        (f"{file}: row {line}", row)
         for file, table in zip(files, tables, strict=True)
         for line, row in zip(table.index, table.to_dict("records"), strict=True)
     )
-    for number, (file, line, row) in enumerate(rows):
+    for number, (where, row) in enumerate(rows):
         if views == "all" or row["Frontal/Lateral"].lower() == views:
             paths.append(row["Path"])
-            patients.append(_patient(file, line, row["Path"]))
+            patients.append(_patient(where, row["Path"]))
             cells = ((name, row[name], policies[name], _BLANK[blank]) for name in findings)
-            values.append([_label(file, line, *cell) for cell in cells])
+            values.append([_label(where, *cell) for cell in cells])
             kept.append(number)
     if not paths:
         raise InvalidInputError(f"views: {path} has no {views} image")
@@ -147,17 +147,17 @@ def _policies(uncertain: str | Mapping[str, str], findings: Sequence[str]) -> di
     return {name: _UNCERTAIN[given.get(name, "ignore")] for name in findings}
 
 
-def _patient(file: Path, line: int, path: str) -> str:
+def _patient(where: str, path: str) -> str:
     found = re.search(r"(?:^|[/\\])patient(\w+)(?:[/\\]|$)", path)
     if found is None:
         raise InvalidInputError(
-            f"{file}: row {line}: expected a Path with a folder patientN, got {path!r}; without "
-            f"the patient, rows of one patient could land in two splits"
+            f"{where}: expected a Path with a folder patientN, got {path!r}; without the patient, "
+            f"rows of one patient could land in two splits"
         )
     return found[1].lstrip("0") or "0"
 
 
-def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
+def _label(where: str, name: str, cell: str, uncertain: float, blank: float) -> float:
     if is_missing(cell) and cell != "?":  # "?" counts as an uncertain label
         return blank
     number = number_in(cell)
@@ -165,7 +165,7 @@ def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank:
         return uncertain
     if number is None or number not in (0, 1):
         raise InvalidInputError(
-            f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
+            f"{where}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
         )
     return number
 

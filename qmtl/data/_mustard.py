@@ -76,11 +76,10 @@ _PP_COLUMNS = {"sarcasm": "Sarcasm", "sarcasm_type": "Sarcasm_Type",
 
 @dataclass(frozen=True, eq=False)
 class Utterances:
-    """The labelled utterances, in the order of the file; `ids` of scenes are the keys of feature
-    files.
+    """The labelled utterances, in the order of the file.
 
-    `contexts` are the lines before each utterance, each as ``speaker: text``; `labels` are by task;
-    `index` is the number from 0 of the entry (JSON) or record (CSV) in the file.
+    `ids` of scenes are the keys of feature files; `contexts` are the lines before each utterance,
+    each as ``speaker: text``; `index` is the number from 0 of the entry (JSON) or record (CSV).
     """
 
     ids: list[str]
