@@ -237,6 +237,7 @@ AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]
 
 
 def known_encoders() -> dict[str, Any]:
+    """Return the encoders, by their names in saved models."""
     encoders = [section.encoder for section in EncoderSection.__subclasses__()]
     return {encoder.__name__: encoder for encoder in sorted(encoders, key=lambda e: e.__name__)}
 
