@@ -24,10 +24,12 @@ class Described(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        names = [name for name in inspect.signature(type(self)).parameters if name != "seed"]
+        # A user's subclass may have other arguments, and has to describe itself.
+        own = next(c for c in type(self).__mro__ if Described in c.__bases__)
+        names = [name for name in inspect.signature(own).parameters if name != "seed"]
         values = {name: getattr(self, name) for name in names}
         lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-        return {"type": type(self).__name__} | values | lists
+        return {"type": own.__name__} | values | lists
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
