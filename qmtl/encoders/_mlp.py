@@ -125,9 +125,9 @@ class MLP(Described):
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """Return the encoder that `to_dict` described, with fresh parameters."""
-        # Models saved before `standardise` existed have no entry for it.
-        names = {"out_features", "activation", "dropout", "standardise"} & set(description)
-        options = {name: description[name] for name in names}
+        options = {k: description[k] for k in ("out_features", "activation", "dropout")}
+        # Models saved before this option existed have no entry for it.
+        options["standardise"] = description.get("standardise", False)
         return cls(description["in_features"], *description["hidden"], **options, seed=0)
 
 
