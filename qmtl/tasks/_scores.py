@@ -1,5 +1,6 @@
 """Values of metrics on predictions and labels, some of which may be missing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,9 @@ def evaluate_joined(
                 with silence():
                     values = [_scores(group.kind, name, *own).tolist() for name in names]
                 for task, scores in zip(tasks, zip(*values, strict=True), strict=True):
-                    found[task.name] = dict(zip(names, scores, strict=True))
+                    # One NaN object for all, so that equal metrics are equal dictionaries.
+                    own_scores = (math.nan if math.isnan(score) else score for score in scores)
+                    found[task.name] = dict(zip(names, own_scores, strict=True))
     return {task.name: found[task.name] for task in layout.tasks}
 
 
